@@ -1,0 +1,84 @@
+"""Box forms, IoU, and offsets <-> boxes.
+
+Everywhere: corner form is (x0 y0 x1 y1), centre form (cx cy w h), both normalised to 0..1. All functions are
+pure, differentiable where it makes sense, and broadcast over leading dimensions.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Variances = tuple[float, float]
+
+# Caffe's prior_box_layer writes 0.1 0.1 0.2 0.2 beside every prior ("variance"): offsets of the centre are
+# divided by the first, log sizes by the second, so that both losses have a like scale.
+VARIANCES: Variances = (0.1, 0.2)
+
+
+def to_corners(boxes_cxcywh: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
+    """Centre form -> corner form."""
+    centre, size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
+    return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
+
+
+def to_centres(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
+    """Corner form -> centre form."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([(low + high) / 2, high - low], dim=-1)
+
+
+def area(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
+    """Area of corner boxes; 0 for a box turned inside out (Caffe bbox_util.cpp, BBoxSize)."""
+    size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
+    return size[..., 0] * size[..., 1]
+
+
+def iou(a: Float[Tensor, "*#b N 4"], b: Float[Tensor, "*#b M 4"]) -> Float[Tensor, "*b N M"]:
+    """Intersection over union of every box of a with every box of b, corner form.
+
+    Two boxes without area have IoU 0, never NaN (Caffe bbox_util.cpp, JaccardOverlap).
+    """
+    # One coordinate at a time: a [.., N, M, 2] intermediate would make every pass strided, and this is the
+    # largest table of the training step.
+    ax0, ay0, ax1, ay1 = a.unsqueeze(-2).unbind(-1)
+    bx0, by0, bx1, by1 = b.unsqueeze(-3).unbind(-1)
+    width = torch.minimum(ax1, bx1).sub_(torch.maximum(ax0, bx0)).clamp_(min=0)
+    height = torch.minimum(ay1, by1).sub_(torch.maximum(ay0, by0)).clamp_(min=0)
+    overlap = width.mul_(height)
+    union = (area(a).unsqueeze(-1) + area(b).unsqueeze(-2)).sub_(overlap)
+    return overlap.div_(union.clamp_(min=torch.finfo(a.dtype).tiny))
+
+
+def encode(
+    boxes: Float[Tensor, "*n 4"],
+    priors_cxcywh: Float[Tensor, "*n 4"],
+    variances: Variances = VARIANCES,
+) -> Float[Tensor, "*n 4"]:
+    """Offsets that turn each prior into its box (paper section 2.2; Caffe EncodeBBox, CENTER_SIZE).
+
+    boxes: corner form, row by row with the priors. A side of zero length is taken as 1e-7, so that the logarithm
+    is finite.
+    """
+    low, high = boxes[..., :2], boxes[..., 2:]
+    prior_centre, prior_size = priors_cxcywh[..., :2], priors_cxcywh[..., 2:]
+    centre_offset = ((low + high) / 2 - prior_centre) / (prior_size * variances[0])
+    size_offset = torch.log((high - low).clamp(min=1e-7) / prior_size) / variances[1]
+    return torch.cat([centre_offset, size_offset], dim=-1)
+
+
+def decode(
+    offsets: Float[Tensor, "*n 4"],
+    priors_cxcywh: Float[Tensor, "*#n 4"],
+    variances: Variances = VARIANCES,
+) -> Float[Tensor, "*n 4"]:
+    """Inverse of `encode`: corner boxes, not clipped (Caffe DecodeBBox, CENTER_SIZE).
+
+    Computed in float32 at least: exp overflows float16 already at an offset of 55.
+    """
+    offsets = offsets.float() if offsets.dtype in (torch.float16, torch.bfloat16) else offsets
+    prior_centre, prior_size = priors_cxcywh[..., :2], priors_cxcywh[..., 2:]
+    centre = prior_centre + offsets[..., :2] * variances[0] * prior_size
+    half = prior_size * torch.exp(offsets[..., 2:] * variances[1]) / 2
+    return torch.cat([centre - half, centre + half], dim=-1)

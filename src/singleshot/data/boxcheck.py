@@ -1,0 +1,62 @@
+"""The one rule for annotated boxes, whatever format they came in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from singleshot.errors import DataError
+
+# Labelling tools round and count from 0 or 1 as they please: this far outside the image is clipped silently.
+EDGE_PX = 2.0
+# No image that is read has a side this long; beyond it float32 loses whole pixels as well.
+LIMIT_PX = 1e6
+
+
+class Settled(NamedTuple):
+    """boxes: float32 [M, 4] within their images; keep: bool [M]; clipped and dropped count what `clip` did."""
+
+    boxes: np.ndarray
+    keep: np.ndarray
+    clipped: int
+    dropped: int
+
+
+def settle_boxes(
+    boxes_px: np.ndarray,
+    flat: np.ndarray,
+    sizes: np.ndarray,
+    clip: bool,
+    describe: Callable[[int], str],
+) -> Settled:
+    """Check and clip boxes float64 [M, 4] (continuous pixels, corner form).
+
+    flat: bool [M], the annotation itself says that the box has no area; sizes: [M, 2] width and height of each
+    box's image, 0 where unknown (then nothing is clipped); describe(j) names box j and its numbers for messages.
+    Raises DataError for the first box with NaN, infinite or huge coordinates, and, unless `clip`, without area
+    or more than EDGE_PX outside its image; with `clip` such boxes are cut, or dropped when nothing is left.
+    """
+    wild = ~(np.isfinite(boxes_px) & (np.abs(boxes_px) < LIMIT_PX)).all(axis=1)
+    if wild.any():
+        j = int(np.argmax(wild))
+        raise DataError(f"{describe(j)} is not a place (want finite pixels below {LIMIT_PX:.0f}); correct it")
+    known = (sizes > 0).all(axis=1, keepdims=True)
+    low = np.where(known, 0.0, -np.inf)
+    high = np.where(known, np.tile(np.asarray(sizes, np.float64), 2), np.inf)
+    outside = ((boxes_px < low - EDGE_PX) | (boxes_px > high + EDGE_PX)).any(axis=1)
+    inside = np.clip(boxes_px, low, high).astype(np.float32)
+    gone = (inside[:, 2:] <= inside[:, :2]).any(axis=1)
+    bad = flat | outside | gone
+    if bad.any() and not clip:
+        j = int(np.argmax(bad))
+        if flat[j]:
+            raise DataError(f"{describe(j)} has no area; correct it, or set clip_boxes to drop such boxes")
+        width, height = sizes[j]
+        raise DataError(
+            f"{describe(j)} lies outside the image of {width:.0f} x {height:.0f} pixels; "
+            "correct it, or set clip_boxes to cut such boxes"
+        )
+    keep = ~(flat | gone)
+    return Settled(inside, keep, int((outside & keep).sum()), int((~keep).sum()))

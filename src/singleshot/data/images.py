@@ -1,0 +1,206 @@
+"""Bytes of an image file -> pixels, with limits that hold before anything is decoded.
+
+Only formats whose header is read here are decoded, so that the pixel limit holds for every one of them.
+OpenCV's behaviour is kept where formats differ: an EXIF rotation is applied, alpha is dropped, grey becomes
+three equal channels, 16 bits become 8, and of an animation the first frame is taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from singleshot.errors import DataError, printable
+
+MAX_FILE_BYTES = 256 * 2**20
+MAX_PIXELS = 100_000_000
+FORMATS = "JPEG, PNG, WebP, BMP, TIFF or GIF"
+
+# JPEG start-of-frame markers: C0..CF without DHT (C4), JPG (C8) and DAC (CC), ITU T.81 table B.1.
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length: TEM, RST0..7
+
+_JPEG_SEGMENTS = 100_000  # more than any camera writes; ends the walk through a hostile file
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Decode one file to uint8 RGB [H, W, 3].
+
+    Raises DataError when there is no such file, when it is a folder, empty, larger than 256 MB or 100 million
+    pixels, not an image in one of FORMATS, or cut short.
+    """
+    return decode_image(read_limited(path, MAX_FILE_BYTES, "image"), printable(path))
+
+
+def read_limited(path: str | Path, limit: int, what: str) -> bytes:
+    """All bytes of a regular file; DataError when it is absent, not a file, unreadable or above `limit` bytes."""
+    where = printable(path)
+    try:
+        # O_NONBLOCK: a named pipe would block an ordinary open for ever.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise DataError(f"{where}: is not a regular file (want the {what} itself)")
+            data = file.read(limit + 1)
+    except FileNotFoundError as error:
+        raise DataError(f"{where}: no such {what} file") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{where}: is a folder (want one {what} file)") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{where}: cannot be read ({reason})") from error
+    if len(data) > limit:
+        raise DataError(f"{where}: larger than {limit // 2**20} MB (the most that is read of one {what} file)")
+    return data
+
+
+def decode_image(data: bytes, name: str) -> np.ndarray:
+    """Decode the bytes of one image file to uint8 RGB [H, W, 3]; `name` is what messages call it.
+
+    Raises DataError as `read_image` does.
+    """
+    name = printable(name)
+    if not data:
+        raise DataError(f"{name}: empty file (want an image); fetch it again or remove it from the data set")
+    if len(data) > MAX_FILE_BYTES:
+        raise DataError(f"{name}: larger than {MAX_FILE_BYTES // 2**20} MB (the most that is read of one image file)")
+    size = header_size(data)
+    if size is None:
+        raise DataError(f"{name}: not an image that is read here (want {FORMATS}); convert or remove it")
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise DataError(
+            f"{name}: {width} x {height} pixels (at most {MAX_PIXELS // 10**6} million are read); cut or shrink it"
+        )
+    broken = f"{name}: damaged or cut short, does not decode; fetch it again or remove it from the data set"
+    if _ends_early(data):
+        raise DataError(broken)
+    try:
+        with _quiet_opencv():
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise DataError(broken) from error
+    if image is None:
+        raise DataError(broken)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def header_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) that the header declares, before any rotation; None for other formats or no header."""
+    try:
+        if data[:8] == b"\x89PNG\r\n\x1a\n":
+            return struct.unpack(">II", data[16:24])
+        if data[:3] == b"\xff\xd8\xff":
+            return _jpeg_size(data)
+        if data[:6] in (b"GIF87a", b"GIF89a"):
+            return struct.unpack("<HH", data[6:10])
+        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+            return _webp_size(data)
+        if data[:2] == b"BM":
+            return _bmp_size(data)
+        if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            return _tiff_size(data)
+    except (struct.error, IndexError):
+        return None
+    return None
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    at = 2
+    for _ in range(_JPEG_SEGMENTS):
+        at = data.find(b"\xff", at)  # decoders skip stray bytes between segments
+        if at < 0:
+            return None
+        marker = data[at + 1]
+        if marker == 0xFF:
+            at += 1
+        elif marker in _JPEG_BARE or marker == 0x00:
+            at += 2
+        elif marker in _JPEG_FRAMES:
+            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
+            return width, height
+        elif marker in (0xD9, 0xDA):
+            return None  # pixels or the end came before any frame header
+        else:
+            at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
+    return None
+
+
+def _webp_size(data: bytes) -> tuple[int, int] | None:
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if kind == b"VP8L":
+        bits = struct.unpack("<I", data[21:25])[0]
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 ":
+        width, height = struct.unpack("<HH", data[26:30])
+        return width & 0x3FFF, height & 0x3FFF
+    return None
+
+
+def _bmp_size(data: bytes) -> tuple[int, int]:
+    if struct.unpack("<I", data[14:18])[0] == 12:  # OS/2 core header
+        return struct.unpack("<HH", data[18:22])
+    width, height = struct.unpack("<ii", data[18:26])
+    return abs(width), abs(height)  # a negative height means rows from the top
+
+
+def _tiff_size(data: bytes) -> tuple[int, int] | None:
+    order = "<" if data[:2] == b"II" else ">"
+    big = data[2:4] in (b"+\0", b"\0+")
+    # BigTIFF widens the count to 8 bytes and each entry from 12 to 20.
+    offset = "Q" if big else "I"
+    start = struct.unpack(order + offset, data[8:16] if big else data[4:8])[0]
+    head, entry = (8, 20) if big else (2, 12)
+    count = struct.unpack(order + ("Q" if big else "H"), data[start : start + head])[0]
+    found: dict[int, int] = {}
+    for i in range(min(count, 4096)):
+        at = start + head + i * entry
+        tag, kind = struct.unpack(order + "HH", data[at : at + 4])
+        if tag in (256, 257):  # ImageWidth, ImageLength
+            form = {3: "H", 4: "I", 16: "Q"}.get(kind)
+            if form is None:
+                return None
+            value = at + entry - struct.calcsize(offset)
+            found[tag] = struct.unpack_from(order + form, data, value)[0]
+    return (found[256], found[257]) if len(found) == 2 else None
+
+
+def _ends_early(data: bytes) -> bool:
+    """Whether the format's end mark is missing: some decoders fill the rest with grey and say nothing."""
+    if data[:2] == b"\xff\xd8":
+        return data.rfind(b"\xff\xd9") < 0
+    return data[:4] == b"\x89PNG" and data.rfind(b"IEND") < 0
+
+
+_quiet_lock = threading.Lock()
+_quiet_depth = 0
+_quiet_before = 0
+
+
+@contextlib.contextmanager
+def _quiet_opencv() -> Iterator[None]:
+    """Silence OpenCV's own log, since the DataError says it; the level comes back when the last thread leaves."""
+    global _quiet_depth, _quiet_before
+    log = cv2.utils.logging
+    with _quiet_lock:
+        if _quiet_depth == 0:
+            _quiet_before = log.getLogLevel()
+            log.setLogLevel(log.LOG_LEVEL_SILENT)
+        _quiet_depth += 1
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_depth -= 1
+            if _quiet_depth == 0:
+                log.setLogLevel(_quiet_before)

@@ -1,0 +1,1 @@
+"""Running and exporting models."""

@@ -1,0 +1,35 @@
+"""What a user's mistake raises.
+
+Every one of these ends a command with a single line on standard error and exit code 2. Anything else that
+is raised is our own mistake and keeps its traceback.
+"""
+
+
+class SingleshotError(Exception):
+    """The user's input is wrong: the message says where, what came and what to do."""
+
+
+class DataError(SingleshotError):
+    """A data set, an annotation or an image cannot be used."""
+
+
+class CheckpointError(SingleshotError):
+    """A model file cannot be used."""
+
+
+class ConfigError(SingleshotError):
+    """An option, a recipe or a name is wrong."""
+
+
+class MissingExtraError(SingleshotError):
+    """An optional package is not installed; the message names the extra that brings it."""
+
+
+class SingleshotWarning(UserWarning):
+    """Something was tolerated that the user should know of."""
+
+
+def printable(text: object, limit: int = 200) -> str:
+    """The text on one line: control characters escaped, cut in the middle past `limit` characters."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+    return line if len(line) <= limit else f"{line[: limit // 2]}...{line[-limit // 2 :]}"

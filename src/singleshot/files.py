@@ -1,0 +1,37 @@
+"""Writing files so that a reader never sees half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from singleshot.errors import ConfigError, printable
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success rename it over `path`, on failure remove it.
+
+    The temporary name keeps the suffix, since some writers choose a format by it. Parent folders are made.
+    Raises ConfigError when the folder cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".part-", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        raise ConfigError(f"{printable(path)}: cannot write there ({error.strerror}); give another --out") from error
+    os.close(handle)
+    temporary = Path(name)
+    # mkstemp makes files private; a result should have the mode that any new file has.
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary.chmod(0o666 & ~umask)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,62 @@
+"""An evaluation as a plain-text table."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+
+from singleshot.errors import printable
+from singleshot.metrics.evaluation import ClassResult, Evaluation, mean_known
+
+_COUNTS = ("objects", "found")
+_BEST = ("precision", "recall", "F1", "score")
+
+
+def format_table(evaluation: Evaluation) -> str:
+    """One row per class, then the mean over the classes that have ground truth; COCO's 12 figures below, if any.
+
+    precision, recall, F1 and score are those of the point with the greatest F1. A dash stands for what is not defined.
+    """
+    coco = evaluation.metric == "coco"
+    head = ("class", "AP", *(("AP50",) if coco else ()), *_COUNTS, *_BEST)
+    rows = [_cells(printable(one.name, 60), one, coco) for one in evaluation.per_class]
+    lines = _align([head, *rows, _mean_cells(evaluation, coco)])
+    rule = max(map(_width, lines))
+    body = [lines[0], "-" * rule, *lines[1:-1], "-" * rule, lines[-1]]
+    if evaluation.stats:
+        body += ["", "  ".join(f"{name} {_rate(value)}" for name, value in evaluation.stats.items())]
+    return "\n".join(line.rstrip() for line in body)
+
+
+def _cells(name: str, one: ClassResult, coco: bool) -> tuple[str, ...]:
+    rates = (one.precision, one.recall, one.f1, one.score)
+    ap50 = (_rate(one.ap50),) if coco else ()
+    return (name, _rate(one.ap), *ap50, str(one.truths), str(one.detections), *map(_rate, rates))
+
+
+def _mean_cells(evaluation: Evaluation, coco: bool) -> tuple[str, ...]:
+    every = evaluation.per_class
+    ap50 = (_rate(evaluation.stats.get("AP50")),) if coco else ()
+    counts = (str(sum(one.truths for one in every)), str(sum(one.detections for one in every)))
+    rates = [mean_known([getattr(one, key) for one in every]) for key in ("precision", "recall", "f1")]
+    # Classes have different best scores; their mean would be a threshold that gives none of these figures.
+    return ("mean", _rate(evaluation.mean_ap), *ap50, *counts, *map(_rate, rates), "")
+
+
+def _rate(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def _width(text: str) -> int:
+    """Columns on a terminal: East Asian wide characters take two."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _align(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        pads = [" " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)]
+        first = row[0] + pads[0]
+        lines.append("  ".join([first, *(pad + cell for cell, pad in zip(row[1:], pads[1:], strict=True))]))
+    return lines

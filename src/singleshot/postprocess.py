@@ -1,0 +1,183 @@
+"""RawOutput -> detections: softmax, decode, score threshold, non-maximum suppression, top k.
+
+The order of work is Caffe's (detection_output_layer.cpp): per class the best `per_class` priors over `score_min`
+go through greedy NMS, then the `keep` best over all classes stay. The result is the same, but computed lazily:
+greedy NMS in order of score never revises a decision, so as soon as `keep` boxes have survived the rest cannot
+matter. Blocks of candidates, best first, are tested against the survivors and among themselves for the whole
+batch at once, and the work stops as soon as every image has enough.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from singleshot.boxes import VARIANCES, Variances, decode, iou
+from singleshot.records import RawOutput
+
+_BLOCK = 400
+
+
+class Found(NamedTuple):
+    """Detections of one image, best first: boxes [N, 4] normalised corner form, scores [N], labels [N] 0-based."""
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+class _Candidates(NamedTuple):
+    """[B, M] each, best first: score (0 where there is none), prior, 0-based class."""
+
+    scores: Tensor
+    priors: Tensor
+    labels: Tensor
+
+    def over(self, score_min: float) -> _Candidates:
+        """Zero the scores that are not over the limit; a NaN is not, so a broken network finds nothing."""
+        return self._replace(scores=torch.where(self.scores > score_min, self.scores, 0.0))
+
+
+class _Geometry(NamedTuple):
+    """Boxes on demand: few priors of thousands are ever candidates, and exp() is what decoding costs."""
+
+    offsets: Tensor
+    priors: Tensor
+    variances: Variances
+
+    def boxes(self, index: Int[Tensor, "B M"]) -> Float[Tensor, "B M 4"]:
+        offsets = self.offsets.gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
+        return decode(offsets.float(), self.priors[index], self.variances)
+
+
+def to_detections(
+    raw: RawOutput,
+    priors: Float[Tensor, "P 4"],
+    score_min: float = 0.01,
+    nms_iou: float = 0.45,
+    per_class: int = 400,
+    keep: int = 200,
+    class_agnostic: bool = False,
+    variances: Variances = VARIANCES,
+) -> list[Found]:
+    """Detections of each image of the batch.
+
+    raw: offsets [B, P, 4], logits [B, P, C + 1]; priors: cx cy w h. A score must be over `score_min`, a box is
+    dropped when its IoU with a better one of its class is over `nms_iou`. Boxes are not clipped to the image.
+    class_agnostic is the "fast" mode of ssd_keras: each prior speaks for its likeliest class only, background
+    included, boxes of all classes suppress each other, and `per_class` has no meaning. On equal scores the order is
+    that of the priors and classes on a CPU and unspecified on an accelerator.
+    """
+    with torch.no_grad():
+        scores = raw.logits.float().softmax(dim=-1)
+        geometry = _Geometry(raw.offsets, priors, variances)
+        if class_agnostic:
+            best, winner = scores.max(dim=-1, keepdim=True)
+            scores, per_class = torch.where(winner > 0, best, 0.0), scores.shape[1]
+            classes = winner.squeeze(-1) - 1
+        else:
+            scores, classes = scores[..., 1:], None
+        quick = min(_BLOCK, per_class)  # the best of all can hold no more of one class than that
+        candidates = _best(scores, classes, quick).over(score_min)
+        found = _suppress(candidates, geometry, nms_iou, keep, not class_agnostic)
+        enough = (found.scores > 0).sum(dim=1) >= keep
+        if candidates.scores.shape[1] == quick:
+            complete = enough | (candidates.scores[:, -1] == 0)  # or nothing was left out
+            if not bool(complete.all()):
+                candidates = _all(scores, classes, per_class, score_min)
+                found = _suppress(candidates, geometry, nms_iou, keep, not class_agnostic)
+        image_boxes = geometry.boxes(found.priors)
+        counts = (found.scores > 0).sum(dim=1).tolist()
+        rows = zip(image_boxes, found.scores, found.labels, counts, strict=True)
+        return [Found(b[:n], s[:n], c[:n]) for b, s, c, n in rows]
+
+
+def _best(scores: Float[Tensor, "B P C"], classes: Int[Tensor, "B P"] | None, count: int) -> _Candidates:
+    """The `count` best pairs of prior and class."""
+    width = scores.shape[-1]
+    values, index = scores.flatten(1).topk(min(count, scores[0].numel()), dim=1)
+    priors = index // width
+    labels = index % width if classes is None else classes.gather(1, priors)
+    return _Candidates(values, priors, labels)
+
+
+def _all(
+    scores: Float[Tensor, "B P C"], classes: Int[Tensor, "B P"] | None, per_class: int, score_min: float
+) -> _Candidates:
+    """The `per_class` best priors of every class, in one list, best first."""
+    values, priors = scores.transpose(1, 2).topk(min(per_class, scores.shape[1]), dim=-1)
+    labels = torch.arange(scores.shape[2], device=scores.device).view(1, -1, 1).expand_as(priors)
+    values = torch.where(values > score_min, values, 0.0)
+    values, order = values.flatten(1).sort(dim=1, descending=True, stable=True)
+    used = int((values > 0).sum(dim=1).max())  # nothing beyond is a candidate
+    order = order[:, : max(used, 1)]
+    priors = priors.flatten(1).gather(1, order)
+    labels = labels.flatten(1).gather(1, order) if classes is None else classes.gather(1, priors)
+    return _Candidates(values[:, : max(used, 1)], priors, labels)
+
+
+def _suppress(candidates: _Candidates, geometry: _Geometry, nms_iou: float, keep: int, by_class: bool) -> _Candidates:
+    """Greedy NMS over candidates that are sorted by score; the first `keep` survivors of each image."""
+    kept: _Candidates | None = None
+    kept_boxes = geometry.boxes(candidates.priors[:, :0])
+    for start in range(0, candidates.scores.shape[1], _BLOCK):
+        block = _Candidates(*(values[:, start : start + _BLOCK] for values in candidates))
+        block_boxes = geometry.boxes(block.priors)
+        alive = block.scores > 0
+        if kept is not None:
+            clash = _clash(kept_boxes, kept.labels, block_boxes, block.labels, nms_iou, by_class)
+            alive &= ~(clash & (kept.scores > 0).unsqueeze(-1)).any(dim=1)
+        clash = _clash(block_boxes, block.labels, block_boxes, block.labels, nms_iou, by_class)
+        alive = _greedy(clash.triu_(1), alive)
+        block = block._replace(scores=torch.where(alive, block.scores, 0.0))
+        if kept is not None:
+            block = _Candidates(*(torch.cat(pair, dim=1) for pair in zip(kept, block, strict=True)))
+            block_boxes = torch.cat([kept_boxes, block_boxes], dim=1)
+        kept, kept_boxes = _pack(block, block_boxes, keep)
+        if bool((kept.scores.shape[1] == keep) & (kept.scores > 0).all()):
+            break
+    assert kept is not None
+    return kept
+
+
+def _clash(
+    a: Float[Tensor, "B N 4"],
+    a_labels: Int[Tensor, "B N"],
+    b: Float[Tensor, "B M 4"],
+    b_labels: Int[Tensor, "B M"],
+    nms_iou: float,
+    by_class: bool,
+) -> Bool[Tensor, "B N M"]:
+    """Which boxes of b lie over which of a."""
+    over = iou(a, b) > nms_iou
+    return over & (a_labels.unsqueeze(-1) == b_labels.unsqueeze(-2)) if by_class else over
+
+
+def _greedy(clash: Bool[Tensor, "B N N"], alive: Bool[Tensor, "B N"]) -> Bool[Tensor, "B N"]:
+    """Survivors of greedy NMS, where clash[i, j] (i < j) says that i would drop j.
+
+    A box survives if none of the survivors before it clashes with it. Applying that to all boxes at once settles
+    at least one more box of every image each time, and reaches the greedy answer in as many rounds as the longest
+    chain of boxes dropping each other, which is short.
+    """
+    table = clash.to(torch.float32 if clash.device.type == "cpu" else torch.float16)
+    start = alive
+    for _ in range(clash.shape[-1] + 1):
+        dropped = torch.bmm(alive.unsqueeze(1).to(table.dtype), table).squeeze(1) > 0
+        new = start & ~dropped
+        if torch.equal(new, alive):
+            break
+        alive = new
+    return alive
+
+
+def _pack(found: _Candidates, boxes: Float[Tensor, "B M 4"], keep: int) -> tuple[_Candidates, Tensor]:
+    """Move the survivors to the front, keeping their order, and cut to the longest row or `keep`."""
+    alive = found.scores > 0
+    longest = min(keep, int(alive.sum(dim=1).max()))
+    order = (~alive).byte().argsort(dim=1, stable=True)[:, :longest]
+    packed = _Candidates(*(values.gather(1, order) for values in found))
+    return packed, boxes.gather(1, order.unsqueeze(-1).expand(-1, -1, 4))

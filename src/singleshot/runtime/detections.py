@@ -1,0 +1,108 @@
+"""What a detector found in one image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+
+
+def coco_image_id(name: str) -> int | str:
+    """COCO's image id from a name: the stem as a number when it is one ("val/000139.jpg" -> 139), else the name."""
+    stem = PurePath(name).stem
+    return int(stem) if stem.isascii() and stem.isdigit() else name
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """Objects found in one image, best first.
+
+    boxes: float32 [N, 4], corner form x0 y0 x1 y1 in continuous pixels of the original image (0 is the left
+    or top edge, width or height the right or bottom one); scores: float32 [N] in 0..1; labels: int64 [N],
+    0-based; names: the class name of each; image: what the image is called; width, height: its pixels.
+    Indexing by a number, a slice, an index array or a mask gives Detections again.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    names: tuple[str, ...]
+    image: str
+    width: int
+    height: int
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int | slice | np.ndarray | list[Any]) -> Detections:
+        rows = np.arange(len(self))[index].reshape(-1)
+        return Detections(
+            self.boxes[rows],
+            self.scores[rows],
+            self.labels[rows],
+            tuple(self.names[row] for row in rows),
+            self.image,
+            self.width,
+            self.height,
+        )
+
+    def __iter__(self) -> Iterator[Detections]:
+        return (self[row] for row in range(len(self)))
+
+    def above(self, score_min: float) -> Detections:
+        """Those that score at least `score_min`."""
+        return self[self.scores >= score_min]
+
+    def draw(self, image: np.ndarray) -> np.ndarray:
+        """A copy of the image (uint8 RGB [H, W, 3]) with the boxes and their class names on it."""
+        from singleshot.runtime.drawing import draw_detections
+
+        return draw_detections(image, self)
+
+    def to_coco(self, image_id: int | str | None = None) -> list[dict[str, Any]]:
+        """COCO's results form: bbox is x y width height in pixels, category_id is label + 1.
+
+        Without `image_id` it is the number in the image's name, or the name where that is not a number.
+        """
+        if image_id is None:
+            image_id = coco_image_id(self.image)
+        sizes = np.concatenate([self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]], axis=1)
+        return [
+            {
+                "image_id": image_id,
+                "category_id": int(label) + 1,
+                "bbox": [round(float(v), 3) for v in box],
+                "score": round(float(score), 6),
+            }
+            for box, score, label in zip(sizes, self.scores, self.labels, strict=True)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: the image, its size, and per object box (x0 y0 x1 y1 px), score, label, name."""
+        return {
+            "image": self.image,
+            "width": self.width,
+            "height": self.height,
+            "detections": [
+                {
+                    "box": [round(float(v), 3) for v in box],
+                    "score": round(float(score), 6),
+                    "label": int(label),
+                    "name": name,
+                }
+                for box, score, label, name in zip(
+                    self.boxes, self.scores, self.labels, self.names, strict=True
+                )
+            ],
+        }
+
+    def summary(self) -> str:
+        """The classes found, most frequent first: "2 person, 1 dog"; "nothing" when there is none."""
+        counts: dict[str, int] = {}
+        for name in self.names:
+            counts[name] = counts.get(name, 0) + 1
+        ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        return ", ".join(f"{count} {name}" for name, count in ordered) or "nothing"

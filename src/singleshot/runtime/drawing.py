@@ -1,0 +1,195 @@
+"""Boxes and readable labels on a picture."""
+
+from __future__ import annotations
+
+import functools
+import unicodedata
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from singleshot.errors import printable
+
+if TYPE_CHECKING:
+    from singleshot.runtime.detections import Detections
+
+# Okabe and Ito's palette without black ("Color Universal Design", 2008): told apart by colour-blind readers.
+OKABE_ITO = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+)
+_MAX_TEXT = 40  # characters of a class name that are drawn
+
+
+# Linear RGB as seen without the long (protanopia) or the medium cones (deuteranopia): Machado, Oliveira and
+# Fernandes, "A Physiologically-based Model for Simulation of Color Vision Deficiency" (2009), severity 1.
+_COLOUR_BLIND = (
+    ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
+)
+_PALETTE = 128  # colours that are told apart; a label past them takes an earlier one's
+
+
+def _seen(rgb: np.ndarray) -> np.ndarray:
+    """CIE Lab of colours uint8 [N, 3] as seen with normal and with the two colour-blind eyes: [N, 3, 3]."""
+    values = rgb.astype(np.float32) / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    views = [values]
+    for matrix in _COLOUR_BLIND:
+        lost = np.clip(linear @ np.array(matrix, np.float32).T, 0, 1)
+        views.append(np.where(lost <= 0.0031308, lost * 12.92, 1.055 * lost ** (1 / 2.4) - 0.055))
+    return cv2.cvtColor(np.stack(views, axis=1).astype(np.float32), cv2.COLOR_RGB2LAB)
+
+
+@functools.cache
+def _palette() -> tuple[tuple[int, int, int], ...]:
+    """Okabe and Ito's colours, then always the colour that is farthest from all before for the worst of three eyes."""
+    levels = np.arange(0, 256, 17)
+    grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
+    grid = grid[grid.max(axis=1) - grid.min(axis=1) >= 68].astype(np.uint8)  # no greys: they drown in a photo
+    seen = _seen(grid)
+    nearest = np.full(len(grid), np.inf)
+    chosen: list[tuple[int, int, int]] = []
+    for step in range(_PALETTE):
+        pick = np.array([OKABE_ITO[step]], np.uint8) if step < len(OKABE_ITO) else grid[[int(nearest.argmax())]]
+        distance = np.linalg.norm(seen - _seen(pick), axis=2).min(axis=1)
+        nearest = np.minimum(nearest, distance)
+        red, green, blue = (int(v) for v in pick[0])
+        chosen.append((red, green, blue))
+    return tuple(chosen)
+
+
+def class_colour(label: int) -> tuple[int, int, int]:
+    """RGB colour of a class, the same in every run: distinct for 128 classes, to colour-blind eyes too."""
+    return _palette()[int(label) % _PALETTE]
+
+
+def text_colour(background: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Black or white, whichever has the higher contrast on the background (WCAG 2 relative luminance)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in np.array(background) / 255]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    # (L + .05) / .05 against 1.05 / (L + .05): equal at L = sqrt(.0525) - .05.
+    return (0, 0, 0) if luminance > 0.0525**0.5 - 0.05 else (255, 255, 255)
+
+
+@functools.cache
+def _font() -> Any:
+    """OpenCV 5's built-in TrueType font (Latin, Cyrillic, Greek, Chinese, Japanese, Korean, ...); None before 5."""
+    face = getattr(cv2, "FontFace", None)
+    return face("sans") if face is not None else None
+
+
+def _drawable(character: str) -> bool:
+    """Whether the built-in font has the character: one that it lacks looks exactly like a question mark."""
+    pictures = []
+    for text in (character, "?"):
+        canvas = np.zeros((48, 64), np.uint8)
+        cv2.putText(canvas, text, (8, 32), 255, _font(), 24)
+        pictures.append(canvas)
+    return not np.array_equal(*pictures)
+
+
+@functools.lru_cache(maxsize=1024)
+def display_name(name: str, label: int) -> str:
+    """The class name as this OpenCV can draw it.
+
+    Characters that the font lacks lose their accents; when some still cannot be drawn the class is called by
+    its number, since a row of question marks says less.
+    """
+    text = printable(name, _MAX_TEXT).strip() or f"class {label}"
+    shown = []
+    for character in text:
+        if character.isascii() or (_font() is not None and _drawable(character)):
+            shown.append(character)
+            continue
+        plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+        if not plain and not unicodedata.combining(character):
+            return f"class {label}"
+        shown.append(plain)
+    return "".join(shown)
+
+
+def _text_size(text: str, pixels: int) -> tuple[int, int, int]:
+    """Width, height above the baseline and depth below it, of text of a nominal size in pixels."""
+    if _font() is not None:
+        # Advance, not ink: a trailing narrow letter keeps its room. "Ayg" gives every label the same height.
+        _, top, _, height = cv2.getTextSize((0, 0), "Ayg", (0, 0), _font(), pixels, 500)
+        _, _, width, _ = cv2.getTextSize((0, 0), text, (0, 0), _font(), pixels, 500)
+        return int(width), int(-top), int(max(0, height + top))
+    (width, height), baseline = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, pixels / 30, 1)
+    return int(width), int(height), int(baseline)
+
+
+def _put_text(
+    image: np.ndarray, text: str, origin: tuple[int, int], colour: tuple[int, int, int], pixels: int
+) -> None:
+    if _font() is not None:
+        cv2.putText(image, text, origin, colour, _font(), pixels, 500)
+    else:
+        thickness = max(1, round(pixels / 16))
+        cv2.putText(
+            image, text, origin, cv2.FONT_HERSHEY_SIMPLEX, pixels / 30, colour, thickness, cv2.LINE_AA
+        )
+
+
+def _fit(text: str, pixels: int, room: int) -> tuple[str, int]:
+    """The text and its size in pixels so that it is at most `room` wide: smaller first, then cut."""
+    while _text_size(text, pixels)[0] > room and pixels > 10:
+        pixels -= 1
+    while len(text) > 1 and _text_size(text, pixels)[0] > room:
+        text = text[:-4] + "..." if len(text) > 4 else text[:-1]
+    return text, pixels
+
+
+def _draw_label(
+    image: np.ndarray, text: str, corner: tuple[int, int], colour: tuple[int, int, int], pixels: int
+) -> None:
+    """The label on a filled ground: above the box, else inside its top edge, always inside the image."""
+    height, width = image.shape[:2]
+    pad = max(2, pixels // 6)
+    text, pixels = _fit(text, pixels, width - 2 * pad)
+    text_width, ascent, descent = _text_size(text, pixels)
+    label_width, label_height = text_width + 2 * pad, ascent + descent + 2 * pad
+    if label_width > width or 4 * label_height > height:
+        return  # a thumbnail: the box alone says more than text that hides the picture
+    x = min(max(0, corner[0]), width - label_width)
+    y = corner[1] - label_height if corner[1] >= label_height else corner[1]
+    y = min(max(0, y), height - label_height)
+    cv2.rectangle(image, (x, y), (x + label_width - 1, y + label_height - 1), colour, cv2.FILLED)
+    _put_text(image, text, (x + pad, y + pad + ascent), text_colour(colour), pixels)
+
+
+def draw_detections(image: np.ndarray, detections: Detections) -> np.ndarray:
+    """A copy of the image (uint8 RGB [H, W, 3]) with boxes and "name score" labels; best detections on top.
+
+    Line width and letters grow with the image, so that a shrunk copy still reads.
+    """
+    canvas = np.ascontiguousarray(image).copy()
+    height, width = canvas.shape[:2]
+    line = max(1, round(min(height, width) / 250))
+    pixels = min(max(13, round(min(height, width) / 28)), 160)
+    inset = line // 2  # the line is drawn inside the image, also for a box at its edge
+    corners = []
+    for row in range(len(detections)):
+        x0, y0 = (int(v) for v in np.floor(detections.boxes[row, :2]))
+        x1, y1 = (int(v) for v in np.ceil(detections.boxes[row, 2:]) - 1)
+        x0, y0 = min(max(x0, inset), width - 1), min(max(y0, inset), height - 1)
+        corners.append((x0, y0, max(min(x1, width - 1 - inset), x0), max(min(y1, height - 1 - inset), y0)))
+    order = list(reversed(range(len(detections))))
+    for row in order:
+        colour = class_colour(detections.labels[row])
+        # A rim keeps a light box visible on a light ground, and a dark one on a dark ground.
+        cv2.rectangle(canvas, corners[row][:2], corners[row][2:], text_colour(colour), line + 2, cv2.LINE_AA)
+        cv2.rectangle(canvas, corners[row][:2], corners[row][2:], colour, line, cv2.LINE_AA)
+    for row in order:  # after all boxes: no line runs through a word
+        label = int(detections.labels[row])
+        text = f"{display_name(detections.names[row], label)} {float(detections.scores[row]):.2f}"
+        x0, y0 = corners[row][:2]
+        _draw_label(canvas, text, (x0 - inset, y0 - inset), class_colour(label), pixels)
+    return canvas

@@ -1,0 +1,61 @@
+"""File names for results, made from the names of images that anyone may have chosen."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+# Taken for images in a folder. It names more than is decoded, so that a format that is not is reported and
+# not silently passed over. Videos are what OpenCV's FFmpeg usually opens.
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .bmp .dib .webp .tif .tiff .gif .avif .heic .heif .jp2 .pgm .ppm".split()
+)
+VIDEO_SUFFIXES = frozenset(
+    ".mp4 .m4v .avi .mov .mkv .webm .mpg .mpeg .wmv .flv .ts .mts .m2ts .3gp .ogv .mjpeg .mjpg .h264".split()
+)
+_MAX_BYTES = 120  # of a stem: leaves room for "-123" and a suffix under the usual limit of 255
+_COUNTERS = 10_000  # remembered collisions; forgotten ones are found again by looking at the disk
+
+
+def safe_stem(name: str) -> str:
+    """The last part of an image's name without its suffix, fit for a file name on every system.
+
+    Path separators, control characters and what Windows forbids become "_"; leading dots go (no hidden
+    files, no ".."); 120 bytes at most; "image" when nothing is left. "clip.mp4#000012" keeps its dot.
+    """
+    last = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
+    stem, dot, suffix = last.rpartition(".")
+    if dot and stem and f".{suffix}".lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+        last = stem
+    last = "".join(c if c.isprintable() and c not in '<>:"|?*' else "_" for c in last)
+    last = last.encode("utf-8", "replace")[:_MAX_BYTES].decode("utf-8", "ignore").strip(". ")
+    if re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", last):
+        last = f"_{last}"
+    return last or "image"
+
+
+class OutputNames:
+    """Free paths in one folder: name.txt, then name-2.txt, name-3.txt.
+
+    What is on the disk decides, so that memory does not grow with the number of files; only the counters of
+    names that collided are remembered, and few of those.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._next: dict[str, int] = {}
+
+    def free(self, name: str, suffix: str) -> Path:
+        """A path in the folder that does not exist yet."""
+        stem = safe_stem(name)
+        key = stem + suffix
+        path = self.folder / key
+        if key not in self._next and not path.exists():
+            return path
+        number = self._next.get(key, 2)
+        while (path := self.folder / f"{stem}-{number}{suffix}").exists():
+            number += 1
+        if len(self._next) >= _COUNTERS:
+            self._next.clear()
+        self._next[key] = number + 1
+        return path

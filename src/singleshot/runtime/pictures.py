@@ -1,0 +1,81 @@
+"""Annotated pictures and videos."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path, PurePath
+
+import cv2
+import numpy as np
+
+from singleshot.errors import ConfigError, printable
+from singleshot.files import atomic_write
+from singleshot.runtime.detections import Detections
+from singleshot.runtime.names import OutputNames
+from singleshot.runtime.sources import Frame
+
+_JPEG_LIMIT = 65_500  # pixels a side, libjpeg's JPEG_MAX_DIMENSION
+_DEFAULT_FPS = 25.0  # where a camera or a stream does not say
+
+
+class PictureWriter:
+    """Draws detections into a folder: one picture per image, one video per video, camera or stream.
+
+    PNG stays PNG, every other image becomes JPEG; videos become MP4 at the source's rate. Names come from
+    the images' and never leave the folder. A video appears when its last frame is in, or on `close`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._names = OutputNames(folder)
+        self._stack = contextlib.ExitStack()
+        self._video: cv2.VideoWriter | None = None
+        self._source: str | None = None
+        self._size = (0, 0)
+
+    def add(self, frame: Frame, detections: Detections) -> None:
+        """Draw on the frame's image and write it. Raises ConfigError when that cannot be written."""
+        assert frame.image is not None
+        drawn = cv2.cvtColor(detections.draw(frame.image), cv2.COLOR_RGB2BGR)
+        if frame.frame is None:
+            self.close()
+            self._picture(frame.name, drawn)
+            return
+        if frame.source != self._source or frame.frame == 0:
+            self.close()
+            self._start(frame, drawn)
+        assert self._video is not None
+        if drawn.shape[1::-1] != self._size:  # a stream may change its resolution, a file may not
+            drawn = cv2.resize(drawn, self._size, interpolation=cv2.INTER_AREA)
+        self._video.write(drawn)
+
+    def _picture(self, name: str, bgr: np.ndarray) -> None:
+        png = PurePath(name).suffix.lower() == ".png" or max(bgr.shape) > _JPEG_LIMIT
+        path = self._names.free(name, ".png" if png else ".jpg")
+        options = [] if png else [cv2.IMWRITE_JPEG_QUALITY, 92]
+        good, data = cv2.imencode(path.suffix, bgr, options)
+        if not good:
+            raise ConfigError(f"{printable(path)}: the annotated picture cannot be encoded; use --no-draw")
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(data.tobytes())
+
+    def _start(self, frame: Frame, bgr: np.ndarray) -> None:
+        path = self._names.free(frame.source, ".mp4")
+        temporary = self._stack.enter_context(atomic_write(path))
+        self._size = (bgr.shape[1], bgr.shape[0])
+        # MPEG-4 Part 2: the one MP4 encoder that every OpenCV wheel carries.
+        codec = cv2.VideoWriter.fourcc(*"mp4v")
+        self._video = cv2.VideoWriter(str(temporary), codec, frame.fps or _DEFAULT_FPS, self._size)
+        if not self._video.isOpened():
+            self._video = None
+            with contextlib.suppress(InterruptedError), self._stack:
+                raise InterruptedError  # atomic_write removes its file when left by an exception
+            raise ConfigError(f"{printable(path)}: no MP4 encoder in this OpenCV; use --no-draw")
+        self._source = frame.source
+
+    def close(self) -> None:
+        """Finish the video that is being written, if any."""
+        if self._video is not None:
+            self._video.release()
+            self._video = None
+        self._source = None
+        self._stack.close()

@@ -1,0 +1,306 @@
+"""Where images come from: files, folders, patterns, videos, cameras, streams and standard input, one by one."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import urlsplit, urlunsplit
+
+import cv2
+import numpy as np
+
+from singleshot.errors import DataError, printable
+from singleshot.runtime.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+
+_log = logging.getLogger(__name__)
+
+STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
+LIVE_KINDS = frozenset({"camera", "stream"})
+# First bytes of image files, which a list of paths does not start with.
+_IMAGE_HEADS = re.compile(
+    rb"\xff\xd8\xff|\x89PNG|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|BM....\0\0\0\0|P[1-7]\n|\0\0\0\x0cjP  "
+    rb"|....ftypavi[fs]",
+    re.DOTALL,
+)
+_LONGEST_PATH = 4096 * 4  # bytes: Linux's PATH_MAX, four times for safety
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One image on its way to the detector, or the reason why there is none.
+
+    name: what to call it ("dir/a.jpg", "clip.mp4#000012"); image: uint8 RGB [H, W, 3], None when `error` is
+    set; index: 0-based position over all sources; kind: image, video, camera, stream or stdin; source: the
+    file, camera or address it came from (one video's frames share it); frame: 0-based number in a video;
+    fps: frames per second of a video, None where unknown.
+    """
+
+    name: str
+    image: np.ndarray | None
+    index: int = 0
+    kind: str = "image"
+    source: str = ""
+    frame: int | None = None
+    fps: float | None = None
+    error: DataError | None = None
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One thing to open: kind, what to open, and the name to show (an address without its password)."""
+
+    kind: str
+    target: str
+    name: str
+
+
+def open_sources(sources: Sequence[str], stdin: BinaryIO | None = None) -> Iterator[Frame]:
+    """Frames of all sources in the order given, read one at a time.
+
+    A source is an image or video file, a folder (its images, sorted by name, subfolders not entered), a glob
+    pattern ("shots/**/*.jpg"), a camera number, a stream address (rtsp, rtmp, http, ...) or "-": standard
+    input, which holds one image or a list of paths, one per line (separated by NUL bytes also works). An
+    existing file or folder called "0" wins over camera 0. Files are told apart by suffix, then by content.
+
+    An image that cannot be read comes as a frame with `error` set, so that the caller can report it and go
+    on. Only the names of one folder or pattern are held in memory. Raises DataError at once, before
+    anything is read, for a source that does not exist or has no images.
+    """
+    if not sources:
+        raise DataError("no source given: want an image, folder, pattern, video, camera number, address or -")
+    plans = [_plan(source) for source in sources]
+    return _number(frame for plan in plans for item in plan() for frame in _open(item, stdin))
+
+
+def _number(frames: Iterator[Frame]) -> Iterator[Frame]:
+    for index, frame in enumerate(frames):
+        object.__setattr__(frame, "index", index)  # made just here: nobody else holds it yet
+        yield frame
+
+
+def _plan(source: str) -> Callable[[], Iterator[_Item]]:
+    """What a source holds, listed when called; raises DataError when it holds nothing."""
+    if source == "-":
+        return lambda: iter([_Item("stdin", "-", "standard input")])
+    address = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", source)
+    if address is not None and address[1].lower() != "file":
+        if address[1].lower() not in STREAM_SCHEMES:
+            raise DataError(f"{printable(source)}: unknown kind of address; want {', '.join(STREAM_SCHEMES)}")
+        return lambda: iter([_Item("stream", source, _without_secrets(source))])
+    path = Path(source[len("file://") :] if address is not None else source)
+    try:
+        exists = path.exists()
+    except (OSError, ValueError) as error:  # too long a name, a NUL byte
+        raise DataError(f"{printable(source)}: not a usable path ({error})") from error
+    if exists:
+        if path.is_dir():
+            return _plan_folder(path)
+        return lambda: iter([_file_item(path)])
+    if source.isascii() and source.isdigit():
+        return lambda: iter([_Item("camera", source, f"camera-{int(source)}")])
+    if glob.has_magic(source):
+        return _plan_glob(source)
+    raise DataError(f"{printable(source)}: no such file or folder{_nearest(path)}")
+
+
+def _without_secrets(address: str) -> str:
+    """The address without user, password and query, which must not end up in results and logs."""
+    parts = urlsplit(address)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _nearest(path: Path) -> str:
+    """"; did you mean ...?" with the most similar name in the same folder, or where the path breaks off."""
+    parent = path.parent
+    try:
+        if not parent.is_dir():
+            return f" (there is no folder {printable(parent)})"
+        names = [entry.name for entry in islice(parent.iterdir(), 10_000)]
+    except OSError:
+        return ""
+    found = get_close_matches(path.name, names, n=1, cutoff=0.6)
+    return f"; did you mean {printable(parent / found[0])}?" if found else ""
+
+
+def _is_image_name(name: str) -> bool:
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not Path(name).name.startswith(".")
+
+
+def _plan_folder(folder: Path) -> Callable[[], Iterator[_Item]]:
+    try:
+        has_images = any(_is_image_name(entry.name) and entry.is_file() for entry in folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{printable(folder)}: the folder cannot be read ({error.strerror})") from error
+    if not has_images:
+        videos = sum(entry.suffix.lower() in VIDEO_SUFFIXES for entry in folder.iterdir())
+        deeper = any(entry.is_dir() for entry in folder.iterdir())
+        advice = f"; it has {videos} videos, give them as files" if videos else ""
+        advice += f"; subfolders are not entered, for them use '{printable(folder)}/**/*.jpg'" if deeper else ""
+        raise DataError(f"{printable(folder)}: no image in this folder (want .jpg, .png, .webp, ...){advice}")
+
+    def items() -> Iterator[_Item]:
+        names = sorted(entry.name for entry in folder.iterdir() if _is_image_name(entry.name))
+        return (_Item("image", str(folder / name), str(folder / name)) for name in names)
+
+    return items
+
+
+def _plan_glob(pattern: str) -> Callable[[], Iterator[_Item]]:
+    def wanted() -> Iterator[str]:
+        for name in glob.iglob(pattern, recursive=True):
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and Path(name).is_file():
+                yield name
+
+    if next(wanted(), None) is None:
+        some = next(glob.iglob(pattern, recursive=True), None)
+        advice = f" (it matches {printable(some)}, not an image or video by its suffix)" if some else ""
+        raise DataError(f"{printable(pattern)}: no image or video matches this pattern{advice}")
+    return lambda: (_file_item(Path(name)) for name in sorted(wanted()))
+
+
+def _file_item(path: Path) -> _Item:
+    """Image or video: by suffix, then by content. What is neither goes as an image, whose reader says so."""
+    name = str(path)
+    suffix = path.suffix.lower()
+    if path.is_char_device():
+        return _Item("camera", name, name)  # /dev/video0
+    if suffix in IMAGE_SUFFIXES:
+        return _Item("image", name, name)
+    if suffix in VIDEO_SUFFIXES:
+        return _Item("video", name, name)
+    if path.is_file():
+        with path.open("rb") as file:
+            if _IMAGE_HEADS.match(file.read(16)):
+                return _Item("image", name, name)
+        capture = _capture(name)
+        if capture is not None:
+            capture.release()
+            return _Item("video", name, name)
+    return _Item("image", name, name)
+
+
+def _open(item: _Item, stdin: BinaryIO | None) -> Iterator[Frame]:
+    if item.kind == "image":
+        yield _image_frame(item)
+    elif item.kind == "stdin":
+        yield from _stdin_frames(stdin if stdin is not None else sys.stdin.buffer)
+    else:
+        yield from _video_frames(item)
+
+
+def _image_frame(item: _Item) -> Frame:
+    from singleshot.data.images import read_image
+
+    try:
+        return Frame(item.name, read_image(item.target), source=item.name)
+    except DataError as error:
+        return Frame(item.name, None, source=item.name, error=error)
+
+
+def _stdin_frames(stream: BinaryIO) -> Iterator[Frame]:
+    """Frames of standard input: one image, or the files of a list of paths that is read as it comes."""
+    from singleshot.data.images import decode_image
+
+    head = stream.readline(_LONGEST_PATH)
+    if len(head) < 16:
+        head += stream.read(16 - len(head))
+    if not head.strip():
+        yield _failed("standard input", "stdin", "it is empty; want an image or a list of paths, one per line")
+    elif _IMAGE_HEADS.match(head):
+        try:
+            yield Frame("stdin", decode_image(head + stream.read(), "standard input"), kind="stdin", source="-")
+        except DataError as error:
+            yield Frame("stdin", None, kind="stdin", source="-", error=error)
+    else:
+        for path in _paths(stream, head):
+            if path is None:
+                yield _failed("standard input", "stdin", "it is neither an image nor a list of paths")
+                return
+            if not path:
+                continue
+            try:
+                item = _file_item(Path(path))
+            except (OSError, ValueError) as error:
+                yield _failed(path, "image", str(error))
+                continue
+            yield from _open(item, None)
+
+
+def _paths(stream: BinaryIO, head: bytes) -> Iterator[str | None]:
+    """Paths in a stream whose first bytes are `head`, one per line or ended by NUL; None where it is not a list."""
+    end = b"\0" if b"\0" in head else b"\n"
+    left = head
+    while True:
+        *whole, left = left.split(end)
+        for raw in [*whole, left] if not (chunk := stream.read1(1 << 16)) else whole:  # type: ignore[attr-defined]
+            yield (raw if end == b"\0" else raw.rstrip(b"\r")).decode("utf-8", "surrogateescape")
+        if not chunk:
+            return
+        left += chunk
+        if len(left) > 1 << 17 and end not in left:
+            yield None
+            return
+
+
+def _failed(name: str, kind: str, why: str) -> Frame:
+    return Frame(name, None, kind=kind, source=name, error=DataError(f"{printable(name)}: {why}"))
+
+
+def _capture(target: str | int) -> cv2.VideoCapture | None:
+    """An opened video or None. OpenCV prints its own complaints; the caller says it in one line instead."""
+    level = cv2.getLogLevel() if hasattr(cv2, "getLogLevel") else None
+    if level is not None:
+        cv2.setLogLevel(0)
+    try:
+        capture = cv2.VideoCapture(target)
+    except cv2.error:
+        return None
+    finally:
+        if level is not None:
+            cv2.setLogLevel(level)
+    if not capture.isOpened():
+        capture.release()
+        return None
+    return capture
+
+
+def _video_frames(item: _Item) -> Iterator[Frame]:
+    """Frames of a video, camera or stream until it ends; a last frame with an error when it broke off."""
+    capture = _capture(int(item.target) if item.target.isdigit() and item.kind == "camera" else item.target)
+    if capture is None:
+        wanted = {
+            "video": "not a video that OpenCV can read",
+            "camera": "cannot open this camera; another program may use it",
+            "stream": "cannot open this stream",
+        }
+        yield _failed(item.name, item.kind, wanted[item.kind])
+        return
+    try:
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        fps = float(rate) if np.isfinite(rate) and 0 < rate <= 1000 else None
+        expected = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        number = 0
+        while True:
+            good, bgr = capture.read()
+            if not good or bgr is None:
+                break
+            name = f"{item.name}#{number:06d}"
+            image = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+            yield Frame(name, image, kind=item.kind, source=item.name, frame=number, fps=fps)
+            number += 1
+    finally:
+        capture.release()
+    # The count in a header is an estimate for some containers: only a clear shortfall is worth a word.
+    if number == 0:
+        yield _failed(item.name, item.kind, "no frame in it can be read")
+    elif item.kind == "video" and np.isfinite(expected) and number < 0.9 * expected:
+        why = f"broke off after {number} of about {expected:.0f} frames"
+        yield _failed(item.name, item.kind, why)

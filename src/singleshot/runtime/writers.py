@@ -1,0 +1,254 @@
+"""Results to files, image by image: JSON, COCO, VOC, YOLO, CSV. Memory does not grow with the number of images."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+from pathlib import Path, PurePath
+from types import TracebackType
+from typing import IO, Any
+from xml.etree import ElementTree
+
+from singleshot.errors import ConfigError, printable
+from singleshot.files import atomic_write
+from singleshot.runtime.detections import Detections
+from singleshot.runtime.names import OutputNames
+
+
+class Writer:
+    """Takes the detections of one image after the other.
+
+    `close` makes the file appear, whole; `discard` leaves none. As a context manager it closes at the end
+    and on Ctrl-C (what was finished is kept, as valid a file as ever), and discards on any other exception.
+    """
+
+    def add(self, detections: Detections) -> None:
+        raise NotImplementedError
+
+    def close(self, complete: bool = True) -> None:
+        """Finish; `complete` says whether every input was reached. Closing twice does nothing."""
+
+    def discard(self) -> None:
+        """Drop what is not closed yet."""
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None or isinstance(error, KeyboardInterrupt):
+            self.close(complete=error is None)
+        else:
+            self.discard()
+
+
+class _FileWriter(Writer):
+    """One text file, either a path that appears at the end or an open stream that is written as it goes."""
+
+    def __init__(self, target: Path | IO[str], encoding_errors: str = "strict") -> None:
+        self._stack = contextlib.ExitStack()
+        self._closed = False
+        self._live = not isinstance(target, Path)
+        if isinstance(target, Path):
+            temporary = self._stack.enter_context(atomic_write(target))
+            self._file: IO[str] = self._stack.enter_context(
+                temporary.open("w", encoding="utf-8", newline="", errors=encoding_errors)
+            )
+        else:
+            self._file = target
+
+    def add(self, detections: Detections) -> None:
+        self._write(detections)
+        if self._live:
+            self._file.flush()  # a program reads along
+
+    def _write(self, detections: Detections) -> None:
+        raise NotImplementedError
+
+    def _end(self, complete: bool) -> None:
+        """Write what comes after the last image."""
+
+    def close(self, complete: bool = True) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        with self._stack:
+            self._end(complete)
+            self._file.flush()
+
+    def discard(self) -> None:
+        if not self._closed:
+            self._closed = True
+            error = InterruptedError("discarded")
+            with contextlib.suppress(InterruptedError), self._stack:
+                raise error  # atomic_write removes its file when left by an exception
+
+
+class JsonWriter(_FileWriter):
+    """{"model", "classes", "images": [one object per image, see Detections.to_dict], "complete"}.
+
+    target: a path or an open text stream. "complete" is false when the run was interrupted.
+    """
+
+    def __init__(self, target: Path | IO[str], model: str, class_names: tuple[str, ...]) -> None:
+        super().__init__(target)
+        self._any = False
+        head = json.dumps({"model": model, "classes": list(class_names)})
+        self._file.write(head[:-1] + ', "images": [')
+
+    def _write(self, detections: Detections) -> None:
+        # Joined first: an interrupt between two writes would leave a comma without an object.
+        self._file.write((",\n" if self._any else "\n") + json.dumps(detections.to_dict()))
+        self._any = True
+
+    def _end(self, complete: bool) -> None:
+        self._file.write(f'\n], "complete": {json.dumps(complete)}}}\n')
+
+
+class CocoWriter(_FileWriter):
+    """COCO's results form: one array of {image_id, category_id, bbox, score} over all images.
+
+    image_id is the number that the file is named by, as in COCO itself, else the name; two images whose
+    names are the same number in two folders therefore share one.
+    """
+
+    def __init__(self, target: Path | IO[str]) -> None:
+        super().__init__(target)
+        self._any = False
+        self._file.write("[")
+
+    def _write(self, detections: Detections) -> None:
+        rows = [json.dumps(row) for row in detections.to_coco()]
+        if rows:
+            self._file.write((",\n" if self._any else "\n") + ",\n".join(rows))
+            self._any = True
+
+    def _end(self, complete: bool) -> None:
+        self._file.write("\n]\n")
+
+
+class CsvWriter(_FileWriter):
+    """One row per object: image, width, height, label, name, score, x0, y0, x1, y1 (pixels)."""
+
+    COLUMNS = ("image", "width", "height", "label", "name", "score", "x0", "y0", "x1", "y1")
+
+    def __init__(self, target: Path | IO[str]) -> None:
+        # A file name that is not valid UTF-8 must not end the run.
+        super().__init__(target, encoding_errors="backslashreplace")
+        self._rows = csv.writer(self._file, lineterminator="\n")
+        self._rows.writerow(self.COLUMNS)
+
+    def _write(self, detections: Detections) -> None:
+        values = detections.to_dict()
+        head = [values["image"], values["width"], values["height"]]
+        self._rows.writerows(
+            [*head, one["label"], one["name"], one["score"], *one["box"]] for one in values["detections"]
+        )
+
+
+class _FolderWriter(Writer):
+    """One small file per image; each appears whole, so that there is nothing left to do at the end."""
+
+    suffix = ""
+
+    def __init__(self, folder: Path) -> None:
+        self._names = OutputNames(folder)
+
+    def add(self, detections: Detections) -> None:
+        path = self._names.free(detections.image, self.suffix)
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(self._content(detections))
+
+    def _content(self, detections: Detections) -> bytes:
+        raise NotImplementedError
+
+
+class VocWriter(_FolderWriter):
+    """PASCAL VOC annotation XML per image, as labelling tools read it, with a <score> in each object.
+
+    Boxes become VOC's 1-based inclusive whole pixels.
+    """
+
+    suffix = ".xml"
+
+    def _content(self, detections: Detections) -> bytes:
+        root = ElementTree.Element("annotation")
+        folder, name = os.path.split(detections.image)
+        _leaf(root, "folder", PurePath(folder).name)
+        _leaf(root, "filename", name)
+        size = ElementTree.SubElement(root, "size")
+        for tag, value in (("width", detections.width), ("height", detections.height), ("depth", 3)):
+            _leaf(size, tag, value)
+        for box, score, label in zip(detections.boxes, detections.scores, detections.names, strict=True):
+            entry = ElementTree.SubElement(root, "object")
+            for tag, text in (("name", label), ("pose", "Unspecified"), ("truncated", 0), ("difficult", 0)):
+                _leaf(entry, tag, text)
+            _leaf(entry, "score", f"{float(score):.6f}")
+            bounds = ElementTree.SubElement(entry, "bndbox")
+            # The pixels x0..x1 - 1, counted from 1, at least one of them (VOC2007 devkit, section 3.3).
+            x0 = min(round(float(box[0])), detections.width - 1)
+            y0 = min(round(float(box[1])), detections.height - 1)
+            _leaf(bounds, "xmin", x0 + 1)
+            _leaf(bounds, "ymin", y0 + 1)
+            _leaf(bounds, "xmax", max(round(float(box[2])), x0 + 1))
+            _leaf(bounds, "ymax", max(round(float(box[3])), y0 + 1))
+        ElementTree.indent(root)
+        return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+
+
+def _leaf(parent: ElementTree.Element, tag: str, value: Any) -> None:
+    # XML 1.0 has no way to write most control characters, and UTF-8 none for half a surrogate pair.
+    text = str(value)
+    ElementTree.SubElement(parent, tag).text = printable(text, limit=max(200, 12 * len(text)))
+
+
+class YoloWriter(_FolderWriter):
+    """YOLO text per image: "label centre-x centre-y width height score", lengths as a share of the image's."""
+
+    suffix = ".txt"
+
+    def _content(self, detections: Detections) -> bytes:
+        lines = []
+        for box, score, label in zip(detections.boxes, detections.scores, detections.labels, strict=True):
+            x0, y0, x1, y1 = (float(v) for v in box)
+            centre = ((x0 + x1) / 2 / detections.width, (y0 + y1) / 2 / detections.height)
+            sides = ((x1 - x0) / detections.width, (y1 - y0) / detections.height)
+            values = " ".join(f"{value:.6f}" for value in (*centre, *sides, float(score)))
+            lines.append(f"{int(label)} {values}\n")
+        return "".join(lines).encode()
+
+
+FORMATS = ("json", "coco", "voc", "yolo", "csv")
+
+
+def open_writer(form: str, folder: Path, model: str, class_names: tuple[str, ...]) -> tuple[Writer, Path]:
+    """The writer of a format inside a results folder, and the file or folder that it fills.
+
+    json, coco: results.json; csv: results.csv; voc: annotations/*.xml; yolo: labels/*.txt with the class
+    names, one per line, in classes.txt beside that folder. Raises ConfigError for another format.
+    """
+    if form == "json":
+        path = folder / "results.json"
+        return JsonWriter(path, model, class_names), path
+    if form == "coco":
+        path = folder / "results.json"
+        return CocoWriter(path), path
+    if form == "csv":
+        path = folder / "results.csv"
+        return CsvWriter(path), path
+    if form == "voc":
+        path = folder / "annotations"
+        return VocWriter(path), path
+    if form == "yolo":
+        path = folder / "labels"
+        with atomic_write(folder / "classes.txt") as temporary:
+            text = "".join(f"{printable(name)}\n" for name in class_names)
+            temporary.write_text(text, encoding="utf-8")
+        return YoloWriter(path), path
+    raise ConfigError(f"format {form!r}: want one of {', '.join(FORMATS)}")

@@ -1,0 +1,1 @@
+"""Model files: our own checkpoint, and backbone weights from elsewhere."""
