@@ -1,8 +1,8 @@
 """singleshot: an SSD (Single Shot MultiBox Detector) toolkit.
 
-    detector = singleshot.load("best.safetensors")
-    found = detector.detect("photo.jpg")
-    print(found.names, found.scores, found.boxes)
+detector = singleshot.load("best.safetensors")
+found = detector.detect("photo.jpg")
+print(found.names, found.scores, found.boxes)
 """
 
 from __future__ import annotations

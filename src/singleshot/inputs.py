@@ -103,9 +103,7 @@ def to_square(image: np.ndarray, spec: InputSpec) -> tuple[np.ndarray, Placement
     square = np.empty((spec.size, spec.size, 3), np.uint8)
     square[:] = spec.fill
     x, y = int(place.shift_x), int(place.shift_y)
-    square[y : y + inner_h, x : x + inner_w] = cv2.resize(
-        image, (inner_w, inner_h), interpolation=cv2.INTER_LINEAR
-    )
+    square[y : y + inner_h, x : x + inner_w] = cv2.resize(image, (inner_w, inner_h), interpolation=cv2.INTER_LINEAR)
     return square, place
 
 
@@ -116,9 +114,7 @@ def boxes_to_square(boxes_px: np.ndarray, place: Placement, size: int) -> np.nda
     return ((boxes_px * scale + shift) / size).astype(np.float32)
 
 
-def boxes_from_square(
-    boxes: np.ndarray, place: Placement, size: int, height: int, width: int
-) -> np.ndarray:
+def boxes_from_square(boxes: np.ndarray, place: Placement, size: int, height: int, width: int) -> np.ndarray:
     """Boxes [N, 4] normalised to the square -> float32 pixels of the original image, clipped to it."""
     scale = np.array([place.scale_x, place.scale_y] * 2, np.float64)
     shift = np.array([place.shift_x, place.shift_y] * 2, np.float64)

@@ -68,8 +68,8 @@ def to_detections(
     raw: offsets [B, P, 4], logits [B, P, C + 1]; priors: cx cy w h. A score must be over `score_min`, a box is
     dropped when its IoU with a better one of its class is over `nms_iou`. Boxes are not clipped to the image.
     class_agnostic is the "fast" mode of ssd_keras: each prior speaks for its likeliest class only, background
-    included, boxes of all classes suppress each other, and `per_class` has no meaning. On equal scores the order is
-    that of the priors and classes on a CPU and unspecified on an accelerator.
+    included, boxes of all classes suppress each other, and `per_class` has no meaning. The order of equal scores is
+    unspecified.
     """
     with torch.no_grad():
         scores = raw.logits.float().softmax(dim=-1)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from singleshot.errors import ConfigError
 
+MAX_PRIORS = 2_000_000  # a file must not make us allocate more than it is worth
 CLIPS = ("none", "corners", "center", "size")
 
 
@@ -51,6 +52,8 @@ class PriorSpec:
             raise ConfigError(f"priors: clip {self.clip!r}, want one of {', '.join(CLIPS)}")
         if min(self.maps, default=0) < 1 or self.image_size < 1:
             raise ConfigError(f"priors: maps {self.maps} of an image of {self.image_size}: want positive sizes")
+        if self.count > MAX_PRIORS:
+            raise ConfigError(f"priors: {self.count} of them, want at most {MAX_PRIORS}")
         for low, high in zip(self.min_sizes, self.max_sizes, strict=True):
             if not 0 < low < high:
                 raise ConfigError(f"priors: sizes {low}..{high}: want 0 < min < max")

@@ -53,9 +53,7 @@ def make_scene() -> Callable[..., Scene]:
             labels = rng.integers(0, num_classes, n)
             area = (np.prod(boxes[:, 2:] - boxes[:, :2], 1) * rng.uniform(0.4, 1.0, n)).astype(np.float32)
             truth.append(ImageTruth(boxes, labels, rng.random(n) < 0.2, rng.random(n) < crowd, area))
-            copies = (
-                np.repeat(np.arange(n), rng.integers(0, 4, n)) if rng.random() > 0.15 else np.zeros(0, int)
-            )
+            copies = np.repeat(np.arange(n), rng.integers(0, 4, n)) if rng.random() > 0.15 else np.zeros(0, int)
             sides = np.tile(boxes[copies, 2:] - boxes[copies, :2], 2)
             near = boxes[copies] + rng.normal(0, 0.1, (len(copies), 4)) * sides
             far = rng.random((int(rng.integers(0, 3)), 4)) * 100 + np.array([0, 0, 150, 150])

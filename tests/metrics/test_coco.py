@@ -49,8 +49,7 @@ def pycocotools_figures(detections, truth, num_classes):
             area = row["area"] if image.area is None else float(image.area[k])
             objects.append({**row, "iscrowd": int(hard or crowd), "area": area})
         found += [
-            {**row, "score": float(s)}
-            for row, s in zip(rows(i, dets.boxes, dets.labels), dets.scores, strict=True)
+            {**row, "score": float(s)} for row, s in zip(rows(i, dets.boxes, dets.labels), dets.scores, strict=True)
         ]
     with contextlib.redirect_stdout(io.StringIO()):
         run = COCOeval(side(objects), side(found), "bbox")
@@ -118,9 +117,7 @@ def test_difficult_objects_neither_count_nor_hurt():
     assert evaluate(detections, [(boxes, [0, 0], [False, True])], "coco").mean_ap == pytest.approx(1.0)
     assert evaluate(detections, [(boxes, [0, 0], [False, False])], "coco").mean_ap < 0.9
     # Not found, it is not missed either.
-    assert evaluate(
-        [(boxes[:1], [0.5], [0])], [(boxes, [0, 0], [False, True])], "coco"
-    ).mean_ap == pytest.approx(1)
+    assert evaluate([(boxes[:1], [0.5], [0])], [(boxes, [0, 0], [False, True])], "coco").mean_ap == pytest.approx(1)
 
 
 def test_agrees_with_the_golden_figures_of_pycocotools(shared, golden_scene):
@@ -136,9 +133,7 @@ def test_agrees_with_the_golden_figures_of_torchmetrics(shared, golden_scene):
     golden = np.load(shared / "golden" / "eval_torchmetrics.npz")
     detections, truth, _ = golden_scene(False)
     stats, ap, _ = figures(evaluate(detections, truth, "coco"))
-    keys = (
-        "map map_50 map_75 map_small map_medium map_large mar_1 mar_10 mar_100 mar_small mar_medium mar_large"
-    )
+    keys = "map map_50 map_75 map_small map_medium map_large mar_1 mar_10 mar_100 mar_small mar_medium mar_large"
     np.testing.assert_allclose(stats, [golden[key] for key in keys.split()], rtol=0, atol=1e-6)
     np.testing.assert_allclose(ap, golden["map_per_class"], rtol=0, atol=1e-6)
 

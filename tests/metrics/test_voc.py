@@ -29,9 +29,7 @@ def test_agrees_with_public_evaluators(shared, golden_scene, peer, key, inclusiv
     detections, truth, classes = golden_scene(difficult)
     got = voc_average_precision(detections, truth, classes, iou_min, rule == "voc07", inclusive)
     # Two pairs of equal scores: both peers sort unstably and happen to have the later image first.
-    other_way = voc_average_precision(
-        detections[::-1], truth[::-1], classes, iou_min, rule == "voc07", inclusive
-    )
+    other_way = voc_average_precision(detections[::-1], truth[::-1], classes, iou_min, rule == "voc07", inclusive)
     np.testing.assert_allclose(other_way, want, rtol=0, atol=1e-6)
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-6 if rule == "voc07" or difficult else 1e-5)
 
@@ -49,9 +47,7 @@ def slow_iou(a, b, extra):
 
 def slow_devkit(detections, truth, label, iou_min, eleven_point, extra):
     """VOCevaldet.m line by line, in exact fractions of whole-number boxes."""
-    objects = [
-        [(box, hard) for box, name, hard in zip(*image, strict=True) if name == label] for image in truth
-    ]
+    objects = [[(box, hard) for box, name, hard in zip(*image, strict=True) if name == label] for image in truth]
     positives = sum(not hard for image in objects for _, hard in image)
     if positives == 0:
         return None
@@ -140,9 +136,7 @@ def test_detections_on_difficult_objects_neither_count_nor_hurt():
     other = [50.0, 50.0, 60.0, 60.0]
     found = [(SQUARE, 0.9), (SQUARE, 0.8), (other, 0.7)]
     assert one_class(found, [(SQUARE, True), (other, False)]) == pytest.approx(1.0)
-    assert one_class(found, [(SQUARE, False), (other, False)], eleven_point=False) == pytest.approx(
-        0.5 + 1 / 3
-    )
+    assert one_class(found, [(SQUARE, False), (other, False)], eleven_point=False) == pytest.approx(0.5 + 1 / 3)
 
 
 def test_crowd_counts_as_difficult_does():
@@ -194,7 +188,7 @@ def test_nothing_at_all():
     assert np.isnan(voc_average_precision([], [], 2)).all()
 
 
-def test_many_detections_take_seconds_not_minutes():
+def test_many_detections_are_quick():
     rng = np.random.default_rng(0)
     corner = rng.random((1000, 200, 2)) * 300
     boxes = np.concatenate((corner, corner + 50), 2)
@@ -202,7 +196,7 @@ def test_many_detections_take_seconds_not_minutes():
     truth = [(b[:3], np.arange(3)) for b in boxes]
     start = time.process_time()
     voc_average_precision(detections, truth, 20)
-    # Measured 0.13 s; a Python loop over the 200,000 detections takes over 2 s.
+    # 200,000 detections; measured 0.07 s.
     assert time.process_time() - start < 2
 
 

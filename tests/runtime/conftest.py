@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
 from singleshot.inputs import InputSpec
 from singleshot.records import ImageDetections
 from singleshot.runtime import Detections, Detector

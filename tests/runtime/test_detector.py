@@ -9,6 +9,7 @@ import weakref
 
 import numpy as np
 import pytest
+
 from singleshot.errors import ConfigError, DataError
 from singleshot.inputs import InputSpec
 from singleshot.records import ImageDetections
@@ -87,9 +88,7 @@ def test_unusable_sources(detector, source, message):
 def test_stream_keeps_order_and_passes_errors_on(detector, engine, picture):
     broken = DataError("b: broken")
     frames = [
-        Frame(str(i), None, i, error=broken)
-        if i % 5 == 2
-        else Frame(str(i), picture(50, 40, (i, 5, i + 9, 20)), i)
+        Frame(str(i), None, i, error=broken) if i % 5 == 2 else Frame(str(i), picture(50, 40, (i, 5, i + 9, 20)), i)
         for i in range(23)
     ]
     results = list(detector.stream(iter(frames), batch_size=4))
@@ -99,7 +98,8 @@ def test_stream_keeps_order_and_passes_errors_on(detector, engine, picture):
     assert engine.batches == [4, 4, 4, 4, 2]
 
 
-def test_memory_does_not_grow_with_the_number_of_images(detector, picture):
+def test_memory_does_not_grow_with_the_number_of_images(engine, picture):
+    detector = Detector(engine, InputSpec(size=32), ("a", "b"))
     alive: set[int] = set()
     most = 0
 

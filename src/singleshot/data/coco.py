@@ -58,14 +58,15 @@ class _Classes(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """One annotation: x y w h as written, area NaN where it is not said."""
+    """One annotation: x y w h as written, area NaN where it is not said, place and id for messages."""
 
     image: int
     label: int
     crowd: bool
-    box: tuple[float, float, float, float]
+    box: tuple[float, ...]
     area: float
-    name: str
+    number: int
+    ident: object
 
 
 # ---------------------------------------------------------------------------------------------- files
@@ -111,6 +112,7 @@ def choose_file(root: Path, split: str) -> CocoFile:
     if len(exact) > 1:
         there = ", ".join(printable(file.path.relative_to(root)) for file in exact[:8])
         raise DataError(f"{printable(root)}: several files for split {printable(split)!r} ({there}); name one")
+    Folder(root).find(exact[0].path.parent, exact[0].path.name)  # refuses a link that leads out
     return exact[0]
 
 
@@ -133,10 +135,10 @@ def read_coco(
     classes = _classes(content["categories"], where)
     rows, refused = [], set(classes.names) - set(class_names or classes.names)
     for k, item in enumerate(content["annotations"]):
-        row = _row(item, f"{where}: annotation {k}", images, classes)
+        row = _row(item, where, k, images, classes)
         if refused and classes.names[row.label] in refused:
-            name = unknown_class(classes.names[row.label], class_names or ())
-            raise DataError(f"{where}: {row.name}: {name}")
+            name = classes.names[row.label]
+            raise DataError(f"{where}: {_shown(k, row.ident, name)}: {unknown_class(name, class_names or ())}")
         rows.append(row)
     del content
     names = _find_images(file, images.files)
@@ -183,7 +185,7 @@ def _encodable(text: str) -> bool:
 
 def _require_dict(item: object, where: str) -> dict[str, Any]:
     if not isinstance(item, dict):
-        raise DataError(f"{where}: is a {type(item).__name__}; want an object in braces")
+        raise DataError(f"{where}: is of type {type(item).__name__}; want an object in braces")
     return item
 
 
@@ -244,32 +246,36 @@ def _number(value: object) -> float:
         return math.inf
 
 
-def _row(item: Any, where: str, images: _Images, classes: _Classes) -> _Row:
-    item = _require_dict(item, where)
-    if "id" in item:
-        where = f"{where} (id {printable(item['id'], 60)})"
-    ident, category, box = item.get("image_id"), item.get("category_id"), item.get("bbox")
+def _shown(k: int, ident: object, name: str = "") -> str:
+    """What messages call annotation k; made only when there is a message, since it costs more than the checks."""
+    return f"annotation {k} (id {printable(ident, 60)}{', ' * bool(name)}{printable(name, 80)})"
+
+
+def _row(item: Any, where: str, k: int, images: _Images, classes: _Classes) -> _Row:
+    if not isinstance(item, dict):
+        _require_dict(item, f"{where}: annotation {k}")
+    own, ident, category, box = item.get("id"), item.get("image_id"), item.get("category_id"), item.get("bbox")
     if not isinstance(ident, int | str) or ident not in images.position:
-        raise DataError(f"{where}: image_id {printable(repr(ident), 60)} is not in images; add it or remove this")
+        shown = printable(repr(ident), 60)
+        raise DataError(f"{where}: {_shown(k, own)}: image_id {shown} is not in images; add it or remove this")
     if not _whole(category) or category not in classes.label:
         there = ", ".join(str(c) for c in list(classes.label)[:8])
-        raise DataError(f"{where}: category_id {printable(repr(category), 60)} is not in categories ({there})")
-    label = classes.label[category]
-    name = f"annotation {printable(item.get('id', '?'), 60)} ({printable(classes.names[label], 80)})"
-    if not isinstance(box, list) or len(box) != 4 or any(math.isnan(_number(v)) for v in box):
-        raise DataError(
-            f"{where} ({printable(classes.names[label], 80)}): bbox {printable(repr(box), 80)}; "
-            "want the four numbers x, y, width, height"
-        )
-    if item.get("iscrowd", 0) not in (0, 1):
-        raise DataError(f"{where}: iscrowd {printable(repr(item['iscrowd']), 40)}; want 0 or 1")
-    area = math.nan
-    if item.get("area") is not None:
+        shown = printable(repr(category), 60)
+        raise DataError(f"{where}: {_shown(k, own)}: category_id {shown} is not in categories ({there})")
+    label, wrong = classes.label[category], ""
+    numbers = [_number(v) for v in box] if isinstance(box, list) and len(box) == 4 else [math.nan]
+    crowd, area = item.get("iscrowd", 0), math.nan
+    if any(map(math.isnan, numbers)):
+        wrong = f"bbox {printable(repr(box), 80)}; want the four numbers x, y, width, height"
+    elif crowd not in (0, 1):
+        wrong = f"iscrowd {printable(repr(crowd), 40)}; want 0 or 1"
+    elif item.get("area") is not None:
         area = _number(item["area"])
         if not 0 <= area < math.inf:
-            raise DataError(f"{where}: area {printable(repr(item['area']), 40)}; want square pixels, 0 or more")
-    x, y, w, h = (_number(v) for v in box)
-    return _Row(images.position[ident], label, bool(item.get("iscrowd", 0)), (x, y, w, h), area, name)
+            wrong = f"area {printable(repr(item['area']), 40)}; want square pixels, 0 or more"
+    if wrong:
+        raise DataError(f"{where}: {_shown(k, own, classes.names[label])}: {wrong}")
+    return _Row(images.position[ident], label, bool(crowd), tuple(numbers), area, k, own)
 
 
 # ---------------------------------------------------------------------------------------------- images
@@ -303,10 +309,11 @@ def _find_images(file: CocoFile, files: list[str]) -> list[str]:
 # ---------------------------------------------------------------------------------------------- arrays
 
 
-def _describer(where: str, rows: list[_Row]) -> Callable[[int], str]:
+def _describer(where: str, rows: list[_Row], classes: _Classes) -> Callable[[int], str]:
     def describe(j: int) -> str:
         box = ", ".join(f"{v:.7g}" for v in rows[j].box)
-        return f"{where}: {rows[j].name}: bbox [{box}] (x, y, width, height)"
+        shown = _shown(rows[j].number, rows[j].ident, classes.names[rows[j].label])
+        return f"{where}: {shown}: bbox [{box}] (x, y, width, height)"
 
     return describe
 
@@ -319,7 +326,7 @@ def _assemble(
     xywh = np.array([row.box for row in rows], np.float64).reshape(-1, 4)
     corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
     flat = ~np.all(xywh[:, 2:] > 0, axis=1)
-    describe = _describer(printable(file.path), rows)
+    describe = _describer(printable(file.path), rows, classes)
     settled = settle_boxes(corners, flat, images.sizes[image_of], clip_boxes, describe)
     if settled.clipped or settled.dropped:
         logger.warning(

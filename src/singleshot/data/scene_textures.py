@@ -113,12 +113,13 @@ def _leaf_outline() -> np.ndarray:
 
 Field = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
-# name -> its fields and the polygon around it, in unit coordinates.
+# name -> its fields and the polygon around it, in unit coordinates. In alphabetical order, as the VOC reader
+# numbers classes.
 SHAPES: dict[str, tuple[Field, Callable[[], np.ndarray]]] = {
-    "ring": (_ring, _circle_outline),
-    "star": (_star, _star_outline),
     "cross": (_cross, _cross_outline),
     "leaf": (_leaf, _leaf_outline),
+    "ring": (_ring, _circle_outline),
+    "star": (_star, _star_outline),
 }
 
 

@@ -93,6 +93,9 @@ def _paint(rng: np.random.Generator, items: list[Item], width: int, height: int)
         clutter(rng, canvas)
     light = rng.uniform(0.0, 2.0 * np.pi)
     for item in items:
+        casts = max(item.patch.coverage.shape) >= 30 and not item.faint and not item.outlined
+        if casts and rng.random() < 0.6:
+            _drop_shadow(canvas, item, light)
         _draw_object(rng, canvas, item, light)
         if item.card is not None:
             _draw_board(rng, canvas, item.card)
@@ -103,7 +106,7 @@ def _paint(rng: np.random.Generator, items: list[Item], width: int, height: int)
 
 
 def _draw_object(rng: np.random.Generator, canvas: np.ndarray, item: Item, light: float) -> None:
-    """Paint the object onto float32 RGB [H, W, 3]: shadow, two colours in its pattern, shading, rim or outline."""
+    """Paint the object onto float32 RGB [H, W, 3]: two colours in its pattern, shading, rim or outline."""
     height, width = canvas.shape[:2]
     window, inner = windows(item, width, height)
     patch = item.patch
@@ -111,8 +114,6 @@ def _draw_object(rng: np.random.Generator, canvas: np.ndarray, item: Item, light
     coverage = patch.coverage * patch.mask  # nothing is drawn outside the box
     below = canvas[window][patch.mask[inner]].mean(axis=0)
     first, second = _two_colours(rng, below, item.faint)
-    if not item.faint and not item.outlined and side >= 30 and rng.random() < 0.6:
-        _drop_shadow(canvas, item, coverage, light)
     colour = first + (second - first) * patch.pattern[..., None]
     ys, xs = np.mgrid[-1 : 1 : coverage.shape[0] * 1j, -1 : 1 : coverage.shape[1] * 1j]
     lit = -(xs * np.cos(light) + ys * np.sin(light))
@@ -149,8 +150,9 @@ def _two_colours(rng: np.random.Generator, below: np.ndarray, faint: bool) -> tu
     return best, best + (other - best) * rng.uniform(0.65, 1.0)
 
 
-def _drop_shadow(canvas: np.ndarray, item: Item, coverage: np.ndarray, light: float) -> None:
+def _drop_shadow(canvas: np.ndarray, item: Item, light: float) -> None:
     height, width = canvas.shape[:2]
+    coverage = item.patch.coverage
     away = max(2.0, 0.04 * max(coverage.shape))
     soft = int(away) * 2 + 1
     pad = soft + 1

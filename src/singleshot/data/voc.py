@@ -30,8 +30,8 @@ MAX_LIST_BYTES = 256 * 2**20
 MAX_SIDE = 1_000_000
 
 _DEVKIT_CLASSES = frozenset(
-    ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable")
-    + ("dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
+    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "  # noqa: SIM905
+    "pottedplant sheep sofa train tvmonitor".split()
 )
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _DIFFICULT = {"": False, "0": False, "1": True, "false": False, "true": True, "unspecified": False}
@@ -281,11 +281,15 @@ def _find_images(
         stem, dot, suffix = name.rpartition(".")
         if f"{dot}{suffix}".lower() in IMAGE_SUFFIXES:
             by_stem.setdefault(stem, []).append(name)
+    annotated = set(_annotation_stems(folder, root))
     found: list[Path | None] = []
     for stem, annotation in zip(stems, annotations, strict=True):
         same = by_stem.get(stem, [])
-        # Two images of one stem: the annotation says which.
-        name = annotation.filename if annotation.filename in same else min(same, default=annotation.filename)
+        name = annotation.filename
+        if same and name not in same:  # two images of one stem: the annotation may say which
+            name = min(same)
+        elif not same and name.rpartition(".")[0] in annotated:  # another annotation's image
+            name = ""
         try:
             found.append(folder.find(images, name) if name else None)
         except DataError as error:

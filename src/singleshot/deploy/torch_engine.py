@@ -19,7 +19,7 @@ class TorchEngine:
     def __init__(self, model: SSD, thresholds: Thresholds, device: torch.device) -> None:
         self.model = model.to(device).eval()
         if device.type == "cpu":
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.model.to(memory_format=torch.channels_last)
         self.thresholds, self.device = thresholds, device
 
     def __call__(self, images: np.ndarray) -> list[ImageDetections]:

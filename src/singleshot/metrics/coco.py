@@ -39,9 +39,7 @@ def coco_average_precision(found: FlatDetections, truth: FlatTruth, num_classes:
     try:
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError as error:
-        raise MissingExtraError(
-            "the COCO metric needs faster-coco-eval: pip install 'singleshot[train]'"
-        ) from error
+        raise MissingExtraError("the COCO metric needs faster-coco-eval: pip install 'singleshot[train]'") from error
     check_labels(found, truth, num_classes)
     if num_classes == 0:
         empty = np.zeros(0)

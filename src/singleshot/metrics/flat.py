@@ -149,9 +149,7 @@ def _labels(values: Any, count: int, where: str) -> np.ndarray:
 
 
 def _flags(values: Any, count: int, where: str, what: str) -> np.ndarray:
-    return (
-        np.zeros(count, np.bool_) if values is None else _column(values, count, where, what).astype(np.bool_)
-    )
+    return np.zeros(count, np.bool_) if values is None else _column(values, count, where, what).astype(np.bool_)
 
 
 def _image_index(per_image: list[np.ndarray]) -> np.ndarray:

@@ -146,9 +146,7 @@ def _areas(boxes: np.ndarray, extra: float) -> np.ndarray:
     return sides[:, 0] * sides[:, 1]
 
 
-def _judge(
-    overlap: np.ndarray, best: np.ndarray, ignored: np.ndarray, iou_min: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _judge(overlap: np.ndarray, best: np.ndarray, ignored: np.ndarray, iou_min: float) -> tuple[np.ndarray, np.ndarray]:
     """Which detections, best first, are true and which are false; those on an ignored object are neither."""
     matched = overlap >= iou_min
     on_ignored = matched.copy()

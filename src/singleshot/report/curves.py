@@ -43,7 +43,8 @@ def draw_curves(evaluation: Evaluation, path: str | Path) -> None:
     figure = Figure(figsize=(7.6 + 2.6 * columns, 6.4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    lines = [_draw_class(axes, evaluation.curves[i], evaluation.per_class[i], i) for i in drawn]
+    width = 1.6 if len(drawn) <= 6 else 1.0
+    lines = [_draw_class(axes, evaluation.curves[i], evaluation.per_class[i], i, width) for i in drawn]
     _frame(axes, evaluation, bool(drawn))
     if drawn:
         title = f"{'AP50' if evaluation.metric == 'coco' else 'AP'}  class   (dot: best F1)"
@@ -54,7 +55,7 @@ def draw_curves(evaluation: Evaluation, path: str | Path) -> None:
         figure.savefig(temporary, format="png")
 
 
-def _draw_class(axes: Axes, curve: Curve, result: ClassResult, index: int) -> Line2D:
+def _draw_class(axes: Axes, curve: Curve, result: ClassResult, index: int, width: float) -> Line2D:
     recall, precision = curve.recall, curve.precision
     if len(recall) > _MAX_POINTS:
         some = np.linspace(0, len(recall) - 1, _MAX_POINTS).astype(int)
@@ -64,7 +65,7 @@ def _draw_class(axes: Axes, curve: Curve, result: ClassResult, index: int) -> Li
     # From recall 0 at the first precision, so that a class found by its first detections has a visible line.
     recall = np.concatenate((np.zeros(min(1, len(recall))), recall))
     precision = np.concatenate((precision[:1], precision))
-    (line,) = axes.plot(recall, precision, style, color=colour, linewidth=1.6)
+    (line,) = axes.plot(recall, precision, style, color=colour, linewidth=width)
     if result.f1 > 0:
         axes.plot(
             [result.recall],

@@ -1,5 +1,7 @@
 """Detection without torch: sources, the Detector, what it finds, drawing and result files."""
 
+from __future__ import annotations
+
 from singleshot.runtime.detections import Detections
 from singleshot.runtime.detector import SCORE_MIN, Detector, Engine, Found
 from singleshot.runtime.drawing import draw_detections

@@ -93,9 +93,7 @@ class Detections:
                     "label": int(label),
                     "name": name,
                 }
-                for box, score, label, name in zip(
-                    self.boxes, self.scores, self.labels, self.names, strict=True
-                )
+                for box, score, label, name in zip(self.boxes, self.scores, self.labels, self.names, strict=True)
             ],
         }
 

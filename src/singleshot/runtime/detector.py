@@ -78,17 +78,15 @@ class Detector:
         self.max_detections = max_detections
 
     @overload
-    def detect(
-        self, source: Source, score_min: float | None = None, *, batch_size: int = 8
-    ) -> Detections: ...
+    def detect(self, source: Source, score_min: float | None = None, *, batch_size: int = 8) -> Detections: ...
 
     @overload
     def detect(
-        self, source: Sequence[Source], score_min: float | None = None, *, batch_size: int = 8
+        self, source: list[Any] | tuple[Any, ...], score_min: float | None = None, *, batch_size: int = 8
     ) -> list[Detections]: ...
 
     def detect(
-        self, source: Source | Sequence[Source], score_min: float | None = None, *, batch_size: int = 8
+        self, source: Source | list[Any] | tuple[Any, ...], score_min: float | None = None, *, batch_size: int = 8
     ) -> Detections | list[Detections]:
         """Objects in one image, or in each of a list of images.
 
@@ -96,14 +94,13 @@ class Detector:
         file, or a list or tuple of those. Raises DataError for an image that cannot be used and ConfigError
         for a threshold outside 0..1. For folders and videos see `stream` and `open_sources`.
         """
-        several = isinstance(source, (list, tuple))
-        sources: Sequence[Any] = source if several else [source]  # type: ignore[assignment]
+        sources = source if isinstance(source, (list, tuple)) else [source]
         frames = (_load(one, index) for index, one in enumerate(sources))
         results = []
         for found in self.stream(frames, batch_size=batch_size, score_min=score_min):
             assert found.detections is not None  # _load raises instead
             results.append(found.detections)
-        return results if several else results[0]
+        return results if sources is source else results[0]
 
     def stream(
         self,
@@ -165,14 +162,10 @@ class Detector:
             else:
                 yield Found(item.frame, self._detections(item.frame, item.place, next(results), score_min))
 
-    def _detections(
-        self, frame: Frame, place: Placement, raw: ImageDetections, score_min: float
-    ) -> Detections:
+    def _detections(self, frame: Frame, place: Placement, raw: ImageDetections, score_min: float) -> Detections:
         assert frame.image is not None
         height, width = frame.image.shape[:2]
-        boxes = boxes_from_square(
-            np.asarray(raw.boxes).reshape(-1, 4), place, self.input_spec.size, height, width
-        )
+        boxes = boxes_from_square(np.asarray(raw.boxes).reshape(-1, 4), place, self.input_spec.size, height, width)
         scores, labels = np.asarray(raw.scores, np.float32), np.asarray(raw.labels, np.int64)
         # A box that lies wholly in a letterbox's bars has no area once it is clipped to the image.
         has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
@@ -216,9 +209,7 @@ def _load(source: Any, index: int) -> Frame:
     raise DataError(f"source of type {kind}: want a path, a uint8 RGB array [height, width, 3] or a list of them")
 
 
-def _read_ahead(
-    frames: Iterable[Frame], spec: InputSpec, ready: queue.Queue[_Ready], stop: threading.Event
-) -> None:
+def _read_ahead(frames: Iterable[Frame], spec: InputSpec, ready: queue.Queue[_Ready], stop: threading.Event) -> None:
     """The reading thread: frames and their squares into the queue until the end, a failure or `stop`."""
 
     def put(item: _Ready) -> bool:
@@ -233,10 +224,8 @@ def _read_ahead(
     last = _Ready(None)
     try:
         for frame in frames:
-            if frame.image is None:
-                item = _Ready(frame)
-            else:
-                item = _Ready(frame, *to_square(frame.image, spec))
+            squared = () if frame.image is None else to_square(frame.image, spec)
+            item = _Ready(frame, *squared)
             del frame
             if not put(item):
                 break

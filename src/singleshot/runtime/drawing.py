@@ -92,7 +92,7 @@ def _drawable(character: str) -> bool:
         canvas = np.zeros((48, 64), np.uint8)
         cv2.putText(canvas, text, (8, 32), 255, _font(), 24)
         pictures.append(canvas)
-    return not np.array_equal(*pictures)
+    return not np.array_equal(pictures[0], pictures[1])
 
 
 @functools.lru_cache(maxsize=1024)
@@ -126,16 +126,12 @@ def _text_size(text: str, pixels: int) -> tuple[int, int, int]:
     return int(width), int(height), int(baseline)
 
 
-def _put_text(
-    image: np.ndarray, text: str, origin: tuple[int, int], colour: tuple[int, int, int], pixels: int
-) -> None:
+def _put_text(image: np.ndarray, text: str, origin: tuple[int, int], colour: tuple[int, int, int], pixels: int) -> None:
     if _font() is not None:
         cv2.putText(image, text, origin, colour, _font(), pixels, 500)
     else:
         thickness = max(1, round(pixels / 16))
-        cv2.putText(
-            image, text, origin, cv2.FONT_HERSHEY_SIMPLEX, pixels / 30, colour, thickness, cv2.LINE_AA
-        )
+        cv2.putText(image, text, origin, cv2.FONT_HERSHEY_SIMPLEX, pixels / 30, colour, thickness, cv2.LINE_AA)
 
 
 def _fit(text: str, pixels: int, room: int) -> tuple[str, int]:
@@ -165,6 +161,16 @@ def _draw_label(
     _put_text(image, text, (x + pad, y + pad + ascent), text_colour(colour), pixels)
 
 
+def _draw_box(image: np.ndarray, corners: tuple[int, int, int, int], colour: tuple[int, int, int], line: int) -> None:
+    """The box's own outermost `line` pixels, with a thin rim on both sides that keeps it visible on any ground."""
+    rim = max(1, line // 4)
+    for depth in range(-rim, line + rim):  # nested, since OpenCV's thick lines are wider than asked for
+        x0, y0, x1, y1 = corners[0] + depth, corners[1] + depth, corners[2] - depth, corners[3] - depth
+        if x0 <= x1 and y0 <= y1:
+            shade = colour if 0 <= depth < line else text_colour(colour)
+            cv2.rectangle(image, (x0, y0), (x1, y1), shade, 1)
+
+
 def draw_detections(image: np.ndarray, detections: Detections) -> np.ndarray:
     """A copy of the image (uint8 RGB [H, W, 3]) with boxes and "name score" labels; best detections on top.
 
@@ -172,24 +178,19 @@ def draw_detections(image: np.ndarray, detections: Detections) -> np.ndarray:
     """
     canvas = np.ascontiguousarray(image).copy()
     height, width = canvas.shape[:2]
-    line = max(1, round(min(height, width) / 250))
-    pixels = min(max(13, round(min(height, width) / 28)), 160)
-    inset = line // 2  # the line is drawn inside the image, also for a box at its edge
-    corners = []
-    for row in range(len(detections)):
-        x0, y0 = (int(v) for v in np.floor(detections.boxes[row, :2]))
-        x1, y1 = (int(v) for v in np.ceil(detections.boxes[row, 2:]) - 1)
-        x0, y0 = min(max(x0, inset), width - 1), min(max(y0, inset), height - 1)
-        corners.append((x0, y0, max(min(x1, width - 1 - inset), x0), max(min(y1, height - 1 - inset), y0)))
+    shorter = min(height, width)
+    line = 1 if shorter < 100 else max(2, round(shorter / 200))
+    pixels = min(max(13, round(shorter / 28)), 160)
     order = list(reversed(range(len(detections))))
+    corners = []
+    for x0, y0, x1, y1 in detections.boxes:
+        left, top = min(max(0, int(np.floor(x0))), width - 1), min(max(0, int(np.floor(y0))), height - 1)
+        right, bottom = min(int(np.ceil(x1)), width) - 1, min(int(np.ceil(y1)), height) - 1
+        corners.append((left, top, max(left, right), max(top, bottom)))
     for row in order:
-        colour = class_colour(detections.labels[row])
-        # A rim keeps a light box visible on a light ground, and a dark one on a dark ground.
-        cv2.rectangle(canvas, corners[row][:2], corners[row][2:], text_colour(colour), line + 2, cv2.LINE_AA)
-        cv2.rectangle(canvas, corners[row][:2], corners[row][2:], colour, line, cv2.LINE_AA)
+        _draw_box(canvas, corners[row], class_colour(detections.labels[row]), line)
     for row in order:  # after all boxes: no line runs through a word
         label = int(detections.labels[row])
         text = f"{display_name(detections.names[row], label)} {float(detections.scores[row]):.2f}"
-        x0, y0 = corners[row][:2]
-        _draw_label(canvas, text, (x0 - inset, y0 - inset), class_colour(label), pixels)
+        _draw_label(canvas, text, corners[row][:2], class_colour(label), pixels)
     return canvas

@@ -8,10 +8,12 @@ from pathlib import Path
 # Taken for images in a folder. It names more than is decoded, so that a format that is not is reported and
 # not silently passed over. Videos are what OpenCV's FFmpeg usually opens.
 IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .bmp .dib .webp .tif .tiff .gif .avif .heic .heif .jp2 .pgm .ppm".split()
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif"}
+    | {".avif", ".heic", ".heif", ".jp2", ".pgm", ".ppm"}
 )
 VIDEO_SUFFIXES = frozenset(
-    ".mp4 .m4v .avi .mov .mkv .webm .mpg .mpeg .wmv .flv .ts .mts .m2ts .3gp .ogv .mjpeg .mjpg .h264".split()
+    {".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".mts"}
+    | {".m2ts", ".3gp", ".ogv", ".mjpeg", ".mjpg", ".h264"}
 )
 _MAX_BYTES = 120  # of a stem: leaves room for "-123" and a suffix under the usual limit of 255
 _COUNTERS = 10_000  # remembered collisions; forgotten ones are found again by looking at the disk

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-import logging
+import io
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +19,6 @@ import numpy as np
 
 from singleshot.errors import DataError, printable
 from singleshot.runtime.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-
-_log = logging.getLogger(__name__)
 
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
 LIVE_KINDS = frozenset({"camera", "stream"})
@@ -118,7 +116,7 @@ def _without_secrets(address: str) -> str:
 
 
 def _nearest(path: Path) -> str:
-    """"; did you mean ...?" with the most similar name in the same folder, or where the path breaks off."""
+    """ "; did you mean ...?" with the most similar name in the same folder, or where the path breaks off."""
     parent = path.parent
     try:
         if not parent.is_dir():
@@ -155,12 +153,12 @@ def _plan_folder(folder: Path) -> Callable[[], Iterator[_Item]]:
 
 def _plan_glob(pattern: str) -> Callable[[], Iterator[_Item]]:
     def wanted() -> Iterator[str]:
-        for name in glob.iglob(pattern, recursive=True):
+        for name in glob.iglob(pattern, recursive=True):  # noqa: PTH207, as Path.glob drops "./" and roots
             if Path(name).suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and Path(name).is_file():
                 yield name
 
     if next(wanted(), None) is None:
-        some = next(glob.iglob(pattern, recursive=True), None)
+        some = next(glob.iglob(pattern, recursive=True), None)  # noqa: PTH207
         advice = f" (it matches {printable(some)}, not an image or video by its suffix)" if some else ""
         raise DataError(f"{printable(pattern)}: no image or video matches this pattern{advice}")
     return lambda: (_file_item(Path(name)) for name in sorted(wanted()))
@@ -191,7 +189,7 @@ def _open(item: _Item, stdin: BinaryIO | None) -> Iterator[Frame]:
     if item.kind == "image":
         yield _image_frame(item)
     elif item.kind == "stdin":
-        yield from _stdin_frames(stdin if stdin is not None else sys.stdin.buffer)
+        yield from _stdin_frames(stdin if stdin is not None else _standard_input())
     else:
         yield from _video_frames(item)
 
@@ -203,6 +201,16 @@ def _image_frame(item: _Item) -> Frame:
         return Frame(item.name, read_image(item.target), source=item.name)
     except DataError as error:
         return Frame(item.name, None, source=item.name, error=error)
+
+
+def _standard_input() -> BinaryIO:
+    stdin = sys.stdin
+    if stdin is None:
+        return io.BytesIO()
+    if sys.__stdin__ is not None and stdin is sys.__stdin__:
+        # Our own buffer over the same file: a thread that still waits in sys.stdin's at exit kills the interpreter.
+        return open(stdin.fileno(), "rb", closefd=False)
+    return stdin.buffer
 
 
 def _stdin_frames(stream: BinaryIO) -> Iterator[Frame]:
@@ -240,14 +248,20 @@ def _paths(stream: BinaryIO, head: bytes) -> Iterator[str | None]:
     left = head
     while True:
         *whole, left = left.split(end)
-        for raw in [*whole, left] if not (chunk := stream.read1(1 << 16)) else whole:  # type: ignore[attr-defined]
-            yield (raw if end == b"\0" else raw.rstrip(b"\r")).decode("utf-8", "surrogateescape")
+        for raw in whole:
+            yield _path(raw, end)
+        chunk = stream.read1(1 << 16)  # type: ignore[attr-defined]
         if not chunk:
+            yield _path(left, end)
             return
         left += chunk
         if len(left) > 1 << 17 and end not in left:
             yield None
             return
+
+
+def _path(raw: bytes, end: bytes) -> str:
+    return (raw if end == b"\0" else raw.rstrip(b"\r")).decode("utf-8", "surrogateescape")
 
 
 def _failed(name: str, kind: str, why: str) -> Frame:
@@ -256,16 +270,15 @@ def _failed(name: str, kind: str, why: str) -> Frame:
 
 def _capture(target: str | int) -> cv2.VideoCapture | None:
     """An opened video or None. OpenCV prints its own complaints; the caller says it in one line instead."""
-    level = cv2.getLogLevel() if hasattr(cv2, "getLogLevel") else None
-    if level is not None:
-        cv2.setLogLevel(0)
+    log = cv2.utils.logging
+    level = log.getLogLevel()
+    log.setLogLevel(log.LOG_LEVEL_SILENT)
     try:
         capture = cv2.VideoCapture(target)
     except cv2.error:
         return None
     finally:
-        if level is not None:
-            cv2.setLogLevel(level)
+        log.setLogLevel(level)
     if not capture.isOpened():
         capture.release()
         return None

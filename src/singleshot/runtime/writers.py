@@ -147,8 +147,9 @@ class CsvWriter(_FileWriter):
     def _write(self, detections: Detections) -> None:
         values = detections.to_dict()
         head = [values["image"], values["width"], values["height"]]
+        # A list: Ctrl-C cannot come between two rows of one image.
         self._rows.writerows(
-            [*head, one["label"], one["name"], one["score"], *one["box"]] for one in values["detections"]
+            [[*head, one["label"], one["name"], one["score"], *one["box"]] for one in values["detections"]]
         )
 
 

@@ -137,7 +137,9 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         reason = printable(error, 120)
-        raise CheckpointError(f"{where}: not a safetensors file ({reason}); want a model that singleshot wrote") from error
+        raise CheckpointError(
+            f"{where}: not a safetensors file ({reason}); want a model that singleshot wrote"
+        ) from error
 
 
 def read_info(path: str | Path) -> ModelInfo:

@@ -1,0 +1,36 @@
+# make demo [DATA=folder]   everything: set-up, training, evaluation, pictures
+# make test                 set-up and all checks
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+
+.PHONY: demo test setup check fast clean
+
+demo: $(STAMP)
+	$(BIN)/singleshot demo $(if $(DATA),"$(DATA)") $(ARGS)
+
+test: check
+	$(BIN)/python -m pytest -q $(ARGS)
+
+# Formatting, lint, types; the import law is one of the tests.
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fast: $(STAMP)
+	$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+
+setup: $(STAMP)
+
+# Installed once, and again when the dependencies change.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "singleshot needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build src/*.egg-info

@@ -1,0 +1,64 @@
+"""The command line: one file per command; this one puts them together and turns mistakes into one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from singleshot import __version__
+from singleshot.cli.demo import demo
+from singleshot.cli.detect import detect
+from singleshot.cli.eval import evaluate_command
+from singleshot.cli.priors import priors_app
+from singleshot.cli.train import train
+from singleshot.errors import SingleshotError, printable
+
+app = typer.Typer(
+    name="singleshot",
+    help="SSD (Single Shot MultiBox Detector): train on your own images, evaluate, detect.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(train)
+app.command(name="eval")(evaluate_command)
+app.command()(detect)
+app.command()(demo)
+app.add_typer(priors_app, name="priors")
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"singleshot {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """SSD (Single Shot MultiBox Detector): train on your own images, evaluate, detect."""
+
+
+def main() -> None:
+    """Entry point of `singleshot`: exit code 0 done, 2 the user's input is wrong, 130 Ctrl-C, 1 our fault."""
+    logging.basicConfig(format="singleshot: %(message)s", level=logging.INFO, stream=sys.stderr)
+    try:
+        app()
+    except SingleshotError as error:
+        print(f"singleshot: {printable(error, 4000)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("singleshot: stopped", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): not an error; keep Python from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

@@ -1,0 +1,40 @@
+"""What several commands share: option types, folders for results, durations."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from singleshot.errors import ConfigError, printable
+
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, or auto.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_duration(text: str, option: str = "--time") -> float:
+    """Seconds of "90s", "20m", "1h30m", "1.5h" or plain seconds. Raises ConfigError."""
+    text = text.strip().lower()
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", text)
+    if parts and "".join(number + unit for number, unit in parts) == text:
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    elif re.fullmatch(r"\d+(\.\d+)?", text):
+        seconds = float(text)
+    else:
+        raise ConfigError(f"{option} {printable(text)!r}: want a time such as 90s, 20m or 1h30m")
+    if not 1 <= seconds <= 365 * 86400:
+        raise ConfigError(f"{option} {printable(text)}: want between 1 second and a year")
+    return seconds
+
+
+def numbered_folder(parent: Path, name: str) -> Path:
+    """parent/name-1, or the first number that is not there yet."""
+    number = 1
+    while (parent / f"{name}-{number}").exists():
+        number += 1
+    return parent / f"{name}-{number}"

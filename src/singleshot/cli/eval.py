@@ -1,0 +1,134 @@
+"""`singleshot eval`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from singleshot.cli.common import DeviceOption, JsonOption, QuietOption
+from singleshot.errors import ConfigError
+from singleshot.files import atomic_write
+
+if TYPE_CHECKING:
+    from singleshot.metrics import Evaluation
+
+
+def evaluate_command(
+    model: Annotated[str, typer.Argument(help="A checkpoint, such as runs/train-1/best.safetensors.")],
+    data: Annotated[str, typer.Argument(help="Folder or file in VOC or COCO form.")],
+    split: Annotated[str, typer.Option(help="Which split.")] = "val",
+    metric: Annotated[str, typer.Option(help="voc07 (11 points), voc (area) or coco (.5:.95, by size).")] = "voc",
+    out: Annotated[Path | None, typer.Option(help="Folder for eval.json and curves.png.")] = None,
+    batch: Annotated[int, typer.Option(min=1, max=1024, help="Images per forward pass.")] = 16,
+    score_min: Annotated[float | None, typer.Option(help="Ignore lower scores. Default: the model's, .01.")] = None,
+    nms_iou: Annotated[
+        float | None, typer.Option(help="IoU over which a weaker box is dropped. Default: the model's.")
+    ] = None,
+    device: DeviceOption = "auto",
+    workers: Annotated[int | None, typer.Option(min=0, max=64, help="Processes that load images.")] = None,
+    clip_boxes: Annotated[
+        bool, typer.Option("--clip-boxes", help="Clip ground truth to the image instead of stopping.")
+    ] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Average precision of a model on labelled images: per class and over all; difficult objects are ignored.
+
+    Example: singleshot eval runs/train-1/best.safetensors path/to/VOC2007 --split test --metric voc07 --out report
+    """
+    result, images, seconds = run_evaluation(
+        model, data, split, metric, batch, score_min, nms_iou, device, workers, clip_boxes, quiet
+    )
+    report = {"model": model, "data": data, "split": split, "images": images, "seconds": round(seconds, 2),
+              **result.to_dict()}  # fmt: skip
+    if out is not None:
+        write_report(out, report, result)
+    if as_json:
+        print(json.dumps(report))
+        return
+    from singleshot.metrics.table import format_table
+
+    print(format_table(result))
+    if not quiet:
+        print(f"{images} images of {split} in {seconds:.1f} s", file=sys.stderr)
+        if out is not None:
+            print(f"written: {out / 'eval.json'}, {out / 'curves.png'}", file=sys.stderr)
+
+
+def write_report(out: Path, report: dict[str, Any], result: Evaluation) -> None:
+    """eval.json and the precision-recall curves."""
+    from singleshot.report.curves import draw_curves
+
+    with atomic_write(out / "eval.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=2))
+    draw_curves(result, out / "curves.png")
+
+
+def run_evaluation(
+    model_path: str,
+    data: str,
+    split: str,
+    metric: str = "voc",
+    batch: int = 16,
+    score_min: float | None = None,
+    nms_iou: float | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    clip_boxes: bool = False,
+    quiet: bool = False,
+) -> tuple[Evaluation, int, float]:
+    """Evaluate a checkpoint; returns the evaluation, the number of images and the seconds it took."""
+    from dataclasses import replace
+
+    from singleshot.data import open_dataset
+    from singleshot.data.loader import EvalLoader
+    from singleshot.deploy.torch_engine import pick_device
+    from singleshot.metrics import METRICS
+    from singleshot.training.precision import place_model
+    from singleshot.training.validate import validate
+    from singleshot.weights.checkpoint import load_checkpoint
+
+    if metric not in METRICS:
+        raise ConfigError(f"--metric {metric}: want one of {', '.join(METRICS)}")
+    place = pick_device(device)
+    model, info = load_checkpoint(model_path)
+    place_model(model, place)
+    dataset = open_dataset(data, split, class_names=info.class_names, clip_boxes=clip_boxes)
+    thresholds = info.thresholds
+    if score_min is not None:
+        thresholds = replace(thresholds, score_min=score_min)
+    if nms_iou is not None:
+        thresholds = replace(thresholds, nms_iou=nms_iou)
+    loader = EvalLoader(dataset, model.input_spec, batch, workers)
+    started = time.perf_counter()
+    try:
+        with _progress(len(dataset), quiet) as advance:
+            result = validate(model, dataset, loader, thresholds, place, metric, on_image=advance)
+    finally:
+        loader.close()
+    return result.evaluation, len(dataset), time.perf_counter() - started
+
+
+class _progress:  # noqa: N801
+    """A bar over images on a terminal, nothing elsewhere; gives the function that moves it."""
+
+    def __init__(self, total: int, quiet: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self._bar = Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
+                             transient=True, disable=quiet or not console.is_terminal)  # fmt: skip
+        self._task = self._bar.add_task("images", total=total)
+
+    def __enter__(self):  # type: ignore[no-untyped-def]
+        self._bar.start()
+        return lambda: self._bar.advance(self._task)
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()

@@ -1,0 +1,56 @@
+"""`singleshot priors`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from singleshot.cli.common import JsonOption
+
+priors_app = typer.Typer(help="Default boxes: what the models look for.", no_args_is_help=True)
+
+
+@priors_app.callback()
+def _group() -> None:
+    """Default boxes: what the models look for."""
+
+
+@priors_app.command()
+def show(
+    name: Annotated[
+        str | None, typer.Argument(help="A table of default boxes; without it, all models and tables.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the models with their default boxes, or one table in full.
+
+    Example: singleshot priors show ssd300-voc
+    """
+    from singleshot.models import MODELS
+    from singleshot.priors import PRIORS, make_priors, prior_spec
+
+    if name is None:
+        rows = {key: {"about": m.about, "priors": m.priors, "count": PRIORS[m.priors].count, "input": m.input_spec.size}
+                for key, m in MODELS.items()}  # fmt: skip
+        if as_json:
+            print(json.dumps({"models": rows, "tables": list(PRIORS)}))
+            return
+        for key, row in rows.items():
+            print(f"{key:<28} {row['input']} px  {row['count']:>6} priors ({row['priors']})  {row['about']}")
+        print(f"tables: {', '.join(PRIORS)}")
+        return
+    spec = prior_spec(name)
+    if as_json:
+        print(json.dumps({"name": name, "count": spec.count, **spec.to_dict()}))
+        return
+    priors = make_priors(spec)
+    print(f"{name}: {spec.count} priors on an input of {spec.image_size} px, clip {spec.clip}")
+    start = 0
+    for cells, boxes in zip(spec.maps, spec.per_cell, strict=True):
+        shapes = ", ".join(
+            f"{w:.1f}x{h:.1f}" for w, h in (priors[start : start + boxes, 2:] * spec.image_size).tolist()
+        )
+        print(f"  {cells:>3} x {cells:<3} cells, {boxes} a cell: {shapes}")
+        start += cells * cells * boxes

@@ -1,0 +1,243 @@
+"""`singleshot train`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from singleshot.cli.common import DeviceOption, JsonOption, QuietOption, numbered_folder, parse_duration
+from singleshot.errors import CheckpointError, ConfigError, printable
+from singleshot.files import atomic_write
+
+if TYPE_CHECKING:
+    from singleshot.data.dataset import Dataset
+    from singleshot.models import SSD
+    from singleshot.training.loop import Result
+    from singleshot.training.recipes import Recipe
+
+RUN_FILE = "run.json"
+DEFAULT_MODEL = "ssdlite320-mobilenetv2"
+
+
+def train(
+    data: Annotated[
+        str | None, typer.Argument(help="Folder or file in VOC or COCO form. Not needed with --resume.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help=f"Which network; default {DEFAULT_MODEL}. See: priors show.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/train-N.")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="paper, scratch, finetune or a TOML file. Default: scratch without pretrained weights, else finetune."
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Times through the training images. Default: the recipe's.")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option("--time", help="Train for this long instead, such as 20m or 1h30m.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, max=4096, help="Images per step. Default: the recipe's.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate at the recipe's base batch.")] = None,
+    backbone_weights: Annotated[
+        str | None,
+        typer.Option(
+            help="auto (ImageNet where it can be downloaded), imagenet, none, or a file (.pth, .safetensors)."
+        ),
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option(help="A checkpoint of singleshot's to start from; its classes may differ.")
+    ] = None,
+    resize: Annotated[str | None, typer.Option(help="stretch or letterbox. Default: stretch, as the paper.")] = None,
+    split: Annotated[str, typer.Option(help="Split to train on.")] = "train",
+    val_split: Annotated[str, typer.Option(help="Split to validate on; none for no validation.")] = "val",
+    val_every: Annotated[
+        int, typer.Option(min=1, help="Epochs between validations (with --time: as time allows).")
+    ] = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of everything random.")] = 0,
+    device: DeviceOption = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16 (CUDA).")] = "auto",
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Compile the network first (minutes; pays on long runs).")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(min=0, max=64, help="Processes that load images.")] = None,
+    tensorboard: Annotated[bool, typer.Option(help="Write scalars and pictures for TensorBoard.")] = True,
+    update_ratios: Annotated[
+        bool, typer.Option("--update-ratios", help="Also how far each layer's weights move.")
+    ] = False,
+    clip_boxes: Annotated[
+        bool, typer.Option("--clip-boxes", help="Clip boxes to the image and drop empty ones instead of stopping.")
+    ] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Train a detector on a folder of labelled images.
+
+    The run folder holds best.safetensors (highest validation mAP50), last.safetensors, resume.safetensors, log.csv and
+    TensorBoard's files. Ctrl-C saves; --resume goes on.
+
+    Example: singleshot train path/to/VOC2007 --model ssdlite320-mobilenetv2 --time 20m --out runs/first
+    """
+    options = {
+        "data": data, "model": model, "recipe": recipe, "epochs": epochs, "time": time, "batch": batch, "lr": lr,
+        "backbone_weights": backbone_weights, "start": start, "resize": resize, "split": split,
+        "val_split": val_split, "val_every": val_every, "seed": seed, "precision": precision, "clip_boxes": clip_boxes,
+    }  # fmt: skip
+    if resume:
+        options = _resumed(out, options)
+    elif data is None:
+        raise ConfigError("train: which data? Give a folder in VOC or COCO form: singleshot train DATA")
+    if options["time"] and options["epochs"]:
+        raise ConfigError("--time and --epochs exclude each other: a budget of time decides the epochs")
+    result, folder = run_training(options, out, resume, device, compile_, workers, tensorboard, update_ratios, quiet)
+    _tell(result, folder, options, as_json, quiet)
+
+
+def _resumed(out: Path | None, given: dict[str, Any]) -> dict[str, Any]:
+    """The options that the run was started with; only its length may be changed."""
+    if out is None:
+        raise ConfigError("--resume: which run? Give its folder: singleshot train --resume --out runs/train-1")
+    path = out / RUN_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{printable(out)}: no {RUN_FILE} there; --resume wants a folder that train wrote")
+    try:
+        saved = json.loads(path.read_text())["options"]
+        if not isinstance(saved, dict) or set(saved) != set(given):
+            raise ValueError("other options than this version's")
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{printable(path)}: cannot be read ({printable(error)})") from error
+    for key in ("model", "recipe", "batch", "lr", "backbone_weights", "start", "resize"):
+        if given[key] is not None and given[key] != saved[key]:
+            raise ConfigError(f"--resume: --{key.replace('_', '-')} cannot change in a run; start a new one with --out")
+    if given["data"] is not None:
+        saved["data"] = given["data"]
+    if given["epochs"] is not None or given["time"] is not None:
+        saved["epochs"], saved["time"] = given["epochs"], given["time"]
+    return saved
+
+
+def run_training(
+    options: dict[str, Any],
+    out: Path | None,
+    resume: bool = False,
+    device: str = "auto",
+    compiled: bool = False,
+    workers: int | None = None,
+    tensorboard: bool = True,
+    update_ratios: bool = False,
+    quiet: bool = False,
+) -> tuple[Result, Path]:
+    """Open the data, build the model, train. Nothing is written before all the input has been checked."""
+    if not quiet:
+        print("starting ...", file=sys.stderr, flush=True)  # PyTorch takes seconds to import
+    import torch
+
+    from singleshot.data import open_dataset
+    from singleshot.deploy.torch_engine import pick_device
+    from singleshot.training import loop, reports
+
+    place = pick_device(device)
+    train_set = open_dataset(options["data"], options["split"], clip_boxes=options["clip_boxes"])
+    val_set = _open_validation(options, train_set)
+    torch.manual_seed(options["seed"])
+    model, recipe, found = _model_and_recipe(options, len(train_set.class_names), fresh=not resume)
+    seconds = parse_duration(options["time"]) if options["time"] else None
+    folder = out or numbered_folder(Path("runs"), "train")
+    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(
+            f"{printable(folder)}: is there already; give another --out, or go on with that run: --resume"
+        )
+    settings = loop.Settings(
+        out=folder, epochs=options["epochs"] or recipe.epochs, batch=options["batch"] or recipe.batch, seconds=seconds,
+        seed=options["seed"], device=place, precision=options["precision"], compiled=compiled, workers=workers,
+        val_every=options["val_every"], update_ratios=update_ratios,
+    )  # fmt: skip
+    trainer = loop.Trainer(model, train_set, val_set, recipe, settings)
+    if resume:
+        trainer.resume()
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / RUN_FILE) as temporary:
+        temporary.write_text(json.dumps({"options": options, "recipe": recipe.plain()}, indent=2))
+    if not quiet:
+        length = options["time"] or f"{settings.epochs} epochs"
+        val = f", {len(val_set)} to validate on" if val_set is not None else ""
+        print(f"{model.name} ({found}) on {len(train_set)} images{val}, {len(train_set.class_names)} classes; batch "
+              f"{settings.batch}, {trainer.dtype} on {place}, {length}; into {folder}", file=sys.stderr)  # fmt: skip
+    trainer.reporters += reports.console_reporter(quiet)
+    trainer.reporters.append(reports.CsvReporter(folder / "log.csv", trainer.progress.history))
+    if tensorboard:
+        trainer.reporters.append(reports.TensorBoardReporter(folder))
+    try:
+        return trainer.run(), folder
+    except loop.NonFiniteLossError as error:
+        raise ConfigError(f"{error}; saved: {printable(folder)}") from error
+
+
+def _open_validation(options: dict[str, Any], train_set: Dataset) -> Dataset | None:
+    from singleshot.data import available_splits, open_dataset
+
+    name = options["val_split"]
+    if name == "none":
+        return None
+    if name == "val" and not {"val", "valid", "validation"} & set(available_splits(options["data"])):
+        print("singleshot: no split 'val' in the data: training without validation (name one with --val-split)",
+              file=sys.stderr)  # fmt: skip
+        return None
+    return open_dataset(options["data"], name, class_names=train_set.class_names, clip_boxes=options["clip_boxes"])
+
+
+def _model_and_recipe(options: dict[str, Any], num_classes: int, fresh: bool) -> tuple[SSD, Recipe, str]:
+    """The model with its starting weights, the recipe, and words about where the weights come from."""
+    from dataclasses import replace
+
+    from singleshot.models import MODELS, build
+    from singleshot.training.recipes import Recipe, first_problem, load_recipe
+    from singleshot.weights.start import start_from_checkpoint, start_model
+
+    if options["start"]:
+        model, found = start_from_checkpoint(options["start"], num_classes, options["model"])
+        pretrained = True
+    else:
+        name = options["model"] or DEFAULT_MODEL
+        inputs = MODELS[name].input_spec if name in MODELS else None
+        if inputs is not None and options["resize"]:
+            inputs = replace(inputs, resize=options["resize"])
+        model = build(name, num_classes, input_spec=inputs)
+        model, found, pretrained = start_model(model, options["backbone_weights"] or "auto", fresh)
+    if options["recipe"] is None:
+        options["recipe"] = "finetune" if pretrained else "scratch"
+    recipe = load_recipe(options["recipe"])
+    if options["lr"] is not None:
+        try:
+            recipe = Recipe.model_validate({**dict(recipe), "lr": options["lr"]})
+        except ValueError as error:
+            raise ConfigError(f"--lr {options['lr']}: {first_problem(error)}") from error
+    return model, recipe, found
+
+
+def _tell(result: Result, folder: Path, options: dict[str, Any], as_json: bool, quiet: bool) -> None:
+    best = folder / "best.safetensors"
+    if as_json:
+        print(json.dumps({
+            "folder": str(folder), "best": str(best) if best.exists() else None, "epochs": result.epochs,
+            "steps": result.steps, "seconds": round(result.seconds, 1), "val_map50": result.best_map,
+            "interrupted": result.interrupted, "images_per_second": round(result.images_per_second, 2),
+        }))  # fmt: skip
+    elif not quiet or result.interrupted:
+        score = f", best validation mAP50 {result.best_map:.4f}" if result.best_map is not None else ""
+        how = "stopped and saved" if result.interrupted else "trained"
+        print(f"{how} after {result.epochs} epochs, {result.steps} steps, {result.seconds:.0f} s{score}: {folder}")
+        if result.interrupted:
+            print(f"go on:    singleshot train --resume --out {folder}")
+        else:
+            print(f"evaluate: singleshot eval {best} {options['data']} --split test")
+            print(f"detect:   singleshot detect {best} IMAGES")
+    if result.interrupted:
+        raise typer.Exit(130)

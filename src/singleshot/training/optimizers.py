@@ -1,0 +1,76 @@
+"""Optimizers, their parameter groups, and weight averaging."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from singleshot.training.recipes import Recipe
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, bias_lr_factor: float) -> list[dict[str, object]]:
+    """Weights with decay; biases at `bias_lr_factor` times the rate without decay (Caffe ssd_pascal.py: lr_mult 2,
+    decay_mult 0); scales and shifts of normalisation layers without decay."""
+    norm_types = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+    weights, biases, plain = [], [], []
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
+            if isinstance(module, norm_types) or (parameter.ndim <= 1 and name != "bias"):
+                plain.append(parameter)
+            elif name == "bias":
+                biases.append(parameter)
+            else:
+                weights.append(parameter)
+    return [
+        {"params": weights, "weight_decay": weight_decay, "factor": 1.0},
+        {"params": biases, "weight_decay": 0.0, "factor": bias_lr_factor},
+        {"params": plain, "weight_decay": 0.0, "factor": 1.0},
+    ]
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:
+    """SGD or AdamW, fused: one pass over the parameters. Each group keeps its `factor` on the learning rate."""
+    groups = parameter_groups(model, recipe.weight_decay, recipe.bias_lr_factor)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, fused=True)
+    return torch.optim.AdamW(groups, lr=lr, betas=(recipe.momentum, 0.999), fused=True)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Every group's rate: lr times its own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["factor"]
+
+
+class Average:
+    """Exponential moving average of a model's state (parameters and the running statistics of normalisation).
+
+    The decay rises with the number of updates, (1 + n) / (10 + n) at most, so that a short training is not
+    dominated by its first weights.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay, self.updates = decay, 0
+        self.state = {key: value.detach().clone() for key, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take one step's weights in."""
+        self.updates += 1
+        weight = 1.0 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        current = model.state_dict()
+        floats = [key for key, value in self.state.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.state[key] for key in floats], [current[key] for key in floats], weight)
+        for key, value in self.state.items():
+            if not value.is_floating_point():
+                value.copy_(current[key])
+
+    def load(self, state: Mapping[str, Tensor], updates: int) -> None:
+        """Go on from a saved average."""
+        for key, value in self.state.items():
+            value.copy_(state[key])
+        self.updates = updates

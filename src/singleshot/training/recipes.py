@@ -1,0 +1,119 @@
+"""Recipes: everything about a training that is not the model and not the data, as a TOML file."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from singleshot.data.augment import AUGMENTS, AugmentSpec
+from singleshot.errors import ConfigError, printable
+
+MAX_BYTES = 1 << 20
+
+
+class Recipe(BaseModel):
+    """A training recipe; every field has the published value (`paper`) as its default.
+
+    lr is for a batch of `base_batch` images and scales in proportion with the real one. Milestones are fractions of the
+    whole training. warmup is a fraction of the training but at most `warmup_steps` steps.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(1e-3, gt=0, le=10)
+    base_batch: int = Field(32, ge=1)
+    batch: int = Field(32, ge=1, le=4096)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0, le=1)
+    bias_lr_factor: float = Field(2.0, ge=0, le=100)
+    epochs: int = Field(232, ge=1, le=100_000)
+    schedule: Literal["step", "cosine"] = "step"
+    milestones: tuple[float, ...] = (2 / 3, 5 / 6)
+    gamma: float = Field(0.1, gt=0, le=1)
+    final_lr: float = Field(0.0, ge=0, le=1, description="cosine: last learning rate as a part of lr")
+    warmup: float = Field(0.02, ge=0, le=0.5)
+    warmup_steps: int = Field(500, ge=0)
+    ema: float = Field(0.0, ge=0, lt=1, description="weight averaging: decay per step, 0 for none")
+    clip_norm: float = Field(0.0, ge=0, description="gradient norm is cut to this, 0 for never")
+    matching: str = "caffe"
+    iou_min: float = Field(0.5, gt=0, lt=1)
+    loss: str = "caffe"
+    negative_ratio: float = Field(3.0, gt=0, le=1000)
+    min_negatives: int = Field(0, ge=0, le=10_000)
+    alpha: float = Field(1.0, ge=0, le=1000)
+    augment: AugmentSpec = AUGMENTS["caffe"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _augment_by_name(cls, values: Any) -> Any:
+        """augment = "light", or a table whose `preset` is changed by its other keys."""
+        augment = values.get("augment") if isinstance(values, dict) else None
+        if isinstance(augment, str):
+            return {**values, "augment": _preset(augment)}
+        if isinstance(augment, dict):
+            changes = dict(augment)
+            start = _preset(changes.pop("preset", "caffe")).to_dict()
+            return {**values, "augment": AugmentSpec.from_dict({**start, **changes})}
+        return values
+
+    @model_validator(mode="after")
+    def _milestones_rise(self) -> Recipe:
+        if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
+            raise ValueError("milestones must rise between 0 and 1")
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON and TOML can hold it; `Recipe(**plain)` is equal."""
+        return {**self.model_dump(mode="json", exclude={"augment"}), "augment": self.augment.to_dict()}
+
+    def learning_rate(self, batch: int) -> float:
+        """lr for a batch of that many images (Goyal et al. 2017: in proportion)."""
+        return self.lr * batch / self.base_batch
+
+
+def _preset(name: object) -> AugmentSpec:
+    if name not in AUGMENTS:
+        raise ConfigError(f"augment {printable(name)!r}: want one of {', '.join(AUGMENTS)}, or a table")
+    return AUGMENTS[str(name)]
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("singleshot.training") / "recipes"
+    return tuple(sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".toml")))
+
+
+def load_recipe(name: str) -> Recipe:
+    """A recipe by name or from a TOML file. Raises ConfigError with the file, the key and what it wants."""
+    if name in recipe_names():
+        text = (resources.files("singleshot.training") / "recipes" / f"{name}.toml").read_text()
+    elif Path(name).is_file():
+        if Path(name).stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{printable(name)}: larger than 1 MB, want a recipe in TOML")
+        text = Path(name).read_text(errors="replace")
+    else:
+        near = difflib.get_close_matches(name, recipe_names(), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"recipe {printable(name)!r}: want one of {', '.join(recipe_names())}, or a TOML file{hint}")
+    try:
+        return Recipe(**tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{printable(name)}: not TOML ({printable(error)})") from error
+    except (ValidationError, ConfigError) as error:
+        raise ConfigError(f"recipe {printable(name)}: {first_problem(error)}") from error
+
+
+def first_problem(error: Exception) -> str:
+    """One line of what pydantic complains about first."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "recipe"
+    came = f", came {printable(repr(first['input']), 60)}" if first["loc"] else ""
+    return f"{key}: {first['msg']}{came}"

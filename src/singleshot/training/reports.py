@@ -1,0 +1,173 @@
+"""Who hears of a training: the terminal, a CSV file and TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+import numpy as np
+
+from singleshot.errors import MissingExtraError
+from singleshot.files import atomic_write
+
+COLUMNS = (
+    "epoch", "step", "seconds", "lr", "loss", "loss_location", "loss_confidence", "images_per_second",
+    "val_loss_location", "val_loss_confidence", "val_map50",
+)  # fmt: skip
+
+
+class Reporter(Protocol):
+    """Told of a training's course. `on_step` is called a few times a second at most."""
+
+    def on_step(self, values: Mapping[str, float]) -> None: ...
+
+    def on_epoch(self, row: Mapping[str, Any]) -> None: ...
+
+    def on_pictures(self, step: int, pictures: Sequence[np.ndarray]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class CsvReporter:
+    """log.csv with one row per epoch; on a resume the rows of the state that is gone on from come first."""
+
+    def __init__(self, path: Path, history: Sequence[Mapping[str, Any]]) -> None:
+        with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(history)
+        self._file = path.open("a", newline="")
+        self._writer = csv.DictWriter(self._file, COLUMNS, restval="", extrasaction="ignore")
+
+    def on_step(self, values: Mapping[str, float]) -> None:
+        """Nothing: the file holds epochs."""
+
+    def on_epoch(self, row: Mapping[str, Any]) -> None:
+        self._writer.writerow(row)
+        self._file.flush()
+
+    def on_pictures(self, step: int, pictures: Sequence[np.ndarray]) -> None:
+        """Nothing: the file holds numbers."""
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TensorBoardReporter:
+    """Scalars and pictures for `tensorboard --logdir`."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise MissingExtraError("TensorBoard is not installed: pip install 'singleshot[train]'") from error
+        self._writer = SummaryWriter(str(folder))
+
+    def on_step(self, values: Mapping[str, float]) -> None:
+        for name in ("loss", "loss_location", "loss_confidence", "lr", "images_per_second"):
+            if name in values:
+                self._writer.add_scalar(f"train/{name}", values[name], int(values["step"]))
+        for name, value in values.items():
+            if name.startswith("update_ratio/"):
+                self._writer.add_scalar(name, value, int(values["step"]))
+
+    def on_epoch(self, row: Mapping[str, Any]) -> None:
+        for name in ("val_loss_location", "val_loss_confidence", "val_map50"):
+            if row.get(name) not in (None, ""):
+                self._writer.add_scalar(f"val/{name.removeprefix('val_')}", row[name], row["step"])
+
+    def on_pictures(self, step: int, pictures: Sequence[np.ndarray]) -> None:
+        for i, picture in enumerate(pictures):
+            self._writer.add_image(f"val/{i}", picture, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _numbers(values: Mapping[str, Any]) -> str:
+    parts = [f"loss {values['loss']:.3f} (loc {values['loss_location']:.3f} conf {values['loss_confidence']:.3f})"]
+    parts.append(f"{values['images_per_second']:.1f} img/s")
+    if values.get("last_map") is not None:
+        parts.append(f"mAP50 {values['last_map']:.4f}")
+    if values.get("seconds_left") is not None:
+        parts.append(f"{_clock(values['seconds_left'])} left")
+    return "  ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class PlainReporter:
+    """Lines for a log file: one per epoch, and one every `interval` seconds within a long epoch."""
+
+    def __init__(self, stream: TextIO | None = None, interval: float = 30.0) -> None:
+        self._stream, self._interval = stream or sys.stderr, interval
+        self._last = time.monotonic()
+
+    def on_step(self, values: Mapping[str, float]) -> None:
+        if time.monotonic() - self._last >= self._interval:
+            self._last = time.monotonic()
+            print(f"{values['progress']:4.0%}  epoch {int(values['epoch']) + 1}  {_numbers(values)}",
+                  file=self._stream, flush=True)  # fmt: skip
+
+    def on_epoch(self, row: Mapping[str, Any]) -> None:
+        self._last = time.monotonic()
+        best = "  best so far" if row.get("best") else ""
+        print(f"{row['progress']:4.0%}  epoch {row['epoch'] + 1} done  {_numbers(row)}{best}",
+              file=self._stream, flush=True)  # fmt: skip
+
+    def on_pictures(self, step: int, pictures: Sequence[np.ndarray]) -> None:
+        """Nothing: this is text."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class LiveReporter:
+    """A bar that stays in place on a terminal, with a line above it per validation."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            console=Console(stderr=True),
+        )
+        self._task = self._progress.add_task("", total=1.0, epoch=1, numbers="starting")
+        self._progress.start()
+
+    def on_step(self, values: Mapping[str, float]) -> None:
+        self._progress.update(
+            self._task, completed=values["progress"], epoch=int(values["epoch"]) + 1, numbers=_numbers(values)
+        )
+
+    def on_epoch(self, row: Mapping[str, Any]) -> None:
+        self._progress.update(self._task, completed=row["progress"], epoch=row["epoch"] + 1, numbers=_numbers(row))
+        if row.get("val_map50") is not None:
+            best = "  [green]best so far[/]" if row.get("best") else ""
+            self._progress.console.print(f"epoch {row['epoch'] + 1:>4}  {_numbers(row)}{best}", highlight=False)
+
+    def on_pictures(self, step: int, pictures: Sequence[np.ndarray]) -> None:
+        """Nothing: this is a terminal."""
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def console_reporter(quiet: bool = False) -> list[Reporter]:
+    """What suits standard error: a live bar, plain lines, or nothing."""
+    if quiet:
+        return []
+    return [LiveReporter() if sys.stderr.isatty() else PlainReporter()]

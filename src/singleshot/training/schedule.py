@@ -1,0 +1,46 @@
+"""How the learning rate changes, as a pure function of how far the training is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def lr_factor(
+    progress: float,
+    schedule: str,
+    warmup: float = 0.0,
+    milestones: Sequence[float] = (),
+    gamma: float = 0.1,
+    final: float = 0.0,
+) -> float:
+    """Factor on the learning rate at `progress` (0 at the first step, 1 at the end).
+
+    During `warmup` it rises in a line from a tenth; after it "step" multiplies by gamma at each milestone and
+    "cosine" falls from 1 to `final`.
+    """
+    progress = min(max(progress, 0.0), 1.0)
+    rise = 1.0 if progress >= warmup else 0.1 + 0.9 * progress / warmup
+    if schedule == "step":
+        return rise * gamma ** sum(progress >= m for m in milestones)
+    rest = (progress - warmup) / (1.0 - warmup) if progress > warmup else 0.0
+    return rise * (final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * rest)))
+
+
+class Clock:
+    """How far a training is: by steps, or by seconds where a wall-clock budget is given.
+
+    total_steps: of the whole training (None with a budget); budget: seconds; spent: seconds used before a resume.
+    """
+
+    def __init__(self, total_steps: int | None, budget: float | None = None) -> None:
+        assert (total_steps is None) != (budget is None), "steps or seconds, one of the two"
+        self.total_steps, self.budget = total_steps, budget
+        self.reserve = 0.0  # seconds that the last validation will need
+
+    def progress(self, step: int, seconds: float) -> float:
+        """0..1; 1 means that no further step should start."""
+        if self.budget is not None:
+            return min(1.0, seconds / max(self.budget - self.reserve, 1e-9))
+        assert self.total_steps is not None
+        return min(1.0, step / max(self.total_steps, 1))

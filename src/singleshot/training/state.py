@@ -1,0 +1,86 @@
+"""The state of a training, so that a killed one goes on where it stopped, bit for bit: safetensors, no pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from singleshot.errors import CheckpointError, printable
+from singleshot.files import atomic_write
+from singleshot.training.step import Stepper
+from singleshot.weights.checkpoint import check_state, read_tensors
+
+KEY = "singleshot-training"
+
+
+@dataclass
+class Progress:
+    """Where a training is: the next batch to train on is `batch` of `epoch`."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    best: float = -1.0
+    best_epoch: int = -1
+    last_map: float | None = None
+    finished: bool = False
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def save_state(path: Path, stepper: Stepper, progress: Progress) -> None:
+    """Weights, average, optimizer and scaler, and the progress as JSON in the metadata."""
+    tensors: dict[str, Tensor] = {f"model.{k}": v for k, v in stepper.model.state_dict().items()}
+    if stepper.average is not None:
+        tensors |= {f"average.{k}": v for k, v in stepper.average.state.items()}
+    for index, slots in stepper.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(v) for name, v in slots.items() if v is not None}
+    about = {
+        "progress": asdict(progress),
+        "updates": stepper.average.updates if stepper.average is not None else 0,
+        "scaler": stepper.scaler.state_dict(),
+    }
+    tensors = {key: value.detach().contiguous().cpu() for key, value in tensors.items()}
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata={KEY: json.dumps(about)})
+
+
+def is_finite(stepper: Stepper) -> bool:
+    """Whether every weight and running statistic is a finite number."""
+    values = [v for v in stepper.model.state_dict().values() if v.is_floating_point()]
+    return bool(torch.stack([v.isfinite().all() for v in values]).all())
+
+
+def load_state(path: Path, stepper: Stepper) -> Progress:
+    """Put a saved state back. Raises CheckpointError."""
+    tensors, metadata = read_tensors(path)
+    where = printable(path)
+    if KEY not in metadata:
+        raise CheckpointError(f"{where}: not the state of a training; --resume wants a folder that train wrote")
+    about = json.loads(metadata[KEY])
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    model_state = part("model.")
+    check_state(model_state, stepper.model.state_dict(), where)
+    stepper.model.load_state_dict(model_state)
+    if stepper.average is not None:
+        average = part("average.")
+        check_state(average, stepper.average.state, where)
+        stepper.average.load(average, about["updates"])
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, value in part("optimizer.").items():
+        index, name = key.split(".", 1)
+        slots.setdefault(int(index), {})[name] = value
+    whole = stepper.optimizer.state_dict()
+    stepper.optimizer.load_state_dict({"state": slots, "param_groups": whole["param_groups"]})
+    if about["scaler"]:
+        stepper.scaler.load_state_dict(about["scaler"])
+    return Progress(**about["progress"])

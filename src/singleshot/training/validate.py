@@ -1,0 +1,89 @@
+"""Losses and average precision of a model on a data set, from one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+
+from singleshot.data.dataset import Dataset
+from singleshot.data.loader import EvalLoader
+from singleshot.inputs import boxes_from_square
+from singleshot.losses import multibox_loss
+from singleshot.matching import match
+from singleshot.metrics import Evaluation, evaluate
+from singleshot.models import SSD
+from singleshot.postprocess import to_detections
+from singleshot.records import ImageDetections
+from singleshot.training.recipes import Recipe
+from singleshot.weights.checkpoint import Thresholds
+
+
+class Validation(NamedTuple):
+    """Mean losses per batch (None without a recipe), the evaluation, and the detections in pixels."""
+
+    location: float | None
+    confidence: float | None
+    evaluation: Evaluation
+    detections: list[ImageDetections]
+
+
+def detect_all(
+    model: SSD,
+    loader: EvalLoader,
+    thresholds: Thresholds,
+    device: torch.device,
+    on_raw: Callable[..., None] | None = None,
+) -> Iterator[ImageDetections]:
+    """Detections of every image in order, boxes in pixels of the original; on_raw sees each batch's raw outputs."""
+    size = model.input_spec.size
+    for batch, places, sizes in loader:
+        with torch.inference_mode():
+            raw = model(batch.images.to(device, non_blocking=True))
+            if on_raw is not None:
+                on_raw(batch, raw)
+            found = to_detections(
+                raw, model.priors, variances=model.prior_spec.variances, **thresholds.for_postprocess()
+            )
+        for image, place, (width, height) in zip(found, places, sizes, strict=True):
+            boxes, scores, labels = (values.cpu().numpy() for values in image)
+            boxes_px = boxes_from_square(boxes, place, size, int(height), int(width))
+            yield ImageDetections(boxes_px, scores, labels)
+
+
+def validate(
+    model: SSD,
+    dataset: Dataset,
+    loader: EvalLoader,
+    thresholds: Thresholds,
+    device: torch.device,
+    metric: str = "voc",
+    recipe: Recipe | None = None,
+    on_image: Callable[[], None] | None = None,
+) -> Validation:
+    """Evaluate the model (in eval mode, float32); with a recipe also its losses, from the same forward pass."""
+    losses: list[tuple[float, float]] = []
+
+    def add_loss(batch, raw) -> None:  # type: ignore[no-untyped-def]
+        assert recipe is not None
+        boxes, labels = batch.boxes.to(device), batch.labels.to(device)
+        variances = model.prior_spec.variances
+        targets = match(model.priors, boxes, labels, recipe.iou_min, recipe.matching, variances)
+        loss = multibox_loss(raw, targets, recipe.loss, recipe.negative_ratio, recipe.alpha, recipe.min_negatives)
+        losses.append((float(loss.location), float(loss.confidence)))
+
+    was_training = model.training
+    model.eval()
+    detections = []
+    for found in detect_all(model, loader, thresholds, device, add_loss if recipe is not None else None):
+        detections.append(found)
+        if on_image is not None:
+            on_image()
+    model.train(was_training)
+    truths = [dataset.truth(i) for i in range(len(dataset))]
+    evaluation = evaluate(detections, truths, metric=metric, class_names=dataset.class_names)
+    if not losses:
+        return Validation(None, None, evaluation, detections)
+    location, confidence = (sum(column) / len(losses) for column in zip(*losses, strict=True))
+    return Validation(location, confidence, evaluation, detections)

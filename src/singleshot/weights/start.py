@@ -1,0 +1,48 @@
+"""The weights that a training starts from: a backbone's, another checkpoint's, or none."""
+
+from __future__ import annotations
+
+import logging
+
+from singleshot.errors import CheckpointError, ConfigError
+from singleshot.models import SSD, build
+from singleshot.weights.backbones import load_backbone
+from singleshot.weights.checkpoint import load_checkpoint
+
+log = logging.getLogger(__name__)
+
+
+def start_model(model: SSD, backbone_weights: str, fresh: bool = True) -> tuple[SSD, str, bool]:
+    """Fill the backbone as asked: "none", "imagenet", a file, or "auto" (ImageNet if it can be had).
+
+    fresh: False when a resume will overwrite every weight anyway. Returns the model, words about the start, and whether
+    it is pretrained. Raises CheckpointError or ConfigError.
+    """
+    if backbone_weights == "none":
+        return model, "from nothing", False
+    if not fresh:
+        return model, "resumed", True
+    if backbone_weights != "auto":
+        return model, f"backbone: {load_backbone(model, backbone_weights)}", True
+    try:
+        return model, f"backbone: {load_backbone(model, 'imagenet')}", True
+    except CheckpointError as error:
+        log.warning("%s; training from nothing", str(error).split(";")[0])
+        return model, "from nothing", False
+
+
+def start_from_checkpoint(path: str, num_classes: int, name: str | None) -> tuple[SSD, str]:
+    """The checkpoint's network for `num_classes` classes: every tensor that still fits is kept.
+
+    Only the last layers of the confidence heads depend on the classes. Raises ConfigError when `name` is another
+    preset.
+    """
+    old, info = load_checkpoint(path)
+    if name is not None and name != info.model:
+        raise ConfigError(f"--model {name}: {path} is a {info.model}; leave --model out")
+    model = build(info.model, num_classes, info.priors, info.input_spec)
+    state = model.state_dict()
+    kept = {key: value for key, value in old.state_dict().items() if state[key].shape == value.shape}
+    model.load_state_dict({**state, **kept})
+    fresh = len(state) - len(kept)
+    return model, f"from {path}" + (f", {fresh} tensors fresh for other classes" if fresh else "")
