@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -184,7 +185,7 @@ def test_real_ground_truth_all_keep_a_prior(golden) -> None:
     inputs = np.load(golden / "matching_inputs.npz")
     assert len(json.loads((golden / "matching_cases.json").read_text())["cases"]) == 19
     priors, ptr = make_priors(PRIORS["ssd300-voc"]), inputs["gt_ptr"]
-    for start, end in zip(ptr, ptr[1:], strict=False):
+    for start, end in itertools.pairwise(ptr):
         boxes = torch.tensor(inputs["gt_boxes"][start:end], dtype=torch.float32)
         targets = match(priors, boxes, torch.arange(end - start))
         assert len(set(targets.labels.tolist()) - {0}) == end - start

@@ -16,9 +16,10 @@ from singleshot.records import RawOutput
 
 def compare(found, want, scale: float = 1.0) -> None:
     """Same boxes in the order of the golden files: score, class, left edge."""
-    for i, (boxes, scores, labels) in enumerate(found):
+    for i, image in enumerate(found):
         rows = slice(want["ptr"][i], want["ptr"][i + 1])
-        boxes, scores, labels = boxes.numpy(), scores.numpy(), labels.numpy() + 1
+        boxes, scores, labels = (values.numpy() for values in image)
+        labels = labels + 1
         order = np.lexsort((boxes[:, 0], labels, -scores))
         assert len(scores) == rows.stop - rows.start
         np.testing.assert_allclose(scores[order], want["scores"][rows], atol=1e-5)
@@ -72,7 +73,9 @@ def slow_detections(raw, priors, score_min, nms_iou, per_class, keep):
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("options", [(0.01, 0.45, 400, 200), (0.2, 0.3, 5, 7), (0.01, 0.6, 10, 1000), (0.9, 0.45, 400, 200)])
+@pytest.mark.parametrize(
+    "options", [(0.01, 0.45, 400, 200), (0.2, 0.3, 5, 7), (0.01, 0.6, 10, 1000), (0.9, 0.45, 400, 200)]
+)
 def test_agrees_with_the_slow_loop(seed: int, options: tuple) -> None:
     g = torch.Generator().manual_seed(seed)
     priors = torch.rand(60, 4, generator=g) * 0.5 + 0.2

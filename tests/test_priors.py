@@ -67,7 +67,9 @@ def test_paper_formula_of_ljanyst(side: int, golden) -> None:
         count = cells * cells * boxes
         peer = size_major[start : start + count].reshape(boxes, cells, cells, 4).transpose(1, 2, 0, 3)
         order = [0, 3, 1, 2] if boxes == 4 else [0, 5, 1, 3, 2, 4]  # theirs: 1, ratios, 1/ratios, the larger square
-        np.testing.assert_allclose(ours[start : start + count].reshape(cells, cells, boxes, 4), peer[:, :, order], atol=1e-6)
+        np.testing.assert_allclose(
+            ours[start : start + count].reshape(cells, cells, boxes, 4), peer[:, :, order], atol=1e-6
+        )
         start += count
 
 

@@ -26,12 +26,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         raise ConfigError(f"{printable(path)}: cannot write there ({error.strerror}); give another --out") from error
     os.close(handle)
     temporary = Path(name)
-    # mkstemp makes files private; a result should have the mode that any new file has.
     umask = os.umask(0)
     os.umask(umask)
-    temporary.chmod(0o666 & ~umask)
     try:
         yield temporary
+        # mkstemp makes files private; a result should have the mode that any new file has.
+        temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ import typer
 from singleshot.cli.common import DeviceOption, numbered_folder
 from singleshot.errors import DataError, printable
 
-DEMO_MODEL = "ssdlite320-mobilenetv2-fine"
+DEMO_MODEL = "ssd320-mini"
 PICTURES = 12
 
 
@@ -20,7 +20,7 @@ def demo(
         str | None, typer.Argument(help="Your own folder in VOC or COCO form; default: drawn scenes.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
-    time: Annotated[str, typer.Option("--time", help="How long to train.")] = "4m",
+    time: Annotated[str, typer.Option("--time", help="How long to train.")] = "4m30s",
     model: Annotated[str, typer.Option(help="Which network.")] = DEMO_MODEL,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     device: DeviceOption = "auto",
@@ -62,7 +62,7 @@ def demo(
 mAP50 {evaluation.mean_ap:.4f} on {images} unseen pictures ({unseen}), after {result.seconds:.0f} s of training
   the model     {best}
   pictures      {folder / "detections"}
-  results       {folder / "detections"}/detections.json
+  results       {folder / "detections"}/results.json
   figures       {folder / "eval.json"}, {folder / "curves.png"}, {folder / "log.csv"}
 next, with your own images (VOC or COCO form):
   singleshot train path/to/your/data --time 20m --out runs/mine

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from singleshot.training.recipes import Recipe
 
 RUN_FILE = "run.json"
-DEFAULT_MODEL = "ssdlite320-mobilenetv2"
+DEFAULT_MODEL = "ssd320-mini"
 
 
 def train(
@@ -83,7 +83,7 @@ def train(
     The run folder holds best.safetensors (highest validation mAP50), last.safetensors, resume.safetensors, log.csv and
     TensorBoard's files. Ctrl-C saves; --resume goes on.
 
-    Example: singleshot train path/to/VOC2007 --model ssdlite320-mobilenetv2 --time 20m --out runs/first
+    Example: singleshot train path/to/VOC2007 --time 20m --out runs/first
     """
     options = {
         "data": data, "model": model, "recipe": recipe, "epochs": epochs, "time": time, "batch": batch, "lr": lr,

@@ -97,7 +97,7 @@ def _place(
     h, w = patch.coverage.shape
     if w > width or h > height:
         return None
-    outlined = side >= 40 and rng.random() < 0.14
+    outlined = side >= 40 and rng.random() < 0.1
     faint = rng.random() < 0.03
     # What is left of a small object under another could not be told.
     overlaps = rng.random() < 0.35 and side >= 28

@@ -177,9 +177,14 @@ def _shrink(values: np.ndarray, factor: int) -> np.ndarray:
     return values.reshape(height, factor, width, factor).mean(axis=(1, 3))
 
 
-def random_colour(rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]) -> np.ndarray:
-    """float [3] RGB 0..255 of any hue, its saturation and value (0..1) from the two ranges."""
-    hue, sat, val = rng.uniform(0.0, 6.0), rng.uniform(*saturation), rng.uniform(*value)
+def random_colour(
+    rng: np.random.Generator,
+    saturation: tuple[float, float],
+    value: tuple[float, float],
+    hues: tuple[float, float] = (0.0, 6.0),
+) -> np.ndarray:
+    """float [3] RGB 0..255, its saturation and value (0..1) and hue (a turn is 6: 0 red, 2 green, 4 blue) from ranges."""
+    hue, sat, val = rng.uniform(*hues), rng.uniform(*saturation), rng.uniform(*value)
     wheel = np.clip(np.abs(np.mod(hue + np.array([0.0, 4.0, 2.0]), 6.0) - 3.0) - 1.0, 0.0, 1.0)
     return 255.0 * val * (1.0 - sat + sat * wheel)
 

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 SCENE_CLASSES: tuple[str, ...] = tuple(SHAPES)
 SCENES_VERSION = 1
+_OWN_COLOUR = 0.92  # part of the objects in the hue of their class
+_HUES = (4.0, 2.0, 0.0, 1.0)  # cross blue, leaf green, ring red, star yellow; a turn is 6
 MARKER = "scenes.json"
 SPLITS = ("train", "val", "test")
 
@@ -113,7 +115,7 @@ def _draw_object(rng: np.random.Generator, canvas: np.ndarray, item: Item, light
     side = max(patch.coverage.shape)
     coverage = patch.coverage * patch.mask  # nothing is drawn outside the box
     below = canvas[window][patch.mask[inner]].mean(axis=0)
-    first, second = _two_colours(rng, below, item.faint)
+    first, second = _two_colours(rng, below, item.faint, item.label)
     colour = first + (second - first) * patch.pattern[..., None]
     ys, xs = np.mgrid[-1 : 1 : coverage.shape[0] * 1j, -1 : 1 : coverage.shape[1] * 1j]
     lit = -(xs * np.cos(light) + ys * np.sin(light))
@@ -132,14 +134,20 @@ def _draw_object(rng: np.random.Generator, canvas: np.ndarray, item: Item, light
     canvas[window] += (colour[inner].astype(np.float32) - canvas[window]) * alpha
 
 
-def _two_colours(rng: np.random.Generator, below: np.ndarray, faint: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Colours that stand out from what lies below and from each other; hardly so for a faint object."""
+def _two_colours(rng: np.random.Generator, below: np.ndarray, faint: bool, label: int) -> tuple[np.ndarray, np.ndarray]:
+    """Colours that stand out from what lies below and from each other; hardly so for a faint object.
+
+    Most objects have their class's hue, as most real things have colours of their own; the rest have any, and so has
+    the clutter.
+    """
     if faint:
         sign = 1.0 if below.mean() < 128 else -1.0
         return below + sign * rng.uniform(9.0, 14.0), below + sign * rng.uniform(20.0, 26.0)
+    own = rng.random() < _OWN_COLOUR
+    hues = (_HUES[label] - 0.4, _HUES[label] + 0.4) if own else (0.0, 6.0)
     best, gap = below, -1.0
     for _ in range(8):
-        colour = random_colour(rng, (0.35, 1.0), (0.3, 1.0))
+        colour = random_colour(rng, (0.45, 1.0), (0.4, 1.0), hues)
         distance = float(np.abs(colour - below).mean())
         if distance > gap:
             best, gap = colour, distance

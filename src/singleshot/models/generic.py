@@ -7,7 +7,7 @@ from torch import nn
 
 from singleshot.errors import ConfigError
 from singleshot.inputs import InputSpec
-from singleshot.models.blocks import Head, InvertedResidual, init_xavier
+from singleshot.models.blocks import Head, InvertedResidual, init_xavier, quicken
 from singleshot.models.ssd import SSD, as_list
 from singleshot.priors import PriorSpec, sized_for
 
@@ -48,6 +48,8 @@ def build_on(
     rows = zip(widths, spec.per_cell, kinds, strict=True)
     heads = [Head(width, boxes, num_classes, kind) for width, boxes, kind in rows]
     init_xavier(*heads)
+    for module in (backbone, *extras, *heads):
+        quicken(module)
     return SSD(backbone, [nn.Identity() for _ in sources], extras, heads, spec, input_spec, num_classes)
 
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from singleshot.errors import ConfigError
 from singleshot.inputs import CAFFE_MEAN, InputSpec
-from singleshot.models import mobilenet, vgg
-from singleshot.models.blocks import Head, L2Norm, init_xavier
+from singleshot.models import mini, mobilenet, vgg
+from singleshot.models.blocks import Head, L2Norm, init_he, init_xavier, quicken
 from singleshot.models.ssd import SSD
 from singleshot.priors import PRIORS, PriorSpec
 
@@ -56,9 +56,24 @@ def _mobilenetv2(
         first = L2Norm(widths[0], scale=20.0) if l2_norm else nn.Identity()
         norms = [first, *(nn.Identity() for _ in list(sources)[1:])]
         backbone = mobilenet.MobileNetV2(tuple(sources))
+        for module in (backbone, *extras, *heads):
+            quicken(module)
         return SSD(backbone, norms, extras, heads, priors, input_spec, num_classes, name)
 
     return builder
+
+
+def _mini(priors: PriorSpec, input_spec: InputSpec, num_classes: int, name: str) -> SSD:
+    extras, channels = mini.extra_layers()
+    widths = [*mini.SOURCE_CHANNELS, *channels]
+    heads = _heads(widths, priors, num_classes, ["conv"] * (len(widths) - 1) + ["point"])
+    backbone = mini.MiniNet()
+    for module in (backbone, *extras):
+        init_he(module)
+        quicken(module)
+    init_xavier(*heads)
+    norms = [nn.Identity() for _ in mini.SOURCE_CHANNELS]
+    return SSD(backbone, norms, extras, heads, priors, input_spec, num_classes, name)
 
 
 def _heads(widths: list[int], priors: PriorSpec, num_classes: int, kinds: list[str]) -> list[nn.Module]:
@@ -105,6 +120,12 @@ MODELS: dict[str, Preset] = {
         "ssdlite320-fine",
         _MOBILE_320,
         _mobilenetv2({(7, "expand"): 192, (14, "expand"): 576, 18: 1280}, l2_norm=False, lite=True),
+    ),
+    "ssd320-mini": Preset(
+        "SSD on a small plain residual network with a map at stride 8: the quickest to train from nothing on a CPU",
+        "ssdlite320-fine",
+        _MOBILE_320,
+        _mini,
     ),
 }
 

@@ -19,6 +19,7 @@ from singleshot.models import SSD
 from singleshot.records import Batch, Losses
 from singleshot.runtime.detections import Detections
 from singleshot.runtime.drawing import draw_detections
+from singleshot.training.memory import keep_freed_memory
 from singleshot.training.precision import pick_precision, place_model
 from singleshot.training.recipes import Recipe
 from singleshot.training.reports import Reporter
@@ -82,6 +83,8 @@ class Trainer:
         settings: Settings,
         reporters: Sequence[Reporter] = (),
     ) -> None:
+        if settings.device.type == "cpu":
+            keep_freed_memory()
         self.recipe, self.settings, self.reporters = recipe, settings, list(reporters)
         self.train_set, self.val_set = train_set, val_set
         place_model(model, settings.device)

@@ -55,19 +55,21 @@ class Average:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay, self.updates = decay, 0
-        self.state = {key: value.detach().clone() for key, value in model.state_dict().items()}
+        current = model.state_dict()
+        self.state = {key: value.detach().clone() for key, value in current.items()}
+        # Loading copies into the same tensors, so these lists stay true; making them anew would cost every step.
+        floats = [key for key, value in current.items() if value.is_floating_point()]
+        self._averages, self._floats = [self.state[k] for k in floats], [current[k] for k in floats]
+        self._counts = [(self.state[k], current[k]) for k in current if k not in set(floats)]
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take one step's weights in."""
+    def update(self) -> None:
+        """Take the model's weights in after a step."""
         self.updates += 1
         weight = 1.0 - min(self.decay, (1 + self.updates) / (10 + self.updates))
-        current = model.state_dict()
-        floats = [key for key, value in self.state.items() if value.is_floating_point()]
-        torch._foreach_lerp_([self.state[key] for key in floats], [current[key] for key in floats], weight)
-        for key, value in self.state.items():
-            if not value.is_floating_point():
-                value.copy_(current[key])
+        torch._foreach_lerp_(self._averages, self._floats, weight)
+        for kept, value in self._counts:
+            kept.copy_(value)
 
     def load(self, state: Mapping[str, Tensor], updates: int) -> None:
         """Go on from a saved average."""

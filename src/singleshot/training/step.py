@@ -83,7 +83,7 @@ class Stepper:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
-            self.average.update(model)
+            self.average.update()
         return Losses(*(value.detach() for value in losses))
 
     def check(self) -> None:

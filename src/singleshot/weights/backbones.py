@@ -83,6 +83,11 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     return {re.sub(r"^module\.", "", key): value for key, value in state.items()}
 
 
+def has_imagenet_weights(model: SSD) -> bool:
+    """Whether torchvision has weights for the model's backbone."""
+    return isinstance(model.backbone, (VGG16, MobileNetV2))
+
+
 def _download(model: SSD) -> dict[str, Tensor]:
     from torchvision.models import MobileNet_V2_Weights, VGG16_BN_Weights, VGG16_Weights
 

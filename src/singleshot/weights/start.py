@@ -6,7 +6,7 @@ import logging
 
 from singleshot.errors import CheckpointError, ConfigError
 from singleshot.models import SSD, build
-from singleshot.weights.backbones import load_backbone
+from singleshot.weights.backbones import has_imagenet_weights, load_backbone
 from singleshot.weights.checkpoint import load_checkpoint
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,8 @@ def start_model(model: SSD, backbone_weights: str, fresh: bool = True) -> tuple[
         return model, "from nothing", False
     if not fresh:
         return model, "resumed", True
+    if backbone_weights == "auto" and not has_imagenet_weights(model):
+        return model, "from nothing", False
     if backbone_weights != "auto":
         return model, f"backbone: {load_backbone(model, backbone_weights)}", True
     try:

@@ -1,0 +1,62 @@
+"""What the benchmarks share: medians of interleaved runs, so that a drifting machine hits both sides alike."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+
+def machine() -> str:
+    """Processor, cores and versions, for the head of a result."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = f"{len(names)} x {names[0]}" if names else name
+    if torch.cuda.is_available():
+        name += f", {torch.cuda.get_device_name()}"
+    return f"{name}; torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def race(contenders: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
+    """Seconds of every contender in every round; each round runs all of them in turn."""
+    for _ in range(warmup):
+        for run in contenders.values():
+            run()
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            wait()
+            started = time.perf_counter()
+            run()
+            wait()
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def wait() -> None:
+    """Let the accelerator finish."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def ratio(seconds: Mapping[str, list[float]], slow: str, fast: str) -> float:
+    """How many times faster `fast` is: the median of the ratios of each round."""
+    return statistics.median(a / b for a, b in zip(seconds[slow], seconds[fast], strict=True))
+
+
+def tell(title: str, result: Mapping[str, object]) -> None:
+    """Print the result as text and, with --json, as one JSON line."""
+    if "--json" in sys.argv:
+        print(json.dumps({"title": title, "machine": machine(), **result}))
+        return
+    print(f"{title}\n{machine()}")
+    for key, value in result.items():
+        print(f"  {key:<58} {value:.4g}" if isinstance(value, float) else f"  {key:<58} {value}")

@@ -1,0 +1,118 @@
+"""Training speed: the whole loop against the bare network step and against torchvision's SSDLite.
+
+    python benchmarks/training.py [--rounds 5] [--data VOC-FOLDER] [--json]
+
+The whole loop is what `singleshot train` runs: loading, augmentation, matching, loss, update, averaging, with the
+default recipe. Bare steps are forward, backward and update of the network alone on one fixed batch. torchvision's
+step includes its own matching and loss, since its model computes them in its forward.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import tempfile
+from pathlib import Path
+
+import torch
+import torchvision
+from common import race, ratio, tell
+from torch import nn
+
+from singleshot.data import open_dataset
+from singleshot.data.loader import TrainLoader
+from singleshot.data.scenes import write_scenes
+from singleshot.models import build
+from singleshot.training.optimizers import make_optimizer
+from singleshot.training.precision import autocast, pick_precision, place_model
+from singleshot.training.recipes import load_recipe
+from singleshot.training.step import Stepper
+
+BATCH = 16
+
+
+def bare_step(name: str, device: torch.device, dtype: torch.dtype):
+    model = build(name, 20).train()
+    place_model(model, device)
+    size = model.input_spec.size
+    images = torch.randint(0, 256, (BATCH, size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2).to(device)
+    optimizer = make_optimizer(model, load_recipe("scratch"), 1e-4)
+
+    def step() -> None:
+        with autocast(device, dtype):
+            raw = model(images)
+        loss = raw.offsets.float().square().mean() + raw.logits.float().square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def whole_loop(name: str, data: str, device: torch.device, dtype: torch.dtype):
+    dataset, recipe = open_dataset(data, "train"), load_recipe("scratch")
+    torch.manual_seed(0)
+    model = build(name, len(dataset.class_names)).train()
+    place_model(model, device)
+    stepper = Stepper(model, recipe, BATCH, device, dtype)
+    loader = TrainLoader(dataset, recipe.augment, model.input_spec, BATCH, seed=0)
+    batches = itertools.chain.from_iterable(loader.epoch(e) for e in itertools.count())
+    return lambda: stepper(next(batches), 0.01)
+
+
+def torchvision_step(device: torch.device, dtype: torch.dtype):
+    model = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=21
+    )
+    model.train().to(device)
+    images = [torch.rand(3, 320, 320, device=device) for _ in range(BATCH)]
+    boxes = torch.tensor([[10.0, 10, 100, 100], [50, 50, 200, 300], [100, 20, 180, 80]], device=device)
+    targets = [{"boxes": boxes, "labels": torch.tensor([1, 2, 3], device=device)} for _ in images]
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+
+    def step() -> None:
+        with autocast(device, dtype):
+            loss = sum(model(images, targets).values())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimizer.step()
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--data")
+    parser.add_argument("--models", nargs="*", default=["ssd300-mobilenetv2", "ssdlite320-mobilenetv2", "ssd320-mini"])
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = pick_precision("auto", device)
+    with tempfile.TemporaryDirectory() as folder:
+        data = args.data or str(Path(folder) / "scenes")
+        if not args.data:
+            write_scenes(Path(data), train=200, test=10, val=10)
+        contenders = {
+            "torchvision float32": torchvision_step(device, torch.float32),
+            f"torchvision {dtype}": torchvision_step(device, dtype),
+        }
+        for name in args.models:
+            contenders[f"{name} bare"] = bare_step(name, device, dtype)
+            contenders[f"{name} loop"] = whole_loop(name, data, device, dtype)
+        seconds = race(contenders, args.rounds, warmup=2)
+    result: dict[str, object] = {"batch": BATCH, "rounds": args.rounds, "our precision": str(dtype)}
+    for name, values in seconds.items():
+        result[f"{name}: img/s"] = BATCH / sorted(values)[len(values) // 2]
+    for name in args.models:
+        result[f"{name}: whole loop / bare step (want .85)"] = ratio(seconds, f"{name} bare", f"{name} loop")
+        result[f"{name}: loop / torchvision {dtype} (want 1.2)"] = ratio(
+            seconds, f"torchvision {dtype}", f"{name} loop"
+        )
+        result[f"{name}: loop / torchvision float32 (want 2)"] = ratio(seconds, "torchvision float32", f"{name} loop")
+    tell("training, batch 16", result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""A small residual network of plain 3x3 convolutions, made to be trained from nothing on a CPU.
+
+Depthwise networks save multiplications, which a processor with matrix instructions has plenty of, and pay with passes
+over memory, which it has not: this one has more of the former and a fifth of the latter, and takes several times as
+many images per second in training.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+from singleshot.models.blocks import conv
+
+WIDTHS = (32, 48, 96, 192, 256)
+SOURCE_CHANNELS = WIDTHS[2:]
+# (1x1 channels, 3x3 channels) of the stride-2 pairs after the backbone.
+EXTRAS = ((128, 192), (96, 128), (96, 128), (96, 128))
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions around a shortcut (He et al. 2016)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        *first, relu = conv(channels, channels, 3, padding=1, norm=True)
+        *second, _ = conv(channels, channels, 3, padding=1, norm=True)
+        layers = [(f"{k}1", m) for k, m in first] + [("relu1", relu[1])] + [(f"{k}2", m) for k, m in second]
+        self.layers = nn.Sequential(OrderedDict(layers))
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(x + self.layers(x))
+
+
+def _down(in_channels: int, channels: int, blocks: int) -> nn.Sequential:
+    """Halve the map, then residual blocks."""
+    stage = OrderedDict(conv(in_channels, channels, 3, stride=2, padding=1, norm=True))
+    for i in range(blocks):
+        stage[f"block{i + 1}"] = Residual(channels)
+    return nn.Sequential(stage)
+
+
+class MiniNet(nn.Module):
+    """[B, 3, S, S] -> maps at strides 8, 16 and 32 with 96, 192 and 256 channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        w = WIDTHS
+        self.stem = nn.Sequential(OrderedDict(stage2=_down(3, w[0], 0), stage4=_down(w[0], w[1], 1)))
+        self.stage8 = _down(w[1], w[2], 2)
+        self.stage16 = _down(w[2], w[3], 2)
+        self.stage32 = _down(w[3], w[4], 1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        stride8 = self.stage8(self.stem(x))
+        stride16 = self.stage16(stride8)
+        return [stride8, stride16, self.stage32(stride16)]
+
+
+def extra_layers() -> tuple[list[nn.Module], list[int]]:
+    """Pairs of 1x1 and 3x3 convolutions that halve the map, and the channels of each."""
+    layers: list[nn.Module] = []
+    channels = SOURCE_CHANNELS[-1]
+    for narrow, wide in EXTRAS:
+        pair = [(f"{k}1", m) for k, m in conv(channels, narrow, 1, norm=True)]
+        pair += [(f"{k}2", m) for k, m in conv(narrow, wide, 3, 2, 1, norm=True)]
+        layers.append(nn.Sequential(OrderedDict(pair)))
+        channels = wide
+    return layers, [wide for _, wide in EXTRAS]

@@ -1,0 +1,64 @@
+"""`singleshot eval`, `priors` and the help texts, run for real."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+COMMANDS = [["train"], ["eval"], ["detect"], ["demo"], ["priors", "show"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_shows_an_example(command: list[str], run) -> None:
+    done = run(*command, "--help")
+    assert done.returncode == 0
+    assert f"singleshot {' '.join(command)}" in " ".join(done.stdout.replace("│", " ").split())
+    assert "Example" in done.stdout
+
+
+def test_version(run) -> None:
+    import singleshot
+
+    assert run("--version").stdout.strip() == f"singleshot {singleshot.__version__}"
+
+
+def test_the_figure_of_the_training_is_what_eval_finds(model: Path, scenes: Path, trained: Path, run, tmp_path) -> None:
+    done = run("eval", model, scenes, "--split", "val", "--json", "--out", tmp_path / "report")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    from singleshot.weights.checkpoint import read_info
+
+    assert report["mean_ap"] == pytest.approx(read_info(model).metrics["val_map50"], abs=1e-4)
+    assert report["images"] == 8
+    assert json.loads((tmp_path / "report" / "eval.json").read_text())["mean_ap"] == report["mean_ap"]
+    assert (tmp_path / "report" / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.parametrize("metric", ["voc07", "coco"])
+def test_metrics(metric: str, model: Path, scenes: Path, run) -> None:
+    done = run("eval", model, scenes, "--split", "test", "--metric", metric)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in ("cross", "leaf", "ring", "star"))
+
+
+def test_mistakes(model: Path, scenes: Path, shared: Path, refused, tmp_path: Path) -> None:
+    assert "want one of voc07" in refused("eval", model, scenes, "--metric", "map")
+    assert "no such file" in refused("eval", "none.safetensors", scenes)
+    assert "testing" in refused("eval", model, scenes, "--split", "testing")
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(b"PK\x03\x04 something else")
+    assert "not a safetensors file" in refused("eval", other, scenes)
+    # A class that is not in the model.
+    line = refused("eval", model, shared / "data" / "bccd", "--split", "test")
+    assert "RBC" in line or "Platelets" in line or "WBC" in line
+
+
+def test_priors_show(run) -> None:
+    done = run("priors", "show", "--json")
+    models = json.loads(done.stdout)["models"]
+    assert models["ssd300-vgg16"]["count"] == 8732
+    assert models["ssd512-vgg16"]["count"] == 24564
+    assert "42.4x21.2" in run("priors", "show", "ssd300-voc").stdout
+    assert run("priors", "show", "ssd299").returncode == 2

@@ -1,0 +1,194 @@
+"""`singleshot train`, run for real."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import singleshot
+
+
+def test_a_run_folder_holds_what_the_help_says(trained: Path) -> None:
+    names = {p.name for p in trained.iterdir()}
+    assert {"best.safetensors", "last.safetensors", "resume.safetensors", "log.csv", "run.json"} <= names
+    assert any(n.startswith("events.out.tfevents") for n in names)
+    with (trained / "log.csv").open() as file:
+        assert [r["epoch"] for r in csv.DictReader(file)] == ["0", "1"]
+    assert not [n for n in names if n.startswith(".part")]
+
+
+def test_tensorboard_files_hold_scalars_and_pictures(trained: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(trained))
+    events.Reload()
+    assert {"train/loss", "train/lr", "val/map50", "val/loss_confidence"} <= set(events.Tags()["scalars"])
+    assert "val/0" in events.Tags()["images"]
+
+
+def test_the_model_loads_from_python(trained: Path, scenes: Path) -> None:
+    detector = singleshot.load(str(trained / "best.safetensors"), device="cpu")
+    found = detector.detect(str(next((scenes / "JPEGImages").iterdir())), score_min=0.05)
+    assert len(found.boxes) == len(found.scores) == len(found.labels) == len(found.names)
+    assert set(found.names) <= {"cross", "leaf", "ring", "star"}
+
+
+def test_json_and_quiet_and_resume(scenes: Path, trained: Path, run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    done = run("train", "--resume", "--out", folder, "--epochs", 3, "--json", "--quiet")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["epochs"], result["steps"], result["interrupted"]) == (3, 18, False)
+    assert done.stderr == ""
+    with (folder / "log.csv").open() as file:
+        assert [r["epoch"] for r in csv.DictReader(file)] == ["0", "1", "2"]
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(scenes: Path, run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "singleshot", "train", str(scenes), "--model", "ssd320-mini", "--backbone-weights",
+               "none", "--epochs", "500", "--batch", "8", "--out", str(folder)]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        for _ in range(600):
+            if (folder / "log.csv").exists() and len((folder / "log.csv").read_text().splitlines()) > 1:
+                break
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the loader's processes too
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert f"singleshot train --resume --out {folder}" in out
+    again = run("train", "--resume", "--out", folder, "--time", "1s")
+    assert again.returncode == 0, again.stderr
+
+
+def test_start_from_a_checkpoint_with_other_classes(model: Path, shared: Path, run, tmp_path: Path) -> None:
+    done = run("train", shared / "data" / "bccd", "--start", model, "--time", "8s", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "fresh for other classes" in done.stderr
+
+
+def test_letterbox_travels_in_the_model(scenes: Path, run, tmp_path: Path) -> None:
+    done = run("train", scenes, "--model", "ssd320-mini", "--backbone-weights", "none", "--epochs", 1, "--batch", 16,
+               "--resize", "letterbox", "--val-split", "none", "--out", tmp_path / "run")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert singleshot.load(str(tmp_path / "run" / "best.safetensors")).input_spec.resize == "letterbox"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["/no/such/folder"], "/no/such/folder"),
+        ([], "which data?"),
+        (["DATA", "--model", "ssd301"], "want one of ssd300-vgg16"),
+        (["DATA", "--recipe", "scrach"], "did you mean scratch"),
+        (["DATA", "--time", "soon"], "want a time such as"),
+        (["DATA", "--time", "5m", "--epochs", "3"], "exclude each other"),
+        (["DATA", "--split", "training"], "training"),
+        (["DATA", "--val-split", "dev"], "dev"),
+        (["DATA", "--device", "cuda:99"], "--device cuda:99"),
+        (["DATA", "--precision", "float16"], "--precision float16"),
+        (["DATA", "--lr", "-3"], "--lr -3"),
+        (["DATA", "--resize", "crop"], "want one of stretch, letterbox"),
+        (["DATA", "--backbone-weights", "/no/such/file.pth"], "no such file"),
+        (["DATA", "--start", "/no/such/model.safetensors"], "no such file"),
+        (["--resume"], "which run?"),
+        (["--resume", "--out", "/no/such/run"], "no run.json there"),
+    ],
+    ids=lambda v: " ".join(v)[:40] if isinstance(v, list) else "",
+)
+def test_a_mistake_is_one_line_and_writes_nothing(
+    words: list[str], says: str, scenes: Path, refused, tmp_path: Path
+) -> None:
+    filled = [str(scenes) if w == "DATA" else w for w in words]
+    if filled[:1] != ["--resume"]:
+        filled += ["--out", str(tmp_path / "run")]
+        if "--backbone-weights" not in filled and "--start" not in filled:
+            filled += ["--backbone-weights", "none"]
+    assert says in refused("train", *filled)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_option_that_does_not_exist_is_exit_2(run) -> None:
+    done = run("train", "--epoch", 3)
+    assert done.returncode == 2
+    assert "No such option" in done.stderr
+
+
+def broken_copy(scenes: Path, to: Path, change) -> Path:
+    shutil.copytree(scenes, to)
+    change(to)
+    return to
+
+
+def edit_xml(old: str, new: str):
+    def change(folder: Path) -> None:
+        for path in sorted((folder / "Annotations").glob("train*.xml")) or sorted((folder / "Annotations").iterdir()):
+            text = path.read_text()
+            if old in text:
+                path.write_text(text.replace(old, new, 1))
+                return
+        raise AssertionError("nothing to change")
+
+    return change
+
+
+def spoil_image(content: bytes):
+    def change(folder: Path) -> None:
+        stem = (folder / "ImageSets" / "Main" / "train.txt").read_text().split()[0]
+        next((folder / "JPEGImages").glob(f"{stem}.*")).write_bytes(content)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (edit_xml("<xmax>", "<xmax>-5</xmax><was>").__call__, "object"),
+        (edit_xml("</annotation>", "").__call__, "xml"),
+        (spoil_image(b""), "empty"),
+        (spoil_image(b"\xff\xd8\xff not a picture"), "JPEGImages"),
+        (lambda f: (f / "ImageSets/Main/train.txt").write_text("nobody\n"), "nobody"),
+        (lambda f: [shutil.rmtree(f / d) for d in ("Annotations", "JPEGImages", "ImageSets")], "neither VOC nor COCO"),
+    ],
+    ids=["no-area", "cut-xml", "empty-image", "corrupt-image", "missing-image", "empty-folder"],
+)
+def test_broken_data_is_one_line_that_names_the_file(change, says: str, scenes: Path, refused, tmp_path: Path) -> None:
+    data = broken_copy(scenes, tmp_path / "data", change)
+    (data / "scenes.json").unlink()
+    line = refused("train", data, "--model", "ssd320-mini", "--backbone-weights", "none", "--epochs", 1, "--batch", 8,
+                   "--out", tmp_path / "run")  # fmt: skip
+    assert says in line
+    assert str(data) in line
+
+
+def test_a_run_is_never_overwritten(trained: Path, scenes: Path, refused) -> None:
+    before = (trained / "best.safetensors").read_bytes()
+    assert "is there already" in refused("train", scenes, "--backbone-weights", "none", "--out", trained)
+    assert (trained / "best.safetensors").read_bytes() == before
+
+
+def test_no_network_means_training_from_nothing_with_a_line(scenes: Path, run, tmp_path: Path) -> None:
+    """auto is the default: it must not fail where nothing can be downloaded."""
+    env = {**os.environ, "HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9",
+           "https_proxy": "http://127.0.0.1:9", "TORCH_HOME": str(tmp_path / "cache")}  # fmt: skip
+    command = [sys.executable, "-m", "singleshot", "train", str(scenes), "--epochs", "1", "--batch", "16",
+               "--model", "ssdlite320-mobilenetv2", "--val-split", "none", "--out", str(tmp_path / "run")]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "training from nothing" in done.stderr

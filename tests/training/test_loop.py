@@ -1,0 +1,231 @@
+"""The loop: it learns, stops well, goes on bit for bit, and says which files broke it."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from singleshot.data import open_dataset
+from singleshot.errors import CheckpointError
+from singleshot.inputs import InputSpec
+from singleshot.models import build_on
+from singleshot.models.blocks import conv
+from singleshot.training import loop
+from singleshot.training.recipes import load_recipe
+from singleshot.training.reports import CsvReporter, PlainReporter
+from singleshot.training.state import load_state
+from singleshot.training.step import NonFiniteLossError
+from singleshot.weights.checkpoint import load_into, read_info
+
+
+class Tiny(torch.nn.Module):
+    """Two maps of a 96-pixel input: trains in milliseconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        low = [m for _, m in conv(3, 16, 3, 4, 1, norm=True)] + [m for _, m in conv(16, 32, 3, 2, 1, norm=True)]
+        self.low, self.high = (
+            torch.nn.Sequential(*low),
+            torch.nn.Sequential(*[m for _, m in conv(32, 48, 3, 2, 1, norm=True)]),
+        )
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        low = self.low(x)
+        return [low, self.high(low)]
+
+
+def make(scenes: Path, out: Path, epochs: int = 2, seed: int = 0, recipe=None, **options):
+    torch.manual_seed(seed)
+    out.mkdir(exist_ok=True)
+    data = open_dataset(scenes, "train")
+    model = build_on(Tiny(), len(data.class_names), InputSpec(size=96), extra_channels=(32, 32))
+    settings = loop.Settings(out=out, epochs=epochs, batch=8, seed=seed, precision="float32",
+                             **{"workers": 0, "pictures": 0, **options})  # fmt: skip
+    return loop.Trainer(model, data, open_dataset(scenes, "val"), recipe or load_recipe("scratch"), settings)
+
+
+def weights(trainer) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in trainer.model.state_dict().items()}
+
+
+def assert_same(a, b) -> None:
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+
+
+def test_the_loss_falls_and_the_files_are_there(scenes: Path, tmp_path: Path) -> None:
+    trainer = make(scenes, tmp_path / "run", epochs=8)
+    trainer.reporters.append(CsvReporter(tmp_path / "run" / "log.csv", []))
+    result = trainer.run()
+    assert (result.epochs, result.steps, result.interrupted) == (8, 24, False)
+    with (tmp_path / "run" / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(r["epoch"]) for r in rows] == list(range(8))
+    assert float(rows[-1]["loss"]) < 0.7 * float(rows[0]["loss"])
+    assert all(0 <= float(r["val_map50"]) <= 1 for r in rows)
+    info = read_info(tmp_path / "run" / loop.BEST)
+    assert info.metrics["val_map50"] == pytest.approx(result.best_map, abs=1e-6)
+    assert info.class_names == ("cross", "leaf", "ring", "star")
+    assert info.training["recipe"]["optimizer"] == "adamw"
+
+
+def test_best_holds_the_averaged_weights_that_were_validated(scenes: Path, tmp_path: Path) -> None:
+    from singleshot.data.loader import EvalLoader
+    from singleshot.training.validate import validate
+    from singleshot.weights.checkpoint import Thresholds
+
+    trainer = make(scenes, tmp_path / "run", epochs=3)
+    result = trainer.run()
+    model = make(scenes, tmp_path / "other").model
+    load_into(model, tmp_path / "run" / loop.BEST)
+    data = trainer.val_set
+    again = validate(model.eval(), data, EvalLoader(data, model.input_spec, 4, 0), Thresholds(), torch.device("cpu"))
+    assert again.evaluation.mean_ap == pytest.approx(result.best_map, abs=1e-6)
+
+
+class StopAfter:
+    """Presses Ctrl-C in the middle of an epoch."""
+
+    def __init__(self, trainer, steps: int) -> None:
+        self.trainer, self.steps, self.step = trainer, steps, trainer.stepper.__call__
+        trainer.stepper = self
+        self.inner = self.step.__self__
+
+    def __getattr__(self, name: str):
+        return getattr(self.__dict__["inner"], name)
+
+    def __call__(self, batch, factor):
+        if self.steps == 0:
+            raise KeyboardInterrupt
+        self.steps -= 1
+        return self.inner(batch, factor)
+
+
+@pytest.mark.parametrize("stop", [1, 4, 7])
+def test_a_stopped_training_goes_on_bit_for_bit(scenes: Path, tmp_path: Path, stop: int) -> None:
+    straight = make(scenes, tmp_path / "straight", epochs=3)
+    straight.run()
+    first = make(scenes, tmp_path / "broken", epochs=3)
+    inner = first.stepper
+    StopAfter(first, stop)
+    result = first.run()
+    first.stepper = inner
+    assert result.interrupted
+    assert result.steps == stop
+    second = make(scenes, tmp_path / "broken", epochs=3, seed=0)
+    for parameter in second.model.parameters():  # nothing but the file may bring the weights back
+        torch.nn.init.zeros_(parameter)
+    second.resume()
+    assert second.progress.step == stop
+    assert second.run().steps == straight.progress.step
+    assert_same(weights(straight), weights(second))
+    assert_same(straight.stepper.average.state, second.stepper.average.state)
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_the_workers(scenes: Path, tmp_path: Path) -> None:
+    a, b = make(scenes, tmp_path / "a"), make(scenes, tmp_path / "b", workers=2)
+    a.run(), b.run()
+    assert_same(weights(a), weights(b))
+    c = make(scenes, tmp_path / "c", seed=1)
+    c.run()
+    assert any(not torch.equal(v, weights(c)[k]) for k, v in weights(a).items())
+
+
+def test_a_budget_of_time_is_kept_and_annealed(scenes: Path, tmp_path: Path) -> None:
+    trainer = make(scenes, tmp_path / "run", epochs=10**6, seconds=4.0)
+    rows: list[dict] = []
+
+    class Listen(PlainReporter):
+        def on_epoch(self, row) -> None:
+            rows.append(dict(row))
+
+    trainer.reporters.append(Listen())
+    result = trainer.run()
+    assert 3.0 < result.seconds < 6.0
+    assert rows[-1]["lr"] < 0.1 * max(r["lr"] for r in rows)
+    assert rows[-1]["val_map50"] is not None
+
+
+def test_a_loss_that_is_not_finite_names_the_files_and_saves(scenes: Path, tmp_path: Path) -> None:
+    trainer = make(scenes, tmp_path / "run")
+    steps = iter(range(100))
+    forward = trainer.stepper.forward
+
+    def poisoned(images):
+        raw = forward(images)
+        return raw._replace(logits=raw.logits * math.nan) if next(steps) == 4 else raw
+
+    trainer.stepper.forward = poisoned
+    with pytest.raises(NonFiniteLossError) as caught:
+        trainer.run()
+    assert "the loss became nan" in str(caught.value)
+    batch = next(iter(trainer.loader.epoch(1, 1)))
+    assert all(name in str(caught.value) for name in batch.names)
+    again = make(scenes, tmp_path / "run")
+    progress = load_state(tmp_path / "run" / loop.STATE, again.stepper)
+    assert (progress.step, progress.epoch, progress.batch) == (4, 1, 1)
+    assert all(v.isfinite().all() for v in again.model.state_dict().values())
+
+
+def test_resume_without_a_state_says_so(scenes: Path, tmp_path: Path) -> None:
+    trainer = make(scenes, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="no such file"):
+        trainer.resume()
+
+
+def test_a_state_of_another_model_is_refused(scenes: Path, tmp_path: Path) -> None:
+    trainer = make(scenes, tmp_path / "run", epochs=1)
+    trainer.run()
+    other = make(scenes, tmp_path / "run")
+    other.stepper.model = torch.nn.Linear(2, 2)
+    with pytest.raises(CheckpointError, match="do not fit"):
+        other.resume()
+
+
+def test_training_without_validation_and_without_objects(scenes: Path, tmp_path: Path) -> None:
+    data = open_dataset(scenes, "train")
+    empty = data.subset([i for i in range(len(data)) if len(data.boxes_of(i)) == 0])
+    assert len(empty) >= 1
+    trainer = make(scenes, tmp_path / "run", epochs=2)
+    quiet = loop.Trainer(trainer.model, empty, None, replace_recipe(min_negatives=0), trainer.settings)
+    result = quiet.run()
+    assert result.best_map is None
+    assert (tmp_path / "run" / loop.BEST).exists()
+
+
+def replace_recipe(**changes):
+    return load_recipe("scratch").model_copy(update=changes)
+
+
+def test_update_ratios_are_reported_per_layer(scenes: Path, tmp_path: Path) -> None:
+    trainer = make(scenes, tmp_path / "run", epochs=2, update_ratios=True)
+    seen: dict[str, float] = {}
+
+    class Listen(PlainReporter):
+        def on_step(self, values) -> None:
+            seen.update(values)
+
+        def on_epoch(self, row) -> None:
+            pass
+
+    trainer.reporters.append(Listen())
+    loop._Meter.__init__.__defaults__, kept = (0.0,), loop._Meter.__init__.__defaults__
+    try:
+        trainer.run()
+    finally:
+        loop._Meter.__init__.__defaults__ = kept
+    ratios = [v for k, v in seen.items() if k.startswith("update_ratio/")]
+    assert len(ratios) == sum(p.ndim > 1 for p in trainer.model.parameters())
+    assert all(0 < v < 1 for v in ratios)
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(AttributeError):
+        loop.Settings(out=Path("x"), epochs=1, batch=1).epochs = 2  # type: ignore[misc]
+    assert replace(loop.Settings(out=Path("x"), epochs=1, batch=1), epochs=2).epochs == 2

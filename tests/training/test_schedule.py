@@ -1,0 +1,129 @@
+"""Learning rates, recipes and optimizer groups."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from singleshot.data.augment import AUGMENTS
+from singleshot.errors import ConfigError
+from singleshot.models import build
+from singleshot.training.optimizers import Average, make_optimizer, parameter_groups, set_lr
+from singleshot.training.recipes import Recipe, load_recipe, recipe_names
+from singleshot.training.schedule import Clock, lr_factor
+
+
+def test_step_schedule_is_the_published_one() -> None:
+    """120k iterations, / 10 at 80k and 100k."""
+    recipe = load_recipe("paper")
+    rates = [
+        recipe.lr * lr_factor(i / 120_000, recipe.schedule, 0.0, recipe.milestones, recipe.gamma)
+        for i in (0, 79_000, 81_000, 99_000, 101_000, 119_999)
+    ]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
+    assert (recipe.momentum, recipe.weight_decay, recipe.batch, recipe.optimizer) == (0.9, 5e-4, 32, "sgd")
+    assert recipe.bias_lr_factor == 2.0
+    assert recipe.augment == AUGMENTS["caffe"]
+
+
+def test_cosine_falls_from_one_to_its_end_after_the_warmup() -> None:
+    assert lr_factor(0.0, "cosine", 0.1) == pytest.approx(0.1)
+    assert lr_factor(0.1, "cosine", 0.1) == pytest.approx(1.0)
+    assert lr_factor(0.55, "cosine", 0.1) == pytest.approx(0.5)
+    assert lr_factor(1.0, "cosine", 0.1, final=0.02) == pytest.approx(0.02)
+
+
+@given(st.floats(0, 1), st.floats(0, 0.5), st.sampled_from(["step", "cosine"]))
+def test_factor_is_always_between_zero_and_one(progress: float, warmup: float, schedule: str) -> None:
+    assert 0.0 <= lr_factor(progress, schedule, warmup, (0.5, 0.8)) <= 1.0
+
+
+def test_clock_by_steps_and_by_seconds() -> None:
+    assert Clock(100).progress(25, 9999) == 0.25
+    clock = Clock(None, 60.0)
+    assert clock.progress(10**6, 30.0) == 0.5
+    clock.reserve = 10.0
+    assert clock.progress(0, 50.0) == 1.0
+
+
+def test_learning_rate_scales_with_the_batch() -> None:
+    assert load_recipe("paper").learning_rate(8) == pytest.approx(1e-3 / 4)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_loads_and_survives_plain_values(name: str) -> None:
+    recipe = load_recipe(name)
+    assert Recipe(**recipe.plain()) == recipe
+
+
+def test_the_three_recipes_of_the_readme_exist() -> None:
+    assert {"paper", "scratch", "finetune"} <= set(recipe_names())
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("lr = -1", "lr: Input should be greater than 0"),
+        ("lr = 'x'", "lr"),
+        ("epoch = 3", "epoch: Extra inputs"),
+        ("milestones = [0.9, 0.1]", "milestones must rise"),
+        ("augment = 'wild'", "augment 'wild': want one of"),
+        ("[augment]\nmirror_p = 7", "mirror_p"),
+        ("[augment]\nspin = 7", "spin"),
+        ("a = [", "not TOML"),
+        ("optimizer = 'lion'", "optimizer"),
+    ],
+)
+def test_a_wrong_recipe_names_file_and_key(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=says) as caught:
+        load_recipe(str(path))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_that_does_not_exist_suggests_one() -> None:
+    with pytest.raises(ConfigError, match="did you mean scratch"):
+        load_recipe("scrach")
+
+
+def test_biases_get_twice_the_rate_and_no_decay_norms_no_decay() -> None:
+    model = build("ssd320-mini", 2)
+    groups = parameter_groups(model, 5e-4, 2.0)
+    weights, biases, norms = (group["params"] for group in groups)
+    assert [g["weight_decay"] for g in groups] == [5e-4, 0.0, 0.0]
+    assert all(p.ndim == 4 for p in weights)
+    assert len(weights) + len(biases) + len(norms) == len(list(model.parameters()))
+    assert {id(p) for p in biases} == {id(h.bias) for m in model.heads for h in (m.location, m.confidence)}
+    vgg = build("ssd300-vgg16", 2)
+    _, biases, norms = (group["params"] for group in parameter_groups(vgg, 5e-4, 2.0))
+    assert len(biases) == 15 + 8 + 12
+    assert [p.shape for p in norms] == [(512,)]  # the scale of conv4_3's normalisation
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_set_lr_keeps_the_factors(name: str) -> None:
+    optimizer = make_optimizer(build("ssd320-mini", 2), Recipe(optimizer=name), 0.1)
+    set_lr(optimizer, 0.5)
+    assert [g["lr"] for g in optimizer.param_groups] == [0.5, 1.0, 0.5]
+
+
+def test_average_is_the_recurrence() -> None:
+    model = torch.nn.BatchNorm1d(3)
+    average, slow = Average(model, 0.9), [v.clone() for v in model.state_dict().values()]
+    for n in range(1, 30):
+        with torch.no_grad():
+            model.weight.add_(torch.randn(3))
+            model.running_mean.add_(1.0)
+            model.num_batches_tracked += 1
+        average.update()
+        decay = min(0.9, (1 + n) / (10 + n))
+        slow = [a * decay + v * (1 - decay) if v.is_floating_point() else v.clone()
+                for a, v in zip(slow, model.state_dict().values(), strict=True)]  # fmt: skip
+    for a, b in zip(average.state.values(), slow, strict=True):
+        torch.testing.assert_close(a, b)
