@@ -71,11 +71,11 @@ def test_standard_input(model, pictures, run) -> None:
     assert len(json.loads(done.stdout)["images"]) == 1
 
 
-def test_mistakes(model, refused, tmp_path) -> None:
+def test_mistakes(model, pictures, refused, tmp_path) -> None:
     (tmp_path / "empty").mkdir()
     assert "nothing.jpg" in refused("detect", model, "nothing.jpg", cwd=tmp_path)
     assert "empty" in refused("detect", model, tmp_path / "empty")
-    assert "no such file" in refused("detect", "none.safetensors", tmp_path / "empty")
+    assert "no such file" in refused("detect", "none.safetensors", pictures[0])
     text = tmp_path / "note.txt"
     text.write_text("hello")
-    assert "not a safetensors file" in refused("detect", text, text)
+    assert "not a safetensors file" in refused("detect", text, pictures[0])

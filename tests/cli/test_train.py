@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -140,8 +141,8 @@ def edit_xml(old: str, new: str):
     def change(folder: Path) -> None:
         for path in sorted((folder / "Annotations").glob("train*.xml")) or sorted((folder / "Annotations").iterdir()):
             text = path.read_text()
-            if old in text:
-                path.write_text(text.replace(old, new, 1))
+            if re.search(old, text):
+                path.write_text(re.sub(old, new, text, count=1))
                 return
         raise AssertionError("nothing to change")
 
@@ -159,14 +160,15 @@ def spoil_image(content: bytes):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (edit_xml("<xmax>", "<xmax>-5</xmax><was>").__call__, "object"),
-        (edit_xml("</annotation>", "").__call__, "xml"),
+        (edit_xml(r"<xmax>\d+</xmax>", "<xmax>0</xmax>"), "object 0"),
+        (edit_xml(r"<xmax>\d+</xmax>", "<xmax>9999</xmax>"), "outside"),
+        (edit_xml("</annotation>", ""), "is not XML"),
         (spoil_image(b""), "empty"),
         (spoil_image(b"\xff\xd8\xff not a picture"), "JPEGImages"),
         (lambda f: (f / "ImageSets/Main/train.txt").write_text("nobody\n"), "nobody"),
-        (lambda f: [shutil.rmtree(f / d) for d in ("Annotations", "JPEGImages", "ImageSets")], "neither VOC nor COCO"),
+        (lambda f: [shutil.rmtree(f / d) for d in ("Annotations", "JPEGImages", "ImageSets")], "empty folder"),
     ],
-    ids=["no-area", "cut-xml", "empty-image", "corrupt-image", "missing-image", "empty-folder"],
+    ids=["no-area", "outside", "cut-xml", "empty-image", "corrupt-image", "missing-image", "empty-folder"],
 )
 def test_broken_data_is_one_line_that_names_the_file(change, says: str, scenes: Path, refused, tmp_path: Path) -> None:
     data = broken_copy(scenes, tmp_path / "data", change)

@@ -60,13 +60,13 @@ def assert_same(a, b) -> None:
 
 
 def test_the_loss_falls_and_the_files_are_there(scenes: Path, tmp_path: Path) -> None:
-    trainer = make(scenes, tmp_path / "run", epochs=8)
+    trainer = make(scenes, tmp_path / "run", epochs=25)
     trainer.reporters.append(CsvReporter(tmp_path / "run" / "log.csv", []))
     result = trainer.run()
-    assert (result.epochs, result.steps, result.interrupted) == (8, 24, False)
+    assert (result.epochs, result.steps, result.interrupted) == (25, 75, False)
     with (tmp_path / "run" / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [int(r["epoch"]) for r in rows] == list(range(8))
+    assert [int(r["epoch"]) for r in rows] == list(range(25))
     assert float(rows[-1]["loss"]) < 0.7 * float(rows[0]["loss"])
     assert all(0 <= float(r["val_map50"]) <= 1 for r in rows)
     info = read_info(tmp_path / "run" / loop.BEST)

@@ -76,9 +76,13 @@ def load_state(path: Path, stepper: Stepper) -> Progress:
         check_state(average, stepper.average.state, where)
         stepper.average.load(average, about["updates"])
     slots: dict[int, dict[str, Tensor]] = {}
+    parameters = [p for group in stepper.optimizer.param_groups for p in group["params"]]
     for key, value in part("optimizer.").items():
         index, name = key.split(".", 1)
-        slots.setdefault(int(index), {})[name] = value
+        like = parameters[int(index)]
+        # Fused optimizers walk memory: a moment must lie in it as its (channels-last) parameter does.
+        own = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+        slots.setdefault(int(index), {})[name] = own
     whole = stepper.optimizer.state_dict()
     stepper.optimizer.load_state_dict({"state": slots, "param_groups": whole["param_groups"]})
     if about["scaler"]:

@@ -148,9 +148,8 @@ def _load_vgg(model: SSD, state: dict[str, Tensor], where: str) -> str:
 def _without_biases(new: dict[str, Tensor]) -> dict[str, Tensor]:
     """A normalised convolution has no bias: the running mean takes it."""
     for key in [k for k in new if k.startswith(("conv", "fc")) and k.endswith(".bias")]:
-        mean = key.replace("conv", "bn").replace(".bias", ".running_mean")
-        if mean in new:
-            new[mean] = new[mean] - new[key]
+        mean = key.replace("conv", "bn").replace("fc", "bn_fc").replace(".bias", ".running_mean")
+        new[mean] = new[mean] - new[key] if mean in new else -new[key]
         del new[key]
     return new
 
