@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -39,6 +40,43 @@ def race(contenders: Mapping[str, Callable[[], object]], rounds: int, warmup: in
             wait()
             seconds[name].append(time.perf_counter() - started)
     return seconds
+
+
+def race_processes(names: list[str], rounds: int, arguments: list[str]) -> dict[str, list[float]]:
+    """The same with a process for each contender, so that none profits or suffers from another's settings.
+
+    The calling script is started again with `--contender NAME`; there it must call `serve`.
+    """
+    command = [sys.executable, sys.argv[0], *arguments, "--contender"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    processes: dict[str, subprocess.Popen[str]] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    try:
+        for name in names:
+            processes[name] = subprocess.Popen([*command, name], **pipes)  # type: ignore[call-overload]
+            assert processes[name].stdout.readline() == "ready\n", name  # type: ignore[union-attr]
+        for _ in range(rounds):
+            for name, process in processes.items():
+                process.stdin.write("go\n")  # type: ignore[union-attr]
+                seconds[name].append(float(process.stdout.readline()))  # type: ignore[union-attr]
+    finally:
+        for process in processes.values():
+            process.kill()
+    return seconds
+
+
+def serve(run: Callable[[], object], warmup: int = 3, steps: int = 1) -> None:
+    """The contender's side of `race_processes`: one turn is `steps` runs, more than a loader can have ready."""
+    for _ in range(warmup):
+        run()
+    wait()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        for _ in range(steps):
+            run()
+        wait()
+        print((time.perf_counter() - started) / steps, flush=True)
 
 
 def wait() -> None:

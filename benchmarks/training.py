@@ -4,31 +4,35 @@
 
 The whole loop is what `singleshot train` runs: loading, augmentation, matching, loss, update, averaging, with the
 default recipe. Bare steps are forward, backward and update of the network alone on one fixed batch. torchvision's
-step includes its own matching and loss, since its model computes them in its forward.
+step includes its own matching and loss, since its model computes them in its forward. Every contender is a process of
+its own, and every round runs eight steps of each in turn.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import statistics
 import tempfile
 from pathlib import Path
 
 import torch
 import torchvision
-from common import race, ratio, tell
+from common import race_processes, ratio, serve, tell
 from torch import nn
 
 from singleshot.data import open_dataset
 from singleshot.data.loader import TrainLoader
 from singleshot.data.scenes import write_scenes
 from singleshot.models import build
+from singleshot.training.memory import keep_freed_memory
 from singleshot.training.optimizers import make_optimizer
 from singleshot.training.precision import autocast, pick_precision, place_model
 from singleshot.training.recipes import load_recipe
 from singleshot.training.step import Stepper
 
 BATCH = 16
+STEPS = 8
 
 
 def bare_step(name: str, device: torch.device, dtype: torch.dtype):
@@ -81,35 +85,43 @@ def torchvision_step(device: torch.device, dtype: torch.dtype):
     return step
 
 
+def contender(name: str, data: str, device: torch.device, dtype: torch.dtype):
+    model, part = name.split(" ", 1)
+    if model == "torchvision":
+        return torchvision_step(device, torch.float32 if part == "float32" else dtype)
+    if device.type == "cpu":
+        keep_freed_memory()  # as the training loop does
+    return bare_step(model, device, dtype) if part == "bare" else whole_loop(model, data, device, dtype)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--data")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--data", help="images to train on; default: drawn scenes")
     parser.add_argument("--models", nargs="*", default=["ssd300-mobilenetv2", "ssdlite320-mobilenetv2", "ssd320-mini"])
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--contender", help=argparse.SUPPRESS)
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = pick_precision("auto", device)
+    if args.contender:
+        serve(contender(args.contender, args.data, device, dtype), steps=STEPS)
+        return
+    peer = f"torchvision {dtype}"
+    names = ["torchvision float32", peer]
+    for name in args.models:
+        names += [f"{name} bare", f"{name} loop"]
     with tempfile.TemporaryDirectory() as folder:
         data = args.data or str(Path(folder) / "scenes")
         if not args.data:
-            write_scenes(Path(data), train=200, test=10, val=10)
-        contenders = {
-            "torchvision float32": torchvision_step(device, torch.float32),
-            f"torchvision {dtype}": torchvision_step(device, dtype),
-        }
-        for name in args.models:
-            contenders[f"{name} bare"] = bare_step(name, device, dtype)
-            contenders[f"{name} loop"] = whole_loop(name, data, device, dtype)
-        seconds = race(contenders, args.rounds, warmup=2)
+            write_scenes(Path(data), train=400, test=10, val=10)
+        seconds = race_processes(names, args.rounds, ["--data", data])
     result: dict[str, object] = {"batch": BATCH, "rounds": args.rounds, "our precision": str(dtype)}
     for name, values in seconds.items():
-        result[f"{name}: img/s"] = BATCH / sorted(values)[len(values) // 2]
+        result[f"{name}: img/s"] = BATCH / statistics.median(values)
     for name in args.models:
         result[f"{name}: whole loop / bare step (want .85)"] = ratio(seconds, f"{name} bare", f"{name} loop")
-        result[f"{name}: loop / torchvision {dtype} (want 1.2)"] = ratio(
-            seconds, f"torchvision {dtype}", f"{name} loop"
-        )
+        result[f"{name}: loop / {peer} (want 1.2)"] = ratio(seconds, peer, f"{name} loop")
         result[f"{name}: loop / torchvision float32 (want 2)"] = ratio(seconds, "torchvision float32", f"{name} loop")
     tell("training, batch 16", result)
 

@@ -125,10 +125,27 @@ def test_a_mistake_is_one_line_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_option_that_does_not_exist_is_exit_2(run) -> None:
-    done = run("train", "--epoch", 3)
-    assert done.returncode == 2
-    assert "No such option" in done.stderr
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["train", "--epoch", 3], "No such option"),
+        (["train", "x", "--epochs", "many"], "--epochs"),
+        (["train", "x", "--batch", 0], "--batch"),
+        (["trian"], "No such command"),
+        (["eval"], "MODEL"),
+    ],
+    ids=lambda v: " ".join(map(str, v))[:40] if isinstance(v, list) else "",
+)
+def test_an_impossible_option_is_one_line(words: list, says: str, refused) -> None:
+    line = refused(*words)
+    assert says.lower() in line.lower()
+    assert "--help" in line
+
+
+def test_no_command_shows_the_help(run) -> None:
+    done = run()
+    assert "train" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def broken_copy(scenes: Path, to: Path, change) -> Path:

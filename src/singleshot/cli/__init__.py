@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -47,18 +47,31 @@ def _options(
     """SSD (Single Shot MultiBox Detector): train on your own images, evaluate, detect."""
 
 
+# What a wrong option raises; typer exports its subclasses only.
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
+
 def main() -> None:
     """Entry point of `singleshot`: exit code 0 done, 2 the user's input is wrong, 130 Ctrl-C, 1 our fault."""
     logging.basicConfig(format="singleshot: %(message)s", level=logging.INFO, stream=sys.stderr)
     try:
-        app()
+        code = app(standalone_mode=False)
     except SingleshotError as error:
         print(f"singleshot: {printable(error, 4000)}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except _UsageError as error:
+        message = error.format_message()
+        if "\n" in message:  # a command without its arguments: the help itself
+            print(message, file=sys.stderr)
+        else:
+            command = error.ctx.command_path if error.ctx is not None else "singleshot"
+            print(f"singleshot: {printable(message)} See: {command} --help", file=sys.stderr)
+        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
         print("singleshot: stopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         # The reader of our output went away (`| head`): not an error; keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)

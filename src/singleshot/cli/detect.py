@@ -42,7 +42,7 @@ class Format(StrEnum):
 
 
 def detect(
-    model: Annotated[str, typer.Argument(help="Model file: .safetensors, .onnx or OpenVINO .xml.")],
+    model: Annotated[str, typer.Argument(help="A checkpoint, such as runs/train-1/best.safetensors.")],
     sources: Annotated[
         list[str],
         typer.Argument(

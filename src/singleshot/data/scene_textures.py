@@ -183,7 +183,7 @@ def random_colour(
     value: tuple[float, float],
     hues: tuple[float, float] = (0.0, 6.0),
 ) -> np.ndarray:
-    """float [3] RGB 0..255, its saturation and value (0..1) and hue (a turn is 6: 0 red, 2 green, 4 blue) from ranges."""
+    """float [3] RGB 0..255; saturation and value are 0..1, a turn of hue is 6 (0 red, 2 green, 4 blue)."""
     hue, sat, val = rng.uniform(*hues), rng.uniform(*saturation), rng.uniform(*value)
     wheel = np.clip(np.abs(np.mod(hue + np.array([0.0, 4.0, 2.0]), 6.0) - 3.0) - 1.0, 0.0, 1.0)
     return 255.0 * val * (1.0 - sat + sat * wheel)

@@ -51,8 +51,9 @@ class _Depthwise(torch.autograd.Function):
     """Depthwise 3x3 convolution whose gradient for its input is a plain convolution.
 
     In bfloat16 on a CPU that gradient has no fast kernel at stride 2: it takes 15 to 90 times as long as a depthwise
-    convolution of the same size, and half of a MobileNet's training step. It is the correlation of the incoming gradient,
-    at stride 2 spread out with zeros in between, with the turned kernel, which has one. Measured: benchmarks/depthwise.py.
+    convolution of the same size, and half of a MobileNet's training step. It is the correlation of the incoming
+    gradient, at stride 2 spread out with zeros in between, with the turned kernel, which has one. Measured:
+    benchmarks/depthwise.py.
     """
 
     @staticmethod

@@ -17,8 +17,7 @@ from singleshot.runtime.detections import Detections
 from singleshot.runtime.sources import LIVE_KINDS, Frame
 
 # Evaluation keeps everything above .01 (Caffe's ssd_pascal.py), since average precision wants the tail; a
-# reader wants few false boxes. Caffe's own example notebook (ssd_detect.ipynb) shows what passes .6, which
-# loses many small objects of a softmax that was trained with three negatives per positive.
+# reader wants few false boxes. A model file brings its own value; this one is for engines that have none.
 SCORE_MIN = 0.35
 
 _ERRORS_PER_BATCH = 32  # frames without an image that may wait for a batch to fill
