@@ -19,7 +19,7 @@ from singleshot.models import SSD
 from singleshot.records import Batch, Losses
 from singleshot.runtime.detections import Detections
 from singleshot.runtime.drawing import draw_detections
-from singleshot.training.memory import keep_freed_memory
+from singleshot.training.memory import keep_freed_memory, release_freed_memory
 from singleshot.training.precision import pick_precision, place_model
 from singleshot.training.recipes import Recipe
 from singleshot.training.reports import Reporter
@@ -247,6 +247,7 @@ class Trainer:
                 save_checkpoint(self.settings.out / BEST, self.model.state_dict(), self._info(score))
         finally:
             self.model.load_state_dict(kept)
+        release_freed_memory()
         self._last_val = time.monotonic()
         self._val_seconds = self._last_val - started
         self.clock.reserve = self._val_seconds
