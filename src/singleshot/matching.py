@@ -43,7 +43,8 @@ def match(
         boxes, labels = boxes.unsqueeze(0), labels.unsqueeze(0)
     if boxes.shape[1] == 0:  # No image of the batch has an object: one empty row keeps every shape regular.
         boxes, labels = boxes.new_zeros(len(boxes), 1, 4), labels.new_full((len(labels), 1), -1)
-    boxes, real = boxes.float(), labels >= 0
+    boxes, labels, priors_cxcywh = boxes.float(), labels.long(), priors_cxcywh.float()
+    real = labels >= 0
     # A padding row must never look like an overlap, whatever its box holds.
     overlaps = iou(boxes, to_corners(priors_cxcywh)).masked_fill_(~real.unsqueeze(-1), -1.0)
     owner = RULES[rule](overlaps, iou_min)

@@ -57,7 +57,11 @@ def demo(
     write_report(folder, report, evaluation)
     print(format_table(evaluation))
     pictures = [test_set.names[i] for i in range(min(PICTURES, len(test_set)))]
-    detect(str(best), pictures, out=folder / "detections", device=device, quiet=True)
+    try:
+        detect(str(best), pictures, out=folder / "detections", device=device, quiet=True)
+    except typer.Exit as end:  # a command ends so, also when all went well
+        if end.exit_code:
+            raise
     print(f"""
 mAP50 {evaluation.mean_ap:.4f} on {images} unseen pictures ({unseen}), after {result.seconds:.0f} s of training
   the model     {best}

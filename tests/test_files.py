@@ -1,0 +1,48 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from singleshot.errors import ConfigError, printable
+from singleshot.files import atomic_write
+
+
+def test_it_appears_whole_with_the_mode_of_any_new_file(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("x")
+    with atomic_write(tmp_path / "a" / "b.txt") as temporary:
+        assert temporary.suffix == ".txt"
+        temporary.write_text("hello")
+        assert not (tmp_path / "a" / "b.txt").exists()
+    assert (tmp_path / "a" / "b.txt").read_text() == "hello"
+    assert (tmp_path / "a" / "b.txt").stat().st_mode == plain.stat().st_mode
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.txt"]
+
+
+def test_a_failure_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="cannot write there"), atomic_write(tmp_path / "file" / "below.txt"):
+        pass
+
+
+def test_printable_stays_on_one_line_and_short() -> None:
+    text = printable("a\nb\x1b[31m\u202e" + "x" * 1000)
+    assert "\n" not in text
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert len(text) < 300
+    assert os.linesep not in text
