@@ -102,7 +102,7 @@ def make_priors(spec: PriorSpec) -> Float[Tensor, "P 4"]:
         centres = (np.arange(cells, dtype=np.float64) + spec.offset) * step / spec.image_size
         low, high = spec.min_sizes[i], spec.max_sizes[i]
         if spec.truncate:
-            low, high = int(low), int(high)
+            low, high = float(int(low)), float(int(high))
         shapes = np.array(_cell_shapes(low, high, spec.ratios[i]), np.float64) / spec.image_size
         grid = np.empty((cells, cells, len(shapes), 4), np.float64)
         grid[..., 0] = centres[None, :, None]
