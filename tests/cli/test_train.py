@@ -55,7 +55,8 @@ def test_json_and_quiet_and_resume(scenes: Path, trained: Path, run, tmp_path: P
         assert [r["epoch"] for r in csv.DictReader(file)] == ["0", "1", "2"]
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(scenes: Path, run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["ctrl-c", "kill"])
+def test_a_signal_saves_and_says_how_to_go_on(how: str, scenes: Path, run, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "singleshot", "train", str(scenes), "--model", "ssd320-mini", "--backbone-weights",
                "none", "--epochs", "500", "--batch", "8", "--out", str(folder)]  # fmt: skip
@@ -67,7 +68,10 @@ def test_ctrl_c_saves_and_says_how_to_go_on(scenes: Path, run, tmp_path: Path) -
             if (folder / "log.csv").exists() and len((folder / "log.csv").read_text().splitlines()) > 1:
                 break
             time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the loader's processes too
+        if how == "ctrl-c":
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the loader's processes too
+        else:
+            os.kill(process.pid, signal.SIGTERM)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()

@@ -323,4 +323,5 @@ def _as_it_is(result: Any) -> Any:
 def _start_worker(_: int) -> None:
     # Ctrl-C reaches the whole process group; the main process ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a training's own handler would keep a worker alive
     cv2.setNumThreads(0)

@@ -26,6 +26,7 @@ from singleshot.training.reports import Reporter
 from singleshot.training.schedule import Clock, lr_factor
 from singleshot.training.state import Progress, is_finite, load_state, save_state
 from singleshot.training.step import NonFiniteLossError, Stepper
+from singleshot.training.stopping import StopRequest
 from singleshot.training.validate import Validation, validate
 from singleshot.weights.checkpoint import ModelInfo, Thresholds, save_checkpoint
 
@@ -98,6 +99,7 @@ class Trainer:
             EvalLoader(val_set, model.input_spec, settings.batch, settings.workers) if val_set is not None else None
         )
         self.progress = Progress()
+        self._stop = StopRequest()
         total = None if settings.seconds is not None else settings.epochs * len(self.loader)
         self.clock = Clock(total, settings.seconds)
         self._total_steps = total
@@ -123,8 +125,9 @@ class Trainer:
         interrupted = False
         self.model.train()
         try:
-            while self.clock.progress(self.progress.step, self.seconds) < 1.0:
-                self._epoch()
+            with self._stop:
+                while self.clock.progress(self.progress.step, self.seconds) < 1.0:
+                    self._epoch()
             self.progress.finished = True
         except KeyboardInterrupt:
             interrupted = True
@@ -157,6 +160,7 @@ class Trainer:
                 done = self.clock.progress(progress.step, self.seconds)
                 if done >= 1.0:
                     break
+                self._stop.check()
                 self._step(batch, done, meter)
         self.stepper.check()
         if progress.batch >= len(self.loader):
@@ -234,8 +238,9 @@ class Trainer:
         self.model.load_state_dict(self.stepper.best_state())
         try:
             result = validate(
-                self.model, self.val_set, self.val_loader, Thresholds(), self.settings.device, "voc", self.recipe
-            )
+                self.model, self.val_set, self.val_loader, Thresholds(), self.settings.device, "voc", self.recipe,
+                self._stop.check,
+            )  # fmt: skip
             self._tell_pictures(result)
             progress = self.progress
             score = result.evaluation.mean_ap

@@ -1,0 +1,38 @@
+"""Signals are noted and raised where it is safe."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from singleshot.training.stopping import StopRequest
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_waits_for_check_and_the_second_does_not(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
+        stop.check()
+        os.kill(os.getpid(), number)
+        assert stop.asked  # and nothing was raised
+        with pytest.raises(KeyboardInterrupt):
+            stop.check()
+        os.kill(os.getpid(), number)
+        pytest.fail("the second signal was swallowed")
+    assert signal.getsignal(number) is before
+
+
+def test_outside_the_main_thread_nothing_is_touched() -> None:
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def work() -> None:
+        with StopRequest() as stop:
+            seen.append((signal.getsignal(signal.SIGINT), stop.asked))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [(before, False)]
