@@ -11,6 +11,12 @@ from pathlib import Path
 from singleshot.errors import ConfigError, printable
 
 
+def abandon(stack: contextlib.ExitStack) -> None:
+    """Leave a stack as an exception would: every `atomic_write` in it removes its file."""
+    with contextlib.suppress(InterruptedError), stack:
+        raise InterruptedError
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success rename it over `path`, on failure remove it.

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from singleshot.boxes import VARIANCES, Variances, encode, iou, to_corners
@@ -115,8 +115,3 @@ def _give(owner: Int[Tensor, "B P"], claim: Int[Tensor, "B G"]) -> Int[Tensor, "
 
 Rule = Callable[[Tensor, float], Tensor]
 RULES: dict[str, Rule] = {"caffe": _caffe}
-
-
-def matched(targets: Targets) -> Bool[Tensor, "*b P"]:
-    """Which priors have an object."""
-    return targets.labels > 0

@@ -11,7 +11,22 @@ import cv2
 import numpy as np
 import pytest
 
+from singleshot.errors import DataError
+
 Write = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def one_line() -> Callable[..., str]:
+    """one_line(call, ...): the message of the DataError that the call must end in, which must be a single line."""
+
+    def check(call: Callable[..., object], *args: Any, **kwargs: Any) -> str:
+        with pytest.raises(DataError) as caught:
+            call(*args, **kwargs)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    return check
 
 
 def _image(path: Path, width: int, height: int) -> None:

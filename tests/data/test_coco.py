@@ -14,13 +14,6 @@ from singleshot.data.coco import MAX_JSON_BYTES
 from singleshot.errors import DataError
 
 
-def one_line(call, *args, **kwargs) -> str:
-    with pytest.raises(DataError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 def note(box, **changes):
     return {"id": 5, "image_id": 20, "category_id": 3, "bbox": box, "iscrowd": 0, **changes}
 
@@ -73,7 +66,7 @@ def test_contiguous_labels_against_sorting(tmp_path_factory, ids, data):
     assert found.class_names == tuple(f"n{i}" for i in sorted(ids))
 
 
-def test_given_classes_are_looked_up_by_name(opened):
+def test_given_classes_are_looked_up_by_name(opened, one_line):
     items = [note([1, 1, 2, 2])]
     assert opened(items, class_names=["x", "cat", "dog"]).labels.tolist() == [2]
     assert opened(items, class_names=["dog"]).class_names == ("dog",)  # no cat is annotated
@@ -113,7 +106,7 @@ BAD_NOTES = {
 
 
 @pytest.mark.parametrize("case", BAD_NOTES)
-def test_bad_annotations_are_refused_with_their_place(opened, case):
+def test_bad_annotations_are_refused_with_their_place(opened, case, one_line):
     item, message = BAD_NOTES[case]
     with pytest.raises(DataError, match=r"train\.json: " + message):
         opened([item])
@@ -141,7 +134,7 @@ BAD_LISTS = {
 
 
 @pytest.mark.parametrize("case", BAD_LISTS)
-def test_bad_images_and_categories_are_refused(opened, case):
+def test_bad_images_and_categories_are_refused(opened, case, one_line):
     changes, message = BAD_LISTS[case]
     with pytest.raises(DataError, match=r"train\.json: .*" + message):
         opened(**changes)
@@ -160,14 +153,14 @@ def test_bad_images_and_categories_are_refused(opened, case):
         ('"\udcff"', r"x\.json: is not JSON that can be read"),
     ],
 )
-def test_what_is_no_coco_json_is_refused(tmp_path, text, message):
+def test_what_is_no_coco_json_is_refused(tmp_path, text, message, one_line):
     (tmp_path / "x.json").write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(DataError, match=message):
         open_dataset(tmp_path / "x.json")
     one_line(open_dataset, tmp_path / "x.json")
 
 
-def test_a_json_beyond_the_limit_is_refused(tmp_path, monkeypatch, coco, write_coco):
+def test_a_json_beyond_the_limit_is_refused(tmp_path, monkeypatch, coco, write_coco, one_line):
     assert MAX_JSON_BYTES == 2 * 2**30
     monkeypatch.setattr("singleshot.data.coco.MAX_JSON_BYTES", 2**20)
     path = write_coco(tmp_path / "train.json", coco(info="x" * 2**20))
@@ -225,7 +218,7 @@ def test_file_names_may_hold_folders(tmp_path, coco, write_coco):
     assert [Path(name) for name in open_dataset(path).names] == [tmp_path / f"images/x/{n}.png" for n in "ab"]
 
 
-def test_splits_with_years_tasks_and_aliases(tmp_path, coco, write_coco):
+def test_splits_with_years_tasks_and_aliases(tmp_path, coco, write_coco, one_line):
     for name in ("instances_train2017", "instances_val2017", "person_keypoints_val2017", "captions_val2017"):
         write_coco(tmp_path / "annotations" / f"{name}.json", coco(), tmp_path / "images")
     assert available_splits(tmp_path) == ("train", "val")
@@ -239,7 +232,7 @@ def test_splits_with_years_tasks_and_aliases(tmp_path, coco, write_coco):
     assert open_dataset(tmp_path, "train2014").source.endswith("instances_train2014.json (train)")
 
 
-def test_missing_images_are_counted_and_the_first_named(tmp_path, coco, write_coco):
+def test_missing_images_are_counted_and_the_first_named(tmp_path, coco, write_coco, one_line):
     path = write_coco(tmp_path / "train.json", coco(), tmp_path / "images")
     (tmp_path / "images" / "a.png").unlink()
     text = one_line(open_dataset, path)
@@ -249,7 +242,7 @@ def test_missing_images_are_counted_and_the_first_named(tmp_path, coco, write_co
 
 
 @pytest.mark.parametrize("name", ["../a.png", "/etc/passwd", "x/../../a.png", "\\\\host\\a.png", "a\0.png"])
-def test_no_file_name_leaves_the_folder(tmp_path, coco, write_coco, name):
+def test_no_file_name_leaves_the_folder(tmp_path, coco, write_coco, name, one_line):
     path = write_coco(tmp_path / "set" / "train.json", coco(images=[{"id": 1, "file_name": name}]), tmp_path)
     text = one_line(open_dataset, path)
     assert "train.json: image" in text
@@ -257,7 +250,7 @@ def test_no_file_name_leaves_the_folder(tmp_path, coco, write_coco, name):
 
 
 @pytest.mark.parametrize("place", ["images/a.png", "images", "train.json"])
-def test_links_that_leave_the_folder_are_refused(tmp_path, coco, write_coco, place):
+def test_links_that_leave_the_folder_are_refused(tmp_path, coco, write_coco, place, one_line):
     path = write_coco(tmp_path / "set" / "train.json", coco(), tmp_path / "set" / "images")
     (tmp_path / "set" / place).rename(tmp_path / "outside")
     (tmp_path / "set" / place).symlink_to(tmp_path / "outside")

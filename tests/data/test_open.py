@@ -7,14 +7,6 @@ from pathlib import Path
 import pytest
 
 from singleshot.data import available_splits, open_dataset
-from singleshot.errors import DataError
-
-
-def one_line(call, *args, **kwargs) -> str:
-    with pytest.raises(DataError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.fixture
@@ -42,7 +34,7 @@ def test_a_voc_folder_with_a_stray_json_is_voc(tmp_path, voc_set, write_coco):
 
 
 @pytest.mark.parametrize("below", ["VOCdevkit/VOC2007", "VOC2007"])
-def test_a_nested_voc_folder_is_found_if_it_is_the_only_one(tmp_path, voc_set, below):
+def test_a_nested_voc_folder_is_found_if_it_is_the_only_one(tmp_path, voc_set, below, one_line):
     voc_set(tmp_path / below)
     assert open_dataset(tmp_path).sample(0).image.shape == (48, 64, 3)
     assert available_splits(tmp_path) == ("train",)
@@ -53,7 +45,7 @@ def test_a_nested_voc_folder_is_found_if_it_is_the_only_one(tmp_path, voc_set, b
     assert "VOC2012" in text
 
 
-def test_what_is_no_data_set_says_what_was_wanted_and_what_is_there(tmp_path, write_image):
+def test_what_is_no_data_set_says_what_was_wanted_and_what_is_there(tmp_path, write_image, one_line):
     write_image(tmp_path / "plain" / "x.png", 8, 8)
     write_image(tmp_path / "plain" / "y.jpg", 8, 8)
     (tmp_path / "empty").mkdir()
@@ -75,7 +67,7 @@ def test_what_is_no_data_set_says_what_was_wanted_and_what_is_there(tmp_path, wr
 
 
 @pytest.mark.parametrize("layout", ["labels", "flat", "yaml"])
-def test_yolo_labels_are_named(tmp_path, write_image, layout):
+def test_yolo_labels_are_named(tmp_path, write_image, layout, one_line):
     write_image(tmp_path / "images" / "x.png", 8, 8)
     if layout == "yaml":
         (tmp_path / "data.yaml").write_text("nc: 1")
@@ -86,7 +78,7 @@ def test_yolo_labels_are_named(tmp_path, write_image, layout):
     assert "YOLO labels are not supported yet, convert them; want a VOC folder" in one_line(open_dataset, tmp_path)
 
 
-def test_a_voc_folder_without_annotations_is_said(tmp_path):
+def test_a_voc_folder_without_annotations_is_said(tmp_path, one_line):
     (tmp_path / "Annotations").mkdir()
     assert "Annotations: no .xml file" in one_line(open_dataset, tmp_path)
 

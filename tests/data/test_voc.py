@@ -16,13 +16,6 @@ from singleshot.errors import DataError
 INT = st.integers
 
 
-def one_line(call, *args, **kwargs) -> str:
-    with pytest.raises(DataError) as caught:
-        call(*args, **kwargs)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 @pytest.fixture
 def voc(tmp_path, voc_xml, write_voc):
     """voc(objects, **xml): opens a folder with one image `a` (64 x 48) holding these objects."""
@@ -119,7 +112,7 @@ def test_classes_are_those_of_all_splits(tmp_path, voc_xml, write_voc):
     assert open_dataset(root, "train").class_names == open_dataset(root, "val").class_names == ("cat", "dog")
 
 
-def test_given_classes_are_looked_up_by_name(voc):
+def test_given_classes_are_looked_up_by_name(voc, one_line):
     data = voc([("cat", (1, 1, 5, 5))], class_names=["dog", "cat"])
     assert data.class_names == ("dog", "cat")
     assert data.labels.tolist() == [1]
@@ -167,7 +160,7 @@ def test_bad_objects_are_refused_with_their_place(voc, case):
         voc([("cat", (1, 1, 5, 5)), thing])
 
 
-def test_a_control_character_in_a_name_keeps_the_message_on_one_line(voc):
+def test_a_control_character_in_a_name_keeps_the_message_on_one_line(voc, one_line):
     assert r"(do\ng)" in one_line(voc, [("do\ng", (6, 1, 5, 5))])
 
 
@@ -177,7 +170,7 @@ def test_up_to_two_pixels_outside_are_clipped_silently(voc, caplog):
     assert not caplog.records
 
 
-def test_clip_boxes_cuts_and_drops_and_counts(voc, caplog):
+def test_clip_boxes_cuts_and_drops_and_counts(voc, caplog, one_line):
     things = [(1, 1, 100, 5), (70, 1, 90, 5), (9, 9, 8, 8), (1, 1, 66, 5)]
     data = voc([("cat", box) for box in things], clip_boxes=True)
     assert data.boxes_px.tolist() == [[0, 0, 64, 5], [0, 0, 64, 5]]
@@ -187,7 +180,7 @@ def test_clip_boxes_cuts_and_drops_and_counts(voc, caplog):
 
 
 @pytest.mark.parametrize("size", [None, (0, 0), ("", ""), (64, 0)])
-def test_a_missing_size_is_found_out_at_reading(voc, size):
+def test_a_missing_size_is_found_out_at_reading(voc, size, one_line):
     data = voc([("cat", (1, 1, 64, 48))], size=size)
     assert data.sizes.tolist() == [[0, 0]]
     assert data.sample(0).boxes_px.tolist() == [[0, 0, 64, 48]]
@@ -196,7 +189,7 @@ def test_a_missing_size_is_found_out_at_reading(voc, size):
 
 
 @pytest.mark.parametrize("size", [("wide", 48), (-64, 48), (64, 1e9), ("nan", 48), (64.5, 48)])
-def test_a_senseless_size_is_refused(voc, size):
+def test_a_senseless_size_is_refused(voc, size, one_line):
     assert "a.xml: size " in one_line(voc, [("cat", (1, 1, 5, 5))], size=size)
 
 
@@ -215,19 +208,19 @@ LEAK = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><annotation><filen
         ("<html/>", r"a\.xml: starts with <html>; want a VOC <annotation>"),
     ],
 )
-def test_what_is_no_annotation_is_refused(tmp_path, write_voc, xml, message):
+def test_what_is_no_annotation_is_refused(tmp_path, write_voc, xml, message, one_line):
     root = write_voc(tmp_path, {"a": xml}, {"train": ["a"]})
     with pytest.raises(DataError, match=message):
         open_dataset(root)
     one_line(open_dataset, root)
 
 
-def test_a_large_xml_is_refused(tmp_path, voc_xml, write_voc):
+def test_a_large_xml_is_refused(tmp_path, voc_xml, write_voc, one_line):
     root = write_voc(tmp_path, {"a": voc_xml([]) + " " * module.MAX_XML_BYTES}, {"train": ["a"]})
     assert "a.xml: larger than 16 MB" in one_line(open_dataset, root)
 
 
-def test_missing_files_and_splits_are_named(tmp_path, voc_xml, write_voc):
+def test_missing_files_and_splits_are_named(tmp_path, voc_xml, write_voc, one_line):
     xmls = dict.fromkeys(["a", "b"], voc_xml([("cat", (1, 1, 5, 5))]))
     splits = {"train": ["a", "b"], "gone": ["a", "c", "d"], "none": [], "twice": ["a", "b"]}
     root = write_voc(tmp_path, xmls, splits)
@@ -242,13 +235,13 @@ def test_missing_files_and_splits_are_named(tmp_path, voc_xml, write_voc):
     assert "twice.txt: line 3 lists 'a' again" in one_line(open_dataset, root, "twice")
 
 
-def test_nothing_labelled_is_said(tmp_path, voc_xml, write_voc):
+def test_nothing_labelled_is_said(tmp_path, voc_xml, write_voc, one_line):
     root = write_voc(tmp_path, {"a": voc_xml([])}, {"train": ["a"]})
     assert "no annotation has an object" in one_line(open_dataset, root)
     assert open_dataset(root, class_names=["cat"]).ptr.tolist() == [0, 0]
 
 
-def test_aliases_of_val_and_no_other_guess(tmp_path, voc_xml, write_voc):
+def test_aliases_of_val_and_no_other_guess(tmp_path, voc_xml, write_voc, one_line):
     xml = voc_xml([("cat", (1, 1, 5, 5))])
     root = write_voc(tmp_path, {"a": xml, "b": xml}, {"valid": ["a"], "test": ["b"]})
     assert list(open_dataset(root, "val").image_ids) == ["a"]
@@ -271,7 +264,7 @@ def test_the_annotations_filename_decides_or_stands_in(tmp_path, voc_xml, write_
     assert [Path(name).name for name in open_dataset(root).names] == ["a.png", "other.png"]
 
 
-def test_an_annotation_does_not_take_another_ones_image(tmp_path, voc_xml, write_voc):
+def test_an_annotation_does_not_take_another_ones_image(tmp_path, voc_xml, write_voc, one_line):
     xml = voc_xml([("cat", (1, 1, 5, 5))], filename="a.png")
     root = write_voc(tmp_path, {"a": xml, "b": xml}, {"train": ["a", "b"]})
     (root / "JPEGImages" / "b.png").unlink()
@@ -279,7 +272,7 @@ def test_an_annotation_does_not_take_another_ones_image(tmp_path, voc_xml, write
 
 
 @pytest.mark.parametrize("filename", ["../../secret.png", "/etc/passwd", "x/../../../secret.png", "C:\\x.png", ""])
-def test_no_filename_leaves_the_folder(tmp_path, voc_xml, write_voc, filename):
+def test_no_filename_leaves_the_folder(tmp_path, voc_xml, write_voc, filename, one_line):
     xml = voc_xml([("cat", (1, 1, 5, 5))], filename=filename)
     root = write_voc(tmp_path / "set", {"a": xml}, {"train": ["a"]})
     (root / "JPEGImages" / "a.png").rename(tmp_path / "secret.png")
@@ -288,14 +281,14 @@ def test_no_filename_leaves_the_folder(tmp_path, voc_xml, write_voc, filename):
 
 
 @pytest.mark.parametrize("stem", ["../secret", "/etc/passwd", "../Annotations/a"])
-def test_no_line_of_a_list_leaves_the_folder(tmp_path, voc_xml, write_voc, stem):
+def test_no_line_of_a_list_leaves_the_folder(tmp_path, voc_xml, write_voc, stem, one_line):
     root = write_voc(tmp_path, {"a": voc_xml([("cat", (1, 1, 5, 5))])}, {"train": [stem]})
     (tmp_path / "secret.xml").write_text(voc_xml([]))
     assert "there is no Annotations/" in one_line(open_dataset, root)
 
 
 @pytest.mark.parametrize("place", ["JPEGImages/a.png", "Annotations/a.xml", "JPEGImages", "ImageSets/Main"])
-def test_links_that_leave_the_folder_are_refused(tmp_path, voc_xml, write_voc, place):
+def test_links_that_leave_the_folder_are_refused(tmp_path, voc_xml, write_voc, place, one_line):
     root = write_voc(tmp_path / "set", {"a": voc_xml([("cat", (1, 1, 5, 5))])}, {"train": ["a"]})
     (root / place).rename(tmp_path / "outside")
     (root / place).symlink_to(tmp_path / "outside")

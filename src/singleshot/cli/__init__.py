@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from typing import Annotated, Any
 
 import typer
 
 from singleshot import __version__
+from singleshot.cli.common import hush_stdout
 from singleshot.cli.demo import demo
 from singleshot.cli.detect import detect
 from singleshot.cli.eval import evaluate_command
@@ -71,7 +71,6 @@ def main() -> None:
         print("singleshot: stopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        # The reader of our output went away (`| head`): not an error; keep Python from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        hush_stdout()  # the reader of our output went away (`| head`): not an error
         sys.exit(0)
     sys.exit(code if isinstance(code, int) else 0)

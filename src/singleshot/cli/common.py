@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +14,7 @@ from singleshot.errors import ConfigError, printable
 
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, or auto.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
+WorkersOption = Annotated[int | None, typer.Option("--workers", min=0, max=64, help="Processes that load images.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -30,6 +33,16 @@ def parse_duration(text: str, option: str = "--time") -> float:
     if not 1 <= seconds <= 365 * 86400:
         raise ConfigError(f"{option} {printable(text)}: want between 1 second and a year")
     return seconds
+
+
+def is_free(path: Path) -> bool:
+    """Whether results may go there: nothing is there yet, or an empty folder."""
+    return not path.exists() or (path.is_dir() and next(path.iterdir(), None) is None)
+
+
+def hush_stdout() -> None:
+    """After a BrokenPipeError: the reader has gone, and Python would complain once more when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def numbered_folder(parent: Path, name: str) -> Path:

@@ -29,24 +29,20 @@ def demo(
 
     Example: singleshot demo, or singleshot demo path/to/VOC2007
     """
-    from singleshot.cli.detect import detect
+    from singleshot.cli.detect import run_detection
     from singleshot.cli.eval import run_evaluation, write_report
-    from singleshot.cli.train import run_training
-    from singleshot.data import available_splits, open_dataset
+    from singleshot.cli.train import TrainOptions, run_training
+    from singleshot.data import available_splits, find_split, open_dataset
     from singleshot.metrics.table import format_table
 
     source = data if data is not None else _scenes(out)
     splits = available_splits(source)
-    unseen = next((s for s in ("test", "val", "valid", "validation") if s in splits), None)
+    unseen = find_split("test", splits) or find_split("val", splits)
     if unseen is None:
         raise DataError(f"{printable(source)}: has no split test or val to evaluate on; it has {', '.join(splits)}")
     test_set = open_dataset(source, unseen)  # before training: a mistake in it should show at once
     folder = numbered_folder(out, "run")
-    options = {
-        "data": source, "model": model, "recipe": "scratch", "epochs": None, "time": time, "batch": None, "lr": None,
-        "backbone_weights": "none", "start": None, "resize": None, "split": "train", "val_split": "val",
-        "val_every": 1, "seed": seed, "precision": "auto", "clip_boxes": False,
-    }  # fmt: skip
+    options = TrainOptions(source, model=model, recipe="scratch", time=time, backbone_weights="none", seed=seed)
     result, _ = run_training(options, folder, device=device)
     best = folder / "best.safetensors"
     if result.interrupted:
@@ -57,11 +53,9 @@ def demo(
     write_report(folder, report, evaluation)
     print(format_table(evaluation))
     pictures = [test_set.names[i] for i in range(min(PICTURES, len(test_set)))]
-    try:
-        detect(str(best), pictures, out=folder / "detections", device=device, quiet=True)
-    except typer.Exit as end:  # a command ends so, also when all went well
-        if end.exit_code:
-            raise
+    code = run_detection(str(best), pictures, folder / "detections", device=device, quiet=True)
+    if code:
+        raise typer.Exit(code)
     print(f"""
 mAP50 {evaluation.mean_ap:.4f} on {images} unseen pictures ({unseen}), after {result.seconds:.0f} s of training
   the model     {best}

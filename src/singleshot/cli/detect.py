@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from singleshot.cli.common import DeviceOption, hush_stdout, is_free
 from singleshot.errors import ConfigError, DataError, printable
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def detect(
         bool | None,
         typer.Option("--draw/--no-draw", help="Write annotated pictures and videos too. Default: draw."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... Default: the best there is.")] = None,
+    device: DeviceOption = "auto",
     limit: Annotated[int | None, typer.Option(help="Stop after this many images or frames.")] = None,
     as_json: Annotated[
         bool,
@@ -93,6 +94,37 @@ def detect(
     Exit code 130: stopped with Ctrl-C; what was finished is kept.
     """
     _check(score_min, batch, limit, out)
+    keep_files = not as_json or out is not None or bool(draw)
+    code = run_detection(
+        model,
+        sources,
+        folder=_results_folder(out) if keep_files else None,
+        form=form.value,
+        score_min=score_min,
+        batch=batch,
+        draw=keep_files and draw is not False,
+        device=device,
+        limit=limit,
+        to_stdout=as_json,
+        quiet=quiet,
+    )
+    raise typer.Exit(code)
+
+
+def run_detection(
+    model: str,
+    sources: list[str],
+    folder: Path | None,
+    form: str = "json",
+    score_min: float | None = None,
+    batch: int = 8,
+    draw: bool = True,
+    device: str = "auto",
+    limit: int | None = None,
+    to_stdout: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Detect in all sources, write results and pictures into `folder` (None: nowhere); returns the exit code."""
     # OpenCV reads it when its first video opens: FFmpeg's own complaints would repeat ours, many times over.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     from singleshot import load
@@ -100,17 +132,16 @@ def detect(
 
     frames = islice(open_sources(sources), limit)
     detector = load(model, device=device)
-    keep_files = not as_json or out is not None or bool(draw)
     run = _Run(
         model=model,
         class_names=tuple(detector.class_names),
-        folder=_results_folder(out) if keep_files else None,
-        form=form.value,
-        draw=keep_files and draw is not False,
-        to_stdout=as_json,
+        folder=folder,
+        form=form,
+        draw=draw,
+        to_stdout=to_stdout,
         quiet=quiet,
     )
-    raise typer.Exit(run.all(detector.stream(frames, batch_size=batch, score_min=score_min)))
+    return run.all(detector.stream(frames, batch_size=batch, score_min=score_min))
 
 
 def _check(score_min: float | None, batch: int, limit: int | None, out: Path | None) -> None:
@@ -129,17 +160,13 @@ def _results_folder(out: Path | None) -> Path:
     if out is None:
         base, number = Path("detections"), 1
         out = base
-        while not _is_free(out):
+        while not is_free(out):
             number += 1
             out = base.with_name(f"{base.name}-{number}")
-    elif not _is_free(out):
+    elif not is_free(out):
         what = "is not empty" if out.is_dir() else "is a file"
         raise ConfigError(f"--out {printable(out)}: {what}; give a new or empty folder")
     return out
-
-
-def _is_free(path: Path) -> bool:
-    return not path.exists() or (path.is_dir() and next(path.iterdir(), None) is None)
 
 
 class _Run:
@@ -181,8 +208,7 @@ class _Run:
             except KeyboardInterrupt:
                 code = EXIT_INTERRUPTED
             except BrokenPipeError:
-                # Whoever read us has gone. Python would complain once more when it flushes at exit.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                hush_stdout()
                 code = EXIT_PIPE
             finally:
                 close = getattr(stream, "close", None)
@@ -237,7 +263,7 @@ class _Run:
             try:
                 writer.close(complete=code == 0)
             except BrokenPipeError:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                hush_stdout()
                 code = EXIT_PIPE
         if self._pictures is not None:
             self._pictures.close()

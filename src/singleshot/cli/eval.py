@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from singleshot.cli.common import DeviceOption, JsonOption, QuietOption
+from singleshot.cli.common import DeviceOption, JsonOption, QuietOption, WorkersOption
 from singleshot.errors import ConfigError
 from singleshot.files import atomic_write
 
@@ -30,7 +32,7 @@ def evaluate_command(
         float | None, typer.Option(help="IoU over which a weaker box is dropped. Default: the model's.")
     ] = None,
     device: DeviceOption = "auto",
-    workers: Annotated[int | None, typer.Option(min=0, max=64, help="Processes that load images.")] = None,
+    workers: WorkersOption = None,
     clip_boxes: Annotated[
         bool, typer.Option("--clip-boxes", help="Clip ground truth to the image instead of stopping.")
     ] = False,
@@ -114,21 +116,14 @@ def run_evaluation(
     return result.evaluation, len(dataset), time.perf_counter() - started
 
 
-class _progress:  # noqa: N801
+@contextlib.contextmanager
+def _progress(total: int, quiet: bool) -> Iterator[Callable[[], None]]:
     """A bar over images on a terminal, nothing elsewhere; gives the function that moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    def __init__(self, total: int, quiet: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        self._bar = Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
-                             transient=True, disable=quiet or not console.is_terminal)  # fmt: skip
-        self._task = self._bar.add_task("images", total=total)
-
-    def __enter__(self):  # type: ignore[no-untyped-def]
-        self._bar.start()
-        return lambda: self._bar.advance(self._task)
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
+    console = Console(stderr=True)
+    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task("images", total=total)
+        yield lambda: bar.advance(task)

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from singleshot.cli.common import DeviceOption, JsonOption, QuietOption, numbered_folder, parse_duration
+from singleshot.cli.common import (
+    DeviceOption,
+    JsonOption,
+    QuietOption,
+    WorkersOption,
+    is_free,
+    numbered_folder,
+    parse_duration,
+)
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.files import atomic_write
 
@@ -21,6 +30,28 @@ if TYPE_CHECKING:
 
 RUN_FILE = "run.json"
 DEFAULT_MODEL = "ssd320-mini"
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a run was asked for, by the names of the command's options; kept in run.json for --resume."""
+
+    data: str
+    model: str | None = None
+    recipe: str | None = None
+    epochs: int | None = None
+    time: str | None = None
+    batch: int | None = None
+    lr: float | None = None
+    backbone_weights: str | None = None
+    start: str | None = None
+    resize: str | None = None
+    split: str = "train"
+    val_split: str = "val"
+    val_every: int = 1
+    seed: int = 0
+    precision: str = "auto"
+    clip_boxes: bool = False
 
 
 def train(
@@ -67,7 +98,7 @@ def train(
     compile_: Annotated[
         bool, typer.Option("--compile", help="Compile the network first (minutes; pays on long runs).")
     ] = False,
-    workers: Annotated[int | None, typer.Option(min=0, max=64, help="Processes that load images.")] = None,
+    workers: WorkersOption = None,
     tensorboard: Annotated[bool, typer.Option(help="Write scalars and pictures for TensorBoard.")] = True,
     update_ratios: Annotated[
         bool, typer.Option("--update-ratios", help="Also how far each layer's weights move.")
@@ -85,22 +116,22 @@ def train(
 
     Example: singleshot train path/to/VOC2007 --time 20m --out runs/first
     """
-    options = {
-        "data": data, "model": model, "recipe": recipe, "epochs": epochs, "time": time, "batch": batch, "lr": lr,
-        "backbone_weights": backbone_weights, "start": start, "resize": resize, "split": split,
-        "val_split": val_split, "val_every": val_every, "seed": seed, "precision": precision, "clip_boxes": clip_boxes,
-    }  # fmt: skip
+    options = TrainOptions(
+        data=data or "", model=model, recipe=recipe, epochs=epochs, time=time, batch=batch, lr=lr,
+        backbone_weights=backbone_weights, start=start, resize=resize, split=split, val_split=val_split,
+        val_every=val_every, seed=seed, precision=precision, clip_boxes=clip_boxes,
+    )  # fmt: skip
     if resume:
         options = _resumed(out, options)
     elif data is None:
         raise ConfigError("train: which data? Give a folder in VOC or COCO form: singleshot train DATA")
-    if options["time"] and options["epochs"]:
+    if options.time and options.epochs:
         raise ConfigError("--time and --epochs exclude each other: a budget of time decides the epochs")
     result, folder = run_training(options, out, resume, device, compile_, workers, tensorboard, update_ratios, quiet)
     _tell(result, folder, options, as_json, quiet)
 
 
-def _resumed(out: Path | None, given: dict[str, Any]) -> dict[str, Any]:
+def _resumed(out: Path | None, given: TrainOptions) -> TrainOptions:
     """The options that the run was started with; only its length may be changed."""
     if out is None:
         raise ConfigError("--resume: which run? Give its folder: singleshot train --resume --out runs/train-1")
@@ -108,23 +139,25 @@ def _resumed(out: Path | None, given: dict[str, Any]) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{printable(out)}: no {RUN_FILE} there; --resume wants a folder that train wrote")
     try:
-        saved = json.loads(path.read_text())["options"]
-        if not isinstance(saved, dict) or set(saved) != set(given):
+        values = json.loads(path.read_text())["options"]
+        if not isinstance(values, dict) or set(values) != set(asdict(given)):
             raise ValueError("other options than this version's")
+        saved = TrainOptions(**values)
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{printable(path)}: cannot be read ({printable(error)})") from error
     for key in ("model", "recipe", "batch", "lr", "backbone_weights", "start", "resize"):
-        if given[key] is not None and given[key] != saved[key]:
+        wanted = getattr(given, key)
+        if wanted is not None and wanted != getattr(saved, key):
             raise ConfigError(f"--resume: --{key.replace('_', '-')} cannot change in a run; start a new one with --out")
-    if given["data"] is not None:
-        saved["data"] = given["data"]
-    if given["epochs"] is not None or given["time"] is not None:
-        saved["epochs"], saved["time"] = given["epochs"], given["time"]
+    if given.data:
+        saved = replace(saved, data=given.data)
+    if given.epochs is not None or given.time is not None:
+        saved = replace(saved, epochs=given.epochs, time=given.time)
     return saved
 
 
 def run_training(
-    options: dict[str, Any],
+    options: TrainOptions,
     out: Path | None,
     resume: bool = False,
     device: str = "auto",
@@ -144,29 +177,31 @@ def run_training(
     from singleshot.training import loop, reports
 
     place = pick_device(device)
-    train_set = open_dataset(options["data"], options["split"], clip_boxes=options["clip_boxes"])
+    train_set = open_dataset(options.data, options.split, clip_boxes=options.clip_boxes)
     val_set = _open_validation(options, train_set)
-    torch.manual_seed(options["seed"])
-    model, recipe, found = _model_and_recipe(options, len(train_set.class_names), fresh=not resume)
-    seconds = parse_duration(options["time"]) if options["time"] else None
+    torch.manual_seed(options.seed)
+    model, found, pretrained = _model(options, len(train_set.class_names), fresh=not resume)
+    options = replace(options, recipe=options.recipe or ("finetune" if pretrained else "scratch"))
+    recipe = _recipe(options)
+    seconds = parse_duration(options.time) if options.time else None
     folder = out or numbered_folder(Path("runs"), "train")
-    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not resume and not is_free(folder):
         raise ConfigError(
             f"{printable(folder)}: is there already; give another --out, or go on with that run: --resume"
         )
     settings = loop.Settings(
-        out=folder, epochs=options["epochs"] or recipe.epochs, batch=options["batch"] or recipe.batch, seconds=seconds,
-        seed=options["seed"], device=place, precision=options["precision"], compiled=compiled, workers=workers,
-        val_every=options["val_every"], update_ratios=update_ratios,
+        out=folder, epochs=options.epochs or recipe.epochs, batch=options.batch or recipe.batch, seconds=seconds,
+        seed=options.seed, device=place, precision=options.precision, compiled=compiled, workers=workers,
+        val_every=options.val_every, update_ratios=update_ratios,
     )  # fmt: skip
     trainer = loop.Trainer(model, train_set, val_set, recipe, settings)
     if resume:
         trainer.resume()
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / RUN_FILE) as temporary:
-        temporary.write_text(json.dumps({"options": options, "recipe": recipe.plain()}, indent=2))
+        temporary.write_text(json.dumps({"options": asdict(options), "recipe": recipe.plain()}, indent=2))
     if not quiet:
-        length = options["time"] or f"{settings.epochs} epochs"
+        length = options.time or f"{settings.epochs} epochs"
         val = f", {len(val_set)} to validate on" if val_set is not None else ""
         print(f"{model.name} ({found}) on {len(train_set)} images{val}, {len(train_set.class_names)} classes; batch "
               f"{settings.batch}, {trainer.dtype} on {place}, {length}; into {folder}", file=sys.stderr)  # fmt: skip
@@ -180,49 +215,48 @@ def run_training(
         raise ConfigError(f"{error}; saved: {printable(folder)}") from error
 
 
-def _open_validation(options: dict[str, Any], train_set: Dataset) -> Dataset | None:
-    from singleshot.data import available_splits, open_dataset
+def _open_validation(options: TrainOptions, train_set: Dataset) -> Dataset | None:
+    from singleshot.data import available_splits, find_split, open_dataset
 
-    name = options["val_split"]
+    name = options.val_split
     if name == "none":
         return None
-    if name == "val" and not {"val", "valid", "validation"} & set(available_splits(options["data"])):
+    if name == "val" and find_split("val", available_splits(options.data)) is None:
         print("singleshot: no split 'val' in the data: training without validation (name one with --val-split)",
               file=sys.stderr)  # fmt: skip
         return None
-    return open_dataset(options["data"], name, class_names=train_set.class_names, clip_boxes=options["clip_boxes"])
+    return open_dataset(options.data, name, class_names=train_set.class_names, clip_boxes=options.clip_boxes)
 
 
-def _model_and_recipe(options: dict[str, Any], num_classes: int, fresh: bool) -> tuple[SSD, Recipe, str]:
-    """The model with its starting weights, the recipe, and words about where the weights come from."""
-    from dataclasses import replace
-
+def _model(options: TrainOptions, num_classes: int, fresh: bool) -> tuple[SSD, str, bool]:
+    """The model with its starting weights, words about where they come from, and whether they are pretrained."""
     from singleshot.models import MODELS, build
-    from singleshot.training.recipes import Recipe, first_problem, load_recipe
     from singleshot.weights.start import start_from_checkpoint, start_model
 
-    if options["start"]:
-        model, found = start_from_checkpoint(options["start"], num_classes, options["model"])
-        pretrained = True
-    else:
-        name = options["model"] or DEFAULT_MODEL
-        inputs = MODELS[name].input_spec if name in MODELS else None
-        if inputs is not None and options["resize"]:
-            inputs = replace(inputs, resize=options["resize"])
-        model = build(name, num_classes, input_spec=inputs)
-        model, found, pretrained = start_model(model, options["backbone_weights"] or "auto", fresh)
-    if options["recipe"] is None:
-        options["recipe"] = "finetune" if pretrained else "scratch"
-    recipe = load_recipe(options["recipe"])
-    if options["lr"] is not None:
-        try:
-            recipe = Recipe.model_validate({**dict(recipe), "lr": options["lr"]})
-        except ValueError as error:
-            raise ConfigError(f"--lr {options['lr']}: {first_problem(error)}") from error
-    return model, recipe, found
+    if options.start:
+        return *start_from_checkpoint(options.start, num_classes, options.model), True
+    name = options.model or DEFAULT_MODEL
+    inputs = MODELS[name].input_spec if name in MODELS else None
+    if inputs is not None and options.resize:
+        inputs = replace(inputs, resize=options.resize)
+    model = build(name, num_classes, input_spec=inputs)
+    return model, *start_model(model, options.backbone_weights or "auto", fresh)
 
 
-def _tell(result: Result, folder: Path, options: dict[str, Any], as_json: bool, quiet: bool) -> None:
+def _recipe(options: TrainOptions) -> Recipe:
+    from singleshot.training.recipes import Recipe, first_problem, load_recipe
+
+    assert options.recipe is not None
+    recipe = load_recipe(options.recipe)
+    if options.lr is None:
+        return recipe
+    try:
+        return Recipe.model_validate({**dict(recipe), "lr": options.lr})
+    except ValueError as error:
+        raise ConfigError(f"--lr {options.lr}: {first_problem(error)}") from error
+
+
+def _tell(result: Result, folder: Path, options: TrainOptions, as_json: bool, quiet: bool) -> None:
     best = folder / "best.safetensors"
     if as_json:
         print(json.dumps({
@@ -237,7 +271,7 @@ def _tell(result: Result, folder: Path, options: dict[str, Any], as_json: bool, 
         if result.interrupted:
             print(f"go on:    singleshot train --resume --out {folder}")
         else:
-            print(f"evaluate: singleshot eval {best} {options['data']} --split test")
+            print(f"evaluate: singleshot eval {best} {options.data} --split test")
             print(f"detect:   singleshot detect {best} IMAGES")
     if result.interrupted:
         raise typer.Exit(130)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from singleshot.data.coco import choose_file, coco_file, coco_files, coco_splits, read_coco
 from singleshot.data.dataset import Dataset
-from singleshot.data.folders import describe_contents
+from singleshot.data.folders import describe_contents, find_split
 from singleshot.data.voc import read_voc, voc_root, voc_splits
 from singleshot.errors import DataError, printable
 
-__all__ = ["Dataset", "available_splits", "open_dataset"]
+__all__ = ["Dataset", "available_splits", "find_split", "open_dataset"]
 
 _WANTED = (
     "a VOC folder (Annotations/*.xml, JPEGImages/*, ImageSets/Main/*.txt), or a COCO JSON file or a folder "

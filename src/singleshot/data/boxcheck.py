@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from singleshot.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 # Labelling tools round and count from 0 or 1 as they please: this far outside the image is clipped silently.
 EDGE_PX = 2.0
@@ -22,6 +25,11 @@ class Settled(NamedTuple):
     keep: np.ndarray
     clipped: int
     dropped: int
+
+    def warn(self, where: str) -> None:
+        """Say in the log what was changed, if anything was."""
+        if self.clipped or self.dropped:
+            logger.warning("%s: %d boxes cut to their image, %d dropped", where, self.clipped, self.dropped)
 
 
 def settle_boxes(

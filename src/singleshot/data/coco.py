@@ -6,7 +6,6 @@ COCO's boxes are continuous already. Category ids become labels 0, 1, 2, ... in 
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -19,10 +18,8 @@ from singleshot.data.boxcheck import settle_boxes
 from singleshot.data.dataset import Dataset, unknown_class
 from singleshot.data.folders import Folder, resolve_split
 from singleshot.data.images import read_limited
-from singleshot.data.strings import StringTable
+from singleshot.data.strings import StringTable, offsets_of
 from singleshot.errors import DataError, printable
-
-logger = logging.getLogger(__name__)
 
 MAX_JSON_BYTES = 2 * 2**30
 MAX_SIDE = 1_000_000
@@ -328,16 +325,8 @@ def _assemble(
     flat = ~np.all(xywh[:, 2:] > 0, axis=1)
     describe = _describer(printable(file.path), rows, classes)
     settled = settle_boxes(corners, flat, images.sizes[image_of], clip_boxes, describe)
-    if settled.clipped or settled.dropped:
-        logger.warning(
-            "%s: %d boxes cut to their image, %d dropped",
-            printable(file.path),
-            settled.clipped,
-            settled.dropped,
-        )
+    settled.warn(printable(file.path))
     keep, boxes_px = settled.keep, settled.boxes[settled.keep]
-    ptr = np.zeros(len(names) + 1, np.int64)
-    np.cumsum(np.bincount(image_of[keep], minlength=len(names)), out=ptr[1:])
     told = np.array([row.area for row in rows], np.float32)[keep]
     own = (boxes_px[:, 2:] - boxes_px[:, :2]).prod(axis=1)
     return Dataset(
@@ -346,7 +335,7 @@ def _assemble(
         names=StringTable.from_iterable(names),
         image_ids=StringTable.from_iterable(images.ids),
         sizes=images.sizes,
-        ptr=ptr,
+        ptr=offsets_of(np.bincount(image_of[keep], minlength=len(names))),
         boxes_px=boxes_px,
         labels=np.array([row.label for row in rows], np.int64)[keep],
         difficult=np.zeros(len(boxes_px), bool),

@@ -78,11 +78,16 @@ class Folder:
             )
 
 
+def find_split(split: str, splits: Collection[str]) -> str | None:
+    """The name under which `split` is there, or None."""
+    return next((name for name in (split, *SPLIT_ALIASES.get(split, ())) if name in splits), None)
+
+
 def resolve_split(split: str, splits: Collection[str], where: str) -> str:
-    """The name under which `split` is there; DataError lists the splits that are."""
-    for name in (split, *SPLIT_ALIASES.get(split, ())):
-        if name in splits:
-            return name
+    """As `find_split`; DataError lists the splits that are there when it is not."""
+    name = find_split(split, splits)
+    if name is not None:
+        return name
     there = ", ".join(printable(name) for name in sorted(splits)) or "none"
     raise DataError(f"{printable(where)}: no split {printable(split)!r} (there are: {there}); name one of them")
 

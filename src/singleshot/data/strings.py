@@ -12,6 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 
+def offsets_of(counts: np.ndarray | Sequence[int]) -> np.ndarray:
+    """int64 [n + 1]: where each of n groups of `counts` rows starts, and the end of the last."""
+    offsets = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets
+
+
 def ragged_rows(ptr: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the groups `indices` where group i holds rows ptr[i]:ptr[i + 1].
 
@@ -19,8 +26,7 @@ def ragged_rows(ptr: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.nd
     `indices`, and their own ptr int64 [k + 1].
     """
     starts, counts = ptr[indices], ptr[indices + 1] - ptr[indices]
-    new_ptr = np.zeros(len(indices) + 1, np.int64)
-    np.cumsum(counts, out=new_ptr[1:])
+    new_ptr = offsets_of(counts)
     return np.repeat(starts - new_ptr[:-1], counts) + np.arange(new_ptr[-1]), new_ptr
 
 
@@ -38,9 +44,7 @@ class StringTable:
     def from_iterable(cls, strings: Iterable[str]) -> StringTable:
         """Pack the strings. A lone surrogate that no file name can hold raises UnicodeEncodeError."""
         encoded = [text.encode("utf-8", "surrogateescape") for text in strings]
-        offsets = np.zeros(len(encoded) + 1, np.int64)
-        np.cumsum([len(part) for part in encoded], out=offsets[1:])
-        return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets)
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets_of([len(part) for part in encoded]))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -20,7 +20,7 @@ from singleshot.data.boxcheck import settle_boxes
 from singleshot.data.dataset import Dataset, unknown_class
 from singleshot.data.folders import IMAGE_SUFFIXES, Folder, resolve_split
 from singleshot.data.images import read_limited
-from singleshot.data.strings import StringTable
+from singleshot.data.strings import StringTable, offsets_of
 from singleshot.errors import DataError, MissingExtraError, printable
 
 logger = logging.getLogger(__name__)
@@ -336,24 +336,15 @@ def _assemble(
     written = np.array([thing.box for thing in things], np.float64).reshape(-1, 4)
     flat = np.any(written[:, 2:] < written[:, :2], axis=1)
     settled = settle_boxes(written - (1.0, 1.0, 0.0, 0.0), flat, sizes[image_of], clip_boxes, describe)
-    if settled.clipped or settled.dropped:
-        logger.warning(
-            "%s (%s): %d boxes cut to their image, %d dropped",
-            printable(root),
-            printable(split),
-            settled.clipped,
-            settled.dropped,
-        )
+    settled.warn(f"{printable(root)} ({printable(split)})")
     keep, boxes_px = settled.keep, settled.boxes[settled.keep]
-    ptr = np.zeros(len(stems) + 1, np.int64)
-    np.cumsum(np.bincount(image_of[keep], minlength=len(stems)), out=ptr[1:])
     return Dataset(
         source=f"{root} ({split})",
         class_names=class_names,
         names=StringTable.from_iterable(names),
         image_ids=StringTable.from_iterable(stems),
         sizes=sizes,
-        ptr=ptr,
+        ptr=offsets_of(np.bincount(image_of[keep], minlength=len(stems))),
         boxes_px=boxes_px,
         labels=np.array([known[thing.name] for thing in things], np.int64)[keep],
         difficult=np.array([thing.difficult for thing in things], bool)[keep],

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from singleshot.errors import ConfigError, printable
-from singleshot.files import atomic_write
+from singleshot.files import abandon, atomic_write
 from singleshot.runtime.detections import Detections
 from singleshot.runtime.names import OutputNames
 from singleshot.runtime.sources import Frame
@@ -67,8 +67,7 @@ class PictureWriter:
         self._video = cv2.VideoWriter(str(temporary), codec, frame.fps or _DEFAULT_FPS, self._size)
         if not self._video.isOpened():
             self._video = None
-            with contextlib.suppress(InterruptedError), self._stack:
-                raise InterruptedError  # atomic_write removes its file when left by an exception
+            abandon(self._stack)
             raise ConfigError(f"{printable(path)}: no MP4 encoder in this OpenCV; use --no-draw")
         self._source = frame.source
 

@@ -12,7 +12,7 @@ from typing import IO, Any
 from xml.etree import ElementTree
 
 from singleshot.errors import ConfigError, printable
-from singleshot.files import atomic_write
+from singleshot.files import abandon, atomic_write
 from singleshot.runtime.detections import Detections
 from singleshot.runtime.names import OutputNames
 
@@ -85,9 +85,7 @@ class _FileWriter(Writer):
     def discard(self) -> None:
         if not self._closed:
             self._closed = True
-            error = InterruptedError("discarded")
-            with contextlib.suppress(InterruptedError), self._stack:
-                raise error  # atomic_write removes its file when left by an exception
+            abandon(self._stack)
 
 
 class JsonWriter(_FileWriter):

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from singleshot.runtime.drawing import draw_detections
 from singleshot.training.memory import keep_freed_memory, release_freed_memory
 from singleshot.training.precision import pick_precision, place_model
 from singleshot.training.recipes import Recipe
-from singleshot.training.reports import Reporter
+from singleshot.training.reports import COLUMNS, Reporter
 from singleshot.training.schedule import Clock, lr_factor
 from singleshot.training.state import Progress, is_finite, load_state, save_state
 from singleshot.training.step import NonFiniteLossError, Stepper
@@ -102,7 +102,6 @@ class Trainer:
         self._stop = StopRequest()
         total = None if settings.seconds is not None else settings.epochs * len(self.loader)
         self.clock = Clock(total, settings.seconds)
-        self._total_steps = total
         self._started = self._last_save = self._last_val = time.monotonic()
         self._before = 0.0
         self._val_seconds = 0.0
@@ -110,7 +109,6 @@ class Trainer:
     def resume(self) -> None:
         """Go on from the state in settings.out. Raises CheckpointError."""
         self.progress = load_state(self.settings.out / STATE, self.stepper)
-        self.progress.finished = False
         self._before = self.progress.seconds
 
     @property
@@ -128,7 +126,6 @@ class Trainer:
             with self._stop:
                 while self.clock.progress(self.progress.step, self.seconds) < 1.0:
                     self._epoch()
-            self.progress.finished = True
         except KeyboardInterrupt:
             interrupted = True
         except NonFiniteLossError:
@@ -136,9 +133,9 @@ class Trainer:
             raise
         finally:
             self.loader.close()
+            for reporter in self.reporters:
+                reporter.close()
         self._save()
-        for reporter in self.reporters:
-            reporter.close()
         spent = max(time.monotonic() - self._started, 1e-9)
         steps = self.progress.step - first_step
         best = self.progress.best if self.progress.best >= 0 else None
@@ -176,7 +173,7 @@ class Trainer:
         progress.step, progress.batch = progress.step + 1, progress.batch + 1
         meter.add(losses)
         if tell:
-            values = {**meter.values(), **self._position(factor)}
+            values = {**meter.values(), **self._position()}
             if before is not None:
                 values |= _update_ratios(before, self._weights())
             for reporter in self.reporters:
@@ -184,11 +181,12 @@ class Trainer:
 
     def _warmup(self) -> float:
         """Warm-up as a part of the training: the recipe's, but no longer than its number of steps."""
-        if self._total_steps is not None:
-            return min(self.recipe.warmup, self.recipe.warmup_steps / max(self._total_steps, 1))
+        steps = self.clock.total_steps
+        if steps is not None:
+            return min(self.recipe.warmup, self.recipe.warmup_steps / max(steps, 1))
         return self.recipe.warmup
 
-    def _position(self, factor: float) -> dict[str, Any]:
+    def _position(self) -> dict[str, Any]:
         progress, seconds = self.progress, self.seconds
         done = self.clock.progress(progress.step, seconds)
         left: float | None = None
@@ -198,7 +196,7 @@ class Trainer:
             left = seconds * (1 - done) / done
         return {
             "epoch": progress.epoch, "step": progress.step, "seconds": round(seconds, 2), "progress": done,
-            "lr": self.stepper.lr * factor, "last_map": progress.last_map, "seconds_left": left,
+            "lr": self.stepper.optimizer.param_groups[0]["lr"], "last_map": progress.last_map, "seconds_left": left,
         }  # fmt: skip
 
     def _weights(self) -> dict[str, torch.Tensor]:
@@ -207,12 +205,11 @@ class Trainer:
     def _end_epoch(self, meter: _Meter) -> None:
         progress = self.progress
         done = self.clock.progress(progress.step, self.seconds)
-        row: dict[str, Any] = {**meter.values(), **self._position(self.stepper.optimizer.param_groups[0]["lr"]
-                                                                  / self.stepper.lr)}  # fmt: skip
+        row: dict[str, Any] = {**meter.values(), **self._position()}
         row["epoch"] = progress.epoch - (1 if progress.batch == 0 else 0)
         if self.val_set is not None and self._validation_is_due(done):
             row |= self._validate()
-        progress.history.append({key: row.get(key) for key in _HISTORY})
+        progress.history.append({key: row.get(key) for key in COLUMNS})
         progress.seconds = self.seconds
         for reporter in self.reporters:
             reporter.on_epoch(row)
@@ -248,7 +245,7 @@ class Trainer:
             progress.last_map = score
             best = score > progress.best
             if best:
-                progress.best, progress.best_epoch = score, progress.epoch
+                progress.best = score
                 save_checkpoint(self.settings.out / BEST, self.model.state_dict(), self._info(score))
         finally:
             self.model.load_state_dict(kept)
@@ -262,7 +259,7 @@ class Trainer:
         }  # fmt: skip
 
     def _tell_pictures(self, result: Validation) -> None:
-        if not any(hasattr(r, "on_pictures") for r in self.reporters) or self.settings.pictures < 1:
+        if not any(reporter.wants_pictures for reporter in self.reporters):
             return
         assert self.val_set is not None
         pictures = []
@@ -293,7 +290,7 @@ class Trainer:
         save_checkpoint(out / LAST, self.stepper.best_state(), self._info(last))
         if self.val_set is None:
             save_checkpoint(out / BEST, self.stepper.best_state(), self._info(None))
-        save_state(out / STATE, self.stepper, replace(progress))
+        save_state(out / STATE, self.stepper, progress)
         self._last_save = time.monotonic()
 
     def _save_unless_broken(self) -> None:
@@ -301,14 +298,6 @@ class Trainer:
             self._save()
         else:  # an accelerator is looked at now and then only: the weights are spoilt, the last saved ones are not
             log.warning("the weights hold NaN; %s keeps the last good state", self.settings.out / STATE)
-        for reporter in self.reporters:
-            reporter.close()
-
-
-_HISTORY = (
-    "epoch", "step", "seconds", "lr", "loss", "loss_location", "loss_confidence", "images_per_second",
-    "val_loss_location", "val_loss_confidence", "val_map50",
-)  # fmt: skip
 
 
 class _Meter:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -20,19 +20,28 @@ COLUMNS = (
 )  # fmt: skip
 
 
-class Reporter(Protocol):
-    """Told of a training's course. `on_step` is called a few times a second at most."""
+class Reporter:
+    """Told of a training's course; each kind overrides what it cares for.
 
-    def on_step(self, values: Mapping[str, float]) -> None: ...
+    `on_step` is called a few times a second at most; pictures are drawn only if somebody has `wants_pictures`.
+    """
 
-    def on_epoch(self, row: Mapping[str, Any]) -> None: ...
+    wants_pictures = False
 
-    def on_pictures(self, step: int, pictures: Sequence[np.ndarray]) -> None: ...
+    def on_step(self, values: Mapping[str, float]) -> None:
+        """A step is done."""
 
-    def close(self) -> None: ...
+    def on_epoch(self, row: Mapping[str, Any]) -> None:
+        """An epoch is done, with its validation if it had one."""
+
+    def on_pictures(self, step: int, pictures: Sequence[np.ndarray]) -> None:
+        """Validation images with what was found on them."""
+
+    def close(self) -> None:
+        """The training has ended."""
 
 
-class CsvReporter:
+class CsvReporter(Reporter):
     """log.csv with one row per epoch; on a resume the rows of the state that is gone on from come first."""
 
     def __init__(self, path: Path, history: Sequence[Mapping[str, Any]]) -> None:
@@ -43,22 +52,18 @@ class CsvReporter:
         self._file = path.open("a", newline="")
         self._writer = csv.DictWriter(self._file, COLUMNS, restval="", extrasaction="ignore")
 
-    def on_step(self, values: Mapping[str, float]) -> None:
-        """Nothing: the file holds epochs."""
-
     def on_epoch(self, row: Mapping[str, Any]) -> None:
         self._writer.writerow(row)
         self._file.flush()
-
-    def on_pictures(self, step: int, pictures: Sequence[np.ndarray]) -> None:
-        """Nothing: the file holds numbers."""
 
     def close(self) -> None:
         self._file.close()
 
 
-class TensorBoardReporter:
+class TensorBoardReporter(Reporter):
     """Scalars and pictures for `tensorboard --logdir`."""
+
+    wants_pictures = True
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -104,7 +109,7 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-class PlainReporter:
+class PlainReporter(Reporter):
     """Lines for a log file: one per epoch, and one every `interval` seconds within a long epoch."""
 
     def __init__(self, stream: TextIO | None = None, interval: float = 30.0) -> None:
@@ -123,14 +128,8 @@ class PlainReporter:
         print(f"{row['progress']:4.0%}  epoch {row['epoch'] + 1} done  {_numbers(row)}{best}",
               file=self._stream, flush=True)  # fmt: skip
 
-    def on_pictures(self, step: int, pictures: Sequence[np.ndarray]) -> None:
-        """Nothing: this is text."""
 
-    def close(self) -> None:
-        """Nothing to close."""
-
-
-class LiveReporter:
+class LiveReporter(Reporter):
     """A bar that stays in place on a terminal, with a line above it per validation."""
 
     def __init__(self) -> None:
@@ -158,9 +157,6 @@ class LiveReporter:
         if row.get("val_map50") is not None:
             best = "  [green]best so far[/]" if row.get("best") else ""
             self._progress.console.print(f"epoch {row['epoch'] + 1:>4}  {_numbers(row)}{best}", highlight=False)
-
-    def on_pictures(self, step: int, pictures: Sequence[np.ndarray]) -> None:
-        """Nothing: this is a terminal."""
 
     def close(self) -> None:
         self._progress.stop()

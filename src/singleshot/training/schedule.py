@@ -30,7 +30,7 @@ def lr_factor(
 class Clock:
     """How far a training is: by steps, or by seconds where a wall-clock budget is given.
 
-    total_steps: of the whole training (None with a budget); budget: seconds; spent: seconds used before a resume.
+    total_steps: of the whole training (None with a budget); budget: seconds.
     """
 
     def __init__(self, total_steps: int | None, budget: float | None = None) -> None:

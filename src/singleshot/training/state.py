@@ -28,9 +28,7 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     best: float = -1.0
-    best_epoch: int = -1
     last_map: float | None = None
-    finished: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
 
 

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from singleshot.errors import SingleshotError, printable
-from singleshot.losses import multibox_loss
-from singleshot.matching import match
 from singleshot.models import SSD
 from singleshot.records import Batch, Losses
+from singleshot.training.objective import recipe_loss
 from singleshot.training.optimizers import Average, make_optimizer, set_lr
 from singleshot.training.precision import autocast
 from singleshot.training.recipes import Recipe
@@ -67,11 +66,9 @@ class Stepper:
         images = batch.images.to(self.device, non_blocking=True)
         boxes = batch.boxes.to(self.device, non_blocking=True)
         labels = batch.labels.to(self.device, non_blocking=True)
-        with torch.no_grad():
-            targets = match(model.priors, boxes, labels, recipe.iou_min, recipe.matching, model.prior_spec.variances)
         with autocast(self.device, self.dtype):
             raw = self.forward(images)
-        losses = multibox_loss(raw, targets, recipe.loss, recipe.negative_ratio, recipe.alpha, recipe.min_negatives)
+        losses = recipe_loss(model, raw, boxes, labels, recipe)
         self._pending.append(_Pending(losses.total.detach(), batch.names))
         if len(self._pending) >= self.check_every:
             self.check()

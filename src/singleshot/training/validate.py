@@ -10,12 +10,11 @@ import torch
 from singleshot.data.dataset import Dataset
 from singleshot.data.loader import EvalLoader
 from singleshot.inputs import boxes_from_square
-from singleshot.losses import multibox_loss
-from singleshot.matching import match
 from singleshot.metrics import Evaluation, evaluate
 from singleshot.models import SSD
 from singleshot.postprocess import to_detections
-from singleshot.records import ImageDetections
+from singleshot.records import Batch, ImageDetections, RawOutput
+from singleshot.training.objective import recipe_loss
 from singleshot.training.recipes import Recipe
 from singleshot.weights.checkpoint import Thresholds
 
@@ -34,7 +33,7 @@ def detect_all(
     loader: EvalLoader,
     thresholds: Thresholds,
     device: torch.device,
-    on_raw: Callable[..., None] | None = None,
+    on_raw: Callable[[Batch, RawOutput], None] | None = None,
 ) -> Iterator[ImageDetections]:
     """Detections of every image in order, boxes in pixels of the original; on_raw sees each batch's raw outputs."""
     size = model.input_spec.size
@@ -65,12 +64,9 @@ def validate(
     """Evaluate the model (in eval mode, float32); with a recipe also its losses, from the same forward pass."""
     losses: list[tuple[float, float]] = []
 
-    def add_loss(batch, raw) -> None:  # type: ignore[no-untyped-def]
+    def add_loss(batch: Batch, raw: RawOutput) -> None:
         assert recipe is not None
-        boxes, labels = batch.boxes.to(device), batch.labels.to(device)
-        variances = model.prior_spec.variances
-        targets = match(model.priors, boxes, labels, recipe.iou_min, recipe.matching, variances)
-        loss = multibox_loss(raw, targets, recipe.loss, recipe.negative_ratio, recipe.alpha, recipe.min_negatives)
+        loss = recipe_loss(model, raw, batch.boxes.to(device), batch.labels.to(device), recipe)
         losses.append((float(loss.location), float(loss.confidence)))
 
     was_training = model.training

@@ -6,8 +6,9 @@ rule, thresholds and the figures it reached. Nothing in it is ever executed.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,17 +125,17 @@ def save_checkpoint(path: str | Path, state: Mapping[str, Tensor], info: ModelIn
         save_file(tensors, temporary, metadata={KEY: info.to_json()})
 
 
-def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors and the metadata of a safetensors file. Raises CheckpointError."""
-    path = Path(path)
-    where = printable(path)
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    """The safetensors file, open; CheckpointError says what is wrong with it."""
+    path, where = Path(path), printable(path)
     if not path.exists():
         raise CheckpointError(f"{where}: no such file")
     if path.is_dir():
         raise CheckpointError(f"{where}: is a folder, want a model file such as {where}/best.safetensors")
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            yield file
     except (SafetensorError, OSError, ValueError) as error:
         reason = printable(error, 120)
         raise CheckpointError(
@@ -142,14 +143,16 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors and the metadata of a safetensors file. Raises CheckpointError."""
+    with _opened(path) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
 def read_info(path: str | Path) -> ModelInfo:
-    """What the checkpoint says of itself, without reading its tensors."""
-    path = Path(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError, ValueError):
-        _, metadata = read_tensors(path)  # says what is wrong
+    """What the checkpoint says of itself, without reading its tensors. Raises CheckpointError."""
+    with _opened(path) as file:
+        metadata = dict(file.metadata() or {})
     return _info(metadata, printable(path))
 
 

@@ -12,25 +12,26 @@ from singleshot.weights.checkpoint import load_checkpoint
 log = logging.getLogger(__name__)
 
 
-def start_model(model: SSD, backbone_weights: str, fresh: bool = True) -> tuple[SSD, str, bool]:
+def start_model(model: SSD, backbone_weights: str, fresh: bool = True) -> tuple[str, bool]:
     """Fill the backbone as asked: "none", "imagenet", a file, or "auto" (ImageNet if it can be had).
 
-    fresh: False when a resume will overwrite every weight anyway. Returns the model, words about the start, and whether
-    it is pretrained. Raises CheckpointError or ConfigError.
+    fresh: False when a resume will overwrite every weight anyway. Returns words about the start, and whether it is
+    pretrained. Raises CheckpointError or ConfigError.
     """
+    nothing = "from nothing", False
     if backbone_weights == "none":
-        return model, "from nothing", False
+        return nothing
     if not fresh:
-        return model, "resumed", True
-    if backbone_weights == "auto" and not has_imagenet_weights(model):
-        return model, "from nothing", False
+        return "resumed", True
     if backbone_weights != "auto":
-        return model, f"backbone: {load_backbone(model, backbone_weights)}", True
+        return f"backbone: {load_backbone(model, backbone_weights)}", True
+    if not has_imagenet_weights(model):
+        return nothing
     try:
-        return model, f"backbone: {load_backbone(model, 'imagenet')}", True
+        return f"backbone: {load_backbone(model, 'imagenet')}", True
     except CheckpointError as error:
         log.warning("%s; training from nothing", str(error).split(";")[0])
-        return model, "from nothing", False
+        return nothing
 
 
 def start_from_checkpoint(path: str, num_classes: int, name: str | None) -> tuple[SSD, str]:
