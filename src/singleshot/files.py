@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,12 +33,40 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         raise ConfigError(f"{printable(path)}: cannot write there ({error.strerror}); give another --out") from error
     os.close(handle)
     temporary = Path(name)
-    umask = os.umask(0)
-    os.umask(umask)
     try:
         yield temporary
         # mkstemp makes files private; a result should have the mode that any new file has.
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path`; on success rename it to `path`, on failure remove it.
+
+    Raises ConfigError when something other than an empty folder is there already, or it cannot be written.
+    """
+    path = Path(path)
+    try:
+        if path.exists() and not (path.is_dir() and next(path.iterdir(), None) is None):
+            raise ConfigError(f"{printable(path)}: is there already; give another --out, or remove it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".part-", dir=path.parent))
+    except OSError as error:
+        raise ConfigError(f"{printable(path)}: cannot write there ({error.strerror}); give another --out") from error
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())  # mkdtemp makes folders private
+        if path.exists():
+            path.rmdir()
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask

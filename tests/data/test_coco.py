@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from singleshot.data import available_splits, open_dataset
 from singleshot.data import images as image_module
-from singleshot.data.coco import MAX_JSON_BYTES
+from singleshot.data.readers.coco import MAX_JSON_BYTES
 from singleshot.errors import DataError
 
 
@@ -162,7 +162,7 @@ def test_what_is_no_coco_json_is_refused(tmp_path, text, message, one_line):
 
 def test_a_json_beyond_the_limit_is_refused(tmp_path, monkeypatch, coco, write_coco, one_line):
     assert MAX_JSON_BYTES == 2 * 2**30
-    monkeypatch.setattr("singleshot.data.coco.MAX_JSON_BYTES", 2**20)
+    monkeypatch.setattr("singleshot.data.readers.coco.MAX_JSON_BYTES", 2**20)
     path = write_coco(tmp_path / "train.json", coco(info="x" * 2**20))
     assert "train.json: larger than 1 MB" in one_line(open_dataset, path)
     assert image_module.MAX_FILE_BYTES == 256 * 2**20

@@ -51,7 +51,7 @@ def test_what_is_no_data_set_says_what_was_wanted_and_what_is_there(tmp_path, wr
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.txt").touch()
     wanted = {
-        "plain": "neither VOC nor COCO (found 2 image files)",
+        "plain": "no data set of a known form (found 2 image files)",
         "empty": "empty folder",
         "none\nwhere": r"none\nwhere: no such file or folder",
         "file.txt": "file.txt: not a data set that is read here",
@@ -64,18 +64,6 @@ def test_what_is_no_data_set_says_what_was_wanted_and_what_is_there(tmp_path, wr
             assert message in text
             assert "Annotations/*.xml" in text
             assert "COCO JSON" in text
-
-
-@pytest.mark.parametrize("layout", ["labels", "flat", "yaml"])
-def test_yolo_labels_are_named(tmp_path, write_image, layout, one_line):
-    write_image(tmp_path / "images" / "x.png", 8, 8)
-    if layout == "yaml":
-        (tmp_path / "data.yaml").write_text("nc: 1")
-    else:
-        folder = tmp_path / ("labels" if layout == "labels" else "images")
-        folder.mkdir(exist_ok=True)
-        (folder / "x.txt").write_text("0 .5 .5 .1 .1")
-    assert "YOLO labels are not supported yet, convert them; want a VOC folder" in one_line(open_dataset, tmp_path)
 
 
 def test_a_voc_folder_without_annotations_is_said(tmp_path, one_line):

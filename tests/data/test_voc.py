@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from singleshot.data import available_splits, open_dataset
-from singleshot.data import voc as module
+from singleshot.data.readers import voc as module
 from singleshot.errors import DataError
 
 INT = st.integers
@@ -117,14 +117,14 @@ def test_given_classes_are_looked_up_by_name(voc, one_line):
     assert data.class_names == ("dog", "cat")
     assert data.labels.tolist() == [1]
     text = one_line(voc, [("dog", (1, 1, 5, 5)), ("cat", (1, 1, 5, 5))], class_names=["dog", "Cat"])
-    assert "a.xml: object 1: class 'cat'" in text
+    assert "a.xml: object 1 (cat): class 'cat'" in text
     assert "did you mean 'Cat'" in text
 
 
 def test_without_lists_the_split_is_80_10_10_and_said(tmp_path, voc_xml, write_voc, caplog):
     xml = voc_xml([("cat", (1, 1, 5, 5))])
     root = write_voc(tmp_path, {f"s{i}": xml for i in range(20)})
-    with caplog.at_level(logging.INFO, logger="singleshot.data.voc"):
+    with caplog.at_level(logging.INFO, logger="singleshot.data.readers.voc"):
         parts = {split: list(open_dataset(root, split).image_ids) for split in ("train", "val", "test")}
     assert "train 16, val 2, test 2" in caplog.text
     assert [len(part) for part in parts.values()] == [16, 2, 2]

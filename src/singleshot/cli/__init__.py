@@ -10,6 +10,7 @@ import typer
 
 from singleshot import __version__
 from singleshot.cli.common import hush_stdout
+from singleshot.cli.data import data_app
 from singleshot.cli.demo import demo
 from singleshot.cli.detect import detect
 from singleshot.cli.eval import evaluate_command
@@ -29,6 +30,7 @@ app.command()(train)
 app.command(name="eval")(evaluate_command)
 app.command()(detect)
 app.command()(demo)
+app.add_typer(data_app, name="data")
 app.add_typer(priors_app, name="priors")
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from singleshot.cli.common import DeviceOption, JsonOption, QuietOption, WorkersOption
+from singleshot.cli.common import DeviceOption, JsonOption, QuietOption, WorkersOption, progress_bar
 from singleshot.errors import ConfigError
 from singleshot.files import atomic_write
 
@@ -109,21 +107,8 @@ def run_evaluation(
     loader = EvalLoader(dataset, model.input_spec, batch, workers)
     started = time.perf_counter()
     try:
-        with _progress(len(dataset), quiet) as advance:
+        with progress_bar(len(dataset), "images", quiet) as advance:
             result = validate(model, dataset, loader, thresholds, place, metric, on_image=advance)
     finally:
         loader.close()
     return result.evaluation, len(dataset), time.perf_counter() - started
-
-
-@contextlib.contextmanager
-def _progress(total: int, quiet: bool) -> Iterator[Callable[[], None]]:
-    """A bar over images on a terminal, nothing elsewhere; gives the function that moves it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task("images", total=total)
-        yield lambda: bar.advance(task)

@@ -16,6 +16,18 @@ logger = logging.getLogger(__name__)
 EDGE_PX = 2.0
 # No image that is read has a side this long; beyond it float32 loses whole pixels as well.
 LIMIT_PX = 1e6
+WILD = f"is not a place (want finite pixels below {LIMIT_PX:.0f})"
+
+
+class Judged(NamedTuple):
+    """Boxes float64 [M, 4] against their images, each bool [M]: not finite or huge, without area as written, reaching
+    more than EDGE_PX outside, and nothing left once cut to the image; inside: float32 [M, 4], cut to the image."""
+
+    wild: np.ndarray
+    flat: np.ndarray
+    outside: np.ndarray
+    gone: np.ndarray
+    inside: np.ndarray
 
 
 class Settled(NamedTuple):
@@ -32,30 +44,31 @@ class Settled(NamedTuple):
             logger.warning("%s: %d boxes cut to their image, %d dropped", where, self.clipped, self.dropped)
 
 
-def settle_boxes(
-    boxes_px: np.ndarray,
-    flat: np.ndarray,
-    sizes: np.ndarray,
-    clip: bool,
-    describe: Callable[[int], str],
-) -> Settled:
-    """Check and clip boxes float64 [M, 4] (continuous pixels, corner form).
-
-    flat: bool [M], the annotation itself says that the box has no area; sizes: [M, 2] width and height of each
-    box's image, 0 where unknown (then nothing is clipped); describe(j) names box j and its numbers for messages.
-    Raises DataError for the first box with NaN, infinite or huge coordinates, and, unless `clip`, without area
-    or more than EDGE_PX outside its image; with `clip` such boxes are cut, or dropped when nothing is left.
-    """
+def judge_boxes(boxes_px: np.ndarray, sizes: np.ndarray) -> Judged:
+    """boxes float64 [M, 4] (continuous pixels, corner form), sizes [M, 2] width and height of each box's image, 0
+    where unknown (then nothing is outside)."""
     wild = ~(np.isfinite(boxes_px) & (np.abs(boxes_px) < LIMIT_PX)).all(axis=1)
-    if wild.any():
-        j = int(np.argmax(wild))
-        raise DataError(f"{describe(j)} is not a place (want finite pixels below {LIMIT_PX:.0f}); correct it")
+    boxes_px = np.where(wild[:, None], 0.0, boxes_px)
     known = (sizes > 0).all(axis=1, keepdims=True)
     low = np.where(known, 0.0, -np.inf)
     high = np.where(known, np.tile(np.asarray(sizes, np.float64), 2), np.inf)
     outside = ((boxes_px < low - EDGE_PX) | (boxes_px > high + EDGE_PX)).any(axis=1)
     inside = np.clip(boxes_px, low, high).astype(np.float32)
     gone = (inside[:, 2:] <= inside[:, :2]).any(axis=1)
+    flat = (boxes_px[:, 2:] <= boxes_px[:, :2]).any(axis=1)
+    return Judged(wild, flat & ~wild, outside & ~wild, gone, inside)
+
+
+def settle_boxes(boxes_px: np.ndarray, sizes: np.ndarray, clip: bool, describe: Callable[[int], str]) -> Settled:
+    """Check and clip boxes, the arguments of `judge_boxes`; describe(j) names box j and its numbers for messages.
+
+    Raises DataError for the first box with NaN, infinite or huge coordinates, and, unless `clip`, without area
+    or more than EDGE_PX outside its image; with `clip` such boxes are cut, or dropped when nothing is left.
+    """
+    wild, flat, outside, gone, inside = judge_boxes(boxes_px, sizes)
+    if wild.any():
+        j = int(np.argmax(wild))
+        raise DataError(f"{describe(j)} {WILD}; correct it")
     bad = flat | outside | gone
     if bad.any() and not clip:
         j = int(np.argmax(bad))

@@ -116,8 +116,7 @@ class Dataset:
             name_k = printable(self.class_names[labels[k]])
             return f"{printable(name)}: object {k} ({name_k}): box {format_box(boxes_px[k])}"
 
-        flat = np.zeros(len(boxes_px), bool)
-        settled = settle_boxes(boxes_px, flat, np.tile(size, (len(boxes_px), 1)), self.clip_boxes, describe)
+        settled = settle_boxes(boxes_px, np.tile(size, (len(boxes_px), 1)), self.clip_boxes, describe)
         return settled.boxes, settled.keep
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> Dataset:

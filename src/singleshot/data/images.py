@@ -8,8 +8,6 @@ three equal channels, 16 bits become 8, and of an animation the first frame is t
 from __future__ import annotations
 
 import contextlib
-import os
-import stat
 import struct
 import threading
 from collections.abc import Iterator
@@ -18,6 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from singleshot.data.exif import orientation
+from singleshot.data.tree import read_limited
 from singleshot.errors import DataError, printable
 
 MAX_FILE_BYTES = 256 * 2**20
@@ -28,6 +28,9 @@ FORMATS = "JPEG, PNG, WebP, BMP, TIFF or GIF"
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length: TEM, RST0..7
 
+_READ = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
+         8: cv2.IMREAD_REDUCED_COLOR_8}  # fmt: skip
+_HEADER_BYTES = 1 << 18  # previews inside a camera's EXIF are smaller
 _JPEG_SEGMENTS = 100_000  # more than any camera writes; ends the walk through a hostile file
 
 
@@ -40,33 +43,29 @@ def read_image(path: str | Path) -> np.ndarray:
     return decode_image(read_limited(path, MAX_FILE_BYTES, "image"), printable(path))
 
 
-def read_limited(path: str | Path, limit: int, what: str) -> bytes:
-    """All bytes of a regular file; DataError when it is absent, not a file, unreadable or above `limit` bytes."""
-    where = printable(path)
-    try:
-        # O_NONBLOCK: a named pipe would block an ordinary open for ever.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
-        with os.fdopen(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise DataError(f"{where}: is not a regular file (want the {what} itself)")
-            data = file.read(limit + 1)
-    except FileNotFoundError as error:
-        raise DataError(f"{where}: no such {what} file") from error
-    except IsADirectoryError as error:
-        raise DataError(f"{where}: is a folder (want one {what} file)") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{where}: cannot be read ({reason})") from error
-    if len(data) > limit:
-        raise DataError(f"{where}: larger than {limit // 2**20} MB (the most that is read of one {what} file)")
-    return data
-
-
-def decode_image(data: bytes, name: str) -> np.ndarray:
+def decode_image(data: bytes, name: str, reduce: int = 1) -> np.ndarray:
     """Decode the bytes of one image file to uint8 RGB [H, W, 3]; `name` is what messages call it.
 
+    With reduce 2, 4 or 8 to that fraction of the sides, rounded up, which a JPEG decoder does for less than the whole.
     Raises DataError as `read_image` does.
     """
+    check_image(data, name)
+    name = printable(name)
+    broken = f"{name}: damaged or cut short, does not decode; fetch it again or remove it from the data set"
+    if _ends_early(data):
+        raise DataError(broken)
+    try:
+        with _quiet_opencv():
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), _READ[reduce])
+    except cv2.error as error:
+        raise DataError(broken) from error
+    if image is None:
+        raise DataError(broken)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def check_image(data: bytes, name: str) -> tuple[int, int]:
+    """(width, height) by the header, before any rotation, of bytes that may be decoded; else DataError."""
     name = printable(name)
     if not data:
         raise DataError(f"{name}: empty file (want an image); fetch it again or remove it from the data set")
@@ -80,17 +79,16 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         raise DataError(
             f"{name}: {width} x {height} pixels (at most {MAX_PIXELS // 10**6} million are read); cut or shrink it"
         )
-    broken = f"{name}: damaged or cut short, does not decode; fetch it again or remove it from the data set"
-    if _ends_early(data):
-        raise DataError(broken)
-    try:
-        with _quiet_opencv():
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        raise DataError(broken) from error
-    if image is None:
-        raise DataError(broken)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+    return size
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(width, height) as `read_image` gives them, by the header and without decoding. Raises DataError."""
+    data = read_limited(path, MAX_FILE_BYTES, "image", most=_HEADER_BYTES)
+    if header_size(data) is None and len(data) == _HEADER_BYTES:
+        data = read_limited(path, MAX_FILE_BYTES, "image")  # a long preface, or a directory at the end
+    width, height = check_image(data, str(path))
+    return (height, width) if orientation(data) >= 5 else (width, height)
 
 
 def header_size(data: bytes) -> tuple[int, int] | None:

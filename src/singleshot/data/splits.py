@@ -1,0 +1,93 @@
+"""Finding the split that was asked for, and making splits where a data set has none."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
+from pathlib import PurePosixPath
+
+from singleshot.errors import DataError, printable
+
+# The only names that stand for each other; nothing else is guessed.
+SPLIT_ALIASES = {"val": ("valid", "validation"), "valid": ("val",), "validation": ("val",)}
+KNOWN_SPLITS = ("train", "val", "valid", "validation", "test", "trainval", "dev", "minival", "unlabeled")
+# Parts held back for val and for test where splits are made.
+HELD_BACK = 0.1
+
+# Roboflow: "name_jpg.rf.<hash>" for each augmented copy of "name.jpg".
+_ROBOFLOW = re.compile(r"(_(jpe?g|png|bmp|webp|tiff?))?\.rf\.[0-9a-zA-Z]{8,}$", re.IGNORECASE)
+_COPY = re.compile(
+    r"(?:[ _.-]+(?:copy|aug(?:mented)?|[hv]?flip(?:ped)?|mirror(?:ed)?|rot(?:ated?)?|crop(?:ped)?|tile|patch|frame|"
+    r"blur(?:red)?|noisy?|bright(?:er)?|dark(?:er)?)[ _.-]*\d*(?:[_x-]\d+)?| ?\(\d+\))+$",
+    re.IGNORECASE,
+)
+_SEPARATORS = "_-. ("
+
+
+def find_split(split: str, splits: Collection[str]) -> str | None:
+    """The name under which `split` is there, or None."""
+    return next((name for name in (split, *SPLIT_ALIASES.get(split, ())) if name in splits), None)
+
+
+def resolve_split(split: str, splits: Collection[str], where: str) -> str:
+    """As `find_split`; DataError lists the splits that are there when it is not."""
+    name = find_split(split, splits)
+    if name is not None:
+        return name
+    there = ", ".join(printable(name) for name in sorted(splits)) or "none"
+    raise DataError(f"{printable(where)}: no split {printable(split)!r} (there are: {there}); name one of them")
+
+
+def make_splits(names: Sequence[str], seed: int = 0) -> dict[str, list[int]]:
+    """train, val, test (80/10/10) and trainval: positions in `names`, in their order.
+
+    Names that share a stem (`group_key`) stay together, so that no picture's copy is in two splits. Groups are
+    ranked by a hash of their name and the seed: the same on every machine, whatever order they came in.
+    """
+    groups: dict[str, list[int]] = {}
+    for i, key in enumerate(group_keys(names)):
+        groups.setdefault(key, []).append(i)
+
+    def rank(key: str) -> bytes:
+        salted = f"{seed}\0{key}" if seed else key
+        return hashlib.sha256(salted.encode("utf-8", "surrogateescape")).digest()
+
+    part = max(1, round(len(names) * HELD_BACK)) if len(groups) >= 3 else 0
+    taken: dict[str, list[int]] = {"train": [], "val": [], "test": []}
+    ranked = sorted(groups, key=rank)
+    for n, key in enumerate(ranked):
+        left = len(ranked) - n
+        # A group goes where there is room; train gets at least the last one.
+        name = next((s for s in ("val", "test") if part and len(taken[s]) < part and left > 1), "train")
+        taken[name] += groups[key]
+    splits = {name: sorted(members) for name, members in taken.items()}
+    return {**splits, "trainval": sorted(splits["train"] + splits["val"])}
+
+
+def group_keys(names: Sequence[str]) -> list[str]:
+    """What names have in common that show the same scene: "cat", "cat_flip", "cat (2)", "cat_jpg.rf.0a1b..." and
+    "cat.png" share "cat"; "cat_7" too where "cat" itself is among the names.
+
+    Where that would put more than half of all names into one group, each stem is its own.
+    """
+    stems = [PurePosixPath(name).name for name in names]
+    stems = [stem.rpartition(".")[0] if _has_suffix(stem) else stem for stem in stems]
+    keys = [_COPY.sub("", _ROBOFLOW.sub("", stem)) or stem for stem in stems]
+    there = set(keys)
+    keys = [_root_of(key, there) for key in keys]
+    largest = max(Counter(keys).values(), default=0)
+    return keys if largest * 2 <= max(len(keys), 2) else stems
+
+
+def _has_suffix(name: str) -> bool:
+    return bool(re.search(r"\.(jpe?g|png|bmp|webp|tiff?|gif|xml|json|txt)$", name, re.IGNORECASE))
+
+
+def _root_of(key: str, there: set[str]) -> str:
+    """The shortest of the names that this one continues after a separator."""
+    for at in range(1, len(key)):
+        if key[at] in _SEPARATORS and key[:at] in there:
+            return key[:at]
+    return key
