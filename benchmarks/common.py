@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -88,6 +89,21 @@ def wait() -> None:
 def ratio(seconds: Mapping[str, list[float]], slow: str, fast: str) -> float:
     """How many times faster `fast` is: the median of the ratios of each round."""
     return statistics.median(a / b for a, b in zip(seconds[slow], seconds[fast], strict=True))
+
+
+def resident_mb() -> float:
+    """Memory of this process and its children in MB, shared pages counted by share.
+
+    Without mapped files: how much of a library's pages falls to a process depends on who else has it open.
+    """
+    pids = [os.getpid()]
+    pids += [int(p) for p in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    total = 0
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
+                total += int(line.split()[1])
+    return total / 1024
 
 
 def tell(title: str, result: Mapping[str, object]) -> None:

@@ -13,8 +13,8 @@ import torch
 from common import race, tell
 from torch import nn
 
+from singleshot.memory import keep_freed_memory
 from singleshot.models.blocks import DepthwiseConv2d
-from singleshot.training.memory import keep_freed_memory
 
 SHAPES = ((96, 150, 2), (144, 75, 2), (192, 38, 2), (576, 19, 2), (32, 150, 1), (144, 75, 1))
 

@@ -8,12 +8,11 @@ Resident memory of the training process and its loader after every epoch, on dra
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from pathlib import Path
 
 import torch
-from common import tell
+from common import resident_mb, tell
 
 from singleshot.data import open_dataset
 from singleshot.data.scenes import write_scenes
@@ -21,18 +20,6 @@ from singleshot.models import build
 from singleshot.training.loop import Settings, Trainer
 from singleshot.training.recipes import load_recipe
 from singleshot.training.reports import PlainReporter
-
-
-def resident_mb() -> float:
-    """This process and its children, shared pages counted by share."""
-    pids = [os.getpid()]
-    pids += [int(p) for p in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
-    total = 0
-    for pid in pids:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                total += int(line.split()[1])
-    return total / 1024
 
 
 class Memory(PlainReporter):

@@ -24,8 +24,8 @@ from torch import nn
 from singleshot.data import open_dataset
 from singleshot.data.loader import TrainLoader
 from singleshot.data.scenes import write_scenes
+from singleshot.memory import keep_freed_memory
 from singleshot.models import build
-from singleshot.training.memory import keep_freed_memory
 from singleshot.training.optimizers import make_optimizer
 from singleshot.training.precision import autocast, pick_precision, place_model
 from singleshot.training.recipes import load_recipe

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "src" / "singleshot"
 
 # Upper rows first: a room may import those at or above its own number.
 ROWS = {
-    "errors": 0, "records": 0, "inputs": 1, "boxes": 1, "priors": 1, "files": 1,
+    "errors": 0, "records": 0, "inputs": 1, "boxes": 1, "priors": 1, "files": 1, "memory": 1,
     "matching": 2, "losses": 2, "postprocess": 2,
     "metrics": 3, "models": 3,
     "data": 4, "runtime": 5, "report": 5, "weights": 5, "training": 6, "deploy": 6, "serve": 7, "cli": 8,

@@ -31,5 +31,7 @@ class SingleshotWarning(UserWarning):
 
 def printable(text: object, limit: int = 200) -> str:
     """The text on one line: control characters escaped, cut in the middle past `limit` characters."""
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+    line = str(text)
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
     return line if len(line) <= limit else f"{line[: limit // 2]}...{line[-limit // 2 :]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -53,12 +54,18 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         if path.exists() and not (path.is_dir() and next(path.iterdir(), None) is None):
             raise ConfigError(f"{printable(path)}: is there already; give another --out, or remove it")
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".part-", dir=path.parent))
     except OSError as error:
         raise ConfigError(f"{printable(path)}: cannot write there ({error.strerror}); give another --out") from error
+    # Named first and made within `try`: Ctrl-C between the two would leave it behind.
+    temporary = path.parent / f".part-{secrets.token_hex(16)}"
     try:
+        try:
+            temporary.mkdir(mode=0o700)
+        except OSError as error:
+            said = f"{printable(path)}: cannot write there ({error.strerror}); give another --out"
+            raise ConfigError(said) from error
         yield temporary
-        temporary.chmod(0o777 & ~_umask())  # mkdtemp makes folders private
+        temporary.chmod(0o777 & ~_umask())
         if path.exists():
             path.rmdir()
         temporary.replace(path)

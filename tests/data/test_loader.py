@@ -14,6 +14,7 @@ import torch
 from singleshot.data import loader as loader_module
 from singleshot.data.augment import AUGMENTS, AugmentSpec
 from singleshot.data.loader import EvalLoader, TrainLoader, epoch_order, pick_workers
+from singleshot.data.picture import Picture
 from singleshot.errors import ConfigError, DataError
 from singleshot.inputs import InputSpec, boxes_from_square
 from singleshot.records import Batch, Sample
@@ -40,6 +41,9 @@ class FakeDataset:
         x = np.full(i % 11, i % 40, np.float32)
         boxes_px = np.stack([x, x * 0, x + 15, x * 0 + 20 + np.arange(len(x))], axis=1).astype(np.float32)
         return Sample(image, boxes_px, np.arange(len(x)), np.zeros(len(x), bool), f"image{i}.jpg")
+
+    def picture(self, i: int) -> Picture:
+        return Picture.of(self.sample(i))
 
 
 class SelfTold(FakeDataset):

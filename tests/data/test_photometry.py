@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from singleshot.data.photometry import (
+    HsvStep,
     Photometry,
     brightness_table,
     draw_photometry,
     gain_table,
-    hsv_table,
 )
 
 
@@ -76,7 +76,7 @@ def test_all_steps_against_the_literal_version(contrast_last: bool) -> None:
         image = rng.integers(0, 256, (6, 7, 3), dtype=np.uint8)
         delta, contrast = rng.uniform(-32, 32), rng.uniform(0.5, 1.5)
         gain, turn = round(rng.uniform(0.5, 1.5), 3), rng.uniform(-18, 18)
-        bright, scale, hsv = brightness_table(delta), gain_table(contrast), hsv_table(gain, turn)
+        bright, scale, hsv = brightness_table(delta), gain_table(contrast), HsvStep(gain, turn)
         steps = [("brightness", delta), ("contrast", contrast), ("hsv", pack(gain, turn))]
         if contrast_last:
             steps = [steps[0], steps[2], steps[1]]
@@ -93,8 +93,8 @@ def test_all_steps_against_the_literal_version(contrast_last: bool) -> None:
 
 def test_hue_goes_round_the_circle() -> None:
     red = np.full((1, 1, 3), (200, 10, 10), np.uint8)
-    back = Photometry(hsv=hsv_table(1.0, -10.0))(red)[0, 0]
-    ahead = Photometry(hsv=hsv_table(1.0, 10.0))(red)[0, 0]
+    back = Photometry(hsv=HsvStep(1.0, -10.0))(red)[0, 0]
+    ahead = Photometry(hsv=HsvStep(1.0, 10.0))(red)[0, 0]
     assert back[2] > 50  # towards magenta, not pinned at red
     assert back[1] <= 12
     assert ahead[1] > 50
@@ -126,11 +126,11 @@ def test_each_step_is_drawn_half_the_time_in_caffes_ranges() -> None:
     assert some_hsv == pytest.approx(0.75, abs=0.03)
     # Contrast stands alone after the HSV steps: drawn, HSV drawn, and last.
     assert np.mean([p.after is not None for p in drawn]) == pytest.approx(0.5 * 0.75 * 0.5, abs=0.03)
-    turns = np.array([int(p.hsv[0, 90, 0]) - 90 for p in drawn if p.hsv is not None])
-    assert (turns.min(), turns.max()) == (-18, 18)
+    turns = np.array([p.hsv.turn for p in drawn if p.hsv is not None])
+    assert (turns.min(), turns.max()) == (pytest.approx(-18, abs=0.1), pytest.approx(18, abs=0.1))
     assert np.mean(turns != 0) == pytest.approx(2 / 3, abs=0.05)
-    gains = np.array([int(p.hsv[0, 100, 1]) for p in drawn if p.hsv is not None])
-    assert (gains.min(), gains.max()) == (50, 150)
+    gains = np.array([p.hsv.gain for p in drawn if p.hsv is not None])
+    assert (gains.min(), gains.max()) == (pytest.approx(0.5, abs=0.01), pytest.approx(1.5, abs=0.01))
     # Brightness alone: what 128 becomes, where the HSV steps keep contrast apart.
     shifts = np.array([int(p.before[128]) - 128 for p in drawn if p.before is not None and p.after is not None])
     assert (shifts.min(), shifts.max()) == (-32, 32)

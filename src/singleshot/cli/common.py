@@ -37,6 +37,14 @@ def parse_duration(text: str, option: str = "--time") -> float:
     return seconds
 
 
+def parse_bytes(text: str, option: str) -> int:
+    """Bytes of "500M", "4G", "1.5 GB", "64MiB" or a plain number; K, M, G and T are powers of 1024. ConfigError."""
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*([kmgt]?)i?b?", text.strip().lower())
+    if match is None:
+        raise ConfigError(f"{option} {printable(text)!r}: want a size such as 500M or 4G")
+    return int(float(match[1]) * 1024 ** " kmgt".index(match[2] or " "))
+
+
 def is_free(path: Path) -> bool:
     """Whether results may go there: nothing is there yet, or an empty folder."""
     return not path.exists() or (path.is_dir() and next(path.iterdir(), None) is None)

@@ -17,7 +17,7 @@ PICTURES = 12
 
 def demo(
     data: Annotated[
-        str | None, typer.Argument(help="Your own folder in VOC or COCO form; default: drawn scenes.")
+        str | None, typer.Argument(help="Your own folder of labelled images; default: drawn scenes.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
     time: Annotated[str, typer.Option("--time", help="How long to train.")] = "4m30s",
@@ -62,7 +62,7 @@ mAP50 {evaluation.mean_ap:.4f} on {images} unseen pictures ({unseen}), after {re
   pictures      {folder / "detections"}
   results       {folder / "detections"}/results.json
   figures       {folder / "eval.json"}, {folder / "curves.png"}, {folder / "log.csv"}
-next, with your own images (VOC or COCO form):
+next, with your own labelled images:
   singleshot train path/to/your/data --time 20m --out runs/mine
   singleshot eval runs/mine/best.safetensors path/to/your/data --split test
   singleshot detect runs/mine/best.safetensors photo.jpg folder/ video.mp4""")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def evaluate_command(
     model: Annotated[str, typer.Argument(help="A checkpoint, such as runs/train-1/best.safetensors.")],
-    data: Annotated[str, typer.Argument(help="Folder or file in VOC or COCO form.")],
+    data: Annotated[str, typer.Argument(help="Labelled images, in any form that data check reads.")],
     split: Annotated[str, typer.Option(help="Which split.")] = "val",
     metric: Annotated[str, typer.Option(help="voc07 (11 points), voc (area) or coco (.5:.95, by size).")] = "voc",
     out: Annotated[Path | None, typer.Option(help="Folder for eval.json and curves.png.")] = None,

@@ -17,6 +17,7 @@ from singleshot.cli.common import (
     WorkersOption,
     is_free,
     numbered_folder,
+    parse_bytes,
     parse_duration,
 )
 from singleshot.errors import CheckpointError, ConfigError, printable
@@ -24,6 +25,7 @@ from singleshot.files import atomic_write
 
 if TYPE_CHECKING:
     from singleshot.data.dataset import Dataset
+    from singleshot.data.stream import ShardStream
     from singleshot.models import SSD
     from singleshot.training.loop import Result
     from singleshot.training.recipes import Recipe
@@ -52,11 +54,14 @@ class TrainOptions:
     seed: int = 0
     precision: str = "auto"
     clip_boxes: bool = False
+    cache: str = "auto"
+    cache_size: str = "4G"
 
 
 def train(
     data: Annotated[
-        str | None, typer.Argument(help="Folder or file in VOC or COCO form. Not needed with --resume.")
+        str | None,
+        typer.Argument(help="Folder, file or address in any form that data check reads. Not needed with --resume."),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help=f"Which network; default {DEFAULT_MODEL}. See: priors show.")
@@ -106,6 +111,11 @@ def train(
     clip_boxes: Annotated[
         bool, typer.Option("--clip-boxes", help="Clip boxes to the image and drop empty ones instead of stopping.")
     ] = False,
+    cache: Annotated[
+        str,
+        typer.Option(help="Keep decoded images: auto (in memory if all fit), ram, none, or a folder for a file."),
+    ] = "auto",
+    cache_size: Annotated[str, typer.Option(help="The most that the cache may take.")] = "4G",
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -119,12 +129,12 @@ def train(
     options = TrainOptions(
         data=data or "", model=model, recipe=recipe, epochs=epochs, time=time, batch=batch, lr=lr,
         backbone_weights=backbone_weights, start=start, resize=resize, split=split, val_split=val_split,
-        val_every=val_every, seed=seed, precision=precision, clip_boxes=clip_boxes,
+        val_every=val_every, seed=seed, precision=precision, clip_boxes=clip_boxes, cache=cache, cache_size=cache_size,
     )  # fmt: skip
     if resume:
         options = _resumed(out, options)
     elif data is None:
-        raise ConfigError("train: which data? Give a folder in VOC or COCO form: singleshot train DATA")
+        raise ConfigError("train: which data? Give a folder of labelled images: singleshot train DATA")
     if options.time and options.epochs:
         raise ConfigError("--time and --epochs exclude each other: a budget of time decides the epochs")
     result, folder = run_training(options, out, resume, device, compile_, workers, tensorboard, update_ratios, quiet)
@@ -172,17 +182,19 @@ def run_training(
         print("starting ...", file=sys.stderr, flush=True)  # PyTorch takes seconds to import
     import torch
 
-    from singleshot.data import open_dataset
+    from singleshot.data.stream import open_training_set
     from singleshot.deploy.torch_engine import pick_device
     from singleshot.training import loop, reports
 
     place = pick_device(device)
-    train_set = open_dataset(options.data, options.split, clip_boxes=options.clip_boxes)
+    train_set = open_training_set(options.data, options.split, clip_boxes=options.clip_boxes)
     val_set = _open_validation(options, train_set)
     torch.manual_seed(options.seed)
     model, found, pretrained = _model(options, len(train_set.class_names), fresh=not resume)
     options = replace(options, recipe=options.recipe or ("finetune" if pretrained else "scratch"))
     recipe = _recipe(options)
+    cache_bytes = parse_bytes(options.cache_size, "--cache-size")
+    options = replace(options, cache=_cache(options.cache, train_set, model.input_spec.size, cache_bytes))
     seconds = parse_duration(options.time) if options.time else None
     folder = out or numbered_folder(Path("runs"), "train")
     if not resume and not is_free(folder):
@@ -192,7 +204,7 @@ def run_training(
     settings = loop.Settings(
         out=folder, epochs=options.epochs or recipe.epochs, batch=options.batch or recipe.batch, seconds=seconds,
         seed=options.seed, device=place, precision=options.precision, compiled=compiled, workers=workers,
-        val_every=options.val_every, update_ratios=update_ratios,
+        val_every=options.val_every, update_ratios=update_ratios, cache=options.cache, cache_bytes=cache_bytes,
     )  # fmt: skip
     trainer = loop.Trainer(model, train_set, val_set, recipe, settings)
     if resume:
@@ -215,7 +227,19 @@ def run_training(
         raise ConfigError(f"{error}; saved: {printable(folder)}") from error
 
 
-def _open_validation(options: TrainOptions, train_set: Dataset) -> Dataset | None:
+def _cache(wanted: str, train_set: Dataset | ShardStream, size: int, most: int) -> str:
+    """The cache, settled once: a resumed run must read the same pixels."""
+    from singleshot.data.cache import pick_cache
+    from singleshot.data.dataset import Dataset
+
+    if isinstance(train_set, Dataset):
+        return pick_cache(train_set, size, most) if wanted == "auto" else wanted
+    if wanted not in ("auto", "none"):
+        raise ConfigError(f"--cache {printable(wanted)}: shards are read in a stream and not kept; leave --cache out")
+    return "none"
+
+
+def _open_validation(options: TrainOptions, train_set: Dataset | ShardStream) -> Dataset | None:
     from singleshot.data import available_splits, find_split, open_dataset
 
     name = options.val_split

@@ -38,7 +38,9 @@ def assemble(raw: RawSet, split: str, class_names: Sequence[str] | None = None, 
         i, thing = owners[j]
         return f"{where_is(raw.form, images[i], thing)}: {show_box(raw.form, thing.box)}"
 
-    settled = settle_boxes(written * scales[image_of], sizes[image_of], clip_boxes, describe)
+    with np.errstate(over="ignore"):  # settle_boxes says which
+        boxes_px = written * scales[image_of]
+    settled = settle_boxes(boxes_px, sizes[image_of], clip_boxes, describe)
     settled.warn(f"{printable(raw.source)} ({printable(split)})")
     keep, boxes_px = settled.keep, settled.boxes[settled.keep]
     told = np.array([thing.area for _, thing in owners], np.float32)[keep]

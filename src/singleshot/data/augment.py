@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,14 +11,16 @@ import numpy as np
 
 from singleshot.data.geometry import (
     INTERPOLATIONS,
-    View,
+    Window,
     crop_window,
     expand_window,
     make_view,
     whole,
     zoom_window,
 )
+from singleshot.data.mosaic import draw_mosaic
 from singleshot.data.photometry import draw_photometry
+from singleshot.data.picture import Picture, Plan, Style, make_plan
 from singleshot.errors import ConfigError, printable
 from singleshot.inputs import InputSpec, boxes_to_square, to_square
 from singleshot.records import Sample
@@ -41,7 +44,7 @@ class AugmentSpec:
     mean-filled border; crop: "caffe" (seven samplers) or "none"; mirror_p, flip_vertical_p: probabilities;
     zoom: smallest and largest magnification; shift: how far the view's centre moves, in parts of its side;
     aspect: largest change of the aspect ratio, at least 1; interpolation: "random" (one of OpenCV's five, as
-    Caffe) or "linear".
+    Caffe) or "linear"; mosaic_p: probability that four images share the square, each zoomed and shifted as above.
     """
 
     photometric: float = 0.0
@@ -54,6 +57,7 @@ class AugmentSpec:
     shift: float = 0.0
     aspect: float = 1.0
     interpolation: str = "linear"
+    mosaic_p: float = 0.0
 
     def __post_init__(self) -> None:
         for key, low, high in (
@@ -62,6 +66,7 @@ class AugmentSpec:
             ("expand_max", 1.0, 16.0),
             ("mirror_p", 0.0, 1.0),
             ("flip_vertical_p", 0.0, 1.0),
+            ("mosaic_p", 0.0, 1.0),
             ("shift", 0.0, 1.0),
             ("aspect", 1.0, 4.0),
         ):
@@ -84,7 +89,7 @@ class AugmentSpec:
     @property
     def draws_nothing(self) -> bool:
         """Whether every image comes out as evaluation sees it."""
-        p_sum = self.photometric + self.expand_p + self.mirror_p + self.flip_vertical_p
+        p_sum = self.photometric + self.expand_p + self.mirror_p + self.flip_vertical_p + self.mosaic_p
         return p_sum == 0 and self.crop == "none" and not self.zooms and self.interpolation == "linear"
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,39 +119,60 @@ AUGMENTS = {
 }
 
 
-def augment(
-    sample: Sample, spec: AugmentSpec, input_spec: InputSpec, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+Example = tuple[np.ndarray, np.ndarray, np.ndarray]  # image [S, S, 3], boxes [N, 4], labels [N]
+Others = Callable[[int], list[Picture]]
+
+
+def augment(sample: Sample, spec: AugmentSpec, input_spec: InputSpec, rng: np.random.Generator) -> Example:
     """One sample as the network shall see it: (image uint8 RGB [S, S, 3], boxes float32 [N, 4], labels int64 [N]).
 
     Boxes are normalised to the square. Order as Caffe's: expand, crop, zoom, resize, flip; the photometric
-    steps act on the resized image before it is laid on the mean. A spec that draws nothing gives exactly what
+    steps act on the visible part before it is laid on the mean. A spec that draws nothing gives exactly what
     `inputs.to_square` and `boxes_to_square` give. Every random number comes from `rng`.
     """
+    return augment_picture(Picture.of(sample), spec, input_spec, rng)
+
+
+def augment_picture(
+    picture: Picture, spec: AugmentSpec, input_spec: InputSpec, rng: np.random.Generator, others: Others | None = None
+) -> Example:
+    """As `augment`, decoding no more than the view needs. others(k): k further pictures at random, for mosaics;
+    without it there are none."""
     if spec.draws_nothing:
-        square, place = to_square(sample.image, input_spec)
-        boxes = boxes_to_square(sample.boxes_px, place, input_spec.size)
-        return square, boxes, sample.labels
-    view = _draw_view(sample, spec, input_spec, rng)
-    boxes, kept = view.boxes(sample.boxes_px)
+        square, place = to_square(picture.pixels(1), input_spec)
+        return square, boxes_to_square(picture.boxes_px, place, input_spec.size), picture.labels
+    if spec.mosaic_p > 0 and rng.random() < spec.mosaic_p and others is not None:
+        flips = _draw_flips(spec, rng)
+        pictures = [picture, *others(3)]
+        return draw_mosaic(pictures, spec.zoom, flips, input_spec, lambda: _draw_style(spec, rng), rng)
+    plan = _draw_plan(picture, spec, input_spec, rng)
+    return plan.draw(input_spec.fill, _draw_style(spec, rng)), plan.boxes, plan.labels
+
+
+def _draw_style(spec: AugmentSpec, rng: np.random.Generator) -> Style:
     retouch = draw_photometry(rng, spec.photometric) if spec.photometric > 0 else None
     # Drawn in any case, so that recipes that differ in this alone see the same views.
     drawn = INTERPOLATIONS[rng.integers(len(INTERPOLATIONS))]
-    interpolation = drawn if spec.interpolation == "random" else cv2.INTER_LINEAR
-    square = view.image(sample.image, input_spec.fill, interpolation, retouch)
-    return square, boxes, sample.labels[kept]
+    return Style(drawn if spec.interpolation == "random" else cv2.INTER_LINEAR, retouch)
 
 
-def _draw_view(sample: Sample, spec: AugmentSpec, input_spec: InputSpec, rng: np.random.Generator) -> View:
-    height, width = sample.image.shape[:2]
-    boxes_px = sample.boxes_px
+def _draw_flips(spec: AugmentSpec, rng: np.random.Generator) -> tuple[bool, bool]:
     flip_x, flip_y = (bool(f) for f in rng.random(2) < (spec.mirror_p, spec.flip_vertical_p))
+    return flip_x, flip_y
 
-    def view_of(window: tuple[float, float, float, float]) -> View:
-        return make_view(window, height, width, input_spec, flip_x, flip_y)
 
-    def shows_something(view: View) -> bool:
-        return view.visible and (len(boxes_px) == 0 or len(view.boxes(boxes_px)[1]) > 0)
+def _draw_plan(picture: Picture, spec: AugmentSpec, input_spec: InputSpec, rng: np.random.Generator) -> Plan:
+    height, width = picture.height, picture.width
+    boxes_px = picture.boxes_px
+    flip_x, flip_y = _draw_flips(spec, rng)
+
+    def plan_of(window: Window, must_show: bool = True) -> Plan | None:
+        """None for a window that shows nothing of the image, or none of its objects."""
+        view = make_view(window, height, width, input_spec, flip_x, flip_y)
+        shown = view.boxes(boxes_px)
+        if must_show and not (view.visible and (len(boxes_px) == 0 or len(shown[1]) > 0)):
+            return None
+        return make_plan(picture, view, shown)
 
     window = whole(height, width)
     if rng.random() < spec.expand_p:
@@ -155,9 +181,10 @@ def _draw_view(sample: Sample, spec: AugmentSpec, input_spec: InputSpec, rng: np
         window = crop_window(window, boxes_px, rng)
     if spec.zooms:
         for _ in range(_ZOOM_TRIALS):
-            view = view_of(zoom_window(window, spec.zoom, spec.aspect, spec.shift, rng))
-            if shows_something(view):
-                return view
-    view = view_of(window)
+            plan = plan_of(zoom_window(window, spec.zoom, spec.aspect, spec.shift, rng))
+            if plan is not None:
+                return plan
     # Snapping to whole pixels or shrinking can lose the last object; a free crop of a border shows nothing.
-    return view if shows_something(view) else view_of(whole(height, width))
+    plan = plan_of(window) or plan_of(whole(height, width), must_show=False)
+    assert plan is not None
+    return plan

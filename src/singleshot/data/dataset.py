@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from singleshot.data.boxcheck import settle_boxes
-from singleshot.data.images import read_image
+from singleshot.data.images import read_encoded, read_image
+from singleshot.data.picture import Picture
 from singleshot.data.strings import StringTable, ragged_rows
 from singleshot.errors import DataError, printable
 from singleshot.records import ImageTruth, Sample
@@ -86,35 +87,51 @@ class Dataset:
         i = self._position(i)
         name = self.names[i]
         image = read_image(name)
-        self._check_size(i, name, image)
-        rows = self._rows(i)
-        keep = ~self.crowd[rows]
-        boxes_px = self.boxes_px[rows]
-        if not self.sizes[i].all():
-            boxes_px, inside = self._settle(i, name, image)
-            keep &= inside
-        return Sample(image, boxes_px[keep], self.labels[rows][keep], self.difficult[rows][keep], name)
+        boxes_px, labels, difficult = self.objects(i, image.shape[1], image.shape[0])
+        return Sample(image, boxes_px, labels, difficult, name)
 
-    def _check_size(self, i: int, name: str, image: np.ndarray) -> None:
-        height, width = image.shape[:2]
-        told_w, told_h = (int(v) for v in self.sizes[i])
+    def picture(self, i: int) -> Picture:
+        """Image i read but not decoded yet, with its objects as in `sample`; raises DataError likewise."""
+        i = self._position(i)
+        name = self.names[i]
+        encoded = read_encoded(name)
+        boxes_px, labels, _ = self.objects(i, encoded.width, encoded.height)
+        return Picture(encoded.width, encoded.height, boxes_px, labels, encoded.decode, encoded.reductions, name)
+
+    def objects(self, i: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Boxes float32 [N, 4] px, labels int64 [N] and difficult bool [N] of image i, which is width x height pixels;
+        crowd objects are left out. Raises DataError where image and annotation do not fit."""
+        i = self._position(i)
+        self._check_size(i, width, height)
+        rows = slice(int(self.ptr[i]), int(self.ptr[i + 1]))
+        boxes_px, keep = self.boxes_px[rows], ~self.crowd[rows]
+        if not self.sizes[i].all():
+            boxes_px, inside = self._settle(i, width, height)
+            keep &= inside
+        if keep.all():
+            return boxes_px, self.labels[rows], self.difficult[rows]
+        return boxes_px[keep], self.labels[rows][keep], self.difficult[rows][keep]
+
+    def _check_size(self, i: int, width: int, height: int) -> None:
+        told_w, told_h = self.sizes[i].tolist()
         if not (told_w and told_h) or (told_w, told_h) == (width, height):
             return
         hint = "correct the annotation or take the image that was annotated"
         if (told_w, told_h) == (height, width):
             hint = "an EXIF rotation in the file was applied, if it has one; save the image upright or annotate it so"
         raise DataError(
-            f"{printable(name)}: image is {width} x {height} pixels, its annotation says {told_w} x {told_h}; {hint}"
+            f"{printable(self.names[i])}: image is {width} x {height} pixels, "
+            f"its annotation says {told_w} x {told_h}; {hint}"
         )
 
-    def _settle(self, i: int, name: str, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _settle(self, i: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
         boxes_px = self.boxes_of(i).astype(np.float64)
-        size = np.array([image.shape[1], image.shape[0]], np.float64)
+        size = np.array([width, height], np.float64)
         labels = self.labels_of(i)
 
         def describe(k: int) -> str:
             name_k = printable(self.class_names[labels[k]])
-            return f"{printable(name)}: object {k} ({name_k}): box {format_box(boxes_px[k])}"
+            return f"{printable(self.names[i])}: object {k} ({name_k}): box {format_box(boxes_px[k])}"
 
         settled = settle_boxes(boxes_px, np.tile(size, (len(boxes_px), 1)), self.clip_boxes, describe)
         return settled.boxes, settled.keep

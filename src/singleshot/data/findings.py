@@ -23,14 +23,16 @@ KINDS = {
     "box-outside": (ERROR, "a box that reaches out of its image"),
     "box-duplicated": (WARNING, "the same box twice in an image"),
     "box-tiny": (WARNING, "a box smaller than the network can see"),
-    "box-huge": (WARNING, "a box as large as its image"),
+    "box-huge": (NOTE, "a box as large as its image"),
     "class-unknown": (ERROR, "a class that the list of classes does not have"),
     "class-misspelt": (WARNING, "a rare class with nearly the name of a common one"),
     "class-absent": (WARNING, "a class without objects in a split"),
+    "nothing-labelled": (ERROR, "no image has an object"),
     "split-unusable": (ERROR, "a split that cannot be used"),
     "image-in-two-splits": (WARNING, "the same image in two splits"),
     "image-duplicated": (NOTE, "the same image twice in a split"),
     "image-unlabelled": (WARNING, "an image that no label file mentions"),
+    "image-unused": (NOTE, "a labelled image that no split lists"),
     "image-without-objects": (NOTE, "an image labelled as background"),
 }
 

@@ -9,13 +9,15 @@ from typing import NamedTuple
 
 from singleshot.data.findings import STRICT, Problems
 from singleshot.data.raw import RawSet
-from singleshot.data.readers import coco, voc
+from singleshot.data.readers import coco, csv, labelme, shards, voc, yolo
 from singleshot.data.tree import LocalTree, Tree, describe_contents, is_remote, open_tree
 from singleshot.errors import DataError, printable
 
 WANTED = (
-    "a VOC folder (Annotations/*.xml, JPEGImages/*, ImageSets/Main/*.txt), or a COCO JSON file or a folder "
-    "with train.json or annotations/instances_train*.json"
+    "a VOC folder (Annotations/*.xml, JPEGImages/*, ImageSets/Main/*.txt), a COCO JSON file or a folder "
+    "with train.json or annotations/instances_train*.json, a YOLO data.yaml or a folder with it or with images/ and "
+    "labels/*.txt, a CSV file or a folder with train.csv (file,xmin,ymin,xmax,ymax,class), LabelMe's NAME.json "
+    "beside each image, or a folder of shards with shards.json"
 )
 
 
@@ -34,8 +36,12 @@ class Format(NamedTuple):
 
 # The order in which they are looked for. Endings are those of files that a user may name in place of a folder.
 FORMATS = {
+    "shards": Format("shards", shards.tell, shards.splits, shards.read, shards.line_of),
     "voc": Format("Pascal VOC", voc.tell, voc.splits, voc.read, voc.line_of),
     "coco": Format("COCO", coco.tell, coco.splits, coco.read, coco.line_of, (".json",)),
+    "yolo": Format("YOLO", yolo.tell, yolo.splits, yolo.read, yolo.line_of, (".yaml", ".yml")),
+    "csv": Format("CSV", csv.tell, csv.splits, csv.read, csv.line_of, (".csv",)),
+    "labelme": Format("LabelMe", labelme.tell, labelme.splits, labelme.read, labelme.line_of),
 }
 
 

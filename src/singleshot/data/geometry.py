@@ -10,15 +10,16 @@ A window is (x0, y0, x1, y1) in pixels of the original image. Values are those o
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from singleshot.inputs import InputSpec, Placement, boxes_to_square, placement
+from singleshot.inputs import InputSpec, Placement, placement
 
 Window = tuple[float, float, float, float]
 
@@ -68,10 +69,13 @@ class View:
         """
         if not self.visible or len(boxes_px) == 0:
             return np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
-        roi = np.array(self.roi, np.float64)
-        kept = np.flatnonzero(_centre_inside(boxes_px, roi))
-        clipped = np.clip(boxes_px[kept], np.tile(roi[:2], 2), np.tile(roi[2:], 2))
-        boxes = np.clip(boxes_to_square(clipped, self.place, self.size), 0.0, 1.0)
+        x0, y0, x1, y1 = self.roi
+        kept = _centre_inside(boxes_px, np.array(self.roi, np.float64)).nonzero()[0]
+        place = self.place
+        boxes = boxes_px[kept].astype(np.float64)
+        boxes[:, 0::2] = (boxes[:, 0::2].clip(x0, x1) * place.scale_x + place.shift_x) / self.size
+        boxes[:, 1::2] = (boxes[:, 1::2].clip(y0, y1) * place.scale_y + place.shift_y) / self.size
+        boxes = boxes.astype(np.float32).clip(0.0, 1.0)
         if self.flip_x:
             boxes[:, [0, 2]] = 1.0 - boxes[:, [2, 0]]
         if self.flip_y:
@@ -80,33 +84,71 @@ class View:
         large = ((boxes[:, 2:] - boxes[:, :2]) >= 0.5 / self.size).all(1)
         return boxes[large], kept[large]
 
+    def reduction(self, possible: Collection[int]) -> int:
+        """The largest of the possible reductions of the source's sides that leaves a pixel for each of the square."""
+        (x0, y0, x1, y1), (u0, v0, u1, v1) = self.roi, self.dest
+        return max((r for r in possible if (x1 - x0) >= r * (u1 - u0) and (y1 - y0) >= r * (v1 - v0)), default=1)
+
+    def on_grid(self, step: int, height: int, width: int) -> View:
+        """The view with its roi on multiples of `step` pixels of an image of height x width (or on its border)."""
+        if step == 1 or not self.visible:
+            return self
+        x0, y0, x1, y1 = self.roi
+        left, top = x0 // step * step, y0 // step * step
+        right, bottom = min(math.ceil(x1 / step) * step, width), min(math.ceil(y1 / step) * step, height)
+        return replace(self, roi=(left, top, right, bottom))
+
     def image(
         self,
         image: np.ndarray,
         fill: tuple[int, int, int],
         interpolation: int = cv2.INTER_LINEAR,
         retouch: Callable[[np.ndarray], np.ndarray] | None = None,
+        reduce: int = 1,
     ) -> np.ndarray:
         """uint8 RGB [H, W, 3] -> uint8 RGB [S, S, 3].
 
-        `fill` colours what lies outside the image; `retouch` (uint8 [h, w, 3] to the same) sees the resized
-        image alone, so that the fill stays what the network takes for zero.
+        `fill` colours what lies outside the image; `retouch` (uint8 [h, w, 3] to the same) sees the visible part
+        alone, so that the fill stays what the network takes for zero. reduce: `image` has that part of the source's
+        sides, rounded up; the roi must then be on its grid.
         """
         u0, v0, u1, v1 = self.dest
-        square: np.ndarray | None = None
-        if self.visible:
-            x0, y0, x1, y1 = self.roi
-            patch = cv2.resize(image[y0:y1, x0:x1], (u1 - u0, v1 - v0), interpolation=interpolation)
-            patch = retouch(patch) if retouch is not None else patch
-            square = patch if patch.shape[:2] == (self.size, self.size) else None
-        if square is None:
-            square = np.empty((self.size, self.size, 3), np.uint8)
-            square[:] = fill
+        whole = (u1 - u0, v1 - v0) == (self.size, self.size)
+        flip = -1 if self.flip_x and self.flip_y else int(self.flip_x)
+        if not whole:
+            square = _background(self.size, fill).copy()
             if self.visible:
-                square[v0:v1, u0:u1] = patch
-        if self.flip_x or self.flip_y:
-            square = cv2.flip(square, -1 if self.flip_x and self.flip_y else int(self.flip_x))
-        return square
+                square[v0:v1, u0:u1] = self.patch(image, interpolation, retouch, reduce)
+        else:
+            square = self.patch(image, interpolation, retouch, reduce)
+        return cv2.flip(square, flip) if self.flip_x or self.flip_y else square
+
+    def patch(
+        self,
+        image: np.ndarray,
+        interpolation: int,
+        retouch: Callable[[np.ndarray], np.ndarray] | None = None,
+        reduce: int = 1,
+    ) -> np.ndarray:
+        """The visible part alone, as large as in the square, not flipped."""
+        (x0, y0, x1, y1), (u0, v0, u1, v1) = self.roi, self.dest
+        patch = image[y0 // reduce : -(-y1 // reduce), x0 // reduce : -(-x1 // reduce)]
+        wide, high = u1 - u0, v1 - v0
+        # Colours change where there are fewer pixels: before enlarging, after shrinking.
+        first = retouch is not None and patch.shape[0] * patch.shape[1] < wide * high
+        if retouch is not None and first:
+            patch = retouch(patch)
+        patch = cv2.resize(patch, (wide, high), interpolation=interpolation)
+        return retouch(patch) if retouch is not None and not first else patch
+
+
+@functools.lru_cache(maxsize=16)
+def _background(size: int, fill: tuple[int, int, int]) -> np.ndarray:
+    """uint8 [S, S, 3] of the fill, to be copied: numpy takes longer to spread three bytes than to resize an image."""
+    square = np.empty((size, size, 3), np.uint8)
+    square[:] = fill
+    square.setflags(write=False)
+    return square
 
 
 def make_view(
@@ -117,22 +159,42 @@ def make_view(
     "stretch" fills the square; "letterbox" keeps the window's aspect ratio. Raises nothing: a window that misses
     the image gives a view that is not `visible`.
     """
-    x0, y0 = round(window[0]), round(window[1])
-    x1, y1 = max(x0 + 1, round(window[2])), max(y0 + 1, round(window[3]))
+    x0, y0, x1, y1 = _whole_pixels(window)
     place = placement(y1 - y0, x1 - x0, spec.size, spec.resize)
-    ax, bx, ua, ub = _snap(x0, x1, width, place.scale_x, place.shift_x, spec.size)
-    ay, by, va, vb = _snap(y0, y1, height, place.scale_y, place.shift_y, spec.size)
+    ax, bx, ua, ub = _snap(x0, x1, width, place.scale_x, place.shift_x, 0, spec.size)
+    ay, by, va, vb = _snap(y0, y1, height, place.scale_y, place.shift_y, 0, spec.size)
     return View((ax, ay, bx, by), (ua, va, ub, vb), spec.size, flip_x, flip_y)
 
 
-def _snap(start: int, stop: int, length: int, scale: float, shift: float, size: int) -> tuple[int, int, int, int]:
-    """One axis: window start..stop on an image of `length` -> visible source pixels and where they go."""
+def make_part_view(
+    window: Window, height: int, width: int, area: tuple[int, int, int, int], size: int, flip_x: bool, flip_y: bool
+) -> View:
+    """As `make_view`, but the window fills `area` (x0 y0 x1 y1 in pixels) of a square of `size`: a mosaic's part.
+
+    The flips are those of the whole square.
+    """
+    x0, y0, x1, y1 = _whole_pixels(window)
+    scale_x, scale_y = (area[2] - area[0]) / (x1 - x0), (area[3] - area[1]) / (y1 - y0)
+    ax, bx, ua, ub = _snap(x0, x1, width, scale_x, area[0], area[0], area[2])
+    ay, by, va, vb = _snap(y0, y1, height, scale_y, area[1], area[1], area[3])
+    return View((ax, ay, bx, by), (ua, va, ub, vb), size, flip_x, flip_y)
+
+
+def _whole_pixels(window: Window) -> tuple[int, int, int, int]:
+    x0, y0 = round(window[0]), round(window[1])
+    return x0, y0, max(x0 + 1, round(window[2])), max(y0 + 1, round(window[3]))
+
+
+def _snap(
+    start: int, stop: int, length: int, scale: float, shift: float, low: int, high: int
+) -> tuple[int, int, int, int]:
+    """One axis: window start..stop on an image of `length` -> visible source pixels and where they go, in low..high."""
     a, b = max(start, 0), min(stop, length)
     if a >= b:
-        return 0, 0, 0, 0
+        return 0, 0, low, low
     # Halves always upwards, unlike `round`, so that the length does not depend on where the roi lies.
-    u = min(math.floor((a - start) * scale + shift + 0.5), size - 1)
-    return a, b, u, min(max(math.floor((b - start) * scale + shift + 0.5), u + 1), size)
+    u = min(max(math.floor((a - start) * scale + shift + 0.5), low), high - 1)
+    return a, b, u, min(max(math.floor((b - start) * scale + shift + 0.5), u + 1), high)
 
 
 def whole(height: int, width: int) -> Window:
@@ -205,16 +267,17 @@ def crop_window(window: Window, boxes_px: np.ndarray, rng: np.random.Generator) 
 
     Unlike Caffe, a crop that holds no object's centre is passed over where the image has objects.
     """
-    corner = np.array(window[:2], np.float64)
-    sides = np.array(window[2:], np.float64) - corner
-    boxes = (np.asarray(boxes_px, np.float64) - np.tile(corner, 2)) / np.tile(sides, 2)
+    left, top, right, bottom = window
+    corner = np.array((left, top, left, top))
+    sides = np.array((right - left, bottom - top, right - left, bottom - top))
+    boxes = (np.asarray(boxes_px, np.float64) - corner) / sides
     crops, found = draw_crops(boxes, rng)
     if len(boxes):
         found = found & _centre_inside(boxes, crops).any(1)
     choices = np.flatnonzero(found)
     # No choice is left only where every object lies outside the window.
     crop = crops[choices[rng.integers(len(choices))]] if len(choices) else crops[0]
-    x0, y0, x1, y1 = (crop * np.tile(sides, 2) + np.tile(corner, 2)).tolist()
+    x0, y0, x1, y1 = (crop * sides + corner).tolist()
     return x0, y0, x1, y1
 
 

@@ -12,11 +12,12 @@ import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from singleshot.data.exif import orientation
+from singleshot.data.exif import may_follow, orientation
 from singleshot.data.tree import read_limited
 from singleshot.errors import DataError, printable
 
@@ -28,8 +29,9 @@ FORMATS = "JPEG, PNG, WebP, BMP, TIFF or GIF"
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length: TEM, RST0..7
 
-_READ = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
-         8: cv2.IMREAD_REDUCED_COLOR_8}  # fmt: skip
+_RGB = cv2.IMREAD_COLOR_RGB
+# OpenCV names the reduced reading for BGR only; its flags are the sums.
+_READ = {1: _RGB, **{r: _RGB | (8 * r) for r in (2, 4, 8)}}
 _HEADER_BYTES = 1 << 18  # previews inside a camera's EXIF are smaller
 _JPEG_SEGMENTS = 100_000  # more than any camera writes; ends the walk through a hostile file
 
@@ -50,18 +52,22 @@ def decode_image(data: bytes, name: str, reduce: int = 1) -> np.ndarray:
     Raises DataError as `read_image` does.
     """
     check_image(data, name)
-    name = printable(name)
-    broken = f"{name}: damaged or cut short, does not decode; fetch it again or remove it from the data set"
-    if _ends_early(data):
-        raise DataError(broken)
-    try:
-        with _quiet_opencv():
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), _READ[reduce])
-    except cv2.error as error:
-        raise DataError(broken) from error
+    return _decode(data, name, reduce)
+
+
+def _decode(data: bytes, name: str, reduce: int) -> np.ndarray:
+    image, cause = None, None
+    if not ends_early(data):
+        try:
+            with _quiet_opencv():
+                image = cv2.imdecode(np.frombuffer(data, np.uint8), _READ[reduce])
+        except cv2.error as error:
+            cause = error
     if image is None:
-        raise DataError(broken)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+        raise DataError(
+            f"{printable(name)}: damaged or cut short, does not decode; fetch it again or remove it from the data set"
+        ) from cause
+    return image
 
 
 def check_image(data: bytes, name: str) -> tuple[int, int]:
@@ -82,10 +88,37 @@ def check_image(data: bytes, name: str) -> tuple[int, int]:
     return size
 
 
+class Encoded(NamedTuple):
+    """An image file read but not decoded: width and height as it will be, upright."""
+
+    data: bytes
+    width: int
+    height: int
+    name: str
+
+    @property
+    def reductions(self) -> tuple[int, ...]:
+        """What `decode` can divide the sides by, at less cost than the whole: JPEG's blocks allow it."""
+        return (1, 2, 4, 8) if self.data[:2] == b"\xff\xd8" else (1,)
+
+    def decode(self, reduce: int = 1) -> np.ndarray:
+        """uint8 RGB; DataError as `decode_image`."""
+        return _decode(self.data, self.name, reduce)
+
+
+def read_encoded(path: str) -> Encoded:
+    """Read a file as far as its header. Raises DataError as `read_image`, but for damage beyond the header."""
+    data = read_limited(path, MAX_FILE_BYTES, "image")
+    width, height = check_image(data, path)
+    if orientation(data) >= 5:
+        width, height = height, width
+    return Encoded(data, width, height, path)
+
+
 def image_size(path: str | Path) -> tuple[int, int]:
     """(width, height) as `read_image` gives them, by the header and without decoding. Raises DataError."""
     data = read_limited(path, MAX_FILE_BYTES, "image", most=_HEADER_BYTES)
-    if header_size(data) is None and len(data) == _HEADER_BYTES:
+    if len(data) == _HEADER_BYTES and (header_size(data) is None or may_follow(data)):
         data = read_limited(path, MAX_FILE_BYTES, "image")  # a long preface, or a directory at the end
     width, height = check_image(data, str(path))
     return (height, width) if orientation(data) >= 5 else (width, height)
@@ -173,7 +206,7 @@ def _tiff_size(data: bytes) -> tuple[int, int] | None:
     return (found[256], found[257]) if len(found) == 2 else None
 
 
-def _ends_early(data: bytes) -> bool:
+def ends_early(data: bytes) -> bool:
     """Whether the format's end mark is missing: some decoders fill the rest with grey and say nothing."""
     if data[:2] == b"\xff\xd8":
         return data.rfind(b"\xff\xd9") < 0

@@ -7,6 +7,7 @@ batch, so that one message per batch crosses between processes.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import shutil
@@ -21,9 +22,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from singleshot.data.augment import AugmentSpec, augment
+from singleshot.data.augment import AugmentSpec, Example, augment_picture
+from singleshot.data.picture import Picture
 from singleshot.errors import ConfigError, DataError, SingleshotError, printable
 from singleshot.inputs import InputSpec, Placement, boxes_to_square, to_square
+from singleshot.memory import keep_freed_memory
 from singleshot.records import Batch, Sample
 
 # Rows of padded boxes come in multiples of this: few distinct shapes for the allocator and torch.compile.
@@ -31,16 +34,23 @@ BOX_ROWS = 8
 PREFETCH = 2  # batches in the making per worker, torch's default
 MAX_AUTO_WORKERS = 8
 
-Example = tuple[np.ndarray, np.ndarray, np.ndarray]  # image [S, S, 3], boxes [N, 4], labels [N]
 T = TypeVar("T")
 
 
 class Samples(Protocol):
-    """What the loaders need of a data set (`data.dataset.Dataset` is one)."""
+    """What evaluation needs of a data set (`data.dataset.Dataset` is one)."""
 
     def __len__(self) -> int: ...
 
     def sample(self, i: int) -> Sample: ...
+
+
+class Pictures(Protocol):
+    """What training needs of a data set: `data.dataset.Dataset`, or its pixels kept in a `data.cache.PixelCache`."""
+
+    def __len__(self) -> int: ...
+
+    def picture(self, i: int) -> Picture: ...
 
 
 class EvalBatch(NamedTuple):
@@ -62,7 +72,7 @@ class TrainLoader:
 
     def __init__(
         self,
-        dataset: Samples,
+        dataset: Pictures,
         augment_spec: AugmentSpec,
         input_spec: InputSpec,
         batch_size: int,
@@ -191,7 +201,7 @@ def collate(examples: list[Example], indices: np.ndarray, names: list[str], size
     )
 
 
-def _check_batch(dataset: Samples, batch_size: int) -> None:
+def _check_batch(dataset: Samples | Pictures, batch_size: int) -> None:
     if batch_size < 1:
         raise ConfigError(f"batch size {batch_size}: want 1 or more")
     if len(dataset) == 0:
@@ -210,7 +220,7 @@ class _Job(NamedTuple):
 class _TrainBatches:
     """Prepares training batches, in a worker or here."""
 
-    def __init__(self, dataset: Samples, augment_spec: AugmentSpec, input_spec: InputSpec, seed: int) -> None:
+    def __init__(self, dataset: Pictures, augment_spec: AugmentSpec, input_spec: InputSpec, seed: int) -> None:
         self.dataset, self.augment_spec, self.input_spec, self.seed = dataset, augment_spec, input_spec, seed
 
     def __getitem__(self, job: _Job) -> Batch | SingleshotError:
@@ -222,10 +232,14 @@ class _TrainBatches:
         for position, index in enumerate(job.indices.tolist(), job.position):
             # By position, not by index: a repeated image is augmented differently.
             rng = np.random.default_rng((self.seed, job.epoch, position))
-            sample = self.dataset.sample(index)
-            examples.append(augment(sample, self.augment_spec, self.input_spec, rng))
-            names.append(sample.name)
+            picture = self.dataset.picture(index)
+            others = functools.partial(self._others, rng)
+            examples.append(augment_picture(picture, self.augment_spec, self.input_spec, rng, others))
+            names.append(picture.name)
         return collate(examples, job.indices, names, self.input_spec.size)
+
+    def _others(self, rng: np.random.Generator, count: int) -> list[Picture]:
+        return [self.dataset.picture(i) for i in rng.integers(len(self.dataset), size=count).tolist()]
 
 
 class _EvalBatches:
@@ -325,3 +339,4 @@ def _start_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a training's own handler would keep a worker alive
     cv2.setNumThreads(0)
+    keep_freed_memory()  # images come and go all the time, each a mapping of its own otherwise

@@ -2,12 +2,14 @@
 
 Order and values are Caffe's (weiliu89/caffe, ssd branch, im_transforms.cpp ApplyDistort and ssd_pascal.py):
 brightness; contrast here or at the end; saturation; hue; every step drawn with probability .5 and saturating to
-uint8. No channel swap. One step is one table of 256; neighbours are merged into one table.
+uint8. No channel swap. Grey levels change by a table of 256, neighbouring steps by one; hue and saturation together
+by one product.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,18 +20,35 @@ BRIGHTNESS = 32.0
 CONTRAST = 0.5
 SATURATION = 0.5
 HUE = 18.0
-HUE_CIRCLE = 180
 
 _LEVELS = np.arange(256, dtype=np.float64)
+
+
+class HsvStep(NamedTuple):
+    """Saturation times `gain`, hue turned by `turn` on OpenCV's scale, value as it is."""
+
+    gain: float
+    turn: float
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """uint8 RGB [H, W, 3] -> a new one. Hue goes round the circle; Caffe adds it in uint8, which pins at 0 what
+        should come round to 179."""
+        # Hue is only ever added to, as OpenCV reads 180 and more as having gone round: to turn it back, red and blue
+        # change places, which reverses the circle. One product per pixel instead of three tables.
+        back = self.turn < 0
+        planes = cv2.cvtColor(image, cv2.COLOR_BGR2HSV if back else cv2.COLOR_RGB2HSV)
+        scale = np.array([[1, 0, 0, abs(self.turn)], [0, self.gain, 0, 0], [0, 0, 1, 0]], np.float32)
+        planes = cv2.transform(planes, scale, dst=planes)
+        return cv2.cvtColor(planes, cv2.COLOR_HSV2BGR if back else cv2.COLOR_HSV2RGB, dst=planes)
 
 
 @dataclass(frozen=True, eq=False)
 class Photometry:
     """What was drawn for one image, None where nothing was: tables uint8 [256] of grey levels before and after
-    the HSV steps, and uint8 [1, 256, 3] of hue, saturation and value."""
+    the HSV step, and that step."""
 
     before: np.ndarray | None = None
-    hsv: np.ndarray | None = None
+    hsv: HsvStep | None = None
     after: np.ndarray | None = None
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
@@ -37,8 +56,7 @@ class Photometry:
         if self.before is not None:
             image = cv2.LUT(image, self.before)
         if self.hsv is not None:
-            planes = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-            image = cv2.cvtColor(cv2.LUT(planes, self.hsv), cv2.COLOR_HSV2RGB)
+            image = self.hsv(image)
         if self.after is not None:
             image = cv2.LUT(image, self.after)
         return image
@@ -52,7 +70,7 @@ def draw_photometry(rng: np.random.Generator, strength: float = 1.0) -> Photomet
     scale = gain_table(1.0 + CONTRAST * amounts[1]) if contrast else None
     hsv = None
     if saturation or hue:
-        hsv = hsv_table(1.0 + SATURATION * amounts[2] if saturation else 1.0, HUE * amounts[3] if hue else 0.0)
+        hsv = HsvStep(1.0 + SATURATION * float(amounts[2]) * saturation, HUE * float(amounts[3]) * hue)
     if hsv is None or contrast_first:
         return Photometry(_merge(brighten, scale), hsv)
     return Photometry(brighten, hsv, scale)
@@ -66,15 +84,6 @@ def brightness_table(delta: float) -> np.ndarray:
 def gain_table(gain: float) -> np.ndarray:
     """uint8 [256]: level * gain."""
     return _to_uint8(_LEVELS * gain)
-
-
-def hsv_table(gain: float, turn: float) -> np.ndarray:
-    """uint8 [1, 256, 3] for OpenCV's 8-bit HSV: hue turned by `turn`, saturation times `gain`, value as it is.
-
-    Hue goes round the circle. Caffe adds it in uint8, which pins at 0 what should come round to 179.
-    """
-    hue = np.rint(_LEVELS + turn) % HUE_CIRCLE
-    return np.stack([hue.astype(np.uint8), gain_table(gain), _LEVELS.astype(np.uint8)], axis=-1)[None]
 
 
 def _merge(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:

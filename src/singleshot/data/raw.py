@@ -51,6 +51,15 @@ class RawSet(NamedTuple):
     declared: bool = False
 
 
+def say_same(some: list[RawObject], others: list[RawObject]) -> bool:
+    """Whether two lists are of the same objects; number, line and tag differ from file to file."""
+    return len(some) == len(others) and all(
+        (a.name, a.box, a.difficult, a.crowd) == (b.name, b.box, b.difficult, b.crowd)
+        and (a.area == b.area or (math.isnan(a.area) and math.isnan(b.area)))
+        for a, b in zip(some, others, strict=True)
+    )
+
+
 def show_item(form: str, thing: RawObject) -> str:
     """What messages call an object."""
     if form == "coco":

@@ -18,11 +18,13 @@ HELD_BACK = 0.1
 
 # Roboflow: "name_jpg.rf.<hash>" for each augmented copy of "name.jpg".
 _ROBOFLOW = re.compile(r"(_(jpe?g|png|bmp|webp|tiff?))?\.rf\.[0-9a-zA-Z]{8,}$", re.IGNORECASE)
+# One mark of a copy at the end. Marks are taken off one by one: a repeat within a repeat takes for ever on some names.
 _COPY = re.compile(
-    r"(?:[ _.-]+(?:copy|aug(?:mented)?|[hv]?flip(?:ped)?|mirror(?:ed)?|rot(?:ated?)?|crop(?:ped)?|tile|patch|frame|"
-    r"blur(?:red)?|noisy?|bright(?:er)?|dark(?:er)?)[ _.-]*\d*(?:[_x-]\d+)?| ?\(\d+\))+$",
+    r"(?:[ _.-]{1,4}(?:copy|aug(?:mented)?|[hv]?flip(?:ped)?|mirror(?:ed)?|rot(?:ated?)?|crop(?:ped)?|tile|patch|frame|"
+    r"blur(?:red)?|noisy?|bright(?:er)?|dark(?:er)?)[ _.-]{0,4}\d{0,12}(?:[_x-]\d{1,12})?| ?\(\d{1,12}\))$",
     re.IGNORECASE,
 )
+_MARKS, _MARK_CHARS, _NAME_CHARS = 8, 64, 256
 _SEPARATORS = "_-. ("
 
 
@@ -43,8 +45,9 @@ def resolve_split(split: str, splits: Collection[str], where: str) -> str:
 def make_splits(names: Sequence[str], seed: int = 0) -> dict[str, list[int]]:
     """train, val, test (80/10/10) and trainval: positions in `names`, in their order.
 
-    Names that share a stem (`group_key`) stay together, so that no picture's copy is in two splits. Groups are
-    ranked by a hash of their name and the seed: the same on every machine, whatever order they came in.
+    Names that share a stem (`group_keys`) stay together, so that no picture's copy is in two splits. Groups are
+    ranked by a hash of their name and the seed: the same on every machine, whatever order they came in. Of three
+    groups or more no split is empty.
     """
     groups: dict[str, list[int]] = {}
     for i, key in enumerate(group_keys(names)):
@@ -55,14 +58,19 @@ def make_splits(names: Sequence[str], seed: int = 0) -> dict[str, list[int]]:
         return hashlib.sha256(salted.encode("utf-8", "surrogateescape")).digest()
 
     part = max(1, round(len(names) * HELD_BACK)) if len(groups) >= 3 else 0
-    taken: dict[str, list[int]] = {"train": [], "val": [], "test": []}
-    ranked = sorted(groups, key=rank)
-    for n, key in enumerate(ranked):
-        left = len(ranked) - n
-        # A group goes where there is room; train gets at least the last one.
-        name = next((s for s in ("val", "test") if part and len(taken[s]) < part and left > 1), "train")
-        taken[name] += groups[key]
-    splits = {name: sorted(members) for name, members in taken.items()}
+    taken: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    left = {"val": part, "test": part}
+    for key in sorted(groups, key=rank):
+        name = next((s for s, room in left.items() if len(groups[key]) <= room), "train")
+        taken[name].append(key)
+        if name in left:
+            left[name] -= len(groups[key])
+    for name in ("val", "test"):
+        if part and not taken[name]:  # all groups are larger than what should be held back
+            least = min(taken["train"], key=lambda key: len(groups[key]))
+            taken["train"].remove(least)
+            taken[name].append(least)
+    splits = {name: sorted(i for key in keys for i in groups[key]) for name, keys in taken.items()}
     return {**splits, "trainval": sorted(splits["train"] + splits["val"])}
 
 
@@ -74,7 +82,7 @@ def group_keys(names: Sequence[str]) -> list[str]:
     """
     stems = [PurePosixPath(name).name for name in names]
     stems = [stem.rpartition(".")[0] if _has_suffix(stem) else stem for stem in stems]
-    keys = [_COPY.sub("", _ROBOFLOW.sub("", stem)) or stem for stem in stems]
+    keys = [_without_marks(stem) or stem for stem in stems]
     there = set(keys)
     keys = [_root_of(key, there) for key in keys]
     largest = max(Counter(keys).values(), default=0)
@@ -85,9 +93,19 @@ def _has_suffix(name: str) -> bool:
     return bool(re.search(r"\.(jpe?g|png|bmp|webp|tiff?|gif|xml|json|txt)$", name, re.IGNORECASE))
 
 
+def _without_marks(stem: str) -> str:
+    for _ in range(_MARKS):
+        tail = stem[-_MARK_CHARS:]
+        mark = _ROBOFLOW.search(tail) or _COPY.search(tail)
+        if mark is None:
+            break
+        stem = stem[: len(stem) - (len(tail) - mark.start())]
+    return stem
+
+
 def _root_of(key: str, there: set[str]) -> str:
     """The shortest of the names that this one continues after a separator."""
-    for at in range(1, len(key)):
+    for at in range(1, min(len(key), _NAME_CHARS)):
         if key[at] in _SEPARATORS and key[:at] in there:
             return key[:at]
     return key

@@ -6,25 +6,43 @@ relative to the folder, with "/" between their parts, on every system and for ev
 
 from __future__ import annotations
 
+import contextlib
 import html
 import os
-import stat
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
-from urllib.parse import quote, unquote
+from typing import IO
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from singleshot.errors import DataError, MissingExtraError, printable
+from singleshot.data.storage import filesystem, is_remote, open_limited, read_limited, read_remote, reason_of
+from singleshot.errors import DataError, printable
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "LocalTree",
+    "RemoteTree",
+    "Tree",
+    "describe_contents",
+    "filesystem",
+    "is_image",
+    "is_remote",
+    "join",
+    "open_limited",
+    "open_tree",
+    "read_limited",
+]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 # A folder of more files than this is a mistake (or a trap); COCO has 123,287.
 MAX_FILES = 20_000_000
-_REMOTE_SECONDS = 60.0
+_LISTING_BYTES = 256 * 2**20
 
-
-def is_remote(path: str | os.PathLike[str]) -> bool:
-    """Whether the path names a place that fsspec opens, such as https://host/data or memory://data."""
-    return "://" in str(path)
+# Bounded repeats: a listing comes from somebody else too.
+_LINK = re.compile(
+    r"""<a\s(?:[^<>]{0,1000}?\s)?href\s{0,9}=\s{0,9}(?:"([^"]{0,9999})"|'([^']{0,9999})'|([^\s"'<>]{1,9999}))""",
+    re.IGNORECASE,
+)
 
 
 def is_image(name: str) -> bool:
@@ -36,7 +54,8 @@ class Tree:
     """The files under `root`; each folder is listed once, so that thousands of images cost one call per folder."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = str(root).rstrip("/") if is_remote(root) else str(root)
+        scheme, separator, rest = str(root).partition("://")
+        self.root = scheme + separator + rest.rstrip("/") if separator else str(root)
         self._listed: dict[str, dict[str, bool]] = {}
 
     def path(self, name: str) -> str:
@@ -50,6 +69,10 @@ class Tree:
     def _refuse_outside(self, name: str) -> None:
         """Raise DataError when that file or folder is a link that leads out."""
 
+    def _leads_back(self, folder: str) -> bool:
+        """Whether the folder is a link to one that it lies in. The system ends such a circle after many turns."""
+        return False
+
     def names(self, folder: str = "") -> dict[str, bool]:
         """Names in a folder -> whether that is a folder; {} where there is none.
 
@@ -60,7 +83,8 @@ class Tree:
         return self._listed[folder]
 
     def is_dir(self, name: str) -> bool:
-        return self.find("", name) is not None and bool(self.names(_parent(name)).get(PurePosixPath(name).name))
+        found = self.find("", name)
+        return found is not None and self.names(_parent(found))[found.rpartition("/")[2]]
 
     def files(self, folder: str = "", suffixes: tuple[str, ...] = ()) -> list[str]:
         """Sorted names of the files in a folder, those with one of the suffixes (any case) if any are given."""
@@ -81,7 +105,7 @@ class Tree:
         queue, seen = [folder], 0
         while queue:
             here = queue.pop()
-            if here.count("/") > 64:
+            if here.count("/") > 64 or self._leads_back(here):
                 raise DataError(f"{printable(self.path(here))}: folders within folders without end; give one of them")
             for name in self.files(here):
                 seen += 1
@@ -95,7 +119,7 @@ class Tree:
 
         Raises DataError when the name is absolute, climbs out of the folder, or is a link that leaves the root.
         """
-        if name.startswith(("/", "\\")) or "\0" in name or Path(name).is_absolute() or "://" in name:
+        if name.startswith(("/", "\\")) or "\0" in name or os.path.splitdrive(name)[0] or "://" in name:
             raise DataError(f"{printable(name)}: leaves the data set's folder (want a name relative to it)")
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if ".." in parts:
@@ -109,20 +133,29 @@ class Tree:
         self._refuse_outside(folder)
         return folder
 
-    def read(self, name: str, limit: int, what: str) -> bytes:
-        """All bytes of a file in here; DataError as `read_limited`."""
+    def read(self, name: str, limit: int, what: str, most: int | None = None) -> bytes:
+        """All bytes of a file in here, or with `most` its first ones; DataError as `read_limited`."""
         self._refuse_outside(name)
-        return read_limited(self.path(name), limit, what)
+        return read_limited(self.path(name), limit, what, most)
+
+    @contextlib.contextmanager
+    def open(self, name: str, limit: int, what: str) -> Iterator[IO[bytes]]:
+        """A file in here for reading piece by piece; DataError as `read_limited`."""
+        self._refuse_outside(name)
+        with open_limited(self.path(name), limit, what) as file:
+            yield file
 
 
 class LocalTree(Tree):
     def __init__(self, root: str | os.PathLike[str]) -> None:
         super().__init__(root)
         self._real = os.path.realpath(self.root)
+        whole = str(Path(self.root))
+        self._prefix = "" if whole == "." else whole.rstrip(os.sep) + os.sep
         self._links: set[str] = set()
 
     def path(self, name: str) -> str:
-        return str(Path(self.root, name)) if name else self.root
+        return self._prefix + name if name else self.root  # Path() would cost more than all else of a large set
 
     def _list(self, folder: str) -> dict[str, bool] | None:
         listed = {}
@@ -132,17 +165,24 @@ class LocalTree(Tree):
                     listed[entry.name] = _is_folder(entry)
                     if entry.is_symlink():
                         self._links.add(join(folder, entry.name))
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a name that no folder can have
             return None
         except OSError as error:
-            raise DataError(f"{printable(self.path(folder))}: cannot be listed ({error.strerror})") from error
+            raise DataError(f"{printable(self.path(folder))}: cannot be listed ({reason_of(error)})") from error
         if listed:
             self._refuse_leaving(self.path(folder))
         return listed
 
     def _refuse_outside(self, name: str) -> None:
+        self.names(_parent(name))  # looks at links, of the folder and in it
         if name in self._links:
             self._refuse_leaving(self.path(name))
+
+    def _leads_back(self, folder: str) -> bool:
+        if folder not in self._links:
+            return False
+        here = os.path.realpath(self.path(_parent(folder))) + os.sep
+        return here.startswith(os.path.realpath(self.path(folder)).rstrip(os.sep) + os.sep)
 
     def _refuse_leaving(self, path: str) -> None:
         real = os.path.realpath(path)
@@ -158,31 +198,66 @@ class RemoteTree(Tree):
 
     def __init__(self, root: str) -> None:
         super().__init__(root)
-        self._system, self._base = filesystem(self.root)
-        self._base = self._base.rstrip("/")
-        self._is_web = self.root.startswith(("http:", "https:"))
+        self._is_web = self.root.lower().startswith(("http:", "https:"))
+        filesystem(self.root)
 
     def path(self, name: str) -> str:
-        return f"{self.root}/{quote(name) if self._is_web else name}" if name else self.root
+        return f"{self.root}/{_quote(name) if self._is_web else name}" if name else self.root
 
     def _list(self, folder: str) -> dict[str, bool] | None:
-        place = f"{self._base}/{quote(folder) if self._is_web else folder}".rstrip("/") + "/"
+        if folder and folder.rpartition("/")[2] not in self.names(_parent(folder)):
+            return None  # saves a question, and some servers' strange answers to it
         try:
-            entries = self._system.ls(place, detail=True)
+            return self._list_web(folder) if self._is_web else self._list_storage(folder)
         except (FileNotFoundError, NotADirectoryError):
+            if not folder:
+                raise DataError(f"{printable(self.root)}: nothing is there, or the server does not list it") from None
             return None
+        except DataError:
+            raise
         except Exception as error:  # each kind of storage has errors of its own
-            raise DataError(f"{printable(self.path(folder))}: cannot be listed ({printable(error, 120)})") from error
+            raise DataError(f"{printable(self.path(folder))}: cannot be listed ({reason_of(error)})") from error
+
+    def _list_storage(self, folder: str) -> dict[str, bool]:
+        # Asked for each time: in a forked worker the parent's connection does not work.
+        system, base = filesystem(self.root)
+        place = f"{base.rstrip('/')}/{folder}".rstrip("/") + "/"
         listed = {}
-        for entry in entries:
-            # Web servers list links with queries and to elsewhere; only what is directly below counts.
+        for entry in system.ls(place, detail=True):
             address = str(entry["name"])
             name = address.rstrip("/")[len(place) :] if address.startswith(place) else ""
-            if self._is_web:
-                name = "" if "?" in name else unquote(html.unescape(name))
             if name and "/" not in name and name not in (".", ".."):
                 listed[name] = entry["type"] == "directory" or address.endswith("/")
         return listed
+
+    def _list_web(self, folder: str) -> dict[str, bool]:
+        """The links of the page that the server shows for a folder, as far as they lead directly below it."""
+        place = self.path(folder) + "/"
+        page = read_remote(place, _LISTING_BYTES + 1)
+        if len(page) > _LISTING_BYTES:
+            raise DataError(f"{printable(place)}: a listing of more than {_LISTING_BYTES // 2**20} MB")
+        asked, listed = urlsplit(place), {}
+        above = _unquote(asked.path)
+        for match in _LINK.finditer(page.decode("utf-8", "surrogateescape")):
+            try:
+                link = urlsplit(urljoin(place, html.unescape(next(filter(None, match.groups()), ""))))
+            except ValueError:
+                continue
+            whole = _unquote(link.path)
+            if (link.scheme, link.netloc) != (asked.scheme, asked.netloc) or link.query or link.fragment:
+                continue
+            name = whole[len(above) :].removesuffix("/") if whole.startswith(above) else ""
+            if name and "/" not in name and "\0" not in name and name not in (".", ".."):
+                listed[name] = whole.endswith("/")
+        return listed
+
+
+def _quote(name: str) -> str:
+    return quote(name, errors="surrogateescape")
+
+
+def _unquote(name: str) -> str:
+    return unquote(name, errors="surrogateescape")
 
 
 def open_tree(path: str | os.PathLike[str]) -> Tree:
@@ -203,73 +278,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link in a circle
         return False
-
-
-def filesystem(address: str) -> tuple[Any, str]:
-    """The fsspec file system of an address and the path in it. Raises DataError for one that fsspec cannot open."""
-    try:
-        import fsspec
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{printable(address)}: remote data needs fsspec: pip install 'singleshot[train]'"
-        ) from error
-    # fsspec chains ("zip::https://...") and local files by address would go round the checks above.
-    if "::" in address or address.startswith(("file:", "local:")):
-        raise DataError(f"{printable(address)}: not an address that is read here (want https://, s3://, ...)")
-    options: dict[str, Any] = {}
-    if address.startswith(("http:", "https:")):
-        try:
-            from aiohttp import ClientTimeout
-        except ImportError as error:
-            raise MissingExtraError(f"{printable(address)}: needs aiohttp: pip install 'singleshot[train]'") from error
-        options["client_kwargs"] = {"timeout": ClientTimeout(total=None, sock_connect=_REMOTE_SECONDS,
-                                                             sock_read=_REMOTE_SECONDS)}  # fmt: skip
-    try:
-        system, path = fsspec.core.url_to_fs(address, **options)
-    except (ValueError, ImportError, OSError) as error:
-        raise DataError(f"{printable(address)}: cannot be opened ({printable(error, 200)})") from error
-    return system, path
-
-
-def read_limited(path: str | os.PathLike[str], limit: int, what: str, most: int | None = None) -> bytes:
-    """All bytes of a regular file, local or remote; with `most` its first bytes only.
-
-    Raises DataError when it is absent, not a file, unreadable, or above `limit` bytes where it is read whole.
-    """
-    where = printable(path)
-    wanted = limit + 1 if most is None else most
-    try:
-        data = _read_remote(str(path), wanted) if is_remote(path) else _read_local(path, wanted, where, what)
-    except FileNotFoundError as error:
-        raise DataError(f"{where}: no such {what} file") from error
-    except IsADirectoryError as error:
-        raise DataError(f"{where}: is a folder (want one {what} file)") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = (error.strerror if isinstance(error, OSError) else None) or printable(error, 120)
-        raise DataError(f"{where}: cannot be read ({reason})") from error
-    if most is None and len(data) > limit:
-        raise DataError(f"{where}: larger than {limit // 2**20} MB (the most that is read of one {what} file)")
-    return data
-
-
-def _read_local(path: str | os.PathLike[str], count: int, where: str, what: str) -> bytes:
-    # O_NONBLOCK: a named pipe would block an ordinary open for ever.
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
-    with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise DataError(f"{where}: is not a regular file (want the {what} itself)")
-        return file.read(count)
-
-
-def _read_remote(address: str, count: int) -> bytes:
-    system, path = filesystem(address)
-    try:
-        with system.open(path, "rb", block_size=2**20) as file:
-            return file.read(count)
-    except (OSError, DataError):
-        raise
-    except Exception as error:  # each kind of storage has errors of its own
-        raise OSError(None, f"{type(error).__name__}: {error}") from error
 
 
 def describe_contents(tree: Tree, most: int = 20_000) -> str:

@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from singleshot.data.cache import open_cache
 from singleshot.data.dataset import Dataset
-from singleshot.data.loader import EvalLoader, TrainLoader
+from singleshot.data.loader import EvalLoader
+from singleshot.data.stream import ShardStream, make_train_loader
+from singleshot.memory import keep_freed_memory, release_freed_memory
 from singleshot.models import SSD
 from singleshot.records import Batch, Losses
 from singleshot.runtime.detections import Detections
 from singleshot.runtime.drawing import draw_detections
-from singleshot.training.memory import keep_freed_memory, release_freed_memory
 from singleshot.training.precision import pick_precision, place_model
 from singleshot.training.recipes import Recipe
 from singleshot.training.reports import COLUMNS, Reporter
@@ -40,7 +42,8 @@ _SAVE_EVERY = 60.0  # seconds at least between two saved states in the middle of
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run needs beside model, data and recipe. seconds: wall-clock budget in place of epochs."""
+    """What a run needs beside model, data and recipe. seconds: wall-clock budget in place of epochs; cache: where
+    decoded training images are kept ("none", "ram" or a folder), at most cache_bytes of them."""
 
     out: Path
     epochs: int
@@ -51,6 +54,8 @@ class Settings:
     precision: str = "auto"
     compiled: bool = False
     workers: int | None = None
+    cache: str = "none"
+    cache_bytes: int = 4 << 30
     val_every: int = 1
     update_ratios: bool = False
     pictures: int = 4
@@ -78,7 +83,7 @@ class Trainer:
     def __init__(
         self,
         model: SSD,
-        train_set: Dataset,
+        train_set: Dataset | ShardStream,
         val_set: Dataset | None,
         recipe: Recipe,
         settings: Settings,
@@ -92,11 +97,18 @@ class Trainer:
         self.model = model
         self.dtype = pick_precision(settings.precision, settings.device)
         self.stepper = Stepper(model, recipe, settings.batch, settings.device, self.dtype, settings.compiled)
-        self.loader = TrainLoader(
-            train_set, recipe.augment, model.input_spec, settings.batch, settings.seed, settings.workers
-        )
+        size, pinned = model.input_spec.size, settings.device.type == "cuda"
+        self.cache = None
+        if not isinstance(train_set, ShardStream):
+            self.cache = open_cache(train_set, size, settings.cache, settings.cache_bytes)
+        self.loader = make_train_loader(
+            self.cache or train_set, recipe.augment, model.input_spec, settings.batch, settings.seed,
+            settings.workers, pin_memory=pinned,
+        )  # fmt: skip
         self.val_loader = (
-            EvalLoader(val_set, model.input_spec, settings.batch, settings.workers) if val_set is not None else None
+            EvalLoader(val_set, model.input_spec, settings.batch, settings.workers, pin_memory=pinned)
+            if val_set is not None
+            else None
         )
         self.progress = Progress()
         self._stop = StopRequest()
@@ -133,6 +145,8 @@ class Trainer:
             raise
         finally:
             self.loader.close()
+            if self.cache is not None:
+                self.cache.close()
             for reporter in self.reporters:
                 reporter.close()
         self._save()

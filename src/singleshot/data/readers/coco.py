@@ -11,7 +11,7 @@ import re
 from typing import Any, NamedTuple, TypeGuard
 
 from singleshot.data.findings import Problems
-from singleshot.data.raw import RawImage, RawObject, RawSet
+from singleshot.data.raw import RawImage, RawObject, RawSet, say_same
 from singleshot.data.splits import KNOWN_SPLITS, make_splits, resolve_split
 from singleshot.data.tree import Tree, is_image, join
 from singleshot.errors import DataError, printable
@@ -20,7 +20,8 @@ MAX_JSON_BYTES = 2 * 2**30
 MAX_SIDE = 1_000_000
 
 # Files of the COCO download that hold no boxes of objects.
-_OTHER_TASKS = ("person_keypoints_", "captions_", "stuff_", "panoptic_", "image_info_")
+# Label Studio writes notes.json beside the labels of any form.
+_OTHER_TASKS = ("person_keypoints_", "captions_", "stuff_", "panoptic_", "image_info_", "notes.json")
 _EXPORTED = "_annotations.coco.json"  # Roboflow's name, one in each split's folder
 _LISTS = ("images", "annotations", "categories")
 
@@ -56,11 +57,13 @@ def coco_files(tree: Tree) -> list[CocoFile]:
     found = []
     for place in ("", "annotations"):
         pictures = {name.rpartition(".")[0] for name in tree.files(place) if is_image(name)}
+        # A JSON beside an image of its name is that image's own label (LabelMe's); others there may have lost theirs.
+        own = {name for name in tree.files(place, (".json",)) if name[:-5] in pictures}
         for name in tree.files(place, (".json",)):
-            # A JSON beside an image of its name is that image's own label (LabelMe's).
-            own = name[:-5] in pictures
-            if name.endswith(".json") and not name.startswith(_OTHER_TASKS) and name != _EXPORTED and not own:
-                found.append(_coco_file(join(place, name)))
+            if name.endswith(".json") and not name.startswith(_OTHER_TASKS) and name != _EXPORTED and name not in own:
+                file = _coco_file(join(place, name))
+                if not own or file.split in KNOWN_SPLITS or name.startswith("instances_"):
+                    found.append(file)
     for folder in ("", *tree.folders()):
         if _EXPORTED in tree.names(folder):
             found.append(CocoFile(join(folder, _EXPORTED), folder or "all", folder or "all"))
@@ -128,7 +131,7 @@ def read(tree: Tree, file: str, wanted: str | None, problems: Problems) -> RawSe
         for image in found.images:
             # The same image in two files (train and trainval) is one, unless they say different things of it.
             at = seen.get(image.path)
-            if at is None or images[at].objects != image.objects:
+            if at is None or not say_same(images[at].objects, image.objects):
                 at = seen[image.path] = len(images)
                 images.append(image)
             members.append(at)

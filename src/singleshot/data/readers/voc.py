@@ -7,10 +7,12 @@ subtracted from xmin and ymin only, so that a box of xmin == xmax is one pixel w
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import math
 import re
 from collections.abc import Callable, Iterable
+from decimal import Decimal
 from typing import Any, NamedTuple
 from xml.etree.ElementTree import ParseError
 
@@ -27,7 +29,9 @@ MAX_LIST_BYTES = 256 * 2**20
 MAX_SIDE = 1_000_000
 
 _LABELS, _IMAGES, _LISTS = "Annotations", "JPEGImages", "ImageSets/Main"
-_DEVKIT_CLASSES = frozenset(
+# This project's own: classes in their order, as a JSON list, where the annotations do not tell it.
+CLASS_LIST = "singleshot-classes.json"
+DEVKIT_CLASSES = frozenset(
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "  # noqa: SIM905
     "pottedplant sheep sofa train tvmonitor".split()
 )
@@ -100,13 +104,29 @@ def read(tree: Tree, file: str, wanted: str | None, problems: Problems) -> RawSe
     images = _find_images(tree, stems_of, annotations, xmls, problems)
     position = {image.ident: i for i, image in enumerate(images)}
     positions = {s: [position[stem] for stem in members if stem in position] for s, members in stems_of.items()}
-    return RawSet("voc", tree.root, tuple(sorted(names)), images, positions, made=there.made)
+    told = _class_list(tree, problems)
+    order = (*told, *sorted(names - set(told)))
+    return RawSet("voc", tree.root, order, images, positions, made=there.made, declared=bool(told))
 
 
 def line_of(data: bytes, number: int) -> int | None:
     """The line on which object `number` of an annotation starts."""
     starts = [match.start() for match in re.finditer(rb"<object[\s>]", data)]
     return data.count(b"\n", 0, starts[number]) + 1 if number < len(starts) else None
+
+
+def _class_list(tree: Tree, problems: Problems) -> tuple[str, ...]:
+    if CLASS_LIST not in tree.names():
+        return ()
+    try:
+        told = json.loads(tree.read(CLASS_LIST, MAX_XML_BYTES, "class list"))
+    except (ValueError, RecursionError):
+        told = None
+    if not isinstance(told, list) or not all(isinstance(name, str) and name.strip() for name in told):
+        said = "is not a list of names in JSON; correct it or remove it"
+        problems.add("annotation-unreadable", tree.path(CLASS_LIST), said)
+        return ()
+    return tuple(dict.fromkeys(name.strip() for name in told))
 
 
 # ---------------------------------------------------------------------------------------------- splits
@@ -121,7 +141,7 @@ def _read_splits(tree: Tree, wanted: str | None, problems: Problems) -> _Splits:
     listed = {name[:-4]: name for name in tree.files(_LISTS) if name.endswith(".txt")}
     if listed:
         # The devkit has one list per class and split besides: "aeroplane_train.txt" beside "train.txt".
-        own = sorted(s for s in listed if "_" not in s or s.partition("_")[0] not in _DEVKIT_CLASSES)
+        own = sorted(s for s in listed if "_" not in s or s.partition("_")[0] not in DEVKIT_CLASSES)
         return _Splits({s: _read_list(tree, listed[s], problems) for s in own}, made=False)
     stems = sorted(_annotations(tree))
     if not stems:
@@ -252,7 +272,7 @@ def _object(element: Any, path: str, k: int, problems: Problems) -> RawObject | 
             broken(f"its <bndbox> has no <{side}>; add it")
             return None
         try:
-            numbers.append(float(text))
+            numbers.append(_zero_based(text) if side in ("xmin", "ymin") else float(text))
         except ValueError:
             broken(f"{side} {printable(text, 40)!r} is not a number; want pixels")
             return None
@@ -263,10 +283,17 @@ def _object(element: Any, path: str, k: int, problems: Problems) -> RawObject | 
             broken(f"{key} {printable(flag, 40)!r}; want 0 or 1")
             return None
         flags.append(_FLAG[flag.lower()])
-    x0, y0, x1, y1 = numbers[0] - 1.0, numbers[1] - 1.0, numbers[2], numbers[3]
-    # An end before its start has no area, though one pixel is given to what starts and ends on the same.
-    x1, y1 = (x0 if numbers[2] < numbers[0] else x1), (y0 if numbers[3] < numbers[1] else y1)
+    x0, y0, x1, y1 = numbers
+    # One pixel is given to what starts and ends on the same; an end one pixel or more before its start has no area.
     return RawObject(name, (x0, y0, x1, y1), flags[0], flags[1], number=k)
+
+
+def _zero_based(text: str) -> float:
+    """The number less 1; fractions in decimals, so that 1.1 is 0.1 and not 0.10000000000000009."""
+    value = float(text)
+    if value.is_integer() or not abs(value) < MAX_SIDE or len(text) > 99:
+        return value - 1.0
+    return float(Decimal(text.strip()) - 1)
 
 
 # ---------------------------------------------------------------------------------------------- images

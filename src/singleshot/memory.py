@@ -1,9 +1,10 @@
-"""Keeping freed memory in the process, which training on a CPU gains a fifth of its speed from."""
+"""The process's memory: how much there is, and keeping what is freed, from which training on a CPU gains a fifth."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from pathlib import Path
 from typing import Any
 
 # mallopt's parameters in glibc's malloc.h.
@@ -25,6 +26,25 @@ def release_freed_memory() -> None:
     trim = _glibc("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+def free_memory() -> int:
+    """Bytes that this process could still take, by the system's word and its container's; 0 where nobody says."""
+    free = []
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            free.append(int(line.split()[1]) * 1024)
+    limit, used = _lines("/sys/fs/cgroup/memory.max"), _lines("/sys/fs/cgroup/memory.current")
+    if limit and used and limit[0].isdigit():
+        free.append(max(int(limit[0]) - int(used[0]), 0))
+    return min(free, default=0)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
 
 
 def _glibc(name: str) -> Any:

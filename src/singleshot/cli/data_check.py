@@ -1,0 +1,166 @@
+"""`singleshot data check`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from singleshot.cli.common import JsonOption, QuietOption, is_free, progress_bar
+from singleshot.errors import ConfigError, DataError, printable
+
+if TYPE_CHECKING:
+    from singleshot.data.checks import CheckResult
+    from singleshot.data.checks.repair import Repaired
+
+_COLOURS = {"error": typer.colors.RED, "warning": typer.colors.YELLOW, "note": typer.colors.BLUE}
+# Kinds of findings that --fix does something about.
+_MENDABLE = {
+    "annotation-unreadable", "annotation-malformed", "image-missing", "image-corrupt", "size-mismatch",
+    "box-not-finite", "box-without-area", "box-outside", "box-duplicated", "class-unknown", "class-misspelt",
+    "split-unusable", "image-in-two-splits",
+}  # fmt: skip
+_MAX_CLASSES_BYTES = 2**20
+
+
+def check_command(
+    data: Annotated[str, typer.Argument(help="Folder, file or address of a data set, in any form that is read.")],
+    split: Annotated[str | None, typer.Option(help="Look at this split only.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="The classes that are right: a,b,c or a file with one in each line.")
+    ] = None,
+    fix: Annotated[bool, typer.Option("--fix", help="Write a repaired copy; the original is not touched.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the copy. Default: DATA's name and -fixed, in the current folder.")
+    ] = None,
+    most: Annotated[int, typer.Option(min=0, help="Findings to print of each kind.")] = 10,
+    workers: Annotated[int | None, typer.Option(min=1, max=64, help="Processes that decode images.")] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Find what would break or spoil a training: every label is read, every image decoded.
+
+    Ends with exit code 2 when a training would stop, 0 when it would not, or when --fix has written a repaired copy.
+
+    Example: singleshot data check path/to/data --fix --out path/to/repaired
+    """
+    from singleshot.data import open_source
+    from singleshot.data.checks import check_source
+
+    if out is not None and not fix:
+        raise ConfigError("--out says where --fix writes; give --fix too")
+    place = (Path(_default_out(data)) if out is None else out) if fix else None
+    if place is not None and not is_free(place):
+        raise ConfigError(f"{printable(place)}: is there already; give another --out, or remove it")
+    names = None if classes is None else read_classes(classes)
+
+    def progress(total: int, what: str) -> AbstractContextManager[Callable[[], None]]:
+        return progress_bar(total, what, quiet)
+
+    result = check_source(open_source(data), split, names, workers, progress)
+    repaired = None
+    if not as_json:
+        _print_findings(result, most, quiet)
+    if place is not None:
+        from singleshot.data.checks.repair import repair
+
+        repaired = repair(result, place, progress)
+    if as_json:
+        fixed = None if repaired is None else repaired.to_dict()
+        print(json.dumps({"data": data, **result.to_dict(), "fixed": fixed}))
+    elif repaired is not None:
+        _print_repaired(repaired, most, quiet)
+    elif not quiet and _MENDABLE & set(result.counts):
+        again = f" --out {_quoted(_default_out(data))}"
+        print(f"to mend what can be mended, in a copy: singleshot data check {_quoted(data)} --fix{again}")
+    if repaired is None and result.severity("error"):
+        raise typer.Exit(2)
+
+
+def read_classes(text: str) -> tuple[str, ...]:
+    """Class names of "a,b,c", or of a file with one in each line. Raises ConfigError, DataError."""
+    from singleshot.data.tree import read_limited
+
+    path = Path(text)
+    is_file = "\0" not in text and len(text) < 4096 and path.is_file()
+    if is_file:
+        try:
+            parts = read_limited(path, _MAX_CLASSES_BYTES, "class list").decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{printable(path)}: is not text (want one class name in each line)") from error
+    else:
+        parts = text.split(",")
+    names = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+    if not names:
+        raise ConfigError(f"--classes {printable(text)!r}: names no class (want a,b,c or a file with one in each line)")
+    if not is_file and len(names) == 1 and ("/" in text or text.endswith(".txt")):
+        raise ConfigError(
+            f"--classes {printable(text)}: no such file (want a,b,c or a file with one name in each line)"
+        )
+    return names
+
+
+def _default_out(data: str) -> str:
+    name = data.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
+    if name in ("", ".", ".."):
+        name = Path(data).resolve().name or "data"
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem if dot and suffix.lower() in ('json', 'yaml', 'yml', 'csv') else name}-fixed"
+
+
+def _quoted(text: str) -> str:
+    import shlex
+
+    return shlex.quote(printable(text))
+
+
+def _plural(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+def _print_findings(result: CheckResult, most: int, quiet: bool) -> None:
+    from singleshot.data.findings import KINDS
+
+    by_kind: dict[str, list[Any]] = {}
+    for finding in result.findings:
+        by_kind.setdefault(finding.kind, []).append(finding)
+    for kind, (severity, about) in KINDS.items():
+        found = by_kind.get(kind, [])
+        if not found:
+            continue
+        head = typer.style(severity, fg=_COLOURS[severity], bold=True) if sys.stdout.isatty() else severity
+        total = result.counts[kind]
+        print(f"{head} {kind}: {about} ({total})")
+        for finding in found[:most]:
+            print(f"  {finding}")
+        if total > min(most, len(found)):
+            print(f"  ... and {total - min(most, len(found))} more")
+    if quiet:
+        return
+    splits = ", ".join(f"{printable(name, 40)} {count}" for name, count in result.splits.items()) or "none"
+    made = " (made here)" if result.raw.made else ""
+    numbers = ", ".join(_plural(result.severity(name), name) for name in ("error", "warning", "note"))
+    print(
+        f"{_plural(result.images, 'image')}, {_plural(result.objects, 'object')}, {len(result.classes)} classes; "
+        f"splits: {splits}{made}; {result.seconds:.1f} s"
+    )
+    print(numbers if result.findings else "nothing wrong was found")
+
+
+def _print_repaired(repaired: Repaired, most: int, quiet: bool) -> None:
+    for action, things in repaired.actions.items():
+        print(f"mended: {action} ({len(things)})")
+        for thing in things[:most]:
+            print(f"  {thing}")
+        if len(things) > most:
+            print(f"  ... and {len(things) - most} more")
+    if not quiet:
+        print(
+            f"written: {printable(repaired.out)} ({repaired.form} form, {_plural(repaired.images, 'image')}, "
+            f"{_plural(repaired.objects, 'object')})"
+        )

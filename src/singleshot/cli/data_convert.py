@@ -1,0 +1,78 @@
+"""`singleshot data convert`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from singleshot.cli.common import JsonOption, QuietOption, is_free, progress_bar
+from singleshot.errors import ConfigError, printable
+
+
+def convert(
+    data: Annotated[str, typer.Argument(metavar="A", help="The data set: a folder, file or address in any form.")],
+    out: Annotated[Path, typer.Argument(metavar="B", help="A new folder for the converted one.")],
+    to: Annotated[str, typer.Option("--to", help="voc, coco, yolo or csv.")],
+    split_seed: Annotated[
+        int | None, typer.Option(min=0, help="Make train, val and test anew, by a hash of names and this number.")
+    ] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Write a data set in another form: images, boxes, flags and splits. A is left as it is.
+
+    Splits that were made while reading, where A has none, are written too and so are fixed from then on.
+
+    Example: singleshot data convert path/to/VOC2007 voc-as-coco --to coco
+    """
+    from singleshot.data import open_source
+    from singleshot.data.splits import make_splits
+    from singleshot.data.writers import WRITERS, write_dataset
+
+    if to not in WRITERS:
+        raise ConfigError(f"--to {printable(to)}: want one of {', '.join(WRITERS)}")
+    started = time.perf_counter()
+    _refuse_place(data, out)
+    raw = open_source(data).read(None)
+    if split_seed is not None:
+        raw = raw._replace(splits=make_splits([image.path for image in raw.images], split_seed))
+    used = {i for members in raw.splits.values() for i in members}
+    with progress_bar(len(used), "images", quiet) as advance:
+        done = write_dataset(raw, out, to, advance)
+    seconds = round(time.perf_counter() - started, 2)
+    if as_json:
+        print(json.dumps({"data": data, "from": raw.form, "out": str(out), "to": to, **done._asdict(),
+                          "class_names": raw.class_names, "seconds": seconds}))  # fmt: skip
+        return
+    splits = ", ".join(f"{printable(name, 60)} {count}" for name, count in done.splits.items())
+    print(f"{printable(out)}: {WRITERS[to].about}, {done.images} images ({splits}), {done.objects} objects")
+    if not quiet:
+        print(f"converted from {raw.form} in {seconds:.1f} s", file=sys.stderr)
+
+
+def _refuse_place(data: str, out: Path) -> None:
+    """Raise ConfigError for a place that is taken, or where A and B would lie in each other."""
+    where = printable(out)
+    there, new = os.path.realpath(data), os.path.realpath(out)
+    if "://" not in data:
+        # A named file is no folder to be in: its data set may lie where the new one is wanted.
+        if new == there or (Path(data).is_dir() and _is_inside(new, there)):
+            raise ConfigError(f"{where}: lies in the data set {printable(data)} itself; give a folder outside it")
+        if _is_inside(there, new):
+            raise ConfigError(f"{where}: holds the data set {printable(data)}; give a new folder")
+    try:
+        free = is_free(out)
+    except OSError as error:
+        raise ConfigError(f"{where}: cannot be looked at ({error.strerror}); give another folder") from error
+    if not free:
+        raise ConfigError(f"{where}: is there already; give a new folder, or remove it")
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    return path.startswith(folder.rstrip(os.sep) + os.sep)

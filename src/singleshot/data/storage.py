@@ -1,0 +1,165 @@
+"""Bytes of a file, local or remote, with limits on their number and on the time that they may take."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import IO, Any
+
+from singleshot.errors import DataError, MissingExtraError, printable
+
+# How long a server may take to connect, or to send anything; and what it must keep up on the whole.
+_REMOTE_SECONDS = 60.0
+_REMOTE_BYTES_PER_SECOND = 1000
+_CHUNK_BYTES = 1 << 20
+# The end of a path to bytes inside a shard: train-000000.tar#OFFSET+LENGTH.
+_PART = re.compile(r"(?<=\.tar)#(\d{1,15})\+(\d{1,15})$")
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+    """Whether the path names a place that fsspec opens, such as https://host/data or memory://data."""
+    return "://" in str(path)
+
+
+def filesystem(address: str) -> tuple[Any, str]:
+    """The fsspec file system of an address and the path in it. Raises DataError for one that fsspec cannot open."""
+    try:
+        import fsspec
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{printable(address)}: remote data needs fsspec: pip install 'singleshot[train]'"
+        ) from error
+    # fsspec chains ("zip::https://...") and local files by address would go round the checks above.
+    if "::" in address or address.lower().startswith(("file:", "local:")):
+        raise DataError(f"{printable(address)}: not an address that is read here (want https://, s3://, ...)")
+    options: dict[str, Any] = {}
+    if address.lower().startswith(("http:", "https:")):
+        try:
+            from aiohttp import ClientTimeout
+        except ImportError as error:
+            raise MissingExtraError(f"{printable(address)}: needs aiohttp: pip install 'singleshot[train]'") from error
+        options["client_kwargs"] = {"timeout": ClientTimeout(total=None, sock_connect=_REMOTE_SECONDS,
+                                                             sock_read=_REMOTE_SECONDS)}  # fmt: skip
+    try:
+        system, path = fsspec.core.url_to_fs(address, **options)
+    except (ValueError, ImportError, OSError) as error:
+        raise DataError(f"{printable(address)}: cannot be opened ({reason_of(error)})") from error
+    return system, path
+
+
+def read_limited(path: str | os.PathLike[str], limit: int, what: str, most: int | None = None) -> bytes:
+    """All bytes of a regular file, local or remote; with `most` its first bytes only.
+
+    A path that ends in .tar#OFFSET+LENGTH means those bytes of the tar, unless a file has that very name.
+    Raises DataError when it is absent, not a file, unreadable, or above `limit` bytes where it is read whole.
+    """
+    where = printable(path)
+    wanted, start = limit + 1 if most is None else most, 0
+    part = _PART.search(str(path))
+    if part and (is_remote(path) or not os.path.lexists(path)):
+        path, start, wanted = str(path)[: part.start()], int(part[1]), min(wanted, int(part[2]))
+    with _named_errors(where, what):
+        if is_remote(path):
+            data = read_remote(str(path), wanted, start)
+        else:
+            with _open_local(path, where, what) as file:
+                file.seek(start)
+                data = file.read(wanted)
+    if most is None and len(data) > limit:
+        raise _too_large(where, limit, what)
+    return data
+
+
+@contextlib.contextmanager
+def open_limited(path: str | os.PathLike[str], limit: int, what: str) -> Iterator[IO[bytes]]:
+    """A regular file, local or remote, for reading piece by piece. A remote one is copied to the disk first.
+
+    Raises DataError as `read_limited` does.
+    """
+    where = printable(path)
+    with contextlib.ExitStack() as stack:
+        with _named_errors(where, what):
+            if is_remote(path):
+                file: IO[bytes] = stack.enter_context(tempfile.TemporaryFile())
+                for chunk in _remote_chunks(str(path), limit + 1):
+                    file.write(chunk)
+            else:
+                file = stack.enter_context(_open_local(path, where, what))
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+        if size > limit:
+            raise _too_large(where, limit, what)
+        yield file
+
+
+@contextlib.contextmanager
+def _named_errors(where: str, what: str) -> Iterator[None]:
+    """What goes wrong in opening and reading, as a DataError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"{where}: no such {what} file") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{where}: is a folder (want one {what} file)") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise DataError(f"{where}: cannot be read ({reason_of(error)})") from error
+
+
+def _too_large(where: str, limit: int, what: str) -> DataError:
+    return DataError(f"{where}: larger than {limit // 2**20} MB (the most that is read of one {what} file)")
+
+
+def reason_of(error: BaseException) -> str:
+    """Why, on one line: a server chooses the words of its errors."""
+    said = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if not said and isinstance(error, TimeoutError):
+        said = f"no answer within {_REMOTE_SECONDS:g} seconds"
+    return printable(said or type(error).__name__, 160)
+
+
+def _open_local(path: str | os.PathLike[str], where: str, what: str) -> IO[bytes]:
+    # O_NONBLOCK: a named pipe would block an ordinary open for ever.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError
+    raise DataError(f"{where}: is not a regular file (want the {what} itself)")
+
+
+def read_remote(address: str, count: int, start: int = 0) -> bytes:
+    return b"".join(_remote_chunks(address, count, start))
+
+
+def _remote_chunks(address: str, count: int, start: int = 0) -> Iterator[bytes]:
+    """`count` bytes from `start` on, or as many as there are, in pieces; OSError for whatever goes wrong."""
+    system, path = filesystem(address)
+    # From the web one answer is read as it comes: what the server says of the file's size is not believed, and it
+    # need not know ranges. With a size given, fsspec does not ask for it.
+    is_web = address.lower().startswith("http")
+    options: dict[str, Any] = {"block_size": 0, "size": 1} if is_web else {"block_size": _CHUNK_BYTES}
+    if is_web and start:
+        options["headers"] = {"Range": f"bytes={start}-{start + count - 1}"}
+    end, got = time.monotonic() + _REMOTE_SECONDS, 0
+    try:
+        with system.open(path, "rb", **options) as file:
+            if start and not is_web:
+                file.seek(start)
+            elif start and file.r.status != 206:
+                raise OSError(None, "the server cannot send a part of a file (HTTP ranges)")
+            while got < count and (chunk := file.read(min(count - got, _CHUNK_BYTES))):
+                got += len(chunk)
+                if time.monotonic() > end + got / _REMOTE_BYTES_PER_SECOND:
+                    raise TimeoutError(f"only {got} bytes came in {_REMOTE_SECONDS:g} seconds")
+                yield chunk
+    except (OSError, DataError):
+        raise
+    except Exception as error:  # each kind of storage has errors of its own
+        raise OSError(None, f"{type(error).__name__}: {error}") from error
