@@ -12,14 +12,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from singleshot.data import open_dataset, open_source
+from singleshot.data.assemble import assemble
 from singleshot.data.checks import check_source, with_lines
 from singleshot.data.checks.duplicates import differences, same_picture
-from singleshot.data.checks.labels import base_splits, edits, misspelt_classes
+from singleshot.data.checks.labels import base_splits, check_boxes, edits, misspelt_classes, tabulate
 from singleshot.data.checks.pictures import look_at
 from singleshot.data.checks.pool import MAX_DEATHS, Died, said, spread
-from singleshot.data.findings import KINDS, Finding
+from singleshot.data.findings import KINDS, Collected, Finding
+from singleshot.data.raw import RawImage, RawObject, RawSet
 from singleshot.errors import DataError
 
 BOX = (5, 5, 30, 30)
@@ -196,6 +200,31 @@ def test_boxes_are_judged_as_training_judges_them(voc, box, kind, sized):
     for finding in (f for all_of_kind in found.values() for f in all_of_kind):
         assert (finding.number, finding.line) == (1, 1)
         assert finding.file.endswith("a.xml")
+
+
+@given(
+    st.lists(
+        st.tuples(*[st.one_of(st.integers(-6, 72), st.floats(-5, 70), st.sampled_from([np.nan, np.inf, 2e6]))] * 4),
+        min_size=1, max_size=6,
+    ),
+    st.booleans(),
+)  # fmt: skip
+def test_errors_about_boxes_are_those_of_training(boxes, relative):
+    """No more and no fewer: a set has an error about a box exactly where `assemble` refuses it."""
+    written = [tuple(v / s for v, s in zip(box, (64, 48, 64, 48), strict=True)) if relative else box for box in boxes]
+    things = [RawObject("cat", tuple(map(float, box)), number=k) for k, box in enumerate(written)]
+    raw = RawSet("voc", "set", ("cat",), [RawImage("a.png", "a", 64, 48, things, "a.xml", relative)], {"train": [0]})
+    problems = Collected()
+    table = tabulate(raw, np.array([[64, 48]], np.int32))
+    check_boxes(table, problems)
+    errors = [finding for finding in problems.findings if finding.severity == "error"]
+    assert len(errors) == table.bad.sum()
+    try:
+        assemble(raw, "train")
+        refused = False
+    except DataError:
+        refused = True
+    assert refused == bool(errors)
 
 
 def test_tiny_is_what_is_small_once_resized(tmp_path, voc_xml, write_voc):
@@ -378,6 +407,59 @@ def test_exact_copies_by_bytes_and_pixels(voc):
     assert "in test: the same pixels as" in said["image-in-two-splits", "e.png"]
 
 
+def test_pairs_that_are_too_many_are_counted(voc, monkeypatch):
+    from singleshot.data.checks import duplicates
+
+    monkeypatch.setattr(duplicates, "_MAX_CONFIRMED", 2)
+    root = voc({stem: [("cat", BOX)] for stem in "abcd"}, {"train": ["a", "b", "c"], "val": ["d"]})
+    for k, stem in enumerate("abcd"):
+        image = cv2.GaussianBlur(scene(0), (0, 0), 0.4 + k / 20)
+        cv2.imwrite(str(root / "JPEGImages" / f"{stem}.png"), image)
+    found = findings(root)
+    assert len(found["image-in-two-splits"]) == 2  # those across splits come first
+    (note,) = found["image-duplicated"]
+    assert note.message.startswith("4 more pairs of images look alike")
+
+
+def test_looking_ahead_changes_nothing(voc, monkeypatch):
+    from singleshot.data.checks import ahead
+
+    root = voc({f"a{k}": [("cat", (1, 1, 2 + k % 40, 20))] for k in range(40)})
+    (root / "JPEGImages" / "a3.png").write_bytes(b"")
+    (root.parent / "out.png").write_bytes((root / "JPEGImages" / "a5.png").read_bytes())
+    (root / "JPEGImages" / "stray.png").write_bytes((root / "JPEGImages" / "a4.png").read_bytes())
+    source = open_source(root)
+    slow = check_source(source, workers=2).to_dict()
+    monkeypatch.setattr(ahead, "_LEAST", 1)
+    with ahead.looking_ahead(source, 2) as early:
+        assert len(ahead._images(source.tree)) == 41
+    assert set(early) <= {str(path) for path in (root / "JPEGImages").iterdir()}
+    fast = check_source(source, workers=2).to_dict()
+    assert {**slow, "seconds": 0} == {**fast, "seconds": 0}
+    assert slow["counts"]["image-unlabelled"] == slow["counts"]["image-corrupt"] == 1
+
+
+def test_looking_ahead_ends_with_its_context(voc, monkeypatch):
+    import multiprocessing
+
+    from singleshot.data.checks import ahead
+
+    root = voc({f"a{k}": [("cat", BOX)] for k in range(20)})
+    monkeypatch.setattr(ahead, "_LEAST", 1)
+    with pytest.raises(KeyboardInterrupt), ahead.looking_ahead(open_source(root), 2):
+        raise KeyboardInterrupt
+    assert multiprocessing.active_children() == []
+    real = ahead.look
+
+    def die(path):
+        if path.endswith("a7.png"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(path)
+
+    monkeypatch.setattr(ahead, "look", die)
+    assert check_source(open_source(root), workers=2).findings == []
+
+
 def test_equal_grey_is_not_equal(tmp_path):
     """Two colours that decode to one grey are two pictures."""
     grey = np.full((20, 30, 3), 76, np.uint8)
@@ -474,17 +556,17 @@ def test_a_decoder_that_dies_is_a_finding(voc, monkeypatch):
     from singleshot.data.checks import pictures
 
     root = voc({stem: [("cat", BOX)] for stem in "abc"})
-    real = pictures._look
+    real = pictures.look
 
     def look(path):
         if path.endswith("b.png"):
-            os.kill(os.getpid(), signal.SIGSEGV)
+            os.kill(os.getpid(), signal.SIGKILL)
         return real(path)
 
-    monkeypatch.setattr(pictures, "_look", look)
+    monkeypatch.setattr(pictures, "look", look)
     (finding,) = findings(root)["image-corrupt"]
     assert Path(finding.file).name == "b.png"
-    assert "died, twice (ended by SIGSEGV)" in finding.message
+    assert "died, twice (ended by SIGKILL" in finding.message
 
 
 # ---------------------------------------------------------------------------------------------- other forms, real data

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from singleshot.data import loader as loader_module
+from singleshot.data import workers as workers_module
 from singleshot.data.augment import AUGMENTS, AugmentSpec
-from singleshot.data.loader import EvalLoader, TrainLoader, epoch_order, pick_workers
+from singleshot.data.loader import EvalLoader, TrainLoader, epoch_order
 from singleshot.data.picture import Picture
+from singleshot.data.workers import pick_workers
 from singleshot.errors import ConfigError, DataError
 from singleshot.inputs import InputSpec, boxes_from_square
 from singleshot.records import Batch, Sample
@@ -229,7 +230,7 @@ def test_order_is_a_shuffle_for_each_repetition() -> None:
 
 def test_workers_for_this_machine(monkeypatch) -> None:
     free = 10**12
-    monkeypatch.setattr(loader_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr(workers_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     for cores, wanted in ((1, 1), (2, 1), (4, 3), (64, 8)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
         assert pick_workers(None, 32, 300) == wanted

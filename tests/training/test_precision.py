@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from singleshot.errors import ConfigError
-from singleshot.models import build
 from singleshot.memory import keep_freed_memory, release_freed_memory
+from singleshot.models import build
 from singleshot.training.precision import autocast, cpu_has_bfloat16, pick_precision, place_model
 
 CPU = torch.device("cpu")

@@ -10,6 +10,7 @@ import typer
 
 from singleshot.cli.common import DeviceOption, numbered_folder
 from singleshot.errors import DataError, printable
+from singleshot.files import atomic_write
 
 DEMO_MODEL = "ssd320-mini"
 PICTURES = 12
@@ -52,7 +53,7 @@ def demo(
     report = {"model": str(best), "data": source, "split": unseen, "images": images, **evaluation.to_dict()}
     write_report(folder, report, evaluation)
     print(format_table(evaluation))
-    pictures = [test_set.names[i] for i in range(min(PICTURES, len(test_set)))]
+    pictures = [_file(test_set.names[i], folder / "unseen" / f"{i}") for i in range(min(PICTURES, len(test_set)))]
     code = run_detection(str(best), pictures, folder / "detections", device=device, quiet=True)
     if code:
         raise typer.Exit(code)
@@ -66,6 +67,18 @@ next, with your own labelled images:
   singleshot train path/to/your/data --time 20m --out runs/mine
   singleshot eval runs/mine/best.safetensors path/to/your/data --split test
   singleshot detect runs/mine/best.safetensors photo.jpg folder/ video.mp4""")
+
+
+def _file(name: str, copy: Path) -> str:
+    """The path of an image that may lie in a tar or behind an address; then it is copied."""
+    if Path(name).is_file():
+        return name
+    from singleshot.data.images import MAX_FILE_BYTES
+    from singleshot.data.tree import read_limited
+
+    with atomic_write(copy) as temporary:
+        temporary.write_bytes(read_limited(name, MAX_FILE_BYTES, "image"))
+    return str(copy)
 
 
 def _scenes(out: Path) -> str:

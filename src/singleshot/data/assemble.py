@@ -43,7 +43,7 @@ def assemble(raw: RawSet, split: str, class_names: Sequence[str] | None = None, 
     settled = settle_boxes(boxes_px, sizes[image_of], clip_boxes, describe)
     settled.warn(f"{printable(raw.source)} ({printable(split)})")
     keep, boxes_px = settled.keep, settled.boxes[settled.keep]
-    told = np.array([thing.area for _, thing in owners], np.float32)[keep]
+    told = np.array([thing.area for _, thing in owners], np.float64)[keep]
     own = (boxes_px[:, 2:] - boxes_px[:, :2]).prod(axis=1)
     return Dataset(
         source=f"{raw.source} ({split})",
@@ -56,7 +56,8 @@ def assemble(raw: RawSet, split: str, class_names: Sequence[str] | None = None, 
         labels=labels[keep],
         difficult=np.array([thing.difficult for _, thing in owners], bool)[keep],
         crowd=np.array([thing.crowd for _, thing in owners], bool)[keep],
-        area=np.where(np.isnan(told), own, told).astype(np.float32),
+        # Only small, medium and large are told apart by it: what float32 cannot hold is large.
+        area=np.minimum(np.where(np.isnan(told), own, told), np.finfo(np.float32).max).astype(np.float32),
         clip_boxes=clip_boxes,
     )
 

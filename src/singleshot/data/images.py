@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from singleshot.data.exif import may_follow, orientation
+from singleshot.data.overload import is_whole_png, overload, tiff_numbers
 from singleshot.data.tree import read_limited
 from singleshot.errors import DataError, printable
 
@@ -85,6 +86,9 @@ def check_image(data: bytes, name: str) -> tuple[int, int]:
         raise DataError(
             f"{name}: {width} x {height} pixels (at most {MAX_PIXELS // 10**6} million are read); cut or shrink it"
         )
+    said = overload(data, width, height)
+    if said:
+        raise DataError(f"{name}: {said}; decoding it could take minutes or all memory: save it anew, or remove it")
     return size
 
 
@@ -186,31 +190,16 @@ def _bmp_size(data: bytes) -> tuple[int, int]:
 
 
 def _tiff_size(data: bytes) -> tuple[int, int] | None:
-    order = "<" if data[:2] == b"II" else ">"
-    big = data[2:4] in (b"+\0", b"\0+")
-    # BigTIFF widens the count to 8 bytes and each entry from 12 to 20.
-    offset = "Q" if big else "I"
-    start = struct.unpack(order + offset, data[8:16] if big else data[4:8])[0]
-    head, entry = (8, 20) if big else (2, 12)
-    count = struct.unpack(order + ("Q" if big else "H"), data[start : start + head])[0]
-    found: dict[int, int] = {}
-    for i in range(min(count, 4096)):
-        at = start + head + i * entry
-        tag, kind = struct.unpack(order + "HH", data[at : at + 4])
-        if tag in (256, 257):  # ImageWidth, ImageLength
-            form = {3: "H", 4: "I", 16: "Q"}.get(kind)
-            if form is None:
-                return None
-            value = at + entry - struct.calcsize(offset)
-            found[tag] = struct.unpack_from(order + form, data, value)[0]
-    return (found[256], found[257]) if len(found) == 2 else None
+    told = tiff_numbers(data)
+    width, height = told.get(256, -1), told.get(257, -1)  # ImageWidth, ImageLength
+    return (width, height) if min(width, height) >= 0 else None
 
 
 def ends_early(data: bytes) -> bool:
     """Whether the format's end mark is missing: some decoders fill the rest with grey and say nothing."""
     if data[:2] == b"\xff\xd8":
         return data.rfind(b"\xff\xd9") < 0
-    return data[:4] == b"\x89PNG" and data.rfind(b"IEND") < 0
+    return data[:4] == b"\x89PNG" and not is_whole_png(data)
 
 
 _quiet_lock = threading.Lock()

@@ -9,30 +9,21 @@ from __future__ import annotations
 
 import functools
 import math
-import os
-import shutil
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol, TypeVar
 
-import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from singleshot.data.augment import AugmentSpec, Example, augment_picture
 from singleshot.data.picture import Picture
+from singleshot.data.workers import Pool, carried, pick_workers
 from singleshot.errors import ConfigError, DataError, SingleshotError, printable
 from singleshot.inputs import InputSpec, Placement, boxes_to_square, to_square
-from singleshot.memory import keep_freed_memory
 from singleshot.records import Batch, Sample
 
 # Rows of padded boxes come in multiples of this: few distinct shapes for the allocator and torch.compile.
 BOX_ROWS = 8
-PREFETCH = 2  # batches in the making per worker, torch's default
-MAX_AUTO_WORKERS = 8
 
 T = TypeVar("T")
 
@@ -94,7 +85,7 @@ class TrainLoader:
         self._images = len(dataset)
         self._shard = shard
         self.workers = pick_workers(workers, batch_size, input_spec.size)
-        self._pool = _Pool(_TrainBatches(dataset, augment_spec, input_spec, seed), self.workers, pin_memory)
+        self._pool = Pool(_TrainBatches(dataset, augment_spec, input_spec, seed), self.workers, pin_memory)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -135,7 +126,7 @@ class EvalLoader:
         self.batch_size = batch_size
         self._images = len(dataset)
         self.workers = pick_workers(workers, batch_size, input_spec.size)
-        self._pool = _Pool(_EvalBatches(dataset, input_spec), self.workers, pin_memory)
+        self._pool = Pool(_EvalBatches(dataset, input_spec), self.workers, pin_memory)
 
     def __len__(self) -> int:
         """Batches in all."""
@@ -156,28 +147,6 @@ def epoch_order(images: int, length: int, seed: int, epoch: int) -> np.ndarray:
     rng = np.random.default_rng((seed, epoch))
     shuffles = [rng.permutation(images) for _ in range(math.ceil(length / images))]
     return np.concatenate(shuffles)[:length]
-
-
-def pick_workers(workers: int | None, batch_size: int, size: int) -> int:
-    """How many worker processes; None asks for what suits this machine.
-
-    That is one where there are two cores or fewer (the model computes on them too), else the cores less one, at
-    most 8, and no more than shared memory has room for: containers often give 64 MB, and a worker that finds it
-    full dies of a bus error.
-    """
-    if workers is not None:
-        if not 0 <= workers <= 256:
-            raise ConfigError(f"workers {workers}: want 0 to 256")
-        return workers
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    wanted = 1 if cores <= 2 else min(MAX_AUTO_WORKERS, cores - 1)
-    shared_memory = Path("/dev/shm")
-    if shared_memory.is_dir():
-        room = shutil.disk_usage(shared_memory).free // (batch_size * size * size * 3)
-        # Besides those in the making, the batch in use and the next one are held.
-        wanted = min(wanted, max(0, (room - 2) // PREFETCH))
-    return wanted
 
 
 def collate(examples: list[Example], indices: np.ndarray, names: list[str], size: int) -> Batch:
@@ -224,7 +193,7 @@ class _TrainBatches:
         self.dataset, self.augment_spec, self.input_spec, self.seed = dataset, augment_spec, input_spec, seed
 
     def __getitem__(self, job: _Job) -> Batch | SingleshotError:
-        return _carried(self._prepare, job)
+        return carried(self._prepare, job)
 
     def _prepare(self, job: _Job) -> Batch:
         examples: list[Example] = []
@@ -249,7 +218,7 @@ class _EvalBatches:
         self.dataset, self.input_spec = dataset, input_spec
 
     def __getitem__(self, job: _Job) -> EvalBatch | SingleshotError:
-        return _carried(self._prepare, job)
+        return carried(self._prepare, job)
 
     def _prepare(self, job: _Job) -> EvalBatch:
         size = self.input_spec.size
@@ -264,79 +233,3 @@ class _EvalBatches:
             names.append(sample.name)
         batch = collate(examples, job.indices, names, size)
         return EvalBatch(batch, placements, np.array(sizes, np.int64).reshape(-1, 2))
-
-
-def _carried(prepare: Callable[[_Job], T], job: _Job) -> T | SingleshotError:
-    """The result, or the user's mistake as a value: raised in a worker, torch would bury its line in a traceback."""
-    try:
-        return prepare(job)
-    except SingleshotError as error:
-        # Without its cause and frames, which do not travel between processes.
-        return type(error)(str(error))
-
-
-class _Pool:
-    """Runs jobs in order, in worker processes that stay from one run to the next."""
-
-    def __init__(self, batches: _TrainBatches | _EvalBatches, workers: int, pin_memory: bool) -> None:
-        self._latest = _Latest()
-        several = workers > 0
-        self._loader: DataLoader[Any] = DataLoader(
-            cast("Any", batches),
-            sampler=cast("Any", self._latest),
-            batch_size=None,
-            num_workers=workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=_start_worker,
-            persistent_workers=several,
-            prefetch_factor=PREFETCH if several else None,
-            pin_memory=pin_memory,
-            # Forked workers share the annotations; elsewhere than on Linux fork is absent or unsafe.
-            multiprocessing_context="fork" if several and sys.platform == "linux" else None,
-            # torch draws a seed per run, by default from the generator that initialises models.
-            generator=torch.Generator(),
-        )
-
-    def run(self, jobs: list[_Job]) -> Iterator[Any]:
-        self._latest.jobs = jobs
-        threads = cv2.getNumThreads()
-        if self._loader.num_workers:
-            # A forked child cannot use or end the parent's threads, so there should be none when it is made.
-            cv2.setNumThreads(0)
-        try:
-            results = iter(self._loader)
-        finally:
-            cv2.setNumThreads(threads)
-        for result in results:
-            if isinstance(result, SingleshotError):
-                raise result
-            yield result
-
-    def close(self) -> None:
-        # The iterator ends its processes when it goes; torch has no public way to say so.
-        self._loader._iterator = None
-
-
-class _Latest:
-    """The jobs of the pool's present run: torch keeps one sampler for the loader's life."""
-
-    def __init__(self) -> None:
-        self.jobs: list[_Job] = []
-
-    def __iter__(self) -> Iterator[_Job]:
-        return iter(self.jobs)
-
-    def __len__(self) -> int:
-        return len(self.jobs)
-
-
-def _as_it_is(result: Any) -> Any:
-    return result
-
-
-def _start_worker(_: int) -> None:
-    # Ctrl-C reaches the whole process group; the main process ends the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a training's own handler would keep a worker alive
-    cv2.setNumThreads(0)
-    keep_freed_memory()  # images come and go all the time, each a mapping of its own otherwise

@@ -10,16 +10,11 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-import cv2
 import numpy as np
-import torch
-from torch.utils.data import DataLoader
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from singleshot.data import open_dataset
 from singleshot.data.augment import AugmentSpec, Example, augment_picture
@@ -30,11 +25,12 @@ from singleshot.data.findings import STRICT
 from singleshot.data.formats import open_source
 from singleshot.data.images import Encoded, check_image
 from singleshot.data.lanes import Part, Plan, make_plan, pick_lanes, shuffled
-from singleshot.data.loader import PREFETCH, Pictures, TrainLoader, _carried, _start_worker, collate, pick_workers
+from singleshot.data.loader import Pictures, TrainLoader, collate
 from singleshot.data.picture import Picture
 from singleshot.data.shardfile import INDEX, find_shard, parse_label, read_index
 from singleshot.data.shardtar import read_samples
 from singleshot.data.splits import resolve_split
+from singleshot.data.workers import Pool, carried, pick_workers
 from singleshot.errors import ConfigError, DataError, SingleshotError, printable
 from singleshot.inputs import InputSpec
 from singleshot.records import Batch
@@ -162,8 +158,7 @@ class ShardLoader:
             stream, augment_spec, input_spec, batch_size, seed, self._plan, held, (rank * batch_size, rank * lanes),
             batch_size * world,
         )  # fmt: skip
-        self._jobs: list[_Job | None] = []
-        self._loader: DataLoader[Any] = _data_loader(self._batch_maker, _Jobs(self._jobs), self.workers, pin_memory)
+        self._pool = Pool(self._batch_maker, self.workers, pin_memory)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -182,30 +177,11 @@ class ShardLoader:
             while self.workers and len(jobs) % self.workers != lane % self.workers:
                 jobs.append(None)
             jobs.append(_Job(epoch, b, lane, turn, turn + 1 == turns[lane]))
-        return self._run(jobs)
-
-    def _run(self, jobs: list[_Job | None]) -> Iterator[Batch]:
-        self._jobs[:] = jobs
-        threads = cv2.getNumThreads()
-        if self.workers:
-            # A forked child cannot use or end the parent's threads, so there should be none when it is made.
-            cv2.setNumThreads(0)
-        try:
-            results = iter(self._loader)
-        finally:
-            cv2.setNumThreads(threads)
-        for result in results:
-            if isinstance(result, SingleshotError):
-                raise result
-            if result is not None:
-                yield result
+        return (batch for batch in self._pool.run(jobs) if batch is not None)
 
     def close(self) -> None:
         """End the worker processes and close the tars; a later epoch starts new ones."""
-        pool, self._loader._iterator = self._loader._iterator, None
-        if isinstance(pool, _MultiProcessingDataLoaderIter):
-            # By itself it goes when nothing refers to it any more; after an error a traceback may, for long.
-            pool._shutdown_workers()
+        self._pool.close()
         self._batch_maker.close()
 
 
@@ -217,41 +193,6 @@ class _Job(NamedTuple):
     lane: int
     turn: int
     last: bool
-
-
-class _Jobs:
-    """The jobs of the present run: torch keeps one sampler for the loader's life."""
-
-    def __init__(self, jobs: list[_Job | None]) -> None:
-        self._jobs = jobs
-
-    def __iter__(self) -> Iterator[_Job | None]:
-        return iter(list(self._jobs))
-
-    def __len__(self) -> int:
-        return len(self._jobs)
-
-
-def _data_loader(batches: _LaneBatches, jobs: _Jobs, workers: int, pin_memory: bool) -> DataLoader[Any]:
-    several = workers > 0
-    return DataLoader(
-        cast("Any", batches),
-        sampler=cast("Any", jobs),
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        worker_init_fn=_start_worker,
-        persistent_workers=several,
-        prefetch_factor=PREFETCH if several else None,
-        pin_memory=pin_memory,
-        multiprocessing_context="fork" if several and sys.platform == "linux" else None,
-        # torch draws a seed per run, by default from the generator that initialises models.
-        generator=torch.Generator(),
-    )
-
-
-def _as_it_is(result: Any) -> Any:
-    return result
 
 
 class _Drawn(NamedTuple):
@@ -293,7 +234,7 @@ class _LaneBatches:
         self._starts = np.cumsum([0, *stream.counts])
 
     def __getitem__(self, job: _Job | None) -> Batch | SingleshotError | None:
-        return None if job is None else _carried(self._prepare, cast("Any", job))
+        return None if job is None else carried(self._prepare, cast("Any", job))
 
     def close(self) -> None:
         self._open.clear()

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from singleshot.data.checks.ahead import looking_ahead
 from singleshot.data.checks.duplicates import check_duplicates, exact_groups, near_pairs
 from singleshot.data.checks.labels import (
     base_splits,
@@ -101,23 +102,29 @@ def check_source(
     """
     started = time.perf_counter()
     problems = Collected()
-    raw = source.read(split, problems)
+    # Of one split it is not known beforehand which images it has.
+    whole = split is None
+    with looking_ahead(source, workers, whole) as early:
+        raw = source.read(split, problems)
     read = list(problems.findings)
     paths = list(dict.fromkeys(image.path for image in raw.images))
     place = {path: k for k, path in enumerate(paths)}
     file_of = np.array([place[image.path] for image in raw.images], np.int64)
     with progress(len(paths), "images") if progress else contextlib.nullcontext(None) as advance:
-        pictures = look_at(paths, workers, advance)
+        pictures = look_at(paths, workers, advance, early)
     for k, (kind, message) in sorted(pictures.problems.items()):
         problems.add(kind, paths[k], message)
     base = base_splits(raw.splits)
-    misspelt = _check_labels(raw, pictures, file_of, base, class_names, split is None, problems)
-    if split is None:
+    misspelt = _check_labels(raw, pictures, file_of, base, class_names, whole, problems)
+    if whole:
         check_strays(source, raw, read, problems)
     exact = exact_groups(pictures, workers)
     files = {name: sorted({int(file_of[i]) for i in members}) for name, members in base.items()}
-    near = near_pairs(pictures, exact, _main_split(files, len(paths)), workers)
+    near, left = near_pairs(pictures, exact, _main_split(files, len(paths)), workers)
     check_duplicates(pictures, files, exact, near, problems)
+    if left:
+        said = f"{left} more pairs of images look alike from afar and were not compared closely; thin them out"
+        problems.add("image-duplicated", raw.source, said)
     findings = with_lines(source.form, _ordered(problems.findings))
     classes = Counter(thing.name for image in raw.images for thing in image.objects)
     return CheckResult(

@@ -31,6 +31,7 @@ _BITS = 6
 _REACH = 400
 _MAX_CANDIDATES = 2_000_000
 _MAX_CONFIRMED = 5_000
+_AT_ONCE = 8192  # thumbnails worked on together, for the sake of memory
 # Thumbnails flatter than this many grey levels (a blank wall) say nothing.
 _FLAT = 4.0
 _THUMB_APART = 0.25
@@ -68,14 +69,16 @@ def _by(things: Sequence[Thing], key: Callable[[Thing], bytes]) -> list[list[Thi
 
 def near_pairs(
     pictures: Pictures, exact: Sequence[Sequence[int]], split_of: np.ndarray, workers: int | None = None
-) -> list[tuple[int, int]]:
-    """Confirmed near duplicates, one of each exact group standing for it. split_of: int [n]; pairs across splits are
-    confirmed first, where there are too many to confirm."""
+) -> tuple[list[tuple[int, int]], int]:
+    """Confirmed near duplicates, one of each exact group standing for it, and how many pairs were not looked at.
+
+    split_of: int [n]; pairs across splits are confirmed first, where there are too many to confirm all.
+    """
     later = {i for group in exact for i in group[1:]}
     alone = np.array([i for i in np.flatnonzero(pictures.usable).tolist() if i not in later], np.int64)
     first, second = _candidates(pictures, alone)
     if not len(first):
-        return []
+        return [], 0
     order = np.argsort(split_of[first] == split_of[second], kind="stable")[:_MAX_CONFIRMED]
     asked = [(int(min(a, b)), int(max(a, b))) for a, b in zip(first[order], second[order], strict=True)]
     found = []
@@ -85,7 +88,7 @@ def near_pairs(
         for k, same in results:
             if same is True:
                 found.append(asked[k])
-    return sorted(found)
+    return sorted(found), len(first) - len(asked)
 
 
 def check_duplicates(
@@ -167,11 +170,14 @@ def hashes(thumbs: np.ndarray) -> np.ndarray:
     out, so that brightness, contrast and scale change few of them."""
     at = np.arange(THUMB)
     waves = np.cos(np.pi / THUMB * (at[None, :] + 0.5) * at[:9, None])  # [wave, place]
-    low = np.einsum("uy,nyx,vx->nuv", waves, thumbs.astype(np.float32), waves, optimize=True)
     row, column = np.divmod(np.arange(81), 9)
     chosen = np.argsort(row + column, kind="stable")[1:65]
-    bits = low.reshape(len(thumbs), 81)[:, chosen] > 0
-    return np.ascontiguousarray(np.packbits(bits, axis=1)).view(np.uint64).ravel()
+    codes = np.zeros((len(thumbs), 8), np.uint8)
+    for start in range(0, len(thumbs), _AT_ONCE):
+        part = thumbs[start : start + _AT_ONCE].astype(np.float32)
+        low = np.einsum("uy,nyx,vx->nuv", waves, part, waves, optimize=True)
+        codes[start : start + _AT_ONCE] = np.packbits(low.reshape(len(part), 81)[:, chosen] > 0, axis=1)
+    return codes.view(np.uint64).ravel()
 
 
 def _candidates(pictures: Pictures, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -209,12 +215,14 @@ def _popcount(codes: np.ndarray) -> np.ndarray:
 
 def _apart(pictures: Pictures, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """float [k]: root mean square between thumbnails in standard deviations; infinite for other shapes of images."""
-    if not len(a):
-        return np.zeros(0)
-    first, second = _standard(pictures.thumbs[a]), _standard(pictures.thumbs[b])
-    aspect = np.log(pictures.sizes[:, 0] / np.maximum(pictures.sizes[:, 1], 1) + 1e-9)
-    apart = np.sqrt(((first - second) ** 2).mean(axis=1))
-    return np.where(np.abs(aspect[a] - aspect[b]) <= _ASPECT_APART, apart, np.inf)
+    apart = np.full(len(a), np.inf)
+    aspects = [np.log(pictures.sizes[k, 0] / pictures.sizes[k, 1]) for k in (a, b)]
+    shaped = np.flatnonzero(np.abs(aspects[0] - aspects[1]) <= _ASPECT_APART)
+    for start in range(0, len(shaped), _AT_ONCE):
+        part = shaped[start : start + _AT_ONCE]
+        first, second = _standard(pictures.thumbs[a[part]]), _standard(pictures.thumbs[b[part]])
+        apart[part] = np.sqrt(((first - second) ** 2).mean(axis=1))
+    return apart
 
 
 def _standard(grey: np.ndarray) -> np.ndarray:

@@ -59,10 +59,9 @@ def spread(
     A process that dies takes its item with it (`Died`); DataError when processes die again and again. Closing the
     iterator, or an exception such as Ctrl-C, ends the processes at once.
     """
-    count = min(pick_workers(workers), max(1, len(items)))
-    size = max(1, min(chunk, len(items) // (count * 4)))
-    pool = _Pool(work, items, count, size)
+    pool = Pool(work, items, workers, chunk)
     try:
+        pool.start()
         yield from pool.run()
     finally:
         pool.close()
@@ -75,8 +74,14 @@ class _Worker(NamedTuple):
     jobs: deque[range]
 
 
-class _Pool(Generic[Item, Result]):
-    def __init__(self, work: Callable[[Item], Result], items: Sequence[Item], count: int, size: int) -> None:
+class Pool(Generic[Item, Result]):
+    """What `spread` uses; by itself where the start, the end and the results are in different hands."""
+
+    def __init__(
+        self, work: Callable[[Item], Result], items: Sequence[Item], workers: int | None = None, chunk: int = 32
+    ) -> None:
+        count = min(pick_workers(workers), max(1, len(items)))
+        size = max(1, min(chunk, len(items) // (count * 4)))
         self._work, self._items = work, items
         self._todo = deque(range(i, min(i + size, len(items))) for i in range(0, len(items), size))
         # Elsewhere than on Linux fork is absent or unsafe.
@@ -87,9 +92,23 @@ class _Pool(Generic[Item, Result]):
         self._deaths = 0
         self._count = count
 
-    def run(self) -> Iterator[tuple[int, Result | Died]]:
+    def start(self) -> None:
+        """Start the processes; they begin to work."""
         for slot in range(min(self._count, len(self._todo))):
             self._start(slot)
+
+    def stop(self) -> None:
+        """Let the processes end what they have in hand, and nothing more; from any thread."""
+        self._todo.clear()
+
+    def kill(self) -> None:
+        """Let the processes end at once; from any thread."""
+        self.stop()
+        for worker in list(self._workers.values()):
+            worker.process.kill()
+
+    def run(self, replace: bool = True) -> Iterator[tuple[int, Result | Died]]:
+        """The results, until all are there; without `replace` until the first process dies."""
         while any(worker.jobs for worker in self._workers.values()):
             for pipe in wait(list(self._workers)):
                 assert isinstance(pipe, Connection)
@@ -97,6 +116,8 @@ class _Pool(Generic[Item, Result]):
                 try:
                     results = pipe.recv()
                 except (EOFError, OSError):
+                    if not replace:
+                        return
                     yield from self._bury(worker)
                     continue
                 if isinstance(results, str):  # our own mistake, with its traceback
@@ -107,8 +128,7 @@ class _Pool(Generic[Item, Result]):
 
     def close(self) -> None:
         """End the processes; they hold nothing that a kill could harm."""
-        for worker in self._workers.values():
-            worker.process.kill()
+        self.kill()
         for worker in self._workers.values():
             worker.process.join()
             worker.pipe.close()
