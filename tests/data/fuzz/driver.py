@@ -223,9 +223,10 @@ def run_case(case: Case, work: Path) -> dict[str, Any]:
     # Of a machine with more to do than this, only the processor's time says something.
     if min(wall, cpu) > SECONDS or wall > HANG_SECONDS / 2:
         trial.fault("time", f"{wall:.1f} s, {cpu:.1f} s of the processor")
-    after, scratch = snapshot(work), str(work / "temporary")  # a temporary file may come there and go
+    after = snapshot(work)
+    free = (str(trial.out), str(work / "temporary"))  # a temporary file may come there and go
     for name in sorted(set(before) | set(after)):
-        if before.get(name) != after.get(name) and not name.startswith(str(trial.out)) and name != scratch:
+        if before.get(name) != after.get(name) and name not in free and not name.startswith(free[0] + os.sep):
             trial.fault("write", f"{name!r} was {before.get(name)}, is {after.get(name)}")
     left = [path.name for path in trial.out.iterdir() if path.name.startswith(".part-")]
     if left:

@@ -18,7 +18,6 @@ import numpy as np
 from singleshot.data.checks.pool import Died, said, spread
 from singleshot.data.exif import orientation
 from singleshot.data.images import MAX_FILE_BYTES, check_image, ends_early
-from singleshot.data.overload import runs_on
 from singleshot.data.tree import read_limited
 from singleshot.errors import DataError, printable
 
@@ -118,7 +117,7 @@ def look(path: str) -> Look:
     """Read and decode one file, in a process of `spread`."""
     try:
         data = read_limited(path, MAX_FILE_BYTES, "image")
-        width, height = check_image(data, path)
+        check_image(data, path)
     except DataError as error:
         kind = "image-missing" if isinstance(error.__cause__, FileNotFoundError) else "image-corrupt"
         return Look(kind, str(error).removeprefix(f"{printable(path)}: "))
@@ -126,8 +125,6 @@ def look(path: str) -> Look:
         return Look("image-corrupt", "there is no memory to read it; make it smaller")
     if ends_early(data):
         return Look("image-corrupt", "cut short: its end is missing; fetch it again or remove it from the data set")
-    if runs_on(data, width, height):
-        return Look("image-corrupt", "goes on long after its pixels, up to gigabytes; save it anew, or remove it")
     said()
     try:
         # Grey is decoded from the same bytes as colour, with the same words about damage, in two thirds of the time.
