@@ -547,7 +547,7 @@ def test_numbers_out_of_range(loader, more, said):
 def test_the_workers_end(loader):
     one = loader(workers=2)
     next(one.epoch(0))
-    processes = one._loader._iterator._workers
+    processes = one._pool._loader._iterator._workers
     assert all(process.is_alive() for process in processes)
     one.close()
     assert not any(process.is_alive() for process in processes)
