@@ -67,9 +67,7 @@ def read_limited(path: str | os.PathLike[str], limit: int, what: str, most: int 
         if is_remote(path):
             data = read_remote(str(path), wanted, start)
         else:
-            with _open_local(path, where, what) as file:
-                file.seek(start)
-                data = file.read(wanted)
+            data = _read_local(path, where, what, wanted, start)
     if most is None and len(data) > limit:
         raise _too_large(where, limit, what)
     return data
@@ -123,15 +121,38 @@ def reason_of(error: BaseException) -> str:
 
 
 def _open_local(path: str | os.PathLike[str], where: str, what: str) -> IO[bytes]:
+    return os.fdopen(_open_handle(path, where, what)[0], "rb")
+
+
+def _open_handle(path: str | os.PathLike[str], where: str, what: str) -> tuple[int, int]:
+    """(descriptor, size in bytes) of a regular file."""
     # O_NONBLOCK: a named pipe would block an ordinary open for ever.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
-    mode = os.fstat(handle).st_mode
-    if stat.S_ISREG(mode):
-        return os.fdopen(handle, "rb")
+    told = os.fstat(handle)
+    if stat.S_ISREG(told.st_mode):
+        return handle, told.st_size
     os.close(handle)
-    if stat.S_ISDIR(mode):
+    if stat.S_ISDIR(told.st_mode):
         raise IsADirectoryError
     raise DataError(f"{where}: is not a regular file (want the {what} itself)")
+
+
+def _read_local(path: str | os.PathLike[str], where: str, what: str, count: int, start: int) -> bytes:
+    """As a file object would, for a third of the time with small files: it makes room for `count` bytes first."""
+    handle, size = _open_handle(path, where, what)
+    try:
+        if start:
+            os.lseek(handle, start, os.SEEK_SET)
+        ask, pieces = max(1, size - start + 1), []
+        while count > 0 and (piece := os.read(handle, min(count, ask))):
+            pieces.append(piece)
+            count -= len(piece)
+            if len(piece) < ask:  # the end, or all that was wanted
+                break
+            ask = _CHUNK_BYTES  # more than its size: it grows, or the system made it up
+    finally:
+        os.close(handle)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def read_remote(address: str, count: int, start: int = 0) -> bytes:
