@@ -16,8 +16,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from singleshot.boxes import VARIANCES, Variances, decode, iou
+from singleshot.errors import ConfigError
 from singleshot.records import RawOutput
 
+ACTIVATIONS = ("softmax", "sigmoid")
 _BLOCK = 400
 
 
@@ -62,6 +64,7 @@ def to_detections(
     keep: int = 200,
     class_agnostic: bool = False,
     variances: Variances = VARIANCES,
+    activation: str = "softmax",
 ) -> list[Found]:
     """Detections of each image of the batch.
 
@@ -69,13 +72,19 @@ def to_detections(
     dropped when its IoU with a better one of its class is over `nms_iou`. Boxes are not clipped to the image.
     class_agnostic is the "fast" mode of ssd_keras: each prior speaks for its likeliest class only, background
     included, boxes of all classes suppress each other, and `per_class` has no meaning. The order of equal scores is
-    unspecified.
+    unspecified. activation: "softmax", or "sigmoid" for networks that were trained so (TensorFlow's Object Detection
+    API), where the background's logit says nothing. Raises ConfigError for another.
     """
+    if activation not in ACTIVATIONS:
+        raise ConfigError(f"activation {activation!r}: want one of {', '.join(ACTIVATIONS)}")
     with torch.no_grad():
-        scores = raw.logits.float().softmax(dim=-1)
+        logits = raw.logits.float()
+        scores = logits.softmax(dim=-1) if activation == "softmax" else logits.sigmoid()
         geometry = _Geometry(raw.offsets, priors, variances)
         if class_agnostic:
-            best, winner = scores.max(dim=-1, keepdim=True)
+            first = 0 if activation == "softmax" else 1  # whether the background may win
+            best, winner = scores[..., first:].max(dim=-1, keepdim=True)
+            winner = winner + first
             scores, per_class = torch.where(winner > 0, best, 0.0), scores.shape[1]
             classes = winner.squeeze(-1) - 1
         else:

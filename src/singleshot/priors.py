@@ -16,6 +16,7 @@ from singleshot.errors import ConfigError
 
 MAX_PRIORS = 2_000_000  # a file must not make us allocate more than it is worth
 CLIPS = ("none", "corners", "center", "size")
+ORDERS = ("location", "box")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,10 @@ class PriorSpec:
     cell has a square of min, a square of sqrt(min * max), and per ratio r a box of min * sqrt(r) x min / sqrt(r)
     and its transpose. clip: "none"; "corners" clamps x0 y0 x1 y1 to 0..1 and recomputes the centre form; "center"
     clamps cx cy w h; "size" clamps w and h alone. truncate: sizes cut to whole pixels, as Caffe's layer does
-    (prior_box_layer.cpp:149,163), which matters for SSD512.
+    (prior_box_layer.cpp:149,163), which matters for SSD512. two_squares: whether the square of sqrt(min * max) is
+    there (ssd_keras' two_boxes_for_ar1). shapes: (width, height) in pixels of every box of a cell, per map, in place
+    of min_sizes, max_sizes and ratios, which are then empty: for tables that no rule gives. order: "location", or
+    "box" for all cells of a map's first box, then of its second (NVIDIA, ljanyst); models here want "location".
     """
 
     image_size: int
@@ -40,12 +44,24 @@ class PriorSpec:
     clip: str = "none"
     truncate: bool = False
     variances: tuple[float, float] = field(default=(0.1, 0.2))
+    two_squares: bool = True
+    shapes: tuple[tuple[tuple[float, float], ...], ...] | None = None
+    order: str = "location"
 
     def __post_init__(self) -> None:
         count = len(self.maps)
-        for name in ("min_sizes", "max_sizes", "ratios"):
+        for name in ("min_sizes", "max_sizes", "ratios") if self.shapes is None else ("shapes",):
             if len(getattr(self, name)) != count:
                 raise ConfigError(f"priors: {name} has {len(getattr(self, name))} entries, want one per map ({count})")
+        if self.shapes is not None:
+            if self.min_sizes or self.max_sizes or self.ratios:
+                raise ConfigError("priors: shapes beside sizes or ratios: want one of them")
+            if any(len(s) != 2 or not 0 < min(s) <= max(s) < math.inf for shapes in self.shapes for s in shapes):
+                raise ConfigError("priors: shapes: want a positive width and height each")
+            if not all(self.shapes):
+                raise ConfigError("priors: shapes: a map without any")
+        if self.order not in ORDERS:
+            raise ConfigError(f"priors: order {self.order!r}, want one of {', '.join(ORDERS)}")
         if self.steps is not None and len(self.steps) != count:
             raise ConfigError(f"priors: steps has {len(self.steps)} entries, want one per map ({count})")
         if self.clip not in CLIPS:
@@ -65,7 +81,9 @@ class PriorSpec:
     @property
     def per_cell(self) -> tuple[int, ...]:
         """Priors of one cell, for each map."""
-        return tuple(2 + 2 * len(ratios) for ratios in self.ratios)
+        if self.shapes is not None:
+            return tuple(len(shapes) for shapes in self.shapes)
+        return tuple(1 + self.two_squares + 2 * len(ratios) for ratios in self.ratios)
 
     @property
     def count(self) -> int:
@@ -94,28 +112,33 @@ def _tuples(value: Any) -> Any:
 def make_priors(spec: PriorSpec) -> Float[Tensor, "P 4"]:
     """Priors as cx cy w h in 0..1, location-major: map, row, column, then box (Caffe prior_box_layer.cpp).
 
-    Per cell: min, sqrt(min * max), then every ratio r followed by 1 / r. Computed in float64, returned float32.
+    Per cell: min, sqrt(min * max), then every ratio r followed by 1 / r, or the spec's own shapes. Computed in float64, returned float32.
     """
     levels = []
     for i, cells in enumerate(spec.maps):
         step = spec.steps[i] if spec.steps is not None else spec.image_size / cells
         centres = (np.arange(cells, dtype=np.float64) + spec.offset) * step / spec.image_size
-        low, high = spec.min_sizes[i], spec.max_sizes[i]
-        if spec.truncate:
-            low, high = float(int(low)), float(int(high))
-        shapes = np.array(_cell_shapes(low, high, spec.ratios[i]), np.float64) / spec.image_size
+        shapes = np.array(_cell_shapes(spec, i), np.float64) / spec.image_size
         grid = np.empty((cells, cells, len(shapes), 4), np.float64)
         grid[..., 0] = centres[None, :, None]
         grid[..., 1] = centres[:, None, None]
         grid[..., 2:] = shapes
-        levels.append(grid.reshape(-1, 4))
+        levels.append((grid if spec.order == "location" else grid.transpose(2, 0, 1, 3)).reshape(-1, 4))
     return torch.from_numpy(_clip(np.concatenate(levels), spec.clip).astype(np.float32))
 
 
-def _cell_shapes(low: float, high: float, ratios: Sequence[float]) -> list[tuple[float, float]]:
-    between = math.sqrt(low * high)
-    shapes = [(low, low), (between, between)]
-    for ratio in ratios:
+def _cell_shapes(spec: PriorSpec, i: int) -> Sequence[tuple[float, float]]:
+    """(width, height) in pixels of each box of one of map i's cells."""
+    if spec.shapes is not None:
+        return spec.shapes[i]
+    low, high = spec.min_sizes[i], spec.max_sizes[i]
+    if spec.truncate:
+        low, high = float(int(low)), float(int(high))
+    shapes = [(low, low)]
+    if spec.two_squares:
+        between = math.sqrt(low * high)
+        shapes.append((between, between))
+    for ratio in spec.ratios[i]:
         root = math.sqrt(ratio)
         shapes += [(low * root, low / root), (low / root, low * root)]
     return shapes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from typing import Any
 
@@ -24,7 +25,8 @@ class L2Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, H, W]"""
-        with torch.autocast(x.device.type, enabled=False):
+        # "meta" holds no values and knows no precisions.
+        with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             values = x.float()
             length = values.square().sum(dim=1, keepdim=True).add(1e-10).sqrt()
             return (values / length * self.weight.float().view(1, -1, 1, 1)).to(x.dtype)
@@ -162,9 +164,12 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, C, H, W] -> [B, H * W * boxes, 4], [B, H * W * boxes, C + 1], location-major as the priors are."""
-        offsets = self.location(x).permute(0, 2, 3, 1).reshape(len(x), -1, 4)
-        logits = self.confidence(x).permute(0, 2, 3, 1).reshape(len(x), -1, self.columns)
-        return offsets, logits
+        return self.rows(self.location(x), self.confidence(x))
+
+    def rows(self, location: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps of the last convolutions -> offsets and logits of each prior."""
+        offsets = location.permute(0, 2, 3, 1).reshape(len(location), -1, 4)
+        return offsets, confidence.permute(0, 2, 3, 1).reshape(len(confidence), -1, self.columns)
 
 
 def init_he(*modules: nn.Module) -> None:

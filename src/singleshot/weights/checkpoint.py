@@ -23,6 +23,8 @@ from singleshot.errors import CheckpointError, ConfigError, SingleshotError, pri
 from singleshot.files import atomic_write
 from singleshot.inputs import InputSpec
 from singleshot.models import MODELS, SSD, build
+from singleshot.models.graph import Graph, GraphNet, build_graph
+from singleshot.postprocess import ACTIVATIONS
 from singleshot.priors import PriorSpec
 
 FORMAT = 1
@@ -38,12 +40,15 @@ class Thresholds:
     per_class: int = 400
     keep: int = 200
     class_agnostic: bool = False
+    activation: str = "softmax"
     show_min: float = 0.4
 
     def __post_init__(self) -> None:
         for name in ("score_min", "nms_iou", "show_min"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"threshold {name}: {getattr(self, name)}, want 0 to 1")
+        if self.activation not in ACTIVATIONS:
+            raise ConfigError(f"activation {self.activation!r}: want one of {', '.join(ACTIVATIONS)}")
         if not (1 <= self.per_class <= 10**6 and 1 <= self.keep <= 10**6):
             raise ConfigError(f"thresholds per_class {self.per_class}, keep {self.keep}: want 1 to 1000000")
 
@@ -66,10 +71,19 @@ class ModelInfo:
     metrics: Mapping[str, float] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     version: str = singleshot.__version__
+    graph: Graph | None = None
 
     @classmethod
     def of(cls, model: SSD, class_names: tuple[str, ...], **rest: Any) -> ModelInfo:
-        return cls(model.name, tuple(class_names), model.prior_spec, model.input_spec, **rest)
+        graph = model.backbone.graph if isinstance(model.backbone, GraphNet) else None
+        return cls(model.name, tuple(class_names), model.prior_spec, model.input_spec, graph=graph, **rest)
+
+    def build(self, num_classes: int | None = None) -> SSD:
+        """The model without its weights, for its own or for another number of classes. Raises ConfigError."""
+        count = len(self.class_names) if num_classes is None else num_classes
+        if self.graph is None:
+            return build(self.model, count, self.priors, self.input_spec)
+        return build_graph(self.graph, count, self.priors, self.input_spec, self.model)
 
     def to_json(self) -> str:
         return json.dumps(
@@ -83,6 +97,7 @@ class ModelInfo:
                 "thresholds": asdict(self.thresholds),
                 "metrics": dict(self.metrics),
                 "training": dict(self.training),
+                **({} if self.graph is None else {"graph": self.graph.to_dict()}),
             },
             ensure_ascii=False,
         )
@@ -109,6 +124,7 @@ class ModelInfo:
                 metrics=values.get("metrics", {}),
                 training=values.get("training", {}),
                 version=str(values["version"]),
+                graph=Graph.from_dict(values["graph"]) if values.get("graph") else None,
             )
         except SingleshotError as error:
             message = str(error)
@@ -167,18 +183,18 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> tup
     tensors, metadata = read_tensors(path)
     where = printable(path)
     info = _info(metadata, where)
-    if info.model not in MODELS:
+    if info.model not in MODELS and info.graph is None:
         raise CheckpointError(
             f"{where}: model {printable(info.model)!r} is not one of {', '.join(MODELS)};"
             " build it in Python and use singleshot.weights.checkpoint.load_into(model, path)"
         )
     try:
         with torch.device("meta"):
-            shapes = build(info.model, len(info.class_names), info.priors, info.input_spec).state_dict()
+            shapes = info.build().state_dict()
     except ConfigError as error:
         raise CheckpointError(f"{where}: {error}") from error
     check_state(tensors, shapes, where)
-    model = build(info.model, len(info.class_names), info.priors, info.input_spec)
+    model = info.build()
     model.load_state_dict(tensors)
     return model.to(device).eval(), info
 

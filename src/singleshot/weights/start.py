@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from singleshot.errors import CheckpointError, ConfigError
-from singleshot.models import SSD, build
+from singleshot.models import SSD
 from singleshot.weights.backbones import has_imagenet_weights, load_backbone
 from singleshot.weights.checkpoint import load_checkpoint
 
@@ -43,7 +43,7 @@ def start_from_checkpoint(path: str, num_classes: int, name: str | None) -> tupl
     old, info = load_checkpoint(path)
     if name is not None and name != info.model:
         raise ConfigError(f"--model {name}: {path} is a {info.model}; leave --model out")
-    model = build(info.model, num_classes, info.priors, info.input_spec)
+    model = info.build(num_classes)
     state = model.state_dict()
     kept = {key: value for key, value in old.state_dict().items() if state[key].shape == value.shape}
     model.load_state_dict({**state, **kept})

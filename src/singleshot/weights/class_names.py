@@ -1,0 +1,33 @@
+"""Class names that checkpoints of other projects take for granted, in the order of their outputs."""
+
+from __future__ import annotations
+
+VOC = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
+COCO = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
+    "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard",
+    "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli",
+    "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
+    "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
+    "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
+)  # fmt: skip
+
+# COCO numbers its 80 classes from 1 to 90 with gaps; torchvision and TensorFlow's API keep outputs for the gaps.
+_COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+
+
+def coco_by_number() -> tuple[str, ...]:
+    """90 names, those of the gaps "unused 12" and the like."""
+    names = iter(COCO)
+    return tuple(f"unused {n}" if n in _COCO_GAPS else next(names) for n in range(1, 91))
+
+
+def usual_names(count: int) -> tuple[str, ...] | None:
+    """The names of a data set with so many classes that everybody trains on; None when there is none."""
+    return {20: VOC, 80: COCO, 90: coco_by_number()}.get(count)

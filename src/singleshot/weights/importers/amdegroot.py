@@ -1,0 +1,49 @@
+"""amdegroot/ssd.pytorch: SSD300 on VGG16 (ssd.py, data/config.py)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from singleshot.inputs import CAFFE_MEAN, InputSpec
+from singleshot.priors import PRIORS
+from singleshot.weights.checkpoint import Thresholds
+from singleshot.weights.class_names import usual_names
+from singleshot.weights.foreign import Foreign, Importer
+from singleshot.weights.importers.vgg import VGG_LAYERS, count_classes, extra_names, vgg_model
+from singleshot.weights.tensors import Tensors
+
+# layers/functions/detection.py: the 200 best of each class before NMS; all that is left is kept.
+THRESHOLDS = Thresholds(score_min=0.01, nms_iou=0.45, per_class=200, keep=200)
+
+
+def _convert(tensors: Tensors) -> Foreign:
+    num_classes = count_classes(tensors, "conf.0.bias", 4, tensors.where)
+    table = "ssd300-coco" if num_classes == 80 else "ssd300-voc"
+    # prior_box.py clamps cx cy w h ('clip': True in both of its tables); sizes are whole numbers already.
+    priors = replace(PRIORS[table], clip="center", truncate=False)
+    extras = {name: f"extras.{i}" for i, name in enumerate(extra_names(6))}
+
+    def find(layer: str | tuple[str, int], part: str, shape: tuple[int, ...]) -> Tensor:
+        if isinstance(layer, tuple):
+            return tensors.take(f"{layer[0]}.{layer[1]}.{part}", *shape)
+        if layer == "l2norm":
+            return tensors.take("L2Norm.weight", *shape)
+        where = extras.get(layer) or f"vgg.{VGG_LAYERS[layer]}"
+        return tensors.take(f"{where}.{part}", *shape)
+
+    model = vgg_model(find, num_classes, priors, InputSpec(size=300, mean=CAFFE_MEAN))
+    tensors.finish("amdegroot/ssd.pytorch SSD300")
+    return Foreign(model, "amdegroot/ssd.pytorch SSD300 on VGG16", usual_names(num_classes), THRESHOLDS)
+
+
+IMPORTERS = (
+    Importer(
+        "amdegroot",
+        "amdegroot/ssd.pytorch, SSD300 on VGG16",
+        ("vgg.0.weight", "vgg.33.bias", "L2Norm.weight", "extras.0.weight", "extras.7.bias", "loc.0.weight", "conf.5.bias"),
+        _convert,
+        "pytorch",
+    ),
+)

@@ -1,0 +1,65 @@
+"""What all SSD300 and SSD512 on VGG16 have in common, whatever their checkpoints call it: Caffe's names -> our model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import Tensor
+
+from singleshot.errors import CheckpointError
+from singleshot.inputs import InputSpec
+from singleshot.models import SSD, build
+from singleshot.priors import PriorSpec
+from singleshot.weights.tensors import Tensors
+
+VGG_CONVS = tuple(f"conv{s}_{i}" for s, n in ((1, 2), (2, 2), (3, 3), (4, 3), (5, 3)) for i in range(1, n + 1))
+# Where they are in torchvision's `features` and in every list of layers that follows it; fc6, fc7 in the ports'.
+VGG_INDEX = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+VGG_LAYERS = dict(zip((*VGG_CONVS, "fc6", "fc7"), (*VGG_INDEX, 31, 33), strict=True))
+
+# name of a layer in Caffe ("conv1_1", "fc6", "conv6_1", ...), or ("loc" | "conf", map), or "l2norm", and "weight" or
+# "bias" -> its tensor [outputs, inputs, kh, kw] or [outputs]; `shape` is what it must have.
+Find = Callable[[str | tuple[str, int], str, tuple[int, ...]], Tensor]
+
+
+def extra_names(maps: int) -> tuple[str, ...]:
+    """conv6_1 .. conv9_2 for six maps, .. conv10_2 for seven."""
+    return tuple(f"conv{i}_{k}" for i in range(6, 4 + maps) for k in (1, 2))
+
+
+def vgg_model(
+    find: Find, num_classes: int, priors: PriorSpec, input_spec: InputSpec, name: str = ""
+) -> SSD:
+    """SSD300 (six maps) or SSD512 (seven) filled by `find`, in eval mode. name: a preset, if not the plain one."""
+    name = name or ("ssd300-vgg16" if len(priors.maps) == 6 else "ssd512-vgg16")
+    model = build(name, num_classes, priors, input_spec)
+    state = model.state_dict()
+    for key in state:
+        layer, part = _caffe_name(key)
+        state[key] = find(layer, part, tuple(state[key].shape))
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def _caffe_name(key: str) -> tuple[str | tuple[str, int], str]:
+    """Name and part of one of our tensors: backbone.layers.conv1_1.weight -> conv1_1, weight."""
+    parts = key.split(".")
+    if parts[0] == "norms":
+        return "l2norm", parts[-1]
+    if parts[0] == "heads":
+        return ("loc" if parts[2] == "location" else "conf", int(parts[1])), parts[-1]
+    return parts[2], parts[-1]
+
+
+def count_classes(tensors: Tensors, key: str, boxes: int, where: str) -> int:
+    """Real classes by the length of a confidence head's bias, for so many boxes a cell."""
+    shape = tensors.shape(key)
+    if len(shape) < 1 or shape[0] % boxes or shape[0] // boxes < 2:
+        raise CheckpointError(f"{where}: {key} has {shape[0] if shape else 'no'} outputs, want a multiple of {boxes}")
+    return shape[0] // boxes - 1
+
+
+def with_classes_clip(priors: PriorSpec, clip: str) -> PriorSpec:
+    """The same default boxes with another rule at the border."""
+    return replace(priors, clip=clip)
