@@ -112,7 +112,8 @@ def _tuples(value: Any) -> Any:
 def make_priors(spec: PriorSpec) -> Float[Tensor, "P 4"]:
     """Priors as cx cy w h in 0..1, location-major: map, row, column, then box (Caffe prior_box_layer.cpp).
 
-    Per cell: min, sqrt(min * max), then every ratio r followed by 1 / r, or the spec's own shapes. Computed in float64, returned float32.
+    Per cell: min, sqrt(min * max), then every ratio r followed by 1 / r, or the spec's own shapes. Computed in float64,
+    returned float32.
     """
     levels = []
     for i, cells in enumerate(spec.maps):

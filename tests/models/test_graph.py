@@ -35,8 +35,8 @@ def test_every_kind_of_layer_runs_and_survives_json():
         layers.append(Layer(f"{kind}.{i}", kind, (last,), options))
         last = layers[-1].name
     layers += [
-        Layer("pool", "avgpool", (last,), {}), Layer("mul", "mul", (last, "pool"), {}), Layer("add", "add", (last, "mul"), {}),
-        Layer("join", "concat", ("add", "stem"), {}),
+        Layer("pool", "avgpool", (last,), {}), Layer("mul", "mul", (last, "pool"), {}),
+        Layer("add", "add", (last, "mul"), {}), Layer("join", "concat", ("add", "stem"), {}),
     ]  # fmt: skip
     described = graph(*layers, last="join", channels=16)
     again = Graph.from_dict(json.loads(json.dumps(described.to_dict())))
@@ -93,7 +93,9 @@ def test_maps_and_heads_fit_the_priors():
         build_graph(Graph((wide,), (HeadInput("wide", "wide", (16_384, 16_384)),)), 2, PRIORS, InputSpec(1024))
 
 
-@pytest.mark.parametrize("spoilt", [{}, {"layers": 3, "heads": []}, {"layers": [[1]], "heads": []}, {"layers": [], "heads": [{}]}])
+@pytest.mark.parametrize(
+    "spoilt", [{}, {"layers": 3, "heads": []}, {"layers": [[1]], "heads": []}, {"layers": [], "heads": [{}]}]
+)
 def test_a_description_that_is_none_is_refused(spoilt):
     with pytest.raises(ConfigError, match="network"):
         Graph.from_dict(spoilt)

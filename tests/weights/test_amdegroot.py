@@ -24,7 +24,7 @@ def test_what_is_missing_left_over_or_misshapen_is_named(state):
     assert "\n" not in str(caught.value)
     with pytest.raises(CheckpointError, match="1 unexpected: surplus"):
         import_checkpoint({**tensors, "surplus": tensors["vgg.0.bias"]})
-    with pytest.raises(CheckpointError, match="1 misshapen: vgg.0.bias is 3, want 64"):
+    with pytest.raises(CheckpointError, match=r"1 misshapen: vgg\.0\.bias is 3, want 64"):
         import_checkpoint({**tensors, "vgg.0.bias": tensors["vgg.0.bias"][:3]})
 
 

@@ -6,7 +6,7 @@ checkpoint as JSON, so it is read with suspicion: few kinds of layers, all numbe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from singleshot.errors import ConfigError, printable
 from singleshot.inputs import InputSpec
-from singleshot.models.blocks import Head, L2Norm, predictor, quicken
+from singleshot.models.blocks import Head, L2Norm
 from singleshot.models.ssd import SSD
 from singleshot.priors import PriorSpec
 
@@ -95,7 +95,9 @@ class Graph:
                 for h in values["heads"]
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise ConfigError(f"network: cannot be read ({printable(f'{type(error).__name__}: {error}', 80)})") from error
+            raise ConfigError(
+                f"network: cannot be read ({printable(f'{type(error).__name__}: {error}', 80)})"
+            ) from error
         return cls(layers, heads)
 
 
@@ -248,17 +250,26 @@ class Join(nn.Module):
         return a
 
 
+def _bare(module: type[nn.Module]) -> Callable[[], nn.Module]:
+    """Without options: torch's `inplace` would spoil a map that another layer takes as well."""
+
+    def make() -> nn.Module:
+        return module()
+
+    return make
+
+
 # kind -> module, from keyword arguments
 KINDS: dict[str, Any] = {
     "conv": Conv,
     "norm": Norm,
     "scale": Scale,
     "l2norm": lambda channels: L2Norm(_whole("channels", channels, 1, MAX_CHANNELS)),
-    "relu": lambda: nn.ReLU(),
-    "relu6": lambda: nn.ReLU6(),
-    "hardswish": lambda: nn.Hardswish(),
-    "hardsigmoid": lambda: nn.Hardsigmoid(),
-    "sigmoid": lambda: nn.Sigmoid(),
+    "relu": _bare(nn.ReLU),
+    "relu6": _bare(nn.ReLU6),
+    "hardswish": _bare(nn.Hardswish),
+    "hardsigmoid": _bare(nn.Hardsigmoid),
+    "sigmoid": _bare(nn.Sigmoid),
     "clamp": Clamp,
     "quantise": Quantise,
     "maxpool": MaxPool,
@@ -319,9 +330,7 @@ def _last_conv(channels: int, outputs: int, spec: HeadInput) -> nn.Conv2d:
     return nn.Conv2d(channels, outputs, spec.kernel, padding=spec.kernel // 2, bias=spec.bias)
 
 
-def build_graph(
-    graph: Graph, num_classes: int, priors: PriorSpec, input_spec: InputSpec, name: str = "custom"
-) -> SSD:
+def build_graph(graph: Graph, num_classes: int, priors: PriorSpec, input_spec: InputSpec, name: str = "custom") -> SSD:
     """The detector that a graph describes, with torch's own initial weights.
 
     Raises ConfigError when layers, heads and priors do not fit together, which is tried without computing anything.
@@ -354,6 +363,6 @@ def _try(model: SSD, priors: PriorSpec, size: int) -> None:
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"network: its layers do not fit together ({printable(said, 120)})") from error
-    sides = tuple((m[0].shape[-1], m[1].shape[-1], m[0].shape[-2]) for m in maps)  # type: ignore[union-attr]
+    sides = tuple((m[0].shape[-1], m[1].shape[-1], m[0].shape[-2]) for m in maps)
     if sides != tuple((side,) * 3 for side in priors.maps) or raw.offsets.shape[1] != priors.count:
         raise ConfigError(f"network: maps of {[s[0] for s in sides]} cells, but priors for {list(priors.maps)}")

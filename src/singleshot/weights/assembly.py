@@ -32,18 +32,32 @@ class Assembly:
         self.channels: dict[str, int] = {IMAGE: 3}
 
     def add(
-        self, name: str, kind: str, *inputs: str, weights: dict[str, Tensor] | None = None, channels: int | None = None,
+        self,
+        name: str,
+        kind: str,
+        *inputs: str,
+        weights: dict[str, Tensor] | None = None,
+        channels: int | None = None,
         **options: Any,
     ) -> str:
         """Any layer of `singleshot.models.graph.KINDS`. channels: of its output; the first input's if not given."""
         self._place(
-            Layer(name, kind, inputs, options), weights or {}, self.channels[inputs[0]] if channels is None else channels
+            Layer(name, kind, inputs, options),
+            weights or {},
+            self.channels[inputs[0]] if channels is None else channels,
         )
         return name
 
     def conv(
-        self, name: str, x: str, weight: Tensor, bias: Tensor | None = None, stride: Size = 1, padding: Padding = 0,
-        dilation: Size = 1, groups: int = 1,
+        self,
+        name: str,
+        x: str,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Size = 1,
+        padding: Padding = 0,
+        dilation: Size = 1,
+        groups: int = 1,
     ) -> str:
         """weight: [outputs, inputs / groups, kh, kw]; padding: one number, or left, right, top, bottom."""
         outputs, inner, kh, kw = weight.shape

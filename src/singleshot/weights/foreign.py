@@ -101,7 +101,9 @@ def _pick(tensors: Tensors, source: str) -> Importer:
         return importer
     names = printable(", ".join(list(tensors)[:3]), 120)
     if best == 0.0 or not importer.signature:
-        raise CheckpointError(f"{tensors.where}: no layout that is known (it holds {len(tensors)} tensors: {names} ...)")
+        raise CheckpointError(
+            f"{tensors.where}: no layout that is known (it holds {len(tensors)} tensors: {names} ...)"
+        )
     missing = [name for name in importer.signature if name not in tensors]
     raise CheckpointError(
         f"{tensors.where}: no layout that is known; nearest is {importer.name} ({importer.about}), but"
@@ -113,5 +115,7 @@ def _pick(tensors: Tensors, source: str) -> Importer:
 def classes_of(columns: int, where: str, label_shift: int = 1) -> int:
     """Real classes of a confidence output with so many columns, background (label_shift) left out."""
     if columns - label_shift < 1:
-        raise CheckpointError(f"{where}: confidence outputs of {columns} columns: want background and one class at least")
+        raise CheckpointError(
+            f"{where}: confidence outputs of {columns} columns: want background and one class at least"
+        )
     return columns - label_shift

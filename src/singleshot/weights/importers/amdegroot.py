@@ -42,7 +42,15 @@ IMPORTERS = (
     Importer(
         "amdegroot",
         "amdegroot/ssd.pytorch, SSD300 on VGG16",
-        ("vgg.0.weight", "vgg.33.bias", "L2Norm.weight", "extras.0.weight", "extras.7.bias", "loc.0.weight", "conf.5.bias"),
+        (
+            "vgg.0.weight",
+            "vgg.33.bias",
+            "L2Norm.weight",
+            "extras.0.weight",
+            "extras.7.bias",
+            "loc.0.weight",
+            "conf.5.bias",
+        ),
         _convert,
         "pytorch",
     ),

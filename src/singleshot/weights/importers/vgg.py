@@ -1,4 +1,4 @@
-"""What all SSD300 and SSD512 on VGG16 have in common, whatever their checkpoints call it: Caffe's names -> our model."""
+"""What all SSD300 and SSD512 on VGG16 have in common, whatever their checkpoints call it: Caffe's names -> ours."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ def extra_names(maps: int) -> tuple[str, ...]:
     return tuple(f"conv{i}_{k}" for i in range(6, 4 + maps) for k in (1, 2))
 
 
-def vgg_model(
-    find: Find, num_classes: int, priors: PriorSpec, input_spec: InputSpec, name: str = ""
-) -> SSD:
+def vgg_model(find: Find, num_classes: int, priors: PriorSpec, input_spec: InputSpec, name: str = "") -> SSD:
     """SSD300 (six maps) or SSD512 (seven) filled by `find`, in eval mode. name: a preset, if not the plain one."""
     name = name or ("ssd300-vgg16" if len(priors.maps) == 6 else "ssd512-vgg16")
     model = build(name, num_classes, priors, input_spec)
