@@ -64,7 +64,8 @@ def outputs(golden_inputs: ModuleType) -> Callable[[torch.nn.Module], tuple[np.n
 @pytest.fixture(scope="session")
 def agrees(golden: Path, outputs) -> Callable[..., None]:
     """`agrees(model, "amdegroot_vgg300")`: raw outputs are those of the source, 400 priors each to
-    `tolerance`, and all of them by mean and spread. order: rows of the source's priors in ours, where they are not the same."""
+    `tolerance`, and all of them by mean and spread. order: rows of the source's
+    priors in ours, where they are not the same."""
 
     def check(model: Any, name: str, tolerance: float = 1e-4, order: np.ndarray | None = None) -> None:
         wanted = np.load(golden / f"net_{name}.npz")
