@@ -233,7 +233,7 @@ def test_the_catalogue_as_json(run) -> None:
     ("words", "said"),
     [
         (("voc2077",), "did you mean voc2007?"),
-        (("zzzz",), "There are voc2007"),
+        (("zzzz",), "want one of voc2007"),
         (("bccd", "--mirror", "file:///etc"), "want http(s)://HOST"),
         (("bccd", "--mirror", "ftp://host"), "want http(s)://HOST"),
     ],

@@ -14,6 +14,7 @@ from singleshot.cli.data import data_app
 from singleshot.cli.demo import demo
 from singleshot.cli.detect import detect
 from singleshot.cli.eval import evaluate_command
+from singleshot.cli.import_ import import_command
 from singleshot.cli.priors import priors_app
 from singleshot.cli.train import train
 from singleshot.errors import SingleshotError, printable
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command()(train)
 app.command(name="eval")(evaluate_command)
 app.command()(detect)
+app.command(name="import")(import_command)
 app.command()(demo)
 app.add_typer(data_app, name="data")
 app.add_typer(priors_app, name="priors")
@@ -49,6 +51,7 @@ def _options(
     """SSD (Single Shot MultiBox Detector): train on your own images, evaluate, detect."""
 
 
+STOPPED = 130  # 128 + SIGINT, as a shell counts
 # What a wrong option raises; typer exports its subclasses only.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
@@ -71,8 +74,10 @@ def main() -> None:
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         print("singleshot: stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(STOPPED)
     except BrokenPipeError:
         hush_stdout()  # the reader of our output went away (`| head`): not an error
         sys.exit(0)
+    if code == STOPPED:  # typer turns a Ctrl-C that no command caught into this code, without a word
+        print("singleshot: stopped", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)

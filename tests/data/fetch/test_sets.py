@@ -254,7 +254,7 @@ def test_a_misspelt_name_suggests_the_nearest(name: str, near: str) -> None:
 
 
 def test_a_name_like_no_other_lists_them() -> None:
-    with pytest.raises(ConfigError, match="no set of that name; There are voc2007"):
+    with pytest.raises(ConfigError, match="no set of that name; want one of voc2007"):
         find_set("zzzz")
 
 

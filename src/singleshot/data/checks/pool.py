@@ -159,9 +159,10 @@ class Pool(Generic[Item, Result]):
             self._feed(worker)
 
     def _feed(self, worker: _Worker) -> None:
-        if not self._todo:
+        try:
+            positions = self._todo.popleft()
+        except IndexError:  # asked for rather than looked at: `stop` may empty it in between
             return
-        positions = self._todo.popleft()
         worker.jobs.append(positions)
         # A process that has died is found when its results are read.
         with contextlib.suppress(OSError):

@@ -41,7 +41,7 @@ def find_set(name: str) -> FreeSet:
         return CATALOGUE[name]
     near = difflib.get_close_matches(name.lower(), CATALOGUE, 1, 0.5)
     guess = f"did you mean {near[0]}? " if near else ""
-    raise ConfigError(f"{printable(name)!r}: no set of that name; {guess}There are {', '.join(CATALOGUE)}")
+    raise ConfigError(f"{printable(name)!r}: no set of that name; {guess}want one of {', '.join(CATALOGUE)}")
 
 
 def show_bytes(count: int) -> str:
