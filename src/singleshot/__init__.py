@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def load(path: str, device: str | None = None) -> Detector:
     """A detector from a model file.
 
-    path: a `.safetensors` checkpoint; device: "cpu", "cuda" or None for whatever is there. Raises CheckpointError,
+    path: a `.safetensors` checkpoint, or one of another project that `singleshot import` knows; device: "cpu", "cuda" or None for whatever is there. Raises CheckpointError,
     or MissingExtraError when PyTorch is not installed.
     """
     from singleshot.errors import MissingExtraError

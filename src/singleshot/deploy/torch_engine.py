@@ -10,7 +10,8 @@ from singleshot.models import SSD
 from singleshot.postprocess import to_detections
 from singleshot.records import ImageDetections
 from singleshot.runtime.detector import Detector
-from singleshot.weights.checkpoint import Thresholds, load_checkpoint
+from singleshot.weights.checkpoint import Thresholds
+from singleshot.weights.opening import open_model
 
 
 class TorchEngine:
@@ -48,8 +49,8 @@ def pick_device(name: str | None) -> torch.device:
 
 
 def load_detector(path: str, device: str | None = None) -> Detector:
-    """A Detector that runs the checkpoint with PyTorch."""
+    """A Detector that runs the checkpoint, ours or another project's, with PyTorch."""
     place = pick_device(device)
-    model, info = load_checkpoint(path, place)
+    model, info = open_model(path, place)
     engine = TorchEngine(model, info.thresholds, place)
     return Detector(engine, info.input_spec, info.class_names, score_min=info.thresholds.show_min)

@@ -7,7 +7,7 @@ import logging
 from singleshot.errors import CheckpointError, ConfigError
 from singleshot.models import SSD
 from singleshot.weights.backbones import has_imagenet_weights, load_backbone
-from singleshot.weights.checkpoint import load_checkpoint
+from singleshot.weights.opening import open_model
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +35,12 @@ def start_model(model: SSD, backbone_weights: str, fresh: bool = True) -> tuple[
 
 
 def start_from_checkpoint(path: str, num_classes: int, name: str | None) -> tuple[SSD, str]:
-    """The checkpoint's network for `num_classes` classes: every tensor that still fits is kept.
+    """A checkpoint's network, ours or another project's, for `num_classes` classes: every tensor that fits is kept.
 
     Only the last layers of the confidence heads depend on the classes. Raises ConfigError when `name` is another
     preset.
     """
-    old, info = load_checkpoint(path)
+    old, info = open_model(path)
     if name is not None and name != info.model:
         raise ConfigError(f"--model {name}: {path} is a {info.model}; leave --model out")
     model = info.build(num_classes)
