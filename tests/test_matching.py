@@ -1,4 +1,4 @@
-"""Matching against Caffe's own results, a slow greedy loop, and properties."""
+"""Matching against the results of the public implementations, the rules as slow loops, and properties."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from singleshot.boxes import decode, iou, to_corners
 from singleshot.errors import ConfigError
-from singleshot.matching import bipartite, match
+from singleshot.matching import RULES, assign, bipartite, match
 from singleshot.priors import PRIORS, make_priors
+from singleshot.records import Targets
 
 
 def greedy(overlaps: np.ndarray) -> list[int]:
@@ -42,39 +44,152 @@ def slow_match(priors: torch.Tensor, boxes: torch.Tensor, labels: list[int]) -> 
     return result
 
 
-def assert_as_golden(priors: torch.Tensor, inputs, prefix: str, golden_set, gt: str) -> None:
-    ptr, boxes, labels = (inputs[f"{gt}{k}"] for k in ("gt_ptr", "gt_boxes", "gt_labels"))
-    starts = golden_set[f"{prefix}case_ptr"]
-    for case in range(len(ptr) - 1):
-        mine = slice(ptr[case], ptr[case + 1])
+def golden_priors(name: str, golden) -> torch.Tensor:
+    """A table by name, the dyadic grid, or amdegroot's VOC table with or without its clip."""
+    if name in PRIORS:
+        return make_priors(PRIORS[name])
+    if name == "dyadic":
+        return torch.tensor(np.load(golden / "matching_inputs.npz")["dyadic_priors_cxcywh"])
+    return torch.tensor(np.load(golden / "priors_amdegroot.npz")[name])
+
+
+def golden_cases(golden, file: str, prefix: str):
+    """(boxes, 0-based labels, {prior: label}, {prior: offsets}) of every case; `prefix` names a group of the file."""
+    inputs, peer = np.load(golden / "matching_inputs.npz"), np.load(golden / f"match_{file}.npz")
+    gt = "dyadic_" if prefix == "dyadic_" else ""
+    starts = peer[f"{prefix}case_ptr"]
+    index, label, loc = (peer[f"{prefix}pos_{k}"] for k in ("idx", "label", "loc"))
+    for case, (start, end) in enumerate(itertools.pairwise(inputs[f"{gt}gt_ptr"])):
         rows = slice(starts[case], starts[case + 1])
-        own = torch.tensor(boxes[mine], dtype=torch.float32)
-        targets = match(priors, own, torch.tensor(labels[mine]) - 1)
-        order = np.argsort(golden_set[f"{prefix}pos_idx"][rows])
-        index = golden_set[f"{prefix}pos_idx"][rows][order]
-        found = torch.nonzero(targets.labels > 0)[:, 0].numpy()
-        if found.tolist() != index.tolist():
-            # Only a prior that ties (to rounding) with another for the same object may differ.
-            overlaps = iou(own, to_corners(priors)).numpy()
-            for a, b in zip(sorted(set(found) - set(index)), sorted(set(index) - set(found)), strict=True):
-                row = int(overlaps[:, a].argmax())
-                assert overlaps[row, a] == pytest.approx(overlaps[row, b], abs=1e-6)
-        same = np.isin(index, found)
-        assert targets.labels[index[same]].tolist() == golden_set[f"{prefix}pos_label"][rows][order][same].tolist()
-        want = golden_set[f"{prefix}pos_loc"][rows][order][same]
-        np.testing.assert_allclose(targets.offsets[index[same]], want, atol=1e-5)
+        yield (
+            torch.tensor(inputs[f"{gt}gt_boxes"][start:end], dtype=torch.float32),
+            torch.tensor(inputs[f"{gt}gt_labels"][start:end]).long() - 1,
+            dict(zip(index[rows].tolist(), label[rows].tolist(), strict=True)),
+            dict(zip(index[rows].tolist(), loc[rows], strict=True)),
+        )
 
 
+def assert_as_golden(targets: Targets, overlaps: torch.Tensor, labels: dict, offsets: dict) -> None:
+    found = {p: int(targets.labels[p]) for p in torch.nonzero(targets.labels > 0)[:, 0].tolist()}
+    ours, theirs = set(found) - set(labels), set(labels) - set(found)
+    # Rounding decides which of tied priors is the best, and whether an IoU of one half is that: nothing else may.
+    edge = {p for p in ours | theirs if abs(float(overlaps[:, p].max()) - 0.5) < 1e-6}
+    for p, q in zip(sorted(ours - edge), sorted(theirs - edge), strict=True):
+        row = int(overlaps[:, p].argmax())
+        assert float(overlaps[row, p]) == pytest.approx(float(overlaps[row, q]), abs=1e-6)
+    both = sorted(set(found) & set(labels))
+    assert both or not labels
+    assert [found[p] for p in both] == [labels[p] for p in both]
+    if both:
+        np.testing.assert_allclose(targets.offsets[both], np.stack([offsets[p] for p in both]), atol=1e-5, rtol=1e-5)
+
+
+# file, group, priors, rule, keywords
+GOLDEN = [
+    ("caffe", "voc300clip_", "voc300_clip", "caffe", {}),
+    ("caffe", "voc300noclip_", "voc300_noclip", "caffe", {}),
+    ("caffe", "dyadic_", "dyadic", "caffe", {}),
+    ("ssd_keras", "voc300_bipartite_", "voc300_noclip", "bipartite", {}),
+    ("ssd_keras", "voc300_neg0.5_", "voc300_noclip", "caffe", {"ignore_from": 0.5}),
+    ("ssd_keras", "voc300_neg0.3_", "voc300_noclip", "caffe", {"ignore_from": 0.3}),
+    ("amdegroot", "voc300clip_", "voc300_clip", "forced", {}),
+    ("amdegroot", "dyadic_", "dyadic", "forced", {}),
+    ("lufficc", "voc300clip_", "voc300_clip", "forced", {"iou_epsilon": 1e-5}),
+    ("lufficc", "dyadic_", "dyadic", "forced", {"iou_epsilon": 1e-5}),
+    ("qfgaohao", "voc300clip_", "voc300_clip", "forced", {"iou_epsilon": 1e-5}),
+    ("qfgaohao", "dyadic_", "dyadic", "forced", {"iou_epsilon": 1e-5}),
+    ("nvidia", "voc300clip_", "voc300_clip", "forced", {"inclusive": False}),
+    ("nvidia", "ownanchors_", "ssd300-nvidia", "forced", {"inclusive": False}),
+    ("nvidia", "dyadic_", "dyadic", "forced", {"inclusive": False}),
+    ("torchvision", "voc300clip_", "voc300_clip", "index", {}),
+    ("torchvision", "ownanchors_", "ssd300-torchvision", "index", {}),
+    ("torchvision", "dyadic_", "dyadic", "index", {}),
+    ("mmdet_voc300noclip", "voc300_", "voc300_noclip", "index", {}),
+    ("mmdet_coco300noclip", "coco300_", "ssd300-coco-mmdet", "index", {}),
+    ("balancap", "voc300noclip_", "voc300_noclip", "threshold", {}),
+    ("balancap", "ownanchors_", "ssd300-balancap", "threshold", {}),
+    ("balancap", "dyadic_", "dyadic", "threshold", {}),
+    ("bubbliiiing", "voc300clip_", "voc300_clip", "fallback", {}),
+    ("bubbliiiing", "ownanchors_", "ssd300-voc-bubbliiiing", "fallback", {}),
+    ("bubbliiiing", "dyadic_", "dyadic", "fallback", {}),
+]
+
+
+@pytest.mark.parametrize(("file", "prefix", "table", "rule", "keywords"), GOLDEN)
+def test_agrees_with(file: str, prefix: str, table: str, rule: str, keywords: dict, golden) -> None:
+    priors = golden_priors(table, golden)
+    for boxes, labels, want, offsets in golden_cases(golden, file, prefix):
+        targets = match(priors, boxes, labels, 0.5, rule, **keywords)
+        assert_as_golden(targets, iou(boxes, to_corners(priors)), want, offsets)
+
+
+def test_dyadic_boxes_of_ssd_keras_but_for_an_object_without_a_prior(golden) -> None:
+    # Of two identical boxes on one prior the second overlaps no other; ssd_keras then takes the argmax of zeros, prior
+    # 0, where Caffe gives it none.
+    priors = golden_priors("dyadic", golden)
+    for case, (boxes, labels, want, offsets) in enumerate(golden_cases(golden, "ssd_keras", "dyadic_")):
+        if case == 1:
+            assert want.pop(0) == 1
+        assert_as_golden(match(priors, boxes, labels), iou(boxes, to_corners(priors)), want, offsets)
+
+
+@pytest.mark.parametrize("limit", ["0.5", "0.3"])
+def test_neutral_zone_of_ssd_keras(limit: str, golden) -> None:
+    peer, priors = np.load(golden / "match_ssd_keras.npz"), golden_priors("voc300_noclip", golden)
+    pointers = peer[f"voc300_neg{limit}_neutral_ptr"]
+    neutral = peer["voc300_neg0.3_neutral_idx"] if limit == "0.3" else np.zeros(0, np.int64)  # no prior, no array
+    assert pointers[-1] == len(neutral)
+    total = 0
+    for case, (boxes, labels, _, _) in enumerate(golden_cases(golden, "ssd_keras", f"voc300_neg{limit}_")):
+        found = match(priors, boxes, labels, ignore_from=float(limit)).labels == -1
+        want = torch.zeros(len(priors), dtype=torch.bool)
+        want[neutral[pointers[case] : pointers[case + 1]]] = True
+        different = torch.nonzero(found != want)[:, 0]
+        best = iou(boxes, to_corners(priors)).amax(0) if len(boxes) else torch.zeros(len(priors))
+        # At the limit itself rounding decides, and a tied prior may be the matched one.
+        assert all(abs(float(best[p]) - float(limit)) < 1e-6 or best[p] == pytest.approx(0.3906249, abs=1e-6)
+                   for p in different.tolist())  # fmt: skip
+        total += int(found.sum())
+    assert total == pytest.approx(len(neutral), abs=10)
+
+
+def integer_grid(cxcywh: np.ndarray) -> np.ndarray:
+    """xmin, xmax, ymin, ymax on ljanyst's grid of 1000 x 1000 (its utils.py, prop2abs)."""
+    cx, cy, w, h = np.asarray(cxcywh, np.float64).T * 1000
+    return np.trunc(np.stack([cx - w / 2, cx + w / 2, cy - h / 2, cy + h / 2], 1))
+
+
+def inclusive_overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """ljanyst's IoU, where pixels have a width: 1 is added to every side."""
+    width = np.maximum(0, np.minimum(a[:, None, 1], b[:, 1]) - np.maximum(a[:, None, 0], b[:, 0]) + 1)
+    height = np.maximum(0, np.minimum(a[:, None, 3], b[:, 3]) - np.maximum(a[:, None, 2], b[:, 2]) + 1)
+    area_a, area_b = ((x[:, 1] - x[:, 0] + 1) * (x[:, 3] - x[:, 2] + 1) for x in (a, b))
+    return width * height / (area_a[:, None] + area_b - width * height)
+
+
+@pytest.mark.parametrize("rule", ["threshold", "threshold-best"])
 @pytest.mark.parametrize(
-    ("prefix", "table"), [("voc300clip_", "voc300_clip"), ("voc300noclip_", "voc300_noclip"), ("dyadic_", None)]
+    ("prefix", "table"), [("ownanchors_", "ssd300-ljanyst"), ("voc300clip_", "voc300_clip"), ("dyadic_", "dyadic")]
 )
-def test_agrees_with_caffe(prefix: str, table: str | None, golden) -> None:
-    inputs, caffe = np.load(golden / "matching_inputs.npz"), np.load(golden / "match_caffe.npz")
-    if table is None:
-        priors = torch.tensor(inputs["dyadic_priors_cxcywh"], dtype=torch.float32)
-    else:
-        priors = torch.tensor(np.load(golden / "priors_amdegroot.npz")[table])
-    assert_as_golden(priors, inputs, prefix, caffe, "dyadic_" if table is None else "")
+def test_assignment_of_ljanyst_from_its_own_overlaps(prefix: str, table: str, rule: str, golden) -> None:
+    grid = integer_grid(golden_priors(table, golden).numpy())
+    if prefix == "ownanchors_":
+        grid = np.load(golden / "priors_ljanyst.npz")["vgg300_int1000_xminxmaxyminymax"].astype(np.float64)
+    seen = differ = 0
+    for boxes, labels, want, _ in golden_cases(golden, "ljanyst", prefix):
+        if len(boxes) == 0:
+            assert not want
+            continue
+        low, high = boxes.double()[:, :2], boxes.double()[:, 2:]
+        own = integer_grid(torch.cat([(low + high) / 2, high - low], 1).numpy())
+        overlaps = inclusive_overlaps(own, grid)
+        owner = assign(torch.tensor(overlaps, dtype=torch.float32)[None], 0.5, rule)[0].numpy()
+        found = {int(p): int(labels[owner[p]]) + 1 for p in np.flatnonzero(owner >= 0)}
+        for p in set(found) ^ set(want):  # the stored float32 boxes fall on the other side of a whole number
+            assert abs(overlaps[:, p].max() - 0.5) < 0.005
+        assert all(found[p] == want[p] for p in set(found) & set(want))
+        seen, differ = seen + len(want), differ + len(set(found) ^ set(want))
+    assert differ <= seen / 200
 
 
 def random_objects(seed: int, count: int) -> torch.Tensor:
@@ -189,6 +304,156 @@ def test_real_ground_truth_all_keep_a_prior(golden) -> None:
         boxes = torch.tensor(inputs["gt_boxes"][start:end], dtype=torch.float32)
         targets = match(priors, boxes, torch.arange(end - start))
         assert len(set(targets.labels.tolist()) - {0}) == end - start
+
+
+def literal(rule: str, table: np.ndarray, iou_min: float, inclusive: bool) -> list[int]:
+    """The rules as their sources write them: one object after the other."""
+    objects, priors = table.shape
+    owner = [-1] * priors
+
+    def fits(value: float) -> bool:
+        return value >= iou_min if inclusive else value > iou_min
+
+    if rule in ("forced", "index"):
+        for p in range(priors):
+            if objects and fits(table[:, p].max()):
+                owner[p] = int(table[:, p].argmax())
+        for g in range(objects):
+            owner[int(table[g].argmax())] = g
+    elif rule in ("threshold", "threshold-best"):
+        score = [0.0] * priors
+        for g in range(objects):
+            for p in range(priors):
+                if table[g, p] > score[p] and fits(table[g, p]):
+                    owner[p], score[p] = g, table[g, p]
+        score = [0.0] * priors
+        for g in range(objects) if rule == "threshold-best" else ():
+            p = int(table[g].argmax())
+            if fits(table[g, p]) and table[g, p] > score[p]:
+                owner[p], score[p] = g, table[g, p]
+    elif rule == "fallback":
+        kept = np.zeros_like(table)
+        for g in range(objects):
+            chosen = [p for p in range(priors) if fits(table[g, p])] or [int(table[g].argmax())]
+            kept[g, chosen] = table[g, chosen]
+        for p in range(priors):
+            if objects and kept[:, p].max() > 0:
+                owner[p] = int(kept[:, p].argmax())
+    else:
+        raise AssertionError(rule)
+    return owner
+
+
+LOOPED = ["forced", "index", "threshold", "threshold-best", "fallback"]
+
+
+@pytest.mark.parametrize("rule", LOOPED)
+@settings(max_examples=100)
+@given(st.integers(1, 7), st.integers(1, 9), st.integers(1, 8), st.booleans(), st.integers(0, 3), st.randoms())
+def test_every_rule_is_its_loop_even_with_ties(
+    rule: str, objects: int, priors: int, levels: int, inclusive: bool, padding: int, random
+) -> None:
+    # Few distinct values: rows and columns tie, and many are the threshold exactly.
+    values = [[random.randint(0, levels) / 8 for _ in range(priors)] for _ in range(objects)]
+    table = np.array(values, np.float32).reshape(objects, priors)
+    padded = np.concatenate([table, np.full((padding, priors), -1, np.float32)])
+    batch = torch.tensor(np.stack([padded, np.full_like(padded, -1)]))
+    found = assign(batch, 0.5, rule, inclusive)
+    assert found[0].tolist() == literal(rule, table, 0.5, inclusive)
+    assert found[1].tolist() == [-1] * priors  # an image without objects
+
+
+@pytest.mark.parametrize("rule", LOOPED)
+@pytest.mark.parametrize("count", [1, 6, 40])
+def test_every_rule_is_its_loop_on_boxes(rule: str, count: int) -> None:
+    priors = make_priors(PRIORS["ssd300-mobilenetv2"])
+    for seed in range(3):
+        boxes, labels = random_objects(seed, count), torch.arange(count) % 5
+        overlaps = iou(boxes, to_corners(priors)).numpy()
+        owner = literal(rule, overlaps, 0.45, RULES[rule].inclusive)
+        want = [0 if g < 0 else g % 5 + 1 for g in owner]
+        assert match(priors, boxes, labels, 0.45, rule).labels.tolist() == want
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+def test_every_rule_takes_a_batch_padding_and_no_objects(rule: str) -> None:
+    priors, counts = make_priors(PRIORS["ssd300-tf"]), [0, 1, 8, 3]
+    boxes, labels = torch.full((4, 8, 4), 0.7), torch.full((4, 8), -1)
+    boxes[0] = torch.tensor([0.0, 0.0, 1.0, 1.0])  # what a padding row holds must not matter
+    for i, n in enumerate(counts):
+        boxes[i, :n], labels[i, :n] = random_objects(i, n), torch.arange(n) % 3
+    together = match(priors, boxes, labels, 0.5, rule, ignore_from=0.4)
+    assert together.labels[0].abs().sum() == 0
+    for i, n in enumerate(counts):
+        alone = match(priors, boxes[i, :n], labels[i, :n], 0.5, rule, ignore_from=0.4)
+        assert torch.equal(together.labels[i], alone.labels)
+        torch.testing.assert_close(together.offsets[i], alone.offsets)
+    assert (together.labels == -1).any()
+    assert together.offsets[together.labels <= 0].abs().sum() == 0
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+def test_no_rule_asks_an_accelerator_for_a_value(rule: str) -> None:
+    # Tensors without data: asking for a value, or a shape that depends on one, raises.
+    with FakeTensorMode():
+        priors, boxes = torch.empty(50, 4, device="cuda"), torch.empty(3, 7, 4, device="cuda")
+        labels = torch.empty(3, 7, dtype=torch.long, device="cuda")
+        targets = match(priors, boxes, labels, 0.5, rule, ignore_from=0.4)
+        assert targets.labels.shape == (3, 50)
+        assert targets.offsets.shape == (3, 50, 4)
+
+
+def test_two_weak_objects_with_one_best_prior_under_every_rule() -> None:
+    # Both inside prior 0 with an IoU of .36 and .25, .04 and .028 with prior 1.
+    priors = torch.tensor([[0.5, 0.5, 0.3, 0.3], [0.5, 0.5, 0.9, 0.9]])
+    boxes = to_corners(torch.tensor([[0.5, 0.5, 0.18, 0.18], [0.5, 0.5, 0.15, 0.15]]))
+    want = {"caffe": [5, 8], "bipartite": [5, 8], "forced": [8, 0], "index": [8, 0], "fallback": [5, 0],
+            "threshold": [0, 0], "threshold-best": [0, 0]}  # fmt: skip
+    assert set(want) == set(RULES)
+    for rule, labels in want.items():
+        assert match(priors, boxes, torch.tensor([4, 7]), rule=rule).labels.tolist() == labels, rule
+
+
+def test_a_threshold_is_reached_or_passed_as_the_sources_have_it() -> None:
+    priors, box = torch.tensor([[0.25, 0.5, 0.5, 1.0], [0.75, 0.5, 0.5, 1.0]]), torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+    for rule in ("caffe", "forced", "index"):  # one is forced, the other reaches one half
+        assert match(priors, box, torch.tensor([0]), rule=rule).labels.tolist() == [1, 1]
+        assert match(priors, box, torch.tensor([0]), rule=rule, inclusive=False).labels.tolist() == [1, 0]
+    for rule, strict in (("threshold", [0, 0]), ("threshold-best", [0, 0]), ("fallback", [1, 0])):
+        assert match(priors, box, torch.tensor([0]), rule=rule).labels.tolist() == strict
+        assert match(priors, box, torch.tensor([0]), rule=rule, inclusive=True).labels.tolist() == [1, 1]
+
+
+def test_an_objects_best_prior_may_fit_another_object_better() -> None:
+    # Prior 0 fits object 1 better, but is the best of object 0.
+    table = torch.tensor([[[0.6, 0.1], [0.7, 0.9]]])
+    assert assign(table, 0.5, "threshold").tolist() == [[1, 1]]
+    assert assign(table, 0.5, "threshold-best").tolist() == [[0, 1]]
+    assert assign(table, 0.5, "forced").tolist() == [[0, 1]]
+
+
+def test_ignored_priors_are_those_between_the_limits() -> None:
+    priors = make_priors(PRIORS["ssdlite320"])
+    boxes, labels = random_objects(2, 12), torch.arange(12) % 4
+    plain, with_zone = match(priors, boxes, labels), match(priors, boxes, labels, ignore_from=0.3)
+    best = iou(boxes, to_corners(priors)).amax(0)
+    zone = (plain.labels == 0) & (best >= 0.3)
+    assert zone.any()
+    assert torch.equal(with_zone.labels == -1, zone)
+    assert torch.equal(with_zone.labels[~zone], plain.labels[~zone])
+    assert torch.equal(with_zone.offsets, plain.offsets)
+
+
+@pytest.mark.parametrize("form", ["center", "corners", "corner-size"])
+def test_offsets_of_every_form_lead_back_to_the_objects(form: str) -> None:
+    priors = make_priors(PRIORS["ssdlite320"])
+    boxes = random_objects(4, 20)
+    for switch in (False, True):
+        targets = match(priors, boxes, torch.arange(20), form=form, variance_encoded_in_target=switch)
+        matched = targets.labels > 0
+        decoded = decode(targets.offsets[matched], priors[matched], form=form, variance_encoded_in_target=switch)
+        torch.testing.assert_close(decoded, boxes[targets.labels[matched] - 1], atol=1e-5, rtol=1e-4)
+        assert targets.offsets[~matched].abs().sum() == 0
 
 
 def test_unknown_rule_lists_the_rules() -> None:

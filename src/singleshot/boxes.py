@@ -10,11 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from singleshot.errors import ConfigError
+
 Variances = tuple[float, float]
 
 # Caffe's prior_box_layer writes 0.1 0.1 0.2 0.2 beside every prior ("variance"): offsets of the centre are
 # divided by the first, log sizes by the second, so that both losses have a like scale.
 VARIANCES: Variances = (0.1, 0.2)
+
+# What offsets mean, Caffe's PriorBoxParameter.CodeType: CENTER_SIZE, CORNER, CORNER_SIZE.
+FORMS = ("center", "corners", "corner-size")
 
 
 def to_corners(boxes_cxcywh: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
@@ -35,10 +40,11 @@ def area(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
     return size[..., 0] * size[..., 1]
 
 
-def iou(a: Float[Tensor, "*#b N 4"], b: Float[Tensor, "*#b M 4"]) -> Float[Tensor, "*b N M"]:
+def iou(a: Float[Tensor, "*#b N 4"], b: Float[Tensor, "*#b M 4"], epsilon: float = 0.0) -> Float[Tensor, "*b N M"]:
     """Intersection over union of every box of a with every box of b, corner form.
 
-    Two boxes without area have IoU 0, never NaN (Caffe bbox_util.cpp, JaccardOverlap).
+    Two boxes without area have IoU 0, never NaN (Caffe bbox_util.cpp, JaccardOverlap). epsilon: added to the union,
+    1e-5 in lufficc's and qfgaohao's box_utils, which takes boxes that overlap by exactly a threshold below it.
     """
     # One coordinate at a time: a [.., N, M, 2] intermediate would make every pass strided, and this is the
     # largest table of the training step.
@@ -48,6 +54,8 @@ def iou(a: Float[Tensor, "*#b N 4"], b: Float[Tensor, "*#b M 4"]) -> Float[Tenso
     height = torch.minimum(ay1, by1).sub_(torch.maximum(ay0, by0)).clamp_(min=0)
     overlap = width.mul_(height)
     union = (area(a).unsqueeze(-1) + area(b).unsqueeze(-2)).sub_(overlap)
+    if epsilon:
+        union.add_(epsilon)
     return overlap.div_(union.clamp_(min=torch.finfo(a.dtype).tiny))
 
 
@@ -55,12 +63,22 @@ def encode(
     boxes: Float[Tensor, "*n 4"],
     priors_cxcywh: Float[Tensor, "*n 4"],
     variances: Variances = VARIANCES,
+    form: str = "center",
+    variance_encoded_in_target: bool = False,
 ) -> Float[Tensor, "*n 4"]:
-    """Offsets that turn each prior into its box (paper section 2.2; Caffe EncodeBBox, CENTER_SIZE).
+    """Offsets that turn each prior into its box (paper section 2.2; Caffe bbox_util.cpp, EncodeBBox).
 
-    boxes: corner form, row by row with the priors. A side of zero length is taken as 1e-7, so that the logarithm
-    is finite.
+    boxes: corner form, row by row with the priors. form: "center" for centres in sides of the prior and logarithms of
+    relative sides (CENTER_SIZE; a side of zero length is taken as 1e-7, so that the logarithm is finite); "corners"
+    for differences of x0 y0 x1 y1 (CORNER); "corner-size" for those in sides of the prior (CORNER_SIZE). variances:
+    what the first two offsets and the last two are divided by. variance_encoded_in_target: Caffe's switch of that
+    name; offsets are then not divided by the variances, as if both were 1, and must be decoded with the switch too.
+    Raises ConfigError for an unknown form.
     """
+    if variance_encoded_in_target:
+        variances = (1.0, 1.0)
+    if form != "center":
+        return _encode_corners(boxes, priors_cxcywh, variances, form)
     low, high = boxes[..., :2], boxes[..., 2:]
     prior_centre, prior_size = priors_cxcywh[..., :2], priors_cxcywh[..., 2:]
     centre_offset = ((low + high) / 2 - prior_centre) / (prior_size * variances[0])
@@ -72,13 +90,40 @@ def decode(
     offsets: Float[Tensor, "*n 4"],
     priors_cxcywh: Float[Tensor, "*#n 4"],
     variances: Variances = VARIANCES,
+    form: str = "center",
+    variance_encoded_in_target: bool = False,
 ) -> Float[Tensor, "*n 4"]:
-    """Inverse of `encode`: corner boxes, not clipped (Caffe DecodeBBox, CENTER_SIZE).
+    """Inverse of `encode` with the same form and switch: corner boxes, not clipped (Caffe bbox_util.cpp, DecodeBBox).
 
     Computed in float32 at least: exp overflows float16 already at an offset of 55.
     """
     offsets = offsets.float() if offsets.dtype in (torch.float16, torch.bfloat16) else offsets
+    if variance_encoded_in_target:
+        variances = (1.0, 1.0)
+    if form != "center":
+        return _decode_corners(offsets, priors_cxcywh, variances, form)
     prior_centre, prior_size = priors_cxcywh[..., :2], priors_cxcywh[..., 2:]
     centre = prior_centre + offsets[..., :2] * variances[0] * prior_size
     half = prior_size * torch.exp(offsets[..., 2:] * variances[1]) / 2
     return torch.cat([centre - half, centre + half], dim=-1)
+
+
+def _encode_corners(boxes: Tensor, priors_cxcywh: Tensor, variances: Variances, form: str) -> Tensor:
+    unit = _corner_unit(priors_cxcywh, form)
+    difference = boxes - to_corners(priors_cxcywh)
+    return torch.cat([difference[..., :2] / (unit * variances[0]), difference[..., 2:] / (unit * variances[1])], dim=-1)
+
+
+def _decode_corners(offsets: Tensor, priors_cxcywh: Tensor, variances: Variances, form: str) -> Tensor:
+    unit = _corner_unit(priors_cxcywh, form)
+    corners = to_corners(priors_cxcywh)
+    low = corners[..., :2] + offsets[..., :2] * variances[0] * unit
+    high = corners[..., 2:] + offsets[..., 2:] * variances[1] * unit
+    return torch.cat([low, high], dim=-1)
+
+
+def _corner_unit(priors_cxcywh: Tensor, form: str) -> Tensor | float:
+    """What differences of corners are measured in."""
+    if form not in FORMS:
+        raise ConfigError(f"box form {form!r}: want one of {', '.join(FORMS)}")
+    return priors_cxcywh[..., 2:] if form == "corner-size" else 1.0

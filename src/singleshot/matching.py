@@ -3,12 +3,26 @@
 The default rule is that of the paper's authors (Caffe bbox_util.cpp, MatchBBox with PER_PREDICTION): objects and
 priors are paired greedily by IoU, best pair first, so that every object which overlaps a free prior keeps one;
 then each prior that is left takes its best object if their IoU is at least iou_min. Where objects tie for a prior
-the one listed first wins.
+the one listed first wins. The other rules are those of the ports; they differ in what happens to an object that no
+prior fits well, and to two objects with one best prior:
+
+- "caffe": both keep a prior, the weaker one its next best.
+- "bipartite": the greedy pairs alone (Caffe's match type BIPARTITE, ssd_keras' matching_type "bipartite").
+- "forced": each object in turn takes its best prior, so the last one listed keeps a shared one (amdegroot, lufficc,
+  qfgaohao, NVIDIA), even if they do not overlap at all.
+- "index": the same, by one assignment at an index (torchvision) or a loop (mmdetection without gt_max_assign_all).
+  With objects that collide, torchvision's own result is undefined; here the last one wins, as it does on a CPU.
+- "threshold": nothing is forced, a prior takes its best object above iou_min (balancap).
+- "threshold-best": the same, and then an object's best prior goes to it even if it fits another object better
+  (ljanyst).
+- "fallback": as "threshold", and an object with no prior above iou_min takes its best one if no object fits that
+  above iou_min; of two such objects the one with the higher IoU does (bubbliiiing).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -29,15 +43,24 @@ def match(
     iou_min: float = 0.5,
     rule: str = "caffe",
     variances: Variances = VARIANCES,
+    *,
+    inclusive: bool | None = None,
+    iou_epsilon: float = 0.0,
+    ignore_from: float | None = None,
+    form: str = "center",
+    variance_encoded_in_target: bool = False,
 ) -> Targets:
     """Assign objects to priors.
 
     boxes: normalised corner form, [G, 4] for one image or [B, G, 4] for a batch; labels: 0-based real classes, -1 in
-    rows that hold no object. Returns labels [.., P] (0 background, c + 1 for class c, -1 ignored) and the encoded
-    offsets [.., P, 4], zero where nothing is matched. Raises ConfigError for an unknown rule.
+    rows that hold no object. inclusive: whether an IoU of exactly iou_min is enough; None for what most of the rule's
+    sources do (see RULES; NVIDIA is "forced" with False). iou_epsilon: added to every union (`boxes.iou`; lufficc and
+    qfgaohao have 1e-5). ignore_from: unmatched priors whose best IoU is at least this are ignored (ssd_keras'
+    neg_iou_limit, Caffe's neg_overlap). form, variance_encoded_in_target: of the offsets, as in `boxes.encode`.
+
+    Returns labels [.., P] (0 background, c + 1 for class c, -1 ignored) and the encoded offsets [.., P, 4], zero where
+    nothing is matched. Raises ConfigError for an unknown rule or form.
     """
-    if rule not in RULES:
-        raise ConfigError(f"matching rule {rule!r}: want one of {', '.join(RULES)}")
     single = boxes.dim() == 2
     if single:
         boxes, labels = boxes.unsqueeze(0), labels.unsqueeze(0)
@@ -46,16 +69,32 @@ def match(
     boxes, labels, priors_cxcywh = boxes.float(), labels.long(), priors_cxcywh.float()
     real = labels >= 0
     # A padding row must never look like an overlap, whatever its box holds.
-    overlaps = iou(boxes, to_corners(priors_cxcywh)).masked_fill_(~real.unsqueeze(-1), -1.0)
-    owner = RULES[rule](overlaps, iou_min)
+    overlaps = iou(boxes, to_corners(priors_cxcywh), iou_epsilon).masked_fill_(~real.unsqueeze(-1), -1.0)
+    owner = assign(overlaps, iou_min, rule, inclusive)
 
     matched = owner >= 0
     index = owner.clamp(min=0)
     own_boxes = boxes.gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
-    offsets = encode(own_boxes, priors_cxcywh.expand_as(own_boxes), variances)
+    offsets = encode(own_boxes, priors_cxcywh.expand_as(own_boxes), variances, form, variance_encoded_in_target)
     offsets = torch.where(matched.unsqueeze(-1), offsets, 0.0)
     classes = torch.where(matched, labels.gather(1, index) + 1, 0)
+    if ignore_from is not None:
+        classes = torch.where(~matched & (overlaps.amax(dim=1) >= ignore_from), -1, classes)
     return Targets(classes[0], offsets[0]) if single else Targets(classes, offsets)
+
+
+def assign(
+    overlaps: Float[Tensor, "B G P"], iou_min: float = 0.5, rule: str = "caffe", inclusive: bool | None = None
+) -> Int[Tensor, "B P"]:
+    """The object of each prior, or -1, by a table of IoU (or any other likeness of 0 and more).
+
+    Rows of -1 hold no object. Of equal IoU the first object, and the first prior, counts as the best. inclusive: as
+    in `match`. Raises ConfigError for an unknown rule.
+    """
+    if rule not in RULES:
+        raise ConfigError(f"matching rule {rule!r}: want one of {', '.join(RULES)}")
+    chosen = RULES[rule]
+    return chosen.assign(overlaps, iou_min, chosen.inclusive if inclusive is None else inclusive)
 
 
 def bipartite(overlaps: Float[Tensor, "B G P"]) -> Int[Tensor, "B G"]:
@@ -97,10 +136,43 @@ def _best_priors(overlaps: Float[Tensor, "B G P"], best: int) -> Int[Tensor, "B 
     return size - 1 - (keys.topk(best, dim=-1).values % 2**32)
 
 
-def _caffe(overlaps: Float[Tensor, "B G P"], iou_min: float) -> Int[Tensor, "B P"]:
+def _caffe(overlaps: Float[Tensor, "B G P"], iou_min: float, inclusive: bool) -> Int[Tensor, "B P"]:
+    return _give(_threshold(overlaps, iou_min, inclusive), bipartite(overlaps))
+
+
+def _bipartite(overlaps: Float[Tensor, "B G P"], iou_min: float, inclusive: bool) -> Int[Tensor, "B P"]:
+    claim = bipartite(overlaps)
+    return _give(claim.new_full((len(claim), overlaps.shape[2]), -1), claim)
+
+
+def _forced(overlaps: Float[Tensor, "B G P"], iou_min: float, inclusive: bool) -> Int[Tensor, "B P"]:
+    best, prior = overlaps.max(dim=2)
+    return _give(_threshold(overlaps, iou_min, inclusive), torch.where(best >= 0, prior, -1))
+
+
+def _threshold(overlaps: Float[Tensor, "B G P"], iou_min: float, inclusive: bool) -> Int[Tensor, "B P"]:
     best, owner = overlaps.max(dim=1)
-    owner = torch.where(best >= iou_min, owner, -1)
-    return _give(owner, bipartite(overlaps))
+    return torch.where(_fits(best, iou_min, inclusive), owner, -1)
+
+
+def _threshold_best(overlaps: Float[Tensor, "B G P"], iou_min: float, inclusive: bool) -> Int[Tensor, "B P"]:
+    best, prior = overlaps.max(dim=2)
+    claim = torch.where(_fits(best, iou_min, inclusive), prior, -1)
+    forced = _strongest(best, claim, overlaps.shape[2])
+    return torch.where(forced >= 0, forced, _threshold(overlaps, iou_min, inclusive))
+
+
+def _fallback(overlaps: Float[Tensor, "B G P"], iou_min: float, inclusive: bool) -> Int[Tensor, "B P"]:
+    best, prior = overlaps.max(dim=2)
+    claim = torch.where(~_fits(best, iou_min, inclusive) & (best > 0), prior, -1)
+    forced = _strongest(best, claim, overlaps.shape[2])
+    owner = _threshold(overlaps, iou_min, inclusive)
+    return torch.where(owner >= 0, owner, forced)
+
+
+def _fits(best: Tensor, iou_min: float, inclusive: bool) -> Tensor:
+    """Whether an IoU is enough; a row of no object (-1) never is."""
+    return (best >= max(iou_min, 0.0)) if inclusive else (best > max(iou_min, 0.0))
 
 
 def _give(owner: Int[Tensor, "B P"], claim: Int[Tensor, "B G"]) -> Int[Tensor, "B P"]:
@@ -113,5 +185,30 @@ def _give(owner: Int[Tensor, "B P"], claim: Int[Tensor, "B G"]) -> Int[Tensor, "
     return torch.where(forced >= 0, forced, owner)
 
 
-Rule = Callable[[Tensor, float], Tensor]
-RULES: dict[str, Rule] = {"caffe": _caffe}
+def _strongest(values: Float[Tensor, "B G"], claim: Int[Tensor, "B G"], size: int) -> Int[Tensor, "B P"]:
+    """The object of each of `size` priors that claims it (-1: none) with the highest value, the first of equal ones."""
+    count = claim.shape[1]
+    order = torch.arange(count - 1, -1, -1, device=claim.device)
+    # As in `bipartite`: one integer that orders by value, then by place; 0 stays for priors that nobody claims.
+    keys = values.view(torch.int32).long() * count + order + 1
+    target = torch.where(claim >= 0, claim, size)
+    held = keys.new_zeros(len(keys), size + 1).scatter_reduce_(1, target, keys, "amax")[:, :size]
+    return torch.where(held > 0, count - 1 - (held - 1) % count, -1)
+
+
+class Rule(NamedTuple):
+    """assign: (overlaps [B, G, P], iou_min, inclusive) -> owner [B, P]; inclusive: whether an IoU of iou_min fits."""
+
+    assign: Callable[[Tensor, float, bool], Tensor]
+    inclusive: bool
+
+
+RULES: dict[str, Rule] = {
+    "caffe": Rule(_caffe, True),  # ssd_keras too
+    "bipartite": Rule(_bipartite, True),
+    "forced": Rule(_forced, True),  # amdegroot's, lufficc's and qfgaohao's way; NVIDIA's is not
+    "index": Rule(_forced, True),
+    "threshold": Rule(_threshold, False),
+    "threshold-best": Rule(_threshold_best, False),
+    "fallback": Rule(_fallback, False),
+}

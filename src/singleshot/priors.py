@@ -1,200 +1,104 @@
-"""Default boxes ("priors"): PriorSpec -> [P, 4], and the named tables of the public implementations."""
+"""The door to the default boxes: named tables of the public implementations, each with its source.
+
+What a table is and what becomes of it (`PriorSpec`, `prior_table`, the rules of families) is in prior_boxes.py, which
+needs no torch.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import replace
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from singleshot.errors import ConfigError
+from singleshot.prior_boxes import (
+    CLIPS,
+    MAX_PRIORS,
+    ORDERS,
+    PriorSpec,
+    Shapes,
+    caffe_cell,
+    cell_shapes,
+    from_shapes,
+    ljanyst_boxes,
+    prior_table,
+    sized_for,
+    tf_object_detection,
+    torchvision_boxes,
+)
 
-MAX_PRIORS = 2_000_000  # a file must not make us allocate more than it is worth
-CLIPS = ("none", "corners", "center", "size")
-ORDERS = ("location", "box")
-
-
-@dataclass(frozen=True)
-class PriorSpec:
-    """Everything that decides the default boxes of a model.
-
-    image_size: side of the input in pixels. maps: side of each feature map in cells. steps: pixels from one cell
-    to the next per map, or None for image_size / map (Caffe's step 0). min_sizes, max_sizes: pixels, per map; each
-    cell has a square of min, a square of sqrt(min * max), and per ratio r a box of min * sqrt(r) x min / sqrt(r)
-    and its transpose. clip: "none"; "corners" clamps x0 y0 x1 y1 to 0..1 and recomputes the centre form; "center"
-    clamps cx cy w h; "size" clamps w and h alone. truncate: sizes cut to whole pixels, as Caffe's layer does
-    (prior_box_layer.cpp:149,163), which matters for SSD512. two_squares: whether the square of sqrt(min * max) is
-    there (ssd_keras' two_boxes_for_ar1). shapes: (width, height) in pixels of every box of a cell, per map, in place
-    of min_sizes, max_sizes and ratios, which are then empty: for tables that no rule gives. order: "location", or
-    "box" for all cells of a map's first box, then of its second (NVIDIA, ljanyst); models here want "location".
-    """
-
-    image_size: int
-    maps: tuple[int, ...]
-    min_sizes: tuple[float, ...]
-    max_sizes: tuple[float, ...]
-    ratios: tuple[tuple[float, ...], ...]
-    steps: tuple[float, ...] | None = None
-    offset: float = 0.5
-    clip: str = "none"
-    truncate: bool = False
-    variances: tuple[float, float] = field(default=(0.1, 0.2))
-    two_squares: bool = True
-    shapes: tuple[tuple[tuple[float, float], ...], ...] | None = None
-    order: str = "location"
-
-    def __post_init__(self) -> None:
-        count = len(self.maps)
-        for name in ("min_sizes", "max_sizes", "ratios") if self.shapes is None else ("shapes",):
-            if len(getattr(self, name)) != count:
-                raise ConfigError(f"priors: {name} has {len(getattr(self, name))} entries, want one per map ({count})")
-        if self.shapes is not None:
-            if self.min_sizes or self.max_sizes or self.ratios:
-                raise ConfigError("priors: shapes beside sizes or ratios: want one of them")
-            if any(len(s) != 2 or not 0 < min(s) <= max(s) < math.inf for shapes in self.shapes for s in shapes):
-                raise ConfigError("priors: shapes: want a positive width and height each")
-            if not all(self.shapes):
-                raise ConfigError("priors: shapes: a map without any")
-        if self.order not in ORDERS:
-            raise ConfigError(f"priors: order {self.order!r}, want one of {', '.join(ORDERS)}")
-        if self.steps is not None and len(self.steps) != count:
-            raise ConfigError(f"priors: steps has {len(self.steps)} entries, want one per map ({count})")
-        if self.clip not in CLIPS:
-            raise ConfigError(f"priors: clip {self.clip!r}, want one of {', '.join(CLIPS)}")
-        if min(self.maps, default=0) < 1 or self.image_size < 1:
-            raise ConfigError(f"priors: maps {self.maps} of an image of {self.image_size}: want positive sizes")
-        if self.count > MAX_PRIORS:
-            raise ConfigError(f"priors: {self.count} of them, want at most {MAX_PRIORS}")
-        for low, high in zip(self.min_sizes, self.max_sizes, strict=True):
-            if not 0 < low < high:
-                raise ConfigError(f"priors: sizes {low}..{high}: want 0 < min < max")
-        if any(r <= 0 or r == 1 for ratios in self.ratios for r in ratios):
-            raise ConfigError("priors: ratios must be positive and not 1 (the squares are always there)")
-        if min(self.variances) <= 0:
-            raise ConfigError(f"priors: variances {self.variances}: want positive numbers")
-
-    @property
-    def per_cell(self) -> tuple[int, ...]:
-        """Priors of one cell, for each map."""
-        if self.shapes is not None:
-            return tuple(len(shapes) for shapes in self.shapes)
-        return tuple(1 + self.two_squares + 2 * len(ratios) for ratios in self.ratios)
-
-    @property
-    def count(self) -> int:
-        """P, the number of priors in all."""
-        return sum(f * f * n for f, n in zip(self.maps, self.per_cell, strict=True))
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> PriorSpec:
-        """Inverse of `to_dict`, from lists or tuples; unknown or missing keys raise ConfigError."""
-        unknown = set(values) - set(cls.__dataclass_fields__)
-        if unknown:
-            raise ConfigError(f"priors: unknown key {', '.join(sorted(unknown))}")
-        try:
-            return cls(**{key: _tuples(value) for key, value in values.items()})
-        except TypeError as error:
-            raise ConfigError(f"priors: {error}") from error
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, (list, tuple)) else value
-
-
-def make_priors(spec: PriorSpec) -> Float[Tensor, "P 4"]:
-    """Priors as cx cy w h in 0..1, location-major: map, row, column, then box (Caffe prior_box_layer.cpp).
-
-    Per cell: min, sqrt(min * max), then every ratio r followed by 1 / r, or the spec's own shapes. Computed in float64,
-    returned float32.
-    """
-    levels = []
-    for i, cells in enumerate(spec.maps):
-        step = spec.steps[i] if spec.steps is not None else spec.image_size / cells
-        centres = (np.arange(cells, dtype=np.float64) + spec.offset) * step / spec.image_size
-        shapes = np.array(_cell_shapes(spec, i), np.float64) / spec.image_size
-        grid = np.empty((cells, cells, len(shapes), 4), np.float64)
-        grid[..., 0] = centres[None, :, None]
-        grid[..., 1] = centres[:, None, None]
-        grid[..., 2:] = shapes
-        levels.append((grid if spec.order == "location" else grid.transpose(2, 0, 1, 3)).reshape(-1, 4))
-    return torch.from_numpy(_clip(np.concatenate(levels), spec.clip).astype(np.float32))
-
-
-def _cell_shapes(spec: PriorSpec, i: int) -> Sequence[tuple[float, float]]:
-    """(width, height) in pixels of each box of one of map i's cells."""
-    if spec.shapes is not None:
-        return spec.shapes[i]
-    low, high = spec.min_sizes[i], spec.max_sizes[i]
-    if spec.truncate:
-        low, high = float(int(low)), float(int(high))
-    shapes = [(low, low)]
-    if spec.two_squares:
-        between = math.sqrt(low * high)
-        shapes.append((between, between))
-    for ratio in spec.ratios[i]:
-        root = math.sqrt(ratio)
-        shapes += [(low * root, low / root), (low / root, low * root)]
-    return shapes
-
-
-def _clip(priors: np.ndarray, clip: str) -> np.ndarray:
-    if clip == "center":
-        return priors.clip(0.0, 1.0)
-    if clip == "size":
-        return np.concatenate([priors[:, :2], priors[:, 2:].clip(0.0, 1.0)], axis=1)
-    if clip == "corners":
-        low = (priors[:, :2] - priors[:, 2:] / 2).clip(0.0, 1.0)
-        high = (priors[:, :2] + priors[:, 2:] / 2).clip(0.0, 1.0)
-        return np.concatenate([(low + high) / 2, high - low], axis=1)
-    return priors
-
-
-def sized_for(maps: Sequence[int], image_size: int, min_scale: float = 0.1, max_scale: float = 0.95) -> PriorSpec:
-    """A spec for any list of feature maps: scales evenly from min_scale to max_scale (paper, equation 4).
-
-    Every map has ratios 2 and 3; the square between takes the next scale, 1.05 of the side after the last. Twice as
-    many maps means half the step between scales. Centres are those of the maps (no steps).
-    """
-    if not maps or not 0 < min_scale <= max_scale:
-        raise ConfigError(f"priors: cannot lay scales {min_scale}..{max_scale} over maps {tuple(maps)}")
-    step = (max_scale - min_scale) / max(len(maps) - 1, 1)
-    scales = [min_scale + step * i for i in range(len(maps))]
-    return PriorSpec(
-        image_size=image_size,
-        maps=tuple(maps),
-        min_sizes=tuple(s * image_size for s in scales),
-        max_sizes=tuple(s * image_size for s in [*scales[1:], max(1.05, max_scale + 0.05)]),
-        ratios=((2.0, 3.0),) * len(maps),
-    )
-
+__all__ = [
+    "CLIPS",
+    "MAX_PRIORS",
+    "ORDERS",
+    "PRIORS",
+    "SOURCES",
+    "PriorSpec",
+    "Shapes",
+    "caffe_cell",
+    "cell_shapes",
+    "from_shapes",
+    "ljanyst_boxes",
+    "make_priors",
+    "prior_spec",
+    "prior_table",
+    "sized_for",
+    "tf_object_detection",
+    "torchvision_boxes",
+]
 
 _MAPS_300 = (38, 19, 10, 5, 3, 1)
 _MAPS_512 = (64, 32, 16, 8, 4, 2, 1)
+_MAPS_LITE = (20, 10, 5, 3, 2, 1)  # of 320 pixels
+_MAPS_MOBILE = (19, 10, 5, 3, 2, 1)  # of 300 pixels, the first at stride 16
 _STEPS_300 = (8.0, 16.0, 32.0, 64.0, 100.0, 300.0)
 _STEPS_512 = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
+_STEPS_LITE = (16.0, 32.0, 64.0, 107.0, 160.0, 320.0)
+_STEPS_MOBILE = (16.0, 32.0, 64.0, 100.0, 150.0, 300.0)
 _RATIOS_300 = ((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,))
 _RATIOS_512 = ((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,))
+_RATIOS_LITE = ((2.0, 3.0),) * 6
+
+_VOC_300 = (30.0, 60.0, 111.0, 162.0, 213.0, 264.0, 315.0)
+_COCO_300 = (21.0, 45.0, 99.0, 153.0, 207.0, 261.0, 315.0)
+_VOC_512 = (35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.6)
+_COCO_512 = (20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72)
+_MOBILE = (60.0, 105.0, 150.0, 195.0, 240.0, 285.0, 330.0)
 
 
-def _table(side: int, sizes: tuple[float, ...], caffe: bool) -> PriorSpec:
-    """The maps and ratios of SSD300 or SSD512; `caffe` adds its steps and its truncation to whole pixels."""
-    maps, steps, ratios = (_MAPS_300, _STEPS_300, _RATIOS_300) if side == 300 else (_MAPS_512, _STEPS_512, _RATIOS_512)
+def _vgg(
+    side: int, sizes: tuple[float, ...], steps: bool = True, truncate: bool = False, clip: str = "none"
+) -> PriorSpec:
+    """The maps and ratios of SSD300 or SSD512 on VGG16; `steps`: Caffe's, rather than those of the maps."""
+    maps, strides, ratios = (
+        (_MAPS_300, _STEPS_300, _RATIOS_300) if side == 300 else (_MAPS_512, _STEPS_512, _RATIOS_512)
+    )
     return PriorSpec(
         image_size=side,
         maps=maps,
         min_sizes=sizes[:-1],
         max_sizes=sizes[1:],
         ratios=ratios,
-        steps=steps if caffe else None,
-        truncate=caffe,
+        steps=strides if steps else None,
+        truncate=truncate,
+        clip=clip,
+    )
+
+
+def _mobile(
+    side: int, maps: tuple[int, ...], sizes: tuple[float, ...], steps: tuple[float, ...] | None, clip: str
+) -> PriorSpec:
+    """Six maps with ratios 2 and 3 on each, as the MobileNets have them."""
+    return PriorSpec(
+        image_size=side,
+        maps=maps,
+        min_sizes=sizes[:-1],
+        max_sizes=sizes[1:],
+        ratios=_RATIOS_LITE,
+        steps=steps,
+        clip=clip,
     )
 
 
@@ -202,43 +106,169 @@ def _scales(side: int, *scales: float) -> tuple[float, ...]:
     return tuple(round(side * s, 6) for s in scales)
 
 
-PRIORS: dict[str, PriorSpec] = {
-    # Caffe examples/ssd/ssd_pascal.py:299-328 and ssd_coco.py:310-320; 512: ssd_pascal_512.py, ssd_coco_512.py.
-    "ssd300-voc": _table(300, (30.0, 60.0, 111.0, 162.0, 213.0, 264.0, 315.0), caffe=True),
-    "ssd300-coco": _table(300, (21.0, 45.0, 99.0, 153.0, 207.0, 261.0, 315.0), caffe=True),
-    "ssd512-voc": _table(512, (35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.6), caffe=True),
-    "ssd512-coco": _table(512, (20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72), caffe=True),
-    # The paper's section 2.2: s_min .2, s_max .9 over five maps, conv4_3 at .1 (300) or .07, .15 (512), centres
-    # (i + .5) / map, as ljanyst/ssd-tensorflow computes them.
-    "ssd300-paper": _table(300, _scales(300, 0.1, 0.2, 0.375, 0.55, 0.725, 0.9, 1.075), caffe=False),
-    "ssd512-paper": _table(512, _scales(512, 0.07, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05), caffe=False),
-    # bubbliiiing/ssd-pytorch, backbone mobilenetv2: the VOC sizes on six other maps, clipped as corners.
-    "ssd300-mobilenetv2": PriorSpec(
-        image_size=300,
-        maps=(19, 10, 5, 3, 2, 1),
-        min_sizes=(30.0, 60.0, 111.0, 162.0, 213.0, 264.0),
-        max_sizes=(60.0, 111.0, 162.0, 213.0, 264.0, 315.0),
-        ratios=((2.0, 3.0),) * 6,
-        clip="corners",
+# NVIDIA DeepLearningExamples, PyTorch/Detection/SSD/ssd/utils.py dboxes300_coco, and MLPerf's ssd-v1 with the same
+# numbers: all cells of a map's first box, then of its second; centre form clamped to 0..1.
+_NVIDIA = replace(_vgg(300, _COCO_300, clip="center"), order="box")
+
+# MLPerf inference, ssd_resnet34 of 1200 x 1200 (dboxes_R34_coco): sizes and steps cut to whole pixels.
+_MLPERF_1200 = PriorSpec(
+    image_size=1200,
+    maps=(50, 25, 13, 7, 3, 3),
+    min_sizes=(84.0, 180.0, 396.0, 612.0, 828.0, 1044.0),
+    max_sizes=(180.0, 396.0, 612.0, 828.0, 1044.0, 1260.0),
+    ratios=_RATIOS_300,
+    steps=(24.0, 48.0, 92.0, 171.0, 400.0, 400.0),
+    clip="center",
+    order="box",
+)
+
+# chuanqi305/MobileNet-SSD, voc/MobileNetSSD_deploy.prototxt: no max_size on the first map, so three boxes there; no
+# step, so the maps' own.
+_CHUANQI305 = from_shapes(
+    300,
+    _MAPS_MOBILE,
+    [
+        caffe_cell([60.0], ratios=[2.0]),
+        *(
+            caffe_cell([low], [high], [2.0, 3.0])
+            for low, high in ((105.0, 150.0), (150.0, 195.0), (195.0, 240.0), (240.0, 285.0), (285.0, 300.0))
+        ),
+    ],
+)
+
+# name: (where it comes from, the table)
+_TABLES: dict[str, tuple[str, PriorSpec]] = {
+    # Caffe truncates sizes to whole pixels, which only SSD512 notices (prior_box_layer.cpp:149,163).
+    "ssd300-voc": (
+        "Caffe examples/ssd/ssd_pascal.py:299-328, the paper's VOC models",
+        _vgg(300, _VOC_300, truncate=True),
     ),
-    # torchvision ssdlite320_mobilenet_v3_large: min_ratio .2, max_ratio .95 of the side.
-    "ssdlite320": PriorSpec(
-        image_size=320,
-        maps=(20, 10, 5, 3, 2, 1),
-        min_sizes=_scales(320, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95),
-        max_sizes=_scales(320, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0),
-        ratios=((2.0, 3.0),) * 6,
-        clip="size",
+    "ssd300-coco": ("Caffe examples/ssd/ssd_coco.py:310-320", _vgg(300, _COCO_300, truncate=True)),
+    "ssd512-voc": ("Caffe examples/ssd/ssd_pascal_512.py", _vgg(512, _VOC_512, truncate=True)),
+    "ssd512-coco": ("Caffe examples/ssd/ssd_coco_512.py", _vgg(512, _COCO_512, truncate=True)),
+    # s_min .2, s_max .9 over five maps, conv4_3 at .1 (300) or .07, .15 (512), centres (i + .5) / map.
+    "ssd300-paper": (
+        "the paper's section 2.2 as a formula",
+        _vgg(300, _scales(300, 0.1, 0.2, 0.375, 0.55, 0.725, 0.9, 1.075), steps=False),
     ),
-    # Ours: a map at stride 8 before those of SSDLite, with half-size boxes, for objects from a twentieth of the side.
-    "ssdlite320-fine": PriorSpec(
-        image_size=320,
-        maps=(40, 20, 10, 5, 3, 2, 1),
-        min_sizes=_scales(320, 0.06, 0.14, 0.26, 0.41, 0.56, 0.71, 0.86),
-        max_sizes=_scales(320, 0.14, 0.26, 0.41, 0.56, 0.71, 0.86, 1.01),
-        ratios=((2.0,), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0, 3.0), (2.0,), (2.0,)),
+    "ssd512-paper": (
+        "the paper's section 2.2 as a formula",
+        _vgg(512, _scales(512, 0.07, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05), steps=False),
+    ),
+    # utils/anchors.py get_anchors with the backbone mobilenetv2: the VOC sizes on six other maps.
+    "ssd300-mobilenetv2": (
+        "bubbliiiing/ssd-pytorch utils/anchors.py, mobilenetv2",
+        _mobile(300, _MAPS_MOBILE, _VOC_300, None, "corners"),
+    ),
+    "ssdlite320": (
+        "torchvision ssdlite320_mobilenet_v3_large",
+        torchvision_boxes(320, _MAPS_LITE, _RATIOS_LITE, min_ratio=0.2, max_ratio=0.95),
+    ),
+    # A map at stride 8 before those of SSDLite, with half-size boxes, for objects from a twentieth of the side.
+    "ssdlite320-fine": (
+        "ours, for small objects",
+        PriorSpec(
+            image_size=320,
+            maps=(40, *_MAPS_LITE),
+            min_sizes=_scales(320, 0.06, 0.14, 0.26, 0.41, 0.56, 0.71, 0.86),
+            max_sizes=_scales(320, 0.14, 0.26, 0.41, 0.56, 0.71, 0.86, 1.01),
+            ratios=_RATIOS_512,
+        ),
+    ),
+    # layers/functions/prior_box.py and data/config.py; lufficc's PriorBox and qfgaohao's vgg_ssd_config agree.
+    "ssd300-voc-amdegroot": (
+        "amdegroot/ssd.pytorch data/config.py voc; lufficc and qfgaohao on VGG16",
+        _vgg(300, _VOC_300, clip="center"),
+    ),
+    "ssd300-coco-amdegroot": (
+        "amdegroot/ssd.pytorch data/config.py coco; lufficc on VGG16",
+        _vgg(300, _COCO_300, clip="center"),
+    ),
+    "ssd512-voc-lufficc": (  # the last max of 537.65 is in the file; 537.6 was meant
+        "lufficc/SSD configs/vgg_ssd512_voc0712.yaml",
+        _vgg(512, (*_VOC_512[:-1], 537.65), clip="center"),
+    ),
+    "ssd512-coco-lufficc": (
+        "lufficc/SSD configs/vgg_ssd512_coco_trainval35k.yaml",
+        _vgg(512, _COCO_512, clip="center"),
+    ),
+    "ssd320-mobilenet-lufficc": (
+        "lufficc/SSD configs/mobilenet_v2_ssd320_voc0712.yaml, and v3",
+        _mobile(320, _MAPS_LITE, _MOBILE, _STEPS_LITE, "center"),
+    ),
+    "ssd300-mobilenet-qfgaohao": (
+        "qfgaohao/pytorch-ssd vision/ssd/config/mobilenetv1_ssd_config.py, for mb1, mb2 and mb3 too",
+        _mobile(300, _MAPS_MOBILE, _MOBILE, _STEPS_MOBILE, "center"),
+    ),
+    "ssd300-squeezenet-qfgaohao": (
+        "qfgaohao/pytorch-ssd vision/ssd/config/squeezenet_ssd_config.py",
+        _mobile(300, (17, *_MAPS_MOBILE[1:]), _MOBILE, _STEPS_MOBILE, "center"),
+    ),
+    # ssd_input_encoder.py with the scales of the training notebooks: no truncation, .37 of 300 rather than .375.
+    "ssd300-voc-keras": ("pierluigiferrari/ssd_keras ssd300_training.ipynb, scales_pascal", _vgg(300, _VOC_300)),
+    "ssd300-coco-keras": ("pierluigiferrari/ssd_keras ssd300_training.ipynb, scales_coco", _vgg(300, _COCO_300)),
+    "ssd512-voc-keras": ("pierluigiferrari/ssd_keras models/keras_ssd512.py, Pascal", _vgg(512, _VOC_512)),
+    "ssd512-coco-keras": ("pierluigiferrari/ssd_keras models/keras_ssd512.py, COCO", _vgg(512, _COCO_512)),
+    # default_params.anchor_sizes: the COCO sizes, for models of VOC as well.
+    "ssd300-balancap": ("balancap/SSD-Tensorflow nets/ssd_vgg_300.py, 21/45 for VOC too", _vgg(300, _COCO_300)),
+    "ssd512-balancap": ("balancap/SSD-Tensorflow nets/ssd_vgg_512.py", _vgg(512, _COCO_512)),
+    "ssd300-ljanyst": (
+        "ljanyst/ssd-tensorflow ssdutils.py vgg300, size-major",
+        ljanyst_boxes(300, _MAPS_300, _RATIOS_300, (0.1, 0.2, 0.375, 0.55, 0.725, 0.9, 1.075)),
+    ),
+    "ssd512-ljanyst": (
+        "ljanyst/ssd-tensorflow ssdutils.py vgg512, size-major",
+        ljanyst_boxes(512, _MAPS_512, _RATIOS_512, (0.07, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05)),
+    ),
+    # Centres those of the maps, whatever Caffe's steps.
+    "ssd300-voc-bubbliiiing": (
+        "bubbliiiing/ssd-pytorch utils/anchors.py, vgg and resnet50",
+        _vgg(300, _VOC_300, steps=False, clip="corners"),
+    ),
+    "ssd300-coco-bubbliiiing": (
+        "bubbliiiing/ssd-pytorch utils/anchors.py with 21, 45, ..",
+        _vgg(300, _COCO_300, steps=False, clip="corners"),
+    ),
+    "ssd300-nvidia": ("NVIDIA DeepLearningExamples and MLPerf dboxes300_coco, box-major", _NVIDIA),
+    "ssd300-nvidia-location": ("the same boxes, location-major", replace(_NVIDIA, order="location")),
+    "ssd1200-mlperf": ("MLPerf inference ssd_resnet34 dboxes_R34_coco, box-major", _MLPERF_1200),
+    "ssd1200-mlperf-location": ("the same boxes, location-major", replace(_MLPERF_1200, order="location")),
+    "ssd300-torchvision": (
+        "torchvision ssd300_vgg16",
+        torchvision_boxes(
+            300, _MAPS_300, _RATIOS_300, scales=(0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05), steps=_STEPS_300
+        ),
+    ),
+    # SSDAnchorGenerator cuts sizes to whole pixels from basesize_ratio_range, which comes to Caffe's numbers.
+    "ssd300-voc-mmdet": (
+        "mmdetection SSDAnchorGenerator, basesize_ratio_range (.2, .9)",
+        _vgg(300, _VOC_300, truncate=True),
+    ),
+    "ssd300-coco-mmdet": ("mmdetection configs/ssd/ssd300_coco.py", _vgg(300, _COCO_300, truncate=True)),
+    "ssd512-voc-mmdet": ("mmdetection SSDAnchorGenerator, 512 pixels, (.15, .9)", _vgg(512, _VOC_512, truncate=True)),
+    "ssd512-coco-mmdet": ("mmdetection configs/ssd/ssd512_coco.py", _vgg(512, _COCO_512, truncate=True)),
+    "ssdlite320-mmdet": (
+        "mmdetection configs/ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py",
+        _mobile(320, _MAPS_LITE, (48.0, 100.0, 150.0, 202.0, 253.0, 304.0, 320.0), _STEPS_LITE, "none"),
+    ),
+    "ssd300-mobilenet-chuanqi305": ("chuanqi305/MobileNet-SSD voc/MobileNetSSD_deploy.prototxt", _CHUANQI305),
+    "ssd300-tf": (
+        "TensorFlow Object Detection API ssd_anchor_generator, 300 pixels",
+        tf_object_detection(_MAPS_MOBILE, 300),
+    ),
+    "ssd320-tf": (
+        "TensorFlow Object Detection API ssd_anchor_generator, 320 pixels",
+        tf_object_detection(_MAPS_LITE, 320),
     ),
 }
+
+PRIORS: dict[str, PriorSpec] = {name: spec for name, (_, spec) in _TABLES.items()}
+SOURCES: dict[str, str] = {name: source for name, (source, _) in _TABLES.items()}
+
+
+def make_priors(spec: PriorSpec) -> Float[Tensor, "P 4"]:
+    """Priors as cx cy w h in 0..1, location-major unless the spec says otherwise: `prior_table` as a tensor."""
+    return torch.from_numpy(prior_table(spec))
 
 
 def prior_spec(name: str) -> PriorSpec:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+
+from singleshot.weights.readers.crc32c import crc32c, mask
 
 Arrays = dict[str, np.ndarray]
 
@@ -35,7 +38,7 @@ def filled(layout, golden_inputs: ModuleType) -> Callable[[str], Arrays]:
             fan_in = int(np.prod(shape[:3] if last else shape[1:])) if four else 1
             sees_image = four and shape[2 if last else 1] == 3
             arrays[key] = golden_inputs.fill(
-                key, tuple(shape), kind, fan_in, told["in3"] if sees_image else 1.0, told.get("gain", 1.0)
+                key, tuple(shape), kind, fan_in, told.get("in3", 1.0) if sees_image else 1.0, told.get("gain", 1.0)
             )
         return arrays
 
@@ -78,3 +81,120 @@ def agrees(golden: Path, outputs) -> Callable[..., None]:
         assert np.allclose([offsets.mean(), offsets.std()], wanted["loc_mean_std"], atol=1e-3)
 
     return check
+
+
+@pytest.fixture(scope="session")
+def bundle_writer() -> Callable[..., Path]:
+    """`bundle_writer(prefix, arrays)`: a checkpoint as TensorFlow writes it; the path of its index.
+
+    shards: data files; block: names in one block of the index; pack: how a block is packed (a method's number and a
+    function), not at all if None; change: what to do to each entry's message before it is written.
+    """
+    return _write_bundle
+
+
+@pytest.fixture(scope="session")
+def tables() -> SimpleNamespace:
+    """What bundles are made of: write(path, rows, block, pack), and protobuf's number(field, value) and
+    message(field, content)."""
+    return SimpleNamespace(write=_write_table, number=_number, message=_message)
+
+
+_TF_TYPES = {"float32": 1, "float64": 2, "int32": 3, "uint8": 4, "int8": 6, "int64": 9, "bool": 10, "float16": 19}
+
+
+def _write_bundle(
+    prefix: Path,
+    arrays: Arrays,
+    shards: int = 1,
+    block: int = 16,
+    pack: tuple[int, Callable[[bytes], bytes]] | None = None,
+    change: Callable[[str, bytes], bytes] = lambda name, entry: entry,
+) -> Path:
+    parts = [bytearray() for _ in range(shards)]
+    rows = [(b"", _number(1, shards) + _message(3, _number(1, 1)))]
+    for i, name in enumerate(sorted(arrays)):
+        data, part = arrays[name].tobytes(), parts[i % shards]
+        shape = b"".join(_message(2, _number(1, n)) for n in arrays[name].shape)
+        entry = _number(1, _TF_TYPES[arrays[name].dtype.name]) + _message(2, shape) + _number(3, i % shards)
+        entry += _number(4, len(part)) + _number(5, len(data)) + b"\x35" + mask(crc32c(data)).to_bytes(4, "little")
+        part += data
+        rows.append((name.encode(), change(name, entry)))
+    for i, part in enumerate(parts):
+        prefix.with_name(f"{prefix.name}.data-{i:05d}-of-{shards:05d}").write_bytes(part)
+    return _write_table(prefix.with_name(f"{prefix.name}.index"), rows, block, pack)
+
+
+def _write_table(path: Path, rows: list[tuple[bytes, bytes]], block: int, pack: Any = None) -> Path:
+    """A table of LevelDB's with these rows."""
+    file, index = bytearray(), []
+    for start in range(0, len(rows), block):
+        index.append((rows[start : start + block][-1][0], _put(file, rows[start : start + block], pack)))
+    handles = _put(file, [], pack) + _put(file, index, pack)
+    path.write_bytes(file + handles.ljust(40, b"\0") + (0xDB4775248B80FB57).to_bytes(8, "little"))
+    return path
+
+
+def _put(file: bytearray, rows: list[tuple[bytes, bytes]], pack: Any) -> bytes:
+    """Append a block; its handle. Names share what they have in common with the one before, up to every 16th."""
+    data, restarts, last = bytearray(), [0], b""
+    for i, (key, value) in enumerate(rows):
+        if i and i % 16 == 0:
+            restarts.append(len(data))
+            last = b""
+        shared = next((n for n, (a, b) in enumerate(zip(key, last, strict=False)) if a != b), min(len(key), len(last)))
+        data += _varint(shared) + _varint(len(key) - shared) + _varint(len(value)) + key[shared:] + value
+        last = key
+    data += b"".join(n.to_bytes(4, "little") for n in (*restarts, len(restarts)))
+    method, content = (0, bytes(data)) if pack is None else (pack[0], pack[1](bytes(data)))
+    handle = _varint(len(file)) + _varint(len(content))
+    content += bytes([method])
+    file += content + mask(crc32c(content)).to_bytes(4, "little")
+    return handle
+
+
+def _varint(value: int) -> bytes:
+    head = bytearray()
+    while value > 127:
+        head.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*head, value])
+
+
+def _number(field: int, value: int) -> bytes:
+    return _varint(field << 3) + _varint(value)
+
+
+def _message(field: int, content: bytes) -> bytes:
+    return _varint(field << 3 | 2) + _varint(len(content)) + content
+
+
+@pytest.fixture(scope="session")
+def litert() -> Callable[[Path, Arrays], dict[str, Any]]:
+    """`litert(path, {input: image})`: every tensor that TensorFlow Lite's runtime computes, as real numbers, by name;
+    "found" has the outputs in their order."""
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+
+    def run(path: Path, images: Arrays) -> dict[str, Any]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it takes more memory to keep them all
+            runtime = interpreter.Interpreter(str(path), num_threads=1, experimental_preserve_all_tensors=True)
+        details = {one["name"]: one for one in runtime.get_input_details()}
+        for name, image in images.items():
+            runtime.resize_tensor_input(details[name]["index"], image.shape)
+        runtime.allocate_tensors()
+        for name, image in images.items():
+            runtime.set_tensor(details[name]["index"], image)
+        runtime.invoke()
+        values: dict[str, Any] = {}
+        for one in runtime.get_tensor_details():
+            scale, zero = one["quantization"]
+            try:
+                value = runtime.get_tensor(one["index"])
+            except ValueError:  # it has no values outside its operator
+                continue
+            values[one["name"]] = (value.astype(np.float64) - zero) * scale if scale else value
+        values["found"] = [runtime.get_tensor(one["index"]) for one in runtime.get_output_details()]
+        return values
+
+    return run

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import singleshot
-from singleshot.errors import CheckpointError
+from singleshot.errors import CheckpointError, ConfigError
 from singleshot.inputs import InputSpec
 from singleshot.models import build, build_on
+from singleshot.postprocess import DETECTION
 from singleshot.weights.checkpoint import (
     KEY,
     ModelInfo,
@@ -48,6 +49,26 @@ def test_round_trip(saved) -> None:
     with torch.inference_mode():
         for a, b in zip(model(image), again(image), strict=True):
             assert torch.equal(a, b)
+
+
+def test_every_threshold_survives_and_files_from_before_it_still_read(saved, tmp_path: Path) -> None:
+    _, model, _ = saved
+    thresholds = Thresholds(clip=True, candidates=500, keep_per_class=50, best_class=True, activation="sigmoid")
+    save_checkpoint(tmp_path / "all.safetensors", model.state_dict(), ModelInfo.of(model, NAMES, thresholds=thresholds))
+    assert read_info(tmp_path / "all.safetensors").thresholds == thresholds
+    new = ("clip", "candidates", "keep_per_class", "best_class")
+    old = changed(saved[0], tmp_path / "old.safetensors", lambda a, t: [a["thresholds"].pop(k) for k in new] and None)
+    assert read_info(old).thresholds == Thresholds(keep=50, show_min=0.3)
+
+
+def test_another_rule_replaces_all_but_what_belongs_to_the_network() -> None:
+    own = Thresholds(keep=50, show_min=0.3, activation="sigmoid", keep_per_class=9)
+    assert own.under("torchvision") == Thresholds(0.01, 0.45, 400, 200, activation="sigmoid", show_min=0.3, clip=True)
+    assert Thresholds().under("tf-object-detection").activation == "softmax"
+    for name in DETECTION:
+        assert set(own.under(name).for_postprocess()) >= set(DETECTION[name])
+    with pytest.raises(ConfigError, match="want one of caffe"):
+        own.under("yolo")
 
 
 def test_it_reads_as_plain_safetensors_with_json(saved) -> None:

@@ -60,7 +60,8 @@ def import_command(
         return
     if checkpoint is None:
         raise ConfigError("import: want a checkpoint file; singleshot import --list says which are known")
-    out = out or Path(Path(checkpoint).name).with_suffix(".safetensors")
+    # The name of a folder such as "." is empty; that it is a folder is said where it is opened.
+    out = out or Path(Path(checkpoint).name or "model").with_suffix(".safetensors")
     _refuse_place(checkpoint, out)
     photo = _picture(image)
     foreign = import_foreign(checkpoint, source, beside=beside)
@@ -130,10 +131,11 @@ def _write_and_try(foreign: Foreign, info: ModelInfo, out: Path, photo: Any) -> 
 
     square, _ = to_square(photo, info.input_spec)
     batch = torch.from_numpy(square).permute(2, 0, 1).unsqueeze(0)
-    with atomic_write(out) as temporary, torch.inference_mode():
+    with atomic_write(out) as temporary:
         save_checkpoint(temporary, foreign.model.state_dict(), info)
         again, read = load_checkpoint(temporary)
-        pairs = zip(foreign.model.eval()(batch), again(batch), strict=True)
+        with torch.inference_mode():
+            pairs = list(zip(foreign.model.eval()(batch), again(batch), strict=True))
         difference = max(float((a - b).abs().max()) for a, b in pairs)
         if not difference < 1e-4:
             raise RuntimeError(f"{out}: what was written gives other outputs than what was read, by {difference}")

@@ -29,28 +29,28 @@ def show(
     Example: singleshot priors show ssd300-voc
     """
     from singleshot.models import MODELS
-    from singleshot.priors import PRIORS, make_priors, prior_spec
+    from singleshot.priors import PRIORS, SOURCES, cell_shapes, prior_spec
 
     if name is None:
         rows = {key: {"about": m.about, "priors": m.priors, "count": PRIORS[m.priors].count, "input": m.input_spec.size}
                 for key, m in MODELS.items()}  # fmt: skip
         if as_json:
-            print(json.dumps({"models": rows, "tables": list(PRIORS)}))
+            print(json.dumps({"models": rows, "tables": list(PRIORS), "sources": SOURCES}))
             return
+        print("models")
         for key, row in rows.items():
             print(f"{key:<28} {row['input']} px  {row['count']:>6} priors ({row['priors']})  {row['about']}")
-        print(f"tables: {', '.join(PRIORS)}")
+        print("\ntables")
+        for key, source in SOURCES.items():
+            print(f"{key:<28} {PRIORS[key].image_size} px  {PRIORS[key].count:>6} priors  {source}")
         return
     spec = prior_spec(name)
     if as_json:
-        print(json.dumps({"name": name, "count": spec.count, **spec.to_dict()}))
+        print(json.dumps({"name": name, "source": SOURCES[name], "count": spec.count, **spec.to_dict()}))
         return
-    priors = make_priors(spec)
-    print(f"{name}: {spec.count} priors on an input of {spec.image_size} px, clip {spec.clip}")
-    start = 0
-    for cells, boxes in zip(spec.maps, spec.per_cell, strict=True):
-        shapes = ", ".join(
-            f"{w:.1f}x{h:.1f}" for w, h in (priors[start : start + boxes, 2:] * spec.image_size).tolist()
-        )
-        print(f"  {cells:>3} x {cells:<3} cells, {boxes} a cell: {shapes}")
-        start += cells * cells * boxes
+    print(f"{name}: {spec.count} priors on an input of {spec.image_size} px, clip {spec.clip}, order {spec.order}")
+    print(f"  from {SOURCES[name]}")
+    for i, (cells, boxes) in enumerate(zip(spec.maps, spec.per_cell, strict=True)):
+        shapes = ", ".join(f"{w:.1f}x{h:.1f}" for w, h in cell_shapes(spec, i))
+        step = spec.steps[i] if spec.steps is not None else spec.image_size / cells
+        print(f"  {cells:>3} x {cells:<3} cells, step {step:.4g} px, {boxes} a cell: {shapes}")

@@ -88,7 +88,7 @@ def train(
         ),
     ] = None,
     start: Annotated[
-        str | None, typer.Option(help="A checkpoint of singleshot's to start from; its classes may differ.")
+        str | None, typer.Option(help="A checkpoint to start from, ours or another project's; its classes may differ.")
     ] = None,
     resize: Annotated[str | None, typer.Option(help="stretch or letterbox. Default: stretch, as the paper.")] = None,
     split: Annotated[str, typer.Option(help="Split to train on.")] = "train",

@@ -168,8 +168,8 @@ class Head(nn.Module):
 
     def rows(self, location: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor]:
         """Maps of the last convolutions -> offsets and logits of each prior."""
-        offsets = location.permute(0, 2, 3, 1).reshape(len(location), -1, 4)
-        return offsets, confidence.permute(0, 2, 3, 1).reshape(len(confidence), -1, self.columns)
+        offsets = location.permute(0, 2, 3, 1).reshape(location.shape[0], -1, 4)
+        return offsets, confidence.permute(0, 2, 3, 1).reshape(confidence.shape[0], -1, self.columns)
 
 
 def init_he(*modules: nn.Module) -> None:

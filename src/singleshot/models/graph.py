@@ -171,10 +171,14 @@ class MaxPool(nn.Module):
 
 
 class AvgPool(nn.Module):
-    """Average pooling; kernel 0: over the whole map. count_padding: whether padding counts as zeros."""
+    """Average pooling; kernel 0: over the whole map. count_padding: whether padding counts as zeros; round_up: as in
+    MaxPool."""
 
-    def __init__(self, kernel: Any = 0, stride: Any = None, padding: Any = 0, count_padding: bool = False) -> None:
+    def __init__(
+        self, kernel: Any = 0, stride: Any = None, padding: Any = 0, count_padding: bool = False, round_up: bool = False
+    ) -> None:
         super().__init__()
+        self.round_up = bool(round_up)
         self.kernel = _pair("kernel", kernel, 0, MAX_KERNEL)
         self.stride = self.kernel if stride is None else _pair("stride", stride, 1, MAX_KERNEL)
         self.padding, self.count_padding = _pair("padding", padding, 0, MAX_KERNEL), bool(count_padding)
@@ -183,7 +187,7 @@ class AvgPool(nn.Module):
         """[B, C, H, W] -> [B, C, h, w]"""
         if self.kernel == (0, 0):
             return x.mean(dim=(2, 3), keepdim=True)
-        return F.avg_pool2d(x, self.kernel, self.stride, self.padding, count_include_pad=self.count_padding)
+        return F.avg_pool2d(x, self.kernel, self.stride, self.padding, self.round_up, self.count_padding)
 
 
 class Norm(nn.BatchNorm2d):

@@ -1,1 +1,5 @@
-"""Model files: our own checkpoint, and backbone weights from elsewhere."""
+"""Model files: our own checkpoint, and those of other projects."""
+
+from singleshot.weights.foreign import import_checkpoint
+
+__all__ = ["import_checkpoint"]

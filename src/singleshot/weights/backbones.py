@@ -2,27 +2,57 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from singleshot.errors import CheckpointError, ConfigError, printable
+from singleshot.inputs import InputSpec
 from singleshot.models import SSD
 from singleshot.models.mobilenet import MobileNetV2
 from singleshot.models.vgg import VGG16
+from singleshot.weights.assembly import folded
+from singleshot.weights.checkpoint import load_checkpoint
+from singleshot.weights.foreign import Foreign, import_foreign, importers
+from singleshot.weights.opening import is_ours
+from singleshot.weights.readers.any_file import read_foreign
+from singleshot.weights.tensors import Tensors
+from singleshot.weights.tflite_backbone import load_tflite_mobilenet
 
 # Convolutions of VGG16 in the order of torchvision's `features` and of the reduced file's numbering.
 _VGG_NAMES = [f"conv{s}_{i}" for s, n in ((1, 2), (2, 2), (3, 3), (4, 3), (5, 3)) for i in range(1, n + 1)]
 _VGG_INDEX = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 _VGG_BN_INDEX = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)
+_BN_PARTS = ("weight", "bias", "running_mean", "running_var")
 # torchvision's classifiers see (x / 255 - mean) / std.
-_IMAGENET_STD = (58.395, 57.12, 57.375)
+_IMAGENET = InputSpec(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+# Networks trained in Caffe, and Keras' copies of them, see BGR minus the mean.
+_CAFFE = InputSpec(colour_order="bgr")
+_PLAIN = InputSpec()
+
+# "conv1_1.weight", "conv1_1[0]" (readers/caffe.py), "conv1_1/W" (Chainer), "conv1_1/conv1_1_W:0" and
+# "block1_conv1/block1_conv1/kernel:0" (Keras): layer, rest.
+_NAMED = re.compile(r"(?:block(?P<stage>[1-5])_conv(?P<number>[123])|(?P<layer>conv[1-5]_[123]|fc[1267]))[./\[_](.*)")
+_PARTS = (
+    ("weight", re.compile(r"(^|[./_])(weights?|kernel|W)(_\d+)?(:0)?$|^0\]$")),
+    ("bias", re.compile(r"(^|[./_])(bias|biases|b)(_\d+)?(:0)?$|^1\]$")),
+)
+# Where MobileNetV2's 19 blocks are: alone, in lufficc/SSD, in bubbliiiing/ssd-pytorch, in qfgaohao/pytorch-ssd.
+_MOBILENET_PREFIXES = ("features.", "backbone.features.", "mobilenet.", "base_net.")
+
+
+class _Found(NamedTuple):
+    """A VGG16 in a file. names: of each layer's tensors, as layer -> part -> key, fc6 and fc7 where they are there;
+    norms: key of each convolution's batch normalisation; spec: what its first convolution saw."""
+
+    about: str
+    names: Mapping[str, Mapping[str, str]]
+    spec: InputSpec
+    norms: Mapping[str, str] = {}
 
 
 def decimate(weight: Tensor, keep: tuple[int | None, ...]) -> Tensor:
@@ -38,49 +68,44 @@ def fc6_fc7(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     4096x512x7x7 and 4096x4096, every 4th output and every 3rd row and column. state: torchvision names.
     """
-    fc6 = state["classifier.0.weight"].view(4096, 512, 7, 7)
-    fc7 = state["classifier.3.weight"].view(4096, 4096, 1, 1)
     return {
-        "fc6.weight": decimate(fc6, (4, None, 3, 3)),
-        "fc6.bias": decimate(state["classifier.0.bias"], (4,)),
-        "fc7.weight": decimate(fc7, (4, 4, None, None)),
-        "fc7.bias": decimate(state["classifier.3.bias"], (4,)),
+        f"{name}.{part}": _reduced(name, state[f"classifier.{i}.{part}"])
+        for name, i in (("fc6", 0), ("fc7", 3))
+        for part in ("weight", "bias")
     }
+
+
+def _reduced(name: str, value: Tensor) -> Tensor:
+    """fc6's or fc7's weight or bias of 4096 outputs with every 4th of them, and of the inputs."""
+    if value.numel() == 4096:
+        return decimate(value.reshape(4096), (4,))
+    if name == "fc6":
+        return decimate(value.reshape(4096, 512, 7, 7), (4, None, 3, 3))
+    return decimate(value.reshape(4096, 4096, 1, 1), (4, 4, None, None))
 
 
 def load_backbone(model: SSD, source: str | Path) -> str:
     """Fill the model's backbone from "imagenet" (torchvision downloads it) or from a file; say what was found.
 
-    Files: .pth, .pt (read with weights_only) or .safetensors holding torchvision's vgg16, vgg16_bn or mobilenet_v2, or
-    the reduced VGG16 of the Caffe ports (`vgg16_reducedfc.pth`). Raises CheckpointError or ConfigError.
+    Files: torchvision's vgg16, vgg16_bn or mobilenet_v2; VGG16 reduced for SSD, as numbered layers
+    (`vgg16_reducedfc.pth`) or under Caffe's or Keras' names (`VGG_ILSVRC_16_layers_fc_reduced.caffemodel`, .h5, .npz);
+    a whole detector, ours or another project's, on the same backbone. Nothing in a file is executed. Raises
+    CheckpointError or ConfigError.
     """
-    state = _download(model) if str(source) == "imagenet" else read_state(source)
-    where = "ImageNet weights" if str(source) == "imagenet" else printable(source)
-    if isinstance(model.backbone, VGG16):
-        return _load_vgg(model, state, where)
-    if isinstance(model.backbone, MobileNetV2):
-        return _load_mobilenet(model.backbone, state, where)
-    raise ConfigError(f"backbone weights: model {model.name!r} has a backbone of its own; load them before building it")
-
-
-def read_state(path: str | Path) -> dict[str, Tensor]:
-    """A flat dict of tensors from a .pth, .pt or .safetensors file; nothing in the file is executed."""
-    path, where = Path(path), printable(path)
-    if not path.is_file():
-        raise CheckpointError(f"{where}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = printable(str(error).splitlines()[0] if str(error) else type(error).__name__, 120)
-        raise CheckpointError(f"{where}: cannot be read as weights ({reason})") from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointError(f"{where}: holds something else than a dict of tensors")
-    return {re.sub(r"^module\.", "", key): value for key, value in state.items()}
+    if not isinstance(model.backbone, (VGG16, MobileNetV2)):
+        raise ConfigError(
+            f"backbone weights: model {model.name!r} has a backbone of its own; load them before building it"
+        )
+    load = _load_vgg if isinstance(model.backbone, VGG16) else _load_mobilenet
+    if str(source) == "imagenet":
+        return load(model, Tensors(_download(model), "ImageNet weights"), None)
+    path, where = Path(source), printable(source)
+    if path.is_file() and is_ours(path):
+        return _copy(model, load_checkpoint(path)[0], where, "")
+    tensors = read_foreign(path)
+    if tensors.kind == "tflite" and isinstance(model.backbone, MobileNetV2):
+        return load_tflite_mobilenet(model, tensors)
+    return load(model, tensors, path)
 
 
 def has_imagenet_weights(model: SSD) -> bool:
@@ -93,11 +118,9 @@ def _download(model: SSD) -> dict[str, Tensor]:
 
     if isinstance(model.backbone, MobileNetV2):
         weights = MobileNet_V2_Weights.IMAGENET1K_V1
-    elif isinstance(model.backbone, VGG16):
+    else:
         norm = any(isinstance(m, torch.nn.BatchNorm2d) for m in model.backbone.modules())
         weights = VGG16_BN_Weights.IMAGENET1K_V1 if norm else VGG16_Weights.IMAGENET1K_V1
-    else:
-        raise ConfigError(f"backbone weights: no ImageNet weights are known for model {model.name!r}")
     try:
         return dict(weights.get_state_dict(progress=False, check_hash=True))
     except (OSError, RuntimeError) as error:  # URLError is an OSError, a wrong checksum a RuntimeError
@@ -107,42 +130,146 @@ def _download(model: SSD) -> dict[str, Tensor]:
         ) from error
 
 
-def _load_vgg(model: SSD, state: dict[str, Tensor], where: str) -> str:
+def adapted(weight: Tensor, theirs: InputSpec, ours: InputSpec) -> Tensor:
+    """A first convolution [O, 3, kh, kw] for our channel order and std; the means are taken for the same."""
+    scale = [o / t for o, t in zip(ours.std, theirs.std, strict=True)]
+    rgb = weight.flip(1) if theirs.colour_order == "bgr" else weight
+    rgb = rgb * torch.tensor(scale).view(1, 3, 1, 1)
+    return rgb.flip(1) if ours.colour_order == "bgr" else rgb
+
+
+# ------------------------------------------------------------------------------------------------------- detectors
+
+
+def _detector(tensors: Tensors, path: Path | None) -> Foreign | None:
+    """The detector that a file holds, if an importer knows it."""
+    if path is None or all(importer.fits(tensors) < 1.0 for importer in importers()):
+        return None
+    return import_foreign(path)
+
+
+def _copy(model: SSD, other: SSD, where: str, source: str) -> str:
+    """Take another detector's backbone over."""
+    own, new = model.backbone.state_dict(), other.backbone.state_dict()
+    about = source or f"a model of singleshot's ({other.name})"
+    if type(model.backbone) is not type(other.backbone) or own.keys() != new.keys():
+        raise CheckpointError(f"{where}: {about}, whose backbone is not that of {model.name}")
+    first = "layers.conv1_1.weight" if isinstance(model.backbone, VGG16) else "features.0.0.weight"
+    new[first] = adapted(new[first], other.input_spec, model.input_spec)
+    _assign(own, new, where)
+    model.backbone.load_state_dict(own)
+    return f"that of {about}"
+
+
+# ----------------------------------------------------------------------------------------------------------- VGG16
+
+
+def _load_vgg(model: SSD, tensors: Tensors, path: Path | None) -> str:
+    found = _find_vgg(tensors)
+    if found is None:
+        detector = _detector(tensors, path)
+        if detector is not None:
+            return _copy(model, detector.model, tensors.where, detector.source)
+        raise _unknown(tensors, "VGG16")
     own = model.backbone.state_dict()
     norm = "layers.bn1_1.weight" in own
-    new: dict[str, Tensor] = {}
-    if "31.weight" in state and "33.weight" in state:
-        found, prefix, index, with_fc = "VGG16 reduced (fc6, fc7 as convolutions)", "", _VGG_INDEX, True
-        for name, i in (("fc6", 31), ("fc7", 33)):
-            new |= {f"{name}.{part}": state[f"{i}.{part}"] for part in ("weight", "bias") if f"{i}.{part}" in state}
-    elif "features.0.weight" in state:
-        bn = "features.1.running_mean" in state
-        found, prefix = f"torchvision VGG16{' with batch norm' if bn else ''}", "features."
-        index = _VGG_BN_INDEX if bn else _VGG_INDEX
-        # torchvision's VGG16 for SSD ("IMAGENET1K_FEATURES") has NaN there: it was made without a classifier.
-        with_fc = "classifier.3.weight" in state and bool(torch.isfinite(state["classifier.3.weight"]).all())
-        if with_fc:
-            new |= fc6_fc7(state)
-    else:
-        raise _unknown(state, where, "VGG16")
-    for name, i in zip(_VGG_NAMES, index, strict=True):
-        for part in ("weight", "bias"):
-            key = f"{prefix}{i}.{part}"
-            if key not in state:
-                raise CheckpointError(f"{where}: {found}, but {key} is missing")
-            new[f"{name}.{part}"] = state[key]
-        if norm and index is _VGG_BN_INDEX:
-            for part in ("weight", "bias", "running_mean", "running_var"):
-                new[f"bn{name[4:]}.{part}"] = state[f"{prefix}{i + 1}.{part}"].clone()
-    if prefix and with_fc:
-        # These saw inputs divided by std, SSD's VGG sees plain 0..255 minus the mean: the filters take the factor.
-        std = torch.tensor([s / m for s, m in zip(_IMAGENET_STD, model.input_spec.std, strict=True)])
-        new["conv1_1.weight"] = new["conv1_1.weight"] / std.view(1, 3, 1, 1)
+    layers = [*_VGG_NAMES, *(name for name in ("fc6", "fc7") if name in found.names)]
+    plain = VGG16().state_dict() if norm else own  # shapes, with biases
+    new = {
+        f"{layer}.{part}": _taken(tensors, found, layer, part, tuple(plain[f"layers.{layer}.{part}"].shape))
+        for layer in layers
+        for part in ("weight", "bias")
+    }
+    new["conv1_1.weight"] = adapted(new["conv1_1.weight"], found.spec, model.input_spec)
+    for layer, key in found.norms.items():
+        shape = new[f"{layer}.bias"].shape
+        parts = [_need(tensors, found.about, f"{key}.{part}", *shape) for part in _BN_PARTS]
+        if norm:
+            new |= {f"bn{layer[4:]}.{part}": value.clone() for part, value in zip(_BN_PARTS, parts, strict=True)}
+        else:
+            weight, bias = new[f"{layer}.weight"], new[f"{layer}.bias"]
+            gamma, beta, mean, variance = parts
+            new[f"{layer}.weight"], new[f"{layer}.bias"] = folded(weight, bias, gamma, beta, mean, variance, 1e-5)
     if norm:
         new = _without_biases(new)
-    _assign(own, {f"layers.{key}": value for key, value in new.items()}, where)
+    _assign(own, {f"layers.{key}": value for key, value in new.items()}, tensors.where)
     model.backbone.load_state_dict(own)
-    return f"{found}, {'fc6 and fc7 included' if with_fc else 'fc6 and fc7 start from nothing'}"
+    return f"{found.about}, {'fc6 and fc7 included' if 'fc7' in layers else 'fc6 and fc7 start from nothing'}"
+
+
+def _find_vgg(tensors: Tensors) -> _Found | None:
+    """Which kind of VGG16 it is, if it is one alone."""
+
+    def numbered(prefix: str, index: tuple[int, ...], fc: tuple[str, ...]) -> dict[str, dict[str, str]]:
+        keys = {name: f"{prefix}{i}" for name, i in zip(_VGG_NAMES, index, strict=True)}
+        keys |= dict(zip(("fc6", "fc7"), fc, strict=False))
+        return {name: {part: f"{key}.{part}" for part in ("weight", "bias")} for name, key in keys.items()}
+
+    for prefix in ("", "features."):  # the second is mmdetection's, whose list goes on with fc6 and fc7
+        fc = f"{prefix}31", f"{prefix}33"
+        if all(f"{key}.weight" in tensors and len(tensors.shape(f"{key}.weight")) == 4 for key in fc):
+            return _Found("VGG16 reduced (fc6, fc7 as convolutions)", numbered(prefix, _VGG_INDEX, fc), _PLAIN)
+    if "features.0.weight" in tensors and "features.0.0.weight" not in tensors:
+        bn = "features.1.running_mean" in tensors
+        index = _VGG_BN_INDEX if bn else _VGG_INDEX
+        # torchvision's VGG16 for SSD ("IMAGENET1K_FEATURES") has NaN there: it was made without a classifier, by Caffe.
+        whole = "classifier.3.weight" in tensors and bool(torch.isfinite(tensors["classifier.3.weight"]).all())
+        names = numbered("features.", index, ("classifier.0", "classifier.3") if whole else ())
+        norms = {name: f"features.{i + 1}" for name, i in zip(_VGG_NAMES, index, strict=True)} if bn else {}
+        about = f"torchvision VGG16{' with batch norm' if bn else ''}"
+        return _Found(about, names, _IMAGENET if whole or bn else _PLAIN, norms)
+    names = _named(tensors)
+    if "conv1_1" in names:
+        return _Found("VGG16 under Caffe's or Keras' names", names, _CAFFE)
+    return None
+
+
+def _named(tensors: Tensors) -> dict[str, dict[str, str]]:
+    """layer -> part -> key, for files that name layers as Caffe or Keras does."""
+    names: dict[str, dict[str, str]] = {}
+    for key in tensors:
+        match = _NAMED.match(key)
+        part = next((part for part, pattern in _PARTS if match and pattern.search(match[4])), None)
+        if match is None or part is None:
+            continue
+        layer = match["layer"] or f"conv{match['stage']}_{match['number']}"
+        names.setdefault({"fc1": "fc6", "fc2": "fc7"}.get(layer, layer), {})[part] = key
+    return names
+
+
+def _taken(tensors: Tensors, found: _Found, layer: str, part: str, shape: tuple[int, ...]) -> Tensor:
+    """A tensor as our VGG16 has it: kernels of TensorFlow turned round, classifiers made smaller."""
+    key = found.names.get(layer, {}).get(part)
+    if key is None:
+        raise CheckpointError(f"{tensors.where}: {found.about}, but {layer}'s {part} is missing")
+    value = _need(tensors, found.about, key)
+    if value.shape == shape:
+        return value
+    if len(shape) == 4 and value.shape == (shape[2], shape[3], shape[1], shape[0]):  # [kh, kw, in, out]
+        return value.permute(3, 2, 0, 1).contiguous()
+    if layer.startswith("fc"):
+        squeezed = value.squeeze()
+        if squeezed.shape == (25088, 4096):  # Keras, which flattens rows, columns, channels
+            return _reduced(layer, squeezed.view(7, 7, 512, 4096).permute(3, 2, 0, 1))
+        if layer == "fc7" and part == "weight" and ("kernel" in key or "_W" in key):
+            squeezed = squeezed.T  # [in, out]
+        if squeezed.numel() in (4096, 4096 * 25088, 4096 * 4096):
+            return _reduced(layer, squeezed)
+    raise CheckpointError(
+        f"{tensors.where}: {printable(key, 80)} has shape {tuple(value.shape)}, want {shape} ({found.about})"
+    )
+
+
+def _need(tensors: Tensors, about: str, key: str, *shape: int) -> Tensor:
+    """The tensor of that name; CheckpointError if it is missing, misshapen or not finite."""
+    if key not in tensors:
+        raise CheckpointError(f"{tensors.where}: {about}, but {printable(key, 80)} is missing")
+    value = tensors[key]
+    if shape and value.shape != shape:
+        raise CheckpointError(f"{tensors.where}: {printable(key, 80)} has shape {tuple(value.shape)}, want {shape}")
+    if not bool(torch.isfinite(value).all()):
+        raise CheckpointError(f"{tensors.where}: {printable(key, 80)} holds NaN or infinity; the file is damaged")
+    return value
 
 
 def _without_biases(new: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -154,17 +281,44 @@ def _without_biases(new: dict[str, Tensor]) -> dict[str, Tensor]:
     return new
 
 
-def _load_mobilenet(backbone: MobileNetV2, state: dict[str, Tensor], where: str) -> str:
-    new = {key: value for key, value in state.items() if key.startswith("features.")}
-    if "features.18.0.weight" not in new or "features.1.conv.0.0.weight" not in new:
-        raise _unknown(state, where, "MobileNetV2")
-    own = backbone.state_dict()
-    missing = [key for key in own if key not in new and not key.endswith("num_batches_tracked")]
-    if missing:
-        raise CheckpointError(f"{where}: torchvision MobileNetV2, but {missing[0]} is missing")
-    _assign(own, new, where)
-    backbone.load_state_dict(own)
-    return "torchvision MobileNetV2"
+# ----------------------------------------------------------------------------------------------------- MobileNetV2
+
+
+def _load_mobilenet(model: SSD, tensors: Tensors, path: Path | None) -> str:
+    prefix = next((p for p in _MOBILENET_PREFIXES if f"{p}1.conv.0.0.weight" in tensors), None)
+    flat = next((p for p in _MOBILENET_PREFIXES if f"{p}1.conv.3.weight" in tensors), None)
+    detector = None if prefix == "features." or flat == "features." else _detector(tensors, path)
+    start = prefix or flat
+    if start is None:
+        if detector is not None:
+            return _copy(model, detector.model, tensors.where, detector.source)
+        raise _unknown(tensors, "MobileNetV2")
+    own = model.backbone.state_dict()
+    about = f"that of {detector.source}" if detector is not None else "torchvision MobileNetV2"
+    new = {}
+    for key, value in own.items():
+        if key.endswith("num_batches_tracked"):
+            continue
+        name = key.removeprefix("features.")
+        name = name if prefix is not None else _flat_name(name)
+        new[key] = _need(tensors, about, f"{start}{name}", *value.shape)
+    spec = detector.model.input_spec if detector is not None else _IMAGENET
+    new["features.0.0.weight"] = adapted(new["features.0.0.weight"], spec, model.input_spec)
+    _assign(own, new, tensors.where)
+    model.backbone.load_state_dict(own)
+    return about if prefix is not None or detector is not None else "MobileNetV2 with its layers numbered through"
+
+
+def _flat_name(name: str) -> str:
+    """tonylins/pytorch-mobilenet-v2, which qfgaohao took: a block's layers in one list, activations counted."""
+    match = re.fullmatch(r"(\d+)\.conv\.(\d)(?:\.(\d))?\.(\w+)", name)
+    if match is None:
+        return name
+    unit, inner = int(match[2]), match[3]
+    # torchvision: units of (convolution, normalisation, activation), then the last two alone.
+    last = 1 if match[1] == "1" else 2
+    number = 3 * unit + int(inner) if inner is not None else 3 * last + unit - last
+    return f"{match[1]}.conv.{number}.{match[4]}"
 
 
 def _assign(own: dict[str, Tensor], new: Mapping[str, Tensor], where: str) -> None:
@@ -175,6 +329,8 @@ def _assign(own: dict[str, Tensor], new: Mapping[str, Tensor], where: str) -> No
         own[key] = value
 
 
-def _unknown(state: Mapping[str, Tensor], where: str, wanted: str) -> CheckpointError:
-    names = printable(", ".join(list(state)[:3]), 80)
-    return CheckpointError(f"{where}: not a {wanted} that is known (it starts with {names}); want torchvision's names")
+def _unknown(tensors: Tensors, wanted: str) -> CheckpointError:
+    names = printable(", ".join(list(tensors)[:3]), 80)
+    return CheckpointError(
+        f"{tensors.where}: not a {wanted} that is known (it starts with {names}); want torchvision's names"
+    )

@@ -24,7 +24,7 @@ from singleshot.files import atomic_write
 from singleshot.inputs import InputSpec
 from singleshot.models import MODELS, SSD, build
 from singleshot.models.graph import Graph, GraphNet, build_graph
-from singleshot.postprocess import ACTIVATIONS
+from singleshot.postprocess import ACTIVATIONS, detection_rule
 from singleshot.priors import PriorSpec
 
 FORMAT = 1
@@ -42,6 +42,10 @@ class Thresholds:
     class_agnostic: bool = False
     activation: str = "softmax"
     show_min: float = 0.4
+    clip: bool = False
+    candidates: int | None = None
+    keep_per_class: int | None = None
+    best_class: bool = False
 
     def __post_init__(self) -> None:
         for name in ("score_min", "nms_iou", "show_min"):
@@ -51,6 +55,18 @@ class Thresholds:
             raise ConfigError(f"activation {self.activation!r}: want one of {', '.join(ACTIVATIONS)}")
         if not (1 <= self.per_class <= 10**6 and 1 <= self.keep <= 10**6):
             raise ConfigError(f"thresholds per_class {self.per_class}, keep {self.keep}: want 1 to 1000000")
+        for name in ("candidates", "keep_per_class"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= 10**6:
+                raise ConfigError(f"threshold {name}: {value}, want none or 1 to 1000000")
+
+    def under(self, rule: str) -> Thresholds:
+        """The detection rule of that codebase in place of these; ConfigError lists the names.
+
+        Two values stay: activation, which belongs to the network, not to the rule, and show_min.
+        """
+        values = {**detection_rule(rule), "activation": self.activation, "show_min": self.show_min}
+        return Thresholds(**values)
 
     def for_postprocess(self) -> dict[str, Any]:
         """Keyword arguments of `to_detections`."""

@@ -75,12 +75,19 @@ def import_foreign(
 ) -> Foreign:
     """As `import_checkpoint`, with what else the file says. beside: Caffe's prototxt, where it is not found by name."""
     if isinstance(path_or_state_dict, Mapping):
-        tensors = Tensors(path_or_state_dict, "state dict")
+        from singleshot.weights.readers.wrappers import unwrap
+
+        values, structure = unwrap(path_or_state_dict, "state dict")
+        tensors = Tensors(values, "state dict", structure=structure)
     else:
         from singleshot.weights.readers.any_file import read_foreign
 
         tensors = read_foreign(path_or_state_dict, beside)
-    foreign = _pick(tensors, source).convert(tensors)
+    importer = _pick(tensors, source)
+    try:
+        foreign = importer.convert(tensors)
+    except ConfigError as error:  # layers, heads and priors that do not fit together
+        raise CheckpointError(f"{tensors.where}: looks like {importer.about}, but does not fit ({error})") from error
     if num_classes is not None and foreign.model.num_classes != num_classes:
         raise CheckpointError(
             f"{tensors.where}: {foreign.source} with {foreign.model.num_classes} classes, not {num_classes}"
@@ -91,9 +98,9 @@ def import_foreign(
 def _pick(tensors: Tensors, source: str) -> Importer:
     known = importers()
     if source != "auto":
-        for importer in known:
-            if importer.name == source:
-                return importer
+        named = [i for i in known if i.name == source] or [i for i in known if i.name.startswith(f"{source}-")]
+        if named:  # "torchvision" for whichever of torchvision's fits best
+            return max(named, key=lambda i: i.fits(tensors))
         raise ConfigError(f"source {printable(source, 60)!r}: want auto or one of {', '.join(i.name for i in known)}")
     fits = [(importer.fits(tensors), len(importer.signature), importer) for importer in known]
     best, _, importer = max(fits, key=lambda row: row[:2])

@@ -45,7 +45,7 @@ def is_ours(path: str | Path) -> bool:
 
 def _is_prefix(path: Path) -> bool:
     """TensorFlow calls a checkpoint by what its files' names have in common."""
-    return path.with_name(path.name + ".index").is_file()
+    return bool(path.name) and path.with_name(path.name + ".index").is_file()
 
 
 def names_of(foreign: Foreign) -> tuple[tuple[str, ...], bool]:

@@ -1,5 +1,31 @@
 """Other projects' layouts -> our models: one module per project."""
 
-from singleshot.weights.importers import amdegroot
+from singleshot.weights.importers import (
+    amdegroot,
+    balancap,
+    bubbliiiing,
+    caffe,
+    keras,
+    lufficc,
+    mmdet,
+    nvidia,
+    qfgaohao,
+    tf_object_detection,
+    tflite,
+    torchvision,
+)
 
-IMPORTERS = (*amdegroot.IMPORTERS,)
+IMPORTERS = (
+    *amdegroot.IMPORTERS,
+    *balancap.IMPORTERS,
+    *caffe.IMPORTERS,
+    *bubbliiiing.IMPORTERS,
+    *keras.IMPORTERS,
+    *lufficc.IMPORTERS,
+    *mmdet.IMPORTERS,
+    *nvidia.IMPORTERS,
+    *qfgaohao.IMPORTERS,
+    *tflite.IMPORTERS,
+    *torchvision.IMPORTERS,
+    *tf_object_detection.IMPORTERS,
+)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from singleshot.inputs import CAFFE_MEAN, InputSpec
-from singleshot.priors import PRIORS
+from singleshot.priors import PRIORS, PriorSpec
 from singleshot.weights.checkpoint import Thresholds
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign import Foreign, Importer
@@ -18,11 +18,16 @@ from singleshot.weights.tensors import Tensors
 THRESHOLDS = Thresholds(score_min=0.01, nms_iou=0.45, per_class=200, keep=200)
 
 
+def priors_of(num_classes: int) -> PriorSpec:
+    """ssd.py takes VOC's table for 21 columns and COCO's for any other number; prior_box.py clamps cx cy w h ('clip':
+    True in both). Sizes are whole numbers already."""
+    table = "ssd300-voc" if num_classes == 20 else "ssd300-coco"
+    return replace(PRIORS[table], clip="center", truncate=False)
+
+
 def _convert(tensors: Tensors) -> Foreign:
     num_classes = count_classes(tensors, "conf.0.bias", 4, tensors.where)
-    table = "ssd300-coco" if num_classes == 80 else "ssd300-voc"
-    # prior_box.py clamps cx cy w h ('clip': True in both of its tables); sizes are whole numbers already.
-    priors = replace(PRIORS[table], clip="center", truncate=False)
+    priors = priors_of(num_classes)
     extras = {name: f"extras.{i}" for i, name in enumerate(extra_names(6))}
 
     def find(layer: str | tuple[str, int], part: str, shape: tuple[int, ...]) -> Tensor:
@@ -35,7 +40,9 @@ def _convert(tensors: Tensors) -> Foreign:
 
     model = vgg_model(find, num_classes, priors, InputSpec(size=300, mean=CAFFE_MEAN))
     tensors.finish("amdegroot/ssd.pytorch SSD300")
-    return Foreign(model, "amdegroot/ssd.pytorch SSD300 on VGG16", usual_names(num_classes), THRESHOLDS)
+    told = "default boxes of COCO's table, as its code has for any number of classes but 20"
+    notes = () if num_classes in (20, 80) else (told,)
+    return Foreign(model, "amdegroot/ssd.pytorch SSD300 on VGG16", usual_names(num_classes), THRESHOLDS, notes)
 
 
 IMPORTERS = (

@@ -34,14 +34,14 @@ def vgg_model(find: Find, num_classes: int, priors: PriorSpec, input_spec: Input
     model = build(name, num_classes, priors, input_spec)
     state = model.state_dict()
     for key in state:
-        layer, part = _caffe_name(key)
+        layer, part = caffe_name(key)
         state[key] = find(layer, part, tuple(state[key].shape))
     model.load_state_dict(state)
     return model.eval()
 
 
-def _caffe_name(key: str) -> tuple[str | tuple[str, int], str]:
-    """Name and part of one of our tensors: backbone.layers.conv1_1.weight -> conv1_1, weight."""
+def caffe_name(key: str) -> tuple[str | tuple[str, int], str]:
+    """Name, as `Find` takes it, and part of one of our tensors: backbone.layers.conv1_1.weight -> conv1_1, weight."""
     parts = key.split(".")
     if parts[0] == "norms":
         return "l2norm", parts[-1]

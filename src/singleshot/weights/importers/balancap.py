@@ -1,0 +1,109 @@
+"""balancap/SSD-Tensorflow: SSD300 and SSD512 on VGG16 (nets/ssd_vgg_300.py, nets/ssd_vgg_512.py), for Pascal VOC."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from torch import Tensor
+
+from singleshot.inputs import CAFFE_MEAN, InputSpec
+from singleshot.priors import PRIORS
+from singleshot.weights.checkpoint import Thresholds
+from singleshot.weights.class_names import usual_names
+from singleshot.weights.foreign import Foreign, Importer
+from singleshot.weights.importers.vgg import VGG_CONVS, count_classes, extra_names, vgg_model
+from singleshot.weights.tensors import Tensors
+
+# eval_ssd_network.py: select_threshold, nms_threshold, select_top_k, keep_top_k. It keeps 200 of each class, which
+# more than 200 in all are not worth.
+THRESHOLDS = Thresholds(score_min=0.01, nms_iou=0.45, per_class=400, keep=200)
+
+_TAIL = "block4_box/L2Normalization/gamma"
+_SIGNATURE = (
+    "conv1/conv1_1/weights",
+    "conv7/biases",
+    "block8/conv1x1/weights",
+    "block11/conv3x3/weights",
+    _TAIL,
+    "block4_box/conv_loc/weights",
+    "block11_box/conv_cls/biases",
+)
+_AVERAGE = "/ExponentialMovingAverage"
+_COUNTERS = ("global_step", "beta1_power", "beta2_power", "local_step")
+# What TensorFlow 1's optimizers (tf_utils.py: configure_optimizer) put behind a variable's name.
+_SLOTS = (
+    "Adam", "Adam_1", "Momentum", "RMSProp", "RMSProp_1", "RMSProp_2", "Adagrad", "Adadelta", "Adadelta_1", "Ftrl",
+    "Ftrl_1",
+)  # fmt: skip
+
+
+def _prefix(names: Iterable[str]) -> str | None:
+    """The scope around the network, "ssd_300_vgg/" unless the training named another; None if it is not there."""
+    return next((name.removesuffix(_TAIL) for name in names if name.endswith(_TAIL)), None)
+
+
+def _matches(tensors: Tensors) -> bool:
+    prefix = _prefix(tensors)
+    return prefix is not None and all(prefix + name in tensors for name in _SIGNATURE)
+
+
+def _blocks(maps: int) -> dict[str | tuple[str, int], str]:
+    """Caffe's layer names -> theirs."""
+    blocks: dict[str | tuple[str, int], str] = {name: f"{name[:5]}/{name}" for name in VGG_CONVS}
+    blocks |= {"fc6": "conv6", "fc7": "conv7", "l2norm": "block4_box/L2Normalization"}
+    for i, name in enumerate(extra_names(maps)):
+        kernel = "conv1x1" if i % 2 == 0 else "conv4x4" if i // 2 == 4 else "conv3x3"
+        blocks[name] = f"block{8 + i // 2}/{kernel}"
+    for i, block in enumerate([4, *range(7, 6 + maps)]):
+        blocks["loc", i], blocks["conf", i] = f"block{block}_box/conv_loc", f"block{block}_box/conv_cls"
+    return blocks
+
+
+def _convert(tensors: Tensors) -> Foreign:
+    prefix = _prefix(tensors) or ""
+    maps = 7 if f"{prefix}block12/conv4x4/weights" in tensors else 6
+    side = 300 if maps == 6 else 512
+    num_classes = count_classes(tensors, f"{prefix}block4_box/conv_cls/biases", 4, tensors.where)
+    blocks = _blocks(maps)
+
+    def find(layer: str | tuple[str, int], part: str, shape: tuple[int, ...]) -> Tensor:
+        key = prefix + blocks[layer]
+        if layer == "l2norm":
+            return tensors.take(f"{key}/gamma", *shape)
+        if part == "bias":
+            return tensors.take(f"{key}/biases", *shape)
+        outputs, inputs, height, width = shape
+        return tensors.take(f"{key}/weights", height, width, inputs, outputs).permute(3, 2, 0, 1).contiguous()
+
+    # Caffe's COCO sizes, also for VOC, and not cut to whole pixels (default_params of both files). The offsets are
+    # dx dy dw dh, although boxes are y first everywhere else (nets/ssd_common.py: tf_ssd_bboxes_decode_layer).
+    priors = replace(PRIORS[f"ssd{side}-coco"], truncate=False)
+    model = vgg_model(find, num_classes, priors, InputSpec(size=side, mean=CAFFE_MEAN))
+    notes = _ignore_training(tensors)
+    tensors.finish(f"balancap/SSD-Tensorflow SSD{side}")
+    source = f"balancap/SSD-Tensorflow SSD{side} on VGG16"
+    return Foreign(model, source, usual_names(num_classes), THRESHOLDS, notes)
+
+
+def _ignore_training(tensors: Tensors) -> tuple[str, ...]:
+    """Leave out what only training needs; what is there as an average too is said."""
+    slots = [name for name in tensors if name.rpartition("/")[2] in (*_COUNTERS, *_SLOTS)]
+    averages = [name for name in tensors if name.endswith(_AVERAGE)]
+    tensors.ignore(*slots, *averages)
+    if not averages:
+        return ()
+    # eval_ssd_network.py takes them only when it is told to (moving_average_decay).
+    return ("the file also holds moving averages of the weights; the plain weights were taken, as its evaluation does",)
+
+
+IMPORTERS = (
+    Importer(
+        "balancap",
+        "balancap/SSD-Tensorflow, SSD300 and SSD512 on VGG16",
+        tuple(f"ssd_300_vgg/{name}" for name in _SIGNATURE),
+        _convert,
+        "tensorflow",
+        _matches,
+    ),
+)

@@ -1,0 +1,289 @@
+"""Caffe's SSDs (weiliu89/caffe, branch ssd, and what was trained with it): any network that a prototxt describes.
+
+Without a prototxt: the network that the caffemodel holds itself, else the layouts that are told by their layers' names,
+SSD300 and SSD512 on VGG16 and chuanqi305/MobileNet-SSD.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from singleshot.errors import CheckpointError, ConfigError, printable
+from singleshot.inputs import CAFFE_MEAN, InputSpec
+from singleshot.priors import PRIORS
+from singleshot.weights.checkpoint import Thresholds
+from singleshot.weights.class_names import usual_names
+from singleshot.weights.foreign import Foreign, Importer
+from singleshot.weights.importers import caffe_heads
+from singleshot.weights.importers.caffe_net import Body, Op, ancestors, in_phase, link
+from singleshot.weights.importers.caffe_vgg import as_preset
+from singleshot.weights.importers.vgg import count_classes, vgg_model
+from singleshot.weights.readers.caffe import CaffeNet, parse_prototxt
+from singleshot.weights.tensors import Tensors
+
+# One layer each of the layouts that are known by name.
+VGG_SIGN = ("conv1_1[0]", "conv4_3_norm_mbox_loc[0]")
+MOBILE_SIGN = ("conv0[0]", "conv1/dw[0]", "conv11_mbox_loc[0]")
+FACE_SIGN = ("conv1_h[0]", "layer_64_1_conv1_h[0]")
+
+# examples/ssd/ssd_pascal.py det_out_param, as the package's own values.
+THRESHOLDS = Thresholds(score_min=0.01, nms_iou=0.45, per_class=400, keep=200)
+
+
+class Prepared(NamedTuple):
+    """How pixels reach a network: (pixel - mean) * scale, in BGR; note: where that is a guess."""
+
+    mean: tuple[float, ...]
+    scale: float
+    resize: str = "stretch"
+    note: str = ""
+
+
+def _has(tensors: Tensors, sign: tuple[str, ...]) -> bool:
+    return all(key in tensors for key in sign)
+
+
+def _matches(tensors: Tensors) -> bool:
+    return tensors.kind == "caffe" or _has(tensors, VGG_SIGN) or _has(tensors, MOBILE_SIGN)
+
+
+def _convert(tensors: Tensors) -> Foreign:
+    try:
+        return _by_network_or_name(tensors)
+    except ConfigError as error:
+        raise CheckpointError(f"{tensors.where}: {error}") from error
+
+
+def _by_network_or_name(tensors: Tensors) -> Foreign:
+    net = tensors.structure if isinstance(tensors.structure, CaffeNet) else None
+    if net is not None:
+        layers, end = _ending(net)
+        if end is not None:
+            return _network(tensors, net, layers)
+        if net.where != tensors.where:
+            raise CheckpointError(f"{net.where}: no SSD; it has no layer of type {' or '.join(caffe_heads.ENDS)}")
+    if _has(tensors, VGG_SIGN):
+        return _vgg_by_name(tensors)
+    if _has(tensors, MOBILE_SIGN):
+        told = parse_prototxt(_mobilenet_prototxt(tensors), tensors.where)
+        return _network(tensors, told, told.layers)
+    raise CheckpointError(
+        f"{tensors.where}: Caffe weights ({printable(', '.join(list(tensors)[:3]), 80)} ...) without their network; put"
+        " the prototxt beside the file under the same name"
+    )
+
+
+def _ending(net: CaffeNet) -> tuple[tuple[Any, ...], Any]:
+    """Layers of the phase that ends in detections, or in the loss of a training network; and that end."""
+    # A loss may be there in both phases, its data in training alone.
+    for kind, phases in zip(caffe_heads.ENDS, ((True, False), (False, True)), strict=True):
+        for test in phases:
+            layers = in_phase(net, test)
+            end = next((layer for layer in layers if layer.type == kind), None)
+            if end is not None:
+                return layers, end
+    return (), None
+
+
+# ---------------------------------------------------------------------------------------------- networks
+
+
+def _network(tensors: Tensors, net: CaffeNet, layers: tuple[Any, ...]) -> Foreign:
+    """The model of a network that is described."""
+    images, size = _image_inputs(net, layers)
+    ops = link(layers, images)
+    last = next(i for kind in caffe_heads.ENDS for i, op in enumerate(ops) if op.layer.type == kind)
+    where = net.where
+    end = caffe_heads.read_end(ops, last, where)
+    maps = caffe_heads.read_maps(ops, end.op, where)
+    prepared = _prepared(net, tensors)
+    input_spec = _input_spec(size, prepared)
+    outputs = [i for m in maps for i in (m.location, m.confidence)]
+    needed = ancestors(ops, [*outputs, *(m.feature for m in maps)])
+    body = Body(ops, needed, outputs, size, tensors)
+    priors = caffe_heads.prior_spec(maps, end, body, size)
+    model = caffe_heads.build(maps, end, body, priors, input_spec)
+    if not all(bool(torch.isfinite(values).all()) for values in model.parameters()):
+        raise CheckpointError(f"{tensors.where}: weights become infinite with {where}; one of the two is damaged")
+    used = {ops[i].layer.name for i in needed}
+    _ignore_unused(tensors, ops, used)
+    tensors.finish(f"the network of {net.where}" if net.where != tensors.where else "a Caffe network")
+    preset = as_preset(model)
+    notes = [prepared.note] if prepared.note else []
+    if net.where != tensors.where:
+        notes.append(f"network taken from {net.where}")
+    model = preset or model
+    return Foreign(model, _source(tensors, net, preset is not None, size), _names(tensors, model.num_classes),
+                   end.thresholds, tuple(notes))  # fmt: skip
+
+
+def _ignore_unused(tensors: Tensors, ops: list[Op], used: set[str]) -> None:
+    """Weights of layers that the network has and detections do not need."""
+    unused = {op.layer.name for op in ops} - used
+    tensors.ignore(*(key for key in tensors if key.rpartition("[")[0] in unused))
+
+
+def _source(tensors: Tensors, net: CaffeNet, vgg: bool, size: int) -> str:
+    if vgg:
+        return f"Caffe SSD{size} on VGG16 (weiliu89/caffe)"
+    if _has(tensors, MOBILE_SIGN):
+        return "Caffe MobileNet-SSD (chuanqi305/MobileNet-SSD)"
+    if _has(tensors, FACE_SIGN):
+        return "Caffe face detector on ResNet-10 (OpenCV)"
+    return f"Caffe network {printable(net.name, 60)}" if net.name else "Caffe network"
+
+
+def _names(tensors: Tensors, num_classes: int) -> tuple[str, ...] | None:
+    return ("face",) if num_classes == 1 and _has(tensors, FACE_SIGN) else usual_names(num_classes)
+
+
+def _image_inputs(net: CaffeNet, layers: tuple[Any, ...]) -> tuple[list[str], int]:
+    """Names of the blobs that hold the image, and its side. Raises CheckpointError unless there is one, and square."""
+    found: list[tuple[str, tuple[int, ...]]] = list(net.inputs)
+    for layer in layers:
+        if layer.bottom or not layer.top:
+            continue
+        p = layer.transform_param
+        resized = (p.resize_param.height, p.resize_param.width)
+        cropped = (p.crop_h or p.crop_size, p.crop_w or p.crop_size)
+        sides = cropped if all(cropped) else resized
+        if layer.type == "Input":
+            found += zip(layer.top, (tuple(shape.dim) for shape in layer.input_param.shape), strict=False)
+        elif all(sides):
+            found.append((layer.top[0], (1, 3, *sides)))
+    images = [(name, shape) for name, shape in found if len(shape) == 4]
+    if not images:
+        raise CheckpointError(f"{net.where}: does not say how large its image is (input_shape, or resize_param)")
+    _, channels, height, width = images[0][1]
+    if channels != 3 or height != width:
+        raise CheckpointError(f"{net.where}: takes images of {channels}x{height}x{width}; want 3 channels and a square")
+    return [name for name, shape in images if shape[1:] == images[0][1][1:]], int(width)
+
+
+def _prepared(net: CaffeNet, tensors: Tensors) -> Prepared:
+    """From the transform_param of prototxt or caffemodel, else as the layout is known to want it."""
+    for p in net.transforms:
+        if p.mean_value or p.scale != 1:
+            wild = not 1e-6 < p.scale < 1e6 or not all(abs(v) <= 1e6 for v in p.mean_value)
+            if wild or len(p.mean_value) not in (0, 1, 3):
+                raise CheckpointError(f"{net.where}: transform_param with {len(p.mean_value)} means, scale {p.scale}")
+            mean = (tuple(p.mean_value) or (0.0,)) * (1 if len(p.mean_value) == 3 else 3)
+            resize = "letterbox" if p.resize_param.resize_mode == 3 else "stretch"
+            return Prepared(mean, p.scale, resize)
+    if _has(tensors, MOBILE_SIGN):
+        return Prepared((127.5,) * 3, 0.007843)  # demo.py, preprocess
+    bgr = CAFFE_MEAN[::-1]
+    if _has(tensors, VGG_SIGN) or _has(tensors, FACE_SIGN):
+        return Prepared(bgr, 1.0)
+    return Prepared(bgr, 1.0, note="its files do not say how images are prepared: BGR minus 104, 117, 123 is assumed")
+
+
+def _input_spec(size: int, prepared: Prepared) -> InputSpec:
+    red_first = tuple(float(v) for v in prepared.mean[::-1])
+    std = 1.0 / round(prepared.scale, 9)
+    return InputSpec(size, prepared.resize, "bgr", (red_first[0], red_first[1], red_first[2]), (std, std, std))
+
+
+# ---------------------------------------------------------------------------------------------- known by name
+
+
+def _vgg_by_name(tensors: Tensors) -> Foreign:
+    """SSD300 or SSD512 of examples/ssd by the names of its layers."""
+    maps = 7 if "conv10_2[0]" in tensors else 6
+    size = 300 if maps == 6 else 512
+    sources = ["conv4_3_norm", "fc7", *(f"conv{i}_2" for i in range(6, 4 + maps))]
+    num_classes = count_classes(tensors, f"{sources[0]}_mbox_conf[1]", 4, tensors.where)
+    notes = []
+    if num_classes not in (20, 80):
+        notes.append("no prototxt: default boxes as those for VOC are assumed")
+
+    def find(layer: str | tuple[str, int], part: str, shape: tuple[int, ...]) -> Tensor:
+        if isinstance(layer, tuple):
+            layer = f"{sources[layer[1]]}_mbox_{layer[0]}"
+        elif layer == "l2norm":
+            layer = "conv4_3_norm"
+        return tensors.take(f"{layer}[{0 if part == 'weight' else 1}]", *shape)
+
+    priors = PRIORS[f"ssd{size}-{'coco' if num_classes == 80 else 'voc'}"]
+    input_spec = InputSpec(size=size, colour_order="bgr", mean=CAFFE_MEAN)
+    model = vgg_model(find, num_classes, replace(priors, truncate=True), input_spec)
+    tensors.finish(f"Caffe SSD{size} on VGG16")
+    return Foreign(
+        model, f"Caffe SSD{size} on VGG16 (weiliu89/caffe)", usual_names(num_classes), THRESHOLDS, tuple(notes)
+    )
+
+
+# chuanqi305/MobileNet-SSD, MobileNetSSD_deploy.prototxt: layers at half the side of the layer before; what heads see
+# and their PriorBox.
+_MOBILE_STRIDES = ("conv0", "conv2/dw", "conv4/dw", "conv6/dw", "conv12/dw", *(f"conv{i}_2" for i in range(14, 18)))
+_MOBILE_HEADS = (
+    ("conv11", (60.0,), ()), ("conv13", (105.0,), (150.0,)), ("conv14_2", (150.0,), (195.0,)),
+    ("conv15_2", (195.0,), (240.0,)), ("conv16_2", (240.0,), (285.0,)), ("conv17_2", (285.0,), (300.0,)),
+)  # fmt: skip
+
+
+def _mobilenet_prototxt(tensors: Tensors) -> str:
+    """MobileNet-SSD's network as text, with the norms and the widths that the weights have."""
+    lines, x = ['name: "MobileNet-SSD" input: "data" input_shape { dim: 1 dim: 3 dim: 300 dim: 300 }'], "data"
+
+    def layer(name: str, kind: str, bottoms: tuple[str, ...], top: str, parameters: str = "") -> None:
+        takes = " ".join(f'bottom: "{b}"' for b in bottoms)
+        lines.append(f'layer {{ name: "{name}" type: "{kind}" {takes} top: "{top}" {parameters} }}')
+
+    def conv(name: str, bottom: str, top: str) -> None:
+        shape = tensors.shape(f"{name}[0]")
+        if len(shape) != 4:
+            tensors.finish("MobileNet-SSD")
+            raise CheckpointError(f"{tensors.where}: {name}[0] is {'x'.join(map(str, shape))}, want four sides")
+        outputs, inner, kernel, _ = shape
+        groups, bias = outputs if inner == 1 else 1, str(f"{name}[1]" in tensors).lower()
+        stride = 2 if name in _MOBILE_STRIDES else 1
+        parameters = f"num_output: {outputs} kernel_size: {kernel} stride: {stride} pad: {kernel // 2} group: {groups}"
+        layer(name, "Convolution", (bottom,), top, f"convolution_param {{ {parameters} bias_term: {bias} }}")
+        if f"{name}/bn[0]" in tensors:
+            layer(f"{name}/bn", "BatchNorm", (top,), top)
+            layer(f"{name}/scale", "Scale", (top,), top, "scale_param { bias_term: true }")
+
+    names = ["conv0", *(f"conv{i}{end}" for i in range(1, 14) for end in ("/dw", ""))]
+    for name in [*names, *(f"conv{i}_{k}" for i in range(14, 18) for k in (1, 2))]:
+        conv(name, x, name)
+        layer(f"{name}/relu", "ReLU", (name,), name)
+        x = name
+    for name, low, high in _MOBILE_HEADS:
+        for which in ("loc", "conf"):
+            head = f"{name}_mbox_{which}"
+            renamed = f"{head}_new[0]" in tensors  # as those who train it on classes of their own call it
+            conv(f"{head}_new" if renamed else head, name, head)
+            layer(f"{head}_perm", "Permute", (head,), f"{head}_perm", "permute_param { order: [0, 2, 3, 1] }")
+            layer(f"{head}_flat", "Flatten", (f"{head}_perm",), f"{head}_flat")
+        ratios = [2.0, 3.0] if high else [2.0]
+        sizes = f"min_size: {list(low)} max_size: {list(high)} aspect_ratio: {ratios} variance: [0.1, 0.1, 0.2, 0.2]"
+        layer(f"{name}_prior", "PriorBox", (name, "data"), f"{name}_prior", f"prior_box_param {{ {sizes} }}")
+    for end in ("mbox_loc_flat", "mbox_conf_flat", "prior"):
+        layer(f"{end}_all", "Concat", tuple(f"{name}_{end}" for name, *_ in _MOBILE_HEADS), f"{end}_all")
+    key = next((k for k in ("conv11_mbox_conf_new[0]", "conv11_mbox_conf[0]") if k in tensors), "")
+    classes = tensors.shape(key)[0] // 3 if key else 0
+    layer("softmax", "Softmax", ("mbox_conf_flat_all",), "softmax")
+    # demo.py shows what MobileNetSSD_deploy.prototxt finds.
+    layer(
+        "detection_out", "DetectionOutput", ("mbox_loc_flat_all", "softmax", "prior_all"), "detection_out",
+        f"detection_output_param {{ num_classes: {classes} code_type: CENTER_SIZE keep_top_k: 100"
+        " confidence_threshold: 0.25 nms_param { nms_threshold: 0.45 top_k: 100 } }",
+    )  # fmt: skip
+    return "\n".join(lines)
+
+
+IMPORTERS = (
+    Importer(
+        "caffe",
+        "Caffe's .caffemodel with or without its prototxt: SSD300, SSD512, MobileNet-SSD, any other",
+        VGG_SIGN,
+        _convert,
+        "caffe",
+        _matches,
+    ),
+)

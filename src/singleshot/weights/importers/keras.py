@@ -1,0 +1,212 @@
+"""pierluigiferrari/ssd_keras: SSD300 and SSD512 on VGG16 (models/keras_ssd300.py, models/keras_ssd512.py)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from singleshot.errors import CheckpointError, ConfigError, printable
+from singleshot.inputs import CAFFE_MEAN, InputSpec
+from singleshot.priors import PRIORS, PriorSpec
+from singleshot.weights.checkpoint import Thresholds
+from singleshot.weights.class_names import usual_names
+from singleshot.weights.foreign import Foreign, Importer
+from singleshot.weights.importers.vgg import count_classes, extra_names, vgg_model
+from singleshot.weights.tensors import Tensors
+
+# ssd_output_decoder.py: decode_detections; the cap before NMS is that of its layer (nms_max_output_size), Caffe's.
+THRESHOLDS = Thresholds(score_min=0.01, nms_iou=0.45, per_class=400, keep=200)
+
+_GAMMA = "conv4_3_norm/conv4_3_norm_gamma"
+_SIGNATURE = (
+    "conv1_1/kernel",
+    "fc7/bias",
+    "conv9_2/kernel",
+    _GAMMA,
+    "conv4_3_norm_mbox_loc/kernel",
+    "conv4_3_norm_mbox_conf/bias",
+    "fc7_mbox_conf/kernel",
+    "conv9_2_mbox_conf/bias",
+)
+
+
+def _short_names(names: Mapping[str, Any]) -> dict[str, str]:
+    """Layer and part ("conv1_1/kernel") -> the name in the file, which adds scopes and the number of an output, as in
+    "model_weights/conv1_1/conv1_1_1/kernel:0"."""
+    short: dict[str, str] = {}
+    for name in names:
+        parts = name.removeprefix("model_weights/").partition(":")[0].split("/")
+        # Versions of Keras differ in what they call the only weight of a layer that is not its own.
+        key = _GAMMA if parts[0] == "conv4_3_norm" else f"{parts[0]}/{parts[-1]}"
+        short.setdefault(key, name)
+    return short
+
+
+def _matches(tensors: Tensors) -> bool:
+    names = _short_names(tensors)
+    return all(name in names for name in _SIGNATURE)
+
+
+def _convert(tensors: Tensors) -> Foreign:
+    names = _short_names(tensors)
+    maps = 7 if "conv10_2/kernel" in names else 6
+    side = 300 if maps == 6 else 512
+    sources = ["conv4_3_norm", "fc7", *extra_names(maps)[1::2]]
+    whole = tensors.kind == "keras" and tensors.structure is not None
+    network = _Network(tensors.structure, tensors.where) if whole else None
+    key = "conv4_3_norm_mbox_conf/bias"
+    num_classes = count_classes(tensors, names.get(key, key), _boxes_per_cell(tensors, names), tensors.where)
+    priors = replace(PRIORS[f"ssd{side}-{'coco' if num_classes == 80 else 'voc'}"], truncate=False)
+    spec = InputSpec(size=side, mean=CAFFE_MEAN, colour_order="bgr")
+    notes: tuple[str, ...] = ()
+    if network is not None:
+        priors, spec = network.priors(priors, sources), network.input(spec)
+    elif num_classes not in (20, 80):
+        notes = ("a file of weights alone says nothing of its default boxes; those of its VOC models were taken",)
+
+    def find(layer: str | tuple[str, int], part: str, shape: tuple[int, ...]) -> Tensor:
+        if layer == "l2norm":
+            return tensors.take(names.get(_GAMMA, _GAMMA), *shape)
+        where = layer if isinstance(layer, str) else f"{sources[layer[1]]}_mbox_{layer[0]}"
+        if part == "bias":
+            return tensors.take(names.get(f"{where}/bias", f"{where}/bias"), *shape)
+        outputs, inputs, height, width = shape
+        kernel = tensors.take(names.get(f"{where}/kernel", f"{where}/kernel"), height, width, inputs, outputs)
+        return kernel.permute(3, 2, 0, 1).contiguous()
+
+    model = vgg_model(find, num_classes, priors, spec)
+    tensors.finish(f"pierluigiferrari/ssd_keras SSD{side}")
+    source = f"pierluigiferrari/ssd_keras SSD{side} on VGG16"
+    return Foreign(model, source, usual_names(num_classes), THRESHOLDS, notes)
+
+
+def _boxes_per_cell(tensors: Tensors, names: Mapping[str, str]) -> int:
+    """Of the first map: 4 unless the model was built with other ratios."""
+    key = names.get("conv4_3_norm_mbox_loc/bias", "conv4_3_norm_mbox_loc/bias")
+    shape = tensors.shape(key)
+    if len(shape) != 1 or shape[0] % 4 or not shape[0]:
+        raise CheckpointError(f"{tensors.where}: {printable(key, 80)} is not four outputs for each box")
+    return shape[0] // 4
+
+
+class _Network:
+    """What a file that `model.save` wrote says of its layers (model_config). Every reading raises CheckpointError."""
+
+    def __init__(self, structure: Any, where: str) -> None:
+        self.where = where
+        try:
+            layers = structure["config"]["layers"]
+            self.layers = {str(layer["config"]["name"]): dict(layer["config"]) for layer in layers}
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{where}: its model_config is not a Keras model's") from error
+
+    def priors(self, usual: PriorSpec, sources: list[str]) -> PriorSpec:
+        """Its AnchorBoxes layers as a spec: `usual` where they are the same."""
+        rows = [self.layers.get(f"{source}_mbox_priorbox") for source in sources]
+        if None in rows:
+            return usual
+        try:
+            read = [_anchors(row, usual.image_size) for row in rows if row is not None]
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(f"{self.where}: its AnchorBoxes layers cannot be read") from error
+        except ConfigError as error:
+            raise CheckpointError(f"{self.where}: {error}") from error
+        shapes = tuple(row[0] for row in read)
+        if len({row[1:] for row in read}) > 1:
+            raise CheckpointError(f"{self.where}: its maps differ in clipping or variances")
+        clip, variances = read[0][1:]
+        try:
+            spec = replace(usual, clip=clip, variances=variances)
+            if not _same(shapes, spec):
+                spec = replace(spec, min_sizes=(), max_sizes=(), ratios=(), shapes=shapes)
+        except ConfigError as error:
+            raise CheckpointError(f"{self.where}: {error}") from error
+        return spec
+
+    def input(self, usual: InputSpec) -> InputSpec:
+        """Mean, deviation and colour order from its Lambda layers, which exist only where they do something."""
+        mean, std, order = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "rgb"
+        if "input_mean_normalization" in self.layers:
+            mean = self._three("input_mean_normalization", usual.mean)
+        if "input_stddev_normalization" in self.layers:
+            std = self._three("input_stddev_normalization", None)
+        if "input_channel_swap" in self.layers:
+            swap = self._three("input_channel_swap", (2.0, 1.0, 0.0))
+            if swap not in ((0.0, 1.0, 2.0), (2.0, 1.0, 0.0)):
+                raise CheckpointError(f"{self.where}: channels in the order {swap}, want RGB or BGR")
+            order = "rgb" if swap[0] == 0 else "bgr"
+        try:
+            return replace(usual, mean=mean, std=std, colour_order=order)
+        except ConfigError as error:
+            raise CheckpointError(f"{self.where}: {error}") from error
+
+    def _three(self, name: str, usual: tuple[float, float, float] | None) -> tuple[float, float, float]:
+        """The three numbers of a Lambda layer: Keras writes them beside its code, which is not looked at."""
+        try:
+            a, b, c = (float(value) for value in self.layers[name]["function"][2][0])
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            if usual is None:
+                raise CheckpointError(f"{self.where}: the numbers of its layer {name} cannot be read") from error
+            return usual
+        if not all(map(math.isfinite, (a, b, c))):
+            raise CheckpointError(f"{self.where}: its layer {name} has no numbers")
+        return a, b, c
+
+
+Shapes = tuple[tuple[float, float], ...]
+
+
+def _anchors(config: Mapping[str, Any], side: int) -> tuple[Shapes, str, tuple[float, float]]:
+    """Sizes in pixels, clip and variances of one AnchorBoxes layer (keras_layer_AnchorBoxes.py: call)."""
+    size = int(config["img_height"]), int(config["img_width"])
+    if size != (side, side):
+        raise ConfigError(f"made for images of {size[1]} x {size[0]}, want {side} x {side}")
+    if config["coords"] != "centroids" or not config["normalize_coords"]:
+        raise ConfigError("boxes are not centre, width and height from 0 to 1, which is all that is read")
+    ratios, scale = [float(ratio) for ratio in config["aspect_ratios"]], float(config["this_scale"])
+    if len(ratios) > 100 or min(ratios, default=0.0) <= 0:
+        raise ConfigError("aspect ratios that are none")
+    shapes = []
+    for ratio in ratios:
+        width, height = scale * side * math.sqrt(ratio), scale * side / math.sqrt(ratio)
+        shapes.append((width, height))
+        if ratio == 1 and config["two_boxes_for_ar1"]:
+            between = math.sqrt(scale * float(config["next_scale"])) * side
+            shapes.append((between, between))
+    if not all(math.isfinite(side) for shape in shapes for side in shape):
+        raise ConfigError(f"boxes of scale {scale} are none")
+    x, y, w, h = (float(value) for value in config["variances"])
+    if x != y or w != h or not math.isfinite(x + w):
+        raise ConfigError(f"variances {x:g}, {y:g}, {w:g}, {h:g}: want the same for both axes")
+    return tuple(shapes), "corners" if config["clip_boxes"] else "none", (x, w)
+
+
+def _same(shapes: tuple[Shapes, ...], spec: PriorSpec) -> bool:
+    """Whether the spec's sizes and ratios give these shapes, to a thousandth of a pixel."""
+    for row, low, high, ratios in zip(shapes, spec.min_sizes, spec.max_sizes, spec.ratios, strict=True):
+        between = math.sqrt(low * high)
+        usual = [(low, low), (between, between)]
+        for ratio in ratios:
+            wide, narrow = low * math.sqrt(ratio), low / math.sqrt(ratio)
+            usual += [(wide, narrow), (narrow, wide)]
+        if len(row) != len(usual):
+            return False
+        if any(abs(a - b) > 1e-3 for one, two in zip(row, usual, strict=True) for a, b in zip(one, two, strict=True)):
+            return False
+    return True
+
+
+IMPORTERS = (
+    Importer(
+        "keras",
+        "pierluigiferrari/ssd_keras, SSD300 and SSD512 on VGG16",
+        _SIGNATURE,
+        _convert,
+        "keras",
+        _matches,
+    ),
+)

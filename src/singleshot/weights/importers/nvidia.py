@@ -1,0 +1,151 @@
+"""SSD300 on ResNets: NVIDIA DeepLearningExamples (PyTorch/Detection/SSD, ssd/model.py) and MLPerf training's ssd-v1.
+
+Both cut torchvision's ResNet after conv4_x, take the stride out of that stage (38 cells), and write their heads'
+outputs coordinate by coordinate and class by class, for all boxes of a cell at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from singleshot.inputs import InputSpec
+from singleshot.priors import PRIORS
+from singleshot.weights.assembly import Assembly, box_major
+from singleshot.weights.checkpoint import Thresholds
+from singleshot.weights.class_names import usual_names
+from singleshot.weights.foreign import Foreign, Importer
+from singleshot.weights.importers.units import conv_bias, conv_norm
+from singleshot.weights.importers.vgg import count_classes
+from singleshot.weights.tensors import Tensors
+
+# ssd/evaluate.py: decode_batch(..., 0.50, 200); ssd/utils.py decode_single: score > 0.05, the 200 best of a class.
+THRESHOLDS = Thresholds(score_min=0.05, nms_iou=0.5, per_class=200, keep=200)
+# dboxes300_coco: cx cy w h clamped. Theirs are written box by box, ours cell by cell, and so are our heads.
+PRIORS_300 = replace(PRIORS["ssd300-coco"], clip="center")
+INPUT = InputSpec(size=300, mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+# (blocks of the three stages, whether they are bottlenecks) -> depth.
+_DEPTHS = {
+    ((2, 2, 2), False): 18,
+    ((3, 4, 6), False): 34,
+    ((3, 4, 6), True): 50,
+    ((3, 4, 23), True): 101,
+    ((3, 8, 36), True): 152,
+}
+
+
+def _resnet(net: Assembly, tensors: Tensors, stem: str, stages: tuple[str, str, str]) -> tuple[str, str]:
+    """torchvision's ResNet up to conv4_x, which keeps the side of conv3_x: its last map and its name.
+
+    stem: prefix of the first convolution ("0") and its normalisation ("1"); stages: prefixes of conv2_x .. conv4_x.
+    """
+    x = conv_norm(net, tensors, net.image, f"{stem}.0", f"{stem}.1", "relu", kernel=7, stride=2)
+    x = net.add(f"{stem}.maxpool", "maxpool", x, kernel=3, stride=2, padding=1)
+    depths = []
+    bottleneck = f"{stages[0]}.0.conv3.weight" in tensors
+    for i, stage in enumerate(stages):
+        block = 0
+        while block == 0 or f"{stage}.{block}.conv1.weight" in tensors:
+            x = _block(net, tensors, x, f"{stage}.{block}", bottleneck, stride=2 if i == 1 and block == 0 else 1)
+            block += 1
+        depths.append(block)
+    depth = _DEPTHS.get(((depths[0], depths[1], depths[2]), bottleneck))
+    return x, f"ResNet{depth}" if depth else "a ResNet"
+
+
+def _block(net: Assembly, tensors: Tensors, x: str, name: str, bottleneck: bool, stride: int) -> str:
+    """A residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1; the stride is the first 3x3's."""
+    kernels, strided = ((1, 3, 1), 2) if bottleneck else ((3, 3), 1)
+    y = x
+    for k, kernel in enumerate(kernels, start=1):
+        activation = "relu" if k < len(kernels) else ""
+        own = stride if k == strided else 1
+        y = conv_norm(net, tensors, y, f"{name}.conv{k}", f"{name}.bn{k}", activation, kernel, own)
+    if f"{name}.downsample.0.weight" in tensors:
+        short = f"{name}.downsample"
+        x = conv_norm(net, tensors, x, f"{short}.0", f"{short}.1", kernel=1, stride=stride)
+    return net.add(f"{name}.relu", "relu", net.add(f"{name}.add", "add", x, y))
+
+
+def _extras(net: Assembly, tensors: Tensors, x: str, norm: bool) -> list[str]:
+    """The five additional blocks: 1x1, then 3x3 of stride 2 (the first three) or without padding."""
+    maps = [x]
+    for i in range(5):
+        name, stride, padding = f"additional_blocks.{i}", *((2, 1) if i < 3 else (1, 0))
+        if norm:
+            x = conv_norm(net, tensors, x, f"{name}.0", f"{name}.1", "relu", kernel=1)
+            x = conv_norm(net, tensors, x, f"{name}.3", f"{name}.4", "relu", 3, stride, padding)
+        else:
+            x = conv_bias(net, tensors, x, f"{name}.0", "relu", kernel=1)
+            x = conv_bias(net, tensors, x, f"{name}.2", "relu", 3, stride, padding)
+        maps.append(x)
+    return maps
+
+
+def _names(tensors: Tensors, count: int) -> tuple[str, ...] | None:
+    """Their files hold label_map: 0 for background, then the classes by number; else those of COCO."""
+    told = tensors.structure.get("label_map") if isinstance(tensors.structure, Mapping) else None
+    if isinstance(told, Mapping):
+        names = [told.get(i) for i in range(1, count + 1)]
+        if len(told) == count + 1 and all(isinstance(name, str) for name in names):
+            return tuple(map(str, names))
+    return usual_names(count)
+
+
+def _convert(tensors: Tensors, project: str, stem: str, stages: tuple[str, str, str], norm: bool) -> Foreign:
+    num_classes = count_classes(tensors, "conf.0.bias", 4, tensors.where)
+    net = Assembly()
+    last, backbone = _resnet(net, tensors, stem, stages)
+    for i, (x, boxes) in enumerate(zip(_extras(net, tensors, last, norm), PRIORS_300.per_cell, strict=True)):
+        values = []
+        for name, columns in ((f"loc.{i}", 4), (f"conf.{i}", num_classes + 1)):
+            weight = tensors.take(f"{name}.weight", boxes * columns, net.channels[x], 3, 3)
+            bias = tensors.take(f"{name}.bias", boxes * columns)
+            values += [box_major(weight, boxes), box_major(bias, boxes)]
+        net.head(x, x, *values)
+    tensors.finish(f"{project} SSD300")
+    model = net.build(num_classes, PRIORS_300, INPUT, f"ssd300-{backbone.lower().split()[-1]}")
+    return Foreign(model, f"{project} SSD300 on {backbone}", _names(tensors, num_classes), THRESHOLDS)
+
+
+def _convert_nvidia(tensors: Tensors) -> Foreign:
+    stem = "feature_extractor.feature_extractor"
+    stages = (f"{stem}.4", f"{stem}.5", f"{stem}.6")
+    return _convert(tensors, "NVIDIA DeepLearningExamples", stem, stages, norm=True)
+
+
+def _convert_mlperf(tensors: Tensors) -> Foreign:
+    stem = "model.layer1"
+    return _convert(tensors, "MLPerf training", stem, (f"{stem}.4", f"{stem}.5", "model.layer2.0"), norm=False)
+
+
+IMPORTERS = (
+    Importer(
+        "nvidia",
+        "NVIDIA DeepLearningExamples, SSD300 on ResNet18 to ResNet152",
+        (
+            "feature_extractor.feature_extractor.0.weight",
+            "feature_extractor.feature_extractor.6.0.conv1.weight",
+            "additional_blocks.0.0.weight",
+            "additional_blocks.4.4.running_var",
+            "loc.0.weight",
+            "conf.5.bias",
+        ),
+        _convert_nvidia,
+        "pytorch",
+    ),
+    Importer(
+        "mlperf",
+        "MLPerf training ssd-v1, SSD300 on ResNet34",
+        (
+            "model.layer1.0.weight",
+            "model.layer2.0.0.conv1.weight",
+            "additional_blocks.0.0.weight",
+            "additional_blocks.4.2.bias",
+            "loc.0.weight",
+            "conf.5.bias",
+        ),
+        _convert_mlperf,
+        "pytorch",
+    ),
+)

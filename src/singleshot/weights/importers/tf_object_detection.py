@@ -1,0 +1,207 @@
+"""TensorFlow's Object Detection API: SSD on MobileNet v1 and v2 and on Inception v2, and SSDLite.
+
+From checkpoints and frozen graphs, which have the same variables. Names and structure: tensorflow/models,
+research/object_detection/models/feature_map_generators.py and predictors/convolutional_box_predictor.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import torch.nn.functional as F
+
+from singleshot.errors import CheckpointError, printable
+from singleshot.inputs import InputSpec
+from singleshot.weights.assembly import swap_xy
+from singleshot.weights.class_names import coco_by_number
+from singleshot.weights.foreign import Foreign, Importer, classes_of
+from singleshot.weights.importers.tf_detection_settings import scope_of, settings_of
+from singleshot.weights.importers.tf_networks import (
+    INCEPTION,
+    V1,
+    V2,
+    Builder,
+    inception_v2,
+    mobilenet_v1,
+    mobilenet_v2,
+)
+from singleshot.weights.readers.graphdef import MAX_NAME
+from singleshot.weights.readers.tf_companions import Companions
+from singleshot.weights.tensors import Tensors
+
+# Other models of the same API, by a part of their names.
+_OTHERS = (
+    ("FirstStage", "a two-stage detector (Faster R-CNN, R-FCN or Mask R-CNN), not an SSD"),
+    ("WeightSharedConvolutionalBoxPredictor", "an SSD with one predictor for all maps (FPN, PPN), not the plain form"),
+    ("/fpn/", "an SSD on a feature pyramid (FPN), not the plain form"),
+    ("_feature_extractor/", "a model of TensorFlow 2's Keras classes; only those of TensorFlow 1 are read"),
+    ("FeatureExtractor/MobilenetV3", "an SSDLite on MobileNet v3, which is not read from TensorFlow"),
+    ("FeatureExtractor/MobilenetEdgeTPU", "an SSDLite on MobileNet EdgeTPU, which is not read"),
+    ("FeatureExtractor/MobileDet", "an SSDLite on MobileDet, which is not read"),
+    ("FeatureExtractor/InceptionV3", "an SSD on Inception v3, which is not read"),
+    ("FeatureExtractor/resnet", "an SSD on ResNet with a feature pyramid (FPN), not the plain form"),
+)
+# What training leaves in a checkpoint: slots of optimizers, counters, ranges of fake quantisation.
+_SLOTS = re.compile(
+    r"/(RMSProp|Momentum|Adam|Adagrad|Adadelta|Ftrl)(_\d+)?$|/ExponentialMovingAverage$|(^|/)\w*_quant/"
+    r"|^(global_step|save_counter|beta\d_power)$"
+)
+
+
+_NETWORKS: tuple[tuple[str, str, Callable[[Builder], tuple[str, list[str]]]], ...] = (
+    (V1, "MobileNet v1", mobilenet_v1),
+    (V2, "MobileNet v2", mobilenet_v2),
+    (INCEPTION, "Inception v2", inception_v2),
+)
+
+
+def _extras(build: Builder, prefix: str, maps: list[str], count: int) -> None:
+    """Further maps, each of half the side: 1x1, then 3x3 of stride 2, or a depthwise one and 1x1 (SSDLite)."""
+    block = build.settings.extras
+    for i in range(len(maps), count):
+        found = {}
+        for which, pattern in ((1, r"1x1_\d+"), (2, r"(\d)x\1_s2_\d+")):
+            fits = re.compile(rf"{re.escape(prefix)}_{which}_Conv2d_{i}_{pattern}(?=/|_depthwise/)")
+            scopes = sorted({match[0] for name in build.names if (match := fits.match(name))})
+            if len(scopes) > 1:
+                raise CheckpointError(f"{build.tensors.where}: two layers {printable(', '.join(scopes), 160)}")
+            found[which] = scopes[0] if scopes else ""
+        if not found[2]:
+            build.tensors.missing(f"{prefix}_2_Conv2d_{i}_3x3_s2_...")
+            return
+        x = build.conv(found[1], maps[-1], block) if found[1] else maps[-1]
+        if build.has(f"{found[2]}_depthwise/depthwise_weights"):
+            x = build.conv(f"{found[2]}_depthwise", x, block, stride=2, depthwise=True)
+            maps.append(build.conv(found[2], x, block))
+        else:
+            maps.append(build.conv(found[2], x, block, stride=2))
+
+
+def _head(build: Builder, i: int, x: str, boxes: int, columns: int) -> None:
+    """BoxPredictor_i: [H, W, boxes * 4] of ty tx th tw, and [H, W, boxes * columns] with background first."""
+    block, scope = build.settings.predictor, f"BoxPredictor_{i}"
+    fits = re.compile(rf"{scope}/Conv2d_(\d+)_1x1_\d+(?=/)")
+    layers = {int(match[1]): match[0] for name in build.names if (match := fits.match(name))}
+    for _, layer in sorted(layers.items()):
+        x = build.conv(layer, x, block)
+    ends, weights = [], []
+    for name, outputs in (("BoxEncodingPredictor", boxes * 4), ("ClassPredictor", boxes * columns)):
+        end = x
+        if build.has(f"{scope}/{name}_depthwise/depthwise_weights"):
+            end = build.conv(f"{scope}/{name}_depthwise", x, block, depthwise=True)
+        ends.append(end)
+        weight = build.take(f"{scope}/{name}/weights", None, None, build.net.channels[end], outputs).permute(3, 2, 0, 1)
+        if weight.shape[2:] == (
+            2,
+            2,
+        ):  # a kernel cut down to a map of 2 x 2, padded behind: the same in the middle of 3
+            weight = F.pad(weight, (1, 0, 1, 0))
+        if weight.shape[2:] not in ((1, 1), (3, 3)):
+            raise CheckpointError(f"{build.tensors.where}: {scope}/{name}: a kernel of {tuple(weight.shape[2:])}")
+        weights.append((weight, build.take(f"{scope}/{name}/biases", outputs)))
+    side = max(weight.shape[-1] for weight, _ in weights)
+    (location, shift), (confidence, bias) = ((F.pad(w, [(side - w.shape[-1]) // 2] * 4), b) for w, b in weights)
+    build.net.head(ends[0], ends[1], swap_xy(location, boxes), swap_xy(shift, boxes), confidence, bias)
+
+
+def _boxes_and_columns(build: Builder, where: str) -> tuple[list[int], int]:
+    """Boxes a cell of each map, and columns of the class scores, background among them."""
+    boxes: list[int] = []
+    columns = 0
+    while (width := build.width(f"BoxPredictor_{len(boxes)}/BoxEncodingPredictor", ("biases", "weights"))) is not None:
+        name = f"BoxPredictor_{len(boxes)}"
+        scores = build.width(f"{name}/ClassPredictor", ("biases", "weights")) or 0
+        if width % 4 or not width or scores % (width // 4) or (columns and scores != columns * width // 4):
+            raise CheckpointError(f"{where}: {name} has {width} values for boxes and {scores} for classes")
+        boxes.append(width // 4)
+        columns = scores // boxes[-1]
+    if not boxes:
+        raise CheckpointError(
+            f"{where}: no BoxPredictor_0/BoxEncodingPredictor: not an SSD of the Object Detection API"
+        )
+    return boxes, columns
+
+
+def _convert(tensors: Tensors) -> Foreign:
+    where = tensors.where
+    if max(map(len, tensors), default=0) > MAX_NAME:
+        raise CheckpointError(f"{where}: a name of more than {MAX_NAME} letters, which no model of this API has")
+    beside = tensors.structure if isinstance(tensors.structure, Companions) else Companions()
+    for part, what in _OTHERS:
+        if any(part in name for name in tensors):
+            raise CheckpointError(f"{where}: {what}")
+    found = [row for row in _NETWORKS if any(scope_of(name).startswith(f"{row[0]}/") for name in tensors)]
+    if len(found) != 1:
+        said = printable(", ".join(list(tensors)[:3]), 120)
+        raise CheckpointError(
+            f"{where}: no SSD on MobileNet v1, v2 or Inception v2 of the Object Detection API (it holds {said} ...)"
+        )
+    settings = settings_of(beside.graph, beside.config, where)
+    build = Builder(tensors, settings)
+    boxes, columns = _boxes_and_columns(build, where)
+    num_classes = classes_of(columns, where)
+    if settings.num_classes not in (0, num_classes):
+        raise CheckpointError(f"{where}: {num_classes} classes, but pipeline.config says {settings.num_classes}")
+    _, network, make = found[0]
+    prefix, maps = make(build)
+    maps = maps[: len(boxes)]
+    _extras(build, prefix, maps, len(boxes))
+    for i, (x, count) in enumerate(zip(maps, boxes, strict=False)):
+        _head(build, i, x, count, columns)
+    notes = _ignore_training(tensors)
+    lite = build.has("BoxPredictor_0/BoxEncodingPredictor_depthwise/depthwise_weights")
+    source = f"TensorFlow Object Detection API SSD{'Lite' if lite else ''} on {network}"
+    tensors.finish(source)
+    # preprocess() of all three feature extractors: (2 / 255) x - 1.
+    input_spec = InputSpec(settings.size, "stretch", "rgb", (127.5,) * 3, (127.5,) * 3)
+    name = f"tf-{'ssdlite' if lite else 'ssd'}-{network.replace(' ', '').lower()}"
+    priors = settings.priors([build.sides[x] for x in maps], boxes, where)
+    model = build.net.build(num_classes, priors, input_spec, name)
+    if beside.graph is None and beside.config is None:
+        notes.append("no pipeline.config beside it: input size, anchors and thresholds are those of the API's samples")
+    return Foreign(model, source, _class_names(beside, num_classes, where), settings.thresholds, tuple(notes))
+
+
+def _ignore_training(tensors: Tensors) -> list[str]:
+    """-> what a user should know of it."""
+    left = [name for name in tensors if _SLOTS.search(name)]
+    tensors.ignore(*left)
+    notes = []
+    if any(name.endswith("/ExponentialMovingAverage") for name in left):
+        notes.append("its moving averages were left out, as the API's own export does unless told otherwise")
+    if any("_quant/" in name for name in left):
+        notes.append("trained for 8 bits: the rounding that imitates them is left out")
+    return notes
+
+
+def _class_names(beside: Companions, num_classes: int, where: str) -> tuple[str, ...] | None:
+    """The label map's, which numbers from 1; COCO's 90 numbers; else None."""
+    labels = beside.labels
+    if labels is not None:
+        named = {number: name for number, name in labels.items() if number != 0}
+        if named and min(named) >= 1 and max(named) <= num_classes:
+            return tuple(named.get(i) or f"unused {i}" for i in range(1, num_classes + 1))
+        if beside.given:
+            raise CheckpointError(
+                f"{where}: {num_classes} classes, but the label map numbers {min(named, default=0)} to"
+                f" {max(named, default=0)}"
+            )
+    return coco_by_number() if num_classes == 90 else None
+
+
+def _matches(tensors: Tensors) -> bool:
+    """Names of the Object Detection API, also those of models that are then refused by name."""
+    starts = ("FeatureExtractor/", "BoxPredictor_0/", "FirstStage", "WeightSharedConvolutionalBoxPredictor")
+    return any(name.startswith(starts) for name in tensors)
+
+
+IMPORTERS = (
+    Importer(
+        "tf-object-detection",
+        "TensorFlow Object Detection API, SSD and SSDLite on MobileNet v1, v2 and Inception v2",
+        (),
+        _convert,
+        matches=_matches,
+    ),
+)

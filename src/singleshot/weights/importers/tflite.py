@@ -1,0 +1,320 @@
+"""SSD detectors of TensorFlow's Object Detection API as .tflite files, float or quantised.
+
+The network ends in TFLite_Detection_PostProcess (tensorflow/lite/kernels/detection_postprocess.cc), which has the box
+encodings ty tx th tw, the scores of background and classes, the anchors y x h w, and the thresholds as its options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from singleshot.errors import CheckpointError, ConfigError, printable
+from singleshot.inputs import InputSpec
+from singleshot.priors import PriorSpec, make_priors
+from singleshot.weights.assembly import swap_xy
+from singleshot.weights.checkpoint import Thresholds
+from singleshot.weights.class_names import usual_names
+from singleshot.weights.foreign import Foreign, Importer
+from singleshot.weights.importers.tflite_graph import SAME_VALUES, GraphImport
+from singleshot.weights.readers.tflite import Network, Operation
+from singleshot.weights.tensors import Tensors
+
+DETECTION = "TFLite_Detection_PostProcess"
+# object_detection/models/*mobilenet*: preprocess() brings 0..255 to -1..1.
+_USUAL_MEAN = 127.5
+
+
+class _Head(NamedTuple):
+    """One map. location, confidence: its last convolutions; side: of the map; boxes: of a cell."""
+
+    location: Operation
+    confidence: Operation
+    side: int
+    boxes: int
+
+
+def _convert(tensors: Tensors) -> Foreign:
+    graph = GraphImport(tensors)
+    op = _detection(graph)
+    try:
+        return _detector(graph, op)
+    except ConfigError as error:
+        raise CheckpointError(f"{tensors.where}: {error}") from error
+
+
+def _detector(graph: GraphImport, op: Operation) -> Foreign:
+    where, options = graph.where, op.options
+    columns = graph.value(graph.input(op, 1)).shape[-1:]
+    num_classes = int(_option(options, "num_classes", where))
+    if columns not in ((num_classes,), (num_classes + 1,)) or num_classes < 1:
+        raise CheckpointError(f"{where}: scores of shape {columns} for {num_classes} classes")
+    heads, activation = _heads(graph, op, columns[0])
+    anchors, quantum = _anchors(graph, graph.input(op, 2))
+    boxes = sum(head.side**2 * head.boxes for head in heads)
+    if boxes != len(anchors):
+        raise CheckpointError(f"{where}: {len(anchors)} anchors for {boxes} boxes")
+    spec, notes = input_spec(graph.network, where)
+    scales = {name: float(_option(options, f"{name}_scale", where)) for name in "yxhw"}
+    if min(scales.values()) <= 0:
+        raise CheckpointError(f"{where}: box scales {scales}: want positive numbers")
+    variances = 1 / scales["x"], 1 / scales["w"]
+    priors = _prior_spec(anchors, quantum, heads, spec.size, variances, where)
+    graph.run([part.inputs[0] for head in heads for part in (head.location, head.confidence)])
+    for head in heads:
+        _add_head(graph, head, num_classes, columns[0], scales)
+    thresholds, more = _thresholds(options, activation, len(anchors), where)
+    graph.tensors.ignore(*graph.tensors)  # a file may hold more than its network uses
+    graph.tensors.finish("an SSD of TensorFlow's Object Detection API")
+    model = graph.assembly.build(num_classes, priors, spec, "custom")
+    about = f"TensorFlow Lite SSD, {_precision(graph.network)}, input {spec.size}"
+    return Foreign(model, about, _names(graph.network, num_classes), thresholds, (*notes, *more))
+
+
+def _detection(graph: GraphImport) -> Operation:
+    """The operator that ends a detector; CheckpointError says what the network is instead."""
+    found = [op for op in graph.network.operations if op.kind == DETECTION]
+    if len(found) == 1:
+        return found[0]
+    ends = ", ".join(_ending(graph, index) for index in graph.network.outputs[:3]) or "nothing"
+    custom = sorted({op.kind for op in graph.network.operations if not op.kind.isupper() and op.kind != DETECTION})
+    more = f", and has operators of its own: {printable(', '.join(custom[:3]), 120)}" if custom else ""
+    raise CheckpointError(
+        f"{graph.where}: not an SSD detector: {len(found) or 'no'} {DETECTION} in its"
+        f" {len(graph.network.operations)} operators; it ends in {ends}{more}"
+    )
+
+
+def _ending(graph: GraphImport, output: int) -> str:
+    """What computes an output, behind what only changes its form."""
+    index = output
+    for _ in range(100):
+        op = graph.producers.get(index)
+        if op is None or op.kind not in SAME_VALUES or not op.inputs:
+            break
+        index = op.inputs[0]
+    shape = "x".join(map(str, graph.value(index).shape)) if index >= 0 else "?"
+    if op is None:
+        return f"its input of shape {shape}"
+    return f"{printable(op.kind, 60)} of shape {shape}" + (", as classifiers do" if op.kind == "SOFTMAX" else "")
+
+
+# ---------------------------------------------------------------------------------------------- heads
+
+
+def _heads(graph: GraphImport, op: Operation, columns: int) -> tuple[list[_Head], str]:
+    """The maps' last convolutions, largest map first, and what makes scores of logits."""
+    locations, _ = _pieces(graph, graph.input(op, 0))
+    confidences, activation = _pieces(graph, graph.input(op, 1))
+    if not activation:
+        raise CheckpointError(f"{graph.where}: neither LOGISTIC nor SOFTMAX makes scores of its logits")
+    if len(locations) != len(confidences):
+        raise CheckpointError(f"{graph.where}: {len(locations)} maps for boxes, {len(confidences)} for scores")
+    heads = []
+    for location, confidence in zip(locations, confidences, strict=True):
+        sides = [graph.side(part.outputs[0]) for part in (location, confidence)]
+        (height, width, outputs), (height2, width2, _) = sides
+        if len({height, width, height2, width2}) > 1:
+            raise CheckpointError(f"{graph.where}: a head of {height}x{width} and {height2}x{width2}: want squares")
+        if outputs % 4 or sides[1][2] != outputs // 4 * columns:
+            raise CheckpointError(f"{graph.where}: a head of {outputs} and {sides[1][2]} outputs for {columns} scores")
+        heads.append(_Head(location, confidence, height, outputs // 4))
+    return heads, activation
+
+
+def _pieces(graph: GraphImport, index: int) -> tuple[list[Operation], str]:
+    """The convolutions that a tensor [1, P, n] is put together from, and the activation on the way, "" for none."""
+    found: list[Operation] = []
+    activation = ""
+    stack, steps = [index], 0
+    while stack:
+        index, steps = stack.pop(), steps + 1
+        op = graph.producers.get(index)
+        if op is None or steps > 10_000:
+            name = printable(graph.value(index).name, 80)
+            raise CheckpointError(f"{graph.where}: what its detection takes is not computed ({name})")
+        if op.kind == "CONV_2D":
+            found.append(op)
+        elif op.kind in ("LOGISTIC", "SOFTMAX"):
+            activation = "sigmoid" if op.kind == "LOGISTIC" else "softmax"
+            stack.append(graph.input(op, 0))
+        elif op.kind == "CONCATENATION" and op.options["axis"] in (1, -2):
+            stack += reversed(op.inputs)
+        elif op.kind in SAME_VALUES:
+            stack.append(graph.input(op, 0))
+        else:
+            raise CheckpointError(f"{graph.where}: boxes or scores come from {printable(op.kind, 60)}, want CONV_2D")
+    return found, activation
+
+
+def _add_head(graph: GraphImport, head: _Head, num_classes: int, columns: int, scales: Mapping[str, float]) -> None:
+    parts = [_last_conv(graph, op) for op in (head.location, head.confidence)]
+    side = max(weight.shape[-1] for weight, _ in parts)
+    (location, location_bias), (confidence, confidence_bias) = ((_widened(w, side), b) for w, b in parts)
+    # dx dy dw dh with one variance for both: what TensorFlow scales apart goes into the weights.
+    factors = torch.tensor([1.0, scales["x"] / scales["y"], 1.0, scales["w"] / scales["h"]]).repeat(head.boxes)
+    location = swap_xy(location, head.boxes) * factors.view(-1, 1, 1, 1)
+    location_bias = swap_xy(location_bias, head.boxes) * factors
+    if columns == num_classes:  # no background: a column that says nothing, first
+        confidence = _with_background(confidence, head.boxes, 0.0)
+        confidence_bias = _with_background(confidence_bias, head.boxes, -20.0)
+    seen = [graph.layers.get(op.inputs[0]) for op in (head.location, head.confidence)]
+    if seen[0] is None or seen[1] is None:
+        raise CheckpointError(f"{graph.where}: a head takes a map that is not computed")
+    graph.assembly.head(seen[0], seen[1], location, location_bias, confidence, confidence_bias)
+
+
+def _last_conv(graph: GraphImport, op: Operation) -> tuple[Tensor, Tensor]:
+    """Weight [outputs, inputs, k, k] and bias of a head's convolution; CheckpointError for one that heads cannot be."""
+    weight, bias, groups = graph.weights(op)
+    kernel, options = tuple(weight.shape[2:]), op.options
+    steps = {options[f"{what}_{axis}"] for what in ("stride", "dilation") for axis in "hw"}
+    kept = kernel == (1, 1) or (kernel == (3, 3) and options["padding"] == 0)
+    if not kept or steps != {1} or groups != 1 or options["activation"] != "none":
+        raise CheckpointError(f"{graph.where}: a head of kernel {kernel}, steps {sorted(steps)}, {groups} groups")
+    return weight, torch.zeros(len(weight)) if bias is None else bias
+
+
+def _widened(weight: Tensor, side: int) -> Tensor:
+    """A 1x1 kernel as the 3x3 that does the same, where the other half of the head has one."""
+    extra = (side - weight.shape[-1]) // 2
+    return torch.nn.functional.pad(weight, (extra,) * 4) if extra else weight
+
+
+def _with_background(rows: Tensor, boxes: int, value: float) -> Tensor:
+    parts = rows.reshape(boxes, -1, *rows.shape[1:])
+    first = torch.full((boxes, 1, *rows.shape[1:]), value)
+    return torch.cat([first, parts], dim=1).reshape(-1, *rows.shape[1:])
+
+
+# ---------------------------------------------------------------------------------------------- anchors
+
+
+def _anchors(graph: GraphImport, index: int) -> tuple[np.ndarray, float]:
+    """Anchors cx cy w h as float64 [P, 4], and the step that they are rounded to, 0 where they are plain numbers."""
+    values = graph.constant(index)
+    if values.dim() != 2 or values.shape[1] != 4 or not values.is_floating_point():
+        raise CheckpointError(f"{graph.where}: anchors of shape {tuple(values.shape)}, want [P, 4]")
+    scales = graph.value(index).scales
+    return values[:, [1, 0, 3, 2]].double().numpy(), float(scales[0]) if len(scales) == 1 else 0.0
+
+
+def _prior_spec(
+    anchors: np.ndarray, quantum: float, heads: list[_Head], size: int, variances: tuple[float, float], where: str
+) -> PriorSpec:
+    """The grids that the anchors follow: a spec that gives them back. Raises CheckpointError when there is none."""
+    grids, start = [], 0
+    for head in heads:
+        count = head.side**2 * head.boxes
+        grids.append(anchors[start : start + count].reshape(head.side, head.side, head.boxes, 4))
+        start += count
+    shapes = tuple(tuple((float(w) * size, float(h) * size) for w, h in grid[0, 0, :, 2:]) for grid in grids)
+    for steps, offset in ((None, 0.5), _fitted(grids, size)):
+        spec = PriorSpec(
+            image_size=size, maps=tuple(head.side for head in heads), min_sizes=(), max_sizes=(), ratios=(),
+            steps=steps, offset=offset, variances=variances, shapes=shapes, rounding=quantum,
+        )  # fmt: skip
+        if np.abs(make_priors(spec).double().numpy() - anchors).max() < 1e-6:
+            return spec
+    raise CheckpointError(f"{where}: its anchors do not lie on a grid of each map's cells, with one set of shapes")
+
+
+def _fitted(grids: list[np.ndarray], size: int) -> tuple[tuple[float, ...], float]:
+    """Steps in pixels and the offset in cells that are nearest to the anchors' centres."""
+    slopes, offsets = [], []
+    for grid in grids:
+        centres = grid[0, :, 0, 0]
+        if len(centres) > 1:
+            slope, start = np.polyfit(np.arange(len(centres)), centres, 1)
+            slopes.append(float(slope))
+            offsets.append(float(start / slope) if slope else 0.5)
+        else:
+            slopes.append(0.0)
+    offset = round(offsets[0], 6) if offsets else 0.5
+    steps = [
+        slope or float(grid[0, 0, 0, 0]) / (offset or 0.5) for slope, grid in zip(slopes, grids, strict=True)
+    ]  # a single cell says where it is, not how far the next would be
+    return tuple(round(step * size, 4) for step in steps), offset
+
+
+# ---------------------------------------------------------------------------------------------- what goes with it
+
+
+def _option(options: Mapping[str, Any], name: str, where: str) -> float:
+    if name not in options:
+        raise CheckpointError(f"{where}: {DETECTION} has no {name}")
+    value = float(options[name])
+    if not np.isfinite(value):
+        raise CheckpointError(f"{where}: {DETECTION} has {name} {value}")
+    return value
+
+
+def _thresholds(
+    options: Mapping[str, Any], activation: str, count: int, where: str
+) -> tuple[Thresholds, tuple[str, ...]]:
+    """The file's own, and notes on what cannot be told by them."""
+    keep = int(_option(options, "max_detections", where))
+    regular = bool(options.get("use_regular_nms", False))
+    notes = [f"keeps at most {keep} detections of an image, as the file says"] if keep < 100 else []
+    if not regular and int(options.get("max_classes_per_detection", 1)) > 1:
+        notes.append("the file names several classes for a box; here each box has its best")
+    if regular and int(options.get("detections_per_class", 100)) < keep:
+        notes.append(
+            f"the file keeps {int(options['detections_per_class'])} detections of a class; here there is no limit"
+        )
+    thresholds = Thresholds(
+        score_min=_option(options, "nms_score_threshold", where),
+        nms_iou=_option(options, "nms_iou_threshold", where),
+        per_class=count,
+        keep=keep,
+        class_agnostic=not regular,
+        activation=activation,
+    )
+    return thresholds, tuple(notes)
+
+
+def input_spec(network: Network, where: str) -> tuple[InputSpec, tuple[str, ...]]:
+    """Size and normalisation: as the input is quantised, else as the metadata says, else TensorFlow's -1..1."""
+    value = network.values[network.inputs[0]] if network.inputs and network.inputs[0] >= 0 else None
+    if value is None or len(value.shape) != 4 or value.shape[1] != value.shape[2] or value.shape[3] != 3:
+        raise CheckpointError(f"{where}: input {value.shape if value else 'missing'}, want [1, S, S, 3]")
+    size = value.shape[1]
+    if len(value.scales) == 1 and value.dtype in ("u1", "i1"):
+        # A pixel p is stored as p, or as p - 128 in signed bytes.
+        mean = float(value.zeros[0]) + (128.0 if value.dtype == "i1" else 0.0)
+        return InputSpec(size=size, mean=(mean,) * 3, std=(1 / float(value.scales[0]),) * 3), ()
+    if network.normalisation is not None and all(len(part) in (1, 3) for part in network.normalisation):
+        mean3, std3 = ((part * 3)[:3] for part in network.normalisation)
+        return InputSpec(size=size, mean=tuple(mean3), std=tuple(std3)), ()  # type: ignore[arg-type]
+    spec = InputSpec(size=size, mean=(_USUAL_MEAN,) * 3, std=(_USUAL_MEAN,) * 3)
+    return spec, ("the file does not say how its input is normalised: taken to be -1..1",)
+
+
+def _names(network: Network, num_classes: int) -> tuple[str, ...] | None:
+    """Of the label file that has a line for each class, or one more for background, first."""
+    for lines in network.labels:
+        if len(lines) in (num_classes, num_classes + 1):
+            names = lines[len(lines) - num_classes :]
+            return tuple(printable(n, 100) if n.strip("?") else f"unused {i}" for i, n in enumerate(names, 1))
+    return usual_names(num_classes)
+
+
+def _precision(network: Network) -> str:
+    value = network.values[network.inputs[0]]
+    return {"u1": "quantised (uint8)", "i1": "quantised (int8)"}.get(value.dtype, "float")
+
+
+IMPORTERS = (
+    Importer(
+        "tflite",
+        "TensorFlow Lite, SSD detectors of the Object Detection API",
+        (),
+        _convert,
+        "tflite",
+        lambda tensors: tensors.kind == "tflite",
+    ),
+)

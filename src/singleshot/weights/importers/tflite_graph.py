@@ -1,0 +1,300 @@
+"""Operators of a TensorFlow Lite network -> layers of ours, with dequantised weights."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from singleshot.errors import CheckpointError, printable
+from singleshot.models.graph import Pads
+from singleshot.weights.assembly import Assembly, same_padding
+from singleshot.weights.readers.tflite import Network, Operation, Value
+from singleshot.weights.tensors import Tensors
+
+# What leaves values as they are: maps keep their meaning through it.
+SAME_VALUES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "QUANTIZE", "DEQUANTIZE")
+_RANGES = {
+    "none": (-math.inf, math.inf),
+    "relu": (0.0, math.inf),
+    "relu6": (0.0, 6.0),
+    "relu_n1_to_1": (-1.0, 1.0),
+}
+_NO_PADS: Pads = (0, 0, 0, 0)
+
+
+class GraphImport:
+    """Turns what is needed of a network into layers of `assembly`, whose names `layers` has by index of tensor.
+
+    Maps are [1, H, W, C] in the file. Quantisation: the weights become what they stand for; the values between layers
+    are not rounded but limited to what their tensors can hold, which a converter takes for ReLU6 where the range is 0
+    to 6, and which a network that was trained for quantisation has learnt.
+    """
+
+    def __init__(self, tensors: Tensors) -> None:
+        assert isinstance(tensors.structure, Network)
+        self.tensors, self.network, self.where = tensors, tensors.structure, tensors.where
+        self.producers = {index: op for op in self.network.operations for index in op.outputs}
+        self.assembly = Assembly()
+        self.layers: dict[int, str] = {self.network.inputs[0]: Assembly.image} if self.network.inputs else {}
+        self._padded: dict[int, tuple[int, Pads]] = {}
+        self._names: set[str] = set()
+        self._kinds: dict[str, Callable[[Operation], None]] = {
+            "CONV_2D": self._conv,
+            "DEPTHWISE_CONV_2D": self._conv,
+            "ADD": self._arithmetic,
+            "MUL": self._arithmetic,
+            "SUB": self._arithmetic,
+            "RELU": self._elementwise,
+            "RELU6": self._elementwise,
+            "RELU_N1_TO_1": self._elementwise,
+            "HARD_SWISH": self._elementwise,
+            "LOGISTIC": self._elementwise,
+            "QUANTIZE": self._elementwise,
+            "DEQUANTIZE": self._elementwise,
+            "CONCATENATION": self._concatenation,
+            "MAX_POOL_2D": self._pool,
+            "AVERAGE_POOL_2D": self._pool,
+            "MEAN": self._mean,
+            "PAD": self._pad,
+        }
+
+    # ------------------------------------------------------------------------------------------ the walk
+
+    def run(self, wanted: Iterable[int]) -> None:
+        """Add the layers that the tensors of these indices need, in the file's order. Raises CheckpointError."""
+        needed = self._needed(wanted)
+        unknown = Counter(op.kind for op in needed if op.kind not in self._kinds)
+        if unknown:
+            names = ", ".join(f"{printable(kind, 60)} ({count})" for kind, count in sorted(unknown.items())[:5])
+            raise CheckpointError(f"{self.where}: it needs operators that cannot be imported: {names}")
+        for op in needed:
+            self._kinds[op.kind](op)
+
+    def _needed(self, wanted: Iterable[int]) -> list[Operation]:
+        reached: set[int] = set()
+        stack = list(wanted)
+        while stack:
+            index = stack.pop()
+            if index in reached or index < 0:
+                continue
+            reached.add(index)
+            op = self.producers.get(index)
+            if op is not None and self.network.values[index].data is None:
+                stack += op.inputs
+        constant = {i for i in reached if self._is_constant(i)}
+        return [op for op in self.network.operations if any(i in reached and i not in constant for i in op.outputs)]
+
+    def value(self, index: int) -> Value:
+        """A tensor by index; CheckpointError where the operator has left it out."""
+        if index < 0:
+            raise CheckpointError(f"{self.where}: an operator lacks an input")
+        return self.network.values[index]
+
+    def input(self, op: Operation, number: int) -> int:
+        """Index of an operator's input; CheckpointError where it has fewer."""
+        if number >= len(op.inputs) or not op.outputs:
+            raise CheckpointError(f"{self.where}: {printable(op.kind, 60)} with {len(op.inputs)} inputs")
+        return op.inputs[number]
+
+    def _layer(self, index: int, op: Operation) -> str:
+        if index not in self.layers:
+            what = printable(self.value(index).name, 80)
+            raise CheckpointError(f"{self.where}: {op.kind} takes {what}, which is no map that is computed before it")
+        return self.layers[index]
+
+    def side(self, index: int) -> tuple[int, int, int]:
+        """Height, width and channels of a map."""
+        shape = self.value(index).shape
+        if len(shape) != 4 or shape[0] != 1 or min(shape) < 1:
+            name = printable(self.value(index).name, 80)
+            raise CheckpointError(f"{self.where}: {name} has shape {shape}, want [1, H, W, C]")
+        return shape[1], shape[2], shape[3]
+
+    def _is_constant(self, index: int) -> bool:
+        if index < 0 or self.network.values[index].data is not None:
+            return index >= 0
+        op = self.producers.get(index)  # weights in half precision come through DEQUANTIZE
+        return op is not None and op.kind == "DEQUANTIZE" and len(op.inputs) == 1 and self._holds_data(op.inputs[0])
+
+    def _holds_data(self, index: int) -> bool:
+        return index >= 0 and self.network.values[index].data is not None
+
+    def constant(self, index: int) -> Tensor:
+        """A constant's real numbers, float32, or whole numbers where they are not quantised."""
+        if not self._is_constant(index):
+            name = printable(self.value(index).name, 80)
+            raise CheckpointError(f"{self.where}: {name} is computed, want a constant")
+        if not self._holds_data(index):
+            index = self.producers[index].inputs[0]
+        value = self.network.values[index]
+        return self.tensors.take(value.name, *[None] * len(value.shape)) if value.shape else self.tensors[value.name]
+
+    # ------------------------------------------------------------------------------------------ operators
+
+    def weights(self, op: Operation) -> tuple[Tensor, Tensor | None, int]:
+        """Weight [outputs, inputs / groups, kh, kw], bias [outputs] and groups of a convolution."""
+        weight = self.constant(self.input(op, 1))
+        if weight.dim() != 4 or not weight.is_floating_point():
+            raise CheckpointError(f"{self.where}: a convolution with weights {tuple(weight.shape)} {weight.dtype}")
+        channels = self.side(self.input(op, 0))[2]
+        if op.kind == "DEPTHWISE_CONV_2D":
+            weight, groups = weight.permute(3, 0, 1, 2), channels  # [1, kh, kw, outputs]
+        else:
+            weight = weight.permute(0, 3, 1, 2)  # [outputs, kh, kw, inputs / groups]
+            groups = channels // weight.shape[1] if weight.shape[1] else 0
+        if groups * weight.shape[1] != channels or groups < 1:
+            raise CheckpointError(f"{self.where}: weights {tuple(weight.shape)} on a map of {channels} channels")
+        bias = None
+        if len(op.inputs) > 2 and op.inputs[2] >= 0:
+            bias = self.constant(op.inputs[2])
+            if not bias.is_floating_point():  # whole numbers in units of what they are added to
+                value, kernel = self.value(op.inputs[0]), self.value(op.inputs[1])
+                units = float(value.scales[0]) * torch.tensor(kernel.scales) if len(value.scales) else torch.ones(1)
+                bias = bias * units
+            if bias.shape != weight.shape[:1]:
+                raise CheckpointError(f"{self.where}: {len(bias)} biases for {weight.shape[0]} channels")
+        return weight.contiguous(), bias, groups
+
+    def padding(self, op: Operation, x: int, kernel: Sequence[int], dilation: Sequence[int] = (1, 1)) -> Pads:
+        """left, right, top, bottom of a convolution or a pooling: TensorFlow's SAME, or none. kernel: height, width."""
+        if op.options["padding"] == 1:
+            return _NO_PADS
+        height, width, _ = self.side(x)
+        strides = max(1, op.options["stride_h"]), max(1, op.options["stride_w"])
+        top, bottom = same_padding(height, kernel[0], strides[0], dilation[0])
+        left, right = same_padding(width, kernel[1], strides[1], dilation[1])
+        return left, right, top, bottom
+
+    def _conv(self, op: Operation) -> None:
+        index = self.input(op, 0)
+        x, before = self._unpadded(index, op)
+        weight, bias, groups = self.weights(op)
+        options = op.options
+        dilation = (options["dilation_h"], options["dilation_w"])
+        pads = self.padding(op, index, weight.shape[2:], dilation)
+        left, right, top, bottom = (a + b for a, b in zip(before, pads, strict=True))
+        name = self.assembly.conv(
+            self._name(op), x, weight, bias, (options["stride_h"], options["stride_w"]), (left, right, top, bottom),
+            dilation, groups,
+        )  # fmt: skip
+        self._done(op, name)
+
+    def _unpadded(self, index: int, op: Operation) -> tuple[str, Pads]:
+        """The layer, and what a PAD before the operator adds to its own padding."""
+        if index in self._padded:
+            source, pads = self._padded[index]
+            return self._layer(source, op), pads
+        return self._layer(index, op), _NO_PADS
+
+    def _name(self, op: Operation) -> str:
+        return self._unique(self.value(op.outputs[0]).name.split(";")[0][-80:])
+
+    def _unique(self, name: str) -> str:
+        while name in self._names or name == Assembly.image:
+            name = f"{name}#{len(self._names)}"
+        self._names.add(name)
+        return name
+
+    def _done(self, op: Operation, name: str) -> None:
+        """Note the layer of an operator's output, limited by its activation and by what its tensor can hold."""
+        activation = op.options.get("activation", "none")
+        if activation not in _RANGES:
+            raise CheckpointError(f"{self.where}: activation {activation} cannot be imported")
+        low, high = _RANGES[activation]
+        least, greatest = self.value(op.outputs[0]).limits
+        self.layers[op.outputs[0]] = self._limited(name, max(low, least), min(high, greatest))
+
+    def _limited(self, name: str, low: float, high: float) -> str:
+        if low == -math.inf and high == math.inf:
+            return name
+        new = self._unique(f"{name}|range")
+        if abs(low) < 1e-6 and high == math.inf:
+            return self.assembly.add(new, "relu", name)
+        if abs(low) < 1e-6 and abs(high - 6) < 0.01:  # 255 steps seldom end at 6 to the last digit
+            return self.assembly.add(new, "relu6", name)
+        return self.assembly.add(new, "clamp", name, low=low, high=high)
+
+    def _elementwise(self, op: Operation) -> None:
+        x = self._layer(self.input(op, 0), op)
+        kinds = {"HARD_SWISH": "hardswish", "LOGISTIC": "sigmoid", "RELU": "relu", "RELU6": "relu6"}
+        if op.kind in kinds:
+            x = self.assembly.add(self._name(op), kinds[op.kind], x)
+        elif op.kind == "RELU_N1_TO_1":
+            x = self.assembly.add(self._name(op), "clamp", x, low=-1.0, high=1.0)
+        elif op.kind in ("QUANTIZE", "DEQUANTIZE") and self.value(op.outputs[0]).limits == self._limits_of(op):
+            self.layers[op.outputs[0]] = x
+            return
+        if op.kind == "QUANTIZE" and x == Assembly.image:  # the pixels themselves, counted from another zero
+            self.layers[op.outputs[0]] = x
+            return
+        self._done(op, x)
+
+    def _limits_of(self, op: Operation) -> tuple[float, float]:
+        return self.value(op.inputs[0]).limits
+
+    def _arithmetic(self, op: Operation) -> None:
+        a, b = self.input(op, 0), self.input(op, 1)
+        kind = op.kind.lower()
+        if not self._is_constant(a) and not self._is_constant(b):
+            if kind == "sub":
+                raise CheckpointError(f"{self.where}: SUB of two maps cannot be imported")
+            maps = [self._layer(i, op) for i in (a, b)]
+            channels = max(self.assembly.channels[m] for m in maps)
+            return self._done(op, self.assembly.add(self._name(op), kind, *maps, channels=channels))
+        x, constant = (b, self.constant(a)) if self._is_constant(a) else (a, self.constant(b))
+        channels = self.side(x)[2]
+        values = constant.float().reshape(-1)
+        if len(values) not in (1, channels):
+            raise CheckpointError(f"{self.where}: {op.kind} of {len(values)} constants on {channels} channels")
+        values = values.expand(channels).clone()
+        weight, bias = torch.ones(channels), torch.zeros(channels)
+        if kind == "mul":
+            weight = values
+        elif kind == "add":
+            bias = values
+        else:
+            weight, bias = (-weight, values) if self._is_constant(a) else (weight, -values)
+        return self._done(op, self.assembly.scale(self._name(op), self._layer(x, op), weight, bias))
+
+    def _concatenation(self, op: Operation) -> None:
+        if op.options["axis"] not in (3, -1) or not op.inputs:
+            raise CheckpointError(f"{self.where}: maps put together along axis {op.options['axis']}, want channels")
+        maps = [self._layer(i, op) for i in op.inputs]
+        channels = sum(self.assembly.channels[m] for m in maps)
+        self._done(op, self.assembly.add(self._name(op), "concat", *maps, channels=channels))
+
+    def _pool(self, op: Operation) -> None:
+        index = self.input(op, 0)
+        x, before = self._unpadded(index, op)
+        kernel, stride = ((op.options[f"{what}_h"], op.options[f"{what}_w"]) for what in ("kernel", "stride"))
+        pads = self.padding(op, index, kernel)
+        if before != _NO_PADS:
+            raise CheckpointError(f"{self.where}: PAD before a pooling cannot be imported")
+        if op.kind == "MAX_POOL_2D":
+            return self._done(
+                op, self.assembly.add(self._name(op), "maxpool", x, kernel=kernel, stride=stride, padding=pads)
+            )
+        left, right, top, bottom = pads
+        if (left, top) != (right, bottom):
+            raise CheckpointError(f"{self.where}: average pooling with uneven padding cannot be imported")
+        name = self.assembly.add(self._name(op), "avgpool", x, kernel=kernel, stride=stride, padding=(top, left))
+        return self._done(op, name)
+
+    def _mean(self, op: Operation) -> None:
+        axes = self.constant(self.input(op, 1)).reshape(-1).tolist()
+        if sorted(a % 4 for a in axes) != [1, 2] or not op.options["keep_dims"]:
+            raise CheckpointError(f"{self.where}: MEAN over axes {printable(axes, 60)}: want height and width, kept")
+        self._done(op, self.assembly.add(self._name(op), "avgpool", self._layer(self.input(op, 0), op), kernel=0))
+
+    def _pad(self, op: Operation) -> None:
+        index = self.input(op, 0)
+        amounts = self.constant(self.input(op, 1))
+        rows = amounts.tolist() if amounts.shape == (4, 2) and not amounts.is_floating_point() else []
+        if not rows or any(rows[0] + rows[3]) or index in self._padded:
+            raise CheckpointError(f"{self.where}: PAD by {printable(rows, 60)}: want height and width alone")
+        self._layer(index, op)
+        self._padded[op.outputs[0]] = index, (rows[2][0], rows[2][1], rows[1][0], rows[1][1])

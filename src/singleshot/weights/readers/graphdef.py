@@ -1,0 +1,318 @@
+"""TensorFlow's frozen graphs (frozen_inference_graph.pb, or a SavedModel whose constants are in it), read without it.
+
+A graph is nodes by name; the variables that it was frozen from are constants among them. Nothing in it is run: apart
+from looking constants up, only batch normalisations that a tool has folded are followed along the graph.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from singleshot.errors import CheckpointError, printable
+from singleshot.weights.readers.protobuf import messages, parse_binary
+
+MAX_BYTES = 2**30
+MAX_VALUES = 2**26  # of all constants together: 256 MB of floats
+MAX_NAME = 1000
+_MAX_STEPS = 16  # nodes passed on the way to a constant, or along what was folded
+
+# core/framework/types.proto
+_BFLOAT16, _HALF = 14, 19
+_DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1", 9: "<i8", 10: "?", 17: "<u2", _HALF: "<f2"}
+_FLOATS = (1, 2, _BFLOAT16, _HALF)
+# core/framework/{graph,node_def,attr_value,tensor,tensor_shape}.proto, core/protobuf/{saved_model,meta_graph}.proto
+_TABLE = {
+    "Dim": (("size", 1, "int64", "optional"),),
+    "Shape": (("dim", 2, "Dim", "repeated"), ("unknown_rank", 3, "bool", "optional")),
+    "Tensor": (
+        ("dtype", 1, "int32", "optional"),
+        ("tensor_shape", 2, "Shape", "optional"),
+        ("tensor_content", 4, "bytes", "optional"),
+        ("float_val", 5, "float", "packed"),
+        ("double_val", 6, "double", "packed"),
+        ("int_val", 7, "int32", "packed"),
+        ("int64_val", 10, "int64", "packed"),
+        ("bool_val", 11, "bool", "packed"),
+        ("half_val", 13, "int32", "packed"),
+    ),
+    "List": (("i", 3, "int64", "packed"), ("f", 4, "float", "packed")),
+    "Attr": (
+        ("list", 1, "List", "optional"),
+        ("s", 2, "bytes", "optional"),
+        ("i", 3, "int64", "optional"),
+        ("f", 4, "float", "optional"),
+        ("b", 5, "bool", "optional"),
+        ("type", 6, "int32", "optional"),
+        ("shape", 7, "Shape", "optional"),
+        ("tensor", 8, "Tensor", "optional"),
+    ),
+    "AttrEntry": (("key", 1, "string", "optional"), ("value", 2, "Attr", "optional")),
+    "Node": (
+        ("name", 1, "string", "optional"),
+        ("op", 2, "string", "optional"),
+        ("input", 3, "string", "repeated"),
+        ("attr", 5, "AttrEntry", "repeated"),
+    ),
+    "Graph": (("node", 1, "Node", "repeated"),),
+    "MetaGraph": (("graph_def", 2, "Graph", "optional"),),
+    "SavedModel": (("schema_version", 1, "int64", "optional"), ("meta_graphs", 2, "MetaGraph", "repeated")),
+}
+_CONVS = ("Conv2D", "DepthwiseConv2dNative")
+_PASSED = ("Identity", "StopGradient", "FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxArgs", "Enter")
+_NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
+# What tf.contrib.slim and tf.contrib.layers call their variables.
+_PARTS = (
+    "weights",
+    "depthwise_weights",
+    "pointwise_weights",
+    "biases",
+    "gamma",
+    "beta",
+    "moving_mean",
+    "moving_variance",
+)
+_KERNELS = _PARTS[:3]
+_CONV_OP = re.compile(r"(/BatchNorm)?/(Conv2D|convolution|depthwise|separable_conv2d|batchnorm/mul_1)$")
+
+
+@cache
+def _message(name: str) -> Any:
+    return messages("singleshot.graphdef", _TABLE)[name]
+
+
+class Node(NamedTuple):
+    """op: of TensorFlow's; inputs: names of nodes, without those that it only waits for; attrs: Attr messages."""
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    attrs: dict[str, Any]
+
+
+class GraphDef:
+    """The nodes of a graph by name. where: what messages call the file."""
+
+    def __init__(self, message: Any, where: str) -> None:
+        self.where = where
+        self.nodes: dict[str, Node] = {}
+        self._values = 0
+        for node in message.node:
+            if not 0 < len(node.name) <= MAX_NAME or node.name in self.nodes:
+                raise CheckpointError(f"{where}: node {printable(node.name, 80)!r} has no name or is there twice")
+            inputs = tuple(name.partition(":")[0] for name in node.input if not name.startswith("^"))
+            attrs = {entry.key: entry.value for entry in node.attr}
+            self.nodes[node.name] = Node(node.name, node.op, inputs, attrs)
+
+    @cached_property
+    def consumers(self) -> dict[str, list[Node]]:
+        """Name -> the nodes that take what it makes."""
+        found: dict[str, list[Node]] = {}
+        for node in self.nodes.values():
+            for name in dict.fromkeys(node.inputs):
+                found.setdefault(name, []).append(node)
+        return found
+
+    def of(self, *ops: str, within: str = "") -> Iterator[Node]:
+        """Nodes that do one of these, with that text in their names, in the order of the numbers in their names."""
+        found = [node for node in self.nodes.values() if node.op in ops and within in node.name]
+        yield from sorted(
+            found, key=lambda n: [int(p) if i % 2 else p for i, p in enumerate(re.split(r"(\d+)", n.name))]
+        )
+
+    def op(self, name: str) -> str:
+        """What that node does; "" where there is none."""
+        return self.nodes[name].op if name in self.nodes else ""
+
+    def source(self, name: str) -> Node | None:
+        """The constant that this node hands on, itself included; None when it computes something."""
+        for _ in range(_MAX_STEPS):
+            node = self.nodes.get(name)
+            if node is None or node.op == "Const":
+                return node
+            if node.op not in _PASSED or not node.inputs:
+                return None
+            name = node.inputs[0]
+        return None
+
+    def constant(self, name: str) -> np.ndarray | None:
+        """Its value; also of scalars that are packed into a vector (an image size, say)."""
+        node = self.nodes.get(name)
+        if node is not None and node.op in ("Pack", "Stack"):
+            parts = [self.source(part) for part in node.inputs[:8]]
+            if not all(part is not None and shape_of(part) == () for part in parts):
+                return None
+            return np.array([self.value(part) for part in parts if part is not None])
+        found = self.source(name)
+        return None if found is None else self.value(found)
+
+    def value(self, node: Node) -> np.ndarray:
+        """What a Const holds. Raises CheckpointError for a declared shape that the values do not have."""
+        what = f"{self.where}: {printable(node.name, 80)}"
+        if "value" not in node.attrs:
+            raise CheckpointError(f"{what}: a constant without a value")
+        tensor, shape = node.attrs["value"].tensor, shape_of(node)
+        if tensor.dtype not in _DTYPES and tensor.dtype != _BFLOAT16:
+            raise CheckpointError(f"{what}: values of TensorFlow's type {tensor.dtype}, which is not read")
+        if shape is None or math.prod(shape) > MAX_VALUES:
+            raise CheckpointError(f"{what}: a constant of shape {printable(shape, 60)}: more than is read")
+        count = math.prod(shape)
+        self._values += count
+        if self._values > MAX_VALUES:
+            raise CheckpointError(f"{self.where}: constants of more than {MAX_VALUES} values together")
+        values = _flat(tensor)
+        # Fewer values than the shape says: the last one goes on to the end, and none at all are zeros.
+        if len(values) > count or (tensor.tensor_content and len(values) != count):
+            raise CheckpointError(f"{what}: {len(values)} values for shape {printable(shape, 60)}")
+        if len(values) <= 1:
+            return np.broadcast_to(values[0] if len(values) else np.zeros((), values.dtype), shape)  # takes no memory
+        if len(values) < count:
+            values = np.concatenate([values, np.full(count - len(values), values[-1])])
+        return values.reshape(shape)
+
+
+def shape_of(node: Node) -> tuple[int, ...] | None:
+    """Declared shape of a Const's value or of a Placeholder; None where it has none; -1 for an open side."""
+    told = node.attrs["value"].tensor.tensor_shape if "value" in node.attrs else None
+    if told is None and "shape" in node.attrs:
+        told = node.attrs["shape"].shape
+    if told is None or told.unknown_rank or len(told.dim) > 16:
+        return None
+    shape = tuple(dim.size for dim in told.dim)
+    return None if node.op == "Const" and min(shape, default=0) < 0 else shape
+
+
+def _flat(tensor: Any) -> np.ndarray:
+    """The values that are there, [N]; bfloat16 as float32."""
+    kind = "<u2" if tensor.dtype == _BFLOAT16 else _DTYPES[tensor.dtype]
+    width = np.dtype(kind).itemsize
+    if tensor.tensor_content:
+        content = tensor.tensor_content
+        values = np.frombuffer(content[: len(content) // width * width], kind)
+    elif tensor.dtype in (_HALF, _BFLOAT16):
+        values = np.array(tensor.half_val, np.int64).astype("<u2").view(kind)
+    else:
+        fields = {1: tensor.float_val, 2: tensor.double_val, 9: tensor.int64_val, 10: tensor.bool_val}
+        values = np.array(fields.get(tensor.dtype, tensor.int_val)).astype(kind)
+    return (values.astype(np.uint32) << 16).view(np.float32) if tensor.dtype == _BFLOAT16 else values
+
+
+def looks_like_graph(first: bytes) -> bool:
+    """By a file's first bytes, since there is no magic: a node with a name and an operation, or a SavedModel."""
+    if first[:3] == b"\x08\x01\x12":  # schema version 1, then a graph
+        return True
+    start = re.match(rb"\x0a[\x80-\xff]{0,4}[\x00-\x7f]\x0a([\x00-\x7f]|[\x80-\xff][\x00-\x7f])", first, re.DOTALL)
+    if start is None:
+        return False
+    length = sum((byte & 127) << 7 * i for i, byte in enumerate(start[1]))
+    name, rest = first[start.end() : start.end() + length], first[start.end() + length :]
+    operation = re.match(rb"\x12([\x01-\x7f])([A-Za-z0-9_>.]+)", rest)
+    return (
+        name.isascii()
+        and name.decode().isprintable()
+        and operation is not None
+        and len(operation[2]) >= operation[1][0]
+    )
+
+
+def read_graph(path: Path, where: str) -> GraphDef:
+    """Raises CheckpointError: cut off, no graph, or larger than is read; MissingExtraError without protobuf."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise CheckpointError(f"{where}: a graph of {size} bytes: want at most {MAX_BYTES // 2**30} GB")
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{where}: cannot be read ({printable(error, 80)})") from error
+    if data[:1] != b"\x08":
+        return GraphDef(parse_binary(_message("Graph"), data, where), where)
+    graphs = parse_binary(_message("SavedModel"), data, where).meta_graphs
+    if len(graphs) != 1:
+        raise CheckpointError(f"{where}: a SavedModel of {len(graphs)} graphs: want one")
+    return GraphDef(graphs[0].graph_def, where)
+
+
+def variables(graph: GraphDef) -> dict[str, np.ndarray]:
+    """Name -> value of the variables that the graph was frozen from, as the checkpoint has them.
+
+    Where a tool has folded a batch normalisation, the convolution's weights and biases are what it made of them.
+    Raises CheckpointError when there are none.
+    """
+    values: dict[str, np.ndarray] = {}
+    for node in graph.nodes.values():
+        if node.op == "Const" and _is_variable(graph, node):
+            values[node.name] = graph.value(node)
+    for node in graph.of(*_CONVS):
+        _add_folded(graph, node, values)
+    if not values:
+        raise CheckpointError(
+            f"{graph.where}: a TensorFlow graph of {len(graph.nodes)} nodes without weights; want a frozen one"
+            " (frozen_inference_graph.pb), or the checkpoint beside it"
+        )
+    return values
+
+
+def _is_variable(graph: GraphDef, node: Node) -> bool:
+    if "value" not in node.attrs or node.attrs["value"].tensor.dtype not in _FLOATS:
+        return False
+    if node.name.rpartition("/")[2] in _PARTS:
+        return True
+    read = graph.nodes.get(f"{node.name}/read")
+    return read is not None and read.op == "Identity" and bool(shape_of(node))
+
+
+def _add_folded(graph: GraphDef, conv: Node, values: dict[str, np.ndarray]) -> None:
+    """A convolution's weights and biases under the names they should have, unless the variables are there."""
+    if len(conv.inputs) < 2 or (source := graph.source(conv.inputs[1])) is None:
+        return
+    scope, _, part = source.name.rpartition("/")
+    if part not in _KERNELS:
+        scope, part = _CONV_OP.sub("", conv.name), "depthwise_weights" if conv.op == _CONVS[1] else "weights"
+    if any(f"{scope}/{name}" in values for name in ("BatchNorm/moving_mean", "biases")):
+        return
+    weight = values[f"{scope}/{part}"] if f"{scope}/{part}" in values else graph.value(source)
+    if weight.ndim != 4:
+        return
+    outputs = weight.shape[2] * weight.shape[3] if part == "depthwise_weights" else weight.shape[3]
+    factor, bias = _follow(graph, conv.name, outputs)
+    shape = weight.shape[2:] if part == "depthwise_weights" else (outputs,)
+    if source.name != f"{scope}/{part}":
+        values.pop(source.name, None)
+    values[f"{scope}/{part}"] = (weight * factor.reshape(shape)).astype(np.float32)
+    if bias is not None:
+        values[f"{scope}/biases"] = bias.astype(np.float32)
+
+
+def _follow(graph: GraphDef, name: str, outputs: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Factor and bias [outputs], in float64, of the arithmetic with constants that follows a convolution."""
+    factor, bias = np.ones(outputs), None
+    for _ in range(_MAX_STEPS):
+        nexts = graph.consumers.get(name, [])
+        if len(nexts) != 1:
+            break
+        node = nexts[0]
+        if len(node.inputs) > 5:
+            break
+        others = [graph.constant(i) for i in node.inputs if i != name]
+        vectors = [v.reshape(-1).astype(np.float64) for v in others if v is not None and v.size == outputs]
+        if node.op in ("BiasAdd", "Add", "AddV2") and len(vectors) == len(others) == 1:
+            bias = vectors[0] + (0.0 if bias is None else bias)
+        elif node.op == "Sub" and len(vectors) == len(others) == 1 and node.inputs[0] == name:
+            bias = -vectors[0] + (0.0 if bias is None else bias)
+        elif node.op == "Mul" and len(vectors) == len(others) == 1:
+            factor, bias = factor * vectors[0], None if bias is None else bias * vectors[0]
+        elif node.op in _NORMS and len(vectors) == len(others) == 4 and node.inputs[0] == name:
+            gamma, beta, mean, variance = vectors
+            eps = node.attrs["epsilon"].f if "epsilon" in node.attrs else 1e-4
+            by = gamma / np.sqrt(variance + eps)
+            factor, bias = factor * by, beta + ((0.0 if bias is None else bias) - mean) * by
+        elif node.op != "Identity":
+            break
+        name = node.name
+    return factor, bias

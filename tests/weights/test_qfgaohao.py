@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from singleshot.errors import CheckpointError
+from singleshot.weights.foreign import import_checkpoint, import_foreign
+
+# ------------------------------------------------- the source's networks, as modules with its names for everything
+
+
+def conv_bn(inputs, outputs, kernel=3, stride=1, groups=1, activation=nn.ReLU):
+    layers = [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)]
+    layers.append(nn.BatchNorm2d(outputs))
+    return [*layers, activation()] if activation else layers
+
+
+class Residual(nn.Module):
+    def __init__(self, inputs, outputs, stride, ratio):
+        super().__init__()
+        hidden = round(inputs * ratio)
+        first = [] if ratio == 1 else conv_bn(inputs, hidden, 1, activation=nn.ReLU6)
+        second = conv_bn(hidden, hidden, 3, stride, hidden, nn.ReLU6)
+        self.conv = nn.Sequential(*first, *second, *conv_bn(hidden, outputs, 1, activation=None))
+        self.add = stride == 1 and inputs == outputs
+
+    def forward(self, x):
+        return x + self.conv(x) if self.add else self.conv(x)
+
+
+class Fire(nn.Module):
+    def __init__(self, inputs, squeeze, expand):
+        super().__init__()
+        self.squeeze = nn.Conv2d(inputs, squeeze, 1)
+        self.expand1x1, self.expand3x3 = nn.Conv2d(squeeze, expand, 1), nn.Conv2d(squeeze, expand, 3, padding=1)
+
+    def forward(self, x):
+        x = self.squeeze(x).relu()
+        return torch.cat([self.expand1x1(x).relu(), self.expand3x3(x).relu()], 1)
+
+
+def separable(inputs, outputs, stride=1, padding=1, norm=False):
+    middle = [nn.BatchNorm2d(inputs), nn.ReLU6()] if norm else [nn.ReLU()]
+    depthwise = nn.Conv2d(inputs, inputs, 3, stride, padding, groups=inputs)
+    return nn.Sequential(depthwise, *middle, nn.Conv2d(inputs, outputs, 1))
+
+
+def v1_trunk():
+    widths = ((32, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1), (256, 512, 2),
+              *[(512, 512, 1)] * 5, (512, 1024, 2), (1024, 1024, 1))  # fmt: skip
+    blocks = [nn.Sequential(*conv_bn(a, a, 3, s, a), *conv_bn(a, b, 1)) for a, b, s in widths]
+    return nn.Sequential(nn.Sequential(*conv_bn(3, 32, 3, 2)), *blocks)
+
+
+def v2_trunk(width):
+    inputs, blocks = int(32 * width), []
+    blocks.append(nn.Sequential(*conv_bn(3, inputs, 3, 2, activation=nn.ReLU6)))
+    for t, c, n, s in ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
+                       (6, 320, 1, 1)):  # fmt: skip
+        for i in range(n):
+            blocks.append(Residual(inputs, int(c * width), s if i == 0 else 1, t))
+            inputs = int(c * width)
+    return nn.Sequential(*blocks, nn.Sequential(*conv_bn(inputs, 1280, 1, activation=nn.ReLU6)))
+
+
+def squeeze_trunk():
+    pool = nn.MaxPool2d(3, 2)
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 3, 2), nn.ReLU(), pool, Fire(64, 16, 64), Fire(128, 16, 64), pool, Fire(128, 32, 128),
+        Fire(256, 32, 128), pool, Fire(256, 48, 192), Fire(384, 48, 192), Fire(384, 64, 256), Fire(512, 64, 256),
+    )  # fmt: skip
+
+
+class Reference(nn.Module):
+    def __init__(self, kind, columns=21, width=1.0):
+        super().__init__()
+        lite, self.kind = "lite" in kind, kind
+        norm = kind == "mb2-ssd-lite"
+        if kind == "sq-ssd-lite":
+            self.base_net, steps = squeeze_trunk(), ((512, 256, 512, 2), (512, 256, 512, 1), (512, 128, 256, 1),
+                                                     (256, 128, 256, 1), (256, 128, 256, 1))  # fmt: skip
+            seen = [512]
+        else:
+            self.base_net = v2_trunk(width) if norm else v1_trunk()
+            steps = ((1024, 256, 512, 1), (512, 128, 256, 1), (256, 128, 256, 1), (256, 128, 256, 1))
+            seen = [round(576 * width), 1280] if norm else [512, 1024]
+        if norm:
+            pairs = ((1280, 512, 0.2), (512, 256, 0.25), (256, 256, 0.5), (256, 64, 0.25))
+            self.extras = nn.ModuleList([Residual(a, b, 2, t) for a, b, t in pairs])
+        else:
+            self.extras = nn.ModuleList([
+                nn.Sequential(nn.Conv2d(a, m, 1), nn.ReLU(),
+                              *([separable(m, b, 2, p)] if lite else [nn.Conv2d(m, b, 3, 2, p), nn.ReLU()]))
+                for a, m, b, p in steps
+            ])  # fmt: skip
+        seen += [pair[1] for pair in pairs] if norm else [step[2] for step in steps]
+
+        def heads(outputs):
+            made = [separable(c, outputs, norm=norm) if lite else nn.Conv2d(c, outputs, 3, padding=1) for c in seen]
+            return nn.ModuleList([*made[:-1], nn.Conv2d(seen[-1], outputs, 1) if lite else made[-1]])
+
+        self.classification_headers, self.regression_headers = heads(6 * columns), heads(24)
+        self.columns = columns
+
+    def forward(self, x):
+        maps = []
+        for i, layer in enumerate(self.base_net):
+            if self.kind == "mb2-ssd-lite" and i == 14:
+                maps.append(layer.conv[:3](x))
+            x = layer(x)
+            if i in {"mb2-ssd-lite": (18,), "sq-ssd-lite": (11,)}.get(self.kind, (11, 13)):
+                maps.append(x)
+        for layer in self.extras:
+            x = layer(x)
+            maps.append(x)
+        both = (self.regression_headers, 4), (self.classification_headers, self.columns)
+        return [
+            torch.cat([h(m).permute(0, 2, 3, 1).reshape(-1, n) for h, m in zip(heads, maps, strict=True)])
+            for heads, n in both
+        ]
+
+
+@pytest.fixture(scope="module")
+def source_network(golden_inputs):
+    """`source_network(kind)`: the reference, filled, with outputs that neither vanish nor explode."""
+
+    def make(kind, **options):
+        model = Reference(kind, **options).eval()
+        filled = {}
+        for key, value in model.state_dict().items():
+            kinds = {"running_mean": "bn_mean", "running_var": "bn_var", "num_batches_tracked": "count", "bias": "bias"}
+            what = kinds.get(key.rpartition(".")[2], "conv" if value.dim() == 4 else "bn_gamma")
+            fan_in = int(np.prod(value.shape[1:])) if value.dim() == 4 else 1
+            filled[key] = torch.from_numpy(golden_inputs.fill(key, tuple(value.shape), what, fan_in))
+        model.load_state_dict(filled)
+        return model
+
+    return make
+
+
+# --------------------------------------------------------------------------------------------------------- tests
+
+
+def test_vgg_gives_the_outputs_and_priors_of_the_source(state, agrees, golden):
+    foreign = import_foreign(state("qfgaohao_vgg300"))
+    agrees(foreign.model, "qfgaohao_vgg300")
+    assert np.abs(foreign.model.priors.numpy() - np.load(golden / "priors_qfgaohao.npz")["vgg300_clip"]).max() < 1e-6
+    assert foreign.model.input_spec.mean == (123.0, 117.0, 104.0)
+    assert (foreign.thresholds.per_class, foreign.thresholds.nms_iou) == (200, 0.45)
+    assert foreign.class_names[0] == "aeroplane"
+    assert len(foreign.class_names) == foreign.model.num_classes == 20
+
+
+def agree(model, reference, golden_inputs, outputs):
+    image = torch.from_numpy(golden_inputs.image(300)).permute(2, 0, 1)[None].float()
+    with torch.inference_mode():
+        wanted = [rows.double().numpy() for rows in reference((image - 127) / 128)]
+    for got, want in zip(outputs(model), wanted, strict=True):
+        assert got.shape == want.shape
+        assert want.std() > 0.1
+        assert np.abs(got - want).max() < 1e-4 * max(1.0, want.std())
+
+
+@pytest.mark.parametrize("kind", ["mb1-ssd", "mb1-ssd-lite", "mb2-ssd-lite", "sq-ssd-lite"])
+def test_small_networks_compute_what_their_source_does(kind, source_network, golden_inputs, outputs):
+    reference = source_network(kind)
+    foreign = import_foreign(reference.state_dict())
+    assert foreign.source == f"qfgaohao/pytorch-ssd {kind}"
+    agree(foreign.model, reference, golden_inputs, outputs)
+
+
+def test_mb2_with_the_golden_fill_agrees_and_has_its_priors(state, golden, golden_inputs, outputs):
+    tensors = state("qfgaohao_mb2lite")
+    reference = Reference("mb2-ssd-lite").eval()
+    assert set(reference.state_dict()) == set(tensors)
+    reference.load_state_dict(tensors)
+    model = import_checkpoint(tensors)
+    agree(model, reference, golden_inputs, outputs)
+    wanted = np.load(golden / "priors_qfgaohao.npz")["mb1_mb2_ssdlite300_clip"]
+    assert np.abs(model.priors.numpy() - wanted).max() < 1e-6
+    assert model.input_spec.std == (128.0, 128.0, 128.0)
+
+
+def test_width_and_classes_are_those_of_the_weights(source_network, golden_inputs, outputs):
+    reference = source_network("mb2-ssd-lite", columns=4, width=0.5)
+    foreign = import_foreign(reference.state_dict())
+    assert foreign.model.num_classes == 3
+    assert foreign.class_names is None
+    agree(foreign.model, reference, golden_inputs, outputs)
+
+
+@pytest.mark.parametrize("kind", ["vgg16-ssd", "mb1-ssd", "mb2-ssd-lite", "sq-ssd-lite"])
+def test_what_does_not_fit_is_named(kind, state, source_network):
+    tensors = state("qfgaohao_vgg300") if kind == "vgg16-ssd" else source_network(kind).state_dict()
+    key = next(key for key in tensors if key.startswith("extras.1") and key.endswith("weight"))
+    with pytest.raises(CheckpointError, match=f"missing: {key}") as caught:
+        import_checkpoint({k: v for k, v in tensors.items() if k != key})
+    assert "\n" not in str(caught.value)
+    with pytest.raises(CheckpointError, match="1 unexpected: surplus"):
+        import_checkpoint({**tensors, "surplus": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match="misshapen"):
+        import_checkpoint({**tensors, key: tensors[key][:3]})

@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import io
+import sys
+import time
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flatbuffers
+import numpy as np
+import pytest
+import torch
+from flatbuffers import flexbuffers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from singleshot.errors import CheckpointError, MissingExtraError
+from singleshot.postprocess import to_detections
+from singleshot.priors import PriorSpec, make_priors
+from singleshot.records import RawOutput
+from singleshot.weights.foreign import import_checkpoint, import_foreign
+from singleshot.weights.readers.tflite import read_tflite
+
+schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+
+DETECTION = {
+    "max_detections": 10, "max_classes_per_detection": 1, "nms_score_threshold": 0.05, "nms_iou_threshold": 0.5,
+    "num_classes": 4, "y_scale": 10.0, "x_scale": 10.0, "h_scale": 5.0, "w_scale": 5.0,
+}  # fmt: skip
+BUILTIN, OPTIONS = schema.BuiltinOperator, schema.BuiltinOptions
+
+
+class Writer:
+    """A network of TensorFlow Lite's, operator by operator."""
+
+    def __init__(self) -> None:
+        self.graph, self.model = schema.SubGraphT(), schema.ModelT()
+        self.graph.tensors, self.graph.operators, self.graph.inputs, self.graph.outputs = [], [], [], []
+        self.model.operatorCodes, self.model.buffers, self.model.version = [], [schema.BufferT()], 3
+        self.model.subgraphs = [self.graph]
+
+    def tensor(self, name: str, shape: tuple[int, ...], data: np.ndarray | None = None, dtype: int = 0) -> int:
+        one = schema.TensorT()
+        one.name, one.shape, one.type, one.buffer = name, np.array(shape, np.int32), dtype, 0
+        if data is not None:
+            buffer = schema.BufferT()
+            buffer.data = np.frombuffer(np.ascontiguousarray(data).tobytes(), np.uint8)
+            self.model.buffers.append(buffer)
+            one.buffer = len(self.model.buffers) - 1
+        self.graph.tensors.append(one)
+        return len(self.graph.tensors) - 1
+
+    def op(self, kind: str, inputs: list[int], outputs: list[int], union: str = "", custom: dict | None = None, **told):
+        code, one = schema.OperatorCodeT(), schema.OperatorT()
+        code.builtinCode = getattr(BUILTIN, kind, BUILTIN.CUSTOM)
+        code.deprecatedBuiltinCode = min(code.builtinCode, 127)
+        code.customCode, code.version = (kind if code.builtinCode == BUILTIN.CUSTOM else None), 1
+        self.model.operatorCodes.append(code)
+        one.opcodeIndex, one.inputs, one.outputs = len(self.model.operatorCodes) - 1, inputs, outputs
+        if union:
+            one.builtinOptions, one.builtinOptionsType = getattr(schema, f"{union}T")(), getattr(OPTIONS, union)
+            for key, value in told.items():
+                setattr(one.builtinOptions, key, value)
+        if custom is not None:
+            one.customOptions = np.frombuffer(bytes(flexbuffers.Dumps(custom)), np.uint8)
+        self.graph.operators.append(one)
+
+    def write(self, path: Path) -> Path:
+        builder = flatbuffers.Builder(1024)
+        builder.Finish(self.model.Pack(builder), b"TFL3")
+        path.write_bytes(builder.Output())
+        return path
+
+
+class Tiny(Writer):
+    """An SSD of two maps with every kind of layer that such networks have: 48 pixels, 4 classes and background."""
+
+    def __init__(self, half: bool = False, anchors: np.ndarray | None = None, activation: str = "LOGISTIC") -> None:
+        super().__init__()
+        self.half, self.rng = half, np.random.default_rng(0)
+        x = self.tensor("image", (1, 48, 48, 3))
+        self.graph.inputs = [x]
+        x = self.conv("first", x, (1, 24, 24, 8), 3, stride=2, fused=3)
+        depth = self.conv("depth", x, (1, 24, 24, 8), 3, fused=3, depthwise=True)
+        add = self.tensor("add", (1, 24, 24, 8))
+        self.op("ADD", [x, depth], [add], "AddOptions", fusedActivationFunction=0)
+        swish = self.tensor("swish", (1, 24, 24, 8))
+        self.op("HARD_SWISH", [add], [swish])
+        padded = self.tensor("padded", (1, 26, 26, 8))
+        amounts = self.tensor("amounts", (4, 2), np.array([[0, 0], [1, 1], [1, 1], [0, 0]], np.int32), 2)
+        self.op("PAD", [swish, amounts], [padded], "PadOptions")
+        one = self.conv("one", padded, (1, 12, 12, 12), 3, stride=2, fused=1, same=False)
+        pool = self.tensor("pool", (1, 6, 6, 12))
+        pooling = {"padding": 0, "strideW": 2, "strideH": 2, "filterWidth": 3, "filterHeight": 3}
+        self.op("MAX_POOL_2D", [one], [pool], "Pool2DOptions", **pooling)
+        mean, gate = self.tensor("mean", (1, 1, 1, 12)), self.tensor("gate", (1, 1, 1, 12))
+        axes = self.tensor("axes", (2,), np.array([1, 2], np.int32), 2)
+        self.op("MEAN", [pool, axes], [mean], "ReducerOptions", keepDims=True)
+        self.op("LOGISTIC", [mean], [gate])
+        two = self.tensor("two", (1, 6, 6, 12))
+        self.op("MUL", [pool, gate], [two], "MulOptions", fusedActivationFunction=0)
+        boxes, scores = [], []
+        for i, (x, side, kernel) in enumerate(((one, 12, 3), (two, 6, 1))):
+            for values, rows in ((4, boxes), (5, scores)):
+                y = self.conv(f"head{i}/{values}", x, (1, side, side, 2 * values), kernel)
+                flat = self.tensor(f"flat{i}/{values}", (1, side * side * 2, values))
+                shape = self.tensor(f"shape{i}/{values}", (3,), np.array([1, -1, values], np.int32), 2)
+                self.op("RESHAPE", [y, shape], [flat])
+                rows.append(flat)
+        whole = [self.tensor(name, (1, 360, n)) for name, n in (("boxes", 4), ("logits", 5), ("scores", 5))]
+        self.op("CONCATENATION", boxes, whole[:1], "ConcatenationOptions", axis=1)
+        self.op("CONCATENATION", scores, whole[1:2], "ConcatenationOptions", axis=1)
+        self.op(activation, whole[1:2], whole[2:])
+        anchors = tiny_anchors() if anchors is None else anchors
+        self.detection([whole[0], whole[2], self.tensor("anchors", anchors.shape, anchors)])
+
+    def conv(
+        self, name: str, x: int, shape: tuple[int, ...], kernel: int, stride=1, fused=0, same=True, depthwise=False
+    ):
+        inner, outputs = self.graph.tensors[x].shape[3], shape[3]
+        form = (1, kernel, kernel, outputs) if depthwise else (outputs, kernel, kernel, inner)
+        values = self.rng.normal(0, 1.5 / np.sqrt(kernel**2 * (1 if depthwise else inner)), form).astype(np.float32)
+        if self.half:
+            stored = self.tensor(f"{name}/half", form, values.astype(np.float16), 1)
+            weight = self.tensor(f"{name}/weight", form)
+            self.op("DEQUANTIZE", [stored], [weight])
+        else:
+            weight = self.tensor(f"{name}/weight", form, values)
+        bias = self.tensor(f"{name}/bias", (outputs,), self.rng.normal(0, 0.3, outputs).astype(np.float32))
+        y = self.tensor(name, shape)
+        told = {"padding": 0 if same else 1, "strideW": stride, "strideH": stride, "fusedActivationFunction": fused}
+        if depthwise:
+            self.op("DEPTHWISE_CONV_2D", [x, weight, bias], [y], "DepthwiseConv2DOptions", depthMultiplier=1, **told)
+        else:
+            self.op("CONV_2D", [x, weight, bias], [y], "Conv2DOptions", **told)
+        return y
+
+    def detection(self, inputs: list[int], **told: Any) -> None:
+        outputs = [self.tensor(f"found{i}", shape) for i, shape in enumerate(((1, 10, 4), (1, 10), (1, 10), (1,)))]
+        self.op("TFLite_Detection_PostProcess", inputs, outputs, custom={**DETECTION, **told})
+        self.graph.outputs = outputs
+
+
+def tiny_anchors() -> np.ndarray:
+    """y x h w of two maps of 12 and 6 cells, two shapes each."""
+    shapes = (((7.0, 9.0), (11.0, 5.0)), ((20.0, 20.0), (30.0, 15.0)))
+    spec = PriorSpec(image_size=48, maps=(12, 6), min_sizes=(), max_sizes=(), ratios=(), shapes=shapes)
+    return make_priors(spec).numpy()[:, [1, 0, 3, 2]].copy()
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    return Tiny().write(tmp_path_factory.mktemp("tflite") / "tiny.tflite")
+
+
+@pytest.fixture(scope="session")
+def detector(shared: Path) -> Path:
+    return shared / "weights" / "coco_ssd_mobilenet_v1_quant_detect.tflite"
+
+
+def raw_of(model: torch.nn.Module, image: np.ndarray) -> RawOutput:
+    with torch.inference_mode():
+        return model(torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0))
+
+
+# ------------------------------------------------------------------------------------------- networks made here
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
+def test_a_float_network_gives_the_outputs_of_litert(tmp_path, half, litert):
+    path = Tiny(half).write(tmp_path / "tiny.tflite")
+    foreign = import_foreign(path)
+    assert foreign.class_names is None
+    assert "float" in foreign.source
+    assert any("normalised" in note for note in foreign.notes)
+    image = np.random.default_rng(1).integers(0, 256, (48, 48, 3), np.uint8)
+    wanted = litert(path, {"image": (image[None] / 127.5 - 1).astype(np.float32)})
+    raw = raw_of(foreign.model, image)
+    assert np.abs(raw.offsets[0].numpy() - wanted["boxes"][0][:, [1, 0, 3, 2]]).max() < 1e-4
+    assert np.abs(raw.logits[0].numpy() - wanted["logits"][0]).max() < 1e-4
+    assert np.abs(foreign.model.priors.numpy() - tiny_anchors()[:, [1, 0, 3, 2]]).max() < 1e-6
+
+
+@pytest.mark.parametrize("regular", [False, True], ids=["fast", "regular"])
+def test_both_kinds_of_nms_find_what_the_operator_finds(tmp_path, regular, litert):
+    writer, rng = Tiny(), np.random.default_rng(2)
+    writer.graph.operators, inputs = [], [writer.tensor(n, (1, 360, k)) for n, k in (("b", 4), ("s", 5))]
+    writer.graph.inputs = inputs
+    anchors = writer.tensor("a", (360, 4), tiny_anchors())
+    writer.detection([*inputs, anchors], use_regular_nms=regular, detections_per_class=100)
+    path = writer.write(tmp_path / "nms.tflite")
+    boxes = rng.normal(0, 1, (1, 360, 4)).astype(np.float32)
+    scores = rng.uniform(0, 1, (1, 360, 5)).astype(np.float32)
+    wanted = litert(path, {"b": boxes, "s": scores})["found"]
+    raw = RawOutput(torch.from_numpy(boxes[:, :, [1, 0, 3, 2]].copy()), torch.logit(torch.from_numpy(scores)))
+    priors = torch.from_numpy(tiny_anchors()[:, [1, 0, 3, 2]].copy())
+    thresholds = import_foreign(_with_nms(tmp_path, regular)).thresholds
+    assert thresholds.class_agnostic != regular
+    found = to_detections(raw, priors, **thresholds.for_postprocess())[0]
+    assert len(found.scores) == wanted[3][0] == 10
+    assert np.abs(found.boxes.numpy() - wanted[0][0][:, [1, 0, 3, 2]]).max() < 1e-4
+    assert np.array_equal(found.labels.numpy(), wanted[1][0].astype(int))
+    assert np.abs(found.scores.numpy() - wanted[2][0]).max() < 1e-5
+
+
+def _with_nms(folder: Path, regular: bool) -> Path:
+    writer = Tiny()
+    inputs = list(writer.graph.operators.pop().inputs)
+    writer.detection(inputs, use_regular_nms=regular, detections_per_class=100)
+    return writer.write(folder / "whole.tflite")
+
+
+def test_names_come_from_the_archive_behind_the_network(tiny, tmp_path):
+    for lines in (["cat", "dog", "???", "owl"], ["???", "cat", "dog", "???", "owl"]):
+        stored = io.BytesIO()
+        with zipfile.ZipFile(stored, "w") as archive:
+            archive.writestr("labelmap.txt", "\n".join(lines))
+        (tmp_path / "named.tflite").write_bytes(tiny.read_bytes() + stored.getvalue())
+        assert import_foreign(tmp_path / "named.tflite").class_names == ("cat", "dog", "unused 3", "owl")
+
+
+# ------------------------------------------------------------------------------------------- what is refused
+
+
+def one_line(error: pytest.ExceptionInfo) -> bool:
+    return "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+def test_unknown_operators_are_named(tmp_path):
+    writer = Tiny()
+    codes = [code for code in writer.model.operatorCodes if code.builtinCode == BUILTIN.HARD_SWISH]
+    codes[0].builtinCode = codes[0].deprecatedBuiltinCode = BUILTIN.RESIZE_NEAREST_NEIGHBOR
+    with pytest.raises(CheckpointError, match=r"cannot be imported: RESIZE_NEAREST_NEIGHBOR \(1\)") as caught:
+        import_checkpoint(writer.write(tmp_path / "odd.tflite"))
+    assert one_line(caught)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda a: a[::-1].copy(), "do not lie on a grid"),
+        (lambda a: a[:-1], "359 anchors for 360 boxes"),
+        (lambda a: a * np.float32(np.nan), "NaN"),
+    ],
+    ids=["mixed", "fewer", "nan"],
+)
+def test_anchors_that_cannot_be_are_refused(tmp_path, change, said):
+    with pytest.raises(CheckpointError, match=said) as caught:
+        import_checkpoint(Tiny(anchors=change(tiny_anchors())).write(tmp_path / "odd.tflite"))
+    assert one_line(caught)
+
+
+def test_scores_without_an_activation_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"neither LOGISTIC nor SOFTMAX|scores come from RELU"):
+        import_checkpoint(Tiny(activation="RELU").write(tmp_path / "odd.tflite"))
+
+
+def test_a_file_cut_short_is_refused(detector, tiny, tmp_path):
+    path = tmp_path / "cut.tflite"
+    for source, parts in ((detector, (0.001, 0.5, 0.999)), (tiny, tuple(np.linspace(0.002, 0.98, 40)))):
+        data = source.read_bytes()
+        for part in parts:
+            path.write_bytes(data[: int(len(data) * part)])
+            with pytest.raises(CheckpointError) as caught:
+                import_checkpoint(path)
+            assert one_line(caught)
+
+
+def test_flatbuffers_is_asked_for_where_it_is_missing(tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    with pytest.raises(MissingExtraError, match=r"singleshot\[train\]"):
+        read_tflite(tiny)
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_a_damaged_file_ends_in_one_line_or_a_model(tiny, tmp_path_factory, data):
+    _damaged(tiny, tmp_path_factory, data, import_checkpoint)
+
+
+@settings(max_examples=25)
+@given(st.data())
+def test_the_published_file_damaged_in_its_tables(detector, tmp_path_factory, data):
+    _damaged(detector, tmp_path_factory, data, read_tflite)
+
+
+def _damaged(source: Path, folders: Any, data: Any, read: Callable[[Path], object]) -> None:
+    """Four bytes are others: anywhere in a small file, among the tables of the large one, which are at its ends."""
+    stored = bytearray(source.read_bytes())
+    tail = min(36_000, len(stored))
+    at = data.draw(st.integers(0, 199) | st.integers(len(stored) - tail, len(stored) - 4))
+    stored[at : at + 4] = data.draw(st.binary(min_size=4, max_size=4) | st.just(b"\xff\xff\xff\xff"))
+    path = folders.mktemp("damaged") / "damaged.tflite"
+    path.write_bytes(stored)
+    tracemalloc.start()
+    started = time.perf_counter()
+    try:
+        read(path)
+    except CheckpointError as error:
+        assert "\n" not in str(error)
+        assert len(str(error)) < 700
+    finally:
+        spent, (_, peak) = time.perf_counter() - started, tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        path.unlink()
+    assert spent < 2  # tracing makes it several times slower
+    assert peak < 20 * len(stored) + 2**24

@@ -1,0 +1,103 @@
+"""torchvision's two SSDs against the golden vectors and against the installed torchvision itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models import mobilenet_v3_large
+from torchvision.models.detection import ssdlite, ssdlite320_mobilenet_v3_large
+
+from singleshot.errors import CheckpointError
+from singleshot.weights.foreign import import_checkpoint, import_foreign
+
+LITE, VGG = "torchvision_ssdlite320", "torchvision_ssd300"
+
+
+@pytest.fixture(scope="session")
+def foreign(state):
+    return {name: import_foreign(state(name)) for name in (LITE, VGG)}
+
+
+@pytest.mark.parametrize(("name", "priors"), [(LITE, "ssdlite320_mnv3l_cxcywh"), (VGG, "ssd300_vgg16_cxcywh")])
+def test_gives_the_outputs_and_priors_of_the_source(name, priors, foreign, agrees, golden):
+    found = foreign[name]
+    agrees(found.model, name)
+    wanted = np.load(golden / "priors_torchvision.npz")[priors]
+    assert np.abs(found.model.priors.numpy() - wanted).max() < 1e-6
+    assert found.model.num_classes == len(found.class_names) == 20
+
+
+def test_what_it_takes_for_granted_is_that_of_the_project(foreign):
+    lite, vgg = foreign[LITE], foreign[VGG]
+    assert (lite.model.input_spec.size, lite.model.input_spec.mean, lite.model.input_spec.std) == (
+        320,
+        (127.5,) * 3,
+        (127.5,) * 3,
+    )
+    assert vgg.model.input_spec.mean == pytest.approx([0.48235 * 255, 0.45882 * 255, 0.40784 * 255])
+    assert vgg.model.input_spec.std == (1.0, 1.0, 1.0)
+    for found, values in ((vgg, (0.01, 0.45, 400, 200)), (lite, (0.001, 0.55, 300, 300))):
+        t = found.thresholds
+        assert (t.score_min, t.nms_iou, t.per_class, t.keep) == values
+
+
+def randomised(model: torch.nn.Module) -> torch.nn.Module:
+    """With weights and statistics of a network that has been trained: outputs differ from place to place."""
+    g = torch.Generator().manual_seed(5)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.1, 0.1, generator=g)
+            module.running_var.uniform_(0.5, 1.5, generator=g)
+        elif isinstance(module, torch.nn.Conv2d):
+            fan_in = module.weight[0].numel()
+            module.weight.data.uniform_(-1.0, 1.0, generator=g).mul_((5 / fan_in) ** 0.5)
+    return model.eval()
+
+
+@pytest.mark.parametrize("reduced", [True, False])
+def test_the_installed_model_gives_the_same(reduced, monkeypatch, golden_inputs, outputs):
+    # The tail is as wide as MobileNetV3's own where training started from ImageNet.
+    monkeypatch.setattr(
+        ssdlite, "mobilenet_v3_large", lambda **rest: mobilenet_v3_large(**{**rest, "reduced_tail": reduced})
+    )
+    theirs = randomised(ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=91))
+    found = import_foreign(theirs.state_dict())
+    assert found.model.num_classes == 90
+    assert found.class_names[:12] == (*found.class_names[:11], "unused 12")
+    assert "90" in found.notes[0]
+    image = torch.from_numpy(golden_inputs.image(320)).permute(2, 0, 1)
+    with torch.inference_mode():
+        images, _ = theirs.transform([image / 255])
+        head = theirs.head(list(theirs.backbone(images.tensors).values()))
+    offsets, logits = outputs(found.model)
+    assert np.abs(offsets - head["bbox_regression"][0].numpy()).max() < 1e-4
+    assert np.abs(logits - head["cls_logits"][0].numpy()).max() < 1e-4
+    assert logits.std() > 0.1
+
+
+def test_the_project_can_be_named(state):
+    assert import_checkpoint(state(LITE), source="torchvision").name == "ssdlite320-mobilenetv3"
+    with pytest.raises(CheckpointError, match="not 3"):
+        import_checkpoint(state(LITE), source="torchvision-ssdlite320", num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        (VGG, "backbone.extra.0.7.3.weight"),
+        (LITE, "backbone.features.0.4.block.2.fc1.weight"),
+        (LITE, "backbone.features.1.0.3.1.running_var"),
+        (LITE, "head.classification_head.module_list.2.1.weight"),
+    ],
+)
+def test_what_is_missing_left_over_or_misshapen_is_refused(name, key, state):
+    tensors = state(name)
+    for changed in (
+        {k: v for k, v in tensors.items() if k != key},
+        {**tensors, key: tensors[key][1:]},
+        {**tensors, "backbone.extra.5.0.weight": tensors[key]},
+    ):
+        with pytest.raises(CheckpointError, match="looks like torchvision") as caught:
+            import_checkpoint(changed)
+        assert "\n" not in str(caught.value)
