@@ -11,8 +11,11 @@ ARGS ?=
 demo: $(STAMP)
 	$(BIN)/singleshot demo $(if $(DATA),"$(DATA)") $(ARGS)
 
+# A process per core, each with one thread: threads of several processes would wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
+
 test: check
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(PYTEST) $(ARGS)
 
 # Formatting, lint, types; the import law is one of the tests.
 check: $(STAMP)
@@ -21,7 +24,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 
 fast: $(STAMP)
-	$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 setup: $(STAMP)
 

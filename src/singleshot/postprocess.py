@@ -1,4 +1,4 @@
-"""RawOutput -> detections: softmax, decode, score threshold, non-maximum suppression, top k.
+"""RawOutput -> detections: softmax, decode, score threshold, non-maximum suppression, top k; presets by codebase.
 
 The order of work is Caffe's (detection_output_layer.cpp): per class the best `per_class` priors over `score_min`
 go through greedy NMS, then the `keep` best over all classes stay. The result is the same, but computed lazily:
@@ -9,17 +9,19 @@ batch at once, and the work stops as soon as every image has enough.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import difflib
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from singleshot.boxes import VARIANCES, Variances, decode, iou
-from singleshot.errors import ConfigError
+from singleshot.errors import ConfigError, printable
 from singleshot.records import RawOutput
 
 ACTIVATIONS = ("softmax", "sigmoid")
+NO_CAP = 10**6  # for per_class and keep: more than any network here has priors
 _BLOCK = 400
 
 
@@ -49,55 +51,78 @@ class _Geometry(NamedTuple):
     offsets: Tensor
     priors: Tensor
     variances: Variances
+    clip: bool
 
     def boxes(self, index: Int[Tensor, "B M"]) -> Float[Tensor, "B M 4"]:
         offsets = self.offsets.gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
-        return decode(offsets.float(), self.priors[index], self.variances)
+        boxes = decode(offsets.float(), self.priors[index], self.variances)
+        return boxes.clamp_(0.0, 1.0) if self.clip else boxes
+
+
+class _Limits(NamedTuple):
+    """What NMS goes by: the IoU over which it drops, whether classes are apart, survivors in all and of a class."""
+
+    nms_iou: float
+    by_class: bool
+    keep: int
+    keep_per_class: int | None
 
 
 def to_detections(
     raw: RawOutput,
     priors: Float[Tensor, "P 4"],
-    score_min: float = 0.01,
-    nms_iou: float = 0.45,
+    score_min: float | int = 0.01,
+    nms_iou: float | int = 0.45,
     per_class: int = 400,
     keep: int = 200,
     class_agnostic: bool = False,
     variances: Variances = VARIANCES,
     activation: str = "softmax",
+    clip: bool = False,
+    candidates: int | None = None,
+    keep_per_class: int | None = None,
+    best_class: bool = False,
 ) -> list[Found]:
-    """Detections of each image of the batch.
+    """Detections of each image of the batch; DETECTION holds the settings of the public implementations.
 
     raw: offsets [B, P, 4], logits [B, P, C + 1]; priors: cx cy w h. A score must be over `score_min`, a box is
-    dropped when its IoU with a better one of its class is over `nms_iou`. Boxes are not clipped to the image.
-    class_agnostic is the "fast" mode of ssd_keras: each prior speaks for its likeliest class only, background
-    included, boxes of all classes suppress each other, and `per_class` has no meaning. The order of equal scores is
-    unspecified. activation: "softmax", or "sigmoid" for networks that were trained so (TensorFlow's Object Detection
-    API), where the background's logit says nothing. Raises ConfigError for another.
+    dropped when its IoU with a better one of its class is over `nms_iou`. The order of equal scores is unspecified.
+
+    Caps, in the order in which they work: the `per_class` best priors of each class and of these the `candidates`
+    best over all classes (None: no such cap) enter NMS; the `keep_per_class` best survivors of a class (None: all)
+    and of these the `keep` best leave it. clip: boxes are cut to 0..1 before NMS, which changes their IoU; else they
+    are not cut at all.
+
+    best_class: each prior speaks for its likeliest real class only, and `per_class` has no meaning. class_agnostic,
+    the "fast" mode of ssd_keras: the same, but the background may be the likeliest, and boxes of all classes suppress
+    each other, so `keep_per_class` has no meaning either. activation: "softmax", or "sigmoid" for networks that were
+    trained so (TensorFlow's Object Detection API), where the background's logit says nothing. Raises ConfigError for
+    another.
     """
     if activation not in ACTIVATIONS:
         raise ConfigError(f"activation {activation!r}: want one of {', '.join(ACTIVATIONS)}")
     with torch.no_grad():
         logits = raw.logits.float()
         scores = logits.softmax(dim=-1) if activation == "softmax" else logits.sigmoid()
-        geometry = _Geometry(raw.offsets, priors, variances)
-        if class_agnostic:
-            first = 0 if activation == "softmax" else 1  # whether the background may win
+        geometry = _Geometry(raw.offsets, priors, variances, clip)
+        limits = _Limits(nms_iou, not class_agnostic, keep, None if class_agnostic else keep_per_class)
+        if class_agnostic or best_class:
+            first = 0 if class_agnostic and activation == "softmax" else 1  # whether the background may win
             best, winner = scores[..., first:].max(dim=-1, keepdim=True)
             winner = winner + first
             scores, per_class = torch.where(winner > 0, best, 0.0), scores.shape[1]
             classes = winner.squeeze(-1) - 1
         else:
             scores, classes = scores[..., 1:], None
-        quick = min(_BLOCK, per_class)  # the best of all can hold no more of one class than that
-        candidates = _best(scores, classes, quick).over(score_min)
-        found = _suppress(candidates, geometry, nms_iou, keep, not class_agnostic)
+        cap = scores[0].numel() if candidates is None else candidates
+        quick = min(_BLOCK, per_class, cap)  # the best of all can hold no more of one class than that
+        chosen = _best(scores, classes, quick).over(score_min)
+        found = _suppress(chosen, geometry, limits)
         enough = (found.scores > 0).sum(dim=1) >= keep
-        if candidates.scores.shape[1] == quick:
-            complete = enough | (candidates.scores[:, -1] == 0)  # or nothing was left out
+        if chosen.scores.shape[1] == quick < cap:
+            complete = enough | (chosen.scores[:, -1] == 0)  # or nothing was left out
             if not bool(complete.all()):
-                candidates = _all(scores, classes, per_class, score_min)
-                found = _suppress(candidates, geometry, nms_iou, keep, not class_agnostic)
+                found = _suppress(_all(scores, classes, per_class, score_min, cap), geometry, limits)
         image_boxes = geometry.boxes(found.priors)
         counts = (found.scores > 0).sum(dim=1).tolist()
         rows = zip(image_boxes, found.scores, found.labels, counts, strict=True)
@@ -114,22 +139,22 @@ def _best(scores: Float[Tensor, "B P C"], classes: Int[Tensor, "B P"] | None, co
 
 
 def _all(
-    scores: Float[Tensor, "B P C"], classes: Int[Tensor, "B P"] | None, per_class: int, score_min: float
+    scores: Float[Tensor, "B P C"], classes: Int[Tensor, "B P"] | None, per_class: int, score_min: float, cap: int
 ) -> _Candidates:
-    """The `per_class` best priors of every class, in one list, best first."""
+    """The `per_class` best priors of every class, in one list, best first, cut to `cap`."""
     values, priors = scores.transpose(1, 2).topk(min(per_class, scores.shape[1]), dim=-1)
     labels = torch.arange(scores.shape[2], device=scores.device).view(1, -1, 1).expand_as(priors)
     values = torch.where(values > score_min, values, 0.0)
     values, order = values.flatten(1).sort(dim=1, descending=True, stable=True)
-    used = int((values > 0).sum(dim=1).max())  # nothing beyond is a candidate
-    order = order[:, : max(used, 1)]
+    used = max(min(int((values > 0).sum(dim=1).max()), cap), 1)  # nothing beyond is a candidate
+    order = order[:, :used]
     priors = priors.flatten(1).gather(1, order)
     labels = labels.flatten(1).gather(1, order) if classes is None else classes.gather(1, priors)
-    return _Candidates(values[:, : max(used, 1)], priors, labels)
+    return _Candidates(values[:, :used], priors, labels)
 
 
-def _suppress(candidates: _Candidates, geometry: _Geometry, nms_iou: float, keep: int, by_class: bool) -> _Candidates:
-    """Greedy NMS over candidates that are sorted by score; the first `keep` survivors of each image."""
+def _suppress(candidates: _Candidates, geometry: _Geometry, limits: _Limits) -> _Candidates:
+    """Greedy NMS over candidates that are sorted by score; the survivors of each image that the limits let pass."""
     kept: _Candidates | None = None
     kept_boxes = geometry.boxes(candidates.priors[:, :0])
     for start in range(0, candidates.scores.shape[1], _BLOCK):
@@ -137,16 +162,16 @@ def _suppress(candidates: _Candidates, geometry: _Geometry, nms_iou: float, keep
         block_boxes = geometry.boxes(block.priors)
         alive = block.scores > 0
         if kept is not None:
-            clash = _clash(kept_boxes, kept.labels, block_boxes, block.labels, nms_iou, by_class)
+            clash = _clash(kept_boxes, kept.labels, block_boxes, block.labels, limits)
             alive &= ~(clash & (kept.scores > 0).unsqueeze(-1)).any(dim=1)
-        clash = _clash(block_boxes, block.labels, block_boxes, block.labels, nms_iou, by_class)
+        clash = _clash(block_boxes, block.labels, block_boxes, block.labels, limits)
         alive = _greedy(clash.triu_(1), alive)
         block = block._replace(scores=torch.where(alive, block.scores, 0.0))
         if kept is not None:
             block = _Candidates(*(torch.cat(pair, dim=1) for pair in zip(kept, block, strict=True)))
             block_boxes = torch.cat([kept_boxes, block_boxes], dim=1)
-        kept, kept_boxes = _pack(block, block_boxes, keep)
-        if bool((kept.scores.shape[1] == keep) & (kept.scores > 0).all()):
+        kept, kept_boxes = _pack(block, block_boxes, limits)
+        if bool((kept.scores.shape[1] == limits.keep) & (kept.scores > 0).all()):
             break
     assert kept is not None
     return kept
@@ -157,12 +182,11 @@ def _clash(
     a_labels: Int[Tensor, "B N"],
     b: Float[Tensor, "B M 4"],
     b_labels: Int[Tensor, "B M"],
-    nms_iou: float,
-    by_class: bool,
+    limits: _Limits,
 ) -> Bool[Tensor, "B N M"]:
     """Which boxes of b lie over which of a."""
-    over = iou(a, b) > nms_iou
-    return over & (a_labels.unsqueeze(-1) == b_labels.unsqueeze(-2)) if by_class else over
+    over = iou(a, b) > limits.nms_iou
+    return over & (a_labels.unsqueeze(-1) == b_labels.unsqueeze(-2)) if limits.by_class else over
 
 
 def _greedy(clash: Bool[Tensor, "B N N"], alive: Bool[Tensor, "B N"]) -> Bool[Tensor, "B N"]:
@@ -183,10 +207,73 @@ def _greedy(clash: Bool[Tensor, "B N N"], alive: Bool[Tensor, "B N"]) -> Bool[Te
     return alive
 
 
-def _pack(found: _Candidates, boxes: Float[Tensor, "B M 4"], keep: int) -> tuple[_Candidates, Tensor]:
-    """Move the survivors to the front, keeping their order, and cut to the longest row or `keep`."""
+def _pack(found: _Candidates, boxes: Float[Tensor, "B M 4"], limits: _Limits) -> tuple[_Candidates, Tensor]:
+    """Move the survivors that the limits let pass to the front, keeping their order, and cut to the longest row."""
     alive = found.scores > 0
-    longest = min(keep, int(alive.sum(dim=1).max()))
+    if limits.keep_per_class is not None:
+        # One over the limit suppresses nothing that could stay: those after it are of a class that is full.
+        alive &= _place_in_class(found.labels, alive) < limits.keep_per_class
+        found = found._replace(scores=torch.where(alive, found.scores, 0.0))
+    longest = min(limits.keep, int(alive.sum(dim=1).max()))
     order = (~alive).byte().argsort(dim=1, stable=True)[:, :longest]
     packed = _Candidates(*(values.gather(1, order) for values in found))
     return packed, boxes.gather(1, order.unsqueeze(-1).expand(-1, -1, 4))
+
+
+def _place_in_class(labels: Int[Tensor, "B M"], alive: Bool[Tensor, "B M"]) -> Int[Tensor, "B M"]:
+    """How many living entries of the same class stand before each living entry."""
+    groups, order = torch.where(alive, labels, -1).sort(dim=1, stable=True)
+    start = torch.searchsorted(groups, groups)
+    places = torch.arange(labels.shape[1], device=labels.device) - start
+    return torch.empty_like(places).scatter_(1, order, places)
+
+
+# Settings of `to_detections` by codebase, from its own evaluation code unless said. Offsets' variances belong to the
+# priors and are not here; nor is activation, which belongs to the network, but where a codebase knows no other.
+DETECTION: dict[str, dict[str, Any]] = {
+    # weiliu89/caffe examples/ssd/ssd_pascal.py, det_out_param; detection_output_layer.cpp.
+    "caffe": {"score_min": 0.01, "nms_iou": 0.45, "per_class": 400, "keep": 200},
+    # chuanqi305/MobileNet-SSD MobileNetSSD_deploy.prototxt, detection_output_param.
+    "chuanqi305": {"score_min": 0.25, "nms_iou": 0.45, "per_class": 100, "keep": 100},
+    # amdegroot/ssd.pytorch ssd.py, Detect(num_classes, 0, 200, 0.01, 0.45): 200 of each class, nothing over classes.
+    "amdegroot": {"score_min": 0.01, "nms_iou": 0.45, "per_class": 200, "keep": NO_CAP},
+    # lufficc/SSD ssd/config/defaults.py, TEST.
+    "lufficc": {"score_min": 0.01, "nms_iou": 0.45, "per_class": NO_CAP, "keep": 100},
+    # bubbliiiing/ssd-pytorch get_map.py; ssd.py for prediction (decode_box's own default of .3 is never used).
+    "bubbliiiing": {"score_min": 0.02, "nms_iou": 0.5, "per_class": NO_CAP, "keep": NO_CAP, "clip": True},
+    "bubbliiiing-predict": {"score_min": 0.5, "nms_iou": 0.45, "per_class": NO_CAP, "keep": NO_CAP, "clip": True},
+    # qfgaohao/pytorch-ssd vision/ssd/predictor.py: candidate_size of each class.
+    "qfgaohao": {"score_min": 0.01, "nms_iou": 0.45, "per_class": 200, "keep": NO_CAP},
+    # pierluigiferrari/ssd_keras ssd_encoder_decoder/ssd_output_decoder.py, decode_detections and its fast form.
+    "ssd_keras": {"score_min": 0.01, "nms_iou": 0.45, "per_class": NO_CAP, "keep": 200},
+    "ssd_keras-fast": {"score_min": 0.5, "nms_iou": 0.45, "keep": NO_CAP, "class_agnostic": True},
+    # balancap/SSD-Tensorflow eval_ssd_network.py; nets/np_methods.py, as the notebook calls it, for prediction.
+    "balancap": {"score_min": 0.01, "nms_iou": 0.45, "per_class": 400, "keep_per_class": 200, "keep": NO_CAP},
+    "balancap-predict": {
+        "score_min": 0.5, "nms_iou": 0.45, "per_class": NO_CAP, "candidates": 400, "keep": NO_CAP, "clip": True,
+    },
+    # ljanyst/ssd-tensorflow train.py and infer.py, ssdutils.py decode_boxes. Its NMS rounds to a grid of 1000 x 1000.
+    "ljanyst": {"score_min": 0.5, "nms_iou": 0.45, "best_class": True, "candidates": 200, "keep": 200, "clip": True},
+    # torchvision models/detection/ssd.py and ssdlite.py.
+    "torchvision": {"score_min": 0.01, "nms_iou": 0.45, "per_class": 400, "keep": 200, "clip": True},
+    "torchvision-lite": {"score_min": 0.001, "nms_iou": 0.55, "per_class": 300, "keep": 300, "clip": True},
+    # mmdetection configs/_base_/models/ssd300.py. Its nms_pre counts pairs of prior and class of each map.
+    "mmdet": {"score_min": 0.02, "nms_iou": 0.45, "per_class": 1000, "keep": 200, "clip": True},
+    # NVIDIA DeepLearningExamples ssd/utils.py decode_batch; its evaluation calls it with another IoU.
+    "nvidia": {"score_min": 0.05, "nms_iou": 0.45, "per_class": 200, "keep": 200},
+    "nvidia-eval": {"score_min": 0.05, "nms_iou": 0.5, "per_class": 200, "keep": 200},
+    # TensorFlow Object Detection API samples/configs/ssd_mobilenet_v1_coco.config; it clips after NMS.
+    "tf-object-detection": {
+        "score_min": 1e-8, "nms_iou": 0.6, "per_class": NO_CAP, "keep_per_class": 100, "keep": 100,
+        "activation": "sigmoid",
+    },
+}  # fmt: skip
+
+
+def detection_rule(name: str) -> dict[str, Any]:
+    """Keyword arguments of `to_detections` of that codebase. Raises ConfigError that lists the names."""
+    if name not in DETECTION:
+        near = difflib.get_close_matches(name, DETECTION, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"detection rule {printable(name)!r}: want one of {', '.join(DETECTION)}{hint}")
+    return dict(DETECTION[name])

@@ -43,6 +43,18 @@ def test_metrics(metric: str, model: Path, scenes: Path, run) -> None:
     assert all(name in done.stdout for name in ("cross", "leaf", "ring", "star"))
 
 
+def test_another_codebase_s_rule(model: Path, scenes: Path, run, refused) -> None:
+    figures = {}
+    for rule in ("caffe", "bubbliiiing-predict"):
+        done = run("eval", model, scenes, "--split", "test", "--json", "--rule", rule)
+        assert done.returncode == 0, done.stderr
+        figures[rule] = json.loads(done.stdout)["mean_ap"]
+    assert figures["bubbliiiing-predict"] < figures["caffe"]  # only what is over .5
+    line = refused("eval", "not-even-there", scenes, "--rule", "torchvison")
+    assert "want one of caffe, " in line
+    assert "did you mean torchvision?" in line
+
+
 def test_mistakes(model: Path, scenes: Path, shared: Path, refused, tmp_path: Path) -> None:
     assert "want one of voc07" in refused("eval", model, scenes, "--metric", "map")
     assert "no such file" in refused("eval", "none.safetensors", scenes)

@@ -76,6 +76,11 @@ def test_the_three_recipes_of_the_readme_exist() -> None:
         ("[augment]\nspin = 7", "spin"),
         ("a = [", "not TOML"),
         ("optimizer = 'lion'", "optimizer"),
+        ("matching = 'caffee'", r"matching 'caffee': want one of caffe, .*; did you mean caffe\?"),
+        ("loss = 'per-batch'", r"loss 'per-batch': want one of caffe, .*; did you mean batch\?"),
+        ("loss = 3", "loss: Input should be a valid string"),
+        ("label_smoothing = 1.0", "label_smoothing: Input should be less than 1"),
+        ("decay_only = 'weights'", "decay_only: Input should be 'convolutions', 'all-but-biases' or 'everything'"),
     ],
 )
 def test_a_wrong_recipe_names_file_and_key(tmp_path: Path, text: str, says: str) -> None:
@@ -92,25 +97,49 @@ def test_a_recipe_that_does_not_exist_suggests_one() -> None:
         load_recipe("scrach")
 
 
-def test_biases_get_twice_the_rate_and_no_decay_norms_no_decay() -> None:
+@pytest.mark.parametrize(
+    ("decay_only", "decays"),
+    [("convolutions", [1, 0, 0, 0]), ("all-but-biases", [1, 0, 1, 0]), ("everything", [1, 1, 1, 1])],
+)
+def test_what_decays_and_biases_get_twice_the_rate(decay_only: str, decays: list[int]) -> None:
     model = build("ssd320-mini", 2)
-    groups = parameter_groups(model, 5e-4, 2.0)
-    weights, biases, norms = (group["params"] for group in groups)
-    assert [g["weight_decay"] for g in groups] == [5e-4, 0.0, 0.0]
+    groups = parameter_groups(model, 5e-4, 2.0, decay_only)
+    weights, biases, scales, shifts = (group["params"] for group in groups)
+    assert [g["weight_decay"] for g in groups] == [5e-4 * d for d in decays]
+    assert [g["factor"] for g in groups] == [1.0, 2.0, 1.0, 1.0]
     assert all(p.ndim == 4 for p in weights)
-    assert len(weights) + len(biases) + len(norms) == len(list(model.parameters()))
+    assert sum(len(g["params"]) for g in groups) == len({id(p) for g in groups for p in g["params"]})
+    assert len(weights) + len(biases) + len(scales) + len(shifts) == len(list(model.parameters()))
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert {id(p) for p in scales} == {id(m.weight) for m in norms}
+    assert {id(p) for p in shifts} == {id(m.bias) for m in norms}
     assert {id(p) for p in biases} == {id(h.bias) for m in model.heads for h in (m.location, m.confidence)}
     vgg = build("ssd300-vgg16", 2)
-    _, biases, norms = (group["params"] for group in parameter_groups(vgg, 5e-4, 2.0))
+    _, biases, scales, shifts = (group["params"] for group in parameter_groups(vgg, 5e-4, 2.0, decay_only))
     assert len(biases) == 15 + 8 + 12
-    assert [p.shape for p in norms] == [(512,)]  # the scale of conv4_3's normalisation
+    assert [p.shape for p in scales] == [(512,)]  # the scale of conv4_3's normalisation
+    assert shifts == []
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_step_without_gradient_shows_what_decays(name: str) -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+    torch.nn.init.ones_(model[0].bias), torch.nn.init.ones_(model[1].bias)
+    for decay_only, moved in (("convolutions", {"0.weight"}), ("all-but-biases", {"0.weight", "1.weight"}),
+                              ("everything", {"0.weight", "0.bias", "1.weight", "1.bias"})):  # fmt: skip
+        before = {k: v.detach().clone() for k, v in model.named_parameters()}
+        optimizer = make_optimizer(model, Recipe(optimizer=name, weight_decay=0.1, decay_only=decay_only), 0.1)
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        assert {k for k, v in model.named_parameters() if not torch.equal(v, before[k])} == moved
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_set_lr_keeps_the_factors(name: str) -> None:
     optimizer = make_optimizer(build("ssd320-mini", 2), Recipe(optimizer=name), 0.1)
     set_lr(optimizer, 0.5)
-    assert [g["lr"] for g in optimizer.param_groups] == [0.5, 1.0, 0.5]
+    assert [g["lr"] for g in optimizer.param_groups] == [0.5, 1.0, 0.5, 0.5]
 
 
 def test_average_is_the_recurrence() -> None:

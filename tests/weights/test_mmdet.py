@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -140,7 +142,7 @@ class Lite(nn.Module):
         self.backbone.conv2 = Unit(320, 1280)
         widths = (96, 1280, 512, 256, 256, 128)
         self.neck.extra_layers = nn.ModuleList(
-            nn.Sequential(Unit(a, b // 2), Separable(b // 2, b)) for a, b in zip(widths[1:], widths[2:], strict=False)
+            nn.Sequential(Unit(a, b // 2), Separable(b // 2, b)) for a, b in pairwise(widths[1:])
         )
         for name, columns in (("cls_convs", classes + 1), ("reg_convs", 4)):
             convs = (nn.Sequential(Unit(c, c, 3, 1, c), nn.Conv2d(c, 6 * columns, 1)) for c in widths)

@@ -147,6 +147,6 @@ def test_what_is_missing_left_over_or_misshapen_is_refused(name, key, state):
         {**tensors, key: tensors[key][1:]},
         {**tensors, "additional_blocks.5.0.weight": tensors[key]},
     ):
-        with pytest.raises(CheckpointError, match="looks like (NVIDIA|MLPerf)") as caught:
+        with pytest.raises(CheckpointError, match=r"looks like (NVIDIA|MLPerf)") as caught:
             import_checkpoint(changed)
         assert "\n" not in str(caught.value)

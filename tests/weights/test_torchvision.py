@@ -9,6 +9,7 @@ from torchvision.models import mobilenet_v3_large
 from torchvision.models.detection import ssdlite, ssdlite320_mobilenet_v3_large
 
 from singleshot.errors import CheckpointError
+from singleshot.postprocess import to_detections
 from singleshot.weights.foreign import import_checkpoint, import_foreign
 
 LITE, VGG = "torchvision_ssdlite320", "torchvision_ssd300"
@@ -69,11 +70,18 @@ def test_the_installed_model_gives_the_same(reduced, monkeypatch, golden_inputs,
     image = torch.from_numpy(golden_inputs.image(320)).permute(2, 0, 1)
     with torch.inference_mode():
         images, _ = theirs.transform([image / 255])
+        wanted, raw = theirs([image / 255])[0], found.model(image.unsqueeze(0))
         head = theirs.head(list(theirs.backbone(images.tensors).values()))
     offsets, logits = outputs(found.model)
     assert np.abs(offsets - head["bbox_regression"][0].numpy()).max() < 1e-4
     assert np.abs(logits - head["cls_logits"][0].numpy()).max() < 1e-4
     assert logits.std() > 0.1
+    boxes, scores, labels = to_detections(raw, found.model.priors, **found.thresholds.for_postprocess())[0]
+    assert len(scores) == len(wanted["scores"]) == 300
+    assert torch.allclose(scores, wanted["scores"], atol=1e-4)
+    # The best ones: lower down, scores that are equal but for rounding change places.
+    assert torch.equal(labels[:20] + 1, wanted["labels"][:20])
+    assert torch.allclose(boxes[:20] * 320, wanted["boxes"][:20], atol=0.01)
 
 
 def test_the_project_can_be_named(state):

@@ -15,6 +15,19 @@ import typer
 from singleshot.errors import ConfigError, printable
 
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, or auto.")]
+RuleOption = Annotated[
+    str | None,
+    typer.Option("--rule", help="Detect as another codebase does: caffe, torchvision, ... Default: the model's own."),
+]
+EngineOption = Annotated[
+    str | None,
+    typer.Option("--engine", help="openvino, onnxruntime, torch, or auto: the fastest here, measured once."),
+]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Cores for the network.")]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option("--precision", help="float32, bfloat16, float16, or fastest of this machine. Default: float32."),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=0, max=64, help="Processes that load images.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]

@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from singleshot.cli.common import DeviceOption, JsonOption, QuietOption, WorkersOption, progress_bar
-from singleshot.errors import ConfigError
+from singleshot.cli.common import (
+    DeviceOption,
+    EngineOption,
+    JsonOption,
+    PrecisionOption,
+    QuietOption,
+    RuleOption,
+    ThreadsOption,
+    WorkersOption,
+    progress_bar,
+)
+from singleshot.errors import ConfigError, printable
 from singleshot.files import atomic_write
 
 if TYPE_CHECKING:
@@ -19,17 +29,23 @@ if TYPE_CHECKING:
 
 
 def evaluate_command(
-    model: Annotated[str, typer.Argument(help="A checkpoint, such as runs/train-1/best.safetensors.")],
+    model: Annotated[
+        str, typer.Argument(help="A checkpoint, such as runs/train-1/best.safetensors, or an exported file.")
+    ],
     data: Annotated[str, typer.Argument(help="Labelled images, in any form that data check reads.")],
     split: Annotated[str, typer.Option(help="Which split.")] = "val",
     metric: Annotated[str, typer.Option(help="voc07 (11 points), voc (area) or coco (.5:.95, by size).")] = "voc",
     out: Annotated[Path | None, typer.Option(help="Folder for eval.json and curves.png.")] = None,
     batch: Annotated[int, typer.Option(min=1, max=1024, help="Images per forward pass.")] = 16,
+    rule: RuleOption = None,
     score_min: Annotated[float | None, typer.Option(help="Ignore lower scores. Default: the model's, .01.")] = None,
     nms_iou: Annotated[
         float | None, typer.Option(help="IoU over which a weaker box is dropped. Default: the model's.")
     ] = None,
     device: DeviceOption = "auto",
+    engine: EngineOption = None,
+    threads: ThreadsOption = None,
+    precision: PrecisionOption = None,
     workers: WorkersOption = None,
     clip_boxes: Annotated[
         bool, typer.Option("--clip-boxes", help="Clip ground truth to the image instead of stopping.")
@@ -41,9 +57,25 @@ def evaluate_command(
 
     Example: singleshot eval runs/train-1/best.safetensors path/to/VOC2007 --split test --metric voc07 --out report
     """
-    result, images, seconds = run_evaluation(
-        model, data, split, metric, batch, score_min, nms_iou, device, workers, clip_boxes, quiet
-    )
+    from singleshot.runtime.opening import is_exported
+
+    if is_exported(model):
+        if rule is not None or score_min is not None or nms_iou is not None:
+            raise ConfigError(
+                f"--rule, --score-min, --nms-iou: {printable(model)} has them built in; give the checkpoint"
+            )
+        options = {"engine": engine, "threads": threads, "precision": precision, "batch": batch}
+        result, images, seconds = evaluate_exported(
+            model, data, split, metric, device, workers, clip_boxes, quiet, options
+        )
+    else:
+        if engine not in (None, "torch", "auto") or threads is not None or precision is not None:
+            raise ConfigError(
+                f"--engine, --threads, --precision: for exported files; {printable(model)} is a checkpoint"
+            )
+        result, images, seconds = run_evaluation(
+            model, data, split, metric, batch, score_min, nms_iou, device, workers, clip_boxes, quiet, rule
+        )
     report = {"model": model, "data": data, "split": split, "images": images, "seconds": round(seconds, 2),
               **result.to_dict()}  # fmt: skip
     if out is not None:
@@ -81,25 +113,32 @@ def run_evaluation(
     workers: int | None = None,
     clip_boxes: bool = False,
     quiet: bool = False,
+    rule: str | None = None,
 ) -> tuple[Evaluation, int, float]:
-    """Evaluate a checkpoint; returns the evaluation, the number of images and the seconds it took."""
+    """Evaluate a checkpoint; returns the evaluation, the number of images and the seconds it took.
+
+    rule: a detection rule in place of the model's own; score_min and nms_iou change either.
+    """
     from dataclasses import replace
 
     from singleshot.data import open_dataset
     from singleshot.data.loader import EvalLoader
     from singleshot.deploy.torch_engine import pick_device
     from singleshot.metrics import METRICS
+    from singleshot.postprocess import detection_rule
     from singleshot.training.precision import place_model
     from singleshot.training.validate import validate
-    from singleshot.weights.checkpoint import load_checkpoint
+    from singleshot.weights.opening import open_model
 
     if metric not in METRICS:
         raise ConfigError(f"--metric {metric}: want one of {', '.join(METRICS)}")
+    if rule is not None:
+        detection_rule(rule)  # a name that is wrong is told before anything is read
     place = pick_device(device)
-    model, info = load_checkpoint(model_path)
+    model, info = open_model(model_path)
     place_model(model, place)
     dataset = open_dataset(data, split, class_names=info.class_names, clip_boxes=clip_boxes)
-    thresholds = info.thresholds
+    thresholds = info.thresholds if rule is None else info.thresholds.under(rule)
     if score_min is not None:
         thresholds = replace(thresholds, score_min=score_min)
     if nms_iou is not None:
@@ -109,6 +148,38 @@ def run_evaluation(
     try:
         with progress_bar(len(dataset), "images", quiet) as advance:
             result = validate(model, dataset, loader, thresholds, place, metric, on_image=advance)
+    finally:
+        loader.close()
+    return result.evaluation, len(dataset), time.perf_counter() - started
+
+
+def evaluate_exported(
+    path: str,
+    data: str,
+    split: str,
+    metric: str = "voc",
+    device: str = "auto",
+    workers: int | None = None,
+    clip_boxes: bool = False,
+    quiet: bool = False,
+    options: dict[str, Any] | None = None,
+) -> tuple[Evaluation, int, float]:
+    """As `run_evaluation`, of an exported file through its engine; options: those of open_exported."""
+    from singleshot.data import open_dataset
+    from singleshot.data.loader import EvalLoader
+    from singleshot.metrics import METRICS
+    from singleshot.runtime.opening import open_exported
+    from singleshot.training.validate import validate_engine
+
+    if metric not in METRICS:
+        raise ConfigError(f"--metric {metric}: want one of {', '.join(METRICS)}")
+    detector = open_exported(path, device, **(options or {}))
+    dataset = open_dataset(data, split, class_names=detector.class_names, clip_boxes=clip_boxes)
+    loader = EvalLoader(dataset, detector.input_spec, detector.batch_size, workers)
+    started = time.perf_counter()
+    try:
+        with progress_bar(len(dataset), "images", quiet) as advance:
+            result = validate_engine(detector, dataset, loader, metric, on_image=advance)
     finally:
         loader.close()
     return result.evaluation, len(dataset), time.perf_counter() - started

@@ -19,5 +19,21 @@ def recipe_loss(model: SSD, raw: RawOutput, boxes: Tensor, labels: Tensor, recip
     model's device.
     """
     with torch.no_grad():
-        targets = match(model.priors, boxes, labels, recipe.iou_min, recipe.matching, model.prior_spec.variances)
-    return multibox_loss(raw, targets, recipe.loss, recipe.negative_ratio, recipe.alpha, recipe.min_negatives)
+        targets = match(
+            model.priors,
+            boxes,
+            labels,
+            recipe.iou_min,
+            recipe.matching,
+            model.prior_spec.variances,
+            ignore_from=recipe.ignore_from,
+        )
+    return multibox_loss(
+        raw,
+        targets,
+        recipe.loss,
+        recipe.negative_ratio,
+        recipe.alpha,
+        recipe.min_negatives,
+        recipe.label_smoothing,
+    )

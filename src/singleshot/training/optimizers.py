@@ -10,31 +10,45 @@ from torch import Tensor, nn
 from singleshot.training.recipes import Recipe
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, bias_lr_factor: float) -> list[dict[str, object]]:
-    """Weights with decay; biases at `bias_lr_factor` times the rate without decay (Caffe ssd_pascal.py: lr_mult 2,
-    decay_mult 0); scales and shifts of normalisation layers without decay."""
+def parameter_groups(
+    model: nn.Module, weight_decay: float, bias_lr_factor: float, decay_only: str = "convolutions"
+) -> list[dict[str, object]]:
+    """Four groups: weights; biases at `bias_lr_factor` times the rate (Caffe ssd_pascal.py: lr_mult 2); scales of
+    normalisation layers and of conv4_3; shifts of normalisation layers.
+
+    decay_only says which of them decay. "convolutions": weights of convolutions and linear layers alone, as the L2
+    terms of ssd_keras, ljanyst and balancap; ssd_keras' l2_regularization has no half before it, so its 0.0005 is a
+    weight_decay of 0.001 here. "all-but-biases": the scales as well, as Caffe, whose decay_mult is 0 for biases alone.
+    "everything": as one group of torch.optim (amdegroot, lufficc, torchvision).
+    """
     norm_types = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
-    weights, biases, plain = [], [], []
+    weights: list[nn.Parameter] = []
+    biases: list[nn.Parameter] = []
+    scales: list[nn.Parameter] = []
+    shifts: list[nn.Parameter] = []
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
             if isinstance(module, norm_types) or (parameter.ndim <= 1 and name != "bias"):
-                plain.append(parameter)
+                (shifts if name == "bias" else scales).append(parameter)
             elif name == "bias":
                 biases.append(parameter)
             else:
                 weights.append(parameter)
+    on_biases = weight_decay if decay_only == "everything" else 0.0
+    on_scales = 0.0 if decay_only == "convolutions" else weight_decay
     return [
         {"params": weights, "weight_decay": weight_decay, "factor": 1.0},
-        {"params": biases, "weight_decay": 0.0, "factor": bias_lr_factor},
-        {"params": plain, "weight_decay": 0.0, "factor": 1.0},
+        {"params": biases, "weight_decay": on_biases, "factor": bias_lr_factor},
+        {"params": scales, "weight_decay": on_scales, "factor": 1.0},
+        {"params": shifts, "weight_decay": on_biases, "factor": 1.0},
     ]
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:
     """SGD or AdamW, fused: one pass over the parameters. Each group keeps its `factor` on the learning rate."""
-    groups = parameter_groups(model, recipe.weight_decay, recipe.bias_lr_factor)
+    groups = parameter_groups(model, recipe.weight_decay, recipe.bias_lr_factor, recipe.decay_only)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, fused=True)
     return torch.optim.AdamW(groups, lr=lr, betas=(recipe.momentum, 0.999), fused=True)

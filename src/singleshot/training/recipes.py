@@ -8,10 +8,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from singleshot.data.augment import AUGMENTS, AugmentSpec
 from singleshot.errors import ConfigError, printable
+from singleshot.losses import LOSS_RULES
+from singleshot.matching import RULES as MATCHING_RULES
 
 MAX_BYTES = 1 << 20
 
@@ -20,7 +22,9 @@ class Recipe(BaseModel):
     """A training recipe; every field has the published value (`paper`) as its default.
 
     lr is for a batch of `base_batch` images and scales in proportion with the real one. Milestones are fractions of the
-    whole training. warmup is a fraction of the training but at most `warmup_steps` steps.
+    whole training. warmup is a fraction of the training but at most `warmup_steps` steps. matching and loss are names
+    of matching.RULES and losses.LOSS_RULES; decay_only says which parameters weight_decay pulls on (see
+    optimizers.parameter_groups).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,6 +35,7 @@ class Recipe(BaseModel):
     batch: int = Field(32, ge=1, le=4096)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0, le=1)
+    decay_only: Literal["convolutions", "all-but-biases", "everything"] = "convolutions"
     bias_lr_factor: float = Field(2.0, ge=0, le=100)
     epochs: int = Field(232, ge=1, le=100_000)
     schedule: Literal["step", "cosine"] = "step"
@@ -43,10 +48,12 @@ class Recipe(BaseModel):
     clip_norm: float = Field(0.0, ge=0, description="gradient norm is cut to this, 0 for never")
     matching: str = "caffe"
     iou_min: float = Field(0.5, gt=0, lt=1)
+    ignore_from: float | None = Field(None, gt=0, lt=1, description="unmatched priors from this IoU on count for none")
     loss: str = "caffe"
     negative_ratio: float = Field(3.0, gt=0, le=1000)
     min_negatives: int = Field(0, ge=0, le=10_000)
     alpha: float = Field(1.0, ge=0, le=1000)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
     augment: AugmentSpec = AUGMENTS["caffe"]
 
     @model_validator(mode="before")
@@ -61,6 +68,16 @@ class Recipe(BaseModel):
             start = _preset(changes.pop("preset", "caffe")).to_dict()
             return {**values, "augment": AugmentSpec.from_dict({**start, **changes})}
         return values
+
+    @field_validator("matching", "loss")
+    @classmethod
+    def _known_rule(cls, name: str, info: ValidationInfo) -> str:
+        rules = MATCHING_RULES if info.field_name == "matching" else LOSS_RULES
+        if name not in rules:
+            near = difflib.get_close_matches(name, rules, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"{info.field_name} {printable(name)!r}: want one of {', '.join(rules)}{hint}")
+        return name
 
     @model_validator(mode="after")
     def _milestones_rise(self) -> Recipe:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from singleshot.data.dataset import Dataset
 from singleshot.data.loader import EvalLoader
-from singleshot.inputs import boxes_from_square
+from singleshot.inputs import Placement, boxes_from_square
 from singleshot.metrics import Evaluation, evaluate
 from singleshot.models import SSD
 from singleshot.postprocess import to_detections
 from singleshot.records import Batch, ImageDetections, RawOutput
+from singleshot.runtime.detector import Detector, Engine
 from singleshot.training.objective import recipe_loss
 from singleshot.training.recipes import Recipe
 from singleshot.weights.checkpoint import Thresholds
@@ -45,10 +47,22 @@ def detect_all(
             found = to_detections(
                 raw, model.priors, variances=model.prior_spec.variances, **thresholds.for_postprocess()
             )
-        for image, place, (width, height) in zip(found, places, sizes, strict=True):
-            boxes, scores, labels = (values.cpu().numpy() for values in image)
-            boxes_px = boxes_from_square(boxes, place, size, int(height), int(width))
-            yield ImageDetections(boxes_px, scores, labels)
+        records = [ImageDetections(*(values.cpu().numpy() for values in image)) for image in found]
+        yield from _in_pixels(records, places, sizes, size)
+
+
+def detect_all_with(engine: Engine, loader: EvalLoader, size: int) -> Iterator[ImageDetections]:
+    """The same with an engine of the runtime, which sees the very squares that the model sees."""
+    for batch, places, sizes in loader:
+        found = engine(batch.images.permute(0, 2, 3, 1).numpy())
+        yield from _in_pixels(found, places, sizes, size)
+
+
+def _in_pixels(
+    found: list[ImageDetections], places: list[Placement], sizes: np.ndarray, size: int
+) -> Iterator[ImageDetections]:
+    for (boxes, scores, labels), place, (width, height) in zip(found, places, sizes, strict=True):
+        yield ImageDetections(boxes_from_square(boxes, place, size, int(height), int(width)), scores, labels)
 
 
 def validate(
@@ -83,3 +97,21 @@ def validate(
         return Validation(None, None, evaluation, detections)
     location, confidence = (sum(column) / len(losses) for column in zip(*losses, strict=True))
     return Validation(location, confidence, evaluation, detections)
+
+
+def validate_engine(
+    detector: Detector,
+    dataset: Dataset,
+    loader: EvalLoader,
+    metric: str = "voc",
+    on_image: Callable[[], None] | None = None,
+) -> Validation:
+    """Evaluate an exported file through its engine, as `validate` does a model."""
+    detections = []
+    for found in detect_all_with(detector.engine, loader, detector.input_spec.size):
+        detections.append(found)
+        if on_image is not None:
+            on_image()
+    truths = [dataset.truth(i) for i in range(len(dataset))]
+    evaluation = evaluate(detections, truths, metric=metric, class_names=dataset.class_names)
+    return Validation(None, None, evaluation, detections)

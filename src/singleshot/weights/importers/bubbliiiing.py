@@ -20,7 +20,7 @@ from singleshot.weights.tensors import Tensors
 # utils/utils.py preprocess_input: the means of B, G, R taken off R, G, B. ssd.py: letterbox_image False.
 INPUT = InputSpec(size=300, mean=(104.0, 117.0, 123.0))
 # get_map.py; boxes are shown from 0.5 (ssd.py). Nothing is cut off there: these limits are above what occurs.
-THRESHOLDS = Thresholds(score_min=0.02, nms_iou=0.5, per_class=1000, keep=1000, show_min=0.5)
+THRESHOLDS = Thresholds(score_min=0.02, nms_iou=0.5, per_class=1000, keep=1000, clip=True, show_min=0.5)
 # utils/anchors.py: centres of the cells whatever the steps, corners clipped, the same sizes for every data set.
 PRIORS_300 = replace(PRIORS["ssd300-voc"], steps=None, clip="corners", truncate=False)
 

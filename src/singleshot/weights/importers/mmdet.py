@@ -22,8 +22,9 @@ from singleshot.weights.importers.units import conv_norm
 from singleshot.weights.importers.vgg import VGG_LAYERS, count_classes, extra_names, vgg_model
 from singleshot.weights.tensors import Tensors
 
-# configs/_base_/models/ssd300.py: test_cfg. Its nms_pre counts boxes of a map, not of a class.
-THRESHOLDS = Thresholds(score_min=0.02, nms_iou=0.45, per_class=1000, keep=200)
+# configs/_base_/models/ssd300.py: test_cfg. Its nms_pre counts boxes of a map, not of a class. Its decoder
+# clips boxes to the image (DeltaXYWHBBoxCoder, clip_border).
+THRESHOLDS = Thresholds(score_min=0.02, nms_iou=0.45, per_class=1000, keep=200, clip=True)
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 # ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py: anchor_generator, and eps of every normalisation.
 PRIORS_LITE = PriorSpec(

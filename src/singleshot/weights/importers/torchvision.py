@@ -22,8 +22,9 @@ MEAN = (0.48235 * 255, 0.45882 * 255, 0.40784 * 255)
 PRIORS_300 = replace(PRIORS["ssd300-coco"], clip="size", truncate=False)
 # ssdlite320: values of 0..1 become -1..1.
 INPUT_LITE = InputSpec(size=320, mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5))
-THRESHOLDS_300 = Thresholds(score_min=0.01, nms_iou=0.45, per_class=400, keep=200)
-THRESHOLDS_LITE = Thresholds(score_min=0.001, nms_iou=0.55, per_class=300, keep=300)
+# ssd.py postprocess_detections; boxes are clipped to the image before NMS.
+THRESHOLDS_300 = Thresholds(score_min=0.01, nms_iou=0.45, per_class=400, keep=200, clip=True)
+THRESHOLDS_LITE = Thresholds(score_min=0.001, nms_iou=0.55, per_class=300, keep=300, clip=True)
 
 # Caffe's names of the layers -> theirs, without ".weight": conv5 and fc6, fc7 begin their list of extra layers.
 VGG_NAMES = {
