@@ -1,4 +1,4 @@
-"""Draws what an imported model finds in photos that may not be shown: its boxes beside the labelled ones, without pixels.
+"""Draws what a model finds in photos that may not be shown: its boxes beside the labelled ones, without pixels.
 
     python docs/import_picture.py MODEL DATA NAME... [--split val] [--out docs/import.png]
 

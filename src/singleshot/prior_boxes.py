@@ -116,7 +116,8 @@ def _tuples(value: Any) -> Any:
 
 
 def prior_table(spec: PriorSpec) -> np.ndarray:
-    """Priors float32 [P, 4] as cx cy w h in 0..1, location-major: map, row, column, then box (Caffe prior_box_layer.cpp).
+    """Priors float32 [P, 4] as cx cy w h in 0..1, location-major: map, row, column, then box (Caffe's
+    prior_box_layer.cpp).
 
     Per cell: min, sqrt(min * max), then every ratio r followed by 1 / r, or the spec's own shapes. Computed in float64,
     returned float32.

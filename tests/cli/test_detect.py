@@ -45,6 +45,50 @@ def test_the_same_image_gives_the_same_boxes_as_in_python_and_in_eval(model, pic
         np.testing.assert_allclose(found.boxes[shown][: len(alone)], alone.boxes, atol=0.05)
 
 
+def test_lists_streams_and_batches_of_any_size_give_the_same_boxes(model, pictures) -> None:
+    import singleshot
+    from singleshot.runtime import open_sources
+
+    detector = singleshot.load(str(model), device="cpu")
+    alone = [detector.detect(str(path), score_min=0.05) for path in pictures]
+    paths = [str(path) for path in pictures]
+    ways = [detector.detect(paths, 0.05, batch_size=3), detector.detect(paths, 0.05)]
+    for batch, decode, keep in ((None, True, True), (2, False, True), (5, False, False)):
+        frames = open_sources(paths, decode=decode)
+        ways.append([f.detections for f in detector.stream(frames, batch, 0.05, keep_images=keep)])
+    for way in ways:
+        for one, other in zip(alone, way, strict=True):
+            assert one.names == other.names
+            assert other.boxes == pytest.approx(one.boxes, abs=0.05)
+            assert other.scores == pytest.approx(one.scores, abs=1e-4)
+
+
+def test_tiles_and_batches_of_the_command(model, pictures, run, tmp_path) -> None:
+    done = run("detect", model, pictures[0], "--tile", "200:0.3", "--batch", "auto", "--json", "--score-min", 0.05)
+    assert done.returncode == 0, done.stderr
+    (image,) = json.loads(done.stdout)["images"]
+    for row in image["detections"]:
+        x0, y0, x1, y1 = row["box"]
+        assert 0 <= x0 < x1 <= image["width"]
+        assert 0 <= y0 < y1 <= image["height"]
+    assert run("detect", model, *pictures, "--batch", 2, "--json").returncode == 0
+
+
+def test_another_codebase_s_rule(model, pictures, run, refused) -> None:
+    def boxes(*options) -> list:
+        done = run("detect", model, pictures[0], "--score-min", 0.02, "--json", *options)
+        assert done.returncode == 0, done.stderr
+        (image,) = json.loads(done.stdout)["images"]
+        return [(row["box"], row["score"]) for row in image["detections"]]
+
+    own = boxes()
+    assert boxes("--rule", "caffe") == own
+    predicted = boxes("--rule", "chuanqi305")  # .25, 100 of a class
+    assert predicted == [row for row in own if row[1] > 0.25][:100]
+    assert "want one of caffe, " in refused("detect", model, pictures[0], "--rule", "yolo")
+    assert "give the checkpoint" in refused("detect", "model.onnx", pictures[0], "--rule", "caffe")
+
+
 @pytest.mark.parametrize("form", ["json", "coco", "voc", "yolo", "csv"])
 def test_every_form_is_written(form: str, model, pictures, run, tmp_path) -> None:
     out = tmp_path / "found"
@@ -76,6 +120,7 @@ def test_mistakes(model, pictures, refused, tmp_path) -> None:
     assert "nothing.jpg" in refused("detect", model, "nothing.jpg", cwd=tmp_path)
     assert "empty" in refused("detect", model, tmp_path / "empty")
     assert "no such file" in refused("detect", "none.safetensors", pictures[0])
+    assert "--tile 5: want 32" in refused("detect", model, pictures[0], "--tile", "5")
     text = tmp_path / "note.txt"
     text.write_text("hello")
-    assert "not a safetensors file" in refused("detect", text, pictures[0])
+    assert "not a checkpoint that is known" in refused("detect", text, pictures[0])

@@ -13,6 +13,8 @@ from singleshot.inputs import InputSpec
 from singleshot.records import ImageDetections
 from singleshot.runtime import Detections, Detector
 
+CLASSES = ("ball", "box", "cone")
+
 
 class BrightEngine:
     """Class 0 at .9 around everything brighter than 128, and a weak class 1 at .2 around the same."""
@@ -105,5 +107,52 @@ def found() -> Callable[..., Detections]:
             200,
             100,
         )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A ssd320-mini of random weights with 3 classes, its info; sharper than at birth, so that scores differ."""
+    torch = pytest.importorskip("torch")
+    from singleshot.models import build
+    from singleshot.weights.checkpoint import ModelInfo, Thresholds
+
+    torch.manual_seed(0)
+    model = build("ssd320-mini", 3).eval()
+    return model, ModelInfo.of(model, CLASSES, thresholds=Thresholds(score_min=0.3, keep=50, show_min=0.35))
+
+
+@pytest.fixture(scope="session")
+def exported(tiny, tmp_path_factory) -> Callable[[str], Path]:
+    """Paths by name: model.onnx, raw.onnx, model.xml (OpenVINO), raw.xml, model.safetensors."""
+    pytest.importorskip("onnx")
+    openvino = pytest.importorskip("openvino")
+    from singleshot.deploy.onnx_file import description, detector_model
+    from singleshot.weights.checkpoint import save_checkpoint
+
+    folder = tmp_path_factory.mktemp("exported")
+    model, info = tiny
+    for name, raw in (("model", False), ("raw", True)):
+        (folder / f"{name}.onnx").write_bytes(detector_model(model, info, raw).SerializeToString())
+        network = openvino.Core().read_model(str(folder / f"{name}.onnx"))
+        network.set_rt_info(description(info, raw), ["singleshot"])
+        openvino.save_model(network, str(folder / f"{name}.xml"), compress_to_fp16=False)
+    save_checkpoint(folder / "model.safetensors", model.state_dict(), info)
+
+    def path(name: str) -> Path:
+        assert (folder / name).is_file()
+        return folder / name
+
+    return path
+
+
+@pytest.fixture(scope="session")
+def scene() -> Callable[..., np.ndarray]:
+    """Makes a picture with something in it: smooth noise in colours."""
+
+    def make(seed: int = 0, width: int = 200, height: int = 150) -> np.ndarray:
+        small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
+        return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
 
     return make

@@ -27,7 +27,7 @@ SRC = Path(__file__).resolve().parents[2] / "src"
 def run(detector, tmp_path, monkeypatch):
     """Runs the command in an empty folder; its own errors come as exceptions, as the command line's main gets them."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(singleshot, "load", lambda path, device=None: detector)
+    monkeypatch.setattr(singleshot, "load", lambda path, device=None, **options: detector)
     app = typer.Typer()
     app.command()(detect)
 
@@ -114,7 +114,11 @@ def test_nothing_usable(run, tmp_path):
     ("options", "message"),
     [
         (["--score-min", "2"], "--score-min 2.0: want a number from 0 to 1"),
-        (["--batch", "0"], "--batch 0"),
+        (["--batch", "0"], "--batch 0: want 1 to 4096, or auto"),
+        (["--batch", "many"], "--batch many"),
+        (["--tile", "8"], "--tile 8: want 32 to"),
+        (["--tile", "300:2"], "--tile overlap 2.0"),
+        (["--tile", "big"], "--tile 'big': want pixels a side"),
         (["--limit", "0"], "--limit 0"),
         (["--out", "results.json"], "want a folder"),
         (["--out", "in"], "is not empty"),
@@ -139,6 +143,76 @@ def test_video_limit_and_batch(run, clip, engine, tmp_path):
     assert [row["image"] for row in rows] == [f"clip.avi#{i:06d}" for i in range(7)]
 
 
+def test_files_among_many_that_are_no_images(run, save, tmp_path):
+    """Every one is named; those around them are all there, in order."""
+    names = []
+    for i in range(300):
+        path = tmp_path / f"in/{i:03}.jpg"
+        if i % 60 == 17:
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"not an image " * i)
+        else:
+            names.append(str(save(path, ".jpg").relative_to(tmp_path)))
+    result = run("in", "--no-draw", "--out", "found")
+    assert result.exit_code == 3
+    assert [line.split(": ")[1] for line in result.stderr.splitlines()] == [
+        f"in/{i:03}.jpg" for i in range(17, 300, 60)
+    ]
+    read = json.loads(Path("found/results.json").read_text())
+    assert [one["image"] for one in read["images"]] == names
+
+
+def test_tiles(run, picture, engine, tmp_path):
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "a.png"), picture(700, 500, (350, 200, 420, 260)))
+    assert run("a.png", "--tile", "300:0.2", "--no-draw", "--out", "found").exit_code == 0
+    assert engine.batches == [1 + 3 * 2]
+    (found,) = json.loads(Path("found/results.json").read_text())["images"][0]["detections"]
+    assert found["box"] == pytest.approx([350, 200, 420, 260], abs=2)
+
+
+@pytest.mark.parametrize("draw", ["--draw", "--no-draw"])
+@pytest.mark.parametrize("k", [0, 1, 12])
+def test_a_writer_that_fails_ends_the_run_and_leaves_nothing_half(run, save, tmp_path, monkeypatch, draw, k):
+    from singleshot.runtime.writers import JsonWriter
+
+    count = 0
+    add = JsonWriter.add
+
+    def failing(self, detections):
+        nonlocal count
+        if count == k:
+            raise OSError(28, "No space left on device")
+        count += 1
+        add(self, detections)
+
+    monkeypatch.setattr(JsonWriter, "add", failing)
+    for i in range(40):
+        save(tmp_path / f"in/{i:03}.png")
+    with pytest.raises(ConfigError, match=r"^--out found: cannot write there \(No space left on device\)$"):
+        run("in", "--out", "found", draw)
+    assert count == k
+    assert not (tmp_path / "found/results.json").exists()
+    assert not list(tmp_path.rglob(".part-*"))
+
+
+def test_an_engine_that_fails_ends_the_run(run, save, tmp_path, engine, monkeypatch):
+    call = type(engine).__call__
+
+    def failing(self, images):
+        if len(self.batches) == 5:
+            raise RuntimeError("the network is gone")
+        return call(self, images)
+
+    monkeypatch.setattr(type(engine), "__call__", failing)
+    for i in range(40):
+        save(tmp_path / f"in/{i:03}.png")
+    with pytest.raises(RuntimeError, match="the network is gone"):
+        run("in", "--out", "found")
+    assert not (tmp_path / "found/results.json").exists()
+
+
 def test_standard_input(run, save, tmp_path):
     data = save(tmp_path / "a.png").read_bytes()
     assert len(json.loads(run("-", "--json", stdin=data).stdout)["images"]) == 1
@@ -161,7 +235,7 @@ from singleshot.runtime import Detector
 def engine(images):
     time.sleep({pause})
     return [ImageDetections(np.array([[.1, .1, .5, .5]]), np.array([.9]), np.array([0])) for _ in images]
-singleshot.load = lambda path, device=None: Detector(engine, InputSpec(), ("thing",))
+singleshot.load = lambda path, device=None, **options: Detector(engine, InputSpec(), ("thing",))
 from singleshot.cli.detect import detect
 app = typer.Typer()
 app.command()(detect)
@@ -173,6 +247,21 @@ def start(tmp_path, *arguments, pause, **pipes):
     environment = {**os.environ, "PYTHONPATH": str(SRC)}
     command = [sys.executable, "-c", SCRIPT.format(pause=pause), "m", *arguments]
     return subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes)
+
+
+def test_ctrl_c_while_many_wait_to_be_written(save, tmp_path):
+    """The network is fast and drawing is slow: what was found is written before the end."""
+    for i in range(300):
+        save(tmp_path / f"in/{i:03d}.png")
+    process = start(tmp_path, "in", pause=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for _ in range(5):
+        process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    read = json.loads((tmp_path / "detections/results.json").read_text())
+    assert (process.returncode, read["complete"]) in ((130, False), (0, True)), errors
+    assert len(list((tmp_path / "detections/pictures").iterdir())) == len(read["images"])
+    assert b"Traceback" not in errors
 
 
 @pytest.mark.parametrize("source", ["in", "-"])

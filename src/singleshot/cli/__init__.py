@@ -9,11 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from singleshot import __version__
+from singleshot.cli.bench import bench
 from singleshot.cli.common import hush_stdout
 from singleshot.cli.data import data_app
 from singleshot.cli.demo import demo
 from singleshot.cli.detect import detect
 from singleshot.cli.eval import evaluate_command
+from singleshot.cli.export import export_command
 from singleshot.cli.import_ import import_command
 from singleshot.cli.priors import priors_app
 from singleshot.cli.train import train
@@ -31,6 +33,8 @@ app.command()(train)
 app.command(name="eval")(evaluate_command)
 app.command()(detect)
 app.command(name="import")(import_command)
+app.command(name="export")(export_command)
+app.command()(bench)
 app.command()(demo)
 app.add_typer(data_app, name="data")
 app.add_typer(priors_app, name="priors")

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import os
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from enum import StrEnum
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from singleshot.cli.common import DeviceOption, hush_stdout, is_free
-from singleshot.errors import ConfigError, DataError, printable
+from singleshot.cli.common import (
+    DeviceOption,
+    EngineOption,
+    PrecisionOption,
+    RuleOption,
+    ThreadsOption,
+    is_free,
+)
+from singleshot.errors import ConfigError, printable
 
 if TYPE_CHECKING:
-    from rich.status import Status
+    from singleshot.runtime.detector import Detector
+    from singleshot.runtime.sources import Frame
+    from singleshot.runtime.tiles import Tiling
 
-    from singleshot.runtime.detector import Found
-    from singleshot.runtime.pictures import PictureWriter
-    from singleshot.runtime.writers import Writer
-
-EXIT_SKIPPED = 3
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell counts
-EXIT_PIPE = 141  # 128 + SIGPIPE
-_FEW = 20  # images that get a line each
-_PLAIN_EVERY = 100  # images between two lines of progress when there is no terminal
 _RESULT_SUFFIXES = {".json", ".csv", ".xml", ".txt", ".jpg", ".jpeg", ".png", ".mp4"}
 
 
@@ -43,7 +39,7 @@ class Format(StrEnum):
 
 
 def detect(
-    model: Annotated[str, typer.Argument(help="A checkpoint, such as runs/train-1/best.safetensors.")],
+    model: Annotated[str, typer.Argument(help="A checkpoint or an exported file, such as best.safetensors.")],
     sources: Annotated[
         list[str],
         typer.Argument(
@@ -66,12 +62,25 @@ def detect(
     score_min: Annotated[
         float | None, typer.Option(help="Lowest score to report, 0 to 1. Default: the model's own.")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Images per run of the network.")] = 8,
+    rule: RuleOption = None,
+    batch: Annotated[
+        str, typer.Option(metavar="N|auto", help="Images per run of the network; auto: what suits engine and source.")
+    ] = "auto",
+    tile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N[:OVERLAP]",
+            help="Look at tiles of N pixels a side too, for small objects in large images. Overlap: 0.25 of a tile.",
+        ),
+    ] = None,
     draw: Annotated[
         bool | None,
         typer.Option("--draw/--no-draw", help="Write annotated pictures and videos too. Default: draw."),
     ] = None,
     device: DeviceOption = "auto",
+    engine: EngineOption = None,
+    threads: ThreadsOption = None,
+    precision: PrecisionOption = None,
     limit: Annotated[int | None, typer.Option(help="Stop after this many images or frames.")] = None,
     as_json: Annotated[
         bool,
@@ -93,7 +102,8 @@ def detect(
 
     Exit code 130: stopped with Ctrl-C; what was finished is kept.
     """
-    _check(score_min, batch, limit, out)
+    _check(score_min, limit, out)
+    tiling, batch_size = _tiling(tile), _batch_size(batch)
     keep_files = not as_json or out is not None or bool(draw)
     code = run_detection(
         model,
@@ -101,12 +111,17 @@ def detect(
         folder=_results_folder(out) if keep_files else None,
         form=form.value,
         score_min=score_min,
-        batch=batch,
+        batch=batch_size,
+        tile=tiling,
         draw=keep_files and draw is not False,
         device=device,
         limit=limit,
         to_stdout=as_json,
         quiet=quiet,
+        rule=rule,
+        engine=engine,
+        threads=threads,
+        precision=precision,
     )
     raise typer.Exit(code)
 
@@ -117,22 +132,33 @@ def run_detection(
     folder: Path | None,
     form: str = "json",
     score_min: float | None = None,
-    batch: int = 8,
+    batch: int | None = None,
     draw: bool = True,
     device: str = "auto",
     limit: int | None = None,
     to_stdout: bool = False,
     quiet: bool = False,
+    rule: str | None = None,
+    engine: str | None = None,
+    threads: int | None = None,
+    precision: str | None = None,
+    tile: Tiling | None = None,
 ) -> int:
     """Detect in all sources, write results and pictures into `folder` (None: nowhere); returns the exit code."""
     # OpenCV reads it when its first video opens: FFmpeg's own complaints would repeat ours, many times over.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     from singleshot import load
+    from singleshot.cli.detect_run import DetectionRun
     from singleshot.runtime.sources import open_sources
 
-    frames = islice(open_sources(sources), limit)
-    detector = load(model, device=device)
-    run = _Run(
+    draw = draw and folder is not None
+    frames = _first(open_sources(sources, decode=False), limit)
+    options: dict[str, Any] = {"threads": threads, "precision": precision, "batch": batch}
+    if rule is None:
+        detector = load(model, device=device, engine=engine, **options)
+    else:
+        detector = _load_by(rule, model, device, engine, options)
+    run = DetectionRun(
         model=model,
         class_names=tuple(detector.class_names),
         folder=folder,
@@ -141,14 +167,56 @@ def run_detection(
         to_stdout=to_stdout,
         quiet=quiet,
     )
-    return run.all(detector.stream(frames, batch_size=batch, score_min=score_min))
+    return run.all(detector.stream(frames, batch, score_min, tile=tile, keep_images=draw))
 
 
-def _check(score_min: float | None, batch: int, limit: int | None, out: Path | None) -> None:
+def _first(frames: Iterator[Frame], limit: int | None) -> Iterator[Frame]:
+    """At most `limit` of the frames, whose source is closed with this."""
+    try:
+        for number, frame in enumerate(frames, start=1):
+            yield frame
+            if number == limit:
+                return
+    finally:
+        close = getattr(frames, "close", None)
+        if close is not None:
+            close()
+
+
+def _batch_size(text: str) -> int | None:
+    """A number, or None for auto."""
+    if text.strip().lower() == "auto":
+        return None
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= 4096):
+        raise ConfigError(f"--batch {printable(text, 40)}: want 1 to 4096, or auto")
+    return int(text)
+
+
+def _tiling(text: str | None) -> Tiling | None:
+    from singleshot.runtime.tiles import Tiling
+
+    try:
+        return None if text is None else Tiling.of(text)
+    except ConfigError as error:
+        raise ConfigError(f"--{error}") from error
+
+
+def _load_by(rule: str, model: str, device: str, engine: str | None, options: dict[str, Any]) -> Detector:
+    """The model with the detection rule of a codebase in place of its own."""
+    if Path(model).suffix.lower() in (".onnx", ".xml"):
+        raise ConfigError(f"--rule {printable(rule)}: {printable(model)} has its rule built in; give the checkpoint")
+    if engine not in (None, "torch", "auto"):
+        raise ConfigError(f"--engine {printable(engine, 40)}: {printable(model)} is a checkpoint, which torch runs")
+    from singleshot.deploy.torch_engine import load_detector
+    from singleshot.postprocess import detection_rule
+
+    detection_rule(rule)  # a name that is wrong is told before anything is read
+    return load_detector(model, device, rule, **options)
+
+
+def _check(score_min: float | None, limit: int | None, out: Path | None) -> None:
     if score_min is not None and not 0 <= score_min <= 1:
         raise ConfigError(f"--score-min {score_min}: want a number from 0 to 1")
-    if batch < 1:
-        raise ConfigError(f"--batch {batch}: want at least 1")
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit {limit}: want at least 1")
     if out is not None and out.suffix.lower() in _RESULT_SUFFIXES and not out.is_dir():
@@ -167,157 +235,3 @@ def _results_folder(out: Path | None) -> Path:
         what = "is not empty" if out.is_dir() else "is a file"
         raise ConfigError(f"--out {printable(out)}: {what}; give a new or empty folder")
     return out
-
-
-class _Run:
-    """One run of the command: where results go, what was counted and what is said about it."""
-
-    def __init__(
-        self,
-        *,
-        model: str,
-        class_names: tuple[str, ...],
-        folder: Path | None,
-        form: str,
-        draw: bool,
-        to_stdout: bool,
-        quiet: bool,
-    ) -> None:
-        self.model = model
-        self.class_names = class_names
-        self.folder = folder
-        self.form = form
-        self.draw = draw
-        self.to_stdout = to_stdout
-        self.quiet = quiet
-        self.done = self.objects = self.skipped = 0
-        self._unsaid: DataError | None = None
-        self.results_at: Path | None = None
-        self._writers: list[Writer] = []
-        self._pictures: PictureWriter | None = None
-        self._status: Status | None = None
-
-    def all(self, stream: Iterator[Found]) -> int:
-        """Work through the stream; returns the exit code."""
-        started = time.perf_counter()
-        code = 0
-        with ExitStack() as stack:
-            try:
-                for found in stream:
-                    self._one(found, stack)
-            except KeyboardInterrupt:
-                code = EXIT_INTERRUPTED
-            except BrokenPipeError:
-                hush_stdout()
-                code = EXIT_PIPE
-            finally:
-                close = getattr(stream, "close", None)
-                if close is not None:
-                    close()
-            code = self._finish(code)
-        if code in (EXIT_INTERRUPTED, EXIT_PIPE) or self.done:
-            self._say_end(time.perf_counter() - started, code)
-            return code or (EXIT_SKIPPED if self.skipped else 0)
-        if self.skipped == 1 and self._unsaid is not None:
-            raise self._unsaid
-        self._warn()
-        if self.skipped:
-            raise DataError(f"none of the {self.skipped} inputs could be read, see above")
-        raise DataError("the sources gave no image at all")
-
-    def _one(self, found: Found, stack: ExitStack) -> None:
-        if found.detections is None:
-            self._skip(found.frame.error or DataError(f"{printable(found.frame.name)}: no image"))
-            return
-        self._warn()
-        if not self._writers:
-            self._open(stack)
-        for writer in self._writers:
-            writer.add(found.detections)
-        if self._pictures is not None:
-            self._pictures.add(found.frame, found.detections)
-        self.done += 1
-        self.objects += len(found.detections)
-        self._say_progress(found)
-
-    def _open(self, stack: ExitStack) -> None:
-        """Open the results with the first image: a run without any leaves nothing behind.
-
-        Left by an exception of ours, the stack discards what is unfinished.
-        """
-        from singleshot.runtime.pictures import PictureWriter
-        from singleshot.runtime.writers import JsonWriter, open_writer
-
-        if self.to_stdout:
-            self._writers.append(stack.enter_context(JsonWriter(sys.stdout, self.model, self.class_names)))
-        if self.folder is not None:
-            writer, self.results_at = open_writer(self.form, self.folder, self.model, self.class_names)
-            self._writers.append(stack.enter_context(writer))
-            if self.draw:
-                self._pictures = PictureWriter(self.folder / "pictures")
-                stack.callback(self._pictures.close)
-
-    def _finish(self, code: int) -> int:
-        """Close everything; a reader that left before the last words changes the exit code only."""
-        for writer in reversed(self._writers):
-            try:
-                writer.close(complete=code == 0)
-            except BrokenPipeError:
-                hush_stdout()
-                code = EXIT_PIPE
-        if self._pictures is not None:
-            self._pictures.close()
-        if self._status is not None:
-            self._status.stop()
-        return code
-
-    def _skip(self, error: DataError) -> None:
-        self._warn()
-        self.skipped += 1
-        self._unsaid = error
-
-    def _warn(self) -> None:
-        """Name the last skipped input. It waits for the next frame: alone, it is the command's own message."""
-        if self._unsaid is not None:
-            text = f"skipped: {printable(self._unsaid, limit=500)}"
-            if self._status is not None:  # above the moving line, and not broken at the terminal's width
-                self._status.console.print(text, markup=False, highlight=False, soft_wrap=True)
-            else:
-                print(text, file=sys.stderr, flush=True)
-            self._unsaid = None
-
-    def _say(self, text: str) -> None:
-        if not self.quiet:
-            print(text, file=sys.stderr if self.to_stdout else sys.stdout, flush=True)
-
-    def _say_progress(self, found: Found) -> None:
-        assert found.detections is not None
-        if self.quiet:
-            return
-        if self.done <= _FEW:
-            name = printable(found.frame.name)
-            self._say(f"{name}: {printable(found.detections.summary(), limit=400)}")
-        elif sys.stderr.isatty():
-            if self._status is None:
-                from rich.console import Console
-                from rich.status import Status
-
-                self._status = Status("", console=Console(stderr=True))
-                self._status.start()
-            self._status.update(f"{self.done} images, {self.objects} objects, {self.skipped} skipped")
-        elif self.done % _PLAIN_EVERY == 0:
-            self._say(f"{self.done} images, {self.objects} objects, {self.skipped} skipped")
-
-    def _say_end(self, seconds: float, code: int) -> None:
-        self._warn()
-        if code == EXIT_PIPE:
-            return
-        rate = self.done / max(seconds, 1e-9)
-        text = f"{'stopped after ' if code else ''}{self.done} images, {self.objects} objects, {rate:.1f} images/s"
-        if self.skipped:
-            text += f", {self.skipped} skipped"
-        self._say(text)
-        if self.results_at is not None:
-            self._say(f"results: {printable(self.results_at)}")
-        if self._pictures is not None and self.folder is not None:
-            self._say(f"pictures: {printable(self.folder / 'pictures')}")

@@ -104,7 +104,8 @@ def _class_names(foreign: Foreign, classes: str | None, where: str) -> tuple[str
         if foreign.class_names is not None:
             return foreign.class_names
         if not sys.stdin.isatty():
-            raise ConfigError(f"{printable(where)}: does not name its {count} classes; give --classes a,b,... or a file")
+            said = f"{printable(where)}: does not name its {count} classes; give --classes a,b,... or a file"
+            raise ConfigError(said)
         classes = str(typer.prompt(f"Names of its {count} classes, in the order of its outputs, separated by commas"))
     path = Path(classes)
     if "," not in classes and path.is_file():
@@ -178,7 +179,8 @@ def _say(
         spec, priors, rule = info.input_spec, info.priors, info.thresholds
         print(f"{printable(checkpoint)}: {printable(foreign.source)}")
         mean, std = (" ".join(f"{v:g}" for v in values) for values in (spec.mean, spec.std))
-        print(f"  input   {spec.size} x {spec.size}, {spec.resize}, {spec.colour_order.upper()}, mean {mean}, std {std}")
+        order = spec.colour_order.upper()
+        print(f"  input   {spec.size} x {spec.size}, {spec.resize}, {order}, mean {mean}, std {std}")
         print(f"  priors  {priors.count} on maps of {' '.join(map(str, priors.maps))}, clip {priors.clip},"
               f" variances {priors.variances[0]:g} {priors.variances[1]:g}")  # fmt: skip
         print(f"  detect  {rule.activation}, score over {rule.score_min:g}, NMS at {rule.nms_iou:g}"

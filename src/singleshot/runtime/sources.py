@@ -36,9 +36,10 @@ class Frame:
     """One image on its way to the detector, or the reason why there is none.
 
     name: what to call it ("dir/a.jpg", "clip.mp4#000012"); image: uint8 RGB [H, W, 3], None when `error` is
-    set; index: 0-based position over all sources; kind: image, video, camera, stream or stdin; source: the
-    file, camera or address it came from (one video's frames share it); frame: 0-based number in a video;
-    fps: frames per second of a video, None where unknown.
+    set, when it is still to be read from the file `path`, or when it was let go of; index: 0-based position
+    over all sources; kind: image, video, camera, stream or stdin; source: the file, camera or address it came
+    from (one video's frames share it); frame: 0-based number in a video; fps: frames per second of a video,
+    None where unknown.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Frame:
     frame: int | None = None
     fps: float | None = None
     error: DataError | None = None
+    path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class _Item:
     name: str
 
 
-def open_sources(sources: Sequence[str], stdin: BinaryIO | None = None) -> Iterator[Frame]:
+def open_sources(sources: Sequence[str], stdin: BinaryIO | None = None, decode: bool = True) -> Iterator[Frame]:
     """Frames of all sources in the order given, read one at a time.
 
     A source is an image or video file, a folder (its images, sorted by name, subfolders not entered), a glob
@@ -69,13 +71,14 @@ def open_sources(sources: Sequence[str], stdin: BinaryIO | None = None) -> Itera
     existing file or folder called "0" wins over camera 0. Files are told apart by suffix, then by content.
 
     An image that cannot be read comes as a frame with `error` set, so that the caller can report it and go
-    on. Only the names of one folder or pattern are held in memory. Raises DataError at once, before
-    anything is read, for a source that does not exist or has no images.
+    on. Without `decode` image files are not even opened: their frames have a `path` for Detector.stream, which
+    reads several at a time. Only the names of one folder or pattern are held in memory. Raises DataError at
+    once, before anything is read, for a source that does not exist or has no images.
     """
     if not sources:
         raise DataError("no source given: want an image, folder, pattern, video, camera number, address or -")
     plans = [_plan(source) for source in sources]
-    return _number(frame for plan in plans for item in plan() for frame in _open(item, stdin))
+    return _number(frame for plan in plans for item in plan() for frame in _open(item, stdin, decode))
 
 
 def _number(frames: Iterator[Frame]) -> Iterator[Frame]:
@@ -185,11 +188,11 @@ def _file_item(path: Path) -> _Item:
     return _Item("image", name, name)
 
 
-def _open(item: _Item, stdin: BinaryIO | None) -> Iterator[Frame]:
+def _open(item: _Item, stdin: BinaryIO | None, decode: bool) -> Iterator[Frame]:
     if item.kind == "image":
-        yield _image_frame(item)
+        yield _image_frame(item) if decode else Frame(item.name, None, source=item.name, path=item.target)
     elif item.kind == "stdin":
-        yield from _stdin_frames(stdin if stdin is not None else _standard_input())
+        yield from _stdin_frames(stdin if stdin is not None else _standard_input(), decode)
     else:
         yield from _video_frames(item)
 
@@ -213,7 +216,7 @@ def _standard_input() -> BinaryIO:
     return stdin.buffer
 
 
-def _stdin_frames(stream: BinaryIO) -> Iterator[Frame]:
+def _stdin_frames(stream: BinaryIO, decode: bool) -> Iterator[Frame]:
     """Frames of standard input: one image, or the files of a list of paths that is read as it comes."""
     from singleshot.data.images import decode_image
 
@@ -239,7 +242,7 @@ def _stdin_frames(stream: BinaryIO) -> Iterator[Frame]:
             except (OSError, ValueError) as error:
                 yield _failed(path, "image", str(error))
                 continue
-            yield from _open(item, None)
+            yield from _open(item, None, decode)
 
 
 def _paths(stream: BinaryIO, head: bytes) -> Iterator[str | None]:

@@ -1,0 +1,212 @@
+"""Proof that an exported file gives the model's boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from singleshot.boxes import decode, iou
+from singleshot.errors import ConfigError
+from singleshot.models import SSD
+from singleshot.postprocess import to_detections
+from singleshot.records import ImageDetections, RawOutput
+from singleshot.weights.checkpoint import ModelInfo, Thresholds
+
+Engine = Callable[[np.ndarray], list[ImageDetections]]
+# IoU that rounding may move over or under the limit of NMS.
+_IOU_SLACK = 0.01
+_ROWS = 256  # boxes at a time that are compared with every prior
+
+
+class Limits(NamedTuple):
+    """The most by which a box's corner, in pixels of the input square, and its score may differ."""
+
+    box_px: float = 0.5
+    score: float = 0.001
+
+
+EXACT = Limits()
+# Weights in 16 bits have 11 of precision: scores move in their third digit.
+HALF = Limits(2.0, 0.02)
+
+
+class Agreement(NamedTuple):
+    """Both sides on the same pictures. boxes: compared; box_px, score: the largest differences, in pixels of the input
+    square and in scores; lost: boxes of either side that the other should have and has not; swapped: those that are
+    missing because another box of nearly the same score stands over them, so that rounding decides which one stays."""
+
+    boxes: int = 0
+    box_px: float = 0.0
+    score: float = 0.0
+    lost: int = 0
+    swapped: int = 0
+
+    def good(self, limits: Limits = EXACT) -> bool:
+        """Whether the file may be used in the model's place."""
+        return self.lost == 0 and self.box_px <= limits.box_px and self.score <= limits.score
+
+    def plus(self, other: Agreement) -> Agreement:
+        return Agreement(
+            self.boxes + other.boxes, max(self.box_px, other.box_px), max(self.score, other.score),
+            self.lost + other.lost, self.swapped + other.swapped,
+        )  # fmt: skip
+
+
+class _Truth(NamedTuple):
+    """One image by PyTorch: boxes [P, 4] and scores [P, C] of every prior (zero where it may not speak), and what
+    stays of them."""
+
+    boxes: Tensor
+    scores: Tensor
+    kept: ImageDetections
+
+
+def refuse_unless_good(agreement: Agreement, what: str, limits: Limits = EXACT) -> None:
+    """Raise ConfigError when an exported file does not give the model's boxes."""
+    if not agreement.good(limits):
+        raise ConfigError(
+            f"{what}: gives other results than the model (boxes differ by {agreement.box_px:.3f} px, scores by"
+            f" {agreement.score:.5f}, {agreement.lost} of {agreement.boxes} boxes without counterpart); nothing was"
+            " written"
+        )
+
+
+def compare(model: SSD, info: ModelInfo, engine: Engine, images: np.ndarray, limits: Limits = EXACT) -> Agreement:
+    """The model by PyTorch on the CPU against an engine that gives detections, on uint8 [N, S, S, 3].
+
+    Each box that the engine gives must be the box of some prior and class of the model's, within `limits`, and both
+    sides must keep the same ones. NMS decides between boxes of nearly equal scores by their last digits, and so do the
+    caps; there either answer counts, if no two boxes of it overlap by more than NMS allows.
+    """
+    truths = _truths(model, info.thresholds, images)
+    total = Agreement()
+    for truth, found in zip(truths, engine(images), strict=True):
+        total = total.plus(_compare_one(truth, found, info.thresholds, model.input_spec.size, limits))
+    return total
+
+
+def compare_raw(
+    model: SSD, info: ModelInfo, outputs: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], images: np.ndarray
+) -> Agreement:
+    """As `compare`, for an engine that gives offsets and logits: every prior over the score limit is compared."""
+    rules, total = info.thresholds, Agreement()
+    ours = _raw(model, images)
+    theirs = RawOutput(*(torch.from_numpy(np.array(values)) for values in outputs(images)))
+    if ours.logits.shape != theirs.logits.shape or ours.offsets.shape != theirs.offsets.shape:
+        return Agreement(ours.offsets.shape[1], float("inf"), float("inf"))
+    sides = [(_boxes(model, raw, rules), _probabilities(raw, rules)[..., 1:]) for raw in (ours, theirs)]
+    (boxes, scores), (other_boxes, other_scores) = sides
+    sure = scores.amax(dim=-1) > rules.score_min
+    box_px = (boxes - other_boxes).abs().amax(dim=-1)[sure] * model.input_spec.size
+    return total._replace(
+        boxes=int(sure.sum()), box_px=_largest(box_px), score=_largest((scores - other_scores).abs()),
+    )  # fmt: skip
+
+
+def _largest(values: Tensor) -> float:
+    """The maximum; infinite where a value is no number, 0 of none."""
+    if not values.numel():
+        return 0.0
+    return float(torch.nan_to_num(values, nan=float("inf"), posinf=float("inf")).max())
+
+
+def _raw(model: SSD, images: np.ndarray) -> RawOutput:
+    with torch.inference_mode():
+        return model.eval()(torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2))
+
+
+def _boxes(model: SSD, raw: RawOutput, rules: Thresholds) -> Tensor:
+    boxes = decode(raw.offsets, model.priors, model.prior_spec.variances)
+    return boxes.clamp(0, 1) if rules.clip else boxes
+
+
+def _probabilities(raw: RawOutput, rules: Thresholds) -> Tensor:
+    return raw.logits.softmax(-1) if rules.activation == "softmax" else raw.logits.sigmoid()
+
+
+def _truths(model: SSD, rules: Thresholds, images: np.ndarray) -> list[_Truth]:
+    raw = _raw(model, images)
+    kept = to_detections(raw, model.priors, variances=model.prior_spec.variances, **rules.for_postprocess())
+    boxes, scores = _boxes(model, raw, rules), _probabilities(raw, rules)
+    if rules.class_agnostic or rules.best_class:
+        # A prior speaks for its likeliest class, or for two that are as likely but for rounding.
+        first = 0 if rules.class_agnostic and rules.activation == "softmax" else 1
+        best = scores[..., first:].amax(dim=-1, keepdim=True)
+        scores = torch.where(scores >= best - EXACT.score, scores, 0.0)
+    found = [ImageDetections(*(values.numpy() for values in image)) for image in kept]
+    return [_Truth(*parts) for parts in zip(boxes, scores[..., 1:], found, strict=True)]
+
+
+def _compare_one(truth: _Truth, found: ImageDetections, rules: Thresholds, size: int, limits: Limits) -> Agreement:
+    boxes, labels = torch.from_numpy(found.boxes), torch.from_numpy(found.labels)
+    kept_boxes, kept_labels = torch.from_numpy(truth.kept.boxes), torch.from_numpy(truth.kept.labels)
+    count = max(len(boxes), len(kept_boxes))
+    if len(labels) and not bool(((labels >= 0) & (labels < truth.scores.shape[1])).all()):
+        return Agreement(count, float("inf"), float("inf"), count)
+    prior, box_px, score = _nearest(truth, found, size, limits)
+    kept_prior, _, _ = _nearest(truth, truth.kept, size, limits)
+    floor = _floor(truth, found, rules) + limits.score
+    either = rules.class_agnostic
+    lost = swapped = 0
+    here = (boxes, labels, torch.from_numpy(found.scores), prior)
+    there = (kept_boxes, kept_labels, torch.from_numpy(truth.kept.scores), kept_prior)
+    for one, other in ((here, there), (there, here)):
+        missing = ~((one[3][:, None] == other[3][None]) & (one[1][:, None] == other[1][None])).any(dim=1)
+        missing &= one[2] > floor[one[1]]
+        over = iou(one[0], other[0]) > rules.nms_iou - _IOU_SLACK
+        over &= other[2][None] >= one[2][:, None] - limits.score
+        if not either:
+            over &= one[1][:, None] == other[1][None]
+        stood_over = over.any(dim=1)
+        lost += int((missing & ~stood_over).sum())
+        swapped += int((missing & stood_over).sum())
+    # The engine's own answer must be one that NMS can give.
+    clash = iou(boxes, boxes).fill_diagonal_(0.0) > rules.nms_iou + _IOU_SLACK
+    if not either:
+        clash &= labels[:, None] == labels[None]
+    lost += int(clash.any(dim=1).sum())
+    return Agreement(count, _largest(box_px), _largest(score), lost, swapped)
+
+
+def _nearest(truth: _Truth, found: ImageDetections, size: int, limits: Limits) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each box found, the prior of the model's that comes nearest for its class, in units of the limits; and by how
+    many pixels and how much of a score it differs."""
+    boxes, scores = torch.from_numpy(found.boxes), torch.from_numpy(found.scores)
+    labels = torch.from_numpy(found.labels)
+    parts = []
+    for start in range(0, len(boxes), _ROWS):
+        some = slice(start, start + _ROWS)
+        box_px = (boxes[some, None] - truth.boxes[None]).abs().amax(dim=-1) * size  # [_ROWS, P]
+        score = (scores[some, None] - truth.scores.T[labels[some]]).abs()
+        worst = torch.maximum(box_px / limits.box_px, score / limits.score)
+        nearest = torch.nan_to_num(worst, nan=float("inf"), posinf=float("inf")).argmin(dim=1)
+        rows = torch.arange(len(nearest))
+        parts.append((nearest, box_px[rows, nearest], score[rows, nearest]))
+    if not parts:
+        return labels, scores, scores
+    nearest, box_px, score = (torch.cat(column) for column in zip(*parts, strict=True))
+    return nearest, box_px, score
+
+
+def _floor(truth: _Truth, found: ImageDetections, rules: Thresholds) -> Tensor:
+    """[C]: the score of each class down to which both sides keep the same boxes, whatever rounding does: that of the
+    limit, and of the weakest candidate or box that a cap let pass."""
+    classes = truth.scores.shape[1]
+    floor = torch.full((classes,), float(rules.score_min))
+    if not rules.class_agnostic and not rules.best_class and rules.per_class < len(truth.scores):
+        floor = torch.maximum(floor, truth.scores.topk(rules.per_class, dim=0).values[-1])
+    if rules.candidates is not None and rules.candidates < truth.scores.numel():
+        floor = floor.clamp(min=float(truth.scores.flatten().topk(rules.candidates).values[-1]))
+    for side in (truth.kept, found):
+        if len(side.scores) >= rules.keep:
+            floor = floor.clamp(min=float(side.scores[-1]))
+        if rules.keep_per_class is not None and not rules.class_agnostic:
+            for label in range(classes):
+                own = side.scores[side.labels == label]
+                if len(own) >= rules.keep_per_class:
+                    floor[label] = max(float(floor[label]), float(own[-1]))
+    return floor

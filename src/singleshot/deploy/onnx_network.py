@@ -1,0 +1,105 @@
+"""A network as ONNX or as a torch.export archive: uint8 images in, raw outputs out."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from singleshot.deploy.onnx_post import IR_VERSION, OPSET
+from singleshot.models import SSD
+
+MAX_BATCH = 4096
+OUTPUTS = ("offsets", "logits")
+_L2_EPSILON = 1e-10  # models.blocks.L2Norm's, which is Caffe's
+
+
+class RawNetwork(nn.Module):
+    """uint8 RGB [N, S, S, 3] -> offsets [N, P, 4], logits [N, P, C + 1]; normalisation is inside."""
+
+    def __init__(self, model: SSD) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        raw = self.model(images.permute(0, 3, 1, 2))
+        return raw.offsets, raw.logits
+
+
+def network_model(model: SSD) -> Any:
+    """An onnx.ModelProto of the network with a dynamic batch."""
+    door, example, shapes = _door(model)
+    with silent():
+        program = torch.onnx.export(
+            door, (example,), dynamo=True, input_names=["images"], output_names=list(OUTPUTS),
+            dynamic_shapes=shapes, opset_version=OPSET,
+        )  # fmt: skip
+    assert program is not None
+    proto = program.model_proto
+    proto.ir_version = IR_VERSION
+    _restore_epsilon(proto)
+    return _without_traces(proto)
+
+
+def network_program(model: SSD) -> torch.export.ExportedProgram:
+    """The network as PyTorch's own export keeps it, with a dynamic batch."""
+    door, example, shapes = _door(model)
+    with silent():
+        return torch.export.export(door, (example,), dynamic_shapes=shapes)
+
+
+def _door(model: SSD) -> tuple[RawNetwork, Tensor, dict[str, Any]]:
+    size = model.input_spec.size
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8, device=model.priors.device)
+    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
+    return RawNetwork(model).eval(), example, {"images": {0: batch}}
+
+
+def _restore_epsilon(proto: Any) -> None:
+    """Put back the addend inside L2Norm's root, in place: the exporter takes one as small for zero and drops it, and a
+    position whose channels are all zero is then 0 / 0."""
+    from onnx import helper, numpy_helper
+
+    made_by = {output: node.op_type for node in proto.graph.node for output in node.output}
+    nodes = list(proto.graph.node)
+    roots = [n for n in nodes if n.op_type == "Sqrt" and made_by.get(n.input[0]) == "ReduceSum"]
+    if not roots:
+        return
+    proto.graph.initializer.append(numpy_helper.from_array(np.float32(_L2_EPSILON), "l2norm_epsilon"))
+    for root in roots:
+        total = f"{root.input[0]}_epsilon"
+        add = helper.make_node("Add", [root.input[0], "l2norm_epsilon"], [total], name=f"{root.name}_epsilon")
+        root.input[0] = total
+        nodes.insert(nodes.index(root), add)
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+
+
+def _without_traces(proto: Any) -> Any:
+    """Drop where in our code each node comes from: paths of this machine."""
+    for thing in (*proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.value_info, proto.graph):
+        if hasattr(thing, "metadata_props"):
+            del thing.metadata_props[:]
+        thing.doc_string = ""
+    del proto.metadata_props[:]
+    return proto
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Exporters and quantisers print and log their progress, and warn of what does not concern us."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,234 @@
+"""Decoding, selection and non-maximum suppression as plain ONNX operators: the part of an exported file behind the
+network.
+
+The order of work is postprocess.py's, which is Caffe's: per class the best `per_class` priors, greedy NMS, then the
+`keep` best over all classes. Sorting thousands of scores to find the best 400 of each class costs ten times as much as
+NMS, which drops what is under the limit first; so it is done only when some class has more than 400 over the limit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from singleshot.errors import ConfigError
+from singleshot.weights.checkpoint import Thresholds
+
+OPSET = 18
+IR_VERSION = 9
+# From so many detections an image on, the file gives as many rows as the batch needs instead of always that many.
+MAX_ROWS = 1000
+# The most that TensorRT's TopK sorts out (its developer guide, ITopKLayer).
+TENSORRT_TOP_K = 3840
+
+
+class _Builder:
+    """Collects the nodes and constants of a graph."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.nodes, self.constants = name, [], {}  # type: str, list[Any], dict[str, Any]
+
+    def const(self, name: str, value: Any, dtype: Any = np.int64) -> str:
+        from onnx import numpy_helper
+
+        self.constants[name] = numpy_helper.from_array(np.asarray(value, dtype), name)
+        return name
+
+    def op(self, kind: str, inputs: list[str], *outputs: str, **attributes: Any) -> str:
+        from onnx import helper
+
+        name = f"{self.name}/{outputs[0]}"
+        self.nodes.append(helper.make_node(kind, inputs, list(outputs), name=name, **attributes))
+        return outputs[0]
+
+    def model(self, inputs: list[Any], outputs: list[Any]) -> Any:
+        from onnx import helper
+
+        graph = helper.make_graph(self.nodes, self.name, inputs, outputs, list(self.constants.values()))
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+
+
+def decode_model(priors: np.ndarray, variances: tuple[float, float], classes: int, rules: Thresholds) -> Any:
+    """An onnx.ModelProto: offsets [N, P, 4], logits [N, P, C + 1] -> all_boxes [N, P, 4] in corner form, all_scores
+    [N, C, P] of the real classes; where rules.class_agnostic, the score of each prior's likeliest class [N, 1, P], and
+    all_labels int64 [N, P]. priors: cx cy w h [P, 4]."""
+    b, count = _Builder("decode"), len(priors)
+    width = classes + 1
+
+    b.op("Split", ["offsets", b.const("pairs", [2, 2])], "moved", "stretched", axis=2)
+    step = b.const("prior_step", variances[0] * priors[:, 2:], np.float32)
+    b.op("Mul", ["moved", step], "shift")
+    b.op("Add", ["shift", b.const("prior_centre", priors[:, :2], np.float32)], "box_centre")
+    b.op("Mul", ["stretched", b.const("size_variance", variances[1], np.float32)], "log_size")
+    b.op("Exp", ["log_size"], "relative_size")
+    b.op("Mul", ["relative_size", b.const("prior_half", priors[:, 2:] / 2, np.float32)], "half_size")
+    b.op("Sub", ["box_centre", "half_size"], "box_low")
+    b.op("Add", ["box_centre", "half_size"], "box_high")
+    b.op("Concat", ["box_low", "box_high"], "corners" if rules.clip else "all_boxes", axis=2)
+    if rules.clip:
+        limits = [b.const("box_least", 0, np.float32), b.const("box_most", 1, np.float32)]
+        b.op("Clip", ["corners", *limits], "all_boxes")
+
+    if rules.activation == "softmax":
+        b.op("Softmax", ["logits"], "probabilities", axis=2)
+    else:
+        b.op("Sigmoid", ["logits"], "probabilities")
+    last, one, none = b.const("class_axis", [2]), b.const("from_one", [1]), b.const("none", 0, np.float32)
+    b.op("Slice", ["probabilities", one, b.const("to_end", [width]), last], "real")
+    if rules.class_agnostic:
+        own = rules.activation == "softmax"  # whether the background may win
+        b.op("ReduceMax", ["probabilities" if own else "real", last], "best", keepdims=1)
+        b.op("ArgMax", ["probabilities" if own else "real"], "winner", axis=2, keepdims=0)
+        if own:
+            b.op("Sub", ["winner", one], "real_winner")
+            b.op("Max", ["real_winner", b.const("class_zero", [0])], "all_labels")
+            b.op("Less", ["real_winner", "class_zero"], "lost")
+            b.op("Unsqueeze", ["lost", last], "lost_column")
+            b.op("Where", ["lost_column", none, "best"], "best_real")
+        else:
+            b.op("Identity", ["winner"], "all_labels")
+        b.op("Transpose", ["best_real" if own else "best"], "all_scores", perm=[0, 2, 1])
+    elif rules.best_class:
+        b.op("ArgMax", ["real"], "winner", axis=2, keepdims=1)
+        b.op("Equal", ["winner", b.const("class_numbers", np.arange(classes))], "is_winner")
+        b.op("Where", ["is_winner", "real", none], "winning")
+        b.op("Transpose", ["winning"], "all_scores", perm=[0, 2, 1])
+    else:
+        b.op("Transpose", ["real"], "all_scores", perm=[0, 2, 1])
+    inputs = [_info("offsets", "FLOAT", ["batch", count, 4]), _info("logits", "FLOAT", ["batch", count, width])]
+    return b.model(inputs, _decoded(count, 1 if rules.class_agnostic else classes, rules.class_agnostic))
+
+
+def _info(name: str, kind: str, shape: list[Any]) -> Any:
+    from onnx import TensorProto, helper
+
+    return helper.make_tensor_value_info(name, getattr(TensorProto, kind), shape)
+
+
+def _decoded(priors: int, classes: int, labels: bool) -> list[Any]:
+    """What stands between decoding and selection."""
+    values = [
+        _info("all_boxes", "FLOAT", ["batch", priors, 4]),
+        _info("all_scores", "FLOAT", ["batch", classes, priors]),
+    ]
+    return [*values, _info("all_labels", "INT64", ["batch", priors])] if labels else values
+
+
+def select_model(priors: int, classes: int, rules: Thresholds, plain: bool = False) -> Any:
+    """An onnx.ModelProto.
+
+    In: what decode_model gives (class-agnostic: C is 1). Out: boxes [N, K, 4], scores [N, K], labels int64 [N, K],
+    counts int64 [N], where K is at most `keep`, and as many as the batch needs when that is over MAX_ROWS; rows past
+    an image's count have score 0. plain: without branches, and K fixed, for TensorRT; raises ConfigError where that
+    cannot be.
+    """
+    by_class = not rules.class_agnostic
+    classes = classes if by_class else 1
+    most = min(rules.keep, classes * priors)
+    per_class = priors if not by_class or rules.best_class else rules.per_class
+    of_class = priors if rules.keep_per_class is None or not by_class else rules.keep_per_class
+    if plain:
+        _check_plain(most, per_class if per_class < priors else 0, rules.candidates or 0)
+    b = _Builder("select")
+    first, second, last = b.const("first", [0]), b.const("second", [1]), b.const("last", [2])
+    zero, limit = b.const("zero", 0, np.float32), b.const("score_min", [rules.score_min], np.float32)
+
+    candidates = "all_scores"
+    if per_class < priors:
+        candidates = _best(b, candidates, "of_class", per_class, (classes, priors), plain)
+    if rules.candidates is not None and rules.candidates < classes * priors:
+        candidates = _best(b, candidates, "of_all", rules.candidates, (classes, priors), plain)
+    limits = [b.const("most_of_class", [min(most, of_class)]), b.const("nms_iou", [rules.nms_iou], np.float32), limit]
+    b.op("NonMaxSuppression", ["all_boxes", candidates, *limits], "chosen")  # [M, 3]: image, class, prior
+    b.op("GatherND", ["all_scores", "chosen"], "chosen_scores")
+    b.op("Split", ["chosen", b.const("thirds", [1, 1, 1])], "chosen_image", "chosen_class", "chosen_prior", axis=1)
+    # A row per image over what was chosen of all; zeros behind, for when it is fewer than `most`.
+    b.op("Transpose", ["chosen_image"], "image_row", perm=[1, 0])
+    b.op("Shape", ["all_scores"], "batch_size", start=0, end=1)
+    b.op("Squeeze", ["batch_size", first], "batch_count")
+    b.op("Range", [b.const("from", 0), "batch_count", b.const("step", 1)], "images_in_order")
+    b.op("Unsqueeze", ["images_in_order", second], "image_column")
+    b.op("Equal", ["image_column", "image_row"], "own")
+    b.op("Where", ["own", "chosen_scores", zero], "own_scores")
+    behind = _rows(b, most, plain)
+    b.op("Pad", ["own_scores", b.const("columns_behind", [0, 0, 0, behind])], "score_table")
+    b.op("TopK", ["score_table", "most"], "scores", "slot", axis=1)
+    b.const("rows_behind", [0, 0, behind, 0])
+    for name in ("prior", "class") if by_class else ("prior",):
+        b.op("Pad", [f"chosen_{name}", "rows_behind"], f"{name}_column")
+        b.op("Squeeze", [f"{name}_column", second], f"{name}_list")
+        b.op("Gather", [f"{name}_list", "slot"], "labels" if name == "class" else name)
+    b.op("Unsqueeze", ["prior", last], "prior_rows")
+    b.op("GatherND", ["all_boxes", "prior_rows"], "boxes", batch_dims=1)
+    if not by_class:
+        b.op("GatherND", ["all_labels", "prior_rows"], "labels", batch_dims=1)
+    b.op("Greater", ["scores", zero], "found")
+    b.op("Cast", ["found"], "found_numbers", to=7)  # int64
+    b.op("ReduceSum", ["found_numbers", second], "counts", keepdims=0)
+
+    rows: Any = most if behind == most else "detections"
+    outputs = [
+        _info("boxes", "FLOAT", ["batch", rows, 4]), _info("scores", "FLOAT", ["batch", rows]),
+        _info("labels", "INT64", ["batch", rows]), _info("counts", "INT64", ["batch"]),
+    ]  # fmt: skip
+    return b.model(_decoded(priors, classes, not by_class), outputs)
+
+
+def _rows(b: _Builder, most: int, plain: bool) -> int:
+    """Make "most", the number of rows to give; returns how many rows to put behind what was chosen."""
+    if plain or most <= MAX_ROWS:
+        b.const("most", [most])
+        return most
+    b.op("Cast", ["own"], "own_numbers", to=7)
+    b.op("ReduceSum", ["own_numbers", "second"], "own_counts", keepdims=0)
+    b.op("ReduceMax", ["own_counts", "first"], "most_found", keepdims=1)
+    b.op("Max", ["most_found", b.const("at_least", [1])], "most_or_one")
+    b.op("Min", ["most_or_one", b.const("at_most", [most])], "most")
+    return 1
+
+
+def _check_plain(most: int, per_class: int, candidates: int) -> None:
+    largest = max(most, per_class, candidates)
+    if largest > TENSORRT_TOP_K:
+        raise ConfigError(
+            f"--tensorrt: the model's thresholds keep up to {largest} boxes, TensorRT sorts out {TENSORRT_TOP_K}"
+            " at most; export with --raw"
+        )
+
+
+def _best(b: _Builder, scores: str, name: str, count: int, shape: tuple[int, int], plain: bool) -> str:
+    """The scores with zeros for those under the count-th best, of each class or ("of_all") of all classes together.
+
+    The branch that sorts runs only when more than `count` are over the limit.
+    """
+    from onnx import helper
+
+    over_all = name == "of_all"
+    classes, priors = shape
+    b.const(f"{name}_count", [count])
+    nodes = []
+
+    def node(kind: str, inputs: list[str], *outputs: str, **attributes: Any) -> None:
+        nodes.append(helper.make_node(kind, inputs, list(outputs), name=f"select/{outputs[0]}", **attributes))
+
+    if over_all:
+        b.const(f"{name}_flat", [0, 1, classes * priors])
+        node("Reshape", [scores, f"{name}_flat"], f"{name}_row")
+    node("TopK", [f"{name}_row" if over_all else scores, f"{name}_count"], f"{name}_values", f"{name}_index", axis=2)
+    node("ReduceMin", [f"{name}_values", "last"], f"{name}_lowest", keepdims=1)
+    node("Less", [scores, f"{name}_lowest"], f"{name}_lower")
+    node("Where", [f"{name}_lower", "zero", scores], f"{name}_scores")
+    if plain:
+        b.nodes.extend(nodes)
+        return f"{name}_scores"
+    b.op("Greater", [scores, "score_min"], f"{name}_over")
+    b.op("Cast", [f"{name}_over"], f"{name}_numbers", to=6)  # int32
+    axes = b.const(f"{name}_axes", [1, 2] if over_all else [2])
+    b.op("ReduceSum", [f"{name}_numbers", axes], f"{name}_counts", keepdims=0)
+    b.op("ReduceMax", [f"{name}_counts"], f"{name}_most", keepdims=0)
+    b.op("Greater", [f"{name}_most", b.const(f"{name}_limit", count, np.int32)], f"{name}_too_many")
+    best = helper.make_graph(nodes, f"{name}_best", [], [_info(f"{name}_scores", "FLOAT", ["batch", classes, priors])])
+    same = helper.make_node("Identity", [scores], [f"{name}_same"], name=f"select/{name}_same")
+    every = helper.make_graph([same], f"{name}_every", [], [_info(f"{name}_same", "FLOAT", ["batch", classes, priors])])
+    return b.op("If", [f"{name}_too_many"], f"{name}_candidates", then_branch=best, else_branch=every)

@@ -1,0 +1,33 @@
+"""Arrays of an exported file -> records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from singleshot.records import ImageDetections
+
+Outputs = Mapping[str, np.ndarray]
+Decode = Callable[[Outputs], list[ImageDetections]]
+
+DETECTIONS = ("boxes", "scores", "labels", "counts")
+RAW = ("offsets", "logits")
+
+
+def to_records(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> list[ImageDetections]:
+    """boxes [N, K, 4], scores [N, K], labels [N, K], counts [N] -> one record per image, without the empty rows."""
+    rows = zip(boxes, scores, labels, counts.tolist(), strict=True)
+    return [ImageDetections(b[:n].copy(), s[:n].copy(), c[:n].astype(np.int64)) for b, s, c, n in rows]
+
+
+def detections_of(outputs: Outputs) -> list[ImageDetections]:
+    """The records in a file's outputs by name, where decoding and NMS are inside."""
+    return to_records(*(outputs[name] for name in DETECTIONS))
+
+
+def padded(images: np.ndarray, rows: int) -> np.ndarray:
+    """Contiguous images, the last one repeated until there are `rows`, for files made for a fixed batch."""
+    if len(images) < rows:
+        images = np.concatenate([images, np.repeat(images[-1:], rows - len(images), axis=0)])
+    return np.ascontiguousarray(images)

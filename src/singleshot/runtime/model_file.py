@@ -1,0 +1,159 @@
+"""What an exported file says of itself, read without any library for its format."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from singleshot import __version__
+from singleshot.errors import CheckpointError, ConfigError, printable
+from singleshot.inputs import InputSpec
+from singleshot.prior_boxes import PriorSpec
+from singleshot.runtime.postprocess_numpy import Rules
+
+KEY = "singleshot"
+FORMAT = 1
+MAX_BYTES = 2**31  # the most that ONNX's own format can hold
+# Field numbers of onnx.proto: ModelProto.graph and metadata_props, and StringStringEntryProto's key and value.
+_GRAPH, _METADATA_PROPS, _NAME, _VALUE = 7, 14, 1, 2
+
+
+@dataclass(frozen=True)
+class ExportedInfo:
+    """input_spec, class_names: as the model was made; raw: whether the file ends with offsets and logits; rules: how
+    those become detections, and `show_min`, the score from which `detect` shows a box; priors: of a raw file; values:
+    all that the description holds."""
+
+    input_spec: InputSpec
+    class_names: tuple[str, ...]
+    raw: bool = False
+    rules: Rules = field(default_factory=Rules)
+    priors: PriorSpec | None = None
+    values: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def show_min(self) -> float:
+        return self.rules.show_min
+
+
+def read_onnx_info(path: str | Path) -> ExportedInfo:
+    """The description in an ONNX file that singleshot wrote. Raises CheckpointError."""
+    text = onnx_description(path)
+    if text is None:
+        raise CheckpointError(
+            f"{printable(path)}: an ONNX file without singleshot's description; export it with `singleshot export`"
+        )
+    return parse_info(text, printable(path))
+
+
+def onnx_description(path: str | Path) -> str | None:
+    """The description's JSON in an ONNX file, None where it has none. Raises CheckpointError.
+
+    Only the outermost fields of the file are looked at, through a map of it, so that weights are not read.
+    """
+    path, where = Path(path), printable(path)
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_BYTES:
+                raise CheckpointError(f"{where}: larger than 2 GB, which no ONNX file is")
+            if size == 0:
+                raise CheckpointError(f"{where}: an empty file; export it again")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _description(data)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{where}: no such file") from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError):
+            raise CheckpointError(f"{where}: cannot be read ({printable(error.strerror)})") from error
+        raise CheckpointError(f"{where}: not an ONNX file, or cut short; export it again") from error
+
+
+def _description(data: mmap.mmap) -> str | None:
+    """ValueError where the data is not a protobuf message with at least a graph in it."""
+    found, graph = None, False
+    with memoryview(data) as view:
+        for number, start, end in _fields(view, 0, len(view)):
+            graph |= number == _GRAPH
+            if number == _METADATA_PROPS:
+                entry = {n: bytes(view[a:b]) for n, a, b in _fields(view, start, end)}
+                if entry.get(_NAME) == KEY.encode() and _VALUE in entry:
+                    found = entry[_VALUE].decode("utf-8", "replace")
+    if not graph:
+        raise ValueError("no graph")
+    return found
+
+
+def _fields(data: memoryview, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """(number, start, end) of each field of the protobuf message in data[at:end]; ValueError when it is none."""
+    while at < end:
+        tag, at = _varint(data, at)
+        kind = tag & 7
+        length = 0
+        if kind == 0:
+            start = at
+            _, at = _varint(data, at)
+            yield tag >> 3, start, at
+            continue
+        if kind == 2:
+            length, at = _varint(data, at)
+        elif kind in (1, 5):
+            length = 8 if kind == 1 else 4
+        else:
+            raise ValueError("not protobuf")
+        if at + length > end:
+            raise ValueError("cut short")
+        yield tag >> 3, at, at + length
+        at += length
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < len(data) and shift < 64:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+    raise ValueError("cut short")
+
+
+def parse_info(text: str, where: str) -> ExportedInfo:
+    """From the description's JSON. Raises CheckpointError that names what is wrong."""
+    try:
+        values = json.loads(text)
+        if values["format"] > FORMAT:
+            raise CheckpointError(
+                f"{where}: made by singleshot {printable(values.get('version'))}, which is newer than this one"
+                f" ({__version__}); upgrade with: pip install -U singleshot"
+            )
+        names = values["classes"]
+        if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+            raise CheckpointError(f"{where}: its classes are not a list of names")
+        raw = values["outputs"] == "raw"
+        return ExportedInfo(
+            input_spec=parse_input(values["input"]),
+            class_names=tuple(names),
+            raw=raw,
+            rules=Rules.from_dict(values["thresholds"]),
+            priors=PriorSpec.from_dict(values["priors"]) if raw else None,
+            values=values,
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"{where}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        reason = printable(f"{type(error).__name__}: {error}", 100)
+        raise CheckpointError(f"{where}: its description cannot be read ({reason}); export it again") from error
+
+
+def parse_input(values: dict[str, Any]) -> InputSpec:
+    """The input rule; ConfigError, TypeError or ValueError where it is none."""
+    spec = InputSpec.from_dict(values)
+    if not isinstance(spec.size, int) or len(spec.mean) != 3 or len(spec.std) != 3:
+        raise ConfigError("input settings: want a whole size, three means and three stds")
+    return spec

@@ -1,0 +1,141 @@
+"""Raw outputs of an exported file -> detections, without torch: the rules of postprocess.to_detections in numpy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from singleshot.errors import ConfigError, printable
+from singleshot.prior_boxes import PriorSpec, prior_table
+from singleshot.records import ImageDetections
+
+ACTIVATIONS = ("softmax", "sigmoid")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How raw outputs become detections; the meaning of each is in postprocess.to_detections."""
+
+    score_min: float = 0.01
+    nms_iou: float = 0.45
+    per_class: int = 400
+    keep: int = 200
+    class_agnostic: bool = False
+    activation: str = "softmax"
+    show_min: float = 0.4
+    clip: bool = False
+    candidates: int | None = None
+    keep_per_class: int | None = None
+    best_class: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("score_min", "nms_iou", "show_min"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"threshold {name}: {printable(getattr(self, name), 40)}, want 0 to 1")
+        if self.activation not in ACTIVATIONS:
+            raise ConfigError(f"activation {printable(self.activation, 40)}: want one of {', '.join(ACTIVATIONS)}")
+        for name in ("per_class", "keep", "candidates", "keep_per_class"):
+            value = getattr(self, name)
+            if value is None and name not in ("per_class", "keep"):
+                continue
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"threshold {name}: {printable(value, 40)}, want a whole number from 1")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Rules:
+        """From a description's thresholds; ConfigError for a key that this version does not know."""
+        unknown = set(values) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ConfigError(f"thresholds: unknown key {printable(', '.join(sorted(unknown)), 80)}")
+        return cls(**values)
+
+
+class RawDecoder:
+    """Callable: offsets [N, P, 4] and logits [N, P, C + 1] -> one ImageDetections per image."""
+
+    def __init__(self, spec: PriorSpec, rules: Rules) -> None:
+        self._priors, self._variances, self._rules = prior_table(spec), spec.variances, rules
+
+    def __call__(self, offsets: np.ndarray, logits: np.ndarray) -> list[ImageDetections]:
+        return [self._one(*image) for image in zip(offsets, logits, strict=True)]
+
+    def _one(self, offsets: np.ndarray, logits: np.ndarray) -> ImageDetections:
+        scores, priors, labels = candidates(probabilities(logits, self._rules.activation), self._rules)
+        boxes = decode(offsets[priors], self._priors[priors], self._variances)
+        if self._rules.clip:
+            boxes = boxes.clip(0.0, 1.0)
+        kept = suppress(boxes, labels, self._rules)
+        return ImageDetections(boxes[kept], scores[kept], labels[kept])
+
+
+def probabilities(logits: np.ndarray, activation: str) -> np.ndarray:
+    """logits [P, C + 1], background first -> float32 scores of the same shape."""
+    logits = logits.astype(np.float32, copy=False)
+    if activation == "sigmoid":
+        with np.errstate(over="ignore"):  # exp of a large number is infinite, and 1 over that 0, as it should be
+            return 1 / (1 + np.exp(-logits))
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def candidates(scores: np.ndarray, rules: Rules) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores [P, C + 1] -> (scores, priors, 0-based classes) of what enters NMS, best first."""
+    if rules.class_agnostic or rules.best_class:
+        first = 0 if rules.class_agnostic and rules.activation == "softmax" else 1  # may the background win?
+        winners = scores[:, first:].argmax(axis=1) + first
+        best = scores[np.arange(len(scores)), winners]
+        priors = np.flatnonzero((winners > 0) & (best > rules.score_min))
+        values, labels = best[priors], winners[priors] - 1
+    else:
+        values, priors, labels = _of_each_class(scores[:, 1:], rules)
+    order = np.argsort(-values, kind="stable")[: rules.candidates]
+    return values[order], priors[order], labels[order].astype(np.int64)
+
+
+def _of_each_class(scores: np.ndarray, rules: Rules) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The `per_class` best of every class of scores [P, C]."""
+    over = scores > rules.score_min  # a NaN is not
+    for label in np.flatnonzero(over.sum(axis=0) > rules.per_class):
+        rows = np.flatnonzero(over[:, label])
+        weakest = np.argsort(-scores[rows, label], kind="stable")[rules.per_class :]
+        over[rows[weakest], label] = False
+    priors, labels = np.nonzero(over)
+    return scores[priors, labels], priors, labels
+
+
+def decode(offsets: np.ndarray, priors_cxcywh: np.ndarray, variances: tuple[float, float]) -> np.ndarray:
+    """Offsets [M, 4] -> corner boxes float32 [M, 4] (boxes.decode)."""
+    offsets = offsets.astype(np.float32, copy=False)
+    prior_centre, prior_size = priors_cxcywh[:, :2], priors_cxcywh[:, 2:]
+    centre = prior_centre + offsets[:, :2] * np.float32(variances[0]) * prior_size
+    with np.errstate(over="ignore"):
+        half = prior_size * np.exp(offsets[:, 2:] * np.float32(variances[1])) / 2
+    return np.concatenate([centre - half, centre + half], axis=1)
+
+
+def suppress(boxes: np.ndarray, labels: np.ndarray, rules: Rules) -> np.ndarray:
+    """Greedy NMS over boxes [M, 4], best first -> rows that stay, best first."""
+    alive = np.ones(len(boxes), bool)
+    areas = (boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(axis=1)
+    of_class: dict[int, int] = {}
+    kept: list[int] = []
+    for row in range(len(boxes)):
+        if not alive[row]:
+            continue
+        kept.append(row)
+        if len(kept) == rules.keep:
+            break
+        rest = slice(row + 1, None)
+        low, high = np.maximum(boxes[rest, :2], boxes[row, :2]), np.minimum(boxes[rest, 2:], boxes[row, 2:])
+        overlap = (high - low).clip(min=0).prod(axis=1)
+        union = np.maximum(areas[rest] + areas[row] - overlap, np.finfo(np.float32).tiny)
+        dropped = overlap / union > rules.nms_iou
+        if not rules.class_agnostic:
+            own = labels[rest] == labels[row]
+            label = int(labels[row])
+            of_class[label] = of_class.get(label, 0) + 1
+            dropped = own if of_class[label] == rules.keep_per_class else dropped & own
+        alive[rest] &= ~dropped
+    return np.array(kept, np.int64)

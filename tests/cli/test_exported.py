@@ -1,0 +1,62 @@
+"""`detect` and `eval` of exported files, through their engines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def exported(model: Path, tmp_path_factory) -> Path:
+    pytest.importorskip("onnx")
+    from singleshot.deploy.onnx_file import detector_model
+    from singleshot.weights.checkpoint import load_checkpoint
+
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    path.write_bytes(detector_model(*load_checkpoint(model)).SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_eval_of_the_exported_file_is_that_of_the_checkpoint(engine: str, exported, model, scenes, run) -> None:
+    pytest.importorskip(engine)
+    reports = []
+    for path, options in ((model, ()), (exported, ("--engine", engine, "--batch", 3, "--threads", 1))):
+        done = run("eval", path, scenes, "--split", "test", "--json", *options)
+        assert done.returncode == 0, done.stderr
+        reports.append(json.loads(done.stdout))
+    assert reports[0]["mean_ap"] > 0
+    assert reports[1]["mean_ap"] == pytest.approx(reports[0]["mean_ap"], abs=5e-4)
+    assert reports[1]["images"] == reports[0]["images"]
+
+
+def test_detect_finds_the_same(exported, model, scenes, run, tmp_path) -> None:
+    pictures = sorted((scenes / "JPEGImages").iterdir())[:5]
+    found = {}
+    for name, path, options in (
+        ("torch", model, ()),
+        ("openvino", exported, ("--engine", "openvino", "--threads", 1)),
+        ("onnxruntime", exported, ("--engine", "onnxruntime", "--batch", 2)),
+        ("float32", exported, ("--precision", "float32")),
+    ):
+        done = run("detect", path, *pictures, "--score-min", 0.05, "--json", *options)
+        assert done.returncode == 0, done.stderr
+        found[name] = [row for image in json.loads(done.stdout)["images"] for row in image["detections"]]
+    assert found["torch"]
+    for name in ("openvino", "onnxruntime", "float32"):
+        for row, wanted in zip(found[name], found["torch"], strict=True):
+            assert row["name"] == wanted["name"]
+            assert row["score"] == pytest.approx(wanted["score"], abs=1e-3)
+            assert row["box"] == pytest.approx(wanted["box"], abs=0.5)
+
+
+def test_mistakes(exported, model, scenes, refused) -> None:
+    picture = next((scenes / "JPEGImages").iterdir())
+    assert "want one of openvino, onnxruntime, torch, auto" in refused("detect", exported, picture, "--engine", "tf")
+    assert "`singleshot export`" in refused("detect", model, picture, "--engine", "openvino")
+    assert "precision double" in refused("detect", exported, picture, "--precision", "double")
+    assert "for exported files" in refused("eval", model, scenes, "--engine", "onnxruntime")
+    assert "has them built in" in refused("eval", exported, scenes, "--nms-iou", 0.5)
+    assert "no such file" in refused("eval", "none.onnx", scenes)

@@ -1,0 +1,93 @@
+"""The numpy form of decoding and NMS finds what postprocess.to_detections finds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from singleshot.errors import ConfigError
+from singleshot.postprocess import DETECTION, to_detections
+from singleshot.priors import from_shapes, make_priors
+from singleshot.records import RawOutput
+from singleshot.runtime.postprocess_numpy import RawDecoder, Rules
+
+SPEC = from_shapes(64, (6, 3), [((20.0, 20.0), (28.0, 14.0)), ((40.0, 40.0),)])
+
+
+def raw_output(seed: int, classes: int, images: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets and logits whose scores are all different."""
+    rng = np.random.default_rng(seed)
+    offsets = rng.normal(0, 1, (images, SPEC.count, 4)).astype(np.float32)
+    logits = rng.normal(0, 2, (images, SPEC.count, classes + 1)).astype(np.float32)
+    return offsets, logits
+
+
+def both(offsets: np.ndarray, logits: np.ndarray, rules: Rules):
+    options = asdict(rules)
+    del options["show_min"]
+    raw = RawOutput(torch.from_numpy(offsets), torch.from_numpy(logits))
+    wanted = to_detections(raw, make_priors(SPEC), variances=SPEC.variances, **options)
+    return zip(RawDecoder(SPEC, rules)(offsets, logits), wanted, strict=True)
+
+
+def check(offsets: np.ndarray, logits: np.ndarray, rules: Rules) -> int:
+    total = 0
+    for found, wanted in both(offsets, logits, rules):
+        assert found.boxes.dtype == found.scores.dtype == np.float32
+        assert found.labels.tolist() == wanted.labels.tolist()
+        np.testing.assert_allclose(found.scores, wanted.scores.numpy(), atol=1e-6)
+        np.testing.assert_allclose(found.boxes, wanted.boxes.numpy(), atol=1e-5)
+        total += len(found.scores)
+    return total
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    classes=st.integers(1, 5),
+    rules=st.builds(
+        Rules,
+        score_min=st.sampled_from([0.0, 0.01, 0.2, 0.6]),
+        nms_iou=st.sampled_from([0.1, 0.45, 0.8, 1.0]),
+        per_class=st.sampled_from([1, 7, 400]),
+        keep=st.sampled_from([1, 10, 10**6]),
+        class_agnostic=st.booleans(),
+        activation=st.sampled_from(["softmax", "sigmoid"]),
+        clip=st.booleans(),
+        candidates=st.sampled_from([None, 5, 50]),
+        keep_per_class=st.sampled_from([None, 1, 4]),
+        best_class=st.booleans(),
+    ),
+)
+def test_as_to_detections(seed: int, classes: int, rules: Rules) -> None:
+    check(*raw_output(seed, classes), rules)
+
+
+@pytest.mark.parametrize("rule", DETECTION)
+def test_as_every_codebase(rule: str) -> None:
+    assert check(*raw_output(3, 4), Rules(**DETECTION[rule])) > 0
+
+
+def test_a_broken_network_finds_nothing() -> None:
+    offsets, logits = raw_output(0, 2)
+    for rules in (Rules(), Rules(best_class=True), Rules(class_agnostic=True), Rules(activation="sigmoid")):
+        assert [len(found.scores) for found in RawDecoder(SPEC, rules)(offsets, logits * np.nan)] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"nms_iou": 1.5}, "nms_iou: 1.5"),
+        ({"keep": 0}, "keep: 0"),
+        ({"keep_per_class": 2.5}, "keep_per_class: 2.5"),
+        ({"activation": "relu"}, "activation relu"),
+        ({"soft_nms": True}, "unknown key soft_nms"),
+    ],
+)
+def test_wrong_rules(values: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Rules.from_dict(values)
