@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,8 @@ def test_amdegroot_by_its_usual_name_and_back(vgg: Path, run, tmp_path: Path) ->
 
 
 def test_mistakes(vgg: Path, refused, tmp_path: Path) -> None:
-    assert "want one of torchvision" in refused("export", vgg, "--to", "tensorrt")
+    assert "want one of onnx, openvino, torch, torchvision" in refused("export", vgg, "--to", "tensorrt")
+    assert "--raw has no meaning" in refused("export", vgg, "--to", "torchvision", "--raw")
     assert "ends in .pth" in refused("export", vgg, "--to", "torchvision", "--out", tmp_path / "w.onnx")
     assert "no such file" in refused("export", tmp_path / "none.safetensors", "--to", "torchvision")
     line = refused("export", vgg, "--to", "amdegroot", "--out", tmp_path / "w.pth")
@@ -63,8 +65,89 @@ def test_mistakes(vgg: Path, refused, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+# ------------------------------------------------------------------------------------------------------ for engines
+
+
+@pytest.fixture(scope="module")
+def small(model: Path, run, tmp_path_factory) -> tuple[Path, dict]:
+    """The trained model's ONNX file and the report on it."""
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnxruntime")
+    out = tmp_path_factory.mktemp("small") / "small.onnx"
+    done = run("export", model, "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return out, json.loads(done.stdout)
+
+
+def test_one_file_that_is_checked(small, model: Path) -> None:
+    out, report = small
+    assert report["files"] == [str(out)]
+    assert (report["outputs"], report["precision"], report["to"]) == ("detections", "float32", "onnx")
+    assert report["bytes"] == out.stat().st_size
+    assert report["classes"] == ["cross", "leaf", "ring", "star"]
+    pytorch, *engines = report["engines"]
+    assert pytorch["engine"] == "pytorch"
+    assert [row["engine"] for row in engines] == ["openvino", "onnxruntime"]
+    for row in engines:
+        assert row["agreement"]["boxes"] > 100
+        assert row["agreement"]["box_px"] < 0.5
+        assert row["agreement"]["score"] < 0.001
+        assert row["ms_per_image"] > 0
+
+
+def test_a_table_for_people_on_pictures_of_theirs(model: Path, scenes: Path, run, tmp_path: Path) -> None:
+    done = run("export", model, "--to", "openvino", "--images", scenes, "--batch", 3, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[:2] == ["written: best.xml", "written: best.bin"]
+    assert lines[2].split() == ["engine", "MB", "ms/image", "boxes", "box", "px", "score"]
+    assert [line.split()[0] for line in lines[3:5]] == ["pytorch", "openvino"]
+    assert lines[5] == "largest differences from PyTorch on 8 pictures; 3 images a run"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.bin", "best.xml"]
+
+
+def test_int8(model: Path, scenes: Path, run, tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    out = tmp_path / "small.onnx"
+    done = run("export", model, "--int8", scenes, "--split", "train", "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    said = report["quantisation"]
+    assert report["precision"] == "int8"
+    assert said["map50_before"] - said["map50_after"] <= 0.005
+    assert (said["calibration_images"], said["validation_images"], said["split"]) == (48, 48, "train")
+    assert len(said["float_layers"]) <= said["layers"] // 2
+    assert out.stat().st_size < model.stat().st_size / 2
+    assert "calibrating on 48 images" in done.stderr
+
+
+def test_mistakes_of_exports(model: Path, scenes: Path, small, refused, tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    out = tmp_path / "m.onnx"
+    assert "want a name that ends in .onnx" in refused("export", model, "--out", tmp_path / "m.xml")
+    assert "is there already" in refused("export", model, "--out", small[0])
+    assert "--half: goes with --to openvino" in refused("export", model, "--half", "--out", out)
+    assert "want one of them" in refused("export", model, "--half", "--int8", scenes, "--to", "openvino")
+    assert "its own quantisation" in refused("export", model, "--int8", scenes, "--tensorrt")
+    assert "--int8 has no meaning" in refused("export", model, "--int8", scenes, "--to", "torch")
+    assert "no such" in refused("export", model, "--images", tmp_path / "none", "--out", out)
+    (tmp_path / "empty").mkdir()
+    assert "empty" in refused("export", model, "--int8", tmp_path / "empty", "--out", out)
+    (tmp_path / "other").mkdir()
+    shutil.copy(next((scenes / "JPEGImages").iterdir()), tmp_path / "other" / "a.jpg")
+    (tmp_path / "other" / "train.csv").write_text("file,xmin,ymin,xmax,ymax,class\na.jpg,1,1,9,9,cat\n")
+    line = refused("export", model, "--int8", tmp_path / "other", "--out", out)
+    assert "cat" in line
+    assert "cross, leaf, ring, star" in line
+    assert "no such" in refused("export", model, "--int8", tmp_path / "none", "--out", out)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "other"]
+
+
 def test_help_shows_an_example(run) -> None:
     done = run("export", "--help")
     text = " ".join(done.stdout.replace("│", " ").split())
     assert "Example: singleshot export" in text
-    assert "Other formats come later" in text
+    assert "--int8 path/to/data" in text
+    assert "TensorRT is not run here" in text

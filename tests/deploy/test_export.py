@@ -242,7 +242,9 @@ def test_raw_files(mini, engines, tmp_path: Path) -> None:
     for engine in engines(tmp_path / "m.onnx").values():
         found = engine.outputs(mini.images)
         assert found["offsets"].shape == (3, mini.model.prior_spec.count, 4)
-        assert compare_raw(mini.model, mini.info, lambda images, f=found: (f["offsets"], f["logits"]), mini.images).good()
+        assert compare_raw(
+            mini.model, mini.info, lambda images, f=found: (f["offsets"], f["logits"]), mini.images
+        ).good()
 
 
 @pytest.mark.parametrize(

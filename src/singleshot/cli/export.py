@@ -13,7 +13,8 @@ from singleshot.cli.common import JsonOption, QuietOption
 from singleshot.errors import ConfigError, printable
 
 if TYPE_CHECKING:
-    from singleshot.deploy.export import Exported, Form, Row
+    from singleshot.data.dataset import Dataset
+    from singleshot.deploy.export import Exported, Form, Quantised, Row
     from singleshot.deploy.quantise import Report
     from singleshot.models import SSD
     from singleshot.weights.checkpoint import ModelInfo
@@ -98,8 +99,9 @@ def export_command(
     form = Form(to, raw, tensorrt, half)
     form.check()
     network, info = open_model(model)
+    judged = None if int8 is None else _calibration(int8, info, split)
     pictures = check_pictures(images or int8, network)
-    quantised, report = (None, None) if int8 is None else _quantise(network, info, int8, split, form, quiet)
+    quantised, report = (None, None) if judged is None else _quantise(network, info, judged, split, form, quiet)
     done = export_model(network, info, out, pictures, form, batch, quantised)
     if as_json:
         print(json.dumps(_as_json(model, form, info, done, report)))
@@ -119,6 +121,10 @@ def _refuse_together(to: str, options: dict[str, bool], images: str | None) -> N
         raise ConfigError(f"--to {to}: writes the weights alone, so {(given or ['--images'])[0]} has no meaning")
     if to == "torch" and (wrong := [name for name in given if name != "--raw"]):
         raise ConfigError(f"--to torch: writes the network in float with raw outputs, so {wrong[0]} has no meaning")
+    if options["--half"] and to != "openvino":
+        raise ConfigError("--half: goes with --to openvino; other engines take the precision when they run")
+    if options["--tensorrt"] and to != "onnx":
+        raise ConfigError("--tensorrt: goes with --to onnx")
     if options["--int8"] and options["--half"]:
         raise ConfigError("--int8, --half: want one of them")
     if options["--int8"] and options["--tensorrt"]:
@@ -136,15 +142,22 @@ def _refuse_place(out: Path, suffix: str) -> None:
 # ----------------------------------------------------------------------------------------------------------- engines
 
 
-def _quantise(network: SSD, info: ModelInfo, data: str, split: str, form: Form, quiet: bool) -> Any:
-    from singleshot.deploy.quantise import open_calibration, quantise
+def _calibration(data: str, info: ModelInfo, split: str) -> tuple[Dataset, Dataset]:
+    from singleshot.deploy.quantise import open_calibration
+
+    return open_calibration(data, info, split)
+
+
+def _quantise(
+    network: SSD, info: ModelInfo, judged: tuple[Dataset, Dataset], split: str, form: Form, quiet: bool
+) -> tuple[Quantised, Report]:
+    from singleshot.deploy.quantise import quantise
 
     def say(line: str) -> None:
         if not quiet:
             print(line, file=sys.stderr)
 
-    calibration, validation = open_calibration(data, info, split)
-    return quantise(network, info, calibration, validation, split, form.plain, say)
+    return quantise(network, info, *judged, split, form.plain, say)
 
 
 def _int8_lines(report: Report) -> str:

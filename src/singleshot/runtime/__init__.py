@@ -6,6 +6,7 @@ from singleshot.runtime.detections import Detections
 from singleshot.runtime.detector import SCORE_MIN, Detector, Engine, Found
 from singleshot.runtime.drawing import draw_detections
 from singleshot.runtime.sources import Frame, open_sources
+from singleshot.runtime.tiles import Tiling
 
 __all__ = [
     "SCORE_MIN",
@@ -14,6 +15,7 @@ __all__ = [
     "Engine",
     "Found",
     "Frame",
+    "Tiling",
     "draw_detections",
     "open_sources",
 ]
