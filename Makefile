@@ -6,16 +6,22 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: demo test setup check fast clean
+.PHONY: demo test test-commands test-rest setup check fast clean
 
 demo: $(STAMP)
 	$(BIN)/singleshot demo $(if $(DATA),"$(DATA)") $(ARGS)
 
-# A process per core, each with one thread: threads of several processes would wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
+# Two runs side by side, each with one thread: threads of several processes would wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 test: check
-	$(PYTEST) $(ARGS)
+	@$(MAKE) --no-print-directory -j2 test-commands test-rest
+
+test-commands: $(STAMP)
+	$(PYTEST) tests/cli $(ARGS)
+
+test-rest: $(STAMP)
+	$(PYTEST) tests --ignore=tests/cli $(ARGS)
 
 # Formatting, lint, types; the import law is one of the tests.
 check: $(STAMP)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +17,38 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
-def run() -> Run:
-    def call(*words: object, cwd: Path | None = None, stdin: bytes | None = None, timeout: float = 200):
-        command = [sys.executable, "-m", "singleshot", *map(str, words)]
-        done = subprocess.run(command, cwd=cwd, input=stdin or b"", capture_output=True, timeout=timeout, check=False)
-        return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
+def run(tmp_path_factory) -> Iterator[Run]:
+    """run("eval", model, data, cwd=, stdin=): the command in a process of its own.
 
-    return call
+    That process is a fork of one that has imported everything already: starting Python and PyTorch anew for each of
+    some 300 commands would take longer than all other tests. tests/cli/test_start.py starts them as a user does.
+    """
+    folder = tmp_path_factory.mktemp("starter")
+    starter = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("starter.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert starter.stdin is not None
+    assert starter.stdout is not None
+    assert starter.stdout.readline() == "ready\n"
+
+    def call(*words: object, cwd: Path | None = None, stdin: bytes | None = None, timeout: float = 200):
+        command = ["singleshot", *map(str, words)]
+        streams = [folder / name for name in ("in", "out", "err")]
+        streams[0].write_bytes(stdin or b"")
+        job = {"command": command, "cwd": str(cwd or Path.cwd()), "streams": list(map(str, streams)),
+               "timeout": timeout, "environment": dict(os.environ)}  # fmt: skip
+        starter.stdin.write(json.dumps(job) + "\n")
+        starter.stdin.flush()
+        code = int(starter.stdout.readline())
+        out, err = (stream.read_bytes().decode() for stream in streams[1:])
+        return subprocess.CompletedProcess(command, code, out, err)
+
+    yield call
+    starter.stdin.close()
+    starter.wait(timeout=30)
 
 
 @pytest.fixture(scope="session")

@@ -72,8 +72,8 @@ def export_command(
     --int8 calibrates on up to 300 images of the train split, measures mAP50 before and after on up to 500 images of
     --split, and keeps layers in float until it falls by no more than 0.005; if that cannot be, nothing is written.
 
-    --tensorrt sorts without branches and uses ONNX's own NonMaxSuppression, which TensorRT reads without a plugin; with
-    --raw any version from 8.6 on should do. TensorRT is not run here: build and check the engine where it will work.
+    --tensorrt writes only what TensorRT 10's parser lists as supported: no branches, and ONNX's own NonMaxSuppression,
+    which needs no plugin (none with --raw). TensorRT is not run here: build the engine where it will work and check it.
 
     --to torchvision or amdegroot writes a PyTorch state dict for that project's code. They take SSD300 on VGG16;
     torchvision also an SSDLite320 that came from it. How they normalise images and their default boxes are fixed in

@@ -28,7 +28,9 @@ def finished(
     precision: str = "float32", about: Mapping[str, Any] | None = None,
 ) -> Any:  # fmt: skip
     """A network's onnx.ModelProto, as exported or quantised, with decoding and selection behind it (unless raw) and
-    its description. about: what else to write in the description."""
+    its description. The network may be changed. about: what else to write in the description."""
+    if plain:
+        _numbers_first(network)
     proto = network if raw else _with_selection(network, model, info, plain)
     proto.graph.name = "singleshot"
     proto.producer_name, proto.producer_version = "singleshot", info.version
@@ -36,6 +38,26 @@ def finished(
     entry = proto.metadata_props.add()
     entry.key, entry.value = KEY, description(info, raw, precision, about)
     return proto
+
+
+def _numbers_first(network: Any) -> None:
+    """Convert the images' bytes before anything else is done with them, in place: TensorRT has no other use for them
+    (onnx-tensorrt docs/operators.md: UINT8 is only supported as network input)."""
+    nodes = network.graph.node
+    turn = next((node for node in nodes if node.op_type == "Transpose" and list(node.input) == ["images"]), None)
+    takers = [node for node in nodes if turn is not None and turn.output[0] in node.input]
+    if turn is None or len(takers) != 1 or takers[0].op_type != "Cast":
+        return
+    cast = takers[0]
+    turn_says, cast_says = list(turn.attribute), list(cast.attribute)
+    turn.op_type, cast.op_type = "Cast", "Transpose"
+    for node, attributes in ((turn, cast_says), (cast, turn_says)):
+        copies = [type(one).FromString(one.SerializeToString()) for one in attributes]
+        del node.attribute[:]
+        node.attribute.extend(copies)
+    values = [value for value in network.graph.value_info if value.name != turn.output[0]]
+    del network.graph.value_info[:]
+    network.graph.value_info.extend(values)
 
 
 def _with_selection(network: Any, model: SSD, info: ModelInfo, plain: bool) -> Any:

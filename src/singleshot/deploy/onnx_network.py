@@ -72,7 +72,7 @@ def _restore_epsilon(proto: Any) -> None:
     roots = [n for n in nodes if n.op_type == "Sqrt" and made_by.get(n.input[0]) == "ReduceSum"]
     if not roots:
         return
-    proto.graph.initializer.append(numpy_helper.from_array(np.float32(_L2_EPSILON), "l2norm_epsilon"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.asarray(_L2_EPSILON, np.float32), "l2norm_epsilon"))
     for root in roots:
         total = f"{root.input[0]}_epsilon"
         add = helper.make_node("Add", [root.input[0], "l2norm_epsilon"], [total], name=f"{root.name}_epsilon")

@@ -19,8 +19,8 @@ OPSET = 18
 IR_VERSION = 9
 # From so many detections an image on, the file gives as many rows as the batch needs instead of always that many.
 MAX_ROWS = 1000
-# The most that TensorRT's TopK sorts out (its developer guide, ITopKLayer).
-TENSORRT_TOP_K = 3840
+# The most that TensorRT's TopK sorts out (onnx-tensorrt docs/operators.md: K less than 3840).
+TENSORRT_TOP_K = 3839
 
 
 class _Builder:
@@ -74,7 +74,7 @@ def decode_model(priors: np.ndarray, variances: tuple[float, float], classes: in
         b.op("Softmax", ["logits"], "probabilities", axis=2)
     else:
         b.op("Sigmoid", ["logits"], "probabilities")
-    last, one, none = b.const("class_axis", [2]), b.const("from_one", [1]), b.const("none", 0, np.float32)
+    last, one = b.const("class_axis", [2]), b.const("from_one", [1])
     b.op("Slice", ["probabilities", one, b.const("to_end", [width]), last], "real")
     if rules.class_agnostic:
         own = rules.activation == "softmax"  # whether the background may win
@@ -85,14 +85,14 @@ def decode_model(priors: np.ndarray, variances: tuple[float, float], classes: in
             b.op("Max", ["real_winner", b.const("class_zero", [0])], "all_labels")
             b.op("Less", ["real_winner", "class_zero"], "lost")
             b.op("Unsqueeze", ["lost", last], "lost_column")
-            b.op("Where", ["lost_column", none, "best"], "best_real")
+            b.op("Where", ["lost_column", b.const("none", 0, np.float32), "best"], "best_real")
         else:
             b.op("Identity", ["winner"], "all_labels")
         b.op("Transpose", ["best_real" if own else "best"], "all_scores", perm=[0, 2, 1])
     elif rules.best_class:
         b.op("ArgMax", ["real"], "winner", axis=2, keepdims=1)
         b.op("Equal", ["winner", b.const("class_numbers", np.arange(classes))], "is_winner")
-        b.op("Where", ["is_winner", "real", none], "winning")
+        b.op("Where", ["is_winner", "real", b.const("none", 0, np.float32)], "winning")
         b.op("Transpose", ["winning"], "all_scores", perm=[0, 2, 1])
     else:
         b.op("Transpose", ["real"], "all_scores", perm=[0, 2, 1])

@@ -251,7 +251,7 @@ def l2norm_nodes(network: Any) -> list[str]:
     for node in network.graph.node:
         for name in node.input:
             takers.setdefault(name, []).append(node)
-    names = []
+    names: list[str] = []
     for root in network.graph.node:
         if root.op_type != "Sqrt":
             continue

@@ -50,7 +50,11 @@ def prior_grids(spec: PriorSpec) -> list[PriorGrid]:
     grids, start = [], 0
     for cells, shapes in zip(spec.maps, spec.per_cell, strict=True):
         stop = start + cells * cells * shapes
-        level = priors[start:stop].reshape(cells, cells, shapes, 4)  # row, column, shape, cx cy w h
+        level = priors[start:stop]  # -> row, column, shape, cx cy w h
+        if spec.order == "location":
+            level = level.reshape(cells, cells, shapes, 4)
+        else:
+            level = level.reshape(shapes, cells, cells, 4).transpose(1, 2, 0, 3)
         for k in range(shapes):
             (cx, w), (cy, h) = level[0, :, k, ::2].T, level[:, 0, k, 1::2].T
             x, y = np.stack((cx - w / 2, cx + w / 2), 1), np.stack((cy - h / 2, cy + h / 2), 1)

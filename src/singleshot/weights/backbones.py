@@ -92,6 +92,9 @@ def load_backbone(model: SSD, source: str | Path) -> str:
     a whole detector, ours or another project's, on the same backbone. Nothing in a file is executed. Raises
     CheckpointError or ConfigError.
     """
+    path, where = Path(source), printable(source)
+    if str(source) != "imagenet" and not path.exists() and not path.with_name(path.name + ".index").exists():
+        raise CheckpointError(f"{where}: no such file")
     if not isinstance(model.backbone, (VGG16, MobileNetV2)):
         raise ConfigError(
             f"backbone weights: model {model.name!r} has a backbone of its own; load them before building it"
@@ -99,7 +102,6 @@ def load_backbone(model: SSD, source: str | Path) -> str:
     load = _load_vgg if isinstance(model.backbone, VGG16) else _load_mobilenet
     if str(source) == "imagenet":
         return load(model, Tensors(_download(model), "ImageNet weights"), None)
-    path, where = Path(source), printable(source)
     if path.is_file() and is_ours(path):
         return _copy(model, load_checkpoint(path)[0], where, "")
     tensors = read_foreign(path)

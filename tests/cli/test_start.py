@@ -1,0 +1,35 @@
+"""Commands as a user starts them: a new Python each time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+def start(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "singleshot", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.mark.parametrize(
+    "command", ["train", "eval", "detect", "export", "import", "bench", "demo", "data check", "priors show"]
+)
+def test_help_has_an_example(command):
+    done = start(*command.split(), "--help")
+    assert done.returncode == 0
+    assert f"Example: singleshot {command}" in done.stdout or f"singleshot {command} " in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_mistake_is_one_line_and_code_2():
+    done = start("data", "check", "/no/such/folder")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_version_needs_no_torch():
+    done = start("--version")
+    assert (done.returncode, done.stdout.split()[0]) == (0, "singleshot")
