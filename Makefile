@@ -6,22 +6,30 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: demo test test-commands test-rest setup check fast clean
+.PHONY: demo test test-commands test-data test-engines test-core setup check fast clean
 
 demo: $(STAMP)
 	$(BIN)/singleshot demo $(if $(DATA),"$(DATA)") $(ARGS)
 
-# Two runs side by side, each with one thread: threads of several processes would wait for each other.
+# Two runs side by side, each with one thread: threads of several processes would wait for each other. What loads the
+# engines (OpenVINO, ONNX Runtime, LiteRT) runs apart from what forks.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+ENGINES := tests/deploy tests/runtime tests/weights
 
 test: check
-	@$(MAKE) --no-print-directory -j2 test-commands test-rest
+	@$(MAKE) --no-print-directory -j2 test-commands test-data test-engines test-core
 
 test-commands: $(STAMP)
 	$(PYTEST) tests/cli $(ARGS)
 
-test-rest: $(STAMP)
-	$(PYTEST) tests --ignore=tests/cli $(ARGS)
+test-data: $(STAMP)
+	$(PYTEST) tests/data $(ARGS)
+
+test-engines: $(STAMP)
+	$(PYTEST) $(ENGINES) $(ARGS)
+
+test-core: $(STAMP)
+	$(PYTEST) tests --ignore=tests/cli --ignore=tests/data $(ENGINES:%=--ignore=%) $(ARGS)
 
 # Formatting, lint, types; the import law is one of the tests.
 check: $(STAMP)

@@ -139,8 +139,9 @@ def test_a_misshapen_tensor_is_named(tmp_path: Path) -> None:
 def test_no_file_and_no_known_backbone(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such file"):
         load_backbone(build("ssdlite320-mobilenetv2", 2), tmp_path / "none.pth")
+    (tmp_path / "some.pth").write_bytes(b"weights")
     with pytest.raises(ConfigError, match="backbone of its own"):
-        load_backbone(build("ssd320-mini", 2), tmp_path / "none.pth")
+        load_backbone(build("ssd320-mini", 2), tmp_path / "some.pth")
 
 
 # ------------------------------------------------------------------------------------- other names of the same network
