@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,17 +13,6 @@ from singleshot.weights.readers import sstable
 from singleshot.weights.readers.bundle import is_bundle, read_bundle
 from singleshot.weights.readers.crc32c import crc32c, mask, unmask
 
-# Five float32 numbers as TensorFlow itself wrote them (tensorflow/serving, Apache-2.0: testdata of
-# saved_model_half_plus_two_cpu), its index packed by snappy; and two in version 1 (session_bundle/testdata).
-TF_INDEX = (
-    "WNZKc1_%Kf0tf*B0SjRW0TKWx1T_XYCm#U;4Ke`_1Rw+r5extU4PpfmEC?tBH4y!HPXGZ8V+9c$3@8LO@799D6*D{#C<Ha{)`G(T0000100001"
-    "1KK_v000000RR910KoF0umAx9WB^wH0000100000b@!ZyTnK3n000000000000000000000000000000000000000000000SNnjABy~sI"
-)
-TF_DATA = "0000#0000#0000$002Nh002Nh"
-TF_VERSION_1 = (
-    "000~c8VU&t0bvpV7y%*x3JD4UViEut0U`hr0tf*B1rGpW0096J4GIBa5&#+oDg*!k06zf)4`KiT01^!f0b&vW8U`u^0000$000000RR9102Y^)"
-    "W&i*H00961006-9p|Ah}0s#P2000000RR9101V@nT3HBY4gdfE000000000000000000000000000000000000000009X5fizIbN+W"
-)
 DATA = "data-00000-of-00001"
 
 
@@ -88,20 +75,6 @@ class TestChecksum:
 
     def test_the_mask_is_undone(self):
         assert all(unmask(mask(value)) == value for value in (0, 1, 0x8000_0000, 0xFFFF_FFFF, 0x1234_5678))
-
-
-class TestTensorFlowsOwn:
-    def test_version_2(self, tmp_path):
-        (tmp_path / "v.index").write_bytes(base64.b85decode(TF_INDEX))
-        (tmp_path / f"v.{DATA}").write_bytes(base64.b85decode(TF_DATA))
-        read = read_bundle(tmp_path / "v", "v")
-        assert {name: array.item() for name, array in read.items()} == {"a": 0.5, "a2": 0.5, "b": 2, "c": 3, "c2": 3}
-        assert {array.dtype for array in read.values()} == {np.dtype(np.float32)}
-
-    def test_version_1(self, tmp_path):
-        (tmp_path / "v").write_bytes(base64.b85decode(TF_VERSION_1))
-        read = read_bundle(tmp_path / "v", "v")
-        assert {name: array.item() for name, array in read.items()} == {"a": 0.5, "b": 2.0}
 
 
 class TestRoundTrip:
