@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -198,6 +199,27 @@ def test_compiled_networks_are_kept_where_asked(exported, scene, tmp_path) -> No
     assert list((tmp_path / "kept").iterdir())
     again = singleshot.load(exported("model.onnx"), engine="openvino", cache=tmp_path / "kept").detect(scene())
     assert again.boxes.tolist() == first.boxes.tolist()
+
+
+SIGNAL = """
+import os, signal, sys
+import singleshot
+caught = []
+signal.signal(signal.SIGUSR1, lambda number, frame: caught.append(number))
+engines = [singleshot.load(sys.argv[1], engine="openvino") for _ in range(3)]
+while engines:
+    del engines[0]
+os.kill(os.getpid(), signal.SIGUSR1)
+assert caught == [signal.SIGUSR1]
+"""
+
+
+def test_signals_are_survived_after_engines_are_gone(exported) -> None:
+    # OpenVINO would leave the process a signal stack that is unmapped.
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNAL, str(exported("model.onnx"))], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_processor() -> None:

@@ -289,7 +289,9 @@ def _cut_onnx(path: Path, out: Path) -> bool:
 def _cut_openvino(path: Path, out: Path) -> bool:
     import openvino
 
-    model = openvino.Core().read_model(str(path))
+    from singleshot.runtime.engines.openvino import shared_core
+
+    model = shared_core().read_model(str(path))
     if all(set(_RAW) & set(output.get_names()) for output in model.outputs):
         return False
     ports: dict[str, Any] = {name: port for op in model.get_ops() for port in op.outputs() for name in port.get_names()}

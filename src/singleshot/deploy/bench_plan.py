@@ -126,9 +126,9 @@ def _kinds(engine: str, device: str, asked: tuple[str, ...] | None) -> list[tupl
         return [("float32", ""), *([("bfloat16", "")] if there else [])]
     if engine == "onnxruntime":
         return [("float32", "")] if device == "cuda" else [("float32", ""), ("int8", "")]
-    import openvino
+    from singleshot.runtime.engines.openvino import shared_core
 
-    has = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    has = shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     kinds = ["float32", *(["bfloat16"] if "BF16" in has else []), *(["float16"] if "FP16" in has else []), "int8"]
     return [(kind, "") for kind in [*kinds, *(["int8-bfloat16"] if "BF16" in has else [])]]
 

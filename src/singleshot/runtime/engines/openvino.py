@@ -21,6 +21,8 @@ from singleshot.runtime.engines.results import Decode, detections_of, padded
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 _CAPABILITIES = {"bfloat16": "BF16", "float16": "FP16"}
 _PATIENCE = 16  # runs; a compilation takes as long as about five
+_CORE: list[Any] = []
+_CORE_LOCK = threading.Lock()
 KEY = ["singleshot"]  # path of the description in an OpenVINO model's rt_info
 
 
@@ -47,12 +49,11 @@ class OpenVINOEngine:
         decode: Decode = detections_of,
     ) -> None:
         try:
-            import openvino
+            self._core = shared_core()
         except ImportError as error:
             raise MissingExtraError(f"{printable(path)}: needs OpenVINO: pip install openvino") from error
         self.decode = decode
         self._where = printable(path)
-        self._core = openvino.Core()
         self._device = _pick_device(self._core, device)
         self.precision = _pick_precision(self._core, self._device, precision)
         # Results that depend on the machine would surprise; whoever wants bfloat16 says so.
@@ -153,6 +154,21 @@ class OpenVINOEngine:
                 for found, count in self._run(images)
                 for record in self.decode({name: value[:count] for name, value in found.items()})
             ]
+
+
+def shared_core() -> Any:
+    """The process's one openvino.Core, which is never let go of. Raises ImportError.
+
+    The CPU plugin of each Core puts an alternate signal stack of its own in place and, when the Core goes, the one that
+    it found back. Cores that go in another order than the reverse of their coming leave a stack there that is unmapped
+    (seen in 2026.4), and the next signal with a handler, such as Ctrl-C, kills the process.
+    """
+    import openvino
+
+    with _CORE_LOCK:
+        if not _CORE:
+            _CORE.append(openvino.Core())
+        return _CORE[0]
 
 
 def _pick_device(core: Any, device: str | None) -> str:
