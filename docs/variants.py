@@ -25,9 +25,10 @@ from PIL import Image
 from singleshot.boxes import encode, iou, to_corners
 from singleshot.losses import LOSS_RULES
 from singleshot.matching import RULES, match
-from singleshot.postprocess import DETECTION, NO_CAP, to_detections
+from singleshot.postprocess import to_detections
 from singleshot.priors import CLIPS, PRIORS, SOURCES, PriorSpec, cell_shapes, make_priors
 from singleshot.records import RawOutput
+from singleshot.thresholds import DETECTION, NO_CAP
 from singleshot.weights.importers import IMPORTERS
 
 HERE = Path(__file__).resolve().parent

@@ -14,13 +14,14 @@ PACKAGE = ROOT / "src" / "singleshot"
 
 # Upper rows first: a room may import those at or above its own number.
 ROWS = {
-    "errors": 0, "records": 0, "inputs": 1, "boxes": 1, "prior_boxes": 1, "priors": 1, "files": 1, "memory": 1,
+    "errors": 0, "records": 0, "thresholds": 1, "description": 1, "inputs": 1, "boxes": 1, "prior_boxes": 1,
+    "priors": 1, "files": 1, "memory": 1,
     "matching": 2, "losses": 2, "postprocess": 2,
     "metrics": 3, "models": 3,
     "data": 4, "runtime": 5, "report": 5, "weights": 5, "training": 6, "deploy": 6, "serve": 7, "cli": 8,
 }  # fmt: skip
-PURE = ["errors", "records", "inputs", "boxes", "prior_boxes", "priors", "matching", "losses",
-        "postprocess", "metrics", "models"]  # fmt: skip
+PURE = ["errors", "records", "thresholds", "description", "inputs", "boxes", "prior_boxes", "priors", "matching",
+        "losses", "postprocess", "metrics", "models"]  # fmt: skip
 TORCH = {"torch", "torchvision", "timm", "jaxtyping"}
 
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from singleshot.boxes import decode, iou
 from singleshot.errors import ConfigError
-from singleshot.postprocess import DETECTION, detection_rule, to_detections
+from singleshot.postprocess import to_detections
 from singleshot.priors import PRIORS, make_priors
 from singleshot.records import RawOutput
+from singleshot.thresholds import DETECTION, detection_rule
 
 
 def compare(found, want, scale: float = 1.0, clip: bool = False) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from singleshot.losses import LOSS_RULES
 from singleshot.matching import RULES
-from singleshot.postprocess import DETECTION
 from singleshot.priors import PRIORS
+from singleshot.thresholds import DETECTION
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 

@@ -1,4 +1,4 @@
-"""RawOutput -> detections: softmax, decode, score threshold, non-maximum suppression, top k; presets by codebase.
+"""RawOutput -> detections: softmax, decode, score threshold, non-maximum suppression, top k.
 
 The order of work is Caffe's (detection_output_layer.cpp): per class the best `per_class` priors over `score_min`
 go through greedy NMS, then the `keep` best over all classes stay. The result is the same, but computed lazily:
@@ -9,19 +9,17 @@ batch at once, and the work stops as soon as every image has enough.
 
 from __future__ import annotations
 
-import difflib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from singleshot.boxes import VARIANCES, Variances, decode, iou
-from singleshot.errors import ConfigError, printable
+from singleshot.errors import ConfigError
 from singleshot.records import RawOutput
+from singleshot.thresholds import ACTIVATIONS
 
-ACTIVATIONS = ("softmax", "sigmoid")
-NO_CAP = 10**6  # for per_class and keep: more than any network here has priors
 _BLOCK = 400
 
 
@@ -226,54 +224,3 @@ def _place_in_class(labels: Int[Tensor, "B M"], alive: Bool[Tensor, "B M"]) -> I
     start = torch.searchsorted(groups, groups)
     places = torch.arange(labels.shape[1], device=labels.device) - start
     return torch.empty_like(places).scatter_(1, order, places)
-
-
-# Settings of `to_detections` by codebase, from its own evaluation code unless said. Offsets' variances belong to the
-# priors and are not here; nor is activation, which belongs to the network, but where a codebase knows no other.
-DETECTION: dict[str, dict[str, Any]] = {
-    # weiliu89/caffe examples/ssd/ssd_pascal.py, det_out_param; detection_output_layer.cpp.
-    "caffe": {"score_min": 0.01, "nms_iou": 0.45, "per_class": 400, "keep": 200},
-    # chuanqi305/MobileNet-SSD MobileNetSSD_deploy.prototxt, detection_output_param.
-    "chuanqi305": {"score_min": 0.25, "nms_iou": 0.45, "per_class": 100, "keep": 100},
-    # amdegroot/ssd.pytorch ssd.py, Detect(num_classes, 0, 200, 0.01, 0.45): 200 of each class, nothing over classes.
-    "amdegroot": {"score_min": 0.01, "nms_iou": 0.45, "per_class": 200, "keep": NO_CAP},
-    # lufficc/SSD ssd/config/defaults.py, TEST.
-    "lufficc": {"score_min": 0.01, "nms_iou": 0.45, "per_class": NO_CAP, "keep": 100},
-    # bubbliiiing/ssd-pytorch get_map.py; ssd.py for prediction (decode_box's own default of .3 is never used).
-    "bubbliiiing": {"score_min": 0.02, "nms_iou": 0.5, "per_class": NO_CAP, "keep": NO_CAP, "clip": True},
-    "bubbliiiing-predict": {"score_min": 0.5, "nms_iou": 0.45, "per_class": NO_CAP, "keep": NO_CAP, "clip": True},
-    # qfgaohao/pytorch-ssd vision/ssd/predictor.py: candidate_size of each class.
-    "qfgaohao": {"score_min": 0.01, "nms_iou": 0.45, "per_class": 200, "keep": NO_CAP},
-    # pierluigiferrari/ssd_keras ssd_encoder_decoder/ssd_output_decoder.py, decode_detections and its fast form.
-    "ssd_keras": {"score_min": 0.01, "nms_iou": 0.45, "per_class": NO_CAP, "keep": 200},
-    "ssd_keras-fast": {"score_min": 0.5, "nms_iou": 0.45, "keep": NO_CAP, "class_agnostic": True},
-    # balancap/SSD-Tensorflow eval_ssd_network.py; nets/np_methods.py, as the notebook calls it, for prediction.
-    "balancap": {"score_min": 0.01, "nms_iou": 0.45, "per_class": 400, "keep_per_class": 200, "keep": NO_CAP},
-    "balancap-predict": {
-        "score_min": 0.5, "nms_iou": 0.45, "per_class": NO_CAP, "candidates": 400, "keep": NO_CAP, "clip": True,
-    },
-    # ljanyst/ssd-tensorflow train.py and infer.py, ssdutils.py decode_boxes. Its NMS rounds to a grid of 1000 x 1000.
-    "ljanyst": {"score_min": 0.5, "nms_iou": 0.45, "best_class": True, "candidates": 200, "keep": 200, "clip": True},
-    # torchvision models/detection/ssd.py and ssdlite.py.
-    "torchvision": {"score_min": 0.01, "nms_iou": 0.45, "per_class": 400, "keep": 200, "clip": True},
-    "torchvision-lite": {"score_min": 0.001, "nms_iou": 0.55, "per_class": 300, "keep": 300, "clip": True},
-    # mmdetection configs/_base_/models/ssd300.py. Its nms_pre counts pairs of prior and class of each map.
-    "mmdet": {"score_min": 0.02, "nms_iou": 0.45, "per_class": 1000, "keep": 200, "clip": True},
-    # NVIDIA DeepLearningExamples ssd/utils.py decode_batch; its evaluation calls it with another IoU.
-    "nvidia": {"score_min": 0.05, "nms_iou": 0.45, "per_class": 200, "keep": 200},
-    "nvidia-eval": {"score_min": 0.05, "nms_iou": 0.5, "per_class": 200, "keep": 200},
-    # TensorFlow Object Detection API samples/configs/ssd_mobilenet_v1_coco.config; it clips after NMS.
-    "tf-object-detection": {
-        "score_min": 1e-8, "nms_iou": 0.6, "per_class": NO_CAP, "keep_per_class": 100, "keep": 100,
-        "activation": "sigmoid",
-    },
-}  # fmt: skip
-
-
-def detection_rule(name: str) -> dict[str, Any]:
-    """Keyword arguments of `to_detections` of that codebase. Raises ConfigError that lists the names."""
-    if name not in DETECTION:
-        near = difflib.get_close_matches(name, DETECTION, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"detection rule {printable(name)!r}: want one of {', '.join(DETECTION)}{hint}")
-    return dict(DETECTION[name])

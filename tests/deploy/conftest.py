@@ -14,7 +14,8 @@ import torch
 from singleshot.data.scenes import make_scene
 from singleshot.inputs import to_square
 from singleshot.models import SSD, build
-from singleshot.weights.checkpoint import ModelInfo, Thresholds
+from singleshot.thresholds import Thresholds
+from singleshot.weights.checkpoint import ModelInfo
 
 CLASSES = ("cross", "leaf", "ring")
 

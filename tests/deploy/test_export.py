@@ -16,10 +16,9 @@ from singleshot.deploy.export import Form, Quantised, export_model
 from singleshot.deploy.onnx_file import finished
 from singleshot.deploy.onnx_post import select_model
 from singleshot.errors import ConfigError
-from singleshot.postprocess import NO_CAP
 from singleshot.records import ImageDetections
 from singleshot.runtime.model_file import read_onnx_info
-from singleshot.weights.checkpoint import Thresholds
+from singleshot.thresholds import NO_CAP, Thresholds
 
 onnx = pytest.importorskip("onnx")
 

@@ -116,7 +116,8 @@ def tiny():
     """A ssd320-mini of random weights with 3 classes, its info; sharper than at birth, so that scores differ."""
     torch = pytest.importorskip("torch")
     from singleshot.models import build
-    from singleshot.weights.checkpoint import ModelInfo, Thresholds
+    from singleshot.thresholds import Thresholds
+    from singleshot.weights.checkpoint import ModelInfo
 
     torch.manual_seed(0)
     model = build("ssd320-mini", 3).eval()

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from singleshot.errors import ConfigError
-from singleshot.postprocess import DETECTION, to_detections
+from singleshot.postprocess import to_detections
 from singleshot.priors import from_shapes, make_priors
 from singleshot.records import RawOutput
-from singleshot.runtime.postprocess_numpy import RawDecoder, Rules
+from singleshot.runtime.postprocess_numpy import RawDecoder
+from singleshot.thresholds import DETECTION, Thresholds
 
 SPEC = from_shapes(64, (6, 3), [((20.0, 20.0), (28.0, 14.0)), ((40.0, 40.0),)])
 
@@ -27,7 +28,7 @@ def raw_output(seed: int, classes: int, images: int = 2) -> tuple[np.ndarray, np
     return offsets, logits
 
 
-def both(offsets: np.ndarray, logits: np.ndarray, rules: Rules):
+def both(offsets: np.ndarray, logits: np.ndarray, rules: Thresholds):
     options = asdict(rules)
     del options["show_min"]
     raw = RawOutput(torch.from_numpy(offsets), torch.from_numpy(logits))
@@ -35,7 +36,7 @@ def both(offsets: np.ndarray, logits: np.ndarray, rules: Rules):
     return zip(RawDecoder(SPEC, rules)(offsets, logits), wanted, strict=True)
 
 
-def check(offsets: np.ndarray, logits: np.ndarray, rules: Rules) -> int:
+def check(offsets: np.ndarray, logits: np.ndarray, rules: Thresholds) -> int:
     total = 0
     for found, wanted in both(offsets, logits, rules):
         assert found.boxes.dtype == found.scores.dtype == np.float32
@@ -50,7 +51,7 @@ def check(offsets: np.ndarray, logits: np.ndarray, rules: Rules) -> int:
     seed=st.integers(0, 10**6),
     classes=st.integers(1, 5),
     rules=st.builds(
-        Rules,
+        Thresholds,
         score_min=st.sampled_from([0.0, 0.01, 0.2, 0.6]),
         nms_iou=st.sampled_from([0.1, 0.45, 0.8, 1.0]),
         per_class=st.sampled_from([1, 7, 400]),
@@ -63,18 +64,23 @@ def check(offsets: np.ndarray, logits: np.ndarray, rules: Rules) -> int:
         best_class=st.booleans(),
     ),
 )
-def test_as_to_detections(seed: int, classes: int, rules: Rules) -> None:
+def test_as_to_detections(seed: int, classes: int, rules: Thresholds) -> None:
     check(*raw_output(seed, classes), rules)
 
 
 @pytest.mark.parametrize("rule", DETECTION)
 def test_as_every_codebase(rule: str) -> None:
-    assert check(*raw_output(3, 4), Rules(**DETECTION[rule])) > 0
+    assert check(*raw_output(3, 4), Thresholds(**DETECTION[rule])) > 0
 
 
 def test_a_broken_network_finds_nothing() -> None:
     offsets, logits = raw_output(0, 2)
-    for rules in (Rules(), Rules(best_class=True), Rules(class_agnostic=True), Rules(activation="sigmoid")):
+    for rules in (
+        Thresholds(),
+        Thresholds(best_class=True),
+        Thresholds(class_agnostic=True),
+        Thresholds(activation="sigmoid"),
+    ):
         assert [len(found.scores) for found in RawDecoder(SPEC, rules)(offsets, logits * np.nan)] == [0, 0]
 
 
@@ -90,4 +96,4 @@ def test_a_broken_network_finds_nothing() -> None:
 )
 def test_wrong_rules(values: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Rules.from_dict(values)
+        Thresholds.from_dict(values)

@@ -77,8 +77,8 @@ def test_the_loss_falls_and_the_files_are_there(scenes: Path, tmp_path: Path) ->
 
 def test_best_holds_the_averaged_weights_that_were_validated(scenes: Path, tmp_path: Path) -> None:
     from singleshot.data.loader import EvalLoader
+    from singleshot.thresholds import Thresholds
     from singleshot.training.validate import validate
-    from singleshot.weights.checkpoint import Thresholds
 
     trainer = make(scenes, tmp_path / "run", epochs=3)
     result = trainer.run()

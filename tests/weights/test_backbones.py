@@ -16,7 +16,7 @@ from singleshot.deploy.state_dicts import to_amdegroot, to_torchvision
 from singleshot.errors import CheckpointError, ConfigError
 from singleshot.inputs import InputSpec
 from singleshot.models import build
-from singleshot.weights.backbones import adapted, fc6_fc7, load_backbone
+from singleshot.weights.backbones import adapted, load_backbone
 from singleshot.weights.checkpoint import ModelInfo, save_checkpoint
 
 CONVS = [(64, 3), (64, 64), (128, 64), (128, 128), (256, 128), (256, 256), (256, 256),
@@ -44,8 +44,18 @@ def classifier() -> dict[str, torch.Tensor]:
     }
 
 
-def test_fc6_and_fc7_are_every_fourth_output_and_third_pixel(classifier) -> None:
-    small = fc6_fc7(classifier)
+def fc6_fc7(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What a classifier's linear layers (torchvision names) become: every 4th output, every 3rd row and column."""
+    w6, w7 = state["classifier.0.weight"].view(4096, 512, 7, 7), state["classifier.3.weight"].view(4096, 4096, 1, 1)
+    return {"fc6.weight": w6[::4, :, ::3, ::3], "fc6.bias": state["classifier.0.bias"][::4],
+            "fc7.weight": w7[::4, ::4], "fc7.bias": state["classifier.3.bias"][::4]}  # fmt: skip
+
+
+def test_fc6_and_fc7_are_every_fourth_output_and_third_pixel(classifier, tmp_path: Path) -> None:
+    save_file(vgg_features("features.") | classifier, tmp_path / "vgg.safetensors")
+    model = build("ssd300-vgg16", 2)
+    load_backbone(model, tmp_path / "vgg.safetensors")
+    small = model.backbone.layers.state_dict()
     assert small["fc6.weight"].shape == (1024, 512, 3, 3)
     assert small["fc7.weight"].shape == (1024, 1024, 1, 1)
     full = classifier["classifier.0.weight"].view(4096, 512, 7, 7)

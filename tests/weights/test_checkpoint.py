@@ -14,7 +14,7 @@ import singleshot
 from singleshot.errors import CheckpointError, ConfigError
 from singleshot.inputs import InputSpec
 from singleshot.models import build, build_on
-from singleshot.postprocess import DETECTION
+from singleshot.thresholds import DETECTION
 from singleshot.weights.checkpoint import (
     KEY,
     ModelInfo,

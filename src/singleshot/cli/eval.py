@@ -125,7 +125,7 @@ def run_evaluation(
     from singleshot.data.loader import EvalLoader
     from singleshot.deploy.torch_engine import pick_device
     from singleshot.metrics import METRICS
-    from singleshot.postprocess import detection_rule
+    from singleshot.thresholds import detection_rule
     from singleshot.training.precision import place_model
     from singleshot.training.validate import validate
     from singleshot.weights.opening import open_model

@@ -36,6 +36,14 @@ class Plan(NamedTuple):
     turn_of: list[int]
 
 
+def checked_shard(shard: tuple[int, int]) -> tuple[int, int]:
+    """(rank, number of processes) as given. Raises ConfigError where there is no such rank."""
+    rank, world = shard
+    if not 0 <= rank < world:
+        raise ConfigError(f"shard {rank} of {world}: want a rank from 0 to {world - 1}")
+    return rank, world
+
+
 def pick_lanes(counts: Sequence[int], batches: int, world: int) -> int:
     """How many lanes each of `world` processes has, for shards of `counts` samples and epochs of `batches`.
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from singleshot.data.augment import AugmentSpec, Example, augment_picture
+from singleshot.data.lanes import checked_shard
 from singleshot.data.picture import Picture
 from singleshot.data.workers import Pool, carried, pick_workers
 from singleshot.errors import ConfigError, DataError, SingleshotError, printable
@@ -74,9 +75,7 @@ class TrainLoader:
         pin_memory: bool = False,
     ) -> None:
         """Raises ConfigError for numbers out of range, DataError for a data set without images."""
-        rank, world = shard
-        if not 0 <= rank < world:
-            raise ConfigError(f"shard {rank} of {world}: want a rank from 0 to {world - 1}")
+        shard = checked_shard(shard)
         if seed < 0:
             raise ConfigError(f"seed {seed}: want 0 or more")
         _check_batch(dataset, batch_size)

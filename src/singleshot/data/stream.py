@@ -24,7 +24,7 @@ from singleshot.data.exif import orientation
 from singleshot.data.findings import STRICT
 from singleshot.data.formats import open_source
 from singleshot.data.images import Encoded, check_image
-from singleshot.data.lanes import Part, Plan, make_plan, pick_lanes, shuffled
+from singleshot.data.lanes import Part, Plan, checked_shard, make_plan, pick_lanes, shuffled
 from singleshot.data.loader import Pictures, TrainLoader, collate
 from singleshot.data.picture import Picture
 from singleshot.data.shardfile import INDEX, find_shard, parse_label, read_index
@@ -142,9 +142,7 @@ class ShardLoader:
         buffer_bytes: int = BUFFER_BYTES,
     ) -> None:
         """Raises ConfigError for numbers out of range, and for fewer samples than processes."""
-        rank, world = shard
-        if not 0 <= rank < world:
-            raise ConfigError(f"shard {rank} of {world}: want a rank from 0 to {world - 1}")
+        rank, world = checked_shard(shard)
         if seed < 0 or batch_size < 1 or buffer < 1:
             raise ConfigError(f"seed {seed}, batch size {batch_size}, buffer {buffer}: want 0, 1 and 1 or more")
         self.batch_size = batch_size

@@ -30,6 +30,15 @@ def ragged_rows(ptr: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.nd
     return np.repeat(starts - new_ptr[:-1], counts) + np.arange(new_ptr[-1]), new_ptr
 
 
+def is_encodable(text: str) -> bool:
+    """Whether a StringTable can hold it, and a file be called so: no lone surrogate that no byte stands behind."""
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @dataclass(frozen=True, eq=False)
 class StringTable:
     """An immutable sequence of str: UTF-8 (surrogateescape, as file names need) in `data` uint8 [B].

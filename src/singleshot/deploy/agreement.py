@@ -14,7 +14,8 @@ from singleshot.errors import ConfigError
 from singleshot.models import SSD
 from singleshot.postprocess import to_detections
 from singleshot.records import ImageDetections, RawOutput
-from singleshot.weights.checkpoint import ModelInfo, Thresholds
+from singleshot.thresholds import Thresholds
+from singleshot.weights.checkpoint import ModelInfo
 
 Engine = Callable[[np.ndarray], list[ImageDetections]]
 # IoU that rounding may move over or under the limit of NMS.

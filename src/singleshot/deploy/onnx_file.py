@@ -9,11 +9,10 @@ from typing import Any
 
 from singleshot.deploy.onnx_network import network_model
 from singleshot.deploy.onnx_post import decode_model, select_model
+from singleshot.description import FORMAT, KEY
 from singleshot.models import SSD
 from singleshot.weights.checkpoint import ModelInfo
 
-KEY = "singleshot"
-FORMAT = 1
 DETECTIONS = ("boxes", "scores", "labels", "counts")
 
 

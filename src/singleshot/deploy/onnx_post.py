@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from singleshot.errors import ConfigError
-from singleshot.weights.checkpoint import Thresholds
+from singleshot.thresholds import Thresholds
 
 OPSET = 18
 IR_VERSION = 9

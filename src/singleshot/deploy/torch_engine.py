@@ -10,8 +10,8 @@ from singleshot.models import SSD
 from singleshot.postprocess import to_detections
 from singleshot.records import ImageDetections
 from singleshot.runtime.detector import Detector
+from singleshot.thresholds import Thresholds
 from singleshot.training.precision import PRECISIONS, autocast, pick_precision
-from singleshot.weights.checkpoint import Thresholds
 from singleshot.weights.opening import open_model
 
 
@@ -76,7 +76,7 @@ def load_detector(
 ) -> Detector:
     """A Detector that runs the checkpoint, ours or another project's, with PyTorch.
 
-    rule: a name of postprocess.DETECTION in place of the model's own thresholds; threads: PyTorch's number of threads,
+    rule: a name of thresholds.DETECTION in place of the model's own thresholds; threads: PyTorch's number of threads,
     which is one for the whole process; precision: see pick_dtype. Raises ConfigError, CheckpointError.
     """
     place = pick_device(device)

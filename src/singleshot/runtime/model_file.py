@@ -10,14 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from singleshot import __version__
+from singleshot.description import KEY, are_names, refuse_newer
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.inputs import InputSpec
 from singleshot.prior_boxes import PriorSpec
-from singleshot.runtime.postprocess_numpy import Rules
+from singleshot.thresholds import Thresholds
 
-KEY = "singleshot"
-FORMAT = 1
 MAX_BYTES = 2**31  # the most that ONNX's own format can hold
 # Field numbers of onnx.proto: ModelProto.graph and metadata_props, and StringStringEntryProto's key and value.
 _GRAPH, _METADATA_PROPS, _NAME, _VALUE = 7, 14, 1, 2
@@ -32,7 +30,7 @@ class ExportedInfo:
     input_spec: InputSpec
     class_names: tuple[str, ...]
     raw: bool = False
-    rules: Rules = field(default_factory=Rules)
+    rules: Thresholds = field(default_factory=Thresholds)
     priors: PriorSpec | None = None
     values: dict[str, Any] = field(default_factory=dict)
 
@@ -127,20 +125,16 @@ def parse_info(text: str, where: str) -> ExportedInfo:
     """From the description's JSON. Raises CheckpointError that names what is wrong."""
     try:
         values = json.loads(text)
-        if values["format"] > FORMAT:
-            raise CheckpointError(
-                f"{where}: made by singleshot {printable(values.get('version'))}, which is newer than this one"
-                f" ({__version__}); upgrade with: pip install -U singleshot"
-            )
+        refuse_newer(values, where)
         names = values["classes"]
-        if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        if not are_names(names):
             raise CheckpointError(f"{where}: its classes are not a list of names")
         raw = values["outputs"] == "raw"
         return ExportedInfo(
             input_spec=parse_input(values["input"]),
             class_names=tuple(names),
             raw=raw,
-            rules=Rules.from_dict(values["thresholds"]),
+            rules=Thresholds.from_dict(values["thresholds"]),
             priors=PriorSpec.from_dict(values["priors"]) if raw else None,
             values=values,
         )

@@ -2,60 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
-
 import numpy as np
 
-from singleshot.errors import ConfigError, printable
 from singleshot.prior_boxes import PriorSpec, prior_table
 from singleshot.records import ImageDetections
-
-ACTIVATIONS = ("softmax", "sigmoid")
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How raw outputs become detections; the meaning of each is in postprocess.to_detections."""
-
-    score_min: float = 0.01
-    nms_iou: float = 0.45
-    per_class: int = 400
-    keep: int = 200
-    class_agnostic: bool = False
-    activation: str = "softmax"
-    show_min: float = 0.4
-    clip: bool = False
-    candidates: int | None = None
-    keep_per_class: int | None = None
-    best_class: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("score_min", "nms_iou", "show_min"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ConfigError(f"threshold {name}: {printable(getattr(self, name), 40)}, want 0 to 1")
-        if self.activation not in ACTIVATIONS:
-            raise ConfigError(f"activation {printable(self.activation, 40)}: want one of {', '.join(ACTIVATIONS)}")
-        for name in ("per_class", "keep", "candidates", "keep_per_class"):
-            value = getattr(self, name)
-            if value is None and name not in ("per_class", "keep"):
-                continue
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"threshold {name}: {printable(value, 40)}, want a whole number from 1")
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Rules:
-        """From a description's thresholds; ConfigError for a key that this version does not know."""
-        unknown = set(values) - {field.name for field in fields(cls)}
-        if unknown:
-            raise ConfigError(f"thresholds: unknown key {printable(', '.join(sorted(unknown)), 80)}")
-        return cls(**values)
+from singleshot.thresholds import Thresholds
 
 
 class RawDecoder:
     """Callable: offsets [N, P, 4] and logits [N, P, C + 1] -> one ImageDetections per image."""
 
-    def __init__(self, spec: PriorSpec, rules: Rules) -> None:
+    def __init__(self, spec: PriorSpec, rules: Thresholds) -> None:
         self._priors, self._variances, self._rules = prior_table(spec), spec.variances, rules
 
     def __call__(self, offsets: np.ndarray, logits: np.ndarray) -> list[ImageDetections]:
@@ -80,7 +37,7 @@ def probabilities(logits: np.ndarray, activation: str) -> np.ndarray:
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def candidates(scores: np.ndarray, rules: Rules) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def candidates(scores: np.ndarray, rules: Thresholds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores [P, C + 1] -> (scores, priors, 0-based classes) of what enters NMS, best first."""
     if rules.class_agnostic or rules.best_class:
         first = 0 if rules.class_agnostic and rules.activation == "softmax" else 1  # may the background win?
@@ -94,7 +51,7 @@ def candidates(scores: np.ndarray, rules: Rules) -> tuple[np.ndarray, np.ndarray
     return values[order], priors[order], labels[order].astype(np.int64)
 
 
-def _of_each_class(scores: np.ndarray, rules: Rules) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _of_each_class(scores: np.ndarray, rules: Thresholds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The `per_class` best of every class of scores [P, C]."""
     over = scores > rules.score_min  # a NaN is not
     for label in np.flatnonzero(over.sum(axis=0) > rules.per_class):
@@ -115,7 +72,7 @@ def decode(offsets: np.ndarray, priors_cxcywh: np.ndarray, variances: tuple[floa
     return np.concatenate([centre - half, centre + half], axis=1)
 
 
-def suppress(boxes: np.ndarray, labels: np.ndarray, rules: Rules) -> np.ndarray:
+def suppress(boxes: np.ndarray, labels: np.ndarray, rules: Thresholds) -> np.ndarray:
     """Greedy NMS over boxes [M, 4], best first -> rows that stay, best first."""
     alive = np.ones(len(boxes), bool)
     areas = (boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(axis=1)

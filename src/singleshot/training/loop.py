@@ -22,6 +22,7 @@ from singleshot.models import SSD
 from singleshot.records import Batch, Losses
 from singleshot.runtime.detections import Detections
 from singleshot.runtime.drawing import draw_detections
+from singleshot.thresholds import Thresholds
 from singleshot.training.precision import pick_precision, place_model
 from singleshot.training.recipes import Recipe
 from singleshot.training.reports import COLUMNS, Reporter
@@ -30,7 +31,7 @@ from singleshot.training.state import Progress, is_finite, load_state, save_stat
 from singleshot.training.step import NonFiniteLossError, Stepper
 from singleshot.training.stopping import StopRequest
 from singleshot.training.validate import Validation, validate
-from singleshot.weights.checkpoint import ModelInfo, Thresholds, save_checkpoint
+from singleshot.weights.checkpoint import ModelInfo, save_checkpoint
 
 log = logging.getLogger(__name__)
 

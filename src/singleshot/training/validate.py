@@ -16,9 +16,9 @@ from singleshot.models import SSD
 from singleshot.postprocess import to_detections
 from singleshot.records import Batch, ImageDetections, RawOutput
 from singleshot.runtime.detector import Detector, Engine
+from singleshot.thresholds import Thresholds
 from singleshot.training.objective import recipe_loss
 from singleshot.training.recipes import Recipe
-from singleshot.weights.checkpoint import Thresholds
 
 
 class Validation(NamedTuple):

@@ -63,18 +63,6 @@ def decimate(weight: Tensor, keep: tuple[int | None, ...]) -> Tensor:
     return weight
 
 
-def fc6_fc7(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """fc6 [1024, 512, 3, 3] and fc7 [1024, 1024, 1, 1] from a VGG16 classifier's linear layers.
-
-    4096x512x7x7 and 4096x4096, every 4th output and every 3rd row and column. state: torchvision names.
-    """
-    return {
-        f"{name}.{part}": _reduced(name, state[f"classifier.{i}.{part}"])
-        for name, i in (("fc6", 0), ("fc7", 3))
-        for part in ("weight", "bias")
-    }
-
-
 def _reduced(name: str, value: Tensor) -> Tensor:
     """fc6's or fc7's weight or bias of 4096 outputs with every 4th of them, and of the inputs."""
     if value.numel() == 4096:

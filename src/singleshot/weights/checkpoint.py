@@ -19,60 +19,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import singleshot
+from singleshot.description import FORMAT, KEY, are_names, refuse_newer
 from singleshot.errors import CheckpointError, ConfigError, SingleshotError, printable
 from singleshot.files import atomic_write
 from singleshot.inputs import InputSpec
 from singleshot.models import MODELS, SSD, build
 from singleshot.models.graph import Graph, GraphNet, build_graph
-from singleshot.postprocess import ACTIVATIONS, detection_rule
 from singleshot.priors import PriorSpec
-
-FORMAT = 1
-KEY = "singleshot"
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """How raw outputs become detections: Caffe's evaluation values, and the score from which `detect` shows a box."""
-
-    score_min: float = 0.01
-    nms_iou: float = 0.45
-    per_class: int = 400
-    keep: int = 200
-    class_agnostic: bool = False
-    activation: str = "softmax"
-    show_min: float = 0.4
-    clip: bool = False
-    candidates: int | None = None
-    keep_per_class: int | None = None
-    best_class: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("score_min", "nms_iou", "show_min"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ConfigError(f"threshold {name}: {getattr(self, name)}, want 0 to 1")
-        if self.activation not in ACTIVATIONS:
-            raise ConfigError(f"activation {self.activation!r}: want one of {', '.join(ACTIVATIONS)}")
-        if not (1 <= self.per_class <= 10**6 and 1 <= self.keep <= 10**6):
-            raise ConfigError(f"thresholds per_class {self.per_class}, keep {self.keep}: want 1 to 1000000")
-        for name in ("candidates", "keep_per_class"):
-            value = getattr(self, name)
-            if value is not None and not 1 <= value <= 10**6:
-                raise ConfigError(f"threshold {name}: {value}, want none or 1 to 1000000")
-
-    def under(self, rule: str) -> Thresholds:
-        """The detection rule of that codebase in place of these; ConfigError lists the names.
-
-        Two values stay: activation, which belongs to the network, not to the rule, and show_min.
-        """
-        values = {**detection_rule(rule), "activation": self.activation, "show_min": self.show_min}
-        return Thresholds(**values)
-
-    def for_postprocess(self) -> dict[str, Any]:
-        """Keyword arguments of `to_detections`."""
-        values = asdict(self)
-        del values["show_min"]
-        return values
+from singleshot.thresholds import Thresholds
 
 
 @dataclass(frozen=True)
@@ -123,13 +77,9 @@ class ModelInfo:
         """Raises CheckpointError naming `where` and the field that is wrong."""
         try:
             values = json.loads(text)
-            if values["format"] > FORMAT:
-                raise CheckpointError(
-                    f"{where}: made by singleshot {printable(values.get('version'))}, which is newer than this one"
-                    f" ({singleshot.__version__}); upgrade with: pip install -U singleshot"
-                )
+            refuse_newer(values, where)
             names = values["classes"]
-            if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+            if not are_names(names):
                 raise CheckpointError(f"{where}: classes is not a list of names")
             return cls(
                 model=str(values["model"]),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.models import SSD
-from singleshot.weights.checkpoint import Thresholds
+from singleshot.thresholds import Thresholds
 from singleshot.weights.tensors import Tensors
 
 

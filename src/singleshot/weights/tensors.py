@@ -76,10 +76,6 @@ class Tensors(Mapping[str, Tensor]):
         """Names that are known and not needed (counters, priors, optimizer state)."""
         self._taken.update(key for key in keys if key in self._values)
 
-    def ignore_where(self, ending: str) -> None:
-        """Those that end so."""
-        self._taken.update(key for key in self._values if key.endswith(ending))
-
     def missing(self, key: str) -> None:
         """Note something that should be there."""
         self._missing.append(key)

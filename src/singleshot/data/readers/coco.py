@@ -12,7 +12,9 @@ from typing import Any, NamedTuple, TypeGuard
 
 from singleshot.data.findings import Problems
 from singleshot.data.raw import RawImage, RawObject, RawSet, say_same
+from singleshot.data.readers.json_text import line_of_item
 from singleshot.data.splits import KNOWN_SPLITS, make_splits, resolve_split
+from singleshot.data.strings import is_encodable
 from singleshot.data.tree import Tree, is_image, join
 from singleshot.errors import DataError, printable
 
@@ -150,21 +152,7 @@ def read(tree: Tree, file: str, wanted: str | None, problems: Problems) -> RawSe
 
 def line_of(data: bytes, number: int) -> int | None:
     """The line on which annotation `number` starts."""
-    text = data.decode("utf-8", "replace")
-    start = re.search(r'"annotations"\s*:\s*\[', text)
-    if start is None:
-        return None
-    at, decoder = start.end(), json.JSONDecoder()
-    blank = re.compile(r"[\s,]*")
-    for k in range(number + 1):
-        at = blank.match(text, at).end()  # type: ignore[union-attr]
-        if k == number:
-            return text.count("\n", 0, at) + 1
-        try:
-            at = decoder.raw_decode(text, at)[1]
-        except (ValueError, RecursionError):
-            return None
-    return None
+    return line_of_item(data.decode("utf-8", "replace"), "annotations", number)
 
 
 def _read_file(tree: Tree, file: CocoFile, problems: Problems) -> _Read | None:
@@ -218,14 +206,6 @@ def _whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _encodable(text: str) -> bool:
-    try:
-        text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _images(items: list[Any], path: str, problems: Problems) -> _Images:
     listed = _Images({}, [], [])
     for i, item in enumerate(items):
@@ -238,12 +218,12 @@ def _images(items: list[Any], path: str, problems: Problems) -> _Images:
             broken(f"is of type {type(item).__name__}; want an object in braces")
             continue
         ident, name = item.get("id"), item.get("file_name")
-        if not (_whole(ident) or (isinstance(ident, str) and _encodable(ident))):
+        if not (_whole(ident) or (isinstance(ident, str) and is_encodable(ident))):
             broken(f"id {printable(repr(ident), 60)}; want a whole number or a text")
         elif ident in listed.position:
             first = listed.position[ident]
             broken(f"id {printable(ident, 60)} is image {first}'s already; want one each")
-        elif not isinstance(name, str) or not name or not _encodable(name):
+        elif not isinstance(name, str) or not name or not is_encodable(name):
             here = f"{here} (id {printable(ident, 60)})"
             broken(f"file_name {printable(repr(name), 60)}; want a name", here)
         else:
@@ -274,7 +254,7 @@ def _classes(items: list[Any], where: str) -> dict[int, str]:
         ident, name = item.get("id"), item.get("name")
         if not _whole(ident):
             raise DataError(f"{here}: id {printable(repr(ident), 60)}; want a whole number")
-        if not isinstance(name, str) or not name.strip() or not _encodable(name):
+        if not isinstance(name, str) or not name.strip() or not is_encodable(name):
             raise DataError(f"{here} (id {ident}): name {printable(repr(name), 60)}; want a name")
         if ident in names:
             raise DataError(f"{here} ({printable(name)}): id {ident} is {printable(names[ident])!r} already")

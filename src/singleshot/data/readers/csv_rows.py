@@ -15,6 +15,7 @@ from typing import IO, NamedTuple
 from singleshot.data.findings import Problems
 from singleshot.data.raw import RawObject
 from singleshot.data.splits import KNOWN_SPLITS
+from singleshot.data.strings import is_encodable
 from singleshot.data.tree import Tree, is_image
 from singleshot.errors import DataError, printable
 
@@ -267,7 +268,7 @@ class _Table:
         key = row[columns.image]
         image = self.images.get(key)
         if image is None:
-            if not key.strip() or not _is_text(key):
+            if not key.strip() or not is_encodable(key):
                 self._report(f"image {printable(repr(key), 80)}; want the name of a file", "", line, number)
                 return
             image = self.images[key] = CsvImage(line)
@@ -385,12 +386,3 @@ def _is_number(text: str) -> bool:
 def _is_utf8(text: str) -> bool:
     """Whether it is text, and not bytes that were no UTF-8."""
     return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
-
-
-def _is_text(text: str) -> bool:
-    """Whether a file may be called so."""
-    try:
-        text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return False
-    return True

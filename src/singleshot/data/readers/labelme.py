@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 
 from singleshot.data.findings import Problems
 from singleshot.data.raw import Box, RawImage, RawObject, RawSet
+from singleshot.data.readers.json_text import line_of_item
 from singleshot.data.splits import KNOWN_SPLITS, make_splits, resolve_split
+from singleshot.data.strings import is_encodable
 from singleshot.data.tree import Tree, is_image, join, open_tree, read_limited
 from singleshot.errors import DataError, printable
 
@@ -120,22 +122,7 @@ def read(tree: Tree, file: str, wanted: str | None, problems: Problems) -> RawSe
 
 def line_of(data: bytes, number: int) -> int | None:
     """The line on which shape `number` starts."""
-    text = data.decode("utf-8-sig", "replace")
-    start = re.search(r'"shapes"\s*:\s*\[', text)
-    if start is None:
-        return None
-    at, decoder, blank = start.end(), json.JSONDecoder(), re.compile(r"[\s,]*")
-    for k in range(number + 1):
-        at = blank.match(text, at).end()  # type: ignore[union-attr]
-        if text[at : at + 1] in ("", "]"):
-            return None
-        if k == number:
-            return text.count("\n", 0, at) + 1
-        try:
-            at = decoder.raw_decode(text, at)[1]
-        except (ValueError, RecursionError):
-            return None
-    return None
+    return line_of_item(data.decode("utf-8-sig", "replace"), "shapes", number)
 
 
 # ---------------------------------------------------------------------------------------------- files
@@ -242,7 +229,7 @@ def _object(item: Any, path: str, k: int, problems: Problems) -> RawObject | Non
     if not isinstance(item, dict):
         broken(f"is {_show(item)}; want a shape in braces")
         return None
-    if not isinstance(name, str) or not name.strip() or not _encodable(name):
+    if not isinstance(name, str) or not name.strip() or not is_encodable(name):
         broken(f"label is {_show(name)}; say what it is")
         return None
     box = _box(item, broken)
@@ -321,11 +308,3 @@ def _show(value: Any) -> str:
     if isinstance(value, int) and not -(10**30) < value < 10**30:
         return "a number beyond all"
     return "missing" if value is None else printable(repr(value[:200] if isinstance(value, str) else value), 60)
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
+from singleshot.data.strings import is_encodable
 from singleshot.data.tree import Tree
 from singleshot.errors import DataError, MissingExtraError, printable
 
@@ -111,7 +112,7 @@ def check_names(names: list[Any], where: str) -> tuple[str, ...]:
         raise DataError(f"{where}: {len(names)} class names; at most {MAX_CLASSES} are read")
     seen: dict[str, int] = {}
     for i, name in enumerate(names):
-        if not isinstance(name, str) or not name.strip() or not _encodable(name):
+        if not isinstance(name, str) or not name.strip() or not is_encodable(name):
             kind = f"a {_kind(name)}" if not isinstance(name, str) else "no name" if name.strip() else "blank"
             raise DataError(f"{where}: class {i} is {kind}; want a name for each number from 0")
         if name.strip() in seen:
@@ -155,7 +156,7 @@ def _entries(value: Any, where: str) -> list[str]:
     if len(entries) > _MAX_ENTRIES:
         raise DataError(f"{where} lists {len(entries)} places; at most {_MAX_ENTRIES} are read")
     for entry in entries:
-        if not isinstance(entry, str) or "\0" in entry or not _encodable(entry):
+        if not isinstance(entry, str) or "\0" in entry or not is_encodable(entry):
             raise DataError(f"{where} holds a {_kind(entry)}; want a folder, a list of folders, or a .txt list")
     return [entry for entry in entries if entry.strip() not in _NOTHING]
 
@@ -185,11 +186,3 @@ def _kind(value: Any) -> str:
     if isinstance(value, dict):
         return "table of keys"
     return "list" if isinstance(value, list) else "text"
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return False
-    return True

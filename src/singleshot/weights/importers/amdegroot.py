@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from torch import Tensor
-
 from singleshot.inputs import CAFFE_MEAN, InputSpec
 from singleshot.priors import PRIORS, PriorSpec
-from singleshot.weights.checkpoint import Thresholds
+from singleshot.thresholds import Thresholds
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign import Foreign, Importer
-from singleshot.weights.importers.vgg import VGG_LAYERS, count_classes, extra_names, vgg_model
+from singleshot.weights.importers.vgg import count_classes, find_ported, vgg_model
 from singleshot.weights.tensors import Tensors
 
 # layers/functions/detection.py: the 200 best of each class before NMS; all that is left is kept.
@@ -28,16 +26,7 @@ def priors_of(num_classes: int) -> PriorSpec:
 def _convert(tensors: Tensors) -> Foreign:
     num_classes = count_classes(tensors, "conf.0.bias", 4, tensors.where)
     priors = priors_of(num_classes)
-    extras = {name: f"extras.{i}" for i, name in enumerate(extra_names(6))}
-
-    def find(layer: str | tuple[str, int], part: str, shape: tuple[int, ...]) -> Tensor:
-        if isinstance(layer, tuple):
-            return tensors.take(f"{layer[0]}.{layer[1]}.{part}", *shape)
-        if layer == "l2norm":
-            return tensors.take("L2Norm.weight", *shape)
-        where = extras.get(layer) or f"vgg.{VGG_LAYERS[layer]}"
-        return tensors.take(f"{where}.{part}", *shape)
-
+    find = find_ported(tensors, 6, "", "L2Norm", "loc", "conf")
     model = vgg_model(find, num_classes, priors, InputSpec(size=300, mean=CAFFE_MEAN))
     tensors.finish("amdegroot/ssd.pytorch SSD300")
     told = "default boxes of COCO's table, as its code has for any number of classes but 20"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from singleshot.inputs import CAFFE_MEAN, InputSpec
 from singleshot.priors import PRIORS
-from singleshot.weights.checkpoint import Thresholds
+from singleshot.thresholds import Thresholds
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign import Foreign, Importer
 from singleshot.weights.importers.vgg import VGG_CONVS, count_classes, extra_names, vgg_model

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from torch import Tensor
-
 from singleshot.inputs import InputSpec
 from singleshot.priors import PRIORS
+from singleshot.thresholds import Thresholds
 from singleshot.weights.assembly import Assembly
-from singleshot.weights.checkpoint import Thresholds
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign import Foreign, Importer
 from singleshot.weights.importers.mobile import add_head, inverted_residual, mobilenet_v2, nested_parts
 from singleshot.weights.importers.units import conv_bias, conv_norm
-from singleshot.weights.importers.vgg import VGG_LAYERS, count_classes, extra_names, vgg_model
+from singleshot.weights.importers.vgg import count_classes, find_ported, vgg_model
 from singleshot.weights.tensors import Tensors
 
 # utils/utils.py preprocess_input: the means of B, G, R taken off R, G, B. ssd.py: letterbox_image False.
@@ -39,16 +37,7 @@ def _foreign(tensors: Tensors, net: Assembly, num_classes: int, mobile: bool, ba
 
 def _convert_vgg(tensors: Tensors) -> Foreign:
     num_classes = count_classes(tensors, "conf.0.bias", 4, tensors.where)
-    extras = {name: f"extras.{i}" for i, name in enumerate(extra_names(6))}
-
-    def find(layer: str | tuple[str, int], part: str, shape: tuple[int, ...]) -> Tensor:
-        if isinstance(layer, tuple):
-            return tensors.take(f"{layer[0]}.{layer[1]}.{part}", *shape)
-        if layer == "l2norm":
-            return tensors.take("L2Norm.weight", *shape)
-        where = extras.get(layer) or f"vgg.{VGG_LAYERS[layer]}"
-        return tensors.take(f"{where}.{part}", *shape)
-
+    find = find_ported(tensors, 6, "", "L2Norm", "loc", "conf")
     model = vgg_model(find, num_classes, PRIORS_300, INPUT)
     tensors.finish("bubbliiiing/ssd-pytorch SSD300")
     source = "bubbliiiing/ssd-pytorch SSD300 on VGG16"

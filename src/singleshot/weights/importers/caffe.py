@@ -15,7 +15,7 @@ from torch import Tensor
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.inputs import CAFFE_MEAN, InputSpec
 from singleshot.priors import PRIORS
-from singleshot.weights.checkpoint import Thresholds
+from singleshot.thresholds import Thresholds
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign import Foreign, Importer
 from singleshot.weights.importers import caffe_heads

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.models import SSD
-from singleshot.postprocess import NO_CAP
 from singleshot.priors import PriorSpec, caffe_cell
-from singleshot.weights.checkpoint import Thresholds
+from singleshot.thresholds import NO_CAP, Thresholds
 from singleshot.weights.importers.caffe_net import Body, Op, Shape
 
 ENDS = ("DetectionOutput", "MultiBoxLoss")

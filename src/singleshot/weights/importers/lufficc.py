@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from torch import Tensor
-
 from singleshot.inputs import CAFFE_MEAN, InputSpec
 from singleshot.priors import PRIORS, PriorSpec
+from singleshot.thresholds import Thresholds
 from singleshot.weights.assembly import Assembly
-from singleshot.weights.checkpoint import Thresholds
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign import Foreign, Importer
 from singleshot.weights.importers.mobile import add_head, inverted_residual, mobilenet_v2, nested_parts
 from singleshot.weights.importers.units import conv_norm
-from singleshot.weights.importers.vgg import VGG_LAYERS, count_classes, extra_names, vgg_model
+from singleshot.weights.importers.vgg import count_classes, find_ported, vgg_model
 from singleshot.weights.tensors import Tensors
 
 # ssd/config/defaults.py TEST: no limit for a class (1000 is above what occurs), 100 in all.
@@ -45,16 +43,7 @@ def _vgg_priors(maps: int, num_classes: int) -> PriorSpec:
 def _convert_vgg(tensors: Tensors) -> Foreign:
     num_classes = count_classes(tensors, f"{_HEAD}.cls_headers.0.bias", 4, tensors.where)
     maps = 7 if "backbone.extras.9.weight" in tensors else 6
-    extras = {name: f"backbone.extras.{i}" for i, name in enumerate(extra_names(maps))}
-
-    def find(layer: str | tuple[str, int], part: str, shape: tuple[int, ...]) -> Tensor:
-        if isinstance(layer, tuple):
-            return tensors.take(f"{_HEAD}.{'reg' if layer[0] == 'loc' else 'cls'}_headers.{layer[1]}.{part}", *shape)
-        if layer == "l2norm":
-            return tensors.take("backbone.l2_norm.weight", *shape)
-        where = extras.get(layer) or f"backbone.vgg.{VGG_LAYERS[layer]}"
-        return tensors.take(f"{where}.{part}", *shape)
-
+    find = find_ported(tensors, maps, "backbone.", "backbone.l2_norm", f"{_HEAD}.reg_headers", f"{_HEAD}.cls_headers")
     size = 300 if maps == 6 else 512
     model = vgg_model(find, num_classes, _vgg_priors(maps, num_classes), InputSpec(size=size, mean=CAFFE_MEAN))
     tensors.finish(f"lufficc/SSD SSD{size}")

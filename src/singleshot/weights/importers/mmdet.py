@@ -14,8 +14,8 @@ from torch import Tensor
 
 from singleshot.inputs import InputSpec
 from singleshot.priors import PRIORS, PriorSpec
+from singleshot.thresholds import Thresholds
 from singleshot.weights.assembly import Assembly, move_background
-from singleshot.weights.checkpoint import Thresholds
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign import Foreign, Importer
 from singleshot.weights.importers.units import conv_norm

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from singleshot.inputs import InputSpec
 from singleshot.priors import PRIORS
+from singleshot.thresholds import Thresholds
 from singleshot.weights.assembly import Assembly, box_major
-from singleshot.weights.checkpoint import Thresholds
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign import Foreign, Importer
 from singleshot.weights.importers.units import conv_bias, conv_norm

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from singleshot.inputs import CAFFE_MEAN, InputSpec
 from singleshot.priors import PRIORS, PriorSpec
+from singleshot.thresholds import Thresholds
 from singleshot.weights.assembly import Assembly
-from singleshot.weights.checkpoint import Thresholds
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign import Foreign, Importer
 from singleshot.weights.importers.mobile import (

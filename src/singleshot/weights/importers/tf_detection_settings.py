@@ -13,7 +13,7 @@ import numpy as np
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.priors import PriorSpec, make_priors
-from singleshot.weights.checkpoint import Thresholds
+from singleshot.thresholds import Thresholds
 from singleshot.weights.readers.graphdef import GraphDef, shape_of
 
 # One map's boxes: (scale, width / height).

@@ -16,8 +16,8 @@ from torch import Tensor
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.inputs import InputSpec
 from singleshot.priors import PriorSpec, make_priors
+from singleshot.thresholds import Thresholds
 from singleshot.weights.assembly import swap_xy
-from singleshot.weights.checkpoint import Thresholds
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign import Foreign, Importer
 from singleshot.weights.importers.tflite_graph import SAME_VALUES, GraphImport

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from torch import Tensor
 
@@ -26,6 +25,24 @@ Find = Callable[[str | tuple[str, int], str, tuple[int, ...]], Tensor]
 def extra_names(maps: int) -> tuple[str, ...]:
     """conv6_1 .. conv9_2 for six maps, .. conv10_2 for seven."""
     return tuple(f"conv{i}_{k}" for i in range(6, 4 + maps) for k in (1, 2))
+
+
+def find_ported(tensors: Tensors, maps: int, prefix: str, norm: str, location: str, classes: str) -> Find:
+    """A `Find` for the PyTorch ports that keep VGG and the extra layers as lists: {prefix}vgg.N, {prefix}extras.N.
+
+    maps: how many the heads look at; norm: the L2 normalisation's name; location, classes: the lists of heads.
+    """
+    places = {name: f"{prefix}vgg.{index}" for name, index in VGG_LAYERS.items()}
+    places |= {name: f"{prefix}extras.{i}" for i, name in enumerate(extra_names(maps))}
+    heads = {"loc": location, "conf": classes}
+
+    def find(layer: str | tuple[str, int], part: str, shape: tuple[int, ...]) -> Tensor:
+        if isinstance(layer, tuple):
+            return tensors.take(f"{heads[layer[0]]}.{layer[1]}.{part}", *shape)
+        where = norm if layer == "l2norm" else places[layer]
+        return tensors.take(f"{where}.{part}", *shape)
+
+    return find
 
 
 def vgg_model(find: Find, num_classes: int, priors: PriorSpec, input_spec: InputSpec, name: str = "") -> SSD:
@@ -56,8 +73,3 @@ def count_classes(tensors: Tensors, key: str, boxes: int, where: str) -> int:
     if len(shape) < 1 or shape[0] % boxes or shape[0] // boxes < 2:
         raise CheckpointError(f"{where}: {key} has {shape[0] if shape else 'no'} outputs, want a multiple of {boxes}")
     return shape[0] // boxes - 1
-
-
-def with_classes_clip(priors: PriorSpec, clip: str) -> PriorSpec:
-    """The same default boxes with another rule at the border."""
-    return replace(priors, clip=clip)
