@@ -193,7 +193,7 @@ def test_a_spoilt_network_is_refused_and_nothing_is_written(
     mini, to: str, suffix: str, raw: bool, tmp_path: Path, monkeypatch
 ) -> None:
     spoilt = copy.deepcopy(mini.network)
-    weight = next(t for t in spoilt.graph.initializer if t.name.endswith("heads.0.confidence.weight"))
+    weight = next(t for t in spoilt.graph.initializer if t.name.endswith("heads.0.weight"))
     weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * np.float32(1.1), weight.name))
     monkeypatch.setattr(export, "network_model", lambda model: spoilt)
     with pytest.raises(ConfigError, match=r"gives other results than the model .* nothing was written"):

@@ -56,46 +56,46 @@ def decode_model(priors: np.ndarray, variances: tuple[float, float], classes: in
     b, count = _Builder("decode"), len(priors)
     width = classes + 1
 
-    b.op("Split", ["offsets", b.const("pairs", [2, 2])], "moved", "stretched", axis=2)
-    step = b.const("prior_step", variances[0] * priors[:, 2:], np.float32)
-    b.op("Mul", ["moved", step], "shift")
-    b.op("Add", ["shift", b.const("prior_centre", priors[:, :2], np.float32)], "box_centre")
+    # Priors last: vector units want rows of thousands of numbers, not of four, or of a few classes.
+    table = np.ascontiguousarray(priors.T)
+    b.op("Transpose", ["offsets"], "offset_rows", perm=[0, 2, 1])
+    b.op("Split", ["offset_rows", b.const("pairs", [2, 2])], "moved", "stretched", axis=1)
+    b.op("Mul", ["moved", b.const("prior_step", variances[0] * table[2:], np.float32)], "shift")
+    b.op("Add", ["shift", b.const("prior_centre", table[:2], np.float32)], "box_centre")
     b.op("Mul", ["stretched", b.const("size_variance", variances[1], np.float32)], "log_size")
     b.op("Exp", ["log_size"], "relative_size")
-    b.op("Mul", ["relative_size", b.const("prior_half", priors[:, 2:] / 2, np.float32)], "half_size")
+    b.op("Mul", ["relative_size", b.const("prior_half", table[2:] / 2, np.float32)], "half_size")
     b.op("Sub", ["box_centre", "half_size"], "box_low")
     b.op("Add", ["box_centre", "half_size"], "box_high")
-    b.op("Concat", ["box_low", "box_high"], "corners" if rules.clip else "all_boxes", axis=2)
+    b.op("Concat", ["box_low", "box_high"], "corners", axis=1)
     if rules.clip:
         limits = [b.const("box_least", 0, np.float32), b.const("box_most", 1, np.float32)]
-        b.op("Clip", ["corners", *limits], "all_boxes")
+        b.op("Clip", ["corners", *limits], "clipped_corners")
+    b.op("Transpose", ["clipped_corners" if rules.clip else "corners"], "all_boxes", perm=[0, 2, 1])
 
+    b.op("Transpose", ["logits"], "logit_rows", perm=[0, 2, 1])
     if rules.activation == "softmax":
-        b.op("Softmax", ["logits"], "probabilities", axis=2)
+        b.op("Softmax", ["logit_rows"], "probabilities", axis=1)
     else:
-        b.op("Sigmoid", ["logits"], "probabilities")
-    last, one = b.const("class_axis", [2]), b.const("from_one", [1])
-    b.op("Slice", ["probabilities", one, b.const("to_end", [width]), last], "real")
+        b.op("Sigmoid", ["logit_rows"], "probabilities")
+    classwise = not (rules.class_agnostic or rules.best_class)
+    axis, one = b.const("class_axis", [1]), b.const("from_one", [1])
+    b.op("Slice", ["probabilities", one, b.const("to_end", [width]), axis], "all_scores" if classwise else "real")
     if rules.class_agnostic:
         own = rules.activation == "softmax"  # whether the background may win
-        b.op("ReduceMax", ["probabilities" if own else "real", last], "best", keepdims=1)
-        b.op("ArgMax", ["probabilities" if own else "real"], "winner", axis=2, keepdims=0)
+        among = "probabilities" if own else "real"
+        b.op("ReduceMax", [among, axis], "best" if own else "all_scores", keepdims=1)
+        b.op("ArgMax", [among], "winner" if own else "all_labels", axis=1, keepdims=0)
         if own:
             b.op("Sub", ["winner", one], "real_winner")
             b.op("Max", ["real_winner", b.const("class_zero", [0])], "all_labels")
             b.op("Less", ["real_winner", "class_zero"], "lost")
-            b.op("Unsqueeze", ["lost", last], "lost_column")
-            b.op("Where", ["lost_column", b.const("none", 0, np.float32), "best"], "best_real")
-        else:
-            b.op("Identity", ["winner"], "all_labels")
-        b.op("Transpose", ["best_real" if own else "best"], "all_scores", perm=[0, 2, 1])
+            b.op("Unsqueeze", ["lost", axis], "lost_row")
+            b.op("Where", ["lost_row", b.const("none", 0, np.float32), "best"], "all_scores")
     elif rules.best_class:
-        b.op("ArgMax", ["real"], "winner", axis=2, keepdims=1)
-        b.op("Equal", ["winner", b.const("class_numbers", np.arange(classes))], "is_winner")
-        b.op("Where", ["is_winner", "real", b.const("none", 0, np.float32)], "winning")
-        b.op("Transpose", ["winning"], "all_scores", perm=[0, 2, 1])
-    else:
-        b.op("Transpose", ["real"], "all_scores", perm=[0, 2, 1])
+        b.op("ArgMax", ["real"], "winner", axis=1, keepdims=1)
+        b.op("Equal", ["winner", b.const("class_numbers", np.arange(classes)[:, None])], "is_winner")
+        b.op("Where", ["is_winner", "real", b.const("none", 0, np.float32)], "all_scores")
     inputs = [_info("offsets", "FLOAT", ["batch", count, 4]), _info("logits", "FLOAT", ["batch", count, width])]
     return b.model(inputs, _decoded(count, 1 if rules.class_agnostic else classes, rules.class_agnostic))
 
@@ -200,7 +200,8 @@ def _check_plain(most: int, per_class: int, candidates: int) -> None:
 def _best(b: _Builder, scores: str, name: str, count: int, shape: tuple[int, int], plain: bool) -> str:
     """The scores with zeros for those under the count-th best, of each class or ("of_all") of all classes together.
 
-    The branch that sorts runs only when more than `count` are over the limit.
+    The branch that sorts runs only when more than `count` are over the limit; it gives no more than the count-th best
+    itself, since engines copy what crosses a branch.
     """
     from onnx import helper
 
@@ -217,18 +218,21 @@ def _best(b: _Builder, scores: str, name: str, count: int, shape: tuple[int, int
         node("Reshape", [scores, f"{name}_flat"], f"{name}_row")
     node("TopK", [f"{name}_row" if over_all else scores, f"{name}_count"], f"{name}_values", f"{name}_index", axis=2)
     node("ReduceMin", [f"{name}_values", "last"], f"{name}_lowest", keepdims=1)
-    node("Less", [scores, f"{name}_lowest"], f"{name}_lower")
-    node("Where", [f"{name}_lower", "zero", scores], f"{name}_scores")
+    least = f"{name}_lowest"
     if plain:
         b.nodes.extend(nodes)
-        return f"{name}_scores"
-    b.op("Greater", [scores, "score_min"], f"{name}_over")
-    b.op("Cast", [f"{name}_over"], f"{name}_numbers", to=6)  # int32
-    axes = b.const(f"{name}_axes", [1, 2] if over_all else [2])
-    b.op("ReduceSum", [f"{name}_numbers", axes], f"{name}_counts", keepdims=0)
-    b.op("ReduceMax", [f"{name}_counts"], f"{name}_most", keepdims=0)
-    b.op("Greater", [f"{name}_most", b.const(f"{name}_limit", count, np.int32)], f"{name}_too_many")
-    best = helper.make_graph(nodes, f"{name}_best", [], [_info(f"{name}_scores", "FLOAT", ["batch", classes, priors])])
-    same = helper.make_node("Identity", [scores], [f"{name}_same"], name=f"select/{name}_same")
-    every = helper.make_graph([same], f"{name}_every", [], [_info(f"{name}_same", "FLOAT", ["batch", classes, priors])])
-    return b.op("If", [f"{name}_too_many"], f"{name}_candidates", then_branch=best, else_branch=every)
+    else:
+        b.op("Greater", [scores, "score_min"], f"{name}_over")
+        b.op("Cast", [f"{name}_over"], f"{name}_numbers", to=6)  # int32
+        axes = b.const(f"{name}_axes", [1, 2] if over_all else [2])
+        b.op("ReduceSum", [f"{name}_numbers", axes], f"{name}_counts", keepdims=0)
+        b.op("ReduceMax", [f"{name}_counts"], f"{name}_most", keepdims=0)
+        b.op("Greater", [f"{name}_most", b.const(f"{name}_limit", count, np.int32)], f"{name}_too_many")
+        sides = ["batch", 1 if over_all else classes, 1]
+        b.const(f"{name}_none", np.zeros((1, 1, 1)), np.float32)
+        best = helper.make_graph(nodes, f"{name}_best", [], [_info(f"{name}_lowest", "FLOAT", sides)])
+        all_of_them = helper.make_node("Identity", [f"{name}_none"], [f"{name}_zero"], name=f"select/{name}_zero")
+        every = helper.make_graph([all_of_them], f"{name}_every", [], [_info(f"{name}_zero", "FLOAT", [1, 1, 1])])
+        least = b.op("If", [f"{name}_too_many"], f"{name}_least", then_branch=best, else_branch=every)
+    b.op("Less", [scores, least], f"{name}_lower")
+    return b.op("Where", [f"{name}_lower", "zero", scores], f"{name}_candidates")
