@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+from singleshot.errors import CheckpointError
+from singleshot.weights.foreign import import_checkpoint
 from singleshot.weights.readers.crc32c import crc32c, mask
 
 Arrays = dict[str, np.ndarray]
+Tensors = dict[str, torch.Tensor]
 
 
 @pytest.fixture(scope="session")
@@ -198,3 +201,38 @@ def litert() -> Callable[[Path, Arrays], dict[str, Any]]:
         return values
 
     return run
+
+
+@pytest.fixture(scope="session")
+def says_what_does_not_fit() -> Callable[[Tensors, str], None]:
+    """`says_what_does_not_fit(tensors, key)`: without that tensor, with one more, and with that one too short a
+    checkpoint is refused in one line that names it."""
+
+    def check(tensors: Tensors, key: str) -> None:
+        with pytest.raises(CheckpointError, match=f"missing: {key}") as caught:
+            import_checkpoint({k: v for k, v in tensors.items() if k != key})
+        assert "\n" not in str(caught.value)
+        with pytest.raises(CheckpointError, match="1 unexpected: surplus"):
+            import_checkpoint({**tensors, "surplus": torch.zeros(1)})
+        with pytest.raises(CheckpointError, match="misshapen"):
+            import_checkpoint({**tensors, key: tensors[key][:3]})
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def refuses_what_does_not_fit() -> Callable[[Tensors, str, str, str], None]:
+    """`refuses_what_does_not_fit(tensors, key, spare, project)`: the same with `spare` as the name of one more, where
+    the refusal names the project that it looks like."""
+
+    def check(tensors: Tensors, key: str, spare: str, project: str) -> None:
+        for changed in (
+            {k: v for k, v in tensors.items() if k != key},
+            {**tensors, key: tensors[key][1:]},
+            {**tensors, spare: tensors[key]},
+        ):
+            with pytest.raises(CheckpointError, match=f"looks like {project}") as caught:
+                import_checkpoint(changed)
+            assert "\n" not in str(caught.value)
+
+    return check

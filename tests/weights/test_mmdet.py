@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from singleshot.errors import CheckpointError
 from singleshot.priors import PRIORS
 from singleshot.weights.foreign import import_checkpoint, import_foreign
 
@@ -287,13 +286,5 @@ def test_what_stands_beside_the_weights_is_used(old, told):
         ("ssdlite_mnv2", "bbox_head.reg_convs.1.1.weight"),
     ],
 )
-def test_what_is_missing_left_over_or_misshapen_is_refused(name, key, state):
-    tensors = state(f"mmdet_{name}")
-    for changed in (
-        {k: v for k, v in tensors.items() if k != key},
-        {**tensors, key: tensors[key][1:]},
-        {**tensors, "neck.extra_layers.9.0.conv.weight": tensors[key]},
-    ):
-        with pytest.raises(CheckpointError, match="looks like mmdetection") as caught:
-            import_checkpoint(changed)
-        assert "\n" not in str(caught.value)
+def test_what_is_missing_left_over_or_misshapen_is_refused(name, key, state, refuses_what_does_not_fit):
+    refuses_what_does_not_fit(state(f"mmdet_{name}"), key, "neck.extra_layers.9.0.conv.weight", "mmdetection")

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
 
-from singleshot.errors import CheckpointError
 from singleshot.priors import PRIORS, make_priors
-from singleshot.weights.foreign import import_checkpoint, import_foreign
+from singleshot.weights.foreign import import_foreign
 
 BOXES = (4, 6, 6, 6, 4, 4)
 MAPS = (38, 19, 10, 5, 3, 1)
@@ -140,13 +139,5 @@ def test_other_depths_are_told_by_their_shapes(depth, golden_inputs, outputs):
         ("mlperf_resnet34", "conf.3.weight"),
     ],
 )
-def test_what_is_missing_left_over_or_misshapen_is_refused(name, key, state):
-    tensors = state(name)
-    for changed in (
-        {k: v for k, v in tensors.items() if k != key},
-        {**tensors, key: tensors[key][1:]},
-        {**tensors, "additional_blocks.5.0.weight": tensors[key]},
-    ):
-        with pytest.raises(CheckpointError, match=r"looks like (NVIDIA|MLPerf)") as caught:
-            import_checkpoint(changed)
-        assert "\n" not in str(caught.value)
+def test_what_is_missing_left_over_or_misshapen_is_refused(name, key, state, refuses_what_does_not_fit):
+    refuses_what_does_not_fit(state(name), key, "additional_blocks.5.0.weight", "(NVIDIA|MLPerf)")
