@@ -72,6 +72,7 @@ def test_tiles_and_batches_of_the_command(model, pictures, run, tmp_path) -> Non
         assert 0 <= x0 < x1 <= image["width"]
         assert 0 <= y0 < y1 <= image["height"]
     assert run("detect", model, *pictures, "--batch", 2, "--json").returncode == 0
+    assert run("detect", model, pictures[0], "--tile", 200, "--tiles-only", "--json").returncode == 0
 
 
 def test_another_codebase_s_rule(model, pictures, run, refused) -> None:

@@ -119,6 +119,7 @@ def test_nothing_usable(run, tmp_path):
         (["--tile", "8"], "--tile 8: want 32 to"),
         (["--tile", "300:2"], "--tile overlap 2.0"),
         (["--tile", "big"], "--tile 'big': want pixels a side"),
+        (["--tiles-only"], "--tiles-only: of what size"),
         (["--limit", "0"], "--limit 0"),
         (["--out", "results.json"], "want a folder"),
         (["--out", "in"], "is not empty"),

@@ -75,6 +75,18 @@ def test_tiles_cover_every_pixel_with_the_overlap(width, height, overlap):
         assert all(b - a <= 200 * (1 - overlap) + 1 for a, b in pairwise(starts))
 
 
+def test_tiles_without_the_whole_image(rectangles):
+    both, tiles = Tiling(200).windows(500, 300), Tiling(200, whole=False).windows(500, 300)
+    assert both == [(0, 0, 500, 300), *tiles]
+    assert Tiling(500, whole=False).windows(500, 300) == [(0, 0, 500, 300)]
+    small, large = (5, 5, 35, 35), (200, 200, 1200, 1200)
+    image = drawn(1400, 1400, [small, large])
+    agree(rectangles.detect(image, tile=200), [small, large], 10)
+    found = rectangles.detect(image, tile=Tiling(200, whole=False))
+    assert any(np.abs(found.boxes - small).max(axis=1) < 2)
+    assert rectangles.engine.batches[-2:] == [64, 17]
+
+
 def test_small_objects_are_found_and_those_on_borders_once(rectangles):
     """30-pixel objects, which have 4 in the whole image, on a grid that meets every border and corner of the tiles."""
     boxes = [(x, y, x + 30, y + 30) for x in range(5, 1360, 75) for y in range(5, 1360, 75)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -70,9 +71,13 @@ def detect(
         str | None,
         typer.Option(
             metavar="N[:OVERLAP]",
-            help="Look at tiles of N pixels a side too, for small objects in large images. Overlap: 0.25 of a tile.",
+            help="Look at tiles of N pixels a side too, for small objects in large images. N: about the side of the"
+            " training images. Overlap: 0.25 of a tile.",
         ),
     ] = None,
+    tiles_only: Annotated[
+        bool, typer.Option("--tiles-only", help="With --tile: not at the whole image too, which finds large objects.")
+    ] = False,
     draw: Annotated[
         bool | None,
         typer.Option("--draw/--no-draw", help="Write annotated pictures and videos too. Default: draw."),
@@ -103,7 +108,7 @@ def detect(
     Exit code 130: stopped with Ctrl-C; what was finished is kept.
     """
     _check(score_min, limit, out)
-    tiling, batch_size = _tiling(tile), _batch_size(batch)
+    tiling, batch_size = _tiling(tile, tiles_only), _batch_size(batch)
     keep_files = not as_json or out is not None or bool(draw)
     code = run_detection(
         model,
@@ -192,11 +197,15 @@ def _batch_size(text: str) -> int | None:
     return int(text)
 
 
-def _tiling(text: str | None) -> Tiling | None:
+def _tiling(text: str | None, tiles_only: bool) -> Tiling | None:
     from singleshot.runtime.tiles import Tiling
 
+    if text is None:
+        if tiles_only:
+            raise ConfigError("--tiles-only: of what size? give --tile N too")
+        return None
     try:
-        return None if text is None else Tiling.of(text)
+        return replace(Tiling.of(text), whole=not tiles_only)
     except ConfigError as error:
         raise ConfigError(f"--{error}") from error
 

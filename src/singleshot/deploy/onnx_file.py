@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from singleshot.deploy.onnx_network import network_model
 from singleshot.deploy.onnx_post import decode_model, select_model
 from singleshot.description import FORMAT, KEY
@@ -28,8 +30,7 @@ def finished(
 ) -> Any:  # fmt: skip
     """A network's onnx.ModelProto, as exported or quantised, with decoding and selection behind it (unless raw) and
     its description. The network may be changed. about: what else to write in the description."""
-    if plain:
-        _numbers_first(network)
+    _normalise_rows(network)
     proto = network if raw else _with_selection(network, model, info, plain)
     proto.graph.name = "singleshot"
     proto.producer_name, proto.producer_version = "singleshot", info.version
@@ -39,24 +40,51 @@ def finished(
     return proto
 
 
-def _numbers_first(network: Any) -> None:
-    """Convert the images' bytes before anything else is done with them, in place: TensorRT has no other use for them
-    (onnx-tensorrt docs/operators.md: UINT8 is only supported as network input)."""
-    nodes = network.graph.node
-    turn = next((node for node in nodes if node.op_type == "Transpose" and list(node.input) == ["images"]), None)
-    takers = [node for node in nodes if turn is not None and turn.output[0] in node.input]
-    if turn is None or len(takers) != 1 or takers[0].op_type != "Cast":
+def _normalise_rows(network: Any) -> None:
+    """Normalise the images as they come, [N, S, S, 3], and turn them to channels first afterwards, in place.
+
+    Engines then drop the turn, for their convolutions take channels last: 4 to 7 % of the MobileNets' time in int8, 3 %
+    in float. Constants are spread to [S, 3], since rows of three numbers would cost what the turn did. TensorRT has no
+    other use for bytes than conversion either (onnx-tensorrt docs/operators.md: UINT8 is only supported as input).
+    """
+    from onnx import numpy_helper
+
+    graph = network.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    takers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            takers.setdefault(name, []).append(node)
+    (turn, *others) = takers.get("images", [None])
+    if turn is None or turn.op_type != "Transpose" or others:
         return
-    cast = takers[0]
-    turn_says, cast_says = list(turn.attribute), list(cast.attribute)
-    turn.op_type, cast.op_type = "Cast", "Transpose"
-    for node, attributes in ((turn, cast_says), (cast, turn_says)):
-        copies = [type(one).FromString(one.SerializeToString()) for one in attributes]
-        del node.attribute[:]
-        node.attribute.extend(copies)
-    values = [value for value in network.graph.value_info if value.name != turn.output[0]]
-    del network.graph.value_info[:]
-    network.graph.value_info.extend(values)
+    chain: list[Any] = []
+    while len(after := takers.get((chain[-1] if chain else turn).output[0], [])) == 1:
+        node = after[0]
+        spread = [constants.get(name) for name in node.input[1:]]
+        if node.op_type not in ("Cast", "Sub", "Div") or any(c is None or list(c.dims) != [3, 1, 1] for c in spread):
+            break
+        chain.append(node)
+    if not chain or chain[0].op_type != "Cast":
+        return
+    side = next(value for value in graph.input if value.name == "images").type.tensor_type.shape.dim[2].dim_value
+    normals = {name for node in chain for name in node.input[1:]}
+    for name in normals:
+        row = numpy_helper.to_array(constants[name]).reshape(1, 3)
+        constants[name].CopyFrom(numpy_helper.from_array(np.repeat(row, side, axis=0), name))
+    last = chain[-1].output[0]
+    moved = {turn.output[0], *(node.output[0] for node in chain), *normals}
+    chain[0].input[0] = "images"
+    chain[-1].output[0] = turn.input[0] = f"{last}_rows"
+    turn.output[0] = last
+    nodes = [node for node in graph.node if node is not turn]
+    place = next(i for i, node in enumerate(nodes) if node.output[0] == f"{last}_rows")
+    nodes.insert(place + 1, turn)
+    kept = [value for value in graph.value_info if value.name not in moved]
+    for field, values in ((graph.node, nodes), (graph.value_info, kept)):
+        copies = [type(value).FromString(value.SerializeToString()) for value in values]
+        del field[:]
+        field.extend(copies)
 
 
 def _with_selection(network: Any, model: SSD, info: ModelInfo, plain: bool) -> Any:

@@ -29,11 +29,14 @@ MOST_TILES = 10_000
 class Tiling:
     """Square tiles of `side` pixels of the image, neighbours sharing at least `overlap` of their side.
 
-    An object no larger than the overlap is whole in some tile. Raises ConfigError for values out of range.
+    An object no larger than the overlap is whole in some tile. whole: look at the whole image besides, for objects that
+    are larger than a tile; a detector that has never seen anything as small as the whole makes it finds what is not
+    there. Raises ConfigError for values out of range.
     """
 
     side: int
     overlap: float = OVERLAP
+    whole: bool = True
 
     def __post_init__(self) -> None:
         if not 32 <= self.side <= 100_000:
@@ -59,7 +62,8 @@ class Tiling:
             ) from error
 
     def windows(self, width: int, height: int, name: str = "image") -> list[Window]:
-        """x0 y0 x1 y1 of the whole image, then of every tile, row by row; the whole alone where it is one tile.
+        """x0 y0 x1 y1 of the whole image where it is wanted, then of every tile, row by row; the whole alone where it
+        is one tile.
 
         Raises DataError for an image that has more than MOST_TILES.
         """
@@ -72,7 +76,8 @@ class Tiling:
             )
         if len(across) == len(down) == 1:
             return [whole]
-        return [whole] + [(x, y, min(x + self.side, width), min(y + self.side, height)) for y in down for x in across]
+        tiles = [(x, y, min(x + self.side, width), min(y + self.side, height)) for y in down for x in across]
+        return [whole, *tiles] if self.whole else tiles
 
     def _starts(self, length: int) -> list[int]:
         if length <= self.side:
