@@ -266,12 +266,12 @@ def _save_openvino(proto: Any, said: str, path: Path, half: bool) -> None:
     """path.xml and path.bin from an ONNX model. Whatever OpenVINO has of the ONNX file on the way is not needed."""
     import openvino
 
-    from singleshot.runtime.engines.openvino import shared_core
+    from singleshot.runtime.engines.openvino import RT_INFO, shared_core
 
     onnx_file = path.with_suffix(".onnx")
     onnx_file.write_bytes(proto.SerializeToString())
     converted = shared_core().read_model(str(onnx_file))
-    converted.set_rt_info(said, ["singleshot"])
+    converted.set_rt_info(said, RT_INFO)
     openvino.save_model(converted, str(path), compress_to_fp16=half)
     onnx_file.unlink()
 

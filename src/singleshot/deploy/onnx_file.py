@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from singleshot.deploy.onnx_network import network_model
+from singleshot.deploy.onnx_network import network_model, takers_of
 from singleshot.deploy.onnx_post import decode_model, select_model
 from singleshot.description import FORMAT, KEY
 from singleshot.models import SSD
@@ -51,10 +51,7 @@ def _normalise_rows(network: Any) -> None:
 
     graph = network.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    takers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            takers.setdefault(name, []).append(node)
+    takers = takers_of(graph)
     (turn, *others) = takers.get("images", [None])
     if turn is None or turn.op_type != "Transpose" or others:
         return
@@ -82,9 +79,8 @@ def _normalise_rows(network: Any) -> None:
     nodes.insert(place + 1, turn)
     kept = [value for value in graph.value_info if value.name not in moved]
     for field, values in ((graph.node, nodes), (graph.value_info, kept)):
-        copies = [type(value).FromString(value.SerializeToString()) for value in values]
         del field[:]
-        field.extend(copies)
+        field.extend(values)
 
 
 def _with_selection(network: Any, model: SSD, info: ModelInfo, plain: bool) -> Any:

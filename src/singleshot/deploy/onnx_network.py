@@ -96,6 +96,15 @@ def _door(model: SSD) -> tuple[RawNetwork, Tensor, dict[str, Any]]:
     return RawNetwork(model).eval(), example, {"images": {0: batch}}
 
 
+def takers_of(graph: Any) -> dict[str, list[Any]]:
+    """The nodes that take each tensor of an ONNX graph, by its name."""
+    takers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            takers.setdefault(name, []).append(node)
+    return takers
+
+
 def _restore_epsilon(proto: Any) -> None:
     """Put back the addend inside L2Norm's root, in place: the exporter takes one as small for zero and drops it, and a
     position whose channels are all zero is then 0 / 0."""

@@ -20,7 +20,7 @@ from singleshot.data import open_dataset
 from singleshot.data.dataset import Dataset
 from singleshot.deploy.export import Quantised, engines_for, need_onnx
 from singleshot.deploy.onnx_file import finished
-from singleshot.deploy.onnx_network import network_model, silent
+from singleshot.deploy.onnx_network import network_model, silent, takers_of
 from singleshot.deploy.pictures import Squares, spread
 from singleshot.errors import ConfigError, DataError, MissingExtraError, printable
 from singleshot.inputs import boxes_from_square
@@ -246,11 +246,8 @@ def quantise_network(network: Any, squares: Squares) -> Any:
 
 def l2norm_nodes(network: Any) -> list[str]:
     """Names of the nodes that scale channel vectors to a length: squares and their root need more than 8 bits."""
-    takers: dict[str, list[Any]] = {}
+    takers = takers_of(network.graph)
     makers = {output: node for node in network.graph.node for output in node.output}
-    for node in network.graph.node:
-        for name in node.input:
-            takers.setdefault(name, []).append(node)
     names: list[str] = []
     for root in network.graph.node:
         if root.op_type != "Sqrt":

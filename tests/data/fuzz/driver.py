@@ -1,6 +1,6 @@
 """Runs cases of the corpus in this one process; tests start it, and so may you, to replay a case by its number:
 
-    python tests/data/fuzz/driver.py --case 1234 --keep FOLDER     # leaves FOLDER/work/data
+    python tests/data/fuzz/driver.py --case 1234 --keep FOLDER     # leaves the data set in FOLDER
     python tests/data/fuzz/driver.py --case 1200:1300
 
 Each case gives a line of JSON on standard output. A case passes when everything that is done with the data set gives a

@@ -1,4 +1,4 @@
-"""What the readers of JSON labels share: where an item starts, and text that can be kept."""
+"""What the readers of JSON labels share: the line on which an item starts."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from singleshot.description import KEY
 from singleshot.errors import CheckpointError, ConfigError, MissingExtraError, printable
 from singleshot.records import ImageDetections
 from singleshot.runtime.engines.results import Decode, detections_of, padded
@@ -23,7 +24,7 @@ _CAPABILITIES = {"bfloat16": "BF16", "float16": "FP16"}
 _PATIENCE = 16  # runs; a compilation takes as long as about five
 _CORE: list[Any] = []
 _CORE_LOCK = threading.Lock()
-KEY = ["singleshot"]  # path of the description in an OpenVINO model's rt_info
+RT_INFO = [KEY]  # path of the description in an OpenVINO model's rt_info
 
 
 class OpenVINOEngine:
@@ -79,9 +80,9 @@ class OpenVINOEngine:
 
     def _described(self) -> str | None:
         """The description in the model's rt_info, where `singleshot export` puts it."""
-        if not self._model.has_rt_info(KEY):
+        if not self._model.has_rt_info(RT_INFO):
             return None
-        value = self._model.get_rt_info(KEY)
+        value = self._model.get_rt_info(RT_INFO)
         return str(getattr(value, "value", value))
 
     def _one_image(self) -> int:
