@@ -14,7 +14,8 @@ demo: $(STAMP)
 # Two runs side by side, each with one thread: threads of several processes would wait for each other. What loads the
 # engines (OpenVINO, ONNX Runtime, LiteRT) runs apart from what forks.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
-ENGINES := tests/deploy tests/runtime tests/weights
+ENGINES := tests/bench tests/deploy tests/runtime tests/weights
+DATA := tests/datasets tests/images tests/loading tests/scenes
 
 test: check
 	@$(MAKE) --no-print-directory -j2 test-commands test-data test-engines test-core
@@ -23,13 +24,13 @@ test-commands: $(STAMP)
 	$(PYTEST) tests/cli $(ARGS)
 
 test-data: $(STAMP)
-	$(PYTEST) tests/data $(ARGS)
+	$(PYTEST) $(DATA) $(ARGS)
 
 test-engines: $(STAMP)
 	$(PYTEST) $(ENGINES) $(ARGS)
 
 test-core: $(STAMP)
-	$(PYTEST) tests --ignore=tests/cli --ignore=tests/data $(ENGINES:%=--ignore=%) $(ARGS)
+	$(PYTEST) tests --ignore=tests/cli $(DATA:%=--ignore=%) $(ENGINES:%=--ignore=%) $(ARGS)
 
 # Formatting, lint, types; the import law is one of the tests.
 check: $(STAMP)

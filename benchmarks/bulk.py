@@ -2,12 +2,12 @@
 
 python benchmarks/bulk.py MODEL.onnx FOLDER [--images 1000] [--rounds 7] [--precision P] [--batch N] [--json]
 
-Each contender is a process, and each round runs all of them in turn:
+Each candidate is a process, and each round runs all of them in turn:
 - files: what the command does, from FOLDER's JPEG files (taken as often as it needs) to one results.json, no pictures;
 - decoding: the same reading, decoding and resizing by the same threads, nothing else;
 - network: the same engine on squares in memory, in the same batches, with decoding of boxes and NMS;
 - torchvision: its ssdlite320_mobilenet_v3_large end to end from the same images in memory, in batches of 1, with as
-  many classes as the model and about 50 candidates an image (singleshot.deploy.bench_torch.settle).
+  many classes as the model and about 50 candidates an image (singleshot.bench.torch_candidates.settle).
 
 Decoding and network use the same cores, so together they allow 1 / (1 / decoding + 1 / network) images per second, each
 measured alone with all the cores. (The slower of the two would be the limit only if each had cores of its own; that is
@@ -29,7 +29,7 @@ from common import race_processes, serve, tell
 
 import singleshot
 from singleshot.runtime.detector import Detector
-from singleshot.runtime.reading import Plan, ReadAhead, prepare
+from singleshot.runtime.prefetch import Plan, Prefetcher, prepare
 from singleshot.runtime.sources import Frame
 
 PEER = "ssdlite320_mobilenet_v3_large"
@@ -69,7 +69,7 @@ def decoding(detector: Detector, paths: list[str], args: argparse.Namespace) -> 
 
     def run() -> None:
         ahead = 2 * detector.batch_size + 2
-        reader = ReadAhead(frames(paths, args.images), lambda frame, reserve: prepare(frame, plan, reserve), ahead)
+        reader = Prefetcher(frames(paths, args.images), lambda frame, reserve: prepare(frame, plan, reserve), ahead)
         while (item := reader.get()).frame is not None:
             reader.release(item.held)
         reader.close()
@@ -91,8 +91,8 @@ def network(detector: Detector, paths: list[str], args: argparse.Namespace) -> C
 
 
 def torchvision(detector: Detector, paths: list[str], args: argparse.Namespace) -> Callable[[], object]:
-    from singleshot.data.images import read_image
-    from singleshot.deploy.bench_torch import torchvision_runner
+    from singleshot.bench.torch_candidates import torchvision_runner
+    from singleshot.images.decode import read_image
 
     images = [read_image(path) for path in paths[:_DIFFERENT]]
     runner = torchvision_runner({
@@ -108,7 +108,7 @@ def torchvision(detector: Detector, paths: list[str], args: argparse.Namespace) 
 
 
 def counts(images: int, batch: int) -> dict[str, int]:
-    """Images of one turn of each contender."""
+    """Images of one turn of each candidate."""
     return {"files": images, "decoding": images, "network": images // batch * batch, "torchvision": images // 8}
 
 
@@ -140,13 +140,13 @@ def main() -> None:
     parser.add_argument("--precision", default=None)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--batch", type=int, default=None)
-    parser.add_argument("--contender", choices=CONTENDERS)
+    parser.add_argument("--candidate", choices=CONTENDERS)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     detector = singleshot.load(args.model, engine=args.engine, precision=args.precision, threads=args.threads)
     paths = files_of(args.folder)
-    if args.contender is not None:
-        make = {"files": files, "decoding": decoding, "network": network, "torchvision": torchvision}[args.contender]
+    if args.candidate is not None:
+        make = {"files": files, "decoding": decoding, "network": network, "torchvision": torchvision}[args.candidate]
         serve(make(detector, paths, args), warmup=1)
         return
     batch = args.batch or detector.batch_size

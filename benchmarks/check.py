@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 from common import race, ratio, tell
 
-from singleshot.data import open_source
-from singleshot.data.checks import check_source
-from singleshot.data.checks.pictures import look_at
+from singleshot.datasets import open_source
+from singleshot.datasets.checks import check_source
+from singleshot.datasets.checks.images import look_at
 
 
 def decode(path: str) -> None:

@@ -99,16 +99,16 @@ def main() -> None:
         folder = Path(temporary)
         picture = drawn(folder)
         models = args.models or exported(folder)
-        contenders: dict[str, tuple[Path, dict[str, object]]] = {
+        candidates: dict[str, tuple[Path, dict[str, object]]] = {
             f"{model.stem}, {engine}": (model, {"engine": engine}) for model in models for engine in engines
         }
         if "openvino" in engines:
             kept = {"engine": "openvino", "cache": str(folder / "kept")}
-            contenders |= {f"{model.stem}, openvino, compiled network kept": (model, kept) for model in models}
-        runs: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+            candidates |= {f"{model.stem}, openvino, compiled network kept": (model, kept) for model in models}
+        runs: dict[str, list[dict[str, float]]] = {name: [] for name in candidates}
         for number in range(args.runs + 1):
-            for name, contender in contenders.items():
-                values = start(contender[0], picture, contender[1])
+            for name, candidate in candidates.items():
+                values = start(candidate[0], picture, candidate[1])
                 if number:
                     runs[name].append(values)
     result: dict[str, object] = {}

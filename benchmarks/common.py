@@ -27,14 +27,14 @@ def machine() -> str:
     return f"{name}; torch {torch.__version__}, Python {platform.python_version()}"
 
 
-def race(contenders: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
-    """Seconds of every contender in every round; each round runs all of them in turn."""
+def race(candidates: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
+    """Seconds of every candidate in every round; each round runs all of them in turn."""
     for _ in range(warmup):
-        for run in contenders.values():
+        for run in candidates.values():
             run()
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
-        for name, run in contenders.items():
+        for name, run in candidates.items():
             wait()
             started = time.perf_counter()
             run()
@@ -44,11 +44,11 @@ def race(contenders: Mapping[str, Callable[[], object]], rounds: int, warmup: in
 
 
 def race_processes(names: list[str], rounds: int, arguments: list[str]) -> dict[str, list[float]]:
-    """The same with a process for each contender, so that none profits or suffers from another's settings.
+    """The same with a process for each candidate, so that none profits or suffers from another's settings.
 
-    The calling script is started again with `--contender NAME`; there it must call `serve`.
+    The calling script is started again with `--candidate NAME`; there it must call `serve`.
     """
-    command = [sys.executable, sys.argv[0], *arguments, "--contender"]
+    command = [sys.executable, sys.argv[0], *arguments, "--candidate"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
     processes: dict[str, subprocess.Popen[str]] = {}
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -67,7 +67,7 @@ def race_processes(names: list[str], rounds: int, arguments: list[str]) -> dict[
 
 
 def serve(run: Callable[[], object], warmup: int = 3, steps: int = 1) -> None:
-    """The contender's side of `race_processes`: one turn is `steps` runs, more than a loader can have ready."""
+    """The candidate's side of `race_processes`: one turn is `steps` runs, more than a loader can have ready."""
     for _ in range(warmup):
         run()
     wait()

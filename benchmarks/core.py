@@ -14,13 +14,13 @@ from torchvision.models.detection.image_list import ImageList
 from training import bare_step
 
 from singleshot.boxes import to_corners
+from singleshot.devices import pick_precision, place_model
 from singleshot.losses import multibox_loss
 from singleshot.matching import match
 from singleshot.models import build
 from singleshot.postprocess import to_detections
 from singleshot.priors import PRIORS, make_priors
 from singleshot.records import RawOutput
-from singleshot.training.precision import pick_precision, place_model
 
 
 def postprocess(device: torch.device) -> dict:

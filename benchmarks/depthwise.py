@@ -1,4 +1,4 @@
-"""Why DepthwiseConv2d and `quicken`: gradients of depthwise convolutions, and ReLU6, in bfloat16 on a CPU.
+"""Why DepthwiseConv2d and `use_fast_depthwise`: gradients of depthwise convolutions, and ReLU6, in bfloat16 on a CPU.
 
     python benchmarks/depthwise.py [--json]
 

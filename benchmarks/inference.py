@@ -3,8 +3,9 @@
 python benchmarks/inference.py [--rounds 9] [--models ssdlite320-mobilenetv2,...] [--threads N] [--json]
 
 Weights are random everywhere, since speed does not depend on them; what does, the number of candidates for NMS, is set
-to about 50 an image on both sides (singleshot.deploy.bench_torch.settle), with as many classes. torchvision's model as
-its builder gives it, with COCO's 91 columns and every prior a candidate, runs besides. Every contender is a process.
+to about 50 an image on both sides (singleshot.bench.torch_candidates.settle), with as many classes.
+torchvision's model as its builder gives it, with COCO's 91 columns and every prior a candidate, runs besides. Every
+candidate is a process.
 Ours is the network with decoding and NMS, from the square to boxes; torchvision is end to end from an image in memory.
 """
 
@@ -20,8 +21,8 @@ from typing import NamedTuple
 
 from common import tell
 
-from singleshot.deploy.bench import Contender, Measured, cell_summary, race, ratios
-from singleshot.deploy.bench_model import ModelFile, find_pictures, random_model, write_files, write_int8
+from singleshot.bench.model_files import ModelFile, find_pictures, random_model, write_files, write_int8
+from singleshot.bench.race import Candidate, Measured, cell_summary, race, ratios
 
 DETECT, NETWORK, MEMORY = ("detect", 1), ("network", 1), ("memory", 1)
 AS_BUILT = "as built (91 columns, untrained)"
@@ -46,25 +47,25 @@ CASES = {
 AIMS = {("ssdlite320-mobilenetv2", "int8"): 9.0}
 
 
-def contenders(
+def candidates(
     checkpoint: Path, plain: ModelFile, int8: ModelFile | None, case: Case, threads: int | None
-) -> list[Contender]:
+) -> list[Candidate]:
     """Ours and the peer. The detector's cells, and for OpenVINO the network alone and end to end from memory too."""
     made = []
     for engine in ("torch", "onnxruntime"):
         file = checkpoint if engine == "torch" else plain.path
-        made.append(Contender(f"{engine} float32", engine, "float32", str(file), threads=threads, cells=(DETECT,)))
+        made.append(Candidate(f"{engine} float32", engine, "float32", str(file), threads=threads, cells=(DETECT,)))
     for precision in ("float32", "bfloat16", "int8", "int8-bfloat16"):
         file = int8 if precision.startswith("int8") else plain
         if file is not None:
-            made.append(Contender(
+            made.append(Candidate(
                 f"openvino {precision}", "openvino", precision, str(file.path), str(file.network), threads=threads,
                 cells=(NETWORK, DETECT, MEMORY),
             ))  # fmt: skip
     peer = f"torchvision {case.peer}"
     for name, variant, classes in ((peer, "", case.classes), (f"{peer} {AS_BUILT}", "untrained", 90)):
         about = {"variant": variant, "threads": threads, "classes": classes}
-        made.append(Contender(name, "torchvision", "float32", case.peer, cells=(MEMORY,), **about))
+        made.append(Candidate(name, "torchvision", "float32", case.peer, cells=(MEMORY,), **about))
     return made
 
 
@@ -87,10 +88,10 @@ def measure(name: str, case: Case, folder: Path, rounds: int, threads: int | Non
     except Exception as error:  # the other precisions are measured all the same
         said[f"{name} int8: FAILED"] = f"{type(error).__name__}: {error}"
     del model
-    results = race(contenders(checkpoint, plain, int8, case, threads), pictures.paths, rounds)
+    results = race(candidates(checkpoint, plain, int8, case, threads), pictures.paths, rounds)
     peer = f"torchvision {case.peer}"
     for result in results:
-        own = result.contender.name
+        own = result.candidate.name
         for cell, why in result.failures.items():
             said[f"{name} {own}{'' if cell is None else ' ' + cell[0]}: FAILED"] = why
         for cell, what in ((NETWORK, "network"), (DETECT, "network + boxes"), (MEMORY, "end to end from memory")):
@@ -111,9 +112,9 @@ def measure(name: str, case: Case, folder: Path, rounds: int, threads: int | Non
     for result in results:
         added = share(result)
         if added is not None:
-            precision = result.contender.precision
+            precision = result.candidate.precision
             note = f" (want under {case.share:g})" if precision == "int8" else ""
-            said[f"{name} {result.contender.name}: decoding + NMS / network{note}"] = added
+            said[f"{name} {result.candidate.name}: decoding + NMS / network{note}"] = added
     return said
 
 

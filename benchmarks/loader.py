@@ -2,7 +2,7 @@
 
     python benchmarks/loader.py VOC-FOLDER [--lufficc CHECKOUT] [--images 300] [--rounds 5] [--json]
 
-Every contender is a process of its own on the same core and goes through the same images; rounds are interleaved.
+Every candidate is a process of its own on the same core and goes through the same images; rounds are interleaved.
 torchvision: transforms v2 in the order of its references/detection/presets.py for SSD (photometric distortion,
 zoom-out, IoU crop, flip), then the resize that its model does, with PIL images and with tensors. lufficc/SSD: its own
 transforms, up to the resize (before it subtracts means in float), from a checkout of https://github.com/lufficc/SSD.
@@ -25,11 +25,11 @@ import numpy as np
 import torch
 from common import race_processes, serve, tell
 
-from singleshot.data import open_dataset
-from singleshot.data.augment import AUGMENTS, augment_picture
-from singleshot.data.cache import PixelCache
-from singleshot.data.dataset import Dataset
+from singleshot.datasets import open_dataset
+from singleshot.datasets.dataset import Dataset
 from singleshot.inputs import InputSpec
+from singleshot.loading.augment import AUGMENTS, augment_picture
+from singleshot.loading.cache import PixelCache
 from singleshot.memory import keep_freed_memory
 
 SIZE = 300
@@ -105,7 +105,7 @@ def lufficc(data: Dataset, checkout: str) -> Load:
     return load
 
 
-def contender(name: str, data: Dataset, args: argparse.Namespace) -> Load:
+def candidate(name: str, data: Dataset, args: argparse.Namespace) -> Load:
     if name == OPENCV:
         return opencv(data)
     if name in OURS:
@@ -121,20 +121,20 @@ def main() -> None:
     parser.add_argument("--lufficc", default="", help="a checkout of lufficc/SSD; left out without one")
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--contender")
+    parser.add_argument("--candidate")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     data = open_dataset(args.data, "train", clip_boxes=True)
     rows = [i for i in range(len(data)) if len(data.boxes_of(i))][: args.images]
     data = data.subset(rows)
-    if args.contender:
-        # One core for everything that the contender starts.
+    if args.candidate:
+        # One core for everything that the candidate starts.
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         cv2.setNumThreads(1)
         torch.set_num_threads(1)
         torch.manual_seed(0)
         np.random.seed(0)
-        load = contender(args.contender, data, args)
+        load = candidate(args.candidate, data, args)
 
         def run() -> None:
             for i in range(len(data)):

@@ -18,11 +18,11 @@ import cv2
 import numpy as np
 from common import resident_mb, tell
 
-from singleshot.data.augment import AUGMENTS
-from singleshot.data.dataset import Dataset
-from singleshot.data.loader import TrainLoader
-from singleshot.data.strings import StringTable, offsets_of
+from singleshot.datasets.dataset import Dataset
+from singleshot.datasets.packed_strings import StringTable, offsets_of
 from singleshot.inputs import InputSpec
+from singleshot.loading.augment import AUGMENTS
+from singleshot.loading.loader import TrainLoader
 
 OBJECTS = 10
 FILES = 500

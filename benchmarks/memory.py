@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from common import resident_mb, tell
 
-from singleshot.data import open_dataset
-from singleshot.data.scenes import write_scenes
+from singleshot.datasets import open_dataset
 from singleshot.models import build
+from singleshot.scenes.scenes import write_scenes
 from singleshot.training.loop import Settings, Trainer
 from singleshot.training.recipes import load_recipe
 from singleshot.training.reports import PlainReporter

@@ -18,7 +18,7 @@ import numpy as np
 from common import tell
 
 import singleshot
-from singleshot.data import open_dataset
+from singleshot.datasets import open_dataset
 
 COLUMNS, ROWS, CELL = 3, 2, (400, 300)
 

@@ -22,12 +22,13 @@ import torch
 from ai_edge_litert.interpreter import Interpreter
 from common import tell
 
-from singleshot.data import open_dataset
+from singleshot.datasets import open_dataset
 from singleshot.inputs import boxes_from_square, to_square
 from singleshot.metrics import evaluate
 from singleshot.postprocess import to_detections
 from singleshot.records import ImageDetections, ImageTruth
-from singleshot.weights.foreign import Foreign, import_foreign
+from singleshot.weights.imported_model import ImportedModel
+from singleshot.weights.importing import import_foreign
 
 COCO_NAMES = {
     "aeroplane": "airplane", "diningtable": "dining table", "motorbike": "motorcycle", "pottedplant": "potted plant",
@@ -45,7 +46,7 @@ class LiteRT:
         # boxes, classes, scores, count: the detection operator's outputs in its order
         self.outputs = [one["index"] for one in self.interpreter.get_output_details()]
 
-    def __call__(self, square: np.ndarray, foreign: Foreign) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def __call__(self, square: np.ndarray, foreign: ImportedModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """RGB [S, S, 3] -> corner boxes 0..1, scores, classes."""
         values = square[None]
         if self.input["dtype"] is np.int8:

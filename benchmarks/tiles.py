@@ -19,8 +19,8 @@ import numpy as np
 from common import tell
 
 import singleshot
-from singleshot.data import open_dataset
-from singleshot.data.dataset import Dataset
+from singleshot.datasets import open_dataset
+from singleshot.datasets.dataset import Dataset
 from singleshot.metrics import evaluate
 from singleshot.records import ImageDetections, ImageTruth
 from singleshot.runtime import Detector, Tiling

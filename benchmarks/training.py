@@ -4,7 +4,7 @@
 
 The whole loop is what `singleshot train` runs: loading, augmentation, matching, loss, update, averaging, with the
 default recipe. Bare steps are forward, backward and update of the network alone on one fixed batch. torchvision's
-step includes its own matching and loss, since its model computes them in its forward. Every contender is a process of
+step includes its own matching and loss, since its model computes them in its forward. Every candidate is a process of
 its own, and every round runs eight steps of each in turn.
 """
 
@@ -21,13 +21,13 @@ import torchvision
 from common import race_processes, ratio, serve, tell
 from torch import nn
 
-from singleshot.data import open_dataset
-from singleshot.data.loader import TrainLoader
-from singleshot.data.scenes import write_scenes
+from singleshot.datasets import open_dataset
+from singleshot.devices import autocast, pick_precision, place_model
+from singleshot.loading.loader import TrainLoader
 from singleshot.memory import keep_freed_memory
 from singleshot.models import build
+from singleshot.scenes.scenes import write_scenes
 from singleshot.training.optimizers import make_optimizer
-from singleshot.training.precision import autocast, pick_precision, place_model
 from singleshot.training.recipes import load_recipe
 from singleshot.training.step import Stepper
 
@@ -85,7 +85,7 @@ def torchvision_step(device: torch.device, dtype: torch.dtype):
     return step
 
 
-def contender(name: str, data: str, device: torch.device, dtype: torch.dtype):
+def candidate(name: str, data: str, device: torch.device, dtype: torch.dtype):
     model, part = name.split(" ", 1)
     if model == "torchvision":
         return torchvision_step(device, torch.float32 if part == "float32" else dtype)
@@ -100,12 +100,12 @@ def main() -> None:
     parser.add_argument("--data", help="images to train on; default: drawn scenes")
     parser.add_argument("--models", nargs="*", default=["ssd300-mobilenetv2", "ssdlite320-mobilenetv2", "ssd320-mini"])
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--contender", help=argparse.SUPPRESS)
+    parser.add_argument("--candidate", help=argparse.SUPPRESS)
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = pick_precision("auto", device)
-    if args.contender:
-        serve(contender(args.contender, args.data, device, dtype), steps=STEPS)
+    if args.candidate:
+        serve(candidate(args.candidate, args.data, device, dtype), steps=STEPS)
         return
     peer = f"torchvision {dtype}"
     names = ["torchvision float32", peer]

@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
 import singleshot
-from singleshot.data import open_dataset
+from singleshot.datasets import open_dataset
 
 
 def main() -> None:

@@ -1,13 +1,20 @@
-"""Fixtures that every test folder uses."""
+"""Fixtures that every test folder uses: golden vectors, and small data sets on disk, written by hand."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from hypothesis import settings
+
+from singleshot.errors import DataError
 
 # Deadlines measure the machine, not the code; fixed examples make a red test red again.
 settings.register_profile("singleshot", deadline=None, derandomize=True)
@@ -38,3 +45,101 @@ def golden_inputs(golden: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def one_line() -> Callable[..., str]:
+    """one_line(call, ...): the message of the DataError that the call must end in, which must be a single line."""
+
+    def check(call: Callable[..., object], *args: Any, **kwargs: Any) -> str:
+        with pytest.raises(DataError) as caught:
+            call(*args, **kwargs)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    return check
+
+
+def _image(path: Path, width: int, height: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ramp = np.arange(height * width * 3, dtype=np.uint32).reshape(height, width, 3) // 7 % 256
+    assert cv2.imwrite(str(path), ramp.astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def write_image() -> Callable[[Path, int, int], None]:
+    """write_image(path, width, height): a picture in the format of the suffix."""
+    return _image
+
+
+def _object(name: str | None, box: Iterable[object] | None, difficult: object = None) -> str:
+    parts = ["<object>"]
+    if name is not None:
+        parts.append(f"<name>{name}</name>")
+    if difficult is not None:
+        parts.append(f"<difficult>{difficult}</difficult>")
+    if box is not None:
+        sides = zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
+        parts.append("<bndbox>" + "".join(f"<{s}>{v}</{s}>" for s, v in sides) + "</bndbox>")
+    return "".join([*parts, "</object>"])
+
+
+@pytest.fixture(scope="session")
+def voc_xml() -> Callable[..., str]:
+    """voc_xml(objects, size=(w, h) or None, filename): objects are (name, box[, difficult]) or ready XML."""
+
+    def make(objects: Iterable[Any] = (), size: Any = (64, 48), filename: str = "a.png") -> str:
+        told = f"<size><width>{size[0]}</width><height>{size[1]}</height></size>" if size else ""
+        body = "".join(o if isinstance(o, str) else _object(*o) for o in objects)
+        return f"<annotation><filename>{filename}</filename>{told}{body}</annotation>"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_voc() -> Write:
+    """write_voc(root, {stem: xml}, {split: stems}): a VOC folder whose images are 64 x 48 pixels."""
+
+    def write(root: Path, xmls: dict[str, str], splits: dict[str, list[str]] | None = None) -> Path:
+        for stem, xml in xmls.items():
+            (root / "Annotations").mkdir(parents=True, exist_ok=True)
+            (root / "Annotations" / f"{stem}.xml").write_text(xml, encoding="utf-8")
+            _image(root / "JPEGImages" / f"{stem}.png", 64, 48)
+        for split, lines in (splits or {}).items():
+            (root / "ImageSets" / "Main").mkdir(parents=True, exist_ok=True)
+            (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return root
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def coco() -> Callable[..., dict[str, Any]]:
+    """coco(annotations, **changes): a COCO dict with images a.png, b.png (64 x 48) and categories 7 cat, 3 dog."""
+
+    def make(annotations: Iterable[dict[str, Any]] = (), **changes: Any) -> dict[str, Any]:
+        images = [
+            {"id": 20, "file_name": "a.png", "width": 64, "height": 48},
+            {"id": 10, "file_name": "b.png", "width": 64, "height": 48},
+        ]
+        categories = [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}]
+        return {"images": images, "annotations": list(annotations), "categories": categories, **changes}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_coco() -> Write:
+    """write_coco(json_path, content, images_folder): the JSON file and its images; returns the JSON's path."""
+
+    def write(path: Path, content: Any, images: Path | None = None) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content), encoding="utf-8")
+        for name in ("a.png", "b.png"):
+            _image((images or path.parent) / name, 64, 48)
+        return path
+
+    return write

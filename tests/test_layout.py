@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,92 +13,145 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "singleshot"
 
-# Upper rows first: a room may import those at or above its own number.
-ROWS = {
-    "errors": 0, "records": 0, "thresholds": 1, "description": 1, "inputs": 1, "boxes": 1, "prior_boxes": 1,
-    "priors": 1, "files": 1, "memory": 1,
-    "matching": 2, "losses": 2, "postprocess": 2,
-    "metrics": 3, "models": 3,
-    "data": 4, "runtime": 5, "report": 5, "weights": 5, "training": 6, "deploy": 6, "serve": 7, "cli": 8,
+# Who may import whom, room by room: the groups of the README's picture, upper groups first. A room may import every
+# room of the groups above its own ("*" stands for them), and of its own group those named here.
+GROUPS: dict[str, dict[str, set[str]]] = {
+    "ground": {
+        "_version": set(), "errors": set(), "records": set(),
+        "files": {"errors"}, "storage": {"errors"}, "devices": {"errors"}, "memory": set(),
+    },
+    "SSD itself": {
+        "boxes": set(), "prior_boxes": set(), "inputs": set(), "thresholds": set(),
+        "conventions": {"prior_boxes", "inputs", "thresholds"},
+        "priors": {"prior_boxes", "conventions"},
+        "prior_coverage": {"priors", "prior_boxes"},
+        "matching": {"boxes"}, "losses": set(), "postprocess": {"boxes", "thresholds"},
+        "metrics": set(),
+        "models": {"priors", "prior_boxes", "inputs", "conventions"},
+    },
+    "without torch": {
+        "model_info": set(),
+        "images": set(),
+        "scenes": set(),
+        "datasets": {"images"},
+        "runtime": {"images", "model_info"},
+    },
+    "with torch": {
+        "loading": set(),
+        "weights": set(),
+        "evaluation": {"loading", "weights"},
+        "training": {"loading", "weights", "evaluation"},
+        "deploy": {"weights", "evaluation", "loading"},
+        "bench": {"weights", "evaluation", "deploy"},
+        "report": set(),
+    },
+    "use cases": {"api": set()},
+    "doors": {"serve": set(), "cluster": set(), "cli": {"serve", "cluster"}},
 }  # fmt: skip
-PURE = ["errors", "records", "thresholds", "description", "inputs", "boxes", "prior_boxes", "priors", "matching",
-        "losses", "postprocess", "metrics", "models"]  # fmt: skip
+# The pure rooms touch none of these; the ground is there for whoever does.
+PURE_GROUP = "SSD itself"
+NOT_PURE = {"os", "pathlib", "socket", "urllib", "requests", "time", "logging", "random", "typer", "pydantic"}
+NOT_PURE |= {f"singleshot.{room}" for room in ("files", "storage", "devices", "memory")}
+# The runtime half and what it may reach. `devices` speaks of PyTorch's devices in functions that import it themselves.
+TORCH_FREE = ("images", "scenes", "datasets", "runtime", "serve", "model_info")
 TORCH = {"torch", "torchvision", "timm", "jaxtyping"}
+FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def imports_of(path: Path, typing_too: bool = False) -> set[tuple[str, bool]]:
-    """(module, at import time) of every import in a file; those under TYPE_CHECKING only when asked for."""
+@cache
+def modules() -> dict[str, Path]:
+    names = {}
+    for path in FILES:
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        names[".".join(("singleshot", *(p for p in parts if p != "__init__")))] = path
+    return names
+
+
+@cache
+def imports_of(path: Path) -> frozenset[tuple[str, bool]]:
+    """(module, at import time) of every import in a file, those inside functions too, those under TYPE_CHECKING not."""
     tree = ast.parse(path.read_text())
     skipped: set[int] = set()
+    lazy: set[int] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test) and not typing_too:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             skipped |= {id(child) for part in node.body for child in ast.walk(part)}
-    inside = {
-        id(child)
-        for node in ast.walk(tree)
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-        for child in ast.walk(node)
-    }
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            lazy |= {id(child) for child in ast.walk(node)}
     found = set()
     for node in ast.walk(tree):
         if id(node) in skipped:
             continue
+        names: list[str] = []
         if isinstance(node, ast.Import):
-            found |= {(alias.name, id(node) not in inside) for alias in node.names}
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found.add((node.module or "", id(node) not in inside))
-            if node.module == "singleshot":
-                found |= {(f"singleshot.{alias.name}", id(node) not in inside) for alias in node.names}
-    return found
+            whole = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in modules() else node.module or "" for name in whole]
+        found |= {(name, id(node) not in lazy) for name in names}
+    return frozenset(found)
 
 
-def room(module: str) -> str | None:
-    parts = module.split(".")
-    return parts[1] if parts[0] == "singleshot" and len(parts) > 1 else None
+def own(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-FILES = sorted(p for p in PACKAGE.rglob("*.py"))
+def allowed(room: str) -> set[str]:
+    above: set[str] = set()
+    for rooms in GROUPS.values():
+        if room in rooms:
+            return above | rooms[room] | {room}
+        above |= rooms.keys()
+    raise AssertionError(f"{room}: a new room; say in which group it is, and whom it may import")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_lower_row_imports_an_upper_row_never_the_reverse(path: Path) -> None:
-    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    if own in ("__init__", "__main__"):
+def test_a_room_imports_only_whom_it_may(path: Path) -> None:
+    room = own(path)
+    if room in ("__init__", "__main__"):
         return
-    assert own in ROWS, f"{own}: a new room; say in which row it is"
     for module, _ in imports_of(path):
-        other = room(module)
-        if other is not None and other in ROWS and other != own:
-            assert ROWS[other] <= ROWS[own], f"{path.name} imports {module}, which is below it"
+        parts = module.split(".")
+        if parts[0] == "singleshot":
+            other = parts[1] if len(parts) > 1 else "the package itself"
+            assert other in allowed(room), f"{path.relative_to(PACKAGE)} imports {module}"
 
 
-@pytest.mark.parametrize("name", PURE)
+def test_no_module_reaches_itself_lazy_imports_counted() -> None:
+    edges = {name: {m for m, _ in imports_of(path) if m in modules()} for name, path in modules().items()}
+    left = dict(edges)
+    while free := [name for name, others in left.items() if not others & left.keys() - {name}]:
+        for name in free:
+            del left[name]
+    # What is left is in a cycle or leads to one; those that nothing left imports only lead to it.
+    while ends := [name for name in left if not any(name in left[other] for other in left if other != name)]:
+        for name in ends:
+            del left[name]
+    assert not left, f"modules that import each other: {sorted(left)}"
+
+
+@pytest.mark.parametrize("name", GROUPS[PURE_GROUP])
 def test_pure_rooms_touch_no_files_network_clock_or_settings(name: str) -> None:
-    banned = {"os", "pathlib", "socket", "urllib", "requests", "time", "logging", "random", "typer", "pydantic"}
     place = PACKAGE / name
     for path in [*place.rglob("*.py")] if place.is_dir() else [place.with_suffix(".py")]:
-        used = {module.split(".")[0] for module, _ in imports_of(path)}
-        assert not used & banned, f"{path}: {used & banned}"
+        used = {module for module, _ in imports_of(path)} if path.exists() else set()
+        used |= {module.split(".")[0] for module in used}
+        assert not used & NOT_PURE, f"{path}: {used & NOT_PURE}"
 
 
-def test_the_runtime_never_imports_torch_not_even_through_others() -> None:
-    seen: set[str] = set()
-    queue = [f"singleshot.{p.relative_to(PACKAGE).with_suffix('').as_posix().replace('/', '.')}"
-             for p in (PACKAGE / "runtime").rglob("*.py")]  # fmt: skip
+def test_the_runtime_half_never_imports_torch_not_even_through_others() -> None:
+    queue = [name for name, path in modules().items() if own(path) in TORCH_FREE]
     assert queue
+    seen = set(queue)
     while queue:
-        module = queue.pop().removesuffix(".__init__")
-        if module in seen:
-            continue
-        seen.add(module)
-        place = PACKAGE / "/".join(module.split(".")[1:])
-        path = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
-        if not path.exists() or path == PACKAGE / "__init__.py":
-            continue
-        for other, _ in imports_of(path):  # those inside functions too
+        module = queue.pop()
+        for other, at_import in imports_of(modules()[module]):
+            if module == "singleshot.devices" and not at_import:
+                continue
             assert other.split(".")[0] not in TORCH, f"{module} imports {other}"
-            if other.startswith("singleshot"):
+            if other in modules() and other not in seen and other != "singleshot":
+                seen.add(other)
                 queue.append(other)
 
 

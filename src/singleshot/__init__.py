@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from singleshot._version import __version__
+
 __all__ = ["__version__", "load"]
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def load(
     Raises CheckpointError, ConfigError, or MissingExtraError where a package is not installed.
     """
     from singleshot.errors import ConfigError, MissingExtraError, printable
-    from singleshot.runtime.opening import check_options, is_exported, open_exported
+    from singleshot.runtime.open_exported import check_options, is_exported, open_exported
 
     if is_exported(path):
         return open_exported(path, device, engine, threads, precision, batch, input_spec, class_names, cache)
@@ -65,6 +66,6 @@ def load(
         raise MissingExtraError(
             f"{printable(path)}: running a checkpoint needs PyTorch: pip install 'singleshot[train]'"
         ) from error
-    from singleshot.deploy.torch_engine import load_detector
+    from singleshot.evaluation.torch_engine import load_detector
 
     return load_detector(str(path), device, threads=threads, precision=precision, batch=batch)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from singleshot.data.scenes import write_scenes
+from singleshot.scenes.scenes import write_scenes
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

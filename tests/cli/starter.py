@@ -13,9 +13,9 @@ import torch
 import torchvision
 
 import singleshot.cli
-import singleshot.deploy.torch_engine
+import singleshot.evaluation.torch_engine
 import singleshot.training.loop
-import singleshot.weights.opening
+import singleshot.weights.open_model
 
 
 def become(job: dict[str, Any]) -> None:

@@ -34,8 +34,8 @@ def test_a_table_a_picture_and_json(run, model, scenes, tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     report = json.loads((out / "bench.json").read_text())
-    assert [one["name"] for one in report["contenders"]] == ["torch float32", "openvino float32"]
-    for one in report["contenders"]:
+    assert [one["name"] for one in report["candidates"]] == ["torch float32", "openvino float32"]
+    for one in report["candidates"]:
         assert not one["failures"]
         assert set(one["tasks"]) == set(TASKS)
         for by in one["tasks"].values():
@@ -44,7 +44,7 @@ def test_a_table_a_picture_and_json(run, model, scenes, tmp_path) -> None:
         assert one["start_s"] > 0
         assert one["peak_mb"] > 0
         assert one["name"] in done.stdout
-    torch, openvino = report["contenders"]
+    torch, openvino = report["candidates"]
     assert openvino["peak_mb"] < torch["peak_mb"]
     assert sorted(path.name for path in out.iterdir()) == ["bench.json", "bench.png"]
     picture = cv2.imread(str(out / "bench.png"))
@@ -58,8 +58,8 @@ def test_an_exported_file_runs_without_torch(run, exported, tmp_path) -> None:
     done = run("bench", exported, "--engines", "onnxruntime", "--json", "--batch", "2,1", "--rounds", 1, "--threads", 1)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert [one["name"] for one in report["contenders"]] == ["onnxruntime float32"]
-    tasks = report["contenders"][0]["tasks"]
+    assert [one["name"] for one in report["candidates"]] == ["onnxruntime float32"]
+    tasks = report["candidates"][0]["tasks"]
     assert {task: set(by) for task, by in tasks.items()} == {task: {"1", "2"} for task in TASKS}
     assert "PyTorch is left out" in done.stderr
     assert not list(tmp_path.iterdir())

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from singleshot.data import available_splits, open_dataset
-from singleshot.data.scenes import write_scenes
+from singleshot.datasets import available_splits, open_dataset
+from singleshot.scenes.scenes import write_scenes
 
 
 @pytest.fixture(scope="module")

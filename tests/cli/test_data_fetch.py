@@ -22,13 +22,13 @@ import cv2
 import numpy as np
 import pytest
 
-from singleshot.data import open_dataset
+from singleshot.datasets import open_dataset
 
 # The real command line with a set `tiny` in the catalogue; how it is downloaded and unpacked stays as it is.
 DRIVER = """
 import json, sys
 from singleshot.cli import main
-from singleshot.data.fetch.catalogue import CATALOGUE, Archive, FreeSet
+from singleshot.datasets.fetch.catalogue import CATALOGUE, Archive, FreeSet
 size, checksum = json.loads(sys.argv.pop(1))
 archive = Archive("http://example.org/sets/tiny.tar", size, checksum, (("devkit/", ""),))
 CATALOGUE["tiny"] = FreeSet("Tiny", "voc", ("train",), "free", "http://example.org", (archive,), size)

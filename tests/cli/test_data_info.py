@@ -8,8 +8,8 @@ import shutil
 import pytest
 
 from singleshot.cli.data_info import _advice, _encodable, _table, verdict
-from singleshot.report.data_info import Cover, Part
-from singleshot.report.prior_cover import REASONS
+from singleshot.datasets.statistics import Cover, Part
+from singleshot.prior_coverage import REASONS
 
 
 def test_report(run, scenes, tmp_path):

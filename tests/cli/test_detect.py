@@ -18,9 +18,9 @@ def test_the_same_image_gives_the_same_boxes_as_in_python_and_in_eval(model, pic
     import torch
 
     import singleshot
-    from singleshot.data import open_dataset
-    from singleshot.data.loader import EvalLoader
-    from singleshot.training.validate import detect_all
+    from singleshot.datasets import open_dataset
+    from singleshot.evaluation.validate import detect_all
+    from singleshot.loading.loader import EvalLoader
     from singleshot.weights.checkpoint import load_checkpoint
 
     done = run("detect", model, *pictures, "--score-min", 0.05, "--json")

@@ -12,7 +12,7 @@ from torchvision.models.detection import ssd300_vgg16
 
 from singleshot.models import build
 from singleshot.weights.checkpoint import ModelInfo, save_checkpoint
-from singleshot.weights.foreign import import_checkpoint
+from singleshot.weights.importing import import_checkpoint
 
 
 @pytest.fixture(scope="module")

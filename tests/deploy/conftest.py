@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from singleshot.data.scenes import make_scene
 from singleshot.inputs import to_square
 from singleshot.models import SSD, build
+from singleshot.scenes.scenes import make_scene
 from singleshot.thresholds import Thresholds
 from singleshot.weights.checkpoint import ModelInfo
 
@@ -30,10 +30,10 @@ class Net(NamedTuple):
 
     def file(self, rules: Thresholds, path: Path, plain: bool = False) -> ModelInfo:
         """Write the exported file under other thresholds."""
-        from singleshot.deploy.onnx_file import finished
+        from singleshot.deploy.onnx_file import attach_postprocess
 
         info = ModelInfo.of(self.model, CLASSES, thresholds=rules)
-        proto = finished(copy.deepcopy(self.network), self.model, info, plain=plain)
+        proto = attach_postprocess(copy.deepcopy(self.network), self.model, info, plain=plain)
         path.write_bytes(proto.SerializeToString())
         return info
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from singleshot.deploy import export
-from singleshot.deploy.agreement import Agreement, compare, compare_raw
 from singleshot.deploy.export import Form, Quantised, export_model
-from singleshot.deploy.onnx_file import finished
+from singleshot.deploy.onnx_file import attach_postprocess
 from singleshot.deploy.onnx_post import select_model
+from singleshot.deploy.parity import Agreement, compare, compare_raw
 from singleshot.errors import ConfigError
 from singleshot.records import ImageDetections
 from singleshot.runtime.model_file import read_onnx_info
@@ -242,7 +242,7 @@ def test_a_quantised_network_need_not_agree(mini, tmp_path: Path) -> None:
 
 
 def test_raw_files(mini, engines, tmp_path: Path) -> None:
-    proto = finished(copy.deepcopy(mini.network), mini.model, mini.info, raw=True)
+    proto = attach_postprocess(copy.deepcopy(mini.network), mini.model, mini.info, raw=True)
     (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
     assert read_onnx_info(tmp_path / "m.onnx").raw
     for engine in engines(tmp_path / "m.onnx").values():

@@ -16,8 +16,8 @@ from singleshot.errors import ConfigError
 from singleshot.inputs import InputSpec
 from singleshot.models import SSD, build
 from singleshot.priors import PRIORS, make_priors
-from singleshot.weights.foreign import import_checkpoint
 from singleshot.weights.importers.torchvision import MEAN, PRIORS_300
+from singleshot.weights.importing import import_checkpoint
 
 CAFFE = (123.0, 117.0, 104.0)
 

@@ -9,14 +9,14 @@ import cv2
 import numpy as np
 import pytest
 
-from singleshot.data.images import read_encoded
 from singleshot.errors import DataError
+from singleshot.images.decode import read_encoded
 from singleshot.inputs import InputSpec
 from singleshot.records import ImageDetections
 from singleshot.runtime import Detector, Frame, open_sources
-from singleshot.runtime.background import Background
+from singleshot.runtime.background_worker import BackgroundWorker
 from singleshot.runtime.detector import ALONE, suited_batch
-from singleshot.runtime.reading import Plan, ReadAhead, Ready, prepare, reduction
+from singleshot.runtime.prefetch import Prefetcher, Prepared, ReadPlan, prepare, reduction
 
 
 class BrokenError(Exception):
@@ -40,9 +40,9 @@ def numbered(count: int, fail_at: int | None = None):
 def test_order_holds_however_long_each_takes():
     def slow(frame, reserve):
         time.sleep(0.004 * ((frame.index * 7) % 5))
-        return Ready(frame)
+        return Prepared(frame)
 
-    reader = ReadAhead(numbered(60), slow, ahead=9, threads=6)
+    reader = Prefetcher(numbered(60), slow, ahead=9, threads=6)
     names = []
     while (item := reader.get()).frame is not None:
         names.append(item.frame.name)
@@ -59,9 +59,9 @@ def test_a_failure_comes_after_all_that_came_before_it(ahead, where, fail_at):
     def make(frame, reserve):
         if where == "make" and frame.index == fail_at:
             raise BrokenError("make")
-        return Ready(frame)
+        return Prepared(frame)
 
-    reader = ReadAhead(numbered(20, fail_at if where == "source" else None), make, ahead, threads=3)
+    reader = Prefetcher(numbered(20, fail_at if where == "source" else None), make, ahead, threads=3)
     for i in range(fail_at):
         assert reader.get().frame.index == i
     assert isinstance(reader.get().failure, BrokenError)
@@ -78,7 +78,7 @@ def test_readers_ask_no_further_than_they_may():
             asked = i + 1
             yield Frame(str(i), None, i)
 
-    reader = ReadAhead(frames(), lambda frame, reserve: Ready(frame), ahead=7, threads=4)
+    reader = Prefetcher(frames(), lambda frame, reserve: Prepared(frame), ahead=7, threads=4)
     for i in range(50):
         assert reader.get().frame.index == i
         time.sleep(0.001)
@@ -97,9 +97,9 @@ def test_bytes_are_bounded_and_one_large_image_still_passes():
         with lock:
             alive += size
             most = max(most, alive)
-        return Ready(frame, held=size)
+        return Prepared(frame, held=size)
 
-    reader = ReadAhead(numbered(40), make, ahead=20, threads=4, held_bytes=100)
+    reader = Prefetcher(numbered(40), make, ahead=20, threads=4, held_bytes=100)
     for i in range(40):
         item = reader.get()
         assert item.frame.index == i
@@ -226,7 +226,7 @@ def test_reduced_decoding_gives_boxes_within_a_pixel(tmp_path, engine, resize, s
 def test_a_reduced_image_lies_where_the_whole_one_does(tmp_path, size):
     """Measured by correlation, to a tenth of a pixel of the square; numbers that 8 does not divide would move it."""
     path = photo(tmp_path / "a.jpg", *size)
-    plan = Plan(InputSpec(size=100), keep=False)
+    plan = ReadPlan(InputSpec(size=100), keep=False)
     frame = Frame(path, None, path=path)
     whole, part = prepare(frame, plan), prepare(frame, plan._replace(reduce=True))
     assert (part.width, part.height) == size == (whole.width, whole.height)
@@ -255,7 +255,7 @@ def test_reduction_keeps_twice_the_pixels_of_the_square(tmp_path):
 
 
 def test_a_large_photo_is_never_decoded_whole_without_pictures(tmp_path, engine, monkeypatch):
-    from singleshot.data import images
+    from singleshot.images import decode as images
 
     sizes = []
     decode = images._decode
@@ -299,7 +299,7 @@ def test_the_same_boxes_by_every_way(save, tmp_path, detector):
 
 def test_background_works_in_order_and_waits_at_the_end():
     done = []
-    work = Background(lambda item: (time.sleep(0.001), done.append(item)), most=3)
+    work = BackgroundWorker(lambda item: (time.sleep(0.001), done.append(item)), most=3)
     for i in range(30):
         work.put(i)
         assert i - len(done) <= 3 + 2
@@ -319,7 +319,7 @@ def test_background_failures_reach_whoever_puts(most, fail_at):
             raise BrokenError(str(item))
         done.append(item)
 
-    background = Background(work, most=most)
+    background = BackgroundWorker(work, most=most)
     with pytest.raises(BrokenError, match=str(fail_at)):
         for i in range(30):
             background.put(i)
@@ -333,7 +333,7 @@ def test_background_failures_reach_whoever_puts(most, fail_at):
 
 def test_background_holds_few_bytes_and_stops_at_once():
     go, held = threading.Event(), []
-    background = Background(lambda item: go.wait(5), most=100, most_bytes=100, weigh=lambda item: item)
+    background = BackgroundWorker(lambda item: go.wait(5), most=100, most_bytes=100, weigh=lambda item: item)
 
     def feed():
         for size in (30, 30, 30, 500):

@@ -176,7 +176,7 @@ def test_tiles(run, picture, engine, tmp_path):
 @pytest.mark.parametrize("draw", ["--draw", "--no-draw"])
 @pytest.mark.parametrize("k", [0, 1, 12])
 def test_a_writer_that_fails_ends_the_run_and_leaves_nothing_half(run, save, tmp_path, monkeypatch, draw, k):
-    from singleshot.runtime.writers import JsonWriter
+    from singleshot.runtime.result_files import JsonWriter
 
     count = 0
     add = JsonWriter.add
@@ -302,16 +302,14 @@ def test_reader_that_leaves(save, tmp_path):
 
 
 def test_the_runtime_half_does_not_import_torch():
-    code = (
-        "import sys, singleshot.cli.detect, singleshot.runtime, singleshot.runtime.writers, singleshot.runtime.pictures"
-    )
-    check = "; import singleshot.data.images; assert not {'torch', 'pydantic', 'matplotlib'} & set(sys.modules)"
+    code = "import sys, singleshot.cli.detect, singleshot.runtime.result_files, singleshot.runtime.picture_writer"
+    check = "; import singleshot.images.decode; assert not {'torch', 'pydantic', 'matplotlib'} & set(sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(SRC)}
     subprocess.run([sys.executable, "-c", code + check], env=environment, check=True)
 
 
 def test_io_is_not_closed_by_json(found):
-    from singleshot.runtime.writers import JsonWriter
+    from singleshot.runtime.result_files import JsonWriter
 
     stream = io.StringIO()
     with JsonWriter(stream, "m", ("cat", "dog")) as writer:

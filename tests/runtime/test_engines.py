@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import singleshot
+from singleshot.devices import cores, has_bfloat16, processor_name
 from singleshot.errors import CheckpointError, ConfigError, MissingExtraError
 from singleshot.runtime import Detections
 from singleshot.runtime.engines.onnx_runtime import OnnxRuntimeEngine
 from singleshot.runtime.engines.openvino import OpenVINOEngine
-from singleshot.runtime.hardware import cores, has_bfloat16, processor_name
 
 FILES = [
     ("openvino", "model.onnx"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from singleshot.data.scenes import write_scenes
+from singleshot.scenes.scenes import write_scenes
 
 
 @pytest.fixture(scope="session")

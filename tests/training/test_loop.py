@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from singleshot.data import open_dataset
+from singleshot.datasets import open_dataset
 from singleshot.errors import CheckpointError
 from singleshot.inputs import InputSpec
 from singleshot.models import build_on
@@ -76,9 +76,9 @@ def test_the_loss_falls_and_the_files_are_there(scenes: Path, tmp_path: Path) ->
 
 
 def test_best_holds_the_averaged_weights_that_were_validated(scenes: Path, tmp_path: Path) -> None:
-    from singleshot.data.loader import EvalLoader
+    from singleshot.evaluation.validate import validate
+    from singleshot.loading.loader import EvalLoader
     from singleshot.thresholds import Thresholds
-    from singleshot.training.validate import validate
 
     trainer = make(scenes, tmp_path / "run", epochs=3)
     result = trainer.run()

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from singleshot.data.augment import AUGMENTS
 from singleshot.errors import ConfigError
+from singleshot.loading.augment import AUGMENTS
 from singleshot.models import build
-from singleshot.training.optimizers import Average, make_optimizer, parameter_groups, set_lr
+from singleshot.training.optimizers import ModelEMA, make_optimizer, parameter_groups, set_lr
 from singleshot.training.recipes import Recipe, load_recipe, recipe_names
-from singleshot.training.schedule import Clock, lr_factor
+from singleshot.training.schedule import Budget, lr_factor
 
 
 def test_step_schedule_is_the_published_one() -> None:
@@ -43,8 +43,8 @@ def test_factor_is_always_between_zero_and_one(progress: float, warmup: float, s
 
 
 def test_clock_by_steps_and_by_seconds() -> None:
-    assert Clock(100).progress(25, 9999) == 0.25
-    clock = Clock(None, 60.0)
+    assert Budget(100).progress(25, 9999) == 0.25
+    clock = Budget(None, 60.0)
     assert clock.progress(10**6, 30.0) == 0.5
     clock.reserve = 10.0
     assert clock.progress(0, 50.0) == 1.0
@@ -144,7 +144,7 @@ def test_set_lr_keeps_the_factors(name: str) -> None:
 
 def test_average_is_the_recurrence() -> None:
     model = torch.nn.BatchNorm1d(3)
-    average, slow = Average(model, 0.9), [v.clone() for v in model.state_dict().values()]
+    average, slow = ModelEMA(model, 0.9), [v.clone() for v in model.state_dict().values()]
     for n in range(1, 30):
         with torch.no_grad():
             model.weight.add_(torch.randn(3))

@@ -1,4 +1,4 @@
-"""Foreign checkpoints made from the layouts and the documented fill beside the golden vectors."""
+"""ImportedModel checkpoints made from the layouts and the documented fill beside the golden vectors."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from singleshot.errors import CheckpointError
-from singleshot.weights.foreign import import_checkpoint
+from singleshot.weights.importing import import_checkpoint
 from singleshot.weights.readers.crc32c import crc32c, mask
 
 Arrays = dict[str, np.ndarray]
-Tensors = dict[str, torch.Tensor]
+ForeignState = dict[str, torch.Tensor]
 
 
 @pytest.fixture(scope="session")
@@ -204,11 +204,11 @@ def litert() -> Callable[[Path, Arrays], dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def says_what_does_not_fit() -> Callable[[Tensors, str], None]:
+def says_what_does_not_fit() -> Callable[[ForeignState, str], None]:
     """`says_what_does_not_fit(tensors, key)`: without that tensor, with one more, and with that one too short a
     checkpoint is refused in one line that names it."""
 
-    def check(tensors: Tensors, key: str) -> None:
+    def check(tensors: ForeignState, key: str) -> None:
         with pytest.raises(CheckpointError, match=f"missing: {key}") as caught:
             import_checkpoint({k: v for k, v in tensors.items() if k != key})
         assert "\n" not in str(caught.value)
@@ -221,11 +221,11 @@ def says_what_does_not_fit() -> Callable[[Tensors, str], None]:
 
 
 @pytest.fixture(scope="session")
-def refuses_what_does_not_fit() -> Callable[[Tensors, str, str, str], None]:
+def refuses_what_does_not_fit() -> Callable[[ForeignState, str, str, str], None]:
     """`refuses_what_does_not_fit(tensors, key, spare, project)`: the same with `spare` as the name of one more, where
     the refusal names the project that it looks like."""
 
-    def check(tensors: Tensors, key: str, spare: str, project: str) -> None:
+    def check(tensors: ForeignState, key: str, spare: str, project: str) -> None:
         for changed in (
             {k: v for k, v in tensors.items() if k != key},
             {**tensors, key: tensors[key][1:]},

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from singleshot.errors import CheckpointError
-from singleshot.weights.foreign import import_checkpoint, import_foreign
+from singleshot.weights.importing import import_checkpoint, import_foreign
 
 
 def test_gives_the_outputs_and_priors_of_the_source(state, agrees, golden):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from singleshot.errors import CheckpointError
-from singleshot.weights.foreign import import_checkpoint, import_foreign
+from singleshot.weights.importing import import_checkpoint, import_foreign
 
 
 @pytest.fixture(scope="module")

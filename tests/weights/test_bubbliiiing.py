@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from singleshot.weights.foreign import import_foreign
+from singleshot.weights.importing import import_foreign
 
 PRIORS = {
     "bubbliiiing_vgg": "vgg300_corner",

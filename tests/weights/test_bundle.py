@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from singleshot.errors import CheckpointError
-from singleshot.weights.foreign import import_checkpoint
+from singleshot.weights.importing import import_checkpoint
 from singleshot.weights.readers import sstable
 from singleshot.weights.readers.bundle import is_bundle, read_bundle
 from singleshot.weights.readers.crc32c import crc32c, mask, unmask

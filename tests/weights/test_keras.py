@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from singleshot.errors import CheckpointError
-from singleshot.weights.foreign import import_checkpoint, import_foreign
+from singleshot.weights.importing import import_checkpoint, import_foreign
 from singleshot.weights.readers import hdf5
 from singleshot.weights.readers.hdf5 import MAX_DEPTH, read_hdf5
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from singleshot.errors import CheckpointError
-from singleshot.weights.foreign import import_checkpoint, import_foreign
+from singleshot.weights.importing import import_checkpoint, import_foreign
 
 PRIORS = {
     "lufficc_vgg300": "voc300_clip",

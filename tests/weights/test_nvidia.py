@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 
 from singleshot.priors import PRIORS, make_priors
-from singleshot.weights.foreign import import_foreign
+from singleshot.weights.importing import import_foreign
 
 BOXES = (4, 6, 6, 6, 4, 4)
 MAPS = (38, 19, 10, 5, 3, 1)

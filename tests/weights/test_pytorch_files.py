@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import save_file
 
 from singleshot.errors import CheckpointError
-from singleshot.weights.foreign import import_checkpoint, import_foreign
-from singleshot.weights.readers.any_file import read_foreign
+from singleshot.weights.importing import import_checkpoint, import_foreign
 from singleshot.weights.readers.pytorch import MAX_ARRAY_BYTES, read_pytorch
+from singleshot.weights.readers.sniff import read_foreign
 from singleshot.weights.readers.wrappers import unwrap
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2).half(), "n": torch.tensor(7)}

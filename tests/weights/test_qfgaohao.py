@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from singleshot.weights.foreign import import_checkpoint, import_foreign
+from singleshot.weights.importing import import_checkpoint, import_foreign
 
 # ------------------------------------------------- the source's networks, as modules with its names for everything
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from singleshot.errors import CheckpointError
 from singleshot.weights.class_names import coco_by_number
-from singleshot.weights.foreign import import_checkpoint, import_foreign
+from singleshot.weights.importing import import_checkpoint, import_foreign
 
 Arrays = dict[str, np.ndarray]
 V1, V2, INC = "FeatureExtractor/MobilenetV1", "FeatureExtractor/MobilenetV2", "FeatureExtractor/InceptionV2"
@@ -837,14 +837,14 @@ class TestFilesBesideIt:
         path.parent.mkdir(exist_ok=True)
         path.write_text(LABELS)
         write_network(graph, v1)
-        assert imported(graph, beside=path if given else None).class_names == ("red cell", "unused 2", "platelet")
+        assert imported(graph, companion=path if given else None).class_names == ("red cell", "unused 2", "platelet")
 
     def test_two_label_maps_tell_nothing_unless_one_is_given(self, v1, graph, imported, tmp_path):
         (tmp_path / "a.pbtxt").write_text(LABELS)
         (tmp_path / "b.pbtxt").write_text(LABELS.replace("red", "white"))
         write_network(graph, v1)
         assert imported(graph).class_names is None
-        names = imported(graph, beside=tmp_path / "b.pbtxt").class_names
+        names = imported(graph, companion=tmp_path / "b.pbtxt").class_names
         assert names is not None
         assert names[0] == "white cell"
 
@@ -863,5 +863,5 @@ class TestFilesBesideIt:
         path.write_text(text)
         write_network(graph, v1)
         with pytest.raises(CheckpointError, match=match) as caught:
-            imported(graph, beside=path)
+            imported(graph, companion=path)
         assert "\n" not in str(caught.value)

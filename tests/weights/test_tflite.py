@@ -21,7 +21,7 @@ from singleshot.errors import CheckpointError, MissingExtraError
 from singleshot.postprocess import to_detections
 from singleshot.priors import PriorSpec, make_priors
 from singleshot.records import RawOutput
-from singleshot.weights.foreign import import_checkpoint, import_foreign
+from singleshot.weights.importing import import_checkpoint, import_foreign
 from singleshot.weights.readers.tflite import read_tflite
 
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated")

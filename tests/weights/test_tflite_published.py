@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from singleshot.data import open_dataset
+from singleshot.datasets import open_dataset
 from singleshot.errors import CheckpointError
 from singleshot.inputs import InputSpec, to_square
 from singleshot.models import build
@@ -18,7 +18,8 @@ from singleshot.records import RawOutput
 from singleshot.weights.backbones import load_backbone
 from singleshot.weights.checkpoint import ModelInfo, load_checkpoint, save_checkpoint
 from singleshot.weights.class_names import coco_by_number
-from singleshot.weights.foreign import Foreign, import_checkpoint, import_foreign
+from singleshot.weights.imported_model import ImportedModel
+from singleshot.weights.importing import import_checkpoint, import_foreign
 from singleshot.weights.readers.tflite import read_tflite
 
 
@@ -33,7 +34,7 @@ def classifier(shared: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def foreign(detector: Path) -> Foreign:
+def foreign(detector: Path) -> ImportedModel:
     return import_foreign(detector)
 
 

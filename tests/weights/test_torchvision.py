@@ -10,7 +10,7 @@ from torchvision.models.detection import ssdlite, ssdlite320_mobilenet_v3_large
 
 from singleshot.errors import CheckpointError
 from singleshot.postprocess import to_detections
-from singleshot.weights.foreign import import_checkpoint, import_foreign
+from singleshot.weights.importing import import_checkpoint, import_foreign
 
 LITE, VGG = "torchvision_ssdlite320", "torchvision_ssd300"
 

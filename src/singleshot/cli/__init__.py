@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from singleshot import __version__
+from singleshot._version import __version__
 from singleshot.cli.bench import bench
 from singleshot.cli.common import hush_stdout
 from singleshot.cli.data import data_app

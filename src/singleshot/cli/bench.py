@@ -14,9 +14,9 @@ from singleshot.cli.common import JsonOption, QuietOption, is_free, progress_bar
 from singleshot.errors import ConfigError, printable
 
 if TYPE_CHECKING:
-    from singleshot.deploy.bench import Contender, Measured
-    from singleshot.deploy.bench_model import Model, Pictures
-    from singleshot.deploy.bench_plan import Wishes
+    from singleshot.bench.candidates import BenchOptions
+    from singleshot.bench.model_files import Model, Pictures
+    from singleshot.bench.race import Candidate, Measured
 
 _HEADS = {"network": "network", "detect": "+ boxes", "memory": "from memory", "files": "from files"}
 _PEERS = ("torchvision",)
@@ -27,7 +27,7 @@ _PEER_HEADS = {
     "torchvision fasterrcnn_mobilenet_v3_large_320_fpn": "rcnn_mobile320",
 }
 _DEVICES = ("auto", "cpu", "cuda")
-_STARTS = 3  # fresh processes of each contender, at most
+_STARTS = 3  # fresh processes of each candidate, at most
 
 
 def bench(
@@ -50,7 +50,7 @@ def bench(
     ] = None,
     batch: Annotated[str, typer.Option(help="Images per call, such as 1,8,32.")] = "1,8",
     threads: Annotated[int | None, typer.Option(help="Threads of every engine. Default: all cores.")] = None,
-    rounds: Annotated[int, typer.Option(help="Turns of every contender; the medians are told.")] = 5,
+    rounds: Annotated[int, typer.Option(help="Turns of every candidate; the medians are told.")] = 5,
     versus: Annotated[str | None, typer.Option(help="torchvision: its SSDs and Faster R-CNNs in the same run.")] = None,
     classes: Annotated[int, typer.Option(help="Number of classes when MODEL is a preset's name.")] = 20,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto for both where both are.")] = "auto",
@@ -63,30 +63,30 @@ def bench(
     Example: singleshot bench best.safetensors --versus torchvision --out speed
 
     Four things are measured: the network alone; with decoding and NMS; from an image in memory to boxes in its pixels;
-    the same from image files. Every contender is a process of its own and they take turns, so that a machine that
+    the same from image files. Every candidate is a process of its own and they take turns, so that a machine that
     drifts hits all alike. int8 needs --int8 FILE, or a MODEL that is quantised; a preset named with --precisions int8
     is quantised on the way.
     """
-    from singleshot.deploy.bench import check_numbers
-    from singleshot.deploy.bench_plan import Wishes
+    from singleshot.bench.candidates import BenchOptions
+    from singleshot.bench.race import check_numbers
 
     batches = _numbers(batch)
     check_numbers(batches, rounds, threads)
-    wishes = Wishes(*_named(engines, precisions), _one_of(device, _DEVICES, "--device"), batches, threads)
+    options = BenchOptions(*_named(engines, precisions), _one_of(device, _DEVICES, "--device"), batches, threads)
     _one_of(versus, (None, *_PEERS), "--versus")
     if not 1 <= classes <= 10_000:
         raise ConfigError(f"--classes {classes}: want 1 to 10000")
     if out is not None and not is_free(out):
         raise ConfigError(f"--out {printable(out)}: is there already; give a new or empty folder")
     report = run_bench(
-        model, images=images, wishes=wishes, int8=int8, rounds=rounds, versus=versus, classes=classes, quiet=quiet
+        model, images=images, options=options, int8=int8, rounds=rounds, versus=versus, classes=classes, quiet=quiet
     )
     if out is not None:
         _write(report, out)
     print(json.dumps(report) if as_json else table(report))
     if out is not None and not as_json:
         print(f"written: {printable(out)}")
-    if not any(one["tasks"] for one in report["contenders"] if one["engine"] != "torchvision"):
+    if not any(one["tasks"] for one in report["candidates"] if one["engine"] != "torchvision"):
         raise ConfigError(f"{printable(model)}: nothing could be measured; {_first_failure(report)}")
 
 
@@ -94,7 +94,7 @@ def run_bench(
     model: str,
     *,
     images: str | None,
-    wishes: Wishes,
+    options: BenchOptions,
     int8: str | None = None,
     rounds: int = 5,
     versus: str | None = None,
@@ -102,18 +102,18 @@ def run_bench(
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Measure and give everything as plain values."""
-    from singleshot.deploy.bench import probe, race, steps
-    from singleshot.deploy.bench_model import find_model, find_pictures
-    from singleshot.deploy.bench_plan import contenders_of, peers
+    from singleshot.bench.candidates import candidates_of, peers
+    from singleshot.bench.model_files import find_model, find_pictures
+    from singleshot.bench.race import probe, race, steps
 
     with tempfile.TemporaryDirectory(prefix="singleshot-bench-") as folder:
         place = Path(folder)
         pictures = find_pictures(images, place / "pictures")
-        quantised = any(one.startswith("int8") for one in wishes.precisions or ())
+        quantised = any(one.startswith("int8") for one in options.precisions or ())
         found = find_model(model, place, pictures, classes, int8, quantised)
-        contenders, notes = contenders_of(found, wishes)
+        candidates, notes = candidates_of(found, options)
         if versus is not None:
-            contenders += peers(found, wishes)
+            candidates += peers(found, options)
             notes.append(
                 "torchvision has random weights too, since nothing is downloaded; its SSDs have as many candidates for"
                 " NMS as a trained one, its Faster R-CNNs hardly any, which is to their advantage"
@@ -125,36 +125,36 @@ def run_bench(
             for note in notes:
                 print(f"singleshot: {note}", file=sys.stderr)
         starts = min(rounds, _STARTS)
-        with progress_bar(steps(contenders, rounds) + len(contenders), "turns", quiet) as advance:
-            results = race(contenders, pictures.paths, rounds, on_step=advance)
+        with progress_bar(steps(candidates, rounds) + len(candidates), "turns", quiet) as advance:
+            results = race(candidates, pictures.paths, rounds, on_step=advance)
             for result in results:
-                probe(result, pictures.paths, 1 if result.contender.engine == "torchvision" else starts)
+                probe(result, pictures.paths, 1 if result.candidate.engine == "torchvision" else starts)
                 advance()
-        return _report(found, pictures, wishes, rounds, results, notes)
+        return _report(found, pictures, options, rounds, results, notes)
 
 
 def _report(
-    model: Model, pictures: Pictures, wishes: Wishes, rounds: int, results: list[Measured], notes: list[str]
+    model: Model, pictures: Pictures, options: BenchOptions, rounds: int, results: list[Measured], notes: list[str]
 ) -> dict[str, Any]:
-    from singleshot.deploy.bench import ratios, summary
+    from singleshot.bench.race import ratios, summary
 
-    batch = wishes.batches[0]
+    batch = options.batches[0]
     compared = {}
-    for one in (result.contender for result in results if result.contender.engine == "torchvision"):
+    for one in (result.candidate for result in results if result.candidate.engine == "torchvision"):
         other = _batch_of(one, batch)
         compared[one.name] = {
             task: ratios(results, one.name, (task, batch), (task, other)) for task in ("memory", "files")
         }
     return {
         "model": model.name, "about": model.about, "machine": machine(), "pictures": pictures.about, "rounds": rounds,
-        "threads": wishes.threads, "batches": list(wishes.batches), "notes": notes,
-        "contenders": [summary(result) for result in results], "times_faster_than": compared,
+        "threads": options.threads, "batches": list(options.batches), "notes": notes,
+        "candidates": [summary(result) for result in results], "times_faster_than": compared,
     }  # fmt: skip
 
 
-def _batch_of(contender: Contender, batch: int) -> int:
+def _batch_of(candidate: Candidate, batch: int) -> int:
     """The batch that a peer is compared at: the same where it has it."""
-    batches = [own for _, own in contender.cells]
+    batches = [own for _, own in candidate.cells]
     return batch if batch in batches else batches[0]
 
 
@@ -163,7 +163,7 @@ def machine() -> dict[str, Any]:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    from singleshot.runtime.hardware import cores, processor_name
+    from singleshot.devices import cores, processor_name
 
     versions = {"python": platform.python_version()}
     for name in ("singleshot", "torch", "torchvision", "onnxruntime", "onnxruntime-gpu", "openvino"):
@@ -190,7 +190,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _named(engines: str | None, precisions: str | None) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
-    from singleshot.deploy.bench_plan import ENGINES, PRECISIONS, known
+    from singleshot.bench.candidates import ENGINES, PRECISIONS, known
 
     def names(text: str | None, all_names: tuple[str, ...], option: str) -> tuple[str, ...] | None:
         if text is None:
@@ -224,7 +224,7 @@ def table(report: dict[str, Any]) -> str:
 def _latency(report: dict[str, Any]) -> list[str]:
     batch = str(report["batches"][0])
     rows = []
-    for one in report["contenders"]:
+    for one in report["candidates"]:
         cells = [one["tasks"].get(task, {}).get(batch) for task in _HEADS]
         if any(cells):
             rows.append([one["name"], *(_percentiles(cell) for cell in cells)])
@@ -243,7 +243,7 @@ def _short(value: float) -> str:
 
 def _rates(report: dict[str, Any]) -> list[str]:
     rows = []
-    for one in report["contenders"]:
+    for one in report["candidates"]:
         if not one["tasks"]:
             continue
         cells = []
@@ -260,7 +260,7 @@ def _rates(report: dict[str, Any]) -> list[str]:
 
 def _compared(report: dict[str, Any]) -> list[str]:
     peers = report["times_faster_than"]
-    names = [one["name"] for one in report["contenders"] if one["engine"] != "torchvision"]
+    names = [one["name"] for one in report["candidates"] if one["engine"] != "torchvision"]
     lines: list[str] = []
     for task in ("memory", "files"):
         shown = {peer: ratios[task] for peer, ratios in peers.items() if ratios[task]}
@@ -275,7 +275,7 @@ def _compared(report: dict[str, Any]) -> list[str]:
 def _failures(report: dict[str, Any]) -> list[str]:
     lines = [
         f"{one['name']}: {'' if where == 'all' else where + ': '}{why}"
-        for one in report["contenders"]
+        for one in report["candidates"]
         for where, why in one["failures"].items()
     ]
     return ["", "not measured", *lines] if lines else []
@@ -290,15 +290,15 @@ def _columns(rows: list[list[str]]) -> list[str]:
 
 
 def _first_failure(report: dict[str, Any]) -> str:
-    return next((f"{one['name']}: {why}" for one in report["contenders"] for why in one["failures"].values()), "")
+    return next((f"{one['name']}: {why}" for one in report["candidates"] for why in one["failures"].values()), "")
 
 
 def _write(report: dict[str, Any], out: Path) -> None:
     """bench.json and bench.png, both or neither."""
+    from singleshot.bench.picture import draw_bench
     from singleshot.files import atomic_folder
-    from singleshot.report.bench_picture import draw_bench
 
     with atomic_folder(out) as temporary:
         (temporary / "bench.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
-        if any(one["tasks"] for one in report["contenders"]):
+        if any(one["tasks"] for one in report["candidates"]):
             draw_bench(report, temporary / "bench.png")

@@ -15,8 +15,8 @@ from singleshot.cli.common import JsonOption, QuietOption, is_free, progress_bar
 from singleshot.errors import ConfigError, DataError, printable
 
 if TYPE_CHECKING:
-    from singleshot.data.checks import CheckResult
-    from singleshot.data.checks.repair import Repaired
+    from singleshot.datasets.checks import CheckResult
+    from singleshot.datasets.checks.repair import Repaired
 
 _COLOURS = {"error": typer.colors.RED, "warning": typer.colors.YELLOW, "note": typer.colors.BLUE}
 # Kinds of findings that --fix does something about.
@@ -49,8 +49,8 @@ def check_command(
 
     Example: singleshot data check path/to/data --fix --out path/to/repaired
     """
-    from singleshot.data import open_source
-    from singleshot.data.checks import check_source
+    from singleshot.datasets import open_source
+    from singleshot.datasets.checks import check_source
 
     if out is not None and not fix:
         raise ConfigError("--out says where --fix writes; give --fix too")
@@ -67,7 +67,7 @@ def check_command(
     if not as_json:
         _print_findings(result, most, quiet)
     if place is not None:
-        from singleshot.data.checks.repair import repair
+        from singleshot.datasets.checks.repair import repair
 
         repaired = repair(result, place, progress)
     if as_json:
@@ -84,7 +84,7 @@ def check_command(
 
 def read_classes(text: str) -> tuple[str, ...]:
     """Class names of "a,b,c", or of a file with one in each line. Raises ConfigError, DataError."""
-    from singleshot.data.tree import read_limited
+    from singleshot.storage import read_limited
 
     path = Path(text)
     is_file = "\0" not in text and len(text) < 4096 and path.is_file()
@@ -124,7 +124,7 @@ def _plural(count: int, what: str) -> str:
 
 
 def _print_findings(result: CheckResult, most: int, quiet: bool) -> None:
-    from singleshot.data.findings import KINDS
+    from singleshot.datasets.findings import KINDS
 
     by_kind: dict[str, list[Any]] = {}
     for finding in result.findings:

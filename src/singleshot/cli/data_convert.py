@@ -31,9 +31,9 @@ def convert(
 
     Example: singleshot data convert path/to/VOC2007 voc-as-coco --to coco
     """
-    from singleshot.data import open_source
-    from singleshot.data.splits import make_splits
-    from singleshot.data.writers import WRITERS, write_dataset
+    from singleshot.datasets import open_source
+    from singleshot.datasets.splits import make_splits
+    from singleshot.datasets.writers import WRITERS, write_dataset
 
     if to not in WRITERS:
         raise ConfigError(f"--to {printable(to)}: want one of {', '.join(WRITERS)}")

@@ -14,7 +14,7 @@ import typer
 from singleshot.cli.common import JsonOption, QuietOption
 
 if TYPE_CHECKING:
-    from singleshot.data.fetch import FreeSet, Progress
+    from singleshot.datasets.fetch import FreeSet, Progress
 
 
 def fetch(
@@ -32,7 +32,7 @@ def fetch(
 
     Example: singleshot data fetch bccd, then singleshot train data/bccd
     """
-    from singleshot.data.fetch import CATALOGUE, fetch_set, find_set, show_bytes
+    from singleshot.datasets.fetch import CATALOGUE, fetch_set, find_set, show_bytes
 
     if name is None or list_sets:
         _list_sets(CATALOGUE, as_json)
@@ -69,7 +69,7 @@ def _described(entry: FreeSet, kept: dict[str, str] | None = None) -> dict[str, 
 
 
 def _list_sets(sets: dict[str, FreeSet], as_json: bool) -> None:
-    from singleshot.data.fetch import show_bytes
+    from singleshot.datasets.fetch import show_bytes
 
     if as_json:
         rows = [{"name": name, "bytes": entry.size, "unpacked_bytes": entry.unpacked, **_described(entry)}

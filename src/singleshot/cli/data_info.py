@@ -17,7 +17,7 @@ from singleshot.errors import ConfigError, printable
 from singleshot.files import atomic_write
 
 if TYPE_CHECKING:
-    from singleshot.report.data_info import BoxTable, Cover, DataInfo, Part
+    from singleshot.datasets.statistics import BoxTable, Cover, DataInfo, Part
 
 _PICTURE, _NUMBERS = "data-info.png", "data-info.json"
 _OTHER_FILES = (".jpg", ".jpeg", ".pdf", ".svg", ".json", ".txt", ".html", ".csv", ".webp")
@@ -60,14 +60,14 @@ def info(
 
 def collect(data: str, model: str, split: str | None, quiet: bool) -> tuple[DataInfo, BoxTable]:
     """Read a data set, whatever is wrong with its labels, and count it."""
-    from singleshot.data import open_source
-    from singleshot.data.findings import Collected
-    from singleshot.report.data_info import describe, presets, tabulate, to_measure
+    from singleshot.datasets import open_source
+    from singleshot.datasets.findings import CollectErrors
+    from singleshot.datasets.statistics import describe, presets, tabulate, to_measure
 
     source = open_source(data)
     if model not in (known := presets()):
         raise ConfigError(f"--model {printable(model)}: want one of {', '.join(known)}")
-    problems = Collected(most=0)
+    problems = CollectErrors(most=0)
     raw = source.read(split, problems)
     with progress_bar(to_measure(raw), "measuring images", quiet) as advance:
         table = tabulate(raw, advance)
@@ -92,7 +92,7 @@ def write_files(found: DataInfo, table: BoxTable, out: Path) -> list[Path]:
 
 def format_info(found: DataInfo, data: str) -> str:
     """The report as text of at most 100 columns; data: what the user gave, for the commands that it names."""
-    from singleshot.data.formats import FORMATS
+    from singleshot.datasets.formats import FORMATS
 
     form = FORMATS[found.form].about if found.form in FORMATS else found.form
     title = (
@@ -114,7 +114,7 @@ def _problems(found: DataInfo, data: str) -> list[str]:
     lines = []
     total = sum(found.problems.values())
     if total:
-        from singleshot.data.findings import KINDS
+        from singleshot.datasets.findings import KINDS
 
         kinds = sorted(found.problems.items(), key=lambda kind: -kind[1])
         told = ", ".join(f"{count} of {KINDS[kind][1]}" for kind, count in kinds[:2])
@@ -155,7 +155,7 @@ def _classes(found: DataInfo) -> list[str]:
 
 
 def _sizes(found: DataInfo) -> list[str]:
-    from singleshot.report.data_info import POINTS
+    from singleshot.datasets.statistics import POINTS
 
     ends = {0.0: "min", 0.5: "median", 1.0: "max"}
     rows = [["", *(ends.get(point, f"{point:.0%}") for point in POINTS)]]
@@ -216,7 +216,7 @@ def _presets(found: DataInfo) -> list[str]:
 
 def _meaning(found: DataInfo) -> list[str]:
     """Which preset would match more, what those that are not matched have in common, and what to do about it."""
-    from singleshot.report.prior_cover import REASONS
+    from singleshot.prior_coverage import REASONS
 
     chosen = found.chosen
     lines = [verdict(found.model, chosen, found.covers)]

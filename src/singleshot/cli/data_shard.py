@@ -46,8 +46,8 @@ def shard(
     size = parse_size(shard_size or "500M")
     if not is_free(out):
         raise ConfigError(f"{printable(out)}: is there already; give another folder, or remove it")
-    from singleshot.data import open_source
-    from singleshot.data.writers.shards import read_contents, write_shards
+    from singleshot.datasets import open_source
+    from singleshot.datasets.writers.shards import read_contents, write_shards
 
     contents = read_contents(open_source(data), split or (), clip_boxes)
     images = sum(map(len, contents.splits.values()))

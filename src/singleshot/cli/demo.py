@@ -33,7 +33,7 @@ def demo(
     from singleshot.cli.detect import run_detection
     from singleshot.cli.eval import run_evaluation, write_report
     from singleshot.cli.train import TrainOptions, run_training
-    from singleshot.data import available_splits, find_split, open_dataset
+    from singleshot.datasets import available_splits, find_split, open_dataset
     from singleshot.metrics.table import format_table
 
     source = data if data is not None else _scenes(out)
@@ -73,8 +73,8 @@ def _file(name: str, copy: Path) -> str:
     """The path of an image that may lie in a tar or behind an address; then it is copied."""
     if Path(name).is_file():
         return name
-    from singleshot.data.images import MAX_FILE_BYTES
-    from singleshot.data.tree import read_limited
+    from singleshot.images.decode import MAX_FILE_BYTES
+    from singleshot.storage import read_limited
 
     with atomic_write(copy) as temporary:
         temporary.write_bytes(read_limited(name, MAX_FILE_BYTES, "image"))
@@ -82,7 +82,7 @@ def _file(name: str, copy: Path) -> str:
 
 
 def _scenes(out: Path) -> str:
-    from singleshot.data.scenes import write_scenes
+    from singleshot.scenes.scenes import write_scenes
 
     folder = out / "scenes"
     print(f"drawing the scenes into {folder} ...", file=sys.stderr, flush=True)

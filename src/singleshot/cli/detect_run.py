@@ -15,10 +15,10 @@ from singleshot.errors import ConfigError, DataError, printable
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from singleshot.runtime.background import Background
+    from singleshot.runtime.background_worker import BackgroundWorker
     from singleshot.runtime.detector import Found
-    from singleshot.runtime.pictures import PictureWriter
-    from singleshot.runtime.writers import Writer
+    from singleshot.runtime.picture_writer import PictureWriter
+    from singleshot.runtime.result_files import Writer
 
 EXIT_SKIPPED = 3
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell counts
@@ -73,9 +73,9 @@ class DetectionRun:
 
     def _work(self, stream: Iterator[Found], stack: ExitStack) -> int:
         """Results are written and pictures drawn by a thread of their own while the network goes on."""
-        from singleshot.runtime.background import Background
+        from singleshot.runtime.background_worker import BackgroundWorker
 
-        writing: Background[Found] = Background(lambda found: self._one(found, stack), weigh=_bytes_of)
+        writing: BackgroundWorker[Found] = BackgroundWorker(lambda found: self._one(found, stack), weigh=_bytes_of)
         try:
             return self._feed(writing, stream)
         except BrokenPipeError:
@@ -84,7 +84,7 @@ class DetectionRun:
         finally:
             writing.stop()
 
-    def _feed(self, writing: Background[Found], stream: Iterator[Found]) -> int:
+    def _feed(self, writing: BackgroundWorker[Found], stream: Iterator[Found]) -> int:
         try:
             try:
                 for found in stream:
@@ -132,8 +132,8 @@ class DetectionRun:
 
         Left by an exception of ours, the stack discards what is unfinished.
         """
-        from singleshot.runtime.pictures import PictureWriter
-        from singleshot.runtime.writers import JsonWriter, open_writer
+        from singleshot.runtime.picture_writer import PictureWriter
+        from singleshot.runtime.result_files import JsonWriter, open_writer
 
         if self.to_stdout:
             self._writers.append(stack.enter_context(JsonWriter(sys.stdout, self.model, self.class_names)))

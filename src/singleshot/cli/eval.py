@@ -57,7 +57,7 @@ def evaluate_command(
 
     Example: singleshot eval runs/train-1/best.safetensors path/to/VOC2007 --split test --metric voc07 --out report
     """
-    from singleshot.runtime.opening import is_exported
+    from singleshot.runtime.open_exported import is_exported
 
     if is_exported(model):
         if rule is not None or score_min is not None or nms_iou is not None:
@@ -121,14 +121,13 @@ def run_evaluation(
     """
     from dataclasses import replace
 
-    from singleshot.data import open_dataset
-    from singleshot.data.loader import EvalLoader
-    from singleshot.deploy.torch_engine import pick_device
+    from singleshot.datasets import open_dataset
+    from singleshot.devices import pick_device, place_model
+    from singleshot.evaluation.validate import validate
+    from singleshot.loading.loader import EvalLoader
     from singleshot.metrics import METRICS
     from singleshot.thresholds import detection_rule
-    from singleshot.training.precision import place_model
-    from singleshot.training.validate import validate
-    from singleshot.weights.opening import open_model
+    from singleshot.weights.open_model import open_model
 
     if metric not in METRICS:
         raise ConfigError(f"--metric {metric}: want one of {', '.join(METRICS)}")
@@ -165,11 +164,11 @@ def evaluate_exported(
     options: dict[str, Any] | None = None,
 ) -> tuple[Evaluation, int, float]:
     """As `run_evaluation`, of an exported file through its engine; options: those of open_exported."""
-    from singleshot.data import open_dataset
-    from singleshot.data.loader import EvalLoader
+    from singleshot.datasets import open_dataset
+    from singleshot.evaluation.validate import validate_engine
+    from singleshot.loading.loader import EvalLoader
     from singleshot.metrics import METRICS
-    from singleshot.runtime.opening import open_exported
-    from singleshot.training.validate import validate_engine
+    from singleshot.runtime.open_exported import open_exported
 
     if metric not in METRICS:
         raise ConfigError(f"--metric {metric}: want one of {', '.join(METRICS)}")

@@ -13,9 +13,9 @@ from singleshot.cli.common import JsonOption, QuietOption
 from singleshot.errors import ConfigError, printable
 
 if TYPE_CHECKING:
-    from singleshot.data.dataset import Dataset
+    from singleshot.datasets.dataset import Dataset
     from singleshot.deploy.export import Exported, Form, Quantised, Row
-    from singleshot.deploy.quantise import Report
+    from singleshot.deploy.int8 import Report
     from singleshot.models import SSD
     from singleshot.weights.checkpoint import ModelInfo
 
@@ -92,9 +92,9 @@ def export_command(
         return
     out = out or Path(f"{name}{'-int8' if int8 is not None else ''}{_ENGINES[to]}")
     _refuse_place(out, _ENGINES[to])
+    from singleshot.deploy.check_images import check_pictures
     from singleshot.deploy.export import Form, export_model
-    from singleshot.deploy.pictures import check_pictures
-    from singleshot.weights.opening import open_model
+    from singleshot.weights.open_model import open_model
 
     form = Form(to, raw, tensorrt, half)
     form.check()
@@ -143,7 +143,7 @@ def _refuse_place(out: Path, suffix: str) -> None:
 
 
 def _calibration(data: str, info: ModelInfo, split: str) -> tuple[Dataset, Dataset]:
-    from singleshot.deploy.quantise import open_calibration
+    from singleshot.deploy.int8 import open_calibration
 
     return open_calibration(data, info, split)
 
@@ -151,7 +151,7 @@ def _calibration(data: str, info: ModelInfo, split: str) -> tuple[Dataset, Datas
 def _quantise(
     network: SSD, info: ModelInfo, judged: tuple[Dataset, Dataset], split: str, form: Form, quiet: bool
 ) -> tuple[Quantised, Report]:
-    from singleshot.deploy.quantise import quantise
+    from singleshot.deploy.int8 import quantise
 
     def say(line: str) -> None:
         if not quiet:
@@ -215,7 +215,7 @@ def _export_weights(model: str, to: str, out: Path, as_json: bool, quiet: bool) 
     if out.exists():
         raise ConfigError(f"{printable(out)}: is there already; give another --out, or remove it")
     from singleshot.deploy.state_dicts import TARGETS, save_state_dict
-    from singleshot.weights.opening import open_model
+    from singleshot.weights.open_model import open_model
 
     network, info = open_model(model)
     if info.thresholds.activation != "softmax":

@@ -15,7 +15,7 @@ from singleshot.errors import ConfigError, printable
 if TYPE_CHECKING:
     from singleshot.runtime.detections import Detections
     from singleshot.weights.checkpoint import ModelInfo
-    from singleshot.weights.foreign import Foreign
+    from singleshot.weights.imported_model import ImportedModel
 
 _SHOWN = 20  # detections that are listed
 
@@ -51,11 +51,12 @@ def import_command(
     Caffe, Keras, TensorFlow, TensorFlow Lite and PyTorch files are recognised by what they hold; of these only PyTorch
     needs to be installed, and no code in a file is run.
     """
-    from singleshot.weights.foreign import import_foreign, importers
-    from singleshot.weights.opening import info_of
+    from singleshot.weights.importers import IMPORTERS
+    from singleshot.weights.importing import import_foreign
+    from singleshot.weights.open_model import info_of
 
     if show_list:
-        rows = [{"name": i.name, "about": i.about} for i in importers()]
+        rows = [{"name": i.name, "about": i.about} for i in IMPORTERS]
         print(json.dumps(rows) if as_json else "\n".join(f"{row['name']:<24} {row['about']}" for row in rows))
         return
     if checkpoint is None:
@@ -64,7 +65,7 @@ def import_command(
     out = out or Path(Path(checkpoint).name or "model").with_suffix(".safetensors")
     _refuse_place(checkpoint, out)
     photo = _picture(image)
-    foreign = import_foreign(checkpoint, source, beside=beside)
+    foreign = import_foreign(checkpoint, source, companion=beside)
     info = info_of(foreign, _class_names(foreign, classes, checkpoint))
     found, difference = _write_and_try(foreign, info, out, photo)
     shown = picture or (out.with_suffix(".jpg") if image is not None else None)
@@ -89,15 +90,15 @@ def _refuse_place(checkpoint: str, out: Path) -> None:
 def _picture(image: Path | None) -> Any:
     """uint8 RGB [H, W, 3] of the photo, or of a drawn scene."""
     if image is not None:
-        from singleshot.data.images import read_image
+        from singleshot.images.decode import read_image
 
         return read_image(image)
-    from singleshot.data.scenes import make_scene
+    from singleshot.scenes.scenes import make_scene
 
     return make_scene(0, "test", 0)[0]
 
 
-def _class_names(foreign: Foreign, classes: str | None, where: str) -> tuple[str, ...]:
+def _class_names(foreign: ImportedModel, classes: str | None, where: str) -> tuple[str, ...]:
     """Those that were given, that the file or habit tells, or that the user types now."""
     count = foreign.model.num_classes
     if classes is None:
@@ -109,7 +110,7 @@ def _class_names(foreign: Foreign, classes: str | None, where: str) -> tuple[str
         classes = str(typer.prompt(f"Names of its {count} classes, in the order of its outputs, separated by commas"))
     path = Path(classes)
     if "," not in classes and path.is_file():
-        from singleshot.data.storage import read_limited
+        from singleshot.storage import read_limited
 
         text = read_limited(path, 1 << 20, "class list").decode("utf-8", "replace")
         names = [line.strip() for line in text.splitlines() if line.strip()]
@@ -120,11 +121,11 @@ def _class_names(foreign: Foreign, classes: str | None, where: str) -> tuple[str
     return tuple(names)
 
 
-def _write_and_try(foreign: Foreign, info: ModelInfo, out: Path, photo: Any) -> tuple[Detections, float]:
+def _write_and_try(foreign: ImportedModel, info: ModelInfo, out: Path, photo: Any) -> tuple[Detections, float]:
     """Save, read back, run both; the file stays only if they agree. Returns what the one that was read finds."""
     import torch
 
-    from singleshot.deploy.torch_engine import TorchEngine
+    from singleshot.evaluation.torch_engine import TorchEngine
     from singleshot.files import atomic_write
     from singleshot.inputs import to_square
     from singleshot.runtime.detector import Detector
@@ -157,7 +158,7 @@ def _draw(found: Detections, photo: Any, place: Path) -> None:
 
 
 def _report(
-    checkpoint: str, foreign: Foreign, info: ModelInfo, out: Path, found: Detections, shown: Path | None
+    checkpoint: str, foreign: ImportedModel, info: ModelInfo, out: Path, found: Detections, shown: Path | None
 ) -> dict[str, Any]:
     return {
         "checkpoint": checkpoint, "source": foreign.source, "notes": list(foreign.notes), "out": str(out),
@@ -172,7 +173,7 @@ def _report(
 
 
 def _say(
-    checkpoint: str, foreign: Foreign, info: ModelInfo, found: Detections, image: Path | None, quiet: bool
+    checkpoint: str, foreign: ImportedModel, info: ModelInfo, found: Detections, image: Path | None, quiet: bool
 ) -> None:
     """What it was, what it became, and what it sees."""
     if not quiet:

@@ -24,8 +24,8 @@ from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.files import atomic_write
 
 if TYPE_CHECKING:
-    from singleshot.data.dataset import Dataset
-    from singleshot.data.stream import ShardStream
+    from singleshot.datasets.dataset import Dataset
+    from singleshot.loading.shard_loader import ShardStream
     from singleshot.models import SSD
     from singleshot.training.loop import Result
     from singleshot.training.recipes import Recipe
@@ -182,8 +182,8 @@ def run_training(
         print("starting ...", file=sys.stderr, flush=True)  # PyTorch takes seconds to import
     import torch
 
-    from singleshot.data.stream import open_training_set
-    from singleshot.deploy.torch_engine import pick_device
+    from singleshot.devices import pick_device
+    from singleshot.loading.shard_loader import open_training_set
     from singleshot.training import loop, reports
 
     place = pick_device(device)
@@ -229,8 +229,8 @@ def run_training(
 
 def _cache(wanted: str, train_set: Dataset | ShardStream, size: int, most: int) -> str:
     """The cache, settled once: a resumed run must read the same pixels."""
-    from singleshot.data.cache import pick_cache
-    from singleshot.data.dataset import Dataset
+    from singleshot.datasets.dataset import Dataset
+    from singleshot.loading.cache import pick_cache
 
     if isinstance(train_set, Dataset):
         return pick_cache(train_set, size, most) if wanted == "auto" else wanted
@@ -240,7 +240,7 @@ def _cache(wanted: str, train_set: Dataset | ShardStream, size: int, most: int) 
 
 
 def _open_validation(options: TrainOptions, train_set: Dataset | ShardStream) -> Dataset | None:
-    from singleshot.data import available_splits, find_split, open_dataset
+    from singleshot.datasets import available_splits, find_split, open_dataset
 
     name = options.val_split
     if name == "none":
@@ -255,7 +255,7 @@ def _open_validation(options: TrainOptions, train_set: Dataset | ShardStream) ->
 def _model(options: TrainOptions, num_classes: int, fresh: bool) -> tuple[SSD, str, bool]:
     """The model with its starting weights, words about where they come from, and whether they are pretrained."""
     from singleshot.models import MODELS, build
-    from singleshot.weights.start import start_from_checkpoint, start_model
+    from singleshot.weights.initial_weights import start_from_checkpoint, start_model
 
     if options.start:
         return *start_from_checkpoint(options.start, num_classes, options.model), True

@@ -1,1 +1,1 @@
-"""Running and exporting models."""
+"""Export: one file, int8, proof of its boxes, state dicts for other projects."""

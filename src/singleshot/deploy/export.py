@@ -16,20 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from singleshot.deploy.agreement import (
-    EXACT,
-    HALF,
-    Agreement,
-    Engine,
-    Limits,
-    compare,
-    compare_raw,
-    refuse_unless_good,
-)
-from singleshot.deploy.onnx_file import description, finished
+from singleshot.deploy.onnx_file import attach_postprocess, description
 from singleshot.deploy.onnx_network import network_model, network_program, silent
-from singleshot.deploy.torch_engine import TorchEngine
+from singleshot.deploy.parity import EXACT, HALF, Agreement, Engine, Limits, compare, compare_raw, refuse_unless_good
 from singleshot.errors import ConfigError, MissingExtraError, printable
+from singleshot.evaluation.torch_engine import TorchEngine
 from singleshot.files import atomic_write
 from singleshot.inputs import to_square
 from singleshot.models import SSD
@@ -108,7 +99,7 @@ def _there(name: str) -> bool:
 def write_onnx(model: SSD, info: ModelInfo, path: Path, raw: bool = False) -> Any:
     """Write the one file, whole or not at all, without checking it; returns the onnx.ModelProto."""
     need_onnx(f"{printable(path)}: exporting")
-    proto = finished(network_model(model), model, info, raw)
+    proto = attach_postprocess(network_model(model), model, info, raw)
     with atomic_write(path) as temporary:
         temporary.write_bytes(proto.SerializeToString())
     return proto
@@ -240,7 +231,7 @@ def export_model(
     network = network_model(model) if quantised is None else quantised.network
     precision = "int8" if quantised is not None else "float16" if form.half else "float32"
     about = {} if quantised is None else quantised.about
-    proto = finished(network, model, info, form.raw, form.plain, precision, about)
+    proto = attach_postprocess(network, model, info, form.raw, form.plain, precision, about)
     if form.to == "onnx":
         with atomic_write(out) as temporary:
             temporary.write_bytes(proto.SerializeToString())

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from singleshot.deploy.onnx_network import network_model, takers_of
+from singleshot.deploy.onnx_network import consumers_of, network_model
 from singleshot.deploy.onnx_post import decode_model, select_model
-from singleshot.description import FORMAT, KEY
+from singleshot.model_info import FORMAT, KEY
 from singleshot.models import SSD
 from singleshot.weights.checkpoint import ModelInfo
 
@@ -21,10 +21,10 @@ DETECTIONS = ("boxes", "scores", "labels", "counts")
 def detector_model(model: SSD, info: ModelInfo, raw: bool = False, plain: bool = False) -> Any:
     """An onnx.ModelProto: images uint8 [N, S, S, 3] -> boxes, scores, labels, counts (see onnx_post); raw: -> offsets,
     logits. plain: without branches, for TensorRT."""
-    return finished(network_model(model), model, info, raw, plain)
+    return attach_postprocess(network_model(model), model, info, raw, plain)
 
 
-def finished(
+def attach_postprocess(
     network: Any, model: SSD, info: ModelInfo, raw: bool = False, plain: bool = False,
     precision: str = "float32", about: Mapping[str, Any] | None = None,
 ) -> Any:  # fmt: skip
@@ -51,7 +51,7 @@ def _normalise_rows(network: Any) -> None:
 
     graph = network.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    takers = takers_of(graph)
+    takers = consumers_of(graph)
     (turn, *others) = takers.get("images", [None])
     if turn is None or turn.op_type != "Transpose" or others:
         return

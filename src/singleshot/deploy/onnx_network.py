@@ -96,7 +96,7 @@ def _door(model: SSD) -> tuple[RawNetwork, Tensor, dict[str, Any]]:
     return RawNetwork(model).eval(), example, {"images": {0: batch}}
 
 
-def takers_of(graph: Any) -> dict[str, list[Any]]:
+def consumers_of(graph: Any) -> dict[str, list[Any]]:
     """The nodes that take each tensor of an ONNX graph, by its name."""
     takers: dict[str, list[Any]] = {}
     for node in graph.node:

@@ -21,7 +21,7 @@ from singleshot.models import SSD
 from singleshot.models.graph import GraphNet, key_of
 from singleshot.models.vgg import VGG16
 from singleshot.priors import PRIORS, PriorSpec, make_priors
-from singleshot.weights.assembly import folded
+from singleshot.weights.graph_builder import folded
 from singleshot.weights.importers import torchvision as tv
 from singleshot.weights.importers.amdegroot import priors_of
 from singleshot.weights.importers.vgg import VGG_LAYERS, caffe_name, extra_names

@@ -95,7 +95,7 @@ class DepthwiseConv2d(nn.Conv2d):
         return _Depthwise.apply(x.to(dtype), self.weight.to(dtype), self.stride[0])
 
 
-def quicken(module: nn.Module) -> None:
+def use_fast_depthwise(module: nn.Module) -> None:
     """Make a network quicker to train on a CPU, in place; it computes the same numbers.
 
     Depthwise 3x3 convolutions become DepthwiseConv2d. ReLU and ReLU6 write to a map of their own: in

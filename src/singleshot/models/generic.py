@@ -7,7 +7,7 @@ from torch import nn
 
 from singleshot.errors import ConfigError
 from singleshot.inputs import InputSpec
-from singleshot.models.blocks import Head, InvertedResidual, init_xavier, quicken
+from singleshot.models.blocks import Head, InvertedResidual, init_xavier, use_fast_depthwise
 from singleshot.models.ssd import SSD, as_list
 from singleshot.priors import PriorSpec, sized_for
 
@@ -49,7 +49,7 @@ def build_on(
     heads = [Head(width, boxes, num_classes, kind) for width, boxes, kind in rows]
     init_xavier(*heads)
     for module in (backbone, *extras, *heads):
-        quicken(module)
+        use_fast_depthwise(module)
     return SSD(backbone, [nn.Identity() for _ in sources], extras, heads, spec, input_spec, num_classes)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from singleshot.errors import ConfigError
 from singleshot.inputs import CAFFE_MEAN, InputSpec
 from singleshot.models import mini, mobilenet, vgg
-from singleshot.models.blocks import Head, L2Norm, init_he, init_xavier, quicken
+from singleshot.models.blocks import Head, L2Norm, init_he, init_xavier, use_fast_depthwise
 from singleshot.models.ssd import SSD
 from singleshot.priors import PRIORS, PriorSpec
 
@@ -57,7 +57,7 @@ def _mobilenetv2(
         norms = [first, *(nn.Identity() for _ in list(sources)[1:])]
         backbone = mobilenet.MobileNetV2(tuple(sources))
         for module in (backbone, *extras, *heads):
-            quicken(module)
+            use_fast_depthwise(module)
         return SSD(backbone, norms, extras, heads, priors, input_spec, num_classes, name)
 
     return builder
@@ -70,7 +70,7 @@ def _mini(priors: PriorSpec, input_spec: InputSpec, num_classes: int, name: str)
     backbone = mini.MiniNet()
     for module in (backbone, *extras):
         init_he(module)
-        quicken(module)
+        use_fast_depthwise(module)
     init_xavier(*heads)
     norms = [nn.Identity() for _ in mini.SOURCE_CHANNELS]
     return SSD(backbone, norms, extras, heads, priors, input_spec, num_classes, name)

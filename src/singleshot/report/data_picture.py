@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from singleshot.datasets.statistics import BoxTable, DataInfo, compared_rows, presets, spans
 from singleshot.errors import MissingExtraError, printable
 from singleshot.files import atomic_write
-from singleshot.report.data_info import BoxTable, DataInfo, compared_rows, presets, spans
-from singleshot.report.prior_cover import IOU_MIN, best_iou, prior_grids, prior_shapes
+from singleshot.prior_coverage import IOU_MIN, best_iou, prior_grids, prior_shapes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,7 @@ from singleshot.inputs import InputSpec, Placement, boxes_from_square, to_square
 from singleshot.records import ImageDetections
 from singleshot.runtime import tiles
 from singleshot.runtime.detections import Detections
-from singleshot.runtime.reading import HELD_BYTES, Plan, ReadAhead, Ready, prepare
+from singleshot.runtime.prefetch import HELD_BYTES, Prefetcher, Prepared, ReadPlan, prepare
 from singleshot.runtime.sources import LIVE_KINDS, Frame
 from singleshot.runtime.tiles import Tiling
 
@@ -154,8 +154,8 @@ class Detector:
     ) -> Iterator[Found]:
         most = 1 if limits.tiling is not None else batch_size or suited_batch(self.engine)
         plan = limits.plan(keep, reduce)
-        reader = ReadAhead(frames, lambda frame, reserve: prepare(frame, plan, reserve), ahead=2 * most + 2)
-        waiting: list[Ready] = []
+        reader = Prefetcher(frames, lambda frame, reserve: prepare(frame, plan, reserve), ahead=2 * most + 2)
+        waiting: list[Prepared] = []
         taken = 0
         try:
             while (item := reader.get()).frame is not None:
@@ -176,7 +176,7 @@ class Detector:
             reader.close()
 
     def _run(
-        self, batch: list[Ready], limits: _Limits, release: Callable[[int], None] = lambda _: None
+        self, batch: list[Prepared], limits: _Limits, release: Callable[[int], None] = lambda _: None
     ) -> Iterator[Found]:
         """Run the engine on the frames that have an image; frames are let go of as they are given out."""
         squares = [item.square for item in batch if item.square is not None]
@@ -253,8 +253,8 @@ class _Limits(NamedTuple):
     score_min: float
     tiling: Tiling | None
 
-    def plan(self, keep: bool, reduce: bool = False) -> Plan:
-        return Plan(self.spec, keep, reduce, whole=self.tiling is not None)
+    def plan(self, keep: bool, reduce: bool = False) -> ReadPlan:
+        return ReadPlan(self.spec, keep, reduce, whole=self.tiling is not None)
 
 
 def suited_batch(engine: Engine) -> int:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from singleshot.devices import cores, processor_name
 from singleshot.errors import SingleshotError
 from singleshot.files import atomic_write
-from singleshot.runtime.hardware import cores, processor_name
 
 FORMAT = 1
 _ENTRIES = 500  # files remembered; the oldest go

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from singleshot.description import KEY, are_names, refuse_newer
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.inputs import InputSpec
+from singleshot.model_info import KEY, are_names, refuse_newer
 from singleshot.prior_boxes import PriorSpec
 from singleshot.thresholds import Thresholds
 

@@ -198,7 +198,7 @@ def _open(item: _Item, stdin: BinaryIO | None, decode: bool) -> Iterator[Frame]:
 
 
 def _image_frame(item: _Item) -> Frame:
-    from singleshot.data.images import read_image
+    from singleshot.images.decode import read_image
 
     try:
         return Frame(item.name, read_image(item.target), source=item.name)
@@ -218,7 +218,7 @@ def _standard_input() -> BinaryIO:
 
 def _stdin_frames(stream: BinaryIO, decode: bool) -> Iterator[Frame]:
     """Frames of standard input: one image, or the files of a list of paths that is read as it comes."""
-    from singleshot.data.images import decode_image
+    from singleshot.images.decode import decode_image
 
     head = stream.readline(_LONGEST_PATH)
     if len(head) < 16:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Sequence
@@ -13,24 +14,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from singleshot.data.cache import open_cache
-from singleshot.data.dataset import Dataset
-from singleshot.data.loader import EvalLoader
-from singleshot.data.stream import ShardStream, make_train_loader
+from singleshot.datasets.dataset import Dataset
+from singleshot.devices import pick_precision, place_model
+from singleshot.evaluation.validate import Validation, validate
+from singleshot.loading.cache import open_cache
+from singleshot.loading.loader import EvalLoader
+from singleshot.loading.shard_loader import ShardStream, make_train_loader
 from singleshot.memory import keep_freed_memory, release_freed_memory
 from singleshot.models import SSD
 from singleshot.records import Batch, Losses
 from singleshot.runtime.detections import Detections
 from singleshot.runtime.drawing import draw_detections
 from singleshot.thresholds import Thresholds
-from singleshot.training.precision import pick_precision, place_model
+from singleshot.training.objective import recipe_loss
 from singleshot.training.recipes import Recipe
 from singleshot.training.reports import COLUMNS, Reporter
-from singleshot.training.schedule import Clock, lr_factor
+from singleshot.training.schedule import Budget, lr_factor
 from singleshot.training.state import Progress, is_finite, load_state, save_state
 from singleshot.training.step import NonFiniteLossError, Stepper
 from singleshot.training.stopping import StopRequest
-from singleshot.training.validate import Validation, validate
 from singleshot.weights.checkpoint import ModelInfo, save_checkpoint
 
 log = logging.getLogger(__name__)
@@ -114,7 +116,7 @@ class Trainer:
         self.progress = Progress()
         self._stop = StopRequest()
         total = None if settings.seconds is not None else settings.epochs * len(self.loader)
-        self.clock = Clock(total, settings.seconds)
+        self.clock = Budget(total, settings.seconds)
         self._started = self._last_save = self._last_val = time.monotonic()
         self._before = 0.0
         self._val_seconds = 0.0
@@ -247,11 +249,11 @@ class Trainer:
         started = time.monotonic()
         # The averaged weights are judged, by swapping them in: a second network would double the memory.
         kept = {key: value.clone() for key, value in self.model.state_dict().items()}
-        self.model.load_state_dict(self.stepper.best_state())
+        self.model.load_state_dict(self.stepper.eval_state())
         try:
             result = validate(
-                self.model, self.val_set, self.val_loader, Thresholds(), self.settings.device, "voc", self.recipe,
-                self._stop.check,
+                self.model, self.val_set, self.val_loader, Thresholds(), self.settings.device, "voc",
+                functools.partial(recipe_loss, self.model, recipe=self.recipe), self._stop.check,
             )  # fmt: skip
             self._tell_pictures(result)
             progress = self.progress
@@ -302,9 +304,9 @@ class Trainer:
         progress.seconds = self.seconds
         out = self.settings.out
         last = progress.last_map
-        save_checkpoint(out / LAST, self.stepper.best_state(), self._info(last))
+        save_checkpoint(out / LAST, self.stepper.eval_state(), self._info(last))
         if self.val_set is None:
-            save_checkpoint(out / BEST, self.stepper.best_state(), self._info(None))
+            save_checkpoint(out / BEST, self.stepper.eval_state(), self._info(None))
         save_state(out / STATE, self.stepper, progress)
         self._last_save = time.monotonic()
 

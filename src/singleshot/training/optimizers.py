@@ -60,7 +60,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group["factor"]
 
 
-class Average:
+class ModelEMA:
     """Exponential moving average of a model's state (parameters and the running statistics of normalisation).
 
     The decay rises with the number of updates, (1 + n) / (10 + n) at most, so that a short training is not

@@ -27,7 +27,7 @@ def lr_factor(
     return rise * (final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * rest)))
 
 
-class Clock:
+class Budget:
     """How far a training is: by steps, or by seconds where a wall-clock budget is given.
 
     total_steps: of the whole training (None with a budget); budget: seconds.

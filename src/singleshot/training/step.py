@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from singleshot.devices import autocast
 from singleshot.errors import SingleshotError, printable
 from singleshot.models import SSD
 from singleshot.records import Batch, Losses
 from singleshot.training.objective import recipe_loss
-from singleshot.training.optimizers import Average, make_optimizer, set_lr
-from singleshot.training.precision import autocast
+from singleshot.training.optimizers import ModelEMA, make_optimizer, set_lr
 from singleshot.training.recipes import Recipe
 
 
@@ -49,7 +49,7 @@ class Stepper:
         self.model, self.recipe, self.device, self.dtype = model, recipe, device, dtype
         self.lr = recipe.learning_rate(batch_size)
         self.optimizer = make_optimizer(model, recipe, self.lr)
-        self.average = Average(model, recipe.ema) if recipe.ema > 0 else None
+        self.average = ModelEMA(model, recipe.ema) if recipe.ema > 0 else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
         self.forward = torch.compile(model) if compiled else model
         # Asking an accelerator for a number stops its queue, so there many steps share one look.
@@ -93,6 +93,6 @@ class Stepper:
             if not math.isfinite(value):
                 raise NonFiniteLossError(value, list(names))
 
-    def best_state(self) -> dict[str, Tensor]:
+    def eval_state(self) -> dict[str, Tensor]:
         """The weights to evaluate and keep: the average where there is one."""
         return self.average.state if self.average is not None else self.model.state_dict()

@@ -15,12 +15,14 @@ from singleshot.inputs import InputSpec
 from singleshot.models import SSD
 from singleshot.models.mobilenet import MobileNetV2
 from singleshot.models.vgg import VGG16
-from singleshot.weights.assembly import folded
 from singleshot.weights.checkpoint import load_checkpoint
-from singleshot.weights.foreign import Foreign, import_foreign, importers
-from singleshot.weights.opening import is_ours
-from singleshot.weights.readers.any_file import read_foreign
-from singleshot.weights.tensors import Tensors
+from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.graph_builder import folded
+from singleshot.weights.imported_model import ImportedModel
+from singleshot.weights.importers import IMPORTERS
+from singleshot.weights.importing import import_foreign
+from singleshot.weights.open_model import is_ours
+from singleshot.weights.readers.sniff import read_foreign
 from singleshot.weights.tflite_backbone import load_tflite_mobilenet
 
 # Convolutions of VGG16 in the order of torchvision's `features` and of the reduced file's numbering.
@@ -89,7 +91,7 @@ def load_backbone(model: SSD, source: str | Path) -> str:
         )
     load = _load_vgg if isinstance(model.backbone, VGG16) else _load_mobilenet
     if str(source) == "imagenet":
-        return load(model, Tensors(_download(model), "ImageNet weights"), None)
+        return load(model, ForeignState(_download(model), "ImageNet weights"), None)
     if path.is_file() and is_ours(path):
         return _copy(model, load_checkpoint(path)[0], where, "")
     tensors = read_foreign(path)
@@ -131,9 +133,9 @@ def adapted(weight: Tensor, theirs: InputSpec, ours: InputSpec) -> Tensor:
 # ------------------------------------------------------------------------------------------------------- detectors
 
 
-def _detector(tensors: Tensors, path: Path | None) -> Foreign | None:
+def _detector(tensors: ForeignState, path: Path | None) -> ImportedModel | None:
     """The detector that a file holds, if an importer knows it."""
-    if path is None or all(importer.fits(tensors) < 1.0 for importer in importers()):
+    if path is None or all(importer.fits(tensors) < 1.0 for importer in IMPORTERS):
         return None
     return import_foreign(path)
 
@@ -154,7 +156,7 @@ def _copy(model: SSD, other: SSD, where: str, source: str) -> str:
 # ----------------------------------------------------------------------------------------------------------- VGG16
 
 
-def _load_vgg(model: SSD, tensors: Tensors, path: Path | None) -> str:
+def _load_vgg(model: SSD, tensors: ForeignState, path: Path | None) -> str:
     found = _find_vgg(tensors)
     if found is None:
         detector = _detector(tensors, path)
@@ -187,7 +189,7 @@ def _load_vgg(model: SSD, tensors: Tensors, path: Path | None) -> str:
     return f"{found.about}, {'fc6 and fc7 included' if 'fc7' in layers else 'fc6 and fc7 start from nothing'}"
 
 
-def _find_vgg(tensors: Tensors) -> _Found | None:
+def _find_vgg(tensors: ForeignState) -> _Found | None:
     """Which kind of VGG16 it is, if it is one alone."""
 
     def numbered(prefix: str, index: tuple[int, ...], fc: tuple[str, ...]) -> dict[str, dict[str, str]]:
@@ -214,7 +216,7 @@ def _find_vgg(tensors: Tensors) -> _Found | None:
     return None
 
 
-def _named(tensors: Tensors) -> dict[str, dict[str, str]]:
+def _named(tensors: ForeignState) -> dict[str, dict[str, str]]:
     """layer -> part -> key, for files that name layers as Caffe or Keras does."""
     names: dict[str, dict[str, str]] = {}
     for key in tensors:
@@ -227,7 +229,7 @@ def _named(tensors: Tensors) -> dict[str, dict[str, str]]:
     return names
 
 
-def _taken(tensors: Tensors, found: _Found, layer: str, part: str, shape: tuple[int, ...]) -> Tensor:
+def _taken(tensors: ForeignState, found: _Found, layer: str, part: str, shape: tuple[int, ...]) -> Tensor:
     """A tensor as our VGG16 has it: kernels of TensorFlow turned round, classifiers made smaller."""
     key = found.names.get(layer, {}).get(part)
     if key is None:
@@ -250,7 +252,7 @@ def _taken(tensors: Tensors, found: _Found, layer: str, part: str, shape: tuple[
     )
 
 
-def _need(tensors: Tensors, about: str, key: str, *shape: int) -> Tensor:
+def _need(tensors: ForeignState, about: str, key: str, *shape: int) -> Tensor:
     """The tensor of that name; CheckpointError if it is missing, misshapen or not finite."""
     if key not in tensors:
         raise CheckpointError(f"{tensors.where}: {about}, but {printable(key, 80)} is missing")
@@ -274,7 +276,7 @@ def _without_biases(new: dict[str, Tensor]) -> dict[str, Tensor]:
 # ----------------------------------------------------------------------------------------------------- MobileNetV2
 
 
-def _load_mobilenet(model: SSD, tensors: Tensors, path: Path | None) -> str:
+def _load_mobilenet(model: SSD, tensors: ForeignState, path: Path | None) -> str:
     prefix = next((p for p in _MOBILENET_PREFIXES if f"{p}1.conv.0.0.weight" in tensors), None)
     flat = next((p for p in _MOBILENET_PREFIXES if f"{p}1.conv.3.weight" in tensors), None)
     detector = None if prefix == "features." or flat == "features." else _detector(tensors, path)
@@ -319,7 +321,7 @@ def _assign(own: dict[str, Tensor], new: Mapping[str, Tensor], where: str) -> No
         own[key] = value
 
 
-def _unknown(tensors: Tensors, wanted: str) -> CheckpointError:
+def _unknown(tensors: ForeignState, wanted: str) -> CheckpointError:
     names = printable(", ".join(list(tensors)[:3]), 80)
     return CheckpointError(
         f"{tensors.where}: not a {wanted} that is known (it starts with {names}); want torchvision's names"

@@ -1,6 +1,6 @@
 """The checkpoint: one safetensors file that knows everything about itself.
 
-Tensors are the model's state; the metadata key "singleshot" holds JSON with the preset, classes, priors, input
+ForeignState are the model's state; the metadata key "singleshot" holds JSON with the preset, classes, priors, input
 rule, thresholds and the figures it reached. Nothing in it is ever executed.
 """
 
@@ -18,11 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-import singleshot
-from singleshot.description import FORMAT, KEY, are_names, refuse_newer
+from singleshot._version import __version__
 from singleshot.errors import CheckpointError, ConfigError, SingleshotError, printable
 from singleshot.files import atomic_write
 from singleshot.inputs import InputSpec
+from singleshot.model_info import FORMAT, KEY, are_names, refuse_newer
 from singleshot.models import MODELS, SSD, build
 from singleshot.models.graph import Graph, GraphNet, build_graph
 from singleshot.priors import PriorSpec
@@ -40,7 +40,7 @@ class ModelInfo:
     thresholds: Thresholds = field(default_factory=Thresholds)
     metrics: Mapping[str, float] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
-    version: str = singleshot.__version__
+    version: str = __version__
     graph: Graph | None = None
 
     @classmethod

@@ -9,9 +9,9 @@ from singleshot.errors import CheckpointError, printable
 from singleshot.inputs import InputSpec
 from singleshot.models import SSD
 from singleshot.models.mobilenet import MobileNetV2
+from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.importers.tflite import input_spec
 from singleshot.weights.importers.tflite_graph import GraphImport
-from singleshot.weights.tensors import Tensors
 
 NOTE = (
     "its normalisations are folded in, so ours start at unit statistics; TensorFlow pads strided convolutions below and"
@@ -19,7 +19,7 @@ NOTE = (
 )
 
 
-def load_tflite_mobilenet(model: SSD, tensors: Tensors) -> str:
+def load_tflite_mobilenet(model: SSD, tensors: ForeignState) -> str:
     """Fill a MobileNetV2 backbone from a TensorFlow Lite network; say what was found. Raises CheckpointError.
 
     Convolutions are paired in the order in which they run, which is the same in both, and must have the same shapes.

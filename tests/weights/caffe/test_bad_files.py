@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from singleshot.errors import CheckpointError
-from singleshot.weights.foreign import import_checkpoint, import_foreign
-from singleshot.weights.readers.any_file import read_foreign
+from singleshot.weights.importing import import_checkpoint, import_foreign
+from singleshot.weights.readers.sniff import read_foreign
 
 SIDE = 64
 PRIORS = {"min_size": [10], "max_size": [20], "aspect_ratio": [2], "variance": [0.1, 0.1, 0.2, 0.2]}
@@ -169,9 +169,9 @@ def test_which_prototxt_is_taken(caffe, small):
     assert import_foreign(path).notes[-1].endswith("a_deploy.prototxt.txt")
     own.write_text("nonsense {")
     refused(path, r"net\.prototxt: cannot be read")
-    assert import_foreign(path, beside=folder / "a_deploy.prototxt.txt").model.num_classes == 2
+    assert import_foreign(path, companion=folder / "a_deploy.prototxt.txt").model.num_classes == 2
     with pytest.raises(CheckpointError, match=r"nowhere\.prototxt: cannot be read"):
-        import_foreign(path, beside=folder / "nowhere.prototxt")
+        import_foreign(path, companion=folder / "nowhere.prototxt")
     refused(folder / "a_deploy.prototxt.txt", "describes a network without its weights; name the .caffemodel")
 
 

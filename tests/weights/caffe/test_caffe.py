@@ -7,7 +7,7 @@ import torch
 from singleshot.boxes import to_corners
 from singleshot.errors import CheckpointError
 from singleshot.priors import PRIORS
-from singleshot.weights.foreign import import_checkpoint, import_foreign
+from singleshot.weights.importing import import_checkpoint, import_foreign
 
 VOC_300 = [30, 60, 111, 162, 213, 264, 315]
 VOC_512 = [35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.6]

@@ -12,7 +12,7 @@ import torch
 from singleshot.boxes import to_corners
 from singleshot.errors import CheckpointError
 from singleshot.weights.checkpoint import ModelInfo
-from singleshot.weights.foreign import import_foreign
+from singleshot.weights.importing import import_foreign
 
 SIDE = 64
 PRIORS = {"min_size": [10.7], "max_size": [20.2], "aspect_ratio": [2], "variance": [0.1, 0.1, 0.2, 0.2]}
@@ -20,7 +20,7 @@ PRIORS = {"min_size": [10.7], "max_size": [20.2], "aspect_ratio": [2], "variance
 
 @pytest.fixture
 def agree(caffe, golden_inputs, tmp_path):
-    """`agree(rows, columns)`: imports what the rows describe, holds its outputs to those computed; the Foreign."""
+    """`agree(rows, columns)`: imports what the rows describe, holds outputs to those computed; the ImportedModel."""
 
     def check(rows, columns=3, how="float", mean=(104.0, 117.0, 123.0), scale=1.0, first=0, arrays=None, head=""):
         arrays = arrays or caffe.weights(rows)
@@ -119,7 +119,7 @@ def test_layers_as_they_were_before_layerparameter(caffe, tmp_path):
     path.write_bytes(caffe.model(arrays, rows, "old", {"Convolution": 4, "ReLU": 18}))
     text = tmp_path / "elsewhere.txt"
     text.write_text(caffe.text(rows, SIDE))
-    assert import_foreign(path, beside=text).model.num_classes == 2
+    assert import_foreign(path, companion=text).model.num_classes == 2
     with pytest.raises(CheckpointError, match="without their network; put the prototxt beside"):
         import_foreign(path)
     old = 'input: "data" input_dim: 1 input_dim: 3 input_dim: 64 input_dim: 64\n' + (
@@ -129,7 +129,7 @@ def test_layers_as_they_were_before_layerparameter(caffe, tmp_path):
     )
     text.write_text(old)
     with pytest.raises(CheckpointError, match="no SSD; it has no layer of type DetectionOutput"):
-        import_foreign(path, beside=text)
+        import_foreign(path, companion=text)
 
 
 LAYERS = {

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from singleshot.description import KEY
 from singleshot.errors import CheckpointError, ConfigError, MissingExtraError, printable
+from singleshot.model_info import KEY
 from singleshot.records import ImageDetections
 from singleshot.runtime.engines.results import Decode, detections_of, padded
 

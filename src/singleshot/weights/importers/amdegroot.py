@@ -8,9 +8,9 @@ from singleshot.inputs import CAFFE_MEAN, InputSpec
 from singleshot.priors import PRIORS, PriorSpec
 from singleshot.thresholds import Thresholds
 from singleshot.weights.class_names import usual_names
-from singleshot.weights.foreign import Foreign, Importer
+from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.vgg import count_classes, find_ported, vgg_model
-from singleshot.weights.tensors import Tensors
 
 # layers/functions/detection.py: the 200 best of each class before NMS; all that is left is kept.
 THRESHOLDS = Thresholds(score_min=0.01, nms_iou=0.45, per_class=200, keep=200)
@@ -23,7 +23,7 @@ def priors_of(num_classes: int) -> PriorSpec:
     return replace(PRIORS[table], clip="center", truncate=False)
 
 
-def _convert(tensors: Tensors) -> Foreign:
+def _convert(tensors: ForeignState) -> ImportedModel:
     num_classes = count_classes(tensors, "conf.0.bias", 4, tensors.where)
     priors = priors_of(num_classes)
     find = find_ported(tensors, 6, "", "L2Norm", "loc", "conf")
@@ -31,7 +31,7 @@ def _convert(tensors: Tensors) -> Foreign:
     tensors.finish("amdegroot/ssd.pytorch SSD300")
     told = "default boxes of COCO's table, as its code has for any number of classes but 20"
     notes = () if num_classes in (20, 80) else (told,)
-    return Foreign(model, "amdegroot/ssd.pytorch SSD300 on VGG16", usual_names(num_classes), THRESHOLDS, notes)
+    return ImportedModel(model, "amdegroot/ssd.pytorch SSD300 on VGG16", usual_names(num_classes), THRESHOLDS, notes)
 
 
 IMPORTERS = (

@@ -11,9 +11,9 @@ from singleshot.inputs import CAFFE_MEAN, InputSpec
 from singleshot.priors import PRIORS
 from singleshot.thresholds import Thresholds
 from singleshot.weights.class_names import usual_names
-from singleshot.weights.foreign import Foreign, Importer
+from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.vgg import VGG_CONVS, count_classes, extra_names, vgg_model
-from singleshot.weights.tensors import Tensors
 
 # eval_ssd_network.py: select_threshold, nms_threshold, select_top_k, keep_top_k. It keeps 200 of each class, which
 # more than 200 in all are not worth.
@@ -43,7 +43,7 @@ def _prefix(names: Iterable[str]) -> str | None:
     return next((name.removesuffix(_TAIL) for name in names if name.endswith(_TAIL)), None)
 
 
-def _matches(tensors: Tensors) -> bool:
+def _matches(tensors: ForeignState) -> bool:
     prefix = _prefix(tensors)
     return prefix is not None and all(prefix + name in tensors for name in _SIGNATURE)
 
@@ -60,7 +60,7 @@ def _blocks(maps: int) -> dict[str | tuple[str, int], str]:
     return blocks
 
 
-def _convert(tensors: Tensors) -> Foreign:
+def _convert(tensors: ForeignState) -> ImportedModel:
     prefix = _prefix(tensors) or ""
     maps = 7 if f"{prefix}block12/conv4x4/weights" in tensors else 6
     side = 300 if maps == 6 else 512
@@ -83,10 +83,10 @@ def _convert(tensors: Tensors) -> Foreign:
     notes = _ignore_training(tensors)
     tensors.finish(f"balancap/SSD-Tensorflow SSD{side}")
     source = f"balancap/SSD-Tensorflow SSD{side} on VGG16"
-    return Foreign(model, source, usual_names(num_classes), THRESHOLDS, notes)
+    return ImportedModel(model, source, usual_names(num_classes), THRESHOLDS, notes)
 
 
-def _ignore_training(tensors: Tensors) -> tuple[str, ...]:
+def _ignore_training(tensors: ForeignState) -> tuple[str, ...]:
     """Leave out what only training needs; what is there as an average too is said."""
     slots = [name for name in tensors if name.rpartition("/")[2] in (*_COUNTERS, *_SLOTS)]
     averages = [name for name in tensors if name.endswith(_AVERAGE)]

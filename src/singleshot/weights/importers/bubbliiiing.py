@@ -7,13 +7,13 @@ from dataclasses import replace
 from singleshot.inputs import InputSpec
 from singleshot.priors import PRIORS
 from singleshot.thresholds import Thresholds
-from singleshot.weights.assembly import Assembly
 from singleshot.weights.class_names import usual_names
-from singleshot.weights.foreign import Foreign, Importer
-from singleshot.weights.importers.mobile import add_head, inverted_residual, mobilenet_v2, nested_parts
-from singleshot.weights.importers.units import conv_bias, conv_norm
+from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.graph_builder import GraphBuilder
+from singleshot.weights.imported_model import ImportedModel, Importer
+from singleshot.weights.importers.mobilenet_blocks import add_head, inverted_residual, mobilenet_v2, nested_parts
+from singleshot.weights.importers.torch_blocks import conv_bias, conv_norm
 from singleshot.weights.importers.vgg import count_classes, find_ported, vgg_model
-from singleshot.weights.tensors import Tensors
 
 # utils/utils.py preprocess_input: the means of B, G, R taken off R, G, B. ssd.py: letterbox_image False.
 INPUT = InputSpec(size=300, mean=(104.0, 117.0, 123.0))
@@ -27,26 +27,26 @@ _SIZES = "trained at 300 pixels with default boxes of 30 to 315 (anchors_size), 
 NOTES = (_MEANS, _SIZES)
 
 
-def _foreign(tensors: Tensors, net: Assembly, num_classes: int, mobile: bool, backbone: str) -> Foreign:
+def _foreign(tensors: ForeignState, net: GraphBuilder, num_classes: int, mobile: bool, backbone: str) -> ImportedModel:
     tensors.finish(f"bubbliiiing/ssd-pytorch {backbone}")
     priors = PRIORS["ssd300-mobilenetv2"] if mobile else PRIORS_300
     model = net.build(num_classes, priors, INPUT, f"ssd300-{backbone.lower()}")
     source = f"bubbliiiing/ssd-pytorch SSD300 on {backbone}"
-    return Foreign(model, source, usual_names(num_classes), THRESHOLDS, NOTES)
+    return ImportedModel(model, source, usual_names(num_classes), THRESHOLDS, NOTES)
 
 
-def _convert_vgg(tensors: Tensors) -> Foreign:
+def _convert_vgg(tensors: ForeignState) -> ImportedModel:
     num_classes = count_classes(tensors, "conf.0.bias", 4, tensors.where)
     find = find_ported(tensors, 6, "", "L2Norm", "loc", "conf")
     model = vgg_model(find, num_classes, PRIORS_300, INPUT)
     tensors.finish("bubbliiiing/ssd-pytorch SSD300")
     source = "bubbliiiing/ssd-pytorch SSD300 on VGG16"
-    return Foreign(model, source, usual_names(num_classes), THRESHOLDS, NOTES)
+    return ImportedModel(model, source, usual_names(num_classes), THRESHOLDS, NOTES)
 
 
-def _convert_mobilenet(tensors: Tensors) -> Foreign:
+def _convert_mobilenet(tensors: ForeignState) -> ImportedModel:
     num_classes = count_classes(tensors, "conf.0.bias", 6, tensors.where)
-    net = Assembly()
+    net = GraphBuilder()
     maps = mobilenet_v2(net, tensors, "mobilenet", nested_parts)
     x = maps["18"]
     sources = [_l2norm(net, tensors, maps["13"]), x]
@@ -59,9 +59,9 @@ def _convert_mobilenet(tensors: Tensors) -> Foreign:
     return _foreign(tensors, net, num_classes, True, "MobileNetV2")
 
 
-def _convert_resnet(tensors: Tensors) -> Foreign:
+def _convert_resnet(tensors: ForeignState) -> ImportedModel:
     num_classes = count_classes(tensors, "conf.0.bias", 4, tensors.where)
-    net = Assembly()
+    net = GraphBuilder()
     x = conv_norm(net, tensors, net.image, "resnet.0", "resnet.1", "relu", 7, 2, 3)
     x = net.add("resnet.3", "maxpool", x, kernel=3, stride=2, round_up=True)
     sources = []
@@ -82,7 +82,7 @@ def _convert_resnet(tensors: Tensors) -> Foreign:
     return _foreign(tensors, net, num_classes, False, "ResNet50")
 
 
-def _stage(net: Assembly, tensors: Tensors, x: str, name: str, stride: int) -> str:
+def _stage(net: GraphBuilder, tensors: ForeignState, x: str, name: str, stride: int) -> str:
     """As many bottlenecks as there are (nets/resnet.py); the first one's 3x3 has the stride."""
     i = 0
     while i == 0 or f"{name}.{i}.conv1.weight" in tensors:
@@ -98,7 +98,7 @@ def _stage(net: Assembly, tensors: Tensors, x: str, name: str, stride: int) -> s
     return x
 
 
-def _l2norm(net: Assembly, tensors: Tensors, x: str) -> str:
+def _l2norm(net: GraphBuilder, tensors: ForeignState, x: str) -> str:
     return net.l2norm("L2Norm", x, tensors.take("L2Norm.weight", net.channels[x]))
 
 
@@ -113,7 +113,7 @@ _VGG = (
 )
 
 
-def _in_its_order(tensors: Tensors) -> bool:
+def _in_its_order(tensors: ForeignState) -> bool:
     """amdegroot/ssd.pytorch has the same names and shapes, but L2Norm before the extra layers: a state dict keeps the
     order in which its module was put together."""
     if not all(name in tensors for name in _VGG):

@@ -17,13 +17,13 @@ from singleshot.inputs import CAFFE_MEAN, InputSpec
 from singleshot.priors import PRIORS
 from singleshot.thresholds import Thresholds
 from singleshot.weights.class_names import usual_names
-from singleshot.weights.foreign import Foreign, Importer
+from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers import caffe_heads
 from singleshot.weights.importers.caffe_net import Body, Op, ancestors, in_phase, link
 from singleshot.weights.importers.caffe_vgg import as_preset
 from singleshot.weights.importers.vgg import count_classes, vgg_model
 from singleshot.weights.readers.caffe import CaffeNet, parse_prototxt
-from singleshot.weights.tensors import Tensors
 
 # One layer each of the layouts that are known by name.
 VGG_SIGN = ("conv1_1[0]", "conv4_3_norm_mbox_loc[0]")
@@ -43,22 +43,22 @@ class Prepared(NamedTuple):
     note: str = ""
 
 
-def _has(tensors: Tensors, sign: tuple[str, ...]) -> bool:
+def _has(tensors: ForeignState, sign: tuple[str, ...]) -> bool:
     return all(key in tensors for key in sign)
 
 
-def _matches(tensors: Tensors) -> bool:
+def _matches(tensors: ForeignState) -> bool:
     return tensors.kind == "caffe" or _has(tensors, VGG_SIGN) or _has(tensors, MOBILE_SIGN)
 
 
-def _convert(tensors: Tensors) -> Foreign:
+def _convert(tensors: ForeignState) -> ImportedModel:
     try:
         return _by_network_or_name(tensors)
     except ConfigError as error:
         raise CheckpointError(f"{tensors.where}: {error}") from error
 
 
-def _by_network_or_name(tensors: Tensors) -> Foreign:
+def _by_network_or_name(tensors: ForeignState) -> ImportedModel:
     net = tensors.structure if isinstance(tensors.structure, CaffeNet) else None
     if net is not None:
         layers, end = _ending(net)
@@ -92,7 +92,7 @@ def _ending(net: CaffeNet) -> tuple[tuple[Any, ...], Any]:
 # ---------------------------------------------------------------------------------------------- networks
 
 
-def _network(tensors: Tensors, net: CaffeNet, layers: tuple[Any, ...]) -> Foreign:
+def _network(tensors: ForeignState, net: CaffeNet, layers: tuple[Any, ...]) -> ImportedModel:
     """The model of a network that is described."""
     images, size = _image_inputs(net, layers)
     ops = link(layers, images)
@@ -117,17 +117,17 @@ def _network(tensors: Tensors, net: CaffeNet, layers: tuple[Any, ...]) -> Foreig
     if net.where != tensors.where:
         notes.append(f"network taken from {net.where}")
     model = preset or model
-    return Foreign(model, _source(tensors, net, preset is not None, size), _names(tensors, model.num_classes),
+    return ImportedModel(model, _source(tensors, net, preset is not None, size), _names(tensors, model.num_classes),
                    end.thresholds, tuple(notes))  # fmt: skip
 
 
-def _ignore_unused(tensors: Tensors, ops: list[Op], used: set[str]) -> None:
+def _ignore_unused(tensors: ForeignState, ops: list[Op], used: set[str]) -> None:
     """Weights of layers that the network has and detections do not need."""
     unused = {op.layer.name for op in ops} - used
     tensors.ignore(*(key for key in tensors if key.rpartition("[")[0] in unused))
 
 
-def _source(tensors: Tensors, net: CaffeNet, vgg: bool, size: int) -> str:
+def _source(tensors: ForeignState, net: CaffeNet, vgg: bool, size: int) -> str:
     if vgg:
         return f"Caffe SSD{size} on VGG16 (weiliu89/caffe)"
     if _has(tensors, MOBILE_SIGN):
@@ -137,7 +137,7 @@ def _source(tensors: Tensors, net: CaffeNet, vgg: bool, size: int) -> str:
     return f"Caffe network {printable(net.name, 60)}" if net.name else "Caffe network"
 
 
-def _names(tensors: Tensors, num_classes: int) -> tuple[str, ...] | None:
+def _names(tensors: ForeignState, num_classes: int) -> tuple[str, ...] | None:
     return ("face",) if num_classes == 1 and _has(tensors, FACE_SIGN) else usual_names(num_classes)
 
 
@@ -164,7 +164,7 @@ def _image_inputs(net: CaffeNet, layers: tuple[Any, ...]) -> tuple[list[str], in
     return [name for name, shape in images if shape[1:] == images[0][1][1:]], int(width)
 
 
-def _prepared(net: CaffeNet, tensors: Tensors) -> Prepared:
+def _prepared(net: CaffeNet, tensors: ForeignState) -> Prepared:
     """From the transform_param of prototxt or caffemodel, else as the layout is known to want it."""
     for p in net.transforms:
         if p.mean_value or p.scale != 1:
@@ -191,7 +191,7 @@ def _input_spec(size: int, prepared: Prepared) -> InputSpec:
 # ---------------------------------------------------------------------------------------------- known by name
 
 
-def _vgg_by_name(tensors: Tensors) -> Foreign:
+def _vgg_by_name(tensors: ForeignState) -> ImportedModel:
     """SSD300 or SSD512 of examples/ssd by the names of its layers."""
     maps = 7 if "conv10_2[0]" in tensors else 6
     size = 300 if maps == 6 else 512
@@ -212,7 +212,7 @@ def _vgg_by_name(tensors: Tensors) -> Foreign:
     input_spec = InputSpec(size=size, colour_order="bgr", mean=CAFFE_MEAN)
     model = vgg_model(find, num_classes, replace(priors, truncate=True), input_spec)
     tensors.finish(f"Caffe SSD{size} on VGG16")
-    return Foreign(
+    return ImportedModel(
         model, f"Caffe SSD{size} on VGG16 (weiliu89/caffe)", usual_names(num_classes), THRESHOLDS, tuple(notes)
     )
 
@@ -226,7 +226,7 @@ _MOBILE_HEADS = (
 )  # fmt: skip
 
 
-def _mobilenet_prototxt(tensors: Tensors) -> str:
+def _mobilenet_prototxt(tensors: ForeignState) -> str:
     """MobileNet-SSD's network as text, with the norms and the widths that the weights have."""
     lines, x = ['name: "MobileNet-SSD" input: "data" input_shape { dim: 1 dim: 3 dim: 300 dim: 300 }'], "data"
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.models.graph import IMAGE, MAX_CHANNELS, MAX_KERNEL
-from singleshot.weights.assembly import Assembly
+from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.graph_builder import GraphBuilder
 from singleshot.weights.readers.caffe import CaffeNet
-from singleshot.weights.tensors import Tensors
 
 IMAGE_OP, NOTHING = -1, -2  # what an op may take beside other ops: the image; something that no layer makes
 _SAME = ("Dropout", "Split")  # give what they take
@@ -91,11 +91,11 @@ def ancestors(ops: list[Op], of: Iterable[int]) -> list[int]:
 
 
 class Body:
-    """Adds ops to an Assembly. `value(i)` afterwards is the name of the layer that gives what op i gives."""
+    """Adds ops to an GraphBuilder. `value(i)` afterwards is the name of the layer that gives what op i gives."""
 
-    def __init__(self, ops: list[Op], needed: list[int], ends: Iterable[int], side: int, tensors: Tensors) -> None:
+    def __init__(self, ops: list[Op], needed: list[int], ends: Iterable[int], side: int, tensors: ForeignState) -> None:
         """needed: ops to convert, in running order; ends: those whose value is wanted; side: of the image."""
-        self.ops, self.tensors, self.assembly = ops, tensors, Assembly()
+        self.ops, self.tensors, self.assembly = ops, tensors, GraphBuilder()
         self.shapes: dict[int, Shape] = {IMAGE_OP: Shape(3, side, side)}
         self._names: dict[int, str] = {IMAGE_OP: IMAGE}
         self._pending: dict[int, Pending] = {}

@@ -14,9 +14,9 @@ from singleshot.inputs import CAFFE_MEAN, InputSpec
 from singleshot.priors import PRIORS, PriorSpec
 from singleshot.thresholds import Thresholds
 from singleshot.weights.class_names import usual_names
-from singleshot.weights.foreign import Foreign, Importer
+from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.vgg import count_classes, extra_names, vgg_model
-from singleshot.weights.tensors import Tensors
 
 # ssd_output_decoder.py: decode_detections; the cap before NMS is that of its layer (nms_max_output_size), Caffe's.
 THRESHOLDS = Thresholds(score_min=0.01, nms_iou=0.45, per_class=400, keep=200)
@@ -46,12 +46,12 @@ def _short_names(names: Mapping[str, Any]) -> dict[str, str]:
     return short
 
 
-def _matches(tensors: Tensors) -> bool:
+def _matches(tensors: ForeignState) -> bool:
     names = _short_names(tensors)
     return all(name in names for name in _SIGNATURE)
 
 
-def _convert(tensors: Tensors) -> Foreign:
+def _convert(tensors: ForeignState) -> ImportedModel:
     names = _short_names(tensors)
     maps = 7 if "conv10_2/kernel" in names else 6
     side = 300 if maps == 6 else 512
@@ -81,10 +81,10 @@ def _convert(tensors: Tensors) -> Foreign:
     model = vgg_model(find, num_classes, priors, spec)
     tensors.finish(f"pierluigiferrari/ssd_keras SSD{side}")
     source = f"pierluigiferrari/ssd_keras SSD{side} on VGG16"
-    return Foreign(model, source, usual_names(num_classes), THRESHOLDS, notes)
+    return ImportedModel(model, source, usual_names(num_classes), THRESHOLDS, notes)
 
 
-def _boxes_per_cell(tensors: Tensors, names: Mapping[str, str]) -> int:
+def _boxes_per_cell(tensors: ForeignState, names: Mapping[str, str]) -> int:
     """Of the first map: 4 unless the model was built with other ratios."""
     key = names.get("conv4_3_norm_mbox_loc/bias", "conv4_3_norm_mbox_loc/bias")
     shape = tensors.shape(key)

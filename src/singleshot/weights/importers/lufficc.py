@@ -7,13 +7,13 @@ from dataclasses import replace
 from singleshot.inputs import CAFFE_MEAN, InputSpec
 from singleshot.priors import PRIORS, PriorSpec
 from singleshot.thresholds import Thresholds
-from singleshot.weights.assembly import Assembly
 from singleshot.weights.class_names import usual_names
-from singleshot.weights.foreign import Foreign, Importer
-from singleshot.weights.importers.mobile import add_head, inverted_residual, mobilenet_v2, nested_parts
-from singleshot.weights.importers.units import conv_norm
+from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.graph_builder import GraphBuilder
+from singleshot.weights.imported_model import ImportedModel, Importer
+from singleshot.weights.importers.mobilenet_blocks import add_head, inverted_residual, mobilenet_v2, nested_parts
+from singleshot.weights.importers.torch_blocks import conv_norm
 from singleshot.weights.importers.vgg import count_classes, find_ported, vgg_model
-from singleshot.weights.tensors import Tensors
 
 # ssd/config/defaults.py TEST: no limit for a class (1000 is above what occurs), 100 in all.
 THRESHOLDS = Thresholds(score_min=0.01, nms_iou=0.45, per_class=1000, keep=100)
@@ -40,18 +40,18 @@ def _vgg_priors(maps: int, num_classes: int) -> PriorSpec:
     return spec
 
 
-def _convert_vgg(tensors: Tensors) -> Foreign:
+def _convert_vgg(tensors: ForeignState) -> ImportedModel:
     num_classes = count_classes(tensors, f"{_HEAD}.cls_headers.0.bias", 4, tensors.where)
     maps = 7 if "backbone.extras.9.weight" in tensors else 6
     find = find_ported(tensors, maps, "backbone.", "backbone.l2_norm", f"{_HEAD}.reg_headers", f"{_HEAD}.cls_headers")
     size = 300 if maps == 6 else 512
     model = vgg_model(find, num_classes, _vgg_priors(maps, num_classes), InputSpec(size=size, mean=CAFFE_MEAN))
     tensors.finish(f"lufficc/SSD SSD{size}")
-    return Foreign(model, f"lufficc/SSD SSD{size} on VGG16", usual_names(num_classes), THRESHOLDS)
+    return ImportedModel(model, f"lufficc/SSD SSD{size} on VGG16", usual_names(num_classes), THRESHOLDS)
 
 
-def _convert_v2(tensors: Tensors) -> Foreign:
-    net = Assembly()
+def _convert_v2(tensors: ForeignState) -> ImportedModel:
+    net = GraphBuilder()
     layers = mobilenet_v2(net, tensors, "backbone.features", nested_parts)
     maps = [layers["13"], layers["18"]]
     for i in range(4):
@@ -59,9 +59,9 @@ def _convert_v2(tensors: Tensors) -> Foreign:
     return _lite(tensors, net, maps, "MobileNetV2")
 
 
-def _convert_v3(tensors: Tensors) -> Foreign:
+def _convert_v3(tensors: ForeignState) -> ImportedModel:
     """ssd/modeling/backbone/mobilenetv3.py, large."""
-    net, trunk = Assembly(), "backbone.features"
+    net, trunk = GraphBuilder(), "backbone.features"
     x = conv_norm(net, tensors, net.image, f"{trunk}.0.0", f"{trunk}.0.1", "hardswish", 3, 2)
     maps = []
     for i, stride in enumerate(_V3_STRIDES, 1):
@@ -74,7 +74,7 @@ def _convert_v3(tensors: Tensors) -> Foreign:
     return _lite(tensors, net, maps, "MobileNetV3")
 
 
-def _block_v3(net: Assembly, tensors: Tensors, x: str, name: str, stride: int, activation: str) -> str:
+def _block_v3(net: GraphBuilder, tensors: ForeignState, x: str, name: str, stride: int, activation: str) -> str:
     """The gate comes before the depthwise layer's activation, behind it in a block that does not expand."""
     start, expands = x, f"{name}.7.weight" in tensors
     if expands:
@@ -91,7 +91,7 @@ def _block_v3(net: Assembly, tensors: Tensors, x: str, name: str, stride: int, a
     return net.add(f"{name}.add", "add", start, x) if alike else x
 
 
-def _excite(net: Assembly, tensors: Tensors, x: str, name: str) -> str:
+def _excite(net: GraphBuilder, tensors: ForeignState, x: str, name: str) -> str:
     """SELayer: two linear layers of the map's mean, as 1x1 convolutions; nothing where the block has none."""
     if f"{name}.fc.0.weight" not in tensors:
         return x
@@ -104,7 +104,7 @@ def _excite(net: Assembly, tensors: Tensors, x: str, name: str) -> str:
     return net.add(f"{name}.mul", "mul", x, y)
 
 
-def _lite(tensors: Tensors, net: Assembly, maps: list[str], backbone: str) -> Foreign:
+def _lite(tensors: ForeignState, net: GraphBuilder, maps: list[str], backbone: str) -> ImportedModel:
     num_classes = count_classes(tensors, f"{_HEAD}.cls_headers.5.bias", 6, tensors.where)
     for i, x in enumerate(maps):
         inner = "" if f"{_HEAD}.cls_headers.{i}.weight" in tensors else ".conv"
@@ -113,7 +113,7 @@ def _lite(tensors: Tensors, net: Assembly, maps: list[str], backbone: str) -> Fo
     tensors.finish("lufficc/SSD SSDLite320")
     name = f"ssdlite320-{backbone.lower()}-lufficc"
     model = net.build(num_classes, PRIORS_LITE, InputSpec(size=320, mean=CAFFE_MEAN), name)
-    return Foreign(model, f"lufficc/SSD SSDLite320 on {backbone}", usual_names(num_classes), THRESHOLDS)
+    return ImportedModel(model, f"lufficc/SSD SSDLite320 on {backbone}", usual_names(num_classes), THRESHOLDS)
 
 
 IMPORTERS = (

@@ -15,12 +15,12 @@ from torch import Tensor
 from singleshot.inputs import InputSpec
 from singleshot.priors import PRIORS, PriorSpec
 from singleshot.thresholds import Thresholds
-from singleshot.weights.assembly import Assembly, move_background
 from singleshot.weights.class_names import usual_names
-from singleshot.weights.foreign import Foreign, Importer
-from singleshot.weights.importers.units import conv_norm
+from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.graph_builder import GraphBuilder, move_background
+from singleshot.weights.imported_model import ImportedModel, Importer
+from singleshot.weights.importers.torch_blocks import conv_norm
 from singleshot.weights.importers.vgg import VGG_LAYERS, count_classes, extra_names, vgg_model
-from singleshot.weights.tensors import Tensors
 
 # configs/_base_/models/ssd300.py: test_cfg. Its nms_pre counts boxes of a map, not of a class. Its decoder
 # clips boxes to the image (DeltaXYWHBBoxCoder, clip_border).
@@ -43,7 +43,7 @@ _RANGES = {(300, 15): "ssd300-coco", (300, 20): "ssd300-voc", (512, 10): "ssd512
 _LAST_FIRST = "background moved from the last class to the first"
 
 
-def _meta(tensors: Tensors) -> Mapping[str, Any]:
+def _meta(tensors: ForeignState) -> Mapping[str, Any]:
     """What the file says beside its tensors, {} if nothing."""
     meta = tensors.structure.get("meta") if isinstance(tensors.structure, Mapping) else None
     return meta if isinstance(meta, Mapping) else {}
@@ -103,7 +103,7 @@ def _input_spec(config: str, side: int, std: tuple[float, float, float]) -> Inpu
     return InputSpec(side, "stretch", "rgb", (means[0], means[1], means[2]), (stds[0], stds[1], stds[2]))
 
 
-def _convert_vgg(tensors: Tensors) -> Foreign:
+def _convert_vgg(tensors: ForeignState) -> ImportedModel:
     old = "backbone.l2_norm.weight" in tensors
     deep = ("backbone.extra.9.weight" if old else "neck.extra_layers.4.0.conv.weight") in tensors
     side, maps = (512, 7) if deep else (300, 6)
@@ -131,10 +131,10 @@ def _convert_vgg(tensors: Tensors) -> Foreign:
     tensors.finish(source)
     legacy = "made by mmdetection 1.x, whose boxes count their last pixel: they are up to a pixel larger here"
     notes = (why, _LAST_FIRST if last else legacy)
-    return Foreign(model, f"{source} on VGG16", _names(meta, num_classes), THRESHOLDS, notes)
+    return ImportedModel(model, f"{source} on VGG16", _names(meta, num_classes), THRESHOLDS, notes)
 
 
-def _backbone(net: Assembly, tensors: Tensors) -> list[str]:
+def _backbone(net: GraphBuilder, tensors: ForeignState) -> list[str]:
     """mmdetection's MobileNetV2: the ends of layer5 and of conv2."""
 
     def unit(x: str, name: str, activation: str = "relu6", stride: int = 1, kernel: int = 1) -> str:
@@ -159,9 +159,9 @@ def _backbone(net: Assembly, tensors: Tensors) -> list[str]:
     return [*maps, unit(x, "backbone.conv2")]
 
 
-def _convert_lite(tensors: Tensors) -> Foreign:
+def _convert_lite(tensors: ForeignState) -> ImportedModel:
     num_classes = count_classes(tensors, "bbox_head.cls_convs.0.1.bias", 6, tensors.where)
-    meta, net = _meta(tensors), Assembly()
+    meta, net = _meta(tensors), GraphBuilder()
     maps = _backbone(net, tensors)
     for i in range(4):
         name = f"neck.extra_layers.{i}"
@@ -185,7 +185,7 @@ def _convert_lite(tensors: Tensors) -> Foreign:
     tensors.finish(source)
     spec = _input_spec(_config(meta), 320, STD)
     model = net.build(num_classes, PRIORS_LITE, spec, "ssdlite320-mobilenetv2-mmdet")
-    return Foreign(model, f"{source} on MobileNetV2", _names(meta, num_classes), THRESHOLDS, (_LAST_FIRST,))
+    return ImportedModel(model, f"{source} on MobileNetV2", _names(meta, num_classes), THRESHOLDS, (_LAST_FIRST,))
 
 
 _HEADS = ("bbox_head.cls_convs.0.0.weight", "bbox_head.reg_convs.5.0.bias")

@@ -12,12 +12,12 @@ from dataclasses import replace
 from singleshot.inputs import InputSpec
 from singleshot.priors import PRIORS
 from singleshot.thresholds import Thresholds
-from singleshot.weights.assembly import Assembly, box_major
 from singleshot.weights.class_names import usual_names
-from singleshot.weights.foreign import Foreign, Importer
-from singleshot.weights.importers.units import conv_bias, conv_norm
+from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.graph_builder import GraphBuilder, box_major
+from singleshot.weights.imported_model import ImportedModel, Importer
+from singleshot.weights.importers.torch_blocks import conv_bias, conv_norm
 from singleshot.weights.importers.vgg import count_classes
-from singleshot.weights.tensors import Tensors
 
 # ssd/evaluate.py: decode_batch(..., 0.50, 200); ssd/utils.py decode_single: score > 0.05, the 200 best of a class.
 THRESHOLDS = Thresholds(score_min=0.05, nms_iou=0.5, per_class=200, keep=200)
@@ -34,7 +34,7 @@ _DEPTHS = {
 }
 
 
-def _resnet(net: Assembly, tensors: Tensors, stem: str, stages: tuple[str, str, str]) -> tuple[str, str]:
+def _resnet(net: GraphBuilder, tensors: ForeignState, stem: str, stages: tuple[str, str, str]) -> tuple[str, str]:
     """torchvision's ResNet up to conv4_x, which keeps the side of conv3_x: its last map and its name.
 
     stem: prefix of the first convolution ("0") and its normalisation ("1"); stages: prefixes of conv2_x .. conv4_x.
@@ -53,7 +53,7 @@ def _resnet(net: Assembly, tensors: Tensors, stem: str, stages: tuple[str, str, 
     return x, f"ResNet{depth}" if depth else "a ResNet"
 
 
-def _block(net: Assembly, tensors: Tensors, x: str, name: str, bottleneck: bool, stride: int) -> str:
+def _block(net: GraphBuilder, tensors: ForeignState, x: str, name: str, bottleneck: bool, stride: int) -> str:
     """A residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1; the stride is the first 3x3's."""
     kernels, strided = ((1, 3, 1), 2) if bottleneck else ((3, 3), 1)
     y = x
@@ -67,7 +67,7 @@ def _block(net: Assembly, tensors: Tensors, x: str, name: str, bottleneck: bool,
     return net.add(f"{name}.relu", "relu", net.add(f"{name}.add", "add", x, y))
 
 
-def _extras(net: Assembly, tensors: Tensors, x: str, norm: bool) -> list[str]:
+def _extras(net: GraphBuilder, tensors: ForeignState, x: str, norm: bool) -> list[str]:
     """The five additional blocks: 1x1, then 3x3 of stride 2 (the first three) or without padding."""
     maps = [x]
     for i in range(5):
@@ -82,7 +82,7 @@ def _extras(net: Assembly, tensors: Tensors, x: str, norm: bool) -> list[str]:
     return maps
 
 
-def _names(tensors: Tensors, count: int) -> tuple[str, ...] | None:
+def _names(tensors: ForeignState, count: int) -> tuple[str, ...] | None:
     """Their files hold label_map: 0 for background, then the classes by number; else those of COCO."""
     told = tensors.structure.get("label_map") if isinstance(tensors.structure, Mapping) else None
     if isinstance(told, Mapping):
@@ -92,9 +92,9 @@ def _names(tensors: Tensors, count: int) -> tuple[str, ...] | None:
     return usual_names(count)
 
 
-def _convert(tensors: Tensors, project: str, stem: str, stages: tuple[str, str, str], norm: bool) -> Foreign:
+def _convert(tensors: ForeignState, project: str, stem: str, stages: tuple[str, str, str], norm: bool) -> ImportedModel:
     num_classes = count_classes(tensors, "conf.0.bias", 4, tensors.where)
-    net = Assembly()
+    net = GraphBuilder()
     last, backbone = _resnet(net, tensors, stem, stages)
     for i, (x, boxes) in enumerate(zip(_extras(net, tensors, last, norm), PRIORS_300.per_cell, strict=True)):
         values = []
@@ -105,16 +105,16 @@ def _convert(tensors: Tensors, project: str, stem: str, stages: tuple[str, str, 
         net.head(x, x, *values)
     tensors.finish(f"{project} SSD300")
     model = net.build(num_classes, PRIORS_300, INPUT, f"ssd300-{backbone.lower().split()[-1]}")
-    return Foreign(model, f"{project} SSD300 on {backbone}", _names(tensors, num_classes), THRESHOLDS)
+    return ImportedModel(model, f"{project} SSD300 on {backbone}", _names(tensors, num_classes), THRESHOLDS)
 
 
-def _convert_nvidia(tensors: Tensors) -> Foreign:
+def _convert_nvidia(tensors: ForeignState) -> ImportedModel:
     stem = "feature_extractor.feature_extractor"
     stages = (f"{stem}.4", f"{stem}.5", f"{stem}.6")
     return _convert(tensors, "NVIDIA DeepLearningExamples", stem, stages, norm=True)
 
 
-def _convert_mlperf(tensors: Tensors) -> Foreign:
+def _convert_mlperf(tensors: ForeignState) -> ImportedModel:
     stem = "model.layer1"
     return _convert(tensors, "MLPerf training", stem, (f"{stem}.4", f"{stem}.5", "model.layer2.0"), norm=False)
 

@@ -8,10 +8,11 @@ from dataclasses import replace
 from singleshot.inputs import CAFFE_MEAN, InputSpec
 from singleshot.priors import PRIORS, PriorSpec
 from singleshot.thresholds import Thresholds
-from singleshot.weights.assembly import Assembly
 from singleshot.weights.class_names import usual_names
-from singleshot.weights.foreign import Foreign, Importer
-from singleshot.weights.importers.mobile import (
+from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.graph_builder import GraphBuilder
+from singleshot.weights.imported_model import ImportedModel, Importer
+from singleshot.weights.importers.mobilenet_blocks import (
     EXPAND_14,
     add_head,
     batch_norm,
@@ -20,9 +21,8 @@ from singleshot.weights.importers.mobile import (
     inverted_residual,
     mobilenet_v2,
 )
-from singleshot.weights.importers.units import conv_bias, conv_norm
+from singleshot.weights.importers.torch_blocks import conv_bias, conv_norm
 from singleshot.weights.importers.vgg import VGG_INDEX, count_classes
-from singleshot.weights.tensors import Tensors
 
 # vision/ssd/predictor.py: 200 candidates of each class, no limit in all (1000 is above what occurs).
 THRESHOLDS = Thresholds(score_min=0.01, nms_iou=0.45, per_class=200, keep=1000)
@@ -42,10 +42,12 @@ PRIORS_SMALL = PriorSpec(
 PRIORS_SQUEEZE = replace(PRIORS_SMALL, maps=(17, 10, 5, 3, 2, 1))
 _V1_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)  # MobileNet paper, table 1, after the first convolution
 
-Trunk = Callable[[Assembly, Tensors], tuple[list[str], str]]  # (maps for heads, what the extra layers start from)
+Trunk = Callable[
+    [GraphBuilder, ForeignState], tuple[list[str], str]
+]  # (maps for heads, what the extra layers start from)
 
 
-def _trunk_vgg(net: Assembly, tensors: Tensors) -> tuple[list[str], str]:
+def _trunk_vgg(net: GraphBuilder, tensors: ForeignState) -> tuple[list[str], str]:
     """vision/nn/vgg.py; conv4_3 is batch-normalised for its head, in place of L2Norm."""
     x, first = net.image, ""
     pools = {2: False, 7: False, 14: True, 21: False}  # behind which convolutions, and whether they round up
@@ -63,7 +65,7 @@ def _trunk_vgg(net: Assembly, tensors: Tensors) -> tuple[list[str], str]:
     return [first, x], x
 
 
-def _trunk_v1(net: Assembly, tensors: Tensors) -> tuple[list[str], str]:
+def _trunk_v1(net: GraphBuilder, tensors: ForeignState) -> tuple[list[str], str]:
     """vision/nn/mobilenet.py; the maps behind blocks 11 and 13."""
     maps = [conv_norm(net, tensors, net.image, "base_net.0.0", "base_net.0.1", "relu", 3, 2)]
     for i, stride in enumerate(_V1_STRIDES, 1):
@@ -73,7 +75,7 @@ def _trunk_v1(net: Assembly, tensors: Tensors) -> tuple[list[str], str]:
     return [maps[11], maps[13]], maps[13]
 
 
-def _trunk_v2(net: Assembly, tensors: Tensors) -> tuple[list[str], str]:
+def _trunk_v2(net: GraphBuilder, tensors: ForeignState) -> tuple[list[str], str]:
     """vision/nn/mobilenet_v2.py; the first head looks at block 14's expansion (GraphPath(14, "conv", 3))."""
     layers = mobilenet_v2(net, tensors, "base_net", flat_parts)
     if EXPAND_14 not in layers:
@@ -81,7 +83,7 @@ def _trunk_v2(net: Assembly, tensors: Tensors) -> tuple[list[str], str]:
     return [layers.get(EXPAND_14, layers["14"]), layers["18"]], layers["18"]
 
 
-def _trunk_squeeze(net: Assembly, tensors: Tensors) -> tuple[list[str], str]:
+def _trunk_squeeze(net: GraphBuilder, tensors: ForeignState) -> tuple[list[str], str]:
     """vision/nn/squeezenet.py, version 1.1; the head looks at Fire 11, the extra layers begin behind Fire 12."""
     x = conv_bias(net, tensors, net.image, "base_net.0", "relu", 3, 2)
     maps = {}
@@ -97,7 +99,7 @@ def _trunk_squeeze(net: Assembly, tensors: Tensors) -> tuple[list[str], str]:
     return [maps[11]], maps[12]
 
 
-def _extra(net: Assembly, tensors: Tensors, x: str, name: str, stride: int, padding: int) -> str:
+def _extra(net: GraphBuilder, tensors: ForeignState, x: str, name: str, stride: int, padding: int) -> str:
     """1x1 and a plain or depthwise separable 3x3, or an inverted residual block."""
     if any(f"{name}.conv.{i}.weight" in tensors for i in (0, 1)):
         return inverted_residual(net, tensors, x, name, stride, flat_parts)[0]
@@ -108,11 +110,11 @@ def _extra(net: Assembly, tensors: Tensors, x: str, name: str, stride: int, padd
     return conv_bias(net, tensors, x, f"{name}.2.2", kernel=1)
 
 
-def _convert(tensors: Tensors, trunk: Trunk, priors: PriorSpec, input_spec: InputSpec, name: str) -> Foreign:
+def _convert(tensors: ForeignState, trunk: Trunk, priors: PriorSpec, input_spec: InputSpec, name: str) -> ImportedModel:
     boxes = priors.per_cell
     last = len(boxes) - 1
     num_classes = count_classes(tensors, f"classification_headers.{last}.bias", boxes[last], tensors.where)
-    net = Assembly()
+    net = GraphBuilder()
     maps, x = trunk(net, tensors)
     for i in range(len(boxes) - len(maps)):
         # VGG's last two extra layers are not padded; SqueezeNet's first one is by 2, from 17 cells to 10.
@@ -125,23 +127,23 @@ def _convert(tensors: Tensors, trunk: Trunk, priors: PriorSpec, input_spec: Inpu
     source = f"qfgaohao/pytorch-ssd {name}"
     tensors.finish(source)
     model = net.build(num_classes, priors, input_spec, f"{name}-qfgaohao")
-    return Foreign(model, source, usual_names(num_classes), THRESHOLDS)
+    return ImportedModel(model, source, usual_names(num_classes), THRESHOLDS)
 
 
-def _convert_vgg(tensors: Tensors) -> Foreign:
+def _convert_vgg(tensors: ForeignState) -> ImportedModel:
     return _convert(tensors, _trunk_vgg, PRIORS_VGG, INPUT_VGG, "vgg16-ssd")
 
 
-def _convert_v1(tensors: Tensors) -> Foreign:
+def _convert_v1(tensors: ForeignState) -> ImportedModel:
     name = "mb1-ssd-lite" if "classification_headers.0.0.weight" in tensors else "mb1-ssd"
     return _convert(tensors, _trunk_v1, PRIORS_SMALL, INPUT_SMALL, name)
 
 
-def _convert_v2(tensors: Tensors) -> Foreign:
+def _convert_v2(tensors: ForeignState) -> ImportedModel:
     return _convert(tensors, _trunk_v2, PRIORS_SMALL, INPUT_SMALL, "mb2-ssd-lite")
 
 
-def _convert_squeeze(tensors: Tensors) -> Foreign:
+def _convert_squeeze(tensors: ForeignState) -> ImportedModel:
     return _convert(tensors, _trunk_squeeze, PRIORS_SQUEEZE, INPUT_SMALL, "sq-ssd-lite")
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from singleshot.errors import CheckpointError, printable
-from singleshot.weights.assembly import Assembly, same_padding
+from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.graph_builder import GraphBuilder, same_padding
 from singleshot.weights.importers.tf_detection_settings import Block, Settings, scope_of
-from singleshot.weights.tensors import Tensors
 
 V1, V2, INCEPTION = "FeatureExtractor/MobilenetV1", "FeatureExtractor/MobilenetV2", "FeatureExtractor/InceptionV2"
 # mobilenet_v1.py, strides of Conv2d_1 to Conv2d_13; mobilenet_v2.py, of expanded_conv to expanded_conv_16.
@@ -24,11 +24,11 @@ _WIDTHS = ("BatchNorm/moving_mean", "BatchNorm/beta", "biases")
 
 
 class Builder:
-    """Adds layers by their scopes. An Assembly, with the side of each of its maps."""
+    """Adds layers by their scopes. An GraphBuilder, with the side of each of its maps."""
 
-    def __init__(self, tensors: Tensors, settings: Settings) -> None:
-        self.net, self.tensors, self.settings = Assembly(), tensors, settings
-        self.sides = {Assembly.image: settings.size}
+    def __init__(self, tensors: ForeignState, settings: Settings) -> None:
+        self.net, self.tensors, self.settings = GraphBuilder(), tensors, settings
+        self.sides = {GraphBuilder.image: settings.size}
         # A variable's own name by the layer's scope and what it is.
         self.names = {scope_of_variable(name): name for name in tensors}
         self.scaled = {_part(name) for name in self.names if name.endswith("/BatchNorm/gamma")}
@@ -142,7 +142,7 @@ def scope_of_variable(name: str) -> str:
 def mobilenet_v1(build: Builder) -> tuple[str, list[str]]:
     """-> how the names of the extra layers begin, and the maps so far."""
     block, maps = build.settings.base, []
-    x = build.conv(f"{V1}/Conv2d_0", Assembly.image, block, stride=2)
+    x = build.conv(f"{V1}/Conv2d_0", GraphBuilder.image, block, stride=2)
     for i, stride in enumerate(_V1_STRIDES, start=1):
         x = build.conv(f"{V1}/Conv2d_{i}_depthwise", x, block, stride, depthwise=True)
         x = build.conv(f"{V1}/Conv2d_{i}_pointwise", x, block)
@@ -154,7 +154,7 @@ def mobilenet_v1(build: Builder) -> tuple[str, list[str]]:
 def mobilenet_v2(build: Builder) -> tuple[str, list[str]]:
     """As above. The first map is inside a block: what expanded_conv_13 (the API's layer_15) expands its input to."""
     block, maps = build.settings.base, []
-    x = build.conv(f"{V2}/Conv", Assembly.image, block, stride=2)
+    x = build.conv(f"{V2}/Conv", GraphBuilder.image, block, stride=2)
     for i, stride in enumerate(_V2_STRIDES):
         scope, before = f"{V2}/expanded_conv" + (f"_{i}" if i else ""), x
         if i or build.has(f"{scope}/expand/weights"):
@@ -178,7 +178,7 @@ def inception_v2(build: Builder) -> tuple[str, list[str]]:
             x = build.conv(f"{scope}/{layer}", x, block, stride=2 if "_1a_" in layer else 1)
         return x
 
-    x = build.separable(f"{INCEPTION}/Conv2d_1a_7x7", Assembly.image, block, stride=2)
+    x = build.separable(f"{INCEPTION}/Conv2d_1a_7x7", GraphBuilder.image, block, stride=2)
     x = build.pool(f"{INCEPTION}/MaxPool_2a_3x3", x, "maxpool", 2)
     x = branch(INCEPTION, x, "Conv2d_2b_1x1", "Conv2d_2c_3x3")
     x = build.pool(f"{INCEPTION}/MaxPool_3a_3x3", x, "maxpool", 2)

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.inputs import InputSpec
-from singleshot.weights.assembly import swap_xy
 from singleshot.weights.class_names import coco_by_number
-from singleshot.weights.foreign import Foreign, Importer, classes_of
+from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.graph_builder import swap_xy
+from singleshot.weights.imported_model import ImportedModel, Importer, classes_of
 from singleshot.weights.importers.tf_detection_settings import scope_of, settings_of
 from singleshot.weights.importers.tf_networks import (
     INCEPTION,
@@ -28,7 +29,6 @@ from singleshot.weights.importers.tf_networks import (
 )
 from singleshot.weights.readers.graphdef import MAX_NAME
 from singleshot.weights.readers.tf_companions import Companions
-from singleshot.weights.tensors import Tensors
 
 # Other models of the same API, by a part of their names.
 _OTHERS = (
@@ -123,7 +123,7 @@ def _boxes_and_columns(build: Builder, where: str) -> tuple[list[int], int]:
     return boxes, columns
 
 
-def _convert(tensors: Tensors) -> Foreign:
+def _convert(tensors: ForeignState) -> ImportedModel:
     where = tensors.where
     if max(map(len, tensors), default=0) > MAX_NAME:
         raise CheckpointError(f"{where}: a name of more than {MAX_NAME} letters, which no model of this API has")
@@ -160,10 +160,10 @@ def _convert(tensors: Tensors) -> Foreign:
     model = build.net.build(num_classes, priors, input_spec, name)
     if beside.graph is None and beside.config is None:
         notes.append("no pipeline.config beside it: input size, anchors and thresholds are those of the API's samples")
-    return Foreign(model, source, _class_names(beside, num_classes, where), settings.thresholds, tuple(notes))
+    return ImportedModel(model, source, _class_names(beside, num_classes, where), settings.thresholds, tuple(notes))
 
 
-def _ignore_training(tensors: Tensors) -> list[str]:
+def _ignore_training(tensors: ForeignState) -> list[str]:
     """-> what a user should know of it."""
     left = [name for name in tensors if _SLOTS.search(name)]
     tensors.ignore(*left)
@@ -190,7 +190,7 @@ def _class_names(beside: Companions, num_classes: int, where: str) -> tuple[str,
     return coco_by_number() if num_classes == 90 else None
 
 
-def _matches(tensors: Tensors) -> bool:
+def _matches(tensors: ForeignState) -> bool:
     """Names of the Object Detection API, also those of models that are then refused by name."""
     starts = ("FeatureExtractor/", "BoxPredictor_0/", "FirstStage", "WeightSharedConvolutionalBoxPredictor")
     return any(name.startswith(starts) for name in tensors)

@@ -17,12 +17,12 @@ from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.inputs import InputSpec
 from singleshot.priors import PriorSpec, make_priors
 from singleshot.thresholds import Thresholds
-from singleshot.weights.assembly import swap_xy
 from singleshot.weights.class_names import usual_names
-from singleshot.weights.foreign import Foreign, Importer
+from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.graph_builder import swap_xy
+from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.tflite_graph import SAME_VALUES, GraphImport
 from singleshot.weights.readers.tflite import Network, Operation
-from singleshot.weights.tensors import Tensors
 
 DETECTION = "TFLite_Detection_PostProcess"
 # object_detection/models/*mobilenet*: preprocess() brings 0..255 to -1..1.
@@ -38,7 +38,7 @@ class _Head(NamedTuple):
     boxes: int
 
 
-def _convert(tensors: Tensors) -> Foreign:
+def _convert(tensors: ForeignState) -> ImportedModel:
     graph = GraphImport(tensors)
     op = _detection(graph)
     try:
@@ -47,7 +47,7 @@ def _convert(tensors: Tensors) -> Foreign:
         raise CheckpointError(f"{tensors.where}: {error}") from error
 
 
-def _detector(graph: GraphImport, op: Operation) -> Foreign:
+def _detector(graph: GraphImport, op: Operation) -> ImportedModel:
     where, options = graph.where, op.options
     columns = graph.value(graph.input(op, 1)).shape[-1:]
     num_classes = int(_option(options, "num_classes", where))
@@ -72,7 +72,7 @@ def _detector(graph: GraphImport, op: Operation) -> Foreign:
     graph.tensors.finish("an SSD of TensorFlow's Object Detection API")
     model = graph.assembly.build(num_classes, priors, spec, "custom")
     about = f"TensorFlow Lite SSD, {_precision(graph.network)}, input {spec.size}"
-    return Foreign(model, about, _names(graph.network, num_classes), thresholds, (*notes, *more))
+    return ImportedModel(model, about, _names(graph.network, num_classes), thresholds, (*notes, *more))
 
 
 def _detection(graph: GraphImport) -> Operation:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.models.graph import Pads
-from singleshot.weights.assembly import Assembly, same_padding
+from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.graph_builder import GraphBuilder, same_padding
 from singleshot.weights.readers.tflite import Network, Operation, Value
-from singleshot.weights.tensors import Tensors
 
 # What leaves values as they are: maps keep their meaning through it.
 SAME_VALUES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "QUANTIZE", "DEQUANTIZE")
@@ -34,12 +34,12 @@ class GraphImport:
     to 6, and which a network that was trained for quantisation has learnt.
     """
 
-    def __init__(self, tensors: Tensors) -> None:
+    def __init__(self, tensors: ForeignState) -> None:
         assert isinstance(tensors.structure, Network)
         self.tensors, self.network, self.where = tensors, tensors.structure, tensors.where
         self.producers = {index: op for op in self.network.operations for index in op.outputs}
-        self.assembly = Assembly()
-        self.layers: dict[int, str] = {self.network.inputs[0]: Assembly.image} if self.network.inputs else {}
+        self.assembly = GraphBuilder()
+        self.layers: dict[int, str] = {self.network.inputs[0]: GraphBuilder.image} if self.network.inputs else {}
         self._padded: dict[int, tuple[int, Pads]] = {}
         self._names: set[str] = set()
         self._kinds: dict[str, Callable[[Operation], None]] = {
@@ -194,7 +194,7 @@ class GraphImport:
         return self._unique(self.value(op.outputs[0]).name.split(";")[0][-80:])
 
     def _unique(self, name: str) -> str:
-        while name in self._names or name == Assembly.image:
+        while name in self._names or name == GraphBuilder.image:
             name = f"{name}#{len(self._names)}"
         self._names.add(name)
         return name
@@ -228,7 +228,7 @@ class GraphImport:
         elif op.kind in ("QUANTIZE", "DEQUANTIZE") and self.value(op.outputs[0]).limits == self._limits_of(op):
             self.layers[op.outputs[0]] = x
             return
-        if op.kind == "QUANTIZE" and x == Assembly.image:  # the pixels themselves, counted from another zero
+        if op.kind == "QUANTIZE" and x == GraphBuilder.image:  # the pixels themselves, counted from another zero
             self.layers[op.outputs[0]] = x
             return
         self._done(op, x)

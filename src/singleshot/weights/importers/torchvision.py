@@ -9,12 +9,12 @@ from torch import Tensor
 from singleshot.inputs import InputSpec
 from singleshot.priors import PRIORS
 from singleshot.thresholds import Thresholds
-from singleshot.weights.assembly import Assembly
 from singleshot.weights.class_names import usual_names
-from singleshot.weights.foreign import Foreign, Importer
-from singleshot.weights.importers.units import conv_norm, squeeze_excitation
+from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.graph_builder import GraphBuilder
+from singleshot.weights.imported_model import ImportedModel, Importer
+from singleshot.weights.importers.torch_blocks import conv_norm, squeeze_excitation
 from singleshot.weights.importers.vgg import VGG_CONVS, VGG_INDEX, count_classes, extra_names, vgg_model
-from singleshot.weights.tensors import Tensors
 
 # ssd300_vgg16: image_mean of values in 0..1, image_std 1/255.
 MEAN = (0.48235 * 255, 0.45882 * 255, 0.40784 * 255)
@@ -48,7 +48,7 @@ def _notes(num_classes: int) -> tuple[str, ...]:
     return (_COCO_NOTE,) if num_classes == 90 else ()
 
 
-def _convert_300(tensors: Tensors) -> Foreign:
+def _convert_300(tensors: ForeignState) -> ImportedModel:
     num_classes = count_classes(tensors, f"{CONFIDENCE}.0.bias", 4, tensors.where)
 
     def find(layer: str | tuple[str, int], part: str, shape: tuple[int, ...]) -> Tensor:
@@ -59,10 +59,10 @@ def _convert_300(tensors: Tensors) -> Foreign:
     model = vgg_model(find, num_classes, PRIORS_300, InputSpec(size=300, mean=MEAN))
     tensors.finish("torchvision's ssd300_vgg16")
     names = usual_names(num_classes)
-    return Foreign(model, "torchvision ssd300_vgg16", names, THRESHOLDS_300, _notes(num_classes))
+    return ImportedModel(model, "torchvision ssd300_vgg16", names, THRESHOLDS_300, _notes(num_classes))
 
 
-def _block(net: Assembly, tensors: Tensors, x: str, name: str, number: int) -> str:
+def _block(net: GraphBuilder, tensors: ForeignState, x: str, name: str, number: int) -> str:
     """One inverted residual of MobileNetV3: expansion (not in the first), depthwise, squeeze-excitation, projection."""
     activation = "hardswish" if number >= _HARDSWISH_FROM else "relu"
     stride = 2 if number in _STRIDED else 1
@@ -77,7 +77,7 @@ def _block(net: Assembly, tensors: Tensors, x: str, name: str, number: int) -> s
 
 
 def _rest_of_block(
-    net: Assembly, tensors: Tensors, x: str, name: str, part: int, activation: str, stride: int
+    net: GraphBuilder, tensors: ForeignState, x: str, name: str, part: int, activation: str, stride: int
 ) -> str:  # fmt: skip
     """A block from its depthwise layer on, which is the part of that number."""
     y = conv_norm(net, tensors, x, f"{name}.{part}.0", f"{name}.{part}.1", activation, stride=stride, depthwise=True,
@@ -89,7 +89,7 @@ def _rest_of_block(
     return conv_norm(net, tensors, y, f"{name}.{part}.0", f"{name}.{part}.1", kernel=1, eps=EPS)
 
 
-def _maps(net: Assembly, tensors: Tensors) -> list[str]:
+def _maps(net: GraphBuilder, tensors: ForeignState) -> list[str]:
     """The six maps that the heads look at: C4's expansion, the last layer of MobileNetV3, four extra blocks."""
     name = "backbone.features"
     x = conv_norm(net, tensors, net.image, f"{name}.0.0.0", f"{name}.0.0.1", "hardswish", 3, stride=2, eps=EPS)
@@ -111,9 +111,9 @@ def _maps(net: Assembly, tensors: Tensors) -> list[str]:
     return maps
 
 
-def _convert_lite(tensors: Tensors) -> Foreign:
+def _convert_lite(tensors: ForeignState) -> ImportedModel:
     num_classes = count_classes(tensors, f"{CONFIDENCE}.0.1.bias", 6, tensors.where)
-    net = Assembly()
+    net = GraphBuilder()
     for i, x in enumerate(_maps(net, tensors)):
         seen, last = [], []
         for head, outputs in ((LOCATION, 24), (CONFIDENCE, 6 * (num_classes + 1))):
@@ -126,7 +126,7 @@ def _convert_lite(tensors: Tensors) -> Foreign:
     model = net.build(num_classes, PRIORS["ssdlite320"], INPUT_LITE, "ssdlite320-mobilenetv3")
     names = usual_names(num_classes)
     source = "torchvision ssdlite320_mobilenet_v3_large"
-    return Foreign(model, source, names, THRESHOLDS_LITE, _notes(num_classes))
+    return ImportedModel(model, source, names, THRESHOLDS_LITE, _notes(num_classes))
 
 
 IMPORTERS = (

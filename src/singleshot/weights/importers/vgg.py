@@ -10,7 +10,7 @@ from singleshot.errors import CheckpointError
 from singleshot.inputs import InputSpec
 from singleshot.models import SSD, build
 from singleshot.priors import PriorSpec
-from singleshot.weights.tensors import Tensors
+from singleshot.weights.foreign_state import ForeignState
 
 VGG_CONVS = tuple(f"conv{s}_{i}" for s, n in ((1, 2), (2, 2), (3, 3), (4, 3), (5, 3)) for i in range(1, n + 1))
 # Where they are in torchvision's `features` and in every list of layers that follows it; fc6, fc7 in the ports'.
@@ -27,7 +27,7 @@ def extra_names(maps: int) -> tuple[str, ...]:
     return tuple(f"conv{i}_{k}" for i in range(6, 4 + maps) for k in (1, 2))
 
 
-def find_ported(tensors: Tensors, maps: int, prefix: str, norm: str, location: str, classes: str) -> Find:
+def find_ported(tensors: ForeignState, maps: int, prefix: str, norm: str, location: str, classes: str) -> Find:
     """A `Find` for the PyTorch ports that keep VGG and the extra layers as lists: {prefix}vgg.N, {prefix}extras.N.
 
     maps: how many the heads look at; norm: the L2 normalisation's name; location, classes: the lists of heads.
@@ -67,7 +67,7 @@ def caffe_name(key: str) -> tuple[str | tuple[str, int], str]:
     return parts[2], parts[-1]
 
 
-def count_classes(tensors: Tensors, key: str, boxes: int, where: str) -> int:
+def count_classes(tensors: ForeignState, key: str, boxes: int, where: str) -> int:
     """Real classes by the length of a confidence head's bias, for so many boxes a cell."""
     shape = tensors.shape(key)
     if len(shape) < 1 or shape[0] % boxes or shape[0] // boxes < 2:

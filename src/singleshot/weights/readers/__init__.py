@@ -1,1 +1,1 @@
-"""Files of other projects -> Tensors: one module per file format, nothing in a file executed."""
+"""Files of other projects -> ForeignState: one module per file format, nothing in a file executed."""

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from singleshot.errors import CheckpointError, printable
+from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.readers.caffe_proto import caffe_messages, upgraded, v1_type
 from singleshot.weights.readers.protobuf import MAX_TEXT, parse_binary, parse_text
-from singleshot.weights.tensors import Tensors
 
 MAX_NET_LAYERS = 5_000
 MAX_BLOBS = 64  # of one layer
@@ -65,7 +65,7 @@ def _is_v1(first: bytes) -> bool:
     return start + 1 < len(first) and first[start] in (0x12, 0x1A, 0x22) and 0 < first[start + 1] < 128
 
 
-def read_caffe(path: Path, beside: str | Path | None = None) -> Tensors:
+def read_caffe(path: Path, beside: str | Path | None = None) -> ForeignState:
     """Blobs as "layer[0]", "layer[1]"; structure: a CaffeNet, or None where neither prototxt nor file describes one.
 
     beside: the prototxt, if it is neither called as the caffemodel is nor the only one in its folder.
@@ -90,7 +90,7 @@ def read_caffe(path: Path, beside: str | Path | None = None) -> Tensors:
         described = told._replace(transforms=told.transforms + own.transforms)
     elif not any(layer.bottom for layer in own.layers):
         described = None
-    return Tensors(values, where, "caffe", described)
+    return ForeignState(values, where, "caffe", described)
 
 
 def find_prototxt(path: Path, beside: str | Path | None = None) -> Path | None:

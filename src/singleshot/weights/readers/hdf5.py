@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from singleshot.errors import CheckpointError, printable
-from singleshot.weights.tensors import Tensors
+from singleshot.weights.foreign_state import ForeignState
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 MAX_DEPTH = 16
@@ -38,7 +38,7 @@ class _RefusedError(ValueError):
     """Damaged, hostile, or nothing that Keras writes; the text is for the message."""
 
 
-def read_hdf5(path: Path, where: str) -> Tensors:
+def read_hdf5(path: Path, where: str) -> ForeignState:
     """Names as in the file without "model_weights/"; `structure` is the model_config of a whole model.
 
     Raises CheckpointError: damaged, or with links, packing or types that Keras does not write.
@@ -53,7 +53,7 @@ def read_hdf5(path: Path, where: str) -> Tensors:
                 root = reader.visit(links["model_weights"])
                 links = reader.links(root)
             reader.collect(links, "", 0)
-            return Tensors(reader.arrays, where, "keras", None if structure is None else json.loads(structure))
+            return ForeignState(reader.arrays, where, "keras", None if structure is None else json.loads(structure))
     except OSError as error:
         raise CheckpointError(f"{where}: cannot be read ({printable(error, 80)})") from error
     except _RefusedError as error:

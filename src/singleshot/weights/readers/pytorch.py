@@ -1,4 +1,4 @@
-"""PyTorch's files (.pth, .pt, .pth.tar, .bin; zip and the form before 1.6), .safetensors and .npz -> Tensors.
+"""PyTorch's files (.pth, .pt, .pth.tar, .bin; zip and the form before 1.6), .safetensors and .npz -> ForeignState.
 
 Only `torch.load(weights_only=True)` reads pickles, and only those that `pickle_check` has walked through before.
 """
@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from singleshot.errors import CheckpointError, printable
+from singleshot.weights.foreign_state import MAX_NAMES, ForeignState
 from singleshot.weights.readers.pickle_check import check_pickle, stand_ins
 from singleshot.weights.readers.wrappers import unwrap
-from singleshot.weights.tensors import MAX_NAMES, Tensors
 
 # Of arrays in memory. .npz files may be compressed, a thousand to one: they must not make us allocate without end.
 MAX_ARRAY_BYTES = 2**30
@@ -33,9 +33,9 @@ _ITEM_SIZES = {
 _SAY_STATE_DICT = 'save its state dict instead: torch.save(model.state_dict(), "weights.pth")'
 
 
-def read_pytorch(path: str | Path, where: str | None = None) -> Tensors:
-    """Tensors by name, out of wrappers such as {"state_dict": ...} and without "module."; what stands beside them and
-    is plain (epoch, meta with class names) is in `.structure`, with "meta" always there.
+def read_pytorch(path: str | Path, where: str | None = None) -> ForeignState:
+    """ForeignState by name, out of wrappers such as {"state_dict": ...} and without "module."; what stands with them
+    and is plain (epoch, meta with class names) is in `.structure`, with "meta" always there.
 
     Nothing in the file is executed. Raises CheckpointError with one line: for classes in the file with their name.
     """
@@ -63,7 +63,7 @@ def is_safetensors(first: bytes) -> bool:
 # ------------------------------------------------------------------------------------------------ .pth and its kin
 
 
-def _read_zip(path: Path, file: BinaryIO, where: str) -> Tensors:
+def _read_zip(path: Path, file: BinaryIO, where: str) -> ForeignState:
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
@@ -106,7 +106,7 @@ def _item_size(kind: str) -> int:
     return _ITEM_SIZES.get(kind.removesuffix("Storage"), 1)
 
 
-def _read_legacy(path: Path, file: BinaryIO, where: str) -> Tensors:
+def _read_legacy(path: Path, file: BinaryIO, where: str) -> ForeignState:
     file.seek(0)
     storages = []
     for i in range(_LEGACY_PICKLES):
@@ -119,7 +119,7 @@ def _read_legacy(path: Path, file: BinaryIO, where: str) -> Tensors:
     return _torch_load(path, where)
 
 
-def _torch_load(path: Path, where: str) -> Tensors:
+def _torch_load(path: Path, where: str) -> ForeignState:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins()):
             warnings.simplefilter("ignore")
@@ -131,7 +131,7 @@ def _torch_load(path: Path, where: str) -> Tensors:
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f"{where}: holds {type(loaded).__name__}, want a dict of tensors")
     values, beside = unwrap(loaded, where)
-    return Tensors(values, where, "pytorch", beside)
+    return ForeignState(values, where, "pytorch", beside)
 
 
 def _damaged(where: str, error: BaseException) -> CheckpointError:
@@ -142,7 +142,7 @@ def _damaged(where: str, error: BaseException) -> CheckpointError:
 # --------------------------------------------------------------------------------------------- .safetensors and .npz
 
 
-def _read_safetensors(path: Path, where: str) -> Tensors:
+def _read_safetensors(path: Path, where: str) -> ForeignState:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
@@ -152,10 +152,10 @@ def _read_safetensors(path: Path, where: str) -> Tensors:
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise _damaged(where, error) from error
     values, _ = unwrap(values, where)
-    return Tensors(values, where, "", {"meta": metadata})
+    return ForeignState(values, where, "", {"meta": metadata})
 
 
-def _read_npz(archive: zipfile.ZipFile, where: str) -> Tensors:
+def _read_npz(archive: zipfile.ZipFile, where: str) -> ForeignState:
     entries = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
     if sum(entry.file_size for entry in entries) > MAX_ARRAY_BYTES:
         raise CheckpointError(f"{where}: arrays of more than {MAX_ARRAY_BYTES // 2**20} MB (the most that is read)")
@@ -171,7 +171,7 @@ def _read_npz(archive: zipfile.ZipFile, where: str) -> Tensors:
         with archive.open(entry) as part:
             values[name] = np.lib.format.read_array(part, allow_pickle=False)
     named, beside = unwrap(values, where)
-    return Tensors(named, where, "", beside)
+    return ForeignState(named, where, "", beside)
 
 
 def _npy_header(part: Any) -> tuple[np.dtype, int]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from singleshot.errors import CheckpointError, printable
+from singleshot.weights.foreign_state import MAX_NAMES
 from singleshot.weights.readers.crc32c import crc32c, unmask
-from singleshot.weights.tensors import MAX_NAMES
 
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _FOOTER = 48

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from singleshot.errors import CheckpointError, MissingExtraError, printable
-from singleshot.weights.tensors import Tensors
+from singleshot.weights.foreign_state import ForeignState
 
 MAX_BYTES = 2**31 - 1  # offsets are 32 bits
 MAX_TENSORS, MAX_OPERATORS, MAX_BUFFERS, MAX_INPUTS = 20_000, 10_000, 50_000, 200_000
@@ -129,7 +129,7 @@ class Network(NamedTuple):
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
-def read_tflite(path: str | Path) -> Tensors:
+def read_tflite(path: str | Path) -> ForeignState:
     """The constants of a .tflite file by name, and the Network as `.structure`. Raises CheckpointError."""
     where = printable(path)
     try:
@@ -153,7 +153,7 @@ def read_tflite(path: str | Path) -> Tensors:
     except _DAMAGE as error:
         raise CheckpointError(f"{where}: damaged .tflite file ({printable(error, 100)})") from error
     constants = {value.name: value for value in network.values if value.data is not None}
-    return Tensors(constants, where, "tflite", network)
+    return ForeignState(constants, where, "tflite", network)
 
 
 class _RefusedError(Exception):
@@ -200,7 +200,7 @@ def _values(graph: _Table, buffers: list[_Table]) -> tuple[Value, ...]:
                 raise _RefusedError(f"tensor {printable(name, 80)} is stored as a sparse one, which is not read here")
             data = stored.view(dtype).reshape(shape)
             used += data.size
-            # Tensors may share a buffer; what they hold together must still be in proportion to the file.
+            # ForeignState may share a buffer; what they hold together must still be in proportion to the file.
             if used > 4 * len(table.data):
                 raise _RefusedError("its tensors hold far more than the file")
         values.append(Value(name, shape, dtype, data, scales, zeros, axis))

@@ -1,0 +1,76 @@
+"""Images that lie in a data set's image folders although no label mentions them, or no split lists them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+from urllib.parse import unquote
+
+from singleshot.datasets.findings import Finding, RaiseErrors
+from singleshot.datasets.formats import Source
+from singleshot.datasets.raw import RawSet
+from singleshot.datasets.tree import Tree, is_image, join
+from singleshot.errors import DataError, printable
+
+# Where a form keeps one label file for each image: an image that has one is labelled, whether or not it is listed.
+_LABEL_FOLDERS = {"voc": ("Annotations", (".xml",))}
+
+
+def check_strays(source: Source, raw: RawSet, known: Sequence[Finding], problems: RaiseErrors) -> None:
+    """known: what the readers found; an image that they speak of is not reported a second time."""
+    tree = source.tree
+    if not raw.images or any(finding.kind == "annotation-unreadable" and raw.form == "coco" for finding in known):
+        return
+    used = {image.path for image in raw.images}
+    spoken: set[str] | None = None
+    folder, endings = _LABEL_FOLDERS.get(raw.form, ("", ()))
+    labelled = {name.rpartition(".")[0] for name in tree.files(folder, endings)} if folder else set()
+    for place in _folders(tree, used):
+        for name in _files(tree, place):
+            path = tree.path(join(place, name))
+            if not is_image(name) or path in used:
+                continue
+            spoken = _names_in(known) if spoken is None else spoken
+            stem = name.rpartition(".")[0]
+            if name in spoken or stem in spoken:
+                continue
+            if stem in labelled:
+                said = "has a label file, but no split lists it; add it to one, or remove it"
+                problems.add("image-unused", path, said)
+            else:
+                said = "no label mentions it; label it, say that it shows nothing, or remove it"
+                problems.add("image-unlabelled", path, said)
+
+
+def _files(tree: Tree, place: str) -> list[str]:
+    try:
+        return tree.files(place)
+    except DataError:  # a folder that went away meanwhile
+        return []
+
+
+def _folders(tree: Tree, paths: Iterable[str]) -> list[str]:
+    """The folders of these files, relative to the tree."""
+    root = tree.path("").replace("\\", "/").rstrip("/")
+    found = set()
+    for path in paths:
+        parent = str(path).replace("\\", "/").rpartition("/")[0]
+        if parent == root or (parent + "/").startswith(root + "/"):
+            found.add(parent[len(root) + 1 :])
+        elif root in ("", "."):
+            found.add(parent)
+    web = root.startswith(("http:", "https:"))
+    return sorted(unquote(place) if web else place for place in found)
+
+
+def _names_in(findings: Iterable[Finding]) -> set[str]:
+    """Every word of these findings that may be an image's name or stem."""
+    names: set[str] = set()
+    for finding in findings:
+        names.add(PurePosixPath(finding.file.replace("\\", "/")).stem)
+        for text in (finding.item, finding.message):
+            for word in re.findall(r"[^\s/\\'\"(),;:]+", text):
+                names |= {word, word.rpartition(".")[0] or word}
+            names |= set(re.findall(r"'([^']+)'", text))
+    return {printable(name) for name in names}

@@ -1,0 +1,191 @@
+"""A data set in memory: paths and annotations as flat arrays, images read when asked for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from singleshot.datasets.box_rules import clean_boxes
+from singleshot.datasets.encoded_image import EncodedImage
+from singleshot.datasets.packed_strings import StringTable, ragged_rows
+from singleshot.errors import DataError, printable
+from singleshot.images.decode import read_encoded, read_image
+from singleshot.records import ImageTruth, Sample
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """n images with M objects; no Python object per image, so that forked workers share its memory.
+
+    source: what the user gave and the split, for messages; class_names: label -> name;
+    names: paths of the image files; image_ids: VOC stems, or COCO image ids as str;
+    sizes: int32 [n, 2] width and height as annotated, 0 where unknown;
+    ptr: int64 [n + 1], objects of image i are rows ptr[i]:ptr[i + 1] of
+    boxes_px: float32 [M, 4] (continuous pixels, corner form), labels: int64 [M], difficult: bool [M],
+    crowd: bool [M] and area: float32 [M] (square pixels, as annotated);
+    clip_boxes: what to do at reading time with boxes of images whose size is not annotated.
+    """
+
+    source: str
+    class_names: tuple[str, ...]
+    names: StringTable
+    image_ids: StringTable
+    sizes: np.ndarray
+    ptr: np.ndarray
+    boxes_px: np.ndarray
+    labels: np.ndarray
+    difficult: np.ndarray
+    crowd: np.ndarray
+    area: np.ndarray
+    clip_boxes: bool = False
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def _rows(self, i: int) -> slice:
+        i = self._position(i)
+        return slice(int(self.ptr[i]), int(self.ptr[i + 1]))
+
+    def _position(self, i: int) -> int:
+        n = len(self)
+        if not -n <= i < n:
+            raise IndexError(f"image {i} of {n}")
+        return i % n
+
+    def boxes_of(self, i: int) -> np.ndarray:
+        """float32 [N, 4] pixels, a view."""
+        return self.boxes_px[self._rows(i)]
+
+    def labels_of(self, i: int) -> np.ndarray:
+        """int64 [N], a view."""
+        return self.labels[self._rows(i)]
+
+    def difficult_of(self, i: int) -> np.ndarray:
+        """bool [N], a view."""
+        return self.difficult[self._rows(i)]
+
+    def crowd_of(self, i: int) -> np.ndarray:
+        """bool [N], a view."""
+        return self.crowd[self._rows(i)]
+
+    def truth(self, i: int) -> ImageTruth:
+        """Everything that evaluation compares with, crowd objects included; pixels of the original image."""
+        rows = self._rows(i)
+        return ImageTruth(
+            self.boxes_px[rows], self.labels[rows], self.difficult[rows], self.crowd[rows], self.area[rows]
+        )
+
+    def sample(self, i: int) -> Sample:
+        """Decode image i and give it with its objects, crowd objects left out.
+
+        Raises DataError naming the file when it does not decode, when its size is not the annotated one, or,
+        where no size was annotated, when a box lies outside it.
+        """
+        i = self._position(i)
+        name = self.names[i]
+        image = read_image(name)
+        boxes_px, labels, difficult = self.objects(i, image.shape[1], image.shape[0])
+        return Sample(image, boxes_px, labels, difficult, name)
+
+    def picture(self, i: int) -> EncodedImage:
+        """Image i read but not decoded yet, with its objects as in `sample`; raises DataError likewise."""
+        i = self._position(i)
+        name = self.names[i]
+        encoded = read_encoded(name)
+        boxes_px, labels, _ = self.objects(i, encoded.width, encoded.height)
+        return EncodedImage(encoded.width, encoded.height, boxes_px, labels, encoded.decode, encoded.reductions, name)
+
+    def objects(self, i: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Boxes float32 [N, 4] px, labels int64 [N] and difficult bool [N] of image i, which is width x height pixels;
+        crowd objects are left out. Raises DataError where image and annotation do not fit."""
+        i = self._position(i)
+        self._check_size(i, width, height)
+        rows = slice(int(self.ptr[i]), int(self.ptr[i + 1]))
+        boxes_px, keep = self.boxes_px[rows], ~self.crowd[rows]
+        if not self.sizes[i].all():
+            boxes_px, inside = self._settle(i, width, height)
+            keep &= inside
+        if keep.all():
+            return boxes_px, self.labels[rows], self.difficult[rows]
+        return boxes_px[keep], self.labels[rows][keep], self.difficult[rows][keep]
+
+    def _check_size(self, i: int, width: int, height: int) -> None:
+        told_w, told_h = self.sizes[i].tolist()
+        if not (told_w and told_h) or (told_w, told_h) == (width, height):
+            return
+        hint = "correct the annotation or take the image that was annotated"
+        if (told_w, told_h) == (height, width):
+            hint = "an EXIF rotation in the file was applied, if it has one; save the image upright or annotate it so"
+        raise DataError(
+            f"{printable(self.names[i])}: image is {width} x {height} pixels, "
+            f"its annotation says {told_w} x {told_h}; {hint}"
+        )
+
+    def _settle(self, i: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+        boxes_px = self.boxes_of(i).astype(np.float64)
+        size = np.array([width, height], np.float64)
+        labels = self.labels_of(i)
+
+        def describe(k: int) -> str:
+            name_k = printable(self.class_names[labels[k]])
+            return f"{printable(self.names[i])}: object {k} ({name_k}): box {format_box(boxes_px[k])}"
+
+        settled = clean_boxes(boxes_px, np.tile(size, (len(boxes_px), 1)), self.clip_boxes, describe)
+        return settled.boxes, settled.keep
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> Dataset:
+        """The images at `indices` in that order, with their objects; an index out of range raises IndexError."""
+        chosen = np.asarray(indices)
+        chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64).reshape(-1)
+        names = self.names.take(chosen)
+        rows, ptr = ragged_rows(self.ptr, chosen)
+        return replace(
+            self,
+            names=names,
+            image_ids=self.image_ids.take(chosen),
+            sizes=self.sizes[chosen],
+            ptr=ptr,
+            boxes_px=self.boxes_px[rows],
+            labels=self.labels[rows],
+            difficult=self.difficult[rows],
+            crowd=self.crowd[rows],
+            area=self.area[rows],
+        )
+
+    def relabel(self, class_names: Sequence[str]) -> Dataset:
+        """The same data with labels that index `class_names`, matched by name.
+
+        Raises DataError when a class that has objects here is not in `class_names`; one without is forgotten.
+        """
+        wanted = {name: label for label, name in enumerate(class_names)}
+        used = np.bincount(self.labels, minlength=len(self.class_names))
+        table = np.full(len(self.class_names), -1, np.int64)
+        for label, name in enumerate(self.class_names):
+            if name in wanted:
+                table[label] = wanted[name]
+            elif used[label]:
+                count = int(used[label])
+                raise DataError(
+                    f"{printable(self.source)}: {count} object{'s' * (count > 1)} of {unknown_class(name, class_names)}"
+                )
+        return replace(self, class_names=tuple(class_names), labels=table[self.labels])
+
+
+def unknown_class(name: str, known: Iterable[str]) -> str:
+    """The end of a message about a class that is not among the wanted ones, with the nearest of those."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if not near:  # get_close_matches minds capitals
+        lower = {k.lower(): k for k in known}
+        near = [lower[k] for k in difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)]
+    shown = ", ".join(printable(k, 40) for k in known[:8]) + (", ..." if len(known) > 8 else "")
+    hint = f"did you mean {printable(near[0])!r}?" if near else "rename it, or train a model that has it"
+    return f"class {printable(name)!r}, which is not among the {len(known)} wanted ({shown}); {hint}"
+
+
+def format_box(box: Sequence[float] | np.ndarray) -> str:
+    """Four numbers as short text for messages."""
+    return "[" + ", ".join(f"{float(v):.7g}" for v in box) + "]"

@@ -1,0 +1,89 @@
+"""What is wrong with a data set: one reader serves training, which stops at the first mistake, and `data check`,
+which lists them all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+from singleshot.errors import DataError, printable
+
+# What a finding means for a training. An error stops it; a warning spoils it; a note is good to know.
+ERROR, WARNING, NOTE = "error", "warning", "note"
+KINDS = {
+    "annotation-unreadable": (ERROR, "a label file that cannot be read"),
+    "annotation-malformed": (ERROR, "an entry of a label file that cannot be used"),
+    "image-missing": (ERROR, "a labelled image that is not there"),
+    "image-corrupt": (ERROR, "an image that does not decode"),
+    "image-damaged": (WARNING, "an image that decodes with errors"),
+    "size-mismatch": (ERROR, "the label says another image size than the file has"),
+    "exif-rotation": (NOTE, "the file says to turn the image"),
+    "box-not-finite": (ERROR, "a coordinate that is no place"),
+    "box-without-area": (ERROR, "a box without width or height"),
+    "box-outside": (ERROR, "a box that reaches out of its image"),
+    "box-duplicated": (WARNING, "the same box twice in an image"),
+    "box-tiny": (WARNING, "a box smaller than the network can see"),
+    "box-huge": (NOTE, "a box as large as its image"),
+    "class-unknown": (ERROR, "a class that the list of classes does not have"),
+    "class-misspelt": (WARNING, "a rare class with nearly the name of a common one"),
+    "class-absent": (WARNING, "a class without objects in a split"),
+    "nothing-labelled": (ERROR, "no image has an object"),
+    "split-unusable": (ERROR, "a split that cannot be used"),
+    "image-in-two-splits": (WARNING, "the same image in two splits"),
+    "image-duplicated": (NOTE, "the same image twice in a split"),
+    "image-unlabelled": (WARNING, "an image that no label file mentions"),
+    "image-unused": (NOTE, "a labelled image that no split lists"),
+    "image-without-objects": (NOTE, "an image labelled as background"),
+}
+
+
+class Finding(NamedTuple):
+    """One problem of a data set. file: the label or image file; number: the object's place in it, from 0;
+    item: what to call the object; line: where it stands in the file, from 1."""
+
+    kind: str
+    file: str
+    message: str
+    item: str = ""
+    line: int | None = None
+    number: int | None = None
+
+    @property
+    def severity(self) -> str:
+        return KINDS[self.kind][0]
+
+    def __str__(self) -> str:
+        line = f":{self.line}" if self.line is not None else ""
+        item = f"{printable(self.item, 160)}: " if self.item else ""
+        return f"{printable(self.file)}{line}: {item}{self.message}"
+
+
+class RaiseErrors:
+    """Where readers put what is wrong; this one raises DataError at once."""
+
+    def add(
+        self, kind: str, file: str, message: str, item: str = "", line: int | None = None, number: int | None = None
+    ) -> None:
+        """Report it; where this returns, the reader leaves the entry out and goes on."""
+        assert kind in KINDS, kind
+        self._take(Finding(kind, file, message, item, line, number))
+
+    def _take(self, finding: Finding) -> None:
+        raise DataError(str(finding))
+
+
+RAISE_ERRORS = RaiseErrors()
+
+
+class CollectErrors(RaiseErrors):
+    """Keeps them, the first `most` of each kind; `counts` knows how many there were."""
+
+    def __init__(self, most: int = 10_000) -> None:
+        self.findings: list[Finding] = []
+        self.counts: Counter[str] = Counter()
+        self._most = most
+
+    def _take(self, finding: Finding) -> None:
+        self.counts[finding.kind] += 1
+        if self.counts[finding.kind] <= self._most:
+            self.findings.append(finding)

@@ -1,0 +1,359 @@
+"""COCO JSON files: images, annotations with bbox x y w h, categories with arbitrary ids.
+
+COCO's boxes are continuous already. Category ids become labels 0, 1, 2, ... in the order of the ids.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, NamedTuple, TypeGuard
+
+from singleshot.datasets.findings import RaiseErrors
+from singleshot.datasets.packed_strings import is_encodable
+from singleshot.datasets.raw import RawImage, RawObject, RawSet, say_same
+from singleshot.datasets.readers.json_lines import line_of_item
+from singleshot.datasets.splits import KNOWN_SPLITS, make_splits, resolve_split
+from singleshot.datasets.tree import Tree, is_image, join
+from singleshot.errors import DataError, printable
+
+MAX_JSON_BYTES = 2 * 2**30
+MAX_SIDE = 1_000_000
+
+# Files of the COCO download that hold no boxes of objects.
+# Label Studio writes notes.json beside the labels of any form.
+_OTHER_TASKS = ("person_keypoints_", "captions_", "stuff_", "panoptic_", "image_info_", "notes.json")
+_EXPORTED = "_annotations.coco.json"  # Roboflow's name, one in each split's folder
+_LISTS = ("images", "annotations", "categories")
+
+
+class CocoFile(NamedTuple):
+    """One annotation file; tag names it ("train2017"); split is "train"."""
+
+    name: str
+    tag: str
+    split: str
+
+
+class _Images(NamedTuple):
+    """position: image id -> place in the lists."""
+
+    position: dict[int | str, int]
+    files: list[str]
+    sizes: list[tuple[int, int]]
+
+
+class _Read(NamedTuple):
+    """One file: class names in the order of their ids, and the images."""
+
+    names: tuple[str, ...]
+    images: list[RawImage]
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def coco_files(tree: Tree) -> list[CocoFile]:
+    """The annotation files of a COCO folder, by the layouts that are known; [] when there is none."""
+    found = []
+    for place in ("", "annotations"):
+        pictures = {name.rpartition(".")[0] for name in tree.files(place) if is_image(name)}
+        # A JSON beside an image of its name is that image's own label (LabelMe's); others there may have lost theirs.
+        own = {name for name in tree.files(place, (".json",)) if name[:-5] in pictures}
+        for name in tree.files(place, (".json",)):
+            if name.endswith(".json") and not name.startswith(_OTHER_TASKS) and name != _EXPORTED and name not in own:
+                file = _coco_file(join(place, name))
+                if not own or file.split in KNOWN_SPLITS or name.startswith("instances_"):
+                    found.append(file)
+    for folder in ("", *tree.folders()):
+        if _EXPORTED in tree.names(folder):
+            found.append(CocoFile(join(folder, _EXPORTED), folder or "all", folder or "all"))
+    return found
+
+
+def _coco_file(name: str) -> CocoFile:
+    tag = name.rpartition("/")[2][:-5].removeprefix("instances_")
+    return CocoFile(name, tag, re.sub(r"(?<=[^\d])(19|20)\d\d$", "", tag))
+
+
+def sniff(tree: Tree) -> str | None:
+    """ "" for a folder with COCO files, None for others."""
+    return "" if coco_files(tree) else None
+
+
+def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
+    """Names of the splits of a COCO folder, without their years; of a file the one that its name says."""
+    files = [_coco_file(file)] if file else coco_files(tree)
+    if _is_undivided(files, file):
+        return ("train", "val", "test", "trainval")
+    return tuple(dict.fromkeys(found.split for found in files))
+
+
+def _is_undivided(files: list[CocoFile], named: str) -> bool:
+    """Whether the only file of a folder says no split by its name: CVAT's instances_default.json, annotations.json."""
+    return not named and len(files) == 1 and files[0].split not in KNOWN_SPLITS
+
+
+def choose_file(tree: Tree, split: str) -> CocoFile:
+    """The file of a split, named with its year or without; DataError when there is none, or more than one."""
+    files = coco_files(tree)
+    exact = [file for file in files if file.tag == split]
+    if not exact:
+        name = resolve_split(split, {file.split for file in files}, tree.root)
+        exact = [file for file in files if file.split == name]
+    if len(exact) > 1:
+        there = ", ".join(printable(file.name) for file in exact[:8])
+        raise DataError(f"{printable(tree.root)}: several files for split {printable(split)!r} ({there}); name one")
+    return exact[0]
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> RawSet:
+    """Read a COCO folder, or the one `file` of it: the split `wanted`, or all of them.
+
+    A named file is one split, whatever is wanted. A folder's only file that names no split is divided here.
+    """
+    files = [_coco_file(file)] if file else coco_files(tree)
+    made = _is_undivided(files, file)
+    if not (made or file or wanted is None):
+        files = [choose_file(tree, wanted)]
+    names: list[str] = []
+    images: list[RawImage] = []
+    splits_of: dict[str, list[int]] = {}
+    seen: dict[str, int] = {}
+    for one in files:
+        found = _read_file(tree, one, problems)
+        if found is None:
+            continue
+        names += [name for name in found.names if name not in names]
+        members = []
+        for image in found.images:
+            # The same image in two files (train and trainval) is one, unless they say different objects of it.
+            at = seen.get(image.path)
+            if at is None or not say_same(images[at].objects, image.objects):
+                at = seen[image.path] = len(images)
+                images.append(image)
+            members.append(at)
+        # Two files of one split are told apart by their whole names.
+        splits_of[one.split if one.split not in splits_of else one.tag] = members
+    if file and wanted is not None:
+        splits_of = dict(zip([wanted], splits_of.values(), strict=False))
+    if made:
+        splits_of = make_splits([image.path for image in images])
+        if wanted is not None:
+            split = resolve_split(wanted, splits_of, tree.root)
+            splits_of = {split: splits_of[split]}
+    source = tree.path(files[0].name) if len(files) == 1 else tree.root
+    return RawSet("coco", source, tuple(names), images, splits_of, made=made, declared=True)
+
+
+def line_of(data: bytes, number: int) -> int | None:
+    """The line on which annotation `number` starts."""
+    return line_of_item(data.decode("utf-8", "replace"), "annotations", number)
+
+
+def _read_file(tree: Tree, file: CocoFile, problems: RaiseErrors) -> _Read | None:
+    path = tree.path(file.name)
+    try:
+        content = load_json(tree, file.name)
+        order = _classes(content["categories"], printable(path))
+    except DataError as error:
+        problems.add("annotation-unreadable", path, str(error).removeprefix(f"{printable(path)}: "))
+        return None
+    listed = _images(content["images"], path, problems)
+    objects: list[list[RawObject]] = [[] for _ in listed.files]
+    for k, item in enumerate(content["annotations"]):
+        found = _row(item, path, k, listed, order, problems)
+        if found is not None:
+            objects[found[0]].append(found[1])
+    del content
+    images = [
+        RawImage(found, str(ident), *listed.sizes[i], objects[i], path)
+        for (ident, i), found in zip(listed.position.items(), _find_images(tree, file, listed, problems), strict=True)
+        if found
+    ]
+    return _Read(tuple(order.values()), images)
+
+
+def load_json(tree: Tree, name: str) -> dict[str, Any]:
+    """The file as a dict that has the lists images, annotations and categories; DataError otherwise."""
+    where = printable(tree.path(name))
+    data = tree.read(name, MAX_JSON_BYTES, "annotation")
+    try:
+        content = json.loads(data)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{where}: is not JSON: {error.msg} at line {error.lineno} column {error.colno}; write the file again"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: is not JSON that can be read ({printable(error, 80)})") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{where}: holds a {type(content).__name__}; want a COCO object with {', '.join(_LISTS)}")
+    missing = [key for key in _LISTS if not isinstance(content.get(key), list)]
+    if missing:
+        there = ", ".join(printable(key, 40) for key in list(content)[:8]) or "nothing"
+        raise DataError(f"{where}: is not COCO: no list {', '.join(missing)} (it holds {there})")
+    for key in ("images", "categories"):
+        if not content[key]:
+            raise DataError(f"{where}: its list of {key} is empty; want at least one")
+    return content
+
+
+def _whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _images(items: list[Any], path: str, problems: RaiseErrors) -> _Images:
+    listed = _Images({}, [], [])
+    for i, item in enumerate(items):
+        here = f"image {i}"
+
+        def broken(said: str, here: str = here) -> None:
+            problems.add("annotation-malformed", path, said, here)
+
+        if not isinstance(item, dict):
+            broken(f"is of type {type(item).__name__}; want an object in braces")
+            continue
+        ident, name = item.get("id"), item.get("file_name")
+        if not (_whole(ident) or (isinstance(ident, str) and is_encodable(ident))):
+            broken(f"id {printable(repr(ident), 60)}; want a whole number or a text")
+        elif ident in listed.position:
+            first = listed.position[ident]
+            broken(f"id {printable(ident, 60)} is image {first}'s already; want one each")
+        elif not isinstance(name, str) or not name or not is_encodable(name):
+            here = f"{here} (id {printable(ident, 60)})"
+            broken(f"file_name {printable(repr(name), 60)}; want a name", here)
+        else:
+            here = f"{here} ({printable(name)})"
+            side = [_side(item, key, path, here, problems) for key in ("width", "height")]
+            listed.position[ident] = len(listed.files)
+            listed.files.append(name)
+            listed.sizes.append((side[0], side[1]) if all(side) else (0, 0))
+    return listed
+
+
+def _side(item: dict[str, Any], key: str, path: str, here: str, problems: RaiseErrors) -> int:
+    value = item.get(key) or 0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_SIDE or value % 1:
+        said = f"{key} {printable(repr(value), 60)}; want the image's {key} in whole pixels"
+        problems.add("annotation-malformed", path, said, here)
+        return 0
+    return int(value)
+
+
+def _classes(items: list[Any], where: str) -> dict[int, str]:
+    """Category id -> name, in the order of the ids. DataError: without its classes a file says nothing."""
+    names: dict[int, str] = {}
+    for i, item in enumerate(items):
+        here = f"{where}: category {i}"
+        if not isinstance(item, dict):
+            raise DataError(f"{here}: is of type {type(item).__name__}; want an object in braces")
+        ident, name = item.get("id"), item.get("name")
+        if not _whole(ident):
+            raise DataError(f"{here}: id {printable(repr(ident), 60)}; want a whole number")
+        if not isinstance(name, str) or not name.strip() or not is_encodable(name):
+            raise DataError(f"{here} (id {ident}): name {printable(repr(name), 60)}; want a name")
+        if ident in names:
+            raise DataError(f"{here} ({printable(name)}): id {ident} is {printable(names[ident])!r} already")
+        if name.strip() in names.values():
+            raise DataError(f"{here}: name {printable(name)!r} is taken by another id; want each name once")
+        names[ident] = name.strip()
+    return {ident: names[ident] for ident in sorted(names)}
+
+
+def _number(value: object) -> float:
+    """The value as float; NaN for anything that is not a number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _row(
+    item: Any, path: str, k: int, images: _Images, classes: dict[int, str], problems: RaiseErrors
+) -> tuple[int, RawObject] | None:
+    """Place of its image, and the object."""
+    if not isinstance(item, dict):
+        said = f"is of type {type(item).__name__}; want an object in braces"
+        problems.add("annotation-malformed", path, said, f"annotation {k}", number=k)
+        return None
+    own, ident, category, box = item.get("id"), item.get("image_id"), item.get("category_id"), item.get("bbox")
+    kind, said = "annotation-malformed", ""
+    crowd, area, name = item.get("iscrowd", 0), math.nan, ""
+    numbers = [_number(v) for v in box] if isinstance(box, list) and len(box) == 4 else [math.nan]
+    # "ignore" is what converters of VOC files write for difficult objects (mmdetection's among them).
+    difficult = item.get("difficult", item.get("ignore", 0))
+    if not isinstance(ident, int | str) or ident not in images.position:
+        said = f"image_id {printable(repr(ident), 60)} is not in images; add it or remove this"
+    elif not _whole(category) or category not in classes:
+        there = ", ".join(str(c) for c in list(classes)[:8])
+        kind, said = "class-unknown", f"category_id {printable(repr(category), 60)} is not in categories ({there})"
+    else:
+        name = classes[category]
+        if any(map(math.isnan, numbers)):
+            said = f"bbox {printable(repr(box), 80)}; want the four numbers x, y, width, height"
+        elif crowd not in (0, 1):
+            said = f"iscrowd {printable(repr(crowd), 40)}; want 0 or 1"
+        elif difficult not in (0, 1):
+            said = f"difficult {printable(repr(difficult), 40)}; want 0 or 1"
+        elif item.get("area") is not None:
+            area = _number(item["area"])
+            if not 0 <= area < math.inf:
+                said = f"area {printable(repr(item['area']), 40)}; want square pixels, 0 or more"
+    if said:
+        shown = f"annotation {k} (id {printable(own, 60)}{', ' * bool(name)}{printable(name, 80)})"
+        problems.add(kind, path, said, shown, number=k)
+        return None
+    x, y, width, height = numbers
+    place = images.position[ident]  # type: ignore[index]
+    return place, RawObject(
+        name, (x, y, x + width, y + height), bool(difficult), bool(crowd), area, number=k, tag=own
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- images
+
+
+def _find_images(tree: Tree, file: CocoFile, listed: _Images, problems: RaiseErrors) -> list[str]:
+    """Paths of the image files, "" where missing, all in the first of the known places that has them all."""
+    parent, files = file.name.rpartition("/")[0], listed.files
+    tags = dict.fromkeys((file.tag, file.split))
+    places = [f"images/{tag}" for tag in tags] + ["images"]
+    places += [*tags, f"{file.split}2017", parent, ""]
+    best: list[str | None] = []
+    best_place, fewest = None, len(files) + 1
+    path = tree.path(file.name)
+    for place in dict.fromkeys(places):
+        try:
+            if best_place is not None and not tree.names(place):
+                continue
+            found = [tree.find(place, name) for name in files]
+        except DataError:
+            found = [_find(tree, place, name, path, problems) for name in files]
+        lacking = found.count(None)
+        if lacking < fewest:
+            best, best_place, fewest = found, place, lacking
+        if not lacking:
+            break
+    for name, there in zip(files, best, strict=True):
+        if there is None:
+            problems.add(
+                "image-missing",
+                path,
+                f"image {printable(name)!r} is missing ({fewest} of {len(files)} are not in "
+                f"{printable(tree.path(best_place or ''))}); add the files there, or take the images out of the JSON",
+            )
+    return [tree.path(found) if found else "" for found in best]
+
+
+def _find(tree: Tree, place: str, name: str, path: str, problems: RaiseErrors) -> str | None:
+    try:
+        return tree.find(place, name)
+    except DataError as error:
+        problems.add("image-missing", path, f"image {error}")
+        return None

@@ -1,0 +1,377 @@
+"""CSV files with one row for each box: TensorFlow's, keras-retinanet's, Roboflow's, OpenImages' and what is like them.
+
+Columns are known by their header in any order, or, without one, are keras-retinanet's `path,x1,y1,x2,y2,class`. Pixels
+are continuous and in corner form: nothing is subtracted. Empty coordinates and class say an image without objects.
+OpenImages' boxes are parts of the image, its images are named without their endings.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from singleshot.datasets.findings import RaiseErrors
+from singleshot.datasets.raw import RawImage, RawSet
+from singleshot.datasets.readers.csv_rows import (
+    Columns,
+    CsvImage,
+    CsvTable,
+    open_rows,
+    read_table,
+    scan_column,
+    sniff_columns,
+    split_name,
+    without_gc,
+)
+from singleshot.datasets.splits import KNOWN_SPLITS, SPLIT_ALIASES, make_splits, resolve_split
+from singleshot.datasets.tree import Tree, is_image, join
+from singleshot.errors import DataError, printable
+
+logger = logging.getLogger(__name__)
+
+MAX_LIST_BYTES = 16 * 2**20
+
+_EXPORTED = "_annotations.csv"  # Roboflow's name, one in each split's folder
+_HEAD_BYTES = 1 << 16
+_MOST_FILES = 1000  # heads that are looked at in one folder
+WANTED = "a header like file,xmin,ymin,xmax,ymax,class, or rows path,x1,y1,x2,y2,class without one"
+
+
+class CsvFile(NamedTuple):
+    """One annotation file; split: "train", or "" where its name says none; tag: what its images are called then."""
+
+    name: str
+    tag: str
+    split: str
+    columns: Columns
+
+
+class _Group(NamedTuple):
+    """The images of one split in one file; own: the split that the file itself is, "" where a column says it."""
+
+    split: str
+    own: str
+    file: CsvFile
+    images: list[tuple[str, CsvImage]]
+    relative: bool
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def csv_files(tree: Tree) -> list[CsvFile]:
+    """The annotation files of a folder, by the layouts that are known and by their first lines; [] for none."""
+    found = []
+    for place in ("", "annotations"):
+        for name in tree.files(place, (".csv",))[:_MOST_FILES]:
+            file = _look(tree, join(place, name), _split_in(name), name[:-4])
+            found += [file] if file else []
+    for folder in tree.folders():
+        if folder != "annotations" and tree.names(folder).get(_EXPORTED) is False:
+            file = _look(tree, join(folder, _EXPORTED), split_name(folder), folder)
+            found += [file] if file else []
+    return found
+
+
+def sniff(tree: Tree) -> str | None:
+    """ "" for a folder with such CSV files, None for others."""
+    return "" if csv_files(tree) else None
+
+
+def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
+    """Names of the splits: those of a split column, of the files, or made; a named file is one without a column."""
+    files = _files(tree, file)
+    told = [dict.fromkeys(scan_column(tree, one.name, one.columns, one.columns.split)) for one in files]
+    if _is_undivided(files, file, any(any(t) for t in told)):
+        return ("train", "val", "test", "trainval")
+    names: list[str] = []
+    for one, values in zip(files, told, strict=True):
+        names += [split_name(v) for v in values if v.strip()] or [_own_split(one, names)]
+    return tuple(dict.fromkeys(names))
+
+
+def line_of(data: bytes, number: int) -> int | None:
+    """The line on which data row `number` stands."""
+    lines = data.decode("utf-8-sig", "replace").splitlines(keepends=True)
+    columns = sniff_columns(lines)
+    if columns is None:
+        return None
+    try:
+        reader, before, rows = csv.reader(lines, delimiter=columns.delimiter), 0, -int(columns.header)
+        for row in reader:
+            if row and rows == number:
+                return before + 1
+            rows, before = rows + bool(row), reader.line_num
+    except csv.Error:
+        return None
+    return None
+
+
+def _files(tree: Tree, file: str) -> list[CsvFile]:
+    if not file:
+        return csv_files(tree)
+    name = file.rpartition("/")[2]
+    split = split_name(PurePosixPath(tree.root).name) if name == _EXPORTED else _split_in(name)
+    found = _look(tree, file, split if split in KNOWN_SPLITS else "", name[:-4], must=True)
+    assert found is not None
+    return [found]
+
+
+def _look(tree: Tree, name: str, split: str, tag: str, must: bool = False) -> CsvFile | None:
+    """The file if its first line is that of boxes; with `must` DataError where it is not, or cannot be read."""
+    try:
+        head = tree.read(name, _HEAD_BYTES, "annotation", most=_HEAD_BYTES)
+    except DataError:
+        if must:
+            raise
+        return None  # whatever it is, it tells no form; what else lies there may
+    columns = sniff_columns(head.decode("utf-8-sig", "surrogateescape").splitlines(keepends=True))
+    if columns is not None:
+        return CsvFile(name, tag, split, columns)
+    if must:
+        said = "is UTF-16; save it as UTF-8" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else f"want {WANTED}"
+        raise DataError(f"{printable(tree.path(name))}:1: no CSV of boxes: {said}")
+    return None
+
+
+def _split_in(name: str) -> str:
+    """The split that a file's name says, "train_labels.csv" or "oidv6-train-annotations-bbox.csv"; "" for none."""
+    words = "".join(c if c.isalpha() else " " for c in name[:-4].lower()).split()
+    said = [word for word in words if word in KNOWN_SPLITS]
+    return said[0] if len(said) == 1 else ""
+
+
+def _own_split(file: CsvFile, taken: Iterable[str]) -> str:
+    """What the images of a file without a split column are called; files of one split by their whole names."""
+    name = file.split or file.tag
+    return name if name not in taken else file.name[:-4]
+
+
+def _is_undivided(files: list[CsvFile], named: str, has_column: bool) -> bool:
+    return not named and len(files) == 1 and not files[0].split and not has_column
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> RawSet:
+    """Read a folder's CSV files, or the one `file` of it: the split `wanted`, or all of them.
+
+    A named file without a split column is one split, whatever is wanted. Class names are those of classes.txt or
+    classes.csv, else the sorted names over all splits, so that train and val agree.
+    """
+    with without_gc():
+        return _read(tree, file, wanted, problems)
+
+
+def _read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> RawSet:
+    files = _files(tree, file)
+    declared = _declared(tree, files, problems)
+    tables = [
+        read_table(tree, one.name, one.columns, _descriptions(tree, one, problems), declared, problems)
+        for one in files
+    ]  # fmt: skip
+    divided = any(table.has_splits for table in tables)
+    made = _is_undivided(files, file, divided)
+    groups = _groups(files, tables)
+    if file and not divided and wanted is not None:
+        groups = [groups[0]._replace(split=wanted)]
+    elif wanted is not None and not made:
+        groups = _choose(tree, groups, wanted)
+    images, splits_of = _gather(tree, groups, problems)
+    if made:
+        splits_of = make_splits([image.path for image in images])
+        counts = ", ".join(f"{name} {len(members)}" for name, members in splits_of.items())
+        logger.info("%s: one file without splits, split by hash of the names: %s", printable(tree.root), counts)
+        if wanted is not None:
+            split = resolve_split(wanted, splits_of, tree.root)
+            splits_of = {split: splits_of[split]}
+    names = declared or tuple(sorted({name for table in tables for name in table.names}))
+    source = tree.path(files[0].name) if len(files) == 1 else tree.root
+    return RawSet("csv", source, names, images, splits_of, made=made, declared=bool(declared))
+
+
+def _groups(files: list[CsvFile], tables: list[CsvTable]) -> list[_Group]:
+    groups: list[_Group] = []
+    for file, table in zip(files, tables, strict=True):
+        if not table.has_splits:
+            split = _own_split(file, [group.split for group in groups])
+            groups.append(_Group(split, file.split or file.tag, file, list(table.images.items()), table.relative))
+            continue
+        parts: dict[str, list[tuple[str, CsvImage]]] = {}
+        for key, image in table.images.items():
+            if image.split:  # an image without was reported
+                parts.setdefault(image.split, []).append((key, image))
+        groups += [_Group(split, "", file, images, table.relative) for split, images in parts.items()]
+    return groups
+
+
+def _choose(tree: Tree, groups: list[_Group], wanted: str) -> list[_Group]:
+    name = resolve_split(wanted, {group.split for group in groups}, tree.root)
+    rivals = [group for group in groups if group.own == name]
+    if len(rivals) > 1:
+        rivals = [group for group in rivals if group.file.tag == wanted] or rivals
+    if len(rivals) > 1:
+        there = ", ".join(printable(group.file.name) for group in rivals[:8])
+        raise DataError(f"{printable(tree.root)}: several files for split {printable(wanted)!r} ({there}); name one")
+    return rivals or [group for group in groups if group.split == name]
+
+
+def _gather(
+    tree: Tree, groups: list[_Group], problems: RaiseErrors
+) -> tuple[list[RawImage], dict[str, list[int]]]:  # fmt: skip
+    """The images that are there, each once, and which of them each split has."""
+    images: list[RawImage] = []
+    splits_of: dict[str, list[int]] = {}
+    seen: dict[str, int] = {}
+    for group in groups:
+        members = splits_of.setdefault(group.split, [])
+        label = tree.path(group.file.name)
+        mine: dict[str, RawImage] = {}
+        found = _find_images(tree, group, problems)
+        for (_, image), name in zip(group.images, found, strict=True):
+            if name in mine:  # another spelling of the same file
+                mine[name].objects.extend(image.objects)
+            elif name:
+                # All of the name for now; its last part if that is enough.
+                ident = name.rpartition(".")[0]
+                mine[name] = RawImage(tree.path(name), ident, *image.size, image.objects, label, group.relative)
+        for made in mine.values():
+            # The same image in two files (train and trainval) is one, unless they say different objects of it.
+            at = seen.get(made.path)
+            if at is None or _said(images[at]) != _said(made):
+                at = seen[made.path] = len(images)
+                images.append(made)
+            members.append(at)
+    return _shorten(images), splits_of
+
+
+def _said(image: RawImage) -> list[tuple[object, ...]]:
+    """Its objects without their places in the file."""
+    return [(obj.name, obj.box, obj.difficult, obj.crowd) for obj in image.objects]
+
+
+def _shorten(images: list[RawImage]) -> list[RawImage]:
+    """Idents without folders, but for images of one name in several folders."""
+    names_of: dict[str, set[str]] = {}
+    for image in images:
+        names_of.setdefault(image.ident.rpartition("/")[2], set()).add(image.ident)
+    clear = {name for name, idents in names_of.items() if len(idents) == 1}
+    short = (image.ident.rpartition("/")[2] for image in images)
+    return [im._replace(ident=name) if name in clear else im for im, name in zip(images, short, strict=True)]
+
+
+# ---------------------------------------------------------------------------------------------- classes
+
+
+def _beside(tree: Tree, files: Sequence[CsvFile]) -> list[str]:
+    return list(dict.fromkeys([*(file.name.rpartition("/")[0] for file in files), ""]))
+
+
+def _declared(tree: Tree, files: list[CsvFile], problems: RaiseErrors) -> tuple[str, ...]:
+    """Names of classes.txt (one a line) or classes.csv (name,id as keras-retinanet has it); () where neither is."""
+    for folder in _beside(tree, files):
+        for name in ("classes.txt", "classes.csv"):
+            if tree.names(folder).get(name) is not False:
+                continue
+            path = join(folder, name)
+            where = tree.path(path)
+            try:
+                text = tree.read(path, MAX_LIST_BYTES, "class list").decode("utf-8-sig")
+                names = _listed(text.splitlines(), name.endswith(".csv"))
+                if len(set(names)) < len(names) or not names:
+                    raise ValueError("want each name once")
+            except (DataError, ValueError, csv.Error) as error:
+                said = printable(error, 120).removeprefix(f"{printable(where)}: ")
+                problems.add("annotation-unreadable", where, f"is no list of classes ({said}); correct or remove it")
+                continue
+            return tuple(names)
+    return ()
+
+
+def _listed(lines: list[str], numbered: bool) -> list[str]:
+    if not numbered:
+        return [line.strip() for line in lines if line.strip()]
+    rows = [row for row in csv.reader(lines, strict=True) if row]
+    if rows and not rows[0][-1].strip().isdecimal():  # a header
+        rows = rows[1:]
+    numbers: dict[int, str] = {}
+    for row in rows:
+        if len(row) != 2 or not row[1].strip().isdecimal() or int(row[1][:9]) in numbers or not row[0].strip():
+            raise ValueError(f"row {','.join(row)!r}; want name,id with each id once")
+        numbers[int(row[1][:9])] = row[0].strip()
+    return [numbers[number] for number in sorted(numbers)]
+
+
+def _descriptions(tree: Tree, file: CsvFile, problems: RaiseErrors) -> dict[str, str]:
+    """OpenImages' code of a class -> its name, where class-descriptions*.csv lies beside."""
+    if not file.columns.coded:
+        return {}
+    for folder in _beside(tree, [file]):
+        for name in tree.files(folder, (".csv",)):
+            if "class-descriptions" not in name:
+                continue
+            path = join(folder, name)
+            with open_rows(tree, path, ",", problems) as rows:
+                return {row[0].strip(): row[1].strip() for _, row in rows if len(row) >= 2 and row[1].strip()}
+    return {}
+
+
+# ---------------------------------------------------------------------------------------------- images
+
+
+def _find_images(tree: Tree, group: _Group, problems: RaiseErrors) -> list[str]:
+    """Names in the tree of the files, "" where missing, all in the first of the known places that has them all."""
+    parent, split, names = group.file.name.rpartition("/")[0], group.split, [key for key, _ in group.images]
+    tags = dict.fromkeys((split, *SPLIT_ALIASES.get(split, ()), split.lower()))
+    places = [parent, "images", *(f"images/{tag}" for tag in tags), *tags, "JPEGImages", ""]
+    if group.file.columns.bare:
+        places += [*KNOWN_SPLITS, *(f"images/{known}" for known in KNOWN_SPLITS)]
+    best: list[str] = []
+    best_place, fewest = parent, len(names) + 1
+    refused: dict[str, str] = {}
+    for place in dict.fromkeys(places):
+        found = _find_in(tree, place, names, group.file.columns.bare, refused)
+        lacking = found.count("")
+        if lacking < fewest:
+            best, best_place, fewest = found, place, lacking
+        if not lacking:
+            break
+    path = tree.path(group.file.name)
+    for (name, image), there in zip(group.images, best, strict=True):
+        if not there:
+            said = refused.get(name) or (
+                f"image {printable(name)!r} is missing ({fewest} of {len(names)} are not in "
+                f"{printable(tree.path(best_place))}); add the files there, or take the rows out of the CSV"
+            )
+            problems.add("image-missing", path, said, line=image.line)
+    return best
+
+
+def _find_in(tree: Tree, place: str, names: list[str], bare: bool, refused: dict[str, str]) -> list[str]:
+    """Names in the tree, "" where not in this place; `refused` says of which it must not be looked for, and why."""
+    stems: dict[str, str] = {}
+    found = []
+    try:
+        if bare:
+            stems = {name.rpartition(".")[0]: name for name in reversed(tree.files(place)) if is_image(name)}
+        elif place and not tree.names(place):
+            return [""] * len(names)
+    except DataError as error:
+        refused.update((name, f"image {printable(name)!r}: {error}") for name in names)
+        return [""] * len(names)
+    for name in names:
+        there: str | None = None
+        try:
+            # As written; with Windows' separators; with blanks around it.
+            for spelling in dict.fromkeys((stems.get(name, name), name.replace("\\", "/"), name.strip())):
+                there = tree.find(place, spelling)
+                if there is not None:
+                    break
+        except DataError as error:
+            refused[name] = f"image {error}"
+        found.append(there if there is not None and is_image(there) else "")
+    return found

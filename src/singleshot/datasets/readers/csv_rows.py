@@ -1,0 +1,390 @@
+"""One CSV file of boxes, read row by row: what its columns mean, and what its rows say of each image."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gc
+import io
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import IO, NamedTuple
+
+from singleshot.datasets.findings import RaiseErrors
+from singleshot.datasets.packed_strings import is_encodable
+from singleshot.datasets.raw import RawObject
+from singleshot.datasets.splits import KNOWN_SPLITS
+from singleshot.datasets.tree import Tree, is_image
+from singleshot.errors import DataError, printable
+
+MAX_CSV_BYTES = 4 * 2**30
+MAX_LINE = 1 << 20
+MAX_SIDE = 1_000_000
+
+# What a column is called, in small letters; where a header has two of them, the first here counts.
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
+_CALLED = {
+    "image": ("filename", "file", "file_name", "image_path", "path", "image", "img", "imageid"),
+    "xmin": ("xmin", "x1"),
+    "ymin": ("ymin", "y1"),
+    "xmax": ("xmax", "x2"),
+    "ymax": ("ymax", "y2"),
+    "name": ("class", "class_name", "label", "labelname", "name"),
+    "width": ("width",),
+    "height": ("height",),
+    "difficult": ("difficult",),
+    "crowd": ("crowd", "iscrowd", "isgroupof"),
+    "split": ("split",),
+}
+# OpenImages writes -1 where it was not looked at.
+_FLAG = {"": False, "0": False, "1": True, "-1": False, "false": False, "true": True}
+
+
+class Columns(NamedTuple):
+    """Where objects stand in a row, -1 where there is no such column. bare: images are named without their endings,
+    as OpenImages does; coded: so are classes, by its codes; width_of_row: columns in all; header: line 1 names them."""
+
+    image: int = 0
+    xmin: int = 1
+    ymin: int = 2
+    xmax: int = 3
+    ymax: int = 4
+    name: int = 5
+    width: int = -1
+    height: int = -1
+    difficult: int = -1
+    crowd: int = -1
+    split: int = -1
+    bare: bool = False
+    coded: bool = False
+    width_of_row: int = 6
+    header: bool = False
+    delimiter: str = ","
+
+
+@dataclass(slots=True)
+class CsvImage:
+    """What the rows say of one image; line: the first of them; told and split_told: its size and split as written."""
+
+    line: int
+    objects: list[RawObject] = field(default_factory=list)
+    size: tuple[int, int] = (0, 0)
+    told: tuple[str, str] = ("", "")
+    split: str = ""
+    split_told: str = ""
+
+
+class CsvTable(NamedTuple):
+    """A file's images by their names as written, its class names, and whether boxes are parts of the image."""
+
+    images: dict[str, CsvImage]
+    names: list[str]
+    has_splits: bool
+    relative: bool
+
+
+# ---------------------------------------------------------------------------------------------- columns
+
+
+def sniff_columns(lines: list[str]) -> Columns | None:
+    """What the first line that is not blank says of the columns; None where it is no CSV of boxes."""
+    line = next((line for line in lines if line.strip()), "")
+    if "\0" in line or len(line) > MAX_LINE:
+        return None
+    for delimiter in ",;\t":
+        try:
+            row = next(csv.reader([line], delimiter=delimiter, strict=True))
+        except (csv.Error, StopIteration):
+            continue
+        found = _by_header(row, delimiter) or _without_header(row, delimiter)
+        if found is not None:
+            return found
+    return None
+
+
+def _by_header(row: list[str], delimiter: str) -> Columns | None:
+    cells = [cell.strip().lower() for cell in row]
+    place = {
+        key: next((cells.index(name) for name in names if name in cells), -1) for key, names in _CALLED.items()
+    }  # fmt: skip
+    if min(place[key] for key in ("image", "name", *_SIDES)) < 0:
+        return None
+    if min(place["width"], place["height"]) < 0:
+        place["width"] = place["height"] = -1
+    return Columns(
+        **place,
+        bare=cells[place["image"]] == "imageid",
+        coded=cells[place["name"]] == "labelname",
+        width_of_row=len(row),
+        header=True,
+        delimiter=delimiter,
+    )
+
+
+def _without_header(row: list[str], delimiter: str) -> Columns | None:
+    if len(row) != 6 or not is_image(row[0].strip()):
+        return None
+    if any(row[1:]):
+        try:
+            [float(cell) for cell in row[1:5]]
+        except ValueError:
+            return None
+    return Columns(delimiter=delimiter)
+
+
+def split_name(text: str) -> str:
+    """A split as written, in small letters where it is a usual one."""
+    text = text.strip()
+    return text.lower() if text.lower() in KNOWN_SPLITS else text
+
+
+# ---------------------------------------------------------------------------------------------- rows
+
+
+@contextlib.contextmanager
+def open_rows(
+    tree: Tree, name: str, delimiter: str, problems: RaiseErrors
+) -> Iterator[Iterator[tuple[int, list[str]]]]:
+    """The rows that are not blank, each with the line on which it starts, from 1.
+
+    Nothing but the row in hand is held. What is no CSV is reported, and the reading goes on with the next line.
+    """
+    with tree.open(name, MAX_CSV_BYTES, "annotation") as stream:
+        text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
+        try:
+            yield _rows(text, tree.path(name), delimiter, problems)
+        finally:
+            text.detach()
+
+
+def _rows(text: IO[str], path: str, delimiter: str, problems: RaiseErrors) -> Iterator[tuple[int, list[str]]]:
+    spoilt: list[int] = []
+
+    def lines() -> Iterator[str]:
+        while line := text.readline(MAX_LINE + 1):
+            if len(line) > MAX_LINE:
+                raise DataError(f"has a line of more than {MAX_LINE // 2**20} MB; want one row a line")
+            if "\0" in line:
+                spoilt.append(0)
+            yield line
+
+    # strict: a quote that opens and never closes would swallow the rows after it, up to csv's limit of a field.
+    reader = csv.reader(lines(), delimiter=delimiter, strict=True)
+    before = 0
+    while True:
+        said, row = "", []
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            said = f"is not CSV ({printable(error, 80)}); look at its quotes"
+        except (OSError, DataError) as error:
+            problems.add("annotation-unreadable", path, printable(error, 160), line=reader.line_num + 1)
+            return
+        if spoilt:
+            said = "holds a NUL byte; write the line again"
+            spoilt.clear()
+        start, before = before + 1, reader.line_num
+        if said:
+            lost = f" (lines {start} to {before} are lost)" if before > start else ""
+            problems.add("annotation-malformed", path, said + lost, line=start)
+        elif row and (len(row) > 1 or row[0].strip()):
+            yield start, row
+
+
+def scan_column(tree: Tree, name: str, columns: Columns, at: int) -> list[str]:
+    """The different values of one column, in their order; [] where there is no such column."""
+    if at < 0:
+        return []
+    with open_rows(tree, name, columns.delimiter, _IGNORED) as rows:
+        next(rows, None)
+        return list(dict.fromkeys(row[at].strip() for _, row in rows if len(row) > at))
+
+
+class _Ignored(RaiseErrors):
+    """For a first look: the reading that follows reports."""
+
+    def _take(self, finding: object) -> None:
+        return
+
+
+_IGNORED = _Ignored()
+
+
+def read_table(
+    tree: Tree,
+    name: str,
+    columns: Columns,
+    descriptions: dict[str, str],
+    declared: Iterable[str],
+    problems: RaiseErrors,
+) -> CsvTable:
+    """Read one file; descriptions: class as written -> its name; declared: the only classes there are, if any."""
+    table = _Table(tree.path(name), columns, descriptions, frozenset(declared), problems)
+    table.has_splits = any(scan_column(tree, name, columns, columns.split))
+    with open_rows(tree, name, columns.delimiter, problems) as rows:
+        if columns.header:
+            next(rows, None)
+        for number, (line, row) in enumerate(rows):
+            table.take(row, number, line)
+    classes = list(dict.fromkeys(found for found in table.classes.values() if found))
+    return CsvTable(table.images, classes, table.has_splits, columns.bare and table.mostly_parts())
+
+
+@contextlib.contextmanager
+def without_gc() -> Iterator[None]:
+    """Millions of records are made and none thrown away: looking through them again and again takes a third of all."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+class _Table:
+    """What was read of a file so far."""
+
+    def __init__(
+        self, path: str, columns: Columns, descriptions: dict[str, str], declared: frozenset[str], problems: RaiseErrors
+    ) -> None:
+        self.images: dict[str, CsvImage] = {}
+        self.classes: dict[str, str] = {}  # as written -> its name, "" where it cannot be used
+        self.has_splits = False
+        self._path, self._columns, self._problems = path, columns, problems
+        self._sides = itemgetter(columns.xmin, columns.ymin, columns.xmax, columns.ymax)
+        self._sizes = itemgetter(columns.width, columns.height) if columns.width >= 0 else None
+        self._has_flags = max(columns.difficult, columns.crowd) >= 0
+        self._descriptions, self._declared = descriptions, declared
+
+    def take(self, row: list[str], number: int, line: int) -> None:
+        """One row: the image it names, and the object if it has one."""
+        columns = self._columns
+        if len(row) != columns.width_of_row and (len(row) < columns.width_of_row or any(row[columns.width_of_row :])):
+            self._report(f"has {len(row)} columns; want {columns.width_of_row}", "", line, number)
+            return
+        key = row[columns.image]
+        image = self.images.get(key)
+        if image is None:
+            if not key.strip() or not is_encodable(key):
+                self._report(f"image {printable(repr(key), 80)}; want the name of a file", "", line, number)
+                return
+            image = self.images[key] = CsvImage(line)
+        if self._sizes is not None and (sizes := self._sizes(row)) != image.told:
+            self._take_size(image, sizes[0], sizes[1], key, line)
+        if self.has_splits and (row[columns.split] != image.split_told or not image.split):
+            self._take_split(image, row[columns.split], key, line)
+        label, texts = row[columns.name], self._sides(row)
+        try:
+            x0, y0, x1, y1 = map(float, texts)
+            if "_" in "".join(texts):  # Python's own way to write 1_000
+                raise ValueError
+        except ValueError:
+            if label.strip() or any(text.strip() for text in texts):
+                self._refuse_box(texts, label, line, number)
+            return
+        name = self.classes.get(label)
+        if name is None:
+            name = self.classes[label] = self._name(label)
+        if not name:
+            self._refuse_name(label, line, number)
+            return
+        difficult = crowd = False
+        if self._has_flags:
+            flags = self._flags(row, line, number, name)
+            if flags is None:
+                return
+            difficult, crowd = flags
+        image.objects.append(RawObject(name, (x0, y0, x1, y1), difficult, crowd, math.nan, number, line))
+
+    def mostly_parts(self) -> bool:
+        """Whether the boxes lie within 0..1, most of them: a mistake in one must not turn all into pixels."""
+        boxes = [max(obj.box) <= 2 for image in self.images.values() for obj in image.objects]
+        return 2 * sum(boxes) >= len(boxes)
+
+    def _report(self, said: str, item: str, line: int, number: int, kind: str = "annotation-malformed") -> None:
+        self._problems.add(kind, self._path, said, item, line=line, number=number)
+
+    def _refuse_box(self, texts: tuple[str, ...], label: str, line: int, number: int) -> None:
+        side, text = next(
+            (s, t) for s, t in zip(_SIDES, texts, strict=True) if not _is_number(t)
+        )  # fmt: skip
+        item = f"object {number} ({printable(label.strip(), 80)})"
+        self._report(f"{side} {printable(text, 40)!r} is not a number; want pixels", item, line, number)
+
+    def _refuse_name(self, label: str, line: int, number: int) -> None:
+        item, name = f"object {number}", label.strip()
+        if not name:
+            self._report("has no class; say what it is", item, line, number)
+        elif not _is_utf8(name):
+            self._report(f"class {printable(name, 80)!r} is not UTF-8; save the file as UTF-8", item, line, number)
+        else:
+            there = ", ".join(printable(known, 40) for known in sorted(self._declared)[:8])
+            said = f"class {printable(name, 80)!r} is not in the list of classes ({there})"
+            self._report(said, item, line, number, "class-unknown")
+
+    def _name(self, label: str) -> str:
+        name = self._descriptions.get(label.strip(), label.strip())
+        return name if _is_utf8(name) and (not self._declared or name in self._declared) else ""
+
+    def _flags(self, row: list[str], line: int, number: int, name: str) -> tuple[bool, bool] | None:
+        found = []
+        for key, at in (("difficult", self._columns.difficult), ("crowd", self._columns.crowd)):
+            flag = _FLAG.get(row[at].strip().lower()) if at >= 0 else False
+            if flag is None:
+                item = f"object {number} ({printable(name, 80)})"
+                self._report(f"{key} {printable(row[at], 40)!r}; want 0 or 1", item, line, number)
+                return None
+            found.append(flag)
+        return found[0], found[1]
+
+    def _take_size(self, image: CsvImage, width: str, height: str, key: str, line: int) -> None:
+        size, said = (_side(width), _side(height)), ""
+        if size[0] is None or size[1] is None:
+            name, text = ("width", width) if size[0] is None else ("height", height)
+            said = f"{name} {printable(text, 40)!r}; want the image's {name} in whole pixels"
+        elif size[0] and size[1]:
+            if size == image.size or not image.size[0]:
+                image.size, image.told = (size[0], size[1]), (width, height)
+                return
+            said = f"is {size[0]} x {size[1]} pixels here, {image.size[0]} x {image.size[1]} in a row above; want one"
+        if said:
+            item = f"image {printable(key, 120)}"
+            self._problems.add("annotation-malformed", self._path, said, item, line=line)
+
+    def _take_split(self, image: CsvImage, text: str, key: str, line: int) -> None:
+        split, said = split_name(text), ""
+        if not split or not _is_utf8(split):
+            said = f"split {printable(text, 40)!r}; want its name"
+        elif image.split and split != image.split:
+            said = f"is in split {printable(split)!r} here, in {printable(image.split)!r} in a row above; want one"
+        if said:
+            self._problems.add("split-unusable", self._path, said, f"image {printable(key, 120)}", line=line)
+        else:
+            image.split, image.split_told = split, text
+
+
+def _side(text: str) -> int | None:
+    """Whole pixels, 0 where nothing is said; None for anything else."""
+    try:
+        value = float(text.strip() or "0")
+    except ValueError:
+        return None
+    return int(value) if 0 <= value <= MAX_SIDE and value == int(value) else None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether it is text, and not bytes that were no UTF-8."""
+    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)

@@ -1,0 +1,310 @@
+"""LabelMe folders: images, each with a NAME.json beside it that holds its shapes.
+
+Coordinates are continuous pixels. A detector needs boxes: a polygon, a circle or a mask is taken by what surrounds it.
+Images without a JSON are not labelled yet and no part of the set.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from itertools import islice
+from typing import Any, NamedTuple
+
+from singleshot.datasets.findings import RaiseErrors
+from singleshot.datasets.packed_strings import is_encodable
+from singleshot.datasets.raw import Box, RawImage, RawObject, RawSet
+from singleshot.datasets.readers.json_lines import line_of_item
+from singleshot.datasets.splits import KNOWN_SPLITS, make_splits, resolve_split
+from singleshot.datasets.tree import Tree, is_image, join, open_tree, read_limited
+from singleshot.errors import DataError, printable
+
+# The image itself may lie in the file as text.
+MAX_JSON_BYTES = 512 * 2**20
+MAX_SIDE = 1_000_000
+
+_PEEK_BYTES = 1 << 16
+_FEW, _FOLDERS = 5, 200
+# Shapes whose box surrounds their points, and the points that they need at least.
+_SURROUNDED = {"polygon": 3, "quadrilateral": 3, "rotation": 3, "linestrip": 2, "rectangle": 2, "mask": 2}
+_WITHOUT_AREA = ("point", "points", "line")
+_FLAG: dict[object, bool] = {None: False, False: False, True: True}
+
+
+class _Pair(NamedTuple):
+    """A label file, its content, and the image that it is of: names relative to the root."""
+
+    json: str
+    image: str
+    content: dict[str, Any]
+
+
+def sniff(tree: Tree) -> str | None:
+    """The folder with such pairs, or with splits that have them: the tree's own (""), or the only one below; else None.
+
+    Raises DataError when several folders below are such folders and nothing else lies here.
+    """
+    if _sniff_here(tree):
+        return ""
+    found = []
+    for name in islice(tree.folders(), _FOLDERS):
+        tree.names(name)  # refuses a link that leads out
+        if _sniff_here(open_tree(tree.path(name))):
+            found.append(name)
+    if len(found) > 1 and not tree.files():
+        there = ", ".join(printable(name) for name in found[:8])
+        raise DataError(f"{printable(tree.root)}: several LabelMe folders ({there}); name the one that you mean")
+    return found[0] if len(found) == 1 else None
+
+
+def _sniff_here(tree: Tree) -> bool:
+    return bool(_split_folders(tree)) or _has_pairs(tree, "")
+
+
+def _has_pairs(tree: Tree, folder: str) -> bool:
+    """Whether one of the first few JSON files that have an image beside them starts as LabelMe's do."""
+    images = _images_by_stem(tree, folder)
+    own = (name for name in tree.files(folder, (".json",)) if name[:-5] in images)
+    for name in islice(own, _FEW):
+        found = tree.find(folder, name)
+        start = read_limited(tree.path(found or name), MAX_JSON_BYTES, "annotation", most=_PEEK_BYTES)
+        # Written with sorted keys, the image's text comes before the shapes.
+        if re.search(rb'"(shapes|imageData)"\s*:', start):
+            return True
+    return False
+
+
+def _images_by_stem(tree: Tree, folder: str) -> dict[str, list[str]]:
+    stems: dict[str, list[str]] = {}
+    for name in tree.files(folder):
+        if is_image(name):
+            stems.setdefault(name.rpartition(".")[0], []).append(name)
+    return stems
+
+
+def _split_folders(tree: Tree) -> dict[str, str]:
+    """Split -> its folder; {} where none of them has pairs."""
+    return {name: name for name in tree.folders() if name.lower() in KNOWN_SPLITS and _has_pairs(tree, name)}
+
+
+def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
+    """Names of the splits of a LabelMe folder; those that would be made where it has none."""
+    return tuple(_split_folders(tree)) or ("train", "val", "test", "trainval")
+
+
+def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> RawSet:
+    """Read a LabelMe folder: the split `wanted`, or all of them. Its class names are the sorted names over all splits,
+    so that train and val agree."""
+    folders = _split_folders(tree)
+    made = not folders
+    chosen = None if wanted is None or made else resolve_split(wanted, folders, tree.root)
+    images: list[RawImage] = []
+    splits_of: dict[str, list[int]] = {}
+    names: set[str] = set()
+    for split, folder in (folders or {"": ""}).items():
+        found = [_image(tree, folder, pair, problems) for pair in _read_pairs(tree, folder, problems)]
+        names |= {obj.name for image in found for obj in image.objects}
+        if chosen in (None, split):
+            splits_of[split] = list(range(len(images), len(images) + len(found)))
+            images += found
+    if made:
+        splits_of = make_splits([image.path for image in images])
+        if wanted is not None:
+            split = resolve_split(wanted, splits_of, tree.root)
+            images = [images[i] for i in splits_of[split]]
+            splits_of = {split: list(range(len(images)))}
+    if wanted is not None and not images:
+        raise DataError(f"{printable(tree.root)}: split {printable(wanted)!r} has no labelled images; label some more")
+    return RawSet("labelme", tree.root, tuple(sorted(names)), images, splits_of, made=made)
+
+
+def line_of(data: bytes, number: int) -> int | None:
+    """The line on which shape `number` starts."""
+    return line_of_item(data.decode("utf-8-sig", "replace"), "shapes", number)
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def _read_pairs(tree: Tree, folder: str, problems: RaiseErrors) -> list[_Pair]:
+    """The label files of a folder with their images, in the order of their names."""
+    by_stem = _images_by_stem(tree, folder)
+    jsons = tree.files(folder, (".json",))
+    stems = {name[:-5] for name in jsons}
+    owner: dict[str, str] = {}
+    pairs = []
+    for name in jsons:
+        path = tree.path(join(folder, name))
+        try:
+            found = tree.find(folder, name) or name
+            content = _load_json(tree, found)
+        except DataError as error:
+            problems.add("annotation-unreadable", path, str(error).removeprefix(f"{printable(path)}: "))
+            continue
+        same = by_stem.get(name[:-5], [])
+        if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
+            if same:  # any other JSON is no label file
+                problems.add("annotation-unreadable", path, 'has no list "shapes"; want what LabelMe writes')
+            continue
+        try:
+            image = _image_of(tree, folder, content.get("imagePath"), same, stems)
+        except DataError as error:
+            problems.add("image-missing", path, f"image {error}")
+            continue
+        if image is None:
+            said = f"neither its imagePath nor an image called {printable(name[:-5], 80)} lies beside it; add the image"
+            problems.add("image-missing", path, said)
+        elif image in owner:
+            said = f"{printable(image)} is labelled by {printable(owner[image])} already; remove one of the two"
+            problems.add("annotation-unreadable", path, said)
+        else:
+            owner[image] = found
+            pairs.append(_Pair(found, image, _slim(content)))
+    return pairs
+
+
+def _slim(content: dict[str, Any]) -> dict[str, Any]:
+    """What is used of it: not the image's text, of which a folder may hold gigabytes."""
+    return {key: content.get(key) for key in ("shapes", "imageWidth", "imageHeight")}
+
+
+def _load_json(tree: Tree, name: str) -> Any:
+    where = printable(tree.path(name))
+    data = tree.read(name, MAX_JSON_BYTES, "annotation")
+    try:
+        return json.loads(data)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{where}: is not JSON: {error.msg} at line {error.lineno} column {error.colno}; write the file again"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: is not JSON that can be read ({printable(error, 80)}); want UTF-8") from error
+
+
+def _image_of(tree: Tree, folder: str, told: Any, same: list[str], stems: set[str]) -> str | None:
+    """The image that imagePath names, by its last part alone, unless it is that of another JSON; else the namesake."""
+    name = told.replace("\\", "/").rpartition("/")[2] if isinstance(told, str) else ""
+    if name in same:
+        return tree.find(folder, name)
+    if name not in ("", ".", "..") and "\0" not in name and is_image(name) and name.rpartition(".")[0] not in stems:
+        found = tree.find(folder, name)
+        if found is not None:
+            return found
+    return tree.find(folder, min(same)) if same else None
+
+
+# ---------------------------------------------------------------------------------------------- shapes
+
+
+def _image(tree: Tree, folder: str, pair: _Pair, problems: RaiseErrors) -> RawImage:
+    path = tree.path(pair.json)
+    width, height = (_side(pair.content, key, path, problems) for key in ("imageWidth", "imageHeight"))
+    if not (width and height):
+        width = height = 0
+    objects = [_object(item, path, k, problems) for k, item in enumerate(pair.content["shapes"])]
+    ident = pair.json.rpartition("/")[2][:-5]
+    return RawImage(tree.path(pair.image), ident, width, height, [obj for obj in objects if obj], path)
+
+
+def _side(content: dict[str, Any], key: str, path: str, problems: RaiseErrors) -> int:
+    value = content.get(key)
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_SIDE or value % 1:
+        said = f"{key} is {_show(value)}; want the image's {key[5:].lower()} in whole pixels"
+        problems.add("annotation-malformed", path, said)
+        return 0
+    return int(value)
+
+
+def _object(item: Any, path: str, k: int, problems: RaiseErrors) -> RawObject | None:
+    name = item.get("label") if isinstance(item, dict) else None
+    shown = f"object {k} ({printable(name, 80)})" if isinstance(name, str) and name.strip() else f"object {k}"
+
+    def broken(said: str) -> None:
+        problems.add("annotation-malformed", path, said, shown, number=k)
+
+    if not isinstance(item, dict):
+        broken(f"is {_show(item)}; want a shape in braces")
+        return None
+    if not isinstance(name, str) or not name.strip() or not is_encodable(name):
+        broken(f"label is {_show(name)}; say what it is")
+        return None
+    box = _box(item, broken)
+    flags = _flags(item, broken) if box is not None else None
+    if box is None or flags is None:
+        return None
+    return RawObject(name.strip(), box, *flags, number=k)
+
+
+def _box(item: dict[str, Any], broken: Callable[[str], None]) -> Box | None:
+    """What surrounds the shape; None after a problem."""
+    kind = item.get("shape_type")
+    kind = "polygon" if kind is None else kind  # the first versions had nothing else
+    points = item.get("points")
+    numbers = [_point(point) for point in points] if isinstance(points, list) else [None]
+    known = [point for point in numbers if point is not None]
+    if kind in _WITHOUT_AREA:
+        broken(f"a {kind} has no area to detect; draw a rectangle round it, or remove it")
+    elif not isinstance(kind, str) or kind not in (*_SURROUNDED, "circle"):
+        broken(f"shape_type is {_show(kind)}; want rectangle, polygon, circle, linestrip or mask")
+    elif len(known) < len(numbers):
+        broken("its points are not pairs of numbers; want [[x, y], [x, y], ...] in pixels")
+    elif kind == "circle" and len(known) != 2:
+        broken(f"a circle with {len(known)} points; want its centre and one on its edge")
+    elif kind != "circle" and len(known) < _SURROUNDED[kind]:
+        broken(f"a {kind} with {len(known)} point{'s' * (len(known) != 1)}; want at least {_SURROUNDED[kind]}")
+    elif kind == "circle":
+        (x, y), (edge_x, edge_y) = known
+        radius = math.hypot(edge_x - x, edge_y - y)
+        return (x - radius, y - radius, x + radius, y + radius)
+    else:
+        return _bounds(known, kind == "mask" and len(known) == 2)
+    return None
+
+
+def _bounds(points: list[tuple[float, float]], whole_pixels: bool) -> Box:
+    """whole_pixels: the second point is the last pixel of a mask, not where it ends."""
+    xs, ys = zip(*points, strict=True)
+    if any(map(math.isnan, (*xs, *ys))):
+        return (math.nan, math.nan, math.nan, math.nan)  # min and max would depend on the order
+    return (min(xs), min(ys), max(xs) + whole_pixels, max(ys) + whole_pixels)
+
+
+def _point(value: Any) -> tuple[float, float] | None:
+    if not isinstance(value, list) or len(value) != 2:
+        return None
+    if any(isinstance(part, bool) or not isinstance(part, int | float) for part in value):
+        return None
+    try:
+        return float(value[0]), float(value[1])
+    except OverflowError:
+        return math.inf, math.inf
+
+
+def _flags(item: dict[str, Any], broken: Callable[[str], None]) -> tuple[bool, bool] | None:
+    """difficult and crowd: of the shape (X-AnyLabeling) or among its flags (LabelMe)."""
+    own = item.get("flags")
+    if own is not None and not isinstance(own, dict):
+        broken(f"flags is {_show(own)}; want names with true or false, in braces")
+        return None
+    flags = []
+    for key in ("difficult", "crowd"):
+        values = [item.get(key), (own or {}).get(key)]
+        wrong = next((value for value in values if not isinstance(value, int | None) or value not in _FLAG), None)
+        if wrong is not None:
+            broken(f"{key} is {_show(wrong)}; want true or false")
+            return None
+        flags.append(any(_FLAG[value] for value in values))
+    return flags[0], flags[1]
+
+
+def _show(value: Any) -> str:
+    """A value for messages; of what holds others the kind alone."""
+    if isinstance(value, dict | list):
+        return "braces" if isinstance(value, dict) else "a list"
+    if isinstance(value, int) and not -(10**30) < value < 10**30:
+        return "a number beyond all"
+    return "missing" if value is None else printable(repr(value[:200] if isinstance(value, str) else value), 60)

@@ -1,0 +1,373 @@
+"""YOLO folders: one .txt for each image, one object on each line: class, centre x and y, width, height.
+
+The four numbers are parts of the image, 0 to 1, so that an image must be measured before its boxes are pixels. A line
+may hold a polygon instead (class and at least three points); its bounding box is taken. `yolo_layout` says where
+images, labels and class names are.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable
+from itertools import islice
+from typing import NamedTuple
+
+from singleshot.datasets.findings import CollectErrors, RaiseErrors
+from singleshot.datasets.raw import Box, RawImage, RawObject, RawSet
+from singleshot.datasets.readers.yolo_layout import (
+    Layout,
+    Place,
+    find_layout,
+    find_yaml,
+    ident_of,
+    images_of,
+    label_of,
+    plain_splits,
+)
+from singleshot.datasets.splits import KNOWN_SPLITS, make_splits, resolve_split
+from singleshot.datasets.tree import Tree, open_tree
+from singleshot.errors import DataError, printable
+
+logger = logging.getLogger(__name__)
+
+MAX_LABEL_BYTES = 64 * 2**20
+MAX_FLAGS_BYTES = 256 * 2**20
+# The images with most objects that anyone labels have some thousands.
+MAX_OBJECTS = 100_000
+MAX_VALUES = 100_001  # of one row: a polygon of 50,000 points
+# Without names the numbers are all there is: the highest one makes so many classes.
+MAX_UNNAMED = 10_000
+# Parts of the image end at 1; a tool may write a little more. From here on they are pixels.
+_PIXELS = 2.0
+_FOLDERS = 200
+# Exporters write this key whether there is such a folder or not.
+_ABSENT = "test"
+
+# What YOLO's rows have no place for; written beside the labels where such objects are converted.
+FLAGS_FILE = "singleshot-flags.csv"
+FLAGS_HEADER = ["label", "object", "difficult", "crowd"]
+
+Flags = dict[str, dict[int, tuple[bool, bool, int]]]
+
+
+class _Classes(NamedTuple):
+    """names: the declared ones, None where there are none; declared_in: their file; keypoints: numbers after a box."""
+
+    names: tuple[str, ...] | None
+    declared_in: str
+    keypoints: int
+
+    def name(self, number: int) -> str | None:
+        """The name of a class; None where there is no such class."""
+        if self.names is None:
+            return f"class {number}" if number < MAX_UNNAMED else None
+        return self.names[number] if number < len(self.names) else None
+
+    def unknown(self, number: int) -> str:
+        if self.names is None:
+            return f"class {number}, and no names are declared (then at most {MAX_UNNAMED}); add classes.txt"
+        few = ", ".join(printable(name, 40) for name in self.names[:8]) + ", ..." * (len(self.names) > 8)
+        count = f"{len(self.names)} name{'s' * (len(self.names) != 1)}"
+        said = f"class {number}, but {printable(self.declared_in)} has {count}, from 0 ({few})"
+        return f"{said}; correct the number or add the name"
+
+
+def sniff(tree: Tree) -> str | None:
+    """The folder with data.yaml, with images and their labels, or with their lists: the tree's own (""), or the only
+    one below it; else None.
+
+    Raises DataError when several folders below are such folders and nothing else lies here.
+    """
+    if find_yaml(tree) or plain_splits(tree):
+        return ""
+    found = [
+        name
+        for name in islice(tree.folders(), _FOLDERS)
+        if name not in ("images", "labels", *KNOWN_SPLITS) and _sniff_below(tree, name)
+    ]
+    if len(found) > 1 and not tree.files():
+        there = ", ".join(printable(name) for name in found[:8])
+        raise DataError(f"{printable(tree.root)}: several YOLO folders ({there}); name the one that you mean")
+    return found[0] if len(found) == 1 else None
+
+
+def _sniff_below(tree: Tree, name: str) -> bool:
+    tree.names(name)  # refuses a link that leads out
+    below = open_tree(tree.path(name))
+    return bool(find_yaml(below) or plain_splits(below))
+
+
+def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
+    """Names of the splits of a YOLO folder, or of the one whose yaml is `file`; labels are not read.
+
+    What data.yaml names and is not there is among them, but for test.
+    """
+    layout = find_layout(tree, file)
+    if "" in layout.splits:
+        return ("train", "val", "test", "trainval")
+    return (*layout.splits, *(name for name in layout.broken if name != _ABSENT))
+
+
+def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> RawSet:
+    """Read a YOLO folder, or the one whose yaml is `file`: the split `wanted`, or all of them.
+
+    Without declared names the classes are "class 0" up to the highest number in any split.
+    """
+    layout = find_layout(tree, file)
+    members, made = _members(tree, layout, wanted, problems)
+    classes = _Classes(layout.class_names, layout.declared_in, layout.keypoints)
+    flags = _read_flags(tree, problems)
+    highest = -1
+    images: list[RawImage] = []
+    position: dict[str, int] = {}
+    idents = {split: _idents(names, layout) for split, names in members.items()}
+    for split, names in members.items():
+        for name in names:
+            if name in position:
+                continue
+            image, top = _read_image(tree, name, idents[split][name], classes, flags, problems)
+            highest = max(highest, top)
+            position[name] = len(images)
+            images.append(image)
+    class_names = classes.names
+    if class_names is None:
+        if wanted is not None:
+            highest = max(highest, _highest_elsewhere(tree, layout, set(position), classes))
+        class_names = tuple(f"class {i}" for i in range(highest + 1))
+    positions = {split: [position[name] for name in names] for split, names in members.items()}
+    source = tree.path(layout.yaml) if file else tree.root
+    return RawSet("yolo", source, class_names, images, positions, made=made, declared=classes.names is not None)
+
+
+def line_of(data: bytes, number: int) -> int | None:
+    """The line on which object `number` stands."""
+    rows = (at for at, line in enumerate(io.BytesIO(data), 1) if line.strip(b"\xef\xbb\xbf \t\r\n"))
+    return next(islice(rows, number, None), None)
+
+
+# ---------------------------------------------------------------------------------------------- members
+
+
+def _members(
+    tree: Tree, layout: Layout, wanted: str | None, problems: RaiseErrors
+) -> tuple[dict[str, list[str]], bool]:  # fmt: skip
+    """Split -> names of its images, of the wanted one alone or of all; and whether the splits were made here."""
+    if "" in layout.splits:
+        names = _labelled(tree, "", layout.splits[""], problems)
+        there = {split: [names[i] for i in at] for split, at in make_splits(names).items()}
+        counts = ", ".join(f"{name} {len(members)}" for name, members in there.items())
+        logger.info("%s: no splits, split by hash of the names: %s", printable(tree.root), counts)
+        if wanted is None:
+            return there, True
+        split = resolve_split(wanted, there, tree.root)
+        if not there[split]:
+            raise DataError(f"{printable(tree.root)}: too few images ({len(names)}) for a split {printable(split)!r}")
+        return {split: there[split]}, True
+    known = [*layout.splits, *layout.broken]
+    chosen = known if wanted is None else [resolve_split(wanted, known, tree.root)]
+    members = {}
+    for split in chosen:
+        if split in layout.broken:
+            said = layout.broken[split]
+            if wanted is not None:
+                raise DataError(f"{printable(tree.path(layout.yaml))}: {said}")
+            if split != _ABSENT:
+                problems.add("split-unusable", tree.path(layout.yaml), said)
+            continue
+        members[split] = _labelled(tree, split, layout.splits[split], problems)
+        if wanted is not None and not members[split]:
+            raise DataError(f"{printable(tree.root)}: split {printable(split)!r} has no images; add some to it")
+    return members, False
+
+
+def _labelled(tree: Tree, split: str, places: list[Place], problems: RaiseErrors) -> list[str]:
+    """The images of a split; none, and a problem, when not one of them has a label file."""
+    names = images_of(tree, split, places, problems)
+    if not names or any(label_of(tree, name) is not None for name in names):
+        return names
+    shown = f"split {printable(split)!r}: " if split else ""
+    said = f"{shown}none of its {len(names)} images has a label file ({printable(names[0], 120)} is the first)"
+    hint = 'want labels/NAME.txt for images/NAME.jpg, or NAME.txt beside it; an empty one means "nothing to find"'
+    problems.add("split-unusable", tree.root, f"{said}; {hint}")
+    return []
+
+
+def _idents(names: list[str], layout: Layout) -> dict[str, str]:
+    """Image -> ident, unique in the split: more of the path is taken where short ones are the same."""
+    idents = {name: ident_of(name, layout.splits) for name in names}
+    for longer in (lambda name: name.rpartition(".")[0], lambda name: name):
+        counts = Counter(idents.values())
+        idents = {name: ident if counts[ident] == 1 else longer(name) for name, ident in idents.items()}
+    return idents
+
+
+def _highest_elsewhere(tree: Tree, layout: Layout, seen: set[str], classes: _Classes) -> int:
+    """The highest class number in the images that are not `seen`; what is wrong there is told with their split."""
+    ignored = CollectErrors(0)
+    others = (name for split, places in layout.splits.items() for name in images_of(tree, split, places, ignored))
+    return max(
+        (_read_image(tree, name, "", classes, {}, ignored)[1] for name in others if name not in seen), default=-1
+    )
+
+
+# ---------------------------------------------------------------------------------------------- labels
+
+
+def _read_image(
+    tree: Tree, name: str, ident: str, classes: _Classes, flags: Flags, problems: RaiseErrors
+) -> tuple[RawImage, int]:
+    """The image and the highest class number in it, -1 for none."""
+    path = tree.path(name)
+    try:
+        label = label_of(tree, name)
+    except DataError as error:  # a link that leads out
+        problems.add("annotation-unreadable", path, f"label file {error}")
+        label = None
+    rows = [] if label is None else _read_rows(tree, label, classes, flags.get(label, {}), problems)
+    objects = [obj for _, obj in rows]
+    file = path if label is None else tree.path(label)
+    return RawImage(path, ident, 0, 0, objects, file, relative=True), max((top for top, _ in rows), default=-1)
+
+
+def _read_rows(
+    tree: Tree, label: str, classes: _Classes, flags: dict[int, tuple[bool, bool, int]], problems: RaiseErrors
+) -> list[tuple[int, RawObject]]:
+    """Class number and object of each row of a label file."""
+    path = tree.path(label)
+    try:
+        data = tree.read(label, MAX_LABEL_BYTES, "label")
+    except DataError as error:
+        problems.add("annotation-unreadable", path, str(error).removeprefix(f"{printable(path)}: "))
+        return []
+    found = []
+    number = 0
+    for line, text in enumerate(io.StringIO(data.decode("utf-8-sig", "surrogateescape")), 1):
+        words = text.split(None, MAX_VALUES)
+        if not words:
+            continue
+        if number == MAX_OBJECTS:
+            problems.add("annotation-unreadable", path, f"more than {MAX_OBJECTS} objects; want those of one image")
+            return []
+        row = _row(words, classes)
+        if isinstance(row, _Wrong):
+            problems.add(row.kind, path, row.said, f"object {number}", line=line, number=number)
+        else:
+            difficult, crowd, _ = flags.get(number, (False, False, 0))
+            obj = RawObject(classes.name(row[0]) or "", row[1], difficult, crowd, number=number, line=line)
+            found.append((row[0], obj))
+        number += 1
+    for beyond, (_, _, line) in flags.items():
+        if beyond >= number:
+            said = f"object {beyond} of {printable(label)}, which has {number}; correct or remove the row"
+            problems.add("annotation-malformed", tree.path(FLAGS_FILE), said, line=line)
+    return found
+
+
+class _Wrong(NamedTuple):
+    """Why a row cannot be used: a kind of finding, and the message."""
+
+    kind: str
+    said: str
+
+
+def _row(words: list[str], classes: _Classes) -> tuple[int, Box] | _Wrong:
+    """Class number and box of one row, or what is wrong with it."""
+
+    def malformed(said: str) -> _Wrong:
+        return _Wrong("annotation-malformed", said)
+
+    if len(words) > MAX_VALUES:
+        return malformed(f"more than {MAX_VALUES} numbers; want those of one object")
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        bad = printable(next(word for word in words if not _is_number(word)), 40)
+        return malformed(f"{bad!r} is not a number; want a class number, then centre x and y, width, height")
+    first, rest = numbers[0], numbers[1:]
+    if not (first >= 0 and first % 1 == 0):  # NaN and infinity too
+        return malformed(f"{printable(words[0], 40)} is no class number; want a whole one from 0")
+    if len(rest) == 4 + classes.keypoints:
+        rest = rest[:4]
+    elif len(rest) < 6 or len(rest) % 2:
+        want = "want class and four (centre x and y, width, height), or class and three points or more"
+        return malformed(f"{len(words)} number{'s' * (len(words) > 1)}; {want}")
+    value = next((v for v in rest if math.isfinite(v) and abs(v) >= _PIXELS), None)
+    if value is not None:
+        want = "want parts of the image, 0 to 1 (x by its width, y by its height)"
+        return malformed(f"{value:.7g} looks like pixels; {want}")
+    if classes.name(int(first)) is None:
+        return _Wrong("class-unknown", classes.unknown(int(first)))
+    return int(first), _bounds(rest)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _bounds(rest: list[float]) -> Box:
+    """Corners of centre, width and height, or of what surrounds three points or more."""
+    if len(rest) == 4:
+        x, y, width, height = rest
+        return (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    if any(map(math.isnan, rest)):
+        return (math.nan, math.nan, math.nan, math.nan)  # min and max would depend on the order
+    return (min(rest[::2]), min(rest[1::2]), max(rest[::2]), max(rest[1::2]))
+
+
+# ---------------------------------------------------------------------------------------------- flags
+
+
+def _read_flags(tree: Tree, problems: RaiseErrors) -> Flags:
+    """Label file -> object -> difficult, crowd and the line that says so, from FLAGS_FILE if it is there."""
+    flags: Flags = {}
+    if FLAGS_FILE not in tree.files():
+        return flags
+    path = tree.path(FLAGS_FILE)
+    try:
+        text = tree.read(FLAGS_FILE, MAX_FLAGS_BYTES, "flags").decode("utf-8-sig", "surrogateescape")
+    except DataError as error:
+        problems.add("annotation-unreadable", path, str(error).removeprefix(f"{printable(path)}: "))
+        return flags
+    rows = csv.reader(io.StringIO(text, newline=""))
+    try:
+        if [word.strip() for word in next(rows, [])] != FLAGS_HEADER:
+            said = f"its first line is not {','.join(FLAGS_HEADER)}; write it so, or remove the file"
+            problems.add("annotation-unreadable", path, said, line=1)
+            return flags
+        for row in rows:
+            said = _take_flags(tree, row, rows.line_num, flags) if row else ""
+            if said:
+                problems.add("annotation-malformed", path, said, line=rows.line_num)
+    except csv.Error as error:
+        problems.add("annotation-unreadable", path, f"is not CSV ({printable(error, 80)})", line=rows.line_num)
+    return flags
+
+
+def _take_flags(tree: Tree, row: Iterable[str], line: int, flags: Flags) -> str:
+    """Put one row into `flags`; what is wrong with it, "" for nothing."""
+    words = [word.strip() for word in row]
+    if len(words) != len(FLAGS_HEADER):
+        return f"{len(words)} values; want {','.join(FLAGS_HEADER)}"
+    label, number, *marks = words
+    if not (number.isascii() and number.isdigit() and len(number) <= 9):
+        return f"object {printable(number, 40)!r}; want its place in the label file, from 0"
+    if any(mark not in ("0", "1") for mark in marks):
+        return f"difficult and crowd are {printable(', '.join(marks), 40)!r}; want 0 or 1"
+    try:
+        found = tree.find("", label)
+    except DataError as error:
+        return str(error)
+    if found is None:
+        return f"no label file {printable(label, 120)!r}; correct or remove the row"
+    if int(number) in flags.setdefault(found, {}):
+        return f"object {int(number)} of {printable(label, 120)} a second time; remove one of them"
+    flags[found][int(number)] = (marks[0] == "1", marks[1] == "1", line)
+    return ""

@@ -1,0 +1,359 @@
+"""Where a YOLO data set has its images, labels and class names: data.yaml, the usual folders, Darknet's lists.
+
+Nothing is taken from outside the folder, whatever a path in a yaml or a list says: exporters write absolute paths and
+"../train/images" for what lies beside the yaml, so what such a path ends in is looked for inside.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Collection, Iterator
+from itertools import islice
+from typing import NamedTuple
+
+from singleshot.datasets.findings import RaiseErrors
+from singleshot.datasets.readers.yolo_yaml import YAMLS, Description, check_names, describes, load_description
+from singleshot.datasets.splits import KNOWN_SPLITS
+from singleshot.datasets.tree import Tree, is_image, join
+from singleshot.errors import DataError, printable
+
+MAX_LIST_BYTES = 256 * 2**20
+MAX_NAMES_BYTES = 2**20
+
+NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "predefined_classes.txt", "_darknet.labels")
+_LISTS = ("train.txt", "val.txt", "valid.txt", "test.txt")
+_IMAGES, _LABELS = "images", "labels"
+# More parts or characters than any path has; ends the search through a hostile one.
+_MAX_PARTS, _MAX_PATH = 64, 4096
+_FEW = 100
+
+
+class Place(NamedTuple):
+    """Where images are: a folder, with those below it where `deep`, or a .txt list of them where `listed`."""
+
+    name: str
+    deep: bool = True
+    listed: bool = False
+
+
+class Layout(NamedTuple):
+    """splits: name -> places, {"": places} where there are none; broken: split -> what is wrong with its places;
+    class_names: the declared ones, None if there are none; declared_in: the file that has them; yaml: its name or "";
+    keypoints: numbers that follow the box in each row."""
+
+    splits: dict[str, list[Place]]
+    broken: dict[str, str]
+    class_names: tuple[str, ...] | None
+    declared_in: str
+    yaml: str
+    keypoints: int
+
+
+def find_layout(tree: Tree, file: str) -> Layout:
+    """The layout of a folder, or of the one that the named yaml lies in. Raises DataError where there is none."""
+    yaml = file or find_yaml(tree)
+    told = load_description(tree, yaml) if yaml else Description("", {}, None, 0)
+    splits, broken = _told_splits(tree, yaml.rpartition("/")[0], told)
+    if not told.splits:
+        splits = plain_splits(tree)
+    if not splits and not broken:
+        raise DataError(
+            f"{printable(tree.path(yaml) if yaml else tree.root)}: no images of a YOLO data set; want train and val "
+            "in data.yaml, or the folders images/ and labels/"
+        )
+    names, declared_in = told.names, yaml
+    if names is None:
+        names, declared_in = _names_in_files(tree, splits)
+    return Layout(splits, broken, names, declared_in, yaml, told.keypoints)
+
+
+# ---------------------------------------------------------------------------------------------- data.yaml
+
+
+def find_yaml(tree: Tree) -> str:
+    """The yaml that describes the folder: data.yaml, or the only one with `names`; "" when there is none.
+
+    Raises DataError when several of other names could be meant.
+    """
+    there = [name for name in tree.files("", (".yaml", ".yml")) if not name.startswith(".")]
+    usual = next((name for name in YAMLS if name in there and describes(tree, name)), "")
+    if usual:
+        return usual
+    found = [name for name in islice(there, _FEW) if describes(tree, name)]
+    if len(found) > 1:
+        shown = ", ".join(printable(name, 60) for name in found[:8])
+        raise DataError(f"{printable(tree.root)}: several yaml files with names ({shown}); name the one that you mean")
+    return found[0] if found else ""
+
+
+def _told_splits(tree: Tree, home: str, told: Description) -> tuple[dict[str, list[Place]], dict[str, str]]:
+    splits: dict[str, list[Place]] = {}
+    broken: dict[str, str] = {}
+    for split, entries in told.splits.items():
+        places = []
+        for entry in entries:
+            try:
+                places.append(_resolve(tree, home, told.path, entry))
+            except DataError as error:
+                broken.setdefault(split, f"{split}: {error}")
+        if split not in broken:
+            splits[split] = places
+    return splits, broken
+
+
+def _resolve(tree: Tree, home: str, path: str, entry: str) -> Place:
+    """The folder or list inside the tree that a yaml in the folder `home` means by `entry` under its `path`."""
+    own, absolute = split_path(entry)[0], _is_absolute(entry)
+    told = entry if absolute or not path else f"{path}/{entry}"
+    whole, leads_out = split_path(told)
+    if len(whole) > _MAX_PARTS:
+        raise DataError(f"{printable(told, 120)!r} has more than {_MAX_PARTS} parts; want a folder in this one")
+    # Of the entry itself nothing may be left out, unless it is absolute.
+    shortest = min(len(own), 1) if absolute else len(own)
+    tails = [whole[i:] for i in range(max(len(whole) - shortest, 0) + 1)]
+    if not absolute and own[:1] == [tree.root.replace("\\", "/").rpartition("/")[2]]:
+        tails.append(own[1:])  # "set/train/images" in set/data.yaml
+    for tail in tails:
+        found = tree.find(home, "/".join(tail)) if tail else home
+        if found is None:
+            continue
+        if not tail or tree.is_dir(found):
+            return Place(found)
+        if found.lower().endswith(".txt"):
+            return Place(found, listed=True)
+        raise DataError(f"{printable(told, 120)!r} is a file; want a folder of images, or a .txt list of them")
+    if leads_out:
+        raise DataError(
+            f"{printable(told, 120)!r} leads out of {printable(tree.root)} and nothing in there has its name; move "
+            "images, labels and yaml into one folder, and write the path from there"
+        )
+    raise DataError(f"{printable(told, 120)!r} is not in {printable(tree.root)}; correct the path, or add the folder")
+
+
+def _is_absolute(text: str) -> bool:
+    return re.match(r"\s*([/\\~]|[A-Za-z]:)", text) is not None
+
+
+def split_path(text: str) -> tuple[list[str], bool]:
+    """Parts of a path, "a/../b" being "b", and whether it is absolute or climbs out of where it starts.
+
+    What leads out (the drive, the root, each ".." without a part before it) is no longer in the parts.
+    """
+    far = _is_absolute(text)
+    text = text.strip().replace("\\", "/")
+    parts: list[str] = []
+    for part in text.split("/"):
+        if part == ".." and parts:
+            parts.pop()
+        elif part == "..":
+            far = True
+        elif part not in ("", ".") and (parts or not re.fullmatch(r"[A-Za-z]:|~", part)):
+            parts.append(part)
+    return parts, far
+
+
+# ---------------------------------------------------------------------------------------------- folders and lists
+
+
+def plain_splits(tree: Tree) -> dict[str, list[Place]]:
+    """Splits by lists or folders alone; {"": ...} for images without splits; {} where nothing is labelled."""
+    lists = {name[:-4]: [Place(name, listed=True)] for name in _LISTS if _is_image_list(tree, name)}
+    if lists:
+        return lists
+    if labelled(tree, ""):
+        folders = _split_folders(tree, _IMAGES)
+        return folders or {"": [Place(_IMAGES)]}
+    splits = {}
+    for split, (place,) in _split_folders(tree, "").items():
+        if labelled(tree, place.name):
+            splits[split] = [Place(join(place.name, _IMAGES))]
+        elif has_labels_beside(tree, place.name):
+            splits[split] = [Place(place.name, deep=False)]
+    if splits:
+        return splits
+    return {"": [Place("", deep=False)]} if has_labels_beside(tree, "") else {}
+
+
+def _split_folders(tree: Tree, folder: str) -> dict[str, list[Place]]:
+    """Sub-folders that are splits by their names, with a year or without."""
+    found: dict[str, list[Place]] = {}
+    for name in tree.folders(folder):
+        split = _split_of(name)
+        if split in KNOWN_SPLITS and split != "unlabeled":
+            found.setdefault(split, []).append(Place(join(folder, name)))
+    if any(len(places) > 1 for places in found.values()):  # train2014 and train2017
+        return {place.name.rpartition("/")[2]: [place] for places in found.values() for place in places}
+    return found
+
+
+def _split_of(folder: str) -> str:
+    """The split that a folder is by its name: "train" for Train2017."""
+    return re.sub(r"(?<=[^\d])(19|20)\d\d$", "", folder).lower()
+
+
+def labelled(tree: Tree, folder: str) -> bool:
+    """Whether a folder has images/ with an image and labels/ with a .txt in them or below."""
+    images, labels = join(folder, _IMAGES), join(folder, _LABELS)
+    if not (tree.names(folder).get(_IMAGES) and tree.names(folder).get(_LABELS)):
+        return False
+    return any(is_image(name) for name in tree.walk(images)) and any(
+        name.lower().endswith(".txt") and name.rpartition("/")[2] not in NAME_FILES for name in tree.walk(labels)
+    )
+
+
+def has_labels_beside(tree: Tree, folder: str) -> bool:
+    """Whether an image in the folder has a .txt beside it whose first line is five numbers or more."""
+    images = {name.rpartition(".")[0] for name in tree.files(folder) if is_image(name)}
+    own = (name for name in tree.files(folder, (".txt",)) if name[:-4] in images)
+    return any(_starts_with_numbers(tree, join(folder, name)) for name in islice(own, _FEW))
+
+
+def _starts_with_numbers(tree: Tree, name: str) -> bool:
+    try:
+        words = tree.read(name, MAX_NAMES_BYTES, "label")[:4096].decode("utf-8-sig", "replace").lstrip().splitlines()
+        return len([float(word) for word in words[0].split()]) >= 5 if words else False
+    except (ValueError, DataError):
+        return False
+
+
+def _is_image_list(tree: Tree, name: str) -> bool:
+    """Whether it is there and one of its first lines names an image of this folder that has a label file."""
+    if name not in tree.files() or any(name[:-4] == one.rpartition(".")[0] and is_image(one) for one in tree.files()):
+        return False
+    first = islice((line for _, line in _lines(tree, name) if line), _FEW)
+    found = (find_listed(tree, "", line) for line in first if is_image(line))
+    return any(image is not None and label_of(tree, image) is not None for image in found)
+
+
+def _lines(tree: Tree, name: str) -> Iterator[tuple[int, str]]:
+    text = tree.read(name, MAX_LIST_BYTES, "list of images").decode("utf-8-sig", "surrogateescape")
+    for number, line in enumerate(io.StringIO(text), 1):
+        yield number, line.strip()
+
+
+def images_of(tree: Tree, split: str, places: list[Place], problems: RaiseErrors) -> list[str]:
+    """Names of the images of a split, relative to the root, each once: in a list's order, and sorted in folders."""
+    found: dict[str, None] = {}
+    for place in places:
+        if place.listed:
+            found.update(dict.fromkeys(_listed_images(tree, place.name, problems)))
+            continue
+        try:
+            inside = tree.walk(place.name) if place.deep else (join(place.name, n) for n in tree.files(place.name))
+            names = sorted(name for name in inside if is_image(name) and not name.rpartition("/")[2].startswith("."))
+        except DataError as error:
+            problems.add("split-unusable", tree.root, f"split {printable(split or 'all')!r}: {error}")
+            continue
+        for name in names:
+            try:  # links that lead out are told here
+                tree.find("", name)
+                found[name] = None
+            except DataError as error:
+                problems.add("image-missing", tree.root, f"image {error}")
+    return list(found)
+
+
+def _listed_images(tree: Tree, file: str, problems: RaiseErrors) -> list[str]:
+    found: dict[str, None] = {}
+    path, folder = tree.path(file), file.rpartition("/")[0]
+    for number, line in _lines(tree, file):
+        if not line:
+            continue
+        try:
+            name = find_listed(tree, folder, line) if is_image(line) else None
+        except DataError as error:
+            problems.add("image-missing", path, f"image {error}", line=number)
+            continue
+        if name is None:
+            said = f"{printable(line, 120)!r} is no image in {printable(tree.root)}; add it there, or remove the line"
+            problems.add("image-missing", path, said, line=number)
+        elif name in found:
+            said = f"lists {printable(line, 120)!r} again; remove one of them"
+            problems.add("split-unusable", path, said, line=number)
+        else:
+            found[name] = None
+    return list(found)
+
+
+def find_listed(tree: Tree, folder: str, line: str) -> str | None:
+    """The image that a line of a list in `folder` means: from that folder, else the longest end that is in the tree."""
+    if len(line) > _MAX_PATH or "\0" in line:
+        return None
+    parts = split_path(line)[0]
+    if not 0 < len(parts) <= _MAX_PARTS:
+        return None
+    found = tree.find(folder, "/".join(parts))
+    for i in range(len(parts)):
+        found = found or tree.find("", "/".join(parts[i:]))
+    return found
+
+
+def label_of(tree: Tree, image: str) -> str | None:
+    """The label file of an image: the last folder "images" replaced by "labels", else beside it; None if neither."""
+    stem = image.rpartition(".")[0]
+    folder, _, last = stem.rpartition("/")
+    for place in dict.fromkeys((_labels_folder(folder), folder)):
+        if f"{last}.txt" in tree.names(place):
+            return tree.find(place, f"{last}.txt")
+    return None
+
+
+def _labels_folder(folder: str) -> str:
+    """The folder with its last part "images" replaced by "labels"."""
+    parts = folder.split("/")
+    at = _last_images(parts)
+    return folder if at is None else "/".join([*parts[:at], _LABELS, *parts[at + 1 :]])
+
+
+def _last_images(parts: list[str]) -> int | None:
+    return next((i for i in reversed(range(len(parts))) if parts[i] == _IMAGES), None)
+
+
+def ident_of(image: str, splits: Collection[str] = ()) -> str:
+    """Name without its ending below the last folder "images" and the folder of one of the splits in it."""
+    *folders, last = image.rpartition(".")[0].split("/")
+    at = _last_images(folders)
+    folders = folders if at is None else folders[at + 1 :]
+    if folders and (folders[0] in splits or _split_of(folders[0]) in KNOWN_SPLITS):
+        folders = folders[1:]
+    return "/".join([*folders, last])
+
+
+# ---------------------------------------------------------------------------------------------- class names
+
+
+def _names_in_files(tree: Tree, splits: dict[str, list[Place]]) -> tuple[tuple[str, ...] | None, str]:
+    """The names of classes.txt or its like at the root, else beside the labels; (None, "") without such a file.
+
+    Raises DataError when those of several folders differ; one may have more at its end, as labelImg appends.
+    """
+    folders = ["", _LABELS]
+    for place in (place for places in splits.values() for place in places if not place.listed):
+        parts = _labels_folder(place.name).split("/")
+        folders += ["/".join(parts[:n]) for n in range(1, len(parts) + 1)]
+        folders.append(place.name)
+    best: tuple[str, ...] | None = None
+    source = ""
+    for folder in dict.fromkeys(folders):
+        images = {name.rpartition(".")[0] for name in tree.files(folder) if is_image(name)}
+        there = tree.files(folder)
+        name = next((n for n in NAME_FILES if n in there and n.rpartition(".")[0] not in images), None)
+        if name is None:
+            continue
+        names = _read_names(tree, join(folder, name))
+        if best is not None and names[: len(best)] != best[: len(names)]:
+            raise DataError(
+                f"{printable(tree.path(join(folder, name)))}: other classes than in {printable(source)}; a class "
+                "must have the same number in all labels: put one data.yaml with names at the root"
+            )
+        if best is None or len(names) > len(best):
+            best, source = names, join(folder, name)
+        if not folder:  # the root's speaks for all
+            break
+    return best, source
+
+
+def _read_names(tree: Tree, name: str) -> tuple[str, ...]:
+    text = tree.read(name, MAX_NAMES_BYTES, "class names").decode("utf-8-sig", "surrogateescape")
+    return check_names([line.strip() for line in text.rstrip().split("\n")], printable(tree.path(name)))

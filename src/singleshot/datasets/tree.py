@@ -1,0 +1,306 @@
+"""A data set's folder, local or remote: what lies in it, and never anything outside it.
+
+A data set comes from somebody else: no name in it and no link in it may lead out of its folder. Names here are
+relative to the folder, with "/" between their parts, on every system and for every kind of storage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+from urllib.parse import quote, unquote, urljoin, urlsplit
+
+from singleshot.errors import DataError, printable
+from singleshot.storage import filesystem, is_remote, open_limited, read_limited, read_remote, reason_of
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "LocalTree",
+    "RemoteTree",
+    "Tree",
+    "describe_contents",
+    "filesystem",
+    "is_image",
+    "is_remote",
+    "join",
+    "open_limited",
+    "open_tree",
+    "read_limited",
+]
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+# A folder of more files than this is a mistake (or a trap); COCO has 123,287.
+MAX_FILES = 20_000_000
+_LISTING_BYTES = 256 * 2**20
+
+# Bounded repeats: a listing comes from somebody else too.
+_LINK = re.compile(
+    r"""<a\s(?:[^<>]{0,1000}?\s)?href\s{0,9}=\s{0,9}(?:"([^"]{0,9999})"|'([^']{0,9999})'|([^\s"'<>]{1,9999}))""",
+    re.IGNORECASE,
+)
+
+
+def is_image(name: str) -> bool:
+    """Whether the file name ends as those of images do."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+class Tree:
+    """The files under `root`; each folder is listed once, so that thousands of images cost one call per folder."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        scheme, separator, rest = str(root).partition("://")
+        self.root = scheme + separator + rest.rstrip("/") if separator else str(root)
+        self._listed: dict[str, dict[str, bool]] = {}
+
+    def path(self, name: str) -> str:
+        """The whole path or address of a file in here: what opens it, and what messages call it."""
+        raise NotImplementedError
+
+    def _list(self, folder: str) -> dict[str, bool] | None:
+        """Entries of a folder -> whether they are folders; None where there is no such folder."""
+        raise NotImplementedError
+
+    def _refuse_outside(self, name: str) -> None:
+        """Raise DataError when that file or folder is a link that leads out."""
+
+    def _leads_back(self, folder: str) -> bool:
+        """Whether the folder is a link to one that it lies in. The system ends such a circle after many turns."""
+        return False
+
+    def names(self, folder: str = "") -> dict[str, bool]:
+        """Names in a folder -> whether that is a folder; {} where there is none.
+
+        Raises DataError when the folder is a link that leaves the root, or cannot be listed.
+        """
+        if folder not in self._listed:
+            self._listed[folder] = self._list(folder) or {}
+        return self._listed[folder]
+
+    def is_dir(self, name: str) -> bool:
+        found = self.find("", name)
+        return found is not None and self.names(_parent(found))[found.rpartition("/")[2]]
+
+    def files(self, folder: str = "", suffixes: tuple[str, ...] = ()) -> list[str]:
+        """Sorted names of the files in a folder, those with one of the suffixes (any case) if any are given."""
+        return sorted(
+            name for name, below in self.names(folder).items()
+            if not below and (not suffixes or name.lower().endswith(suffixes))
+        )  # fmt: skip
+
+    def folders(self, folder: str = "") -> list[str]:
+        """Sorted names of the folders in a folder, hidden ones left out."""
+        return sorted(name for name, below in self.names(folder).items() if below and not name.startswith("."))
+
+    def walk(self, folder: str = "") -> Iterator[str]:
+        """Names, relative to the root, of all files under a folder; hidden folders are left out.
+
+        Raises DataError beyond MAX_FILES, and for a folder that is a link out of the root or back to its parents.
+        """
+        queue, seen = [folder], 0
+        while queue:
+            here = queue.pop()
+            if here.count("/") > 64 or self._leads_back(here):
+                raise DataError(f"{printable(self.path(here))}: folders within folders without end; give one of them")
+            for name in self.files(here):
+                seen += 1
+                if seen > MAX_FILES:
+                    raise DataError(f"{printable(self.root)}: more than {MAX_FILES} files; name the folder you mean")
+                yield join(here, name)
+            queue += [join(here, name) for name in reversed(self.folders(here))]
+
+    def find(self, folder: str, name: str) -> str | None:
+        """The name, relative to the root, of the file `name` (may hold sub-folders) in `folder`; None if not there.
+
+        Raises DataError when the name is absolute, climbs out of the folder, or is a link that leaves the root.
+        """
+        if name.startswith(("/", "\\")) or "\0" in name or os.path.splitdrive(name)[0] or "://" in name:
+            raise DataError(f"{printable(name)}: leaves the data set's folder (want a name relative to it)")
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        if ".." in parts:
+            raise DataError(f"{printable(name)}: leaves the data set's folder (want a name without '..')")
+        if not parts:
+            return None
+        for part in parts:
+            if part not in self.names(folder):
+                return None
+            folder = join(folder, part)
+        self._refuse_outside(folder)
+        return folder
+
+    def read(self, name: str, limit: int, what: str, most: int | None = None) -> bytes:
+        """All bytes of a file in here, or with `most` its first ones; DataError as `read_limited`."""
+        self._refuse_outside(name)
+        return read_limited(self.path(name), limit, what, most)
+
+    @contextlib.contextmanager
+    def open(self, name: str, limit: int, what: str) -> Iterator[IO[bytes]]:
+        """A file in here for reading piece by piece; DataError as `read_limited`."""
+        self._refuse_outside(name)
+        with open_limited(self.path(name), limit, what) as file:
+            yield file
+
+
+class LocalTree(Tree):
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        super().__init__(root)
+        self._real = os.path.realpath(self.root)
+        whole = str(Path(self.root))
+        self._prefix = "" if whole == "." else whole.rstrip(os.sep) + os.sep
+        self._links: set[str] = set()
+
+    def path(self, name: str) -> str:
+        return self._prefix + name if name else self.root  # Path() would cost more than all else of a large set
+
+    def _list(self, folder: str) -> dict[str, bool] | None:
+        listed = {}
+        try:
+            with os.scandir(self.path(folder)) as entries:
+                for entry in entries:
+                    listed[entry.name] = _is_folder(entry)
+                    if entry.is_symlink():
+                        self._links.add(join(folder, entry.name))
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a name that no folder can have
+            return None
+        except OSError as error:
+            raise DataError(f"{printable(self.path(folder))}: cannot be listed ({reason_of(error)})") from error
+        if listed:
+            self._refuse_leaving(self.path(folder))
+        return listed
+
+    def _refuse_outside(self, name: str) -> None:
+        self.names(_parent(name))  # looks at links, of the folder and in it
+        if name in self._links:
+            self._refuse_leaving(self.path(name))
+
+    def _leads_back(self, folder: str) -> bool:
+        if folder not in self._links:
+            return False
+        here = os.path.realpath(self.path(_parent(folder))) + os.sep
+        return here.startswith(os.path.realpath(self.path(folder)).rstrip(os.sep) + os.sep)
+
+    def _refuse_leaving(self, path: str) -> None:
+        real = os.path.realpath(path)
+        if real != self._real and not real.startswith(self._real.rstrip(os.sep) + os.sep):
+            raise DataError(
+                f"{printable(path)}: a link that leads out of {printable(self.root)}; "
+                "copy what it points to into the folder"
+            )
+
+
+class RemoteTree(Tree):
+    """The same over fsspec. A listing gives what lies under the address asked for, nothing else."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self._is_web = self.root.lower().startswith(("http:", "https:"))
+        filesystem(self.root)
+
+    def path(self, name: str) -> str:
+        return f"{self.root}/{_quote(name) if self._is_web else name}" if name else self.root
+
+    def _list(self, folder: str) -> dict[str, bool] | None:
+        if folder and folder.rpartition("/")[2] not in self.names(_parent(folder)):
+            return None  # saves a question, and some servers' strange answers to it
+        try:
+            return self._list_web(folder) if self._is_web else self._list_storage(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            if not folder:
+                raise DataError(f"{printable(self.root)}: nothing is there, or the server does not list it") from None
+            return None
+        except DataError:
+            raise
+        except Exception as error:  # each kind of storage has errors of its own
+            raise DataError(f"{printable(self.path(folder))}: cannot be listed ({reason_of(error)})") from error
+
+    def _list_storage(self, folder: str) -> dict[str, bool]:
+        # Asked for each time: in a forked worker the parent's connection does not work.
+        system, base = filesystem(self.root)
+        place = f"{base.rstrip('/')}/{folder}".rstrip("/") + "/"
+        listed = {}
+        for entry in system.ls(place, detail=True):
+            address = str(entry["name"])
+            name = address.rstrip("/")[len(place) :] if address.startswith(place) else ""
+            if name and "/" not in name and name not in (".", ".."):
+                listed[name] = entry["type"] == "directory" or address.endswith("/")
+        return listed
+
+    def _list_web(self, folder: str) -> dict[str, bool]:
+        """The links of the page that the server shows for a folder, as far as they lead directly below it."""
+        place = self.path(folder) + "/"
+        page = read_remote(place, _LISTING_BYTES + 1)
+        if len(page) > _LISTING_BYTES:
+            raise DataError(f"{printable(place)}: a listing of more than {_LISTING_BYTES // 2**20} MB")
+        asked, listed = urlsplit(place), {}
+        above = _unquote(asked.path)
+        for match in _LINK.finditer(page.decode("utf-8", "surrogateescape")):
+            try:
+                link = urlsplit(urljoin(place, html.unescape(next(filter(None, match.groups()), ""))))
+            except ValueError:
+                continue
+            whole = _unquote(link.path)
+            if (link.scheme, link.netloc) != (asked.scheme, asked.netloc) or link.query or link.fragment:
+                continue
+            name = whole[len(above) :].removesuffix("/") if whole.startswith(above) else ""
+            if name and "/" not in name and "\0" not in name and name not in (".", ".."):
+                listed[name] = whole.endswith("/")
+        return listed
+
+
+def _quote(name: str) -> str:
+    return quote(name, errors="surrogateescape")
+
+
+def _unquote(name: str) -> str:
+    return unquote(name, errors="surrogateescape")
+
+
+def open_tree(path: str | os.PathLike[str]) -> Tree:
+    """The tree at a local folder or a remote address."""
+    return RemoteTree(str(path)) if is_remote(path) else LocalTree(path)
+
+
+def join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _parent(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
+
+
+def describe_contents(tree: Tree, most: int = 20_000) -> str:
+    """What lies in a folder and two levels below it, by file ending, for messages."""
+    counts: dict[str, int] = {}
+    level, seen = [""], 0
+    for _ in range(3):
+        below: list[str] = []
+        for folder in level:
+            try:
+                names = tree.names(folder)
+            except DataError:
+                continue
+            for name, is_folder in names.items():
+                seen += 1
+                if seen > most:
+                    break
+                if is_folder:
+                    below.append(join(folder, name))
+                else:
+                    suffix = PurePosixPath(name).suffix.lower()
+                    kind = "image" if suffix in IMAGE_SUFFIXES else suffix or "suffixless"
+                    counts[kind] = counts.get(kind, 0) + 1
+        level = below
+    kinds = sorted(counts.items(), key=lambda item: -item[1])[:4]
+    return ", ".join(f"{n} {printable(kind, 20)} file{'s' * (n > 1)}" for kind, n in kinds) or "nothing"

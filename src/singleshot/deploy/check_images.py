@@ -1,0 +1,81 @@
+"""Pictures to check an export with: drawn scenes, a folder's, or a data set's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from singleshot.datasets import available_splits, open_dataset
+from singleshot.datasets.dataset import Dataset
+from singleshot.errors import DataError, printable
+from singleshot.images.decode import read_image
+from singleshot.inputs import Placement, to_square
+from singleshot.models import SSD
+from singleshot.runtime.names import IMAGE_SUFFIXES
+from singleshot.scenes.scenes import make_scene
+
+SCENES, MOST = 8, 16
+_KEPT_BYTES = 400 * 2**20  # of squares that are kept in memory
+
+
+def check_pictures(source: str | None, model: SSD) -> np.ndarray:
+    """uint8 [N, S, S, 3]: up to 16 images of a file, a folder or a data set, spread over it; None: 8 drawn scenes.
+
+    Raises DataError.
+    """
+    if source is None:
+        images = [make_scene(0, "test", i)[0] for i in range(SCENES)]
+    else:
+        images = [read_image(name) for name in _names(source)]
+    return np.stack([to_square(image, model.input_spec)[0] for image in images])
+
+
+def _names(source: str) -> list[str]:
+    path = Path(source)
+    if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
+        return [str(path)]
+    try:
+        inside = sorted(path.iterdir()) if path.is_dir() else []
+    except OSError as error:
+        raise DataError(f"{printable(path)}: cannot be read ({error.strerror})") from error
+    names = [str(p) for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    if not names:
+        splits = available_splits(source)
+        split = next((name for name in ("val", "valid", "test") if name in splits), splits[0] if splits else "train")
+        dataset = open_dataset(source, split)
+        names = [dataset.names[i] for i in spread(len(dataset), MOST)]
+    if not names:
+        raise DataError(f"{printable(path)}: no images in it")
+    return [names[i] for i in spread(len(names), MOST)]
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Up to `most` positions of `count`, evenly over them all, the same each time."""
+    return sorted(set(np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist())) if count else []
+
+
+class PreprocessedImages:
+    """Images of a data set as the model sees them, by position; kept in memory while they are few enough."""
+
+    def __init__(self, dataset: Dataset, model: SSD) -> None:
+        self.dataset, self.spec = dataset, model.input_spec
+        self.kept: dict[int, tuple[np.ndarray, Placement, int, int]] = {}
+        self._room = _KEPT_BYTES // (3 * self.spec.size**2)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, Placement, int, int]:
+        """uint8 [S, S, 3], where the image lies in it, and the image's height and width. Raises DataError; IndexError
+        past the end."""
+        if i >= len(self.dataset):
+            raise IndexError(i)
+        if i in self.kept:
+            return self.kept[i]
+        image = read_image(self.dataset.names[i])
+        square, place = to_square(image, self.spec)
+        made = square, place, image.shape[0], image.shape[1]
+        if len(self.kept) < self._room:
+            self.kept[i] = made
+        return made

@@ -1,0 +1,1 @@
+"""The metrics of a model on data, whatever engine runs it."""

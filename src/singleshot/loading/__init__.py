@@ -1,0 +1,1 @@
+"""Batches for training and evaluation: augmentation, caches, worker processes, streams of shards."""

@@ -1,0 +1,122 @@
+"""Who reads what of a stream of shards, and in which order: streams, their shards, their batches, their buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from singleshot.errors import ConfigError
+
+MAX_STREAMS = 8
+# With fewer batches in a stream, what rounding leaves out or repeats would be a large part of them.
+_BATCHES_PER_STREAM = 4
+
+T = TypeVar("T")
+
+
+class Part(NamedTuple):
+    """A shard, by its position; of several that share it, `number` of `of` takes each of-th sample."""
+
+    shard: int
+    number: int = 0
+    of: int = 1
+
+    def samples(self, counts: Sequence[int]) -> int:
+        return -(-(counts[self.shard] - self.number) // self.of)
+
+
+class StreamPlan(NamedTuple):
+    """One epoch of one process. streams: what each reads, in its order; stream_of, step_of: for each batch its stream
+    and how many of that stream's batches come before it."""
+
+    streams: list[list[Part]]
+    stream_of: list[int]
+    step_of: list[int]
+
+
+def checked_shard(shard: tuple[int, int]) -> tuple[int, int]:
+    """(rank, number of processes) as given. Raises ConfigError where there is no such rank."""
+    rank, world = shard
+    if not 0 <= rank < world:
+        raise ConfigError(f"shard {rank} of {world}: want a rank from 0 to {world - 1}")
+    return rank, world
+
+
+def pick_streams(counts: Sequence[int], batches: int, world: int) -> int:
+    """How many streams each of `world` processes has, for shards of `counts` samples and epochs of `batches`.
+
+    Raises ConfigError where so many processes share a shard that one would get nothing.
+    """
+    sharing = -(-world // len(counts))
+    if min(counts) < sharing:
+        raise ConfigError(
+            f"a shard of {min(counts)} samples for {sharing} processes; train with fewer processes, "
+            "or write shards of equal sizes"
+        )
+    return max(1, min(MAX_STREAMS, len(counts) // world, batches // _BATCHES_PER_STREAM))
+
+
+def make_stream_plan(
+    counts: Sequence[int], batches: int, streams: int, seed: int, epoch: int, *, rank: int = 0, world: int = 1
+) -> StreamPlan:
+    """Deal the shards, shuffled by (seed, epoch), to the streams of all processes; give the part of process `rank`.
+
+    Each shard is in one stream of one process; where there are fewer shards than processes, some share one. Of the
+    batches each stream gets as many as its samples are worth, spread over the epoch.
+    """
+    # The 2 sets these numbers apart from those that augment the first sample.
+    order = np.random.default_rng((seed, epoch, 0, 2)).permutation(len(counts)).tolist()
+    total = streams * world
+    dealt = []
+    for stream in range(rank * streams, (rank + 1) * streams):
+        if total <= len(order):
+            dealt.append([Part(shard) for shard in order[stream::total]])
+        else:
+            first = stream % len(order)
+            sharing = len(range(first, total, len(order)))
+            dealt.append([Part(order[first], stream // len(order), sharing)])
+    weights = [sum(part.samples(counts) for part in parts) for parts in dealt]
+    stream_of = _spread(weights, batches)
+    steps = [0] * streams
+    step_of = []
+    for stream in stream_of:
+        step_of.append(steps[stream])
+        steps[stream] += 1
+    return StreamPlan(dealt, stream_of, step_of)
+
+
+def _spread(weights: list[int], count: int) -> list[int]:
+    """`count` steps, each given to a stream: in proportion to the weights, and evenly over time."""
+    share = np.array(weights, np.float64) * count / sum(weights)
+    steps = np.floor(share).astype(np.int64)
+    lacking = np.argsort(-(share - steps), kind="stable")[: count - int(steps.sum())]
+    steps[lacking] += 1
+    streams = np.repeat(np.arange(len(weights)), steps)
+    when = np.concatenate([(np.arange(n) + 0.5) / n for n in steps.tolist() if n])
+    return streams[np.lexsort((streams, when))].tolist()
+
+
+def shuffled(
+    samples: Iterable[T], size_of: Callable[[T], int], most: int, most_bytes: int, rng: np.random.Generator
+) -> Iterator[T]:
+    """All of the samples, each drawn from those that came before it and up to `most` more; fewer where these would
+    have more than most_bytes bytes together (never less than one)."""
+    held: list[T] = []
+    held_bytes = 0
+    for sample in samples:
+        held.append(sample)
+        held_bytes += size_of(sample)
+        while len(held) >= most or (held and held_bytes > most_bytes):
+            drawn = _draw(held, rng)
+            held_bytes -= size_of(drawn)
+            yield drawn
+    while held:
+        yield _draw(held, rng)
+
+
+def _draw(held: list[T], rng: np.random.Generator) -> T:
+    i = int(rng.integers(len(held)))
+    held[i], held[-1] = held[-1], held[i]
+    return held.pop()

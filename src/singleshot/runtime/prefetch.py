@@ -1,0 +1,244 @@
+"""Frames -> squares of the network, by several threads, in order and in bounded memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from singleshot.devices import cores
+from singleshot.errors import DataError
+from singleshot.inputs import InputSpec, Placement, placement, to_square
+from singleshot.runtime.sources import Frame
+
+if TYPE_CHECKING:
+    from singleshot.images.decode import Encoded
+
+# Pixels that may be held at once, over all threads; one image alone may be larger.
+HELD_BYTES = 256 * 2**20
+# A reduced image keeps that many pixels for each of the square's, along both sides: resizing then averages as few or
+# more of them as from the whole image, and the square differs by noise only.
+SPARE = 2
+_MOST_THREADS = 8
+_LEAVE_SECONDS = 2.0  # a camera that hangs must not hang us: its thread is a daemon and ends with the process
+
+Reserve = Callable[[int], None]
+
+
+class ReadPlan(NamedTuple):
+    """What is made of a frame. spec: the network's input; keep: the frame keeps its pixels; reduce: a JPEG file much
+    larger than the input may be decoded at a part of its size; whole: pixels and no square, for those who cut tiles."""
+
+    spec: InputSpec
+    keep: bool = True
+    reduce: bool = False
+    whole: bool = False
+
+
+class Prepared(NamedTuple):
+    """A frame made ready; without a frame the end, or what ended the frames.
+
+    frame: with its image only if that is kept; square: uint8 RGB [S, S, 3]; place: where the image lies in it; pixels:
+    the image in place of a square; width, height: of the original; held: bytes that count as held until released.
+    """
+
+    frame: Frame | None
+    square: np.ndarray | None = None
+    place: Placement | None = None
+    pixels: np.ndarray | None = None
+    width: int = 0
+    height: int = 0
+    held: int = 0
+    failure: BaseException | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is something to detect in."""
+        return self.square is not None or self.pixels is not None
+
+
+def prepare(frame: Frame, plan: ReadPlan, reserve: Reserve = lambda _: None) -> Prepared:
+    """Read, decode and resize what is still to be done of a frame.
+
+    An image that cannot be read comes back as a frame with `error`. reserve: is told the bytes before they are taken.
+    """
+    image, reduced = frame.image, 1
+    width, height = (0, 0) if image is None else image.shape[1::-1]
+    if image is not None and (plan.keep or plan.whole):
+        reserve(image.nbytes)
+    if image is None and frame.path is not None and frame.error is None:
+        from singleshot.images.decode import read_encoded
+
+        try:
+            encoded = read_encoded(frame.path)
+            width, height = encoded.width, encoded.height
+            reduced = reduction(encoded, plan.spec) if plan.reduce and not plan.whole and not plan.keep else 1
+            reserve(3 * -(-width // reduced) * -(-height // reduced))
+            image = encoded.decode(reduced)
+            del encoded
+        except DataError as error:
+            return Prepared(replace(frame, path=None, error=error))
+    if image is None:
+        return Prepared(frame)
+    frame = replace(frame, image=image if plan.keep else None, path=None)
+    held = image.nbytes if plan.keep or plan.whole else 0
+    if plan.whole:
+        return Prepared(frame, pixels=image, width=width, height=height, held=held)
+    square, place = to_square(image, plan.spec)
+    if reduced > 1:  # a pixel of the reduced image is exactly that many of the original
+        place = Placement(place.scale_x / reduced, place.scale_y / reduced, place.shift_x, place.shift_y)
+    return Prepared(frame, square, place, width=width, height=height, held=held + square.nbytes)
+
+
+def reduction(encoded: Encoded, spec: InputSpec) -> int:
+    """The largest reduction on decoding that leaves SPARE pixels for each of the square's along both sides, or 1."""
+    from singleshot.images.exif import orientation
+
+    width, height = encoded.width, encoded.height
+    place = placement(height, width, spec.size, spec.resize)
+    most = min(1 / place.scale_x, 1 / place.scale_y) / SPARE
+    possible = [r for r in encoded.reductions if r <= most]
+    if len(possible) > 1 and orientation(encoded.data) != 1:
+        # A last pixel that is partly outside would come to lie at the left or top edge and move all the others.
+        possible = [r for r in possible if width % r == 0 and height % r == 0]
+    return max(possible, default=1)
+
+
+class Prefetcher:
+    """Asks `frames` one by one, makes each ready in one of several threads, and gives them out in order.
+
+    make: what is done with each, given how to reserve bytes; ahead: how many frames may be asked for before they are
+    taken. What `make` or `frames` raises comes as a Prepared with `failure` after all that came before it. However
+    frames end, they are closed, by the thread that asked last.
+    """
+
+    def __init__(
+        self,
+        frames: Iterable[Frame],
+        make: Callable[[Frame, Reserve], Prepared],
+        ahead: int,
+        threads: int | None = None,
+        held_bytes: int = HELD_BYTES,
+    ) -> None:
+        self._make, self._ahead, self._most = make, max(ahead, 1), held_bytes
+        self._frames, self._source = frames, iter(frames)
+        self._turn = threading.Lock()  # held by the thread that asks for the next frame
+        self._state = threading.Condition()  # for all that follows
+        self._done: dict[int, Prepared] = {}
+        self._asked = self._given = self._held = 0
+        self._ended = self._stopped = self._closed = False
+        count = threads or min(max(cores(), 2), _MOST_THREADS)
+        self._threads = [
+            threading.Thread(target=self._run, name="singleshot-read", daemon=True) for _ in range(min(count, ahead))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def get(self) -> Prepared:
+        """The next frame, waiting for it; a Prepared without a frame at the end."""
+        with self._state:
+            while self._given not in self._done:
+                if self._ended and self._given == self._asked:
+                    return Prepared(None)
+                self._state.wait()
+            item = self._done.pop(self._given)
+            self._given += 1
+            self._state.notify_all()
+            return item
+
+    @property
+    def has_next(self) -> bool:
+        """Whether `get` would not wait."""
+        with self._state:
+            return self._given in self._done or (self._ended and self._given == self._asked)
+
+    def release(self, count: int) -> None:
+        """Bytes that were reserved and are needed no longer."""
+        with self._state:
+            self._held -= count
+            self._state.notify_all()
+
+    def close(self) -> None:
+        """Ask for no more; waits for the threads, but not for one that hangs."""
+        with self._state:
+            self._stopped = True
+            self._done.clear()
+            self._state.notify_all()
+        for thread in self._threads:
+            thread.join(timeout=_LEAVE_SECONDS)
+            if thread.is_alive():
+                break  # it hangs in the source, and so the others wait for their turn
+
+    def _run(self) -> None:
+        while True:
+            with self._turn:
+                frame = self._next()
+                if frame is None:
+                    return
+                number = self._asked - 1
+            self._deliver(number, frame)
+            del frame
+
+    def _next(self) -> Frame | None:
+        """Ask for the next frame when there is room for it; None at the end, however that comes."""
+        with self._state:
+            while not self._stopped and not self._ended and self._asked - self._given >= self._ahead:
+                self._state.wait()
+            if self._ended:
+                return None
+            stopped = self._stopped
+        failure: BaseException | None = None
+        frame = None
+        if not stopped:
+            try:
+                frame = next(self._source, None)
+            except BaseException as error:
+                failure = error
+        if frame is None:
+            failure = self._close_source(failure)
+        with self._state:
+            if frame is not None or failure is not None:
+                self._asked += 1
+            if failure is not None and not self._stopped:
+                self._done[self._asked - 1] = Prepared(None, failure=failure)
+            self._ended = frame is None
+            self._state.notify_all()
+        return frame
+
+    def _close_source(self, failure: BaseException | None) -> BaseException | None:
+        """A generator: release its video or camera here, now. Returns what went wrong first."""
+        close = getattr(self._frames, "close", None)
+        if close is not None and not self._closed:
+            self._closed = True
+            try:
+                close()
+            except Exception as error:
+                return failure or error
+        return failure
+
+    def _deliver(self, number: int, frame: Frame) -> None:
+        reserved = 0
+
+        def reserve(count: int) -> None:
+            """The frame that is next to be taken never waits: nothing would be released without it."""
+            nonlocal reserved
+            with self._state:
+                while self._held > 0 and self._held + count > self._most and number != self._given:
+                    if self._stopped:
+                        break
+                    self._state.wait()
+                self._held += count
+                reserved += count
+
+        try:
+            item = self._make(frame, reserve)
+        except BaseException as error:
+            item = Prepared(None, failure=error)
+        with self._state:
+            self._held += item.held - reserved
+            if not self._stopped:
+                self._done[number] = item
+            self._state.notify_all()

@@ -1,0 +1,1 @@
+"""The pictures that the demo and the tests draw for themselves."""

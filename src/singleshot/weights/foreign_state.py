@@ -1,0 +1,92 @@
+"""The arrays of a foreign checkpoint by name, and an account of which of them were used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from singleshot.errors import CheckpointError, printable
+
+MAX_NAMES = 100_000
+
+
+class ForeignState(Mapping[str, Tensor]):
+    """name -> float32 tensor (whole numbers stay int64). `take` is how importers read, so that nothing is forgotten:
+    `finish` raises CheckpointError when something was missing, or is left over.
+
+    where: what messages call the file; kind: "pytorch", "keras", "tensorflow", "caffe", "graphdef" or "tflite", or ""
+    for a dict that was given; structure: the network, of those formats that describe one.
+    """
+
+    def __init__(self, values: Mapping[str, Any], where: str, kind: str = "", structure: Any = None) -> None:
+        if len(values) > MAX_NAMES:
+            raise CheckpointError(f"{where}: {len(values)} names (at most {MAX_NAMES} are read)")
+        self.where, self.kind, self.structure = where, kind, structure
+        self._values = dict(values)
+        self._taken: set[str] = set()
+        self._missing: list[str] = []
+        self._misshapen: list[str] = []
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self._tensor(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Without converting it; () where there is no such name, which counts as missing."""
+        if key not in self._values:
+            self._missing.append(key)
+            return ()
+        return tuple(self._values[key].shape)
+
+    def _tensor(self, key: str) -> Tensor:
+        value = self._values[key]
+        if not isinstance(value, Tensor):
+            value = torch.from_numpy(np.array(value, order="C"))  # a copy: files may be mapped read-only
+        if value.is_quantized:
+            value = value.dequantize()
+        return value.float() if value.is_floating_point() else value
+
+    def take(self, key: str, *shape: int | None) -> Tensor:
+        """The tensor; zeros where it is missing or has another shape (None: any size), which `finish` will say."""
+        wanted = tuple(1 if n is None else n for n in shape)
+        if key not in self._values:
+            self._missing.append(key)
+            return torch.zeros(wanted)
+        self._taken.add(key)
+        value = self._tensor(key)
+        fits = len(value.shape) == len(shape) and all(n in (None, m) for n, m in zip(shape, value.shape, strict=True))
+        if shape and not fits:
+            want = "x".join("any" if n is None else str(n) for n in shape)
+            self._misshapen.append(f"{key} is {'x'.join(map(str, value.shape))}, want {want}")
+            return torch.zeros(wanted)
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise CheckpointError(f"{self.where}: {printable(key, 80)} holds NaN or infinity; the file is damaged")
+        return value
+
+    def ignore(self, *keys: str) -> None:
+        """Names that are known and not needed (counters, priors, optimizer state)."""
+        self._taken.update(key for key in keys if key in self._values)
+
+    def missing(self, key: str) -> None:
+        """Note something that should be there."""
+        self._missing.append(key)
+
+    def finish(self, layout: str) -> None:
+        """Raise CheckpointError unless everything was there and everything was used. layout: what it was taken for."""
+        left = [key for key in self._values if key not in self._taken]
+        problems = [
+            f"{len(names)} {word}: {printable(', '.join(names[:3]), 160)}" + (" ..." if len(names) > 3 else "")
+            for word, names in (("missing", self._missing), ("misshapen", self._misshapen), ("unexpected", left))
+            if names
+        ]
+        if problems:
+            raise CheckpointError(f"{self.where}: looks like {layout}, but does not fit ({'; '.join(problems)})")

@@ -1,0 +1,55 @@
+"""What an importer is, and what it gives.
+
+An importer knows one layout: a few names that identify it (`signature`), and how to make a model of its tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from singleshot.errors import CheckpointError
+from singleshot.models import SSD
+from singleshot.thresholds import Thresholds
+from singleshot.weights.foreign_state import ForeignState
+
+
+class ImportedModel(NamedTuple):
+    """An imported model. source: what it was, in words; class_names: None where neither the file nor habit tells;
+    notes: what a user should know of the conversion."""
+
+    model: SSD
+    source: str
+    class_names: tuple[str, ...] | None
+    thresholds: Thresholds
+    notes: tuple[str, ...] = ()
+
+
+class Importer(NamedTuple):
+    """name: as `--source` takes it; about: for people; signature: names of tensors that are there in every such
+    checkpoint and, together, in no other; convert: raises CheckpointError; kind: of the file (see ForeignState), "" for
+    any that holds tensors by name; matches: for formats that describe their network, in place of the signature."""
+
+    name: str
+    about: str
+    signature: tuple[str, ...]
+    convert: Callable[[ForeignState], ImportedModel]
+    kind: str = ""
+    matches: Callable[[ForeignState], bool] | None = None
+
+    def fits(self, tensors: ForeignState) -> float:
+        """Share of the signature that is there, 0 for a file of another kind; 1 for a match."""
+        if self.kind and tensors.kind and self.kind != tensors.kind:
+            return 0.0
+        if self.matches is not None:
+            return float(self.matches(tensors))
+        return sum(name in tensors for name in self.signature) / len(self.signature)
+
+
+def classes_of(columns: int, where: str, label_shift: int = 1) -> int:
+    """Real classes of a confidence output with so many columns, background (label_shift) left out."""
+    if columns - label_shift < 1:
+        raise CheckpointError(
+            f"{where}: confidence outputs of {columns} columns: want background and one class at least"
+        )
+    return columns - label_shift

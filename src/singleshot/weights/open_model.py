@@ -1,0 +1,62 @@
+"""Opening a model, ours or another project's, for whoever only wants to use it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from singleshot.errors import printable
+from singleshot.models import SSD
+from singleshot.weights.checkpoint import KEY, ModelInfo, load_checkpoint
+from singleshot.weights.imported_model import ImportedModel
+from singleshot.weights.importing import import_foreign
+
+log = logging.getLogger(__name__)
+
+
+def open_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[SSD, ModelInfo]:
+    """The model, in eval mode, and what is known of it; another project's checkpoint is converted on the way.
+
+    Raises CheckpointError or ConfigError.
+    """
+    if is_ours(path):
+        return load_checkpoint(path, device)
+    foreign = import_foreign(path)
+    names, known = names_of(foreign)
+    log.info("%s: %s, converted; `singleshot import` writes it down", printable(path), foreign.source)
+    if not known:
+        log.warning("%s: does not name its classes; `singleshot import --classes` does", printable(path))
+    return foreign.model.to(device), info_of(foreign, names)
+
+
+def is_ours(path: str | Path) -> bool:
+    """Whether it is a checkpoint that singleshot wrote, or nothing that can be read at all."""
+    path = Path(path)
+    if not path.is_file():
+        return not _is_prefix(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return KEY in (file.metadata() or {})
+    except (SafetensorError, OSError, ValueError):
+        return path.suffix == ".safetensors"
+
+
+def _is_prefix(path: Path) -> bool:
+    """TensorFlow calls a checkpoint by what its files' names have in common."""
+    return bool(path.name) and path.with_name(path.name + ".index").is_file()
+
+
+def names_of(foreign: ImportedModel) -> tuple[tuple[str, ...], bool]:
+    """Class names, numbered where nobody knows them, and whether they are known."""
+    if foreign.class_names is not None:
+        return foreign.class_names, True
+    return tuple(f"class {i + 1}" for i in range(foreign.model.num_classes)), False
+
+
+def info_of(foreign: ImportedModel, class_names: tuple[str, ...]) -> ModelInfo:
+    """What our checkpoint says of an imported model."""
+    training = {"imported": foreign.source, "notes": list(foreign.notes)}
+    return ModelInfo.of(foreign.model, class_names, thresholds=foreign.thresholds, training=training)

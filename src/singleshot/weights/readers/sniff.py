@@ -1,0 +1,73 @@
+"""Which kind of file a checkpoint is, by its first bytes rather than its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from singleshot.errors import CheckpointError, printable
+from singleshot.weights.foreign_state import ForeignState
+
+MAX_BYTES = 4 * 2**30
+
+
+def read_foreign(path: str | Path, beside: str | Path | None = None) -> ForeignState:
+    """The tensors of a file, with the network where the format describes one. Raises CheckpointError.
+
+    beside: Caffe's prototxt; a label map or pipeline.config of TensorFlow's Object Detection API. A TensorFlow
+    checkpoint is named by its prefix or by any of its files.
+    """
+    path, where = Path(path), printable(path)
+    if path.is_dir():
+        raise CheckpointError(f"{where}: is a folder; name the checkpoint file in it")
+    if _is_tensorflow(path, where):
+        from singleshot.weights.readers.bundle import read_bundle
+        from singleshot.weights.readers.tf_companions import companions_of_variables
+
+        values = read_bundle(path, where)
+        return ForeignState(values, where, "tensorflow", companions_of_variables(values, path, beside))
+    first = _first_bytes(path, where)
+    if first.startswith(b"\x89HDF\r\n\x1a\n"):
+        from singleshot.weights.readers.hdf5 import read_hdf5
+
+        return read_hdf5(path, where)
+    if first.startswith((b"PK", b"\x80")) or (first[8:9] == b"{" and first[4:8] == bytes(4)):
+        from singleshot.weights.readers.pytorch import read_pytorch
+
+        return read_pytorch(path, where)
+    if first[4:8] == b"TFL3":
+        from singleshot.weights.readers.tflite import read_tflite
+
+        return read_tflite(path)
+    from singleshot.weights.readers.caffe import looks_like_caffe, read_caffe
+
+    if looks_like_caffe(path, first):
+        return read_caffe(path, beside)
+    from singleshot.weights.readers.graphdef import looks_like_graph, read_graph, variables
+
+    if looks_like_graph(first):
+        from singleshot.weights.readers.tf_companions import find_companions
+
+        graph = read_graph(path, where)
+        return ForeignState(variables(graph), where, "graphdef", find_companions(path, beside, graph))
+    raise CheckpointError(f"{where}: not a checkpoint that is known (it starts with {printable(repr(first[:8]), 40)})")
+
+
+def _is_tensorflow(path: Path, where: str) -> bool:
+    from singleshot.weights.readers.bundle import is_bundle
+
+    try:
+        return is_bundle(path)
+    except OSError as error:
+        raise CheckpointError(f"{where}: cannot be read ({printable(error, 80)})") from error
+
+
+def _first_bytes(path: Path, where: str) -> bytes:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise CheckpointError(f"{where}: larger than {MAX_BYTES // 2**30} GB (the most that is read)")
+        with path.open("rb") as file:
+            return file.read(4096)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{where}: no such file") from error
+    except OSError as error:
+        raise CheckpointError(f"{where}: cannot be read ({printable(error, 80)})") from error

@@ -1,0 +1,584 @@
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import multiprocessing
+import os
+import shutil
+import socketserver
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from singleshot import storage
+from singleshot.datasets import available_splits, open_dataset, tree
+from singleshot.datasets.tree import LocalTree, open_tree, read_limited
+from singleshot.errors import DataError
+from singleshot.images.decode import image_size, read_image
+
+STEMS = (
+    "plain",
+    "with space",
+    "it's",
+    'say "so"',
+    "100%",
+    "%41",
+    "a&amp;b",
+    "猫 кот",
+    "a#b",
+    "q?x=1",
+    "a+b;c",
+    "d,e=f~",
+    "..a",
+)
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder; HTTP/1.1 keeps connections open as real servers do."""
+
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # or headers and body would wait for each other
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@pytest.fixture
+def serve():
+    """serve(handler): the address of a server that runs until the test ends."""
+    servers = []
+
+    def start(handler) -> str:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server.daemon_threads = True
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}"
+
+    assert issubclass(http.server.ThreadingHTTPServer, socketserver.ThreadingMixIn)
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def serve_folder(serve):
+    return lambda folder: serve(functools.partial(Quiet, directory=str(folder)))
+
+
+@pytest.fixture
+def respond(serve):
+    """respond(answer): a server whose answer(handler) writes the whole response to any GET."""
+
+    def start(answer) -> str:
+        return serve(type("Answering", (Quiet,), {"do_GET": answer, "do_HEAD": answer}))
+
+    return start
+
+
+@pytest.fixture
+def memory():
+    """memory(folder): its files under memory://set/."""
+    import fsspec
+
+    system = fsspec.filesystem("memory")
+
+    def copy(folder: Path) -> str:
+        for path in folder.rglob("*"):
+            if path.is_file():
+                system.pipe_file(f"/set/{path.relative_to(folder).as_posix()}", path.read_bytes())
+        return "memory://set"
+
+    yield copy
+    if system.exists("/set"):
+        system.rm("/set", recursive=True)
+
+
+@pytest.fixture
+def voc_set(tmp_path, voc_xml, write_voc):
+    xml = voc_xml([("cat", (1, 1, 5, 5))])
+    return write_voc(tmp_path / "voc", dict.fromkeys(STEMS, xml), {"train": list(STEMS)})
+
+
+@pytest.fixture
+def coco_set(tmp_path, coco, write_image):
+    root = tmp_path / "my coco"
+    images = [{"id": i, "file_name": f"deep er/{stem}.png", "width": 64, "height": 48} for i, stem in enumerate(STEMS)]
+    box = {"id": 1, "image_id": 3, "category_id": 7, "bbox": [1, 2, 3, 4]}
+    (root / "annotations").mkdir(parents=True)
+    (root / "annotations" / "instances_train2017.json").write_text(json.dumps(coco([box], images=images)))
+    for stem in STEMS:
+        write_image(root / "train2017" / "deep er" / f"{stem}.png", 64, 48)
+    return root
+
+
+def shapes(data) -> list[tuple[int, ...]]:
+    return [data.sample(i).image.shape for i in range(len(data))]
+
+
+def in_a_child(call, seconds=20.0):
+    """What call() gives in a forked process; an error's text if it raises."""
+    context = multiprocessing.get_context("fork")
+    mine, its = context.Pipe()
+
+    def work() -> None:
+        try:
+            its.send(call())
+        except Exception as error:
+            its.send(repr(error))
+
+    child = context.Process(target=work)
+    child.start()
+    try:
+        assert mine.poll(seconds), "the child hangs"
+        return mine.recv()
+    finally:
+        child.kill()
+        child.join()
+
+
+# ---------------------------------------------------------------------------------------------- remote
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["http", "memory"])
+@pytest.mark.parametrize("form", ["voc_set", "coco_set"])
+def test_remote_folders_read_as_local_ones_in_forked_workers_too(request, kind, form, serve_folder, memory):
+    folder = request.getfixturevalue(form)
+    address = memory(folder) if kind == "memory" else f"{serve_folder(folder.parent)}/{folder.name}"
+    local, remote = open_dataset(folder), open_dataset(address + "/")
+    assert available_splits(address) == available_splits(folder) == ("train",)
+    assert list(remote.image_ids) == list(local.image_ids)
+    assert remote.boxes_px.tolist() == local.boxes_px.tolist()
+    assert shapes(remote) == [(48, 64, 3)] * len(STEMS)
+    start = time.monotonic()
+    assert in_a_child(lambda: shapes(remote)) == [(48, 64, 3)] * len(STEMS)
+    # What the child does to its copy of the connections must not reach ours.
+    assert shapes(remote) == [(48, 64, 3)] * len(STEMS)
+    assert in_a_child(lambda: shapes(open_dataset(address))) == [(48, 64, 3)] * len(STEMS)
+    assert shapes(open_dataset(address)) == [(48, 64, 3)] * len(STEMS)
+    assert time.monotonic() - start < 15
+
+
+def test_a_remote_file_may_be_named(coco_set, serve_folder, tmp_path):
+    (tmp_path / "x").mkdir()
+    shutil.move(coco_set, tmp_path / "x" / "my coco")
+    address = f"{serve_folder(tmp_path / 'x')}/my%20coco/annotations/instances_train2017.json"
+    assert len(open_dataset(address)) == len(STEMS)
+
+
+def test_the_folder_may_be_the_servers_own(voc_set, serve_folder):
+    assert len(open_dataset(serve_folder(voc_set))) == len(STEMS)
+
+
+def test_a_tree_from_before_the_fork_works_after_it(voc_set, serve_folder):
+    remote = open_tree(serve_folder(voc_set))
+    assert sorted(remote.folders()) == ["Annotations", "ImageSets", "JPEGImages"]
+    assert in_a_child(lambda: remote.files("ImageSets/Main")) == ["train.txt"]
+
+
+def page(handler, body: bytes, status: int = 200) -> None:
+    handler.send_response(status)
+    handler.send_header("Content-Type", "text/html")
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+LINKS = """
+<a href="../">up</a> <a href="/">root</a> <a href="..">x</a> <a href="%2e%2e/">x</a> <a href="%2E%2E%2Fsecret.png">x</a>
+<a href="http://elsewhere.invalid/data/evil.png">x</a> <a href="//elsewhere.invalid/data/evil.png">x</a>
+<a href="?C=N;O=D">sort</a> <a href="#top">x</a> <a href="x.png?download=1">x</a> <a href="">x</a> <a href=>x</a>
+<a href="sub/deeper.png">x</a> <a href="sub%2Fdeeper.png">x</a> <a href="http://[bad/">x</a> <a href="nul%00.png">x</a>
+<a href="/database/evil.png">x</a> <a href="/data/sub/../../etc/passwd">x</a> <a href="javascript:void(0)">x</a>
+<a href="file:///etc/passwd">x</a> <a  class="y"
+ href = 'good.png' title="z">x</a> <A HREF=bare.png>x</A> <a href="/data/it's%20me.png">x</a> <a href="./dot.png">x</a>
+<a href="caf%C3%A9.png">x</a> <a href="a&amp;b.png">x</a> <a href="folder/">x</a>
+<p>href="no.png"</p> <area href="no.png">
+"""
+
+
+def test_only_what_lies_directly_below_is_listed(respond):
+    remote = open_tree(respond(lambda h: page(h, LINKS.encode())) + "/data")
+    assert remote.names() == {
+        "good.png": False,
+        "bare.png": False,
+        "it's me.png": False,
+        "dot.png": False,
+        "café.png": False,
+        "a&b.png": False,
+        "folder": True,
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["<a " * 300_000, '<a href="' * 100_000, "<a x " + "href " * 200_000, "<a href='" + '<a href="' * 99_999]
+)
+def test_a_hostile_listing_takes_no_time(respond, text):
+    remote = open_tree(respond(lambda h: page(h, text.encode())) + "/data")
+    start = time.process_time()
+    assert len(remote.names()) <= 1
+    assert time.process_time() - start < 5
+
+
+def test_a_listing_without_end_is_given_up_on(respond, monkeypatch, one_line):
+    def endless(handler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        while True:
+            handler.wfile.write(b"<a href='x'>" * 5000)
+
+    monkeypatch.setattr(tree, "_LISTING_BYTES", 1 << 20)
+    assert "a listing of more than 1 MB" in one_line(open_dataset, respond(endless))
+
+
+def test_folders_without_end_are_given_up_on(respond, one_line):
+    remote = open_tree(respond(lambda h: page(h, b'<a href="a/">x</a> <a href="b/">x</a>')))
+    assert "folders within folders without end" in one_line(lambda: list(remote.walk()))
+
+
+@pytest.mark.parametrize("status", [401, 403, 500, 503])
+def test_a_servers_errors_are_said(respond, status, one_line):
+    address = respond(lambda h: page(h, b"no", status))
+    text = one_line(open_dataset, f"{address}/data")
+    assert "cannot be listed" in text
+    assert str(status) in text
+    text = one_line(read_image, f"{address}/a.png")
+    assert "a.png: cannot be read" in text
+    assert str(status) in text
+
+
+def test_what_is_not_there_is_said(respond, memory, one_line):
+    address = respond(lambda h: page(h, b"no", 404))
+    assert "nothing is there" in one_line(open_dataset, f"{address}/data")
+    assert "no such image file" in one_line(read_image, f"{address}/a.png")
+    assert "nothing is there" in one_line(open_dataset, "memory://nowhere")
+    assert "no such image file" in one_line(read_image, "memory://nowhere/a.png")
+    assert "cannot be" in one_line(open_dataset, "http://127.0.0.1:9/data")
+    for unknown in ("nonsense://x/y", "s4://x", "http://[bad/x", "http://"):
+        one_line(open_dataset, unknown)
+        one_line(read_image, f"{unknown}/a.png")
+
+
+def hang(handler) -> None:
+    time.sleep(3)
+
+
+def hang_within(handler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b"<a ")
+    handler.wfile.flush()
+    time.sleep(3)
+
+
+def drip(handler) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    for _ in range(100):
+        handler.wfile.write(b"<")
+        handler.wfile.flush()
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("answer", [hang, hang_within, drip])
+def test_a_server_that_hangs_is_given_up_on(respond, answer, monkeypatch, one_line):
+    monkeypatch.setattr(storage, "_REMOTE_SECONDS", 0.3)
+    address = respond(answer)
+    start = time.monotonic()
+    assert "cannot be listed (" in one_line(open_dataset, f"{address}/data")
+    text = one_line(read_image, f"{address}/a.png")
+    assert "0.3 seconds" in text or "imeout" in text
+    assert time.monotonic() - start < 2.5
+
+
+@pytest.mark.parametrize("told", [None, 100, 10**12])
+def test_a_body_without_end_is_read_to_the_limit_only(respond, told, one_line):
+    sent = []
+
+    def endless(handler) -> None:
+        handler.send_response(200)
+        if told is not None:
+            handler.send_header("Content-Length", str(told))
+        handler.end_headers()
+        if handler.command == "GET":
+            for _ in range(1000):
+                handler.wfile.write(bytes(1 << 20))
+                sent.append(1)
+
+    address = respond(endless) + "/a.bin"
+    if told == 100:  # what comes beyond is not the file's
+        try:
+            assert read_limited(address, 1 << 20, "image") == bytes(100)
+        except DataError as error:  # or the whole answer is refused
+            assert "a.bin: cannot be read" in str(error)
+    else:
+        assert "a.bin: larger than 1 MB" in one_line(read_limited, address, 1 << 20, "image")
+        assert read_limited(address, 1 << 20, "image", most=3000) == bytes(3000)
+    time.sleep(0.1)
+    assert len(sent) < 100
+
+
+def test_bodies_are_whole_without_a_told_length_and_in_pieces(respond):
+    body = os.urandom(3_000_000)
+
+    def pieces(handler) -> None:
+        handler.protocol_version = "HTTP/1.0"
+        handler.close_connection = True
+        handler.send_response(200)
+        handler.end_headers()
+        for at in range(0, len(body), 70_001):
+            handler.wfile.write(body[at : at + 70_001])
+            handler.wfile.flush()
+
+    address = respond(pieces)
+    assert read_limited(f"{address}/x", 1 << 22, "image") == body
+    assert read_limited(f"{address}/x", 1 << 22, "image", most=200_000) == body[:200_000]
+    remote = open_tree(address)
+    with remote.open("x", 1 << 22, "image") as file:
+        assert file.read(10) == body[:10]
+        assert file.read() == body[10:]
+
+
+def test_a_body_cut_short_is_said(respond, one_line):
+    def cut(handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        handler.wfile.write(b"x" * 500)
+        handler.close_connection = True
+
+    assert "cannot be read" in one_line(read_limited, respond(cut) + "/x", 1 << 20, "image")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["file:///etc", "FILE:///etc", "local:///etc", "file://localhost/etc/passwd", "zip::http://127.0.0.1:9/x.zip",
+     "simplecache::file:///etc", "zip://a.png::file:///tmp/x.zip", "filecache::http://127.0.0.1:9/x"],
+)  # fmt: skip
+def test_addresses_that_go_round_the_checks_are_refused(address, one_line):
+    if "://" in address:
+        assert "not an address that is read here" in one_line(open_dataset, address)
+        assert "not an address that is read here" in one_line(read_image, address)
+
+
+# ---------------------------------------------------------------------------------------------- local
+
+
+@pytest.fixture
+def local(tmp_path):
+    root = tmp_path / "set"
+    (root / "sub").mkdir(parents=True)
+    (root / "sub" / "a.txt").write_text("a")
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "s.txt").write_text("s")
+    return root
+
+
+def test_links_out_of_the_folder_are_refused_however_they_are_reached(local, one_line):
+    (local / "file.txt").symlink_to(local.parent / "secret" / "s.txt")
+    (local / "folder").symlink_to(local.parent / "secret")
+    (local / "sub" / "up").symlink_to("../..")
+    # A name that only begins like the root is outside too.
+    shutil.copytree(local.parent / "secret", local.parent / "set2")
+    (local / "like").symlink_to(local.parent / "set2")
+    for at, call in enumerate(
+        (
+            lambda t: t.find("", "file.txt"),
+            lambda t: (t.names(), t.read("file.txt", 99, "x")),
+            lambda t: t.names("folder"),
+            lambda t: t.find("", "folder/s.txt"),
+            lambda t: t.find("folder", "s.txt"),
+            lambda t: t.find("sub", "up/secret/s.txt"),
+            lambda t: t.find("", "like/s.txt"),
+            lambda t: list(t.walk()),
+            lambda t: t.read("file.txt", 99, "x"),
+            lambda t: t.read("folder/s.txt", 99, "x"),
+        )
+    ):
+        assert "a link that leads out of" in one_line(call, LocalTree(local)), at
+    with pytest.raises(DataError, match="leads out"), LocalTree(local).open(LocalTree(local).files()[0], 9, "x"):
+        pass
+
+
+def test_links_within_are_followed(local):
+    (local / "file.txt").symlink_to("sub/a.txt")
+    (local / "folder").symlink_to("sub")
+    found = LocalTree(local)
+    assert found.read("file.txt", 9, "x") == b"a"
+    assert found.find("", "folder/a.txt") == "folder/a.txt"
+    assert sorted(found.walk()) == ["file.txt", "folder/a.txt", "sub/a.txt"]
+    assert LocalTree(local / "folder").read("a.txt", 9, "x") == b"a"
+    assert [found.is_dir(name) for name in ("sub", "./sub", "folder", "file.txt", "none", "sub/a.txt", "")] == [
+        True, True, True, False, False, False, False,
+    ]  # fmt: skip
+
+
+def test_links_in_circles_end(local, one_line):
+    (local / "self").symlink_to("self")
+    (local / "one").symlink_to("two")
+    (local / "two").symlink_to("one")
+    found = LocalTree(local)
+    assert sorted(found.walk()) == ["one", "self", "sub/a.txt", "two"]
+    assert "cannot be" in one_line(read_limited, local / "self", 9, "image")
+    (local / "sub" / "again").symlink_to("..")
+    (local / "sub" / "more").symlink_to("..")
+    assert "folders within folders without end" in one_line(lambda: list(LocalTree(local).walk()))
+    with pytest.raises(DataError, match="no data set of a known form"):
+        open_dataset(local)
+
+
+def test_a_hundred_folders_deep(local, one_line):
+    deep = local.joinpath(*["d"] * 100)
+    deep.mkdir(parents=True)
+    (deep / "x.txt").touch()
+    assert LocalTree(local).find("", "d/" * 100 + "x.txt") == "d/" * 100 + "x.txt"
+    assert "folders within folders without end" in one_line(lambda: list(LocalTree(local).walk()))
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret/s.txt", "/etc/passwd", "\\x", "sub/../../secret/s.txt", "a\0b", "http://h/x", "sub/.."]
+)
+def test_names_that_leave_are_refused(local, name, one_line):
+    assert "leaves the data set's folder" in one_line(LocalTree(local).find, "", name)
+
+
+@pytest.mark.parametrize("name", ["", ".", "./", "none", "a.txt/b", "sub/a.txt/b", "x" * 5000, "\ud800"])
+def test_names_of_nothing_are_not_found(local, name):
+    found = LocalTree(local)
+    assert found.find("", name) is None
+    assert found.find("sub/a.txt", name) is None
+    assert not found.is_dir(name)
+
+
+def test_folders_of_impossible_names_are_empty(local):
+    found = LocalTree(local)
+    for name in ("a\0b", "\ud800", "none", "sub/a.txt"):
+        assert found.names(name) == {}
+
+
+@pytest.mark.parametrize(
+    "name", ["new\nline", 'quote"', "it's", "猫", "tab\t", " blank ", "per%20cent", "back\\slash", "a:b", "\x1b[31m"]
+)
+def test_names_of_all_kinds_are_found_and_said_on_one_line(tmp_path, voc_xml, write_voc, name, one_line):
+    xml = voc_xml([("cat", (1, 1, 5, 5))])
+    root = write_voc(tmp_path / name, {name: xml, "b": xml})
+    data = open_dataset(root)  # too few to make other splits
+    assert sorted(data.image_ids) == sorted([name, "b"])
+    (path,) = [path for path in data.names if Path(path).stem == name]
+    assert read_image(path).shape == (48, 64, 3)
+    (root / "JPEGImages" / f"{name}.png").write_bytes(b"")
+    one_line(read_image, path)
+
+
+def test_names_that_are_no_utf8_are_read(tmp_path, voc_xml, write_voc, one_line):
+    xml = voc_xml([("cat", (1, 1, 5, 5))])
+    root = write_voc(tmp_path, {"x": xml}, {"train": ["x"]})
+    strange = os.fsdecode(b"caf\xe9")
+    for folder, suffix in (("Annotations", ".xml"), ("JPEGImages", ".png")):
+        (root / folder / f"x{suffix}").rename(root / folder / (strange + suffix))
+    (root / "ImageSets" / "Main" / "train.txt").write_bytes(b"caf\xe9\n")
+    data = open_dataset(root)
+    assert list(data.image_ids) == [strange]
+    assert data.sample(0).image.shape == (48, 64, 3)
+    Path(data.names[0]).write_bytes(b"")
+    one_line(data.sample, 0).encode()
+
+
+def test_names_that_are_no_utf8_are_read_from_servers(tmp_path, write_image, serve_folder):
+    write_image(tmp_path / "x.png", 8, 6)
+    (tmp_path / "x.png").rename(tmp_path / os.fsdecode(b"caf\xe9.png"))
+    remote = open_tree(serve_folder(tmp_path))
+    (name,) = remote.files()
+    try:
+        assert image_size(remote.path(name)) == (8, 6)
+    except DataError as error:  # Python's own server writes such names in a way of its own
+        assert "no such image file" in str(error)
+
+
+def test_pipes_and_devices_are_refused(local, one_line):
+    os.mkfifo(local / "pipe.txt")
+    (local / "null.txt").symlink_to("/dev/zero")
+    found = LocalTree(local)
+    assert "pipe.txt" in found.files()
+    assert "not a regular file" in one_line(found.read, "pipe.txt", 9, "label")
+    assert "leads out" in one_line(found.read, "null.txt", 9, "label")
+    assert "not a regular file" in one_line(read_limited, "/dev/zero", 9, "label")
+    assert "is a folder" in one_line(read_limited, local, 9, "label")
+
+
+def test_the_limit_is_on_what_is_read(local, one_line):
+    found = LocalTree(local)
+    (local / "x").write_bytes(b"0123456789")
+    assert found.read("x", 10, "label") == b"0123456789"
+    assert "larger than" in one_line(found.read, "x", 9, "label")
+    assert found.read("x", 9, "label", most=4) == b"0123"
+    with found.open("x", 10, "label") as file:
+        assert file.read() == b"0123456789"
+    for name, message in (("x", "larger than"), ("none", "no such label file"), ("sub", "is a folder")):
+        with pytest.raises(DataError, match=message), found.open(name, 9, "label"):
+            pass
+
+
+def test_folders_that_cannot_be_listed_are_said(local, monkeypatch, one_line):
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = LocalTree(local)
+    assert "sub: cannot be listed (Permission denied)" in one_line(found.names, "sub")
+    assert "sub: cannot be listed (Permission denied)" in one_line(lambda: list(found.walk()))
+    assert found.folders() == ["sub"]
+
+
+def test_too_many_files_are_refused(local, monkeypatch, one_line):
+    for i in range(5):
+        (local / f"{i}.txt").touch()
+    monkeypatch.setattr(tree, "MAX_FILES", 4)
+    assert "more than 4 files" in one_line(lambda: list(LocalTree(local).walk()))
+
+
+def test_each_folder_is_listed_once(local, monkeypatch):
+    calls = []
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: calls.append(path) or real(path))
+    found = LocalTree(local)
+    for _ in range(3):
+        assert found.find("", "sub/a.txt") == "sub/a.txt"
+        assert list(found.walk()) == ["sub/a.txt"]
+    assert len(calls) == 2
+
+
+def test_paths_are_as_the_user_gave_the_root(local, monkeypatch):
+    monkeypatch.chdir(local)
+    assert [LocalTree(root).path("sub/a.txt") for root in (".", "sub/..", "/", str(local) + "/")] == [
+        "sub/a.txt",
+        "sub/../sub/a.txt",
+        "/sub/a.txt",
+        f"{local}/sub/a.txt",
+    ]
+    assert LocalTree(".").read("sub/a.txt", 9, "x") == b"a"
+
+
+def test_a_csv_folder_is_read_from_a_server_and_from_memory(tmp_path, write_image, serve_folder, memory, one_line):
+    folder = tmp_path / "csv set"
+    for stem in STEMS:
+        write_image(folder / "images" / f"{stem}.png", 64, 48)
+    rows = ['"{}.png",1,2,30,40,cat\n'.format(stem.replace('"', '""')) for stem in STEMS]
+    (folder / "train.csv").write_text("file,xmin,ymin,xmax,ymax,class\n" + "".join(rows))
+    for address in (f"{serve_folder(tmp_path)}/csv%20set", memory(folder)):
+        for path in (address, f"{address}/train.csv"):
+            data = open_dataset(path)
+            assert list(data.image_ids) == list(STEMS)
+            assert shapes(data) == [(48, 64, 3)] * len(STEMS)
+    (folder / "train.csv").write_text("file,xmin,ymin,xmax,ymax,class\n../x.png,1,2,30,40,cat\n")
+    assert "leaves the data set's folder" in one_line(open_dataset, f"{serve_folder(tmp_path)}/csv%20set")
