@@ -2,8 +2,8 @@
 
 A process reads V streams, each a part of the epoch's shuffled shards, and each batch comes from one stream. A stream
 draws from a buffer of encoded samples. Which samples these are and how they are augmented depends on (seed, epoch,
-stream, position) alone: any number of workers gives the same batches. An epoch that is taken up in the middle reads again what
-it has read before, but decodes none of it.
+stream, position) alone: any number of workers gives the same batches. An epoch that is taken up in the middle reads
+again what it has read before, but decodes none of it.
 """
 
 from __future__ import annotations
