@@ -1,12 +1,27 @@
 # make demo [DATA=folder]   everything: set-up, training, evaluation, pictures
 # make test                 set-up and all checks
+# make test-slow            what takes longer than minutes
+# make test-latest          the same as test, with the newest releases that pyproject.toml allows
+# make lock                 resolve requirements/tested.txt anew
+# make docs                 the site, in site/
+# TORCH=cpu takes PyTorch's wheels for CPUs alone (a sixth of the download); an existing .venv is left as it is.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The exact releases that the tests passed with; LOCK= takes the newest that pyproject.toml allows.
+LOCK ?= requirements/tested.txt
+TORCH ?=
 ARGS ?=
 
-.PHONY: demo test test-commands test-data test-engines test-core setup check fast clean
+ifeq ($(TORCH),cpu)
+TORCH_INDEX := --extra-index-url https://download.pytorch.org/whl/cpu
+SIZE := about 0.6 GB to download, 1.6 GB in $(VENV) (PyTorch for CPUs)
+else
+SIZE := about 3.4 GB to download on Linux, 6.6 GB in $(VENV) (PyTorch with CUDA; TORCH=cpu takes about 0.6 GB)
+endif
+
+.PHONY: demo test test-slow test-latest test-commands test-data test-engines test-core setup check fast lock docs clean
 
 demo: $(STAMP)
 	$(BIN)/singleshot demo $(if $(DATA),"$(DATA)") $(ARGS)
@@ -15,7 +30,7 @@ demo: $(STAMP)
 # engines (OpenVINO, ONNX Runtime, LiteRT) runs apart from what forks.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 ENGINES := tests/bench tests/deploy tests/runtime tests/weights
-DATA := tests/datasets tests/images tests/loading tests/scenes
+DATA_ROOMS := tests/datasets tests/images tests/loading tests/scenes
 
 test: check
 	@$(MAKE) --no-print-directory -j2 test-commands test-data test-engines test-core
@@ -24,13 +39,19 @@ test-commands: $(STAMP)
 	$(PYTEST) tests/cli $(ARGS)
 
 test-data: $(STAMP)
-	$(PYTEST) $(DATA) $(ARGS)
+	$(PYTEST) $(DATA_ROOMS) $(ARGS)
 
 test-engines: $(STAMP)
 	$(PYTEST) $(ENGINES) $(ARGS)
 
 test-core: $(STAMP)
-	$(PYTEST) tests --ignore=tests/cli $(DATA:%=--ignore=%) $(ENGINES:%=--ignore=%) $(ARGS)
+	$(PYTEST) tests --ignore=tests/cli $(DATA_ROOMS:%=--ignore=%) $(ENGINES:%=--ignore=%) $(ARGS)
+
+test-slow: $(STAMP)
+	$(PYTEST) tests --slow -m slow $(ARGS)
+
+test-latest:
+	$(MAKE) test VENV=.venv-latest LOCK=
 
 # Formatting, lint, types; the import law is one of the tests.
 check: $(STAMP)
@@ -44,11 +65,23 @@ fast: $(STAMP)
 setup: $(STAMP)
 
 # Installed once, and again when the dependencies change.
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "singleshot needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@test -e $(STAMP) || echo "singleshot: installing into $(VENV): $(SIZE)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check $(if $(LOCK),-c $(LOCK)) $(TORCH_INDEX) -e '.[dev]'
 	touch $(STAMP)
 
+# For Python 3.11 to 3.13 and every system: markers say what is for which.
+lock:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	$(BIN)/uv pip compile -q --universal --upgrade --python-version 3.11 --extra dev --no-emit-index-url --no-annotate \
+	    --custom-compile-command "make lock" -c requirements/limits.txt pyproject.toml \
+	    -o requirements/tested.txt
+
+docs: $(STAMP)
+	$(BIN)/python docs/build.py
+
 clean:
-	rm -rf $(VENV) build src/*.egg-info
+	rm -rf $(VENV) .venv-latest build site src/*.egg-info

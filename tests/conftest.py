@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
@@ -16,24 +17,77 @@ from hypothesis import settings
 
 from singleshot.errors import DataError
 
+NO_SHARED = "../shared is absent"
+# Why a test may skip. A test that skips for any other reason fails the run: a check that silently stops running is worse
+# than one that is missing.
+MAY_SKIP = (
+    NO_SHARED,
+    "slow: make test-slow",
+    "no index of packages is reached",
+    "signals",  # not on Windows
+    "glibc only",
+    "no /proc/cpuinfo here",
+    "counts processes by /proc",
+    "OpenCV before 5 has ASCII letters only",
+)
+
 # Deadlines measure the machine, not the code; fixed examples make a red test red again.
 settings.register_profile("singleshot", deadline=None, derandomize=True)
 settings.load_profile("singleshot")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests that take minutes too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: make test-slow"))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many tests skipped for which reason, and which of them may not."""
+    for reason, count in sorted(_skipped.items()):
+        terminalreporter.write_line(f"skipped: {count}, {reason}{'' if _may_skip(reason) else ' (MAY NOT SKIP)'}")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail"):
+        _skipped[str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)] += 1
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if report.skipped:
+        _skipped[str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)] += 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.exitstatus == pytest.ExitCode.OK and not all(map(_may_skip, _skipped)):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+_skipped: Counter[str] = Counter()
+
+
+def _may_skip(reason: str) -> bool:
+    return reason.removeprefix("Skipped: ") in MAY_SKIP
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder beside the checkout with golden vectors, data and weights; tests skip where it is absent."""
+    """The folder with data sets and weights that are not ours to redistribute; tests skip where it is absent."""
     folder = Path(__file__).resolve().parents[2] / "shared"
     if not folder.is_dir():
-        pytest.skip("../shared is absent")
+        pytest.skip(NO_SHARED)
     return folder
 
 
 @pytest.fixture(scope="session")
-def golden(shared: Path) -> Path:
-    """The vectors computed by public implementations."""
-    return shared / "golden"
+def golden() -> Path:
+    """The vectors computed by public implementations: tests/golden, whose README says by which."""
+    return Path(__file__).resolve().parent / "golden"
 
 
 @pytest.fixture(scope="session")

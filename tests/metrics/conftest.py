@@ -19,9 +19,9 @@ class Scene(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def golden_scene(shared: Path) -> Callable[[bool], Scene]:
+def golden_scene(golden: Path) -> Callable[[bool], Scene]:
     """The 72 BCCD images of eval_inputs.npz; with the difficult flags of its difficult_* variants if asked for."""
-    arrays = dict(np.load(shared / "golden" / "eval_inputs.npz"))
+    arrays = dict(np.load(golden / "eval_inputs.npz"))
     # The file's labels count background as 0.
     det_label, gt_label = arrays["det_label"] - 1, arrays["gt_label"] - 1
 

@@ -120,22 +120,22 @@ def test_difficult_objects_neither_count_nor_hurt():
     assert evaluate([(boxes[:1], [0.5], [0])], [(boxes, [0, 0], [False, True])], "coco").mean_ap == pytest.approx(1)
 
 
-def test_agrees_with_the_golden_figures_of_pycocotools(shared, golden_scene):
-    golden = np.load(shared / "golden" / "eval_pycocotools.npz")
+def test_agrees_with_the_golden_figures_of_pycocotools(golden, golden_scene):
+    golden_figures = np.load(golden / "eval_pycocotools.npz")
     detections, truth, _ = golden_scene(False)
     stats, ap, ap50 = figures(evaluate(detections, truth, "coco"))
-    np.testing.assert_allclose(stats, golden["stats"], rtol=0, atol=1e-6)
-    np.testing.assert_allclose(ap, golden["ap_per_class"], rtol=0, atol=1e-6)
-    np.testing.assert_allclose(ap50, golden["ap_iou_by_class"][0], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(stats, golden_figures["stats"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(ap, golden_figures["ap_per_class"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(ap50, golden_figures["ap_iou_by_class"][0], rtol=0, atol=1e-6)
 
 
-def test_agrees_with_the_golden_figures_of_torchmetrics(shared, golden_scene):
-    golden = np.load(shared / "golden" / "eval_torchmetrics.npz")
+def test_agrees_with_the_golden_figures_of_torchmetrics(golden, golden_scene):
+    golden_figures = np.load(golden / "eval_torchmetrics.npz")
     detections, truth, _ = golden_scene(False)
     stats, ap, _ = figures(evaluate(detections, truth, "coco"))
     keys = "map map_50 map_75 map_small map_medium map_large mar_1 mar_10 mar_100 mar_small mar_medium mar_large"
-    np.testing.assert_allclose(stats, [golden[key] for key in keys.split()], rtol=0, atol=1e-6)
-    np.testing.assert_allclose(ap, golden["map_per_class"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(stats, [golden_figures[key] for key in keys.split()], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(ap, golden_figures["map_per_class"], rtol=0, atol=1e-6)
 
 
 def test_prints_nothing(make_scene, capfd):

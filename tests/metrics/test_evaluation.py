@@ -17,11 +17,11 @@ from singleshot.metrics.voc import Curve
 
 
 @pytest.mark.parametrize(("metric", "key"), [("voc07", "voc07"), ("voc", "area")])
-def test_headline_agrees_with_a_public_evaluator(shared, golden_scene, metric, key):
-    golden = np.load(shared / "golden" / "eval_amdegroot.npz")
+def test_headline_agrees_with_a_public_evaluator(golden, golden_scene, metric, key):
+    figures = np.load(golden / "eval_amdegroot.npz")
     detections, truth, _ = golden_scene(True)
     evaluation = evaluate(detections, truth, metric, ["RBC", "WBC", "Platelets"])
-    assert evaluation.mean_ap == pytest.approx(float(golden[f"difficult_aligned_iou0.5_{key}_map"]), abs=1e-6)
+    assert evaluation.mean_ap == pytest.approx(float(figures[f"difficult_aligned_iou0.5_{key}_map"]), abs=1e-6)
     assert [one.name for one in evaluation.per_class] == ["RBC", "WBC", "Platelets"]
     # 945 objects less every seventh.
     assert sum(one.truths for one in evaluation.per_class) == 945 - 135

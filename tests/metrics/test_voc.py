@@ -23,9 +23,9 @@ from singleshot.metrics.voc import average_precision, voc_curves
     ("peer", "key", "inclusive"),
     [("amdegroot", "aligned_iou{}_{}_ap", False), ("lufficc", "iou{}_{}_ap", True)],
 )
-def test_agrees_with_public_evaluators(shared, golden_scene, peer, key, inclusive, rule, iou_min, difficult):
-    golden = np.load(shared / "golden" / f"eval_{peer}.npz")
-    want = golden[("difficult_" if difficult else "") + key.format(iou_min, rule)]
+def test_agrees_with_public_evaluators(golden, golden_scene, peer, key, inclusive, rule, iou_min, difficult):
+    figures = np.load(golden / f"eval_{peer}.npz")
+    want = figures[("difficult_" if difficult else "") + key.format(iou_min, rule)]
     detections, truth, classes = golden_scene(difficult)
     got = voc_average_precision(detections, truth, classes, iou_min, rule == "voc07", inclusive)
     # Two pairs of equal scores: both peers sort unstably and happen to have the later image first.
