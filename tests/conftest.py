@@ -18,8 +18,8 @@ from hypothesis import settings
 from singleshot.errors import DataError
 
 NO_SHARED = "../shared is absent"
-# Why a test may skip. A test that skips for any other reason fails the run: a check that silently stops running is worse
-# than one that is missing.
+# Why a test may skip. A test that skips for any other reason fails the run: a check that silently stops running is
+# worse than one that is missing.
 MAY_SKIP = (
     NO_SHARED,
     "slow: make test-slow",
