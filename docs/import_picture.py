@@ -1,8 +1,9 @@
-"""Draws what a model finds in photos that may not be shown: its boxes beside the labelled ones, without pixels.
+"""Draws what a model finds in sample photos that anyone may show: a row of pictures for docs/import.jpg.
 
-    python docs/import_picture.py MODEL DATA NAME... [--split val] [--out docs/import.png]
+    python docs/import_picture.py MODEL PHOTO... [--score-min 0.5] [--out docs/import.jpg]
 
-MODEL: a checkpoint, ours or another project's; DATA: a data set; NAME: stems of photos in it.
+The photos of the page are scikit-image's astronaut.png (NASA, public domain), chelsea.png (CC0, Stefan van der Walt)
+and coffee.png (CC0, Rachel Michetti), which lie in the folder `skimage/data` of that package's wheel.
 """
 
 from __future__ import annotations
@@ -10,46 +11,35 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.patches import Rectangle
+import cv2
+import numpy as np
 
 import singleshot
-from singleshot.datasets import open_dataset
+from singleshot.images.decode import read_image
+
+HEIGHT = 300
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("data")
-    parser.add_argument("names", nargs="+")
-    parser.add_argument("--split", default="val")
+    parser.add_argument("photos", nargs="+")
     parser.add_argument("--score-min", type=float, default=0.5)
-    parser.add_argument("--out", type=Path, default=Path("docs/import.png"))
+    parser.add_argument("--out", type=Path, default=Path("docs/import.jpg"))
     arguments = parser.parse_args()
     detector = singleshot.load(arguments.model)
-    dataset = open_dataset(arguments.data, arguments.split)
-    place = {Path(dataset.names[i]).stem: i for i in range(len(dataset))}
-    _, axes = plt.subplots(1, len(arguments.names), figsize=(3.4 * len(arguments.names), 3.6), squeeze=False)
-    for axis, name in zip(axes[0], arguments.names, strict=True):
-        sample = dataset.sample(place[name])
-        found = detector.detect(sample.image, arguments.score_min)
-        height, width = sample.image.shape[:2]
-        axis.set(xlim=(0, width), ylim=(height, 0), aspect="equal", xticks=[], yticks=[], title=f"photo {name}")
-        for (x0, y0, x1, y1), label in zip(sample.boxes_px, sample.labels, strict=True):
-            axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ls="--", lw=1.2, ec="0.55"))
-            said = dataset.class_names[label]
-            axis.text(x1 - 3, y1 - 3, said, color="0.45", fontsize=8, ha="right", va="bottom")
-        for one in found:
-            x0, y0, x1, y1 = one.boxes[0]
-            colour = f"C{int(one.labels[0]) % 10}"
-            axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, lw=2, ec=colour))
-            axis.text(x0 + 3, y0 + 3, f"{one.names[0]} {one.scores[0]:.2f}", color="white", fontsize=9, va="top",
-                      bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.5})  # fmt: skip
-    plt.tight_layout()
-    plt.savefig(arguments.out, dpi=90)
+    row = []
+    for path in arguments.photos:
+        image = read_image(path)
+        width = round(image.shape[1] * HEIGHT / image.shape[0])
+        photo = cv2.resize(image, (width, HEIGHT), interpolation=cv2.INTER_AREA)
+        found = detector.detect(photo, arguments.score_min)
+        print(
+            Path(path).name,
+            [(name, round(float(score), 2)) for name, score in zip(found.names, found.scores, strict=True)],
+        )
+        row += [found.draw(photo), np.full((HEIGHT, 6, 3), 255, np.uint8)]
+    cv2.imwrite(str(arguments.out), np.hstack(row[:-1])[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
 
 
 if __name__ == "__main__":

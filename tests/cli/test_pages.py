@@ -1,0 +1,167 @@
+"""Every code block of the README, CONTRIBUTING.md and docs runs, in a folder that holds what the pages name.
+
+A block runs after those above it on its page. One that cannot run here has a comment above its fence,
+`<!-- not run: REASON -->`, with one of the reasons below; its commands must still be ones that the command line takes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import typer
+
+from singleshot.cli import app
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("CONTRIBUTING.md")), *sorted((ROOT / "docs").glob("*.md"))]
+NOT_RUN = {
+    "sets up an environment",
+    "a network",
+    "another project's file",
+    "a camera",
+    "a GPU",
+    "minutes",
+    "minutes, a network and other projects' files",
+    "a part of a file",
+}
+# Pages speak of trainings as a user has them; here they are short.
+SHORTER = {"--time 20m": "--time 3s", "--epochs 100": "--epochs 1", 'time="20m"': 'time="3s"', "epochs=100": "epochs=1"}
+
+
+class Block(NamedTuple):
+    language: str
+    text: str
+    line: int
+    reason: str | None
+
+
+def blocks_of(page: Path) -> Iterator[Block]:
+    lines = page.read_text().splitlines()
+    i = 0
+    while i < len(lines):
+        if lines[i].startswith("```"):
+            start, language = i + 1, lines[i].strip("`")
+            end = next(k for k in range(start, len(lines)) if lines[k].startswith("```"))
+            said = re.fullmatch(r"<!-- not run: (.*) -->", lines[i - 1]) if i else None
+            yield Block(language, "\n".join(lines[start:end]), start, said[1] if said else None)
+            i = end
+        i += 1
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words of each line; a backslash at its end joins the next."""
+    for line in text.replace("\\\n", " ").splitlines():
+        if words := shlex.split(line, comments=True):
+            yield words
+
+
+def refuse_unknown(words: list[str]) -> None:
+    """The command, its sub-command and its options must exist."""
+    command = typer.main.get_command(app)
+    context = command.make_context("singleshot", [], resilient_parsing=True)
+    rest = words[1:]
+    while hasattr(command, "commands"):
+        assert rest, words
+        assert rest[0] in command.commands, f"no command {rest[0]!r} in: {shlex.join(words)}"
+        command, rest = command.commands[rest[0]], rest[1:]
+    known = {name for parameter in command.get_params(context) for name in (*parameter.opts, *parameter.secondary_opts)}
+    for word in rest:
+        if word.startswith("-") and word != "-":
+            assert word.split("=")[0] in known, f"no option {word} in: {shlex.join(words)}"
+
+
+@pytest.fixture(scope="session")
+def exported_file(model: Path, tmp_path_factory: pytest.TempPathFactory, run) -> Path:
+    path = tmp_path_factory.mktemp("pages") / "mine.onnx"
+    done = run("export", model, "--out", path)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+@pytest.fixture
+def stage(tmp_path: Path, scenes: Path, trained: Path, exported_file: Path) -> Path:
+    """What the pages name: a data set, photos, a trained model, its exported file."""
+    photos = sorted((scenes / "JPEGImages").iterdir())
+    (tmp_path / "path/to").mkdir(parents=True)
+    (tmp_path / "path/to/data").symlink_to(scenes)
+    for folder in ("photos", "panels", "more"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(photos[0], tmp_path / folder / f"a{photos[0].suffix}")
+    for name in ("photo.jpg", "panel.jpg", "photos/b.jpg"):
+        subprocess.run(
+            [sys.executable, "-c", "import sys, cv2; cv2.imwrite(sys.argv[2], cv2.imread(sys.argv[1]))",
+             photos[1], tmp_path / name], check=True,
+        )  # fmt: skip
+    shutil.copy(ROOT / "tests/cli/clip.mp4", tmp_path / "clip.mp4")
+    shutil.copytree(trained, tmp_path / "runs/mine")
+    for name in ("mine.onnx", "detector.onnx"):
+        shutil.copy(exported_file, tmp_path / name)
+    return tmp_path
+
+
+def shorter(text: str) -> str:
+    for long, short in SHORTER.items():
+        text = text.replace(long, short)
+    return text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_of_the_page_runs(page: Path, stage: Path, run) -> None:
+    for block in blocks_of(page):
+        where = f"{page.name}:{block.line}"
+        if block.reason is not None:
+            assert block.reason in NOT_RUN, f"{where}: {block.reason}"
+        if block.language == "bash":
+            for words in commands(shorter(block.text)):
+                if words[0] == "singleshot":
+                    refuse_unknown(words)
+                if block.reason is None:
+                    assert words[0] == "singleshot", f"{where}: {words[0]} is not run by this test"
+                    done = run(*words[1:], cwd=stage)
+                    assert done.returncode == 0, f"{where}: {shlex.join(words)}\n{done.stdout}{done.stderr}"
+        elif block.language == "python":
+            compile(block.text, where, "exec")
+            if block.reason is None:
+                done = subprocess.run(
+                    [sys.executable, "-c", shorter(block.text)], cwd=stage, capture_output=True, text=True,
+                    env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, check=False,
+                )  # fmt: skip
+                assert done.returncode == 0, f"{where}:\n{done.stdout}{done.stderr}"
+        elif block.language == "toml":
+            tomllib.loads(block.text)
+            if "recipe" in block.text.splitlines()[0]:
+                from singleshot.training.recipes import load_recipe
+
+                (stage / "page.toml").write_text(block.text)
+                load_recipe(str(stage / "page.toml"))
+        elif block.language == "json":
+            json.loads(block.text)
+        else:
+            assert block.language == "text", f"{where}: say what language the block is in ({block.language!r})"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_code_hides_in_an_indented_block(page: Path) -> None:
+    outside = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)
+    hidden = [line for line in outside.splitlines() if re.match(r"    (singleshot|python|pip|import|from|make) ", line)]
+    assert not hidden, f"{page.name}: want fenced blocks, which run: {hidden}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "benchmarks/README.md", ROOT / "CHANGELOG.md"], ids=lambda p: p.name)
+def test_what_a_page_links_to_is_there(page: Path) -> None:
+    if not page.exists():
+        return
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
