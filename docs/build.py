@@ -119,7 +119,7 @@ def _text(target: griffe.Object) -> str:
 
 def summary() -> Iterator[str]:
     """llms.txt: the pages, each with its first sentence."""
-    yield "# singleshot\n\n> An SSD (Single Shot MultiBox Detector) toolkit for Python: train, evaluate, detect, import.\n"
+    yield "# singleshot\n\n> An SSD (Single Shot MultiBox Detector) toolkit: train, evaluate, detect, import.\n"
     for page in sorted(STAGE.glob("*.md")):
         title, _, body = page.read_text().removeprefix("# ").partition("\n")
         prose = [part for part in body.split("\n\n") if part.strip() and part.lstrip()[0] not in "`<|#!-"]
