@@ -21,7 +21,7 @@ else
 SIZE := about 3.4 GB to download on Linux, 6.6 GB in $(VENV) (PyTorch with CUDA; TORCH=cpu takes about 0.6 GB)
 endif
 
-.PHONY: demo test test-slow test-latest test-commands test-data test-engines test-core setup check fast lock docs clean
+.PHONY: demo test coverage test-slow test-latest test-commands test-data test-engines test-core setup check fast lock docs clean
 
 demo: $(STAMP)
 	$(BIN)/singleshot demo $(if $(DATA),"$(DATA)") $(ARGS)
@@ -52,6 +52,13 @@ test-slow: $(STAMP)
 
 test-latest:
 	$(MAKE) test VENV=.venv-latest LOCK=
+
+# The same tests, counting the lines of src that they run; commands' own processes count too.
+coverage: $(STAMP)
+	$(BIN)/coverage erase
+	@$(MAKE) --no-print-directory -j2 test-commands test-data test-engines test-core ARGS="--cov --cov-report= $(ARGS)"
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report --skip-covered --sort=cover | tail -60
 
 # Formatting, lint, types; the import law is one of the tests.
 check: $(STAMP)
