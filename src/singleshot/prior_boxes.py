@@ -19,6 +19,7 @@ CLIPS = ("none", "corners", "center", "size")
 ORDERS = ("location", "box")
 
 Shapes = tuple[tuple[float, float], ...]  # (width, height) in pixels of the boxes of a cell
+Anchors = tuple[tuple[float, float], ...]  # (scale as a part of the side, width / height) of the boxes of a cell
 
 
 @dataclass(frozen=True)
@@ -224,25 +225,43 @@ def tf_object_detection(
 ) -> PriorSpec:
     """The anchors of TensorFlow's Object Detection API, `ssd_anchor_generator` in a pipeline.config.
 
-    From create_ssd_anchors (anchor_generators/multiple_grid_anchor_generator.py): one scale per map, evenly from
-    min_scale to max_scale unless `scales` are given; per cell the ratios in the order of the config, then a box
-    between this scale and the next (1 after the last) of `interpolated_ratio`, none if that is 0. `reduce_lowest`:
-    the first map has three boxes only, a square of .1 and ratios 2 and 1/2 of its scale. Nothing is clipped. The
-    default order of ratios is that of the published configs. Raises ConfigError where scales do not fit the maps.
+    The boxes of `create_ssd_anchors` on these maps. Nothing is clipped. The default order of ratios is that of the
+    published configs. Raises ConfigError where scales do not fit the maps.
     """
     if scales and len(scales) != len(maps):
         raise ConfigError(f"priors: {len(scales)} scales for {len(maps)} maps, want one per map")
-    own = list(scales) or _evenly(min_scale, max_scale, len(maps))
-    cells: list[Shapes] = []
-    for scale, following in zip(own, [*own[1:], 1.0], strict=True):
+    own = list(scales) or evenly(min_scale, max_scale, len(maps))
+    cells = create_ssd_anchors(own, aspect_ratios, interpolated_ratio, reduce_lowest)
+    return from_shapes(image_size, maps, [anchor_shapes(anchors, image_size) for anchors in cells])
+
+
+def create_ssd_anchors(
+    scales: Sequence[float], aspect_ratios: Sequence[float], interpolated_ratio: float = 1.0, reduce_lowest: bool = True
+) -> tuple[Anchors, ...]:
+    """TensorFlow Object Detection API, anchor_generators/multiple_grid_anchor_generator.py, of the same name.
+
+    scales: one per map. Per cell the ratios in the order of the config, then a box between this scale and the next (1
+    after the last) of `interpolated_ratio`, none if that is 0. `reduce_lowest`: the first map has three boxes only, a
+    square of .1 and ratios 2 and 1/2 of its scale.
+    """
+    cells: list[Anchors] = []
+    for scale, following in zip(scales, [*scales[1:], 1.0], strict=True):
         if reduce_lowest and not cells:
-            pairs = [(0.1, 1.0), (scale, 2.0), (scale, 0.5)]
-        else:
-            pairs = [(scale, ratio) for ratio in aspect_ratios]
-            if interpolated_ratio > 0:
-                pairs.append((math.sqrt(scale * following), interpolated_ratio))
-        cells.append(tuple(_stretched(size * image_size, ratio) for size, ratio in pairs))
-    return from_shapes(image_size, maps, cells)
+            cells.append(((0.1, 1.0), (scale, 2.0), (scale, 0.5)))
+            continue
+        between = [(math.sqrt(scale * following), interpolated_ratio)] if interpolated_ratio > 0 else []
+        cells.append((*((scale, ratio) for ratio in aspect_ratios), *between))
+    return tuple(cells)
+
+
+def anchor_shapes(anchors: Anchors, image_size: int) -> Shapes:
+    """Boxes of a cell given by scale and ratio, in pixels."""
+    return tuple(_stretched(scale * image_size, ratio) for scale, ratio in anchors)
+
+
+def evenly(low: float, high: float, count: int) -> list[float]:
+    """`count` scales from low to high with the same step between them."""
+    return [low + (high - low) * i / max(count - 1, 1) for i in range(count)]
 
 
 def torchvision_boxes(
@@ -260,7 +279,7 @@ def torchvision_boxes(
     scales: one per map and one more; without them evenly from min_ratio to max_ratio, then 1. `clip` clamps widths
     and heights, not centres. Raises ConfigError where the lengths do not fit the maps.
     """
-    own = list(scales) or [*_evenly(min_ratio, max_ratio, len(maps)), 1.0]
+    own = list(scales) or [*evenly(min_ratio, max_ratio, len(maps)), 1.0]
     if len(own) != len(maps) + 1:
         raise ConfigError(f"priors: {len(own)} scales for {len(maps)} maps, want one more than maps")
     sizes = tuple(round(scale * image_size, 6) for scale in own)
@@ -275,8 +294,9 @@ def torchvision_boxes(
     )
 
 
-def ljanyst_boxes(image_size: int, maps: Sequence[int], ratios: Sequence[Sequence[float]],
-                  scales: Sequence[float]) -> PriorSpec:  # fmt: skip
+def ljanyst_boxes(
+    image_size: int, maps: Sequence[int], ratios: Sequence[Sequence[float]], scales: Sequence[float]
+) -> PriorSpec:
     """The paper's boxes as ljanyst/ssd-tensorflow orders them (ssdutils.py, get_anchors_for_preset).
 
     One box type after the other over a whole map ("size-major"), the types being 1, the ratios, their inverses, and
@@ -317,7 +337,3 @@ def _stretched(size: float, ratio: float) -> tuple[float, float]:
     """(width, height) of the box with the area of a square of `size` and this ratio of width to height."""
     root = math.sqrt(ratio)
     return size * root, size / root
-
-
-def _evenly(low: float, high: float, count: int) -> list[float]:
-    return [low + (high - low) * i / max(count - 1, 1) for i in range(count)]

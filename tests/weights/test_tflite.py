@@ -190,7 +190,7 @@ def test_both_kinds_of_nms_find_what_the_operator_finds(tmp_path, regular, liter
     writer.graph.operators, inputs = [], [writer.tensor(n, (1, 360, k)) for n, k in (("b", 4), ("s", 5))]
     writer.graph.inputs = inputs
     anchors = writer.tensor("a", (360, 4), tiny_anchors())
-    writer.detection([*inputs, anchors], use_regular_nms=regular, detections_per_class=100)
+    writer.detection([*inputs, anchors], use_regular_nms=regular, detections_per_class=3)
     path = writer.write(tmp_path / "nms.tflite")
     boxes = rng.normal(0, 1, (1, 360, 4)).astype(np.float32)
     scores = rng.uniform(0, 1, (1, 360, 5)).astype(np.float32)
@@ -199,6 +199,8 @@ def test_both_kinds_of_nms_find_what_the_operator_finds(tmp_path, regular, liter
     priors = torch.from_numpy(tiny_anchors()[:, [1, 0, 3, 2]].copy())
     thresholds = import_foreign(_with_nms(tmp_path, regular)).thresholds
     assert thresholds.class_agnostic != regular
+    assert thresholds.keep_per_class == (3 if regular else None)
+    assert thresholds.first_column == 1
     found = to_detections(raw, priors, **thresholds.for_postprocess())[0]
     assert len(found.scores) == wanted[3][0] == 10
     assert np.abs(found.boxes.numpy() - wanted[0][0][:, [1, 0, 3, 2]]).max() < 1e-4
@@ -209,7 +211,7 @@ def test_both_kinds_of_nms_find_what_the_operator_finds(tmp_path, regular, liter
 def _with_nms(folder: Path, regular: bool) -> Path:
     writer = Tiny()
     inputs = list(writer.graph.operators.pop().inputs)
-    writer.detection(inputs, use_regular_nms=regular, detections_per_class=100)
+    writer.detection(inputs, use_regular_nms=regular, detections_per_class=3)
     return writer.write(folder / "whole.tflite")
 
 

@@ -78,11 +78,11 @@ def decode_model(priors: np.ndarray, variances: tuple[float, float], classes: in
         b.op("Softmax", ["logit_rows"], "probabilities", axis=1)
     else:
         b.op("Sigmoid", ["logit_rows"], "probabilities")
-    classwise = not (rules.class_agnostic or rules.best_class)
+    classwise = not rules.one_class_per_prior
     axis, one = b.const("class_axis", [1]), b.const("from_one", [1])
     b.op("Slice", ["probabilities", one, b.const("to_end", [width]), axis], "all_scores" if classwise else "real")
     if rules.class_agnostic:
-        own = rules.activation == "softmax"  # whether the background may win
+        own = rules.first_column == 0  # whether the background may win
         among = "probabilities" if own else "real"
         b.op("ReduceMax", [among, axis], "best" if own else "all_scores", keepdims=1)
         b.op("ArgMax", [among], "winner" if own else "all_labels", axis=1, keepdims=0)
@@ -125,9 +125,9 @@ def select_model(priors: int, classes: int, rules: Thresholds, plain: bool = Fal
     """
     by_class = not rules.class_agnostic
     classes = classes if by_class else 1
-    most = min(rules.keep, classes * priors)
-    per_class = priors if not by_class or rules.best_class else rules.per_class
-    of_class = priors if rules.keep_per_class is None or not by_class else rules.keep_per_class
+    per_class = priors if rules.one_class_per_prior else min(priors, rules.per_class)
+    of_class = priors if rules.keep_per_class is None or not by_class else min(priors, rules.keep_per_class)
+    most = min(rules.keep, rules.candidates or rules.keep, classes * min(per_class, of_class))
     if plain:
         _check_plain(most, per_class if per_class < priors else 0, rules.candidates or 0)
     b = _Builder("select")

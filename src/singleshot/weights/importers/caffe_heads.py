@@ -58,12 +58,15 @@ def read_end(ops: Sequence[Op], i: int, where: str) -> End:
         thresholds = Thresholds(activation=activation)
         return End(op, p.num_classes, p.background_label_id, p.encode_variance_in_target, activation, thresholds)
     activation = _activation(ops, op, where)
+    per_class, keep = (top_k if 0 < top_k < NO_CAP else NO_CAP for top_k in (p.nms_param.top_k, p.keep_top_k))
     thresholds = Thresholds(
-        score_min=round(p.confidence_threshold, 6), nms_iou=round(p.nms_param.nms_threshold, 6),
-        per_class=p.nms_param.top_k if 0 < p.nms_param.top_k < NO_CAP else NO_CAP,
-        keep=p.keep_top_k if 0 < p.keep_top_k < NO_CAP else NO_CAP, activation=activation,
+        score_min=round(p.confidence_threshold, 6),
+        nms_iou=round(p.nms_param.nms_threshold, 6),
+        per_class=per_class,
+        keep=keep,
+        activation=activation,
         clip=p.clip,
-    )  # fmt: skip
+    )
     return End(op, p.num_classes, p.background_label_id, p.variance_encoded_in_target, activation, thresholds)
 
 
