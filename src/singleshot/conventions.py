@@ -238,7 +238,7 @@ BALANCAP = Convention(
     },
     matching="threshold",
     loss="batch-size",
-    decay=WeightDecay(5e-4, "convolutions", note="a term of the loss"),
+    decay=WeightDecay(None, "convolutions", note="a term of the loss; its commands differ in the value"),
     sources={
         "priors": "nets/ssd_vgg_300.py, default_params",
         "input": "preprocessing/ssd_vgg_preprocessing.py",
@@ -261,7 +261,7 @@ LJANYST = Convention(
     sources={
         "priors": "ssdutils.py",
         "detection": "train.py, infer.py; ssdutils.py, decode_boxes",
-        "decay": "train.py",
+        "decay": "ssdvgg.py, build_optimizer",
     },
 )
 TORCHVISION = Convention(
