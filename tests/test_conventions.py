@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from singleshot.conventions import CONVENTIONS, DETECTION, data_of
+from singleshot.errors import ConfigError
 from singleshot.losses import LOSS_RULES
 from singleshot.matching import RULES
 from singleshot.prior_tables import PRIORS
@@ -28,9 +29,18 @@ def test_every_name_in_a_convention_is_one_of_the_package(name: str) -> None:
     assert convention.detection
     assert set(convention.sources) >= {"priors", "detection"}
     assert set(convention.sources) <= {"priors", "input", "offsets", "detection", "decay"}
-    if convention.decay is not None:
-        Recipe(decay_only=convention.decay.pulls_on, bias_lr_factor=convention.decay.bias_lr_factor)
-        assert "decay" in convention.sources
+    assert (convention.decay is None) == ("decay" not in convention.sources)
+    assert Recipe(**convention.recipe()) == Recipe(convention=name)
+
+
+def test_a_recipe_may_train_as_a_codebase_does() -> None:
+    recipe = Recipe(convention="bubbliiiing", weight_decay=0.1)
+    assert (recipe.matching, recipe.loss, recipe.decay_only) == ("fallback", "batch", "everything")
+    assert (recipe.weight_decay, recipe.bias_lr_factor) == (0.1, 1.0)
+    assert "convention" not in recipe.plain()
+    assert Recipe(convention="caffe").weight_decay == Recipe().weight_decay
+    with pytest.raises(ConfigError, match=r"convention 'lufic': want one of caffe, .*; did you mean lufficc\?"):
+        Recipe(convention="lufic")
 
 
 def test_inputs_have_the_side_of_their_tables() -> None:

@@ -292,8 +292,13 @@ def test_agrees_with_the_literal_loop_at_any_setting(seed, rule, ratio, at_least
 def test_label_smoothing_is_that_of_pytorch(smoothing: float) -> None:
     offsets, logits, labels, wanted = random_case(4)
     labels = labels.clamp(min=0)
-    losses = multibox_loss(RawOutput(offsets, logits), Targets(labels, wanted), negative_ratio=1000,
-                           min_negatives=1000, label_smoothing=smoothing)  # fmt: skip
+    losses = multibox_loss(
+        RawOutput(offsets, logits),
+        Targets(labels, wanted),
+        negative_ratio=1000,
+        min_negatives=1000,
+        label_smoothing=smoothing,
+    )
     all_of_them = torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), labels.flatten(), reduction="sum", label_smoothing=smoothing
     )

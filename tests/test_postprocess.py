@@ -133,8 +133,9 @@ def test_an_unknown_preset_lists_the_names_and_the_nearest() -> None:
     assert detection_rule("caffe") == Thresholds(keep=200)
 
 
-def slow_detections(raw, priors, score_min, nms_iou, per_class, keep, clip=False, candidates=None,
-                    keep_per_class=None, best_class=False):  # fmt: skip
+def slow_detections(
+    raw, priors, score_min, nms_iou, per_class, keep, clip=False, candidates=None, keep_per_class=None, best_class=False
+):
     """The rule, one box at a time: (score, class, box) best first."""
     result = []
     for b in range(len(raw.logits)):
@@ -220,8 +221,9 @@ def test_many_candidates_over_several_blocks_are_still_greedy() -> None:
     """More than one block of 400, with long chains of overlapping boxes."""
     g = torch.Generator().manual_seed(0)
     count = 1500
-    priors = torch.cat([torch.linspace(0.05, 0.95, count)[:, None], torch.full((count, 1), 0.5),
-                        torch.full((count, 2), 0.1)], dim=1)  # fmt: skip
+    priors = torch.cat(
+        [torch.linspace(0.05, 0.95, count)[:, None], torch.full((count, 1), 0.5), torch.full((count, 2), 0.1)], dim=1
+    )
     raw = RawOutput(torch.zeros(2, count, 4), torch.randn(2, count, 2, generator=g))
     found = to_detections(raw, priors, score_min=0.01, nms_iou=0.9, per_class=count, keep=count)
     for (_, scores, labels), want in zip(found, slow_detections(raw, priors, 0.01, 0.9, count, count), strict=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from singleshot.errors import ConfigError, printable
 from singleshot.inputs import CAFFE_MEAN, InputSpec
@@ -18,6 +19,7 @@ from singleshot.thresholds import NO_CAP, Thresholds
 
 # torchvision's ImageNet statistics (.485 .456 .406, .229 .224 .225), of values of 0..255.
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+_Entry = TypeVar("_Entry")
 _ONE, _HALF = (1.0,) * 3, (127.5,) * 3
 # What the sample configurations of TensorFlow's Object Detection API write for a third, and in which order.
 TF_SAMPLE_RATIOS = (1.0, 2.0, 0.5, 3.0, 0.3333)
@@ -75,6 +77,14 @@ class Convention:
     def prior_spec(self, network: str) -> PriorSpec:
         """The default boxes of a network of this codebase: a key of `priors`."""
         return prior_spec(self.priors[network])
+
+    def recipe(self) -> dict[str, str | float]:
+        """How it trains, as keys of a recipe: what is known of matching, loss and weight decay."""
+        values: dict[str, str | float | None] = {"matching": self.matching or None, "loss": self.loss or None}
+        if self.decay is not None:
+            values |= {"weight_decay": self.decay.value, "decay_only": self.decay.pulls_on}
+            values["bias_lr_factor"] = self.decay.bias_lr_factor
+        return {key: value for key, value in values.items() if value is not None}
 
 
 def data_of(num_classes: int) -> str:
@@ -381,8 +391,17 @@ DETECTION: dict[str, Thresholds] = {
 
 def detection_rule(name: str) -> Thresholds:
     """The detection rule of that name. Raises ConfigError that lists the names."""
-    if name not in DETECTION:
-        near = difflib.get_close_matches(name, DETECTION, n=1)
+    return _named(DETECTION, name, "detection rule")
+
+
+def convention(name: str) -> Convention:
+    """The codebase of that name. Raises ConfigError that lists the names."""
+    return _named(CONVENTIONS, name, "convention")
+
+
+def _named(known: Mapping[str, _Entry], name: str, what: str) -> _Entry:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"detection rule {printable(name)!r}: want one of {', '.join(DETECTION)}{hint}")
-    return DETECTION[name]
+        raise ConfigError(f"{what} {printable(name)!r}: want one of {', '.join(known)}{hint}")
+    return known[name]

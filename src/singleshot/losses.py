@@ -4,7 +4,7 @@ Nearly all rules rank negatives alike: -log p(background) here, which orders the
 background does (torchvision, ljanyst, NVIDIA, mmdetection, ssd_keras), logsumexp minus the logit (amdegroot), the
 summed probability of the objects (bubbliiiing) and the lowest probability of background (balancap). The one that does
 not is "mean-negatives", which goes by the greatest probability of a single object class: .3 and .3 come before .4 in
-the first order, and behind it in this one. What differs besides is whether images compete with each other, how many
+the first order, and behind it in this one. What differs too is whether images compete with each other, how many
 negatives there are, and what the sums are divided by.
 """
 

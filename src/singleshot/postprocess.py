@@ -52,6 +52,7 @@ class _Geometry(NamedTuple):
     clip: bool
 
     def boxes(self, index: Int[Tensor, "B M"]) -> Float[Tensor, "B M 4"]:
+        """Corner boxes of the priors of these numbers."""
         offsets = self.offsets.gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
         boxes = decode(offsets.float(), self.priors[index], self.variances)
         return boxes.clamp_(0.0, 1.0) if self.clip else boxes

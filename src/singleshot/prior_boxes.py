@@ -1,6 +1,6 @@
 """Default boxes ("priors"): what describes them, PriorSpec -> [P, 4], and the rules that families of them follow.
 
-The named tables are in priors.py, which is the door: import all of this from there.
+No torch here. The named tables are in prior_tables.py; priors.py is the door with torch.
 """
 
 from __future__ import annotations
@@ -54,27 +54,33 @@ class PriorSpec:
     rounding: float = 0.0
 
     def __post_init__(self) -> None:
-        count = len(self.maps)
-        for name in ("min_sizes", "max_sizes", "ratios") if self.shapes is None else ("shapes",):
-            if len(getattr(self, name)) != count:
-                raise ConfigError(f"priors: {name} has {len(getattr(self, name))} entries, want one per map ({count})")
-        if self.shapes is not None:
-            if self.min_sizes or self.max_sizes or self.ratios:
-                raise ConfigError("priors: shapes beside sizes or ratios: want one of them")
-            if any(len(s) != 2 or not 0 < min(s) <= max(s) < math.inf for shapes in self.shapes for s in shapes):
-                raise ConfigError("priors: shapes: want a positive width and height each")
-            if not all(self.shapes):
-                raise ConfigError("priors: shapes: a map without any")
-        if self.order not in ORDERS:
-            raise ConfigError(f"priors: order {self.order!r}, want one of {', '.join(ORDERS)}")
-        if self.steps is not None and len(self.steps) != count:
-            raise ConfigError(f"priors: steps has {len(self.steps)} entries, want one per map ({count})")
-        if self.clip not in CLIPS:
-            raise ConfigError(f"priors: clip {self.clip!r}, want one of {', '.join(CLIPS)}")
+        self._check_lists()
+        for name, known in (("order", ORDERS), ("clip", CLIPS)):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"priors: {name} {getattr(self, name)!r}, want one of {', '.join(known)}")
         if min(self.maps, default=0) < 1 or self.image_size < 1:
             raise ConfigError(f"priors: maps {self.maps} of an image of {self.image_size}: want positive sizes")
         if self.count > MAX_PRIORS:
             raise ConfigError(f"priors: {self.count} of them, want at most {MAX_PRIORS}")
+        self._check_numbers()
+
+    def _check_lists(self) -> None:
+        """One entry per map in each list, and sizes with ratios or shapes, not both."""
+        lists = ["min_sizes", "max_sizes", "ratios"] if self.shapes is None else ["shapes"]
+        lists += [] if self.steps is None else ["steps"]
+        for name in lists:
+            if (found := len(getattr(self, name))) != len(self.maps):
+                raise ConfigError(f"priors: {name} has {found} entries, want one per map ({len(self.maps)})")
+        if self.shapes is None:
+            return
+        if self.min_sizes or self.max_sizes or self.ratios:
+            raise ConfigError("priors: shapes and also sizes or ratios: want one of them")
+        if any(len(s) != 2 or not 0 < min(s) <= max(s) < math.inf for shapes in self.shapes for s in shapes):
+            raise ConfigError("priors: shapes: want a positive width and height each")
+        if not all(self.shapes):
+            raise ConfigError("priors: shapes: a map without any")
+
+    def _check_numbers(self) -> None:
         for low, high in zip(self.min_sizes, self.max_sizes, strict=True):
             if not 0 < low < high:
                 raise ConfigError(f"priors: sizes {low}..{high}: want 0 < min < max")
@@ -98,6 +104,7 @@ class PriorSpec:
         return sum(f * f * n for f, n in zip(self.maps, self.per_cell, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it; inverse of `from_dict`."""
         return asdict(self)
 
     @classmethod
@@ -196,7 +203,7 @@ def caffe_cell(
     every ratio but 1, each followed by its inverse if `flip`.
     """
     if max_sizes and len(max_sizes) != len(min_sizes):
-        raise ConfigError(f"priors: {len(max_sizes)} max sizes beside {len(min_sizes)} min sizes: want as many or none")
+        raise ConfigError(f"priors: {len(max_sizes)} max sizes for {len(min_sizes)} min sizes: want as many or none")
     all_ratios: list[float] = []
     for given in ratios:
         for ratio in (given, 1 / given) if flip else (given,):

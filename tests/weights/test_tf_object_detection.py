@@ -476,7 +476,7 @@ class TestRefusals:
             import_checkpoint({k: v for k, v in v1.items() if not k.startswith("BoxPredictor")})
 
     def test_boxes_that_no_default_explains(self, fill):
-        with pytest.raises(CheckpointError, match=r"\[4, 6, .* put its pipeline.config beside it"):
+        with pytest.raises(CheckpointError, match=r"\[4, 6, .* put its pipeline.config next to it"):
             import_checkpoint(fill(mobilenet_v1(boxes=4)))
 
 

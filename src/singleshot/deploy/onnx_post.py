@@ -30,12 +30,14 @@ class _Builder:
         self.name, self.nodes, self.constants = name, [], {}  # type: str, list[Any], dict[str, Any]
 
     def const(self, name: str, value: Any, dtype: Any = np.int64) -> str:
+        """Adds a constant; its name."""
         from onnx import numpy_helper
 
         self.constants[name] = numpy_helper.from_array(np.asarray(value, dtype), name)
         return name
 
     def op(self, kind: str, inputs: list[str], *outputs: str, **attributes: Any) -> str:
+        """Adds a node; the name of its first output."""
         from onnx import helper
 
         name = f"{self.name}/{outputs[0]}"
@@ -43,6 +45,7 @@ class _Builder:
         return outputs[0]
 
     def model(self, inputs: list[Any], outputs: list[Any]) -> Any:
+        """The onnx.ModelProto of what was added."""
         from onnx import helper
 
         graph = helper.make_graph(self.nodes, self.name, inputs, outputs, list(self.constants.values()))
@@ -131,7 +134,8 @@ def select_model(priors: int, classes: int, rules: Thresholds, plain: bool = Fal
     if plain:
         _check_plain(most, per_class if per_class < priors else 0, rules.candidates or 0)
     b = _Builder("select")
-    first, second, last = b.const("first", [0]), b.const("second", [1]), b.const("last", [2])
+    b.const("first", [0])
+    second, last = b.const("second", [1]), b.const("last", [2])
     zero, limit = b.const("zero", 0, np.float32), b.const("score_min", [rules.score_min], np.float32)
 
     candidates = "all_scores"
@@ -141,17 +145,8 @@ def select_model(priors: int, classes: int, rules: Thresholds, plain: bool = Fal
         candidates = _best(b, candidates, "of_all", rules.candidates, (classes, priors), plain)
     limits = [b.const("most_of_class", [min(most, of_class)]), b.const("nms_iou", [rules.nms_iou], np.float32), limit]
     b.op("NonMaxSuppression", ["all_boxes", candidates, *limits], "chosen")  # [M, 3]: image, class, prior
-    b.op("GatherND", ["all_scores", "chosen"], "chosen_scores")
-    b.op("Split", ["chosen", b.const("thirds", [1, 1, 1])], "chosen_image", "chosen_class", "chosen_prior", axis=1)
-    # A row per image over what was chosen of all; zeros behind, for when it is fewer than `most`.
-    b.op("Transpose", ["chosen_image"], "image_row", perm=[1, 0])
-    b.op("Shape", ["all_scores"], "batch_size", start=0, end=1)
-    b.op("Squeeze", ["batch_size", first], "batch_count")
-    b.op("Range", [b.const("from", 0), "batch_count", b.const("step", 1)], "images_in_order")
-    b.op("Unsqueeze", ["images_in_order", second], "image_column")
-    b.op("Equal", ["image_column", "image_row"], "own")
-    b.op("Where", ["own", "chosen_scores", zero], "own_scores")
-    behind = _rows(b, most, plain)
+    _scores_of_images(b)
+    behind = _rows(b, most, plain)  # zeros behind, for when fewer than `most` were chosen
     b.op("Pad", ["own_scores", b.const("columns_behind", [0, 0, 0, behind])], "score_table")
     b.op("TopK", ["score_table", "most"], "scores", "slot", axis=1)
     b.const("rows_behind", [0, 0, behind, 0])
@@ -169,10 +164,25 @@ def select_model(priors: int, classes: int, rules: Thresholds, plain: bool = Fal
 
     rows: Any = most if behind == most else "detections"
     outputs = [
-        _info("boxes", "FLOAT", ["batch", rows, 4]), _info("scores", "FLOAT", ["batch", rows]),
-        _info("labels", "INT64", ["batch", rows]), _info("counts", "INT64", ["batch"]),
-    ]  # fmt: skip
+        _info("boxes", "FLOAT", ["batch", rows, 4]),
+        _info("scores", "FLOAT", ["batch", rows]),
+        _info("labels", "INT64", ["batch", rows]),
+        _info("counts", "INT64", ["batch"]),
+    ]
     return b.model(_decoded(priors, classes, not by_class), outputs)
+
+
+def _scores_of_images(b: _Builder) -> None:
+    """Make "own_scores", a row per image over what was chosen of all, 0 where it is another's; and the mask "own"."""
+    b.op("GatherND", ["all_scores", "chosen"], "chosen_scores")
+    b.op("Split", ["chosen", b.const("thirds", [1, 1, 1])], "chosen_image", "chosen_class", "chosen_prior", axis=1)
+    b.op("Transpose", ["chosen_image"], "image_row", perm=[1, 0])
+    b.op("Shape", ["all_scores"], "batch_size", start=0, end=1)
+    b.op("Squeeze", ["batch_size", "first"], "batch_count")
+    b.op("Range", [b.const("from", 0), "batch_count", b.const("step", 1)], "images_in_order")
+    b.op("Unsqueeze", ["images_in_order", "second"], "image_column")
+    b.op("Equal", ["image_column", "image_row"], "own")
+    b.op("Where", ["own", "chosen_scores", "zero"], "own_scores")
 
 
 def _rows(b: _Builder, most: int, plain: bool) -> int:

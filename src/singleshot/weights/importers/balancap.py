@@ -89,13 +89,13 @@ def _convert(tensors: ForeignState) -> ImportedModel:
 
 
 def _ignore_training(tensors: ForeignState) -> tuple[str, ...]:
-    """Leave out what only training needs; what is there as an average too is said."""
+    """Leave out what only training needs; a note says so where averages are there."""
     slots = [name for name in tensors if name.rpartition("/")[2] in (*_COUNTERS, *_SLOTS)]
     averages = [name for name in tensors if name.endswith(_AVERAGE)]
     tensors.ignore(*slots, *averages)
     if not averages:
         return ()
-    # eval_ssd_network.py takes them only when it is told to (moving_average_decay).
+    # eval_ssd_network.py takes them only when asked to (moving_average_decay).
     return ("the file also holds moving averages of the weights; the plain weights were taken, as its evaluation does",)
 
 

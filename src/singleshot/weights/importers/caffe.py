@@ -69,7 +69,7 @@ def _by_network_or_name(tensors: ForeignState) -> ImportedModel:
         return _network(tensors, described, described.layers)
     raise CheckpointError(
         f"{tensors.where}: Caffe weights ({printable(', '.join(list(tensors)[:3]), 80)} ...) without their network; put"
-        " the prototxt beside the file under the same name"
+        " the prototxt next to the file under the same name"
     )
 
 

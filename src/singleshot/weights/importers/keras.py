@@ -142,7 +142,7 @@ class _Network:
             raise CheckpointError(f"{self.where}: {error}") from error
 
     def _three(self, name: str, usual: tuple[float, float, float] | None) -> tuple[float, float, float]:
-        """The three numbers of a Lambda layer: Keras writes them beside its code, which is not looked at."""
+        """The three numbers of a Lambda layer: Keras writes them next to its code, which is not looked at."""
         try:
             a, b, c = (float(value) for value in self.layers[name]["function"][2][0])
         except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -190,11 +190,6 @@ def _same(shapes: tuple[Shapes, ...], spec: PriorSpec) -> bool:
 
 IMPORTERS = (
     Importer(
-        "keras",
-        "pierluigiferrari/ssd_keras, SSD300 and SSD512 on VGG16",
-        _SIGNATURE,
-        _convert,
-        "keras",
-        _matches,
+        "keras", "pierluigiferrari/ssd_keras, SSD300 and SSD512 on VGG16", _SIGNATURE, _convert, "keras", _matches
     ),
 )

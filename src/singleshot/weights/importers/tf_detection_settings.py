@@ -68,7 +68,7 @@ class Settings:
         if [len(shapes) for shapes in boxes] != list(per_cell):
             raise CheckpointError(
                 f"{where}: {list(per_cell)} boxes a cell, but anchors for {[len(shapes) for shapes in boxes]};"
-                " put its pipeline.config beside it, which says how they were made"
+                " put its pipeline.config next to it, which says how they were made"
             )
         return self._spec(maps, tuple(anchor_shapes(row, self.size) for row in boxes))
 
