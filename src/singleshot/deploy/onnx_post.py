@@ -8,12 +8,16 @@ NMS, which drops what is under the limit first; so it is done only when some cla
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from singleshot.errors import ConfigError
 from singleshot.thresholds import Thresholds
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 OPSET = 18
 IR_VERSION = 9
@@ -27,9 +31,11 @@ class _Builder:
     """Collects the nodes and constants of a graph."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.nodes, self.constants = name, [], {}  # type: str, list[Any], dict[str, Any]
+        self.name = name
+        self.nodes: list[NodeProto] = []
+        self.constants: dict[str, TensorProto] = {}
 
-    def const(self, name: str, value: Any, dtype: Any = np.int64) -> str:
+    def const(self, name: str, value: npt.ArrayLike, dtype: npt.DTypeLike = np.int64) -> str:
         """Adds a constant; its name."""
         from onnx import numpy_helper
 
@@ -44,7 +50,7 @@ class _Builder:
         self.nodes.append(helper.make_node(kind, inputs, list(outputs), name=name, **attributes))
         return outputs[0]
 
-    def model(self, inputs: list[Any], outputs: list[Any]) -> Any:
+    def model(self, inputs: list[ValueInfoProto], outputs: list[ValueInfoProto]) -> ModelProto:
         """The onnx.ModelProto of what was added."""
         from onnx import helper
 
@@ -52,8 +58,8 @@ class _Builder:
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
 
-def decode_model(priors: np.ndarray, variances: tuple[float, float], classes: int, rules: Thresholds) -> Any:
-    """An onnx.ModelProto: offsets [N, P, 4], logits [N, P, C + 1] -> all_boxes [N, P, 4] in corner form, all_scores
+def decode_model(priors: np.ndarray, variances: tuple[float, float], classes: int, rules: Thresholds) -> ModelProto:
+    """The graph of offsets [N, P, 4], logits [N, P, C + 1] -> all_boxes [N, P, 4] in corner form, all_scores
     [N, C, P] of the real classes; where rules.class_agnostic, the score of each prior's likeliest class [N, 1, P], and
     all_labels int64 [N, P]. priors: cx cy w h [P, 4]."""
     b, count = _Builder("decode"), len(priors)
@@ -103,13 +109,13 @@ def decode_model(priors: np.ndarray, variances: tuple[float, float], classes: in
     return b.model(inputs, _decoded(count, 1 if rules.class_agnostic else classes, rules.class_agnostic))
 
 
-def _info(name: str, kind: str, shape: list[Any]) -> Any:
+def _info(name: str, kind: str, shape: list[int | str]) -> ValueInfoProto:
     from onnx import TensorProto, helper
 
     return helper.make_tensor_value_info(name, getattr(TensorProto, kind), shape)
 
 
-def _decoded(priors: int, classes: int, labels: bool) -> list[Any]:
+def _decoded(priors: int, classes: int, labels: bool) -> list[ValueInfoProto]:
     """What stands between decoding and selection."""
     values = [
         _info("all_boxes", "FLOAT", ["batch", priors, 4]),
@@ -118,8 +124,8 @@ def _decoded(priors: int, classes: int, labels: bool) -> list[Any]:
     return [*values, _info("all_labels", "INT64", ["batch", priors])] if labels else values
 
 
-def select_model(priors: int, classes: int, rules: Thresholds, plain: bool = False) -> Any:
-    """An onnx.ModelProto.
+def select_model(priors: int, classes: int, rules: Thresholds, plain: bool = False) -> ModelProto:
+    """The graph behind decode_model.
 
     In: what decode_model gives (class-agnostic: C is 1). Out: boxes [N, K, 4], scores [N, K], labels int64 [N, K],
     counts int64 [N], where K is at most `keep`, and as many as the batch needs when that is over MAX_ROWS; rows past
@@ -162,7 +168,7 @@ def select_model(priors: int, classes: int, rules: Thresholds, plain: bool = Fal
     b.op("Cast", ["found"], "found_numbers", to=7)  # int64
     b.op("ReduceSum", ["found_numbers", second], "counts", keepdims=0)
 
-    rows: Any = most if behind == most else "detections"
+    rows: int | str = most if behind == most else "detections"
     outputs = [
         _info("boxes", "FLOAT", ["batch", rows, 4]),
         _info("scores", "FLOAT", ["batch", rows]),
@@ -238,7 +244,7 @@ def _best(b: _Builder, scores: str, name: str, count: int, shape: tuple[int, int
         b.op("ReduceSum", [f"{name}_numbers", axes], f"{name}_counts", keepdims=0)
         b.op("ReduceMax", [f"{name}_counts"], f"{name}_most", keepdims=0)
         b.op("Greater", [f"{name}_most", b.const(f"{name}_limit", count, np.int32)], f"{name}_too_many")
-        sides = ["batch", 1 if over_all else classes, 1]
+        sides: list[int | str] = ["batch", 1 if over_all else classes, 1]
         b.const(f"{name}_none", np.zeros((1, 1, 1)), np.float32)
         best = helper.make_graph(nodes, f"{name}_best", [], [_info(f"{name}_lowest", "FLOAT", sides)])
         all_of_them = helper.make_node("Identity", [f"{name}_none"], [f"{name}_zero"], name=f"select/{name}_zero")

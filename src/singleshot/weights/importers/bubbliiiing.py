@@ -58,7 +58,7 @@ def _convert_resnet(tensors: ForeignState) -> ImportedModel:
     x = net.add("resnet.3", "maxpool", x, kernel=3, stride=2, round_up=True)
     sources = []
     for stage, stride in ((4, 1), (5, 2), (6, 2)):
-        x = _stage(net, x, f"resnet.{stage}", stride)
+        x, _ = net.residual_stage(x, f"resnet.{stage}", bottleneck=True, stride=stride)
         if stage == 5:
             sources.append(net.l2_norm(x, "L2Norm"))
     sources.append(x)
@@ -70,22 +70,6 @@ def _convert_resnet(tensors: ForeignState) -> ImportedModel:
     for i, (source, boxes) in enumerate(zip(sources, PRIORS_300.per_cell, strict=True)):
         add_head(net, source, f"loc.{i}", f"conf.{i}", boxes, num_classes + 1)
     return _foreign(net, num_classes, PRIORS_300, "ResNet50")
-
-
-def _stage(net: TorchBuilder, x: str, name: str, stride: int) -> str:
-    """As many bottlenecks as there are (nets/resnet.py); the first one's 3x3 has the stride."""
-    i = 0
-    while i == 0 or f"{name}.{i}.conv1.weight" in net.tensors:
-        block, start = f"{name}.{i}", x
-        x = net.conv_norm(x, f"{block}.conv1", f"{block}.bn1", "relu", 1)
-        x = net.conv_norm(x, f"{block}.conv2", f"{block}.bn2", "relu", 3, stride if i == 0 else 1)
-        x = net.conv_norm(x, f"{block}.conv3", f"{block}.bn3", kernel=1)
-        if i == 0:
-            down = f"{block}.downsample"
-            start = net.conv_norm(start, f"{down}.0", f"{down}.1", kernel=1, stride=stride)
-        x = net.add(f"{block}.relu", "relu", net.add(f"{block}.add", "add", x, start))
-        i += 1
-    return x
 
 
 _VGG = (

@@ -19,7 +19,7 @@ from singleshot.weights.importers.vgg import count_classes
 # Cell by cell, as our heads are; theirs are written box by box.
 PRIORS_300 = NVIDIA.prior_spec("ssd300")
 # (blocks of the three stages, whether they are bottlenecks) -> depth.
-_DEPTHS = {
+_DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
     ((2, 2, 2), False): 18,
     ((3, 4, 6), False): 34,
     ((3, 4, 6), True): 50,
@@ -35,30 +35,13 @@ def _resnet(net: TorchBuilder, stem: str, stages: tuple[str, str, str]) -> tuple
     """
     x = net.conv_norm(net.image, f"{stem}.0", f"{stem}.1", "relu", kernel=7, stride=2)
     x = net.add(f"{stem}.maxpool", "maxpool", x, kernel=3, stride=2, padding=1)
-    depths = []
+    counts = []
     bottleneck = f"{stages[0]}.0.conv3.weight" in net.tensors
     for i, stage in enumerate(stages):
-        block = 0
-        while block == 0 or f"{stage}.{block}.conv1.weight" in net.tensors:
-            x = _block(net, x, f"{stage}.{block}", bottleneck, stride=2 if i == 1 and block == 0 else 1)
-            block += 1
-        depths.append(block)
-    depth = _DEPTHS.get(((depths[0], depths[1], depths[2]), bottleneck))
+        x, blocks = net.residual_stage(x, stage, bottleneck, stride=2 if i == 1 else 1)
+        counts.append(blocks)
+    depth = _DEPTHS.get((tuple(counts), bottleneck))
     return x, f"ResNet{depth}" if depth else "a ResNet"
-
-
-def _block(net: TorchBuilder, x: str, name: str, bottleneck: bool, stride: int) -> str:
-    """A residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1; the stride is the first 3x3's."""
-    kernels, strided = ((1, 3, 1), 2) if bottleneck else ((3, 3), 1)
-    y = x
-    for k, kernel in enumerate(kernels, start=1):
-        activation = "relu" if k < len(kernels) else ""
-        own = stride if k == strided else 1
-        y = net.conv_norm(y, f"{name}.conv{k}", f"{name}.bn{k}", activation, kernel, own)
-    if f"{name}.downsample.0.weight" in net.tensors:
-        short = f"{name}.downsample"
-        x = net.conv_norm(x, f"{short}.0", f"{short}.1", kernel=1, stride=stride)
-    return net.add(f"{name}.relu", "relu", net.add(f"{name}.add", "add", x, y))
 
 
 def _extras(net: TorchBuilder, x: str, norm: bool) -> list[str]:

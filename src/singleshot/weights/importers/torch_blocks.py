@@ -68,6 +68,28 @@ class TorchBuilder(GraphBuilder):
         gate = self.conv_bias(squeezed, f"{name}.fc2", "hardsigmoid", kernel=1)
         return self.add(f"{name}.mul", "mul", x, gate)
 
+    def residual_stage(self, x: str, name: str, bottleneck: bool, stride: int) -> tuple[str, int]:
+        """As many blocks of torchvision's ResNet as there are: the last layer's name, and how many they were.
+
+        A block has two 3x3 convolutions, or (`bottleneck`) 1x1, 3x3, 1x1; the stride is the first block's first 3x3's.
+        """
+        kernels, strided = ((1, 3, 1), 2) if bottleneck else ((3, 3), 1)
+        count = 0
+        while count == 0 or f"{name}.{count}.conv1.weight" in self.tensors:
+            block, start, first = f"{name}.{count}", x, count == 0
+            own = stride if first else 1
+            for k, kernel in enumerate(kernels, start=1):
+                activation = "relu" if k < len(kernels) else ""
+                x = self.conv_norm(
+                    x, f"{block}.conv{k}", f"{block}.bn{k}", activation, kernel, own if k == strided else 1
+                )
+            short = f"{block}.downsample"
+            if f"{short}.0.weight" in self.tensors or (first and bottleneck):
+                start = self.conv_norm(start, f"{short}.0", f"{short}.1", kernel=1, stride=own)
+            x = self.add(f"{block}.relu", "relu", self.add(f"{block}.add", "add", start, x))
+            count += 1
+        return x, count
+
     def active(self, name: str, x: str, activation: str) -> str:
         """The activation behind the layer of that name; x itself where it is ""."""
         return self.add(f"{name}.{activation}", activation, x) if activation else x
