@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,14 @@ import pytest
 import torch
 
 from singleshot.conventions import DETECTION
+from singleshot.datasets import open_dataset
+from singleshot.inputs import to_square
 from singleshot.postprocess import to_detections
 from singleshot.priors import from_shapes, make_priors, prior_table
 from singleshot.records import RawOutput
 from singleshot.runtime.postprocess_numpy import RawDecoder, decode, probabilities
 from singleshot.thresholds import Thresholds
+from singleshot.weights.importing import import_checkpoint
 
 SPEC = from_shapes(64, (5, 3), [((20.0, 20.0), (28.0, 14.0)), ((40.0, 40.0), (30.0, 50.0))])
 CLASSES = 4
@@ -46,8 +50,8 @@ def select(boxes: np.ndarray, scores: list[float], ok: Callable[[float], bool], 
 
 def tflite_fast(scores: np.ndarray, boxes: np.ndarray, rules: Thresholds) -> Rows:
     """detection_postprocess.cc, NonMaxSuppressionMultiClassFastHelper, one class for each box."""
-    label_offset = 1
-    classes = [max(range(CLASSES), key=lambda c, row=row: row[c + label_offset]) for row in scores]
+    label_offset, num_classes = 1, scores.shape[1] - 1
+    classes = [max(range(num_classes), key=lambda c, row=row: row[c + label_offset]) for row in scores]
     best = [float(row[c + label_offset]) for row, c in zip(scores, classes, strict=True)]
     kept = select(boxes, best, lambda s: s >= rules.score_min, rules.nms_iou, rules.keep)
     return [(best[i], classes[i], i) for i in kept]
@@ -57,7 +61,7 @@ def tflite_regular(scores: np.ndarray, boxes: np.ndarray, rules: Thresholds) -> 
     """detection_postprocess.cc, NonMaxSuppressionMultiClassRegularHelper: detections_per_class, then max_detections."""
     assert rules.keep_per_class is not None
     merged: Rows = []
-    for c in range(CLASSES):
+    for c in range(scores.shape[1] - 1):
         column = scores[:, c + 1].tolist()
         kept = select(
             boxes, column, lambda s: s >= rules.score_min, rules.nms_iou, min(rules.keep_per_class, rules.keep)
@@ -70,7 +74,7 @@ def tf_multiclass(scores: np.ndarray, boxes: np.ndarray, rules: Thresholds) -> R
     """core/post_processing.py, multiclass_non_max_suppression: max_size_per_class of each class leave NMS."""
     assert rules.keep_per_class is not None
     joined: Rows = []
-    for c in range(CLASSES):
+    for c in range(scores.shape[1] - 1):
         column = scores[:, c + 1].tolist()
         kept = select(
             boxes, column, lambda s: s > rules.score_min, rules.nms_iou, min(rules.keep_per_class, len(boxes))
@@ -187,3 +191,22 @@ def test_a_limit_of_each_class_after_nms_is_none_before_it() -> None:
     raw = RawOutput(torch.zeros(1, 3, 4), logits)
     assert len(to_detections(raw, priors, per_class=2)[0].scores) == 1
     assert len(to_detections(raw, priors, keep_per_class=2)[0].scores) == 2
+
+
+@pytest.mark.parametrize("name", ["tflite", "tflite-regular"])
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_on_outputs_of_the_published_detector(name: str, activation: str, shared: Path) -> None:
+    """A photo through the quantised COCO SSD, whose boxes and scores are those of LiteRT but for rounding."""
+    model = import_checkpoint(shared / "weights" / "coco_ssd_mobilenet_v1_quant_detect.tflite")
+    photo = to_square(open_dataset(shared / "data" / "voc07", "val").sample(0).image, model.input_spec)[0]
+    with torch.inference_mode():
+        raw = model(torch.from_numpy(photo).permute(2, 0, 1).unsqueeze(0))
+    rules = replace(DETECTION[name], activation=activation, score_min=0.05, keep=100)
+    spec = model.prior_spec
+    found = to_detections(raw, model.priors, variances=spec.variances, **rules.for_postprocess())
+    boxes = decode(raw.offsets[0].numpy(), prior_table(spec), spec.variances)
+    scores = probabilities(raw.logits[0].numpy(), activation)
+    rule = tflite_fast if rules.class_agnostic else tflite_regular
+    their_scores, labels, priors = zip(*rule(scores, boxes, rules), strict=True)
+    assert len(labels) > 10
+    agree(found, [(boxes[list(priors)], np.array(their_scores), np.array(labels))])
