@@ -1,13 +1,15 @@
 """Draws the pictures of docs/variants.md and writes its tables of names: python docs/variants.py
 
-Goes over whatever the package's dicts hold (PRIORS, RULES, LOSS_RULES, DETECTION, IMPORTERS), so that a new variant
-shows up by running it again. `--check` draws nothing and fails where the page's tables are not those of the package.
+Goes over whatever the package's dicts hold (CONVENTIONS, PRIORS, RULES, LOSS_RULES, DETECTION, IMPORTERS), so that a
+new variant shows up by running it again. `--check` draws nothing and fails where the page's tables are not those of the
+package.
 """
 
 from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,13 @@ from matplotlib.patches import Circle, Ellipse, Polygon, Rectangle
 from PIL import Image
 
 from singleshot.boxes import encode, iou, to_corners
+from singleshot.conventions import CONVENTIONS, DETECTION
 from singleshot.losses import LOSS_RULES
 from singleshot.matching import RULES, match
 from singleshot.postprocess import to_detections
 from singleshot.priors import CLIPS, PRIORS, SOURCES, PriorSpec, cell_shapes, make_priors
 from singleshot.records import RawOutput
-from singleshot.thresholds import DETECTION, NO_CAP
+from singleshot.thresholds import NO_CAP
 from singleshot.weights.importers import IMPORTERS
 
 HERE = Path(__file__).resolve().parent
@@ -45,10 +48,14 @@ def main() -> None:
     if "--check" in sys.argv:
         sys.exit(0 if new == page else f"{PAGE.name}: its tables are old; run python docs/variants.py")
     PAGE.write_text(new)
-    for name, draw in (
-        ("priors", draw_priors), ("clip", draw_clips), ("matching", draw_matching), ("mining", draw_mining),
-        ("detection", draw_detection),
-    ):  # fmt: skip
+    drawn = {
+        "priors": draw_priors,
+        "clip": draw_clips,
+        "matching": draw_matching,
+        "mining": draw_mining,
+        "detection": draw_detection,
+    }
+    for name, draw in drawn.items():
         path = HERE / f"variants-{name}.png"
         figure = draw()
         figure.savefig(path, dpi=100, facecolor="white")
@@ -62,7 +69,15 @@ def main() -> None:
 
 def with_tables(page: str) -> str:
     """The page with every block between `<!-- name -->` and `<!-- end -->` written anew."""
-    tables = {"priors": prior_rows, "losses": loss_rows, "detection": detection_rows, "layouts": layout_rows}
+    tables = {
+        "priors": prior_rows,
+        "losses": loss_rows,
+        "detection": detection_rows,
+        "inputs": input_rows,
+        "offsets": offset_rows,
+        "decay": decay_rows,
+        "layouts": layout_rows,
+    }
     for name, make in tables.items():
         rows = make()
         start, rest = page.split(f"<!-- {name} -->\n", 1)
@@ -81,8 +96,8 @@ def prior_rows() -> list[list[str]]:
             math.isclose(step, spec.image_size / size) for step, size in zip(spec.steps, spec.maps, strict=True)
         )
         steps = "the maps'" if own or spec.steps is None else " ".join(f"{step:g}" for step in spec.steps)
-        rows.append([f"`{name}`", str(spec.count), " ".join(f"{size:.4g}" for size in sizes), steps, spec.clip,
-                     spec.order, SOURCES[name]])  # fmt: skip
+        shown = " ".join(f"{size:.4g}" for size in sizes)
+        rows.append([f"`{name}`", str(spec.count), shown, steps, spec.clip, spec.order, SOURCES[name]])
     return rows
 
 
@@ -91,32 +106,73 @@ def loss_rows() -> list[list[str]]:
     rows = [["rule", "source", "negatives of the toy batch per image", "an image's sums are multiplied by"]]
     for name, rule in LOSS_RULES.items():
         mined, weight = mine(rule)
-        rows.append([f"`{name}`", rule.source, " ".join(map(str, mined.sum(dim=1).tolist())),
-                     " ".join(f"{w:.3g}" for w in weight.tolist())])  # fmt: skip
+        counts, factors = " ".join(map(str, mined.sum(dim=1).tolist())), " ".join(f"{w:.3g}" for w in weight.tolist())
+        rows.append([f"`{name}`", rule.source, counts, factors])
     return rows
 
 
 def detection_rows() -> list[list[str]]:
     rows = [["name", "score over", "into NMS", "NMS IoU", "out of NMS", "clipped before", "else"]]
-    for name, options in DETECTION.items():
-        into = [f"{options['per_class']} of a class"] if options.get("per_class", NO_CAP) < NO_CAP else []
-        into += [f"{options['candidates']} in all"] if "candidates" in options else []
-        out = [f"{options['keep_per_class']} of a class"] if "keep_per_class" in options else []
-        out += [f"{options['keep']} in all"] if options["keep"] < NO_CAP else []
-        rest = ["best class of each box only"] if options.get("best_class") else []
-        rest += ["best class or background, NMS over classes"] if options.get("class_agnostic") else []
-        rest += [options["activation"]] if "activation" in options else []
-        rows.append([f"`{name}`", f"{options['score_min']:g}", ", ".join(into) or "all", f"{options['nms_iou']:g}",
-                     ", ".join(out) or "all", "yes" if options.get("clip") else "no", ", ".join(rest)])  # fmt: skip
+    for name, rule in DETECTION.items():
+        into = [f"{rule.per_class} of a class"] if rule.per_class < NO_CAP and not rule.one_class_per_prior else []
+        into += [f"{rule.candidates} in all"] if rule.candidates else []
+        out = [f"{rule.keep_per_class} of a class"] if rule.keep_per_class else []
+        out += [f"{rule.keep} in all"] if rule.keep < NO_CAP else []
+        rest = ["best class of each box only"] if rule.best_class else []
+        if rule.class_agnostic:
+            rest.append(f"best class{' or background' * rule.background_competes}, NMS over classes")
+        rest += [rule.activation] if rule.activation != "softmax" else []
+        into_text, out_text = ", ".join(into) or "all", ", ".join(out) or "all"
+        clip = "yes" if rule.clip else "no"
+        rows.append(
+            [f"`{name}`", f"{rule.score_min:g}", into_text, f"{rule.nms_iou:g}", out_text, clip, ", ".join(rest)]
+        )
+    return rows
+
+
+def numbers(values: Iterable[float]) -> str:
+    return " ".join(f"{value:.6g}" for value in values)
+
+
+def input_rows() -> list[list[str]]:
+    """One for all networks of a codebase that take the same, whatever the size."""
+    rows = [["codebase", "networks", "order", "mean (RGB order, of 0 to 255)", "std", "resize"]]
+    for name, convention in CONVENTIONS.items():
+        sharing: dict[tuple[str, ...], list[str]] = {}
+        for network, spec in convention.inputs.items():
+            values = (spec.colour_order.upper(), numbers(spec.mean), numbers(spec.std), spec.resize)
+            sharing.setdefault(values, []).append(network)
+        rows += [[f"`{name}`", ", ".join(networks), *values] for values, networks in sharing.items()]
+    return rows
+
+
+def offset_rows() -> list[list[str]]:
+    rows = [["codebases", "variances", "order", "background", "else"]]
+    sharing: dict[tuple[str, ...], list[str]] = {}
+    for name, convention in CONVENTIONS.items():
+        offsets = convention.offsets
+        values = (numbers(offsets.variances), offsets.order, offsets.background, offsets.note)
+        sharing.setdefault(values, []).append(f"`{name}`")
+    return rows + [[", ".join(names), *values] for values, names in sharing.items()]
+
+
+def decay_rows() -> list[list[str]]:
+    rows = [["codebase", "`decay_only`", "`weight_decay`", "`bias_lr_factor`", "else", "source"]]
+    for name, convention in CONVENTIONS.items():
+        decay = convention.decay
+        if decay is not None:
+            value = "" if decay.value is None else f"{decay.value:g}"
+            source = f"{convention.project.split(',')[0]} {convention.sources['decay']}"
+            rows.append([f"`{name}`", decay.pulls_on, value, f"{decay.bias_lr_factor:g}", decay.note, source])
     return rows
 
 
 def layout_rows() -> list[list[str]]:
-    rows = [["source", "project and network", "told by"]]
+    rows = [["source", "project and network", "recognised by"]]
     for importer in {(one.name, one.about): one for one in IMPORTERS}.values():
         shown = [f"`{name}`" for name in importer.signature[:2]]
-        told = ", ".join(shown) + (f" and {len(importer.signature) - 2} more" if len(importer.signature) > 2 else "")
-        rows.append([f"`{importer.name}`", importer.about, told or "its description of the network"])
+        names = ", ".join(shown) + (f" and {len(importer.signature) - 2} more" if len(importer.signature) > 2 else "")
+        rows.append([f"`{importer.name}`", importer.about, names or "its description of the network"])
     return rows
 
 
@@ -137,8 +193,8 @@ def draw_priors() -> Any:
     """The boxes of a middle cell of the first two maps, one panel for all tables that agree there."""
     panels: dict[tuple, list[str]] = {}
     for name, spec in PRIORS.items():
-        key = tuple(tuple(sorted(map(tuple, cell_boxes(spec, i, spec.maps[i] // 2).mul(500).round().tolist())))
-                    for i in (0, 1))  # fmt: skip
+        cells = (cell_boxes(spec, i, spec.maps[i] // 2).mul(500).round().tolist() for i in (0, 1))
+        key = tuple(tuple(sorted(map(tuple, cell))) for cell in cells)
         panels.setdefault(key, []).append(name)
     columns = 5
     rows = math.ceil(len(panels) / columns)
@@ -237,7 +293,10 @@ def objects(axis: Axes, faint: bool = False) -> None:
 
 
 def toy() -> tuple[torch.Tensor, torch.Tensor]:
-    """-log p(background) [3, 24] and labels: an image with three matches, one with one, one without objects."""
+    """-log p(background) [3, 24] of a network with one class, and labels.
+
+    An image with three matches, one with one, one without objects.
+    """
     g = torch.Generator().manual_seed(11)
     hardness = torch.rand(3, 24, generator=g).pow(3) * torch.tensor([[1.6], [1.1], [3.2]]) + 0.05
     labels = torch.zeros(3, 24, dtype=torch.long)
@@ -251,7 +310,7 @@ def toy() -> tuple[torch.Tensor, torch.Tensor]:
 def mine(rule: Any) -> tuple[torch.Tensor, torch.Tensor]:
     hardness, labels = toy()
     matches = (labels > 0).sum(dim=1)
-    return rule.mine(hardness, labels == 0, matches * 3.0, 0), rule.weigh(matches.float())
+    return rule.mine(hardness, labels == 0, matches * 3.0, 0), rule.weigh(matches.float(), matches.sum())
 
 
 def draw_mining() -> Any:
@@ -278,7 +337,7 @@ def draw_mining() -> Any:
                 axis.set_ylabel(f"image {row + 1}: {count or 'no'} match{'es' * (count != 1)}", fontsize=8)
         axes[0, column].set_title(name)
     figure.suptitle(
-        "Negatives that each loss rule mines (red), by -log p(background) of 24 default boxes;"
+        "Negatives that each loss rule mines (red), by -log p(background) of 24 default boxes and one class;"
         "\ngreen: matched, hatched: ignored, grey: left out. 3 negatives for a match.",
         fontsize=11,
     )
@@ -311,8 +370,8 @@ def draw_detection() -> Any:
     raw, priors = toy_output()
     panels: dict[tuple, list[str]] = {}
     results = {}
-    for name, options in DETECTION.items():
-        (found,) = to_detections(raw, priors, **options)
+    for name, rule in DETECTION.items():
+        (found,) = to_detections(raw, priors, **rule.for_postprocess())
         key = tuple(found.scores.mul(1e4).round().tolist()), tuple(found.boxes.flatten().mul(1e3).round().tolist())
         panels.setdefault(key, []).append(name)
         results[name] = found

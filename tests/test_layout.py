@@ -22,12 +22,13 @@ GROUPS: dict[str, dict[str, set[str]]] = {
     },
     "SSD itself": {
         "boxes": set(), "prior_boxes": set(), "inputs": set(), "thresholds": set(),
-        "conventions": {"prior_boxes", "inputs", "thresholds"},
-        "priors": {"prior_boxes", "conventions"},
-        "prior_coverage": {"priors", "prior_boxes"},
+        "prior_tables": {"prior_boxes"},
+        "conventions": {"prior_boxes", "prior_tables", "inputs", "thresholds"},
+        "priors": {"prior_boxes", "prior_tables"},
+        "prior_coverage": {"prior_boxes"},
         "matching": {"boxes"}, "losses": set(), "postprocess": {"boxes", "thresholds"},
         "metrics": set(),
-        "models": {"priors", "prior_boxes", "inputs", "conventions"},
+        "models": {"priors", "prior_boxes", "prior_tables", "inputs", "conventions"},
     },
     "without torch": {
         "model_info": set(),

@@ -103,6 +103,55 @@ def test_agrees_with(rule: str, loss: str, matching: str, prefix: str, raw, gold
             assert hardness[i, differ].unique().numel() <= 1
 
 
+@pytest.mark.parametrize("prefix", ["voc300clip", "voc300noclip"])
+def test_mean_negatives_on_the_golden_batch(prefix: str, raw, golden) -> None:
+    """The real number of priors and classes, against the transcription."""
+    targets = their_targets(np.load(golden / "match_caffe.npz"), prefix)
+    losses = multibox_loss(raw, targets, "mean-negatives", alpha=2.0)
+    true, predicted = as_keras(raw.offsets, raw.logits, targets.labels, targets.offsets)
+    confidence, location = keras_multibox_loss(true, predicted, alpha=2.0)
+    assert losses.confidence.item() == pytest.approx(confidence, rel=1e-5)
+    assert losses.total.item() == pytest.approx(confidence + location, rel=1e-5)
+    assert all(
+        multibox_loss(raw, targets, rule).confidence.item() != pytest.approx(confidence, rel=1e-3)
+        for rule in LOSS_RULES
+        if rule != "mean-negatives"
+    )
+
+
+def test_mean_negatives_clips_probabilities_and_their_gradient() -> None:
+    logits = torch.tensor([[[60.0, 0.0], [0.0, 20.0], [0.0, -1.0]]], requires_grad=True)
+    labels = torch.tensor([[1, 0, 0]])  # a match that is as good as impossible, a mistake, an easy negative
+    raw = RawOutput(torch.zeros(1, 3, 4), logits)
+    losses = multibox_loss(raw, Targets(labels, torch.zeros(1, 3, 4)), "mean-negatives", negative_ratio=1)
+    assert losses.confidence.item() == pytest.approx(-math.log(1e-15) + 20.0, rel=1e-6)
+    losses.total.backward()
+    assert (logits.grad != 0).any(dim=-1).tolist() == [[False, True, False]]
+
+
+def test_mean_negatives_ranks_by_the_likeliest_class() -> None:
+    """.3 + .3 is more of an object than .4, and less of any one class."""
+    logits = torch.tensor([[[0.4, 0.3, 0.3], [0.58, 0.4, 0.02], [0.01, 0.01, 0.98]]]).log().requires_grad_()
+    targets = Targets(torch.tensor([[0, 0, 1]]), torch.zeros(1, 3, 4))
+    for rule, mined in (("caffe", 0), ("mean-negatives", 1)):
+        logits.grad = None
+        multibox_loss(RawOutput(torch.zeros(1, 3, 4), logits), targets, rule, negative_ratio=1).total.backward()
+        assert (logits.grad[0] != 0).any(dim=-1).tolist() == [mined == 0, mined == 1, True]
+
+
+def test_the_number_of_matches_may_come_from_outside() -> None:
+    """As where several processes share a batch: only rules that divide by it notice."""
+    offsets, logits, labels, wanted = random_case(0)
+    for name in LOSS_RULES:
+        own = multibox_loss(RawOutput(offsets, logits), Targets(labels, wanted), name)
+        shared = multibox_loss(
+            RawOutput(offsets, logits), Targets(labels, wanted), name, batch_matches=own.positives * 2.0
+        )
+        factor = 0.5 if name in ("caffe", "batch-mean") else 1.0
+        assert shared.total.item() == pytest.approx(own.total.item() * factor, rel=1e-6)
+        assert shared.positives == own.positives
+
+
 def test_agrees_with_torchvision_where_an_image_has_no_object(raw, golden) -> None:
     targets = their_targets(np.load(golden / "match_torchvision.npz"), "voc300clip", empty=3)
     losses = multibox_loss(raw, targets)
@@ -113,6 +162,9 @@ def test_agrees_with_torchvision_where_an_image_has_no_object(raw, golden) -> No
 
 def slow_loss(offsets, logits, labels, wanted_offsets, ratio=3.0, rule="caffe", at_least=0, smoothing=0.0):
     """Each rule in its own project's terms, one prior at a time, in float64: confidence and location."""
+    if rule == "mean-negatives":
+        true, predicted = as_keras(offsets, logits, labels, wanted_offsets)
+        return keras_multibox_loss(true, predicted, ratio, at_least=at_least, smoothing=smoothing)
     images = []  # matches, their cross entropy, their distance, negatives as (p(background), cross entropy)
     for b in range(len(labels)):
         matches, entropy, distance, negatives = 0, 0.0, 0.0, []
@@ -152,6 +204,49 @@ def slow_loss(offsets, logits, labels, wanted_offsets, ratio=3.0, rule="caffe", 
         mined *= weights[0]
     confidence = sum(image[1] * weight for image, weight in zip(images, weights, strict=True)) + mined
     return confidence, sum(image[2] * weight for image, weight in zip(images, weights, strict=True))
+
+
+def keras_multibox_loss(y_true, y_pred, ratio=3.0, alpha=1.0, hard=100, at_least=0, smoothing=0.0):
+    """The Keras MultiboxLoss, line by line in numpy and float64: confidence and location.
+
+    y_true: [B, P, 4 + C + 1 + 8]: offsets, one-hot labels, and eight more of which the first marks a match; y_pred
+    likewise, with probabilities. Where labels are all 0, the prior takes no part. smoothing is not in the source.
+    """
+    batch_size, num_boxes = y_true.shape[:2]
+    probability = np.maximum(np.minimum(y_pred[:, :, 4:-8], 1 - 1e-15), 1e-15)
+    classes = probability.shape[2]
+    spread = (1 - smoothing) * y_true[:, :, 4:-8] + smoothing / classes
+    conf_loss, loc_loss = np.zeros((batch_size, num_boxes)), np.zeros((batch_size, num_boxes))
+    for b in range(batch_size):
+        for p in range(num_boxes):
+            conf_loss[b, p] = -sum(t * math.log(q) for t, q in zip(spread[b, p], probability[b, p], strict=True))
+            for d in np.abs(y_true[b, p, :4] - y_pred[b, p, :4]):
+                loc_loss[b, p] += 0.5 * d * d if d < 1 else d - 0.5
+    positive = y_true[:, :, -8]
+    ignored = y_true[:, :, 4:-8].sum(axis=2) == 0
+    num_pos = positive.sum(axis=1)
+    num_neg = [min(ratio * n, num_boxes - n - i) for n, i in zip(num_pos, ignored.sum(axis=1), strict=True)]
+    above = [n for n in num_neg if n > 0]
+    num_neg_batch = max(int(sum(above) / len(above)) if above else hard, at_least)
+    confidence = location = 0.0
+    for b in range(batch_size):
+        max_confs = y_pred[b, :, 5:-8].max(axis=1)
+        negatives = [p for p in range(num_boxes) if not positive[b, p] and not ignored[b, p]]
+        hardest = sorted(negatives, key=lambda p: -max_confs[p])[:num_neg_batch]
+        confidence += sum(conf_loss[b, p] for p in range(num_boxes) if positive[b, p])
+        confidence += sum(conf_loss[b, p] for p in hardest)
+        location += sum(loc_loss[b, p] for p in range(num_boxes) if positive[b, p])
+    return confidence / batch_size, alpha * location / batch_size
+
+
+def as_keras(offsets, logits, labels, wanted) -> tuple[np.ndarray, np.ndarray]:
+    """y_true and y_pred of the Keras MultiboxLoss."""
+    one_hot = torch.nn.functional.one_hot(labels.clamp(min=0), logits.shape[-1]) * (labels >= 0).unsqueeze(-1)
+    more = torch.zeros(*labels.shape, 8)
+    marked = more.clone()
+    marked[..., 0] = labels > 0
+    true = torch.cat([wanted.double(), one_hot.double(), marked.double()], dim=-1)
+    return true.numpy(), torch.cat([offsets.double(), logits.double().softmax(-1), more.double()], dim=-1).numpy()
 
 
 def random_case(seed: int, rate: float = 0.3):
@@ -197,8 +292,13 @@ def test_agrees_with_the_literal_loop_at_any_setting(seed, rule, ratio, at_least
 def test_label_smoothing_is_that_of_pytorch(smoothing: float) -> None:
     offsets, logits, labels, wanted = random_case(4)
     labels = labels.clamp(min=0)
-    losses = multibox_loss(RawOutput(offsets, logits), Targets(labels, wanted), negative_ratio=1000,
-                           min_negatives=1000, label_smoothing=smoothing)  # fmt: skip
+    losses = multibox_loss(
+        RawOutput(offsets, logits),
+        Targets(labels, wanted),
+        negative_ratio=1000,
+        min_negatives=1000,
+        label_smoothing=smoothing,
+    )
     all_of_them = torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), labels.flatten(), reduction="sum", label_smoothing=smoothing
     )
@@ -239,6 +339,13 @@ def test_rules_that_learn_from_a_batch_without_any_object(rule: str, negatives: 
     assert losses.confidence.item() == pytest.approx(hardest.sum().item() / divisor, rel=1e-5)
     losses.total.backward()
     assert (logits.grad != 0).any(dim=-1).sum() == negatives
+
+
+def test_mean_negatives_takes_a_hundred_of_each_image_without_objects() -> None:
+    logits = torch.randn(2, 150, 3, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    empty = Targets(torch.zeros(2, 150, dtype=torch.long), torch.zeros(2, 150, 4))
+    multibox_loss(RawOutput(torch.zeros(2, 150, 4), logits), empty, "mean-negatives").total.backward()
+    assert (logits.grad != 0).any(dim=-1).sum(dim=1).tolist() == [100, 100]
 
 
 @pytest.mark.parametrize("rule", LOSS_RULES)

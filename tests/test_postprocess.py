@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from singleshot.boxes import decode, iou
+from singleshot.conventions import DETECTION, detection_rule
 from singleshot.errors import ConfigError
 from singleshot.postprocess import to_detections
 from singleshot.priors import PRIORS, make_priors
 from singleshot.records import RawOutput
-from singleshot.thresholds import DETECTION, detection_rule
+from singleshot.thresholds import Thresholds
 
 
 def compare(found, want, scale: float = 1.0, clip: bool = False) -> None:
@@ -29,6 +32,11 @@ def compare(found, want, scale: float = 1.0, clip: bool = False) -> None:
         np.testing.assert_allclose(scores[order], want["scores"][rows], atol=1e-5)
         assert labels[order].tolist() == want["labels"][rows].tolist()
         np.testing.assert_allclose(boxes[order], want["boxes"][rows] / scale, atol=1e-5)
+
+
+def by(rule: str, **instead: Any) -> dict[str, Any]:
+    """Keywords of `to_detections` for a codebase's rule, some of its values replaced."""
+    return replace(detection_rule(rule), **instead).for_postprocess()
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +83,7 @@ def test_agrees_with(rule, file, table, scale, instead, inputs, golden, outputs,
     if not (golden / f"{inputs}_{file}.npz").exists():
         assert (inputs, rule) == ("postB", "caffe")  # made for the dense inputs only
         return
-    found = to_detections(outputs[inputs], tables[table], **{**detection_rule(rule), **instead})
+    found = to_detections(outputs[inputs], tables[table], **by(rule, **instead))
     compare(found, np.load(golden / f"{inputs}_{file}.npz"), scale, clip=rule == "balancap")
 
 
@@ -83,8 +91,7 @@ def test_agrees_with(rule, file, table, scale, instead, inputs, golden, outputs,
 def test_agrees_with_balancap_without_a_score_threshold(inputs: str, golden, outputs, tables) -> None:
     """The file holds the 1000 best of 4000; which of equal scores is the 1000th is chance."""
     want = np.load(golden / f"{inputs}_balancap_tf_default_selNone_nms0.5.npz")
-    found = to_detections(outputs[inputs], tables["noclip"],
-                          **{**detection_rule("balancap"), "score_min": 0.0, "nms_iou": 0.5})  # fmt: skip
+    found = to_detections(outputs[inputs], tables["noclip"], **by("balancap", score_min=0.0, nms_iou=0.5))
     for i, (boxes, scores, labels) in enumerate(found):
         assert len(scores) == 4000
         rows = slice(want["ptr"][i], want["ptr"][i + 1])
@@ -100,7 +107,7 @@ def test_agrees_with_ljanyst_up_to_its_grid(score_min: float, inputs: str, golde
     """Not exactly: its NMS works on whole pixels of a 1000 x 1000 grid with both edges inside, so an IoU near the
     limit may fall on the other side (one box of an image here), and its boxes are those of the grid."""
     want = np.load(golden / f"{inputs}_ljanyst_conf{score_min}.npz")
-    found = to_detections(outputs[inputs], tables["clip"], **{**detection_rule("ljanyst"), "score_min": score_min})
+    found = to_detections(outputs[inputs], tables["clip"], **by("ljanyst", score_min=score_min))
     for i, (boxes, scores, labels) in enumerate(found):
         rows = slice(want["ptr"][i], want["ptr"][i + 1])
         their_boxes, their_scores, their_labels = (torch.tensor(want[k][rows]) for k in ("boxes", "scores", "labels"))
@@ -114,21 +121,21 @@ def test_every_preset_is_a_set_of_keywords_and_runs(tables) -> None:
     known = set(inspect.signature(to_detections).parameters) - {"raw", "priors", "variances"}
     g = torch.Generator().manual_seed(1)
     raw = RawOutput(torch.randn(1, 8732, 4, generator=g), torch.randn(1, 8732, 3, generator=g))
-    for name, options in DETECTION.items():
-        assert set(options) <= known, name
-        (found,) = to_detections(raw, tables["clip"], **{**options, "score_min": max(options["score_min"], 0.9)})
-        assert len(found.scores) <= options["keep"]
+    for name, rule in DETECTION.items():
+        assert set(rule.for_postprocess()) == known, name
+        (found,) = to_detections(raw, tables["clip"], **by(name, score_min=max(rule.score_min, 0.9)))
+        assert len(found.scores) <= rule.keep
 
 
 def test_an_unknown_preset_lists_the_names_and_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"want one of caffe, .*; did you mean torchvision\?"):
         detection_rule("torchvison")
-    detection_rule("caffe")["keep"] = 0  # a copy
-    assert DETECTION["caffe"]["keep"] == 200
+    assert detection_rule("caffe") == Thresholds(keep=200)
 
 
-def slow_detections(raw, priors, score_min, nms_iou, per_class, keep, clip=False, candidates=None,
-                    keep_per_class=None, best_class=False):  # fmt: skip
+def slow_detections(
+    raw, priors, score_min, nms_iou, per_class, keep, clip=False, candidates=None, keep_per_class=None, best_class=False
+):
     """The rule, one box at a time: (score, class, box) best first."""
     result = []
     for b in range(len(raw.logits)):
@@ -214,8 +221,9 @@ def test_many_candidates_over_several_blocks_are_still_greedy() -> None:
     """More than one block of 400, with long chains of overlapping boxes."""
     g = torch.Generator().manual_seed(0)
     count = 1500
-    priors = torch.cat([torch.linspace(0.05, 0.95, count)[:, None], torch.full((count, 1), 0.5),
-                        torch.full((count, 2), 0.1)], dim=1)  # fmt: skip
+    priors = torch.cat(
+        [torch.linspace(0.05, 0.95, count)[:, None], torch.full((count, 1), 0.5), torch.full((count, 2), 0.1)], dim=1
+    )
     raw = RawOutput(torch.zeros(2, count, 4), torch.randn(2, count, 2, generator=g))
     found = to_detections(raw, priors, score_min=0.01, nms_iou=0.9, per_class=count, keep=count)
     for (_, scores, labels), want in zip(found, slow_detections(raw, priors, 0.01, 0.9, count, count), strict=True):

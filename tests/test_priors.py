@@ -32,11 +32,21 @@ def priors_of(name: str) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("ssd300-voc", 8732), ("ssd300-coco", 8732), ("ssd512-voc", 24564), ("ssd512-coco", 24564),
-     ("ssd300-paper", 8732), ("ssd512-paper", 24564), ("ssd300-mobilenetv2", 3000), ("ssdlite320", 3234),
-     ("ssd300-mobilenet-qfgaohao", 3000), ("ssd300-mobilenet-chuanqi305", 1917), ("ssd300-tf", 1917),
-     ("ssd1200-mlperf", 15130)],
-)  # fmt: skip
+    [
+        ("ssd300-voc", 8732),
+        ("ssd300-coco", 8732),
+        ("ssd512-voc", 24564),
+        ("ssd512-coco", 24564),
+        ("ssd300-paper", 8732),
+        ("ssd512-paper", 24564),
+        ("ssd300-mobilenetv2", 3000),
+        ("ssdlite320", 3234),
+        ("ssd300-mobilenet-qfgaohao", 3000),
+        ("ssd300-mobilenet-chuanqi305", 1917),
+        ("ssd300-tf", 1917),
+        ("ssd1200-mlperf", 15130),
+    ],
+)
 def test_published_counts(name: str, count: int) -> None:
     assert PRIORS[name].count == count == len(priors_of(name))
 
@@ -193,10 +203,18 @@ def test_cell_of_caffes_parameters() -> None:
     assert caffe_cell([30.0], ratios=[1.0, 2.0, 2.0], flip=False) == ((30.0, 30.0), (30 * root, 30 / root))
     np.testing.assert_allclose(
         caffe_cell([30.0, 40.0], [60.0, 90.0], [2.0, 0.5]),
-        [(30, 30), (42.42641, 42.42641), (42.42641, 21.21320), (21.21320, 42.42641),
-         (40, 40), (60, 60), (56.56854, 28.28427), (28.28427, 56.56854)],
+        [
+            (30, 30),
+            (42.42641, 42.42641),
+            (42.42641, 21.21320),
+            (21.21320, 42.42641),
+            (40, 40),
+            (60, 60),
+            (56.56854, 28.28427),
+            (28.28427, 56.56854),
+        ],
         atol=1e-4,
-    )  # fmt: skip
+    )
     voc = PRIORS["ssd512-voc"]
     cells = [caffe_cell([a], [b], r) for a, b, r in zip(voc.min_sizes, voc.max_sizes, voc.ratios, strict=True)]
     np.testing.assert_allclose(
@@ -206,11 +224,13 @@ def test_cell_of_caffes_parameters() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
-    [(lambda: tf_object_detection((19, 10), scales=(0.2,)), "1 scales for 2 maps"),
-     (lambda: torchvision_boxes(300, (19,), ((2.0,),), scales=(0.2,)), "1 scales for 1 maps"),
-     (lambda: ljanyst_boxes(300, (19,), ((2.0,),), (0.2,)), "1 scales for 1 maps"),
-     (lambda: caffe_cell([30.0], [60.0, 90.0]), "2 max sizes beside 1 min sizes")],
-)  # fmt: skip
+    [
+        (lambda: tf_object_detection((19, 10), scales=(0.2,)), "1 scales for 2 maps"),
+        (lambda: torchvision_boxes(300, (19,), ((2.0,),), scales=(0.2,)), "1 scales for 1 maps"),
+        (lambda: ljanyst_boxes(300, (19,), ((2.0,),), (0.2,)), "1 scales for 1 maps"),
+        (lambda: caffe_cell([30.0], [60.0, 90.0]), "2 max sizes for 1 min sizes"),
+    ],
+)
 def test_a_rule_says_what_does_not_fit(wrong, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         wrong()
@@ -257,11 +277,17 @@ def test_spec_survives_a_round_trip_through_plain_values() -> None:
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [({"min_sizes": (1.0,)}, "min_sizes has 1 entries"), ({"clip": "maybe"}, "clip 'maybe'"),
-     ({"steps": (8.0,)}, "steps has 1 entries"), ({"ratios": ((1.0,),) * 6}, "ratios must be positive and not 1"),
-     ({"maps": (0,) * 6}, "positive sizes"), ({"max_sizes": (1.0,) * 6}, "0 < min < max"),
-     ({"maps": (100_000, 19, 10, 5, 3, 1)}, "at most"), ({"variances": (0.0, 0.2)}, "variances")],
-)  # fmt: skip
+    [
+        ({"min_sizes": (1.0,)}, "min_sizes has 1 entries"),
+        ({"clip": "maybe"}, "clip 'maybe'"),
+        ({"steps": (8.0,)}, "steps has 1 entries"),
+        ({"ratios": ((1.0,),) * 6}, "ratios must be positive and not 1"),
+        ({"maps": (0,) * 6}, "positive sizes"),
+        ({"max_sizes": (1.0,) * 6}, "0 < min < max"),
+        ({"maps": (100_000, 19, 10, 5, 3, 1)}, "at most"),
+        ({"variances": (0.0, 0.2)}, "variances"),
+    ],
+)
 def test_an_impossible_spec_says_what_is_wrong(change: dict, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         PriorSpec(**{**PRIORS["ssd300-voc"].__dict__, **change})

@@ -1,13 +1,16 @@
 """The MultiBox loss and hard negative mining, by the rules of the public implementations.
 
-All rules rank negatives alike: -log p(background) here, which orders them exactly as the cross entropy against
+Nearly all rules rank negatives alike: -log p(background) here, which orders them exactly as the cross entropy against
 background does (torchvision, ljanyst, NVIDIA, mmdetection, ssd_keras), logsumexp minus the logit (amdegroot), the
-summed probability of the objects (bubbliiiing) and the lowest probability of background (balancap). What differs is
-whether images compete with each other, how many negatives there are, and what the sums are divided by.
+summed probability of the objects (bubbliiiing) and the lowest probability of background (balancap). The one that does
+not is "mean-negatives", which goes by the greatest probability of a single object class: .3 and .3 come before .4 in
+the first order, and behind it in this one. What differs too is whether images compete with each other, how many
+negatives there are, and what the sums are divided by.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,8 +22,11 @@ from torch import Tensor
 from singleshot.errors import ConfigError
 from singleshot.records import Losses, RawOutput, Targets
 
-# bubbliiiing/ssd-pytorch nets/ssd_training.py, negatives_for_hard: negatives of a batch without any object.
+# Negatives where no image has an object: bubbliiiing/ssd-pytorch nets/ssd_training.py, negatives_for_hard, of the
+# batch; the Keras MultiboxLoss, negatives_for_hard, of each image.
 _EMPTY_BATCH_NEGATIVES = 100
+# The Keras MultiboxLoss, _softmax_loss: probabilities are clipped to 1e-15 .. 1 - 1e-15 before the logarithm.
+_LEAST_COST, _GREATEST_COST = -math.log(1.0 - 1e-15), -math.log(1e-15)
 
 
 def multibox_loss(
@@ -31,13 +37,12 @@ def multibox_loss(
     alpha: float | int = 1.0,
     min_negatives: int = 0,
     label_smoothing: float = 0.0,
+    batch_matches: Tensor | None = None,
 ) -> Losses:
     """Confidence and location loss of a batch, in float32.
 
-    raw: offsets [B, P, 4], logits [B, P, C + 1]; targets: labels [B, P] (-1 takes no part), offsets [B, P, 4] from
-    `match`. Softmax cross entropy over the matched priors and the hardest negatives, smooth L1 over the matched
-    ones; total = confidence + alpha * location. n is the number of matched priors; LOSS_RULES says where each rule
-    comes from:
+    Softmax cross entropy over the matched priors and the hardest negatives, smooth L1 over the matched ones; total =
+    confidence + alpha * location. n is the number of matched priors; LOSS_RULES says where each rule comes from:
 
     - "caffe": negative_ratio * n negatives of each image, at least min_negatives; divided by n of the batch, at
       least 1. Also amdegroot, lufficc, qfgaohao, torchvision and mmdetection, but for their NaN without objects.
@@ -49,30 +54,45 @@ def multibox_loss(
       size, have this mean.
     - "batch-size": negative_ratio * n + B negatives of the batch, less the easiest of them and its equals (a strict
       comparison), at least min_negatives before that; divided by B. balancap.
+    - "mean-negatives": every image takes the same number of negatives, the whole-number mean of min(negative_ratio *
+      n, P - n) over the images where that is above 0, or 100 where no image has an object, at least min_negatives;
+      those with the greatest probability of a real class. Probabilities are clipped to 1e-15 .. 1 - 1e-15 before the
+      logarithm; divided by B. The Keras MultiboxLoss. An image with fewer negatives than that takes what it has.
     - "per-image": mined as "caffe"; each image divided by its own n, then the mean over images, where one without
       objects counts as 0. ljanyst, NVIDIA, MLPerf.
 
-    label_smoothing: the part of the target that is spread evenly over all classes and background, 0 up to 1. Nothing
-    here waits for an accelerator. Raises ConfigError for an unknown rule or a smoothing outside 0..1.
+    Nothing here waits for an accelerator.
+
+    Args:
+        raw: offsets [B, P, 4], logits [B, P, C + 1].
+        targets: labels [B, P] (-1 takes no part), offsets [B, P, 4], from `match`.
+        rule: a key of LOSS_RULES.
+        negative_ratio: negatives for each match.
+        alpha: weight of the location loss.
+        min_negatives: the least number of negatives, see above.
+        label_smoothing: the part of the target that is spread evenly over all classes and background, 0 up to 1.
+        batch_matches: what to divide by in place of the batch's own number of matches, where a rule does so: their mean
+            over the processes that train together.
+
+    Raises:
+        ConfigError: an unknown rule, or a smoothing outside 0..1.
     """
     if rule not in LOSS_RULES:
         raise ConfigError(f"loss rule {rule!r}: want one of {', '.join(LOSS_RULES)}")
     if not 0.0 <= label_smoothing < 1.0:
         raise ConfigError(f"label smoothing {label_smoothing}: want 0 or more and less than 1")
+    chosen = LOSS_RULES[rule]
     logits, labels = raw.logits.float(), targets.labels
     positive = labels > 0
     matches = positive.sum(dim=1)
     log_total = logits.logsumexp(dim=-1)
     with torch.no_grad():
-        hardness = log_total - logits[..., 0]  # -log p(background)
-        negative = LOSS_RULES[rule].mine(hardness, labels == 0, matches * negative_ratio, min_negatives)
-        weight = LOSS_RULES[rule].weigh(matches.float())
-    aim = logits.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    if label_smoothing:
-        aim = (1.0 - label_smoothing) * aim + label_smoothing * logits.mean(dim=-1)
+        negative = chosen.mine(chosen.rank(logits, log_total), labels == 0, matches * negative_ratio, min_negatives)
+        weight = chosen.weigh(matches.float(), matches.sum() if batch_matches is None else batch_matches)
+    cost = chosen.confidence(logits, log_total, labels.clamp(min=0), label_smoothing)
     # where(), not a product: an infinite loss of a prior that does not count must not turn into NaN.
-    per_prior = torch.where(positive | negative, log_total - aim, 0.0)
-    distance = F.smooth_l1_loss(raw.offsets.float(), targets.offsets, reduction="none").sum(dim=-1)
+    per_prior = torch.where(positive | negative, cost, 0.0)
+    distance = chosen.location(raw.offsets.float(), targets.offsets)
     confidence = (per_prior.sum(dim=1) * weight).sum()
     location = (torch.where(positive, distance, 0.0).sum(dim=1) * weight).sum()
     return Losses(confidence + alpha * location, location, confidence, matches.sum())
@@ -86,6 +106,22 @@ def hard_negatives(
     order = hardness.argsort(dim=1, descending=True)
     first = torch.arange(hardness.shape[1], device=hardness.device) < wanted.unsqueeze(1)
     return torch.zeros_like(candidate).scatter_(1, order, first) & candidate
+
+
+# ----------------------------------------------------------------------------------------------- order of negatives
+
+
+def _unlike_background(logits: Float[Tensor, "B P K"], log_total: Float[Tensor, "B P"]) -> Float[Tensor, "B P"]:
+    """-log p(background)."""
+    return log_total - logits[..., 0]
+
+
+def _like_a_class(logits: Float[Tensor, "B P K"], log_total: Float[Tensor, "B P"]) -> Float[Tensor, "B P"]:
+    """The logarithm of the greatest probability of a real class."""
+    return logits[..., 1:].amax(dim=-1) - log_total
+
+
+# ----------------------------------------------------------------------------------------------- number of negatives
 
 
 def _of_each_image(hardness: Tensor, candidate: Tensor, wanted: Tensor, at_least: int) -> Tensor:
@@ -115,30 +151,78 @@ def _of_the_batch_strictly(hardness: Tensor, candidate: Tensor, wanted: Tensor, 
     return (hardness > last) & candidate
 
 
-def _by_batch(matches: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
-    return (1.0 / matches.sum().clamp(min=1.0)).expand_as(matches)
+def _the_same_of_each_image(hardness: Tensor, candidate: Tensor, wanted: Tensor, at_least: int) -> Tensor:
+    """The Keras MultiboxLoss: the mean over the images that want any, cut to a whole number, of every image."""
+    wanted = torch.minimum(wanted, candidate.sum(dim=1)).float()
+    wanting = (wanted > 0).sum()
+    mean = torch.where(wanting > 0, wanted.sum() / wanting.clamp(min=1), float(_EMPTY_BATCH_NEGATIVES))
+    return _of_each_image(hardness, candidate, mean.expand(len(wanted)), at_least)
 
 
-def _by_batch_of_ones(matches: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+# ----------------------------------------------------------------------------------------------- divisors
+
+
+def _by_batch(matches: Float[Tensor, "B"], of_batch: Tensor) -> Float[Tensor, "B"]:
+    return (1.0 / of_batch.to(matches.dtype).clamp(min=1.0)).expand_as(matches)
+
+
+def _by_batch_of_ones(matches: Float[Tensor, "B"], of_batch: Tensor) -> Float[Tensor, "B"]:
     return (1.0 / matches.clamp(min=1.0).sum()).expand_as(matches)
 
 
-def _by_batch_size(matches: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+def _by_batch_size(matches: Float[Tensor, "B"], of_batch: Tensor) -> Float[Tensor, "B"]:
     return torch.full_like(matches, 1.0 / len(matches))
 
 
-def _by_image(matches: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+def _by_image(matches: Float[Tensor, "B"], of_batch: Tensor) -> Float[Tensor, "B"]:
     return torch.where(matches > 0, 1.0 / (matches.clamp(min=1.0) * len(matches)), 0.0)
 
 
+# ----------------------------------------------------------------------------------------------- losses of one prior
+
+
+def cross_entropy(
+    logits: Float[Tensor, "B P K"], log_total: Float[Tensor, "B P"], labels: Int[Tensor, "B P"], smoothing: float
+) -> Float[Tensor, "B P"]:
+    """Softmax cross entropy of each prior. log_total: logsumexp of its logits; smoothing: see `multibox_loss`."""
+    aim = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    if smoothing:
+        aim = (1.0 - smoothing) * aim + smoothing * logits.mean(dim=-1)
+    return log_total - aim
+
+
+def _clipped_cross_entropy(
+    logits: Float[Tensor, "B P K"], log_total: Float[Tensor, "B P"], labels: Int[Tensor, "B P"], smoothing: float
+) -> Float[Tensor, "B P"]:
+    """The same of probabilities that are clipped to 1e-15 .. 1 - 1e-15, which stops the gradient beyond."""
+    cost = cross_entropy(logits, log_total, labels, 0.0).clamp(_LEAST_COST, _GREATEST_COST)
+    if smoothing:
+        of_any = (log_total.unsqueeze(-1) - logits).clamp(_LEAST_COST, _GREATEST_COST).mean(dim=-1)
+        cost = (1.0 - smoothing) * cost + smoothing * of_any
+    return cost
+
+
+def smooth_l1(offsets: Float[Tensor, "B P 4"], wanted: Float[Tensor, "B P 4"]) -> Float[Tensor, "B P"]:
+    """Smooth L1 of each prior's four offsets, summed."""
+    return F.smooth_l1_loss(offsets, wanted, reduction="none").sum(dim=-1)
+
+
 class LossRule(NamedTuple):
-    """One rule: its source; the mask of mined negatives [B, P] from hardness [B, P], candidates [B, P], the number
-    wanted of each image [B] (not yet whole) and the least number; the factor [B] on each image's sums, of its
-    matches [B]."""
+    """One rule.
+
+    source: where it comes from. mine: the mask of mined negatives [B, P] from hardness [B, P], candidates [B, P], the
+    number wanted of each image [B] (not yet whole) and the least number. weigh: the factor [B] on each image's sums,
+    from its matches [B] and those of the batch. rank: hardness, from logits and their logsumexp. confidence: the loss
+    [B, P] of each prior, from logits, their logsumexp, labels [B, P] (0: background) and the smoothing. location: the
+    loss [B, P] of each prior, from offsets and wanted offsets [B, P, 4].
+    """
 
     source: str
     mine: Callable[[Tensor, Tensor, Tensor, int], Tensor]
-    weigh: Callable[[Tensor], Tensor]
+    weigh: Callable[[Tensor, Tensor], Tensor]
+    rank: Callable[[Tensor, Tensor], Tensor] = _unlike_background
+    confidence: Callable[[Tensor, Tensor, Tensor, float], Tensor] = cross_entropy
+    location: Callable[[Tensor, Tensor], Tensor] = smooth_l1
 
 
 LOSS_RULES: dict[str, LossRule] = {
@@ -146,5 +230,12 @@ LOSS_RULES: dict[str, LossRule] = {
     "batch": LossRule("bubbliiiing/ssd-pytorch nets/ssd_training.py", _of_the_batch_or_some, _by_batch_of_ones),
     "batch-mean": LossRule("pierluigiferrari/ssd_keras keras_ssd_loss.py", _of_the_batch, _by_batch),
     "batch-size": LossRule("balancap/SSD-Tensorflow nets/ssd_vgg_300.py", _of_the_batch_strictly, _by_batch_size),
+    "mean-negatives": LossRule(
+        "the Keras MultiboxLoss, ssd_training.py of many copies",
+        _the_same_of_each_image,
+        _by_batch_size,
+        _like_a_class,
+        _clipped_cross_entropy,
+    ),
     "per-image": LossRule("ljanyst/ssd-tensorflow ssdvgg.py", _of_each_image, _by_image),
 }

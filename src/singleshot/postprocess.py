@@ -18,7 +18,7 @@ from torch import Tensor
 from singleshot.boxes import VARIANCES, Variances, decode, iou
 from singleshot.errors import ConfigError
 from singleshot.records import RawOutput
-from singleshot.thresholds import ACTIVATIONS
+from singleshot.thresholds import ACTIVATIONS, first_column
 
 _BLOCK = 400
 
@@ -52,6 +52,7 @@ class _Geometry(NamedTuple):
     clip: bool
 
     def boxes(self, index: Int[Tensor, "B M"]) -> Float[Tensor, "B M 4"]:
+        """Corner boxes of the priors of these numbers."""
         offsets = self.offsets.gather(1, index.unsqueeze(-1).expand(-1, -1, 4))
         boxes = decode(offsets.float(), self.priors[index], self.variances)
         return boxes.clamp_(0.0, 1.0) if self.clip else boxes
@@ -80,8 +81,9 @@ def to_detections(
     candidates: int | None = None,
     keep_per_class: int | None = None,
     best_class: bool = False,
+    background_competes: bool = True,
 ) -> list[Found]:
-    """Detections of each image of the batch; DETECTION holds the settings of the public implementations.
+    """Detections of each image of the batch; conventions.DETECTION holds the settings of the public implementations.
 
     raw: offsets [B, P, 4], logits [B, P, C + 1]; priors: cx cy w h. A score must be over `score_min`, a box is
     dropped when its IoU with a better one of its class is over `nms_iou`. The order of equal scores is unspecified.
@@ -91,11 +93,12 @@ def to_detections(
     and of these the `keep` best leave it. clip: boxes are cut to 0..1 before NMS, which changes their IoU; else they
     are not cut at all.
 
-    best_class: each prior speaks for its likeliest real class only, and `per_class` has no meaning. class_agnostic,
-    the "fast" mode of ssd_keras: the same, but the background may be the likeliest, and boxes of all classes suppress
-    each other, so `keep_per_class` has no meaning either. activation: "softmax", or "sigmoid" for networks that were
-    trained so (TensorFlow's Object Detection API), where the background's logit says nothing. Raises ConfigError for
-    another.
+    best_class: each prior speaks for its likeliest real class only, and `per_class` has no meaning. class_agnostic:
+    the same, but boxes of all classes suppress each other, so `keep_per_class` has no meaning either; after a softmax
+    the background may then be the likeliest, and its priors find nothing (the "fast" mode of ssd_keras), unless
+    `background_competes` is false (TensorFlow's class-agnostic NMS, TensorFlow Lite's fast one). activation: "softmax",
+    or "sigmoid" for networks that were trained so (TensorFlow's Object Detection API), where the background's logit
+    says nothing. Raises ConfigError for another.
     """
     if activation not in ACTIVATIONS:
         raise ConfigError(f"activation {activation!r}: want one of {', '.join(ACTIVATIONS)}")
@@ -105,7 +108,7 @@ def to_detections(
         geometry = _Geometry(raw.offsets, priors, variances, clip)
         limits = _Limits(nms_iou, not class_agnostic, keep, None if class_agnostic else keep_per_class)
         if class_agnostic or best_class:
-            first = 0 if class_agnostic and activation == "softmax" else 1  # whether the background may win
+            first = first_column(class_agnostic, activation, background_competes)
             best, winner = scores[..., first:].max(dim=-1, keepdim=True)
             winner = winner + first
             scores, per_class = torch.where(winner > 0, best, 0.0), scores.shape[1]

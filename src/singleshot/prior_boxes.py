@@ -1,6 +1,6 @@
 """Default boxes ("priors"): what describes them, PriorSpec -> [P, 4], and the rules that families of them follow.
 
-The named tables are in priors.py, which is the door: import all of this from there.
+No torch here. The named tables are in prior_tables.py; priors.py is the door with torch.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ CLIPS = ("none", "corners", "center", "size")
 ORDERS = ("location", "box")
 
 Shapes = tuple[tuple[float, float], ...]  # (width, height) in pixels of the boxes of a cell
+Anchors = tuple[tuple[float, float], ...]  # (scale as a part of the side, width / height) of the boxes of a cell
 
 
 @dataclass(frozen=True)
@@ -53,27 +54,33 @@ class PriorSpec:
     rounding: float = 0.0
 
     def __post_init__(self) -> None:
-        count = len(self.maps)
-        for name in ("min_sizes", "max_sizes", "ratios") if self.shapes is None else ("shapes",):
-            if len(getattr(self, name)) != count:
-                raise ConfigError(f"priors: {name} has {len(getattr(self, name))} entries, want one per map ({count})")
-        if self.shapes is not None:
-            if self.min_sizes or self.max_sizes or self.ratios:
-                raise ConfigError("priors: shapes beside sizes or ratios: want one of them")
-            if any(len(s) != 2 or not 0 < min(s) <= max(s) < math.inf for shapes in self.shapes for s in shapes):
-                raise ConfigError("priors: shapes: want a positive width and height each")
-            if not all(self.shapes):
-                raise ConfigError("priors: shapes: a map without any")
-        if self.order not in ORDERS:
-            raise ConfigError(f"priors: order {self.order!r}, want one of {', '.join(ORDERS)}")
-        if self.steps is not None and len(self.steps) != count:
-            raise ConfigError(f"priors: steps has {len(self.steps)} entries, want one per map ({count})")
-        if self.clip not in CLIPS:
-            raise ConfigError(f"priors: clip {self.clip!r}, want one of {', '.join(CLIPS)}")
+        self._check_lists()
+        for name, known in (("order", ORDERS), ("clip", CLIPS)):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"priors: {name} {getattr(self, name)!r}, want one of {', '.join(known)}")
         if min(self.maps, default=0) < 1 or self.image_size < 1:
             raise ConfigError(f"priors: maps {self.maps} of an image of {self.image_size}: want positive sizes")
         if self.count > MAX_PRIORS:
             raise ConfigError(f"priors: {self.count} of them, want at most {MAX_PRIORS}")
+        self._check_numbers()
+
+    def _check_lists(self) -> None:
+        """One entry per map in each list, and sizes with ratios or shapes, not both."""
+        lists = ["min_sizes", "max_sizes", "ratios"] if self.shapes is None else ["shapes"]
+        lists += [] if self.steps is None else ["steps"]
+        for name in lists:
+            if (found := len(getattr(self, name))) != len(self.maps):
+                raise ConfigError(f"priors: {name} has {found} entries, want one per map ({len(self.maps)})")
+        if self.shapes is None:
+            return
+        if self.min_sizes or self.max_sizes or self.ratios:
+            raise ConfigError("priors: shapes and also sizes or ratios: want one of them")
+        if any(len(s) != 2 or not 0 < min(s) <= max(s) < math.inf for shapes in self.shapes for s in shapes):
+            raise ConfigError("priors: shapes: want a positive width and height each")
+        if not all(self.shapes):
+            raise ConfigError("priors: shapes: a map without any")
+
+    def _check_numbers(self) -> None:
         for low, high in zip(self.min_sizes, self.max_sizes, strict=True):
             if not 0 < low < high:
                 raise ConfigError(f"priors: sizes {low}..{high}: want 0 < min < max")
@@ -97,6 +104,7 @@ class PriorSpec:
         return sum(f * f * n for f, n in zip(self.maps, self.per_cell, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it; inverse of `from_dict`."""
         return asdict(self)
 
     @classmethod
@@ -195,7 +203,7 @@ def caffe_cell(
     every ratio but 1, each followed by its inverse if `flip`.
     """
     if max_sizes and len(max_sizes) != len(min_sizes):
-        raise ConfigError(f"priors: {len(max_sizes)} max sizes beside {len(min_sizes)} min sizes: want as many or none")
+        raise ConfigError(f"priors: {len(max_sizes)} max sizes for {len(min_sizes)} min sizes: want as many or none")
     all_ratios: list[float] = []
     for given in ratios:
         for ratio in (given, 1 / given) if flip else (given,):
@@ -224,25 +232,43 @@ def tf_object_detection(
 ) -> PriorSpec:
     """The anchors of TensorFlow's Object Detection API, `ssd_anchor_generator` in a pipeline.config.
 
-    From create_ssd_anchors (anchor_generators/multiple_grid_anchor_generator.py): one scale per map, evenly from
-    min_scale to max_scale unless `scales` are given; per cell the ratios in the order of the config, then a box
-    between this scale and the next (1 after the last) of `interpolated_ratio`, none if that is 0. `reduce_lowest`:
-    the first map has three boxes only, a square of .1 and ratios 2 and 1/2 of its scale. Nothing is clipped. The
-    default order of ratios is that of the published configs. Raises ConfigError where scales do not fit the maps.
+    The boxes of `create_ssd_anchors` on these maps. Nothing is clipped. The default order of ratios is that of the
+    published configs. Raises ConfigError where scales do not fit the maps.
     """
     if scales and len(scales) != len(maps):
         raise ConfigError(f"priors: {len(scales)} scales for {len(maps)} maps, want one per map")
-    own = list(scales) or _evenly(min_scale, max_scale, len(maps))
-    cells: list[Shapes] = []
-    for scale, following in zip(own, [*own[1:], 1.0], strict=True):
+    own = list(scales) or evenly(min_scale, max_scale, len(maps))
+    cells = create_ssd_anchors(own, aspect_ratios, interpolated_ratio, reduce_lowest)
+    return from_shapes(image_size, maps, [anchor_shapes(anchors, image_size) for anchors in cells])
+
+
+def create_ssd_anchors(
+    scales: Sequence[float], aspect_ratios: Sequence[float], interpolated_ratio: float = 1.0, reduce_lowest: bool = True
+) -> tuple[Anchors, ...]:
+    """TensorFlow Object Detection API, anchor_generators/multiple_grid_anchor_generator.py, of the same name.
+
+    scales: one per map. Per cell the ratios in the order of the config, then a box between this scale and the next (1
+    after the last) of `interpolated_ratio`, none if that is 0. `reduce_lowest`: the first map has three boxes only, a
+    square of .1 and ratios 2 and 1/2 of its scale.
+    """
+    cells: list[Anchors] = []
+    for scale, following in zip(scales, [*scales[1:], 1.0], strict=True):
         if reduce_lowest and not cells:
-            pairs = [(0.1, 1.0), (scale, 2.0), (scale, 0.5)]
-        else:
-            pairs = [(scale, ratio) for ratio in aspect_ratios]
-            if interpolated_ratio > 0:
-                pairs.append((math.sqrt(scale * following), interpolated_ratio))
-        cells.append(tuple(_stretched(size * image_size, ratio) for size, ratio in pairs))
-    return from_shapes(image_size, maps, cells)
+            cells.append(((0.1, 1.0), (scale, 2.0), (scale, 0.5)))
+            continue
+        between = [(math.sqrt(scale * following), interpolated_ratio)] if interpolated_ratio > 0 else []
+        cells.append((*((scale, ratio) for ratio in aspect_ratios), *between))
+    return tuple(cells)
+
+
+def anchor_shapes(anchors: Anchors, image_size: int) -> Shapes:
+    """Boxes of a cell given by scale and ratio, in pixels."""
+    return tuple(_stretched(scale * image_size, ratio) for scale, ratio in anchors)
+
+
+def evenly(low: float, high: float, count: int) -> list[float]:
+    """`count` scales from low to high with the same step between them."""
+    return [low + (high - low) * i / max(count - 1, 1) for i in range(count)]
 
 
 def torchvision_boxes(
@@ -260,7 +286,7 @@ def torchvision_boxes(
     scales: one per map and one more; without them evenly from min_ratio to max_ratio, then 1. `clip` clamps widths
     and heights, not centres. Raises ConfigError where the lengths do not fit the maps.
     """
-    own = list(scales) or [*_evenly(min_ratio, max_ratio, len(maps)), 1.0]
+    own = list(scales) or [*evenly(min_ratio, max_ratio, len(maps)), 1.0]
     if len(own) != len(maps) + 1:
         raise ConfigError(f"priors: {len(own)} scales for {len(maps)} maps, want one more than maps")
     sizes = tuple(round(scale * image_size, 6) for scale in own)
@@ -275,8 +301,9 @@ def torchvision_boxes(
     )
 
 
-def ljanyst_boxes(image_size: int, maps: Sequence[int], ratios: Sequence[Sequence[float]],
-                  scales: Sequence[float]) -> PriorSpec:  # fmt: skip
+def ljanyst_boxes(
+    image_size: int, maps: Sequence[int], ratios: Sequence[Sequence[float]], scales: Sequence[float]
+) -> PriorSpec:
     """The paper's boxes as ljanyst/ssd-tensorflow orders them (ssdutils.py, get_anchors_for_preset).
 
     One box type after the other over a whole map ("size-major"), the types being 1, the ratios, their inverses, and
@@ -317,7 +344,3 @@ def _stretched(size: float, ratio: float) -> tuple[float, float]:
     """(width, height) of the box with the area of a square of `size` and this ratio of width to height."""
     root = math.sqrt(ratio)
     return size * root, size / root
-
-
-def _evenly(low: float, high: float, count: int) -> list[float]:
-    return [low + (high - low) * i / max(count - 1, 1) for i in range(count)]

@@ -9,12 +9,11 @@ column and the nearest row. Only priors that were cut at the border need the who
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from singleshot.priors import PriorSpec
+from singleshot.prior_boxes import PriorSpec, prior_table
 
 # What matching takes by default (singleshot.matching.match): paper, section 2.2.
 IOU_MIN = 0.5
@@ -43,10 +42,8 @@ class PriorGrid(NamedTuple):
 
 
 def prior_grids(spec: PriorSpec) -> list[PriorGrid]:
-    """The priors of a table as grids; together exactly those of `make_priors`."""
-    from singleshot.priors import make_priors
-
-    priors = make_priors(spec).numpy().astype(np.float64)
+    """The priors of a table as grids; together exactly those of `prior_table`."""
+    priors = prior_table(spec).astype(np.float64)
     grids, start = [], 0
     for cells, shapes in zip(spec.maps, spec.per_cell, strict=True):
         stop = start + cells * cells * shapes

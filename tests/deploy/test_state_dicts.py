@@ -11,12 +11,12 @@ from torch.nn import functional as F
 from torchvision.models.detection import ssd300_vgg16, ssdlite320_mobilenet_v3_large
 
 from singleshot.boxes import decode
+from singleshot.conventions import TORCHVISION
 from singleshot.deploy.state_dicts import save_state_dict, to_amdegroot, to_torchvision
 from singleshot.errors import ConfigError
 from singleshot.inputs import InputSpec
 from singleshot.models import SSD, build
 from singleshot.priors import PRIORS, make_priors
-from singleshot.weights.importers.torchvision import MEAN, PRIORS_300
 from singleshot.weights.importing import import_checkpoint
 
 CAFFE = (123.0, 117.0, 104.0)
@@ -227,7 +227,7 @@ def test_clamped_centres_of_amdegroot_are_said(image) -> None:
 
 
 def test_torchvisions_own_table_and_mean_leave_the_weights_alone() -> None:
-    model = build("ssd300-vgg16", 2, PRIORS_300, InputSpec(mean=MEAN))
+    model = build("ssd300-vgg16", 2, TORCHVISION.prior_spec("ssd300"), TORCHVISION.inputs["ssd300"])
     state = to_torchvision(model)
     assert torch.equal(state["backbone.features.0.weight"], model.backbone.layers.conv1_1.weight)
     assert torch.equal(state["head.regression_head.module_list.5.weight"], model.heads[5].location.weight)

@@ -10,12 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from singleshot.conventions import DETECTION
 from singleshot.errors import ConfigError
 from singleshot.postprocess import to_detections
 from singleshot.priors import from_shapes, make_priors
 from singleshot.records import RawOutput
 from singleshot.runtime.postprocess_numpy import RawDecoder
-from singleshot.thresholds import DETECTION, Thresholds
+from singleshot.thresholds import Thresholds
 
 SPEC = from_shapes(64, (6, 3), [((20.0, 20.0), (28.0, 14.0)), ((40.0, 40.0),)])
 
@@ -70,7 +71,7 @@ def test_as_to_detections(seed: int, classes: int, rules: Thresholds) -> None:
 
 @pytest.mark.parametrize("rule", DETECTION)
 def test_as_every_codebase(rule: str) -> None:
-    assert check(*raw_output(3, 4), Thresholds(**DETECTION[rule])) > 0
+    assert check(*raw_output(3, 4), DETECTION[rule]) > 0
 
 
 def test_a_broken_network_finds_nothing() -> None:

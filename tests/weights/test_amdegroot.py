@@ -3,7 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from singleshot.conventions import DETECTION
 from singleshot.errors import CheckpointError
+from singleshot.thresholds import NO_CAP
 from singleshot.weights.importing import import_checkpoint, import_foreign
 
 
@@ -14,6 +16,8 @@ def test_gives_the_outputs_and_priors_of_the_source(state, agrees, golden):
     assert foreign.class_names is not None
     assert len(foreign.class_names) == foreign.model.num_classes == 20
     assert "amdegroot" in foreign.source
+    assert foreign.thresholds == DETECTION["amdegroot"]
+    assert (foreign.thresholds.per_class, foreign.thresholds.keep) == (200, NO_CAP)
 
 
 def test_what_is_missing_left_over_or_misshapen_is_named(state):

@@ -3,7 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from singleshot.conventions import DETECTION
 from singleshot.errors import CheckpointError
+from singleshot.thresholds import NO_CAP
 from singleshot.weights.importing import import_checkpoint, import_foreign
 
 
@@ -38,6 +40,8 @@ def test_gives_the_outputs_and_priors_of_the_source(foreign, agrees, golden):
     assert foreign.class_names is not None
     assert len(foreign.class_names) == foreign.model.num_classes == 20
     assert foreign.notes == ()
+    assert foreign.thresholds == DETECTION["balancap"]
+    assert (foreign.thresholds.keep_per_class, foreign.thresholds.keep) == (200, NO_CAP)
 
 
 def test_ssd512_by_its_seventh_map(filled, golden, outputs):

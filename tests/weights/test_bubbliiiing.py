@@ -5,6 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from singleshot.conventions import DETECTION
+from singleshot.thresholds import NO_CAP
 from singleshot.weights.importing import import_foreign
 
 PRIORS = {
@@ -28,6 +30,8 @@ def test_priors_input_and_thresholds_are_those_of_the_source(name, imported, gol
     assert foreign.model.input_spec.mean == (104.0, 117.0, 123.0)
     assert foreign.model.input_spec.resize == "stretch"
     assert (foreign.thresholds.score_min, foreign.thresholds.nms_iou) == (0.02, 0.5)
+    assert foreign.thresholds == DETECTION["bubbliiiing"]
+    assert foreign.thresholds.keep == NO_CAP
     assert any("reverse order" in note for note in foreign.notes)
     assert len(foreign.class_names) == foreign.model.num_classes == 20
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import singleshot
+from singleshot.conventions import DETECTION, detection_rule
 from singleshot.errors import CheckpointError, ConfigError
 from singleshot.inputs import InputSpec
 from singleshot.models import build, build_on
-from singleshot.thresholds import DETECTION
 from singleshot.weights.checkpoint import (
     KEY,
     ModelInfo,
@@ -53,22 +54,26 @@ def test_round_trip(saved) -> None:
 
 def test_every_threshold_survives_and_files_from_before_it_still_read(saved, tmp_path: Path) -> None:
     _, model, _ = saved
-    thresholds = Thresholds(clip=True, candidates=500, keep_per_class=50, best_class=True, activation="sigmoid")
+    thresholds = Thresholds(
+        clip=True, candidates=500, keep_per_class=50, best_class=True, activation="sigmoid", background_competes=False
+    )
     save_checkpoint(tmp_path / "all.safetensors", model.state_dict(), ModelInfo.of(model, NAMES, thresholds=thresholds))
     assert read_info(tmp_path / "all.safetensors").thresholds == thresholds
-    new = ("clip", "candidates", "keep_per_class", "best_class")
+    new = ("clip", "candidates", "keep_per_class", "best_class", "background_competes")
     old = changed(saved[0], tmp_path / "old.safetensors", lambda a, t: [a["thresholds"].pop(k) for k in new] and None)
     assert read_info(old).thresholds == Thresholds(keep=50, show_min=0.3)
 
 
 def test_another_rule_replaces_all_but_what_belongs_to_the_network() -> None:
     own = Thresholds(keep=50, show_min=0.3, activation="sigmoid", keep_per_class=9)
-    assert own.under("torchvision") == Thresholds(0.01, 0.45, 400, 200, activation="sigmoid", show_min=0.3, clip=True)
-    assert Thresholds().under("tf-object-detection").activation == "softmax"
-    for name in DETECTION:
-        assert set(own.under(name).for_postprocess()) >= set(DETECTION[name])
+    assert own.under(detection_rule("torchvision")) == Thresholds(
+        0.01, 0.45, 400, 200, activation="sigmoid", show_min=0.3, clip=True
+    )
+    assert Thresholds().under(detection_rule("tf-object-detection")).activation == "softmax"
+    for rule in DETECTION.values():
+        assert own.under(rule) == replace(rule, activation="sigmoid", show_min=0.3)
     with pytest.raises(ConfigError, match="want one of caffe"):
-        own.under("yolo")
+        own.under(detection_rule("yolo"))
 
 
 def test_it_reads_as_plain_safetensors_with_json(saved) -> None:

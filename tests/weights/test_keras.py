@@ -11,7 +11,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from singleshot.conventions import DETECTION
 from singleshot.errors import CheckpointError
+from singleshot.thresholds import NO_CAP
 from singleshot.weights.importing import import_checkpoint, import_foreign
 from singleshot.weights.readers import hdf5
 from singleshot.weights.readers.hdf5 import MAX_DEPTH, read_hdf5
@@ -83,6 +85,8 @@ class TestModel:
         assert np.abs(scores[wanted["prior_idx"]] - wanted["conf_prob"]).max() < 1e-5
         priors = np.load(golden / "priors_ssd_keras.npz")["voc300_cxcywh_noclip"]
         assert np.abs(foreign.model.priors.numpy() - priors).max() < 1e-6
+        assert foreign.thresholds == DETECTION["ssd_keras"]
+        assert (foreign.thresholds.per_class, foreign.thresholds.keep_per_class) == (NO_CAP, 400)
         anchors = np.load(golden / "keras_anchor_output_keras_vgg300.npz")
         rows = next(anchors[key] for key in anchors.files)
         assert np.abs(foreign.model.priors.numpy()[: len(rows)] - rows[:, :4]).max() < 1e-6

@@ -5,7 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from singleshot.conventions import DETECTION
 from singleshot.errors import CheckpointError
+from singleshot.thresholds import NO_CAP
 from singleshot.weights.importing import import_checkpoint, import_foreign
 
 PRIORS = {
@@ -24,6 +26,8 @@ def test_gives_the_outputs_and_priors_of_the_source(name, state, agrees, golden)
     assert foreign.class_names is not None
     assert len(foreign.class_names) == foreign.model.num_classes == 20
     assert foreign.thresholds.keep == 100
+    assert foreign.thresholds == DETECTION["lufficc"]
+    assert foreign.thresholds.per_class == NO_CAP
     assert "lufficc" in foreign.source
 
 

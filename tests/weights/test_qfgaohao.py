@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from singleshot.conventions import DETECTION
+from singleshot.thresholds import NO_CAP
 from singleshot.weights.importing import import_checkpoint, import_foreign
 
 # ------------------------------------------------- the source's networks, as modules with its names for everything
@@ -148,6 +150,8 @@ def test_vgg_gives_the_outputs_and_priors_of_the_source(state, agrees, golden):
     assert np.abs(foreign.model.priors.numpy() - np.load(golden / "priors_qfgaohao.npz")["vgg300_clip"]).max() < 1e-6
     assert foreign.model.input_spec.mean == (123.0, 117.0, 104.0)
     assert (foreign.thresholds.per_class, foreign.thresholds.nms_iou) == (200, 0.45)
+    assert foreign.thresholds == DETECTION["qfgaohao"]
+    assert foreign.thresholds.keep == NO_CAP
     assert foreign.class_names[0] == "aeroplane"
     assert len(foreign.class_names) == foreign.model.num_classes == 20
 

@@ -6,6 +6,7 @@ import copy
 import math
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from singleshot.conventions import DETECTION
 from singleshot.errors import CheckpointError
+from singleshot.thresholds import NO_CAP
 from singleshot.weights.class_names import coco_by_number
 from singleshot.weights.importing import import_checkpoint, import_foreign
 
@@ -375,8 +378,7 @@ class TestNetworks:
         assert np.abs(foreign.model.priors.numpy() - anchors([19, 10, 5, 3, 2, 1])).max() < 1e-6
         assert foreign.model.prior_spec.variances == (0.1, 0.2)
         found = foreign.thresholds
-        assert (found.score_min, found.nms_iou, found.per_class, found.keep) == (1e-8, 0.6, 100, 100)
-        assert found.activation == "sigmoid"
+        assert found == DETECTION["tf-object-detection"]
 
     def test_anchors_are_those_of_a_published_model(self, shared, v1):
         """Rounded to 8 bits in that file, which holds nothing over 1.6455."""
@@ -474,7 +476,7 @@ class TestRefusals:
             import_checkpoint({k: v for k, v in v1.items() if not k.startswith("BoxPredictor")})
 
     def test_boxes_that_no_default_explains(self, fill):
-        with pytest.raises(CheckpointError, match=r"\[4, 6, .* put its pipeline.config beside it"):
+        with pytest.raises(CheckpointError, match=r"\[4, 6, .* put its pipeline.config next to it"):
             import_checkpoint(fill(mobilenet_v1(boxes=4)))
 
 
@@ -628,7 +630,8 @@ class TestFrozenGraphs:
         same(foreign.model, v1, eps=0.01)
         assert foreign.model.input_spec.size == 256
         found = foreign.thresholds
-        assert (found.score_min, found.nms_iou, found.per_class, found.keep) == (0.25, 0.5, 40, 70)
+        assert (found.score_min, found.nms_iou, found.keep_per_class, found.keep) == (0.25, 0.5, 40, 70)
+        assert (found.per_class, found.class_agnostic) == (NO_CAP, False)
         assert foreign.model.prior_spec.variances == (0.125, 0.25)
         assert foreign.model.prior_spec.maps == (16, 8, 4, 2, 1, 1)
         first = foreign.model.priors[:3, 2:].numpy()
@@ -649,7 +652,8 @@ class TestFrozenGraphs:
         graph.node("FeatureExtractor/padded/Conv2D", "Conv2D", "image_tensor", padding=valid, strides=strides)
         same(imported(graph).model, v1, explicit=True)
 
-    def test_a_graph_for_tflite(self, v1, graph, imported):
+    @pytest.mark.parametrize("regular", [None, False, True])
+    def test_a_graph_for_tflite(self, v1, graph, imported, regular):
         dims = b"".join(graph.proto.message(2, graph.proto.number(1, n)) for n in (1, 300, 300, 3))
         graph.node("normalized_input_image_tensor", "Placeholder", shape=graph.proto.message(7, dims))
         write_network(graph, v1)
@@ -659,11 +663,14 @@ class TestFrozenGraphs:
         graph.node(
             "TFLite_Detection_PostProcess", "TFLite_Detection_PostProcess", "a", "b", "anchors",
             nms_iou_threshold=graph.real(0.55), nms_score_threshold=graph.real(0.1),
-            max_detections=graph.proto.number(3, 20), **reals,
+            max_detections=graph.proto.number(3, 20), detections_per_class=graph.proto.number(3, 7), **reals,
+            **({} if regular is None else {"use_regular_nms": graph.proto.number(5, int(regular))}),
         )  # fmt: skip
         foreign = imported(graph)
         assert np.abs(foreign.model.priors.numpy()[:, [1, 0, 3, 2]] - table).max() < 1e-6
-        assert (foreign.thresholds.keep, foreign.thresholds.nms_iou, foreign.thresholds.score_min) == (20, 0.55, 0.1)
+        rule = DETECTION["tflite-regular" if regular else "tflite"]
+        wanted = replace(rule, keep=20, nms_iou=0.55, score_min=0.1, keep_per_class=7 if regular else None)
+        assert foreign.thresholds == wanted
 
     def test_a_saved_model_with_its_constants(self, v1, graph, tables, tmp_path):
         write_network(graph, v1)
@@ -801,9 +808,17 @@ class TestFilesBesideIt:
         assert foreign.model.prior_spec.variances == (0.25, 0.5)
         assert np.allclose(foreign.model.priors[1, 2:].numpy(), [0.15 * math.sqrt(2), 0.15 / math.sqrt(2)], atol=1e-6)
         found = foreign.thresholds
-        assert (found.score_min, found.nms_iou, found.per_class, found.keep) == (0.3, 0.45, 7, 9)
+        assert (found.score_min, found.nms_iou, found.keep_per_class, found.keep) == (0.3, 0.45, 7, 9)
+        assert (found.per_class, found.class_agnostic) == (NO_CAP, False)
         assert found.activation == "softmax"
         assert foreign.notes == ()
+
+    def test_nms_across_classes_leaves_the_background_out(self, v1, tmp_path, bundle_writer):
+        text = CONFIG.replace("iou_threshold", "use_class_agnostic_nms: true iou_threshold")
+        assert text != CONFIG
+        (tmp_path / "pipeline.config").write_text(text)
+        found = import_foreign(bundle_writer(tmp_path / "model.ckpt", v1)).thresholds
+        assert (found.class_agnostic, found.background_competes, found.keep_per_class) == (True, False, None)
 
     @pytest.mark.parametrize(
         ("old", "new", "match"),

@@ -6,6 +6,7 @@ import time
 import tracemalloc
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,21 +185,30 @@ def test_a_float_network_gives_the_outputs_of_litert(tmp_path, half, litert):
     assert np.abs(foreign.model.priors.numpy() - tiny_anchors()[:, [1, 0, 3, 2]]).max() < 1e-6
 
 
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("regular", [False, True], ids=["fast", "regular"])
-def test_both_kinds_of_nms_find_what_the_operator_finds(tmp_path, regular, litert):
+def test_both_kinds_of_nms_find_what_the_operator_finds(tmp_path, regular, activation, litert):
+    """Under a softmax the background is often a box's best class, and wins none here."""
     writer, rng = Tiny(), np.random.default_rng(2)
     writer.graph.operators, inputs = [], [writer.tensor(n, (1, 360, k)) for n, k in (("b", 4), ("s", 5))]
     writer.graph.inputs = inputs
     anchors = writer.tensor("a", (360, 4), tiny_anchors())
-    writer.detection([*inputs, anchors], use_regular_nms=regular, detections_per_class=100)
+    writer.detection([*inputs, anchors], use_regular_nms=regular, detections_per_class=3)
     path = writer.write(tmp_path / "nms.tflite")
     boxes = rng.normal(0, 1, (1, 360, 4)).astype(np.float32)
     scores = rng.uniform(0, 1, (1, 360, 5)).astype(np.float32)
+    logits = torch.logit(torch.from_numpy(scores))
+    if activation == "softmax":
+        logits[..., 0] += 2
+        scores = logits.softmax(-1).numpy()
+        assert 0.3 < (scores.argmax(-1) == 0).mean() < 0.7
     wanted = litert(path, {"b": boxes, "s": scores})["found"]
-    raw = RawOutput(torch.from_numpy(boxes[:, :, [1, 0, 3, 2]].copy()), torch.logit(torch.from_numpy(scores)))
+    raw = RawOutput(torch.from_numpy(boxes[:, :, [1, 0, 3, 2]].copy()), logits)
     priors = torch.from_numpy(tiny_anchors()[:, [1, 0, 3, 2]].copy())
-    thresholds = import_foreign(_with_nms(tmp_path, regular)).thresholds
+    thresholds = replace(import_foreign(_with_nms(tmp_path, regular)).thresholds, activation=activation)
     assert thresholds.class_agnostic != regular
+    assert thresholds.keep_per_class == (3 if regular else None)
+    assert thresholds.first_column == 1
     found = to_detections(raw, priors, **thresholds.for_postprocess())[0]
     assert len(found.scores) == wanted[3][0] == 10
     assert np.abs(found.boxes.numpy() - wanted[0][0][:, [1, 0, 3, 2]]).max() < 1e-4
@@ -209,7 +219,7 @@ def test_both_kinds_of_nms_find_what_the_operator_finds(tmp_path, regular, liter
 def _with_nms(folder: Path, regular: bool) -> Path:
     writer = Tiny()
     inputs = list(writer.graph.operators.pop().inputs)
-    writer.detection(inputs, use_regular_nms=regular, detections_per_class=100)
+    writer.detection(inputs, use_regular_nms=regular, detections_per_class=3)
     return writer.write(folder / "whole.tflite")
 
 

@@ -41,6 +41,8 @@ def test_what_it_takes_for_granted_is_that_of_the_project(foreign):
     for found, values in ((vgg, (0.01, 0.45, 400, 200)), (lite, (0.001, 0.55, 300, 300))):
         t = found.thresholds
         assert (t.score_min, t.nms_iou, t.per_class, t.keep) == values
+    norms = [module for module in lite.model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert {(norm.eps, norm.momentum) for norm in norms} == {(0.001, 0.03)}
 
 
 def randomised(model: torch.nn.Module) -> torch.nn.Module:

@@ -121,12 +121,12 @@ def run_evaluation(
     """
     from dataclasses import replace
 
+    from singleshot.conventions import detection_rule
     from singleshot.datasets import open_dataset
     from singleshot.devices import pick_device, place_model
     from singleshot.evaluation.validate import validate
     from singleshot.loading.loader import EvalLoader
     from singleshot.metrics import METRICS
-    from singleshot.thresholds import detection_rule
     from singleshot.weights.open_model import open_model
 
     if metric not in METRICS:
@@ -137,7 +137,7 @@ def run_evaluation(
     model, info = open_model(model_path)
     place_model(model, place)
     dataset = open_dataset(data, split, class_names=info.class_names, clip_boxes=clip_boxes)
-    thresholds = info.thresholds if rule is None else info.thresholds.under(rule)
+    thresholds = info.thresholds if rule is None else info.thresholds.under(detection_rule(rule))
     if score_min is not None:
         thresholds = replace(thresholds, score_min=score_min)
     if nms_iou is not None:

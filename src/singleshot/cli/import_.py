@@ -184,8 +184,7 @@ def _say(
         print(f"  input   {spec.size} x {spec.size}, {spec.resize}, {order}, mean {mean}, std {std}")
         print(f"  priors  {priors.count} on maps of {' '.join(map(str, priors.maps))}, clip {priors.clip},"
               f" variances {priors.variances[0]:g} {priors.variances[1]:g}")  # fmt: skip
-        print(f"  detect  {rule.activation}, score over {rule.score_min:g}, NMS at {rule.nms_iou:g}"
-              f"{' over all classes' if rule.class_agnostic else ''}, {rule.keep} kept")  # fmt: skip
+        print(f"  detect  {rule.summary()}")
         few = ", ".join(info.class_names[:6]) + (", ..." if len(info.class_names) > 6 else "")
         print(f"  classes {len(info.class_names)}: {printable(few)}")
         for note in foreign.notes:

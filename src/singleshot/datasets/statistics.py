@@ -323,7 +323,7 @@ def _covers(table: BoxTable, rows: np.ndarray, choices: dict[str, Choice]) -> tu
 
 
 def _cover(table: BoxTable, rows: np.ndarray, models: tuple[str, ...], choice: Choice) -> Cover:
-    from singleshot.priors import PRIORS
+    from singleshot.prior_tables import PRIORS
 
     spec, px = PRIORS[choice.priors], choice.input_px
     boxes = table.square[rows]

@@ -8,12 +8,16 @@ NMS, which drops what is under the limit first; so it is done only when some cla
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from singleshot.errors import ConfigError
 from singleshot.thresholds import Thresholds
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 OPSET = 18
 IR_VERSION = 9
@@ -27,30 +31,35 @@ class _Builder:
     """Collects the nodes and constants of a graph."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.nodes, self.constants = name, [], {}  # type: str, list[Any], dict[str, Any]
+        self.name = name
+        self.nodes: list[NodeProto] = []
+        self.constants: dict[str, TensorProto] = {}
 
-    def const(self, name: str, value: Any, dtype: Any = np.int64) -> str:
+    def const(self, name: str, value: npt.ArrayLike, dtype: npt.DTypeLike = np.int64) -> str:
+        """Adds a constant; its name."""
         from onnx import numpy_helper
 
         self.constants[name] = numpy_helper.from_array(np.asarray(value, dtype), name)
         return name
 
     def op(self, kind: str, inputs: list[str], *outputs: str, **attributes: Any) -> str:
+        """Adds a node; the name of its first output."""
         from onnx import helper
 
         name = f"{self.name}/{outputs[0]}"
         self.nodes.append(helper.make_node(kind, inputs, list(outputs), name=name, **attributes))
         return outputs[0]
 
-    def model(self, inputs: list[Any], outputs: list[Any]) -> Any:
+    def model(self, inputs: list[ValueInfoProto], outputs: list[ValueInfoProto]) -> ModelProto:
+        """The onnx.ModelProto of what was added."""
         from onnx import helper
 
         graph = helper.make_graph(self.nodes, self.name, inputs, outputs, list(self.constants.values()))
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
 
-def decode_model(priors: np.ndarray, variances: tuple[float, float], classes: int, rules: Thresholds) -> Any:
-    """An onnx.ModelProto: offsets [N, P, 4], logits [N, P, C + 1] -> all_boxes [N, P, 4] in corner form, all_scores
+def decode_model(priors: np.ndarray, variances: tuple[float, float], classes: int, rules: Thresholds) -> ModelProto:
+    """The graph of offsets [N, P, 4], logits [N, P, C + 1] -> all_boxes [N, P, 4] in corner form, all_scores
     [N, C, P] of the real classes; where rules.class_agnostic, the score of each prior's likeliest class [N, 1, P], and
     all_labels int64 [N, P]. priors: cx cy w h [P, 4]."""
     b, count = _Builder("decode"), len(priors)
@@ -78,11 +87,11 @@ def decode_model(priors: np.ndarray, variances: tuple[float, float], classes: in
         b.op("Softmax", ["logit_rows"], "probabilities", axis=1)
     else:
         b.op("Sigmoid", ["logit_rows"], "probabilities")
-    classwise = not (rules.class_agnostic or rules.best_class)
+    classwise = not rules.one_class_per_prior
     axis, one = b.const("class_axis", [1]), b.const("from_one", [1])
     b.op("Slice", ["probabilities", one, b.const("to_end", [width]), axis], "all_scores" if classwise else "real")
     if rules.class_agnostic:
-        own = rules.activation == "softmax"  # whether the background may win
+        own = rules.first_column == 0  # whether the background may win
         among = "probabilities" if own else "real"
         b.op("ReduceMax", [among, axis], "best" if own else "all_scores", keepdims=1)
         b.op("ArgMax", [among], "winner" if own else "all_labels", axis=1, keepdims=0)
@@ -100,13 +109,13 @@ def decode_model(priors: np.ndarray, variances: tuple[float, float], classes: in
     return b.model(inputs, _decoded(count, 1 if rules.class_agnostic else classes, rules.class_agnostic))
 
 
-def _info(name: str, kind: str, shape: list[Any]) -> Any:
+def _info(name: str, kind: str, shape: list[int | str]) -> ValueInfoProto:
     from onnx import TensorProto, helper
 
     return helper.make_tensor_value_info(name, getattr(TensorProto, kind), shape)
 
 
-def _decoded(priors: int, classes: int, labels: bool) -> list[Any]:
+def _decoded(priors: int, classes: int, labels: bool) -> list[ValueInfoProto]:
     """What stands between decoding and selection."""
     values = [
         _info("all_boxes", "FLOAT", ["batch", priors, 4]),
@@ -115,8 +124,8 @@ def _decoded(priors: int, classes: int, labels: bool) -> list[Any]:
     return [*values, _info("all_labels", "INT64", ["batch", priors])] if labels else values
 
 
-def select_model(priors: int, classes: int, rules: Thresholds, plain: bool = False) -> Any:
-    """An onnx.ModelProto.
+def select_model(priors: int, classes: int, rules: Thresholds, plain: bool = False) -> ModelProto:
+    """The graph behind decode_model.
 
     In: what decode_model gives (class-agnostic: C is 1). Out: boxes [N, K, 4], scores [N, K], labels int64 [N, K],
     counts int64 [N], where K is at most `keep`, and as many as the batch needs when that is over MAX_ROWS; rows past
@@ -125,13 +134,14 @@ def select_model(priors: int, classes: int, rules: Thresholds, plain: bool = Fal
     """
     by_class = not rules.class_agnostic
     classes = classes if by_class else 1
-    most = min(rules.keep, classes * priors)
-    per_class = priors if not by_class or rules.best_class else rules.per_class
-    of_class = priors if rules.keep_per_class is None or not by_class else rules.keep_per_class
+    per_class = priors if rules.one_class_per_prior else min(priors, rules.per_class)
+    of_class = priors if rules.keep_per_class is None or not by_class else min(priors, rules.keep_per_class)
+    most = min(rules.keep, rules.candidates or rules.keep, classes * min(per_class, of_class))
     if plain:
         _check_plain(most, per_class if per_class < priors else 0, rules.candidates or 0)
     b = _Builder("select")
-    first, second, last = b.const("first", [0]), b.const("second", [1]), b.const("last", [2])
+    b.const("first", [0])
+    second, last = b.const("second", [1]), b.const("last", [2])
     zero, limit = b.const("zero", 0, np.float32), b.const("score_min", [rules.score_min], np.float32)
 
     candidates = "all_scores"
@@ -141,17 +151,8 @@ def select_model(priors: int, classes: int, rules: Thresholds, plain: bool = Fal
         candidates = _best(b, candidates, "of_all", rules.candidates, (classes, priors), plain)
     limits = [b.const("most_of_class", [min(most, of_class)]), b.const("nms_iou", [rules.nms_iou], np.float32), limit]
     b.op("NonMaxSuppression", ["all_boxes", candidates, *limits], "chosen")  # [M, 3]: image, class, prior
-    b.op("GatherND", ["all_scores", "chosen"], "chosen_scores")
-    b.op("Split", ["chosen", b.const("thirds", [1, 1, 1])], "chosen_image", "chosen_class", "chosen_prior", axis=1)
-    # A row per image over what was chosen of all; zeros behind, for when it is fewer than `most`.
-    b.op("Transpose", ["chosen_image"], "image_row", perm=[1, 0])
-    b.op("Shape", ["all_scores"], "batch_size", start=0, end=1)
-    b.op("Squeeze", ["batch_size", first], "batch_count")
-    b.op("Range", [b.const("from", 0), "batch_count", b.const("step", 1)], "images_in_order")
-    b.op("Unsqueeze", ["images_in_order", second], "image_column")
-    b.op("Equal", ["image_column", "image_row"], "own")
-    b.op("Where", ["own", "chosen_scores", zero], "own_scores")
-    behind = _rows(b, most, plain)
+    _scores_of_images(b)
+    behind = _rows(b, most, plain)  # zeros behind, for when fewer than `most` were chosen
     b.op("Pad", ["own_scores", b.const("columns_behind", [0, 0, 0, behind])], "score_table")
     b.op("TopK", ["score_table", "most"], "scores", "slot", axis=1)
     b.const("rows_behind", [0, 0, behind, 0])
@@ -167,12 +168,27 @@ def select_model(priors: int, classes: int, rules: Thresholds, plain: bool = Fal
     b.op("Cast", ["found"], "found_numbers", to=7)  # int64
     b.op("ReduceSum", ["found_numbers", second], "counts", keepdims=0)
 
-    rows: Any = most if behind == most else "detections"
+    rows: int | str = most if behind == most else "detections"
     outputs = [
-        _info("boxes", "FLOAT", ["batch", rows, 4]), _info("scores", "FLOAT", ["batch", rows]),
-        _info("labels", "INT64", ["batch", rows]), _info("counts", "INT64", ["batch"]),
-    ]  # fmt: skip
+        _info("boxes", "FLOAT", ["batch", rows, 4]),
+        _info("scores", "FLOAT", ["batch", rows]),
+        _info("labels", "INT64", ["batch", rows]),
+        _info("counts", "INT64", ["batch"]),
+    ]
     return b.model(_decoded(priors, classes, not by_class), outputs)
+
+
+def _scores_of_images(b: _Builder) -> None:
+    """Make "own_scores", a row per image over what was chosen of all, 0 where it is another's; and the mask "own"."""
+    b.op("GatherND", ["all_scores", "chosen"], "chosen_scores")
+    b.op("Split", ["chosen", b.const("thirds", [1, 1, 1])], "chosen_image", "chosen_class", "chosen_prior", axis=1)
+    b.op("Transpose", ["chosen_image"], "image_row", perm=[1, 0])
+    b.op("Shape", ["all_scores"], "batch_size", start=0, end=1)
+    b.op("Squeeze", ["batch_size", "first"], "batch_count")
+    b.op("Range", [b.const("from", 0), "batch_count", b.const("step", 1)], "images_in_order")
+    b.op("Unsqueeze", ["images_in_order", "second"], "image_column")
+    b.op("Equal", ["image_column", "image_row"], "own")
+    b.op("Where", ["own", "chosen_scores", "zero"], "own_scores")
 
 
 def _rows(b: _Builder, most: int, plain: bool) -> int:
@@ -228,7 +244,7 @@ def _best(b: _Builder, scores: str, name: str, count: int, shape: tuple[int, int
         b.op("ReduceSum", [f"{name}_numbers", axes], f"{name}_counts", keepdims=0)
         b.op("ReduceMax", [f"{name}_counts"], f"{name}_most", keepdims=0)
         b.op("Greater", [f"{name}_most", b.const(f"{name}_limit", count, np.int32)], f"{name}_too_many")
-        sides = ["batch", 1 if over_all else classes, 1]
+        sides: list[int | str] = ["batch", 1 if over_all else classes, 1]
         b.const(f"{name}_none", np.zeros((1, 1, 1)), np.float32)
         best = helper.make_graph(nodes, f"{name}_best", [], [_info(f"{name}_lowest", "FLOAT", sides)])
         all_of_them = helper.make_node("Identity", [f"{name}_none"], [f"{name}_zero"], name=f"select/{name}_zero")

@@ -133,10 +133,9 @@ def _truths(model: SSD, rules: Thresholds, images: np.ndarray) -> list[_Truth]:
     raw = _raw(model, images)
     kept = to_detections(raw, model.priors, variances=model.prior_spec.variances, **rules.for_postprocess())
     boxes, scores = _boxes(model, raw, rules), _probabilities(raw, rules)
-    if rules.class_agnostic or rules.best_class:
+    if rules.one_class_per_prior:
         # A prior speaks for its likeliest class, or for two that are as likely but for rounding.
-        first = 0 if rules.class_agnostic and rules.activation == "softmax" else 1
-        best = scores[..., first:].amax(dim=-1, keepdim=True)
+        best = scores[..., rules.first_column :].amax(dim=-1, keepdim=True)
         scores = torch.where(scores >= best - EXACT.score, scores, 0.0)
     found = [ImageDetections(*(values.numpy() for values in image)) for image in kept]
     return [_Truth(*parts) for parts in zip(boxes, scores[..., 1:], found, strict=True)]
@@ -198,7 +197,7 @@ def _floor(truth: _Truth, found: ImageDetections, rules: Thresholds) -> Tensor:
     limit, and of the weakest candidate or box that a cap let pass."""
     classes = truth.scores.shape[1]
     floor = torch.full((classes,), float(rules.score_min))
-    if not rules.class_agnostic and not rules.best_class and rules.per_class < len(truth.scores):
+    if not rules.one_class_per_prior and rules.per_class < len(truth.scores):
         floor = torch.maximum(floor, truth.scores.topk(rules.per_class, dim=0).values[-1])
     if rules.candidates is not None and rules.candidates < truth.scores.numel():
         floor = floor.clamp(min=float(truth.scores.flatten().topk(rules.candidates).values[-1]))

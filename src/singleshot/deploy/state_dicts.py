@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from singleshot.conventions import AMDEGROOT, TORCHVISION
 from singleshot.errors import ConfigError, printable
 from singleshot.files import atomic_write
-from singleshot.inputs import CAFFE_MEAN, InputSpec
+from singleshot.inputs import InputSpec
 from singleshot.models import SSD
 from singleshot.models.graph import GraphNet, key_of
 from singleshot.models.vgg import VGG16
@@ -42,7 +43,7 @@ def to_torchvision(model: SSD) -> dict[str, Tensor]:
     ssdlite320_mobilenet_v3_large, from a model that was imported from it. Raises ConfigError."""
     if isinstance(model.backbone, GraphNet) and model.backbone.graph.layers[0].name == "backbone.features.0.0.0":
         return _to_ssdlite(model)
-    layers = _fitted(model, "torchvision", InputSpec(size=300, mean=tv.MEAN), tv.PRIORS_300)
+    layers = _fitted(model, "torchvision", TORCHVISION.inputs["ssd300"], TORCHVISION.prior_spec("ssd300"))
     return {_torchvision_name(layer, part): value for (layer, part), value in layers.items()}
 
 
@@ -56,7 +57,7 @@ def to_amdegroot(model: SSD, clip: bool = True) -> dict[str, Tensor]:
     project = "amdegroot/ssd.pytorch"
     if not clip:
         priors, project = replace(priors, clip="none"), f"{project} with 'clip': False"
-    layers = _fitted(model, project, InputSpec(size=300, mean=CAFFE_MEAN), priors)
+    layers = _fitted(model, project, AMDEGROOT.inputs["ssd300"], priors)
     extras = {name: f"extras.{i}" for i, name in enumerate(extra_names(6))}
 
     def name_of(layer: str | tuple[str, int], part: str) -> str:
@@ -200,7 +201,7 @@ def _fit_head(
 def _to_ssdlite(model: SSD) -> dict[str, Tensor]:
     """The graph's layers have torchvision's names: weights/importers/torchvision.py gave them."""
     assert isinstance(model.backbone, GraphNet)
-    if model.prior_spec != PRIORS["ssdlite320"] or model.input_spec != tv.INPUT_LITE:
+    if model.prior_spec != PRIORS["ssdlite320"] or model.input_spec != TORCHVISION.inputs["ssdlite320"]:
         raise ConfigError("torchvision's SSDLite has its default boxes and its normalisation in its code; this model"
                           " has others")  # fmt: skip
     ours = {key: value.detach().cpu() for key, value in model.state_dict().items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from singleshot.conventions import detection_rule
 from singleshot.devices import autocast, pick_device, pick_dtype
 from singleshot.postprocess import to_detections
 from singleshot.records import ImageDetections
@@ -53,7 +54,7 @@ def load_detector(
 ) -> Detector:
     """A Detector that runs the checkpoint, ours or another project's, with PyTorch.
 
-    rule: a name of thresholds.DETECTION in place of the model's own thresholds; threads: PyTorch's number of threads,
+    rule: a name of conventions.DETECTION in place of the model's own thresholds; threads: PyTorch's number of threads,
     which is one for the whole process; precision: see pick_dtype. Raises ConfigError, CheckpointError.
     """
     place = pick_device(device)
@@ -61,6 +62,6 @@ def load_detector(
     if threads is not None:
         torch.set_num_threads(threads)
     model, info = open_model(path, place)
-    thresholds = info.thresholds if rule is None else info.thresholds.under(rule)
+    thresholds = info.thresholds if rule is None else info.thresholds.under(detection_rule(rule))
     engine = TorchEngine(model, thresholds, place, dtype)
     return Detector(engine, info.input_spec, info.class_names, score_min=thresholds.show_min, batch_size=batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from singleshot.conventions import IMAGENET_MEAN, IMAGENET_STD
 from singleshot.errors import ConfigError
 from singleshot.inputs import InputSpec
 from singleshot.models.blocks import Head, InvertedResidual, init_xavier, use_fast_depthwise
@@ -26,7 +27,7 @@ def build_on(
     smaller from one to the next. Extra layers halve the last one until a single cell is left or `extra_channels` is
     used up. Priors default to scales spread evenly over all maps. Raises ConfigError when the maps do not fit.
     """
-    input_spec = input_spec or InputSpec(size=320, mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+    input_spec = input_spec or InputSpec(size=320, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     size = input_spec.size
     training = backbone.training
     backbone.eval()

@@ -191,10 +191,11 @@ class AvgPool(nn.Module):
 
 
 class Norm(nn.BatchNorm2d):
-    """Batch normalisation."""
+    """Batch normalisation. momentum: how much of a batch's mean and variance goes into the kept ones."""
 
-    def __init__(self, channels: int, eps: float = 1e-5) -> None:
-        super().__init__(_whole("channels", channels, 1, MAX_CHANNELS), eps=min(max(float(eps), 0.0), 1.0))
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        eps, momentum = (min(max(float(value), 0.0), 1.0) for value in (eps, momentum))
+        super().__init__(_whole("channels", channels, 1, MAX_CHANNELS), eps, momentum)
 
 
 class Scale(nn.Module):

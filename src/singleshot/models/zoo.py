@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from singleshot.conventions import IMAGENET_MEAN, IMAGENET_STD
 from singleshot.errors import ConfigError
 from singleshot.inputs import CAFFE_MEAN, InputSpec
 from singleshot.models import mini, mobilenet, vgg
@@ -84,9 +85,8 @@ def _heads(widths: list[int], priors: PriorSpec, num_classes: int, kinds: list[s
 _CAFFE_300 = InputSpec(size=300, mean=CAFFE_MEAN)
 _CAFFE_512 = InputSpec(size=512, mean=CAFFE_MEAN)
 # torchvision's ImageNet statistics, which its MobileNetV2 weights expect.
-_IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-_MOBILE_300 = InputSpec(size=300, mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
-_MOBILE_320 = InputSpec(size=320, mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
+_MOBILE_300 = InputSpec(size=300, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+_MOBILE_320 = InputSpec(size=320, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 MODELS: dict[str, Preset] = {
     "ssd300-vgg16": Preset("SSD300 as published: VGG16, 8732 priors", "ssd300-voc", _CAFFE_300, _vgg(norm=False)),

@@ -34,7 +34,7 @@ def draw_info(info: DataInfo, table: BoxTable, path: str | Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("the picture needs matplotlib: pip install 'singleshot[train]'") from error
-    from singleshot.priors import PRIORS
+    from singleshot.prior_tables import PRIORS
 
     figure = Figure(figsize=(12.0, 9.2), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)

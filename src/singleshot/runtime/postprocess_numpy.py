@@ -39,8 +39,8 @@ def probabilities(logits: np.ndarray, activation: str) -> np.ndarray:
 
 def candidates(scores: np.ndarray, rules: Thresholds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores [P, C + 1] -> (scores, priors, 0-based classes) of what enters NMS, best first."""
-    if rules.class_agnostic or rules.best_class:
-        first = 0 if rules.class_agnostic and rules.activation == "softmax" else 1  # may the background win?
+    if rules.one_class_per_prior:
+        first = rules.first_column
         winners = scores[:, first:].argmax(axis=1) + first
         best = scores[np.arange(len(scores)), winners]
         priors = np.flatnonzero((winners > 0) & (best > rules.score_min))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from singleshot.conventions import convention
 from singleshot.errors import ConfigError, printable
 from singleshot.loading.augment import AUGMENTS, AugmentSpec
 from singleshot.losses import LOSS_RULES
@@ -68,6 +69,15 @@ class Recipe(BaseModel):
             start = _preset(changes.pop("preset", "caffe")).to_dict()
             return {**values, "augment": AugmentSpec.from_dict({**start, **changes})}
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_convention(cls, values: Any) -> Any:
+        """convention = "bubbliiiing": matching, loss and weight decay of that codebase, changed by the other keys."""
+        if not isinstance(values, dict) or "convention" not in values:
+            return values
+        own = {key: value for key, value in values.items() if key != "convention"}
+        return {**convention(str(values["convention"])).recipe(), **own}
 
     @field_validator("matching", "loss")
     @classmethod

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from singleshot.conventions import IMAGENET_MEAN, IMAGENET_STD
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.inputs import InputSpec
 from singleshot.models import SSD
@@ -20,18 +21,17 @@ from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.graph_builder import folded
 from singleshot.weights.imported_model import ImportedModel
 from singleshot.weights.importers import IMPORTERS
+from singleshot.weights.importers.vgg import VGG_CONVS, VGG_INDEX
 from singleshot.weights.importing import import_foreign
 from singleshot.weights.open_model import is_ours
 from singleshot.weights.readers.sniff import read_foreign
 from singleshot.weights.tflite_backbone import load_tflite_mobilenet
 
-# Convolutions of VGG16 in the order of torchvision's `features` and of the reduced file's numbering.
-_VGG_NAMES = [f"conv{s}_{i}" for s, n in ((1, 2), (2, 2), (3, 3), (4, 3), (5, 3)) for i in range(1, n + 1)]
-_VGG_INDEX = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+# Where VGG_CONVS are in torchvision's `features` with batch normalisation.
 _VGG_BN_INDEX = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)
 _BN_PARTS = ("weight", "bias", "running_mean", "running_var")
 # torchvision's classifiers see (x / 255 - mean) / std.
-_IMAGENET = InputSpec(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+_IMAGENET = InputSpec(mean=IMAGENET_MEAN, std=IMAGENET_STD)
 # Networks trained in Caffe, and Keras' copies of them, see BGR minus the mean.
 _CAFFE = InputSpec(colour_order="bgr")
 _PLAIN = InputSpec()
@@ -165,7 +165,7 @@ def _load_vgg(model: SSD, tensors: ForeignState, path: Path | None) -> str:
         raise _unknown(tensors, "VGG16")
     own = model.backbone.state_dict()
     norm = "layers.bn1_1.weight" in own
-    layers = [*_VGG_NAMES, *(name for name in ("fc6", "fc7") if name in found.names)]
+    layers = [*VGG_CONVS, *(name for name in ("fc6", "fc7") if name in found.names)]
     plain = VGG16().state_dict() if norm else own  # shapes, with biases
     new = {
         f"{layer}.{part}": _taken(tensors, found, layer, part, tuple(plain[f"layers.{layer}.{part}"].shape))
@@ -193,21 +193,21 @@ def _find_vgg(tensors: ForeignState) -> _Found | None:
     """Which kind of VGG16 it is, if it is one alone."""
 
     def numbered(prefix: str, index: tuple[int, ...], fc: tuple[str, ...]) -> dict[str, dict[str, str]]:
-        keys = {name: f"{prefix}{i}" for name, i in zip(_VGG_NAMES, index, strict=True)}
+        keys = {name: f"{prefix}{i}" for name, i in zip(VGG_CONVS, index, strict=True)}
         keys |= dict(zip(("fc6", "fc7"), fc, strict=False))
         return {name: {part: f"{key}.{part}" for part in ("weight", "bias")} for name, key in keys.items()}
 
     for prefix in ("", "features."):  # the second is mmdetection's, whose list goes on with fc6 and fc7
         fc = f"{prefix}31", f"{prefix}33"
         if all(f"{key}.weight" in tensors and len(tensors.shape(f"{key}.weight")) == 4 for key in fc):
-            return _Found("VGG16 reduced (fc6, fc7 as convolutions)", numbered(prefix, _VGG_INDEX, fc), _PLAIN)
+            return _Found("VGG16 reduced (fc6, fc7 as convolutions)", numbered(prefix, VGG_INDEX, fc), _PLAIN)
     if "features.0.weight" in tensors and "features.0.0.weight" not in tensors:
         bn = "features.1.running_mean" in tensors
-        index = _VGG_BN_INDEX if bn else _VGG_INDEX
+        index = _VGG_BN_INDEX if bn else VGG_INDEX
         # torchvision's VGG16 for SSD ("IMAGENET1K_FEATURES") has NaN there: it was made without a classifier, by Caffe.
         whole = "classifier.3.weight" in tensors and bool(torch.isfinite(tensors["classifier.3.weight"]).all())
         names = numbered("features.", index, ("classifier.0", "classifier.3") if whole else ())
-        norms = {name: f"features.{i + 1}" for name, i in zip(_VGG_NAMES, index, strict=True)} if bn else {}
+        norms = {name: f"features.{i + 1}" for name, i in zip(VGG_CONVS, index, strict=True)} if bn else {}
         about = f"torchvision VGG16{' with batch norm' if bn else ''}"
         return _Found(about, names, _IMAGENET if whole or bn else _PLAIN, norms)
     names = _named(tensors)

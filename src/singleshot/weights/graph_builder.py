@@ -68,14 +68,23 @@ class GraphBuilder:
         )  # fmt: skip
 
     def norm(
-        self, name: str, x: str, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float = 1e-5
+        self,
+        name: str,
+        x: str,
+        weight: Tensor,
+        bias: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
     ) -> str:
-        """Batch normalisation, kept as such so that training can go on."""
+        """Batch normalisation, kept as such so that training can go on, with the momentum of its source's."""
         weights = {
             "weight": weight, "bias": bias, "running_mean": mean, "running_var": variance,
             "num_batches_tracked": torch.zeros((), dtype=torch.int64),
         }  # fmt: skip
-        return self._with_channels(name, "norm", x, weights, eps=eps)
+        usual = momentum == 0.1  # torch.nn.BatchNorm2d's, which a graph need not say
+        return self._with_channels(name, "norm", x, weights, eps=eps, **({} if usual else {"momentum": momentum}))
 
     def l2norm(self, name: str, x: str, weight: Tensor) -> str:
         """conv4_3's normalisation with its learned scale [C]."""

@@ -162,7 +162,7 @@ def test_which_prototxt_is_taken(caffe, small):
     own, folder = path.with_suffix(".prototxt"), path.parent
     text = own.read_text()
     own.unlink()
-    refused(path, "without their network; put the prototxt beside")
+    refused(path, "without their network; put the prototxt next to")
     (folder / "a_deploy.prototxt.txt").write_text(text)
     (folder / "a_train.prototxt").write_text("nonsense {")
     (folder / "solver.prototxt").write_text("net: 'x'")

@@ -120,7 +120,7 @@ def test_layers_as_they_were_before_layerparameter(caffe, tmp_path):
     text = tmp_path / "elsewhere.txt"
     text.write_text(caffe.text(rows, SIDE))
     assert import_foreign(path, companion=text).model.num_classes == 2
-    with pytest.raises(CheckpointError, match="without their network; put the prototxt beside"):
+    with pytest.raises(CheckpointError, match="without their network; put the prototxt next to"):
         import_foreign(path)
     old = 'input: "data" input_dim: 1 input_dim: 3 input_dim: 64 input_dim: 64\n' + (
         'layers { name: "c1" type: CONVOLUTION bottom: "data" top: "c1"'

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from torch import Tensor
 
-from singleshot.inputs import CAFFE_MEAN, InputSpec
-from singleshot.priors import PRIORS
-from singleshot.thresholds import Thresholds
+from singleshot.conventions import BALANCAP
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.vgg import VGG_CONVS, count_classes, extra_names, vgg_model
-
-# eval_ssd_network.py: select_threshold, nms_threshold, select_top_k, keep_top_k. It keeps 200 of each class, which
-# more than 200 in all are not worth.
-THRESHOLDS = Thresholds(score_min=0.01, nms_iou=0.45, per_class=400, keep=200)
 
 _TAIL = "block4_box/L2Normalization/gamma"
 _SIGNATURE = (
@@ -32,10 +25,19 @@ _SIGNATURE = (
 _AVERAGE = "/ExponentialMovingAverage"
 _COUNTERS = ("global_step", "beta1_power", "beta2_power", "local_step")
 # What TensorFlow 1's optimizers (tf_utils.py: configure_optimizer) put behind a variable's name.
-_SLOTS = (
-    "Adam", "Adam_1", "Momentum", "RMSProp", "RMSProp_1", "RMSProp_2", "Adagrad", "Adadelta", "Adadelta_1", "Ftrl",
+_SLOTS = [
+    "Adam",
+    "Adam_1",
+    "Momentum",
+    "RMSProp",
+    "RMSProp_1",
+    "RMSProp_2",
+    "Adagrad",
+    "Adadelta",
+    "Adadelta_1",
+    "Ftrl",
     "Ftrl_1",
-)  # fmt: skip
+]
 
 
 def _prefix(names: Iterable[str]) -> str | None:
@@ -64,7 +66,7 @@ def _convert(tensors: ForeignState) -> ImportedModel:
     prefix = _prefix(tensors) or ""
     maps = 7 if f"{prefix}block12/conv4x4/weights" in tensors else 6
     side = 300 if maps == 6 else 512
-    num_classes = count_classes(tensors, f"{prefix}block4_box/conv_cls/biases", 4, tensors.where)
+    num_classes = count_classes(tensors, f"{prefix}block4_box/conv_cls/biases", 4)
     blocks = _blocks(maps)
 
     def find(layer: str | tuple[str, int], part: str, shape: tuple[int, ...]) -> Tensor:
@@ -76,24 +78,24 @@ def _convert(tensors: ForeignState) -> ImportedModel:
         outputs, inputs, height, width = shape
         return tensors.take(f"{key}/weights", height, width, inputs, outputs).permute(3, 2, 0, 1).contiguous()
 
-    # Caffe's COCO sizes, also for VOC, and not cut to whole pixels (default_params of both files). The offsets are
-    # dx dy dw dh, although boxes are y first everywhere else (nets/ssd_common.py: tf_ssd_bboxes_decode_layer).
-    priors = replace(PRIORS[f"ssd{side}-coco"], truncate=False)
-    model = vgg_model(find, num_classes, priors, InputSpec(size=side, mean=CAFFE_MEAN))
+    # The offsets are dx dy dw dh, although boxes are y first everywhere else (nets/ssd_common.py:
+    # tf_ssd_bboxes_decode_layer).
+    network = f"ssd{side}"
+    model = vgg_model(find, num_classes, BALANCAP.prior_spec(network), BALANCAP.inputs[network])
     notes = _ignore_training(tensors)
     tensors.finish(f"balancap/SSD-Tensorflow SSD{side}")
     source = f"balancap/SSD-Tensorflow SSD{side} on VGG16"
-    return ImportedModel(model, source, usual_names(num_classes), THRESHOLDS, notes)
+    return ImportedModel(model, source, usual_names(num_classes), BALANCAP.detection["balancap"], notes)
 
 
 def _ignore_training(tensors: ForeignState) -> tuple[str, ...]:
-    """Leave out what only training needs; what is there as an average too is said."""
+    """Leave out what only training needs; a note says so where averages are there."""
     slots = [name for name in tensors if name.rpartition("/")[2] in (*_COUNTERS, *_SLOTS)]
     averages = [name for name in tensors if name.endswith(_AVERAGE)]
     tensors.ignore(*slots, *averages)
     if not averages:
         return ()
-    # eval_ssd_network.py takes them only when it is told to (moving_average_decay).
+    # eval_ssd_network.py takes them only when asked to (moving_average_decay).
     return ("the file also holds moving averages of the weights; the plain weights were taken, as its evaluation does",)
 
 

@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from singleshot.inputs import InputSpec
-from singleshot.priors import PRIORS
-from singleshot.thresholds import Thresholds
+from singleshot.conventions import BUBBLIIIING
+from singleshot.prior_boxes import PriorSpec
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
-from singleshot.weights.graph_builder import GraphBuilder
 from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.mobilenet_blocks import add_head, inverted_residual, mobilenet_v2, nested_parts
-from singleshot.weights.importers.torch_blocks import conv_bias, conv_norm
+from singleshot.weights.importers.torch_blocks import TorchBuilder
 from singleshot.weights.importers.vgg import count_classes, find_ported, vgg_model
 
-# utils/utils.py preprocess_input: the means of B, G, R taken off R, G, B. ssd.py: letterbox_image False.
-INPUT = InputSpec(size=300, mean=(104.0, 117.0, 123.0))
-# get_map.py; boxes are shown from 0.5 (ssd.py). Nothing is cut off there: these limits are above what occurs.
-THRESHOLDS = Thresholds(score_min=0.02, nms_iou=0.5, per_class=1000, keep=1000, clip=True, show_min=0.5)
-# utils/anchors.py: centres of the cells whatever the steps, corners clipped, the same sizes for every data set.
-PRIORS_300 = replace(PRIORS["ssd300-voc"], steps=None, clip="corners", truncate=False)
+# utils/anchors.py: the same sizes for every data set.
+PRIORS_300 = BUBBLIIIING.prior_spec("ssd300-voc")
+INPUT, THRESHOLDS = BUBBLIIIING.inputs["ssd300"], BUBBLIIIING.detection["bubbliiiing"]
 
 _MEANS = "trained with the channel means in reverse order (R 104, G 117, B 123); kept"
 _SIZES = "trained at 300 pixels with default boxes of 30 to 315 (anchors_size), if its settings were not changed"
 NOTES = (_MEANS, _SIZES)
 
 
-def _foreign(tensors: ForeignState, net: GraphBuilder, num_classes: int, mobile: bool, backbone: str) -> ImportedModel:
-    tensors.finish(f"bubbliiiing/ssd-pytorch {backbone}")
-    priors = PRIORS["ssd300-mobilenetv2"] if mobile else PRIORS_300
+def _foreign(net: TorchBuilder, num_classes: int, priors: PriorSpec, backbone: str) -> ImportedModel:
+    net.tensors.finish(f"bubbliiiing/ssd-pytorch {backbone}")
     model = net.build(num_classes, priors, INPUT, f"ssd300-{backbone.lower()}")
     source = f"bubbliiiing/ssd-pytorch SSD300 on {backbone}"
     return ImportedModel(model, source, usual_names(num_classes), THRESHOLDS, NOTES)
 
 
 def _convert_vgg(tensors: ForeignState) -> ImportedModel:
-    num_classes = count_classes(tensors, "conf.0.bias", 4, tensors.where)
+    num_classes = count_classes(tensors, "conf.0.bias", 4)
     find = find_ported(tensors, 6, "", "L2Norm", "loc", "conf")
     model = vgg_model(find, num_classes, PRIORS_300, INPUT)
     tensors.finish("bubbliiiing/ssd-pytorch SSD300")
@@ -45,61 +37,39 @@ def _convert_vgg(tensors: ForeignState) -> ImportedModel:
 
 
 def _convert_mobilenet(tensors: ForeignState) -> ImportedModel:
-    num_classes = count_classes(tensors, "conf.0.bias", 6, tensors.where)
-    net = GraphBuilder()
-    maps = mobilenet_v2(net, tensors, "mobilenet", nested_parts)
+    num_classes = count_classes(tensors, "conf.0.bias", 6)
+    net = TorchBuilder(tensors)
+    maps = mobilenet_v2(net, "mobilenet", nested_parts)
     x = maps["18"]
-    sources = [_l2norm(net, tensors, maps["13"]), x]
+    sources = [net.l2_norm(maps["13"], "L2Norm"), x]
     for i in range(4):
-        x, _ = inverted_residual(net, tensors, x, f"extras.{i}", 2, nested_parts)
+        x, _ = inverted_residual(net, x, f"extras.{i}", 2, nested_parts)
         x = net.add(f"extras.{i}.relu", "relu", x)
         sources.append(x)
     for i, source in enumerate(sources):
-        add_head(net, tensors, source, f"loc.{i}", f"conf.{i}", 6, num_classes + 1)
-    return _foreign(tensors, net, num_classes, True, "MobileNetV2")
+        add_head(net, source, f"loc.{i}", f"conf.{i}", 6, num_classes + 1)
+    return _foreign(net, num_classes, BUBBLIIIING.prior_spec("ssd300-mobilenetv2"), "MobileNetV2")
 
 
 def _convert_resnet(tensors: ForeignState) -> ImportedModel:
-    num_classes = count_classes(tensors, "conf.0.bias", 4, tensors.where)
-    net = GraphBuilder()
-    x = conv_norm(net, tensors, net.image, "resnet.0", "resnet.1", "relu", 7, 2, 3)
+    num_classes = count_classes(tensors, "conf.0.bias", 4)
+    net = TorchBuilder(tensors)
+    x = net.conv_norm(net.image, "resnet.0", "resnet.1", "relu", 7, 2, 3)
     x = net.add("resnet.3", "maxpool", x, kernel=3, stride=2, round_up=True)
     sources = []
     for stage, stride in ((4, 1), (5, 2), (6, 2)):
-        x = _stage(net, tensors, x, f"resnet.{stage}", stride)
+        x, _ = net.residual_stage(x, f"resnet.{stage}", bottleneck=True, stride=stride)
         if stage == 5:
-            sources.append(_l2norm(net, tensors, x))
+            sources.append(net.l2_norm(x, "L2Norm"))
     sources.append(x)
     for i in range(8):
         three = i % 2 == 1
-        x = conv_bias(
-            net, tensors, x, f"extras.{i}", "relu", 3 if three else 1, 2 if i in (1, 3) else 1, int(i in (1, 3))
-        )
+        x = net.conv_bias(x, f"extras.{i}", "relu", 3 if three else 1, 2 if i in (1, 3) else 1, int(i in (1, 3)))
         if three:
             sources.append(x)
     for i, (source, boxes) in enumerate(zip(sources, PRIORS_300.per_cell, strict=True)):
-        add_head(net, tensors, source, f"loc.{i}", f"conf.{i}", boxes, num_classes + 1)
-    return _foreign(tensors, net, num_classes, False, "ResNet50")
-
-
-def _stage(net: GraphBuilder, tensors: ForeignState, x: str, name: str, stride: int) -> str:
-    """As many bottlenecks as there are (nets/resnet.py); the first one's 3x3 has the stride."""
-    i = 0
-    while i == 0 or f"{name}.{i}.conv1.weight" in tensors:
-        block, start = f"{name}.{i}", x
-        x = conv_norm(net, tensors, x, f"{block}.conv1", f"{block}.bn1", "relu", 1)
-        x = conv_norm(net, tensors, x, f"{block}.conv2", f"{block}.bn2", "relu", 3, stride if i == 0 else 1)
-        x = conv_norm(net, tensors, x, f"{block}.conv3", f"{block}.bn3", kernel=1)
-        if i == 0:
-            down = f"{block}.downsample"
-            start = conv_norm(net, tensors, start, f"{down}.0", f"{down}.1", kernel=1, stride=stride)
-        x = net.add(f"{block}.relu", "relu", net.add(f"{block}.add", "add", x, start))
-        i += 1
-    return x
-
-
-def _l2norm(net: GraphBuilder, tensors: ForeignState, x: str) -> str:
-    return net.l2norm("L2Norm", x, tensors.take("L2Norm.weight", net.channels[x]))
+        add_head(net, source, f"loc.{i}", f"conf.{i}", boxes, num_classes + 1)
+    return _foreign(net, num_classes, PRIORS_300, "ResNet50")
 
 
 _VGG = (

@@ -1,21 +1,20 @@
 """Caffe's SSDs (weiliu89/caffe, branch ssd, and what was trained with it): any network that a prototxt describes.
 
-Without a prototxt: the network that the caffemodel holds itself, else the layouts that are told by their layers' names,
-SSD300 and SSD512 on VGG16 and chuanqi305/MobileNet-SSD.
+Without a prototxt: the network that the caffemodel holds itself, else the layouts that are known by the names of their
+layers, SSD300 and SSD512 on VGG16 and chuanqi305/MobileNet-SSD.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from singleshot.conventions import CAFFE, CHUANQI305, data_of
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.inputs import CAFFE_MEAN, InputSpec
-from singleshot.priors import PRIORS
-from singleshot.thresholds import Thresholds
+from singleshot.prior_tables import CHUANQI305_SIZES
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
@@ -29,9 +28,6 @@ from singleshot.weights.readers.caffe import CaffeNet, parse_prototxt
 VGG_SIGN = ("conv1_1[0]", "conv4_3_norm_mbox_loc[0]")
 MOBILE_SIGN = ("conv0[0]", "conv1/dw[0]", "conv11_mbox_loc[0]")
 FACE_SIGN = ("conv1_h[0]", "layer_64_1_conv1_h[0]")
-
-# examples/ssd/ssd_pascal.py det_out_param, as the package's own values.
-THRESHOLDS = Thresholds(score_min=0.01, nms_iou=0.45, per_class=400, keep=200)
 
 
 class Prepared(NamedTuple):
@@ -69,11 +65,11 @@ def _by_network_or_name(tensors: ForeignState) -> ImportedModel:
     if _has(tensors, VGG_SIGN):
         return _vgg_by_name(tensors)
     if _has(tensors, MOBILE_SIGN):
-        told = parse_prototxt(_mobilenet_prototxt(tensors), tensors.where)
-        return _network(tensors, told, told.layers)
+        described = parse_prototxt(_mobilenet_prototxt(tensors), tensors.where)
+        return _network(tensors, described, described.layers)
     raise CheckpointError(
         f"{tensors.where}: Caffe weights ({printable(', '.join(list(tensors)[:3]), 80)} ...) without their network; put"
-        " the prototxt beside the file under the same name"
+        " the prototxt next to the file under the same name"
     )
 
 
@@ -117,8 +113,8 @@ def _network(tensors: ForeignState, net: CaffeNet, layers: tuple[Any, ...]) -> I
     if net.where != tensors.where:
         notes.append(f"network taken from {net.where}")
     model = preset or model
-    return ImportedModel(model, _source(tensors, net, preset is not None, size), _names(tensors, model.num_classes),
-                   end.thresholds, tuple(notes))  # fmt: skip
+    source, names = _source(tensors, net, preset is not None, size), _names(tensors, model.num_classes)
+    return ImportedModel(model, source, names, end.thresholds, tuple(notes))
 
 
 def _ignore_unused(tensors: ForeignState, ops: list[Op], used: set[str]) -> None:
@@ -175,7 +171,8 @@ def _prepared(net: CaffeNet, tensors: ForeignState) -> Prepared:
             resize = "letterbox" if p.resize_param.resize_mode == 3 else "stretch"
             return Prepared(mean, p.scale, resize)
     if _has(tensors, MOBILE_SIGN):
-        return Prepared((127.5,) * 3, 0.007843)  # demo.py, preprocess
+        spec = CHUANQI305.inputs["ssd300"]
+        return Prepared(spec.mean, 1 / spec.std[0])
     bgr = CAFFE_MEAN[::-1]
     if _has(tensors, VGG_SIGN) or _has(tensors, FACE_SIGN):
         return Prepared(bgr, 1.0)
@@ -196,7 +193,7 @@ def _vgg_by_name(tensors: ForeignState) -> ImportedModel:
     maps = 7 if "conv10_2[0]" in tensors else 6
     size = 300 if maps == 6 else 512
     sources = ["conv4_3_norm", "fc7", *(f"conv{i}_2" for i in range(6, 4 + maps))]
-    num_classes = count_classes(tensors, f"{sources[0]}_mbox_conf[1]", 4, tensors.where)
+    num_classes = count_classes(tensors, f"{sources[0]}_mbox_conf[1]", 4)
     notes = []
     if num_classes not in (20, 80):
         notes.append("no prototxt: default boxes as those for VOC are assumed")
@@ -208,22 +205,16 @@ def _vgg_by_name(tensors: ForeignState) -> ImportedModel:
             layer = "conv4_3_norm"
         return tensors.take(f"{layer}[{0 if part == 'weight' else 1}]", *shape)
 
-    priors = PRIORS[f"ssd{size}-{'coco' if num_classes == 80 else 'voc'}"]
-    input_spec = InputSpec(size=size, colour_order="bgr", mean=CAFFE_MEAN)
-    model = vgg_model(find, num_classes, replace(priors, truncate=True), input_spec)
+    priors = CAFFE.prior_spec(f"ssd{size}-{data_of(num_classes)}")
+    model = vgg_model(find, num_classes, priors, CAFFE.inputs[f"ssd{size}"])
     tensors.finish(f"Caffe SSD{size} on VGG16")
-    return ImportedModel(
-        model, f"Caffe SSD{size} on VGG16 (weiliu89/caffe)", usual_names(num_classes), THRESHOLDS, tuple(notes)
-    )
+    source, thresholds = f"Caffe SSD{size} on VGG16 (weiliu89/caffe)", CAFFE.detection["caffe"]
+    return ImportedModel(model, source, usual_names(num_classes), thresholds, tuple(notes))
 
 
-# chuanqi305/MobileNet-SSD, MobileNetSSD_deploy.prototxt: layers at half the side of the layer before; what heads see
-# and their PriorBox.
+# chuanqi305/MobileNet-SSD, MobileNetSSD_deploy.prototxt: layers at half the side of the layer before; what heads see.
 _MOBILE_STRIDES = ("conv0", "conv2/dw", "conv4/dw", "conv6/dw", "conv12/dw", *(f"conv{i}_2" for i in range(14, 18)))
-_MOBILE_HEADS = (
-    ("conv11", (60.0,), ()), ("conv13", (105.0,), (150.0,)), ("conv14_2", (150.0,), (195.0,)),
-    ("conv15_2", (195.0,), (240.0,)), ("conv16_2", (240.0,), (285.0,)), ("conv17_2", (285.0,), (300.0,)),
-)  # fmt: skip
+_MOBILE_HEADS = ("conv11", "conv13", "conv14_2", "conv15_2", "conv16_2", "conv17_2")
 
 
 def _mobilenet_prototxt(tensors: ForeignState) -> str:
@@ -253,7 +244,7 @@ def _mobilenet_prototxt(tensors: ForeignState) -> str:
         conv(name, x, name)
         layer(f"{name}/relu", "ReLU", (name,), name)
         x = name
-    for name, low, high in _MOBILE_HEADS:
+    for name, (low, high) in zip(_MOBILE_HEADS, CHUANQI305_SIZES, strict=True):
         for which in ("loc", "conf"):
             head = f"{name}_mbox_{which}"
             renamed = f"{head}_new[0]" in tensors  # as those who train it on classes of their own call it
@@ -264,16 +255,17 @@ def _mobilenet_prototxt(tensors: ForeignState) -> str:
         sizes = f"min_size: {list(low)} max_size: {list(high)} aspect_ratio: {ratios} variance: [0.1, 0.1, 0.2, 0.2]"
         layer(f"{name}_prior", "PriorBox", (name, "data"), f"{name}_prior", f"prior_box_param {{ {sizes} }}")
     for end in ("mbox_loc_flat", "mbox_conf_flat", "prior"):
-        layer(f"{end}_all", "Concat", tuple(f"{name}_{end}" for name, *_ in _MOBILE_HEADS), f"{end}_all")
+        layer(f"{end}_all", "Concat", tuple(f"{name}_{end}" for name in _MOBILE_HEADS), f"{end}_all")
     key = next((k for k in ("conv11_mbox_conf_new[0]", "conv11_mbox_conf[0]") if k in tensors), "")
     classes = tensors.shape(key)[0] // 3 if key else 0
     layer("softmax", "Softmax", ("mbox_conf_flat_all",), "softmax")
     # demo.py shows what MobileNetSSD_deploy.prototxt finds.
-    layer(
-        "detection_out", "DetectionOutput", ("mbox_loc_flat_all", "softmax", "prior_all"), "detection_out",
-        f"detection_output_param {{ num_classes: {classes} code_type: CENTER_SIZE keep_top_k: 100"
-        " confidence_threshold: 0.25 nms_param { nms_threshold: 0.45 top_k: 100 } }",
-    )  # fmt: skip
+    rule = CHUANQI305.detection["chuanqi305"]
+    nms = f"nms_param {{ nms_threshold: {rule.nms_iou} top_k: {rule.per_class} }}"
+    limits = f"keep_top_k: {rule.keep} confidence_threshold: {rule.score_min} {nms}"
+    end = f"detection_output_param {{ num_classes: {classes} code_type: CENTER_SIZE {limits} }}"
+    takes = ("mbox_loc_flat_all", "softmax", "prior_all")
+    layer("detection_out", "DetectionOutput", takes, "detection_out", end)
     return "\n".join(lines)
 
 

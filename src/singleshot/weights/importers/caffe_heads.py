@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -10,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from singleshot.errors import CheckpointError, printable
+from singleshot.inputs import InputSpec
 from singleshot.models import SSD
-from singleshot.priors import PriorSpec, caffe_cell
+from singleshot.prior_boxes import PriorSpec, Shapes, caffe_cell, from_shapes
 from singleshot.thresholds import NO_CAP, Thresholds
 from singleshot.weights.importers.caffe_net import Body, Op, Shape
 
@@ -58,12 +60,15 @@ def read_end(ops: Sequence[Op], i: int, where: str) -> End:
         thresholds = Thresholds(activation=activation)
         return End(op, p.num_classes, p.background_label_id, p.encode_variance_in_target, activation, thresholds)
     activation = _activation(ops, op, where)
+    per_class, keep = (top_k if 0 < top_k < NO_CAP else NO_CAP for top_k in (p.nms_param.top_k, p.keep_top_k))
     thresholds = Thresholds(
-        score_min=round(p.confidence_threshold, 6), nms_iou=round(p.nms_param.nms_threshold, 6),
-        per_class=p.nms_param.top_k if 0 < p.nms_param.top_k < NO_CAP else NO_CAP,
-        keep=p.keep_top_k if 0 < p.keep_top_k < NO_CAP else NO_CAP, activation=activation,
+        score_min=round(p.confidence_threshold, 6),
+        nms_iou=round(p.nms_param.nms_threshold, 6),
+        per_class=per_class,
+        keep=keep,
+        activation=activation,
         clip=p.clip,
-    )  # fmt: skip
+    )
     return End(op, p.num_classes, p.background_label_id, p.variance_encoded_in_target, activation, thresholds)
 
 
@@ -126,46 +131,58 @@ def prior_spec(maps: Sequence[Map], end: End, body: Body, size: int) -> PriorSpe
     where = body.tensors.where
     rows = [m.priors for m in maps]
     for row in rows:
-        if not 1 <= len(row.min_size) <= _MAX_SIZES or len(row.aspect_ratio) > _MAX_SIZES:
-            raise CheckpointError(f"{where}: PriorBox with {len(row.min_size)} sizes, {len(row.aspect_ratio)} ratios")
-        if not all(0 < v < 1e6 for v in (*row.min_size, *row.max_size, *row.aspect_ratio)):
-            raise CheckpointError(f"{where}: PriorBox with sizes or ratios that are not positive")
-        if not abs(row.offset) <= 100:
-            raise CheckpointError(f"{where}: PriorBox with offset {row.offset}")
+        _check_row(row, where)
     variances = (1.0, 1.0) if end.unit_variances else _one([_variances(row, where) for row in rows], "variance", where)
-    sides = [body.shapes[m.feature] for m in maps]
-    if any(side.height != side.width for side in sides):
+    maps_of = [body.shapes[m.feature] for m in maps]
+    if any(shape.height != shape.width for shape in maps_of):
         raise CheckpointError(f"{where}: PriorBox on maps that are not square")
-    images = [_image(row, size, where) for row in rows]
+    sides, images = [shape.width for shape in maps_of], [_image(row, size, where) for row in rows]
+    shapes = [_shapes(row, size / image) for row, image in zip(rows, images, strict=True)]
+    clip = "corners" if _one([row.clip for row in rows], "clip", where) else "none"
+    spec = replace(
+        from_shapes(size, sides, shapes, _steps(rows, images, sides, size, where), clip),
+        variances=variances,
+        offset=round(_one([row.offset for row in rows], "offset", where), 6),
+    )
+    if set(images) != {size} or not all(_is_plain(row) for row in rows):
+        return spec
+    return replace(
+        spec,
+        shapes=None,
+        min_sizes=tuple(round(row.min_size[0], 4) for row in rows),
+        max_sizes=tuple(round(row.max_size[0], 4) for row in rows),
+        ratios=tuple(tuple(round(r, 6) for r in row.aspect_ratio) for row in rows),
+        truncate=True,
+    )
+
+
+def _check_row(row: Any, where: str) -> None:
+    if not 1 <= len(row.min_size) <= _MAX_SIZES or len(row.aspect_ratio) > _MAX_SIZES:
+        raise CheckpointError(f"{where}: PriorBox with {len(row.min_size)} sizes, {len(row.aspect_ratio)} ratios")
+    if not all(0 < v < 1e6 for v in (*row.min_size, *row.max_size, *row.aspect_ratio)):
+        raise CheckpointError(f"{where}: PriorBox with sizes or ratios that are not positive")
+    if not abs(row.offset) <= 100:
+        raise CheckpointError(f"{where}: PriorBox with offset {row.offset}")
+
+
+def _is_plain(row: Any) -> bool:
+    """Whether one size and ratios with their inverses say all of it."""
+    ratios = row.aspect_ratio
+    all_differ = len(caffe_cell([1.0], (), ratios)) == 1 + 2 * len(ratios)
+    return len(row.min_size) == len(row.max_size) == 1 and (row.flip or not ratios) and all_differ
+
+
+def _shapes(row: Any, factor: float) -> Shapes:
+    cell = caffe_cell(row.min_size, row.max_size, row.aspect_ratio, row.flip)
+    return tuple((w * factor, h * factor) for w, h in cell)
+
+
+def _steps(rows: Sequence[Any], images: Sequence[int], sides: Sequence[int], size: int, where: str) -> list[float]:
+    """Pixels between cells of each map; [] where all are those of the maps."""
     steps = [_step(row, where) for row in rows]
-    common: dict[str, Any] = {
-        "image_size": size, "maps": tuple(side.width for side in sides), "variances": variances,
-        "offset": round(_one([row.offset for row in rows], "offset", where), 6),
-        "clip": "corners" if _one([row.clip for row in rows], "clip", where) else "none",
-        "steps": None if not any(steps) else tuple(
-            (step or image / side.width) * size / image for step, image, side in zip(steps, images, sides, strict=True)
-        ),
-    }  # fmt: skip
-    plain = [set(images) == {size}] + [
-        len(row.min_size) == len(row.max_size) == 1
-        and (row.flip or not row.aspect_ratio)
-        and len(caffe_cell([1.0], (), row.aspect_ratio)) == 1 + 2 * len(row.aspect_ratio)
-        for row in rows
-    ]
-    if all(plain):
-        sizes = [[round(getattr(row, name)[0], 4) for row in rows] for name in ("min_size", "max_size")]
-        ratios = tuple(tuple(round(r, 6) for r in row.aspect_ratio) for row in rows)
-        return PriorSpec(
-            min_sizes=tuple(sizes[0]), max_sizes=tuple(sizes[1]), ratios=ratios, truncate=True, **common
-        )  # fmt: skip
-    shapes = [
-        tuple(
-            (w * size / image, h * size / image)
-            for w, h in caffe_cell(row.min_size, row.max_size, row.aspect_ratio, row.flip)
-        )
-        for row, image in zip(rows, images, strict=True)
-    ]
-    return PriorSpec(min_sizes=(), max_sizes=(), ratios=(), shapes=tuple(shapes), **common)
+    if not any(steps):
+        return []
+    return [(step or image / side) * size / image for step, image, side in zip(steps, images, sides, strict=True)]
 
 
 def _one(values: Sequence[Any], name: str, where: str) -> Any:
@@ -185,10 +202,10 @@ def _variances(row: Any, where: str) -> tuple[float, float]:
 
 
 def _image(row: Any, size: int, where: str) -> int:
-    """Side of the picture that sizes and steps are meant for."""
+    """Side of the image that sizes and steps are meant for."""
     height, width = row.img_h or row.img_size or size, row.img_w or row.img_size or size
     if height != width or not 1 <= width <= 10**6:
-        raise CheckpointError(f"{where}: PriorBox for pictures of {width}x{height}: want a square")
+        raise CheckpointError(f"{where}: PriorBox for images of {width}x{height}: want a square")
     return int(width)
 
 
@@ -211,7 +228,7 @@ class Last(NamedTuple):
     bias: Tensor | None
 
 
-def build(maps: Sequence[Map], end: End, body: Body, priors: PriorSpec, input_spec: Any) -> SSD:
+def build(maps: Sequence[Map], end: End, body: Body, priors: PriorSpec, input_spec: InputSpec) -> SSD:
     """Adds the heads and makes the model."""
     for m, boxes, side in zip(maps, priors.per_cell, priors.maps, strict=True):
         for i, columns in ((m.location, 4), (m.confidence, end.classes)):

@@ -18,7 +18,7 @@ from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.graph_builder import GraphBuilder
 from singleshot.weights.readers.caffe import CaffeNet
 
-IMAGE_OP, NOTHING = -1, -2  # what an op may take beside other ops: the image; something that no layer makes
+IMAGE_OP, NOTHING = -1, -2  # what an op may take apart from other ops: the image; something that no layer makes
 _SAME = ("Dropout", "Split")  # give what they take
 CONVOLUTIONS = ("Convolution", "DepthwiseConvolution", "ConvolutionDepthwise")  # forks have layers of their own for it
 
@@ -121,11 +121,12 @@ class Body:
         return self._names[i]
 
     def pending(self, i: int) -> Pending | None:
-        """The convolution that op i is, if it is one that nothing else has taken yet and only one thing wants."""
+        """The convolution that op i is, if it is one that nothing else has taken yet and only one op wants."""
         held = self._pending.get(i)
         return held if held is not None and held.weight.dim() == 4 and self._uses[i] == 1 else None
 
     def refuse(self, op: Op, reason: str) -> CheckpointError:
+        """The error that names the file and the layer, for the caller to raise."""
         return CheckpointError(f"{self.tensors.where}: {op} {reason}")
 
     # ---------------------------------------------------------------------------------------- one op after another
@@ -182,9 +183,8 @@ class Body:
             )
         weight = self._take(op, 0, p.num_output, x.channels // groups, *kernel)
         bias = self._take(op, 1, p.num_output) if p.bias_term else None
-        options = {
-            "stride": stride, "padding": (pad[1], pad[1], pad[0], pad[0]), "dilation": dilation, "groups": groups
-        }  # fmt: skip
+        pads = (pad[1], pad[1], pad[0], pad[0])
+        options = {"stride": stride, "padding": pads, "dilation": dilation, "groups": groups}
         sides = [
             (n + 2 * q - d * (k - 1) - 1) // s + 1
             for n, q, d, k, s in zip((x.height, x.width), pad, dilation, kernel, stride, strict=True)
@@ -332,9 +332,9 @@ class Body:
 
 
 _KINDS = (
-    "Convolution", "BatchNorm", "Scale", "Bias", "Power", "Normalize", "ReLU", "PReLU", "ReLU6", "Sigmoid", "Concat",
-    "Eltwise", "Pooling",
-)  # fmt: skip
+    *("Convolution", "BatchNorm", "Scale", "Bias", "Power", "Normalize", "ReLU", "PReLU", "ReLU6", "Sigmoid", "Concat"),
+    *("Eltwise", "Pooling"),
+)
 
 
 def _pair(values: Iterable[int], p: Any, name: str, default: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""SSD on VGG16 in a graph: told by what its layers do, whatever they are called, and made our preset."""
+"""SSD on VGG16 in a graph: recognised by what its layers do, whatever they are called, and made our preset."""
 
 from __future__ import annotations
 
@@ -14,13 +14,8 @@ from singleshot.weights.importers.vgg import vgg_model
 _STAGES = ((1, 2, 64), (2, 2, 128), (3, 3, 256), (4, 3, 512), (5, 3, 512))
 # Outputs of conv6_1, conv6_2, ..; then kernel, stride and padding of each second one (ssd_pascal.py; SSD512 in the
 # models that are given out with the paper).
-_EXTRAS = {
-    6: (((256, 512), (3, 2, 1)), ((128, 256), (3, 2, 1)), ((128, 256), (3, 1, 0)), ((128, 256), (3, 1, 0))),
-    7: (
-        ((256, 512), (3, 2, 1)), ((128, 256), (3, 2, 1)), ((128, 256), (3, 2, 1)), ((128, 256), (3, 2, 1)),
-        ((128, 256), (4, 1, 1)),
-    ),
-}  # fmt: skip
+_WIDE, _NARROW = ((256, 512), (3, 2, 1)), ((128, 256), (3, 2, 1))
+_EXTRAS = {6: (_WIDE, _NARROW, *[((128, 256), (3, 1, 0))] * 2), 7: (_WIDE, *[_NARROW] * 3, ((128, 256), (4, 1, 1)))}
 _MAPS = {6: (300, (38, 19, 10, 5, 3, 1)), 7: (512, (64, 32, 16, 8, 4, 2, 1))}
 
 
@@ -78,12 +73,9 @@ def _expected(maps: int) -> tuple[dict[str, str], list[str]]:
 
     def conv(name: str, x: str, outputs: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> str:
         nonlocal width
-        layer = Layer(
-            name, "conv", (), {
-                "inputs": width, "outputs": outputs, "kernel": kernel, "stride": stride, "padding": padding,
-                "dilation": dilation, "groups": 1, "bias": True,
-            }
-        )  # fmt: skip
+        sizes = {"inputs": width, "outputs": outputs, "kernel": kernel, "stride": stride}
+        options = {**sizes, "padding": padding, "dilation": dilation, "groups": 1, "bias": True}
+        layer = Layer(name, "conv", (), options)
         named[name], width = _digest("conv", _plain_options(layer), x), outputs
         return _digest("relu", {}, named[name])
 

@@ -7,19 +7,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
+from singleshot.conventions import SSD_KERAS, data_of
 from singleshot.errors import CheckpointError, ConfigError, printable
-from singleshot.inputs import CAFFE_MEAN, InputSpec
-from singleshot.priors import PRIORS, PriorSpec
-from singleshot.thresholds import Thresholds
+from singleshot.inputs import InputSpec
+from singleshot.priors import PriorSpec, Shapes, cell_shapes
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.vgg import count_classes, extra_names, vgg_model
-
-# ssd_output_decoder.py: decode_detections; the cap before NMS is that of its layer (nms_max_output_size), Caffe's.
-THRESHOLDS = Thresholds(score_min=0.01, nms_iou=0.45, per_class=400, keep=200)
 
 _GAMMA = "conv4_3_norm/conv4_3_norm_gamma"
 _SIGNATURE = (
@@ -59,9 +57,8 @@ def _convert(tensors: ForeignState) -> ImportedModel:
     whole = tensors.kind == "keras" and tensors.structure is not None
     network = _Network(tensors.structure, tensors.where) if whole else None
     key = "conv4_3_norm_mbox_conf/bias"
-    num_classes = count_classes(tensors, names.get(key, key), _boxes_per_cell(tensors, names), tensors.where)
-    priors = replace(PRIORS[f"ssd{side}-{'coco' if num_classes == 80 else 'voc'}"], truncate=False)
-    spec = InputSpec(size=side, mean=CAFFE_MEAN, colour_order="bgr")
+    num_classes = count_classes(tensors, names.get(key, key), _boxes_per_cell(tensors, names))
+    priors, spec = SSD_KERAS.prior_spec(f"ssd{side}-{data_of(num_classes)}"), SSD_KERAS.inputs[f"ssd{side}"]
     notes: tuple[str, ...] = ()
     if network is not None:
         priors, spec = network.priors(priors, sources), network.input(spec)
@@ -81,7 +78,7 @@ def _convert(tensors: ForeignState) -> ImportedModel:
     model = vgg_model(find, num_classes, priors, spec)
     tensors.finish(f"pierluigiferrari/ssd_keras SSD{side}")
     source = f"pierluigiferrari/ssd_keras SSD{side} on VGG16"
-    return ImportedModel(model, source, usual_names(num_classes), THRESHOLDS, notes)
+    return ImportedModel(model, source, usual_names(num_classes), SSD_KERAS.detection["ssd_keras"], notes)
 
 
 def _boxes_per_cell(tensors: ForeignState, names: Mapping[str, str]) -> int:
@@ -145,7 +142,7 @@ class _Network:
             raise CheckpointError(f"{self.where}: {error}") from error
 
     def _three(self, name: str, usual: tuple[float, float, float] | None) -> tuple[float, float, float]:
-        """The three numbers of a Lambda layer: Keras writes them beside its code, which is not looked at."""
+        """The three numbers of a Lambda layer: Keras writes them next to its code, which is not looked at."""
         try:
             a, b, c = (float(value) for value in self.layers[name]["function"][2][0])
         except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -155,9 +152,6 @@ class _Network:
         if not all(map(math.isfinite, (a, b, c))):
             raise CheckpointError(f"{self.where}: its layer {name} has no numbers")
         return a, b, c
-
-
-Shapes = tuple[tuple[float, float], ...]
 
 
 def _anchors(config: Mapping[str, Any], side: int) -> tuple[Shapes, str, tuple[float, float]]:
@@ -187,26 +181,15 @@ def _anchors(config: Mapping[str, Any], side: int) -> tuple[Shapes, str, tuple[f
 
 def _same(shapes: tuple[Shapes, ...], spec: PriorSpec) -> bool:
     """Whether the spec's sizes and ratios give these shapes, to a thousandth of a pixel."""
-    for row, low, high, ratios in zip(shapes, spec.min_sizes, spec.max_sizes, spec.ratios, strict=True):
-        between = math.sqrt(low * high)
-        usual = [(low, low), (between, between)]
-        for ratio in ratios:
-            wide, narrow = low * math.sqrt(ratio), low / math.sqrt(ratio)
-            usual += [(wide, narrow), (narrow, wide)]
-        if len(row) != len(usual):
-            return False
-        if any(abs(a - b) > 1e-3 for one, two in zip(row, usual, strict=True) for a, b in zip(one, two, strict=True)):
-            return False
-    return True
+    usual = [cell_shapes(spec, i) for i in range(len(spec.maps))]
+    return all(
+        len(row) == len(other) and np.allclose(row, other, rtol=0.0, atol=1e-3)
+        for row, other in zip(shapes, usual, strict=True)
+    )
 
 
 IMPORTERS = (
     Importer(
-        "keras",
-        "pierluigiferrari/ssd_keras, SSD300 and SSD512 on VGG16",
-        _SIGNATURE,
-        _convert,
-        "keras",
-        _matches,
+        "keras", "pierluigiferrari/ssd_keras, SSD300 and SSD512 on VGG16", _SIGNATURE, _convert, "keras", _matches
     ),
 )

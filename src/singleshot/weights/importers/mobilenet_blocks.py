@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from singleshot.weights.foreign_state import ForeignState
-from singleshot.weights.graph_builder import GraphBuilder
-from singleshot.weights.importers.torch_blocks import conv_norm
+from singleshot.weights.importers.torch_blocks import TorchBuilder
 
 # MobileNetV2 paper, table 2: strides of the 17 blocks between the first and the last convolution.
 V2_STRIDES = (1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1)
@@ -29,81 +28,59 @@ def flat_parts(tensors: ForeignState, name: str) -> list[tuple[str, str]]:
     return [(f"{name}.conv.{i}", f"{name}.conv.{i + 1}") for i in places]
 
 
-def inverted_residual(
-    net: GraphBuilder, tensors: ForeignState, x: str, name: str, stride: int, parts: Parts
-) -> tuple[str, str | None]:
+def inverted_residual(net: TorchBuilder, x: str, name: str, stride: int, parts: Parts) -> tuple[str, str | None]:
     """(the block's output, what its expansion gives or None); every width as the weights have it."""
     start, expanded = x, None
-    *first, depthwise, project = parts(tensors, name)
+    *first, depthwise, project = parts(net.tensors, name)
     if first:
-        x = expanded = conv_norm(net, tensors, x, *first[0], "relu6", 1)
-    x = conv_norm(net, tensors, x, *depthwise, "relu6", 3, stride, depthwise=True)
-    x = conv_norm(net, tensors, x, *project, kernel=1)
+        x = expanded = net.conv_norm(x, *first[0], "relu6", 1)
+    x = net.conv_norm(x, *depthwise, "relu6", 3, stride, depthwise=True)
+    x = net.conv_norm(x, *project, kernel=1)
     if stride == 1 and net.channels[start] == net.channels[x]:
         x = net.add(f"{name}.add", "add", start, x)
     return x, expanded
 
 
-def mobilenet_v2(net: GraphBuilder, tensors: ForeignState, prefix: str, parts: Parts) -> dict[str, str]:
+def mobilenet_v2(net: TorchBuilder, prefix: str, parts: Parts) -> dict[str, str]:
     """Layers by their number in the source's list ("0" .. "18"), and EXPAND_14."""
-    x = conv_norm(net, tensors, net.image, f"{prefix}.0.0", f"{prefix}.0.1", "relu6", 3, 2)
+    x = net.conv_norm(net.image, f"{prefix}.0.0", f"{prefix}.0.1", "relu6", 3, 2)
     maps = {"0": x}
     for i, stride in enumerate(V2_STRIDES, 1):
-        x, expanded = inverted_residual(net, tensors, x, f"{prefix}.{i}", stride, parts)
+        x, expanded = inverted_residual(net, x, f"{prefix}.{i}", stride, parts)
         maps[str(i)] = x
         if i == 14 and expanded is not None:
             maps[EXPAND_14] = expanded
     last = len(V2_STRIDES) + 1
-    maps[str(last)] = conv_norm(net, tensors, x, f"{prefix}.{last}.0", f"{prefix}.{last}.1", "relu6", 1)
+    maps[str(last)] = net.conv_norm(x, f"{prefix}.{last}.0", f"{prefix}.{last}.1", "relu6", 1)
     return maps
 
 
-def add_head(
-    net: GraphBuilder, tensors: ForeignState, x: str, location: str, confidence: str, boxes: int, columns: int
-) -> None:
+def add_head(net: TorchBuilder, x: str, location: str, confidence: str, boxes: int, columns: int) -> None:
     """One map's head. location, confidence: names of a convolution, or of a depthwise separable one: "0" with bias,
     "1" its normalisation where there is one, then activation, and "3" (or "2") 1x1. columns: classes and background."""
     seen, last = [], []
     for name, outputs in ((location, boxes * 4), (confidence, boxes * columns)):
-        y, point = _separable(net, tensors, x, name)
-        weight = tensors.take(f"{point}.weight", outputs, net.channels[y], None, None)
+        y, point = _separable(net, x, name)
+        weight = net.tensors.take(f"{point}.weight", outputs, net.channels[y], None, None)
         seen.append(y)
-        last += [weight, tensors.take(f"{point}.bias", outputs)]
+        last += [weight, net.tensors.take(f"{point}.bias", outputs)]
     net.head(seen[0], seen[1], *last)
 
 
-def _separable(net: GraphBuilder, tensors: ForeignState, x: str, name: str) -> tuple[str, str]:
+def _separable(net: TorchBuilder, x: str, name: str) -> tuple[str, str]:
     """(what the last convolution sees, its name)."""
-    if f"{name}.0.weight" not in tensors:
+    if f"{name}.0.weight" not in net.tensors:
         return x, name
-    norm = f"{name}.1.weight" in tensors
-    y = depthwise_bias(net, tensors, x, f"{name}.0", f"{name}.1" if norm else "", "relu6" if norm else "relu")
+    norm = f"{name}.1.weight" in net.tensors
+    y = depthwise_bias(net, x, f"{name}.0", f"{name}.1" if norm else "", "relu6" if norm else "relu")
     return y, f"{name}.{3 if norm else 2}"
 
 
 def depthwise_bias(
-    net: GraphBuilder,
-    tensors: ForeignState,
-    x: str,
-    conv: str,
-    norm: str,
-    activation: str,
-    stride: int = 1,
-    padding: int = 1,
+    net: TorchBuilder, x: str, conv: str, norm: str, activation: str, stride: int = 1, padding: int = 1
 ) -> str:
-    """A 3x3 depthwise convolution with bias, its normalisation ("" for none) and an activation."""
-    channels = net.channels[x]
+    """A 3x3 depthwise convolution with bias, its normalisation ("" for none), an activation; the last layer's name."""
+    channels, tensors = net.channels[x], net.tensors
     weight, bias = tensors.take(f"{conv}.weight", channels, 1, 3, 3), tensors.take(f"{conv}.bias", channels)
     y = net.conv(conv, x, weight, bias, stride, padding, groups=channels)
-    if norm:
-        y = batch_norm(net, tensors, y, norm)
-    return net.add(f"{conv}.{activation}", activation, y)
-
-
-def batch_norm(net: GraphBuilder, tensors: ForeignState, x: str, name: str) -> str:
-    """A normalisation that follows no convolution without bias."""
-    weight, bias, mean, variance = (
-        tensors.take(f"{name}.{part}", net.channels[x]) for part in ("weight", "bias", "running_mean", "running_var")
-    )
-    tensors.ignore(f"{name}.num_batches_tracked")
-    return net.norm(name, x, weight, bias, mean, variance)
+    return net.active(conv, net.batch_norm(y, norm) if norm else y, activation)

@@ -7,25 +7,19 @@ outputs coordinate by coordinate and class by class, for all boxes of a cell at 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
-from singleshot.inputs import InputSpec
-from singleshot.priors import PRIORS
-from singleshot.thresholds import Thresholds
+from singleshot.conventions import NVIDIA
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
-from singleshot.weights.graph_builder import GraphBuilder, box_major
+from singleshot.weights.graph_builder import box_major
 from singleshot.weights.imported_model import ImportedModel, Importer
-from singleshot.weights.importers.torch_blocks import conv_bias, conv_norm
+from singleshot.weights.importers.torch_blocks import TorchBuilder
 from singleshot.weights.importers.vgg import count_classes
 
-# ssd/evaluate.py: decode_batch(..., 0.50, 200); ssd/utils.py decode_single: score > 0.05, the 200 best of a class.
-THRESHOLDS = Thresholds(score_min=0.05, nms_iou=0.5, per_class=200, keep=200)
-# dboxes300_coco: cx cy w h clamped. Theirs are written box by box, ours cell by cell, and so are our heads.
-PRIORS_300 = replace(PRIORS["ssd300-coco"], clip="center")
-INPUT = InputSpec(size=300, mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+# Cell by cell, as our heads are; theirs are written box by box.
+PRIORS_300 = NVIDIA.prior_spec("ssd300")
 # (blocks of the three stages, whether they are bottlenecks) -> depth.
-_DEPTHS = {
+_DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
     ((2, 2, 2), False): 18,
     ((3, 4, 6), False): 34,
     ((3, 4, 6), True): 50,
@@ -34,69 +28,52 @@ _DEPTHS = {
 }
 
 
-def _resnet(net: GraphBuilder, tensors: ForeignState, stem: str, stages: tuple[str, str, str]) -> tuple[str, str]:
+def _resnet(net: TorchBuilder, stem: str, stages: tuple[str, str, str]) -> tuple[str, str]:
     """torchvision's ResNet up to conv4_x, which keeps the side of conv3_x: its last map and its name.
 
     stem: prefix of the first convolution ("0") and its normalisation ("1"); stages: prefixes of conv2_x .. conv4_x.
     """
-    x = conv_norm(net, tensors, net.image, f"{stem}.0", f"{stem}.1", "relu", kernel=7, stride=2)
+    x = net.conv_norm(net.image, f"{stem}.0", f"{stem}.1", "relu", kernel=7, stride=2)
     x = net.add(f"{stem}.maxpool", "maxpool", x, kernel=3, stride=2, padding=1)
-    depths = []
-    bottleneck = f"{stages[0]}.0.conv3.weight" in tensors
+    counts = []
+    bottleneck = f"{stages[0]}.0.conv3.weight" in net.tensors
     for i, stage in enumerate(stages):
-        block = 0
-        while block == 0 or f"{stage}.{block}.conv1.weight" in tensors:
-            x = _block(net, tensors, x, f"{stage}.{block}", bottleneck, stride=2 if i == 1 and block == 0 else 1)
-            block += 1
-        depths.append(block)
-    depth = _DEPTHS.get(((depths[0], depths[1], depths[2]), bottleneck))
+        x, blocks = net.residual_stage(x, stage, bottleneck, stride=2 if i == 1 else 1)
+        counts.append(blocks)
+    depth = _DEPTHS.get((tuple(counts), bottleneck))
     return x, f"ResNet{depth}" if depth else "a ResNet"
 
 
-def _block(net: GraphBuilder, tensors: ForeignState, x: str, name: str, bottleneck: bool, stride: int) -> str:
-    """A residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1; the stride is the first 3x3's."""
-    kernels, strided = ((1, 3, 1), 2) if bottleneck else ((3, 3), 1)
-    y = x
-    for k, kernel in enumerate(kernels, start=1):
-        activation = "relu" if k < len(kernels) else ""
-        own = stride if k == strided else 1
-        y = conv_norm(net, tensors, y, f"{name}.conv{k}", f"{name}.bn{k}", activation, kernel, own)
-    if f"{name}.downsample.0.weight" in tensors:
-        short = f"{name}.downsample"
-        x = conv_norm(net, tensors, x, f"{short}.0", f"{short}.1", kernel=1, stride=stride)
-    return net.add(f"{name}.relu", "relu", net.add(f"{name}.add", "add", x, y))
-
-
-def _extras(net: GraphBuilder, tensors: ForeignState, x: str, norm: bool) -> list[str]:
+def _extras(net: TorchBuilder, x: str, norm: bool) -> list[str]:
     """The five additional blocks: 1x1, then 3x3 of stride 2 (the first three) or without padding."""
     maps = [x]
     for i in range(5):
         name, stride, padding = f"additional_blocks.{i}", *((2, 1) if i < 3 else (1, 0))
         if norm:
-            x = conv_norm(net, tensors, x, f"{name}.0", f"{name}.1", "relu", kernel=1)
-            x = conv_norm(net, tensors, x, f"{name}.3", f"{name}.4", "relu", 3, stride, padding)
+            x = net.conv_norm(x, f"{name}.0", f"{name}.1", "relu", kernel=1)
+            x = net.conv_norm(x, f"{name}.3", f"{name}.4", "relu", 3, stride, padding)
         else:
-            x = conv_bias(net, tensors, x, f"{name}.0", "relu", kernel=1)
-            x = conv_bias(net, tensors, x, f"{name}.2", "relu", 3, stride, padding)
+            x = net.conv_bias(x, f"{name}.0", "relu", kernel=1)
+            x = net.conv_bias(x, f"{name}.2", "relu", 3, stride, padding)
         maps.append(x)
     return maps
 
 
 def _names(tensors: ForeignState, count: int) -> tuple[str, ...] | None:
     """Their files hold label_map: 0 for background, then the classes by number; else those of COCO."""
-    told = tensors.structure.get("label_map") if isinstance(tensors.structure, Mapping) else None
-    if isinstance(told, Mapping):
-        names = [told.get(i) for i in range(1, count + 1)]
-        if len(told) == count + 1 and all(isinstance(name, str) for name in names):
+    labels = tensors.structure.get("label_map") if isinstance(tensors.structure, Mapping) else None
+    if isinstance(labels, Mapping):
+        names = [labels.get(i) for i in range(1, count + 1)]
+        if len(labels) == count + 1 and all(isinstance(name, str) for name in names):
             return tuple(map(str, names))
     return usual_names(count)
 
 
 def _convert(tensors: ForeignState, project: str, stem: str, stages: tuple[str, str, str], norm: bool) -> ImportedModel:
-    num_classes = count_classes(tensors, "conf.0.bias", 4, tensors.where)
-    net = GraphBuilder()
-    last, backbone = _resnet(net, tensors, stem, stages)
-    for i, (x, boxes) in enumerate(zip(_extras(net, tensors, last, norm), PRIORS_300.per_cell, strict=True)):
+    num_classes = count_classes(tensors, "conf.0.bias", 4)
+    net = TorchBuilder(tensors)
+    last, backbone = _resnet(net, stem, stages)
+    for i, (x, boxes) in enumerate(zip(_extras(net, last, norm), PRIORS_300.per_cell, strict=True)):
         values = []
         for name, columns in ((f"loc.{i}", 4), (f"conf.{i}", num_classes + 1)):
             weight = tensors.take(f"{name}.weight", boxes * columns, net.channels[x], 3, 3)
@@ -104,8 +81,9 @@ def _convert(tensors: ForeignState, project: str, stem: str, stages: tuple[str, 
             values += [box_major(weight, boxes), box_major(bias, boxes)]
         net.head(x, x, *values)
     tensors.finish(f"{project} SSD300")
-    model = net.build(num_classes, PRIORS_300, INPUT, f"ssd300-{backbone.lower().split()[-1]}")
-    return ImportedModel(model, f"{project} SSD300 on {backbone}", _names(tensors, num_classes), THRESHOLDS)
+    model = net.build(num_classes, PRIORS_300, NVIDIA.inputs["ssd300"], f"ssd300-{backbone.lower().split()[-1]}")
+    source, thresholds = f"{project} SSD300 on {backbone}", NVIDIA.detection["nvidia-eval"]
+    return ImportedModel(model, source, _names(tensors, num_classes), thresholds)
 
 
 def _convert_nvidia(tensors: ForeignState) -> ImportedModel:

@@ -1,4 +1,4 @@
-"""How a model of TensorFlow's Object Detection API was configured: told by its graph, by pipeline.config beside it, or
+"""How a model of TensorFlow's Object Detection API was configured: by its graph, by the pipeline.config next to it, or
 else as in the API's sample configurations (object_detection/samples/configs/ssd_*_coco.config)."""
 
 from __future__ import annotations
@@ -11,19 +11,24 @@ from typing import Any
 
 import numpy as np
 
+from singleshot.conventions import TF_OBJECT_DETECTION, TF_SAMPLE_RATIOS
 from singleshot.errors import CheckpointError, printable
-from singleshot.priors import PriorSpec, make_priors
+from singleshot.prior_boxes import Anchors, PriorSpec, Shapes, anchor_shapes, create_ssd_anchors, evenly, prior_table
 from singleshot.thresholds import Thresholds
+from singleshot.weights.importers.tf_suppression import OPERATOR, of_operator, within_limits
 from singleshot.weights.readers.graphdef import GraphDef, shape_of
 
-# One map's boxes: (scale, width / height).
-Boxes = tuple[tuple[float, float], ...]
-
 # core/post_processing.py with the samples' post_processing.
-THRESHOLDS = Thresholds(score_min=1e-8, nms_iou=0.6, per_class=100, keep=100, activation="sigmoid")
-# The samples write a third so, in this order.
-RATIOS = (1.0, 2.0, 0.5, 3.0, 0.3333)
+THRESHOLDS = TF_OBJECT_DETECTION.detection["tf-object-detection"]
 _ACTIVATIONS = {1: "relu", 2: "relu6"}  # hyperparams.proto
+# TFLite_Detection_PostProcess: options and the field of an AttrValue that each is in.
+_OPTIONS = {
+    "nms_score_threshold": "f",
+    "nms_iou_threshold": "f",
+    "max_detections": "i",
+    "detections_per_class": "i",
+    "use_regular_nms": "b",
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Settings:
     cut at the image's border (the API's first versions)."""
 
     size: int = 300
-    boxes: tuple[Boxes, ...] | None = None
+    boxes: tuple[Anchors, ...] | None = None
     anchors: np.ndarray | None = None
     variances: tuple[float, float] = (0.1, 0.2)
     thresholds: Thresholds = THRESHOLDS
@@ -58,23 +63,18 @@ class Settings:
         """maps: sides of the feature maps; per_cell: boxes that each map's predictor has. Raises CheckpointError."""
         if self.anchors is not None:
             return self._from_anchors(self.anchors, maps, per_cell, where)
-        boxes = self.boxes or ssd_boxes(len(maps), lowest=per_cell[0] == 3)
+        usual = create_ssd_anchors(evenly(0.2, 0.95, len(maps)), TF_SAMPLE_RATIOS, reduce_lowest=per_cell[0] == 3)
+        boxes = self.boxes or usual
         if [len(shapes) for shapes in boxes] != list(per_cell):
             raise CheckpointError(
                 f"{where}: {list(per_cell)} boxes a cell, but anchors for {[len(shapes) for shapes in boxes]};"
-                " put its pipeline.config beside it, which says how they were made"
+                " put its pipeline.config next to it, which says how they were made"
             )
-        shapes = tuple(
-            tuple((scale * math.sqrt(ratio) * self.size, scale / math.sqrt(ratio) * self.size) for scale, ratio in row)
-            for row in boxes
-        )
-        return self._spec(maps, shapes)
+        return self._spec(maps, tuple(anchor_shapes(row, self.size) for row in boxes))
 
-    def _spec(self, maps: Sequence[int], shapes: tuple[tuple[tuple[float, float], ...], ...]) -> PriorSpec:
-        return PriorSpec(
-            self.size, tuple(maps), (), (), (), shapes=shapes, variances=self.variances,
-            clip="corners" if self.clipped else "none",
-        )  # fmt: skip
+    def _spec(self, maps: Sequence[int], shapes: tuple[Shapes, ...]) -> PriorSpec:
+        clip = "corners" if self.clipped else "none"
+        return PriorSpec(self.size, tuple(maps), (), (), (), shapes=shapes, variances=self.variances, clip=clip)
 
     def _from_anchors(self, anchors: np.ndarray, maps: Sequence[int], per_cell: Sequence[int], where: str) -> PriorSpec:
         """The shapes in the first cell of each map, which all other cells must have as well."""
@@ -87,27 +87,9 @@ class Settings:
             for start, boxes in zip(starts, per_cell, strict=True)
         )
         spec = replace(self._spec(maps, shapes), clip="none")
-        if not np.allclose(make_priors(spec).numpy()[:, [1, 0, 3, 2]], anchors, atol=1e-4):
+        if not np.allclose(prior_table(spec)[:, [1, 0, 3, 2]], anchors, atol=1e-4):
             raise CheckpointError(f"{where}: anchors that are not the same in every cell of a map, which is not read")
         return spec
-
-
-def ssd_boxes(
-    layers: int, low: float = 0.2, high: float = 0.95, scales: Sequence[float] = (), ratios: Sequence[float] = RATIOS,
-    between: float = 1.0, lowest: bool = True,
-) -> tuple[Boxes, ...]:  # fmt: skip
-    """anchor_generators/multiple_grid_anchor_generator.py, create_ssd_anchors. between: ratio of the box whose scale
-    lies between this map's and the next one's, 0 for none; lowest: three boxes alone on the first map."""
-    steps = max(layers - 1, 1)
-    own = list(scales) or [low + (high - low) * i / steps for i in range(layers)]
-    found: list[Boxes] = []
-    for i, (scale, following) in enumerate(zip(own, [*own[1:], 1.0], strict=True)):
-        if i == 0 and lowest:
-            found.append(((0.1, 1.0), (scale, 2.0), (scale, 0.5)))
-            continue
-        extra = [(math.sqrt(scale * following), between)] if between > 0 else []
-        found.append((*((scale, ratio) for ratio in ratios), *extra))
-    return tuple(found)
 
 
 def settings_of(graph: GraphDef | None, config: Any, where: str) -> Settings:
@@ -156,7 +138,7 @@ def _block(hyperparams: Any) -> Block:
     return Block(_ACTIVATIONS.get(hyperparams.activation, "relu6"), _epsilon(hyperparams.batch_norm.epsilon))
 
 
-def _configured_boxes(table: Any, where: str) -> tuple[Boxes, ...]:
+def _configured_boxes(table: Any, where: str) -> tuple[Anchors, ...]:
     if (table.base_anchor_height, table.base_anchor_width) != (1.0, 1.0) or any(
         (table.height_stride, table.width_stride, table.height_offset, table.width_offset)
     ):
@@ -166,21 +148,27 @@ def _configured_boxes(table: Any, where: str) -> tuple[Boxes, ...]:
         raise CheckpointError(f"{where}: anchors for {layers} maps with {len(table.scales)} scales")
     if min([*table.scales, *table.aspect_ratios, table.min_scale, table.max_scale]) <= 0:
         raise CheckpointError(f"{where}: anchors of scale or ratio 0: want positive numbers")
-    return ssd_boxes(
-        layers, table.min_scale, table.max_scale, table.scales, table.aspect_ratios,
-        table.interpolated_scale_aspect_ratio, table.reduce_boxes_in_lowest_layer,
-    )  # fmt: skip
+    scales = list(table.scales) or evenly(table.min_scale, table.max_scale, layers)
+    between, lowest = table.interpolated_scale_aspect_ratio, table.reduce_boxes_in_lowest_layer
+    return create_ssd_anchors(scales, table.aspect_ratios, between, lowest)
 
 
-def _configured_thresholds(told: Any, where: str) -> Thresholds:
-    nms = told.batch_non_max_suppression
-    if told.logit_scale != 1.0:
-        raise CheckpointError(f"{where}: logit_scale {told.logit_scale}, which is not done here")
-    return _thresholds(
-        THRESHOLDS, where, score_min=nms.score_threshold, nms_iou=nms.iou_threshold,
-        per_class=nms.max_detections_per_class, keep=nms.max_total_detections,
-        class_agnostic=nms.use_class_agnostic_nms, activation="softmax" if told.score_converter == 2 else "sigmoid",
-    )  # fmt: skip
+def _configured_thresholds(processing: Any, where: str) -> Thresholds:
+    """core/post_processing.py: multiclass_non_max_suppression, or class_agnostic_non_max_suppression."""
+    nms = processing.batch_non_max_suppression
+    if processing.logit_scale != 1.0:
+        raise CheckpointError(f"{where}: logit_scale {processing.logit_scale}, which is not done here")
+    return within_limits(
+        THRESHOLDS,
+        where,
+        score_min=nms.score_threshold,
+        nms_iou=nms.iou_threshold,
+        keep_per_class=None if nms.use_class_agnostic_nms else nms.max_detections_per_class,
+        keep=nms.max_total_detections,
+        class_agnostic=nms.use_class_agnostic_nms,
+        background_competes=not nms.use_class_agnostic_nms,
+        activation="softmax" if processing.score_converter == 2 else "sigmoid",
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ the graph
@@ -211,18 +199,16 @@ def _from_graph(graph: GraphDef, thresholds: Thresholds, where: str) -> dict[str
     ]
     if len(scales) == 4:
         known["variances"] = _variances(scales, where)
-    found |= _graph_suppression(graph)
-    for node in graph.of("TFLite_Detection_PostProcess"):
-        found |= {
-            "score_min": node.attrs["nms_score_threshold"].f, "nms_iou": node.attrs["nms_iou_threshold"].f,
-            "keep": node.attrs["max_detections"].i, "per_class": node.attrs["max_detections"].i,
-        } if {"nms_score_threshold", "nms_iou_threshold", "max_detections"} <= set(node.attrs) else {}  # fmt: skip
+    known["thresholds"] = within_limits(thresholds, where, **found, **_graph_suppression(graph))
+    for node in graph.of(OPERATOR):
+        options = {name: getattr(node.attrs[name], kind) for name, kind in _OPTIONS.items() if name in node.attrs}
+        if {"nms_score_threshold", "nms_iou_threshold", "max_detections"} <= set(options):
+            known["thresholds"] = of_operator(options, known["thresholds"].activation, where)
         coding = [node.attrs[f"{side}_scale"].f for side in "yxhw" if f"{side}_scale" in node.attrs]
         if len(coding) == 4:
             known["variances"] = _variances(coding, where)
         if len(node.inputs) == 3 and (anchors := graph.constant(node.inputs[2])) is not None:
             known["anchors"] = anchors.astype(np.float64)
-    known["thresholds"] = _thresholds(thresholds, where, **found)
     known["explicit_padding"] = any(
         node.attrs["padding"].s == b"VALID" and 2 in node.attrs["strides"].list.i
         for node in graph.of("Conv2D", "DepthwiseConv2dNative", within="FeatureExtractor")
@@ -269,7 +255,7 @@ def _graph_size(graph: GraphDef) -> tuple[int, int] | None:
     return None
 
 
-def _graph_boxes(graph: GraphDef) -> tuple[Boxes, ...] | None:
+def _graph_boxes(graph: GraphDef) -> tuple[Anchors, ...] | None:
     """grid_anchor_generator.py, tile_anchors: heights are a constant of scales over the root of one of ratios."""
     found = []
     for node in graph.of("RealDiv", "Div"):
@@ -304,7 +290,7 @@ def _graph_suppression(graph: GraphDef) -> dict[str, Any]:
         values = [graph.constant(name) for name in node.inputs]
         counts |= {int(v) for v in values if v is not None and v.shape == () and v.dtype.kind == "i" and v > 0}
     if counts and len(counts) <= 2:
-        found |= {"per_class": min(counts), "keep": max(counts)}
+        found |= {"keep_per_class": min(counts), "keep": max(counts)}
     return found
 
 
@@ -326,16 +312,3 @@ def _variances(scales: Sequence[float], where: str) -> tuple[float, float]:
     if min(scales) <= 0 or scales[0] != scales[1] or scales[2] != scales[3] or not math.isfinite(sum(scales)):
         raise CheckpointError(f"{where}: box coder scales {printable(scales, 60)}: want the same for x and y, w and h")
     return 1.0 / scales[0], 1.0 / scales[2]
-
-
-def _thresholds(base: Thresholds, where: str, **found: Any) -> Thresholds:
-    """Within what Thresholds allows; float32's digits rounded to those that were meant."""
-    for name in ("score_min", "nms_iou"):
-        if name in found:
-            if not math.isfinite(found[name]):
-                raise CheckpointError(f"{where}: {name} {found[name]}: want a number")
-            found[name] = min(max(float(f"{found[name]:.6g}"), 0.0), 1.0)
-    for name in ("per_class", "keep"):
-        if name in found:
-            found[name] = min(max(int(found[name]), 1), 10**6)
-    return replace(base, **found)

@@ -34,9 +34,11 @@ class Builder:
         self.scaled = {_part(name) for name in self.names if name.endswith("/BatchNorm/gamma")}
 
     def take(self, name: str, *shape: int | None) -> Tensor:
+        """The variable of that name; see ForeignState.take."""
         return self.tensors.take(self.names.get(name, name), *shape)
 
     def has(self, name: str) -> bool:
+        """Whether there is such a variable."""
         return name in self.names
 
     def width(self, scope: str, parts: tuple[str, ...]) -> int | None:
@@ -103,10 +105,12 @@ class Builder:
         return out
 
     def concat(self, name: str, maps: list[str]) -> str:
+        """Maps of one side, joined along channels."""
         out = self.net.add(name, "concat", *maps, channels=sum(self.net.channels[x] for x in maps))
         return self.follow(maps[0], out)
 
     def follow(self, before: str, name: str) -> str:
+        """Note that layer `name` has the side of the layer before it; its name."""
         self.sides[name] = self.sides[before]
         return name
 

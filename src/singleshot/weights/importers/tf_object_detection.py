@@ -127,17 +127,17 @@ def _convert(tensors: ForeignState) -> ImportedModel:
     where = tensors.where
     if max(map(len, tensors), default=0) > MAX_NAME:
         raise CheckpointError(f"{where}: a name of more than {MAX_NAME} letters, which no model of this API has")
-    beside = tensors.structure if isinstance(tensors.structure, Companions) else Companions()
+    companions = tensors.structure if isinstance(tensors.structure, Companions) else Companions()
     for part, what in _OTHERS:
         if any(part in name for name in tensors):
             raise CheckpointError(f"{where}: {what}")
     found = [row for row in _NETWORKS if any(scope_of(name).startswith(f"{row[0]}/") for name in tensors)]
     if len(found) != 1:
-        said = printable(", ".join(list(tensors)[:3]), 120)
+        names = printable(", ".join(list(tensors)[:3]), 120)
         raise CheckpointError(
-            f"{where}: no SSD on MobileNet v1, v2 or Inception v2 of the Object Detection API (it holds {said} ...)"
+            f"{where}: no SSD on MobileNet v1, v2 or Inception v2 of the Object Detection API (it holds {names} ...)"
         )
-    settings = settings_of(beside.graph, beside.config, where)
+    settings = settings_of(companions.graph, companions.config, where)
     build = Builder(tensors, settings)
     boxes, columns = _boxes_and_columns(build, where)
     num_classes = classes_of(columns, where)
@@ -158,9 +158,9 @@ def _convert(tensors: ForeignState) -> ImportedModel:
     name = f"tf-{'ssdlite' if lite else 'ssd'}-{network.replace(' ', '').lower()}"
     priors = settings.priors([build.sides[x] for x in maps], boxes, where)
     model = build.net.build(num_classes, priors, input_spec, name)
-    if beside.graph is None and beside.config is None:
-        notes.append("no pipeline.config beside it: input size, anchors and thresholds are those of the API's samples")
-    return ImportedModel(model, source, _class_names(beside, num_classes, where), settings.thresholds, tuple(notes))
+    if companions.graph is None and companions.config is None:
+        notes.append("no pipeline.config next to it: input size, anchors and thresholds are those of the API's samples")
+    return ImportedModel(model, source, _class_names(companions, num_classes, where), settings.thresholds, tuple(notes))
 
 
 def _ignore_training(tensors: ForeignState) -> list[str]:
@@ -169,20 +169,20 @@ def _ignore_training(tensors: ForeignState) -> list[str]:
     tensors.ignore(*left)
     notes = []
     if any(name.endswith("/ExponentialMovingAverage") for name in left):
-        notes.append("its moving averages were left out, as the API's own export does unless told otherwise")
+        notes.append("its moving averages were left out, as the API's own export does unless asked to")
     if any("_quant/" in name for name in left):
         notes.append("trained for 8 bits: the rounding that imitates them is left out")
     return notes
 
 
-def _class_names(beside: Companions, num_classes: int, where: str) -> tuple[str, ...] | None:
+def _class_names(companions: Companions, num_classes: int, where: str) -> tuple[str, ...] | None:
     """The label map's, which numbers from 1; COCO's 90 numbers; else None."""
-    labels = beside.labels
+    labels = companions.labels
     if labels is not None:
         named = {number: name for number, name in labels.items() if number != 0}
         if named and min(named) >= 1 and max(named) <= num_classes:
             return tuple(named.get(i) or f"unused {i}" for i in range(1, num_classes + 1))
-        if beside.given:
+        if companions.given:
             raise CheckpointError(
                 f"{where}: {num_classes} classes, but the label map numbers {min(named, default=0)} to"
                 f" {max(named, default=0)}"

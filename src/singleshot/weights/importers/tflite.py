@@ -7,6 +7,7 @@ encodings ty tx th tw, the scores of background and classes, the anchors y x h w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,16 +16,18 @@ from torch import Tensor
 
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.inputs import InputSpec
-from singleshot.priors import PriorSpec, make_priors
+from singleshot.prior_boxes import PriorSpec, from_shapes, prior_table
 from singleshot.thresholds import Thresholds
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.graph_builder import swap_xy
 from singleshot.weights.imported_model import ImportedModel, Importer
+from singleshot.weights.importers.tf_suppression import OPERATOR, of_operator
 from singleshot.weights.importers.tflite_graph import SAME_VALUES, GraphImport
 from singleshot.weights.readers.tflite import Network, Operation
 
-DETECTION = "TFLite_Detection_PostProcess"
+# Options of the operator that must be there.
+_LIMITS = ("nms_score_threshold", "nms_iou_threshold", "max_detections")
 # object_detection/models/*mobilenet*: preprocess() brings 0..255 to -1..1.
 _USUAL_MEAN = 127.5
 
@@ -67,7 +70,7 @@ def _detector(graph: GraphImport, op: Operation) -> ImportedModel:
     graph.run([part.inputs[0] for head in heads for part in (head.location, head.confidence)])
     for head in heads:
         _add_head(graph, head, num_classes, columns[0], scales)
-    thresholds, more = _thresholds(options, activation, len(anchors), where)
+    thresholds, more = _thresholds(options, activation, where)
     graph.tensors.ignore(*graph.tensors)  # a file may hold more than its network uses
     graph.tensors.finish("an SSD of TensorFlow's Object Detection API")
     model = graph.assembly.build(num_classes, priors, spec, "custom")
@@ -77,14 +80,14 @@ def _detector(graph: GraphImport, op: Operation) -> ImportedModel:
 
 def _detection(graph: GraphImport) -> Operation:
     """The operator that ends a detector; CheckpointError says what the network is instead."""
-    found = [op for op in graph.network.operations if op.kind == DETECTION]
+    found = [op for op in graph.network.operations if op.kind == OPERATOR]
     if len(found) == 1:
         return found[0]
     ends = ", ".join(_ending(graph, index) for index in graph.network.outputs[:3]) or "nothing"
-    custom = sorted({op.kind for op in graph.network.operations if not op.kind.isupper() and op.kind != DETECTION})
+    custom = sorted({op.kind for op in graph.network.operations if not op.kind.isupper() and op.kind != OPERATOR})
     more = f", and has operators of its own: {printable(', '.join(custom[:3]), 120)}" if custom else ""
     raise CheckpointError(
-        f"{graph.where}: not an SSD detector: {len(found) or 'no'} {DETECTION} in its"
+        f"{graph.where}: not an SSD detector: {len(found) or 'no'} {OPERATOR} in its"
         f" {len(graph.network.operations)} operators; it ends in {ends}{more}"
     )
 
@@ -214,11 +217,13 @@ def _prior_spec(
         start += count
     shapes = tuple(tuple((float(w) * size, float(h) * size) for w, h in grid[0, 0, :, 2:]) for grid in grids)
     for steps, offset in ((None, 0.5), _fitted(grids, size)):
-        spec = PriorSpec(
-            image_size=size, maps=tuple(head.side for head in heads), min_sizes=(), max_sizes=(), ratios=(),
-            steps=steps, offset=offset, variances=variances, shapes=shapes, rounding=quantum,
-        )  # fmt: skip
-        if np.abs(make_priors(spec).double().numpy() - anchors).max() < 1e-6:
+        spec = replace(
+            from_shapes(size, [head.side for head in heads], shapes, steps or ()),
+            offset=offset,
+            variances=variances,
+            rounding=quantum,
+        )
+        if np.abs(prior_table(spec).astype(np.float64) - anchors).max() < 1e-6:
             return spec
     raise CheckpointError(f"{where}: its anchors do not lie on a grid of each map's cells, with one set of shapes")
 
@@ -246,34 +251,22 @@ def _fitted(grids: list[np.ndarray], size: int) -> tuple[tuple[float, ...], floa
 
 def _option(options: Mapping[str, Any], name: str, where: str) -> float:
     if name not in options:
-        raise CheckpointError(f"{where}: {DETECTION} has no {name}")
+        raise CheckpointError(f"{where}: {OPERATOR} has no {name}")
     value = float(options[name])
     if not np.isfinite(value):
-        raise CheckpointError(f"{where}: {DETECTION} has {name} {value}")
+        raise CheckpointError(f"{where}: {OPERATOR} has {name} {value}")
     return value
 
 
-def _thresholds(
-    options: Mapping[str, Any], activation: str, count: int, where: str
-) -> tuple[Thresholds, tuple[str, ...]]:
-    """The file's own, and notes on what cannot be told by them."""
-    keep = int(_option(options, "max_detections", where))
-    regular = bool(options.get("use_regular_nms", False))
-    notes = [f"keeps at most {keep} detections of an image, as the file says"] if keep < 100 else []
-    if not regular and int(options.get("max_classes_per_detection", 1)) > 1:
+def _thresholds(options: Mapping[str, Any], activation: str, where: str) -> tuple[Thresholds, tuple[str, ...]]:
+    """The file's own, and notes on what they do not say."""
+    needed = {name: _option(options, name, where) for name in _LIMITS}
+    thresholds = of_operator({**options, **needed}, activation, where)
+    notes = []
+    if thresholds.keep < 100:
+        notes.append(f"keeps at most {thresholds.keep} detections of an image, as the file says")
+    if thresholds.class_agnostic and int(options.get("max_classes_per_detection", 1)) > 1:
         notes.append("the file names several classes for a box; here each box has its best")
-    if regular and int(options.get("detections_per_class", 100)) < keep:
-        notes.append(
-            f"the file keeps {int(options['detections_per_class'])} detections of a class; here there is no limit"
-        )
-    thresholds = Thresholds(
-        score_min=_option(options, "nms_score_threshold", where),
-        nms_iou=_option(options, "nms_iou_threshold", where),
-        per_class=count,
-        keep=keep,
-        class_agnostic=not regular,
-        activation=activation,
-    )
     return thresholds, tuple(notes)
 
 

@@ -17,12 +17,7 @@ from singleshot.weights.readers.tflite import Network, Operation, Value
 
 # What leaves values as they are: maps keep their meaning through it.
 SAME_VALUES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "QUANTIZE", "DEQUANTIZE")
-_RANGES = {
-    "none": (-math.inf, math.inf),
-    "relu": (0.0, math.inf),
-    "relu6": (0.0, 6.0),
-    "relu_n1_to_1": (-1.0, 1.0),
-}
+_RANGES = {"none": (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0), "relu_n1_to_1": (-1.0, 1.0)}
 _NO_PADS: Pads = (0, 0, 0, 0)
 
 
@@ -177,10 +172,8 @@ class GraphImport:
         dilation = (options["dilation_h"], options["dilation_w"])
         pads = self.padding(op, index, weight.shape[2:], dilation)
         left, right, top, bottom = (a + b for a, b in zip(before, pads, strict=True))
-        name = self.assembly.conv(
-            self._name(op), x, weight, bias, (options["stride_h"], options["stride_w"]), (left, right, top, bottom),
-            dilation, groups,
-        )  # fmt: skip
+        strides, padding = (options["stride_h"], options["stride_w"]), (left, right, top, bottom)
+        name = self.assembly.conv(self._name(op), x, weight, bias, strides, padding, dilation, groups)
         self._done(op, name)
 
     def _unpadded(self, index: int, op: Operation) -> tuple[str, Pads]:
