@@ -7,7 +7,8 @@ import torch
 
 from singleshot.errors import ConfigError
 from singleshot.inputs import InputSpec
-from singleshot.models.graph import Graph, HeadInput, Layer, build_graph
+from singleshot.models.graph import build_graph
+from singleshot.models.graph_spec import Graph, HeadInput, Layer
 from singleshot.priors import PriorSpec
 
 PRIORS = PriorSpec(64, (32,), (), (), (), shapes=(((5.0, 5.0), (6.0, 7.0)),))

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from singleshot.inputs import InputSpec
 from singleshot.models import SSD
-from singleshot.models.graph import IMAGE, Graph, HeadInput, Layer, Pads, build_graph, key_of
+from singleshot.models.graph import build_graph, key_of
+from singleshot.models.graph_layers import Pads
+from singleshot.models.graph_spec import IMAGE, Graph, HeadInput, Layer
 from singleshot.priors import PriorSpec
 
 Size = int | tuple[int, int]
@@ -40,7 +42,7 @@ class GraphBuilder:
         channels: int | None = None,
         **options: Any,
     ) -> str:
-        """Any layer of `singleshot.models.graph.KINDS`. channels: of its output; the first input's if not given."""
+        """Any layer of `graph_layers.KINDS`. channels: of its output; the first input's if not given."""
         self._place(
             Layer(name, kind, inputs, options),
             weights or {},
