@@ -153,8 +153,10 @@ def test_neutral_zone_of_ssd_keras(limit: str, golden) -> None:
         different = torch.nonzero(found != want)[:, 0]
         best = iou(boxes, to_corners(priors)).amax(0) if len(boxes) else torch.zeros(len(priors))
         # At the limit itself rounding decides, and a tied prior may be the matched one.
-        assert all(abs(float(best[p]) - float(limit)) < 1e-6 or best[p] == pytest.approx(0.3906249, abs=1e-6)
-                   for p in different.tolist())  # fmt: skip
+        assert all(
+            abs(float(best[p]) - float(limit)) < 1e-6 or best[p] == pytest.approx(0.3906249, abs=1e-6)
+            for p in different.tolist()
+        )
         total += int(found.sum())
     assert total == pytest.approx(len(neutral), abs=10)
 
@@ -278,8 +280,15 @@ def test_two_objects_with_one_best_prior_both_keep_one() -> None:
 def test_tiny_and_border_boxes_keep_a_prior() -> None:
     priors = make_priors(PRIORS["ssd300-voc"])
     pixel = 1 / 300
-    boxes = torch.tensor([[0.0, 0.0, pixel, pixel], [1 - pixel, 1 - pixel, 1.0, 1.0], [0.0, 0.4, 0.05, 0.6],
-                          [0.0, 0.0, 1.0, 1.0], [0.5, 0.5, 0.5 + pixel, 0.5 + pixel]])  # fmt: skip
+    boxes = torch.tensor(
+        [
+            [0.0, 0.0, pixel, pixel],
+            [1 - pixel, 1 - pixel, 1.0, 1.0],
+            [0.0, 0.4, 0.05, 0.6],
+            [0.0, 0.0, 1.0, 1.0],
+            [0.5, 0.5, 0.5 + pixel, 0.5 + pixel],
+        ]
+    )
     targets = match(priors, boxes, torch.arange(5))
     assert set(targets.labels.tolist()) >= {1, 2, 3, 4, 5}
     assert torch.isfinite(targets.offsets).all()
@@ -413,8 +422,15 @@ def test_two_weak_objects_with_one_best_prior_under_every_rule() -> None:
     # Both inside prior 0 with an IoU of .36 and .25, .04 and .028 with prior 1.
     priors = torch.tensor([[0.5, 0.5, 0.3, 0.3], [0.5, 0.5, 0.9, 0.9]])
     boxes = to_corners(torch.tensor([[0.5, 0.5, 0.18, 0.18], [0.5, 0.5, 0.15, 0.15]]))
-    want = {"caffe": [5, 8], "bipartite": [5, 8], "forced": [8, 0], "index": [8, 0], "fallback": [5, 0],
-            "threshold": [0, 0], "threshold-best": [0, 0]}  # fmt: skip
+    want = {
+        "caffe": [5, 8],
+        "bipartite": [5, 8],
+        "forced": [8, 0],
+        "index": [8, 0],
+        "fallback": [5, 0],
+        "threshold": [0, 0],
+        "threshold-best": [0, 0],
+    }
     assert set(want) == set(RULES)
     for rule, labels in want.items():
         assert match(priors, boxes, torch.tensor([4, 7]), rule=rule).labels.tolist() == labels, rule

@@ -25,20 +25,30 @@ def build(*layers: Layer, **options) -> torch.nn.Module:
 
 def test_every_kind_of_layer_runs_and_survives_json():
     chain = [
-        ("norm", {"channels": 8, "eps": 1e-3}), ("relu", {}), ("relu6", {}), ("hardswish", {}), ("hardsigmoid", {}),
-        ("sigmoid", {}), ("scale", {"channels": 8}), ("l2norm", {"channels": 8}), ("clamp", {"low": -1, "high": 1}),
-        ("quantise", {"scale": 0.1, "zero": 3}), ("maxpool", {"kernel": 3, "stride": 1, "padding": (0, 2, 0, 2)}),
+        ("norm", {"channels": 8, "eps": 1e-3}),
+        ("relu", {}),
+        ("relu6", {}),
+        ("hardswish", {}),
+        ("hardsigmoid", {}),
+        ("sigmoid", {}),
+        ("scale", {"channels": 8}),
+        ("l2norm", {"channels": 8}),
+        ("clamp", {"low": -1, "high": 1}),
+        ("quantise", {"scale": 0.1, "zero": 3}),
+        ("maxpool", {"kernel": 3, "stride": 1, "padding": (0, 2, 0, 2)}),
         ("maxpool", {"kernel": 2, "stride": 1, "padding": (1, 0, 0, 1)}),
         ("avgpool", {"kernel": 3, "stride": 1, "padding": 1}),
-    ]  # fmt: skip
+    ]
     layers, last = [], "stem"
     for i, (kind, options) in enumerate(chain):
         layers.append(Layer(f"{kind}.{i}", kind, (last,), options))
         last = layers[-1].name
     layers += [
-        Layer("pool", "avgpool", (last,), {}), Layer("mul", "mul", (last, "pool"), {}),
-        Layer("add", "add", (last, "mul"), {}), Layer("join", "concat", ("add", "stem"), {}),
-    ]  # fmt: skip
+        Layer("pool", "avgpool", (last,), {}),
+        Layer("mul", "mul", (last, "pool"), {}),
+        Layer("add", "add", (last, "mul"), {}),
+        Layer("join", "concat", ("add", "stem"), {}),
+    ]
     described = graph(*layers, last="join", channels=16)
     again = Graph.from_dict(json.loads(json.dumps(described.to_dict())))
     assert again == described
@@ -55,9 +65,7 @@ def test_uneven_padding_is_tensorflows():
     model = build()
     conv = model.backbone.layers["000_stem"]
     x = torch.randn(1, 3, 64, 64)
-    wanted = torch.nn.functional.conv2d(
-        torch.nn.functional.pad(x, (0, 1, 0, 1)), conv.weight, conv.bias, stride=2
-    )  # fmt: skip
+    wanted = torch.nn.functional.conv2d(torch.nn.functional.pad(x, (0, 1, 0, 1)), conv.weight, conv.bias, stride=2)
     assert torch.allclose(conv(x), wanted, atol=1e-6)
 
 
