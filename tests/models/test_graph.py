@@ -108,3 +108,18 @@ def test_maps_and_heads_fit_the_priors():
 def test_a_description_that_is_none_is_refused(spoilt):
     with pytest.raises(ConfigError, match="network"):
         Graph.from_dict(spoilt)
+
+
+@pytest.mark.parametrize("confidence", ["stem", "relu"])
+def test_heads_that_are_joined_for_export_give_the_same(confidence: str) -> None:
+    from singleshot.deploy.onnx_network import RawNetwork
+
+    torch.manual_seed(0)
+    described = Graph((CONV, Layer("relu", "relu", ("stem",), {})), (HeadInput("stem", confidence, (8, 8)),))
+    model = build_graph(described, 2, PRIORS, InputSpec(64)).eval()
+    images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    network = RawNetwork(model)
+    assert (network.heads is not None) == (confidence == "stem")
+    with torch.inference_mode():
+        for a, b in zip(network(images), model(images.permute(0, 3, 1, 2)), strict=True):
+            torch.testing.assert_close(a, b)

@@ -9,14 +9,14 @@ from singleshot.inputs import InputSpec
 from singleshot.models.dry_run import dry_run
 from singleshot.models.graph_layers import make_layer
 from singleshot.models.graph_spec import IMAGE, Graph, HeadInput
-from singleshot.models.heads import Head
+from singleshot.models.heads import Head, by_prior
 from singleshot.models.necks import PlainNeck
 from singleshot.models.ssd import SSD
 from singleshot.priors import PriorSpec
 
 
 class GraphNet(nn.Module):
-    """Runs a graph's layers: [B, C, H, W] -> for each head (what its location and its confidence convolutions see)."""
+    """Runs a graph's layers: [B, C, H, W] -> what each head sees."""
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
@@ -28,15 +28,17 @@ class GraphNet(nn.Module):
         # Where each map is used for the last time: it is let go of there.
         self._last = {name: i for i, layer in enumerate(graph.layers) for name in layer.inputs}
 
-    def forward(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The maps of each head, largest first."""
+    def forward(self, x: Tensor) -> list[Tensor | tuple[Tensor, Tensor]]:
+        """A map for each head, largest first; two where its location and its confidence see different ones."""
         maps = {IMAGE: x}
         for i, (layer, module) in enumerate(zip(self.graph.layers, self.layers.values(), strict=True)):
             maps[layer.name] = module(*(maps[name] for name in layer.inputs))
             for name in set(layer.inputs):
                 if self._last[name] == i and name not in self._wanted:
                     del maps[name]
-        return [(maps[head.location], maps[head.confidence]) for head in self.graph.heads]
+        return [
+            maps[first] if first == second else (maps[first], maps[second]) for first, second, *_ in self.graph.heads
+        ]
 
 
 def key_of(index: int, name: str) -> str:
@@ -44,22 +46,26 @@ def key_of(index: int, name: str) -> str:
     return f"{index:03d}_{''.join(c if c.isalnum() or c in '_-' else '_' for c in name)}"
 
 
-class SplitHead(Head):
-    """A head whose two convolutions may see different maps."""
+class SplitHead(nn.Module):
+    """As `Head`, whose two layers see different maps."""
 
-    def __init__(self, spec: HeadInput, boxes: int, num_classes: int) -> None:
-        nn.Module.__init__(self)
+    def __init__(self, location: nn.Module, confidence: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        self.location, self.confidence = location, confidence
         self.columns = num_classes + 1
-        self.location = _last_conv(spec.channels[0], boxes * 4, spec)
-        self.confidence = _last_conv(spec.channels[1], boxes * self.columns, spec)
 
-    def forward(self, maps: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """As `Head`, of (what location sees, what confidence sees)."""
-        return self.rows(self.location(maps[0]), self.confidence(maps[1]))
+    def forward(self, maps: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """(what location sees, what confidence sees) -> offsets and logits, as `Head`."""
+        return by_prior(self.location(maps[0]), 4), by_prior(self.confidence(maps[1]), self.columns)
 
 
-def _last_conv(channels: int, outputs: int, spec: HeadInput) -> nn.Conv2d:
-    return nn.Conv2d(channels, outputs, spec.kernel, padding=spec.kernel // 2, bias=spec.bias)
+def _head(spec: HeadInput, boxes: int, num_classes: int) -> nn.Module:
+    location, confidence = (
+        nn.Conv2d(channels, boxes * columns, spec.kernel, padding=spec.kernel // 2, bias=spec.bias)
+        for channels, columns in zip(spec.channels, (4, num_classes + 1), strict=True)
+    )
+    kind = Head if spec.location == spec.confidence else SplitHead
+    return kind(location, confidence, num_classes)
 
 
 def build_graph(graph: Graph, num_classes: int, priors: PriorSpec, input_spec: InputSpec, name: str = "custom") -> SSD:
@@ -71,7 +77,7 @@ def build_graph(graph: Graph, num_classes: int, priors: PriorSpec, input_spec: I
         raise ConfigError(f"network: {len(graph.heads)} heads, but priors for {len(priors.maps)} maps")
 
     def make() -> SSD:
-        heads = [SplitHead(spec, boxes, num_classes) for spec, boxes in zip(graph.heads, priors.per_cell, strict=True)]
+        heads = [_head(spec, boxes, num_classes) for spec, boxes in zip(graph.heads, priors.per_cell, strict=True)]
         return SSD(GraphNet(graph), PlainNeck(), heads, priors, input_spec, num_classes, name)
 
     dry_run(make, "network")

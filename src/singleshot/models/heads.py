@@ -35,29 +35,30 @@ class Head(nn.Module):
     """Offsets and logits of one feature map.
 
     Args:
-        in_channels: of the map.
-        boxes: default boxes of a cell.
-        num_classes: real classes; the logits have one more column, background, first.
-        kind: of both layers, as `predictor` takes it.
+        location: map -> [B, boxes * 4, H, W], box after box.
+        confidence: map -> [B, boxes * columns, H, W]; a box's columns are background, then the real classes.
+        num_classes: real classes.
     """
 
-    def __init__(self, in_channels: int, boxes: int, num_classes: int, kind: str = "conv") -> None:
+    def __init__(self, location: nn.Module, confidence: nn.Module, num_classes: int) -> None:
         super().__init__()
+        self.location, self.confidence = location, confidence
         self.columns = num_classes + 1
-        self.location = predictor(kind, in_channels, boxes * 4)
-        self.confidence = predictor(kind, in_channels, boxes * self.columns)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, C, H, W] -> [B, H * W * boxes, 4], [B, H * W * boxes, C + 1], location-major as the priors are."""
-        return self.rows(self.location(x), self.confidence(x))
+        return by_prior(self.location(x), 4), by_prior(self.confidence(x), self.columns)
 
-    def rows(self, location: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps of the last convolutions -> offsets and logits of each prior."""
-        offsets = location.permute(0, 2, 3, 1).reshape(location.shape[0], -1, 4)
-        return offsets, confidence.permute(0, 2, 3, 1).reshape(confidence.shape[0], -1, self.columns)
+
+def by_prior(x: Tensor, columns: int) -> Tensor:
+    """What a head's layer gives, [B, boxes * columns, H, W] -> [B, H * W * boxes, columns]."""
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, columns)
 
 
 def make_heads(widths: Sequence[int], prior_spec: PriorSpec, num_classes: int, kinds: Sequence[str]) -> list[Head]:
     """One head for each map: widths are the maps' channels, kinds as `predictor` takes them."""
     rows = zip(widths, prior_spec.per_cell, kinds, strict=True)
-    return [Head(width, boxes, num_classes, kind) for width, boxes, kind in rows]
+    return [
+        Head(predictor(kind, width, boxes * 4), predictor(kind, width, boxes * (num_classes + 1)), num_classes)
+        for width, boxes, kind in rows
+    ]
