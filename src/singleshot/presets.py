@@ -39,20 +39,8 @@ _LAST_TWO = {13: 96, 18: 1280}
 _FROM_STRIDE_8 = {(7, "expand"): 192, (14, "expand"): 576, 18: 1280}
 
 MODELS: dict[str, Preset] = {
-    "ssd300-vgg16": Preset(
-        "SSD300 as published: VGG16, 8732 priors",
-        "ssd300-voc",
-        _CAFFE_300,
-        "vgg",
-        {"size": 300},
-    ),
-    "ssd512-vgg16": Preset(
-        "SSD512 as published: VGG16, 24564 priors",
-        "ssd512-voc",
-        _CAFFE_512,
-        "vgg",
-        {"size": 512},
-    ),
+    "ssd300-vgg16": Preset("SSD300 as published: VGG16, 8732 priors", "ssd300-voc", _CAFFE_300, "vgg", {"size": 300}),
+    "ssd512-vgg16": Preset("SSD512 as published: VGG16, 24564 priors", "ssd512-voc", _CAFFE_512, "vgg", {"size": 512}),
     "ssd300-vgg16-bn": Preset(
         "SSD300 with batch norm everywhere, for training from scratch",
         "ssd300-voc",

@@ -117,6 +117,7 @@ class PriorSpec:
         return tuple(rows * columns * n for (rows, columns), n in zip(self.grids, self.per_cell, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
         return asdict(self)
 
     @classmethod

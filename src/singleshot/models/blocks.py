@@ -60,12 +60,14 @@ class _Depthwise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+        """x: [B, C, H, W]; weight: [C, 1, 3, 3]; stride: 1 or 2."""
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
         return nn.functional.conv2d(x, weight, None, stride, 1, 1, x.shape[1])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """Gradients for the input and the weight."""
         x, weight = ctx.saved_tensors
         channels, step = x.shape[1], ctx.stride
         grad_x, grad_weight = None, None
@@ -130,6 +132,7 @@ class InvertedResidual(nn.Module):
         self.shortcut = stride == 1 and in_channels == channels
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, channels, H / stride, W / stride]"""
         return x + self.layers(x) if self.shortcut else self.layers(x)
 
 
