@@ -15,8 +15,18 @@ from singleshot.errors import ConfigError
 
 # What each adds to the union of two boxes; torchvision, NVIDIA and the others nothing.
 EPSILONS = {"lufficc": 1e-5, "qfgaohao": 1e-5}
-PEERS = ["amdegroot", "balancap", "bubbliiiing", "caffe", "ljanyst", "lufficc", "nvidia", "qfgaohao", "ssd_keras",
-         "torchvision"]  # fmt: skip
+PEERS = [
+    "amdegroot",
+    "balancap",
+    "bubbliiiing",
+    "caffe",
+    "ljanyst",
+    "lufficc",
+    "nvidia",
+    "qfgaohao",
+    "ssd_keras",
+    "torchvision",
+]
 
 
 @pytest.mark.parametrize("peer", PEERS)
@@ -43,8 +53,17 @@ def test_encode_decode_iou_agree_with(peer: str, golden) -> None:
     if "iou_diag" in seen:  # bubbliiiing writes it where it is above its threshold, or the best of all
         want = z["iou_diag"]
         np.testing.assert_allclose(table.diagonal().numpy()[want > 0], want[want > 0], atol=1e-6)
-    assert seen <= {"priors_cxcywh", "boxes_xyxy", "loc_in", "encoded", "encoded_nan_where_no_overlap", "decoded_xyxy",
-                    "decoded_xyxy_clipped01", "iou_boxes_x_priors", "iou_diag"}  # fmt: skip
+    assert seen <= {
+        "priors_cxcywh",
+        "boxes_xyxy",
+        "loc_in",
+        "encoded",
+        "encoded_nan_where_no_overlap",
+        "decoded_xyxy",
+        "decoded_xyxy_clipped01",
+        "iou_boxes_x_priors",
+        "iou_diag",
+    }
 
 
 def caffe_encode(prior: list[float], box: list[float], code: str, variances: list[float] | None) -> list[float]:

@@ -1,8 +1,9 @@
-"""Image -> square and boxes back, for both resize rules."""
+"""Image -> input and boxes back, for both resize rules, squares and other proportions, colour and grey."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -16,9 +17,20 @@ from singleshot.inputs import InputSpec, boxes_from_square, boxes_to_square, to_
 side = st.integers(8, 900)
 
 
-@given(side, side, st.sampled_from(["stretch", "letterbox"]), st.integers(32, 400), st.randoms())
-def test_boxes_come_back(height: int, width: int, resize: str, size: int, random) -> None:
-    _, place = to_square(np.zeros((height, width, 3), np.uint8), InputSpec(size=size, resize=resize))
+sizes = st.one_of(st.integers(32, 400), st.tuples(st.integers(32, 400), st.integers(32, 400)))
+
+
+def spec_of(size: int | tuple[int, int], **options) -> InputSpec:
+    high, wide = (size, size) if isinstance(size, int) else size
+    return InputSpec(height=high, width=wide, **options)
+
+
+@given(side, side, st.sampled_from(["stretch", "letterbox"]), sizes, st.sampled_from([1, 3]), st.randoms())
+def test_boxes_come_back(height: int, width: int, resize: str, size, channels: int, random) -> None:
+    spec = spec_of(size, resize=resize, channels=channels)
+    image, place = to_square(np.zeros((height, width, 3), np.uint8), spec)
+    assert image.shape == spec.shape
+    assert image.dtype == np.uint8
     x = sorted(random.uniform(0, width) for _ in range(2))
     y = sorted(random.uniform(0, height) for _ in range(2))
     box = np.array([[x[0], y[0], x[1], y[1]]], np.float32)
@@ -32,15 +44,17 @@ def test_boxes_come_back(height: int, width: int, resize: str, size: int, random
 
 @pytest.mark.parametrize("resize", ["stretch", "letterbox"])
 @pytest.mark.parametrize(("height", "width"), [(100, 200), (333, 200), (320, 320), (41, 640)])
-def test_a_painted_rectangle_lies_under_its_box(resize: str, height: int, width: int) -> None:
+@pytest.mark.parametrize("size", [320, (160, 320), (320, 200)])
+def test_a_painted_rectangle_lies_under_its_box(resize: str, height: int, width: int, size) -> None:
     image = np.zeros((height, width, 3), np.uint8)
     x0, y0, x1, y1 = width // 4, height // 4, width // 2, height * 3 // 4
     image[y0:y1, x0:x1] = 255
-    spec = InputSpec(size=320, resize=resize, mean=(0.0, 0.0, 0.0))
+    spec = spec_of(size, resize=resize, mean=(0.0, 0.0, 0.0))
     square, place = to_square(image, spec)
-    assert square.shape == (320, 320, 3)
+    assert square.shape == spec.shape
     lit = cv2.boundingRect((square[..., 0] > 127).astype(np.uint8))
-    want = boxes_to_square(np.array([[x0, y0, x1, y1]], np.float32), place, 320)[0] * 320
+    high, wide = spec.sides
+    want = boxes_to_square(np.array([[x0, y0, x1, y1]], np.float32), place, size)[0] * (wide, high, wide, high)
     np.testing.assert_allclose([lit[0], lit[1], lit[0] + lit[2], lit[1] + lit[3]], want, atol=1.0)
 
 
@@ -61,7 +75,56 @@ def test_boxes_outside_the_image_are_clipped_to_it() -> None:
 def test_spec_survives_plain_values_and_refuses_nonsense() -> None:
     spec = InputSpec(size=512, resize="letterbox", colour_order="bgr", std=(2.0, 3.0, 4.0))
     assert InputSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
-    for change, says in (({"size": 7}, "input size 7"), ({"resize": "crop"}, "crop"), ({"colour_order": "grb"}, "grb"),
-                         ({"std": (1, 0, 1)}, "std"), ({"more": 1}, "unknown key more")):  # fmt: skip
+    wrong: list[tuple[dict[str, object], str]] = [
+        ({"size": 7}, "input size 7"),
+        ({"size": 320.5}, "whole size"),
+        ({"resize": "crop"}, "crop"),
+        ({"colour_order": "grb"}, "grb"),
+        ({"std": (1, 0, 1)}, "std"),
+        ({"mean": (1, 2)}, "want three means"),
+        ({"channels": 2}, "channels 2"),
+        ({"channels": 1}, "one channel has none"),
+        ({"channels": 1, "colour_order": "rgb"}, "want one means"),
+        ({"more": 1}, "unknown key more"),
+    ]
+    for change, says in wrong:
         with pytest.raises(ConfigError, match=says):
             InputSpec.from_dict({**spec.to_dict(), **change})
+
+
+def test_a_square_in_colour_is_written_as_it_always_was() -> None:
+    assert InputSpec().to_dict() == {
+        "size": 300,
+        "resize": "stretch",
+        "colour_order": "rgb",
+        "mean": [123.0, 117.0, 104.0],
+        "std": [1.0, 1.0, 1.0],
+    }
+    assert list(InputSpec(512).to_dict()) == ["size", "resize", "colour_order", "mean", "std"]
+    assert InputSpec(height=200, width=200) == InputSpec(size=200)
+    assert replace(InputSpec(height=200, width=300), size=320) == InputSpec(size=320)
+
+
+def test_other_shapes_survive_plain_values_and_have_no_side() -> None:
+    for spec in (
+        InputSpec(height=240, width=416),
+        InputSpec(128, channels=1),
+        InputSpec(height=64, width=32, channels=1),
+    ):
+        assert InputSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+        assert replace(spec, resize="letterbox").shape == spec.shape == (*spec.sides, spec.channels)
+    assert InputSpec(128, channels=1).size == 128
+    with pytest.raises(ConfigError, match=r"240 x 416 pixels .* not square"):
+        InputSpec(height=240, width=416).size  # noqa: B018
+
+
+def test_grey_is_the_luminance_that_the_mean_is_of() -> None:
+    rgb = np.full((50, 80, 3), (123, 117, 104), np.uint8)
+    spec = InputSpec(64, resize="letterbox", channels=1)
+    grey, _ = to_square(rgb, spec)
+    assert grey.shape == (64, 64, 1)
+    assert abs(float(spec.mean[0]) - 117.31) < 0.01
+    assert set(np.unique(grey)) == {117} == set(spec.fill)
+    colours = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    own, _ = to_square(colours, InputSpec(40, channels=1))
+    np.testing.assert_allclose(own[..., 0], colours @ (0.299, 0.587, 0.114), atol=0.51)

@@ -21,14 +21,14 @@ GROUPS: dict[str, dict[str, set[str]]] = {
         "files": {"errors"}, "storage": {"errors"}, "devices": {"errors"}, "memory": set(),
     },
     "SSD itself": {
-        "boxes": set(), "prior_boxes": set(), "inputs": set(), "thresholds": set(),
+        "boxes": set(), "prior_boxes": set(), "inputs": set(), "thresholds": set(), "presets": {"inputs"},
         "prior_tables": {"prior_boxes"},
         "conventions": {"prior_boxes", "prior_tables", "inputs", "thresholds"},
         "priors": {"prior_boxes", "prior_tables"},
         "prior_coverage": {"prior_boxes"},
         "matching": {"boxes"}, "losses": set(), "postprocess": {"boxes", "thresholds"},
         "metrics": set(),
-        "models": {"priors", "prior_boxes", "prior_tables", "inputs", "conventions"},
+        "models": {"priors", "prior_boxes", "prior_tables", "inputs", "presets", "conventions"},
     },
     "without torch": {
         "model_info": set(),
@@ -54,7 +54,7 @@ PURE_GROUP = "SSD itself"
 NOT_PURE = {"os", "pathlib", "socket", "urllib", "requests", "time", "logging", "random", "typer", "pydantic"}
 NOT_PURE |= {f"singleshot.{room}" for room in ("files", "storage", "devices", "memory")}
 # The runtime half and what it may reach. `devices` speaks of PyTorch's devices in functions that import it themselves.
-TORCH_FREE = ("images", "scenes", "datasets", "runtime", "serve", "model_info")
+TORCH_FREE = ("images", "scenes", "datasets", "runtime", "serve", "model_info", "presets")
 TORCH = {"torch", "torchvision", "timm", "jaxtyping"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -14,9 +14,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from singleshot.boxes import decode, iou, to_corners
 from singleshot.errors import ConfigError
-from singleshot.matching import RULES, assign, bipartite, match
-from singleshot.priors import PRIORS, make_priors
+from singleshot.matching import RULES, Candidates, Rule, assign, bipartite, match
+from singleshot.priors import PRIORS, make_priors, sized_for
 from singleshot.records import Targets
+
+
+def seen(overlaps: torch.Tensor) -> Candidates:
+    """Overlaps [B, G, P] alone, for the rules that look at nothing else."""
+    objects, priors = overlaps.shape[1:]
+    return Candidates(overlaps, torch.zeros(len(overlaps), objects, 4), torch.zeros(priors, 4))
 
 
 def greedy(overlaps: np.ndarray) -> list[int]:
@@ -147,8 +153,10 @@ def test_neutral_zone_of_ssd_keras(limit: str, golden) -> None:
         different = torch.nonzero(found != want)[:, 0]
         best = iou(boxes, to_corners(priors)).amax(0) if len(boxes) else torch.zeros(len(priors))
         # At the limit itself rounding decides, and a tied prior may be the matched one.
-        assert all(abs(float(best[p]) - float(limit)) < 1e-6 or best[p] == pytest.approx(0.3906249, abs=1e-6)
-                   for p in different.tolist())  # fmt: skip
+        assert all(
+            abs(float(best[p]) - float(limit)) < 1e-6 or best[p] == pytest.approx(0.3906249, abs=1e-6)
+            for p in different.tolist()
+        )
         total += int(found.sum())
     assert total == pytest.approx(len(neutral), abs=10)
 
@@ -175,7 +183,7 @@ def test_assignment_of_ljanyst_from_its_own_overlaps(prefix: str, table: str, ru
     grid = integer_grid(golden_priors(table, golden).numpy())
     if prefix == "ownanchors_":
         grid = np.load(golden / "priors_ljanyst.npz")["vgg300_int1000_xminxmaxyminymax"].astype(np.float64)
-    seen = differ = 0
+    compared = differ = 0
     for boxes, labels, want, _ in golden_cases(golden, "ljanyst", prefix):
         if len(boxes) == 0:
             assert not want
@@ -183,13 +191,13 @@ def test_assignment_of_ljanyst_from_its_own_overlaps(prefix: str, table: str, ru
         low, high = boxes.double()[:, :2], boxes.double()[:, 2:]
         own = integer_grid(torch.cat([(low + high) / 2, high - low], 1).numpy())
         overlaps = inclusive_overlaps(own, grid)
-        owner = assign(torch.tensor(overlaps, dtype=torch.float32)[None], 0.5, rule)[0].numpy()
+        owner = assign(seen(torch.tensor(overlaps, dtype=torch.float32)[None]), 0.5, rule)[0].numpy()
         found = {int(p): int(labels[owner[p]]) + 1 for p in np.flatnonzero(owner >= 0)}
         for p in set(found) ^ set(want):  # the stored float32 boxes fall on the other side of a whole number
             assert abs(overlaps[:, p].max() - 0.5) < 0.005
         assert all(found[p] == want[p] for p in set(found) & set(want))
-        seen, differ = seen + len(want), differ + len(set(found) ^ set(want))
-    assert differ <= seen / 200
+        compared, differ = compared + len(want), differ + len(set(found) ^ set(want))
+    assert differ <= compared / 200
 
 
 def random_objects(seed: int, count: int) -> torch.Tensor:
@@ -272,8 +280,15 @@ def test_two_objects_with_one_best_prior_both_keep_one() -> None:
 def test_tiny_and_border_boxes_keep_a_prior() -> None:
     priors = make_priors(PRIORS["ssd300-voc"])
     pixel = 1 / 300
-    boxes = torch.tensor([[0.0, 0.0, pixel, pixel], [1 - pixel, 1 - pixel, 1.0, 1.0], [0.0, 0.4, 0.05, 0.6],
-                          [0.0, 0.0, 1.0, 1.0], [0.5, 0.5, 0.5 + pixel, 0.5 + pixel]])  # fmt: skip
+    boxes = torch.tensor(
+        [
+            [0.0, 0.0, pixel, pixel],
+            [1 - pixel, 1 - pixel, 1.0, 1.0],
+            [0.0, 0.4, 0.05, 0.6],
+            [0.0, 0.0, 1.0, 1.0],
+            [0.5, 0.5, 0.5 + pixel, 0.5 + pixel],
+        ]
+    )
     targets = match(priors, boxes, torch.arange(5))
     assert set(targets.labels.tolist()) >= {1, 2, 3, 4, 5}
     assert torch.isfinite(targets.offsets).all()
@@ -358,7 +373,7 @@ def test_every_rule_is_its_loop_even_with_ties(
     table = np.array(values, np.float32).reshape(objects, priors)
     padded = np.concatenate([table, np.full((padding, priors), -1, np.float32)])
     batch = torch.tensor(np.stack([padded, np.full_like(padded, -1)]))
-    found = assign(batch, 0.5, rule, inclusive)
+    found = assign(seen(batch), 0.5, rule, inclusive)
     assert found[0].tolist() == literal(rule, table, 0.5, inclusive)
     assert found[1].tolist() == [-1] * priors  # an image without objects
 
@@ -407,8 +422,15 @@ def test_two_weak_objects_with_one_best_prior_under_every_rule() -> None:
     # Both inside prior 0 with an IoU of .36 and .25, .04 and .028 with prior 1.
     priors = torch.tensor([[0.5, 0.5, 0.3, 0.3], [0.5, 0.5, 0.9, 0.9]])
     boxes = to_corners(torch.tensor([[0.5, 0.5, 0.18, 0.18], [0.5, 0.5, 0.15, 0.15]]))
-    want = {"caffe": [5, 8], "bipartite": [5, 8], "forced": [8, 0], "index": [8, 0], "fallback": [5, 0],
-            "threshold": [0, 0], "threshold-best": [0, 0]}  # fmt: skip
+    want = {
+        "caffe": [5, 8],
+        "bipartite": [5, 8],
+        "forced": [8, 0],
+        "index": [8, 0],
+        "fallback": [5, 0],
+        "threshold": [0, 0],
+        "threshold-best": [0, 0],
+    }
     assert set(want) == set(RULES)
     for rule, labels in want.items():
         assert match(priors, boxes, torch.tensor([4, 7]), rule=rule).labels.tolist() == labels, rule
@@ -427,9 +449,9 @@ def test_a_threshold_is_reached_or_passed_as_the_sources_have_it() -> None:
 def test_an_objects_best_prior_may_fit_another_object_better() -> None:
     # Prior 0 fits object 1 better, but is the best of object 0.
     table = torch.tensor([[[0.6, 0.1], [0.7, 0.9]]])
-    assert assign(table, 0.5, "threshold").tolist() == [[1, 1]]
-    assert assign(table, 0.5, "threshold-best").tolist() == [[0, 1]]
-    assert assign(table, 0.5, "forced").tolist() == [[0, 1]]
+    assert assign(seen(table), 0.5, "threshold").tolist() == [[1, 1]]
+    assert assign(seen(table), 0.5, "threshold-best").tolist() == [[0, 1]]
+    assert assign(seen(table), 0.5, "forced").tolist() == [[0, 1]]
 
 
 def test_ignored_priors_are_those_between_the_limits() -> None:
@@ -459,3 +481,43 @@ def test_offsets_of_every_form_lead_back_to_the_objects(form: str) -> None:
 def test_unknown_rule_lists_the_rules() -> None:
     with pytest.raises(ConfigError, match="want one of caffe"):
         match(torch.rand(4, 4), torch.rand(1, 4), torch.tensor([0]), rule="guess")
+
+
+def nearest_of_each_map(candidates: Candidates, iou_min: float, inclusive: bool) -> torch.Tensor:
+    """A rule of one's own: each object takes the prior of every map whose centre is nearest, objects listed later
+    first; what it needs is in none of the overlaps."""
+    corners = candidates.boxes
+    centres = (corners[..., :2] + corners[..., 2:]) / 2
+    real = candidates.overlaps.amax(dim=2) >= 0
+    owner = torch.full((len(corners), len(candidates.priors_cxcywh)), -1)
+    start = 0
+    for count in candidates.per_map:
+        own = candidates.priors_cxcywh[start : start + count, :2]
+        nearest = start + (centres.unsqueeze(2) - own).square().sum(dim=-1).argmin(dim=2)
+        for b, g in torch.nonzero(real).tolist():
+            owner[b, nearest[b, g]] = g
+        start += count
+    return owner
+
+
+def test_a_rule_of_ones_own_sees_boxes_priors_and_the_sizes_of_the_maps() -> None:
+    spec = sized_for([(6, 12), (3, 6), (2, 3), 1], (96, 192))
+    priors = make_priors(spec)
+    boxes = torch.stack([random_objects(5, 3), random_objects(6, 3)])
+    labels = torch.tensor([[0, 1, 2], [3, 4, -1]])
+    rule = Rule(nearest_of_each_map, inclusive=True)
+    targets = match(priors, boxes, labels, rule=rule, per_map=spec.per_map)
+    want = torch.zeros(2, len(priors), dtype=torch.long)
+    for b, g in itertools.product(range(2), range(3)):
+        if labels[b, g] < 0:
+            continue
+        x, y = ((boxes[b, g, :2] + boxes[b, g, 2:]) / 2).tolist()
+        start = 0
+        for (rows, columns), cell in zip(spec.grids, spec.per_cell, strict=True):
+            row, column = min(int(y * rows), rows - 1), min(int(x * columns), columns - 1)
+            at = start + (row * columns + column) * cell  # all priors of a cell have its centre: the first is nearest
+            want[b, at] = labels[b, g] + 1
+            start += rows * columns * cell
+    assert torch.equal(targets.labels, want)
+    with pytest.raises(ConfigError, match="want one of caffe"):
+        match(priors, boxes, labels, rule="nearest")

@@ -277,17 +277,12 @@ def test_spec_survives_a_round_trip_through_plain_values() -> None:
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [
-        ({"min_sizes": (1.0,)}, "min_sizes has 1 entries"),
-        ({"clip": "maybe"}, "clip 'maybe'"),
-        ({"steps": (8.0,)}, "steps has 1 entries"),
-        ({"ratios": ((1.0,),) * 6}, "ratios must be positive and not 1"),
-        ({"maps": (0,) * 6}, "positive sizes"),
-        ({"max_sizes": (1.0,) * 6}, "0 < min < max"),
-        ({"maps": (100_000, 19, 10, 5, 3, 1)}, "at most"),
-        ({"variances": (0.0, 0.2)}, "variances"),
-    ],
-)
+    [({"maps": ((2, 3, 4),) * 6}, "whole number, or height and width"), ({"maps": ((0, 9),) * 6}, "positive sizes"),
+     ({"min_sizes": (1.0,)}, "min_sizes has 1 entries"), ({"clip": "maybe"}, "clip 'maybe'"),
+     ({"steps": (8.0,)}, "steps has 1 entries"), ({"ratios": ((1.0,),) * 6}, "ratios must be positive and not 1"),
+     ({"maps": (0,) * 6}, "positive sizes"), ({"max_sizes": (1.0,) * 6}, "0 < min < max"),
+     ({"maps": (100_000, 19, 10, 5, 3, 1)}, "at most"), ({"variances": (0.0, 0.2)}, "variances")],
+)  # fmt: skip
 def test_an_impossible_spec_says_what_is_wrong(change: dict, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         PriorSpec(**{**PRIORS["ssd300-voc"].__dict__, **change})
@@ -304,3 +299,42 @@ def test_sized_for_any_maps() -> None:
     assert len(priors) == spec.count == 6 * (1600 + 400 + 100 + 25)
     assert torch.isfinite(priors).all()
     assert priors[0].tolist() == pytest.approx([0.0125, 0.0125, 0.1, 0.1])
+
+
+@pytest.mark.parametrize("order", ["location", "box"])
+@pytest.mark.parametrize("clip", ["none", "corners", "center", "size"])
+@pytest.mark.parametrize("steps", [None, (16.0, 32.0, 100.0)])
+def test_maps_of_other_proportions_by_a_loop(order: str, clip: str, steps) -> None:
+    maps, cells = ((9, 20), (5, 10), (2, 1)), (((30.0, 40.0), (50.0, 20.0)), ((90.0, 60.0),), ((300.0, 140.0),) * 3)
+    spec = from_shapes((144, 320), maps, cells, steps or (), clip, order)
+    rows = []
+    for i, ((high, wide), shapes) in enumerate(zip(maps, cells, strict=True)):
+        places = [(r, c) for r in range(high) for c in range(wide)]
+        pairs = (
+            [(p, s) for p in places for s in shapes]
+            if order == "location"
+            else [(p, s) for s in shapes for p in places]
+        )
+        for (row, column), (width, height) in pairs:
+            step_x, step_y = (steps[i], steps[i]) if steps else (320 / wide, 144 / high)
+            x, y, w, h = (column + 0.5) * step_x / 320, (row + 0.5) * step_y / 144, width / 320, height / 144
+            if clip == "center":
+                x, y, w, h = (min(max(v, 0.0), 1.0) for v in (x, y, w, h))
+            elif clip == "size":
+                w, h = min(w, 1.0), min(h, 1.0)
+            elif clip == "corners":
+                x0, x1, y0, y1 = (min(max(v, 0.0), 1.0) for v in (x - w / 2, x + w / 2, y - h / 2, y + h / 2))
+                x, y, w, h = (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0
+            rows.append((x, y, w, h))
+    assert spec.count == len(rows) == sum(spec.per_map)
+    np.testing.assert_allclose(make_priors(spec), np.array(rows), atol=1e-6)
+    assert PriorSpec.from_dict(spec.to_dict()) == spec
+
+
+def test_a_square_is_one_number_however_it_is_given() -> None:
+    spec = sized_for((20, (10, 10), 5), (320, 320))
+    assert spec == sized_for((20, 10, 5), 320)
+    assert (spec.maps, spec.image_size, spec.image, spec.grids[1]) == ((20, 10, 5), 320, (320, 320), (10, 10))
+    wide = sized_for(((9, 20), (5, 10)), (144, 320))
+    assert wide.min_sizes == sized_for((20, 10), 144).min_sizes  # in parts of the shorter side
+    assert wide.grids == wide.maps == ((9, 20), (5, 10))

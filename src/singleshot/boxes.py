@@ -14,7 +14,7 @@ from singleshot.errors import ConfigError
 
 Variances = tuple[float, float]
 
-# Caffe's prior_box_layer writes 0.1 0.1 0.2 0.2 beside every prior ("variance"): offsets of the centre are
+# Caffe's prior_box_layer writes 0.1 0.1 0.2 0.2 with every prior ("variance"): offsets of the centre are
 # divided by the first, log sizes by the second, so that both losses have a like scale.
 VARIANCES: Variances = (0.1, 0.2)
 
@@ -43,8 +43,13 @@ def area(boxes: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
 def iou(a: Float[Tensor, "*#b N 4"], b: Float[Tensor, "*#b M 4"], epsilon: float = 0.0) -> Float[Tensor, "*b N M"]:
     """Intersection over union of every box of a with every box of b, corner form.
 
-    Two boxes without area have IoU 0, never NaN (Caffe bbox_util.cpp, JaccardOverlap). epsilon: added to the union,
-    1e-5 in lufficc's and qfgaohao's box_utils, which takes boxes that overlap by exactly a threshold below it.
+    Two boxes without area have IoU 0, never NaN (Caffe bbox_util.cpp, JaccardOverlap).
+
+    Args:
+        a: N boxes.
+        b: M boxes.
+        epsilon: added to the union, 1e-5 in lufficc's and qfgaohao's box_utils, which takes boxes that overlap by
+            exactly a threshold below it.
     """
     # One coordinate at a time: a [.., N, M, 2] intermediate would make every pass strided, and this is the
     # largest table of the training step.
@@ -68,12 +73,18 @@ def encode(
 ) -> Float[Tensor, "*n 4"]:
     """Offsets that turn each prior into its box (paper section 2.2; Caffe bbox_util.cpp, EncodeBBox).
 
-    boxes: corner form, row by row with the priors. form: "center" for centres in sides of the prior and logarithms of
-    relative sides (CENTER_SIZE; a side of zero length is taken as 1e-7, so that the logarithm is finite); "corners"
-    for differences of x0 y0 x1 y1 (CORNER); "corner-size" for those in sides of the prior (CORNER_SIZE). variances:
-    what the first two offsets and the last two are divided by. variance_encoded_in_target: Caffe's switch of that
-    name; offsets are then not divided by the variances, as if both were 1, and must be decoded with the switch too.
-    Raises ConfigError for an unknown form.
+    Args:
+        boxes: corner form, row by row with the priors.
+        priors_cxcywh: centre form.
+        variances: what the first two offsets and the last two are divided by.
+        form: "center" for centres in sides of the prior and logarithms of relative sides (CENTER_SIZE; a side of zero
+            length is taken as 1e-7, so that the logarithm is finite); "corners" for differences of x0 y0 x1 y1
+            (CORNER); "corner-size" for those in sides of the prior (CORNER_SIZE).
+        variance_encoded_in_target: Caffe's switch of that name; offsets are then not divided by the variances, as if
+            both were 1, and must be decoded with the switch too.
+
+    Raises:
+        ConfigError: an unknown form.
     """
     if variance_encoded_in_target:
         variances = (1.0, 1.0)

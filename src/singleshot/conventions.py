@@ -12,13 +12,11 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from singleshot.errors import ConfigError, printable
-from singleshot.inputs import CAFFE_MEAN, InputSpec
+from singleshot.inputs import CAFFE_MEAN, IMAGENET_MEAN, IMAGENET_STD, InputSpec
 from singleshot.prior_boxes import PriorSpec
 from singleshot.prior_tables import prior_spec
 from singleshot.thresholds import NO_CAP, Thresholds
 
-# torchvision's ImageNet statistics (.485 .456 .406, .229 .224 .225), of values of 0..255.
-IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _Entry = TypeVar("_Entry")
 _ONE, _HALF = (1.0,) * 3, (127.5,) * 3
 # What the sample configurations of TensorFlow's Object Detection API write for a third, and in which order.

@@ -17,11 +17,13 @@ prior fits well, and to two objects with one best prior:
   (ljanyst).
 - "fallback": as "threshold", and an object with no prior above iou_min takes its best one if no object fits that
   above iou_min; of two such objects the one with the higher IoU does (bubbliiiing).
+
+A rule sees more than these use (`Candidates`), and one of your own is passed in as a `Rule`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -36,12 +38,40 @@ from singleshot.records import Targets
 _OVERLAPS = 1e-6
 
 
+class Candidates(NamedTuple):
+    """What a rule sees of a batch.
+
+    Attributes:
+        overlaps: IoU of objects and priors [B, G, P], or any other likeness of 0 and more; rows of -1 hold no object.
+        boxes: the objects [B, G, 4], normalised corner form.
+        priors_cxcywh: [P, 4].
+        per_map: how many priors each feature map has, in order; empty where the caller of `match` did not give it.
+    """
+
+    overlaps: Float[Tensor, "B G P"]
+    boxes: Float[Tensor, "B G 4"]
+    priors_cxcywh: Float[Tensor, "P 4"]
+    per_map: tuple[int, ...] = ()
+
+
+class Rule(NamedTuple):
+    """A way of matching.
+
+    Attributes:
+        assign: (candidates, iou_min, inclusive) -> the object of each prior [B, P], -1 for none.
+        inclusive: whether an IoU of exactly iou_min is enough, where the caller does not decide it.
+    """
+
+    assign: Callable[[Candidates, float, bool], Tensor]
+    inclusive: bool
+
+
 def match(
     priors_cxcywh: Float[Tensor, "P 4"],
     boxes: Float[Tensor, "*b G 4"],
     labels: Int[Tensor, "*b G"],
     iou_min: float = 0.5,
-    rule: str = "caffe",
+    rule: str | Rule = "caffe",
     variances: Variances = VARIANCES,
     *,
     inclusive: bool | None = None,
@@ -49,17 +79,32 @@ def match(
     ignore_from: float | None = None,
     form: str = "center",
     variance_encoded_in_target: bool = False,
+    per_map: Sequence[int] = (),
 ) -> Targets:
     """Assign objects to priors.
 
-    boxes: normalised corner form, [G, 4] for one image or [B, G, 4] for a batch; labels: 0-based real classes, -1 in
-    rows that hold no object. inclusive: whether an IoU of exactly iou_min is enough; None for what most of the rule's
-    sources do (see RULES; NVIDIA is "forced" with False). iou_epsilon: added to every union (`boxes.iou`; lufficc and
-    qfgaohao have 1e-5). ignore_from: unmatched priors whose best IoU is at least this are ignored (ssd_keras'
-    neg_iou_limit, Caffe's neg_overlap). form, variance_encoded_in_target: of the offsets, as in `boxes.encode`.
+    Args:
+        priors_cxcywh: [P, 4], normalised.
+        boxes: normalised corner form, [G, 4] for one image or [B, G, 4] for a batch.
+        labels: 0-based real classes, [G] or [B, G]; -1 in rows that hold no object.
+        iou_min: the IoU from which a prior fits an object.
+        rule: a key of RULES, or a rule of your own.
+        variances: of the offsets, as in `boxes.encode`.
+        inclusive: whether an IoU of exactly iou_min is enough; None for what most of the rule's sources do (see RULES;
+            NVIDIA is "forced" with False).
+        iou_epsilon: added to every union (`boxes.iou`; lufficc and qfgaohao have 1e-5).
+        ignore_from: unmatched priors whose best IoU is at least this are ignored (ssd_keras' neg_iou_limit, Caffe's
+            neg_overlap).
+        form: of the offsets, as in `boxes.encode`.
+        variance_encoded_in_target: likewise.
+        per_map: priors of each feature map (`PriorSpec.per_map`), for a rule that goes by maps.
 
-    Returns labels [.., P] (0 background, c + 1 for class c, -1 ignored) and the encoded offsets [.., P, 4], zero where
-    nothing is matched. Raises ConfigError for an unknown rule or form.
+    Returns:
+        Labels [.., P] (0 background, c + 1 for class c, -1 ignored) and the encoded offsets [.., P, 4], zero where
+        nothing is matched.
+
+    Raises:
+        ConfigError: an unknown rule or form.
     """
     single = boxes.dim() == 2
     if single:
@@ -70,7 +115,7 @@ def match(
     real = labels >= 0
     # A padding row must never look like an overlap, whatever its box holds.
     overlaps = iou(boxes, to_corners(priors_cxcywh), iou_epsilon).masked_fill_(~real.unsqueeze(-1), -1.0)
-    owner = assign(overlaps, iou_min, rule, inclusive)
+    owner = assign(Candidates(overlaps, boxes, priors_cxcywh, tuple(per_map)), iou_min, rule, inclusive)
 
     matched = owner >= 0
     index = owner.clamp(min=0)
@@ -84,17 +129,18 @@ def match(
 
 
 def assign(
-    overlaps: Float[Tensor, "B G P"], iou_min: float = 0.5, rule: str = "caffe", inclusive: bool | None = None
+    candidates: Candidates, iou_min: float = 0.5, rule: str | Rule = "caffe", inclusive: bool | None = None
 ) -> Int[Tensor, "B P"]:
-    """The object of each prior, or -1, by a table of IoU (or any other likeness of 0 and more).
+    """The object of each prior, or -1.
 
-    Rows of -1 hold no object. Of equal IoU the first object, and the first prior, counts as the best. inclusive: as
-    in `match`. Raises ConfigError for an unknown rule.
+    Of equal IoU the first object, and the first prior, counts as the best. iou_min, rule, inclusive: as in `match`.
+    Raises ConfigError for an unknown rule.
     """
-    if rule not in RULES:
-        raise ConfigError(f"matching rule {rule!r}: want one of {', '.join(RULES)}")
-    chosen = RULES[rule]
-    return chosen.assign(overlaps, iou_min, chosen.inclusive if inclusive is None else inclusive)
+    if isinstance(rule, str):
+        if rule not in RULES:
+            raise ConfigError(f"matching rule {rule!r}: want one of {', '.join(RULES)}")
+        rule = RULES[rule]
+    return rule.assign(candidates, iou_min, rule.inclusive if inclusive is None else inclusive)
 
 
 def bipartite(overlaps: Float[Tensor, "B G P"]) -> Int[Tensor, "B G"]:
@@ -136,37 +182,37 @@ def _best_priors(overlaps: Float[Tensor, "B G P"], best: int) -> Int[Tensor, "B 
     return size - 1 - (keys.topk(best, dim=-1).values % 2**32)
 
 
-def _caffe(overlaps: Float[Tensor, "B G P"], iou_min: float, inclusive: bool) -> Int[Tensor, "B P"]:
-    return _give(_threshold(overlaps, iou_min, inclusive), bipartite(overlaps))
+def _caffe(seen: Candidates, iou_min: float, inclusive: bool) -> Int[Tensor, "B P"]:
+    return _give(_threshold(seen, iou_min, inclusive), bipartite(seen.overlaps))
 
 
-def _bipartite(overlaps: Float[Tensor, "B G P"], iou_min: float, inclusive: bool) -> Int[Tensor, "B P"]:
-    claim = bipartite(overlaps)
-    return _give(claim.new_full((len(claim), overlaps.shape[2]), -1), claim)
+def _bipartite(seen: Candidates, iou_min: float, inclusive: bool) -> Int[Tensor, "B P"]:
+    claim = bipartite(seen.overlaps)
+    return _give(claim.new_full((len(claim), seen.overlaps.shape[2]), -1), claim)
 
 
-def _forced(overlaps: Float[Tensor, "B G P"], iou_min: float, inclusive: bool) -> Int[Tensor, "B P"]:
-    best, prior = overlaps.max(dim=2)
-    return _give(_threshold(overlaps, iou_min, inclusive), torch.where(best >= 0, prior, -1))
+def _forced(seen: Candidates, iou_min: float, inclusive: bool) -> Int[Tensor, "B P"]:
+    best, prior = seen.overlaps.max(dim=2)
+    return _give(_threshold(seen, iou_min, inclusive), torch.where(best >= 0, prior, -1))
 
 
-def _threshold(overlaps: Float[Tensor, "B G P"], iou_min: float, inclusive: bool) -> Int[Tensor, "B P"]:
-    best, owner = overlaps.max(dim=1)
+def _threshold(seen: Candidates, iou_min: float, inclusive: bool) -> Int[Tensor, "B P"]:
+    best, owner = seen.overlaps.max(dim=1)
     return torch.where(_fits(best, iou_min, inclusive), owner, -1)
 
 
-def _threshold_best(overlaps: Float[Tensor, "B G P"], iou_min: float, inclusive: bool) -> Int[Tensor, "B P"]:
-    best, prior = overlaps.max(dim=2)
+def _threshold_best(seen: Candidates, iou_min: float, inclusive: bool) -> Int[Tensor, "B P"]:
+    best, prior = seen.overlaps.max(dim=2)
     claim = torch.where(_fits(best, iou_min, inclusive), prior, -1)
-    forced = _strongest(best, claim, overlaps.shape[2])
-    return torch.where(forced >= 0, forced, _threshold(overlaps, iou_min, inclusive))
+    forced = _strongest(best, claim, seen.overlaps.shape[2])
+    return torch.where(forced >= 0, forced, _threshold(seen, iou_min, inclusive))
 
 
-def _fallback(overlaps: Float[Tensor, "B G P"], iou_min: float, inclusive: bool) -> Int[Tensor, "B P"]:
-    best, prior = overlaps.max(dim=2)
+def _fallback(seen: Candidates, iou_min: float, inclusive: bool) -> Int[Tensor, "B P"]:
+    best, prior = seen.overlaps.max(dim=2)
     claim = torch.where(~_fits(best, iou_min, inclusive) & (best > 0), prior, -1)
-    forced = _strongest(best, claim, overlaps.shape[2])
-    owner = _threshold(overlaps, iou_min, inclusive)
+    forced = _strongest(best, claim, seen.overlaps.shape[2])
+    owner = _threshold(seen, iou_min, inclusive)
     return torch.where(owner >= 0, owner, forced)
 
 
@@ -194,13 +240,6 @@ def _strongest(values: Float[Tensor, "B G"], claim: Int[Tensor, "B G"], size: in
     target = torch.where(claim >= 0, claim, size)
     held = keys.new_zeros(len(keys), size + 1).scatter_reduce_(1, target, keys, "amax")[:, :size]
     return torch.where(held > 0, count - 1 - (held - 1) % count, -1)
-
-
-class Rule(NamedTuple):
-    """assign: (overlaps [B, G, P], iou_min, inclusive) -> owner [B, P]; inclusive: whether an IoU of iou_min fits."""
-
-    assign: Callable[[Tensor, float, bool], Tensor]
-    inclusive: bool
 
 
 RULES: dict[str, Rule] = {

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from singleshot.errors import ConfigError
+from singleshot.errors import ConfigError, printable
 
 MAX_PRIORS = 2_000_000  # a file must not make us allocate more than it is worth
 CLIPS = ("none", "corners", "center", "size")
@@ -20,26 +20,28 @@ ORDERS = ("location", "box")
 
 Shapes = tuple[tuple[float, float], ...]  # (width, height) in pixels of the boxes of a cell
 Anchors = tuple[tuple[float, float], ...]  # (scale as a part of the side, width / height) of the boxes of a cell
+Sides = int | tuple[int, int]  # side of a square, or height and width: of an image in pixels, of a map in cells
 
 
 @dataclass(frozen=True)
 class PriorSpec:
     """Everything that decides the default boxes of a model.
 
-    image_size: side of the input in pixels. maps: side of each feature map in cells. steps: pixels from one cell
-    to the next per map, or None for image_size / map (Caffe's step 0). min_sizes, max_sizes: pixels, per map; each
-    cell has a square of min, a square of sqrt(min * max), and per ratio r a box of min * sqrt(r) x min / sqrt(r)
-    and its transpose. clip: "none"; "corners" clamps x0 y0 x1 y1 to 0..1 and recomputes the centre form; "center"
-    clamps cx cy w h; "size" clamps w and h alone. truncate: sizes cut to whole pixels, as Caffe's layer does
-    (prior_box_layer.cpp:149,163), which matters for SSD512. two_squares: whether the square of sqrt(min * max) is
-    there (ssd_keras' two_boxes_for_ar1). shapes: (width, height) in pixels of every box of a cell, per map, in place
-    of min_sizes, max_sizes and ratios, which are then empty: for tables that no rule gives. order: "location", or
-    "box" for all cells of a map's first box, then of its second (NVIDIA, ljanyst); models here want "location".
-    rounding: cx cy w h are whole multiples of it, as quantised TensorFlow Lite files store them; 0: not rounded.
+    image_size: side of the input in pixels, or (height, width). maps: side of each feature map in cells, or (rows,
+    columns). steps: pixels from one cell to the next per map, or None for image_size / map (Caffe's step 0).
+    min_sizes, max_sizes: pixels, per map; each cell has a square of min, a square of sqrt(min * max), and per ratio r
+    a box of min * sqrt(r) x min / sqrt(r) and its transpose. clip: "none"; "corners" clamps x0 y0 x1 y1 to 0..1 and
+    recomputes the centre form; "center" clamps cx cy w h; "size" clamps w and h alone. truncate: sizes cut to whole
+    pixels, as Caffe's layer does (prior_box_layer.cpp:149,163), which matters for SSD512. two_squares: whether the
+    square of sqrt(min * max) is there (ssd_keras' two_boxes_for_ar1). shapes: (width, height) in pixels of every box
+    of a cell, per map, in place of min_sizes, max_sizes and ratios, which are then empty: for tables that no rule
+    gives. order: "location", or "box" for all cells of a map's first box, then of its second (NVIDIA, ljanyst); models
+    here want "location". rounding: cx cy w h are whole multiples of it, as quantised TensorFlow Lite files store them;
+    0: not rounded.
     """
 
-    image_size: int
-    maps: tuple[int, ...]
+    image_size: Sides
+    maps: tuple[Sides, ...]
     min_sizes: tuple[float, ...]
     max_sizes: tuple[float, ...]
     ratios: tuple[tuple[float, ...], ...]
@@ -54,11 +56,14 @@ class PriorSpec:
     rounding: float = 0.0
 
     def __post_init__(self) -> None:
+        # A square is one number, so that equal tables are equal specs and files stay as they were.
+        object.__setattr__(self, "image_size", sides(self.image_size))
+        object.__setattr__(self, "maps", tuple(sides(cells) for cells in self.maps))
         self._check_lists()
         for name, known in (("order", ORDERS), ("clip", CLIPS)):
             if getattr(self, name) not in known:
                 raise ConfigError(f"priors: {name} {getattr(self, name)!r}, want one of {', '.join(known)}")
-        if min(self.maps, default=0) < 1 or self.image_size < 1:
+        if not self.grids or min(map(min, self.grids)) < 1 or min(self.image) < 1:
             raise ConfigError(f"priors: maps {self.maps} of an image of {self.image_size}: want positive sizes")
         if self.count > MAX_PRIORS:
             raise ConfigError(f"priors: {self.count} of them, want at most {MAX_PRIORS}")
@@ -92,6 +97,16 @@ class PriorSpec:
             raise ConfigError(f"priors: variances {self.variances}: want positive numbers")
 
     @property
+    def image(self) -> tuple[int, int]:
+        """Height and width of the input in pixels."""
+        return height_width(self.image_size)
+
+    @property
+    def grids(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of each map."""
+        return tuple(height_width(cells) for cells in self.maps)
+
+    @property
     def per_cell(self) -> tuple[int, ...]:
         """Priors of one cell, for each map."""
         if self.shapes is not None:
@@ -101,7 +116,12 @@ class PriorSpec:
     @property
     def count(self) -> int:
         """P, the number of priors in all."""
-        return sum(f * f * n for f, n in zip(self.maps, self.per_cell, strict=True))
+        return sum(self.per_map)
+
+    @property
+    def per_map(self) -> tuple[int, ...]:
+        """Priors of each map; together P."""
+        return tuple(rows * columns * n for (rows, columns), n in zip(self.grids, self.per_cell, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it; inverse of `from_dict`."""
@@ -119,6 +139,20 @@ class PriorSpec:
             raise ConfigError(f"priors: {error}") from error
 
 
+def height_width(size: Sides) -> tuple[int, int]:
+    """Height and width of an image in pixels, rows and columns of a map."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def sides(size: Sides) -> Sides:
+    """Height and width as one number where they are equal. Raises ConfigError for what is neither one nor two."""
+    if isinstance(size, int):
+        return size
+    if not isinstance(size, tuple) or len(size) != 2 or not all(isinstance(side, int) for side in size):
+        raise ConfigError(f"priors: size {printable(size, 60)}: want a whole number, or height and width")
+    return size[0] if size[0] == size[1] else size
+
+
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, (list, tuple)) else value
 
@@ -131,19 +165,25 @@ def prior_table(spec: PriorSpec) -> np.ndarray:
     returned float32.
     """
     levels = []
-    for i, cells in enumerate(spec.maps):
-        step = spec.steps[i] if spec.steps is not None else spec.image_size / cells
-        centres = (np.arange(cells, dtype=np.float64) + spec.offset) * step / spec.image_size
-        shapes = np.array(cell_shapes(spec, i), np.float64) / spec.image_size
-        grid = np.empty((cells, cells, len(shapes), 4), np.float64)
-        grid[..., 0] = centres[None, :, None]
-        grid[..., 1] = centres[:, None, None]
+    height, width = spec.image
+    for i, (rows, columns) in enumerate(spec.grids):
+        shapes = np.array(cell_shapes(spec, i), np.float64) / (width, height)
+        grid = np.empty((rows, columns, len(shapes), 4), np.float64)
+        grid[..., 0] = _centres(spec, i, columns, width)[None, :, None]
+        grid[..., 1] = _centres(spec, i, rows, height)[:, None, None]
         grid[..., 2:] = shapes
         levels.append((grid if spec.order == "location" else grid.transpose(2, 0, 1, 3)).reshape(-1, 4))
     priors = _clip(np.concatenate(levels), spec.clip)
     if spec.rounding:
         priors = np.round(priors / spec.rounding) * spec.rounding
     return priors.astype(np.float32)
+
+
+def _centres(spec: PriorSpec, i: int, cells: int, pixels: int) -> np.ndarray:
+    """float64 [cells] in 0..1: the centres of one direction of map i, whose input has so many pixels there."""
+    step = spec.steps[i] if spec.steps is not None else pixels / cells
+    centres: np.ndarray = (np.arange(cells, dtype=np.float64) + spec.offset) * step / pixels
+    return centres
 
 
 def cell_shapes(spec: PriorSpec, i: int) -> Sequence[tuple[float, float]]:
@@ -175,8 +215,10 @@ def _clip(priors: np.ndarray, clip: str) -> np.ndarray:
     return priors
 
 
-def sized_for(maps: Sequence[int], image_size: int, min_scale: float = 0.1, max_scale: float = 0.95) -> PriorSpec:
+def sized_for(maps: Sequence[Sides], image_size: Sides, min_scale: float = 0.1, max_scale: float = 0.95) -> PriorSpec:
     """A spec for any list of feature maps: scales evenly from min_scale to max_scale (paper, equation 4).
+
+    Scales are in parts of the input's shorter side.
 
     Every map has ratios 2 and 3; the square between takes the next scale, 1.05 of the side after the last. Twice as
     many maps means half the step between scales. Centres are those of the maps (no steps).
@@ -185,11 +227,12 @@ def sized_for(maps: Sequence[int], image_size: int, min_scale: float = 0.1, max_
         raise ConfigError(f"priors: cannot lay scales {min_scale}..{max_scale} over maps {tuple(maps)}")
     step = (max_scale - min_scale) / max(len(maps) - 1, 1)
     scales = [min_scale + step * i for i in range(len(maps))]
+    side = min(height_width(image_size))
     return PriorSpec(
         image_size=image_size,
         maps=tuple(maps),
-        min_sizes=tuple(s * image_size for s in scales),
-        max_sizes=tuple(s * image_size for s in [*scales[1:], max(1.05, max_scale + 0.05)]),
+        min_sizes=tuple(s * side for s in scales),
+        max_sizes=tuple(s * side for s in [*scales[1:], max(1.05, max_scale + 0.05)]),
         ratios=((2.0, 3.0),) * len(maps),
     )
 

@@ -32,7 +32,7 @@ REASONS = {
 class PriorGrid(NamedTuple):
     """The priors of one shape on one feature map: all pairs of a column and a row.
 
-    x: float64 [columns, 2] left and right, y: float64 [rows, 2] top and bottom, in parts of the square, from left to
+    x: float64 [columns, 2] left and right, y: float64 [rows, 2] top and bottom, in parts of the input, from left to
     right and from top to bottom; cut: they have not all the same size.
     """
 
@@ -45,13 +45,13 @@ def prior_grids(spec: PriorSpec) -> list[PriorGrid]:
     """The priors of a table as grids; together exactly those of `prior_table`."""
     priors = prior_table(spec).astype(np.float64)
     grids, start = [], 0
-    for cells, shapes in zip(spec.maps, spec.per_cell, strict=True):
-        stop = start + cells * cells * shapes
+    for (rows, columns), shapes in zip(spec.grids, spec.per_cell, strict=True):
+        stop = start + rows * columns * shapes
         level = priors[start:stop]  # -> row, column, shape, cx cy w h
         if spec.order == "location":
-            level = level.reshape(cells, cells, shapes, 4)
+            level = level.reshape(rows, columns, shapes, 4)
         else:
-            level = level.reshape(shapes, cells, cells, 4).transpose(1, 2, 0, 3)
+            level = level.reshape(shapes, rows, columns, 4).transpose(1, 2, 0, 3)
         for k in range(shapes):
             (cx, w), (cy, h) = level[0, :, k, ::2].T, level[:, 0, k, 1::2].T
             x, y = np.stack((cx - w / 2, cx + w / 2), 1), np.stack((cy - h / 2, cy + h / 2), 1)

@@ -214,4 +214,4 @@ def test_no_network_means_training_from_nothing_with_a_line(scenes: Path, run, t
                "--model", "ssdlite320-mobilenetv2", "--val-split", "none", "--out", str(tmp_path / "run")]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
-    assert "training from nothing" in done.stderr
+    assert "training from scratch" in done.stderr

@@ -7,7 +7,8 @@ import torch
 
 from singleshot.errors import ConfigError
 from singleshot.inputs import InputSpec
-from singleshot.models.graph import Graph, HeadInput, Layer, build_graph
+from singleshot.models.graph import build_graph
+from singleshot.models.graph_spec import Graph, HeadInput, Layer
 from singleshot.priors import PriorSpec
 
 PRIORS = PriorSpec(64, (32,), (), (), (), shapes=(((5.0, 5.0), (6.0, 7.0)),))
@@ -24,20 +25,30 @@ def build(*layers: Layer, **options) -> torch.nn.Module:
 
 def test_every_kind_of_layer_runs_and_survives_json():
     chain = [
-        ("norm", {"channels": 8, "eps": 1e-3}), ("relu", {}), ("relu6", {}), ("hardswish", {}), ("hardsigmoid", {}),
-        ("sigmoid", {}), ("scale", {"channels": 8}), ("l2norm", {"channels": 8}), ("clamp", {"low": -1, "high": 1}),
-        ("quantise", {"scale": 0.1, "zero": 3}), ("maxpool", {"kernel": 3, "stride": 1, "padding": (0, 2, 0, 2)}),
+        ("norm", {"channels": 8, "eps": 1e-3}),
+        ("relu", {}),
+        ("relu6", {}),
+        ("hardswish", {}),
+        ("hardsigmoid", {}),
+        ("sigmoid", {}),
+        ("scale", {"channels": 8}),
+        ("l2norm", {"channels": 8}),
+        ("clamp", {"low": -1, "high": 1}),
+        ("quantise", {"scale": 0.1, "zero": 3}),
+        ("maxpool", {"kernel": 3, "stride": 1, "padding": (0, 2, 0, 2)}),
         ("maxpool", {"kernel": 2, "stride": 1, "padding": (1, 0, 0, 1)}),
         ("avgpool", {"kernel": 3, "stride": 1, "padding": 1}),
-    ]  # fmt: skip
+    ]
     layers, last = [], "stem"
     for i, (kind, options) in enumerate(chain):
         layers.append(Layer(f"{kind}.{i}", kind, (last,), options))
         last = layers[-1].name
     layers += [
-        Layer("pool", "avgpool", (last,), {}), Layer("mul", "mul", (last, "pool"), {}),
-        Layer("add", "add", (last, "mul"), {}), Layer("join", "concat", ("add", "stem"), {}),
-    ]  # fmt: skip
+        Layer("pool", "avgpool", (last,), {}),
+        Layer("mul", "mul", (last, "pool"), {}),
+        Layer("add", "add", (last, "mul"), {}),
+        Layer("join", "concat", ("add", "stem"), {}),
+    ]
     described = graph(*layers, last="join", channels=16)
     again = Graph.from_dict(json.loads(json.dumps(described.to_dict())))
     assert again == described
@@ -54,9 +65,7 @@ def test_uneven_padding_is_tensorflows():
     model = build()
     conv = model.backbone.layers["000_stem"]
     x = torch.randn(1, 3, 64, 64)
-    wanted = torch.nn.functional.conv2d(
-        torch.nn.functional.pad(x, (0, 1, 0, 1)), conv.weight, conv.bias, stride=2
-    )  # fmt: skip
+    wanted = torch.nn.functional.conv2d(torch.nn.functional.pad(x, (0, 1, 0, 1)), conv.weight, conv.bias, stride=2)
     assert torch.allclose(conv(x), wanted, atol=1e-6)
 
 
@@ -99,3 +108,18 @@ def test_maps_and_heads_fit_the_priors():
 def test_a_description_that_is_none_is_refused(spoilt):
     with pytest.raises(ConfigError, match="network"):
         Graph.from_dict(spoilt)
+
+
+@pytest.mark.parametrize("confidence", ["stem", "relu"])
+def test_heads_that_are_joined_for_export_give_the_same(confidence: str) -> None:
+    from singleshot.deploy.onnx_network import RawNetwork
+
+    torch.manual_seed(0)
+    described = Graph((CONV, Layer("relu", "relu", ("stem",), {})), (HeadInput("stem", confidence, (8, 8)),))
+    model = build_graph(described, 2, PRIORS, InputSpec(64)).eval()
+    images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    network = RawNetwork(model)
+    assert (network.heads is not None) == (confidence == "stem")
+    with torch.inference_mode():
+        for a, b in zip(network(images), model(images.permute(0, 3, 1, 2)), strict=True):
+            torch.testing.assert_close(a, b)

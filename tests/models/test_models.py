@@ -13,7 +13,7 @@ from singleshot.inputs import InputSpec
 from singleshot.models import MODELS, build, build_on
 from singleshot.models.blocks import DepthwiseConv2d, L2Norm
 from singleshot.models.ssd import SSD
-from singleshot.priors import PRIORS
+from singleshot.priors import PRIORS, sized_for
 
 
 def saved_numbers(model: nn.Module) -> int:
@@ -41,7 +41,7 @@ def test_every_map_has_the_priors_of_its_table(name: str) -> None:
     with torch.inference_mode():
         maps = model.feature_maps(torch.zeros(1, 3, size, size))
         raw = model.predict(maps)
-    assert [m.shape[-1] for m in maps] == list(model.prior_spec.maps)
+    assert tuple(tuple(m.shape[-2:]) for m in maps) == model.prior_spec.grids
     assert raw.offsets.shape == (1, model.prior_spec.count, 4)
     assert raw.logits.shape == (1, model.prior_spec.count, 4)
     assert model.priors.shape == (model.prior_spec.count, 4)
@@ -145,6 +145,66 @@ def test_a_backbone_that_does_not_fit_says_why() -> None:
         build_on(Twice(), 2)
     with pytest.raises(ConfigError, match="feature maps"):
         build_on(nn.Conv2d(3, 8, 3, 16, 1), 2, priors=PRIORS["ssdlite320"])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_backbone_on_another_shape_of_input(channels: int) -> None:
+    spec = InputSpec(height=96, width=256, channels=channels)
+    model = build_on(nn.Sequential(nn.Conv2d(channels, 8, 3, 16, 1), nn.ReLU()), 2, spec, lite=False).eval()
+    assert model.prior_spec.grids == ((6, 16), (3, 8), (2, 4), (1, 2), (1, 1))
+    maps = model.feature_maps(torch.zeros(1, channels, 96, 256))
+    assert tuple(tuple(m.shape[-2:]) for m in maps) == model.prior_spec.grids
+    # Location-major in both directions: only the priors around a cell see it.
+    with torch.inference_mode():
+        dark = model.predict(maps).offsets
+        maps[0] = maps[0].clone()
+        maps[0][0, :, 4, 13] += 3.0
+        changed = (dark != model.predict(maps).offsets).any(-1)[0]
+    centres = model.priors[changed, :2] * torch.tensor([16, 6])
+    assert changed.sum() == 9 * 6
+    assert centres.mean(0).tolist() == pytest.approx([13.5, 4.5], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ssd300-vgg16", "ssd512-vgg16-bn", "ssd300-mobilenetv2", "ssd320-mini"])
+def test_a_preset_on_another_shape_of_input(name: str) -> None:
+    spec = InputSpec(height=320, width=448, channels=1)
+    if "mini" not in name and "mobilenet" not in name:
+        spec = InputSpec(height=340, width=600, channels=1)
+    with pytest.raises(
+        ConfigError, match=rf"{spec.height} x {spec.width}: maps of (.*) cells, but priors for"
+    ) as caught:
+        build(name, 2, input_spec=spec)
+    shown = str(caught.value).partition("maps of ")[2].partition(" cells")[0]
+    grids = [tuple(map(int, pair.split(" x "))) for pair in shown.split(", ")]
+    with torch.device("meta"):
+        model = build(name, 2, sized_for(grids, spec.sides), spec).eval()
+        raw = model(torch.zeros(1, *spec.shape[2:], *spec.sides))
+    assert raw.offsets.shape == (1, model.prior_spec.count, 4)
+
+
+def test_a_grey_oblong_model_is_saved_loaded_and_exported(tmp_path) -> None:
+    import numpy as np
+
+    from singleshot.weights.checkpoint import ModelInfo, load_checkpoint, save_checkpoint
+
+    for channels in (1, 3):
+        spec = InputSpec(height=192, width=320, channels=channels)
+        grids = [(24, 40), (12, 20), (6, 10), (3, 5), (2, 3), (1, 2), (1, 1)]
+        model = build("ssd320-mini", 2, sized_for(grids, spec.sides), spec)
+        save_checkpoint(tmp_path / "m.safetensors", model.state_dict(), ModelInfo.of(model, ("a", "b")))
+        again, info = load_checkpoint(tmp_path / "m.safetensors")
+        assert (again.input_spec, again.prior_spec) == (spec, model.prior_spec)
+        onnxruntime = pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+        from singleshot.deploy.onnx_file import detector_model
+
+        proto = detector_model(again, info, raw=True)
+        session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+        images = torch.randint(0, 256, (2, *spec.shape), dtype=torch.uint8)
+        with torch.inference_mode():
+            wanted = again(images.permute(0, 3, 1, 2))
+        for a, b in zip(session.run(["offsets", "logits"], {"images": images.numpy()}), wanted, strict=True):
+            assert np.abs(a - b.numpy()).max() < 1e-5 * float(b.abs().max())
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,21 @@ from singleshot.models import build
 from singleshot.weights.backbones import adapted, load_backbone
 from singleshot.weights.checkpoint import ModelInfo, save_checkpoint
 
-CONVS = [(64, 3), (64, 64), (128, 64), (128, 128), (256, 128), (256, 256), (256, 256),
-         (512, 256), (512, 512), (512, 512), (512, 512), (512, 512), (512, 512)]  # fmt: skip
+CONVS = [
+    (64, 3),
+    (64, 64),
+    (128, 64),
+    (128, 128),
+    (256, 128),
+    (256, 256),
+    (256, 256),
+    (512, 256),
+    (512, 512),
+    (512, 512),
+    (512, 512),
+    (512, 512),
+    (512, 512),
+]
 INDEX = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 
 
@@ -47,8 +60,12 @@ def classifier() -> dict[str, torch.Tensor]:
 def fc6_fc7(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """What a classifier's linear layers (torchvision names) become: every 4th output, every 3rd row and column."""
     w6, w7 = state["classifier.0.weight"].view(4096, 512, 7, 7), state["classifier.3.weight"].view(4096, 4096, 1, 1)
-    return {"fc6.weight": w6[::4, :, ::3, ::3], "fc6.bias": state["classifier.0.bias"][::4],
-            "fc7.weight": w7[::4, ::4], "fc7.bias": state["classifier.3.bias"][::4]}  # fmt: skip
+    return {
+        "fc6.weight": w6[::4, :, ::3, ::3],
+        "fc6.bias": state["classifier.0.bias"][::4],
+        "fc7.weight": w7[::4, ::4],
+        "fc7.bias": state["classifier.3.bias"][::4],
+    }
 
 
 def test_fc6_and_fc7_are_every_fourth_output_and_third_pixel(classifier, tmp_path: Path) -> None:
@@ -80,8 +97,12 @@ def test_a_whole_vgg16_fills_the_backbone_and_takes_the_std_along(classifier, tm
 
 def test_the_reduced_file_of_the_caffe_ports(tmp_path: Path) -> None:
     state = vgg_features("")
-    state |= {"31.weight": torch.randn(1024, 512, 3, 3), "31.bias": torch.randn(1024),
-              "33.weight": torch.randn(1024, 1024, 1, 1), "33.bias": torch.randn(1024)}  # fmt: skip
+    state |= {
+        "31.weight": torch.randn(1024, 512, 3, 3),
+        "31.bias": torch.randn(1024),
+        "33.weight": torch.randn(1024, 1024, 1, 1),
+        "33.bias": torch.randn(1024),
+    }
     torch.save(state, tmp_path / "vgg16_reducedfc.pth")
     model = build("ssd300-vgg16", 2)
     load_backbone(model, tmp_path / "vgg16_reducedfc.pth")
@@ -93,7 +114,7 @@ def test_a_bn_form_takes_plain_weights_with_the_biases_in_the_running_means(tmp_
     state = vgg_features("features.")
     torch.save(state, tmp_path / "vgg.pth")
     model = build("ssd300-vgg16-bn", 2)
-    assert "start from nothing" in load_backbone(model, tmp_path / "vgg.pth")
+    assert "start from scratch" in load_backbone(model, tmp_path / "vgg.pth")
     torch.testing.assert_close(model.backbone.layers.bn3_2.running_mean, -state["features.12.bias"])
 
 
@@ -164,13 +185,18 @@ LAYERS = [f"conv{s}_{i}" for s, n in ((1, 2), (2, 2), (3, 3), (4, 3), (5, 3)) fo
 def reduced() -> dict[str, torch.Tensor]:
     """layer.weight, layer.bias of VGG16 with small fc6 and fc7, [outputs, inputs, kh, kw]."""
     state = vgg_features("")
-    named = {f"{name}.{part}": state[f"{i}.{part}"] for name, i in zip(LAYERS, INDEX, strict=True)
-             for part in ("weight", "bias")}  # fmt: skip
+    named = {
+        f"{name}.{part}": state[f"{i}.{part}"]
+        for name, i in zip(LAYERS, INDEX, strict=True)
+        for part in ("weight", "bias")
+    }
     g = torch.Generator().manual_seed(6)
     return named | {
-        "fc6.weight": torch.randn(1024, 512, 3, 3, generator=g), "fc6.bias": torch.randn(1024, generator=g),
-        "fc7.weight": torch.randn(1024, 1024, 1, 1, generator=g), "fc7.bias": torch.randn(1024, generator=g),
-    }  # fmt: skip
+        "fc6.weight": torch.randn(1024, 512, 3, 3, generator=g),
+        "fc6.bias": torch.randn(1024, generator=g),
+        "fc7.weight": torch.randn(1024, 1024, 1, 1, generator=g),
+        "fc7.bias": torch.randn(1024, generator=g),
+    }
 
 
 def caffe(layer: str, part: str) -> str:
@@ -212,8 +238,12 @@ def test_a_whole_vgg16_of_caffes_or_keras_is_made_smaller(reduced, classifier, t
     classifier = {key: value.half() for key, value in classifier.items()}  # half the file
     small = fc6_fc7({key: value.float() for key, value in classifier.items()})
     convs = {key: value for key, value in reduced.items() if key.startswith("conv")}
-    caffes = {"fc6.weight": classifier["classifier.0.weight"], "fc6.bias": classifier["classifier.0.bias"],
-              "fc7.weight": classifier["classifier.3.weight"], "fc7.bias": classifier["classifier.3.bias"]}  # fmt: skip
+    caffes = {
+        "fc6.weight": classifier["classifier.0.weight"],
+        "fc6.bias": classifier["classifier.0.bias"],
+        "fc7.weight": classifier["classifier.3.weight"],
+        "fc7.bias": classifier["classifier.3.bias"],
+    }
     files = {"caffe": {caffe(*k.split(".")): v for k, v in (convs | caffes).items()}}
     # Keras flattens rows, columns, channels and has inputs first; its fc6 and fc7 are fc1 and fc2.
     files["keras"] = {
@@ -290,8 +320,12 @@ def test_mobilenetv2_with_its_layers_numbered_through(tmp_path: Path) -> None:
 def test_the_first_convolution_is_turned_to_our_colours() -> None:
     g = torch.Generator().manual_seed(1)
     weight, x = torch.randn(4, 3, 3, 3, generator=g), torch.rand(1, 3, 9, 9, generator=g) * 255
-    specs = [InputSpec(std=(58.0, 57.0, 56.0)), InputSpec(colour_order="bgr"), InputSpec(std=(2.0, 3.0, 4.0)),
-             InputSpec(colour_order="bgr", std=(9.0, 8.0, 7.0))]  # fmt: skip
+    specs = [
+        InputSpec(std=(58.0, 57.0, 56.0)),
+        InputSpec(colour_order="bgr"),
+        InputSpec(std=(2.0, 3.0, 4.0)),
+        InputSpec(colour_order="bgr", std=(9.0, 8.0, 7.0)),
+    ]
 
     def seen(spec: InputSpec) -> torch.Tensor:
         y = (x - torch.tensor(spec.mean).view(1, 3, 1, 1)) / torch.tensor(spec.std).view(1, 3, 1, 1)

@@ -176,7 +176,7 @@ def _is_int8(path: Path) -> bool:
 
 def _from_torch(name: str, folder: Path, pictures: Pictures, classes: int, quantised: bool) -> Model:
     """A checkpoint's or a preset's model as both halves take it."""
-    from singleshot.models import MODELS
+    from singleshot.presets import MODELS
 
     notes: list[str] = []
     rounded: ModelFile | None = None

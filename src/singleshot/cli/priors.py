@@ -28,7 +28,7 @@ def show(
 
     Example: singleshot priors show ssd300-voc
     """
-    from singleshot.models import MODELS
+    from singleshot.presets import MODELS
     from singleshot.priors import PRIORS, SOURCES, cell_shapes, prior_spec
 
     if name is None:
@@ -50,7 +50,7 @@ def show(
         return
     print(f"{name}: {spec.count} priors on an input of {spec.image_size} px, clip {spec.clip}, order {spec.order}")
     print(f"  from {SOURCES[name]}")
-    for i, (cells, boxes) in enumerate(zip(spec.maps, spec.per_cell, strict=True)):
+    for i, ((high, wide), boxes) in enumerate(zip(spec.grids, spec.per_cell, strict=True)):
         shapes = ", ".join(f"{w:.1f}x{h:.1f}" for w, h in cell_shapes(spec, i))
-        step = spec.steps[i] if spec.steps is not None else spec.image_size / cells
-        print(f"  {cells:>3} x {cells:<3} cells, step {step:.4g} px, {boxes} a cell: {shapes}")
+        step = spec.steps[i] if spec.steps is not None else spec.image[0] / high
+        print(f"  {high:>3} x {wide:<3} cells, step {step:.4g} px, {boxes} a cell: {shapes}")

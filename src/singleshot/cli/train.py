@@ -254,7 +254,8 @@ def _open_validation(options: TrainOptions, train_set: Dataset | ShardStream) ->
 
 def _model(options: TrainOptions, num_classes: int, fresh: bool) -> tuple[SSD, str, bool]:
     """The model with its starting weights, words about where they come from, and whether they are pretrained."""
-    from singleshot.models import MODELS, build
+    from singleshot.models import build
+    from singleshot.presets import MODELS
     from singleshot.weights.initial_weights import start_from_checkpoint, start_model
 
     if options.start:

@@ -308,7 +308,7 @@ class Choice(NamedTuple):
 
 def presets() -> dict[str, Choice]:
     """All models that can be built by name."""
-    from singleshot.models import MODELS
+    from singleshot.presets import MODELS
 
     return {name: Choice(preset.priors, preset.input_spec.size) for name, preset in MODELS.items()}
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from singleshot.deploy.onnx_post import IR_VERSION, OPSET
 from singleshot.models import SSD
-from singleshot.models.blocks import Head
+from singleshot.models.heads import Head
 
 MAX_BATCH = 4096
 OUTPUTS = ("offsets", "logits")
@@ -23,7 +23,7 @@ _L2_EPSILON = 1e-10  # models.blocks.L2Norm's, which is Caffe's
 
 
 class RawNetwork(nn.Module):
-    """uint8 RGB [N, S, S, 3] -> offsets [N, P, 4], logits [N, P, C + 1]; normalisation is inside.
+    """uint8 RGB [N, H, W, 3] -> offsets [N, P, 4], logits [N, P, C + 1]; normalisation is inside.
 
     Heads of one convolution each for offsets and logits become one for both, where all heads are such: the map is read
     once, and fewer channels are added to fill a vector (6 % of the time of ssd300-mobilenetv2 in int8).
@@ -90,8 +90,7 @@ def network_program(model: SSD) -> torch.export.ExportedProgram:
 
 
 def _door(model: SSD) -> tuple[RawNetwork, Tensor, dict[str, Any]]:
-    size = model.input_spec.size
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8, device=model.priors.device)
+    example = torch.zeros(2, *model.input_spec.shape, dtype=torch.uint8, device=model.priors.device)
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     return RawNetwork(model).eval(), example, {"images": {0: batch}}
 

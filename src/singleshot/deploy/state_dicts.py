@@ -167,8 +167,8 @@ def _fit_priors(layers: Layers, model: SSD, theirs: PriorSpec, project: str) -> 
                           f" on {ours.maps}, {ours.per_cell}")  # fmt: skip
     start = 0
     pair = make_priors(ours).double(), make_priors(theirs).double()
-    for i, (cells, boxes) in enumerate(zip(ours.maps, ours.per_cell, strict=True)):
-        rows = slice(start, start + cells * cells * boxes)
+    for i, (count, boxes) in enumerate(zip(ours.per_map, ours.per_cell, strict=True)):
+        rows = slice(start, start + count)
         start = rows.stop
         own, other = (table[rows].view(-1, boxes, 4) for table in pair)
         ratio = own[..., 2:] / other[..., 2:]

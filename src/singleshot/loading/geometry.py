@@ -101,7 +101,7 @@ class CropTransform:
     def image(
         self,
         image: np.ndarray,
-        fill: tuple[int, int, int],
+        fill: tuple[int, ...],
         interpolation: int = cv2.INTER_LINEAR,
         retouch: Callable[[np.ndarray], np.ndarray] | None = None,
         reduce: int = 1,
@@ -143,7 +143,7 @@ class CropTransform:
 
 
 @functools.lru_cache(maxsize=16)
-def _background(size: int, fill: tuple[int, int, int]) -> np.ndarray:
+def _background(size: int, fill: tuple[int, ...]) -> np.ndarray:
     """uint8 [S, S, 3] of the fill, to be copied: numpy takes longer to spread three bytes than to resize an image."""
     square = np.empty((size, size, 3), np.uint8)
     square[:] = fill

@@ -31,7 +31,7 @@ class RenderPlan(NamedTuple):
     labels: np.ndarray
     reduce: int
 
-    def draw(self, fill: tuple[int, int, int], style: PixelTransform) -> np.ndarray:
+    def draw(self, fill: tuple[int, ...], style: PixelTransform) -> np.ndarray:
         """uint8 RGB [S, S, 3]; decodes the picture."""
         pixels = self.picture.pixels(self.reduce)
         return self.view.image(pixels, fill, style.interpolation, style.retouch, self.reduce)

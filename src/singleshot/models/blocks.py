@@ -60,12 +60,14 @@ class _Depthwise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
+        """x: [B, C, H, W]; weight: [C, 1, 3, 3]; stride: 1 or 2."""
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
         return nn.functional.conv2d(x, weight, None, stride, 1, 1, x.shape[1])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """Gradients for the input and the weight."""
         x, weight = ctx.saved_tensors
         channels, step = x.shape[1], ctx.stride
         grad_x, grad_weight = None, None
@@ -130,46 +132,8 @@ class InvertedResidual(nn.Module):
         self.shortcut = stride == 1 and in_channels == channels
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, channels, H / stride, W / stride]"""
         return x + self.layers(x) if self.shortcut else self.layers(x)
-
-
-def predictor(kind: str, in_channels: int, out_channels: int) -> nn.Module:
-    """The layer that predicts one map's offsets or logits.
-
-    "conv": 3x3 (paper section 2.1). "norm": the same, batch-normalised (ScratchDet). "lite": depthwise 3x3 then
-    1x1 (SSDLite, MobileNetV2 section 6.2). "point": 1x1, for a map of a single cell.
-    """
-    if kind == "conv":
-        return nn.Conv2d(in_channels, out_channels, 3, padding=1)
-    if kind == "norm":
-        plain = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
-        return nn.Sequential(OrderedDict(conv=plain, bn=nn.BatchNorm2d(out_channels)))
-    if kind == "lite":
-        depthwise = Conv2dNormActivation(
-            in_channels, in_channels, 3, groups=in_channels, activation_layer=nn.ReLU6, bias=True
-        )
-        return nn.Sequential(OrderedDict(depthwise=depthwise, point=nn.Conv2d(in_channels, out_channels, 1)))
-    assert kind == "point", kind
-    return nn.Conv2d(in_channels, out_channels, 1)
-
-
-class Head(nn.Module):
-    """Offsets and logits of one feature map."""
-
-    def __init__(self, in_channels: int, boxes: int, num_classes: int, kind: str = "conv") -> None:
-        super().__init__()
-        self.columns = num_classes + 1  # and background, first
-        self.location = predictor(kind, in_channels, boxes * 4)
-        self.confidence = predictor(kind, in_channels, boxes * self.columns)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, C, H, W] -> [B, H * W * boxes, 4], [B, H * W * boxes, C + 1], location-major as the priors are."""
-        return self.rows(self.location(x), self.confidence(x))
-
-    def rows(self, location: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps of the last convolutions -> offsets and logits of each prior."""
-        offsets = location.permute(0, 2, 3, 1).reshape(location.shape[0], -1, 4)
-        return offsets, confidence.permute(0, 2, 3, 1).reshape(confidence.shape[0], -1, self.columns)
 
 
 def init_he(*modules: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""A small residual network of plain 3x3 convolutions, made to be trained from nothing on a CPU.
+"""A small residual network of plain 3x3 convolutions, made to be trained from scratch on a CPU.
 
 Depthwise networks save multiplications, which a processor with matrix instructions has plenty of, and pay with passes
 over memory, which it has not: this one has more of the former and a fifth of the latter, and takes several times as
@@ -11,7 +11,12 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from singleshot.models.blocks import conv
+from singleshot.inputs import InputSpec
+from singleshot.models.blocks import conv, init_he, init_xavier, use_fast_depthwise
+from singleshot.models.heads import make_heads
+from singleshot.models.necks import PlainNeck
+from singleshot.models.ssd import SSD
+from singleshot.priors import PriorSpec
 
 WIDTHS = (32, 48, 96, 192, 256)
 SOURCE_CHANNELS = WIDTHS[2:]
@@ -31,6 +36,7 @@ class Residual(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> the same shape."""
         return self.relu(x + self.layers(x))
 
 
@@ -43,17 +49,18 @@ def _down(in_channels: int, channels: int, blocks: int) -> nn.Sequential:
 
 
 class MiniNet(nn.Module):
-    """[B, 3, S, S] -> maps at strides 8, 16 and 32 with 96, 192 and 256 channels."""
+    """[B, C, H, W] -> maps at strides 8, 16 and 32 with 96, 192 and 256 channels."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 3) -> None:
         super().__init__()
         w = WIDTHS
-        self.stem = nn.Sequential(OrderedDict(stage2=_down(3, w[0], 0), stage4=_down(w[0], w[1], 1)))
+        self.stem = nn.Sequential(OrderedDict(stage2=_down(channels, w[0], 0), stage4=_down(w[0], w[1], 1)))
         self.stage8 = _down(w[1], w[2], 2)
         self.stage16 = _down(w[2], w[3], 2)
         self.stage32 = _down(w[3], w[4], 1)
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """The three maps, largest first."""
         stride8 = self.stage8(self.stem(x))
         stride16 = self.stage16(stride8)
         return [stride8, stride16, self.stage32(stride16)]
@@ -69,3 +76,16 @@ def extra_layers() -> tuple[list[nn.Module], list[int]]:
         layers.append(nn.Sequential(OrderedDict(pair)))
         channels = wide
     return layers, [wide for _, wide in EXTRAS]
+
+
+def build_network(prior_spec: PriorSpec, input_spec: InputSpec, num_classes: int, name: str) -> SSD:
+    """SSD on MiniNet, with four extra layers and full 3x3 heads; a 1x1 head on the last map."""
+    extras, channels = extra_layers()
+    widths = [*SOURCE_CHANNELS, *channels]
+    heads = make_heads(widths, prior_spec, num_classes, ["conv"] * (len(widths) - 1) + ["point"])
+    backbone = MiniNet(input_spec.channels)
+    for module in (backbone, *extras):
+        init_he(module)
+        use_fast_depthwise(module)
+    init_xavier(*heads)
+    return SSD(backbone, PlainNeck(extras=extras), heads, prior_spec, input_spec, num_classes, name)

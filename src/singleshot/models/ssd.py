@@ -1,4 +1,4 @@
-"""The assembled detector: backbone, extras and heads. It returns raw outputs in every mode."""
+"""The assembled detector: backbone, neck and heads. It returns raw outputs in every mode."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from singleshot.inputs import InputSpec
+from singleshot.models.necks import PlainNeck
 from singleshot.priors import PriorSpec, make_priors
 from singleshot.records import RawOutput
 
@@ -15,9 +16,16 @@ from singleshot.records import RawOutput
 class SSD(nn.Module):
     """Single Shot MultiBox Detector.
 
-    backbone: [B, 3, S, S] normalised -> list of source maps; norms: one module per source (L2Norm or Identity);
-    extras: each makes a further map from the last one; heads: one per map. `name` is the preset it was built from,
-    or "custom". Buffers: priors [P, 4] cx cy w h (not saved, made from the spec), mean and std [3, 1, 1].
+    Args:
+        backbone: normalised images [B, C, H, W] -> its maps, largest first: a tensor, or a list, tuple or dict of them.
+        neck: list of the backbone's maps -> list of the maps that the heads look at (see `necks`).
+        heads: one for each map: map -> offsets and logits, location-major (see `heads.Head`).
+        prior_spec: the default boxes, of the same maps.
+        input_spec: how the model wants its images.
+        num_classes: real classes, without background.
+        name: the preset it was built from, or "custom".
+
+    Buffers: priors [P, 4] cx cy w h (not saved, made from the spec), mean and std [C, 1, 1].
     """
 
     priors: Tensor
@@ -27,8 +35,7 @@ class SSD(nn.Module):
     def __init__(
         self,
         backbone: nn.Module,
-        norms: Sequence[nn.Module],
-        extras: Sequence[nn.Module],
+        neck: nn.Module,
         heads: Sequence[nn.Module],
         prior_spec: PriorSpec,
         input_spec: InputSpec,
@@ -37,17 +44,19 @@ class SSD(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.norms = nn.ModuleList(norms)
-        self.extras = nn.ModuleList(extras)
+        self.neck = neck
         self.heads = nn.ModuleList(heads)
         self.prior_spec, self.input_spec = prior_spec, input_spec
         self.num_classes, self.name = num_classes, name
         self.register_buffer("priors", make_priors(prior_spec), persistent=False)
-        self.register_buffer("mean", torch.tensor(input_spec.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(input_spec.std).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(input_spec.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(input_spec.std).view(-1, 1, 1), persistent=False)
+        if isinstance(neck, PlainNeck):
+            self.register_state_dict_post_hook(_leave_neck_out)
+            self.register_load_state_dict_pre_hook(_put_neck_in)
 
     def forward(self, images: Tensor) -> RawOutput:
-        """images: RGB [B, 3, S, S], uint8 or float with values 0..255."""
+        """images: RGB [B, C, H, W], uint8 or float with values 0..255."""
         return self.predict(self.feature_maps(images))
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
@@ -55,16 +64,11 @@ class SSD(nn.Module):
         x = (images.to(self.mean.dtype) - self.mean) / self.std
         if self.input_spec.colour_order == "bgr":
             x = x.flip(1)
-        sources = as_list(self.backbone(x))
-        last = sources[-1]
-        maps = [norm(source) for norm, source in zip(self.norms, sources, strict=True)]
-        for extra in self.extras:
-            last = extra(last)
-            maps.append(last)
+        maps: list[Tensor] = self.neck(as_list(self.backbone(x)))
         return maps
 
     def predict(self, maps: list[Tensor]) -> RawOutput:
-        """Heads over the maps."""
+        """What the heads make of the maps."""
         outputs = [head(x) for head, x in zip(self.heads, maps, strict=True)]
         return RawOutput(
             torch.cat([offsets for offsets, _ in outputs], dim=1),
@@ -80,3 +84,18 @@ def as_list(sources: object) -> list[Tensor]:
         return list(sources.values())
     assert isinstance(sources, (list, tuple)), type(sources)
     return list(sources)
+
+
+# In files a plain neck's tensors are norms.0.weight and extras.0.conv.weight, without the name of the neck.
+
+
+def _leave_neck_out(model: nn.Module, state: dict[str, Tensor], prefix: str, _: object) -> None:
+    """Rename in a state dict that was just made, in place and in order."""
+    for key in [key for key in state if key.startswith(prefix)]:
+        state[prefix + key.removeprefix(prefix).removeprefix("neck.")] = state.pop(key)
+
+
+def _put_neck_in(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Inverse of `_leave_neck_out`, before loading."""
+    for key in [key for key in state if key.startswith((f"{prefix}norms.", f"{prefix}extras."))]:
+        state[f"{prefix}neck.{key.removeprefix(prefix)}"] = state.pop(key)

@@ -6,19 +6,24 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from singleshot.models.blocks import conv
+from singleshot.inputs import InputSpec
+from singleshot.models.blocks import L2Norm, conv, init_xavier
+from singleshot.models.heads import make_heads
+from singleshot.models.necks import PlainNeck
+from singleshot.models.ssd import SSD
+from singleshot.priors import PriorSpec
 
-# Convolutions of each VGG16 stage: name and channels.
+# Stages of VGG16 and the channels of their convolutions.
 _STAGES = (
-    ("conv1", (64, 64)),
-    ("conv2", (128, 128)),
-    ("conv3", (256, 256, 256)),
-    ("conv4", (512, 512, 512)),
-    ("conv5", (512, 512, 512)),
+    (1, (64, 64)),
+    (2, (128, 128)),
+    (3, (256, 256, 256)),
+    (4, (512, 512, 512)),
+    (5, (512, 512, 512)),
 )
 SOURCE_CHANNELS = (512, 1024)
 
-# (1x1 channels, 3x3 channels, kernel, stride, padding) of each extra pair, by input size.
+# (1x1 channels, 3x3 channels, kernel, stride, padding) of each extra pair of SSD300 and SSD512.
 EXTRAS = {
     300: ((256, 512, 3, 2, 1), (128, 256, 3, 2, 1), (128, 256, 3, 1, 0), (128, 256, 3, 1, 0)),
     512: (
@@ -35,18 +40,21 @@ class VGG16(nn.Module):
     """VGG16 up to fc7 as convolutions; returns conv4_3 (stride 8) and fc7 (stride 16).
 
     pool3 rounds up (38 cells of 300 pixels, not 37); pool5 is 3x3 with stride 1; fc6 has dilation 6.
+
+    Args:
+        norm: batch normalisation behind every convolution, in place of its bias.
+        channels: of the images.
     """
 
-    def __init__(self, norm: bool = False) -> None:
+    def __init__(self, norm: bool = False, channels: int = 3) -> None:
         super().__init__()
         stages: OrderedDict[str, nn.Module] = OrderedDict()
-        channels = 3
-        for name, widths in _STAGES:
+        for stage, widths in _STAGES:
             for i, width in enumerate(widths, start=1):
-                stages.update((f"{name}_{i}" if kind == "conv" else f"{kind}{name[4:]}_{i}", layer)
-                              for kind, layer in conv(channels, width, 3, padding=1, norm=norm))  # fmt: skip
+                for kind, layer in conv(channels, width, 3, padding=1, norm=norm):
+                    stages[f"{kind}{stage}_{i}"] = layer
                 channels = width
-            stages[f"pool{name[4:]}"] = nn.MaxPool2d(2, 2, ceil_mode=True)
+            stages[f"pool{stage}"] = nn.MaxPool2d(2, 2, ceil_mode=True)
         stages["pool5"] = nn.MaxPool2d(3, 1, padding=1)
         for name, kernel, padding in (("fc6", 3, 6), ("fc7", 1, 0)):
             layers = conv(channels, 1024, kernel, padding=padding, dilation=6 if name == "fc6" else 1, norm=norm)
@@ -55,7 +63,7 @@ class VGG16(nn.Module):
         self.layers = nn.Sequential(stages)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """[B, 3, S, S] -> [B, 512, S/8, S/8], [B, 1024, S/16, S/16]"""
+        """[B, C, H, W] -> [B, 512, H/8, W/8], [B, 1024, H/16, W/16]"""
         conv4_3 = x
         for name, layer in self.layers.named_children():
             x = layer(x)
@@ -76,3 +84,21 @@ def extra_layers(size: int, norm: bool = False) -> tuple[list[nn.Module], list[i
         channels = wide
         outputs.append(wide)
     return layers, outputs
+
+
+def build_network(
+    prior_spec: PriorSpec, input_spec: InputSpec, num_classes: int, name: str, *, size: int, norm: bool = False
+) -> SSD:
+    """SSD on VGG16.
+
+    Args:
+        size: 300 or 512, whose extra layers differ in number (a key of EXTRAS).
+        norm: batch normalisation everywhere, in the heads too.
+    """
+    backbone = VGG16(norm, input_spec.channels)
+    extras, channels = extra_layers(size, norm)
+    widths = [*SOURCE_CHANNELS, *channels]
+    heads = make_heads(widths, prior_spec, num_classes, ["norm" if norm else "conv"] * len(widths))
+    init_xavier(backbone, *extras, *heads)
+    neck = PlainNeck([L2Norm(SOURCE_CHANNELS[0], scale=20.0)], extras)
+    return SSD(backbone, neck, heads, prior_spec, input_spec, num_classes, name)

@@ -209,13 +209,14 @@ def _names_of(given: Sequence[str]) -> tuple[str, ...]:
 
 def _check_doors(engine: FileEngine, info: ExportedInfo, path: Path) -> None:
     """Raise CheckpointError where the file takes or gives something else than its description says."""
-    where, size = printable(path), info.input_spec.size
+    where, wanted_shape = printable(path), info.input_spec.shape
     shape = engine.input_shape
-    fits = len(shape) == 4 and all(side in (None, want) for side, want in zip(shape[1:], (size, size, 3), strict=True))
+    fits = len(shape) == 4 and all(side in (None, want) for side, want in zip(shape[1:], wanted_shape, strict=True))
     if engine.input_type != "u8" or not fits:
         sides = ", ".join("?" if side is None else str(side) for side in shape)
         raise CheckpointError(
-            f"{where}: takes {printable(engine.input_type, 40)} [{sides}], want uint8 images [N, {size}, {size}, 3];"
+            f"{where}: takes {printable(engine.input_type, 40)} [{sides}], want uint8 images"
+            f" [N, {', '.join(map(str, wanted_shape))}];"
             " export it with `singleshot export`"
         )
     wanted = RAW if info.raw else DETECTIONS

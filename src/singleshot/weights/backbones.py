@@ -10,9 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from singleshot.conventions import IMAGENET_MEAN, IMAGENET_STD
 from singleshot.errors import CheckpointError, ConfigError, printable
-from singleshot.inputs import InputSpec
+from singleshot.inputs import IMAGENET_MEAN, IMAGENET_STD, InputSpec
 from singleshot.models import SSD
 from singleshot.models.mobilenet import MobileNetV2
 from singleshot.models.vgg import VGG16
@@ -48,8 +47,14 @@ _MOBILENET_PREFIXES = ("features.", "backbone.features.", "mobilenet.", "base_ne
 
 
 class _Found(NamedTuple):
-    """A VGG16 in a file. names: of each layer's tensors, as layer -> part -> key, fc6 and fc7 where they are there;
-    norms: key of each convolution's batch normalisation; spec: what its first convolution saw."""
+    """A VGG16 in a file.
+
+    Attributes:
+        about: what it is, in words.
+        names: of each layer's tensors, as layer -> part -> key, fc6 and fc7 where they are there.
+        spec: what its first convolution saw.
+        norms: key of each convolution's batch normalisation.
+    """
 
     about: str
     names: Mapping[str, Mapping[str, str]]
@@ -75,12 +80,21 @@ def _reduced(name: str, value: Tensor) -> Tensor:
 
 
 def load_backbone(model: SSD, source: str | Path) -> str:
-    """Fill the model's backbone from "imagenet" (torchvision downloads it) or from a file; say what was found.
+    """Fill the model's backbone with weights that were trained elsewhere. Nothing in a file is executed.
 
-    Files: torchvision's vgg16, vgg16_bn or mobilenet_v2; VGG16 reduced for SSD, as numbered layers
-    (`vgg16_reducedfc.pth`) or under Caffe's or Keras' names (`VGG_ILSVRC_16_layers_fc_reduced.caffemodel`, .h5, .npz);
-    a whole detector, ours or another project's, on the same backbone. Nothing in a file is executed. Raises
-    CheckpointError or ConfigError.
+    Args:
+        model: changed in place.
+        source: "imagenet" (torchvision downloads it), or a file: torchvision's vgg16, vgg16_bn or mobilenet_v2; VGG16
+            reduced for SSD, as numbered layers (`vgg16_reducedfc.pth`) or under Caffe's or Keras' names
+            (`VGG_ILSVRC_16_layers_fc_reduced.caffemodel`, .h5, .npz); a whole detector, ours or another project's, on
+            the same backbone.
+
+    Returns:
+        What was found, in words.
+
+    Raises:
+        CheckpointError: the file cannot be read or holds something else.
+        ConfigError: the model's backbone is not one for which there are weights.
     """
     path, where = Path(source), printable(source)
     if str(source) != "imagenet" and not path.exists() and not path.with_name(path.name + ".index").exists():
@@ -89,11 +103,13 @@ def load_backbone(model: SSD, source: str | Path) -> str:
         raise ConfigError(
             f"backbone weights: model {model.name!r} has a backbone of its own; load them before building it"
         )
+    if path.is_file() and is_ours(path):
+        return _copy(model, load_checkpoint(path)[0], where, "")
+    if model.input_spec.channels != 3:
+        raise ConfigError(f"backbone weights: {where} sees colours, this model one channel")
     load = _load_vgg if isinstance(model.backbone, VGG16) else _load_mobilenet
     if str(source) == "imagenet":
         return load(model, ForeignState(_download(model), "ImageNet weights"), None)
-    if path.is_file() and is_ours(path):
-        return _copy(model, load_checkpoint(path)[0], where, "")
     tensors = read_foreign(path)
     if tensors.kind == "tflite" and isinstance(model.backbone, MobileNetV2):
         return load_tflite_mobilenet(model, tensors)
@@ -101,8 +117,8 @@ def load_backbone(model: SSD, source: str | Path) -> str:
 
 
 def has_imagenet_weights(model: SSD) -> bool:
-    """Whether torchvision has weights for the model's backbone."""
-    return isinstance(model.backbone, (VGG16, MobileNetV2))
+    """Whether torchvision has weights for the model's backbone, which see colours."""
+    return isinstance(model.backbone, (VGG16, MobileNetV2)) and model.input_spec.channels == 3
 
 
 def _download(model: SSD) -> dict[str, Tensor]:
@@ -118,15 +134,15 @@ def _download(model: SSD) -> dict[str, Tensor]:
     except (OSError, RuntimeError) as error:  # URLError is an OSError, a wrong checksum a RuntimeError
         raise CheckpointError(
             f"ImageNet weights: cannot be downloaded ({printable(error, 100)});"
-            " give a file with --backbone-weights FILE, or train from nothing with --backbone-weights none"
+            " give a file with --backbone-weights FILE, or train from scratch with --backbone-weights none"
         ) from error
 
 
 def adapted(weight: Tensor, theirs: InputSpec, ours: InputSpec) -> Tensor:
-    """A first convolution [O, 3, kh, kw] for our channel order and std; the means are taken for the same."""
+    """A first convolution [O, C, kh, kw] for our channel order and std; the means are taken for the same."""
     scale = [o / t for o, t in zip(ours.std, theirs.std, strict=True)]
     rgb = weight.flip(1) if theirs.colour_order == "bgr" else weight
-    rgb = rgb * torch.tensor(scale).view(1, 3, 1, 1)
+    rgb = rgb * torch.tensor(scale).view(1, -1, 1, 1)
     return rgb.flip(1) if ours.colour_order == "bgr" else rgb
 
 
@@ -144,6 +160,10 @@ def _copy(model: SSD, other: SSD, where: str, source: str) -> str:
     """Take another detector's backbone over."""
     own, new = model.backbone.state_dict(), other.backbone.state_dict()
     about = source or f"a model of singleshot's ({other.name})"
+    if model.input_spec.channels != other.input_spec.channels:
+        raise CheckpointError(
+            f"{where}: {about}, which sees {other.input_spec.channels} channels, not {model.input_spec.channels}"
+        )
     if type(model.backbone) is not type(other.backbone) or own.keys() != new.keys():
         raise CheckpointError(f"{where}: {about}, whose backbone is not that of {model.name}")
     first = "layers.conv1_1.weight" if isinstance(model.backbone, VGG16) else "features.0.0.weight"
@@ -186,7 +206,7 @@ def _load_vgg(model: SSD, tensors: ForeignState, path: Path | None) -> str:
         new = _without_biases(new)
     _assign(own, {f"layers.{key}": value for key, value in new.items()}, tensors.where)
     model.backbone.load_state_dict(own)
-    return f"{found.about}, {'fc6 and fc7 included' if 'fc7' in layers else 'fc6 and fc7 start from nothing'}"
+    return f"{found.about}, {'fc6 and fc7 included' if 'fc7' in layers else 'fc6 and fc7 start from scratch'}"
 
 
 def _find_vgg(tensors: ForeignState) -> _Found | None:

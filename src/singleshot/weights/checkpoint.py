@@ -23,8 +23,10 @@ from singleshot.errors import CheckpointError, ConfigError, SingleshotError, pri
 from singleshot.files import atomic_write
 from singleshot.inputs import InputSpec
 from singleshot.model_info import FORMAT, KEY, are_names, refuse_newer
-from singleshot.models import MODELS, SSD, build
-from singleshot.models.graph import Graph, GraphNet, build_graph
+from singleshot.models import SSD, build
+from singleshot.models.graph import GraphNet, build_graph
+from singleshot.models.graph_spec import Graph
+from singleshot.presets import MODELS
 from singleshot.priors import PriorSpec
 from singleshot.thresholds import Thresholds
 

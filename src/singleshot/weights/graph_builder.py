@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from singleshot.inputs import InputSpec
 from singleshot.models import SSD
-from singleshot.models.graph import IMAGE, Graph, HeadInput, Layer, Pads, build_graph, key_of
+from singleshot.models.graph import build_graph, key_of
+from singleshot.models.graph_layers import Pads
+from singleshot.models.graph_spec import IMAGE, Graph, HeadInput, Layer
 from singleshot.priors import PriorSpec
 
 Size = int | tuple[int, int]
@@ -38,15 +38,10 @@ class GraphBuilder:
         *inputs: str,
         weights: dict[str, Tensor] | None = None,
         channels: int | None = None,
-        **options: Any,
+        **options: object,
     ) -> str:
-        """Any layer of `singleshot.models.graph.KINDS`. channels: of its output; the first input's if not given."""
-        self._place(
-            Layer(name, kind, inputs, options),
-            weights or {},
-            self.channels[inputs[0]] if channels is None else channels,
-        )
-        return name
+        """Any layer of `graph_layers.KINDS`. channels: of its output; the first input's if not given."""
+        return self._place(Layer(name, kind, inputs, options), weights or {}, channels)
 
     def conv(
         self,
@@ -62,10 +57,17 @@ class GraphBuilder:
         """weight: [outputs, inputs / groups, kh, kw]; padding: one number, or left, right, top, bottom."""
         outputs, inner, kh, kw = weight.shape
         weights = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
-        return self.add(
-            name, "conv", x, weights=weights, channels=outputs, inputs=inner * groups, outputs=outputs, kernel=(kh, kw),
-            stride=stride, padding=padding, dilation=dilation, groups=groups, bias=bias is not None,
-        )  # fmt: skip
+        options = {
+            "inputs": inner * groups,
+            "outputs": outputs,
+            "kernel": (kh, kw),
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+            "groups": groups,
+            "bias": bias is not None,
+        }
+        return self._place(Layer(name, "conv", (x,), options), weights, outputs)
 
     def norm(
         self,
@@ -80,35 +82,44 @@ class GraphBuilder:
     ) -> str:
         """Batch normalisation, kept as such so that training can go on, with the momentum of its source's."""
         weights = {
-            "weight": weight, "bias": bias, "running_mean": mean, "running_var": variance,
+            "weight": weight,
+            "bias": bias,
+            "running_mean": mean,
+            "running_var": variance,
             "num_batches_tracked": torch.zeros((), dtype=torch.int64),
-        }  # fmt: skip
+        }
         usual = momentum == 0.1  # torch.nn.BatchNorm2d's, which a graph need not say
-        return self._with_channels(name, "norm", x, weights, eps=eps, **({} if usual else {"momentum": momentum}))
+        return self._by_channels(name, "norm", x, weights, eps=eps, **({} if usual else {"momentum": momentum}))
 
     def l2norm(self, name: str, x: str, weight: Tensor) -> str:
         """conv4_3's normalisation with its learned scale [C]."""
-        return self._with_channels(name, "l2norm", x, {"weight": weight})
+        return self._by_channels(name, "l2norm", x, {"weight": weight})
 
     def scale(self, name: str, x: str, weight: Tensor, bias: Tensor) -> str:
         """Channels times weight plus bias, [C] each."""
-        return self._with_channels(name, "scale", x, {"weight": weight, "bias": bias})
+        return self._by_channels(name, "scale", x, {"weight": weight, "bias": bias})
 
-    def _with_channels(self, name: str, kind: str, x: str, weights: dict[str, Tensor], **options: Any) -> str:
+    def _by_channels(self, name: str, kind: str, x: str, weights: dict[str, Tensor], **options: float) -> str:
+        """A layer of which each channel has its weight."""
         channels = len(weights["weight"])
-        self._place(Layer(name, kind, (x,), {"channels": channels, **options}), weights, channels)
-        return name
+        return self._place(Layer(name, kind, (x,), {"channels": channels, **options}), weights, channels)
 
-    def _place(self, layer: Layer, weights: dict[str, Tensor], channels: int) -> None:
+    def _place(self, layer: Layer, weights: dict[str, Tensor], channels: int | None) -> str:
         for part, tensor in weights.items():
             self._state[f"backbone.layers.{key_of(len(self._layers), layer.name)}.{part}"] = tensor
         self._layers.append(layer)
-        self.channels[layer.name] = channels
+        self.channels[layer.name] = self.channels[layer.inputs[0]] if channels is None else channels
+        return layer.name
 
     def head(
-        self, location: str, confidence: str, location_weight: Tensor, location_bias: Tensor | None,
-        confidence_weight: Tensor, confidence_bias: Tensor | None,
-    ) -> None:  # fmt: skip
+        self,
+        location: str,
+        confidence: str,
+        location_weight: Tensor,
+        location_bias: Tensor | None,
+        confidence_weight: Tensor,
+        confidence_bias: Tensor | None,
+    ) -> None:
         """The last convolutions of one map, largest map first. Their outputs: box after box, and within one dx dy dw dh
         or background and classes; kernel 1 or 3."""
         i = len(self._heads)

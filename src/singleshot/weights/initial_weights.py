@@ -13,25 +13,34 @@ log = logging.getLogger(__name__)
 
 
 def start_model(model: SSD, backbone_weights: str, fresh: bool = True) -> tuple[str, bool]:
-    """Fill the backbone as asked: "none", "imagenet", a file, or "auto" (ImageNet if it can be had).
+    """Fill the backbone of a new model.
 
-    fresh: False when a resume will overwrite every weight anyway. Returns words about the start, and whether it is
-    pretrained. Raises CheckpointError or ConfigError.
+    Args:
+        model: changed in place.
+        backbone_weights: "none", "imagenet", a file, or "auto" (ImageNet if it can be had).
+        fresh: False when a resume will overwrite every weight anyway.
+
+    Returns:
+        Words about the start, and whether the backbone is pretrained.
+
+    Raises:
+        CheckpointError: weights that were asked for by name cannot be had.
+        ConfigError: there are none for this backbone.
     """
-    nothing = "from nothing", False
+    scratch = "from scratch", False
     if backbone_weights == "none":
-        return nothing
+        return scratch
     if not fresh:
         return "resumed", True
     if backbone_weights != "auto":
         return f"backbone: {load_backbone(model, backbone_weights)}", True
     if not has_imagenet_weights(model):
-        return nothing
+        return scratch
     try:
         return f"backbone: {load_backbone(model, 'imagenet')}", True
     except CheckpointError as error:
-        log.warning("%s; training from nothing", str(error).split(";")[0])
-        return nothing
+        log.warning("%s; training from scratch", str(error).split(";")[0])
+        return scratch
 
 
 def start_from_checkpoint(path: str, num_classes: int, name: str | None) -> tuple[SSD, str]:

@@ -230,13 +230,13 @@ class Last(NamedTuple):
 
 def build(maps: Sequence[Map], end: End, body: Body, priors: PriorSpec, input_spec: InputSpec) -> SSD:
     """Adds the heads and makes the model."""
-    for m, boxes, side in zip(maps, priors.per_cell, priors.maps, strict=True):
+    for m, boxes, (rows, cells) in zip(maps, priors.per_cell, priors.grids, strict=True):
         for i, columns in ((m.location, 4), (m.confidence, end.classes)):
-            if body.shapes[i] != Shape(boxes * columns, side, side):
+            if body.shapes[i] != Shape(boxes * columns, rows, cells):
                 found, op = body.shapes[i], body.ops[i]
                 raise body.refuse(
                     op,
-                    f"gives {found.channels}x{found.height}x{found.width}, want {boxes} x {columns} x {side} x {side}",
+                    f"gives {found.channels}x{found.height}x{found.width}, want {boxes} x {columns} x {rows} x {cells}",
                 )
         location, confidence = _last(body, m.location), _last(body, m.confidence)
         confidence = _background_first(confidence, boxes, end)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from singleshot.errors import CheckpointError, printable
-from singleshot.models.graph import IMAGE, MAX_CHANNELS, MAX_KERNEL
+from singleshot.models.graph_layers import MAX_KERNEL
+from singleshot.models.graph_spec import IMAGE, MAX_CHANNELS
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.graph_builder import GraphBuilder
 from singleshot.weights.readers.caffe import CaffeNet

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from singleshot.models import SSD
-from singleshot.models.graph import IMAGE, Graph, GraphNet, Layer, key_of
+from singleshot.models.graph import GraphNet, key_of
+from singleshot.models.graph_spec import IMAGE, Graph, Layer
 from singleshot.weights.importers.vgg import vgg_model
 
 _STAGES = ((1, 2, 64), (2, 2, 128), (3, 3, 256), (4, 3, 512), (5, 3, 512))

@@ -107,7 +107,7 @@ class _Network:
         if None in rows:
             return usual
         try:
-            read = [_anchors(row, usual.image_size) for row in rows if row is not None]
+            read = [_anchors(row, usual.image[0]) for row in rows if row is not None]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"{self.where}: its AnchorBoxes layers cannot be read") from error
         except ConfigError as error:
@@ -128,7 +128,8 @@ class _Network:
         """Mean, deviation and colour order from its Lambda layers, which exist only where they do something."""
         mean, std, order = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "rgb"
         if "input_mean_normalization" in self.layers:
-            mean = self._three("input_mean_normalization", usual.mean)
+            r, g, b = usual.mean
+            mean = self._three("input_mean_normalization", (r, g, b))
         if "input_stddev_normalization" in self.layers:
             std = self._three("input_stddev_normalization", None)
         if "input_channel_swap" in self.layers:

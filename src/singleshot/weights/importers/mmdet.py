@@ -70,10 +70,7 @@ def _background_last(meta: Mapping[str, Any]) -> bool:
     return re.match(r"[01]\.", str(meta.get("mmdet_version", ""))) is None
 
 
-Three = tuple[float, float, float]
-
-
-def _three(config: str, key: str, usual: Three) -> Three:
+def _three(config: str, key: str, usual: tuple[float, ...]) -> tuple[float, ...]:
     """mean or std of the first pipeline in the config, else the usual one."""
     written = re.search(rf"\b{key}\s*=\s*\[([-\d.,\s]{{1,80}})\]", config)
     parts = [part for part in written[1].split(",") if part.strip()] if written is not None else []

@@ -282,7 +282,7 @@ def input_spec(network: Network, where: str) -> tuple[InputSpec, tuple[str, ...]
         return InputSpec(size=size, mean=(mean,) * 3, std=(1 / float(value.scales[0]),) * 3), ()
     if network.normalisation is not None and all(len(part) in (1, 3) for part in network.normalisation):
         mean3, std3 = ((part * 3)[:3] for part in network.normalisation)
-        return InputSpec(size=size, mean=tuple(mean3), std=tuple(std3)), ()  # type: ignore[arg-type]
+        return InputSpec(size=size, mean=tuple(mean3), std=tuple(std3)), ()
     spec = InputSpec(size=size, mean=(_USUAL_MEAN,) * 3, std=(_USUAL_MEAN,) * 3)
     return spec, ("the file does not say how its input is normalised: taken to be -1..1",)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from singleshot.errors import CheckpointError, printable
-from singleshot.models.graph import Pads
+from singleshot.models.graph_layers import Pads
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.graph_builder import GraphBuilder, same_padding
 from singleshot.weights.readers.tflite import Network, Operation, Value
