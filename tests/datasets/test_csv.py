@@ -353,7 +353,7 @@ def test_a_quote_that_never_closes_costs_no_memory_and_is_said(folder, one_line)
     assert "are lost" in findings[0].message
     assert len(raw.images[1].objects) > 40_000
     short = folder({"train.csv": FIXED + "a.png,1,2,9,9,cat\n" + '"a.png,1,2,9,9,cat\nb.png,,,,,\n'})
-    assert "train.csv:3: is not CSV (unexpected end of data)" in one_line(open_dataset, short)
+    assert "train.csv:3: is not CSV (" in one_line(open_dataset, short)
 
 
 def test_a_line_without_end_is_given_up_on(folder, one_line):

@@ -388,7 +388,9 @@ BAD_YAML = {
     "alias bomb": (f"names: [a]\n{BOMB}", "data.yaml:3: uses an alias (*a)"),
     "merge": ("a: &a {x: y}\nnames: {<<: *a}", "data.yaml:2: uses an alias (*a)"),
     "itself": ("names: &a [*a]", "data.yaml:1: uses an alias"),
-    "depth": (f"names: [a]\nx: {'[' * 100_000}", "data.yaml:2: lists within lists beyond 32 levels"),
+    "depth": (f"names: [a]\nx: {'[' * 40}", "data.yaml:2: lists within lists beyond 32 levels"),
+    # PyYAML has a limit of its own and may answer before ours does.
+    "endless depth": (f"names: [a]\nx: {'[' * 100_000}", "data.yaml:"),
     "nul": ("names: [a\0]", "data.yaml: is not YAML ("),
     "not utf-8": (b"names: [a]\nx: \xff\xfe", "data.yaml: is not YAML"),
     "cut short": ("names: [a", "data.yaml: is not YAML ("),
@@ -536,7 +538,7 @@ BAD_FLAGS = {
     "../x.txt,0,1,0": (2, "leaves the data set's folder"),
     "labels/a.txt,0,1,0\nlabels/a.txt,0,1,0": (3, "object 0 of labels/a.txt a second time"),
     "labels/a.txt,1,1,0": (2, "object 1 of labels/a.txt, which has 1"),
-    f"labels/a.txt,{'0' * 200_000},1,0": (2, "is not CSV (field larger"),
+    f"labels/a.txt,{'0' * 200_000},1,0": (2, "is not CSV ("),
 }
 
 

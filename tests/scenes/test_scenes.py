@@ -129,7 +129,7 @@ def test_boxes_come_from_the_layouts_generator_alone() -> None:
         _, found = render_scene(np.random.default_rng(seed), 320, 240)
         items = lay_out(np.random.default_rng(seed).spawn(2)[0], 320, 240)
         assert [(o.label, o.truncated, o.pose.tolist()) for o in found] == [
-            (item.label, item.truncated, (item.patch.pose + [[0, 0, item.left], [0, 0, item.top]]).tolist())
+            (item.label, item.truncated, (item.patch.pose + np.array([[0, 0, item.left], [0, 0, item.top]])).tolist())
             for item in items
         ]
         assert [o.box_px for o in found] == [

@@ -75,7 +75,7 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
     """float32 RGB [H, W, 3]: two muted colours mixed by clouds, alone or over tiles with darker joints."""
     first = _random_colour(rng, (0.05, 0.5), (0.25, 0.9))
     second = first * rng.uniform(0.45, 0.85) + _random_colour(rng, (0.05, 0.6), (0.1, 0.9)) * rng.uniform(0.05, 0.3)
-    mix = np.zeros((height, width), np.float32)
+    mix: np.ndarray = np.zeros((height, width), np.float32)
     for cell, weight in ((int(rng.integers(24, 120)), 0.65), (12, 0.35)):
         grid = rng.random((height // cell + 3, width // cell + 3), dtype=np.float32)
         mix += weight * cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -95,7 +95,7 @@ def _draw_clutter(rng: np.random.Generator, canvas: np.ndarray) -> None:
     height, width = canvas.shape[:2]
     centre = rng.uniform([0.0, 0.0], [width, height])
     size = max(height, width) * 0.03 * 10.0 ** rng.uniform(0.0, 1.0)
-    layer = np.zeros((height, width), np.float32)
+    layer: np.ndarray = np.zeros((height, width), np.float32)
     if rng.random() < 0.4:
         points = np.round(centre + np.cumsum(rng.normal(0.0, size, (4, 2)), axis=0)).astype(np.int32)
         cv2.polylines(layer, [points], False, 1.0, int(rng.integers(1, 4)))
