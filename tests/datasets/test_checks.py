@@ -21,8 +21,10 @@ from singleshot.datasets.checks import check_source, with_lines
 from singleshot.datasets.checks.duplicates import differences, same_picture
 from singleshot.datasets.checks.images import look_at
 from singleshot.datasets.checks.labels import base_splits, check_boxes, edits, misspelt_classes, tabulate
+from singleshot.datasets.checks.prefetch import looking_ahead
 from singleshot.datasets.checks.process_pool import MAX_DEATHS, Died, said, spread
 from singleshot.datasets.findings import KINDS, CollectErrors, Finding
+from singleshot.datasets.formats import FORMATS
 from singleshot.datasets.raw import RawImage, RawObject, RawSet
 from singleshot.errors import DataError
 
@@ -256,12 +258,11 @@ def test_lines_of_objects_are_found(tmp_path, voc_xml, write_voc):
     assert str(finding).startswith(f"{root / 'Annotations' / 'a.xml'}:3: object 1 (cat): box xmin 9")
 
 
-def test_lines_cost_bounded_work(tmp_path, monkeypatch):
-    from singleshot.datasets import checks
-
-    monkeypatch.setattr(checks, "_LINE_BYTES", 100)
+def test_lines_cost_bounded_work(tmp_path):
     (tmp_path / "a.json").write_text('{"annotations": [\n{},\n{},\n{}]}')
-    found = with_lines("coco", [Finding("box-outside", str(tmp_path / "a.json"), "", number=2)] * 5)
+    found = with_lines(
+        FORMATS["coco"], [Finding("box-outside", str(tmp_path / "a.json"), "", number=2)] * 5, most_bytes=100
+    )
     assert [f.line for f in found] == [4, 4, 4, None, None]
 
 
@@ -421,20 +422,17 @@ def test_pairs_that_are_too_many_are_counted(voc, monkeypatch):
     assert note.message.startswith("4 more pairs of images look alike")
 
 
-def test_looking_ahead_changes_nothing(voc, monkeypatch):
-    from singleshot.datasets.checks import prefetch as ahead
-
+def test_looking_ahead_changes_nothing(voc):
     root = voc({f"a{k}": [("cat", (1, 1, 2 + k % 40, 20))] for k in range(40)})
     (root / "JPEGImages" / "a3.png").write_bytes(b"")
     (root.parent / "out.png").write_bytes((root / "JPEGImages" / "a5.png").read_bytes())
     (root / "JPEGImages" / "stray.png").write_bytes((root / "JPEGImages" / "a4.png").read_bytes())
     source = open_source(root)
     slow = check_source(source, workers=2).to_dict()
-    monkeypatch.setattr(ahead, "_LEAST", 1)
-    with ahead.looking_ahead(source, 2) as early:
-        assert len(ahead._images(source.tree)) == 41
+    with looking_ahead(source, 2, least=1) as early:
+        pass
     assert set(early) <= {str(path) for path in (root / "JPEGImages").iterdir()}
-    fast = check_source(source, workers=2).to_dict()
+    fast = check_source(source, workers=2, prefetch_least=1).to_dict()
     assert {**slow, "seconds": 0} == {**fast, "seconds": 0}
     assert slow["counts"]["image-unlabelled"] == slow["counts"]["image-corrupt"] == 1
 
@@ -445,8 +443,7 @@ def test_looking_ahead_ends_with_its_context(voc, monkeypatch):
     from singleshot.datasets.checks import prefetch as ahead
 
     root = voc({f"a{k}": [("cat", BOX)] for k in range(20)})
-    monkeypatch.setattr(ahead, "_LEAST", 1)
-    with pytest.raises(KeyboardInterrupt), ahead.looking_ahead(open_source(root), 2):
+    with pytest.raises(KeyboardInterrupt), looking_ahead(open_source(root), 2, least=1):
         raise KeyboardInterrupt
     assert multiprocessing.active_children() == []
     real = ahead.look
@@ -457,7 +454,7 @@ def test_looking_ahead_ends_with_its_context(voc, monkeypatch):
         return real(path)
 
     monkeypatch.setattr(ahead, "look", die)
-    assert check_source(open_source(root), workers=2).findings == []
+    assert check_source(open_source(root), workers=2, prefetch_least=1).findings == []
 
 
 def test_equal_grey_is_not_equal(tmp_path):

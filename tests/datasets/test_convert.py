@@ -17,12 +17,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from singleshot.datasets import open_dataset, open_source
+from singleshot.datasets.formats import written_formats
 from singleshot.datasets.raw import RawImage, RawObject, RawSet
-from singleshot.datasets.writers import WRITERS, common, write_dataset
+from singleshot.datasets.writers import common
 from singleshot.datasets.writers.common import clean_name, unique_names
+from singleshot.datasets.writing import write_dataset
 from singleshot.errors import ConfigError
 
-FORMS = tuple(WRITERS)
+FORMS = tuple(written_formats())
 SIZES = ((64, 48), (33, 70), (7, 5))
 # Names of splits that every form holds as they are.
 SPLITS = ("train", "val", "test", "trainval", "minival", "my part", "Überprüfung", "a_test", "-x", "'quoted'", "list")

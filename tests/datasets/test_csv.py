@@ -201,7 +201,7 @@ def test_one_file_without_splits_is_divided(folder, caplog):
     stems = [f"s{i}" for i in range(20)]
     root = folder({"labels.csv": FIXED + "".join(f"{s}.png,1,1,9,9,cat\n" for s in stems)}, [f"{s}.png" for s in stems])
     assert available_splits(root) == ("train", "val", "test", "trainval")
-    with caplog.at_level("INFO", logger="singleshot.datasets.readers.csv"):
+    with caplog.at_level("INFO", logger="singleshot.datasets"):
         parts = {split: list(open_dataset(root, split).image_ids) for split in ("train", "val", "test")}
     assert "train 16, val 2, test 2" in caplog.text
     assert sorted(stem for part in parts.values() for stem in part) == sorted(stems)

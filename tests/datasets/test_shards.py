@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 
 from singleshot.datasets import available_splits, open_dataset, open_source
 from singleshot.datasets.findings import CollectErrors
-from singleshot.datasets.tree import read_limited
 from singleshot.datasets.writers.shards import read_contents, write_shards
 from singleshot.errors import ConfigError, DataError
+from singleshot.storage import read_limited
 
 NAMES = ["a.png", "b c.jpg", "d.e.png", "sub/ü.png", "f.png", "g.jpg", "h.png"]
 

@@ -15,9 +15,10 @@ import pytest
 
 from singleshot import storage
 from singleshot.datasets import available_splits, open_dataset, tree
-from singleshot.datasets.tree import LocalTree, open_tree, read_limited
+from singleshot.datasets.tree import LocalTree, open_tree
 from singleshot.errors import DataError
 from singleshot.images.decode import image_size, read_image
+from singleshot.storage import read_limited
 
 STEMS = (
     "plain",

@@ -68,6 +68,10 @@ class RaiseErrors:
         assert kind in KINDS, kind
         self._take(Finding(kind, file, message, item, line, number))
 
+    def add_unreadable(self, file: str, error: DataError) -> None:
+        """Report a label file that cannot be read; the finding has its path, which the error need not repeat."""
+        self.add("annotation-unreadable", file, str(error).removeprefix(f"{printable(file)}: "))
+
     def _take(self, finding: Finding) -> None:
         raise DataError(str(finding))
 

@@ -18,21 +18,6 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from singleshot.errors import DataError, printable
 from singleshot.storage import filesystem, is_remote, open_limited, read_limited, read_remote, reason_of
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "LocalTree",
-    "RemoteTree",
-    "Tree",
-    "describe_contents",
-    "filesystem",
-    "is_image",
-    "is_remote",
-    "join",
-    "open_limited",
-    "open_tree",
-    "read_limited",
-]
-
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 # A folder of more files than this is a mistake (or a trap); COCO has 123,287.
 MAX_FILES = 20_000_000

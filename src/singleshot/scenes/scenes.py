@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from singleshot.datasets.raw import RawImage, RawObject
+from singleshot.datasets.raw import CORNERS, RawImage, RawObject
 from singleshot.datasets.writers import voc
 from singleshot.datasets.writers.common import WritePlan
 from singleshot.errors import ConfigError, DataError, printable
@@ -149,5 +149,5 @@ def _write_all(root: Path, counts: dict[str, int], seed: int, marker: dict[str, 
     splits["trainval"] = splits["train"] + splits["val"]
     names = [image.path for image in images]
     classes = tuple(sorted({found.name for image in images for found in image.objects}))
-    voc.write(WritePlan("voc", str(root), classes, images, names, splits), root)
+    voc.write(WritePlan(CORNERS, str(root), classes, images, names, splits), root)
     (root / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")

@@ -18,9 +18,9 @@ from singleshot.datasets.checks.images import THUMB, Pictures
 from singleshot.datasets.checks.labels import role
 from singleshot.datasets.checks.process_pool import spread
 from singleshot.datasets.findings import RaiseErrors
-from singleshot.datasets.tree import read_limited
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import MAX_FILE_BYTES, check_image
+from singleshot.storage import read_limited
 
 Thing = TypeVar("Thing")
 

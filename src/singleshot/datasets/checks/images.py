@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 
 from singleshot.datasets.checks.process_pool import Died, said, spread
-from singleshot.datasets.tree import read_limited
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import MAX_FILE_BYTES, check_image, ends_early
 from singleshot.images.exif import orientation
+from singleshot.storage import read_limited
 
 THUMB = 16
 

@@ -13,7 +13,7 @@ import numpy as np
 from singleshot.datasets.box_rules import NON_FINITE, ValidatedBoxes, validate_boxes
 from singleshot.datasets.dataset import unknown_class
 from singleshot.datasets.findings import RaiseErrors
-from singleshot.datasets.raw import RawObject, RawSet, show_box, show_item
+from singleshot.datasets.raw import RawObject, RawSet
 from singleshot.errors import printable
 
 # Smaller than this after the image was resized into SSD300's square, a box is less than half a cell of the finest
@@ -49,7 +49,7 @@ class Table(NamedTuple):
     def say(self, problems: RaiseErrors, kind: str, j: int, message: str) -> None:
         """Report something about object j."""
         image, obj = self.raw.images[self.image_of[j]], self.objects[j]
-        item = show_item(self.raw.form, obj)
+        item = self.raw.notation.item(obj)
         problems.add(kind, image.file, message, printable(item, 160), line=obj.line, number=obj.number)
 
 
@@ -104,7 +104,7 @@ def check_sizes(raw: RawSet, true_sizes: np.ndarray, orientations: np.ndarray, p
 
 def check_boxes(table: Table, problems: RaiseErrors) -> None:
     """Boxes that training refuses, by its own rule; and those that it takes but that look wrong."""
-    form, judged, known = table.raw.form, table.judged, table.known
+    notation, judged, known = table.raw.notation, table.judged, table.known
     non_finite, degenerate = judged.non_finite & known, judged.degenerate & known
     outside = (judged.outside | judged.empty) & ~degenerate & ~non_finite & known
 
@@ -113,7 +113,7 @@ def check_boxes(table: Table, problems: RaiseErrors) -> None:
             table.say(problems, kind, j, say(j))
 
     def box(j: int) -> str:
-        return show_box(form, table.objects[j].box)
+        return notation.box(table.objects[j].box)
 
     def size(j: int) -> str:
         width, height = table.sizes[table.image_of[j]].tolist()
@@ -123,7 +123,7 @@ def check_boxes(table: Table, problems: RaiseErrors) -> None:
     each("box-without-area", degenerate, lambda j: f"{box(j)} has no area; correct it or remove it")
     each("box-outside", outside, lambda j: f"{box(j)} lies outside the image of {size(j)}; correct it")
     for j, other in duplicated_boxes(table).items():
-        told = show_item(form, table.objects[other])
+        told = notation.item(table.objects[other])
         table.say(problems, "box-duplicated", j, f"{box(j)} is that of {printable(told, 160)}; remove one of them")
     seen = known & ~table.bad & ~np.array([obj.crowd for obj in table.objects], bool)
     image = np.maximum(table.sizes[table.image_of], 1).astype(np.float64)

@@ -15,13 +15,13 @@ from typing import IO, NamedTuple
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.packed_strings import is_encodable
 from singleshot.datasets.raw import RawObject
+from singleshot.datasets.readers.common import parse_number, whole_side
 from singleshot.datasets.splits import KNOWN_SPLITS
 from singleshot.datasets.tree import Tree, is_image
 from singleshot.errors import DataError, printable
 
 MAX_CSV_BYTES = 4 * 2**30
 MAX_LINE = 1 << 20
-MAX_SIDE = 1_000_000
 
 # What a column is called, in small letters; where a header has two of them, the first here counts.
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -311,7 +311,7 @@ class _Table:
 
     def _refuse_box(self, texts: tuple[str, ...], label: str, line: int, number: int) -> None:
         side, text = next(
-            (s, t) for s, t in zip(_SIDES, texts, strict=True) if not _is_number(t)
+            (s, t) for s, t in zip(_SIDES, texts, strict=True) if parse_number(t) is None
         )  # fmt: skip
         item = f"object {number} ({printable(label.strip(), 80)})"
         self._report(f"{side} {printable(text, 40)!r} is not a number; want pixels", item, line, number)
@@ -370,19 +370,7 @@ class _Table:
 
 def _side(text: str) -> int | None:
     """Whole pixels, 0 where nothing is said; None for anything else."""
-    try:
-        value = float(text.strip() or "0")
-    except ValueError:
-        return None
-    return int(value) if 0 <= value <= MAX_SIDE and value == int(value) else None
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return "_" not in text
+    return whole_side(parse_number(text.strip() or "0"))
 
 
 def _is_utf8(text: str) -> bool:

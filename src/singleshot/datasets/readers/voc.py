@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import math
 import re
 from collections.abc import Callable, Iterable
 from decimal import Decimal
@@ -18,7 +17,8 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import ParseError
 
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
-from singleshot.datasets.raw import RawImage, RawObject, RawSet
+from singleshot.datasets.raw import Box, Notation, RawImage, RawObject, RawSet, show_item
+from singleshot.datasets.readers.common import MAX_SIDE, images_by_stem, only_folder, parse_number, whole_side
 from singleshot.datasets.splits import make_splits, resolve_split
 from singleshot.datasets.tree import Tree, is_image, join
 from singleshot.errors import DataError, MissingExtraError, printable
@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 MAX_XML_BYTES = 16 * 2**20
 MAX_LIST_BYTES = 256 * 2**20
-MAX_SIDE = 1_000_000
 
 _LABELS, _IMAGES, _LISTS = "Annotations", "JPEGImages", "ImageSets/Main"
 # This project's own: classes in their order, as a JSON list, where the annotations do not sniff it.
@@ -69,10 +68,7 @@ def sniff(tree: Tree) -> str | None:
         for name in tree.folders(parent)
         if _LABELS in tree.names(join(parent, name))
     ]
-    if len(found) > 1:
-        there = ", ".join(printable(name) for name in found[:8])
-        raise DataError(f"{printable(tree.root)}: several VOC folders ({there}); name the one that you mean")
-    return found[0] if found else None
+    return only_folder(tree, found, "VOC", certain=True)
 
 
 def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
@@ -107,7 +103,12 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     positions = {s: [position[stem] for stem in members if stem in position] for s, members in stems_of.items()}
     told = _class_list(tree, problems)
     order = (*told, *sorted(names - set(told)))
-    return RawSet("voc", tree.root, order, images, positions, made=there.made, declared=bool(told))
+    return RawSet("voc", tree.root, order, images, positions, there.made, bool(told), Notation(show_item, _show_box))
+
+
+def _show_box(box: Box) -> str:
+    values = (box[0] + 1, box[1] + 1, box[2], box[3])
+    return "box " + " ".join(f"{side} {value:.7g}" for side, value in zip(_SIDES, values, strict=True))
 
 
 def line_of(data: bytes, number: int) -> int | None:
@@ -220,7 +221,7 @@ def _read_annotations(
         try:
             data = tree.read(xmls[stem], MAX_XML_BYTES, "annotation")
         except DataError as error:
-            problems.add("annotation-unreadable", path, str(error).removeprefix(f"{printable(path)}: "))
+            problems.add_unreadable(path, error)
             continue
         annotation = parse_annotation(data, path, problems)
         if annotation is not None:
@@ -253,16 +254,12 @@ def parse_annotation(data: bytes, path: str, problems: RaiseErrors = RAISE_ERROR
 
 
 def _side(root: Any, key: str, path: str, problems: RaiseErrors) -> int:
-    text = (root.findtext(f"size/{key}") or "0").strip()
-    try:
-        value = float(text or "0")
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= MAX_SIDE or value != int(value):
+    text = (root.findtext(f"size/{key}") or "").strip()
+    side = whole_side(parse_number(text or "0"))
+    if side is None:
         said = f"size {key} {printable(text, 40)!r}; want the image's {key} in whole pixels"
         problems.add("annotation-malformed", path, said)
-        return 0
-    return int(value)
+    return side or 0
 
 
 def _object(element: Any, path: str, k: int, problems: RaiseErrors) -> RawObject | None:
@@ -320,10 +317,7 @@ def _find_images(
     xmls: dict[str, str],
     problems: RaiseErrors,
 ) -> list[RawImage]:
-    by_stem: dict[str, list[str]] = {}
-    for name in tree.files(_IMAGES):
-        if is_image(name):
-            by_stem.setdefault(name.rpartition(".")[0], []).append(name)
+    by_stem = images_by_stem(tree, _IMAGES)
     images, missing = [], set()
     for stem, annotation in annotations.items():
         same, name = by_stem.get(stem, []), annotation.filename

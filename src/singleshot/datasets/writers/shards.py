@@ -29,15 +29,13 @@ from singleshot.datasets.formats import Source
 from singleshot.datasets.shard_index import INDEX, VERSION, is_text
 from singleshot.datasets.shard_tar import MAX_LABEL_BYTES
 from singleshot.datasets.splits import resolve_split
-from singleshot.datasets.tree import is_remote, read_limited
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.files import atomic_folder
-from singleshot.images.decode import MAX_FILE_BYTES, check_image
-from singleshot.images.exif import orientation
+from singleshot.images.decode import MAX_FILE_BYTES, upright_size
+from singleshot.images.headers import ending_of
+from singleshot.storage import is_remote, read_limited
 
 SHARD_BYTES = 500 * 2**20
-_MAGIC = ((b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpg"), (b"GIF8", "gif"), (b"RIFF", "webp"), (b"BM", "bmp"),
-          (b"II", "tif"), (b"MM", "tif"))  # fmt: skip
 # What takes time is waiting for the disk or the network; this many images are held at most.
 _THREADS, _AHEAD = 4, 8
 _STEM = 60  # characters of an image's name in its key: a tar header holds 100
@@ -179,9 +177,7 @@ def _packed(dataset: Dataset, order: np.ndarray, root: str) -> Iterator[_Packed]
 def _pack(dataset: Dataset, i: int, root: str) -> _Packed:
     path = dataset.names[i]
     data = read_limited(path, MAX_FILE_BYTES, "image")
-    width, height = check_image(data, path)
-    if orientation(data) >= 5:
-        width, height = height, width
+    width, height = upright_size(data, path)
     dataset.objects(i, width, height)  # raises where image and annotation do not fit
     truth = dataset.truth(i)
     size = np.tile(np.array([width, height], np.float64), (len(truth.boxes), 1))
@@ -203,8 +199,7 @@ def _pack(dataset: Dataset, i: int, root: str) -> _Packed:
     if len(text) > MAX_LABEL_BYTES:
         raise DataError(f"{printable(path)}: {len(labels)} objects (a shard holds {MAX_LABEL_BYTES} bytes of labels)")
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", PurePosixPath(file).stem)[:_STEM]
-    ending = next(ending for magic, ending in _MAGIC if data.startswith(magic))
-    return _Packed(stem, ending, data, text, len(labels))
+    return _Packed(stem, ending_of(data), data, text, len(labels))
 
 
 def _numbers(values: np.ndarray) -> list[float]:
