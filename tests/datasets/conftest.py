@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import json
+import multiprocessing
 import socketserver
 import threading
 from pathlib import Path
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 
 from singleshot.datasets import open_source
-from singleshot.datasets.findings import CollectErrors
+from singleshot.datasets.checks import check_source
+from singleshot.datasets.findings import CollectErrors, Finding
 from singleshot.datasets.raw import RawImage, RawObject, RawSet
 from singleshot.datasets.writers.shards import read_contents, write_shards
 
@@ -193,3 +195,101 @@ def problems(yolo):
         return raw, found.findings
 
     return make
+
+
+@pytest.fixture
+def kinds():
+    """kinds(root, **options): kind of finding -> how many a check finds."""
+
+    def kinds(root: Path, **options) -> dict[str, int]:
+        return check_source(open_source(root), workers=2, **options).counts
+
+    return kinds
+
+
+@pytest.fixture
+def findings():
+    """findings(root, **options): kind -> the findings of a check."""
+
+    def findings(root: Path, **options) -> dict[str, list[Finding]]:
+        found: dict[str, list[Finding]] = {}
+        for finding in check_source(open_source(root), workers=2, **options).findings:
+            found.setdefault(finding.kind, []).append(finding)
+        return found
+
+    return findings
+
+
+@pytest.fixture
+def in_a_child():
+    """in_a_child(call): its result, from a forked process."""
+
+    def in_a_child(call, seconds=20.0):
+        """What call() gives in a forked process; an error's text if it raises."""
+        context = multiprocessing.get_context("fork")
+        mine, its = context.Pipe()
+
+        def work() -> None:
+            try:
+                its.send(call())
+            except Exception as error:
+                its.send(repr(error))
+
+        child = context.Process(target=work)
+        child.start()
+        try:
+            assert mine.poll(seconds), "the child hangs"
+            return mine.recv()
+        finally:
+            child.kill()
+            child.join()
+
+    return in_a_child
+
+
+@pytest.fixture
+def by_id():
+    """by_id(dataset): what each image holds, by its id."""
+
+    def by_id(dataset) -> dict:
+        """Everything that a data set says of each image, whatever their order."""
+        return {
+            dataset.image_ids[i]: [dataset.sizes[i].tolist(), dataset.sample(i).image.tolist()]
+            + [None if part is None else part.tolist() for part in dataset.truth(i)]
+            for i in range(len(dataset))
+        }
+
+    return by_id
+
+
+@pytest.fixture
+def respond(serve):
+    """respond(answer): a server whose answer(handler) writes the whole response to any GET."""
+
+    def start(answer) -> str:
+        return serve(type("Answering", (Quiet,), {"do_GET": answer, "do_HEAD": answer}))
+
+    return start
+
+
+STEMS = (
+    "plain",
+    "with space",
+    "it's",
+    'say "so"',
+    "100%",
+    "%41",
+    "a&amp;b",
+    "猫 кот",
+    "a#b",
+    "q?x=1",
+    "a+b;c",
+    "d,e=f~",
+    "..a",
+)
+
+
+@pytest.fixture
+def voc_set(tmp_path, voc_xml, write_voc):
+    xml = voc_xml([("cat", (1, 1, 5, 5))])
+    return write_voc(tmp_path / "voc", dict.fromkeys(STEMS, xml), {"train": list(STEMS)})

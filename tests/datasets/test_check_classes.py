@@ -8,10 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from singleshot.datasets import open_source
-from singleshot.datasets.checks import check_source
 from singleshot.datasets.checks.labels import base_splits, edits, misspelt_classes
-from singleshot.datasets.findings import Finding
 
 BOX = (5, 5, 30, 30)
 
@@ -22,18 +19,7 @@ def scene(seed: int, width: int = 64, height: int = 48) -> np.ndarray:
     return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def kinds(root: Path, **options) -> dict[str, int]:
-    return check_source(open_source(root), workers=2, **options).counts
-
-
-def findings(root: Path, **options) -> dict[str, list[Finding]]:
-    found: dict[str, list[Finding]] = {}
-    for finding in check_source(open_source(root), workers=2, **options).findings:
-        found.setdefault(finding.kind, []).append(finding)
-    return found
-
-
-def test_classes_that_are_not_wanted(voc):
+def test_classes_that_are_not_wanted(voc, findings):
     root = voc({"a": [("cat", BOX), ("tree", (1, 1, 20, 20))], "b": [("cat", BOX)]})
     found = findings(root, class_names=["cat", "trees", "cow"])
     assert [f.item for f in found["class-unknown"]] == ["object 1 (tree)"]
@@ -76,14 +62,14 @@ def test_edits_are_counted(a, b, n):
     assert edits(a, b, 2) == n == edits(b, a, 2)
 
 
-def test_misspelt_class_is_told_where_it_stands(voc):
+def test_misspelt_class_is_told_where_it_stands(voc, findings):
     root = voc({"a": [("kitten", BOX)], "b": [("kitten", BOX)], "c": [("Kitten", BOX)]})
     (finding,) = findings(root)["class-misspelt"]
     assert finding.file.endswith("c.xml")
     assert "'Kitten' has 1 object, 'kitten' has 2" in finding.message
 
 
-def test_a_class_that_a_split_lacks(voc):
+def test_a_class_that_a_split_lacks(voc, findings):
     both = [("cat", BOX), ("dog", (1, 1, 20, 20))]
     objects = {"a": both, "b": [("cat", BOX)], "c": both, "d": []}
     splits = {"train": ["a"], "val": ["b"], "test": ["c"], "trainval": ["a", "b"], "tiny": ["d"]}
@@ -108,13 +94,13 @@ def test_splits_that_join_others_are_known(splits, base):
     assert list(base_splits(splits)) == base
 
 
-def test_nothing_labelled_and_empty_splits(voc):
+def test_nothing_labelled_and_empty_splits(voc, kinds):
     assert kinds(voc({"a": [], "b": []})) == {"nothing-labelled": 1}
     root = voc({"a": [("cat", BOX)], "b": []}, {"train": ["a", "b"], "none": []})
     assert kinds(root) == {"split-unusable": 1, "image-without-objects": 1}
 
 
-def test_images_that_nobody_mentions(voc):
+def test_images_that_nobody_mentions(voc, findings, kinds):
     root = voc({"a": [("cat", BOX)], "b": [("cat", BOX)], "c": [("cat", BOX)]}, {"train": ["a", "b"]})
     cv2.imwrite(str(root / "JPEGImages" / "stray.png"), scene(9))
     (root / "JPEGImages" / "notes.txt").write_text("no image")

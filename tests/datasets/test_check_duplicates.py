@@ -15,7 +15,6 @@ from singleshot.datasets.checks import check_source
 from singleshot.datasets.checks.duplicates import differences, same_picture
 from singleshot.datasets.checks.images import look_at
 from singleshot.datasets.checks.prefetch import looking_ahead
-from singleshot.datasets.findings import Finding
 
 BOX = (5, 5, 30, 30)
 
@@ -24,17 +23,6 @@ def scene(seed: int, width: int = 64, height: int = 48) -> np.ndarray:
     """A picture unlike those of other seeds."""
     noise = np.random.default_rng(seed).integers(0, 255, (height // 8, width // 8, 3), np.uint8)
     return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
-
-
-def kinds(root: Path, **options) -> dict[str, int]:
-    return check_source(open_source(root), workers=2, **options).counts
-
-
-def findings(root: Path, **options) -> dict[str, list[Finding]]:
-    found: dict[str, list[Finding]] = {}
-    for finding in check_source(open_source(root), workers=2, **options).findings:
-        found.setdefault(finding.kind, []).append(finding)
-    return found
 
 
 def copies(image: np.ndarray) -> dict[str, np.ndarray]:
@@ -48,7 +36,7 @@ def copies(image: np.ndarray) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("how", ["encoded", "half", "brighter"])
-def test_near_copies_across_splits(voc, how):
+def test_near_copies_across_splits(voc, how, findings):
     objects = {stem: [("cat", (5, 5, 20, 20))] for stem in "abcd"}
     root = voc(objects, {"train": ["a", "b"], "val": ["c", "d"]}, sizes=dict.fromkeys("abcd"))
     image = scene(50, 160, 120)
@@ -62,7 +50,7 @@ def test_near_copies_across_splits(voc, how):
     assert "a.png in train" in finding.message
 
 
-def test_exact_copies_by_bytes_and_pixels(voc):
+def test_exact_copies_by_bytes_and_pixels(voc, findings):
     objects = {stem: [("cat", BOX)] for stem in "abcdef"}
     splits = {"train": ["a", "b", "f"], "val": ["c", "d"], "test": ["e"], "trainval": ["a", "b", "c", "d", "f"]}
     root = voc(objects, splits)
@@ -78,7 +66,7 @@ def test_exact_copies_by_bytes_and_pixels(voc):
     assert "in test: the same pixels as" in said["image-in-two-splits", "e.png"]
 
 
-def test_pairs_that_are_too_many_are_counted(voc, monkeypatch):
+def test_pairs_that_are_too_many_are_counted(voc, monkeypatch, findings):
     from singleshot.datasets.checks import duplicates
 
     monkeypatch.setattr(duplicates, "_MAX_CONFIRMED", 2)
@@ -142,7 +130,7 @@ def test_equal_grey_is_not_equal(tmp_path):
     assert exact_groups(look_at(paths, 1), 1) == [[1, 2]]
 
 
-def test_one_list_naming_what_another_has(voc):
+def test_one_list_naming_what_another_has(voc, findings, kinds):
     objects = {stem: [("cat", BOX)] for stem in "abc"}
     root = voc(objects, {"train": ["a", "b"], "val": ["b", "c"]})
     (finding,) = findings(root)["image-in-two-splits"]

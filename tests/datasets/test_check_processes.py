@@ -11,10 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from singleshot.datasets import open_source
-from singleshot.datasets.checks import check_source
-from singleshot.datasets.checks.process_pool import MAX_DEATHS, Died, said, spread
-from singleshot.datasets.findings import Finding
+from singleshot.datasets.checks.process_pool import MAX_DEATHS, Died, spread, take_stderr
 from singleshot.errors import DataError
 
 BOX = (5, 5, 30, 30)
@@ -26,23 +23,12 @@ def scene(seed: int, width: int = 64, height: int = 48) -> np.ndarray:
     return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def kinds(root: Path, **options) -> dict[str, int]:
-    return check_source(open_source(root), workers=2, **options).counts
-
-
-def findings(root: Path, **options) -> dict[str, list[Finding]]:
-    found: dict[str, list[Finding]] = {}
-    for finding in check_source(open_source(root), workers=2, **options).findings:
-        found.setdefault(finding.kind, []).append(finding)
-    return found
-
-
 def _double(item: int) -> int:
     if item == 13:
         os.kill(os.getpid(), signal.SIGKILL)
     if item == 17:
         os.write(2, b"libpng error: words")
-        return len(said())
+        return len(take_stderr())
     return 2 * item
 
 
@@ -88,7 +74,7 @@ def test_our_own_mistake_keeps_its_traceback():
     assert list(spread(_fail, [], workers=2)) == []
 
 
-def test_a_decoder_that_dies_is_a_finding(voc, monkeypatch):
+def test_a_decoder_that_dies_is_a_finding(voc, monkeypatch, findings):
     from singleshot.datasets.checks import images as pictures
 
     root = voc({stem: [("cat", BOX)] for stem in "abc"})
@@ -105,7 +91,7 @@ def test_a_decoder_that_dies_is_a_finding(voc, monkeypatch):
     assert "died, twice (ended by SIGKILL" in finding.message
 
 
-def test_coco_and_remote_sets(tmp_path, coco, write_coco):
+def test_coco_and_remote_sets(tmp_path, coco, write_coco, findings):
     fsspec = pytest.importorskip("fsspec")
     rows = [
         {"id": 1, "image_id": 20, "category_id": 7, "bbox": [5, 5, 20, 20]},
@@ -136,5 +122,5 @@ def test_coco_and_remote_sets(tmp_path, coco, write_coco):
     ("name", "want"),
     [("bccd", {"box-tiny": 2}), ("deeppcb", {}), pytest.param("voc07", {"box-tiny": 2, "box-huge": 57})],
 )
-def test_real_sets_have_their_known_findings_and_no_false_ones(shared, name, want):
+def test_real_sets_have_their_known_findings_and_no_false_ones(shared, name, want, kinds):
     assert kinds(shared / "data" / name) == want

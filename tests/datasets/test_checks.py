@@ -30,17 +30,6 @@ def scene(seed: int, width: int = 64, height: int = 48) -> np.ndarray:
     return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def kinds(root: Path, **options) -> dict[str, int]:
-    return check_source(open_source(root), workers=2, **options).counts
-
-
-def findings(root: Path, **options) -> dict[str, list[Finding]]:
-    found: dict[str, list[Finding]] = {}
-    for finding in check_source(open_source(root), workers=2, **options).findings:
-        found.setdefault(finding.kind, []).append(finding)
-    return found
-
-
 def test_a_sound_set_has_no_findings(voc):
     objects = [("cat", BOX), ("dog", (1, 1, 64, 40))]
     root = voc({"a": objects, "b": objects, "c": objects}, {"train": ["a"], "val": ["b"], "test": ["c"],
@@ -52,7 +41,7 @@ def test_a_sound_set_has_no_findings(voc):
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".gif", ".tif"])
-def test_files_cut_short_are_corrupt_as_training_says(tmp_path, voc, suffix):
+def test_files_cut_short_are_corrupt_as_training_says(tmp_path, voc, suffix, findings, kinds):
     root = voc({"a": [("cat", BOX)], "b": [("cat", BOX)]})
     (root / "JPEGImages" / "a.png").unlink()
     whole = cv2.imencode(suffix, scene(7))[1].tobytes()
@@ -67,7 +56,7 @@ def test_files_cut_short_are_corrupt_as_training_says(tmp_path, voc, suffix):
         open_dataset(root).sample(0)
 
 
-def test_damage_in_the_middle_is_told_in_the_decoders_words(voc):
+def test_damage_in_the_middle_is_told_in_the_decoders_words(voc, findings):
     root = voc({"a": [("cat", BOX)], "b": [("cat", BOX)], "c": [("cat", BOX)]})
     jpg = bytearray(cv2.imencode(".jpg", scene(1))[1].tobytes())
     jpg[len(jpg) * 2 // 3 : len(jpg) * 2 // 3 + 10] = b"\xff" * 10
@@ -86,7 +75,7 @@ def test_damage_in_the_middle_is_told_in_the_decoders_words(voc):
     assert open_dataset(root).sample(0).image.shape == (48, 64, 3)  # training takes it: a warning
 
 
-def test_warnings_about_metadata_are_no_damage(voc):
+def test_warnings_about_metadata_are_no_damage(voc, kinds):
     root = voc({"a": [("cat", BOX)], "b": [("cat", BOX)]})
     data = cv2.imencode(".png", scene(3))[1].tobytes()
     chunk = b"eXIf" + b"MM\0*" + bytes(20)
@@ -98,13 +87,13 @@ def test_warnings_about_metadata_are_no_damage(voc):
 @pytest.mark.parametrize(
     "data", [b"", b"hello", b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII5x", 13, b"IHDR", 60000, 60000) + b"IEND"]
 )
-def test_no_image_and_a_bomb_are_corrupt(voc, data):
+def test_no_image_and_a_bomb_are_corrupt(voc, data, kinds):
     root = voc({"a": [("cat", BOX)], "b": [("cat", BOX)]})
     (root / "JPEGImages" / "a.png").write_bytes(data)
     assert kinds(root) == {"image-corrupt": 1}
 
 
-def test_missing_images_and_links_to_nothing(voc):
+def test_missing_images_and_links_to_nothing(voc, kinds):
     root = voc({stem: [("cat", BOX)] for stem in "abc"})
     (root / "JPEGImages" / "a.png").unlink()
     (root / "JPEGImages" / "b.png").unlink()
@@ -119,7 +108,7 @@ def turned_jpeg(seed: int, orientation: int) -> bytes:
     return data[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + data[2:]
 
 
-def test_sizes_and_exif_turns(voc):
+def test_sizes_and_exif_turns(voc, findings):
     objects = [("cat", BOX)]
     objects = dict.fromkeys(["turned", "explained", "other", "swapped"], objects)
     sizes = {"turned": (48, 64), "explained": (64, 48), "other": (640, 480), "swapped": (48, 64)}
@@ -159,7 +148,7 @@ def test_sizes_and_exif_turns(voc):
     ],
 )
 @pytest.mark.parametrize("sized", [True, False])
-def test_boxes_are_judged_as_training_judges_them(voc, box, kind, sized):
+def test_boxes_are_judged_as_training_judges_them(voc, box, kind, sized, findings):
     root = voc({"a": [("cat", BOX), ("cat", box)], "b": [("cat", BOX)]}, sizes={} if sized else {"a": None})
     found = findings(root)
     assert list(found) == ([kind] if kind else [])
@@ -199,7 +188,7 @@ def test_errors_about_boxes_are_those_of_training(boxes, relative):
     assert refused == bool(errors)
 
 
-def test_tiny_is_what_is_small_once_resized(tmp_path, voc_xml, write_voc):
+def test_tiny_is_what_is_small_once_resized(tmp_path, voc_xml, write_voc, findings):
     boxes = [(10, 10, 15, 60), (10, 10, 17, 60), (10, 10, 60, 13), (10, 10, 60, 15)]
     xml = voc_xml([("cat", box) for box in boxes], size=(480, 360))
     root = write_voc(tmp_path, {"a": xml}, {"train": ["a"]})
@@ -210,7 +199,7 @@ def test_tiny_is_what_is_small_once_resized(tmp_path, voc_xml, write_voc):
     assert "is 3.8 x 42.5 px once the image is 300 x 300" in found["box-tiny"][0].message
 
 
-def test_duplicated_boxes_want_one_class_and_one_image(voc):
+def test_duplicated_boxes_want_one_class_and_one_image(voc, findings):
     pair = [("cat", (5, 5, 45, 45)), ("cat", (5, 5, 45, 45))]
     root = voc({
         "a": [*pair, ("cat", (5, 5, 45, 46))],
@@ -221,7 +210,7 @@ def test_duplicated_boxes_want_one_class_and_one_image(voc):
     assert [(Path(f.file).stem, f.number) for f in found["box-duplicated"]] == [("a", 1), ("a", 2)]
 
 
-def test_lines_of_objects_are_found(tmp_path, voc_xml, write_voc):
+def test_lines_of_objects_are_found(tmp_path, voc_xml, write_voc, findings):
     xml = voc_xml([("cat", BOX), ("cat", (9, 9, 3, 3))]).replace("<object>", "\n<object>")
     root = write_voc(tmp_path, {"a": xml}, {"train": ["a"]})
     (finding,) = findings(root)["box-without-area"]

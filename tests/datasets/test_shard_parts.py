@@ -21,15 +21,6 @@ def write(data: Path, out: Path, splits: tuple[str, ...] = (), clip_boxes: bool 
     return write_shards(read_contents(open_source(data), splits, clip_boxes), out, **options)
 
 
-def by_id(dataset) -> dict:
-    """Everything that a data set says of each image, whatever their order."""
-    return {
-        dataset.image_ids[i]: [dataset.sizes[i].tolist(), dataset.sample(i).image.tolist()]
-        + [None if part is None else part.tolist() for part in dataset.truth(i)]
-        for i in range(len(dataset))
-    }
-
-
 class Ranges(SimpleHTTPRequestHandler):
     """Also answers requests for a part of a file, which http.server alone does not."""
 
@@ -85,7 +76,7 @@ def test_a_file_of_such_a_name_is_itself(tmp_path):
     assert read_limited(tmp_path / "a.tar#0+9", 100, "image") == b"itself"
 
 
-def test_shards_on_a_web_server(coco_set, shards, serve):
+def test_shards_on_a_web_server(coco_set, shards, serve, by_id):
     address = serve(shards)
     for split in ("train", "val"):
         assert by_id(open_dataset(address, split)) == by_id(open_dataset(shards, split))
@@ -97,7 +88,7 @@ def test_a_server_without_ranges_is_told(shards, serve, one_line):
     assert "cannot send a part of a file" in line
 
 
-def test_shards_in_memory(shards):
+def test_shards_in_memory(shards, by_id):
     system = fsspec.filesystem("memory")
     try:
         for path in shards.iterdir():

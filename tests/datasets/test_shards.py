@@ -23,15 +23,6 @@ def write(data: Path, out: Path, splits: tuple[str, ...] = (), clip_boxes: bool 
     return write_shards(read_contents(open_source(data), splits, clip_boxes), out, **options)
 
 
-def by_id(dataset) -> dict:
-    """Everything that a data set says of each image, whatever their order."""
-    return {
-        dataset.image_ids[i]: [dataset.sizes[i].tolist(), dataset.sample(i).image.tolist()]
-        + [None if part is None else part.tolist() for part in dataset.truth(i)]
-        for i in range(len(dataset))
-    }
-
-
 def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -41,7 +32,7 @@ def members(path: Path) -> list[tuple[str, bytes]]:
         return [(info.name, tar.extractfile(info).read()) for info in tar]
 
 
-def test_everything_survives(coco_set, shards):
+def test_everything_survives(coco_set, shards, by_id):
     assert available_splits(shards) == ("train", "val")
     for split in ("train", "val"):
         before, after = open_dataset(coco_set, split), open_dataset(shards, split)
@@ -96,7 +87,7 @@ def test_webdataset_reads_them(coco_set, shards):
     assert decoded[0].shape == (decoded[1]["height"], decoded[1]["width"], 3)
 
 
-def test_the_same_bytes_again_and_nothing_of_this_machine(coco_set, shards, tmp_path):
+def test_the_same_bytes_again_and_nothing_of_this_machine(coco_set, shards, tmp_path, by_id):
     write(coco_set, tmp_path / "again", per_shard=3)
     write(coco_set, tmp_path / "other", per_shard=3, seed=1)
     names = names_in(shards)

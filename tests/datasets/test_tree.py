@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import time
@@ -35,12 +34,6 @@ STEMS = (
 
 
 @pytest.fixture
-def voc_set(tmp_path, voc_xml, write_voc):
-    xml = voc_xml([("cat", (1, 1, 5, 5))])
-    return write_voc(tmp_path / "voc", dict.fromkeys(STEMS, xml), {"train": list(STEMS)})
-
-
-@pytest.fixture
 def coco_set(tmp_path, coco, write_image):
     root = tmp_path / "my coco"
     images = [{"id": i, "file_name": f"deep er/{stem}.png", "width": 64, "height": 48} for i, stem in enumerate(STEMS)]
@@ -56,31 +49,10 @@ def shapes(data) -> list[tuple[int, ...]]:
     return [data.sample(i).image.shape for i in range(len(data))]
 
 
-def in_a_child(call, seconds=20.0):
-    """What call() gives in a forked process; an error's text if it raises."""
-    context = multiprocessing.get_context("fork")
-    mine, its = context.Pipe()
-
-    def work() -> None:
-        try:
-            its.send(call())
-        except Exception as error:
-            its.send(repr(error))
-
-    child = context.Process(target=work)
-    child.start()
-    try:
-        assert mine.poll(seconds), "the child hangs"
-        return mine.recv()
-    finally:
-        child.kill()
-        child.join()
-
-
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["http", "memory"])
 @pytest.mark.parametrize("form", ["voc_set", "coco_set"])
-def test_remote_folders_read_as_local_ones_in_forked_workers_too(request, kind, form, serve_folder, memory):
+def test_remote_folders_read_as_local_ones_in_forked_workers_too(request, kind, form, serve_folder, memory, in_a_child):
     folder = request.getfixturevalue(form)
     address = memory(folder) if kind == "memory" else f"{serve_folder(folder.parent)}/{folder.name}"
     local, remote = open_dataset(folder), open_dataset(address + "/")

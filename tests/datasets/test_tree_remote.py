@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 
@@ -15,61 +14,8 @@ from singleshot.errors import DataError
 from singleshot.images.decode import read_image
 from singleshot.storage import read_limited
 
-STEMS = (
-    "plain",
-    "with space",
-    "it's",
-    'say "so"',
-    "100%",
-    "%41",
-    "a&amp;b",
-    "猫 кот",
-    "a#b",
-    "q?x=1",
-    "a+b;c",
-    "d,e=f~",
-    "..a",
-)
 
-
-@pytest.fixture
-def respond(serve):
-    """respond(answer): a server whose answer(handler) writes the whole response to any GET."""
-
-    def start(answer) -> str:
-        return serve(type("Answering", (Quiet,), {"do_GET": answer, "do_HEAD": answer}))
-
-    return start
-
-
-@pytest.fixture
-def voc_set(tmp_path, voc_xml, write_voc):
-    xml = voc_xml([("cat", (1, 1, 5, 5))])
-    return write_voc(tmp_path / "voc", dict.fromkeys(STEMS, xml), {"train": list(STEMS)})
-
-
-def in_a_child(call, seconds=20.0):
-    """What call() gives in a forked process; an error's text if it raises."""
-    context = multiprocessing.get_context("fork")
-    mine, its = context.Pipe()
-
-    def work() -> None:
-        try:
-            its.send(call())
-        except Exception as error:
-            its.send(repr(error))
-
-    child = context.Process(target=work)
-    child.start()
-    try:
-        assert mine.poll(seconds), "the child hangs"
-        return mine.recv()
-    finally:
-        child.kill()
-        child.join()
-
-
-def test_a_tree_from_before_the_fork_works_after_it(voc_set, serve_folder):
+def test_a_tree_from_before_the_fork_works_after_it(voc_set, serve_folder, in_a_child):
     remote = open_tree(serve_folder(voc_set))
     assert sorted(remote.folders()) == ["Annotations", "ImageSets", "JPEGImages"]
     assert in_a_child(lambda: remote.files("ImageSets/Main")) == ["train.txt"]

@@ -42,10 +42,10 @@ def build_dataset(
 
     with np.errstate(over="ignore"):  # clean_boxes says which
         boxes_px = written * scales[image_of]
-    settled = clean_boxes(boxes_px, sizes[image_of], clip_boxes, describe)
-    settled.warn(f"{printable(raw.source)} ({printable(split)})")
-    keep, boxes_px = settled.keep, settled.boxes[settled.keep]
-    told = np.array([obj.area for _, obj in owners], np.float64)[keep]
+    cleaned = clean_boxes(boxes_px, sizes[image_of], clip_boxes, describe)
+    cleaned.warn(f"{printable(raw.source)} ({printable(split)})")
+    keep, boxes_px = cleaned.keep, cleaned.boxes[cleaned.keep]
+    annotated = np.array([obj.area for _, obj in owners], np.float64)[keep]
     own = (boxes_px[:, 2:] - boxes_px[:, :2]).prod(axis=1)
     return Dataset(
         source=f"{raw.source} ({split})",
@@ -59,7 +59,7 @@ def build_dataset(
         difficult=np.array([obj.difficult for _, obj in owners], bool)[keep],
         crowd=np.array([obj.crowd for _, obj in owners], bool)[keep],
         # Only small, medium and large are told apart by it: what float32 cannot hold is large.
-        area=np.minimum(np.where(np.isnan(told), own, told), np.finfo(np.float32).max).astype(np.float32),
+        area=np.minimum(np.where(np.isnan(annotated), own, annotated), np.finfo(np.float32).max).astype(np.float32),
         clip_boxes=clip_boxes,
     )
 

@@ -50,7 +50,14 @@ class Finding(NamedTuple):
 
     @property
     def severity(self) -> str:
+        """ERROR, WARNING or NOTE."""
         return KINDS[self.kind][0]
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values for JSON."""
+        fields = self._asdict()
+        item = fields.pop("item")
+        return {**fields, "severity": self.severity, "object": item or None}
 
     def __str__(self) -> str:
         line = f":{self.line}" if self.line is not None else ""

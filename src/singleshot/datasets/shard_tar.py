@@ -60,9 +60,9 @@ def read_samples(path: str, problems: RaiseErrors, with_images: bool = True) -> 
         with open_shard(path) as file:
             walk = _Walk(file)
             for member in walk:
-                said = _unfit(member)
-                if said:
-                    problems.add("annotation-malformed", path, said, printable(member.name, 100))
+                message = _unfit(member)
+                if message:
+                    problems.add("annotation-malformed", path, message, printable(member.name, 100))
                     continue
                 key, _, ending = member.name.partition(".")
                 if half is None or half.key != key or bool(half.path) == (ending != "json"):
@@ -81,8 +81,8 @@ def read_samples(path: str, problems: RaiseErrors, with_images: bool = True) -> 
     except DataError as error:  # from opening it
         problems.add_unreadable(path, error)
     except OSError as error:
-        said = printable(error.strerror or error, 120)
-        problems.add("annotation-unreadable", path, f"cannot be read ({said})")
+        message = printable(error.strerror or error, 120)
+        problems.add("annotation-unreadable", path, f"cannot be read ({message})")
     else:
         _report_half(half, path, problems)
 

@@ -81,9 +81,9 @@ def check_image(data: bytes, name: str) -> tuple[int, int]:
         raise DataError(
             f"{name}: {width} x {height} pixels (at most {MAX_PIXELS // 10**6} million are read); cut or shrink it"
         )
-    said = overload(data, width, height)
-    if said:
-        raise DataError(f"{name}: {said}; decoding it could take minutes or all memory: save it anew, or remove it")
+    message = overload(data, width, height)
+    if message:
+        raise DataError(f"{name}: {message}; decoding it could take minutes or all memory: save it anew, or remove it")
     return size
 
 

@@ -79,12 +79,8 @@ class CheckResult(NamedTuple):
             "seconds": round(self.seconds, 2),
             **{f"{name}s": self.severity(name) for name in SEVERITIES},
             "counts": self.counts,
-            "findings": [
-                {"kind": f.kind, "severity": f.severity, "file": f.file, "line": f.line, "object": f.item or None,
-                 "number": f.number, "message": f.message}
-                for f in self.findings
-            ],
-        }  # fmt: skip
+            "findings": [found.to_dict() for found in self.findings],
+        }
 
 
 def check_source(
@@ -125,8 +121,8 @@ def check_source(
     near, left = near_pairs(pictures, exact, _main_split(files, len(paths)), workers)
     check_duplicates(pictures, files, exact, near, problems)
     if left:
-        said = f"{left} more pairs of images look alike from afar and were not compared closely; thin them out"
-        problems.add("image-duplicated", raw.source, said)
+        fault = f"{left} more pairs of images look alike from afar and were not compared closely; thin them out"
+        problems.add("image-duplicated", raw.source, fault)
     findings = with_lines(source.format, _ordered(problems.findings))
     classes = Counter(obj.name for image in raw.images for obj in image.objects)
     return CheckResult(

@@ -217,7 +217,7 @@ def _serve_one(work: Callable[[Any], Any], item: Any, pipe: Connection) -> None:
     pipe.send(work(item))
 
 
-def said() -> str:
+def take_stderr() -> str:
     """What was written to the process's standard error since the last call; for `work` running in a worker."""
     # The C libraries write there without a buffer, at the offset that this process shares with nobody.
     length = os.lseek(2, 0, os.SEEK_CUR)

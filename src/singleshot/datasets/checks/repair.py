@@ -1,4 +1,4 @@
-"""A repaired copy of a data set: what can be mended is mended, what cannot is left out, and everything is said."""
+"""A repaired copy of a data set: what can be fixed is fixed, what cannot is left out, and every change is listed."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class Repaired(NamedTuple):
     actions: dict[str, list[str]]
 
     def to_dict(self) -> dict[str, object]:
+        """Plain values for JSON."""
         return self._asdict()
 
 
@@ -63,16 +64,16 @@ def repair(
     with tempfile.TemporaryDirectory(prefix="singleshot-") as folder:
         kept = [_repair_image(result, i, image, sizes[i], Path(folder), log) for i, image in enumerate(images)]
         splits = _repair_splits(result, [image is not None for image in kept], log)
-        mended = raw._replace(
+        fixed = raw._replace(
             images=[image or images[i] for i, image in enumerate(kept)],
             splits={name: members for name, members in splits.items() if members},
         )
-        chosen = {i for members in mended.splits.values() for i in members}
-        if not any(mended.images[i].objects for i in chosen):
+        chosen = {i for members in fixed.splits.values() for i in members}
+        if not any(fixed.images[i].objects for i in chosen):
             raise DataError(f"{printable(raw.source)}: nothing usable would be left; label it anew")
         form = raw.form if raw.form in written_formats(formats) else "voc"
         with progress(len(chosen), "copying") if progress else nullcontext(None) as advance:
-            written = write_dataset(mended, out, form, advance, formats)
+            written = write_dataset(fixed, out, form, advance, formats)
     return Repaired(str(out), form, written.images, written.objects, written.splits, log.actions)
 
 
@@ -166,15 +167,15 @@ def _repair_image(
         if kind != "image-missing":  # those are said already
             log.add("corrupt images left out", f"{where}: {message.partition('; ')[0]}")
         return None
-    told = (image.width, image.height)
-    if not all(told):
+    annotated = (image.width, image.height)
+    if not all(annotated):
         return image._replace(width=width, height=height)
-    if told == (width, height):
+    if annotated == (width, height):
         return image
     orientation = int(result.pictures.orientations[result.file_of[i]])
-    if not turned(told, (width, height), orientation):
-        said = f"{where} is {width} x {height}, its label says {told[0]} x {told[1]} (no guess is made)"
-        log.add("images of another size than their labels left out", said)
+    if not turned(annotated, (width, height), orientation):
+        fault = f"{where} is {width} x {height}, its label says {annotated[0]} x {annotated[1]} (no guess is made)"
+        log.add("images of another size than their labels left out", fault)
         return None
     # Under its own name, since the copy is called after it.
     copy = folder / str(i) / (image.path.replace("\\", "/").rpartition("/")[2] or "image")

@@ -36,11 +36,11 @@ def check_strays(source: Source, raw: RawSet, known: Sequence[Finding], problems
             if name in spoken or stem in spoken:
                 continue
             if stem in labelled:
-                said = "has a label file, but no split lists it; add it to one, or remove it"
-                problems.add("image-unused", path, said)
+                fault = "has a label file, but no split lists it; add it to one, or remove it"
+                problems.add("image-unused", path, fault)
             else:
-                said = "no label mentions it; label it, say that it shows nothing, or remove it"
-                problems.add("image-unlabelled", path, said)
+                fault = "no label mentions it; label it, say that it shows nothing, or remove it"
+                problems.add("image-unlabelled", path, fault)
 
 
 def _files(tree: Tree, place: str) -> list[str]:

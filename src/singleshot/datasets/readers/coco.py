@@ -208,8 +208,8 @@ def _images(items: list[Any], path: str, problems: RaiseErrors) -> _Images:
     for i, item in enumerate(items):
         here = f"image {i}"
 
-        def broken(said: str, here: str = here) -> None:
-            problems.add("annotation-malformed", path, said, here)
+        def broken(message: str, here: str = here) -> None:
+            problems.add("annotation-malformed", path, message, here)
 
         if not isinstance(item, dict):
             broken(f"is of type {type(item).__name__}; want an object in braces")
@@ -236,8 +236,8 @@ def _side(item: dict[str, Any], key: str, path: str, here: str, problems: RaiseE
     value = item.get(key)
     side = whole_side(json_number(value or 0))
     if side is None or value is False:
-        said = f"{key} {printable(repr(value), 60)}; want the image's {key} in whole pixels"
-        problems.add("annotation-malformed", path, said, here)
+        message = f"{key} {printable(repr(value), 60)}; want the image's {key} in whole pixels"
+        problems.add("annotation-malformed", path, message, here)
     return side or 0
 
 
@@ -266,41 +266,39 @@ def _row(
 ) -> tuple[int, RawObject] | None:
     """Place of its image, and the object."""
     if not isinstance(item, dict):
-        said = f"is of type {type(item).__name__}; want an object in braces"
-        problems.add("annotation-malformed", path, said, f"annotation {k}", number=k)
+        message = f"is of type {type(item).__name__}; want an object in braces"
+        problems.add("annotation-malformed", path, message, f"annotation {k}", number=k)
         return None
     own, ident, category, box = item.get("id"), item.get("image_id"), item.get("category_id"), item.get("bbox")
-    kind, said = "annotation-malformed", ""
+    kind, message = "annotation-malformed", ""
     crowd, area, name = item.get("iscrowd", 0), math.nan, ""
     numbers = [json_number(v) for v in box] if isinstance(box, list) and len(box) == 4 else [math.nan]
     # "ignore" is what converters of VOC files write for difficult objects (mmdetection's among them).
     difficult = item.get("difficult", item.get("ignore", 0))
     if not isinstance(ident, int | str) or ident not in images.position:
-        said = f"image_id {printable(repr(ident), 60)} is not in images; add it or remove this"
+        message = f"image_id {printable(repr(ident), 60)} is not in images; add it or remove this"
     elif not _whole(category) or category not in classes:
         there = ", ".join(str(c) for c in list(classes)[:8])
-        kind, said = "class-unknown", f"category_id {printable(repr(category), 60)} is not in categories ({there})"
+        kind, message = "class-unknown", f"category_id {printable(repr(category), 60)} is not in categories ({there})"
     else:
         name = classes[category]
         if any(map(math.isnan, numbers)):
-            said = f"bbox {printable(repr(box), 80)}; want the four numbers x, y, width, height"
+            message = f"bbox {printable(repr(box), 80)}; want the four numbers x, y, width, height"
         elif crowd not in (0, 1):
-            said = f"iscrowd {printable(repr(crowd), 40)}; want 0 or 1"
+            message = f"iscrowd {printable(repr(crowd), 40)}; want 0 or 1"
         elif difficult not in (0, 1):
-            said = f"difficult {printable(repr(difficult), 40)}; want 0 or 1"
+            message = f"difficult {printable(repr(difficult), 40)}; want 0 or 1"
         elif item.get("area") is not None:
             area = json_number(item["area"])
             if not 0 <= area < math.inf:
-                said = f"area {printable(repr(item['area']), 40)}; want square pixels, 0 or more"
-    if said:
+                message = f"area {printable(repr(item['area']), 40)}; want square pixels, 0 or more"
+    if message:
         shown = f"annotation {k} (id {printable(own, 60)}{', ' * bool(name)}{printable(name, 80)})"
-        problems.add(kind, path, said, shown, number=k)
+        problems.add(kind, path, message, shown, number=k)
         return None
     x, y, width, height = numbers
     place = images.position[ident]  # type: ignore[index]
-    return place, RawObject(
-        name, (x, y, x + width, y + height), bool(difficult), bool(crowd), area, number=k, tag=own
-    )  # fmt: skip
+    return place, RawObject(name, (x, y, x + width, y + height), bool(difficult), bool(crowd), area, number=k, tag=own)
 
 
 # ---------------------------------------------------------------------------------------------- images

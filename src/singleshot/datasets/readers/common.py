@@ -162,11 +162,11 @@ def find_images(
             break
     for (name, line), there in zip(wanted, best, strict=True):
         if not there:
-            said = refused.get(name) or (
+            message = refused.get(name) or (
                 f"image {printable(name)!r} is missing ({fewest} of {len(wanted)} are not in "
                 f"{printable(tree.path(best_place))}); add the files there, or take the images out of this file"
             )
-            problems.add("image-missing", path, said, line=line)
+            problems.add("image-missing", path, message, line=line)
     return best
 
 

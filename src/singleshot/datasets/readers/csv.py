@@ -82,11 +82,11 @@ def sniff(tree: Tree) -> str | None:
 def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
     """Names of the splits: those of a split column, of the files, or made; a named file is one without a column."""
     files = _files(tree, file)
-    told = [dict.fromkeys(scan_column(tree, one.name, one.columns, one.columns.split)) for one in files]
-    if _is_undivided(files, file, any(any(t) for t in told)):
+    columns = [dict.fromkeys(scan_column(tree, one.name, one.columns, one.columns.split)) for one in files]
+    if _is_undivided(files, file, any(any(t) for t in columns)):
         return MADE_SPLITS
     names: list[str] = []
-    for one, values in zip(files, told, strict=True):
+    for one, values in zip(files, columns, strict=True):
         names += [split_name(v) for v in values if v.strip()] or [_own_split(one, names)]
     return tuple(dict.fromkeys(names))
 
@@ -130,16 +130,16 @@ def _look(tree: Tree, name: str, split: str, tag: str, must: bool = False) -> Cs
     if columns is not None:
         return CsvFile(name, tag, split, columns)
     if must:
-        said = "is UTF-16; save it as UTF-8" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else f"want {WANTED}"
-        raise DataError(f"{printable(tree.path(name))}:1: no CSV of boxes: {said}")
+        message = "is UTF-16; save it as UTF-8" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else f"want {WANTED}"
+        raise DataError(f"{printable(tree.path(name))}:1: no CSV of boxes: {message}")
     return None
 
 
 def _split_in(name: str) -> str:
     """The split that a file's name says, "train_labels.csv" or "oidv6-train-annotations-bbox.csv"; "" for none."""
     words = "".join(c if c.isalpha() else " " for c in name[:-4].lower()).split()
-    said = [word for word in words if word in KNOWN_SPLITS]
-    return said[0] if len(said) == 1 else ""
+    message = [word for word in words if word in KNOWN_SPLITS]
+    return message[0] if len(message) == 1 else ""
 
 
 def _own_split(file: CsvFile, taken: Iterable[str]) -> str:
@@ -169,9 +169,8 @@ def _read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> R
     files = _files(tree, file)
     declared = _declared(tree, files, problems)
     tables = [
-        read_table(tree, one.name, one.columns, _descriptions(tree, one, problems), declared, problems)
-        for one in files
-    ]  # fmt: skip
+        read_table(tree, one.name, one.columns, _descriptions(tree, one, problems), declared, problems) for one in files
+    ]
     divided = any(table.has_splits for table in tables)
     made = _is_undivided(files, file, divided)
     groups = _groups(files, tables)
@@ -263,8 +262,8 @@ def _declared(tree: Tree, files: list[CsvFile], problems: RaiseErrors) -> tuple[
                 if len(set(names)) < len(names) or not names:
                     raise ValueError("want each name once")
             except (DataError, ValueError, csv.Error) as error:
-                said = printable(error, 120).removeprefix(f"{printable(where)}: ")
-                problems.add("annotation-unreadable", where, f"is no list of classes ({said}); correct or remove it")
+                message = printable(error, 120).removeprefix(f"{printable(where)}: ")
+                problems.add("annotation-unreadable", where, f"is no list of classes ({message}); correct or remove it")
                 continue
             return tuple(names)
     return ()

@@ -142,11 +142,13 @@ def _read_pairs(tree: Tree, folder: str, problems: RaiseErrors) -> list[_Pair]:
             problems.add("image-missing", path, f"image {error}")
             continue
         if image is None:
-            said = f"neither its imagePath nor an image called {printable(name[:-5], 80)} lies beside it; add the image"
-            problems.add("image-missing", path, said)
+            message = (
+                f"neither its imagePath nor an image called {printable(name[:-5], 80)} lies beside it; add the image"
+            )
+            problems.add("image-missing", path, message)
         elif image in owner:
-            said = f"{printable(image)} is labelled by {printable(owner[image])} already; remove one of the two"
-            problems.add("annotation-unreadable", path, said)
+            message = f"{printable(image)} is labelled by {printable(owner[image])} already; remove one of the two"
+            problems.add("annotation-unreadable", path, message)
         else:
             owner[image] = found
             pairs.append(_Pair(found, image, _slim(content)))
@@ -158,9 +160,9 @@ def _slim(content: dict[str, Any]) -> dict[str, Any]:
     return {key: content.get(key) for key in ("shapes", "imageWidth", "imageHeight")}
 
 
-def _image_of(tree: Tree, folder: str, told: Any, same: list[str], stems: set[str]) -> str | None:
+def _image_of(tree: Tree, folder: str, image_path: Any, same: list[str], stems: set[str]) -> str | None:
     """The image that imagePath names, by its last part alone, unless it is that of another JSON; else the namesake."""
-    name = told.replace("\\", "/").rpartition("/")[2] if isinstance(told, str) else ""
+    name = image_path.replace("\\", "/").rpartition("/")[2] if isinstance(image_path, str) else ""
     if name in same:
         return tree.find(folder, name)
     if name not in ("", ".", "..") and "\0" not in name and is_image(name) and name.rpartition(".")[0] not in stems:
@@ -187,8 +189,8 @@ def _side(content: dict[str, Any], key: str, path: str, problems: RaiseErrors) -
     value = content.get(key)
     side = whole_side(json_number(0 if value is None else value))
     if side is None:
-        said = f"{key} is {_show(value)}; want the image's {key[5:].lower()} in whole pixels"
-        problems.add("annotation-malformed", path, said)
+        message = f"{key} is {_show(value)}; want the image's {key[5:].lower()} in whole pixels"
+        problems.add("annotation-malformed", path, message)
     return side or 0
 
 
@@ -196,8 +198,8 @@ def _object(item: Any, path: str, k: int, problems: RaiseErrors) -> RawObject | 
     name = item.get("label") if isinstance(item, dict) else None
     shown = f"object {k} ({printable(name, 80)})" if isinstance(name, str) and name.strip() else f"object {k}"
 
-    def broken(said: str) -> None:
-        problems.add("annotation-malformed", path, said, shown, number=k)
+    def broken(message: str) -> None:
+        problems.add("annotation-malformed", path, message, shown, number=k)
 
     if not isinstance(item, dict):
         broken(f"is {_show(item)}; want a shape in braces")

@@ -68,11 +68,11 @@ def _read_shard(path: str, shard: Shard, index: Index, problems: RaiseErrors) ->
         images.append(RawImage(packed.path, label.ident, label.width, label.height, objects, f"{path}/{name}"))
     found = sum(len(image.objects) for image in images)
     if samples != shard.samples:
-        said = f"holds {samples} samples, but {INDEX} says {shard.samples}; fetch it again, or {AGAIN}"
-        problems.add("annotation-malformed", path, said)
+        message = f"holds {samples} samples, but {INDEX} says {shard.samples}; fetch it again, or {AGAIN}"
+        problems.add("annotation-malformed", path, message)
     elif len(images) == samples and found != shard.objects:
-        said = f"holds {found} objects, but {INDEX} says {shard.objects}; fetch it again, or {AGAIN}"
-        problems.add("annotation-malformed", path, said)
+        message = f"holds {found} objects, but {INDEX} says {shard.objects}; fetch it again, or {AGAIN}"
+        problems.add("annotation-malformed", path, message)
     return images
 
 

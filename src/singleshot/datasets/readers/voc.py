@@ -29,7 +29,7 @@ MAX_XML_BYTES = 16 * 2**20
 MAX_LIST_BYTES = 256 * 2**20
 
 _LABELS, _IMAGES, _LISTS = "Annotations", "JPEGImages", "ImageSets/Main"
-# This project's own: classes in their order, as a JSON list, where the annotations do not sniff it.
+# This project's own: classes in their order, as a JSON list, where the annotations do not tell it.
 CLASS_LIST = "singleshot-classes.json"
 DEVKIT_CLASSES = frozenset(
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "  # noqa: SIM905
@@ -101,9 +101,11 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     images = _find_images(tree, stems_of, annotations, xmls, problems)
     position = {image.ident: i for i, image in enumerate(images)}
     positions = {s: [position[stem] for stem in members if stem in position] for s, members in stems_of.items()}
-    told = _class_list(tree, problems)
-    order = (*told, *sorted(names - set(told)))
-    return RawSet("voc", tree.root, order, images, positions, there.made, bool(told), Notation(show_item, _show_box))
+    declared = _class_list(tree, problems)
+    order = (*declared, *sorted(names - set(declared)))
+    return RawSet(
+        "voc", tree.root, order, images, positions, there.made, bool(declared), Notation(show_item, _show_box)
+    )
 
 
 def _show_box(box: Box) -> str:
@@ -121,14 +123,14 @@ def _class_list(tree: Tree, problems: RaiseErrors) -> tuple[str, ...]:
     if CLASS_LIST not in tree.names():
         return ()
     try:
-        told = json.loads(tree.read(CLASS_LIST, MAX_XML_BYTES, "class list"))
+        declared = json.loads(tree.read(CLASS_LIST, MAX_XML_BYTES, "class list"))
     except (ValueError, RecursionError):
-        told = None
-    if not isinstance(told, list) or not all(isinstance(name, str) and name.strip() for name in told):
-        said = "is not a list of names in JSON; correct it or remove it"
-        problems.add("annotation-unreadable", tree.path(CLASS_LIST), said)
+        declared = None
+    if not isinstance(declared, list) or not all(isinstance(name, str) and name.strip() for name in declared):
+        message = "is not a list of names in JSON; correct it or remove it"
+        problems.add("annotation-unreadable", tree.path(CLASS_LIST), message)
         return ()
-    return tuple(dict.fromkeys(name.strip() for name in told))
+    return tuple(dict.fromkeys(name.strip() for name in declared))
 
 
 # ---------------------------------------------------------------------------------------------- splits
@@ -165,8 +167,8 @@ def _read_list(tree: Tree, name: str, problems: RaiseErrors) -> list[str]:
             if parts[-1] in ("1", "-1", "0"):  # the per-class lists' flag; a name may hold spaces itself
                 stem = parts[0]
         if stem in stems:
-            said = f"line {number} lists {printable(stem)!r} again; remove one of them"
-            problems.add("split-unusable", tree.path(path), said, line=None)
+            message = f"line {number} lists {printable(stem)!r} again; remove one of them"
+            problems.add("split-unusable", tree.path(path), message, line=None)
             continue
         stems[stem] = None
     return list(stems)
@@ -200,8 +202,10 @@ def _xml_parser() -> Callable[[bytes], Any]:
 
 
 # UTF-8 by its own words or by silence, so that a "<!" in the bytes is one in the text and the reverse.
-_PLAIN_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?!\?xml)|(?:\xef\xbb\xbf)?<\?xml(?: version=[\"'][0-9.]+[\"'])?"
-                          rb"(?: encoding=[\"'][uU][tT][fF]-8[\"'])?\s*\?>")  # fmt: skip
+_PLAIN_START = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*<(?!\?xml)|(?:\xef\xbb\xbf)?<\?xml(?: version=[\"'][0-9.]+[\"'])?"
+    rb"(?: encoding=[\"'][uU][tT][fF]-8[\"'])?\s*\?>"
+)
 
 
 def _parse_xml(data: bytes) -> Any:
@@ -232,8 +236,8 @@ def _read_annotations(
 def parse_annotation(data: bytes, path: str, problems: RaiseErrors = RAISE_ERRORS) -> VocAnnotation | None:
     """The contents of one VOC XML file; `path` is for messages. None after a problem with the whole file."""
 
-    def broken(said: str) -> None:
-        problems.add("annotation-unreadable", path, said)
+    def broken(message: str) -> None:
+        problems.add("annotation-unreadable", path, message)
 
     try:
         root = _parse_xml(data)
@@ -257,8 +261,8 @@ def _side(root: Any, key: str, path: str, problems: RaiseErrors) -> int:
     text = (root.findtext(f"size/{key}") or "").strip()
     side = whole_side(parse_number(text or "0"))
     if side is None:
-        said = f"size {key} {printable(text, 40)!r}; want the image's {key} in whole pixels"
-        problems.add("annotation-malformed", path, said)
+        message = f"size {key} {printable(text, 40)!r}; want the image's {key} in whole pixels"
+        problems.add("annotation-malformed", path, message)
     return side or 0
 
 
@@ -266,8 +270,8 @@ def _object(element: Any, path: str, k: int, problems: RaiseErrors) -> RawObject
     name = (element.findtext("name") or "").strip()
     item = f"object {k} ({printable(name, 80)})" if name else f"object {k}"
 
-    def broken(said: str) -> None:
-        problems.add("annotation-malformed", path, said, item, number=k)
+    def broken(message: str) -> None:
+        problems.add("annotation-malformed", path, message, item, number=k)
 
     if not name:
         broken("has no <name>; say what it is")
@@ -334,9 +338,7 @@ def _find_images(
         if found is None or not is_image(found):
             missing.add(stem)
             continue
-        images.append(
-            RawImage(tree.path(found), stem, annotation.width, annotation.height, annotation.objects, file)
-        )  # fmt: skip
+        images.append(RawImage(tree.path(found), stem, annotation.width, annotation.height, annotation.objects, file))
     for split, stems in stems_of.items():
         gone = [stem for stem in stems if stem in missing]
         missing -= set(gone)

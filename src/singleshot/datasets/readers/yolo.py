@@ -69,8 +69,8 @@ class _Classes(NamedTuple):
             return f"class {number}, and no names are declared (then at most {MAX_UNNAMED}); add classes.txt"
         few = ", ".join(printable(name, 40) for name in self.names[:8]) + ", ..." * (len(self.names) > 8)
         count = f"{len(self.names)} name{'s' * (len(self.names) != 1)}"
-        said = f"class {number}, but {printable(self.declared_in)} has {count}, from 0 ({few})"
-        return f"{said}; correct the number or add the name"
+        message = f"class {number}, but {printable(self.declared_in)} has {count}, from 0 ({few})"
+        return f"{message}; correct the number or add the name"
 
 
 def sniff(tree: Tree) -> str | None:
@@ -146,7 +146,7 @@ def line_of(data: bytes, number: int) -> int | None:
 
 def _members(
     tree: Tree, layout: Layout, wanted: str | None, problems: RaiseErrors
-) -> tuple[dict[str, list[str]], bool]:  # fmt: skip
+) -> tuple[dict[str, list[str]], bool]:
     """Split -> names of its images, of the wanted one alone or of all; and whether the splits were made here."""
     if "" in layout.splits:
         names = _labelled(tree, "", layout.splits[""], problems)
@@ -159,11 +159,11 @@ def _members(
     members = {}
     for split in chosen:
         if split in layout.broken:
-            said = layout.broken[split]
+            message = layout.broken[split]
             if wanted is not None:
-                raise DataError(f"{printable(tree.path(layout.yaml))}: {said}")
+                raise DataError(f"{printable(tree.path(layout.yaml))}: {message}")
             if split != _ABSENT:
-                problems.add("split-unusable", tree.path(layout.yaml), said)
+                problems.add("split-unusable", tree.path(layout.yaml), message)
             continue
         members[split] = _labelled(tree, split, layout.splits[split], problems)
         if wanted is not None and not members[split]:
@@ -177,9 +177,9 @@ def _labelled(tree: Tree, split: str, places: list[Place], problems: RaiseErrors
     if not names or any(label_of(tree, name) is not None for name in names):
         return names
     shown = f"split {printable(split)!r}: " if split else ""
-    said = f"{shown}none of its {len(names)} images has a label file ({printable(names[0], 120)} is the first)"
+    message = f"{shown}none of its {len(names)} images has a label file ({printable(names[0], 120)} is the first)"
     hint = 'want labels/NAME.txt for images/NAME.jpg, or NAME.txt beside it; an empty one means "nothing to find"'
-    problems.add("split-unusable", tree.root, f"{said}; {hint}")
+    problems.add("split-unusable", tree.root, f"{message}; {hint}")
     return []
 
 
@@ -241,7 +241,7 @@ def _read_rows(
             return []
         row = _row(words, classes)
         if isinstance(row, _Wrong):
-            problems.add(row.kind, path, row.said, f"object {number}", line=line, number=number)
+            problems.add(row.kind, path, row.message, f"object {number}", line=line, number=number)
         else:
             difficult, crowd, _ = flags.get(number, (False, False, 0))
             obj = RawObject(classes.name(row[0]) or "", row[1], difficult, crowd, number=number, line=line)
@@ -249,8 +249,8 @@ def _read_rows(
         number += 1
     for beyond, (_, _, line) in flags.items():
         if beyond >= number:
-            said = f"object {beyond} of {printable(label)}, which has {number}; correct or remove the row"
-            problems.add("annotation-malformed", tree.path(FLAGS_FILE), said, line=line)
+            message = f"object {beyond} of {printable(label)}, which has {number}; correct or remove the row"
+            problems.add("annotation-malformed", tree.path(FLAGS_FILE), message, line=line)
     return found
 
 
@@ -258,14 +258,14 @@ class _Wrong(NamedTuple):
     """Why a row cannot be used: a kind of finding, and the message."""
 
     kind: str
-    said: str
+    message: str
 
 
 def _row(words: list[str], classes: _Classes) -> tuple[int, Box] | _Wrong:
     """Class number and box of one row, or what is wrong with it."""
 
-    def malformed(said: str) -> _Wrong:
-        return _Wrong("annotation-malformed", said)
+    def malformed(message: str) -> _Wrong:
+        return _Wrong("annotation-malformed", message)
 
     if len(words) > MAX_VALUES:
         return malformed(f"more than {MAX_VALUES} numbers; want those of one object")
@@ -324,13 +324,13 @@ def _read_flags(tree: Tree, problems: RaiseErrors) -> Flags:
     rows = csv.reader(io.StringIO(text, newline=""))
     try:
         if [word.strip() for word in next(rows, [])] != FLAGS_HEADER:
-            said = f"its first line is not {','.join(FLAGS_HEADER)}; write it so, or remove the file"
-            problems.add("annotation-unreadable", path, said, line=1)
+            message = f"its first line is not {','.join(FLAGS_HEADER)}; write it so, or remove the file"
+            problems.add("annotation-unreadable", path, message, line=1)
             return flags
         for row in rows:
-            said = _take_flags(tree, row, rows.line_num, flags) if row else ""
-            if said:
-                problems.add("annotation-malformed", path, said, line=rows.line_num)
+            message = _take_flags(tree, row, rows.line_num, flags) if row else ""
+            if message:
+                problems.add("annotation-malformed", path, message, line=rows.line_num)
     except csv.Error as error:
         problems.add("annotation-unreadable", path, f"is not CSV ({printable(error, 80)})", line=rows.line_num)
     return flags

@@ -157,6 +157,7 @@ def unique_names(wanted: Sequence[tuple[str, str]], by_stem: bool = False) -> li
 
 
 def stem_of(name: str) -> str:
+    """The name without its ending."""
     return name.rpartition(".")[0]
 
 

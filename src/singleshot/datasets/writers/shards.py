@@ -181,20 +181,25 @@ def _pack(dataset: Dataset, i: int, root: str) -> _Packed:
     dataset.objects(i, width, height)  # raises where image and annotation do not fit
     truth = dataset.truth(i)
     size = np.tile(np.array([width, height], np.float64), (len(truth.boxes), 1))
-    settled = clean_boxes(truth.boxes.astype(np.float64), size, True, str)
-    keep = settled.keep
+    cleaned = clean_boxes(truth.boxes.astype(np.float64), size, True, str)
+    keep = cleaned.keep
     assert truth.difficult is not None
     assert truth.crowd is not None
     assert truth.area is not None
     labels = truth.labels[keep].tolist()
     file = _relative(path, root)
     label = {
-        "file": file, "id": dataset.image_ids[i], "width": width, "height": height,
-        "boxes": [_numbers(box) for box in settled.boxes[keep]],
-        "classes": labels, "names": [dataset.class_names[label] for label in labels],
-        "difficult": truth.difficult[keep].astype(int).tolist(), "crowd": truth.crowd[keep].astype(int).tolist(),
+        "file": file,
+        "id": dataset.image_ids[i],
+        "width": width,
+        "height": height,
+        "boxes": [_numbers(box) for box in cleaned.boxes[keep]],
+        "classes": labels,
+        "names": [dataset.class_names[label] for label in labels],
+        "difficult": truth.difficult[keep].astype(int).tolist(),
+        "crowd": truth.crowd[keep].astype(int).tolist(),
         "area": _numbers(np.nan_to_num(truth.area[keep])),
-    }  # fmt: skip
+    }
     text = json.dumps(label, separators=(",", ":")).encode("ascii")
     if len(text) > MAX_LABEL_BYTES:
         raise DataError(f"{printable(path)}: {len(labels)} objects (a shard holds {MAX_LABEL_BYTES} bytes of labels)")

@@ -33,6 +33,7 @@ def _tidy_split(name: str) -> str:
 
 
 def place(plan: WritePlan, i: int) -> str:
+    """Where image file i goes, relative to the folder."""
     return f"images/{_folder_of(plan, i)}{plan.names[i]}"
 
 
@@ -73,8 +74,8 @@ def _rows(notation: Notation, image: RawImage, number: dict[str, int]) -> str:
     rows = []
     for obj in image.objects:
         x0, y0, x1, y1 = map(float, obj.box)
-        parts = ((x0 + x1) / 2 / image.width, (y0 + y1) / 2 / image.height,
-                 (x1 - x0) / image.width, (y1 - y0) / image.height)  # fmt: skip
+        w, h = image.width, image.height
+        parts = ((x0 + x1) / 2 / w, (y0 + y1) / 2 / h, (x1 - x0) / w, (y1 - y0) / h)
         if max(map(abs, parts)) >= _PIXELS:
             raise DataError(
                 f"{notation.where(image, obj)}: {notation.box(obj.box)} is too far outside its image of "
