@@ -50,7 +50,7 @@ def test_samples_without_told_sizes_are_measured(tmp_path, voc_xml, write_voc):
     after = open_dataset(tmp_path / "out")
     assert after.sizes.tolist() == [[64, 48]] * 2
     assert after.boxes_of(0).tolist() == [[0, 0, 64, 48], [2, 2, 64, 20]]  # two pixels outside are cut
-    assert after.difficult_of(0).tolist() == [True, False]
+    assert after.truth(0).difficult.tolist() == [True, False]
 
 
 @pytest.mark.parametrize("name", ["bccd", "deeppcb"])

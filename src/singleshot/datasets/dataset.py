@@ -63,14 +63,6 @@ class Dataset:
         """int64 [N], a view."""
         return self.labels[self._rows(i)]
 
-    def difficult_of(self, i: int) -> np.ndarray:
-        """bool [N], a view."""
-        return self.difficult[self._rows(i)]
-
-    def crowd_of(self, i: int) -> np.ndarray:
-        """bool [N], a view."""
-        return self.crowd[self._rows(i)]
-
     def truth(self, i: int) -> ImageTruth:
         """Everything that evaluation compares with, crowd objects included; pixels of the original image."""
         rows = self._rows(i)
