@@ -33,8 +33,8 @@ GROUPS: dict[str, dict[str, set[str]]] = {
     "without torch": {
         "model_info": set(),
         "images": set(),
-        "scenes": set(),
         "datasets": {"images"},
+        "scenes": {"datasets"},
         "runtime": {"images", "model_info"},
     },
     "with torch": {

@@ -43,8 +43,8 @@ def filesystem(address: str) -> tuple[Any, str]:
             from aiohttp import ClientTimeout
         except ImportError as error:
             raise MissingExtraError(f"{printable(address)}: needs aiohttp: pip install 'singleshot[train]'") from error
-        options["client_kwargs"] = {"timeout": ClientTimeout(total=None, sock_connect=_REMOTE_SECONDS,
-                                                             sock_read=_REMOTE_SECONDS)}  # fmt: skip
+        timeout = ClientTimeout(total=None, sock_connect=_REMOTE_SECONDS, sock_read=_REMOTE_SECONDS)
+        options["client_kwargs"] = {"timeout": timeout}
     try:
         system, path = fsspec.core.url_to_fs(address, **options)
     except (ValueError, ImportError, OSError) as error:
@@ -114,10 +114,10 @@ def _too_large(where: str, limit: int, what: str) -> DataError:
 
 def reason_of(error: BaseException) -> str:
     """Why, on one line: a server chooses the words of its errors."""
-    said = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    if not said and isinstance(error, TimeoutError):
-        said = f"no answer within {_REMOTE_SECONDS:g} seconds"
-    return printable(said or type(error).__name__, 160)
+    message = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if not message and isinstance(error, TimeoutError):
+        message = f"no answer within {_REMOTE_SECONDS:g} seconds"
+    return printable(message or type(error).__name__, 160)
 
 
 def _open_local(path: str | os.PathLike[str], where: str, what: str) -> IO[bytes]:
@@ -128,11 +128,11 @@ def _open_handle(path: str | os.PathLike[str], where: str, what: str) -> tuple[i
     """(descriptor, size in bytes) of a regular file."""
     # O_NONBLOCK: a named pipe would block an ordinary open for ever.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
-    told = os.fstat(handle)
-    if stat.S_ISREG(told.st_mode):
-        return handle, told.st_size
+    status = os.fstat(handle)
+    if stat.S_ISREG(status.st_mode):
+        return handle, status.st_size
     os.close(handle)
-    if stat.S_ISDIR(told.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError
     raise DataError(f"{where}: is not a regular file (want the {what} itself)")
 
@@ -156,6 +156,7 @@ def _read_local(path: str | os.PathLike[str], where: str, what: str, count: int,
 
 
 def read_remote(address: str, count: int, start: int = 0) -> bytes:
+    """At most `count` bytes of a remote file from `start` on. Raises OSError for whatever goes wrong."""
     return b"".join(_remote_chunks(address, count, start))
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from singleshot.datasets import open_dataset
 from singleshot.datasets.build_dataset import build_dataset, measure
 from singleshot.datasets.raw import RawImage, RawObject, RawSet
 
@@ -84,13 +85,15 @@ def test_what_is_no_place_is_refused_without_a_warning(value, relative, clip, on
     assert "is not a place" in text
 
 
-def test_messages_show_boxes_as_their_file_has_them(one_line):
-    obj = RawObject("cat", (0.5, 0.25, 1.5, 0.75), number=2)
-    one = image("/none.png", obj, size=(64, 48), relative=True)
-    text = one_line(build_dataset, raw(one, form="yolo"), "train")
-    assert "object 2 (cat): box 1 0.5 1 0.5 (centre, width, height) lies outside the image of 64 x 48 pixels" in text
-    coco = raw(image("/none.png", obj._replace(tag=9, box=(90, 1, 99, 2)), size=(64, 48)), form="coco")
-    assert "annotation 2 (id 9, cat): bbox [90, 1, 9, 1]" in one_line(build_dataset, coco, "train")
+def test_messages_show_boxes_as_their_file_has_them(one_line, tmp_path, coco, write_coco, write_image):
+    write_image(tmp_path / "yolo" / "images" / "a.png", 64, 48)
+    (tmp_path / "yolo" / "labels").mkdir()
+    (tmp_path / "yolo" / "labels" / "a.txt").write_text("0 1 0.5 1 0.5\n")
+    text = one_line(open_dataset, tmp_path / "yolo")
+    assert "object 0 (class 0): box 1 0.5 1 0.5 (centre, width, height) lies outside the image of 64 x 48" in text
+    rows = [{"id": 9, "image_id": 10, "category_id": 7, "bbox": [990, 1, 9, 1]}]
+    path = write_coco(tmp_path / "coco" / "train.json", coco(rows))
+    assert "annotation 0 (id 9, cat): bbox [990, 1, 9, 1]" in one_line(open_dataset, path)
 
 
 def test_unknown_classes_are_said_with_the_nearest(one_line):

@@ -144,8 +144,8 @@ def test_bad_images_and_categories_are_refused(opened, case, one_line):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"images": [],\n "x" 3}', r"x\.json: is not JSON: Expecting ':' delimiter at line 2 column 6"),
-        ("", r"x\.json: is not JSON: Expecting value at line 1 column 1"),
+        ('{"images": [],\n "x" 3}', r"x\.json: is not JSON: .* at line 2 column 6"),
+        ("", r"x\.json: is not JSON: .* at line 1 column 1"),
         ("[1]", r"x\.json: holds a list; want a COCO object with images, annotations, categories"),
         ("[" * 100_000, r"x\.json: is not JSON"),
         ("1" * 10_000, r"x\.json: is not JSON that can be read"),

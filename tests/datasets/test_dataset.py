@@ -57,8 +57,8 @@ def test_slices_and_truth_belong_to_their_image(data):
     assert data.class_names == ("dog", "cat")
     assert [data.labels_of(i).tolist() for i in range(2)] == [[0], [1, 0]]
     assert data.boxes_of(1).tolist() == [[1, 2, 4, 6], [0, 0, 64, 48]]
-    assert data.crowd_of(1).tolist() == [False, True]
-    assert data.difficult_of(1).tolist() == [False, False]
+    assert data.truth(1).crowd.tolist() == [False, True]
+    assert data.truth(1).difficult.tolist() == [False, False]
     truth = data.truth(1)
     assert truth.area.tolist() == [12, 3072]
     assert truth.crowd.tolist() == [False, True]

@@ -118,7 +118,7 @@ def test_boxes_that_were_right_stay_as_they_were(tmp_path, broken):
 
 @pytest.mark.parametrize("form", ["coco", "yolo", "csv"])
 def test_other_forms_keep_theirs(tmp_path, broken, form):
-    from singleshot.datasets.writers import write_dataset
+    from singleshot.datasets.writing import write_dataset
 
     # A broken set in another form: what the writer takes, with a box outside and a copy across splits.
     raw = open_source(broken).read("val", CollectErrors())

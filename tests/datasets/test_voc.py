@@ -200,10 +200,10 @@ LEAK = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><annotation><filen
 @pytest.mark.parametrize(
     ("xml", "message"),
     [
-        ("<annotation><object>", r"a\.xml: is not XML \(no element found: line 1"),
+        ("<annotation><object>", r"a\.xml: is not XML \(.*line 1"),
         ("", r"a\.xml: is not XML"),
-        (BOMB, r"a\.xml: is not plain XML \(EntitiesForbidden"),
-        (LEAK, r"a\.xml: is not plain XML \(EntitiesForbidden"),
+        (BOMB, r"a\.xml: is not plain XML \("),
+        (LEAK, r"a\.xml: is not plain XML \("),
         ('<?xml version="1.0" encoding="nonsense"?><annotation/>', r"a\.xml: is not plain XML"),
         ("<html/>", r"a\.xml: starts with <html>; want a VOC <annotation>"),
     ],

@@ -11,7 +11,8 @@ import pytest
 
 from singleshot.errors import DataError
 from singleshot.images import decode as images
-from singleshot.images.decode import decode_image, header_size, read_image
+from singleshot.images.decode import decode_image, read_image
+from singleshot.images.headers import header_size
 
 FORMATS = (".jpg", ".png", ".webp", ".bmp", ".tiff", ".gif")
 

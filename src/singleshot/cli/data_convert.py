@@ -32,11 +32,12 @@ def convert(
     Example: singleshot data convert path/to/VOC2007 voc-as-coco --to coco
     """
     from singleshot.datasets import open_source
+    from singleshot.datasets.formats import FORMATS, written_formats
     from singleshot.datasets.splits import make_splits
-    from singleshot.datasets.writers import WRITERS, write_dataset
+    from singleshot.datasets.writing import write_dataset
 
-    if to not in WRITERS:
-        raise ConfigError(f"--to {printable(to)}: want one of {', '.join(WRITERS)}")
+    if to not in written_formats():
+        raise ConfigError(f"--to {printable(to)}: want one of {', '.join(written_formats())}")
     started = time.perf_counter()
     _refuse_place(data, out)
     raw = open_source(data).read(None)
@@ -51,7 +52,7 @@ def convert(
                           "class_names": raw.class_names, "seconds": seconds}))  # fmt: skip
         return
     splits = ", ".join(f"{printable(name, 60)} {count}" for name, count in done.splits.items())
-    print(f"{printable(out)}: {WRITERS[to].about}, {done.images} images ({splits}), {done.objects} objects")
+    print(f"{printable(out)}: {FORMATS[to].about}, {done.images} images ({splits}), {done.objects} objects")
     if not quiet:
         print(f"converted from {raw.form} in {seconds:.1f} s", file=sys.stderr)
 

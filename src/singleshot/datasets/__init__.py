@@ -1,4 +1,4 @@
-"""Reading data sets: one reader per format, told apart without a flag. Imports no torch."""
+"""Reading data sets: the format is detected automatically. Imports no torch."""
 
 from __future__ import annotations
 

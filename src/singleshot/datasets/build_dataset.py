@@ -10,7 +10,7 @@ import numpy as np
 from singleshot.datasets.box_rules import clean_boxes
 from singleshot.datasets.dataset import Dataset, unknown_class
 from singleshot.datasets.packed_strings import StringTable, offsets_of
-from singleshot.datasets.raw import RawImage, RawObject, RawSet, show_box, show_item
+from singleshot.datasets.raw import Notation, RawImage, RawObject, RawSet
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import image_size
 
@@ -32,20 +32,20 @@ def build_dataset(
     images = [raw.images[i] for i in raw.splits[split]]
     sizes, scales = measure(images)
     owners = [(i, obj) for i, image in enumerate(images) for obj in image.objects]
-    labels = _labels(raw.form, images, owners, names)
+    labels = _labels(raw.notation, images, owners, names)
     image_of = np.array([i for i, _ in owners], np.int64)
     written = np.array([obj.box for _, obj in owners], np.float64).reshape(-1, 4)
 
     def describe(j: int) -> str:
         i, obj = owners[j]
-        return f"{where_is(raw.form, images[i], obj)}: {show_box(raw.form, obj.box)}"
+        return f"{raw.notation.where(images[i], obj)}: {raw.notation.box(obj.box)}"
 
     with np.errstate(over="ignore"):  # clean_boxes says which
         boxes_px = written * scales[image_of]
-    settled = clean_boxes(boxes_px, sizes[image_of], clip_boxes, describe)
-    settled.warn(f"{printable(raw.source)} ({printable(split)})")
-    keep, boxes_px = settled.keep, settled.boxes[settled.keep]
-    told = np.array([obj.area for _, obj in owners], np.float64)[keep]
+    cleaned = clean_boxes(boxes_px, sizes[image_of], clip_boxes, describe)
+    cleaned.warn(f"{printable(raw.source)} ({printable(split)})")
+    keep, boxes_px = cleaned.keep, cleaned.boxes[cleaned.keep]
+    annotated = np.array([obj.area for _, obj in owners], np.float64)[keep]
     own = (boxes_px[:, 2:] - boxes_px[:, :2]).prod(axis=1)
     return Dataset(
         source=f"{raw.source} ({split})",
@@ -59,15 +59,9 @@ def build_dataset(
         difficult=np.array([obj.difficult for _, obj in owners], bool)[keep],
         crowd=np.array([obj.crowd for _, obj in owners], bool)[keep],
         # Only small, medium and large are told apart by it: what float32 cannot hold is large.
-        area=np.minimum(np.where(np.isnan(told), own, told), np.finfo(np.float32).max).astype(np.float32),
+        area=np.minimum(np.where(np.isnan(annotated), own, annotated), np.finfo(np.float32).max).astype(np.float32),
         clip_boxes=clip_boxes,
     )
-
-
-def where_is(form: str, image: RawImage, obj: RawObject) -> str:
-    """File, line where it is known, and object, for messages."""
-    line = f":{obj.line}" if obj.line is not None else ""
-    return f"{printable(image.file)}{line}: {printable(show_item(form, obj), 160)}"
 
 
 def measure(images: Sequence[RawImage]) -> tuple[np.ndarray, np.ndarray]:
@@ -86,13 +80,13 @@ def measure(images: Sequence[RawImage]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _labels(
-    form: str, images: list[RawImage], owners: Iterable[tuple[int, RawObject]], names: tuple[str, ...]
+    notation: Notation, images: list[RawImage], owners: Iterable[tuple[int, RawObject]], names: tuple[str, ...]
 ) -> np.ndarray:
     known = {name: label for label, name in enumerate(names)}
     labels = []
     for i, obj in owners:
         label = known.get(obj.name)
         if label is None:
-            raise DataError(f"{where_is(form, images[i], obj)}: {unknown_class(obj.name, names)}")
+            raise DataError(f"{notation.where(images[i], obj)}: {unknown_class(obj.name, names)}")
         labels.append(label)
     return np.array(labels, np.int64)

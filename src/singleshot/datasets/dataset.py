@@ -63,14 +63,6 @@ class Dataset:
         """int64 [N], a view."""
         return self.labels[self._rows(i)]
 
-    def difficult_of(self, i: int) -> np.ndarray:
-        """bool [N], a view."""
-        return self.difficult[self._rows(i)]
-
-    def crowd_of(self, i: int) -> np.ndarray:
-        """bool [N], a view."""
-        return self.crowd[self._rows(i)]
-
     def truth(self, i: int) -> ImageTruth:
         """Everything that evaluation compares with, crowd objects included; pixels of the original image."""
         rows = self._rows(i)
@@ -106,25 +98,25 @@ class Dataset:
         rows = slice(int(self.ptr[i]), int(self.ptr[i + 1]))
         boxes_px, keep = self.boxes_px[rows], ~self.crowd[rows]
         if not self.sizes[i].all():
-            boxes_px, inside = self._settle(i, width, height)
+            boxes_px, inside = self._clip_boxes(i, width, height)
             keep &= inside
         if keep.all():
             return boxes_px, self.labels[rows], self.difficult[rows]
         return boxes_px[keep], self.labels[rows][keep], self.difficult[rows][keep]
 
     def _check_size(self, i: int, width: int, height: int) -> None:
-        told_w, told_h = self.sizes[i].tolist()
-        if not (told_w and told_h) or (told_w, told_h) == (width, height):
+        annotated_w, annotated_h = self.sizes[i].tolist()
+        if not (annotated_w and annotated_h) or (annotated_w, annotated_h) == (width, height):
             return
         hint = "correct the annotation or take the image that was annotated"
-        if (told_w, told_h) == (height, width):
+        if (annotated_w, annotated_h) == (height, width):
             hint = "an EXIF rotation in the file was applied, if it has one; save the image upright or annotate it so"
         raise DataError(
             f"{printable(self.names[i])}: image is {width} x {height} pixels, "
-            f"its annotation says {told_w} x {told_h}; {hint}"
+            f"its annotation says {annotated_w} x {annotated_h}; {hint}"
         )
 
-    def _settle(self, i: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    def _clip_boxes(self, i: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
         boxes_px = self.boxes_of(i).astype(np.float64)
         size = np.array([width, height], np.float64)
         labels = self.labels_of(i)
@@ -133,8 +125,8 @@ class Dataset:
             name_k = printable(self.class_names[labels[k]])
             return f"{printable(self.names[i])}: object {k} ({name_k}): box {format_box(boxes_px[k])}"
 
-        settled = clean_boxes(boxes_px, np.tile(size, (len(boxes_px), 1)), self.clip_boxes, describe)
-        return settled.boxes, settled.keep
+        cleaned = clean_boxes(boxes_px, np.tile(size, (len(boxes_px), 1)), self.clip_boxes, describe)
+        return cleaned.boxes, cleaned.keep
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> Dataset:
         """The images at `indices` in that order, with their objects; an index out of range raises IndexError."""

@@ -50,7 +50,14 @@ class Finding(NamedTuple):
 
     @property
     def severity(self) -> str:
+        """ERROR, WARNING or NOTE."""
         return KINDS[self.kind][0]
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values for JSON."""
+        fields = self._asdict()
+        item = fields.pop("item")
+        return {**fields, "severity": self.severity, "object": item or None}
 
     def __str__(self) -> str:
         line = f":{self.line}" if self.line is not None else ""
@@ -67,6 +74,10 @@ class RaiseErrors:
         """Report it; where this returns, the reader leaves the entry out and goes on."""
         assert kind in KINDS, kind
         self._take(Finding(kind, file, message, item, line, number))
+
+    def add_unreadable(self, file: str, error: DataError) -> None:
+        """Report a label file that cannot be read; the finding has its path, which the error need not repeat."""
+        self.add("annotation-unreadable", file, str(error).removeprefix(f"{printable(file)}: "))
 
     def _take(self, finding: Finding) -> None:
         raise DataError(str(finding))

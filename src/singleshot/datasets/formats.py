@@ -1,65 +1,143 @@
-"""Which forms of data sets are read, and telling them apart by looking."""
+"""Which forms of data sets are read and written: one row each, and detecting the form of what lies somewhere.
+
+A new form is one file with its functions, and one row in FORMATS.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.raw import RawSet
 from singleshot.datasets.readers import coco, csv, labelme, shards, voc, yolo
-from singleshot.datasets.tree import LocalTree, Tree, describe_contents, is_remote, open_tree
+from singleshot.datasets.tree import Tree, describe_contents, open_tree
+from singleshot.datasets.writers import coco as coco_writer
+from singleshot.datasets.writers import csv as csv_writer
+from singleshot.datasets.writers import voc as voc_writer
+from singleshot.datasets.writers import yolo as yolo_writer
+from singleshot.datasets.writers.common import WritePlan
 from singleshot.errors import DataError, printable
+from singleshot.storage import is_remote
 
-WANTED = (
-    "a VOC folder (Annotations/*.xml, JPEGImages/*, ImageSets/Main/*.txt), a COCO JSON file or a folder "
-    "with train.json or annotations/instances_train*.json, a YOLO data.yaml or a folder with it or with images/ and "
-    "labels/*.txt, a CSV file or a folder with train.csv (file,xmin,ymin,xmax,ymax,class), LabelMe's NAME.json "
-    "beside each image, or a folder of shards with shards.json"
-)
+
+class Writer(NamedTuple):
+    """How a form is written. plan(raw): names for everything, DataError where the form cannot hold it; place(plan, i):
+    where image file i goes; write(plan, folder): the label files; measured: sizes are always taken from the files, as
+    the reader of this form does."""
+
+    plan: Callable[[RawSet], WritePlan]
+    place: Callable[[WritePlan, int], str]
+    write: Callable[[WritePlan, Path], None]
+    measured: bool = False
+
+
+def no_line(data: bytes, number: int) -> int | None:
+    """The `Format.line` of a form whose lines are known when it is read, or that has none."""
+    return None
 
 
 class Format(NamedTuple):
-    """One form. about: for people; sniff(tree): the sub-folder where such data lies ("" for the tree itself), or None;
-    splits(tree, file) and read(tree, file, split or None, problems), where file is "" or the one that the user named;
-    line(contents of a label file, object's number): where that object stands in it."""
+    """One form of data sets.
+
+    about: its name for people; wanted: how to recognise it, for messages; sniff(tree): the sub-folder where such data
+    lies ("" for the tree itself), or None; splits(tree, file) and read(tree, file, split or None, problems), where
+    file is "" or the one that the user named; line(contents of a label file, object's number): where that object
+    stands in it; suffixes: endings of files that a user may name in place of a folder; label_folder: the folder and
+    the endings where each image has a label file of its name, so that one that no split lists is found; in_one_file:
+    labels stand in one file for all images; writer: None for a form that is only read.
+    """
 
     about: str
+    wanted: str
     sniff: Callable[[Tree], str | None]
     splits: Callable[[Tree, str], tuple[str, ...]]
     read: Callable[[Tree, str, str | None, RaiseErrors], RawSet]
-    line: Callable[[bytes, int], int | None]
+    line: Callable[[bytes, int], int | None] = no_line
     suffixes: tuple[str, ...] = ()
+    label_folder: tuple[str, tuple[str, ...]] | None = None
+    in_one_file: bool = False
+    writer: Writer | None = None
 
 
-# The order in which they are looked for. Endings are those of files that a user may name in place of a folder.
-FORMATS = {
-    "shards": Format("shards", shards.sniff, shards.splits, shards.read, shards.line_of),
-    "voc": Format("Pascal VOC", voc.sniff, voc.splits, voc.read, voc.line_of),
-    "coco": Format("COCO", coco.sniff, coco.splits, coco.read, coco.line_of, (".json",)),
-    "yolo": Format("YOLO", yolo.sniff, yolo.splits, yolo.read, yolo.line_of, (".yaml", ".yml")),
-    "csv": Format("CSV", csv.sniff, csv.splits, csv.read, csv.line_of, (".csv",)),
-    "labelme": Format("LabelMe", labelme.sniff, labelme.splits, labelme.read, labelme.line_of),
+# In the order in which they are looked for.
+FORMATS: Mapping[str, Format] = {
+    "shards": Format("shards", "a folder of shards with shards.json", shards.sniff, shards.splits, shards.read),
+    "voc": Format(
+        "Pascal VOC",
+        "a VOC folder (Annotations/*.xml, JPEGImages/*, ImageSets/Main/*.txt)",
+        voc.sniff,
+        voc.splits,
+        voc.read,
+        voc.line_of,
+        label_folder=("Annotations", (".xml",)),
+        writer=Writer(voc_writer.plan, voc_writer.place, voc_writer.write),
+    ),
+    "coco": Format(
+        "COCO",
+        "a COCO JSON file or a folder with train.json or annotations/instances_train*.json",
+        coco.sniff,
+        coco.splits,
+        coco.read,
+        coco.line_of,
+        suffixes=(".json",),
+        in_one_file=True,
+        writer=Writer(coco_writer.plan, coco_writer.place, coco_writer.write),
+    ),
+    "yolo": Format(
+        "YOLO",
+        "a YOLO data.yaml or a folder with it or with images/ and labels/*.txt",
+        yolo.sniff,
+        yolo.splits,
+        yolo.read,
+        yolo.line_of,
+        suffixes=(".yaml", ".yml"),
+        writer=Writer(yolo_writer.plan, yolo_writer.place, yolo_writer.write, measured=True),
+    ),
+    "csv": Format(
+        "CSV",
+        "a CSV file or a folder with train.csv (file,xmin,ymin,xmax,ymax,class)",
+        csv.sniff,
+        csv.splits,
+        csv.read,
+        csv.line_of,
+        suffixes=(".csv",),
+        writer=Writer(csv_writer.plan, csv_writer.place, csv_writer.write),
+    ),
+    "labelme": Format(
+        "LabelMe",
+        "a folder of images with LabelMe's NAME.json for each",
+        labelme.sniff,
+        labelme.splits,
+        labelme.read,
+        labelme.line_of,
+    ),
 }
 
 
+def written_formats(formats: Mapping[str, Format] = FORMATS) -> dict[str, Writer]:
+    """Name -> writer of every form that can be written."""
+    return {name: form.writer for name, form in formats.items() if form.writer is not None}
+
+
 class Source(NamedTuple):
-    """A data set that was found: its form, its folder, and the file that the user named ("" for a folder)."""
+    """A data set that was found: the name of its form, its folder, the file that the user named ("" for a folder)."""
 
     form: str
     tree: Tree
     file: str
+    format: Format
 
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that are there or would be made."""
-        return FORMATS[self.form].splits(self.tree, self.file)
+        return self.format.splits(self.tree, self.file)
 
     def read(self, split: str | None = None, problems: RaiseErrors = RAISE_ERRORS) -> RawSet:
         """The annotations of one split, or of all; DataError at the first problem unless they are collected."""
-        return FORMATS[self.form].read(self.tree, self.file, split, problems)
+        return self.format.read(self.tree, self.file, split, problems)
 
     def line(self, file: str, number: int) -> int | None:
         """The line on which object `number` stands in a label file, given by its whole path; None if unknown."""
@@ -67,54 +145,58 @@ class Source(NamedTuple):
             data = Path(file).read_bytes() if not is_remote(file) else b""
         except OSError:
             return None
-        return FORMATS[self.form].line(data, number)
+        return self.format.line(data, number)
 
 
-def open_source(path: str | os.PathLike[str]) -> Source:
+def open_source(path: str | os.PathLike[str], formats: Mapping[str, Format] = FORMATS) -> Source:
     """Find out what lies at a path or address. Raises DataError with what is wanted and what is there."""
+    where, wanted = printable(path), _wanted(formats)
     if is_remote(path):
-        return _open_remote(str(path))
-    place, where = Path(path), printable(path)
-    try:
-        is_folder, is_there = place.is_dir(), place.exists()
-    except (OSError, ValueError) as error:  # a name too long, or with a NUL
-        raise DataError(f"{where}: is no path ({error}); want {WANTED}") from error
-    if not is_there:
-        raise DataError(f"{where}: no such file or folder; want {WANTED}")
-    if not is_folder:
-        return _named_file(LocalTree, str(place.parent), place.name, where)
-    return _look(open_tree(place), where)
-
-
-def _open_remote(address: str) -> Source:
-    parent, _, name = address.rstrip("/").rpartition("/")
-    if any(name.lower().endswith(form.suffixes) for form in FORMATS.values() if form.suffixes):
-        return _named_file(open_tree, parent, name, printable(address))
-    return _look(open_tree(address), printable(address))
-
-
-def _named_file(make_tree: Callable[[str], Tree], parent: str, name: str, where: str) -> Source:
-    form = next((key for key, form in FORMATS.items() if form.suffixes and name.lower().endswith(form.suffixes)), None)
+        parent, _, name = str(path).rstrip("/").rpartition("/")
+        is_folder = _form_of_file(name, formats) is None
+    else:
+        place = Path(path)
+        parent, name = str(place.parent), place.name
+        try:
+            is_folder, is_there = place.is_dir(), place.exists()
+        except (OSError, ValueError) as error:  # a name too long, or with a NUL
+            raise DataError(f"{where}: is no path ({error}); {wanted}") from error
+        if not is_there:
+            raise DataError(f"{where}: no such file or folder; {wanted}")
+    if is_folder:
+        return _find(open_tree(path), where, formats)
+    form = _form_of_file(name, formats)
     if form is None:
-        raise DataError(f"{where}: not a data set that is read here; want {WANTED}")
-    # Images may lie beside the folder that holds the labels.
+        raise DataError(f"{where}: not a data set that is read here; {wanted}")
+    # Images may lie next to the folder that holds the labels.
     above, _, folder = parent.replace("\\", "/").rpartition("/")
     if folder in ("annotations", "labels"):
-        return Source(form, make_tree(above or "."), f"{folder}/{name}")
-    return Source(form, make_tree(parent), name)
+        return Source(form, open_tree(above or "."), f"{folder}/{name}", formats[form])
+    return Source(form, open_tree(parent), name, formats[form])
 
 
-def _look(tree: Tree, where: str) -> Source:
+def _wanted(formats: Mapping[str, Format]) -> str:
+    *first, last = (form.wanted for form in formats.values())
+    return f"want {', '.join(first)}{', or ' if first else ''}{last}"
+
+
+def _form_of_file(name: str, formats: Mapping[str, Format]) -> str | None:
+    """The form that a file is by its ending."""
+    return next((key for key, form in formats.items() if form.suffixes and name.lower().endswith(form.suffixes)), None)
+
+
+def _find(tree: Tree, where: str, formats: Mapping[str, Format]) -> Source:
     if not tree.names():
-        raise DataError(f"{where}: empty folder; want {WANTED}")
+        raise DataError(f"{where}: empty folder; {_wanted(formats)}")
     nested = None
-    for key, form in FORMATS.items():
+    for key, form in formats.items():
         below = form.sniff(tree)
         if below == "":
-            return Source(key, tree, "")
+            return Source(key, tree, "", form)
         # What lies deeper counts only where nothing is found here: a COCO folder may hold VOC ones.
         if below is not None and nested is None:
-            nested = Source(key, open_tree(tree.path(below)), "")
+            nested = Source(key, open_tree(tree.path(below)), "", form)
     if nested is None:
-        raise DataError(f"{where}: no data set of a known form (found {describe_contents(tree)}); want {WANTED}")
+        there = describe_contents(tree)
+        raise DataError(f"{where}: no data set of a known form (found {there}); {_wanted(formats)}")
     return nested

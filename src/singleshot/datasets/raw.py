@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
+
+from singleshot.errors import printable
 
 Box = tuple[float, float, float, float]
 
@@ -38,9 +41,34 @@ class RawImage(NamedTuple):
     relative: bool = False
 
 
+class Notation(NamedTuple):
+    """How messages of a form show an object: item(object) its name, box(box) the numbers that its file has."""
+
+    item: Callable[[RawObject], str]
+    box: Callable[[Box], str]
+
+    def where(self, image: RawImage, obj: RawObject) -> str:
+        """File, line where it is known, and object."""
+        line = f":{obj.line}" if obj.line is not None else ""
+        return f"{printable(image.file)}{line}: {printable(self.item(obj), 160)}"
+
+
+def show_item(obj: RawObject) -> str:
+    """An object by its place in its file and its class."""
+    return f"object {obj.number} ({obj.name})"
+
+
+def show_corners(box: Box) -> str:
+    """The four numbers of a corner box."""
+    return "box [" + ", ".join(f"{value:.7g}" for value in box) + "]"
+
+
+CORNERS = Notation(show_item, show_corners)
+
+
 class RawSet(NamedTuple):
     """A data set. splits: name -> positions in images; made: there were none, they were made here; declared: the
-    class names are the data set's own list rather than those that objects have."""
+    class names are the data set's own list rather than those that objects have; notation: for messages."""
 
     form: str
     source: str
@@ -49,6 +77,7 @@ class RawSet(NamedTuple):
     splits: dict[str, list[int]]
     made: bool = False
     declared: bool = False
+    notation: Notation = CORNERS
 
 
 def say_same(some: list[RawObject], others: list[RawObject]) -> bool:
@@ -58,23 +87,3 @@ def say_same(some: list[RawObject], others: list[RawObject]) -> bool:
         and (a.area == b.area or (math.isnan(a.area) and math.isnan(b.area)))
         for a, b in zip(some, others, strict=True)
     )
-
-
-def show_item(form: str, obj: RawObject) -> str:
-    """What messages call an object."""
-    if form == "coco":
-        return f"annotation {obj.number} (id {obj.tag}, {obj.name})"
-    return f"object {obj.number} ({obj.name})"
-
-
-def show_box(form: str, box: Box) -> str:
-    """The box as its file has it, for messages."""
-    x0, y0, x1, y1 = box
-    if form == "voc":
-        values = (x0 + 1, y0 + 1, x1, y1)
-        return "box " + " ".join(f"{k} {v:.7g}" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), values, strict=True))
-    if form == "coco":
-        return f"bbox [{x0:.7g}, {y0:.7g}, {x1 - x0:.7g}, {y1 - y0:.7g}] (x, y, width, height)"
-    if form == "yolo":
-        return f"box {(x0 + x1) / 2:.7g} {(y0 + y1) / 2:.7g} {x1 - x0:.7g} {y1 - y0:.7g} (centre, width, height)"
-    return f"box [{x0:.7g}, {y0:.7g}, {x1:.7g}, {y1:.7g}]"

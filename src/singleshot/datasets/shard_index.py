@@ -134,15 +134,21 @@ def _label(content: Any, class_names: Sequence[str]) -> Label:
     classes = _column(content, "classes", count, lambda v: _whole(v) and 0 <= v < len(class_names))
     names = _column(content, "names", count, lambda v: isinstance(v, str))
     for i, (label, name) in enumerate(zip(classes, names, strict=True)):
-        if name != (told := class_names[label]):
-            raise WrongError(f"object {i}: class {label} is {_show(told)} in {INDEX}, but {_show(name)} here")
+        if name != (known := class_names[label]):
+            raise WrongError(f"object {i}: class {label} is {_show(known)} in {INDEX}, but {_show(name)} here")
     difficult, crowd = (_column(content, key, count, lambda v: v in (0, 1)) for key in ("difficult", "crowd"))
     areas = _column(content, "area", count, lambda v: _number(v) and 0 <= v < math.inf)
     return Label(
-        content["file"], content["id"], content["width"], content["height"],
+        content["file"],
+        content["id"],
+        content["width"],
+        content["height"],
         [(float(x0), float(y0), float(x1), float(y1)) for x0, y0, x1, y1 in boxes],
-        classes, [bool(v) for v in difficult], [bool(v) for v in crowd], [float(v) for v in areas],
-    )  # fmt: skip
+        classes,
+        [bool(v) for v in difficult],
+        [bool(v) for v in crowd],
+        [float(v) for v in areas],
+    )
 
 
 def _column(content: dict[str, Any], key: str, count: int | None, good: Callable[[Any], bool]) -> list[Any]:
@@ -156,9 +162,9 @@ def _column(content: dict[str, Any], key: str, count: int | None, good: Callable
     return values
 
 
-def _want(holds: bool, said: str) -> None:
+def _want(holds: bool, message: str) -> None:
     if not holds:
-        raise WrongError(said)
+        raise WrongError(message)
 
 
 def _whole(value: object) -> bool:

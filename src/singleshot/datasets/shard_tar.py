@@ -19,9 +19,9 @@ from typing import IO, Any, NamedTuple
 
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.shard_index import AGAIN, MAX_SHARD_BYTES, WrongError
-from singleshot.datasets.tree import filesystem, is_remote, open_limited
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import MAX_FILE_BYTES
+from singleshot.storage import filesystem, is_remote, open_limited
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +60,9 @@ def read_samples(path: str, problems: RaiseErrors, with_images: bool = True) -> 
         with open_shard(path) as file:
             walk = _Walk(file)
             for member in walk:
-                said = _unfit(member)
-                if said:
-                    problems.add("annotation-malformed", path, said, printable(member.name, 100))
+                message = _unfit(member)
+                if message:
+                    problems.add("annotation-malformed", path, message, printable(member.name, 100))
                     continue
                 key, _, ending = member.name.partition(".")
                 if half is None or half.key != key or bool(half.path) == (ending != "json"):
@@ -79,10 +79,10 @@ def read_samples(path: str, problems: RaiseErrors, with_images: bool = True) -> 
     except WrongError as error:
         problems.add("annotation-unreadable", path, f"{error}; fetch it again, or {AGAIN}")
     except DataError as error:  # from opening it
-        problems.add("annotation-unreadable", path, str(error).removeprefix(f"{printable(path)}: "))
+        problems.add_unreadable(path, error)
     except OSError as error:
-        said = printable(error.strerror or error, 120)
-        problems.add("annotation-unreadable", path, f"cannot be read ({said})")
+        message = printable(error.strerror or error, 120)
+        problems.add("annotation-unreadable", path, f"cannot be read ({message})")
     else:
         _report_half(half, path, problems)
 

@@ -63,6 +63,8 @@ class SplitCount:
 
 @dataclass(frozen=True)
 class ClassCount:
+    """share: of all objects."""
+
     name: str
     objects: int
     images: int
@@ -99,7 +101,7 @@ class Cover:
 
 @dataclass(frozen=True)
 class DataInfo:
-    """Everything that is told. quantiles: what -> its values at POINTS, none without objects; coco: share of objects
+    """The report of `data info`. quantiles: what -> its values at POINTS, none without objects; coco: share of objects
     by COCO's sizes; covers: best first; compared and sampled: objects that were compared with priors, of how many."""
 
     source: str
@@ -127,6 +129,7 @@ class DataInfo:
         return next(cover for cover in self.covers if self.model in cover.models)
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
         return {"points": POINTS, "iou_min": IOU_MIN, **asdict(self)}
 
 

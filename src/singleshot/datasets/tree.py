@@ -18,21 +18,6 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from singleshot.errors import DataError, printable
 from singleshot.storage import filesystem, is_remote, open_limited, read_limited, read_remote, reason_of
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "LocalTree",
-    "RemoteTree",
-    "Tree",
-    "describe_contents",
-    "filesystem",
-    "is_image",
-    "is_remote",
-    "join",
-    "open_limited",
-    "open_tree",
-    "read_limited",
-]
-
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 # A folder of more files than this is a mistake (or a trap); COCO has 123,287.
 MAX_FILES = 20_000_000
@@ -83,15 +68,14 @@ class Tree:
         return self._listed[folder]
 
     def is_dir(self, name: str) -> bool:
+        """Whether there is a folder of that name in here; DataError as `find`."""
         found = self.find("", name)
         return found is not None and self.names(_parent(found))[found.rpartition("/")[2]]
 
     def files(self, folder: str = "", suffixes: tuple[str, ...] = ()) -> list[str]:
         """Sorted names of the files in a folder, those with one of the suffixes (any case) if any are given."""
-        return sorted(
-            name for name, below in self.names(folder).items()
-            if not below and (not suffixes or name.lower().endswith(suffixes))
-        )  # fmt: skip
+        names = sorted(name for name, below in self.names(folder).items() if not below)
+        return [name for name in names if name.lower().endswith(suffixes)] if suffixes else names
 
     def folders(self, folder: str = "") -> list[str]:
         """Sorted names of the folders in a folder, hidden ones left out."""
@@ -147,6 +131,8 @@ class Tree:
 
 
 class LocalTree(Tree):
+    """A folder on the disk. Links in it are followed as far as they stay in it."""
+
     def __init__(self, root: str | os.PathLike[str]) -> None:
         super().__init__(root)
         self._real = os.path.realpath(self.root)
@@ -155,6 +141,7 @@ class LocalTree(Tree):
         self._links: set[str] = set()
 
     def path(self, name: str) -> str:
+        """The path of a file, as the user gave the root."""
         return self._prefix + name if name else self.root  # Path() would cost more than all else of a large set
 
     def _list(self, folder: str) -> dict[str, bool] | None:
@@ -202,6 +189,7 @@ class RemoteTree(Tree):
         filesystem(self.root)
 
     def path(self, name: str) -> str:
+        """The address of a file, quoted where it is a URL."""
         return f"{self.root}/{_quote(name) if self._is_web else name}" if name else self.root
 
     def _list(self, folder: str) -> dict[str, bool] | None:
@@ -266,6 +254,7 @@ def open_tree(path: str | os.PathLike[str]) -> Tree:
 
 
 def join(folder: str, name: str) -> str:
+    """The name of a file in a folder ("" is the root)."""
     return f"{folder}/{name}" if folder else name
 
 

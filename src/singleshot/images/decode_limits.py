@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+
+from singleshot.images.headers import JPEG_FRAMES, ending_of, png_chunks, tiff_numbers
 
 # GIF, animations and JPEGs of four inks take 11 bytes for each pixel (others 3 to 9): 1.2 GB.
 MAX_HEAVY_PIXELS = 50_000_000
@@ -21,14 +22,13 @@ _MAX_TEXTS = 50
 # longer streams than 2 MB are inflated here first, as far as the pixels need.
 _SPARE_BYTES = 1 << 16
 _LONG_STREAM = 2 << 20
-_MAX_CHUNKS = 1_000_000
 # A tile or strip of a TIFF is held whole, beside the image.
 _USUAL_TILE, _MAX_TILE = 1 << 24, 1 << 26
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of PNG's colour types
 
 # The next marker after the coded data of a scan, where FF 00 is a byte and FF D0..D7 a restart.
 _MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
-_WIDTH, _HEIGHT, _ROWS, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 278, 322, 323
+_ROWS, _TILE_WIDTH, _TILE_HEIGHT = 278, 322, 323
 
 
 def overload(data: bytes, width: int, height: int) -> str:
@@ -37,15 +37,14 @@ def overload(data: bytes, width: int, height: int) -> str:
     data: the file, or its first part; width, height: as its header has them.
     """
     pixels = width * height
-    if data[:4] == b"\x89PNG":
+    ending = ending_of(data)
+    if ending == "png":
         return _png(data, width, height)
-    if data[:2] == b"\xff\xd8":
+    if ending == "jpg":
         return _jpeg(data, pixels)
-    if data[:3] == b"GIF" or (data[8:16] == b"WEBPVP8X" and data[20:21] and data[20] & 2):
+    if ending == "gif" or (data[8:16] == b"WEBPVP8X" and data[20:21] and data[20] & 2):
         return _heavy(pixels, "a GIF or an animation")
-    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return _tiff(data, width, height)
-    return ""
+    return _tiff(data, width, height) if ending == "tif" else ""
 
 
 def _heavy(pixels: int, what: str) -> str:
@@ -74,7 +73,7 @@ def _scans(data: bytes) -> tuple[int, int]:
             break
         if marker in (0x01, 0xD8):
             continue
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+        if marker in JPEG_FRAMES:
             components = data[at + 7] if at + 7 < len(data) else 0
         scans += marker == 0xDA
         at += max(2, int.from_bytes(data[at : at + 2], "big"))
@@ -82,19 +81,6 @@ def _scans(data: bytes) -> tuple[int, int]:
 
 
 # ---------------------------------------------------------------------------------------------- PNG
-
-
-def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Name, start of the body, and length as told, of every chunk up to the last or the end of the data."""
-    at = 8
-    for _ in range(_MAX_CHUNKS):
-        if at + 8 > len(data):
-            return
-        length, name = struct.unpack_from(">I4s", data, at)
-        yield name, at + 8, length
-        if name == b"IEND":
-            return
-        at += 12 + length
 
 
 def is_whole_png(data: bytes) -> bool:
@@ -147,38 +133,15 @@ def _runs_on(data: bytes, left: int) -> bool:
 # ---------------------------------------------------------------------------------------------- TIFF
 
 
-def tiff_numbers(data: bytes) -> dict[int, int]:
-    """Tag -> number, of those tags of the first image that are used here.
-
-    Of a tag that is there twice libtiff takes the first, and so does this. Raises struct.error where the data ends.
-    """
-    order = "<" if data[:2] == b"II" else ">"
-    big = data[2:4] in (b"+\0", b"\0+")
-    # BigTIFF widens the count to 8 bytes and each entry from 12 to 20.
-    offset = "Q" if big else "I"
-    start = struct.unpack(order + offset, data[8:16] if big else data[4:8])[0]
-    head, entry = (8, 20) if big else (2, 12)
-    count = struct.unpack(order + ("Q" if big else "H"), data[start : start + head])[0]
-    found: dict[int, int] = {}
-    for i in range(min(count, 4096)):
-        at = start + head + i * entry
-        tag, kind = struct.unpack(order + "HH", data[at : at + 4])
-        if tag in (_WIDTH, _HEIGHT, _ROWS, _TILE_WIDTH, _TILE_HEIGHT) and tag not in found:
-            form = {3: "H", 4: "I", 16: "Q"}.get(kind)
-            value = at + entry - struct.calcsize(offset)
-            found[tag] = -1 if form is None else struct.unpack_from(order + form, data, value)[0]
-    return found
-
-
 def _tiff(data: bytes, width: int, height: int) -> str:
     try:
-        told = tiff_numbers(data)
+        found = tiff_numbers(data, (_ROWS, _TILE_WIDTH, _TILE_HEIGHT))
     except struct.error:
         return ""
-    if _TILE_WIDTH in told or _TILE_HEIGHT in told:
-        tile = abs(told.get(_TILE_WIDTH, 1) * told.get(_TILE_HEIGHT, 1))
+    if _TILE_WIDTH in found or _TILE_HEIGHT in found:
+        tile = abs(found.get(_TILE_WIDTH, 1) * found.get(_TILE_HEIGHT, 1))
     else:
-        rows = told.get(_ROWS, height)
+        rows = found.get(_ROWS, height)
         tile = width * (min(rows, height) if rows > 0 else height)
     if tile > max(_USUAL_TILE, min(2 * width * height, _MAX_TILE)):
         return f"a tile or strip of {tile} pixels in a TIFF (save it with smaller ones)"

@@ -37,10 +37,11 @@ from singleshot.datasets.checks import CheckResult, check_source, duplicates
 from singleshot.datasets.checks import images as pictures
 from singleshot.datasets.checks.repair import repair
 from singleshot.datasets.findings import CollectErrors
+from singleshot.datasets.formats import written_formats
 from singleshot.datasets.raw import RawSet
 from singleshot.datasets.statistics import presets
-from singleshot.datasets.writers import WRITERS, write_dataset
 from singleshot.datasets.writers.shards import read_contents, write_shards
+from singleshot.datasets.writing import write_dataset
 from singleshot.errors import SingleshotError
 
 SECONDS, HANG_SECONDS, MEGABYTES = 5.0, 60.0, 1024
@@ -170,7 +171,7 @@ def look_inside(trial: Trial, raw: RawSet) -> None:
 
 
 def convert(trial: Trial, raw: RawSet) -> None:
-    form = list(WRITERS)[trial.case.number // 4 % len(WRITERS)]
+    form = list(written_formats())[trial.case.number // 4 % len(written_formats())]
     out = trial.out / "converted"
     write_dataset(raw, out, form)
     look_at_output(trial, out)

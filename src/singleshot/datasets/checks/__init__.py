@@ -23,13 +23,13 @@ from singleshot.datasets.checks.labels import (
     misspelt_classes,
     tabulate,
 )
-from singleshot.datasets.checks.prefetch import looking_ahead
+from singleshot.datasets.checks.prefetch import LEAST, looking_ahead
 from singleshot.datasets.checks.unlabelled import check_strays
 from singleshot.datasets.findings import ERROR, KINDS, NOTE, WARNING, CollectErrors, Finding, RaiseErrors
-from singleshot.datasets.formats import FORMATS, Source
+from singleshot.datasets.formats import Format, Source
 from singleshot.datasets.raw import RawSet
-from singleshot.datasets.tree import is_remote, read_limited
 from singleshot.errors import DataError
+from singleshot.storage import is_remote, read_limited
 
 __all__ = ["CheckResult", "check_source"]
 
@@ -79,12 +79,8 @@ class CheckResult(NamedTuple):
             "seconds": round(self.seconds, 2),
             **{f"{name}s": self.severity(name) for name in SEVERITIES},
             "counts": self.counts,
-            "findings": [
-                {"kind": f.kind, "severity": f.severity, "file": f.file, "line": f.line, "object": f.item or None,
-                 "number": f.number, "message": f.message}
-                for f in self.findings
-            ],
-        }  # fmt: skip
+            "findings": [found.to_dict() for found in self.findings],
+        }
 
 
 def check_source(
@@ -93,18 +89,20 @@ def check_source(
     class_names: Sequence[str] | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    prefetch_least: int = LEAST,
 ) -> CheckResult:
     """Read all labels and decode every image of a data set, or of one split, and say what is wrong.
 
     class_names: the classes that a model has, where objects of others are errors. workers: processes that decode,
-    None for one per core. progress(total, what): a context that gives the function to call after each image. Raises
+    None for one per core. progress(total, what): a context that gives the function to call after each image.
+    prefetch_least: fewer images than this are not decoded while the labels are still being read. Raises
     DataError where the data cannot be read at all.
     """
     started = time.perf_counter()
     problems = CollectErrors()
     # Of one split it is not known beforehand which images it has.
     whole = split is None
-    with looking_ahead(source, workers, whole) as early:
+    with looking_ahead(source, workers, whole, prefetch_least) as early:
         raw = source.read(split, problems)
     read = list(problems.findings)
     paths = list(dict.fromkeys(image.path for image in raw.images))
@@ -123,9 +121,9 @@ def check_source(
     near, left = near_pairs(pictures, exact, _main_split(files, len(paths)), workers)
     check_duplicates(pictures, files, exact, near, problems)
     if left:
-        said = f"{left} more pairs of images look alike from afar and were not compared closely; thin them out"
-        problems.add("image-duplicated", raw.source, said)
-    findings = with_lines(source.form, _ordered(problems.findings))
+        fault = f"{left} more pairs of images look alike from afar and were not compared closely; thin them out"
+        problems.add("image-duplicated", raw.source, fault)
+    findings = with_lines(source.format, _ordered(problems.findings))
     classes = Counter(obj.name for image in raw.images for obj in image.objects)
     return CheckResult(
         findings=findings,
@@ -185,8 +183,8 @@ def _ordered(findings: list[Finding]) -> list[Finding]:
     return sorted(findings, key=key)
 
 
-def with_lines(form: str, findings: list[Finding]) -> list[Finding]:
-    """Fill in the lines of objects that have a number. Every label file is read once, and so are 256 MB in all, with
+def with_lines(form: Format, findings: list[Finding], most_bytes: int = _LINE_BYTES) -> list[Finding]:
+    """Fill in the lines of objects that have a number. Every label file is read once, and so are `most_bytes`, with
     each search through a file counted: the first findings of each kind come first."""
     rank: Counter[str] = Counter()
     order = []
@@ -194,7 +192,7 @@ def with_lines(form: str, findings: list[Finding]) -> list[Finding]:
         if finding.number is not None and finding.line is None:
             order.append((rank[finding.kind], at))
             rank[finding.kind] += 1
-    found, left = list(findings), _LINE_BYTES
+    found, left = list(findings), most_bytes
     # A file at a time, the files in the order in which they are needed.
     by_file: dict[str, list[int]] = {}
     for _, at in sorted(order):
@@ -212,5 +210,5 @@ def with_lines(form: str, findings: list[Finding]) -> list[Finding]:
             left -= len(data)
             if left < 0:
                 break
-            found[at] = findings[at]._replace(line=FORMATS[form].line(data, findings[at].number or 0))
+            found[at] = findings[at]._replace(line=form.line(data, findings[at].number or 0))
     return found

@@ -18,9 +18,9 @@ from singleshot.datasets.checks.images import THUMB, Pictures
 from singleshot.datasets.checks.labels import role
 from singleshot.datasets.checks.process_pool import spread
 from singleshot.datasets.findings import RaiseErrors
-from singleshot.datasets.tree import read_limited
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import MAX_FILE_BYTES, check_image
+from singleshot.storage import read_limited
 
 Thing = TypeVar("Thing")
 
@@ -104,15 +104,15 @@ def check_duplicates(
     for i in sorted({i for members in splits.values() for i in members}):
         pair = where.across(i, i)
         if pair is not None:
-            said = f"is listed in {printable(pair[0])} and in {printable(pair[1])}; take it out of one of them"
-            problems.add("image-in-two-splits", pictures.paths[i], said)
+            message = f"is listed in {printable(pair[0])} and in {printable(pair[1])}; take it out of one of them"
+            problems.add("image-in-two-splits", pictures.paths[i], message)
 
     def report(i: int, other: int, how: str) -> None:
         name = printable(pictures.paths[other])
         pair = where.across(i, other)
         if pair is not None:
-            said = f"in {printable(pair[0])}: {how} {name} in {printable(pair[1])}; take it out of one of them"
-            problems.add("image-in-two-splits", pictures.paths[i], said)
+            message = f"in {printable(pair[0])}: {how} {name} in {printable(pair[1])}; take it out of one of them"
+            problems.add("image-in-two-splits", pictures.paths[i], message)
         else:
             problems.add("image-duplicated", pictures.paths[i], f"{how} {name}; remove one of them")
 
@@ -143,9 +143,7 @@ class _Where:
 
     def across(self, i: int, j: int) -> tuple[str, str] | None:
         """The names of i's and of j's split where those must not share a picture."""
-        return next(
-            ((a, b) for a in self._of.get(i, ()) for b in self._of.get(j, ()) if self._apart(a, b)), None
-        )  # fmt: skip
+        return next(((a, b) for a in self._of.get(i, ()) for b in self._of.get(j, ()) if self._apart(a, b)), None)
 
     def _apart(self, a: str, b: str) -> bool:
         if role(a) == role(b):

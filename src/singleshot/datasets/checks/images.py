@@ -15,11 +15,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from singleshot.datasets.checks.process_pool import Died, said, spread
-from singleshot.datasets.tree import read_limited
+from singleshot.datasets.checks.process_pool import Died, spread, take_stderr
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import MAX_FILE_BYTES, check_image, ends_early
 from singleshot.images.exif import orientation
+from singleshot.storage import read_limited
 
 THUMB = 16
 
@@ -125,23 +125,29 @@ def look(path: str) -> Look:
         return Look("image-corrupt", "there is no memory to read it; make it smaller")
     if ends_early(data):
         return Look("image-corrupt", "cut short: its end is missing; fetch it again or remove it from the data set")
-    said()
+    take_stderr()
     try:
         # Grey is decoded from the same bytes as colour, with the same words about damage, in two thirds of the time.
         grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
     except (cv2.error, MemoryError):
         grey = None
-    words = _words(said())
+    words = _words(take_stderr())
     if grey is None:
-        told = f" ({words})" if words else ""
-        return Look("image-corrupt", f"does not decode{told}; fetch it again or remove it from the data set")
+        reason = f" ({words})" if words else ""
+        return Look("image-corrupt", f"does not decode{reason}; fetch it again or remove it from the data set")
     height, width = grey.shape
     kind = "image-damaged" if words else ""
     message = f"the decoder says: {words}; fetch it again or remove it from the data set" if words else ""
     thumb = thumbnail(grey)
     return Look(
-        kind, message, width, height, orientation(data), hashlib.sha256(data).digest()[:16], thumb.tobytes(),
-    )  # fmt: skip
+        kind,
+        message,
+        width,
+        height,
+        orientation(data),
+        hashlib.sha256(data).digest()[:16],
+        thumb.tobytes(),
+    )
 
 
 def thumbnail(grey: np.ndarray) -> np.ndarray:

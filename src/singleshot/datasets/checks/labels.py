@@ -13,7 +13,7 @@ import numpy as np
 from singleshot.datasets.box_rules import NON_FINITE, ValidatedBoxes, validate_boxes
 from singleshot.datasets.dataset import unknown_class
 from singleshot.datasets.findings import RaiseErrors
-from singleshot.datasets.raw import RawObject, RawSet, show_box, show_item
+from singleshot.datasets.raw import RawObject, RawSet
 from singleshot.errors import printable
 
 # Smaller than this after the image was resized into SSD300's square, a box is less than half a cell of the finest
@@ -49,7 +49,7 @@ class Table(NamedTuple):
     def say(self, problems: RaiseErrors, kind: str, j: int, message: str) -> None:
         """Report something about object j."""
         image, obj = self.raw.images[self.image_of[j]], self.objects[j]
-        item = show_item(self.raw.form, obj)
+        item = self.raw.notation.item(obj)
         problems.add(kind, image.file, message, printable(item, 160), line=obj.line, number=obj.number)
 
 
@@ -60,8 +60,8 @@ def tabulate(raw: RawSet, true_sizes: np.ndarray) -> Table:
     image_of = np.array([i for i, _ in owners], np.int64)
     names = list(dict.fromkeys(obj.name for obj in objects))
     number = {name: k for k, name in enumerate(names)}
-    told = np.array([(image.width, image.height) for image in raw.images], np.int32).reshape(-1, 2)
-    sizes = np.where((told > 0).all(axis=1, keepdims=True), told, true_sizes)
+    annotated = np.array([(image.width, image.height) for image in raw.images], np.int32).reshape(-1, 2)
+    sizes = np.where((annotated > 0).all(axis=1, keepdims=True), annotated, true_sizes)
     relative = np.array([image.relative for image in raw.images], bool)[image_of]
     written = np.array([obj.box for obj in objects], np.float64).reshape(-1, 4)
     scales = np.where(relative[:, None], np.tile(sizes[image_of], 2), 1)
@@ -75,28 +75,28 @@ def tabulate(raw: RawSet, true_sizes: np.ndarray) -> Table:
 # ---------------------------------------------------------------------------------------------- images and sizes
 
 
-def turned(told: tuple[int, int], true: tuple[int, int], orientation: int) -> bool:
+def turned(annotated: tuple[int, int], true: tuple[int, int], orientation: int) -> bool:
     """Whether an EXIF turn by a quarter explains that a label has other sides than the image that training sees."""
-    return orientation >= 5 and told == true[::-1] and told != true
+    return orientation >= 5 and annotated == true[::-1] and annotated != true
 
 
 def check_sizes(raw: RawSet, true_sizes: np.ndarray, orientations: np.ndarray, problems: RaiseErrors) -> None:
     """Annotated sizes against the files', as `Dataset.sample` does when it reads an image; both [n, 2] and [n]."""
-    told = np.array([(image.width, image.height) for image in raw.images], np.int32).reshape(-1, 2)
-    comparable = (told > 0).all(axis=1) & (true_sizes > 0).all(axis=1)
-    differs = comparable & (told != true_sizes).any(axis=1)
+    annotated = np.array([(image.width, image.height) for image in raw.images], np.int32).reshape(-1, 2)
+    comparable = (annotated > 0).all(axis=1) & (true_sizes > 0).all(axis=1)
+    differs = comparable & (annotated != true_sizes).any(axis=1)
     for i in np.flatnonzero(differs).tolist():
-        (w, h), (told_w, told_h) = true_sizes[i].tolist(), told[i].tolist()
-        if turned((told_w, told_h), (w, h), int(orientations[i])):
+        (w, h), (annotated_w, annotated_h) = true_sizes[i].tolist(), annotated[i].tolist()
+        if turned((annotated_w, annotated_h), (w, h), int(orientations[i])):
             why = f"its EXIF orientation {orientations[i]} turns it by a quarter; save it upright, or annotate it so"
         else:
             why = "correct the annotation, or take the image that was annotated"
         image = raw.images[i]
-        said = f"says {told_w} x {told_h} pixels, but {_short(image.path)} is {w} x {h}; {why}"
-        problems.add("size-mismatch", image.file, said, f"image {printable(image.ident, 80)}")
+        fault = f"says {annotated_w} x {annotated_h} pixels, but {_short(image.path)} is {w} x {h}; {why}"
+        problems.add("size-mismatch", image.file, fault, f"image {printable(image.ident, 80)}")
     for i in np.flatnonzero((orientations > 1) & ~differs & (true_sizes > 0).all(axis=1)).tolist():
-        said = f"EXIF orientation {orientations[i]}: training turns it as it says; boxes must fit the turned image"
-        problems.add("exif-rotation", raw.images[i].path, said)
+        fault = f"EXIF orientation {orientations[i]}: training turns it as it says; boxes must fit the turned image"
+        problems.add("exif-rotation", raw.images[i].path, fault)
 
 
 # ---------------------------------------------------------------------------------------------- boxes
@@ -104,7 +104,7 @@ def check_sizes(raw: RawSet, true_sizes: np.ndarray, orientations: np.ndarray, p
 
 def check_boxes(table: Table, problems: RaiseErrors) -> None:
     """Boxes that training refuses, by its own rule; and those that it takes but that look wrong."""
-    form, judged, known = table.raw.form, table.judged, table.known
+    notation, judged, known = table.raw.notation, table.judged, table.known
     non_finite, degenerate = judged.non_finite & known, judged.degenerate & known
     outside = (judged.outside | judged.empty) & ~degenerate & ~non_finite & known
 
@@ -113,7 +113,7 @@ def check_boxes(table: Table, problems: RaiseErrors) -> None:
             table.say(problems, kind, j, say(j))
 
     def box(j: int) -> str:
-        return show_box(form, table.objects[j].box)
+        return notation.box(table.objects[j].box)
 
     def size(j: int) -> str:
         width, height = table.sizes[table.image_of[j]].tolist()
@@ -123,8 +123,8 @@ def check_boxes(table: Table, problems: RaiseErrors) -> None:
     each("box-without-area", degenerate, lambda j: f"{box(j)} has no area; correct it or remove it")
     each("box-outside", outside, lambda j: f"{box(j)} lies outside the image of {size(j)}; correct it")
     for j, other in duplicated_boxes(table).items():
-        told = show_item(form, table.objects[other])
-        table.say(problems, "box-duplicated", j, f"{box(j)} is that of {printable(told, 160)}; remove one of them")
+        annotated = notation.item(table.objects[other])
+        table.say(problems, "box-duplicated", j, f"{box(j)} is that of {printable(annotated, 160)}; remove one of them")
     seen = known & ~table.bad & ~np.array([obj.crowd for obj in table.objects], bool)
     image = np.maximum(table.sizes[table.image_of], 1).astype(np.float64)
     sides = judged.inside[:, 2:] - judged.inside[:, :2]
@@ -182,15 +182,15 @@ def check_classes(table: Table, wanted: Sequence[str] | None, misspelt: dict[str
     for rare, common in misspelt.items():
         if wanted is not None and rare not in wanted:
             continue  # said already
-        said = (
+        fault = (
             f"class {printable(rare)!r} has {_times(counts[rare], 'object')}, {printable(common)!r} has "
             f"{counts[common]}; is it the same?"
         )
-        table.say(problems, "class-misspelt", first[rare], said)
+        table.say(problems, "class-misspelt", first[rare], fault)
     for name in wanted if wanted is not None else table.raw.class_names:
         if not counts.get(name) and counts:
-            said = f"class {printable(name)!r} has no object in any image; label some, or take it out of the list"
-            problems.add("class-absent", table.raw.source, said)
+            fault = f"class {printable(name)!r} has no object in any image; label some, or take it out of the list"
+            problems.add("class-absent", table.raw.source, fault)
 
 
 def check_class_splits(
@@ -209,8 +209,8 @@ def check_class_splits(
         for k, name in enumerate(table.names):
             others = ", ".join(f"{counts[k]} in {printable(s, 40)}" for s, counts in has.items() if counts[k])
             if others and not has[split][k] and name not in skip:
-                said = f"split {printable(split)!r} has no object of class {printable(name)!r} ({others})"
-                problems.add("class-absent", table.raw.source, said)
+                fault = f"split {printable(split)!r} has no object of class {printable(name)!r} ({others})"
+                problems.add("class-absent", table.raw.source, fault)
 
 
 def misspelt_classes(counts: dict[str, int], right: Sequence[str] = ()) -> dict[str, str]:
@@ -304,8 +304,8 @@ def check_empty(table: Table, raw: RawSet, class_names: Sequence[str] | None, pr
     empty = [i for i, image in enumerate(raw.images) if not image.objects]
     if empty and table.objects:
         shown = ", ".join(_short(raw.images[i].path) for i in empty[:5]) + (", ..." if len(empty) > 5 else "")
-        said = f"{len(empty)} of {len(raw.images)} images have no objects ({shown}); they train as background"
-        problems.add("image-without-objects", raw.source, said)
+        fault = f"{len(empty)} of {len(raw.images)} images have no objects ({shown}); they train as background"
+        problems.add("image-without-objects", raw.source, fault)
     for name, members in raw.splits.items():
         if not members and not raw.made:
             problems.add("split-unusable", raw.source, f"split {printable(name)!r} has no images that can be used")

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator, Mapping
 
 from singleshot.datasets.checks.images import Look, look
-from singleshot.datasets.checks.process_pool import Died, ProcessPool
+from singleshot.datasets.checks.process_pool import ProcessPool
 from singleshot.datasets.formats import Source
-from singleshot.datasets.tree import Tree, is_image, is_remote, join
+from singleshot.datasets.tree import Tree, is_image, join
 from singleshot.errors import DataError
+from singleshot.storage import is_remote
 
 # Fewer images than this are not worth it; folders and files that are looked through for more.
-_LEAST, _FOLDERS, _MOST = 200, 100, 100_000
+LEAST, _FOLDERS, _MOST = 200, 100, 100_000
 _CHUNK = 16
 
 
 @contextlib.contextmanager
-def looking_ahead(source: Source, workers: int | None, worthwhile: bool = True) -> Iterator[Mapping[str, Look]]:
+def looking_ahead(
+    source: Source, workers: int | None, worthwhile: bool = True, least: int = LEAST
+) -> Iterator[Mapping[str, Look]]:
     """Look at images in the source's folder until the context ends; gives path -> Look, complete only then.
 
     Which of them have labels is not known yet: one without costs a decode, and is found again by nobody. Only local
@@ -26,29 +28,16 @@ def looking_ahead(source: Source, workers: int | None, worthwhile: bool = True) 
     """
     paths = [] if not worthwhile or source.file or is_remote(source.tree.root) else _images(source.tree)
     found: dict[str, Look] = {}
-    if len(paths) < _LEAST:
+    if len(paths) < least:
         yield found
         return
-    pool = ProcessPool(look, paths, workers, _CHUNK)
-
-    def gather() -> None:
-        # A process that dies ends this; the pass over all images that follows finds out why.
-        with contextlib.suppress(RuntimeError):
-            for i, seen in pool.run(replace=False):
-                if not isinstance(seen, Died):
-                    found[paths[i]] = seen
-
-    thread = threading.Thread(target=gather, name="looking ahead", daemon=True)
+    pool = ProcessPool(look, paths, range(len(paths)), workers, _CHUNK)
     try:
         pool.start()
-        thread.start()
         yield found
-        pool.stop()
-        thread.join()
+        # After a process has died some are missing; the pass over all images that follows finds out why.
+        found.update((paths[i], seen) for i, seen in pool.finished())
     finally:
-        pool.kill()
-        if thread.ident is not None:
-            thread.join()
         pool.close()
 
 

@@ -1,23 +1,24 @@
-"""A repaired copy of a data set: what can be mended is mended, what cannot is left out, and everything is said."""
+"""A repaired copy of a data set: what can be fixed is fixed, what cannot is left out, and every change is listed."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from singleshot.datasets.build_dataset import where_is
 from singleshot.datasets.checks import CheckResult, Progress
 from singleshot.datasets.checks.labels import Table, base_splits, duplicated_boxes, role, tabulate, turned
-from singleshot.datasets.raw import Box, RawImage, RawObject, RawSet, show_box
-from singleshot.datasets.tree import read_limited
-from singleshot.datasets.writers import WRITERS, write_dataset
+from singleshot.datasets.formats import FORMATS, Format, written_formats
+from singleshot.datasets.raw import Box, RawImage, RawObject, RawSet
+from singleshot.datasets.writing import write_dataset
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import MAX_FILE_BYTES
 from singleshot.images.exif import upright
+from singleshot.storage import read_limited
 
 # Two boxes of the same corners up to rounding.
 _SAME_PX = 0.01
@@ -34,6 +35,7 @@ class Repaired(NamedTuple):
     actions: dict[str, list[str]]
 
     def to_dict(self) -> dict[str, object]:
+        """Plain values for JSON."""
         return self._asdict()
 
 
@@ -47,7 +49,9 @@ class _Log:
         self.actions.setdefault(action, []).append(obj)
 
 
-def repair(result: CheckResult, out: Path, progress: Progress | None = None) -> Repaired:
+def repair(
+    result: CheckResult, out: Path, progress: Progress | None = None, formats: Mapping[str, Format] = FORMATS
+) -> Repaired:
     """Write a repaired copy of what was checked to the new folder `out`; the original is only read.
 
     Raises DataError where nothing would be left, ConfigError where `out` is there already.
@@ -60,16 +64,16 @@ def repair(result: CheckResult, out: Path, progress: Progress | None = None) -> 
     with tempfile.TemporaryDirectory(prefix="singleshot-") as folder:
         kept = [_repair_image(result, i, image, sizes[i], Path(folder), log) for i, image in enumerate(images)]
         splits = _repair_splits(result, [image is not None for image in kept], log)
-        mended = raw._replace(
+        fixed = raw._replace(
             images=[image or images[i] for i, image in enumerate(kept)],
             splits={name: members for name, members in splits.items() if members},
         )
-        chosen = {i for members in mended.splits.values() for i in members}
-        if not any(mended.images[i].objects for i in chosen):
+        chosen = {i for members in fixed.splits.values() for i in members}
+        if not any(fixed.images[i].objects for i in chosen):
             raise DataError(f"{printable(raw.source)}: nothing usable would be left; label it anew")
-        form = raw.form if raw.form in WRITERS else "voc"
+        form = raw.form if raw.form in written_formats(formats) else "voc"
         with progress(len(chosen), "copying") if progress else nullcontext(None) as advance:
-            written = write_dataset(mended, out, form, advance)
+            written = write_dataset(fixed, out, form, advance, formats)
     return Repaired(str(out), form, written.images, written.objects, written.splits, log.actions)
 
 
@@ -100,7 +104,7 @@ def _rename(result: CheckResult, log: _Log) -> RawSet:
         if wanted is not None:
             for obj in objects:
                 if obj.name not in wanted:
-                    log.add("objects of unknown classes left out", where_is(raw.form, image, obj))
+                    log.add("objects of unknown classes left out", raw.notation.where(image, obj))
             objects = [obj for obj in objects if obj.name in wanted]
         images.append(image._replace(objects=objects))
     kept = [name for name in raw.class_names if name not in names and (wanted is None or name in wanted)]
@@ -125,7 +129,7 @@ def _repair_objects(table: Table, result: CheckResult, log: _Log) -> list[RawIma
         image = raw.images[i]
         if not usable[i]:  # left out as a whole
             continue
-        where = f"{where_is(raw.form, image, obj)}: {show_box(raw.form, obj.box)}"
+        where = f"{raw.notation.where(image, obj)}: {raw.notation.box(obj.box)}"
         if gone[j]:
             why = "coordinates that are no place" if judged.non_finite[j] else "no area in the image"
             log.add("boxes dropped", f"{where} ({why})")
@@ -133,7 +137,7 @@ def _repair_objects(table: Table, result: CheckResult, log: _Log) -> list[RawIma
             log.add("duplicated boxes dropped", where)
         elif outside[j]:
             box = _clip(table, j)
-            log.add("boxes clipped to their image", f"{where} -> {show_box(raw.form, box)}")
+            log.add("boxes clipped to their image", f"{where} -> {raw.notation.box(box)}")
             objects[i].append(obj._replace(box=box, area=float("nan")))
         else:
             objects[i].append(obj)
@@ -163,15 +167,15 @@ def _repair_image(
         if kind != "image-missing":  # those are said already
             log.add("corrupt images left out", f"{where}: {message.partition('; ')[0]}")
         return None
-    told = (image.width, image.height)
-    if not all(told):
+    annotated = (image.width, image.height)
+    if not all(annotated):
         return image._replace(width=width, height=height)
-    if told == (width, height):
+    if annotated == (width, height):
         return image
     orientation = int(result.pictures.orientations[result.file_of[i]])
-    if not turned(told, (width, height), orientation):
-        said = f"{where} is {width} x {height}, its label says {told[0]} x {told[1]} (no guess is made)"
-        log.add("images of another size than their labels left out", said)
+    if not turned(annotated, (width, height), orientation):
+        fault = f"{where} is {width} x {height}, its label says {annotated[0]} x {annotated[1]} (no guess is made)"
+        log.add("images of another size than their labels left out", fault)
         return None
     # Under its own name, since the copy is called after it.
     copy = folder / str(i) / (image.path.replace("\\", "/").rpartition("/")[2] or "image")

@@ -13,19 +13,19 @@ from singleshot.datasets.raw import RawSet
 from singleshot.datasets.tree import Tree, is_image, join
 from singleshot.errors import DataError, printable
 
-# Where a form keeps one label file for each image: an image that has one is labelled, whether or not it is listed.
-_LABEL_FOLDERS = {"voc": ("Annotations", (".xml",))}
-
 
 def check_strays(source: Source, raw: RawSet, known: Sequence[Finding], problems: RaiseErrors) -> None:
     """known: what the readers found; an image that they speak of is not reported a second time."""
     tree = source.tree
-    if not raw.images or any(finding.kind == "annotation-unreadable" and raw.form == "coco" for finding in known):
+    if not raw.images or (
+        source.format.in_one_file and any(finding.kind == "annotation-unreadable" for finding in known)
+    ):
         return
     used = {image.path for image in raw.images}
     spoken: set[str] | None = None
-    folder, endings = _LABEL_FOLDERS.get(raw.form, ("", ()))
-    labelled = {name.rpartition(".")[0] for name in tree.files(folder, endings)} if folder else set()
+    # An image that has a label file is labelled, whether or not it is listed.
+    labels = tree.files(*source.format.label_folder) if source.format.label_folder else []
+    labelled = {name.rpartition(".")[0] for name in labels}
     for place in _folders(tree, used):
         for name in _files(tree, place):
             path = tree.path(join(place, name))
@@ -36,11 +36,11 @@ def check_strays(source: Source, raw: RawSet, known: Sequence[Finding], problems
             if name in spoken or stem in spoken:
                 continue
             if stem in labelled:
-                said = "has a label file, but no split lists it; add it to one, or remove it"
-                problems.add("image-unused", path, said)
+                fault = "has a label file, but no split lists it; add it to one, or remove it"
+                problems.add("image-unused", path, fault)
             else:
-                said = "no label mentions it; label it, say that it shows nothing, or remove it"
-                problems.add("image-unlabelled", path, said)
+                fault = "no label mentions it; label it, say that it shows nothing, or remove it"
+                problems.add("image-unlabelled", path, fault)
 
 
 def _files(tree: Tree, place: str) -> list[str]:

@@ -181,8 +181,10 @@ def _verify_content(entry: FreeSet, folder: Path, archives: list[Path]) -> None:
         for path in archives:
             path.unlink(missing_ok=True)
         names = ", ".join(printable(path.name) for path in archives)
-        raise DataError(f"{names}: sha256 of the content is {found}; want {entry.content}; run it again, or see "
-                        f"{entry.home} for what has changed")  # fmt: skip
+        raise DataError(
+            f"{names}: sha256 of the content is {found}; want {entry.content}; run it again, or see {entry.home} "
+            "for what has changed"
+        )
 
 
 @contextlib.contextmanager

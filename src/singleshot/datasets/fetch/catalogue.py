@@ -201,8 +201,12 @@ CATALOGUE: dict[str, FreeSet] = {
         licence="MIT",
         home="https://github.com/Shenggan/BCCD_Dataset",
         archives=(
-            _github("Shenggan/BCCD_Dataset", "d272fb14cdff6e473fafeeeba32aba5f560e9e43", 8_000_000,
-                    (("BCCD/", ""), ("LICENSE", "LICENSE"))),
+            _github(
+                "Shenggan/BCCD_Dataset",
+                "d272fb14cdff6e473fafeeeba32aba5f560e9e43",
+                8_000_000,
+                (("BCCD/", ""), ("LICENSE", "LICENSE")),
+            ),
         ),
         unpacked=8_802_003,
         content="59644a58a3258229e3d80fa24e74e158c7a9ee62395ee7d32618850f72bfd3e6",
@@ -214,10 +218,14 @@ CATALOGUE: dict[str, FreeSet] = {
         licence="MIT (the repository's; its photos come from Google and Pixabay)",
         home="https://github.com/datitran/raccoon_dataset",
         archives=(
-            _github("datitran/raccoon_dataset", "93938849301895fb73909842ba04af9b602f677a", 20_000_000,
-                    (("annotations/", "Annotations/"), ("images/", "JPEGImages/"), ("LICENSE", "LICENSE"))),
+            _github(
+                "datitran/raccoon_dataset",
+                "93938849301895fb73909842ba04af9b602f677a",
+                20_000_000,
+                (("annotations/", "Annotations/"), ("images/", "JPEGImages/"), ("LICENSE", "LICENSE")),
+            ),
         ),
         unpacked=13_433_105,
         content="2517666d1beff392aa7c19cb65c26a014d90e5c137fbeb850b40254751b9f92a",
     ),
-}  # fmt: skip
+}

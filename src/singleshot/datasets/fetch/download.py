@@ -273,8 +273,8 @@ def _ask(request: urllib.request.Request, archive: Archive, part: _Part) -> Any:
             ) from error
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
-            said = printable(error.reason.verify_message, 80)
-            raise DataError(f"{where}: its certificate is not valid ({said}); give --mirror URL") from error
+            fault = printable(error.reason.verify_message, 80)
+            raise DataError(f"{where}: its certificate is not valid ({fault}); give --mirror URL") from error
         raise _CutError(f"cannot be reached ({_say(error.reason)})") from error
     except (OSError, http.client.HTTPException) as error:
         raise _CutError(f"no answer ({_say(error)})") from error

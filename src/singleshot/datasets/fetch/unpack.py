@@ -19,8 +19,7 @@ from singleshot.errors import DataError, printable
 
 MAX_FILES = 250_000  # COCO has 123,287
 _CHUNK = 2**20
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError,
-           RuntimeError, NotImplementedError)  # fmt: skip
+_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError)
 
 
 class Unpacked(NamedTuple):
@@ -103,7 +102,7 @@ def _members(archive: Path) -> Iterator[_Member]:
 def _tar_members(archive: Path) -> Iterator[_Member]:
     with tarfile.open(archive) as tar:
         for info in tar:
-            kind = next((said for said, test in _TAR_KINDS if test(info)), "entry of an unknown kind")
+            kind = next((form for form, test in _TAR_KINDS if test(info)), "entry of an unknown kind")
             if kind == "file" and info.issparse():
                 kind = "sparse file"
             yield _Member(info.name, kind, info.size if kind == "file" else 0, functools.partial(tar.extractfile, info))

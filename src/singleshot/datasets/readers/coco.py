@@ -5,21 +5,28 @@ COCO's boxes are continuous already. Category ids become labels 0, 1, 2, ... in 
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from typing import Any, NamedTuple, TypeGuard
 
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.packed_strings import is_encodable
-from singleshot.datasets.raw import RawImage, RawObject, RawSet, say_same
-from singleshot.datasets.readers.json_lines import line_of_item
-from singleshot.datasets.splits import KNOWN_SPLITS, make_splits, resolve_split
+from singleshot.datasets.raw import Box, Notation, RawImage, RawObject, RawSet
+from singleshot.datasets.readers.common import (
+    MADE_SPLITS,
+    UniqueImages,
+    divide,
+    find_images,
+    json_number,
+    line_of_item,
+    parse_json,
+    whole_side,
+)
+from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split
 from singleshot.datasets.tree import Tree, is_image, join
 from singleshot.errors import DataError, printable
 
 MAX_JSON_BYTES = 2 * 2**30
-MAX_SIDE = 1_000_000
 
 # Files of the COCO download that hold no boxes of objects.
 # Label Studio writes notes.json beside the labels of any form.
@@ -86,7 +93,7 @@ def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
     """Names of the splits of a COCO folder, without their years; of a file the one that its name says."""
     files = [_coco_file(file)] if file else coco_files(tree)
     if _is_undivided(files, file):
-        return ("train", "val", "test", "trainval")
+        return MADE_SPLITS
     return tuple(dict.fromkeys(found.split for found in files))
 
 
@@ -121,33 +128,31 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     if not (made or file or wanted is None):
         files = [choose_file(tree, wanted)]
     names: list[str] = []
-    images: list[RawImage] = []
+    unique = UniqueImages()
     splits_of: dict[str, list[int]] = {}
-    seen: dict[str, int] = {}
     for one in files:
         found = _read_file(tree, one, problems)
         if found is None:
             continue
         names += [name for name in found.names if name not in names]
-        members = []
-        for image in found.images:
-            # The same image in two files (train and trainval) is one, unless they say different objects of it.
-            at = seen.get(image.path)
-            if at is None or not say_same(images[at].objects, image.objects):
-                at = seen[image.path] = len(images)
-                images.append(image)
-            members.append(at)
+        members = [unique.place(image) for image in found.images]
         # Two files of one split are told apart by their whole names.
         splits_of[one.split if one.split not in splits_of else one.tag] = members
     if file and wanted is not None:
         splits_of = dict(zip([wanted], splits_of.values(), strict=False))
     if made:
-        splits_of = make_splits([image.path for image in images])
-        if wanted is not None:
-            split = resolve_split(wanted, splits_of, tree.root)
-            splits_of = {split: splits_of[split]}
+        splits_of = divide(tree, [image.path for image in unique.images], wanted)
     source = tree.path(files[0].name) if len(files) == 1 else tree.root
-    return RawSet("coco", source, tuple(names), images, splits_of, made=made, declared=True)
+    return RawSet("coco", source, tuple(names), unique.images, splits_of, made, True, Notation(_show_item, _show_box))
+
+
+def _show_item(obj: RawObject) -> str:
+    return f"annotation {obj.number} (id {obj.tag}, {obj.name})"
+
+
+def _show_box(box: Box) -> str:
+    x0, y0, x1, y1 = box
+    return f"bbox [{x0:.7g}, {y0:.7g}, {x1 - x0:.7g}, {y1 - y0:.7g}] (x, y, width, height)"
 
 
 def line_of(data: bytes, number: int) -> int | None:
@@ -161,7 +166,7 @@ def _read_file(tree: Tree, file: CocoFile, problems: RaiseErrors) -> _Read | Non
         content = load_json(tree, file.name)
         order = _classes(content["categories"], printable(path))
     except DataError as error:
-        problems.add("annotation-unreadable", path, str(error).removeprefix(f"{printable(path)}: "))
+        problems.add_unreadable(path, error)
         return None
     listed = _images(content["images"], path, problems)
     objects: list[list[RawObject]] = [[] for _ in listed.files]
@@ -181,15 +186,7 @@ def _read_file(tree: Tree, file: CocoFile, problems: RaiseErrors) -> _Read | Non
 def load_json(tree: Tree, name: str) -> dict[str, Any]:
     """The file as a dict that has the lists images, annotations and categories; DataError otherwise."""
     where = printable(tree.path(name))
-    data = tree.read(name, MAX_JSON_BYTES, "annotation")
-    try:
-        content = json.loads(data)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{where}: is not JSON: {error.msg} at line {error.lineno} column {error.colno}; write the file again"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: is not JSON that can be read ({printable(error, 80)})") from error
+    content = parse_json(tree.read(name, MAX_JSON_BYTES, "annotation"), where)
     if not isinstance(content, dict):
         raise DataError(f"{where}: holds a {type(content).__name__}; want a COCO object with {', '.join(_LISTS)}")
     missing = [key for key in _LISTS if not isinstance(content.get(key), list)]
@@ -211,8 +208,8 @@ def _images(items: list[Any], path: str, problems: RaiseErrors) -> _Images:
     for i, item in enumerate(items):
         here = f"image {i}"
 
-        def broken(said: str, here: str = here) -> None:
-            problems.add("annotation-malformed", path, said, here)
+        def broken(message: str, here: str = here) -> None:
+            problems.add("annotation-malformed", path, message, here)
 
         if not isinstance(item, dict):
             broken(f"is of type {type(item).__name__}; want an object in braces")
@@ -236,12 +233,12 @@ def _images(items: list[Any], path: str, problems: RaiseErrors) -> _Images:
 
 
 def _side(item: dict[str, Any], key: str, path: str, here: str, problems: RaiseErrors) -> int:
-    value = item.get(key) or 0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_SIDE or value % 1:
-        said = f"{key} {printable(repr(value), 60)}; want the image's {key} in whole pixels"
-        problems.add("annotation-malformed", path, said, here)
-        return 0
-    return int(value)
+    value = item.get(key)
+    side = whole_side(json_number(value or 0))
+    if side is None or value is False:
+        message = f"{key} {printable(repr(value), 60)}; want the image's {key} in whole pixels"
+        problems.add("annotation-malformed", path, message, here)
+    return side or 0
 
 
 def _classes(items: list[Any], where: str) -> dict[int, str]:
@@ -264,96 +261,54 @@ def _classes(items: list[Any], where: str) -> dict[int, str]:
     return {ident: names[ident] for ident in sorted(names)}
 
 
-def _number(value: object) -> float:
-    """The value as float; NaN for anything that is not a number."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return math.nan
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
 def _row(
     item: Any, path: str, k: int, images: _Images, classes: dict[int, str], problems: RaiseErrors
 ) -> tuple[int, RawObject] | None:
     """Place of its image, and the object."""
     if not isinstance(item, dict):
-        said = f"is of type {type(item).__name__}; want an object in braces"
-        problems.add("annotation-malformed", path, said, f"annotation {k}", number=k)
+        message = f"is of type {type(item).__name__}; want an object in braces"
+        problems.add("annotation-malformed", path, message, f"annotation {k}", number=k)
         return None
     own, ident, category, box = item.get("id"), item.get("image_id"), item.get("category_id"), item.get("bbox")
-    kind, said = "annotation-malformed", ""
+    kind, message = "annotation-malformed", ""
     crowd, area, name = item.get("iscrowd", 0), math.nan, ""
-    numbers = [_number(v) for v in box] if isinstance(box, list) and len(box) == 4 else [math.nan]
+    numbers = [json_number(v) for v in box] if isinstance(box, list) and len(box) == 4 else [math.nan]
     # "ignore" is what converters of VOC files write for difficult objects (mmdetection's among them).
     difficult = item.get("difficult", item.get("ignore", 0))
     if not isinstance(ident, int | str) or ident not in images.position:
-        said = f"image_id {printable(repr(ident), 60)} is not in images; add it or remove this"
+        message = f"image_id {printable(repr(ident), 60)} is not in images; add it or remove this"
     elif not _whole(category) or category not in classes:
         there = ", ".join(str(c) for c in list(classes)[:8])
-        kind, said = "class-unknown", f"category_id {printable(repr(category), 60)} is not in categories ({there})"
+        kind, message = "class-unknown", f"category_id {printable(repr(category), 60)} is not in categories ({there})"
     else:
         name = classes[category]
         if any(map(math.isnan, numbers)):
-            said = f"bbox {printable(repr(box), 80)}; want the four numbers x, y, width, height"
+            message = f"bbox {printable(repr(box), 80)}; want the four numbers x, y, width, height"
         elif crowd not in (0, 1):
-            said = f"iscrowd {printable(repr(crowd), 40)}; want 0 or 1"
+            message = f"iscrowd {printable(repr(crowd), 40)}; want 0 or 1"
         elif difficult not in (0, 1):
-            said = f"difficult {printable(repr(difficult), 40)}; want 0 or 1"
+            message = f"difficult {printable(repr(difficult), 40)}; want 0 or 1"
         elif item.get("area") is not None:
-            area = _number(item["area"])
+            area = json_number(item["area"])
             if not 0 <= area < math.inf:
-                said = f"area {printable(repr(item['area']), 40)}; want square pixels, 0 or more"
-    if said:
+                message = f"area {printable(repr(item['area']), 40)}; want square pixels, 0 or more"
+    if message:
         shown = f"annotation {k} (id {printable(own, 60)}{', ' * bool(name)}{printable(name, 80)})"
-        problems.add(kind, path, said, shown, number=k)
+        problems.add(kind, path, message, shown, number=k)
         return None
     x, y, width, height = numbers
     place = images.position[ident]  # type: ignore[index]
-    return place, RawObject(
-        name, (x, y, x + width, y + height), bool(difficult), bool(crowd), area, number=k, tag=own
-    )  # fmt: skip
+    return place, RawObject(name, (x, y, x + width, y + height), bool(difficult), bool(crowd), area, number=k, tag=own)
 
 
 # ---------------------------------------------------------------------------------------------- images
 
 
 def _find_images(tree: Tree, file: CocoFile, listed: _Images, problems: RaiseErrors) -> list[str]:
-    """Paths of the image files, "" where missing, all in the first of the known places that has them all."""
-    parent, files = file.name.rpartition("/")[0], listed.files
+    """Paths of the image files, "" where missing."""
     tags = dict.fromkeys((file.tag, file.split))
     places = [f"images/{tag}" for tag in tags] + ["images"]
-    places += [*tags, f"{file.split}2017", parent, ""]
-    best: list[str | None] = []
-    best_place, fewest = None, len(files) + 1
-    path = tree.path(file.name)
-    for place in dict.fromkeys(places):
-        try:
-            if best_place is not None and not tree.names(place):
-                continue
-            found = [tree.find(place, name) for name in files]
-        except DataError:
-            found = [_find(tree, place, name, path, problems) for name in files]
-        lacking = found.count(None)
-        if lacking < fewest:
-            best, best_place, fewest = found, place, lacking
-        if not lacking:
-            break
-    for name, there in zip(files, best, strict=True):
-        if there is None:
-            problems.add(
-                "image-missing",
-                path,
-                f"image {printable(name)!r} is missing ({fewest} of {len(files)} are not in "
-                f"{printable(tree.path(best_place or ''))}); add the files there, or take the images out of the JSON",
-            )
-    return [tree.path(found) if found else "" for found in best]
-
-
-def _find(tree: Tree, place: str, name: str, path: str, problems: RaiseErrors) -> str | None:
-    try:
-        return tree.find(place, name)
-    except DataError as error:
-        problems.add("image-missing", path, f"image {error}")
-        return None
+    places += [*tags, f"{file.split}2017", file.name.rpartition("/")[0], ""]
+    wanted = [(name, None) for name in listed.files]
+    found = find_images(tree, file.name, wanted, places, tree.find, problems)
+    return [tree.path(name) if name else "" for name in found]

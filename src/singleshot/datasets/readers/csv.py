@@ -8,13 +8,13 @@ OpenImages' boxes are parts of the image, its images are named without their end
 from __future__ import annotations
 
 import csv
-import logging
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.raw import RawImage, RawSet
+from singleshot.datasets.readers.common import MADE_SPLITS, UniqueImages, divide, find_images, images_by_stem
 from singleshot.datasets.readers.csv_rows import (
     Columns,
     CsvImage,
@@ -26,11 +26,9 @@ from singleshot.datasets.readers.csv_rows import (
     split_name,
     without_gc,
 )
-from singleshot.datasets.splits import KNOWN_SPLITS, SPLIT_ALIASES, make_splits, resolve_split
+from singleshot.datasets.splits import KNOWN_SPLITS, SPLIT_ALIASES, resolve_split
 from singleshot.datasets.tree import Tree, is_image, join
 from singleshot.errors import DataError, printable
-
-logger = logging.getLogger(__name__)
 
 MAX_LIST_BYTES = 16 * 2**20
 
@@ -84,11 +82,11 @@ def sniff(tree: Tree) -> str | None:
 def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
     """Names of the splits: those of a split column, of the files, or made; a named file is one without a column."""
     files = _files(tree, file)
-    told = [dict.fromkeys(scan_column(tree, one.name, one.columns, one.columns.split)) for one in files]
-    if _is_undivided(files, file, any(any(t) for t in told)):
-        return ("train", "val", "test", "trainval")
+    columns = [dict.fromkeys(scan_column(tree, one.name, one.columns, one.columns.split)) for one in files]
+    if _is_undivided(files, file, any(any(t) for t in columns)):
+        return MADE_SPLITS
     names: list[str] = []
-    for one, values in zip(files, told, strict=True):
+    for one, values in zip(files, columns, strict=True):
         names += [split_name(v) for v in values if v.strip()] or [_own_split(one, names)]
     return tuple(dict.fromkeys(names))
 
@@ -132,16 +130,16 @@ def _look(tree: Tree, name: str, split: str, tag: str, must: bool = False) -> Cs
     if columns is not None:
         return CsvFile(name, tag, split, columns)
     if must:
-        said = "is UTF-16; save it as UTF-8" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else f"want {WANTED}"
-        raise DataError(f"{printable(tree.path(name))}:1: no CSV of boxes: {said}")
+        message = "is UTF-16; save it as UTF-8" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else f"want {WANTED}"
+        raise DataError(f"{printable(tree.path(name))}:1: no CSV of boxes: {message}")
     return None
 
 
 def _split_in(name: str) -> str:
     """The split that a file's name says, "train_labels.csv" or "oidv6-train-annotations-bbox.csv"; "" for none."""
     words = "".join(c if c.isalpha() else " " for c in name[:-4].lower()).split()
-    said = [word for word in words if word in KNOWN_SPLITS]
-    return said[0] if len(said) == 1 else ""
+    message = [word for word in words if word in KNOWN_SPLITS]
+    return message[0] if len(message) == 1 else ""
 
 
 def _own_split(file: CsvFile, taken: Iterable[str]) -> str:
@@ -171,9 +169,8 @@ def _read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> R
     files = _files(tree, file)
     declared = _declared(tree, files, problems)
     tables = [
-        read_table(tree, one.name, one.columns, _descriptions(tree, one, problems), declared, problems)
-        for one in files
-    ]  # fmt: skip
+        read_table(tree, one.name, one.columns, _descriptions(tree, one, problems), declared, problems) for one in files
+    ]
     divided = any(table.has_splits for table in tables)
     made = _is_undivided(files, file, divided)
     groups = _groups(files, tables)
@@ -183,12 +180,7 @@ def _read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> R
         groups = _choose(tree, groups, wanted)
     images, splits_of = _gather(tree, groups, problems)
     if made:
-        splits_of = make_splits([image.path for image in images])
-        counts = ", ".join(f"{name} {len(members)}" for name, members in splits_of.items())
-        logger.info("%s: one file without splits, split by hash of the names: %s", printable(tree.root), counts)
-        if wanted is not None:
-            split = resolve_split(wanted, splits_of, tree.root)
-            splits_of = {split: splits_of[split]}
+        splits_of = divide(tree, [image.path for image in images], wanted)
     names = declared or tuple(sorted({name for table in tables for name in table.names}))
     source = tree.path(files[0].name) if len(files) == 1 else tree.root
     return RawSet("csv", source, names, images, splits_of, made=made, declared=bool(declared))
@@ -220,15 +212,11 @@ def _choose(tree: Tree, groups: list[_Group], wanted: str) -> list[_Group]:
     return rivals or [group for group in groups if group.split == name]
 
 
-def _gather(
-    tree: Tree, groups: list[_Group], problems: RaiseErrors
-) -> tuple[list[RawImage], dict[str, list[int]]]:  # fmt: skip
+def _gather(tree: Tree, groups: list[_Group], problems: RaiseErrors) -> tuple[list[RawImage], dict[str, list[int]]]:
     """The images that are there, each once, and which of them each split has."""
-    images: list[RawImage] = []
+    unique = UniqueImages()
     splits_of: dict[str, list[int]] = {}
-    seen: dict[str, int] = {}
     for group in groups:
-        members = splits_of.setdefault(group.split, [])
         label = tree.path(group.file.name)
         mine: dict[str, RawImage] = {}
         found = _find_images(tree, group, problems)
@@ -239,19 +227,8 @@ def _gather(
                 # All of the name for now; its last part if that is enough.
                 ident = name.rpartition(".")[0]
                 mine[name] = RawImage(tree.path(name), ident, *image.size, image.objects, label, group.relative)
-        for made in mine.values():
-            # The same image in two files (train and trainval) is one, unless they say different objects of it.
-            at = seen.get(made.path)
-            if at is None or _said(images[at]) != _said(made):
-                at = seen[made.path] = len(images)
-                images.append(made)
-            members.append(at)
-    return _shorten(images), splits_of
-
-
-def _said(image: RawImage) -> list[tuple[object, ...]]:
-    """Its objects without their places in the file."""
-    return [(obj.name, obj.box, obj.difficult, obj.crowd) for obj in image.objects]
+        splits_of.setdefault(group.split, []).extend(map(unique.place, mine.values()))
+    return _shorten(unique.images), splits_of
 
 
 def _shorten(images: list[RawImage]) -> list[RawImage]:
@@ -285,8 +262,8 @@ def _declared(tree: Tree, files: list[CsvFile], problems: RaiseErrors) -> tuple[
                 if len(set(names)) < len(names) or not names:
                     raise ValueError("want each name once")
             except (DataError, ValueError, csv.Error) as error:
-                said = printable(error, 120).removeprefix(f"{printable(where)}: ")
-                problems.add("annotation-unreadable", where, f"is no list of classes ({said}); correct or remove it")
+                message = printable(error, 120).removeprefix(f"{printable(where)}: ")
+                problems.add("annotation-unreadable", where, f"is no list of classes ({message}); correct or remove it")
                 continue
             return tuple(names)
     return ()
@@ -324,54 +301,25 @@ def _descriptions(tree: Tree, file: CsvFile, problems: RaiseErrors) -> dict[str,
 
 
 def _find_images(tree: Tree, group: _Group, problems: RaiseErrors) -> list[str]:
-    """Names in the tree of the files, "" where missing, all in the first of the known places that has them all."""
-    parent, split, names = group.file.name.rpartition("/")[0], group.split, [key for key, _ in group.images]
+    """Names in the tree of the files, "" where missing."""
+    parent, split, bare = group.file.name.rpartition("/")[0], group.split, group.file.columns.bare
     tags = dict.fromkeys((split, *SPLIT_ALIASES.get(split, ()), split.lower()))
     places = [parent, "images", *(f"images/{tag}" for tag in tags), *tags, "JPEGImages", ""]
-    if group.file.columns.bare:
+    if bare:
         places += [*KNOWN_SPLITS, *(f"images/{known}" for known in KNOWN_SPLITS)]
-    best: list[str] = []
-    best_place, fewest = parent, len(names) + 1
-    refused: dict[str, str] = {}
-    for place in dict.fromkeys(places):
-        found = _find_in(tree, place, names, group.file.columns.bare, refused)
-        lacking = found.count("")
-        if lacking < fewest:
-            best, best_place, fewest = found, place, lacking
-        if not lacking:
-            break
-    path = tree.path(group.file.name)
-    for (name, image), there in zip(group.images, best, strict=True):
-        if not there:
-            said = refused.get(name) or (
-                f"image {printable(name)!r} is missing ({fewest} of {len(names)} are not in "
-                f"{printable(tree.path(best_place))}); add the files there, or take the rows out of the CSV"
-            )
-            problems.add("image-missing", path, said, line=image.line)
-    return best
+    stems: dict[str, dict[str, list[str]]] = {}
 
-
-def _find_in(tree: Tree, place: str, names: list[str], bare: bool, refused: dict[str, str]) -> list[str]:
-    """Names in the tree, "" where not in this place; `refused` says of which it must not be looked for, and why."""
-    stems: dict[str, str] = {}
-    found = []
-    try:
+    def find(place: str, name: str) -> str | None:
         if bare:
-            stems = {name.rpartition(".")[0]: name for name in reversed(tree.files(place)) if is_image(name)}
-        elif place and not tree.names(place):
-            return [""] * len(names)
-    except DataError as error:
-        refused.update((name, f"image {printable(name)!r}: {error}") for name in names)
-        return [""] * len(names)
-    for name in names:
-        there: str | None = None
-        try:
-            # As written; with Windows' separators; with blanks around it.
-            for spelling in dict.fromkeys((stems.get(name, name), name.replace("\\", "/"), name.strip())):
-                there = tree.find(place, spelling)
-                if there is not None:
-                    break
-        except DataError as error:
-            refused[name] = f"image {error}"
-        found.append(there if there is not None and is_image(there) else "")
-    return found
+            if place not in stems:
+                stems[place] = images_by_stem(tree, place)
+            name = min(stems[place].get(name, [name]))
+        # As written; with Windows' separators; with blanks around it.
+        for spelling in dict.fromkeys((name, name.replace("\\", "/"), name.strip())):
+            there = tree.find(place, spelling)
+            if there is not None:
+                return there if is_image(there) else None
+        return None
+
+    wanted = [(name, image.line) for name, image in group.images]
+    return find_images(tree, group.file.name, wanted, places, find, problems)

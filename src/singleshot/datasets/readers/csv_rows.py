@@ -15,13 +15,13 @@ from typing import IO, NamedTuple
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.packed_strings import is_encodable
 from singleshot.datasets.raw import RawObject
+from singleshot.datasets.readers.common import parse_number, whole_side
 from singleshot.datasets.splits import KNOWN_SPLITS
 from singleshot.datasets.tree import Tree, is_image
 from singleshot.errors import DataError, printable
 
 MAX_CSV_BYTES = 4 * 2**30
 MAX_LINE = 1 << 20
-MAX_SIDE = 1_000_000
 
 # What a column is called, in small letters; where a header has two of them, the first here counts.
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -66,14 +66,14 @@ class Columns(NamedTuple):
 
 @dataclass(slots=True)
 class CsvImage:
-    """What the rows say of one image; line: the first of them; told and split_told: its size and split as written."""
+    """What the rows say of one image; line: the first of them; size_texts and split_text: size and split as written."""
 
     line: int
     objects: list[RawObject] = field(default_factory=list)
     size: tuple[int, int] = (0, 0)
-    told: tuple[str, str] = ("", "")
+    size_texts: tuple[str, str] = ("", "")
     split: str = ""
-    split_told: str = ""
+    split_text: str = ""
 
 
 class CsvTable(NamedTuple):
@@ -106,9 +106,7 @@ def sniff_columns(lines: list[str]) -> Columns | None:
 
 def _by_header(row: list[str], delimiter: str) -> Columns | None:
     cells = [cell.strip().lower() for cell in row]
-    place = {
-        key: next((cells.index(name) for name in names if name in cells), -1) for key, names in _CALLED.items()
-    }  # fmt: skip
+    place = {key: next((cells.index(name) for name in names if name in cells), -1) for key, names in _CALLED.items()}
     if min(place[key] for key in ("image", "name", *_SIDES)) < 0:
         return None
     if min(place["width"], place["height"]) < 0:
@@ -174,23 +172,23 @@ def _rows(text: IO[str], path: str, delimiter: str, problems: RaiseErrors) -> It
     reader = csv.reader(lines(), delimiter=delimiter, strict=True)
     before = 0
     while True:
-        said, row = "", []
+        message, row = "", []
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            said = f"is not CSV ({printable(error, 80)}); look at its quotes"
+            message = f"is not CSV ({printable(error, 80)}); look at its quotes"
         except (OSError, DataError) as error:
             problems.add("annotation-unreadable", path, printable(error, 160), line=reader.line_num + 1)
             return
         if spoilt:
-            said = "holds a NUL byte; write the line again"
+            message = "holds a NUL byte; write the line again"
             spoilt.clear()
         start, before = before + 1, reader.line_num
-        if said:
+        if message:
             lost = f" (lines {start} to {before} are lost)" if before > start else ""
-            problems.add("annotation-malformed", path, said + lost, line=start)
+            problems.add("annotation-malformed", path, message + lost, line=start)
         elif row and (len(row) > 1 or row[0].strip()):
             yield start, row
 
@@ -274,9 +272,9 @@ class _Table:
                 self._report(f"image {printable(repr(key), 80)}; want the name of a file", "", line, number)
                 return
             image = self.images[key] = CsvImage(line)
-        if self._sizes is not None and (sizes := self._sizes(row)) != image.told:
+        if self._sizes is not None and (sizes := self._sizes(row)) != image.size_texts:
             self._take_size(image, sizes[0], sizes[1], key, line)
-        if self.has_splits and (row[columns.split] != image.split_told or not image.split):
+        if self.has_splits and (row[columns.split] != image.split_text or not image.split):
             self._take_split(image, row[columns.split], key, line)
         label, texts = row[columns.name], self._sides(row)
         try:
@@ -306,13 +304,11 @@ class _Table:
         boxes = [max(obj.box) <= 2 for image in self.images.values() for obj in image.objects]
         return 2 * sum(boxes) >= len(boxes)
 
-    def _report(self, said: str, item: str, line: int, number: int, kind: str = "annotation-malformed") -> None:
-        self._problems.add(kind, self._path, said, item, line=line, number=number)
+    def _report(self, message: str, item: str, line: int, number: int, kind: str = "annotation-malformed") -> None:
+        self._problems.add(kind, self._path, message, item, line=line, number=number)
 
     def _refuse_box(self, texts: tuple[str, ...], label: str, line: int, number: int) -> None:
-        side, text = next(
-            (s, t) for s, t in zip(_SIDES, texts, strict=True) if not _is_number(t)
-        )  # fmt: skip
+        side, text = next((s, t) for s, t in zip(_SIDES, texts, strict=True) if parse_number(t) is None)
         item = f"object {number} ({printable(label.strip(), 80)})"
         self._report(f"{side} {printable(text, 40)!r} is not a number; want pixels", item, line, number)
 
@@ -324,8 +320,8 @@ class _Table:
             self._report(f"class {printable(name, 80)!r} is not UTF-8; save the file as UTF-8", item, line, number)
         else:
             there = ", ".join(printable(known, 40) for known in sorted(self._declared)[:8])
-            said = f"class {printable(name, 80)!r} is not in the list of classes ({there})"
-            self._report(said, item, line, number, "class-unknown")
+            message = f"class {printable(name, 80)!r} is not in the list of classes ({there})"
+            self._report(message, item, line, number, "class-unknown")
 
     def _name(self, label: str) -> str:
         name = self._descriptions.get(label.strip(), label.strip())
@@ -343,46 +339,36 @@ class _Table:
         return found[0], found[1]
 
     def _take_size(self, image: CsvImage, width: str, height: str, key: str, line: int) -> None:
-        size, said = (_side(width), _side(height)), ""
+        size, message = (_side(width), _side(height)), ""
         if size[0] is None or size[1] is None:
             name, text = ("width", width) if size[0] is None else ("height", height)
-            said = f"{name} {printable(text, 40)!r}; want the image's {name} in whole pixels"
+            message = f"{name} {printable(text, 40)!r}; want the image's {name} in whole pixels"
         elif size[0] and size[1]:
             if size == image.size or not image.size[0]:
-                image.size, image.told = (size[0], size[1]), (width, height)
+                image.size, image.size_texts = (size[0], size[1]), (width, height)
                 return
-            said = f"is {size[0]} x {size[1]} pixels here, {image.size[0]} x {image.size[1]} in a row above; want one"
-        if said:
+            message = (
+                f"is {size[0]} x {size[1]} pixels here, {image.size[0]} x {image.size[1]} in a row above; want one"
+            )
+        if message:
             item = f"image {printable(key, 120)}"
-            self._problems.add("annotation-malformed", self._path, said, item, line=line)
+            self._problems.add("annotation-malformed", self._path, message, item, line=line)
 
     def _take_split(self, image: CsvImage, text: str, key: str, line: int) -> None:
-        split, said = split_name(text), ""
+        split, message = split_name(text), ""
         if not split or not _is_utf8(split):
-            said = f"split {printable(text, 40)!r}; want its name"
+            message = f"split {printable(text, 40)!r}; want its name"
         elif image.split and split != image.split:
-            said = f"is in split {printable(split)!r} here, in {printable(image.split)!r} in a row above; want one"
-        if said:
-            self._problems.add("split-unusable", self._path, said, f"image {printable(key, 120)}", line=line)
+            message = f"is in split {printable(split)!r} here, in {printable(image.split)!r} in a row above; want one"
+        if message:
+            self._problems.add("split-unusable", self._path, message, f"image {printable(key, 120)}", line=line)
         else:
-            image.split, image.split_told = split, text
+            image.split, image.split_text = split, text
 
 
 def _side(text: str) -> int | None:
     """Whole pixels, 0 where nothing is said; None for anything else."""
-    try:
-        value = float(text.strip() or "0")
-    except ValueError:
-        return None
-    return int(value) if 0 <= value <= MAX_SIDE and value == int(value) else None
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return "_" not in text
+    return whole_side(parse_number(text.strip() or "0"))
 
 
 def _is_utf8(text: str) -> bool:

@@ -6,7 +6,6 @@ Images without a JSON are not labelled yet and no part of the set.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable
@@ -16,17 +15,28 @@ from typing import Any, NamedTuple
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.packed_strings import is_encodable
 from singleshot.datasets.raw import Box, RawImage, RawObject, RawSet
-from singleshot.datasets.readers.json_lines import line_of_item
-from singleshot.datasets.splits import KNOWN_SPLITS, make_splits, resolve_split
-from singleshot.datasets.tree import Tree, is_image, join, open_tree, read_limited
+from singleshot.datasets.readers.common import (
+    MADE_SPLITS,
+    divide,
+    folders_below,
+    images_by_stem,
+    json_number,
+    line_of_item,
+    only_folder,
+    parse_json,
+    surround,
+    whole_side,
+)
+from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split
+from singleshot.datasets.tree import Tree, is_image, join
 from singleshot.errors import DataError, printable
+from singleshot.storage import read_limited
 
 # The image itself may lie in the file as text.
 MAX_JSON_BYTES = 512 * 2**20
-MAX_SIDE = 1_000_000
 
 _PEEK_BYTES = 1 << 16
-_FEW, _FOLDERS = 5, 200
+_FEW = 5
 # Shapes whose box surrounds their points, and the points that they need at least.
 _SURROUNDED = {"polygon": 3, "quadrilateral": 3, "rotation": 3, "linestrip": 2, "rectangle": 2, "mask": 2}
 _WITHOUT_AREA = ("point", "points", "line")
@@ -46,17 +56,7 @@ def sniff(tree: Tree) -> str | None:
 
     Raises DataError when several folders below are such folders and nothing else lies here.
     """
-    if _sniff_here(tree):
-        return ""
-    found = []
-    for name in islice(tree.folders(), _FOLDERS):
-        tree.names(name)  # refuses a link that leads out
-        if _sniff_here(open_tree(tree.path(name))):
-            found.append(name)
-    if len(found) > 1 and not tree.files():
-        there = ", ".join(printable(name) for name in found[:8])
-        raise DataError(f"{printable(tree.root)}: several LabelMe folders ({there}); name the one that you mean")
-    return found[0] if len(found) == 1 else None
+    return "" if _sniff_here(tree) else only_folder(tree, folders_below(tree, _sniff_here), "LabelMe")
 
 
 def _sniff_here(tree: Tree) -> bool:
@@ -65,7 +65,7 @@ def _sniff_here(tree: Tree) -> bool:
 
 def _has_pairs(tree: Tree, folder: str) -> bool:
     """Whether one of the first few JSON files that have an image beside them starts as LabelMe's do."""
-    images = _images_by_stem(tree, folder)
+    images = images_by_stem(tree, folder)
     own = (name for name in tree.files(folder, (".json",)) if name[:-5] in images)
     for name in islice(own, _FEW):
         found = tree.find(folder, name)
@@ -76,14 +76,6 @@ def _has_pairs(tree: Tree, folder: str) -> bool:
     return False
 
 
-def _images_by_stem(tree: Tree, folder: str) -> dict[str, list[str]]:
-    stems: dict[str, list[str]] = {}
-    for name in tree.files(folder):
-        if is_image(name):
-            stems.setdefault(name.rpartition(".")[0], []).append(name)
-    return stems
-
-
 def _split_folders(tree: Tree) -> dict[str, str]:
     """Split -> its folder; {} where none of them has pairs."""
     return {name: name for name in tree.folders() if name.lower() in KNOWN_SPLITS and _has_pairs(tree, name)}
@@ -91,7 +83,7 @@ def _split_folders(tree: Tree) -> dict[str, str]:
 
 def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
     """Names of the splits of a LabelMe folder; those that would be made where it has none."""
-    return tuple(_split_folders(tree)) or ("train", "val", "test", "trainval")
+    return tuple(_split_folders(tree)) or MADE_SPLITS
 
 
 def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> RawSet:
@@ -110,12 +102,8 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
             splits_of[split] = list(range(len(images), len(images) + len(found)))
             images += found
     if made:
-        splits_of = make_splits([image.path for image in images])
-        if wanted is not None:
-            split = resolve_split(wanted, splits_of, tree.root)
-            images = [images[i] for i in splits_of[split]]
-            splits_of = {split: list(range(len(images)))}
-    if wanted is not None and not images:
+        splits_of = divide(tree, [image.path for image in images], wanted)
+    if wanted is not None and not any(splits_of.values()):
         raise DataError(f"{printable(tree.root)}: split {printable(wanted)!r} has no labelled images; label some more")
     return RawSet("labelme", tree.root, tuple(sorted(names)), images, splits_of, made=made)
 
@@ -130,7 +118,7 @@ def line_of(data: bytes, number: int) -> int | None:
 
 def _read_pairs(tree: Tree, folder: str, problems: RaiseErrors) -> list[_Pair]:
     """The label files of a folder with their images, in the order of their names."""
-    by_stem = _images_by_stem(tree, folder)
+    by_stem = images_by_stem(tree, folder)
     jsons = tree.files(folder, (".json",))
     stems = {name[:-5] for name in jsons}
     owner: dict[str, str] = {}
@@ -139,9 +127,9 @@ def _read_pairs(tree: Tree, folder: str, problems: RaiseErrors) -> list[_Pair]:
         path = tree.path(join(folder, name))
         try:
             found = tree.find(folder, name) or name
-            content = _load_json(tree, found)
+            content = parse_json(tree.read(found, MAX_JSON_BYTES, "annotation"), printable(path))
         except DataError as error:
-            problems.add("annotation-unreadable", path, str(error).removeprefix(f"{printable(path)}: "))
+            problems.add_unreadable(path, error)
             continue
         same = by_stem.get(name[:-5], [])
         if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
@@ -154,11 +142,13 @@ def _read_pairs(tree: Tree, folder: str, problems: RaiseErrors) -> list[_Pair]:
             problems.add("image-missing", path, f"image {error}")
             continue
         if image is None:
-            said = f"neither its imagePath nor an image called {printable(name[:-5], 80)} lies beside it; add the image"
-            problems.add("image-missing", path, said)
+            message = (
+                f"neither its imagePath nor an image called {printable(name[:-5], 80)} lies beside it; add the image"
+            )
+            problems.add("image-missing", path, message)
         elif image in owner:
-            said = f"{printable(image)} is labelled by {printable(owner[image])} already; remove one of the two"
-            problems.add("annotation-unreadable", path, said)
+            message = f"{printable(image)} is labelled by {printable(owner[image])} already; remove one of the two"
+            problems.add("annotation-unreadable", path, message)
         else:
             owner[image] = found
             pairs.append(_Pair(found, image, _slim(content)))
@@ -170,22 +160,9 @@ def _slim(content: dict[str, Any]) -> dict[str, Any]:
     return {key: content.get(key) for key in ("shapes", "imageWidth", "imageHeight")}
 
 
-def _load_json(tree: Tree, name: str) -> Any:
-    where = printable(tree.path(name))
-    data = tree.read(name, MAX_JSON_BYTES, "annotation")
-    try:
-        return json.loads(data)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{where}: is not JSON: {error.msg} at line {error.lineno} column {error.colno}; write the file again"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: is not JSON that can be read ({printable(error, 80)}); want UTF-8") from error
-
-
-def _image_of(tree: Tree, folder: str, told: Any, same: list[str], stems: set[str]) -> str | None:
+def _image_of(tree: Tree, folder: str, image_path: Any, same: list[str], stems: set[str]) -> str | None:
     """The image that imagePath names, by its last part alone, unless it is that of another JSON; else the namesake."""
-    name = told.replace("\\", "/").rpartition("/")[2] if isinstance(told, str) else ""
+    name = image_path.replace("\\", "/").rpartition("/")[2] if isinstance(image_path, str) else ""
     if name in same:
         return tree.find(folder, name)
     if name not in ("", ".", "..") and "\0" not in name and is_image(name) and name.rpartition(".")[0] not in stems:
@@ -210,21 +187,19 @@ def _image(tree: Tree, folder: str, pair: _Pair, problems: RaiseErrors) -> RawIm
 
 def _side(content: dict[str, Any], key: str, path: str, problems: RaiseErrors) -> int:
     value = content.get(key)
-    if value is None:
-        return 0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_SIDE or value % 1:
-        said = f"{key} is {_show(value)}; want the image's {key[5:].lower()} in whole pixels"
-        problems.add("annotation-malformed", path, said)
-        return 0
-    return int(value)
+    side = whole_side(json_number(0 if value is None else value))
+    if side is None:
+        message = f"{key} is {_show(value)}; want the image's {key[5:].lower()} in whole pixels"
+        problems.add("annotation-malformed", path, message)
+    return side or 0
 
 
 def _object(item: Any, path: str, k: int, problems: RaiseErrors) -> RawObject | None:
     name = item.get("label") if isinstance(item, dict) else None
     shown = f"object {k} ({printable(name, 80)})" if isinstance(name, str) and name.strip() else f"object {k}"
 
-    def broken(said: str) -> None:
-        problems.add("annotation-malformed", path, said, shown, number=k)
+    def broken(message: str) -> None:
+        problems.add("annotation-malformed", path, message, shown, number=k)
 
     if not isinstance(item, dict):
         broken(f"is {_show(item)}; want a shape in braces")
@@ -261,16 +236,11 @@ def _box(item: dict[str, Any], broken: Callable[[str], None]) -> Box | None:
         radius = math.hypot(edge_x - x, edge_y - y)
         return (x - radius, y - radius, x + radius, y + radius)
     else:
-        return _bounds(known, kind == "mask" and len(known) == 2)
+        x0, y0, x1, y1 = surround(*zip(*known, strict=True))
+        # The second point of a mask is its last pixel, not where it ends.
+        last = kind == "mask" and len(known) == 2
+        return (x0, y0, x1 + last, y1 + last)
     return None
-
-
-def _bounds(points: list[tuple[float, float]], whole_pixels: bool) -> Box:
-    """whole_pixels: the second point is the last pixel of a mask, not where it ends."""
-    xs, ys = zip(*points, strict=True)
-    if any(map(math.isnan, (*xs, *ys))):
-        return (math.nan, math.nan, math.nan, math.nan)  # min and max would depend on the order
-    return (min(xs), min(ys), max(xs) + whole_pixels, max(ys) + whole_pixels)
 
 
 def _point(value: Any) -> tuple[float, float] | None:
@@ -278,10 +248,7 @@ def _point(value: Any) -> tuple[float, float] | None:
         return None
     if any(isinstance(part, bool) or not isinstance(part, int | float) for part in value):
         return None
-    try:
-        return float(value[0]), float(value[1])
-    except OverflowError:
-        return math.inf, math.inf
+    return json_number(value[0]), json_number(value[1])
 
 
 def _flags(item: dict[str, Any], broken: Callable[[str], None]) -> tuple[bool, bool] | None:

@@ -12,7 +12,7 @@ from singleshot.datasets.shard_index import AGAIN, INDEX, Index, Label, Shard, f
 from singleshot.datasets.shard_tar import read_samples
 from singleshot.datasets.splits import resolve_split
 from singleshot.datasets.tree import Tree
-from singleshot.errors import DataError, printable
+from singleshot.errors import DataError
 
 
 def sniff(tree: Tree) -> str | None:
@@ -31,7 +31,7 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     try:
         index = read_index(tree)
     except DataError as error:
-        problems.add("annotation-unreadable", path, str(error).removeprefix(f"{printable(path)}: "))
+        problems.add_unreadable(path, error)
         return RawSet("shards", tree.root, (), [], {})
     chosen = tuple(index.splits) if wanted is None else (resolve_split(wanted, index.splits, tree.root),)
     images: list[RawImage] = []
@@ -47,11 +47,6 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
                 images += _read_shard(place, shard, index, problems)
         positions[split] = list(range(start, len(images)))
     return RawSet("shards", tree.root, index.class_names, images, positions, declared=index.declared)
-
-
-def line_of(data: bytes, number: int) -> int | None:
-    """None: labels stand in tars, on one line each."""
-    return None
 
 
 def _read_shard(path: str, shard: Shard, index: Index, problems: RaiseErrors) -> list[RawImage]:
@@ -73,11 +68,11 @@ def _read_shard(path: str, shard: Shard, index: Index, problems: RaiseErrors) ->
         images.append(RawImage(packed.path, label.ident, label.width, label.height, objects, f"{path}/{name}"))
     found = sum(len(image.objects) for image in images)
     if samples != shard.samples:
-        said = f"holds {samples} samples, but {INDEX} says {shard.samples}; fetch it again, or {AGAIN}"
-        problems.add("annotation-malformed", path, said)
+        message = f"holds {samples} samples, but {INDEX} says {shard.samples}; fetch it again, or {AGAIN}"
+        problems.add("annotation-malformed", path, message)
     elif len(images) == samples and found != shard.objects:
-        said = f"holds {found} objects, but {INDEX} says {shard.objects}; fetch it again, or {AGAIN}"
-        problems.add("annotation-malformed", path, said)
+        message = f"holds {found} objects, but {INDEX} says {shard.objects}; fetch it again, or {AGAIN}"
+        problems.add("annotation-malformed", path, message)
     return images
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import math
 import re
 from collections.abc import Callable, Iterable
 from decimal import Decimal
@@ -18,7 +17,8 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import ParseError
 
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
-from singleshot.datasets.raw import RawImage, RawObject, RawSet
+from singleshot.datasets.raw import Box, Notation, RawImage, RawObject, RawSet, show_item
+from singleshot.datasets.readers.common import MAX_SIDE, images_by_stem, only_folder, parse_number, whole_side
 from singleshot.datasets.splits import make_splits, resolve_split
 from singleshot.datasets.tree import Tree, is_image, join
 from singleshot.errors import DataError, MissingExtraError, printable
@@ -27,10 +27,9 @@ logger = logging.getLogger(__name__)
 
 MAX_XML_BYTES = 16 * 2**20
 MAX_LIST_BYTES = 256 * 2**20
-MAX_SIDE = 1_000_000
 
 _LABELS, _IMAGES, _LISTS = "Annotations", "JPEGImages", "ImageSets/Main"
-# This project's own: classes in their order, as a JSON list, where the annotations do not sniff it.
+# This project's own: classes in their order, as a JSON list, where the annotations do not tell it.
 CLASS_LIST = "singleshot-classes.json"
 DEVKIT_CLASSES = frozenset(
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "  # noqa: SIM905
@@ -69,10 +68,7 @@ def sniff(tree: Tree) -> str | None:
         for name in tree.folders(parent)
         if _LABELS in tree.names(join(parent, name))
     ]
-    if len(found) > 1:
-        there = ", ".join(printable(name) for name in found[:8])
-        raise DataError(f"{printable(tree.root)}: several VOC folders ({there}); name the one that you mean")
-    return found[0] if found else None
+    return only_folder(tree, found, "VOC", certain=True)
 
 
 def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
@@ -105,9 +101,16 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     images = _find_images(tree, stems_of, annotations, xmls, problems)
     position = {image.ident: i for i, image in enumerate(images)}
     positions = {s: [position[stem] for stem in members if stem in position] for s, members in stems_of.items()}
-    told = _class_list(tree, problems)
-    order = (*told, *sorted(names - set(told)))
-    return RawSet("voc", tree.root, order, images, positions, made=there.made, declared=bool(told))
+    declared = _class_list(tree, problems)
+    order = (*declared, *sorted(names - set(declared)))
+    return RawSet(
+        "voc", tree.root, order, images, positions, there.made, bool(declared), Notation(show_item, _show_box)
+    )
+
+
+def _show_box(box: Box) -> str:
+    values = (box[0] + 1, box[1] + 1, box[2], box[3])
+    return "box " + " ".join(f"{side} {value:.7g}" for side, value in zip(_SIDES, values, strict=True))
 
 
 def line_of(data: bytes, number: int) -> int | None:
@@ -120,14 +123,14 @@ def _class_list(tree: Tree, problems: RaiseErrors) -> tuple[str, ...]:
     if CLASS_LIST not in tree.names():
         return ()
     try:
-        told = json.loads(tree.read(CLASS_LIST, MAX_XML_BYTES, "class list"))
+        declared = json.loads(tree.read(CLASS_LIST, MAX_XML_BYTES, "class list"))
     except (ValueError, RecursionError):
-        told = None
-    if not isinstance(told, list) or not all(isinstance(name, str) and name.strip() for name in told):
-        said = "is not a list of names in JSON; correct it or remove it"
-        problems.add("annotation-unreadable", tree.path(CLASS_LIST), said)
+        declared = None
+    if not isinstance(declared, list) or not all(isinstance(name, str) and name.strip() for name in declared):
+        message = "is not a list of names in JSON; correct it or remove it"
+        problems.add("annotation-unreadable", tree.path(CLASS_LIST), message)
         return ()
-    return tuple(dict.fromkeys(name.strip() for name in told))
+    return tuple(dict.fromkeys(name.strip() for name in declared))
 
 
 # ---------------------------------------------------------------------------------------------- splits
@@ -164,8 +167,8 @@ def _read_list(tree: Tree, name: str, problems: RaiseErrors) -> list[str]:
             if parts[-1] in ("1", "-1", "0"):  # the per-class lists' flag; a name may hold spaces itself
                 stem = parts[0]
         if stem in stems:
-            said = f"line {number} lists {printable(stem)!r} again; remove one of them"
-            problems.add("split-unusable", tree.path(path), said, line=None)
+            message = f"line {number} lists {printable(stem)!r} again; remove one of them"
+            problems.add("split-unusable", tree.path(path), message, line=None)
             continue
         stems[stem] = None
     return list(stems)
@@ -199,8 +202,10 @@ def _xml_parser() -> Callable[[bytes], Any]:
 
 
 # UTF-8 by its own words or by silence, so that a "<!" in the bytes is one in the text and the reverse.
-_PLAIN_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?!\?xml)|(?:\xef\xbb\xbf)?<\?xml(?: version=[\"'][0-9.]+[\"'])?"
-                          rb"(?: encoding=[\"'][uU][tT][fF]-8[\"'])?\s*\?>")  # fmt: skip
+_PLAIN_START = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*<(?!\?xml)|(?:\xef\xbb\xbf)?<\?xml(?: version=[\"'][0-9.]+[\"'])?"
+    rb"(?: encoding=[\"'][uU][tT][fF]-8[\"'])?\s*\?>"
+)
 
 
 def _parse_xml(data: bytes) -> Any:
@@ -220,7 +225,7 @@ def _read_annotations(
         try:
             data = tree.read(xmls[stem], MAX_XML_BYTES, "annotation")
         except DataError as error:
-            problems.add("annotation-unreadable", path, str(error).removeprefix(f"{printable(path)}: "))
+            problems.add_unreadable(path, error)
             continue
         annotation = parse_annotation(data, path, problems)
         if annotation is not None:
@@ -231,8 +236,8 @@ def _read_annotations(
 def parse_annotation(data: bytes, path: str, problems: RaiseErrors = RAISE_ERRORS) -> VocAnnotation | None:
     """The contents of one VOC XML file; `path` is for messages. None after a problem with the whole file."""
 
-    def broken(said: str) -> None:
-        problems.add("annotation-unreadable", path, said)
+    def broken(message: str) -> None:
+        problems.add("annotation-unreadable", path, message)
 
     try:
         root = _parse_xml(data)
@@ -253,24 +258,20 @@ def parse_annotation(data: bytes, path: str, problems: RaiseErrors = RAISE_ERROR
 
 
 def _side(root: Any, key: str, path: str, problems: RaiseErrors) -> int:
-    text = (root.findtext(f"size/{key}") or "0").strip()
-    try:
-        value = float(text or "0")
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= MAX_SIDE or value != int(value):
-        said = f"size {key} {printable(text, 40)!r}; want the image's {key} in whole pixels"
-        problems.add("annotation-malformed", path, said)
-        return 0
-    return int(value)
+    text = (root.findtext(f"size/{key}") or "").strip()
+    side = whole_side(parse_number(text or "0"))
+    if side is None:
+        message = f"size {key} {printable(text, 40)!r}; want the image's {key} in whole pixels"
+        problems.add("annotation-malformed", path, message)
+    return side or 0
 
 
 def _object(element: Any, path: str, k: int, problems: RaiseErrors) -> RawObject | None:
     name = (element.findtext("name") or "").strip()
     item = f"object {k} ({printable(name, 80)})" if name else f"object {k}"
 
-    def broken(said: str) -> None:
-        problems.add("annotation-malformed", path, said, item, number=k)
+    def broken(message: str) -> None:
+        problems.add("annotation-malformed", path, message, item, number=k)
 
     if not name:
         broken("has no <name>; say what it is")
@@ -320,10 +321,7 @@ def _find_images(
     xmls: dict[str, str],
     problems: RaiseErrors,
 ) -> list[RawImage]:
-    by_stem: dict[str, list[str]] = {}
-    for name in tree.files(_IMAGES):
-        if is_image(name):
-            by_stem.setdefault(name.rpartition(".")[0], []).append(name)
+    by_stem = images_by_stem(tree, _IMAGES)
     images, missing = [], set()
     for stem, annotation in annotations.items():
         same, name = by_stem.get(stem, []), annotation.filename
@@ -340,9 +338,7 @@ def _find_images(
         if found is None or not is_image(found):
             missing.add(stem)
             continue
-        images.append(
-            RawImage(tree.path(found), stem, annotation.width, annotation.height, annotation.objects, file)
-        )  # fmt: skip
+        images.append(RawImage(tree.path(found), stem, annotation.width, annotation.height, annotation.objects, file))
     for split, stems in stems_of.items():
         gone = [stem for stem in stems if stem in missing]
         missing -= set(gone)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import logging
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -17,7 +16,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from singleshot.datasets.findings import CollectErrors, RaiseErrors
-from singleshot.datasets.raw import Box, RawImage, RawObject, RawSet
+from singleshot.datasets.raw import Box, Notation, RawImage, RawObject, RawSet, show_item
+from singleshot.datasets.readers.common import MADE_SPLITS, divide, folders_below, only_folder, surround
 from singleshot.datasets.readers.yolo_layout import (
     Layout,
     Place,
@@ -28,11 +28,9 @@ from singleshot.datasets.readers.yolo_layout import (
     label_of,
     plain_splits,
 )
-from singleshot.datasets.splits import KNOWN_SPLITS, make_splits, resolve_split
-from singleshot.datasets.tree import Tree, open_tree
+from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split
+from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
-
-logger = logging.getLogger(__name__)
 
 MAX_LABEL_BYTES = 64 * 2**20
 MAX_FLAGS_BYTES = 256 * 2**20
@@ -43,7 +41,6 @@ MAX_VALUES = 100_001  # of one row: a polygon of 50,000 points
 MAX_UNNAMED = 10_000
 # Parts of the image end at 1; a tool may write a little more. From here on they are pixels.
 _PIXELS = 2.0
-_FOLDERS = 200
 # Exporters write this key whether there is such a folder or not.
 _ABSENT = "test"
 
@@ -72,8 +69,8 @@ class _Classes(NamedTuple):
             return f"class {number}, and no names are declared (then at most {MAX_UNNAMED}); add classes.txt"
         few = ", ".join(printable(name, 40) for name in self.names[:8]) + ", ..." * (len(self.names) > 8)
         count = f"{len(self.names)} name{'s' * (len(self.names) != 1)}"
-        said = f"class {number}, but {printable(self.declared_in)} has {count}, from 0 ({few})"
-        return f"{said}; correct the number or add the name"
+        message = f"class {number}, but {printable(self.declared_in)} has {count}, from 0 ({few})"
+        return f"{message}; correct the number or add the name"
 
 
 def sniff(tree: Tree) -> str | None:
@@ -84,21 +81,10 @@ def sniff(tree: Tree) -> str | None:
     """
     if find_yaml(tree) or plain_splits(tree):
         return ""
-    found = [
-        name
-        for name in islice(tree.folders(), _FOLDERS)
-        if name not in ("images", "labels", *KNOWN_SPLITS) and _sniff_below(tree, name)
-    ]
-    if len(found) > 1 and not tree.files():
-        there = ", ".join(printable(name) for name in found[:8])
-        raise DataError(f"{printable(tree.root)}: several YOLO folders ({there}); name the one that you mean")
-    return found[0] if len(found) == 1 else None
-
-
-def _sniff_below(tree: Tree, name: str) -> bool:
-    tree.names(name)  # refuses a link that leads out
-    below = open_tree(tree.path(name))
-    return bool(find_yaml(below) or plain_splits(below))
+    skip = ("images", "labels", *KNOWN_SPLITS)
+    return only_folder(
+        tree, folders_below(tree, lambda below: bool(find_yaml(below) or plain_splits(below)), skip), "YOLO"
+    )
 
 
 def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
@@ -108,7 +94,7 @@ def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
     """
     layout = find_layout(tree, file)
     if "" in layout.splits:
-        return ("train", "val", "test", "trainval")
+        return MADE_SPLITS
     return (*layout.splits, *(name for name in layout.broken if name != _ABSENT))
 
 
@@ -140,7 +126,13 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
         class_names = tuple(f"class {i}" for i in range(highest + 1))
     positions = {split: [position[name] for name in names] for split, names in members.items()}
     source = tree.path(layout.yaml) if file else tree.root
-    return RawSet("yolo", source, class_names, images, positions, made=made, declared=classes.names is not None)
+    notation = Notation(show_item, _show_box)
+    return RawSet("yolo", source, class_names, images, positions, made, classes.names is not None, notation)
+
+
+def _show_box(box: Box) -> str:
+    x0, y0, x1, y1 = box
+    return f"box {(x0 + x1) / 2:.7g} {(y0 + y1) / 2:.7g} {x1 - x0:.7g} {y1 - y0:.7g} (centre, width, height)"
 
 
 def line_of(data: bytes, number: int) -> int | None:
@@ -154,29 +146,24 @@ def line_of(data: bytes, number: int) -> int | None:
 
 def _members(
     tree: Tree, layout: Layout, wanted: str | None, problems: RaiseErrors
-) -> tuple[dict[str, list[str]], bool]:  # fmt: skip
+) -> tuple[dict[str, list[str]], bool]:
     """Split -> names of its images, of the wanted one alone or of all; and whether the splits were made here."""
     if "" in layout.splits:
         names = _labelled(tree, "", layout.splits[""], problems)
-        there = {split: [names[i] for i in at] for split, at in make_splits(names).items()}
-        counts = ", ".join(f"{name} {len(members)}" for name, members in there.items())
-        logger.info("%s: no splits, split by hash of the names: %s", printable(tree.root), counts)
-        if wanted is None:
-            return there, True
-        split = resolve_split(wanted, there, tree.root)
-        if not there[split]:
-            raise DataError(f"{printable(tree.root)}: too few images ({len(names)}) for a split {printable(split)!r}")
-        return {split: there[split]}, True
+        made = {split: [names[i] for i in at] for split, at in divide(tree, names, wanted).items()}
+        if wanted is not None and not any(made.values()):
+            raise DataError(f"{printable(tree.root)}: too few images ({len(names)}) for a split {printable(wanted)!r}")
+        return made, True
     known = [*layout.splits, *layout.broken]
     chosen = known if wanted is None else [resolve_split(wanted, known, tree.root)]
     members = {}
     for split in chosen:
         if split in layout.broken:
-            said = layout.broken[split]
+            message = layout.broken[split]
             if wanted is not None:
-                raise DataError(f"{printable(tree.path(layout.yaml))}: {said}")
+                raise DataError(f"{printable(tree.path(layout.yaml))}: {message}")
             if split != _ABSENT:
-                problems.add("split-unusable", tree.path(layout.yaml), said)
+                problems.add("split-unusable", tree.path(layout.yaml), message)
             continue
         members[split] = _labelled(tree, split, layout.splits[split], problems)
         if wanted is not None and not members[split]:
@@ -190,9 +177,9 @@ def _labelled(tree: Tree, split: str, places: list[Place], problems: RaiseErrors
     if not names or any(label_of(tree, name) is not None for name in names):
         return names
     shown = f"split {printable(split)!r}: " if split else ""
-    said = f"{shown}none of its {len(names)} images has a label file ({printable(names[0], 120)} is the first)"
+    message = f"{shown}none of its {len(names)} images has a label file ({printable(names[0], 120)} is the first)"
     hint = 'want labels/NAME.txt for images/NAME.jpg, or NAME.txt beside it; an empty one means "nothing to find"'
-    problems.add("split-unusable", tree.root, f"{said}; {hint}")
+    problems.add("split-unusable", tree.root, f"{message}; {hint}")
     return []
 
 
@@ -241,7 +228,7 @@ def _read_rows(
     try:
         data = tree.read(label, MAX_LABEL_BYTES, "label")
     except DataError as error:
-        problems.add("annotation-unreadable", path, str(error).removeprefix(f"{printable(path)}: "))
+        problems.add_unreadable(path, error)
         return []
     found = []
     number = 0
@@ -254,7 +241,7 @@ def _read_rows(
             return []
         row = _row(words, classes)
         if isinstance(row, _Wrong):
-            problems.add(row.kind, path, row.said, f"object {number}", line=line, number=number)
+            problems.add(row.kind, path, row.message, f"object {number}", line=line, number=number)
         else:
             difficult, crowd, _ = flags.get(number, (False, False, 0))
             obj = RawObject(classes.name(row[0]) or "", row[1], difficult, crowd, number=number, line=line)
@@ -262,8 +249,8 @@ def _read_rows(
         number += 1
     for beyond, (_, _, line) in flags.items():
         if beyond >= number:
-            said = f"object {beyond} of {printable(label)}, which has {number}; correct or remove the row"
-            problems.add("annotation-malformed", tree.path(FLAGS_FILE), said, line=line)
+            message = f"object {beyond} of {printable(label)}, which has {number}; correct or remove the row"
+            problems.add("annotation-malformed", tree.path(FLAGS_FILE), message, line=line)
     return found
 
 
@@ -271,14 +258,14 @@ class _Wrong(NamedTuple):
     """Why a row cannot be used: a kind of finding, and the message."""
 
     kind: str
-    said: str
+    message: str
 
 
 def _row(words: list[str], classes: _Classes) -> tuple[int, Box] | _Wrong:
     """Class number and box of one row, or what is wrong with it."""
 
-    def malformed(said: str) -> _Wrong:
-        return _Wrong("annotation-malformed", said)
+    def malformed(message: str) -> _Wrong:
+        return _Wrong("annotation-malformed", message)
 
     if len(words) > MAX_VALUES:
         return malformed(f"more than {MAX_VALUES} numbers; want those of one object")
@@ -317,9 +304,7 @@ def _bounds(rest: list[float]) -> Box:
     if len(rest) == 4:
         x, y, width, height = rest
         return (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-    if any(map(math.isnan, rest)):
-        return (math.nan, math.nan, math.nan, math.nan)  # min and max would depend on the order
-    return (min(rest[::2]), min(rest[1::2]), max(rest[::2]), max(rest[1::2]))
+    return surround(rest[::2], rest[1::2])
 
 
 # ---------------------------------------------------------------------------------------------- flags
@@ -334,18 +319,18 @@ def _read_flags(tree: Tree, problems: RaiseErrors) -> Flags:
     try:
         text = tree.read(FLAGS_FILE, MAX_FLAGS_BYTES, "flags").decode("utf-8-sig", "surrogateescape")
     except DataError as error:
-        problems.add("annotation-unreadable", path, str(error).removeprefix(f"{printable(path)}: "))
+        problems.add_unreadable(path, error)
         return flags
     rows = csv.reader(io.StringIO(text, newline=""))
     try:
         if [word.strip() for word in next(rows, [])] != FLAGS_HEADER:
-            said = f"its first line is not {','.join(FLAGS_HEADER)}; write it so, or remove the file"
-            problems.add("annotation-unreadable", path, said, line=1)
+            message = f"its first line is not {','.join(FLAGS_HEADER)}; write it so, or remove the file"
+            problems.add("annotation-unreadable", path, message, line=1)
             return flags
         for row in rows:
-            said = _take_flags(tree, row, rows.line_num, flags) if row else ""
-            if said:
-                problems.add("annotation-malformed", path, said, line=rows.line_num)
+            message = _take_flags(tree, row, rows.line_num, flags) if row else ""
+            if message:
+                problems.add("annotation-malformed", path, message, line=rows.line_num)
     except csv.Error as error:
         problems.add("annotation-unreadable", path, f"is not CSV ({printable(error, 80)})", line=rows.line_num)
     return flags

@@ -53,19 +53,19 @@ class Layout(NamedTuple):
 def find_layout(tree: Tree, file: str) -> Layout:
     """The layout of a folder, or of the one that the named yaml lies in. Raises DataError where there is none."""
     yaml = file or find_yaml(tree)
-    told = load_description(tree, yaml) if yaml else Description("", {}, None, 0)
-    splits, broken = _told_splits(tree, yaml.rpartition("/")[0], told)
-    if not told.splits:
+    described = load_description(tree, yaml) if yaml else Description("", {}, None, 0)
+    splits, broken = _described_splits(tree, yaml.rpartition("/")[0], described)
+    if not described.splits:
         splits = plain_splits(tree)
     if not splits and not broken:
         raise DataError(
             f"{printable(tree.path(yaml) if yaml else tree.root)}: no images of a YOLO data set; want train and val "
             "in data.yaml, or the folders images/ and labels/"
         )
-    names, declared_in = told.names, yaml
+    names, declared_in = described.names, yaml
     if names is None:
         names, declared_in = _names_in_files(tree, splits)
-    return Layout(splits, broken, names, declared_in, yaml, told.keypoints)
+    return Layout(splits, broken, names, declared_in, yaml, described.keypoints)
 
 
 # ---------------------------------------------------------------------------------------------- data.yaml
@@ -87,14 +87,14 @@ def find_yaml(tree: Tree) -> str:
     return found[0] if found else ""
 
 
-def _told_splits(tree: Tree, home: str, told: Description) -> tuple[dict[str, list[Place]], dict[str, str]]:
+def _described_splits(tree: Tree, home: str, described: Description) -> tuple[dict[str, list[Place]], dict[str, str]]:
     splits: dict[str, list[Place]] = {}
     broken: dict[str, str] = {}
-    for split, entries in told.splits.items():
+    for split, entries in described.splits.items():
         places = []
         for entry in entries:
             try:
-                places.append(_resolve(tree, home, told.path, entry))
+                places.append(_resolve(tree, home, described.path, entry))
             except DataError as error:
                 broken.setdefault(split, f"{split}: {error}")
         if split not in broken:
@@ -105,10 +105,10 @@ def _told_splits(tree: Tree, home: str, told: Description) -> tuple[dict[str, li
 def _resolve(tree: Tree, home: str, path: str, entry: str) -> Place:
     """The folder or list inside the tree that a yaml in the folder `home` means by `entry` under its `path`."""
     own, absolute = split_path(entry)[0], _is_absolute(entry)
-    told = entry if absolute or not path else f"{path}/{entry}"
-    whole, leads_out = split_path(told)
+    described = entry if absolute or not path else f"{path}/{entry}"
+    whole, leads_out = split_path(described)
     if len(whole) > _MAX_PARTS:
-        raise DataError(f"{printable(told, 120)!r} has more than {_MAX_PARTS} parts; want a folder in this one")
+        raise DataError(f"{printable(described, 120)!r} has more than {_MAX_PARTS} parts; want a folder in this one")
     # Of the entry itself nothing may be left out, unless it is absolute.
     shortest = min(len(own), 1) if absolute else len(own)
     tails = [whole[i:] for i in range(max(len(whole) - shortest, 0) + 1)]
@@ -122,13 +122,15 @@ def _resolve(tree: Tree, home: str, path: str, entry: str) -> Place:
             return Place(found)
         if found.lower().endswith(".txt"):
             return Place(found, listed=True)
-        raise DataError(f"{printable(told, 120)!r} is a file; want a folder of images, or a .txt list of them")
+        raise DataError(f"{printable(described, 120)!r} is a file; want a folder of images, or a .txt list of them")
     if leads_out:
         raise DataError(
-            f"{printable(told, 120)!r} leads out of {printable(tree.root)} and nothing in there has its name; move "
-            "images, labels and yaml into one folder, and write the path from there"
+            f"{printable(described, 120)!r} leads out of {printable(tree.root)} and nothing in there has its name; "
+            "move images, labels and yaml into one folder, and write the path from there"
         )
-    raise DataError(f"{printable(told, 120)!r} is not in {printable(tree.root)}; correct the path, or add the folder")
+    raise DataError(
+        f"{printable(described, 120)!r} is not in {printable(tree.root)}; correct the path, or add the folder"
+    )
 
 
 def _is_absolute(text: str) -> bool:
@@ -266,11 +268,13 @@ def _listed_images(tree: Tree, file: str, problems: RaiseErrors) -> list[str]:
             problems.add("image-missing", path, f"image {error}", line=number)
             continue
         if name is None:
-            said = f"{printable(line, 120)!r} is no image in {printable(tree.root)}; add it there, or remove the line"
-            problems.add("image-missing", path, said, line=number)
+            message = (
+                f"{printable(line, 120)!r} is no image in {printable(tree.root)}; add it there, or remove the line"
+            )
+            problems.add("image-missing", path, message, line=number)
         elif name in found:
-            said = f"lists {printable(line, 120)!r} again; remove one of them"
-            problems.add("split-unusable", path, said, line=number)
+            message = f"lists {printable(line, 120)!r} again; remove one of them"
+            problems.add("split-unusable", path, message, line=number)
         else:
             found[name] = None
     return list(found)

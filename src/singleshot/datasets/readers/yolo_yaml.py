@@ -99,9 +99,9 @@ def load_yaml(data: bytes, where: str) -> Any:
         return yaml.load(data, Loader=loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        said = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"
+        message = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"
         line = f" at line {mark.line + 1}" if mark is not None else ""
-        raise DataError(f"{where}: is not YAML ({printable(said, 100)}{line}); correct it") from error
+        raise DataError(f"{where}: is not YAML ({printable(message, 100)}{line}); correct it") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: is not YAML that can be read ({printable(error, 80)})") from error
 
@@ -116,8 +116,8 @@ def check_names(names: list[Any], where: str) -> tuple[str, ...]:
             kind = f"a {_kind(name)}" if not isinstance(name, str) else "no name" if name.strip() else "blank"
             raise DataError(f"{where}: class {i} is {kind}; want a name for each number from 0")
         if name.strip() in seen:
-            said = f"class {i} is called {printable(name, 80)!r}, as class {seen[name.strip()]} is"
-            raise DataError(f"{where}: {said}; want each name once")
+            message = f"class {i} is called {printable(name, 80)!r}, as class {seen[name.strip()]} is"
+            raise DataError(f"{where}: {message}; want each name once")
         seen[name.strip()] = i
     return tuple(seen)
 

@@ -31,6 +31,7 @@ def plan(raw: RawSet) -> WritePlan:
 
 
 def place(plan: WritePlan, i: int) -> str:
+    """Where image file i goes, relative to the folder."""
     return f"images/{plan.names[i]}"
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from singleshot.datasets.box_rules import LIMIT_PX, NON_FINITE
-from singleshot.datasets.build_dataset import where_is
-from singleshot.datasets.raw import RawImage, RawSet, show_box
-from singleshot.datasets.tree import is_image, is_remote, read_limited
+from singleshot.datasets.raw import Notation, RawImage, RawSet
+from singleshot.datasets.tree import is_image
 from singleshot.errors import DataError, printable
-from singleshot.images.decode import FORMATS, MAX_FILE_BYTES, check_image
-from singleshot.images.exif import orientation
+from singleshot.images.decode import FORMATS, MAX_FILE_BYTES, upright_size
+from singleshot.images.headers import ending_of
+from singleshot.storage import is_remote, read_limited
 
 # What takes time is waiting for the disk or the network; each thread holds one file's bytes.
 _THREADS = 8
@@ -28,17 +28,15 @@ _NOT_IN_NAMES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _NOR_THESE = frozenset("/\\\ufeff\ufffe\uffff")
 # Most file systems end at 255 bytes; what the forms add to a name (".xml", "-2") must fit too.
 _MAX_NAME_BYTES = 230
-_MAGIC = ((b"\x89PNG", ".png"), (b"\xff\xd8\xff", ".jpg"), (b"GIF8", ".gif"), (b"RIFF", ".webp"), (b"BM", ".bmp"),
-          (b"II", ".tif"), (b"MM", ".tif"))  # fmt: skip
 
 
 @dataclass(frozen=True)
 class WritePlan:
-    """A data set as it will be written. form: the one that it was read in; images: those of some split, each with a
-    file name of its own in `names`; splits: name -> positions in images, each once; class_names: those of the data
-    set, then any others that objects have."""
+    """A data set as it will be written. notation: of the form that it was read in; images: those of some split, each
+    with a file name of its own in `names`; splits: name -> positions in images, each once; class_names: those of the
+    data set, then any others that objects have."""
 
-    form: str
+    notation: Notation
     source: str
     class_names: tuple[str, ...]
     images: list[RawImage]
@@ -80,11 +78,11 @@ def make_write_plan(
     filled = {name: members for name, members in raw.splits.items() if members}
     split_names = unique_names([(tidy_split(clean_name(name, "split")), "") for name in filled])
     for image in images:
-        _refuse_non_finite(raw.form, image)
+        _refuse_non_finite(raw.notation, image)
     others = {obj.name for image in images for obj in image.objects} - set(raw.class_names)
     class_names = tuple(dict.fromkeys((*raw.class_names, *sorted(others))))
     return WritePlan(
-        raw.form,
+        raw.notation,
         raw.source,
         class_names,
         images,
@@ -96,12 +94,12 @@ def make_write_plan(
     )
 
 
-def _refuse_non_finite(form: str, image: RawImage) -> None:
+def _refuse_non_finite(notation: Notation, image: RawImage) -> None:
     for obj in image.objects:
         # NaN fails every comparison.
         if not all(abs(value) < LIMIT_PX for value in obj.box):
             raise DataError(
-                f"{where_is(form, image, obj)}: {show_box(form, obj.box)} {NON_FINITE}; "
+                f"{notation.where(image, obj)}: {notation.box(obj.box)} {NON_FINITE}; "
                 "correct it, or run singleshot data check --fix"
             )
 
@@ -126,11 +124,10 @@ def _file_name(path: str, tidy: Callable[[str], str]) -> tuple[str, str]:
     if is_image(base):
         stem, _, ending = base.rpartition(".")
         return tidy(clean_name(stem, "image")), f".{ending}"
-    head = read_limited(path, MAX_FILE_BYTES, "image", most=16)
-    ending = next((ending for magic, ending in _MAGIC if head.startswith(magic)), "")
+    ending = ending_of(read_limited(path, MAX_FILE_BYTES, "image", most=16))
     if not ending:
         raise DataError(f"{printable(path)}: not an image that is read here (want {FORMATS}); convert or remove it")
-    return tidy(clean_name(base, "image")), ending
+    return tidy(clean_name(base, "image")), f".{ending}"
 
 
 def unique_names(wanted: Sequence[tuple[str, str]], by_stem: bool = False) -> list[str]:
@@ -160,6 +157,7 @@ def unique_names(wanted: Sequence[tuple[str, str]], by_stem: bool = False) -> li
 
 
 def stem_of(name: str) -> str:
+    """The name without its ending."""
     return name.rpartition(".")[0]
 
 
@@ -195,7 +193,7 @@ def copy_images(
         data = read_limited(image.path, MAX_FILE_BYTES, "image")
         place.write_bytes(data)
         known = image.width > 0 and image.height > 0
-        return (image.width, image.height) if known and not measured else _size(data, image.path)
+        return (image.width, image.height) if known and not measured else upright_size(data, image.path)
 
     sizes = []
     pool = ThreadPoolExecutor(_THREADS)
@@ -208,12 +206,6 @@ def copy_images(
         # After Ctrl-C or an error the images that are still waiting are not copied.
         pool.shutdown(cancel_futures=True)
     return sizes
-
-
-def _size(data: bytes, path: str) -> tuple[int, int]:
-    """As `image_size`, of bytes that are here already."""
-    width, height = check_image(data, path)
-    return (height, width) if orientation(data) >= 5 else (width, height)
 
 
 def with_sizes(plan: WritePlan, sizes: Sequence[tuple[int, int]]) -> WritePlan:

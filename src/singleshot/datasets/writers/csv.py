@@ -30,17 +30,18 @@ def _is_line(name: str) -> bool:
 
 
 def place(plan: WritePlan, i: int) -> str:
+    """Where image file i goes, relative to the folder."""
     return f"images/{plan.names[i]}"
 
 
 def write(plan: WritePlan, folder: Path) -> None:
     """One file for each split. A column `split` where the files' names do not tell the splits to every reader."""
-    told = all(split in KNOWN_SPLITS for split in plan.splits)
+    usual = all(split in KNOWN_SPLITS for split in plan.splits)
     for split, members in plan.splits.items():
         with (folder / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
             rows = csv.writer(file)
-            rows.writerow(HEADER if told else (*HEADER, "split"))
-            more = () if told else (split,)
+            rows.writerow(HEADER if usual else (*HEADER, "split"))
+            more = () if usual else (split,)
             rows.writerows((*row, *more) for i in members for row in _rows(plan, i))
     if plan.says_classes:
         text = "".join(f"{name}\n" for name in plan.class_names)

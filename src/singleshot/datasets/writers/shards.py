@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import re
 import tarfile
@@ -17,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import numpy as np
@@ -29,15 +30,14 @@ from singleshot.datasets.formats import Source
 from singleshot.datasets.shard_index import INDEX, VERSION, is_text
 from singleshot.datasets.shard_tar import MAX_LABEL_BYTES
 from singleshot.datasets.splits import resolve_split
-from singleshot.datasets.tree import is_remote, read_limited
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.files import atomic_folder
-from singleshot.images.decode import MAX_FILE_BYTES, check_image
-from singleshot.images.exif import orientation
+from singleshot.images.decode import MAX_FILE_BYTES, upright_size
+from singleshot.images.headers import ending_of
+from singleshot.storage import is_remote, read_limited
 
 SHARD_BYTES = 500 * 2**20
-_MAGIC = ((b"\x89PNG", "png"), (b"\xff\xd8\xff", "jpg"), (b"GIF8", "gif"), (b"RIFF", "webp"), (b"BM", "bmp"),
-          (b"II", "tif"), (b"MM", "tif"))  # fmt: skip
+_BLOCK = tarfile.BLOCKSIZE
 # What takes time is waiting for the disk or the network; this many images are held at most.
 _THREADS, _AHEAD = 4, 8
 _STEM = 60  # characters of an image's name in its key: a tar header holds 100
@@ -179,32 +179,34 @@ def _packed(dataset: Dataset, order: np.ndarray, root: str) -> Iterator[_Packed]
 def _pack(dataset: Dataset, i: int, root: str) -> _Packed:
     path = dataset.names[i]
     data = read_limited(path, MAX_FILE_BYTES, "image")
-    width, height = check_image(data, path)
-    if orientation(data) >= 5:
-        width, height = height, width
+    width, height = upright_size(data, path)
     dataset.objects(i, width, height)  # raises where image and annotation do not fit
     truth = dataset.truth(i)
     size = np.tile(np.array([width, height], np.float64), (len(truth.boxes), 1))
-    settled = clean_boxes(truth.boxes.astype(np.float64), size, True, str)
-    keep = settled.keep
+    cleaned = clean_boxes(truth.boxes.astype(np.float64), size, True, str)
+    keep = cleaned.keep
     assert truth.difficult is not None
     assert truth.crowd is not None
     assert truth.area is not None
     labels = truth.labels[keep].tolist()
     file = _relative(path, root)
     label = {
-        "file": file, "id": dataset.image_ids[i], "width": width, "height": height,
-        "boxes": [_numbers(box) for box in settled.boxes[keep]],
-        "classes": labels, "names": [dataset.class_names[label] for label in labels],
-        "difficult": truth.difficult[keep].astype(int).tolist(), "crowd": truth.crowd[keep].astype(int).tolist(),
+        "file": file,
+        "id": dataset.image_ids[i],
+        "width": width,
+        "height": height,
+        "boxes": [_numbers(box) for box in cleaned.boxes[keep]],
+        "classes": labels,
+        "names": [dataset.class_names[label] for label in labels],
+        "difficult": truth.difficult[keep].astype(int).tolist(),
+        "crowd": truth.crowd[keep].astype(int).tolist(),
         "area": _numbers(np.nan_to_num(truth.area[keep])),
-    }  # fmt: skip
+    }
     text = json.dumps(label, separators=(",", ":")).encode("ascii")
     if len(text) > MAX_LABEL_BYTES:
         raise DataError(f"{printable(path)}: {len(labels)} objects (a shard holds {MAX_LABEL_BYTES} bytes of labels)")
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", PurePosixPath(file).stem)[:_STEM]
-    ending = next(ending for magic, ending in _MAGIC if data.startswith(magic))
-    return _Packed(stem, ending, data, text, len(labels))
+    return _Packed(stem, ending_of(data), data, text, len(labels))
 
 
 def _numbers(values: np.ndarray) -> list[float]:
@@ -229,8 +231,7 @@ class _Tars:
     def __init__(self, folder: Path, prefix: str, shard_bytes: int, per_shard: int | None) -> None:
         self._folder, self._prefix, self._bytes, self._samples = folder, prefix, shard_bytes, per_shard
         self.listed: list[dict[str, Any]] = []
-        self._file: IO[bytes] | None = None
-        self._hash = hashlib.sha256()
+        self._tar: tarfile.TarFile | None = None
 
     def __enter__(self) -> _Tars:
         return self
@@ -238,47 +239,38 @@ class _Tars:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self._finish()
-        elif self._file is not None:
-            self._file.close()
+        elif self._tar is not None and self._tar.fileobj is not None:
+            self._tar.fileobj.close()
 
     def add(self, key: str, packed: _Packed) -> None:
         """Write one sample, into the next tar where this one is full."""
-        members = _member(f"{key}.{packed.ending}", packed.image) + _member(f"{key}.json", packed.label)
-        if self._file is not None:
-            shard = self.listed[-1]
-            size = shard["bytes"] + len(members) + 2 * tarfile.BLOCKSIZE
-            full = shard["samples"] >= self._samples if self._samples else _padded(size) > self._bytes
-            if full:
+        members = ((f"{key}.{packed.ending}", packed.image), (f"{key}.json", packed.label))
+        if self._tar is not None:
+            # Each member has a header; two empty blocks end a tar, and its length is a multiple of 20 blocks.
+            size = self._tar.offset + sum(_BLOCK + _padded(len(data), _BLOCK) for _, data in members) + 2 * _BLOCK
+            full = _padded(size, tarfile.RECORDSIZE) > self._bytes
+            if self.listed[-1]["samples"] >= self._samples if self._samples else full:
                 self._finish()
-        if self._file is None:
+        if self._tar is None:
             name = f"{self._prefix}-{len(self.listed):06d}.tar"
-            self._file, self._hash = (self._folder / name).open("wb"), hashlib.sha256()
+            self._tar = tarfile.open(self._folder / name, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
             self.listed.append({"name": name, "samples": 0, "objects": 0, "bytes": 0, "sha256": ""})
-        self._write(members)
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            self._tar.addfile(info, io.BytesIO(data))
         self.listed[-1]["samples"] += 1
         self.listed[-1]["objects"] += packed.objects
 
-    def _write(self, data: bytes) -> None:
-        assert self._file is not None
-        self._file.write(data)
-        self._hash.update(data)
-        self.listed[-1]["bytes"] += len(data)
-
     def _finish(self) -> None:
-        if self._file is not None:
-            # Two empty blocks end a tar, and its length is a multiple of 20 blocks.
-            size = self.listed[-1]["bytes"]
-            self._write(bytes(_padded(size + 2 * tarfile.BLOCKSIZE) - size))
-            self._file.close()
-            self._file = None
-            self.listed[-1]["sha256"] = self._hash.hexdigest()
+        if self._tar is not None:
+            self._tar.close()
+            self._tar = None
+            shard = self.listed[-1]
+            with (self._folder / shard["name"]).open("rb") as file:
+                shard["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+                shard["bytes"] = file.tell()
 
 
-def _padded(size: int) -> int:
-    return -(-size // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
-
-
-def _member(name: str, data: bytes) -> bytes:
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    return info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict") + data + bytes(-len(data) % tarfile.BLOCKSIZE)
+def _padded(size: int, block: int) -> int:
+    return -(-size // block) * block

@@ -38,6 +38,7 @@ def _tidy_split(name: str) -> str:
 
 
 def place(plan: WritePlan, i: int) -> str:
+    """Where image file i goes, relative to the folder."""
     return f"{_IMAGES}/{plan.names[i]}"
 
 

@@ -9,8 +9,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from singleshot.datasets.build_dataset import where_is
-from singleshot.datasets.raw import RawImage, RawSet, show_box
+from singleshot.datasets.raw import Notation, RawImage, RawSet
 from singleshot.datasets.readers.yolo import FLAGS_FILE, FLAGS_HEADER
 from singleshot.datasets.writers.common import WritePlan, is_text, make_write_plan, refuse_texts, stem_of
 from singleshot.errors import DataError, MissingExtraError
@@ -34,6 +33,7 @@ def _tidy_split(name: str) -> str:
 
 
 def place(plan: WritePlan, i: int) -> str:
+    """Where image file i goes, relative to the folder."""
     return f"images/{_folder_of(plan, i)}{plan.names[i]}"
 
 
@@ -50,7 +50,7 @@ def write(plan: WritePlan, folder: Path) -> None:
         name = f"labels/{_folder_of(plan, i)}{stem_of(plan.names[i])}.txt"
         label = folder / name
         label.parent.mkdir(parents=True, exist_ok=True)
-        label.write_bytes(_rows(plan.form, image, number).encode())
+        label.write_bytes(_rows(plan.notation, image, number).encode())
         flags += [
             (name, k, int(obj.difficult), int(obj.crowd))
             for k, obj in enumerate(image.objects)
@@ -69,16 +69,16 @@ def write(plan: WritePlan, folder: Path) -> None:
     (folder / "data.yaml").write_text(_yaml(plan.class_names, entries), encoding="utf-8", newline="\n")
 
 
-def _rows(form: str, image: RawImage, number: dict[str, int]) -> str:
+def _rows(notation: Notation, image: RawImage, number: dict[str, int]) -> str:
     """class, centre, width and height in parts of the image, for each object."""
     rows = []
     for obj in image.objects:
         x0, y0, x1, y1 = map(float, obj.box)
-        parts = ((x0 + x1) / 2 / image.width, (y0 + y1) / 2 / image.height,
-                 (x1 - x0) / image.width, (y1 - y0) / image.height)  # fmt: skip
+        w, h = image.width, image.height
+        parts = ((x0 + x1) / 2 / w, (y0 + y1) / 2 / h, (x1 - x0) / w, (y1 - y0) / h)
         if max(map(abs, parts)) >= _PIXELS:
             raise DataError(
-                f"{where_is(form, image, obj)}: {show_box(form, obj.box)} is too far outside its image of "
+                f"{notation.where(image, obj)}: {notation.box(obj.box)} is too far outside its image of "
                 f"{image.width} x {image.height} pixels to be written as parts of it; correct it, or run singleshot "
                 "data check --fix"
             )

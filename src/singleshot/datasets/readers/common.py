@@ -1,0 +1,209 @@
+"""What the readers share: numbers, JSON, folders, image files in the usual places, splits that are made here."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import islice
+
+from singleshot.datasets.findings import RaiseErrors
+from singleshot.datasets.raw import Box, RawImage, say_same
+from singleshot.datasets.splits import make_splits, resolve_split
+from singleshot.datasets.tree import Tree, is_image, open_tree
+from singleshot.errors import DataError, printable
+
+logger = logging.getLogger(__name__)
+
+MAX_SIDE = 1_000_000
+# The splits of a data set that has none, see `make_splits`.
+MADE_SPLITS = ("train", "val", "test", "trainval")
+# Folders below the one that is given, in which a data set is looked for.
+_FOLDERS = 200
+_BLANK = re.compile(r"[\s,]*")
+
+# ---------------------------------------------------------------------------------------------- numbers and boxes
+
+
+def parse_number(text: str) -> float | None:
+    """The number that a text is; None for none, and for Python's own way to write 1_000."""
+    try:
+        return None if "_" in text else float(text)
+    except ValueError:
+        return None
+
+
+def json_number(value: object) -> float:
+    """A value of JSON as float, NaN for anything that is not a number; what no float holds is infinite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def whole_side(value: float | None) -> int | None:
+    """A side of an image in whole pixels, 0 where it is not known; None for what is no side."""
+    return int(value) if value is not None and 0 <= value <= MAX_SIDE and value % 1 == 0 else None
+
+
+def surround(xs: Sequence[float], ys: Sequence[float]) -> Box:
+    """The box around points; all NaN where one coordinate is, since min and max would depend on the order."""
+    if any(map(math.isnan, (*xs, *ys))):
+        return (math.nan, math.nan, math.nan, math.nan)
+    return (min(xs), min(ys), max(xs), max(ys))
+
+
+# ---------------------------------------------------------------------------------------------- JSON
+
+
+def parse_json(data: bytes, where: str) -> object:
+    """What a JSON file holds; `where` is its name in messages. Raises DataError."""
+    try:
+        return json.loads(data)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{where}: is not JSON: {error.msg} at line {error.lineno} column {error.colno}; write the file again"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: is not JSON that can be read ({printable(error, 80)}); want UTF-8") from error
+
+
+def line_of_item(text: str, key: str, number: int) -> int | None:
+    """The line, from 1, on which item `number`, from 0, of the first list called `key` starts; None where none does."""
+    start = re.search(rf'"{key}"\s*:\s*\[', text)
+    if start is None:
+        return None
+    at, decoder = start.end(), json.JSONDecoder()
+    for k in range(number + 1):
+        blank = _BLANK.match(text, at)
+        at = blank.end() if blank else at
+        if text[at : at + 1] in ("", "]"):
+            return None
+        if k == number:
+            return text.count("\n", 0, at) + 1
+        try:
+            at = decoder.raw_decode(text, at)[1]
+        except (ValueError, RecursionError):
+            return None
+    return None
+
+
+# ---------------------------------------------------------------------------------------------- folders and images
+
+
+def folders_below(tree: Tree, is_one: Callable[[Tree], bool], skip: Collection[str] = ()) -> list[str]:
+    """Names of the first folders below whose tree `is_one`. Raises DataError for a link that leads out."""
+    found = []
+    for name in islice(tree.folders(), _FOLDERS):
+        if name not in skip:
+            tree.names(name)  # refuses a link
+            if is_one(open_tree(tree.path(name))):
+                found.append(name)
+    return found
+
+
+def only_folder(tree: Tree, found: list[str], form: str, certain: bool = False) -> str | None:
+    """The only one of the folders that were found, else None.
+
+    Raises DataError when there are several and they are what the user must mean: nothing else lies in the tree, or
+    they are `certain` to be of that form.
+    """
+    if len(found) > 1 and (certain or not tree.files()):
+        there = ", ".join(printable(name) for name in found[:8])
+        raise DataError(f"{printable(tree.root)}: several {form} folders ({there}); name the one that you mean")
+    return found[0] if len(found) == 1 else None
+
+
+def images_by_stem(tree: Tree, folder: str) -> dict[str, list[str]]:
+    """Name without ending -> names of the images in a folder."""
+    stems: dict[str, list[str]] = {}
+    for name in tree.files(folder):
+        if is_image(name):
+            stems.setdefault(name.rpartition(".")[0], []).append(name)
+    return stems
+
+
+def find_images(
+    tree: Tree,
+    file: str,
+    wanted: Sequence[tuple[str, int | None]],
+    places: Iterable[str],
+    find: Callable[[str, str], str | None],
+    problems: RaiseErrors,
+) -> list[str]:
+    """Names in the tree of the images that a label file lists, "" where missing, all in the first of the places that
+    has them all, or else in the one that has most.
+
+    wanted: names as written, each with the line that has it; find(place, name): the name in the tree, or None.
+    """
+    path = tree.path(file)
+    best: list[str] = [""] * len(wanted)
+    places = list(dict.fromkeys(places))
+    best_place, fewest = places[0], len(wanted)
+    refused: dict[str, str] = {}
+    for place in places:
+        if not _is_there(tree, place):
+            continue
+        found = []
+        for name, _ in wanted:
+            try:
+                found.append(find(place, name) or "")
+            except DataError as error:
+                refused[name] = f"image {error}"
+                found.append("")
+        lacking = found.count("")
+        if lacking < fewest:
+            best, best_place, fewest = found, place, lacking
+        if not lacking:
+            break
+    for (name, line), there in zip(wanted, best, strict=True):
+        if not there:
+            message = refused.get(name) or (
+                f"image {printable(name)!r} is missing ({fewest} of {len(wanted)} are not in "
+                f"{printable(tree.path(best_place))}); add the files there, or take the images out of this file"
+            )
+            problems.add("image-missing", path, message, line=line)
+    return best
+
+
+def _is_there(tree: Tree, place: str) -> bool:
+    try:
+        return not place or bool(tree.names(place))
+    except DataError:  # which is said of each image that is looked for in it
+        return True
+
+
+class UniqueImages:
+    """Images of several files: the same one in two of them (train and trainval) is one, unless they say different
+    objects of it."""
+
+    def __init__(self) -> None:
+        self.images: list[RawImage] = []
+        self._seen: dict[str, int] = {}
+
+    def place(self, image: RawImage) -> int:
+        """Its position among the images, put there if it is new."""
+        at = self._seen.get(image.path)
+        if at is None or not say_same(self.images[at].objects, image.objects):
+            at = self._seen[image.path] = len(self.images)
+            self.images.append(image)
+        return at
+
+
+# ---------------------------------------------------------------------------------------------- splits
+
+
+def divide(tree: Tree, names: Sequence[str], wanted: str | None) -> dict[str, list[int]]:
+    """The splits that are made of images without any, by a hash of their names: positions, of all splits or of the
+    wanted one alone. Raises DataError where that is none of them."""
+    splits = make_splits(names)
+    counts = ", ".join(f"{name} {len(members)}" for name, members in splits.items())
+    logger.info("%s: no splits, split by hash of the names: %s", printable(tree.root), counts)
+    if wanted is None:
+        return splits
+    split = resolve_split(wanted, splits, tree.root)
+    return {split: splits[split]}

@@ -1,0 +1,57 @@
+"""Writing a data set in any form that has a writer: labels, splits and image files, all or nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from singleshot.datasets.formats import FORMATS, Format, written_formats
+from singleshot.datasets.raw import RawSet
+from singleshot.datasets.writers.common import copy_images, with_sizes
+from singleshot.errors import ConfigError, printable
+from singleshot.files import atomic_folder
+
+
+class Written(NamedTuple):
+    """What was written: how many images and objects, and the images of each split."""
+
+    images: int
+    objects: int
+    splits: dict[str, int]
+
+
+def write_dataset(
+    raw: RawSet,
+    out: Path,
+    form: str,
+    on_image: Callable[[], None] | None = None,
+    formats: Mapping[str, Format] = FORMATS,
+) -> Written:
+    """Write `raw` to the new folder `out` as `form`, one of the `formats` that have a writer.
+
+    Image files are copied with their bytes unchanged, from local or remote paths; labels and splits are written as
+    they are in `raw`, boxes outside their image and without area included. An image in no split and a split without
+    images are left out. `on_image` is called after each image. The folder appears only once it is complete.
+
+    Raises ConfigError for an unknown form, or where something other than an empty folder is at `out`; DataError for
+    an image that cannot be read or measured, a box that is not finite, and a text that the form cannot hold.
+    """
+    writers = written_formats(formats)
+    writer = writers.get(form)
+    if writer is None:
+        raise ConfigError(f"{printable(form)}: no form of data sets that is written (want {', '.join(writers)})")
+    plan = writer.plan(raw)
+    # The real place: a link to an empty folder cannot be replaced itself.
+    out = Path(os.path.realpath(out))
+    try:
+        with atomic_folder(out) as folder:
+            places = [folder / writer.place(plan, i) for i in range(len(plan.images))]
+            sizes = copy_images(plan.images, places, writer.measured, on_image)
+            plan = with_sizes(plan, sizes)
+            writer.write(plan, folder)
+    except OSError as error:
+        raise ConfigError(f"{printable(out)}: cannot be written ({error.strerror or printable(error)})") from error
+    objects = sum(len(image.objects) for image in plan.images)
+    return Written(len(plan.images), objects, {name: len(members) for name, members in plan.splits.items()})

@@ -1,0 +1,234 @@
+"""Where YOLO data sets keep images, labels and splits."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import pytest
+
+from singleshot.datasets import available_splits, open_dataset, open_source
+from singleshot.datasets.readers.yolo_layout import ident_of, split_path
+from singleshot.errors import DataError
+
+NAMES = "names: [cat, dog]\n"
+
+
+ROW = "0 0.5 0.5 0.5 0.5\n"
+
+
+MADE = ("train", "val", "test", "trainval")
+
+
+def plain(*rows, **files):
+    """One image in images/ with these rows, in data.yaml's form."""
+    return {"data.yaml": f"train: images\n{NAMES}", "images/a.png": "", "labels/a.txt": "\n".join(rows), **files}
+
+
+LAYOUTS = {
+    "folders in images": {"images/train/a.png": "", "labels/train/a.txt": ROW, "images/val/b.png": "",
+                          "labels/val/b.txt": "", "classes.txt": "cat\ndog\n"},
+    "with a year": {"images/train2017/a.png": "", "labels/train2017/a.txt": ROW, "images/val2017/b.png": "",
+                    "classes.txt": "cat\ndog"},
+    "split first": {"train/images/a.png": "", "train/labels/a.txt": ROW, "valid/images/b.png": "",
+                    "valid/labels/b.txt": "", "obj.names": "cat\ndog\n"},
+    "beside, split first": {"train/a.png": "", "train/a.txt": ROW, "train/_darknet.labels": "cat\ndog",
+                            "valid/b.png": "", "valid/b.txt": ROW},
+    "yaml": {"images/train/a.png": "", "labels/train/a.txt": ROW, "images/val/b.png": "",
+             "data.yaml": "path: ../datasets/set\ntrain: images/train\nval: images/val\n" + NAMES},
+    "yaml with numbers": {"x/images/a.png": "", "x/labels/a.txt": ROW, "y/images/b.png": "",
+                          "y/labels/b.txt": "",
+                          "data.yml": "train: x/images\nval: [y]\nnames: {1: dog, 0: cat}\nnc: 2"},
+    "roboflow": {"train/images/a.png": "", "train/labels/a.txt": ROW, "valid/images/b.png": "",
+                 "valid/labels/b.txt": "", "data.yaml": "train: ../train/images\nval: ../valid/images\n"
+                 "test: ../test/images\nnc: 2\n" + NAMES},
+    "absolute": {"images/train/a.png": "", "labels/train/a.txt": ROW, "images/val/b.png": "", "labels/val/b.txt": "",
+                 "data.yaml": "path: /home/me/set\ntrain: images/train\nval: 'C:\\me\\set\\images\\val'\n" + NAMES},
+    "lists": {"images/a.png": "", "labels/a.txt": ROW, "images/b.png": "", "labels/b.txt": "",
+              "data.yaml": "train: train.txt\nval: lists/val.txt\n" + NAMES, "train.txt": "./images/a.png\r\n",
+              "lists/val.txt": "/content/set/images/b.png\n\n"},
+    "darknet": {"obj_train_data/a.png": "", "obj_train_data/a.txt": ROW, "obj_train_data/b.png": "",
+                "obj_train_data/b.txt": "", "train.txt": "data/obj_train_data/a.png\n",
+                "valid.txt": "data/obj_train_data/b.png", "obj.names": "cat\ndog\n"},
+    "names alone": {"images/train/a.png": "", "labels/train/a.txt": ROW, "images/val/b.png": "",
+                    "labels/val/b.txt": "", "data.yaml": NAMES},
+    "another name": {"images/train/a.png": "", "labels/train/a.txt": ROW, "images/val/b.png": "",
+                     "labels/val/b.txt": "", "my set.yaml": "train: images/train\nval: images/val\n" + NAMES,
+                     "other.yaml": "version: 2"},
+    "one below": {"my set/images/train/a.png": "", "my set/labels/train/a.txt": ROW, "my set/images/val/b.png": "",
+                  "my set/classes.txt": "cat\ndog", "README.txt": "hello"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_layouts_with_splits(yolo, case):
+    files = dict(LAYOUTS[case])
+    if not any(name.endswith("b.txt") for name in files):
+        first = next(name for name in files if name.endswith("b.png"))
+        files[first.replace("images", "labels").replace(".png", ".txt")] = ""
+    root = yolo(files)
+    assert open_source(root).form == "yolo"
+    splits = available_splits(root)
+    assert splits[0] == "train"
+    assert splits[1] in ("val", "valid")
+    assert len(splits) == 2
+    train, val = open_dataset(root, "train"), open_dataset(root, "val")
+    assert train.class_names == val.class_names == ("cat", "dog")
+    assert [Path(name).name for data in (train, val) for name in data.names] == ["a.png", "b.png"]
+    assert train.boxes_px.tolist() == [[16, 12, 48, 36]]
+    assert val.sizes.tolist() == [[64, 48]]
+    raw = open_source(root).read()
+    assert raw.declared
+    assert not raw.made
+    assert [image.ident.rpartition("/")[2] for image in raw.images] == ["a", "b"]
+
+
+WITHOUT_SPLITS = {
+    "images and labels": ("images/{}.png", "labels/{}.txt"),
+    "below them": ("images/x/{}.png", "labels/x/{}.txt"),
+    "beside, in images": ("images/{}.png", "images/{}.txt"),
+    "flat": ("{}.png", "{}.txt"),
+    "other scripts, quotes": ("images/it's „ü“ 猫 {}.JPG", "labels/it's „ü“ 猫 {}.txt"),
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_SPLITS)
+def test_layouts_without_splits(yolo, case):
+    image, label = WITHOUT_SPLITS[case]
+    files = {image.format(f"p{i}"): "" for i in range(20)} | {label.format(f"p{i}"): ROW for i in range(20)}
+    if case == "beside, in images":
+        files["labels/p0.txt"] = ROW
+    root = yolo(files)
+    assert available_splits(root) == MADE
+    parts = {split: list(open_dataset(root, split).names) for split in MADE}
+    assert [len(part) for part in parts.values()] == [16, 2, 2, 18]
+    assert len({*parts["train"], *parts["val"], *parts["test"]}) == 20
+    assert open_source(root).read().made
+    assert open_dataset(root).class_names == ("class 0",)
+
+
+def test_a_named_yaml_is_its_folder_with_all_splits(yolo):
+    root = yolo(
+        {
+            **LAYOUTS["yaml"],
+            "labels/val/b.txt": "",
+            "second.yaml": "train: images/val\nval: images/train\nnames: [x, y]\n",
+        }
+    )
+    assert available_splits(root / "data.yaml") == ("train", "val")
+    assert open_dataset(root / "data.yaml", "val").names[0].endswith("b.png")
+    assert open_dataset(root / "second.yaml", "val").class_names == ("x", "y")
+    assert open_dataset(root / "second.yaml", "val").names[0].endswith("a.png")
+    assert open_dataset(root).class_names == ("cat", "dog")
+    (root / "data.yaml").rename(root / "first.yaml")
+    with pytest.raises(DataError, match=r"several yaml files with names \(first\.yaml, second\.yaml\)"):
+        open_dataset(root)
+
+
+def test_keys_that_stand_in_splits_are_splits_too(yolo):
+    yaml = f"day one: images/day one\nsplits: [day one]\n{NAMES}"
+    root = yolo({"data.yaml": yaml, "images/day one/a.png": "", "labels/day one/a.txt": ROW})
+    assert available_splits(root) == ("day one",)
+    assert open_source(root).read("day one").images[0].ident == "a"
+
+
+def test_an_image_without_a_label_is_background_but_not_all_of_them(yolo, problems, one_line):
+    files = {"images/train/a.png": "", "images/train/b.png": "", "labels/train/a.txt": ROW, "images/val/c.png": "",
+             "classes.txt": "cat"}  # fmt: skip
+    root = yolo(files)
+    assert open_dataset(root, "train").ptr.tolist() == [0, 1, 1]
+    assert "split 'val': none of its 1 images has a label file (images/val/c.png is the first)" in one_line(
+        open_dataset, root, "val"
+    )
+    raw, found = problems(files)
+    assert [f.kind for f in found] == ["split-unusable"]
+    assert raw.splits == {"train": [0, 1], "val": []}
+
+
+def test_classes_without_names_go_up_to_the_highest_of_any_split(yolo, one_line):
+    root = yolo({"images/train/a.png": "", "labels/train/a.txt": ROW, "images/val/b.png": "",
+                 "labels/val/b.txt": "3 0.5 0.5 0.1 0.1\nbroken"})  # fmt: skip
+    assert open_dataset(root).class_names == ("class 0", "class 1", "class 2", "class 3")
+    assert not open_source(root).read("train").declared
+    assert "b.txt:2: object 1: 'broken' is not a number" in one_line(open_dataset, root, "val")
+    (root / "labels/val/b.txt").write_text("99999999999 0.5 0.5 0.1 0.1")
+    assert open_dataset(root).class_names == ("class 0",)
+    assert "class 99999999999, and no names are declared" in one_line(open_dataset, root, "val")
+
+
+def test_an_image_in_two_lists_is_one(yolo):
+    root = yolo({"images/a.png": "", "images/b.png": "", "labels/a.txt": ROW, "labels/b.txt": ROW,
+                 "train.txt": "images/b.png\nimages/a.png\n", "val.txt": "images/a.png\n"})  # fmt: skip
+    raw = open_source(root).read()
+    assert [Path(image.path).name for image in raw.images] == ["b.png", "a.png"]
+    assert raw.splits == {"train": [0, 1], "val": [1]}
+    assert open_source(root).read("val").splits == {"val": [0]}
+
+
+def test_lists_name_what_is_not_there(yolo, problems, one_line):
+    lines = [
+        "images/a.png",
+        "images/gone.png",
+        "../../etc/passwd",
+        "",
+        "images/a.png",
+        "/" * 5000,
+        "x/" * 100 + "a.png",
+    ]
+    files = {"images/a.png": "", "labels/a.txt": ROW, "train.txt": "\n".join(lines)}
+    raw, found = problems(files)
+    assert [(f.kind, f.line) for f in found] == [("image-missing", 2), ("image-missing", 3), ("split-unusable", 5),
+                                                 ("image-missing", 6), ("image-missing", 7)]  # fmt: skip
+    assert raw.splits == {"train": [0]}
+    assert "train.txt:2: 'images/gone.png' is no image in" in one_line(open_dataset, yolo(files))
+
+
+def test_idents_are_short_and_one_for_each_image_of_a_split(yolo):
+    assert ident_of("images/train/x/a.b.png") == "x/a.b"
+    assert ident_of("images/old/images/val2017/a.png") == "a"
+    assert ident_of("train/a.png") == "a"
+    assert ident_of("images.png") == "images"
+    names = ["one/images/a.png", "two/images/a.png", "two/images/b.png", "two/images/b.jpg", "c.png"]
+    files = dict.fromkeys(names, "") | {"one/labels/a.txt": ROW, "data.yaml": f"train: .\n{NAMES}"}
+    raw = open_source(yolo(files)).read("train")
+    assert sorted(image.ident for image in raw.images) == [
+        "c", "one/images/a", "two/images/a", "two/images/b.jpg", "two/images/b.png"
+    ]  # fmt: skip
+
+
+def test_hidden_images_are_none(yolo):
+    root = yolo({**plain(ROW), "images/._a.png": ""})
+    assert list(open_dataset(root).image_ids) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("path", "want"),
+    [
+        ("a/./b//c", (["a", "b", "c"], False)),
+        ("../a/../../b", (["b"], True)),
+        ("a/../b", (["b"], False)),
+        (r"C:\a\b", (["a", "b"], True)),
+        ("~/a", (["a"], True)),
+        ("/a", (["a"], True)),
+        (".", ([], False)),
+    ],
+)
+def test_paths_lose_what_leads_out(path, want):
+    assert split_path(path) == want
+
+
+def test_a_remote_folder_is_read_the_same_way(yolo):
+    import fsspec
+
+    root = yolo({f"it's {k}/ä {name}" if name == "README.txt" else name: text
+                 for k, (name, text) in enumerate({**LAYOUTS["lists"], "README.txt": "x"}.items())})  # fmt: skip
+    place = f"/yolo-{uuid.uuid4().hex}"
+    memory = fsspec.filesystem("memory")
+    for path in root.rglob("*"):
+        if path.is_file():
+            memory.pipe(f"{place}/{path.relative_to(root).as_posix()}", path.read_bytes())
+    for address in (f"memory:/{place}", f"memory:/{place}/data.yaml"):
+        assert available_splits(address) == ("train", "val")
+        data = open_dataset(address)
+        assert data.boxes_px.tolist() == [[16, 12, 48, 36]]
+        assert data.sample(0).image.shape == (48, 64, 3)

@@ -1,0 +1,216 @@
+"""Class names and data.yaml of YOLO data sets, and what they must not do."""
+
+from __future__ import annotations
+
+import pytest
+
+from singleshot.datasets import available_splits, open_dataset, open_source
+from singleshot.datasets.findings import CollectErrors
+from singleshot.datasets.readers import yolo as module
+from singleshot.datasets.readers.yolo_yaml import MAX_YAML_BYTES
+
+NAMES = "names: [cat, dog]\n"
+
+
+ROW = "0 0.5 0.5 0.5 0.5\n"
+
+
+def plain(*rows, **files):
+    """One image in images/ with these rows, in data.yaml's form."""
+    return {"data.yaml": f"train: images\n{NAMES}", "images/a.png": "", "labels/a.txt": "\n".join(rows), **files}
+
+
+def test_names_of_the_same_classes_in_two_places(yolo, one_line):
+    root = yolo({"images/train/a.png": "", "labels/train/a.txt": ROW, "labels/train/classes.txt": "cat\ndog\n",
+                 "images/val/b.png": "", "labels/val/b.txt": ROW, "labels/val/classes.txt": "cat"})  # fmt: skip
+    assert open_dataset(root, "val").class_names == ("cat", "dog")
+    (root / "labels/val/classes.txt").write_text("dog\ncat")
+    assert "labels/val/classes.txt: other classes than in labels/train/classes.txt" in one_line(open_dataset, root)
+    (root / "classes.txt").write_text("cat\n\ndog")
+    assert "classes.txt: class 1 is blank; want a name for each number" in one_line(open_dataset, root)
+    (root / "classes.txt").write_bytes("\ufeffcat\r\n dog \r\n\r\n".encode())
+    assert open_dataset(root).class_names == ("cat", "dog")
+
+
+def test_words_that_yaml_reads_as_something_else_are_names(yolo):
+    yaml = "train: images\nval: ~\ntest:\nnames:\n  0: no\n  1: 1.10\n  2: 2020-01-01\n  3: 'null'\n"
+    root = yolo({**plain(ROW), "data.yaml": yaml})
+    assert open_dataset(root).class_names == ("no", "1.10", "2020-01-01", "null")
+    assert available_splits(root) == ("train",)
+
+
+BOMB = "a: &a [x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{k}: &{k} [{','.join(['*' + j] * 8)}]\n" for j, k in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+BAD_YAML = {
+    "alias bomb": (f"names: [a]\n{BOMB}", "data.yaml:3: uses an alias (*a)"),
+    "merge": ("a: &a {x: y}\nnames: {<<: *a}", "data.yaml:2: uses an alias (*a)"),
+    "itself": ("names: &a [*a]", "data.yaml:1: uses an alias"),
+    "depth": (f"names: [a]\nx: {'[' * 40}", "data.yaml:2: lists within lists beyond 32 levels"),
+    # PyYAML has a limit of its own and may answer before ours does.
+    "endless depth": (f"names: [a]\nx: {'[' * 100_000}", "data.yaml:"),
+    "nul": ("names: [a\0]", "data.yaml: is not YAML ("),
+    "not utf-8": (b"names: [a]\nx: \xff\xfe", "data.yaml: is not YAML"),
+    "cut short": ("names: [a", "data.yaml: is not YAML ("),
+    "two documents": ("names: [a]\n---\nnames: [b]", "data.yaml: is not YAML"),
+    "a list": ("-\n  names: a\n", "data.yaml: holds a list; want"),
+    "text for names": ("names: cat", "data.yaml: names is a text; want a list"),
+    "lists for names": ("names: [[a, [b]], c]", "data.yaml: class 0 is a list; want a name"),
+    "twice": ("names: [a, b, a]", "data.yaml: class 2 is called 'a', as class 0 is"),
+    "gap": ("names: {0: a, 2: b}", "data.yaml: names has no class 1"),
+    "text for a number": ("names: {a: b}", "data.yaml: names: the number of a class is 'a'"),
+    "high number": ("names: {999999999999: b}", "is '999999999999'; want a whole number from 0 to 100000"),
+    "count": ("names: [a, b]\nnc: 3", "data.yaml: nc is 3 but names has 2"),
+    "count of text": ("names: [a]\nnc: [[1]]", "data.yaml: nc is a list"),
+    "long count": (f"nc: {'9' * 9999}", "data.yaml: nc is '999"),
+    "table for train": ("names: [a]\ntrain: {x: [y]}", "data.yaml: train holds a table of keys; want a folder"),
+    "list for path": ("names: [a]\npath: [x]\ntrain: images", "data.yaml: path is a list"),
+    "keypoints": ("names: [a]\nkpt_shape: 17", "data.yaml: kpt_shape is not two numbers"),
+    "splits": ("names: [a]\nsplits: train", "data.yaml: splits is not a list of names"),
+    "reserved": ("names: [a]\nsplits: [names]", "data.yaml: splits lists 'names'"),
+    "python": ("names: !!python/object/apply:os.system ['true']\nnc: 2", "nc is 2 but names has 1"),
+    "control": ('names: [a]\ntrain: "x\\ny"', r"data.yaml: train: 'x\\ny' is not in"),
+    "surrogate": ('names: ["\\ud800"]', "data.yaml: "),
+}
+
+
+@pytest.mark.parametrize("case", BAD_YAML)
+def test_bad_yaml_ends_in_one_line(yolo, one_line, case):
+    text, message = BAD_YAML[case]
+    root = yolo({**plain(ROW), "data.yaml": text})
+    said = one_line(open_dataset, root)
+    assert message in said
+    assert len(said) < 600
+    assert message in one_line(open_dataset, root / "data.yaml")
+
+
+def test_a_large_yaml_is_refused(yolo, one_line):
+    root = yolo({**plain(ROW), "data.yaml": NAMES + "#" * MAX_YAML_BYTES})
+    assert "data.yaml: larger than 1 MB" in one_line(open_dataset, root)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("../other/pictures", "train: '../other/pictures' leads out of"),
+        ("/etc", "train: '/etc' leads out of"),
+        ("~/pictures", "leads out of"),
+        (r"D:\data\pictures", "leads out of"),
+        ("pictures", "train: 'pictures' is not in"),
+        ("https://host/x", "is not in"),
+        ("images/a.png", "is a file; want a folder of images"),
+        ("x/" * 200, "has more than 64 parts"),
+    ],
+)
+def test_places_that_are_not_in_the_folder(yolo, tmp_path, one_line, entry, message):
+    (tmp_path / "other" / "pictures").mkdir(parents=True)
+    root = yolo({**plain(ROW), "data.yaml": f"train: '{entry}'\nval: images\ntest: ../gone\n{NAMES}"})
+    said = one_line(open_dataset, root)
+    assert "data.yaml: train: " in said
+    assert message in said
+    # The others are read all the same; train stays among the splits so that its fault is heard.
+    assert len(open_dataset(root, "val")) == 1
+    assert available_splits(root) == ("val", "train")
+    found = CollectErrors()
+    assert list(open_source(root).read(None, found).splits) == ["val"]
+    assert [f.kind for f in found.findings] == ["split-unusable"]
+    assert "test: '../gone' leads out of" in one_line(open_dataset, root, "test")
+
+
+@pytest.mark.parametrize("place", ["images/a.png", "images", "labels", "labels/a.txt", "data.yaml"])
+def test_links_that_leave_the_folder_are_refused(yolo, tmp_path, one_line, place):
+    root = yolo(plain(ROW))
+    (root / place).rename(tmp_path / "outside")
+    (root / place).symlink_to(tmp_path / "outside")
+    assert "a link that leads out of" in one_line(open_dataset, root)
+
+
+def test_a_link_below_that_leaves_the_folder_is_refused(yolo, tmp_path, one_line):
+    yolo(plain(ROW), tmp_path / "outside")
+    root = yolo({"README.txt": "x"})
+    (root / "below").symlink_to(tmp_path / "outside")
+    assert "a link that leads out of" in one_line(open_dataset, root)
+
+
+def test_a_link_back_to_its_folder_ends(yolo, one_line):
+    root = yolo(plain(ROW))
+    (root / "images" / "again").symlink_to(root / "images")
+    assert "folders within folders without end" in one_line(open_dataset, root)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"a.png": "", "README.txt": ROW},
+        {"a.png": "", "a.txt": "a caption of five words"},
+        {"a.png": "", "a.txt": ""},
+        {"images/a.png": "", "labels/a.json": "{}"},
+        {"images/a.png": "", "labels/classes.txt": "cat"},
+        {"labels/a.txt": ROW},
+        {"data.yaml": "name: x\nchannels: [conda]\n", "a.png": ""},
+        {"x.yaml": "names: [a]", "a.png": ""},
+        {"train.txt": "some words\n", "a.png": ""},
+    ],
+)
+def test_what_is_no_yolo_folder(yolo, one_line, files):
+    said = one_line(open_dataset, yolo(files))
+    assert "no data set of a known form" in said
+    assert "a YOLO data.yaml" in said
+
+
+def test_voc_and_coco_folders_stay_what_they_are(yolo, voc_xml, write_voc, coco, write_coco):
+    voc = write_voc(yolo({"labels/a.txt": ROW, "images/a.png": ""}), {"a": voc_xml([("cat", (1, 1, 5, 5))])})
+    assert open_source(voc).form == "voc"
+    both = yolo(plain(ROW), voc.parent / "both")
+    write_coco(both / "annotations" / "instances_train2017.json", coco())
+    assert open_source(both).form == "coco"
+    label_studio = yolo({**plain(ROW), "notes.json": "{}"}, voc.parent / "studio")
+    assert open_source(label_studio).form == "yolo"
+
+
+def test_several_below_are_named(yolo, one_line):
+    root = yolo({f"{k}/{name}": text for k in "xy" for name, text in plain(ROW).items()})
+    assert "several YOLO folders (x, y); name the one" in one_line(open_dataset, root)
+
+
+def test_flags_stand_beside_the_labels(yolo):
+    flags = "label,object,difficult,crowd\nlabels/a.txt,1,1,0\nlabels/a.txt,2,0,1\n"
+    files = {**plain(ROW.strip(), "1 0.5 0.5 0.2 0.2", "", "1 0.5 0.5 0.3 0.3"), "singleshot-flags.csv": flags}
+    data = open_dataset(yolo(files))
+    assert data.difficult.tolist() == [False, True, False]
+    assert data.crowd.tolist() == [False, False, True]
+
+
+BAD_FLAGS = {
+    "labels/a.txt,0,1": (2, "3 values; want label,object,difficult,crowd"),
+    "labels/a.txt,x,1,0": (2, "object 'x'; want its place"),
+    "labels/a.txt,-1,1,0": (2, "object '-1'"),
+    "labels/a.txt,0,yes,0": (2, "difficult and crowd are 'yes, 0'"),
+    "labels/b.txt,0,1,0": (2, "no label file 'labels/b.txt'"),
+    "../x.txt,0,1,0": (2, "leaves the data set's folder"),
+    "labels/a.txt,0,1,0\nlabels/a.txt,0,1,0": (3, "object 0 of labels/a.txt a second time"),
+    "labels/a.txt,1,1,0": (2, "object 1 of labels/a.txt, which has 1"),
+    f"labels/a.txt,{'0' * 200_000},1,0": (2, "is not CSV ("),
+}
+
+
+@pytest.mark.parametrize("rows", BAD_FLAGS, ids=lambda rows: rows[:24])
+def test_bad_flags_are_reported(yolo, one_line, rows):
+    line, message = BAD_FLAGS[rows]
+    root = yolo({**plain(ROW), "singleshot-flags.csv": f"label,object,difficult,crowd\n{rows}\n"})
+    said = one_line(open_dataset, root)
+    assert f"singleshot-flags.csv:{line}: " in said
+    assert message in said
+
+
+def test_flags_without_their_header(yolo, one_line):
+    root = yolo({**plain(ROW), "singleshot-flags.csv": "labels/a.txt,0,1,0\n"})
+    assert "singleshot-flags.csv:1: its first line is not label,object" in one_line(open_dataset, root)
+
+
+def test_listing_the_splits_reads_no_label(yolo, monkeypatch):
+    root = yolo({**plain(ROW), "data.yaml": f"train: images\nval: images\n{NAMES}"})
+    monkeypatch.setattr(module, "_read_rows", None)
+    assert available_splits(root) == ("train", "val")
