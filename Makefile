@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: demo test test-commands test-data test-engines test-core setup check fast clean
+.PHONY: demo test test-commands test-data test-engines test-core setup check protos fast clean
 
 demo: $(STAMP)
 	$(BIN)/singleshot demo $(if $(DATA),"$(DATA)") $(ARGS)
@@ -37,6 +37,11 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The descriptors that the readers of Caffe's and TensorFlow's files load, from the .proto files beside them.
+PROTOS := src/singleshot/weights/readers/protos
+protos: $(STAMP)
+	$(BIN)/python -m grpc_tools.protoc -I$(PROTOS) --descriptor_set_out=$(PROTOS)/protos.binpb $(notdir $(wildcard $(PROTOS)/*.proto))
 
 fast: $(STAMP)
 	$(PYTEST) -m "not slow" $(ARGS)

@@ -855,7 +855,7 @@ class TestFilesBesideIt:
             (LABELS.replace("id: 3", "id: 1"), "two items with id 1"),
             (LABELS.replace("id: 3", "id: three"), "cannot be read as protobuf text"),
             ("person\ncar\n", "neither a label map"),
-            ("item {" * 5000, "brackets in each other"),
+            ("item {" * 5000, "brackets nested too deep"),
         ],
     )
     def test_label_maps_that_do_not_fit(self, v1, graph, imported, tmp_path, text, match):

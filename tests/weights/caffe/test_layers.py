@@ -218,14 +218,13 @@ def test_how_images_are_prepared_is_taken_from_the_prototxt(caffe, agree):
 
 def test_the_network_inside_a_caffemodel(caffe, tables, agree, tmp_path):
     """As Net::ToProto writes it, bottoms, tops, parameters and blobs in one, and Splits where a blob is used twice."""
-    from singleshot.weights.readers.caffe_proto import caffe_messages
     from singleshot.weights.readers.protobuf import parse_text
 
     rows = [*trunk(caffe), ("split", "Split", ["c2"], "c2_split", {}), *ending(caffe, "c2")]
     rows = [(*r[:2], ["c2_split" if b == "c2" and r[0].startswith("c2_") else b for b in r[2]], *r[3:]) for r in rows]
     arrays = {key: value for key, value in caffe.weights(rows).items() if not key.startswith("c2_")}
     arrays |= {key: v for key, v in caffe.weights([*trunk(caffe), *ending(caffe, "c2")]).items() if key not in arrays}
-    net = parse_text(caffe_messages()["NetParameter"], caffe.text(rows, SIDE), "test")
+    net = parse_text("caffe.NetParameter", caffe.text(rows, SIDE), "test")
     for layer in net.layer:
         for i in range(3):
             values = arrays.get(f"{layer.name}[{i}]")

@@ -11,12 +11,13 @@ import numpy as np
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.weights.foreign_state import ForeignState
-from singleshot.weights.readers.caffe_proto import caffe_messages, upgraded, v1_type
-from singleshot.weights.readers.protobuf import MAX_TEXT, parse_binary, parse_text
+from singleshot.weights.readers.protobuf import MAX_TEXT, message_class, parse_binary, parse_text
 
 MAX_NET_LAYERS = 5_000
 MAX_BLOBS = 64  # of one layer
 _RAW_TYPES = {0: "<f8", 1: "<f4", 2: "<f2"}
+# Types of V1LayerParameter that are not simply the same word in capitals.
+_V1_NAMES = {"RELU": "ReLU", "LRN": "LRN", "HDF5_DATA": "HDF5Data"}
 
 
 class CaffeNet(NamedTuple):
@@ -77,7 +78,7 @@ def read_caffe(path: Path, beside: str | Path | None = None) -> ForeignState:
         data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{where}: cannot be read ({printable(error, 80)})") from error
-    net = parse_binary(caffe_messages()["NetParameter"], data, where)
+    net = parse_binary("caffe.NetParameter", data, where)
     del data
     values = dict(_blobs(net, where))
     if not values:
@@ -126,7 +127,7 @@ def read_prototxt(path: Path) -> CaffeNet:
 
 def parse_prototxt(text: str | bytes, where: str) -> CaffeNet:
     """The network that a prototxt's text describes."""
-    net = _net(parse_text(caffe_messages()["NetParameter"], text, where), where)
+    net = _net(parse_text("caffe.NetParameter", text, where), where)
     if not net.layers:
         raise CheckpointError(f"{where}: describes no network (it has no layers)")
     return net
@@ -137,7 +138,7 @@ def _net(net: Any, where: str) -> CaffeNet:
         raise CheckpointError(f"{where}: {len(net.layer) + len(net.layers)} layers (at most {MAX_NET_LAYERS} are read)")
     if any(layer.HasField("layer") for layer in net.layers):
         raise CheckpointError(f"{where}: a network in Caffe's format of 2013; upgrade it with upgrade_net_proto_binary")
-    layers = tuple(net.layer) or tuple(map(upgraded, net.layers))
+    layers = tuple(net.layer) or tuple(map(_upgraded, net.layers))
     for layer in layers:
         layer.ClearField("blobs")
     shapes = [tuple(shape.dim) for shape in net.input_shape]
@@ -148,10 +149,27 @@ def _net(net: Any, where: str) -> CaffeNet:
     return CaffeNet(where, net.name, layers, tuple(zip(net.input, shapes, strict=False)), transforms)
 
 
+def _upgraded(old: Any) -> Any:
+    """A V1LayerParameter as LayerParameter, blobs left out. The fields that both have are called the same."""
+    new = message_class("caffe.LayerParameter")(name=old.name, type=_v1_type(old))
+    for field, value in old.ListFields():
+        if field.name in ("bottom", "top", "include", "exclude"):
+            getattr(new, field.name).extend(value)
+        elif field.name.endswith("_param"):
+            getattr(new, field.name).CopyFrom(value)
+    return new
+
+
+def _v1_type(old: Any) -> str:
+    """The type of a V1LayerParameter as newer files call it: CONVOLUTION -> Convolution."""
+    word = old.LayerType.Name(old.type)
+    return _V1_NAMES.get(word, word.title().replace("_", ""))
+
+
 def _blobs(net: Any, where: str) -> Iterator[tuple[str, np.ndarray]]:
     """(name, array) of all blobs; CheckpointError when a name is there twice or a shape is not that of the data."""
     seen = set()
-    rows = [(layer, layer.type) for layer in net.layer] or [(layer, v1_type(layer)) for layer in net.layers]
+    rows = [(layer, layer.type) for layer in net.layer] or [(layer, _v1_type(layer)) for layer in net.layers]
     for layer, kind in rows:
         if not layer.blobs:
             continue
