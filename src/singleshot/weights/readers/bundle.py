@@ -15,9 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from singleshot.errors import CheckpointError, printable
-from singleshot.weights.readers.crc32c import crc32c, unmask
 from singleshot.weights.readers.protobuf import parse_binary
-from singleshot.weights.readers.sstable import is_sstable, read_sstable
+from singleshot.weights.readers.sstable import is_sstable, masked_crc32c, read_sstable
 from singleshot.weights.readers.tf_tensors import BFLOAT16, DTYPES, STRING, flat_values, from_bfloat16
 
 _SUFFIX = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
@@ -138,7 +137,7 @@ class _Shards:
             end = entry.offset + entry.size
             file.seek(entry.offset)
             data = file.read(entry.size)
-            if len(data) != entry.size or crc32c(data) != unmask(entry.crc32c):
+            if len(data) != entry.size or masked_crc32c(data) != entry.crc32c:
                 raise CheckpointError(f"{what}: checksum does not match; the data file is damaged")
             tensors[name] = _array(np.frombuffer(data, dtype), entry.dtype, shape)
 
