@@ -256,18 +256,20 @@ def test_storages_longer_than_what_is_stored_are_refused(tmp_path):
 
 
 def test_pickles_that_grow_or_nest_without_end_are_refused(tmp_path):
-    doubled = b"\x80\x02c_codecs\nencode\nq\x00" + text("a" * 1000) + text("hex") + b"\x86R"
-    doubled = b"\x80\x02}" + text("a") + doubled[2:]
+    doubled = b"\x80\x02}" + text("a") + b"c_codecs\nencode\nq\x00" + text("a" * 1000) + text("latin1") + b"\x86R"
     for _ in range(40):  # encode(encode(...)), each time twice as long
         doubled += b"q\x01h\x00h\x01" + text("hex") + b"\x86R"
     zip_of(tmp_path / "grows.pth", doubled + b".")
     zip_of(tmp_path / "nests.pth", b"\x80\x02}" + b")" + b"\x85" * 1_000_000 + text("v") + b"s.")
+    # Each tuple holds the one before twice: to hash the last of 50 takes years.
+    zip_of(tmp_path / "twice.pth", b"\x80\x02}" + b")" + b"q\x00h\x00\x86" * 50 + text("v") + b"s.")
     many = b"(" + b"K\x01" * 100_000 + b"t"
     copies = b"".join([b"h\x00h\x01\x85R"] * 1000)
     zip_of(tmp_path / "copies.pth", b"\x80\x02(c__builtin__\nset\nq\x00" + many + b"q\x01" + copies + b"t.")
     begin = time.monotonic()
     refused(tmp_path / "grows.pth", "far more memory than the file")
     refused(tmp_path / "nests.pth", "nested more than 100 deep")
+    refused(tmp_path / "twice.pth", "far more memory than the file")
     refused(tmp_path / "copies.pth", "far more memory than the file")
     assert time.monotonic() - begin < 20
 

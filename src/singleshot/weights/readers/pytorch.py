@@ -5,6 +5,7 @@ Only `torch.load(weights_only=True)` reads pickles, and only those that `pickle_
 
 from __future__ import annotations
 
+import io
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.weights.foreign_state import MAX_NAMES, ForeignState
-from singleshot.weights.readers.pickle_check import check_pickle, stand_ins
+from singleshot.weights.readers.pickle_check import MAX_PICKLE, check_pickle, stand_ins
 from singleshot.weights.readers.wrappers import unwrap
 
 # Of arrays in memory. .npz files may be compressed, a thousand to one: they must not make us allocate without end.
@@ -27,9 +28,17 @@ OURS = "singleshot"  # key of our own checkpoints' metadata
 
 _LEGACY_PICKLES = 5  # magic number, protocol, machine, the object, names of its storages
 _ITEM_SIZES = {
-    "ComplexDouble": 16, "ComplexFloat": 8, "Double": 8, "Long": 8, "Float": 4, "Int": 4, "QInt32": 4, "Half": 2,
-    "BFloat16": 2, "Short": 2,
-}  # fmt: skip
+    "ComplexDouble": 16,
+    "ComplexFloat": 8,
+    "Double": 8,
+    "Long": 8,
+    "Float": 4,
+    "Int": 4,
+    "QInt32": 4,
+    "Half": 2,
+    "BFloat16": 2,
+    "Short": 2,
+}
 _SAY_STATE_DICT = 'save its state dict instead: torch.save(model.state_dict(), "weights.pth")'
 
 
@@ -91,7 +100,7 @@ def _check_archive(archive: zipfile.ZipFile, size: int, where: str) -> None:
     if sum(entry.file_size for entry in archive.infolist()) > size or len({n.lower() for n in sizes}) < len(sizes):
         raise CheckpointError(f"{where}: its parts are larger than the file; it is damaged")
     with archive.open(pickle) as part:
-        storages = check_pickle(part, where)
+        storages = check_pickle(io.BytesIO(part.read(MAX_PICKLE)), where)
     for storage in storages:
         stored = sizes.get(f"{root}/data/{storage.key}", -1)
         if stored < storage.values * _item_size(storage.kind):
@@ -109,9 +118,10 @@ def _item_size(kind: str) -> int:
 def _read_legacy(path: Path, file: BinaryIO, where: str) -> ForeignState:
     file.seek(0)
     storages = []
+    stream = io.BytesIO(file.read(MAX_PICKLE))
     for i in range(_LEGACY_PICKLES):
-        storages += check_pickle(file, where)
-        if i == 0 and file.tell() > 64:
+        storages += check_pickle(stream, where)
+        if i == 0 and stream.tell() > 64:
             raise CheckpointError(f"{where}: a pickle, but not of torch.save; {_SAY_STATE_DICT}")
     sizes = {storage.key: storage.values * _item_size(storage.kind) for storage in storages}
     if sum(sizes.values()) > path.stat().st_size:

@@ -13,9 +13,22 @@ from singleshot.errors import CheckpointError, printable
 
 # In the order of preference: where a file holds a model and its running average, the model is what is asked for.
 WRAPPERS = (
-    "state_dict", "model_state_dict", "model", "net", "network", "net_state_dict", "model_state", "weights", "params",
-    "state", "module", "ema_state_dict", "state_dict_ema", "model_ema", "ema",
-)  # fmt: skip
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "net_state_dict",
+    "model_state",
+    "weights",
+    "params",
+    "state",
+    "module",
+    "ema_state_dict",
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+)
 MAX_VALUES = 2**30  # in all tensors together: 4 GB as float32
 _DEPTH, _PLAIN_DEPTH, _PLAIN_ITEMS = 3, 6, 20_000
 
