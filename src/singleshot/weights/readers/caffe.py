@@ -11,7 +11,8 @@ import numpy as np
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.weights.foreign_state import ForeignState
-from singleshot.weights.readers.protobuf import MAX_TEXT, message_class, parse_binary, parse_text
+from singleshot.weights.readers.protobuf import MAX_BINARY, MAX_TEXT, message_class, parse_binary, parse_text
+from singleshot.weights.readers.reading import read_bytes
 
 MAX_NET_LAYERS = 5_000
 MAX_BLOBS = 64  # of one layer
@@ -74,10 +75,7 @@ def read_caffe(path: Path, beside: str | Path | None = None) -> ForeignState:
     where = printable(path)
     if _is_prototxt(path):
         raise CheckpointError(f"{where}: describes a network without its weights; name the .caffemodel")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{where}: cannot be read ({printable(error, 80)})") from error
+    data = read_bytes(path, where, MAX_BINARY)
     net = parse_binary("caffe.NetParameter", data, where)
     del data
     values = dict(_blobs(net, where))
@@ -117,12 +115,7 @@ def find_prototxt(path: Path, beside: str | Path | None = None) -> Path | None:
 def read_prototxt(path: Path) -> CaffeNet:
     """Raises CheckpointError for what is not text, is no network, or is too large."""
     where = printable(path)
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_TEXT + 1)
-    except OSError as error:
-        raise CheckpointError(f"{where}: cannot be read ({printable(error, 80)})") from error
-    return parse_prototxt(text, where)
+    return parse_prototxt(read_bytes(path, where, MAX_TEXT), where)
 
 
 def parse_prototxt(text: str | bytes, where: str) -> CaffeNet:

@@ -17,6 +17,7 @@ import numpy as np
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.weights.readers.protobuf import parse_binary
+from singleshot.weights.readers.reading import read_bytes
 from singleshot.weights.readers.tf_tensors import BFLOAT16, DTYPES, HALF, flat_values, from_bfloat16
 
 MAX_BYTES = 2**30
@@ -156,13 +157,7 @@ def looks_like_graph(first: bytes) -> bool:
 
 def read_graph(path: Path, where: str) -> GraphDef:
     """Raises CheckpointError: cut off, no graph, or larger than is read; MissingExtraError without protobuf."""
-    try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise CheckpointError(f"{where}: a graph of {size} bytes: want at most {MAX_BYTES // 2**30} GB")
-        data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{where}: cannot be read ({printable(error, 80)})") from error
+    data = read_bytes(path, where, MAX_BYTES)
     if data[:1] != b"\x08":
         return GraphDef(parse_binary("tensorflow.GraphDef", data, where), where)
     graphs = parse_binary("tensorflow.SavedModel", data, where).meta_graphs

@@ -20,6 +20,7 @@ from torch import Tensor
 from singleshot.errors import CheckpointError, printable
 from singleshot.weights.foreign_state import MAX_NAMES, ForeignState
 from singleshot.weights.readers.pickle_check import MAX_PICKLE, check_pickle, stand_ins
+from singleshot.weights.readers.reading import reading
 from singleshot.weights.readers.wrappers import unwrap
 
 # Of arrays in memory. .npz files may be compressed, a thousand to one: they must not make us allocate without end.
@@ -38,18 +39,13 @@ def read_pytorch(path: str | Path, where: str | None = None) -> ForeignState:
     """
     path = Path(path)
     where = printable(path) if where is None else where
-    try:
-        with path.open("rb") as file:
-            first = file.read(16)
-            if first.startswith(b"PK"):
-                return _read_zip(path, file, where)
-            if is_safetensors(first):
-                return _read_safetensors(path, where)
-            return _read_legacy(path, file, where)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{where}: no such file") from error
-    except OSError as error:
-        raise CheckpointError(f"{where}: cannot be read ({printable(error, 80)})") from error
+    with reading(where), path.open("rb") as file:
+        first = file.read(16)
+        if first.startswith(b"PK"):
+            return _read_zip(path, file, where)
+        if is_safetensors(first):
+            return _read_safetensors(path, where)
+        return _read_legacy(path, file, where)
 
 
 def is_safetensors(first: bytes) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.readers.reading import reading
 
 MAX_BYTES = 4 * 2**30
 
@@ -55,19 +56,13 @@ def read_foreign(path: str | Path, beside: str | Path | None = None) -> ForeignS
 def _is_tensorflow(path: Path, where: str) -> bool:
     from singleshot.weights.readers.bundle import is_bundle
 
-    try:
+    with reading(where):
         return is_bundle(path)
-    except OSError as error:
-        raise CheckpointError(f"{where}: cannot be read ({printable(error, 80)})") from error
 
 
 def _first_bytes(path: Path, where: str) -> bytes:
-    try:
-        if path.stat().st_size > MAX_BYTES:
+    with reading(where), path.open("rb") as file:
+        if file.seek(0, 2) > MAX_BYTES:
             raise CheckpointError(f"{where}: larger than {MAX_BYTES // 2**30} GB (the most that is read)")
-        with path.open("rb") as file:
-            return file.read(4096)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{where}: no such file") from error
-    except OSError as error:
-        raise CheckpointError(f"{where}: cannot be read ({printable(error, 80)})") from error
+        file.seek(0)
+        return file.read(4096)

@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from singleshot.errors import CheckpointError, MissingExtraError, printable
 from singleshot.weights.foreign_state import MAX_NAMES
+from singleshot.weights.readers.reading import reading
 
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _FOOTER = 48
@@ -36,12 +37,8 @@ def is_sstable(path: Path) -> bool:
 def read_sstable(path: Path, where: str) -> Iterator[tuple[bytes, bytes]]:
     """(key, value) in order, a block at a time. Raises CheckpointError: not a table, damaged, or hostile."""
     try:
-        with path.open("rb") as file:
+        with reading(where), path.open("rb") as file:
             yield from _entries_of_file(file, where)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{where}: no such file") from error
-    except OSError as error:
-        raise CheckpointError(f"{where}: cannot be read ({printable(error, 80)})") from error
     except _DamagedError as error:
         raise CheckpointError(f"{where}: damaged checkpoint ({error}); fetch the file again") from error
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from singleshot.errors import CheckpointError, printable
 from singleshot.weights.readers.graphdef import GraphDef
 from singleshot.weights.readers.protobuf import parse_text
+from singleshot.weights.readers.reading import read_bytes
 
 MAX_BYTES = 2**20
 _MAX_FILES = 32  # looked into for a label map
@@ -74,14 +75,7 @@ def _candidates(folder: Path) -> list[Path]:
 
 
 def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise CheckpointError(f"{printable(path)}: cannot be read ({printable(error, 80)})") from error
-    if len(data) > MAX_BYTES:
-        raise CheckpointError(f"{printable(path)}: larger than {MAX_BYTES // 2**20} MB, too large for a label map")
-    return data.decode("utf-8-sig", errors="replace")
+    return read_bytes(path, printable(path), MAX_BYTES).decode("utf-8-sig", errors="replace")
 
 
 def _is_label_map(text: str) -> bool:
