@@ -233,8 +233,15 @@ def tensor(values, size, stride=(1,)):
         return b"(" + b"".join(b"\x8a\x08" + struct.pack("<q", n) for n in many) + b"t"
 
     storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + numbers([values])[1:]
-    return (b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"Q" + numbers([0])[1:-1] + numbers(size)
-            + numbers(stride) + b"\x89ccollections\nOrderedDict\n)RtR")  # fmt: skip
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v2\n("
+        + storage
+        + b"Q"
+        + numbers([0])[1:-1]
+        + numbers(size)
+        + numbers(stride)
+        + b"\x89ccollections\nOrderedDict\n)RtR"
+    )
 
 
 def test_storages_longer_than_what_is_stored_are_refused(tmp_path):

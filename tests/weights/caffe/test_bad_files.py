@@ -95,10 +95,13 @@ def test_bombs_take_no_memory(small, tables):
         ("base_lr: 0.1", "describes no network"),
         ("layer {}\n" * 6000, "6000 layers"),
         ("x" * (3 * 2**20), "larger than 2 MB"),
-        ('layer { type: "DetectionOutput" bottom: "data" detection_output_param { num_classes: 3 code_type: '
-         'CENTER_SIZE } } input: "data" input_dim: [1, 3, 64, 64]', "confidences without Softmax"),
+        (
+            'layer { type: "DetectionOutput" bottom: "data" detection_output_param { num_classes: 3 code_type: '
+            'CENTER_SIZE } } input: "data" input_dim: [1, 3, 64, 64]',
+            "confidences without Softmax",
+        ),
     ],
-)  # fmt: skip
+)
 def test_prototxts_that_are_none(text, match, small):
     _, _, path = small
     path.with_suffix(".prototxt").write_bytes(text.encode(errors="surrogateescape"))

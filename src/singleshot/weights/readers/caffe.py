@@ -1,4 +1,4 @@
-"""Caffe's .caffemodel (a NetParameter in binary) and the prototxt beside it (the same message as text)."""
+"""Caffe's .caffemodel (a NetParameter in binary) and its prototxt (the same message as text)."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def _is_v1(first: bytes) -> bool:
     return start + 1 < len(first) and first[start] in (0x12, 0x1A, 0x22) and 0 < first[start + 1] < 128
 
 
-def read_caffe(path: Path, beside: str | Path | None = None) -> ForeignState:
+def read_caffe(path: Path, companion: str | Path | None = None) -> ForeignState:
     """Blobs as "layer[0]", "layer[1]"; structure: a CaffeNet, or None where neither prototxt nor file describes one.
 
-    beside: the prototxt, if it is neither called as the caffemodel is nor the only one in its folder.
+    companion: the prototxt, if it is neither called as the caffemodel is nor the only one in its folder.
     """
     where = printable(path)
     if _is_prototxt(path):
@@ -82,21 +82,23 @@ def read_caffe(path: Path, beside: str | Path | None = None) -> ForeignState:
     if not values:
         raise CheckpointError(f"{where}: a Caffe network of {len(net.layer) + len(net.layers)} layers without weights")
     own = _net(net, where)
-    text = find_prototxt(path, beside)
+    text = find_prototxt(path, companion)
     described: CaffeNet | None = own
     if text is not None:
-        told = read_prototxt(text)
-        described = told._replace(transforms=told.transforms + own.transforms)
+        described = read_prototxt(text)
+        described = described._replace(transforms=described.transforms + own.transforms)
     elif not any(layer.bottom for layer in own.layers):
         described = None
     return ForeignState(values, where, "caffe", described)
 
 
-def find_prototxt(path: Path, beside: str | Path | None = None) -> Path | None:
-    """The prototxt that belongs to a caffemodel: `beside`, the one of its name, the only one with "deploy" in its name,
-    or the only one in the folder."""
-    if beside is not None:
-        return Path(beside)
+def find_prototxt(path: Path, companion: str | Path | None = None) -> Path | None:
+    """The prototxt that belongs to a caffemodel; None where none does, or several may.
+
+    Taken is `companion`, the one of its name, the only one with "deploy" in its name, or the only one in the folder.
+    """
+    if companion is not None:
+        return Path(companion)
     for ending in (".prototxt", ".prototxt.txt"):
         if path.with_suffix(ending).is_file():
             return path.with_suffix(ending)

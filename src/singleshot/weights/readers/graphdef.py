@@ -128,12 +128,12 @@ class GraphDef:
 
 def shape_of(node: Node) -> tuple[int, ...] | None:
     """Declared shape of a Const's value or of a Placeholder; None where it has none; -1 for an open side."""
-    told = node.attrs["value"].tensor.tensor_shape if "value" in node.attrs else None
-    if told is None and "shape" in node.attrs:
-        told = node.attrs["shape"].shape
-    if told is None or told.unknown_rank or len(told.dim) > 16:
+    stored = node.attrs["value"].tensor.tensor_shape if "value" in node.attrs else None
+    if stored is None and "shape" in node.attrs:
+        stored = node.attrs["shape"].shape
+    if stored is None or stored.unknown_rank or len(stored.dim) > 16:
         return None
-    shape = tuple(dim.size for dim in told.dim)
+    shape = tuple(dim.size for dim in stored.dim)
     return None if node.op == "Const" and min(shape, default=0) < 0 else shape
 
 

@@ -28,7 +28,7 @@ _ALLOWED = re.compile(
     r"|torch\._utils\._rebuild_(tensor|tensor_v2|qtensor|parameter|parameter_with_state)"
     r"|torch\.((storage\.)?(Typed|Untyped|[BFDHLISCQ]\w*)Storage|[a-z]+\d+\w*|bool|per_\w+|Tensor)"
 )
-# What training code leaves beside the weights is read as objects that do nothing.
+# What training code leaves with the weights is read as objects that do nothing.
 _STAND_INS = (
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",

@@ -125,13 +125,13 @@ def _torch_load(path: Path, where: str) -> ForeignState:
         loaded = {"tensor": loaded}
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f"{where}: holds {type(loaded).__name__}, want a dict of tensors")
-    values, beside = unwrap(loaded, where)
-    return ForeignState(values, where, "pytorch", beside)
+    values, structure = unwrap(loaded, where)
+    return ForeignState(values, where, "pytorch", structure)
 
 
 def _damaged(where: str, error: BaseException) -> CheckpointError:
-    said = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return CheckpointError(f"{where}: damaged or cut short ({printable(said, 120)})")
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return CheckpointError(f"{where}: damaged or cut short ({printable(reason, 120)})")
 
 
 # --------------------------------------------------------------------------------------------- .safetensors and .npz
@@ -163,5 +163,5 @@ def _read_npz(archive: zipfile.ZipFile, where: str) -> ForeignState:
         except (ValueError, MemoryError) as error:
             why = printable(error, 80)
             raise CheckpointError(f"{where}: {printable(name, 80)}: no array of numbers, or damaged ({why})") from error
-    named, beside = unwrap(values, where)
-    return ForeignState(named, where, "", beside)
+    named, structure = unwrap(values, where)
+    return ForeignState(named, where, "", structure)

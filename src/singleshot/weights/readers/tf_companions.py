@@ -1,4 +1,4 @@
-"""What lies beside a model of TensorFlow's Object Detection API and says more of it: pipeline.config, a label map."""
+"""What lies with a model of TensorFlow's Object Detection API and says more of it: pipeline.config, a label map."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ class Companions(NamedTuple):
     given: bool = False
 
 
-def find_companions(path: Path, beside: str | Path | None, graph: GraphDef | None = None) -> Companions:
-    """path: of the model; beside: a label map or a pipeline.config that the user names.
+def find_companions(path: Path, companion: str | Path | None, graph: GraphDef | None = None) -> Companions:
+    """path: of the model; companion: a label map or a pipeline.config that the user names.
 
     Otherwise pipeline.config in the model's folder, and the label map there if there is just one. Raises
     CheckpointError for a file that cannot be read, or is neither.
     """
     found = Companions(graph)
-    if beside is not None:
-        text = _text(Path(beside))
+    if companion is not None:
+        text = _text(Path(companion))
         if _is_config(text):
-            found = found._replace(config=_parse_config(Path(beside), text))
+            found = found._replace(config=_parse_config(Path(companion), text))
         elif _is_label_map(text):
-            found = found._replace(labels=_parse_labels(Path(beside), text), given=True)
+            found = found._replace(labels=_parse_labels(Path(companion), text), given=True)
         else:
             raise CheckpointError(
-                f"{printable(beside)}: neither a label map (item {{ id: 1 ... }}) nor a pipeline.config"
+                f"{printable(companion)}: neither a label map (item {{ id: 1 ... }}) nor a pipeline.config"
             )
     folder = path.parent
     config = folder / "pipeline.config"
@@ -60,9 +60,9 @@ def find_companions(path: Path, beside: str | Path | None, graph: GraphDef | Non
     return found
 
 
-def companions_of_variables(names: Iterable[str], path: Path, beside: str | Path | None) -> Companions | None:
+def companions_of_variables(names: Iterable[str], path: Path, companion: str | Path | None) -> Companions | None:
     """The same for a checkpoint, when its names are this API's; None for those of other projects."""
-    return find_companions(path, beside) if any(name.startswith("FeatureExtractor/") for name in names) else None
+    return find_companions(path, companion) if any(name.startswith("FeatureExtractor/") for name in names) else None
 
 
 def _candidates(folder: Path) -> list[Path]:
