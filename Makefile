@@ -21,7 +21,7 @@ else
 SIZE := about 3.4 GB to download on Linux, 6.6 GB in $(VENV) (PyTorch with CUDA; TORCH=cpu takes about 0.6 GB)
 endif
 
-.PHONY: demo test coverage test-slow test-latest test-commands test-data test-engines test-core setup check fast lock docs clean
+.PHONY: demo test coverage test-slow test-latest test-commands test-data test-engines test-core setup check fast lock docs protos clean
 
 demo: $(STAMP)
 	$(BIN)/singleshot demo $(if $(DATA),"$(DATA)") $(ARGS)
@@ -65,6 +65,11 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The descriptors that the readers of Caffe's and TensorFlow's files load, from the .proto files beside them.
+PROTOS := src/singleshot/weights/readers/protos
+protos: $(STAMP)
+	$(BIN)/python -m grpc_tools.protoc -I$(PROTOS) --descriptor_set_out=$(PROTOS)/protos.binpb $(notdir $(wildcard $(PROTOS)/*.proto))
 
 fast: $(STAMP)
 	$(PYTEST) -m "not slow" $(ARGS)

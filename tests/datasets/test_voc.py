@@ -305,8 +305,8 @@ def test_links_within_the_folder_and_to_it_are_fine(tmp_path, voc_xml, write_voc
 
 def test_bccd_agrees_with_golden_coordinates(shared):
     data = open_dataset(shared / "data" / "bccd", "test", class_names=["RBC", "WBC", "Platelets"])
-    golden = np.load(shared / "golden" / "eval_inputs.npz", allow_pickle=False)
-    ids = json.loads((shared / "golden" / "eval_image_ids.json").read_text())
+    golden = np.load(golden / "eval_inputs.npz", allow_pickle=False)
+    ids = json.loads((golden / "eval_image_ids.json").read_text())
     order = {name: i for i, name in enumerate(data.image_ids)}
     assert sorted(order) == sorted(ids)
     at = np.array([order[name] for name in ids])[golden["gt_image"]]

@@ -15,7 +15,7 @@ import torch
 
 from singleshot.errors import CheckpointError
 from singleshot.weights.importing import import_checkpoint
-from singleshot.weights.readers.crc32c import crc32c, mask
+from singleshot.weights.readers.sstable import masked_crc32c
 
 Arrays = dict[str, np.ndarray]
 ForeignState = dict[str, torch.Tensor]
@@ -120,7 +120,7 @@ def _write_bundle(
         data, part = arrays[name].tobytes(), parts[i % shards]
         shape = b"".join(_message(2, _number(1, n)) for n in arrays[name].shape)
         entry = _number(1, _TF_TYPES[arrays[name].dtype.name]) + _message(2, shape) + _number(3, i % shards)
-        entry += _number(4, len(part)) + _number(5, len(data)) + b"\x35" + mask(crc32c(data)).to_bytes(4, "little")
+        entry += _number(4, len(part)) + _number(5, len(data)) + b"\x35" + masked_crc32c(data).to_bytes(4, "little")
         part += data
         rows.append((name.encode(), change(name, entry)))
     for i, part in enumerate(parts):
@@ -152,7 +152,7 @@ def _put(file: bytearray, rows: list[tuple[bytes, bytes]], pack: Any) -> bytes:
     method, content = (0, bytes(data)) if pack is None else (pack[0], pack[1](bytes(data)))
     handle = _varint(len(file)) + _varint(len(content))
     content += bytes([method])
-    file += content + mask(crc32c(content)).to_bytes(4, "little")
+    file += content + masked_crc32c(content).to_bytes(4, "little")
     return handle
 
 

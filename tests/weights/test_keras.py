@@ -65,10 +65,18 @@ def network(side=300, mean=(123, 117, 104), swap=(2, 1, 0), **changes):
     for i, source in enumerate(SOURCES[: len(scales) - 1]):
         wide = [3.0, 1 / 3] if 0 < i < len(scales) - 3 else []
         config = {
-            "name": f"{source}_mbox_priorbox", "img_height": side, "img_width": side, "this_scale": scales[i],
-            "next_scale": scales[i + 1], "aspect_ratios": [1.0, 2.0, 0.5, *wide], "two_boxes_for_ar1": True,
-            "clip_boxes": False, "variances": [0.1, 0.1, 0.2, 0.2], "coords": "centroids", "normalize_coords": True,
-        }  # fmt: skip
+            "name": f"{source}_mbox_priorbox",
+            "img_height": side,
+            "img_width": side,
+            "this_scale": scales[i],
+            "next_scale": scales[i + 1],
+            "aspect_ratios": [1.0, 2.0, 0.5, *wide],
+            "two_boxes_for_ar1": True,
+            "clip_boxes": False,
+            "variances": [0.1, 0.1, 0.2, 0.2],
+            "coords": "centroids",
+            "normalize_coords": True,
+        }
         layers.append({"name": config["name"], "class_name": "AnchorBoxes", "config": config | changes})
     return {"class_name": "Model", "config": {"name": "model_1", "layers": layers}}
 

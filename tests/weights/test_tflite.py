@@ -28,9 +28,16 @@ from singleshot.weights.readers.tflite import read_tflite
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
 
 DETECTION = {
-    "max_detections": 10, "max_classes_per_detection": 1, "nms_score_threshold": 0.05, "nms_iou_threshold": 0.5,
-    "num_classes": 4, "y_scale": 10.0, "x_scale": 10.0, "h_scale": 5.0, "w_scale": 5.0,
-}  # fmt: skip
+    "max_detections": 10,
+    "max_classes_per_detection": 1,
+    "nms_score_threshold": 0.05,
+    "nms_iou_threshold": 0.5,
+    "num_classes": 4,
+    "y_scale": 10.0,
+    "x_scale": 10.0,
+    "h_scale": 5.0,
+    "w_scale": 5.0,
+}
 BUILTIN, OPTIONS = schema.BuiltinOperator, schema.BuiltinOptions
 
 

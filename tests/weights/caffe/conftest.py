@@ -24,9 +24,19 @@ def caffe(tables: SimpleNamespace) -> SimpleNamespace:
     weights(rows): random ones that fit; compute(rows, arrays, image): all blobs; head(...), end(...): rows of an SSD's
     last layers; vgg(...), mobilenet(...): rows of whole networks."""
     return SimpleNamespace(
-        text=_text, model=_model(tables), both=_both(_model(tables)), weights=_weights, compute=_compute, head=_head,
-        end=_end, vgg=_vgg, mobilenet=_mobilenet, conv=_conv, relu=_relu, norm=_norm,
-    )  # fmt: skip
+        text=_text,
+        model=_model(tables),
+        both=_both(_model(tables)),
+        weights=_weights,
+        compute=_compute,
+        head=_head,
+        end=_end,
+        vgg=_vgg,
+        mobilenet=_mobilenet,
+        conv=_conv,
+        relu=_relu,
+        norm=_norm,
+    )
 
 
 # -------------------------------------------------------------------------------------------------- files
@@ -121,9 +131,7 @@ def _norm(name: str, blob: str) -> list[Row]:
     return [(f"{name}/bn", "BatchNorm", [blob], blob, {}), (f"{name}/scale", "Scale", [blob], blob, scale)]
 
 
-def _head(
-    source: str, priors: dict[str, Any], boxes: int, columns: int, kernel: int = 3, name: str = ""
-) -> list[Row]:  # fmt: skip
+def _head(source: str, priors: dict[str, Any], boxes: int, columns: int, kernel: int = 3, name: str = "") -> list[Row]:
     name, rows = name or source, []
     for which, outputs in (("loc", 4), ("conf", columns)):
         head = f"{name}_mbox_{which}"
@@ -138,23 +146,33 @@ def _head(
 
 def _end(sources: Sequence[str], columns: int, **more: Any) -> list[Row]:
     axis = {"concat_param": {"axis": 1}}
-    rows: list[Row] = [(f"mbox_{w}", "Concat", [f"{s}_mbox_{w}_flat" for s in sources], f"mbox_{w}", axis)
-                       for w in ("loc", "conf")]  # fmt: skip
+    rows: list[Row] = [
+        (f"mbox_{w}", "Concat", [f"{s}_mbox_{w}_flat" for s in sources], f"mbox_{w}", axis) for w in ("loc", "conf")
+    ]
     priors = [f"{s}_mbox_priorbox" for s in sources]
     shape = {"reshape_param": {"shape": {"dim": [0, -1, columns]}}}
     output = {
-        "num_classes": columns, "code_type": "CENTER_SIZE", "keep_top_k": 200, "confidence_threshold": 0.01,
-        "nms_param": {"nms_threshold": 0.45, "top_k": 400}, **more,
-    }  # fmt: skip
+        "num_classes": columns,
+        "code_type": "CENTER_SIZE",
+        "keep_top_k": 200,
+        "confidence_threshold": 0.01,
+        "nms_param": {"nms_threshold": 0.45, "top_k": 400},
+        **more,
+    }
     return [
         *rows,
         ("mbox_priorbox", "Concat", priors, "mbox_priorbox", {"concat_param": {"axis": 2}}),
         ("mbox_conf_reshape", "Reshape", ["mbox_conf"], "mbox_conf_reshape", shape),
         ("mbox_conf_softmax", "Softmax", ["mbox_conf_reshape"], "mbox_conf_softmax", {"softmax_param": {"axis": 2}}),
         ("mbox_conf_flatten", "Flatten", ["mbox_conf_softmax"], "mbox_conf_flatten", {"flatten_param": {"axis": 1}}),
-        ("detection_out", "DetectionOutput", ["mbox_loc", "mbox_conf_flatten", "mbox_priorbox"], "detection_out",
-         {"detection_output_param": output}),
-    ]  # fmt: skip
+        (
+            "detection_out",
+            "DetectionOutput",
+            ["mbox_loc", "mbox_conf_flatten", "mbox_priorbox"],
+            "detection_out",
+            {"detection_output_param": output},
+        ),
+    ]
 
 
 def _vgg(sizes: Sequence[float], columns: int = 21) -> list[Row]:
@@ -192,9 +210,15 @@ def _vgg(sizes: Sequence[float], columns: int = 21) -> list[Row]:
     three = range(1, 5 if large else 4)
     for i, (source, step) in enumerate(zip(sources, steps, strict=True)):
         priors = {
-            "min_size": sizes[i], "max_size": sizes[i + 1], "aspect_ratio": [2, 3] if i in three else [2],
-            "flip": True, "clip": False, "variance": [0.1, 0.1, 0.2, 0.2], "step": step, "offset": 0.5,
-        }  # fmt: skip
+            "min_size": sizes[i],
+            "max_size": sizes[i + 1],
+            "aspect_ratio": [2, 3] if i in three else [2],
+            "flip": True,
+            "clip": False,
+            "variance": [0.1, 0.1, 0.2, 0.2],
+            "step": step,
+            "offset": 0.5,
+        }
         rows += _head(source, priors, 6 if i in three else 4, columns)
     return rows + _end(sources, columns)
 
@@ -223,8 +247,12 @@ def _mobilenet(norms: bool, columns: int = 21, thin: int = 1) -> list[Row]:
     sizes = [60, 105, 150, 195, 240, 285, 300]
     for i, source in enumerate(sources):
         more = {"max_size": sizes[i + 1]} if i else {}
-        priors = {"min_size": sizes[i], **more, "aspect_ratio": [2.0, 3.0] if i else [2.0],
-                  "variance": [0.1, 0.1, 0.2, 0.2]}  # fmt: skip
+        priors = {
+            "min_size": sizes[i],
+            **more,
+            "aspect_ratio": [2.0, 3.0] if i else [2.0],
+            "variance": [0.1, 0.1, 0.2, 0.2],
+        }
         rows += _head(source, priors, 6 if i else 3, columns, 1)
     return rows + _end(sources, columns, confidence_threshold=0.25, keep_top_k=100)
 
@@ -300,9 +328,7 @@ def _pool(x: list[Tensor], p: dict[str, Any], _: Any) -> Tensor:
     rows = []
     for i in range(count):
         for j in range(count):
-            (a, b), (c, d) = (
-                (n * stride - pad, min(n * stride - pad + kernel, side + pad)) for n in (i, j)
-            )  # fmt: skip
+            (a, b), (c, d) = ((n * stride - pad, min(n * stride - pad + kernel, side + pad)) for n in (i, j))
             window = x[0][:, :, max(a, 0) : b, max(c, 0) : d]
             rows.append(window.sum((2, 3)) / ((b - a) * (d - c)) if average else window.amax((2, 3)))
     return torch.stack(rows, -1).reshape(*x[0].shape[:2], count, count)

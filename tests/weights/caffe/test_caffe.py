@@ -54,10 +54,16 @@ def test_ssd300_gives_the_outputs_and_priors_of_caffe(ssd300, foreign300, agrees
     spec = foreign.model.input_spec
     assert (spec.colour_order, spec.mean, spec.std) == ("bgr", (123.0, 117.0, 104.0), (1.0, 1.0, 1.0))
     wanted = (0.01, 0.45, 400, 200, "softmax")
-    assert foreign.thresholds.for_postprocess().items() >= {
-        "score_min": wanted[0], "nms_iou": wanted[1], "per_class": wanted[2], "keep": wanted[3],
-        "activation": wanted[4],
-    }.items()  # fmt: skip
+    assert (
+        foreign.thresholds.for_postprocess().items()
+        >= {
+            "score_min": wanted[0],
+            "nms_iou": wanted[1],
+            "per_class": wanted[2],
+            "keep": wanted[3],
+            "activation": wanted[4],
+        }.items()
+    )
     assert foreign.notes == (f"network taken from {ssd300.with_suffix('.prototxt')}",)
 
 
@@ -187,8 +193,10 @@ def test_a_prototxt_that_does_not_fit_is_refused(caffe, tmp_path):
     refused(r"unexpected: conv99\[0\]", rows, {**arrays, "conv99[0]": arrays["conv0[0]"]})
     odd = [("odd", "Correlation", ["conv5"], "conv5", {}) if row[0] == "conv5/relu" else row for row in rows]
     refused("layer odd of type Correlation is not known", odd)
-    refused("takes nowhere, which no layer before it makes",
-            [(*row[:2], ["nowhere"], *row[3:]) if row[0] == "conv3" else row for row in rows])  # fmt: skip
+    refused(
+        "takes nowhere, which no layer before it makes",
+        [(*row[:2], ["nowhere"], *row[3:]) if row[0] == "conv3" else row for row in rows],
+    )
     huge = [caffe.conv("conv0", "data", 4_000_000_000, 3) if row[0] == "conv0" else row for row in rows]
     refused("conv0 of type Convolution has 4000000000 outputs", huge)
     refused("no layer of type DetectionOutput or MultiBoxLoss", rows[:-1])

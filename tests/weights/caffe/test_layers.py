@@ -60,8 +60,10 @@ def face_like(caffe):
     another blob, a dilated block, conv4_3_norm on a blob that is also used elsewhere."""
     scale = {"scale_param": {"bias_term": True}}
     rows = [
-        ("data_bn", "BatchNorm", ["data"], "data_bn", {}), ("data_scale", "Scale", ["data_bn"], "data_bn", scale),
-        caffe.conv("conv1_h", "data_bn", 8, 7, 2, 3), *caffe.norm("conv1_h", "conv1_h"),
+        ("data_bn", "BatchNorm", ["data"], "data_bn", {}),
+        ("data_scale", "Scale", ["data_bn"], "data_bn", scale),
+        caffe.conv("conv1_h", "data_bn", 8, 7, 2, 3),
+        *caffe.norm("conv1_h", "conv1_h"),
         caffe.relu("conv1_relu", "conv1_h"),
         ("pool", "Pooling", ["conv1_h"], "pool", {"pooling_param": {"kernel_size": 3, "stride": 2}}),
         caffe.conv("layer_64_1_conv1_h", "pool", 8, 3, 1, 1, bias_term=False),
@@ -70,15 +72,24 @@ def face_like(caffe):
         caffe.conv("b", "layer_64_1_conv1_h", 8, 3, 1, 1, bias_term=False),
         ("sum1", "Eltwise", ["b", "pool"], "sum1", {}),
         ("bn1", "BatchNorm", ["sum1"], "bn1", {"batch_norm_param": {"eps": 0.001}}),
-        ("scale1", "Scale", ["bn1"], "bn1", scale), caffe.relu("relu1", "bn1"),
-        caffe.conv("c", "bn1", 16, 3, 2, 1, bias_term=False), *caffe.norm("c", "c"), caffe.relu("relu2", "c"),
+        ("scale1", "Scale", ["bn1"], "bn1", scale),
+        caffe.relu("relu1", "bn1"),
+        caffe.conv("c", "bn1", 16, 3, 2, 1, bias_term=False),
+        *caffe.norm("c", "c"),
+        caffe.relu("relu2", "c"),
         caffe.conv("d", "c", 16, 3, 1, 2, dilation=2, bias_term=False),
         caffe.conv("expand", "bn1", 16, 1, 2, bias_term=False),
         ("sum2", "Eltwise", ["d", "expand"], "sum2", {"eltwise_param": {"operation": "SUM"}}),
-        *caffe.norm("last", "sum2"), ("last_relu", "ReLU", ["sum2"], "fc7", {}),
-        ("conv4_3_norm", "Normalize", ["bn1"], "conv4_3_norm",
-         {"norm_param": {"across_spatial": False, "channel_shared": False}}),
-    ]  # fmt: skip
+        *caffe.norm("last", "sum2"),
+        ("last_relu", "ReLU", ["sum2"], "fc7", {}),
+        (
+            "conv4_3_norm",
+            "Normalize",
+            ["bn1"],
+            "conv4_3_norm",
+            {"norm_param": {"across_spatial": False, "channel_shared": False}},
+        ),
+    ]
     for name, size in (("conv4_3_norm", 8), ("fc7", 16)):
         rows += caffe.head(name, {**PRIORS, "min_size": [size], "max_size": [2 * size], "step": size // 2}, 4, 2)
     return [*rows, *caffe.end(["conv4_3_norm", "fc7"], 2, confidence_threshold=0.2, clip=1)]
@@ -157,10 +168,15 @@ def test_one_layer_more(name, caffe, agree):
 
 def test_maps_joined_and_weighed(caffe, agree):
     weighed = {"eltwise_param": {"operation": "SUM", "coeff": [0.5, -2]}}
-    agree([
-        *trunk(caffe), ("a", "ReLU", ["c2"], "a", {}), ("sum", "Eltwise", ["a", "c2"], "sum", weighed),
-        ("all", "Concat", ["sum", "c2", "a"], "all", {}), *ending(caffe, "all"),
-    ])  # fmt: skip
+    agree(
+        [
+            *trunk(caffe),
+            ("a", "ReLU", ["c2"], "a", {}),
+            ("sum", "Eltwise", ["a", "c2"], "sum", weighed),
+            ("all", "Concat", ["sum", "c2", "a"], "all", {}),
+            *ending(caffe, "all"),
+        ]
+    )
 
 
 def test_heads_that_ours_are_not(caffe, agree):
@@ -191,9 +207,15 @@ def test_priors_are_those_of_the_layer(clip, step, caffe, agree):
     """Two sizes with their own larger ones, ratios not turned, against a loop over cells."""
     more = {"step": step} if step else {}
     priors = {
-        "min_size": [10.9, 30.2], "max_size": [20.9, 40.7], "aspect_ratio": [1.0, 3.0, 0.4, 3.0], "flip": False,
-        "clip": clip, "variance": [0.1, 0.1, 0.2, 0.2], "offset": 0.25, **more,
-    }  # fmt: skip
+        "min_size": [10.9, 30.2],
+        "max_size": [20.9, 40.7],
+        "aspect_ratio": [1.0, 3.0, 0.4, 3.0],
+        "flip": False,
+        "clip": clip,
+        "variance": [0.1, 0.1, 0.2, 0.2],
+        "offset": 0.25,
+        **more,
+    }
     model = agree([*trunk(caffe), *ending(caffe, "c2", priors=priors, boxes=8)]).model
     wanted = []
     for y, x in itertools.product(range(16), range(16)):
@@ -218,14 +240,13 @@ def test_how_images_are_prepared_is_taken_from_the_prototxt(caffe, agree):
 
 def test_the_network_inside_a_caffemodel(caffe, tables, agree, tmp_path):
     """As Net::ToProto writes it, bottoms, tops, parameters and blobs in one, and Splits where a blob is used twice."""
-    from singleshot.weights.readers.caffe_proto import caffe_messages
     from singleshot.weights.readers.protobuf import parse_text
 
     rows = [*trunk(caffe), ("split", "Split", ["c2"], "c2_split", {}), *ending(caffe, "c2")]
     rows = [(*r[:2], ["c2_split" if b == "c2" and r[0].startswith("c2_") else b for b in r[2]], *r[3:]) for r in rows]
     arrays = {key: value for key, value in caffe.weights(rows).items() if not key.startswith("c2_")}
     arrays |= {key: v for key, v in caffe.weights([*trunk(caffe), *ending(caffe, "c2")]).items() if key not in arrays}
-    net = parse_text(caffe_messages()["NetParameter"], caffe.text(rows, SIDE), "test")
+    net = parse_text("caffe.NetParameter", caffe.text(rows, SIDE), "test")
     for layer in net.layer:
         for i in range(3):
             values = arrays.get(f"{layer.name}[{i}]")

@@ -8,69 +8,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from singleshot.errors import CheckpointError, printable
-from singleshot.weights.readers.crc32c import crc32c, unmask
-from singleshot.weights.readers.protobuf import messages, parse_binary
-from singleshot.weights.readers.sstable import is_sstable, read_sstable
+from singleshot.weights.readers.protobuf import parse_binary
+from singleshot.weights.readers.sstable import is_sstable, masked_crc32c, read_sstable
+from singleshot.weights.readers.tf_tensors import BFLOAT16, DTYPES, STRING, flat_values, from_bfloat16
 
 _SUFFIX = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 _MAX_SHARDS = 99_999  # as many as the five digits of their names tell apart
 _MAX_BYTES = 4 * 2**30
-
-# core/framework/types.proto
-_STRING, _BFLOAT16, _HALF = 7, 14, 19
-_DTYPES = {
-    1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1", 9: "<i8", 10: "?", _BFLOAT16: "<u2", _HALF: "<f2",
-}  # fmt: skip
-
-_EXTENT = (("start", 1, "int64", "optional"), ("length", 2, "int64", "optional"))
-_TABLE = {
-    "Header": (("num_shards", 1, "int32", "optional"), ("endianness", 2, "int32", "optional")),
-    "Dim": (("size", 1, "int64", "optional"),),
-    "Shape": (("dim", 2, "Dim", "repeated"), ("unknown_rank", 3, "bool", "optional")),
-    "Extent": _EXTENT,
-    "Slice": (("extent", 1, "Extent", "repeated"),),
-    "Entry": (
-        ("dtype", 1, "int32", "optional"),
-        ("shape", 2, "Shape", "optional"),
-        ("shard_id", 3, "int32", "optional"),
-        ("offset", 4, "int64", "optional"),
-        ("size", 5, "int64", "optional"),
-        ("crc32c", 6, "fixed32", "optional"),
-        ("slices", 7, "Slice", "repeated"),
-    ),
-    # Version 1. Packed numbers of fixed width are taken as the bytes that they are.
-    "SliceMeta": (
-        ("name", 1, "string", "optional"),
-        ("shape", 2, "Shape", "optional"),
-        ("type", 3, "int32", "optional"),
-        ("slice", 4, "Slice", "repeated"),
-    ),
-    "Meta": (("tensor", 1, "SliceMeta", "repeated"),),
-    "Tensor": (
-        ("tensor_content", 4, "bytes", "optional"),
-        ("float_val", 5, "bytes", "repeated"),
-        ("double_val", 6, "bytes", "repeated"),
-        ("int_val", 7, "int32", "packed"),
-        ("int64_val", 10, "int64", "packed"),
-        ("bool_val", 11, "bool", "packed"),
-        ("half_val", 13, "int32", "packed"),
-    ),
-    "Saved": (("name", 1, "string", "optional"), ("slice", 2, "Slice", "optional"), ("data", 3, "Tensor", "optional")),
-    "Slices": (("meta", 1, "Meta", "optional"), ("data", 2, "Saved", "optional")),
-}
-
-
-@cache
-def _message(name: str) -> Any:
-    return messages("singleshot.bundle", _TABLE)[name]
 
 
 def bundle_prefix(path: Path) -> Path | None:
@@ -119,7 +70,7 @@ def read_bundle(path: str | Path, where: str) -> dict[str, np.ndarray]:
     # Version 2 begins with the number of shards, version 1 with a message: the wire types tell.
     if first[:1] == b"\x0a":
         return _read_slices(first, entries, where)
-    header = parse_binary(_message("Header"), first, where)
+    header = parse_binary("tensorflow.BundleHeaderProto", first, where)
     if header.endianness:
         raise CheckpointError(f"{where}: saved on a big-endian machine, which is not read")
     prefix = prefix or path.with_name(_SUFFIX.sub("", path.name))
@@ -142,14 +93,14 @@ class _Shards:
         entries: dict[int, list[tuple[str, Any]]] = {}
         for key, value in rows:
             name = _name(key, self.where)
-            entry = parse_binary(_message("Entry"), value, f"{self.where}: {printable(name, 80)}")
+            entry = parse_binary("tensorflow.BundleEntryProto", value, f"{self.where}: {printable(name, 80)}")
             if entry.slices:
                 raise _in_parts(self.where, name)
             if not 0 <= entry.shard_id < self.count:
                 raise CheckpointError(
                     f"{self.where}: {printable(name, 80)} lies in data file {entry.shard_id} of {self.count}"
                 )
-            if entry.dtype != _STRING:
+            if entry.dtype != STRING:
                 entries.setdefault(entry.shard_id, []).append((name, entry))
         tensors: dict[str, np.ndarray] = {}
         total = 0
@@ -186,30 +137,30 @@ class _Shards:
             end = entry.offset + entry.size
             file.seek(entry.offset)
             data = file.read(entry.size)
-            if len(data) != entry.size or crc32c(data) != unmask(entry.crc32c):
+            if len(data) != entry.size or masked_crc32c(data) != entry.crc32c:
                 raise CheckpointError(f"{what}: checksum does not match; the data file is damaged")
             tensors[name] = _array(np.frombuffer(data, dtype), entry.dtype, shape)
 
 
 def _read_slices(first: bytes, rows: Iterator[tuple[bytes, bytes]], where: str) -> dict[str, np.ndarray]:
     """Version 1: `first` lists names and shapes, each further row has the values of one."""
-    forms: dict[str, tuple[int, np.dtype[Any], tuple[int, ...]]] = {}
-    for told in parse_binary(_message("Slices"), first, where).meta.tensor:
-        if told.type == _STRING:
+    forms: dict[str, tuple[int, tuple[int, ...]]] = {}
+    for described in parse_binary("tensorflow.SavedTensorSlices", first, where).meta.tensor:
+        if described.type == STRING:
             continue
-        dtype, shape = _form(told.type, told.shape, f"{where}: {printable(told.name, 80)}")
-        if len(told.slice) > 1:
-            raise _in_parts(where, told.name)
-        forms[told.name] = told.type, dtype, shape
+        _, shape = _form(described.type, described.shape, f"{where}: {printable(described.name, 80)}")
+        if len(described.slice) > 1:
+            raise _in_parts(where, described.name)
+        forms[described.name] = described.type, shape
     tensors: dict[str, np.ndarray] = {}
     for _, value in rows:
-        saved = parse_binary(_message("Slices"), value, where).data
+        saved = parse_binary("tensorflow.SavedTensorSlices", value, where).data
         if saved.name not in forms:
             continue
-        number, dtype, shape = forms[saved.name]
+        number, shape = forms[saved.name]
         if any(extent.HasField("length") for extent in saved.slice.extent):
             raise _in_parts(where, saved.name)
-        values = _values(saved.data, number, dtype)
+        values = flat_values(saved.data, number)
         if values.size != math.prod(shape) or saved.name in tensors:
             raise CheckpointError(
                 f"{where}: {printable(saved.name, 80)} has {values.size} values for shape {printable(shape, 60)}"
@@ -221,28 +172,9 @@ def _read_slices(first: bytes, rows: Iterator[tuple[bytes, bytes]], where: str) 
     return tensors
 
 
-def _values(data: Any, number: int, dtype: np.dtype[Any]) -> np.ndarray:
-    """What a TensorProto of version 1 holds (core/util/saved_tensor_slice_util.h: where each type is put), flat."""
-    fields: Mapping[str, Any] = {
-        "<f4": data.float_val,
-        "<f8": data.double_val,
-        "<i8": data.int64_val,
-        "?": data.bool_val,
-    }
-    if data.tensor_content:
-        raw = data.tensor_content
-    elif number in (1, 2):
-        raw = b"".join(fields[_DTYPES[number]])
-    elif number in (_HALF, _BFLOAT16):
-        return np.array(data.half_val, np.int64).astype("<u2").view(dtype)
-    else:
-        return np.array(fields.get(_DTYPES[number], data.int_val), np.int64).astype(dtype)
-    return np.frombuffer(raw[: len(raw) // dtype.itemsize * dtype.itemsize], dtype)
-
-
 def _form(number: int, shape: Any, what: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
     """numpy's type and the shape, which no longer says anything absurd."""
-    if number not in _DTYPES:
+    if number not in DTYPES:
         raise CheckpointError(f"{what}: values of TensorFlow's type {number}, which is not read")
     sizes = tuple(dim.size for dim in shape.dim)
     if (
@@ -252,13 +184,11 @@ def _form(number: int, shape: Any, what: str) -> tuple[np.dtype[Any], tuple[int,
         or math.prod(filter(None, sizes)) > _MAX_BYTES
     ):
         raise CheckpointError(f"{what}: shape {printable(sizes, 60)} is not a shape")
-    return np.dtype(_DTYPES[number]), sizes
+    return np.dtype(DTYPES[number]), sizes
 
 
 def _array(values: np.ndarray, number: int, shape: tuple[int, ...]) -> np.ndarray:
-    if number == _BFLOAT16:  # the upper half of a float32
-        values = (values.astype(np.uint32) << 16).view(np.float32)
-    return values.reshape(shape)
+    return (from_bfloat16(values) if number == BFLOAT16 else values).reshape(shape)
 
 
 def _name(key: bytes, where: str) -> str:

@@ -1,4 +1,4 @@
-"""Caffe's .caffemodel (a NetParameter in binary) and the prototxt beside it (the same message as text)."""
+"""Caffe's .caffemodel (a NetParameter in binary) and its prototxt (the same message as text)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import numpy as np
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.weights.foreign_state import ForeignState
-from singleshot.weights.readers.caffe_proto import caffe_messages, upgraded, v1_type
-from singleshot.weights.readers.protobuf import MAX_TEXT, parse_binary, parse_text
+from singleshot.weights.readers.protobuf import MAX_BINARY, MAX_TEXT, message_class, parse_binary, parse_text
+from singleshot.weights.readers.reading import read_bytes
 
 MAX_NET_LAYERS = 5_000
 MAX_BLOBS = 64  # of one layer
 _RAW_TYPES = {0: "<f8", 1: "<f4", 2: "<f2"}
+# Types of V1LayerParameter that are not simply the same word in capitals.
+_V1_NAMES = {"RELU": "ReLU", "LRN": "LRN", "HDF5_DATA": "HDF5Data"}
 
 
 class CaffeNet(NamedTuple):
@@ -65,39 +67,38 @@ def _is_v1(first: bytes) -> bool:
     return start + 1 < len(first) and first[start] in (0x12, 0x1A, 0x22) and 0 < first[start + 1] < 128
 
 
-def read_caffe(path: Path, beside: str | Path | None = None) -> ForeignState:
+def read_caffe(path: Path, companion: str | Path | None = None) -> ForeignState:
     """Blobs as "layer[0]", "layer[1]"; structure: a CaffeNet, or None where neither prototxt nor file describes one.
 
-    beside: the prototxt, if it is neither called as the caffemodel is nor the only one in its folder.
+    companion: the prototxt, if it is neither called as the caffemodel is nor the only one in its folder.
     """
     where = printable(path)
     if _is_prototxt(path):
         raise CheckpointError(f"{where}: describes a network without its weights; name the .caffemodel")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{where}: cannot be read ({printable(error, 80)})") from error
-    net = parse_binary(caffe_messages()["NetParameter"], data, where)
+    data = read_bytes(path, where, MAX_BINARY)
+    net = parse_binary("caffe.NetParameter", data, where)
     del data
     values = dict(_blobs(net, where))
     if not values:
         raise CheckpointError(f"{where}: a Caffe network of {len(net.layer) + len(net.layers)} layers without weights")
     own = _net(net, where)
-    text = find_prototxt(path, beside)
+    text = find_prototxt(path, companion)
     described: CaffeNet | None = own
     if text is not None:
-        told = read_prototxt(text)
-        described = told._replace(transforms=told.transforms + own.transforms)
+        described = read_prototxt(text)
+        described = described._replace(transforms=described.transforms + own.transforms)
     elif not any(layer.bottom for layer in own.layers):
         described = None
     return ForeignState(values, where, "caffe", described)
 
 
-def find_prototxt(path: Path, beside: str | Path | None = None) -> Path | None:
-    """The prototxt that belongs to a caffemodel: `beside`, the one of its name, the only one with "deploy" in its name,
-    or the only one in the folder."""
-    if beside is not None:
-        return Path(beside)
+def find_prototxt(path: Path, companion: str | Path | None = None) -> Path | None:
+    """The prototxt that belongs to a caffemodel; None where none does, or several may.
+
+    Taken is `companion`, the one of its name, the only one with "deploy" in its name, or the only one in the folder.
+    """
+    if companion is not None:
+        return Path(companion)
     for ending in (".prototxt", ".prototxt.txt"):
         if path.with_suffix(ending).is_file():
             return path.with_suffix(ending)
@@ -116,17 +117,12 @@ def find_prototxt(path: Path, beside: str | Path | None = None) -> Path | None:
 def read_prototxt(path: Path) -> CaffeNet:
     """Raises CheckpointError for what is not text, is no network, or is too large."""
     where = printable(path)
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_TEXT + 1)
-    except OSError as error:
-        raise CheckpointError(f"{where}: cannot be read ({printable(error, 80)})") from error
-    return parse_prototxt(text, where)
+    return parse_prototxt(read_bytes(path, where, MAX_TEXT), where)
 
 
 def parse_prototxt(text: str | bytes, where: str) -> CaffeNet:
     """The network that a prototxt's text describes."""
-    net = _net(parse_text(caffe_messages()["NetParameter"], text, where), where)
+    net = _net(parse_text("caffe.NetParameter", text, where), where)
     if not net.layers:
         raise CheckpointError(f"{where}: describes no network (it has no layers)")
     return net
@@ -137,7 +133,7 @@ def _net(net: Any, where: str) -> CaffeNet:
         raise CheckpointError(f"{where}: {len(net.layer) + len(net.layers)} layers (at most {MAX_NET_LAYERS} are read)")
     if any(layer.HasField("layer") for layer in net.layers):
         raise CheckpointError(f"{where}: a network in Caffe's format of 2013; upgrade it with upgrade_net_proto_binary")
-    layers = tuple(net.layer) or tuple(map(upgraded, net.layers))
+    layers = tuple(net.layer) or tuple(map(_upgraded, net.layers))
     for layer in layers:
         layer.ClearField("blobs")
     shapes = [tuple(shape.dim) for shape in net.input_shape]
@@ -148,10 +144,27 @@ def _net(net: Any, where: str) -> CaffeNet:
     return CaffeNet(where, net.name, layers, tuple(zip(net.input, shapes, strict=False)), transforms)
 
 
+def _upgraded(old: Any) -> Any:
+    """A V1LayerParameter as LayerParameter, blobs left out. The fields that both have are called the same."""
+    new = message_class("caffe.LayerParameter")(name=old.name, type=_v1_type(old))
+    for field, value in old.ListFields():
+        if field.name in ("bottom", "top", "include", "exclude"):
+            getattr(new, field.name).extend(value)
+        elif field.name.endswith("_param"):
+            getattr(new, field.name).CopyFrom(value)
+    return new
+
+
+def _v1_type(old: Any) -> str:
+    """The type of a V1LayerParameter as newer files call it: CONVOLUTION -> Convolution."""
+    word = old.LayerType.Name(old.type)
+    return _V1_NAMES.get(word, word.title().replace("_", ""))
+
+
 def _blobs(net: Any, where: str) -> Iterator[tuple[str, np.ndarray]]:
     """(name, array) of all blobs; CheckpointError when a name is there twice or a shape is not that of the data."""
     seen = set()
-    rows = [(layer, layer.type) for layer in net.layer] or [(layer, v1_type(layer)) for layer in net.layers]
+    rows = [(layer, layer.type) for layer in net.layer] or [(layer, _v1_type(layer)) for layer in net.layers]
     for layer, kind in rows:
         if not layer.blobs:
             continue

@@ -9,82 +9,30 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from singleshot.errors import CheckpointError, printable
-from singleshot.weights.readers.protobuf import messages, parse_binary
+from singleshot.weights.readers.protobuf import parse_binary
+from singleshot.weights.readers.reading import read_bytes
+from singleshot.weights.readers.tf_tensors import BFLOAT16, DTYPES, HALF, flat_values, from_bfloat16
 
 MAX_BYTES = 2**30
 MAX_VALUES = 2**26  # of all constants together: 256 MB of floats
 MAX_NAME = 1000
 _MAX_STEPS = 16  # nodes passed on the way to a constant, or along what was folded
 
-# core/framework/types.proto
-_BFLOAT16, _HALF = 14, 19
-_DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1", 9: "<i8", 10: "?", 17: "<u2", _HALF: "<f2"}
-_FLOATS = (1, 2, _BFLOAT16, _HALF)
-# core/framework/{graph,node_def,attr_value,tensor,tensor_shape}.proto, core/protobuf/{saved_model,meta_graph}.proto
-_TABLE = {
-    "Dim": (("size", 1, "int64", "optional"),),
-    "Shape": (("dim", 2, "Dim", "repeated"), ("unknown_rank", 3, "bool", "optional")),
-    "Tensor": (
-        ("dtype", 1, "int32", "optional"),
-        ("tensor_shape", 2, "Shape", "optional"),
-        ("tensor_content", 4, "bytes", "optional"),
-        ("float_val", 5, "float", "packed"),
-        ("double_val", 6, "double", "packed"),
-        ("int_val", 7, "int32", "packed"),
-        ("int64_val", 10, "int64", "packed"),
-        ("bool_val", 11, "bool", "packed"),
-        ("half_val", 13, "int32", "packed"),
-    ),
-    "List": (("i", 3, "int64", "packed"), ("f", 4, "float", "packed")),
-    "Attr": (
-        ("list", 1, "List", "optional"),
-        ("s", 2, "bytes", "optional"),
-        ("i", 3, "int64", "optional"),
-        ("f", 4, "float", "optional"),
-        ("b", 5, "bool", "optional"),
-        ("type", 6, "int32", "optional"),
-        ("shape", 7, "Shape", "optional"),
-        ("tensor", 8, "Tensor", "optional"),
-    ),
-    "AttrEntry": (("key", 1, "string", "optional"), ("value", 2, "Attr", "optional")),
-    "Node": (
-        ("name", 1, "string", "optional"),
-        ("op", 2, "string", "optional"),
-        ("input", 3, "string", "repeated"),
-        ("attr", 5, "AttrEntry", "repeated"),
-    ),
-    "Graph": (("node", 1, "Node", "repeated"),),
-    "MetaGraph": (("graph_def", 2, "Graph", "optional"),),
-    "SavedModel": (("schema_version", 1, "int64", "optional"), ("meta_graphs", 2, "MetaGraph", "repeated")),
-}
+_FLOATS = (1, 2, BFLOAT16, HALF)
 _CONVS = ("Conv2D", "DepthwiseConv2dNative")
 _PASSED = ("Identity", "StopGradient", "FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxArgs", "Enter")
 _NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 # What tf.contrib.slim and tf.contrib.layers call their variables.
-_PARTS = (
-    "weights",
-    "depthwise_weights",
-    "pointwise_weights",
-    "biases",
-    "gamma",
-    "beta",
-    "moving_mean",
-    "moving_variance",
-)
-_KERNELS = _PARTS[:3]
+_KERNELS = ("weights", "depthwise_weights", "pointwise_weights")
+_PARTS = (*_KERNELS, "biases", "gamma", "beta", "moving_mean", "moving_variance")
 _CONV_OP = re.compile(r"(/BatchNorm)?/(Conv2D|convolution|depthwise|separable_conv2d|batchnorm/mul_1)$")
-
-
-@cache
-def _message(name: str) -> Any:
-    return messages("singleshot.graphdef", _TABLE)[name]
 
 
 class Node(NamedTuple):
@@ -158,7 +106,7 @@ class GraphDef:
         if "value" not in node.attrs:
             raise CheckpointError(f"{what}: a constant without a value")
         tensor, shape = node.attrs["value"].tensor, shape_of(node)
-        if tensor.dtype not in _DTYPES and tensor.dtype != _BFLOAT16:
+        if tensor.dtype not in DTYPES:
             raise CheckpointError(f"{what}: values of TensorFlow's type {tensor.dtype}, which is not read")
         if shape is None or math.prod(shape) > MAX_VALUES:
             raise CheckpointError(f"{what}: a constant of shape {printable(shape, 60)}: more than is read")
@@ -166,7 +114,8 @@ class GraphDef:
         self._values += count
         if self._values > MAX_VALUES:
             raise CheckpointError(f"{self.where}: constants of more than {MAX_VALUES} values together")
-        values = _flat(tensor)
+        values = flat_values(tensor, tensor.dtype)
+        values = from_bfloat16(values) if tensor.dtype == BFLOAT16 else values
         # Fewer values than the shape says: the last one goes on to the end, and none at all are zeros.
         if len(values) > count or (tensor.tensor_content and len(values) != count):
             raise CheckpointError(f"{what}: {len(values)} values for shape {printable(shape, 60)}")
@@ -179,28 +128,13 @@ class GraphDef:
 
 def shape_of(node: Node) -> tuple[int, ...] | None:
     """Declared shape of a Const's value or of a Placeholder; None where it has none; -1 for an open side."""
-    told = node.attrs["value"].tensor.tensor_shape if "value" in node.attrs else None
-    if told is None and "shape" in node.attrs:
-        told = node.attrs["shape"].shape
-    if told is None or told.unknown_rank or len(told.dim) > 16:
+    stored = node.attrs["value"].tensor.tensor_shape if "value" in node.attrs else None
+    if stored is None and "shape" in node.attrs:
+        stored = node.attrs["shape"].shape
+    if stored is None or stored.unknown_rank or len(stored.dim) > 16:
         return None
-    shape = tuple(dim.size for dim in told.dim)
+    shape = tuple(dim.size for dim in stored.dim)
     return None if node.op == "Const" and min(shape, default=0) < 0 else shape
-
-
-def _flat(tensor: Any) -> np.ndarray:
-    """The values that are there, [N]; bfloat16 as float32."""
-    kind = "<u2" if tensor.dtype == _BFLOAT16 else _DTYPES[tensor.dtype]
-    width = np.dtype(kind).itemsize
-    if tensor.tensor_content:
-        content = tensor.tensor_content
-        values = np.frombuffer(content[: len(content) // width * width], kind)
-    elif tensor.dtype in (_HALF, _BFLOAT16):
-        values = np.array(tensor.half_val, np.int64).astype("<u2").view(kind)
-    else:
-        fields = {1: tensor.float_val, 2: tensor.double_val, 9: tensor.int64_val, 10: tensor.bool_val}
-        values = np.array(fields.get(tensor.dtype, tensor.int_val)).astype(kind)
-    return (values.astype(np.uint32) << 16).view(np.float32) if tensor.dtype == _BFLOAT16 else values
 
 
 def looks_like_graph(first: bytes) -> bool:
@@ -223,16 +157,10 @@ def looks_like_graph(first: bytes) -> bool:
 
 def read_graph(path: Path, where: str) -> GraphDef:
     """Raises CheckpointError: cut off, no graph, or larger than is read; MissingExtraError without protobuf."""
-    try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise CheckpointError(f"{where}: a graph of {size} bytes: want at most {MAX_BYTES // 2**30} GB")
-        data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{where}: cannot be read ({printable(error, 80)})") from error
+    data = read_bytes(path, where, MAX_BYTES)
     if data[:1] != b"\x08":
-        return GraphDef(parse_binary(_message("Graph"), data, where), where)
-    graphs = parse_binary(_message("SavedModel"), data, where).meta_graphs
+        return GraphDef(parse_binary("tensorflow.GraphDef", data, where), where)
+    graphs = parse_binary("tensorflow.SavedModel", data, where).meta_graphs
     if len(graphs) != 1:
         raise CheckpointError(f"{where}: a SavedModel of {len(graphs)} graphs: want one")
     return GraphDef(graphs[0].graph_def, where)

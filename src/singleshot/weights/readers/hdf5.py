@@ -17,6 +17,7 @@ import numpy as np
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.readers.reading import reading
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 MAX_DEPTH = 16
@@ -44,7 +45,7 @@ def read_hdf5(path: Path, where: str) -> ForeignState:
     Raises CheckpointError: damaged, or with links, packing or types that Keras does not write.
     """
     try:
-        with path.open("rb") as file:
+        with reading(where), path.open("rb") as file:
             reader = _Reader(file)
             root, structure = reader.root, None
             links = reader.links(root)
@@ -54,8 +55,6 @@ def read_hdf5(path: Path, where: str) -> ForeignState:
                 links = reader.links(root)
             reader.collect(links, "", 0)
             return ForeignState(reader.arrays, where, "keras", None if structure is None else json.loads(structure))
-    except OSError as error:
-        raise CheckpointError(f"{where}: cannot be read ({printable(error, 80)})") from error
     except _RefusedError as error:
         raise CheckpointError(f"{where}: {error}") from error
     except (ValueError, RecursionError) as error:  # of the JSON, which is all that is left

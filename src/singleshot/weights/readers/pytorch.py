@@ -5,11 +5,12 @@ Only `torch.load(weights_only=True)` reads pickles, and only those that `pickle_
 
 from __future__ import annotations
 
+import io
 import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.weights.foreign_state import MAX_NAMES, ForeignState
-from singleshot.weights.readers.pickle_check import check_pickle, stand_ins
+from singleshot.weights.readers.pickle_check import MAX_PICKLE, check_pickle, stand_ins
+from singleshot.weights.readers.reading import reading
 from singleshot.weights.readers.wrappers import unwrap
 
 # Of arrays in memory. .npz files may be compressed, a thousand to one: they must not make us allocate without end.
@@ -26,10 +28,6 @@ MAX_ARRAY_BYTES = 2**30
 OURS = "singleshot"  # key of our own checkpoints' metadata
 
 _LEGACY_PICKLES = 5  # magic number, protocol, machine, the object, names of its storages
-_ITEM_SIZES = {
-    "ComplexDouble": 16, "ComplexFloat": 8, "Double": 8, "Long": 8, "Float": 4, "Int": 4, "QInt32": 4, "Half": 2,
-    "BFloat16": 2, "Short": 2,
-}  # fmt: skip
 _SAY_STATE_DICT = 'save its state dict instead: torch.save(model.state_dict(), "weights.pth")'
 
 
@@ -41,18 +39,13 @@ def read_pytorch(path: str | Path, where: str | None = None) -> ForeignState:
     """
     path = Path(path)
     where = printable(path) if where is None else where
-    try:
-        with path.open("rb") as file:
-            first = file.read(16)
-            if first.startswith(b"PK"):
-                return _read_zip(path, file, where)
-            if is_safetensors(first):
-                return _read_safetensors(path, where)
-            return _read_legacy(path, file, where)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{where}: no such file") from error
-    except OSError as error:
-        raise CheckpointError(f"{where}: cannot be read ({printable(error, 80)})") from error
+    with reading(where), path.open("rb") as file:
+        first = file.read(16)
+        if first.startswith(b"PK"):
+            return _read_zip(path, file, where)
+        if is_safetensors(first):
+            return _read_safetensors(path, where)
+        return _read_legacy(path, file, where)
 
 
 def is_safetensors(first: bytes) -> bool:
@@ -91,7 +84,7 @@ def _check_archive(archive: zipfile.ZipFile, size: int, where: str) -> None:
     if sum(entry.file_size for entry in archive.infolist()) > size or len({n.lower() for n in sizes}) < len(sizes):
         raise CheckpointError(f"{where}: its parts are larger than the file; it is damaged")
     with archive.open(pickle) as part:
-        storages = check_pickle(part, where)
+        storages = check_pickle(io.BytesIO(part.read(MAX_PICKLE)), where)
     for storage in storages:
         stored = sizes.get(f"{root}/data/{storage.key}", -1)
         if stored < storage.values * _item_size(storage.kind):
@@ -102,16 +95,18 @@ def _check_archive(archive: zipfile.ZipFile, size: int, where: str) -> None:
 
 
 def _item_size(kind: str) -> int:
-    """Bytes of one value of a storage, of the smallest type where it is not known."""
-    return _ITEM_SIZES.get(kind.removesuffix("Storage"), 1)
+    """Bytes of one value of a storage: FloatStorage is of torch.float; 1 where there is no such type."""
+    dtype = getattr(torch, kind.removesuffix("Storage").lower(), None)
+    return dtype.itemsize if isinstance(dtype, torch.dtype) else 1
 
 
 def _read_legacy(path: Path, file: BinaryIO, where: str) -> ForeignState:
     file.seek(0)
     storages = []
+    stream = io.BytesIO(file.read(MAX_PICKLE))
     for i in range(_LEGACY_PICKLES):
-        storages += check_pickle(file, where)
-        if i == 0 and file.tell() > 64:
+        storages += check_pickle(stream, where)
+        if i == 0 and stream.tell() > 64:
             raise CheckpointError(f"{where}: a pickle, but not of torch.save; {_SAY_STATE_DICT}")
     sizes = {storage.key: storage.values * _item_size(storage.kind) for storage in storages}
     if sum(sizes.values()) > path.stat().st_size:
@@ -130,13 +125,13 @@ def _torch_load(path: Path, where: str) -> ForeignState:
         loaded = {"tensor": loaded}
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f"{where}: holds {type(loaded).__name__}, want a dict of tensors")
-    values, beside = unwrap(loaded, where)
-    return ForeignState(values, where, "pytorch", beside)
+    values, structure = unwrap(loaded, where)
+    return ForeignState(values, where, "pytorch", structure)
 
 
 def _damaged(where: str, error: BaseException) -> CheckpointError:
-    said = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return CheckpointError(f"{where}: damaged or cut short ({printable(said, 120)})")
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return CheckpointError(f"{where}: damaged or cut short ({printable(reason, 120)})")
 
 
 # --------------------------------------------------------------------------------------------- .safetensors and .npz
@@ -162,26 +157,11 @@ def _read_npz(archive: zipfile.ZipFile, where: str) -> ForeignState:
     values = {}
     for entry in entries:
         name = entry.filename.removesuffix(".npy")
-        with archive.open(entry) as part:
-            dtype, count = _npy_header(part)
-        if dtype.kind not in "biuf":
-            raise CheckpointError(f"{where}: {printable(name, 80)} holds {dtype.name}, want numbers; nothing was run")
-        if count * dtype.itemsize > entry.file_size:
-            raise CheckpointError(f"{where}: {printable(name, 80)}: damaged or cut short")
-        with archive.open(entry) as part:
-            values[name] = np.lib.format.read_array(part, allow_pickle=False)
-    named, beside = unwrap(values, where)
-    return ForeignState(named, where, "", beside)
-
-
-def _npy_header(part: Any) -> tuple[np.dtype, int]:
-    """Type and number of values; ValueError for anything else."""
-    version = np.lib.format.read_magic(part)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(part)
-    count = 1
-    for n in shape:
-        count *= n
-    if any(n < 0 for n in shape):
-        raise ValueError("a negative size")
-    return dtype, count
+        try:
+            with archive.open(entry) as part:
+                values[name] = np.lib.format.read_array(part, allow_pickle=False)
+        except (ValueError, MemoryError) as error:
+            why = printable(error, 80)
+            raise CheckpointError(f"{where}: {printable(name, 80)}: no array of numbers, or damaged ({why})") from error
+    named, structure = unwrap(values, where)
+    return ForeignState(named, where, "", structure)

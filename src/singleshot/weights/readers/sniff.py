@@ -6,14 +6,15 @@ from pathlib import Path
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.readers.reading import reading
 
 MAX_BYTES = 4 * 2**30
 
 
-def read_foreign(path: str | Path, beside: str | Path | None = None) -> ForeignState:
+def read_foreign(path: str | Path, companion: str | Path | None = None) -> ForeignState:
     """The tensors of a file, with the network where the format describes one. Raises CheckpointError.
 
-    beside: Caffe's prototxt; a label map or pipeline.config of TensorFlow's Object Detection API. A TensorFlow
+    companion: Caffe's prototxt; a label map or pipeline.config of TensorFlow's Object Detection API. A TensorFlow
     checkpoint is named by its prefix or by any of its files.
     """
     path, where = Path(path), printable(path)
@@ -24,7 +25,7 @@ def read_foreign(path: str | Path, beside: str | Path | None = None) -> ForeignS
         from singleshot.weights.readers.tf_companions import companions_of_variables
 
         values = read_bundle(path, where)
-        return ForeignState(values, where, "tensorflow", companions_of_variables(values, path, beside))
+        return ForeignState(values, where, "tensorflow", companions_of_variables(values, path, companion))
     first = _first_bytes(path, where)
     if first.startswith(b"\x89HDF\r\n\x1a\n"):
         from singleshot.weights.readers.hdf5 import read_hdf5
@@ -41,33 +42,27 @@ def read_foreign(path: str | Path, beside: str | Path | None = None) -> ForeignS
     from singleshot.weights.readers.caffe import looks_like_caffe, read_caffe
 
     if looks_like_caffe(path, first):
-        return read_caffe(path, beside)
+        return read_caffe(path, companion)
     from singleshot.weights.readers.graphdef import looks_like_graph, read_graph, variables
 
     if looks_like_graph(first):
         from singleshot.weights.readers.tf_companions import find_companions
 
         graph = read_graph(path, where)
-        return ForeignState(variables(graph), where, "graphdef", find_companions(path, beside, graph))
+        return ForeignState(variables(graph), where, "graphdef", find_companions(path, companion, graph))
     raise CheckpointError(f"{where}: not a checkpoint that is known (it starts with {printable(repr(first[:8]), 40)})")
 
 
 def _is_tensorflow(path: Path, where: str) -> bool:
     from singleshot.weights.readers.bundle import is_bundle
 
-    try:
+    with reading(where):
         return is_bundle(path)
-    except OSError as error:
-        raise CheckpointError(f"{where}: cannot be read ({printable(error, 80)})") from error
 
 
 def _first_bytes(path: Path, where: str) -> bytes:
-    try:
-        if path.stat().st_size > MAX_BYTES:
+    with reading(where), path.open("rb") as file:
+        if file.seek(0, 2) > MAX_BYTES:
             raise CheckpointError(f"{where}: larger than {MAX_BYTES // 2**30} GB (the most that is read)")
-        with path.open("rb") as file:
-            return file.read(4096)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{where}: no such file") from error
-    except OSError as error:
-        raise CheckpointError(f"{where}: cannot be read ({printable(error, 80)})") from error
+        file.seek(0)
+        return file.read(4096)

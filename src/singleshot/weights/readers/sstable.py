@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from singleshot.errors import CheckpointError, printable
+from singleshot.errors import CheckpointError, MissingExtraError, printable
 from singleshot.weights.foreign_state import MAX_NAMES
-from singleshot.weights.readers.crc32c import crc32c, unmask
+from singleshot.weights.readers.reading import reading
 
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _FOOTER = 48
@@ -37,12 +37,8 @@ def is_sstable(path: Path) -> bool:
 def read_sstable(path: Path, where: str) -> Iterator[tuple[bytes, bytes]]:
     """(key, value) in order, a block at a time. Raises CheckpointError: not a table, damaged, or hostile."""
     try:
-        with path.open("rb") as file:
+        with reading(where), path.open("rb") as file:
             yield from _entries_of_file(file, where)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{where}: no such file") from error
-    except OSError as error:
-        raise CheckpointError(f"{where}: cannot be read ({printable(error, 80)})") from error
     except _DamagedError as error:
         raise CheckpointError(f"{where}: damaged checkpoint ({error}); fetch the file again") from error
 
@@ -86,13 +82,13 @@ def _block(file: BinaryIO, handle: tuple[int, int], size: int, budget: int) -> b
     data = file.read(length + _TRAILER)
     if len(data) != length + _TRAILER:
         raise _DamagedError("cut off in a block")
-    if crc32c(memoryview(data)[:-4]) != unmask(int.from_bytes(data[-4:], "little")):
+    if masked_crc32c(data[:-4]) != int.from_bytes(data[-4:], "little"):
         raise _DamagedError(f"checksum of the block at {offset} does not match")
     packing = data[length]
     if packing == 0:
         return data[:length]
     if packing == 1:
-        return snappy_decode(data[:length], budget)
+        return unpack_snappy(data[:length], budget)
     raise _DamagedError(f"block packed by method {packing}, want none or snappy")
 
 
@@ -135,41 +131,32 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     raise _DamagedError("a number without an end")
 
 
-def snappy_decode(data: bytes, limit: int) -> bytes:
-    """Unpack snappy's raw format (google/snappy format_description.txt), at most `limit` bytes. Raises ValueError."""
-    wanted, at = _varint(data, 0)
-    if wanted > min(limit, 22 * len(data) + 64):  # a copy of 64 bytes takes 3
-        raise _DamagedError(f"{len(data)} packed bytes that claim to be {wanted}")
-    out = bytearray()
-    while at < len(data):
-        tag = data[at]
-        at += 1
-        if tag & 3 == 0:
-            length = (tag >> 2) + 1
-            if length > 60:
-                width = length - 60
-                length = int.from_bytes(data[at : at + width], "little") + 1
-                at += width
-            if at + length > len(data):
-                raise _DamagedError("packed block is cut off")
-            out += data[at : at + length]
-            at += length
-        else:
-            width = (1, 2, 4)[(tag & 3) - 1]
-            offset = int.from_bytes(data[at : at + width], "little")
-            at += width
-            if width == 1:
-                length = (tag >> 2 & 7) + 4
-                offset |= tag >> 5 << 8
-            else:
-                length = (tag >> 2) + 1
-            if at > len(data) or not 0 < offset <= len(out):
-                raise _DamagedError("packed block refers to what is not there")
-            start = len(out) - offset
-            piece = bytes(out[start : start + length])
-            out += piece if len(piece) == length else (piece * (length // offset + 1))[:length]
-        if len(out) > wanted:
-            break
-    if len(out) != wanted:
-        raise _DamagedError(f"packed block gives another length than its {wanted} bytes")
-    return bytes(out)
+def masked_crc32c(data: bytes) -> int:
+    """The checksum of the bytes as these files keep it, rotated and shifted (LevelDB, util/crc32c.h).
+
+    Raises MissingExtraError without google-crc32c.
+    """
+    try:
+        import google_crc32c
+    except ImportError as error:
+        raise MissingExtraError("this file needs google-crc32c: pip install 'singleshot[train]'") from error
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def unpack_snappy(data: bytes, limit: int) -> bytes:
+    """The content of a block in snappy's raw format, at most `limit` bytes.
+
+    Raises ValueError for a damaged or a larger one, MissingExtraError without cramjam.
+    """
+    try:
+        import cramjam
+    except ImportError as error:
+        raise MissingExtraError("this file needs cramjam: pip install 'singleshot[train]'") from error
+    try:
+        size = cramjam.snappy.decompress_raw_len(data)
+        if size > limit:
+            raise _DamagedError(f"{len(data)} packed bytes that claim to be {size}")
+        return bytes(cramjam.snappy.decompress_raw(data))
+    except cramjam.DecompressionError as error:
+        raise _DamagedError(f"a packed block cannot be unpacked: {printable(error, 80)}") from error

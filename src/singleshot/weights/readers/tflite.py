@@ -18,14 +18,12 @@ import numpy as np
 
 from singleshot.errors import CheckpointError, MissingExtraError, printable
 from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.readers.reading import read_bytes
 
 MAX_BYTES = 2**31 - 1  # offsets are 32 bits
 MAX_TENSORS, MAX_OPERATORS, MAX_BUFFERS, MAX_INPUTS = 20_000, 10_000, 50_000, 200_000
 MAX_NAME, MAX_DIMENSIONS, MAX_OPTIONS, MAX_LABELS = 300, 8, 65_536, 2**20
-_DAMAGE = (
-    struct.error, IndexError, ValueError, TypeError, KeyError, OverflowError, AttributeError, AssertionError,
-    RecursionError,
-)  # fmt: skip
+_DAMAGE = (struct.error, LookupError, ArithmeticError, ValueError, TypeError, AttributeError, AssertionError)
 
 # schema.fbs, enum TensorType
 DTYPES = {0: "<f4", 1: "<f2", 2: "<i4", 3: "u1", 4: "<i8", 6: "?", 7: "<i2", 9: "i1", 10: "<f8"}
@@ -48,31 +46,21 @@ _NAMES = """
 """
 OPERATORS = tuple(_NAMES.split())
 
-# The options of the operators that importers look at: name of the operator -> the union's number and, for each option,
-# its name, field number, type and default (schema.fbs: Conv2DOptions and so on).
-_Option = tuple[str, int, str, int]
-_ADD: tuple[_Option, ...] = (("activation", 0, "Int8", 0),)
-_POOL: tuple[_Option, ...] = (
-    ("padding", 0, "Int8", 0), ("stride_w", 1, "Int32", 0), ("stride_h", 2, "Int32", 0), ("kernel_w", 3, "Int32", 0),
-    ("kernel_h", 4, "Int32", 0), ("activation", 5, "Int8", 0),
-)  # fmt: skip
-_OPTIONS: dict[str, tuple[int, tuple[_Option, ...]]] = {
-    "CONV_2D": (1, (
-        ("padding", 0, "Int8", 0), ("stride_w", 1, "Int32", 0), ("stride_h", 2, "Int32", 0),
-        ("activation", 3, "Int8", 0), ("dilation_w", 4, "Int32", 1), ("dilation_h", 5, "Int32", 1),
-    )),
-    "DEPTHWISE_CONV_2D": (2, (
-        ("padding", 0, "Int8", 0), ("stride_w", 1, "Int32", 0), ("stride_h", 2, "Int32", 0),
-        ("activation", 4, "Int8", 0), ("dilation_w", 5, "Int32", 1), ("dilation_h", 6, "Int32", 1),
-    )),
-    "AVERAGE_POOL_2D": (5, _POOL),
-    "MAX_POOL_2D": (5, _POOL),
-    "CONCATENATION": (10, (("axis", 0, "Int32", 0), ("activation", 1, "Int8", 0))),
-    "ADD": (11, _ADD),
-    "MUL": (21, _ADD),
-    "MEAN": (27, (("keep_dims", 0, "Bool", 0),)),
-    "SUB": (28, _ADD),
-}  # fmt: skip
+# The options that importers look at: name of the operator -> the number of its union, and the names of its options
+# in the order of their fields (schema.fbs: Conv2DOptions and so on).
+_STRIDES = ("padding", "stride_w", "stride_h")
+_OPTIONS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "CONV_2D": (1, (*_STRIDES, "activation", "dilation_w", "dilation_h")),
+    "DEPTHWISE_CONV_2D": (2, (*_STRIDES, "depth_multiplier", "activation", "dilation_w", "dilation_h")),
+    "AVERAGE_POOL_2D": (5, (*_STRIDES, "kernel_w", "kernel_h", "activation")),
+    "MAX_POOL_2D": (5, (*_STRIDES, "kernel_w", "kernel_h", "activation")),
+    "CONCATENATION": (10, ("axis", "activation")),
+    "ADD": (11, ("activation",)),
+    "MUL": (21, ("activation",)),
+    "MEAN": (27, ("keep_dims",)),
+    "SUB": (28, ("activation",)),
+}
+_OPTION_TYPES = {"padding": "Int8", "activation": "Int8", "keep_dims": "Bool"}  # others are Int32
 
 
 @dataclass(frozen=True)
@@ -138,12 +126,7 @@ def read_tflite(path: str | Path) -> ForeignState:
         raise MissingExtraError(
             f"{where}: reading .tflite needs flatbuffers: pip install 'singleshot[train]'"
         ) from error
-    try:
-        if Path(path).stat().st_size > MAX_BYTES:
-            raise CheckpointError(f"{where}: larger than 2 GB (the most that a .tflite file can be)")
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{where}: cannot be read ({printable(error, 80)})") from error
+    data = read_bytes(Path(path), where, MAX_BYTES)
     if data[4:8] != b"TFL3":
         raise CheckpointError(f"{where}: not a .tflite file (bytes 4 to 8 are {data[4:8]!r}, want b'TFL3')")
     try:
@@ -256,7 +239,9 @@ def _operation(table: _Table, kinds: list[str], count: int) -> Operation:
         found = table.table(4)
         if found is not None and int(table.number(3, "Uint8", 0)) != union:
             raise ValueError(f"{kind} with the options of another operator")
-        for name, number, flags, default in fields:
+        for number, name in enumerate(fields):
+            default = 1 if name.startswith("dilation") else 0
+            flags = _OPTION_TYPES.get(name, "Int32")
             options[name] = default if found is None else int(found.number(number, flags, default))
         if "activation" in options:
             options["activation"] = ACTIVATIONS[options["activation"]] if 0 <= options["activation"] <= 5 else "other"

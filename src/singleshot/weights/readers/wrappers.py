@@ -13,27 +13,40 @@ from singleshot.errors import CheckpointError, printable
 
 # In the order of preference: where a file holds a model and its running average, the model is what is asked for.
 WRAPPERS = (
-    "state_dict", "model_state_dict", "model", "net", "network", "net_state_dict", "model_state", "weights", "params",
-    "state", "module", "ema_state_dict", "state_dict_ema", "model_ema", "ema",
-)  # fmt: skip
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "net_state_dict",
+    "model_state",
+    "weights",
+    "params",
+    "state",
+    "module",
+    "ema_state_dict",
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+)
 MAX_VALUES = 2**30  # in all tensors together: 4 GB as float32
 _DEPTH, _PLAIN_DEPTH, _PLAIN_ITEMS = 3, 6, 20_000
 
 
 def unwrap(values: Mapping[Any, Any], where: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(name -> tensor or array, what is plain beside them).
+    """(name -> tensor or array, plain values that stand with them).
 
     Up to three wrappers are opened, "module." (DataParallel) and "_orig_mod." (torch.compile) removed, all that is no
     array left out. The second dict has "meta" always: mmdet keeps class names in it. Raises CheckpointError.
     """
-    beside: dict[str, Any] = {"meta": {}}
+    plain: dict[str, Any] = {"meta": {}}
     for _ in range(_DEPTH):
         inner = next((key for key in WRAPPERS if isinstance(values.get(key), Mapping)), None)
         if inner is None:
             break
-        beside |= _plain_entries(values)
+        plain |= _plain_entries(values)
         values = values[inner]
-    beside |= _plain_entries(values)
+    plain |= _plain_entries(values)
     arrays = {key: value for key, value in values.items() if isinstance(key, str) and _is_array(value)}
     if not arrays:
         names = printable(", ".join(map(str, list(values)[:3])), 80)
@@ -42,7 +55,7 @@ def unwrap(values: Mapping[Any, Any], where: str) -> tuple[dict[str, Any], dict[
         _check(value, f"{where}: {printable(key, 80)}")
     if sum(_count(value) for value in arrays.values()) > MAX_VALUES:
         raise CheckpointError(f"{where}: more than {MAX_VALUES} values (the most that is read)")
-    return _short_names(arrays), beside
+    return _short_names(arrays), plain
 
 
 def _is_array(value: Any) -> bool:
@@ -67,7 +80,7 @@ def _check(value: Any, what: str) -> None:
 
 def _short_names(arrays: dict[str, Any]) -> dict[str, Any]:
     arrays = {key.replace("_orig_mod.", ""): _detached(value) for key, value in arrays.items()}
-    # torch.optim.swa_utils.AveragedModel counts beside the "module." that it averages.
+    # torch.optim.swa_utils.AveragedModel has a counter next to the "module." that it averages.
     while all(key.startswith("module.") or key == "n_averaged" for key in arrays):
         if set(arrays) == {"n_averaged"}:
             break
