@@ -28,7 +28,8 @@ from common import race_processes, serve, tell
 from singleshot.datasets import open_dataset
 from singleshot.datasets.dataset import Dataset
 from singleshot.inputs import InputSpec
-from singleshot.loading.augment import AUGMENTS, augment_picture
+from singleshot.loading.augment import Augmenter
+from singleshot.loading.augment_spec import AUGMENTS
 from singleshot.loading.cache import PixelCache
 from singleshot.memory import keep_freed_memory
 
@@ -46,14 +47,14 @@ def opencv(data: Dataset) -> Load:
 
 
 def singleshot(data: Dataset, cached: bool) -> Load:
-    spec, step = InputSpec(size=SIZE), [0]
+    augmenter, step = Augmenter(AUGMENTS["caffe"], InputSpec(size=SIZE)), [0]
     pictures = PixelCache(data, SIZE, 8 << 30) if cached else data
     keep_freed_memory()  # as a loader's worker does
 
     def load(i: int) -> object:
         step[0] += 1
         rng = np.random.default_rng((0, 0, step[0]))
-        image, boxes, labels = augment_picture(pictures.picture(i), AUGMENTS["caffe"], spec, rng)
+        image, boxes, labels = augmenter(pictures.picture(i), rng)
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(boxes), torch.from_numpy(labels)
 
     return load

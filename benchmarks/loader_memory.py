@@ -21,7 +21,7 @@ from common import resident_mb, tell
 from singleshot.datasets.dataset import Dataset
 from singleshot.datasets.packed_strings import StringTable, offsets_of
 from singleshot.inputs import InputSpec
-from singleshot.loading.augment import AUGMENTS
+from singleshot.loading.augment_spec import AUGMENTS
 from singleshot.loading.loader import TrainLoader
 
 OBJECTS = 10

@@ -9,7 +9,8 @@ import pytest
 
 from singleshot.errors import ConfigError
 from singleshot.inputs import InputSpec, boxes_to_square, to_square
-from singleshot.loading.augment import AUGMENTS, AugmentSpec, augment
+from singleshot.loading.augment import augment
+from singleshot.loading.augment_spec import AUGMENTS, AugmentSpec
 from singleshot.records import Sample
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)

@@ -16,8 +16,8 @@ import pytest
 
 from singleshot.datasets.encoded_image import EncodedImage
 from singleshot.inputs import InputSpec
-from singleshot.loading.augment import AUGMENTS, AugmentSpec, augment_picture
-from singleshot.loading.render_plan import RenderPlan, make_render_plan
+from singleshot.loading.augment import Augmenter, RenderPlan, make_render_plan
+from singleshot.loading.augment_spec import AUGMENTS, AugmentSpec
 
 WIDTH, HEIGHT = 500, 375
 DRAWS = 10_000
@@ -82,9 +82,9 @@ def measures(window: Box, kept: list[int]) -> tuple[float, ...]:
 
 def measures_of(plan: RenderPlan) -> tuple[float, ...]:
     """The same numbers of a plan; dest rounds to whole pixels of a large square."""
-    (ax, ay, bx, by), (u0, v0, u1, v1) = plan.view.roi, plan.view.dest
+    (ax, ay, bx, by), (u0, v0, u1, v1) = plan.crop.roi, plan.crop.dest
     part_w, part_h = bx - ax, by - ay
-    size = plan.view.size
+    size = plan.crop.size
     return (
         ax, ay, bx, by, math.sqrt(part_w * part_h), math.log(part_w / part_h),
         (u1 - u0) / size, (v1 - v0) / size, len(plan.boxes),
@@ -99,7 +99,7 @@ def draw_ours(boxes: list[Box], rng: np.random.Generator, spec: AugmentSpec, rec
     )  # fmt: skip
     for _ in range(DRAWS):
         before = len(recorded)
-        augment_picture(picture, spec, InputSpec(size=1000), rng)
+        Augmenter(spec, InputSpec(size=1000))(picture, rng)
         del recorded[before:-1]  # a window that lost every object by rounding is planned anew
 
 

@@ -15,8 +15,9 @@ from singleshot.datasets.encoded_image import EncodedImage
 from singleshot.errors import ConfigError, DataError
 from singleshot.inputs import InputSpec, boxes_from_square
 from singleshot.loading import workers as workers_module
-from singleshot.loading.augment import AUGMENTS, AugmentSpec
-from singleshot.loading.loader import EvalLoader, TrainLoader, epoch_order
+from singleshot.loading.augment_spec import AUGMENTS, AugmentSpec
+from singleshot.loading.loader import EvalLoader, TrainLoader
+from singleshot.loading.sampling import epoch_order
 from singleshot.loading.workers import pick_workers
 from singleshot.records import Batch, Sample
 

@@ -9,6 +9,7 @@ import tarfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain
@@ -26,10 +27,10 @@ from singleshot.datasets import shard_tar as shardtar
 from singleshot.datasets.writers.shards import read_contents, write_shards
 from singleshot.errors import ConfigError, DataError
 from singleshot.inputs import InputSpec
-from singleshot.loading.augment import AUGMENTS, AugmentSpec
+from singleshot.loading.augment_spec import AUGMENTS, AugmentSpec
 from singleshot.loading.loader import TrainLoader
-from singleshot.loading.shard_loader import ShardLoader, make_train_loader, open_stream, open_training_set
-from singleshot.loading.shard_streams import MAX_STREAMS, make_stream_plan, pick_streams, shuffled
+from singleshot.loading.sampling import MAX_STREAMS, Sampling, make_stream_plan, pick_streams, shuffled
+from singleshot.loading.shard_stream import ShardStream, open_stream, open_training_set
 from singleshot.records import Batch
 
 SPEC = InputSpec(size=32)
@@ -72,12 +73,13 @@ def copy(shards, tmp_path) -> Path:
 @pytest.fixture
 def loader(shards) -> Iterator[object]:
     """Makes loaders and ends their workers."""
-    made: list[ShardLoader] = []
+    made: list[TrainLoader] = []
 
-    def make(path=None, batch: int = 4, workers: int = 0, seed: int = 5, spec="caffe", **more) -> ShardLoader:
+    def make(path=None, batch: int = 4, workers: int = 0, seed: int = 5, spec="caffe", **more) -> TrainLoader:
         stream = open_stream(path or shards, class_names=more.pop("class_names", None))
+        stream = replace(stream, buffer_samples=more.pop("buffer", stream.buffer_samples))
         spec = spec if isinstance(spec, AugmentSpec) else AUGMENTS[spec]
-        made.append(ShardLoader(stream, spec, SPEC, batch, seed, workers, **more))
+        made.append(TrainLoader(stream, spec, SPEC, batch, seed, workers, **more))
         return made[-1]
 
     yield make
@@ -111,7 +113,7 @@ def test_batches_do_not_depend_on_the_workers(loader):
         assert all_same(runs[0], runs[2])
 
 
-def test_workers_are_no_more_than_lanes(loader):
+def test_workers_are_no_more_than_streams(loader):
     assert loader(batch=12, workers=40).workers == 2  # 8 batches in an epoch: two streams
     assert loader(batch=96, workers=40).workers == 1
 
@@ -131,7 +133,7 @@ def test_an_epoch_is_taken_up_in_the_middle(loader, workers):
 
 def test_taking_up_decodes_nothing_of_what_went_before(loader, monkeypatch):
     decoded = []
-    from singleshot.loading import shard_loader as stream
+    from singleshot.loading import shard_stream as stream
 
     monkeypatch.setattr(stream, "parse_label", lambda *a, f=stream.parse_label: decoded.append(1) or f(*a))
     list(loader().epoch(0, 20))
@@ -264,7 +266,7 @@ def test_more_processes_than_shards_share_them(plain, tmp_path, loader):
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 5), st.integers(1, 16), st.integers(0, 3))
-def test_every_sample_is_in_one_lane_of_one_process(counts, world, batch, epoch):
+def test_every_sample_is_in_one_stream_of_one_process(counts, world, batch, epoch):
     batches = max(1, sum(counts) // (batch * world))
     try:
         streams = pick_streams(counts, batches, world)
@@ -274,8 +276,9 @@ def test_every_sample_is_in_one_lane_of_one_process(counts, world, batch, epoch)
     assert 1 <= streams <= MAX_STREAMS
     taken: Counter[tuple[int, int]] = Counter()
     for rank in range(world):
-        plan = make_stream_plan(counts, batches, streams, 0, epoch, rank=rank, world=world)
-        assert plan == make_stream_plan(counts, batches, streams, 0, epoch, rank=rank, world=world)
+        sampling = Sampling(batch, 0, rank, world)
+        plan = make_stream_plan(counts, streams, sampling, epoch)
+        assert plan == make_stream_plan(counts, streams, sampling, epoch)
         assert len(plan.streams) == streams
         assert len(plan.stream_of) == len(plan.step_of) == batches
         assert sorted(zip(plan.stream_of, plan.step_of, strict=True)) == [
@@ -339,7 +342,7 @@ def test_the_buffer_shuffles():
 
 def test_a_loader_holds_no_more_than_its_buffer(loader, monkeypatch):
     """Samples read less samples drawn, over all streams, whatever is left of an epoch."""
-    from singleshot.loading import shard_loader as stream
+    from singleshot.loading import shard_stream as stream
 
     read = []
     monkeypatch.setattr(
@@ -492,7 +495,7 @@ def test_boxes_outside_are_refused_or_cut(copy):
     path.write_bytes(data.replace(b"[0.0,1.0,12.0,14.0]", b"[0.0,1.0,12.0,94.0]"))
     for clip in (False, True):
         stream = open_stream(copy, clip_boxes=clip)
-        epoch = ShardLoader(stream, AUGMENTS["none"], SPEC, 4, 0, 0).epoch(0)
+        epoch = TrainLoader(stream, AUGMENTS["none"], SPEC, 4, 0, 0).epoch(0)
         if clip:
             boxes = torch.cat([batch.boxes.reshape(-1, 4) for batch in epoch])
             assert boxes.max() == 1
@@ -518,12 +521,12 @@ def test_opening_reads_the_index_only(copy, plain, one_line):
 
 
 def test_shards_are_streamed_and_folders_are_not(plain, shards):
-    for path, kind in ((plain, TrainLoader), (shards, ShardLoader)):
+    for path, streamed in ((plain, False), (shards, True)):
         train_set = open_training_set(path, "train")
         assert len(train_set) == COUNT
         assert train_set.class_names == ("cat", "dog")
-        one = make_train_loader(train_set, AUGMENTS["light"], SPEC, 8, 3, 0)
-        assert type(one) is kind
+        assert isinstance(train_set, ShardStream) == streamed
+        one = TrainLoader(train_set, AUGMENTS["light"], SPEC, 8, 3, 0)
         assert len(one) == 12
         assert next(one.epoch(0)).images.shape == (8, 3, 32, 32)
 

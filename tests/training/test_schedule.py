@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from singleshot.errors import ConfigError
-from singleshot.loading.augment import AUGMENTS
+from singleshot.loading.augment_spec import AUGMENTS
 from singleshot.models import build
 from singleshot.training.optimizers import ModelEMA, make_optimizer, parameter_groups, set_lr
 from singleshot.training.recipes import Recipe, load_recipe, recipe_names

@@ -18,8 +18,8 @@ from singleshot.datasets.dataset import Dataset
 from singleshot.devices import pick_precision, place_model
 from singleshot.evaluation.validate import Validation, validate
 from singleshot.loading.cache import open_cache
-from singleshot.loading.loader import EvalLoader
-from singleshot.loading.shard_loader import ShardStream, make_train_loader
+from singleshot.loading.loader import EvalLoader, TrainLoader
+from singleshot.loading.shard_stream import ShardStream
 from singleshot.memory import keep_freed_memory, release_freed_memory
 from singleshot.models import SSD
 from singleshot.records import Batch, Losses
@@ -104,7 +104,7 @@ class Trainer:
         self.cache = None
         if not isinstance(train_set, ShardStream):
             self.cache = open_cache(train_set, size, settings.cache, settings.cache_bytes)
-        self.loader = make_train_loader(
+        self.loader = TrainLoader(
             self.cache or train_set, recipe.augment, model.input_spec, settings.batch, settings.seed,
             settings.workers, pin_memory=pinned,
         )  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from singleshot.errors import ConfigError, printable
-from singleshot.loading.augment import AUGMENTS, AugmentSpec
+from singleshot.loading.augment_spec import AUGMENTS, AugmentSpec
 from singleshot.losses import LOSS_RULES
 from singleshot.matching import RULES as MATCHING_RULES
 
