@@ -31,6 +31,7 @@ def multibox_loss(
     alpha: float | int = 1.0,
     min_negatives: int = 0,
     label_smoothing: float = 0.0,
+    positives: Tensor | None = None,
 ) -> Losses:
     """Confidence and location loss of a batch, in float32.
 
@@ -52,7 +53,8 @@ def multibox_loss(
     - "per-image": mined as "caffe"; each image divided by its own n, then the mean over images, where one without
       objects counts as 0. ljanyst, NVIDIA, MLPerf.
 
-    label_smoothing: the part of the target that is spread evenly over all classes and background, 0 up to 1. Nothing
+    label_smoothing: the part of the target that is spread evenly over all classes and background, 0 up to 1. positives:
+    a scalar that rules which divide by n of the batch divide by instead, where several processes share a step. Nothing
     here waits for an accelerator. Raises ConfigError for an unknown rule or a smoothing outside 0..1.
     """
     if rule not in LOSS_RULES:
@@ -67,6 +69,8 @@ def multibox_loss(
         hardness = log_total - logits[..., 0]  # -log p(background)
         negative = LOSS_RULES[rule].mine(hardness, labels == 0, matches * negative_ratio, min_negatives)
         weight = LOSS_RULES[rule].weigh(matches.float())
+        if positives is not None and LOSS_RULES[rule].weigh is _by_batch:
+            weight = (1.0 / positives.float().clamp(min=1.0)).expand_as(weight)
     aim = logits.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
     if label_smoothing:
         aim = (1.0 - label_smoothing) * aim + label_smoothing * logits.mean(dim=-1)

@@ -42,12 +42,12 @@ def test_factor_is_always_between_zero_and_one(progress: float, warmup: float, s
     assert 0.0 <= lr_factor(progress, schedule, warmup, (0.5, 0.8)) <= 1.0
 
 
-def test_clock_by_steps_and_by_seconds() -> None:
+def test_budget_by_steps_and_by_seconds() -> None:
     assert Budget(100).progress(25, 9999) == 0.25
-    clock = Budget(None, 60.0)
-    assert clock.progress(10**6, 30.0) == 0.5
-    clock.reserve = 10.0
-    assert clock.progress(0, 50.0) == 1.0
+    budget = Budget(None, 60.0)
+    assert budget.progress(10**6, 30.0) == 0.5
+    budget.reserve = 10.0
+    assert budget.progress(0, 50.0) == 1.0
 
 
 def test_learning_rate_scales_with_the_batch() -> None:
@@ -55,9 +55,9 @@ def test_learning_rate_scales_with_the_batch() -> None:
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_loads_and_survives_plain_values(name: str) -> None:
+def test_every_recipe_loads_and_survives_its_dict(name: str) -> None:
     recipe = load_recipe(name)
-    assert Recipe(**recipe.plain()) == recipe
+    assert Recipe(**recipe.to_dict()) == recipe
 
 
 def test_the_three_recipes_of_the_readme_exist() -> None:

@@ -211,7 +211,7 @@ def run_training(
         trainer.resume()
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / RUN_FILE) as temporary:
-        temporary.write_text(json.dumps({"options": asdict(options), "recipe": recipe.plain()}, indent=2))
+        temporary.write_text(json.dumps({"options": asdict(options), "recipe": recipe.to_dict()}, indent=2))
     if not quiet:
         length = options.time or f"{settings.epochs} epochs"
         val = f", {len(val_set)} to validate on" if val_set is not None else ""

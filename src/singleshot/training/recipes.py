@@ -85,8 +85,8 @@ class Recipe(BaseModel):
             raise ValueError("milestones must rise between 0 and 1")
         return self
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON and TOML can hold it; `Recipe(**plain)` is equal."""
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and TOML; `Recipe(**values)` is equal."""
         return {**self.model_dump(mode="json", exclude={"augment"}), "augment": self.augment.to_dict()}
 
     def learning_rate(self, batch: int) -> float:
