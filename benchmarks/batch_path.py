@@ -1,21 +1,19 @@
-"""Which files of singleshot one training step enters, from reading an image file to the loss.
+"""Which files of singleshot a batch enters in one training step, from reading its first image file to the loss.
 
-    python benchmarks/batch_path.py [--augment NAME] [--json]
+    python benchmarks/batch_path.py [--augment NAME] [--data FOLDER] [--model NAME] [--json]
 
-Trains two batches from a folder of JPEG files with one process (no workers) and traces the second with sys.setprofile,
-so that what happens once (opening, construction, caches) does not count. A file is entered when a function of it is
-called. Listed in the order of first entry with what comes before the Batch, and how often the path leaves a file and
-comes back to it.
+Trains two batches from a folder of JPEG files in one process (no workers) and traces the second with sys.setprofile,
+so that what happens once (opening, construction) does not count. A file is entered when a function of it is called
+between the first read of an image and the return of the loss. Listed in the order of first entry: where, and how
+often the path comes to the file from another one.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -24,79 +22,81 @@ from common import tell
 
 import singleshot
 from singleshot.datasets import open_dataset
+from singleshot.datasets.dataset import Dataset
 from singleshot.loading.augment_spec import AUGMENTS
 from singleshot.loading.loader import TrainLoader
+from singleshot.losses import multibox_loss
 from singleshot.models import build
 from singleshot.scenes.scenes import write_scenes
-from singleshot.training.objective import recipe_loss
 from singleshot.training.recipes import load_recipe
+from singleshot.training.step import Stepper
 
-PACKAGE = Path(singleshot.__file__).parent
+PACKAGE = str(Path(singleshot.__file__).parent) + "/"
 BATCH = 4
+FIRST, LAST = Dataset.picture.__code__, multibox_loss.__code__
 
 
-@contextlib.contextmanager
-def entered() -> Iterator[list[str]]:
-    """The files of singleshot whose functions are called, in order, each run of calls to one file once."""
-    files: list[str] = []
+class Trace:
+    """Files entered since it was started, a run of calls to one file once: until the Batch, and from it to the loss."""
 
-    def note(frame: FrameType, event: str, _: object) -> None:
+    def __init__(self) -> None:
+        self.before: list[str] = []
+        self.after: list[str] = []
+        self.now = self.before
+        self.open = False
+
+    def start(self) -> None:
+        """Listen; the list begins with the first image that is read."""
+        sys.setprofile(self._note)
+
+    def _note(self, frame: FrameType, event: str, _: object) -> None:
+        self.open = self.open or frame.f_code is FIRST
+        if event == "return" and frame.f_code is LAST:
+            sys.setprofile(None)
         name = frame.f_code.co_filename
-        if event == "call" and name.startswith(str(PACKAGE)):
-            file = str(Path(name).relative_to(PACKAGE))
-            if not files or files[-1] != file:
-                files.append(file)
-
-    sys.setprofile(note)
-    try:
-        yield files
-    finally:
-        sys.setprofile(None)
+        if self.open and event == "call" and name.startswith(PACKAGE):
+            file = name.removeprefix(PACKAGE)
+            if not self.now or self.now[-1] != file:
+                self.now.append(file)
 
 
-def path_of_a_batch(data: str, augment: str) -> tuple[list[str], list[str]]:
-    """Files entered from the file to the Batch, and from the Batch to the loss."""
+def trace_a_step(data: str, augment: str, model_name: str) -> Trace:
+    """The second of two training steps, with the default loss of the published recipe."""
     dataset, recipe = open_dataset(data, "train"), load_recipe("paper")
-    model = build("ssd320-mini", len(dataset.class_names)).train()
+    model = build(model_name, len(dataset.class_names)).train()
+    stepper = Stepper(model, recipe, BATCH, torch.device("cpu"), torch.float32)
     loader = TrainLoader(dataset, AUGMENTS[augment], model.input_spec, BATCH, seed=0, workers=0)
     batches = itertools.chain.from_iterable(loader.epoch(epoch) for epoch in itertools.count())
-
-    def loss() -> torch.Tensor:
-        raw = model(batch.images)
-        return recipe_loss(model, raw, batch.boxes, batch.labels, recipe).total
-
+    stepper(next(batches), 0.01)
+    trace = Trace()
+    trace.start()
     batch = next(batches)
-    loss()
-    with entered() as before:
-        batch = next(batches)
-    with entered() as after:
-        loss()
+    trace.now = trace.after
+    stepper(batch, 0.01)
     loader.close()
-    return before, after
+    return trace
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--augment", choices=list(AUGMENTS), default="caffe")
     parser.add_argument("--data", help="a folder of files to train on; default: drawn scenes")
+    parser.add_argument("--model", default="ssd320-mini")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if not args.data:
             write_scenes(Path(folder) / "scenes", train=4 * BATCH, test=2, val=2)
-        before, after = path_of_a_batch(args.data or str(Path(folder) / "scenes"), args.augment)
-    files = list(dict.fromkeys([*before, *after]))
-    tell(
-        "files that a batch enters",
-        {
-            "before it is a Batch": len(set(before)),
-            "between file and loss (want 16 at most)": len(files),
-            **{
-                file: f"{'file' if file in before else 'Batch'}, entered {(before + after).count(file)} times"
-                for file in files
-            },
-        },
-    )
+        trace = trace_a_step(args.data or str(Path(folder) / "scenes"), args.augment, args.model)
+    path = trace.before + trace.after
+    files = list(dict.fromkeys(path))
+    result: dict[str, object] = {
+        "files before the Batch": len(set(trace.before)),
+        "files between file and loss (want 16 at most)": len(files),
+    }
+    for file in files:
+        result[file] = f"{'file' if file in trace.before else 'Batch'}, {path.count(file)} times"
+    tell("files that a batch enters", result)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import signal
 import sys
@@ -50,19 +51,26 @@ class WorkerPool(Generic[Job, T]):
     """Runs jobs in order, in worker processes that stay from one run to the next.
 
     On torch's DataLoader, for its workers: results cross in shared memory, a dead worker is noticed, and jobs are
-    dealt to the workers in turn, on which streams rely.
+    dealt to the workers in turn, on which streams rely. Its data set is the jobs themselves, and what it would
+    collate a batch with makes the result of one.
     """
 
     def __init__(self, prepare: Callable[[Job], T], workers: int, pin_memory: bool) -> None:
-        """prepare: makes a result of a job, in a worker or here; workers: processes, 0 for none."""
+        """Start no process yet.
+
+        Args:
+            prepare: Makes the result of a job, in a worker or here.
+            workers: Processes; 0 for none.
+            pin_memory: Whether results are put where an accelerator can fetch them without waiting.
+        """
         self._jobs = _Jobs()
         several = workers > 0
         self._loader: DataLoader[Any] = DataLoader(
-            cast("Any", _Work(prepare)),
+            cast("Any", _Itself()),
             sampler=cast("Any", self._jobs),
             batch_size=None,
             num_workers=workers,
-            collate_fn=_as_it_is,
+            collate_fn=functools.partial(_result_or_error, prepare),
             worker_init_fn=_start_worker,
             persistent_workers=several,
             prefetch_factor=PREFETCH if several else None,
@@ -101,21 +109,6 @@ class WorkerPool(Generic[Job, T]):
             pool._shutdown_workers()
 
 
-class _Work(Generic[Job, T]):
-    """What torch takes for a data set: item j is the result of job j."""
-
-    def __init__(self, prepare: Callable[[Job], T]) -> None:
-        self._prepare = prepare
-
-    def __getitem__(self, job: Job | None) -> T | SingleshotError | None:
-        """A job's result; a mistake of the user as a value: raised in a worker, torch would bury its line."""
-        try:
-            return None if job is None else self._prepare(job)
-        except SingleshotError as error:
-            # Without its cause and frames, which do not travel between processes.
-            return type(error)(str(error))
-
-
 class _Jobs:
     """The jobs of the pool's present run: torch keeps one sampler for the loader's life."""
 
@@ -129,8 +122,20 @@ class _Jobs:
         return len(self.jobs)
 
 
-def _as_it_is(result: Any) -> Any:
-    return result
+class _Itself:
+    """A data set whose item at a job is that job."""
+
+    def __getitem__(self, job: Job) -> Job:
+        return job
+
+
+def _result_or_error(prepare: Callable[[Job], T], job: Job | None) -> T | SingleshotError | None:
+    """A job's result, or the user's mistake as a value: raised in a worker, torch would bury it in a traceback."""
+    try:
+        return None if job is None else prepare(job)
+    except SingleshotError as error:
+        # Without its cause and frames, which do not travel between processes.
+        return type(error)(str(error))
 
 
 def _start_worker(_: int) -> None:
