@@ -85,7 +85,8 @@ def check_image(data: bytes, name: str) -> tuple[int, int]:
     width, height = size
     if width * height > MAX_PIXELS:
         raise DataError(
-            f"{printable(name)}: {width} x {height} pixels (at most {MAX_PIXELS // 10**6} million are read); cut or shrink it"
+            f"{printable(name)}: {width} x {height} pixels (at most {MAX_PIXELS // 10**6} million are read); "
+            "cut or shrink it"
         )
     said = overload(data, width, height)
     if said:
