@@ -152,7 +152,7 @@ def test_specs_survive_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"mirror": 0.5}, "unknown key mirror"),
         ({"mirror_p": 1.5}, "mirror_p 1.5: want a number from 0 to 1"),
@@ -172,8 +172,8 @@ def test_specs_survive_json() -> None:
         ({"bad\nkey": 1}, r"bad\nkey"),
     ],
 )
-def test_mistakes_in_a_spec_are_told_in_one_line(values: dict[str, object], said: str) -> None:
+def test_mistakes_in_a_spec_are_told_in_one_line(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         AugmentSpec.from_dict(values)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)

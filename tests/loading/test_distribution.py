@@ -39,9 +39,10 @@ def iou(a: Box, b: Box) -> float:
 
 def centres(boxes: list[Box], crop: Box) -> list[int]:
     return [
-        k for k, b in enumerate(boxes)
+        k
+        for k, b in enumerate(boxes)
         if crop[0] <= (b[0] + b[2]) / 2 <= crop[2] and crop[1] <= (b[1] + b[3]) / 2 <= crop[3]
-    ]  # fmt: skip
+    ]
 
 
 def literal(boxes: list[Box], rng: random.Random, enforce: bool = True) -> tuple[Box, list[int]]:
@@ -75,9 +76,16 @@ def measures(window: Box, kept: list[int]) -> tuple[float, ...]:
     ax, ay, bx, by = max(x0, 0), max(y0, 0), min(x1, WIDTH), min(y1, HEIGHT)
     part_w, part_h = bx - ax, by - ay
     return (
-        ax, ay, bx, by, math.sqrt(part_w * part_h), math.log(part_w / part_h),
-        part_w / (x1 - x0), part_h / (y1 - y0), len(kept),
-    )  # fmt: skip
+        ax,
+        ay,
+        bx,
+        by,
+        math.sqrt(part_w * part_h),
+        math.log(part_w / part_h),
+        part_w / (x1 - x0),
+        part_h / (y1 - y0),
+        len(kept),
+    )
 
 
 def measures_of(plan: RenderPlan) -> tuple[float, ...]:
@@ -86,9 +94,16 @@ def measures_of(plan: RenderPlan) -> tuple[float, ...]:
     part_w, part_h = bx - ax, by - ay
     size = plan.crop.size
     return (
-        ax, ay, bx, by, math.sqrt(part_w * part_h), math.log(part_w / part_h),
-        (u1 - u0) / size, (v1 - v0) / size, len(plan.boxes),
-    )  # fmt: skip
+        ax,
+        ay,
+        bx,
+        by,
+        math.sqrt(part_w * part_h),
+        math.log(part_w / part_h),
+        (u1 - u0) / size,
+        (v1 - v0) / size,
+        len(plan.boxes),
+    )
 
 
 def draw_ours(boxes: list[Box], rng: np.random.Generator, spec: AugmentSpec, recorded: list[RenderPlan]) -> None:
@@ -96,7 +111,7 @@ def draw_ours(boxes: list[Box], rng: np.random.Generator, spec: AugmentSpec, rec
     pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     picture = EncodedImage(
         WIDTH, HEIGHT, np.array(boxes, np.float32), np.arange(len(boxes)), lambda _: pixels, (1,), "image"
-    )  # fmt: skip
+    )
     for _ in range(DRAWS):
         before = len(recorded)
         Augmenter(spec, InputSpec(size=1000))(picture, rng)

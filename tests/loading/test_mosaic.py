@@ -55,10 +55,17 @@ def test_every_box_holds_its_own_colour(resize):
 def test_parts_fill_their_quarters_and_flips_move_them():
     rng = np.random.default_rng(1)
     white = [
-        EncodedImage.of(Sample(np.full((90, 90, 3), 50 * (k + 1), np.uint8), np.zeros((0, 4), np.float32),
-                          np.zeros(0, np.int64), np.zeros(0, bool), "w"))
+        EncodedImage.of(
+            Sample(
+                np.full((90, 90, 3), 50 * (k + 1), np.uint8),
+                np.zeros((0, 4), np.float32),
+                np.zeros(0, np.int64),
+                np.zeros(0, bool),
+                "w",
+            )
+        )
         for k in range(4)
-    ]  # fmt: skip
+    ]
     spec = AugmentSpec(mosaic_p=1.0, zoom=(3.0, 3.0))  # so near that every part is full
     image, boxes, labels = Augmenter(spec, InputSpec(size=100))(white[0], rng, lambda k: white[1 : 1 + k])
     assert [int(image[v, u, 0]) for v, u in ((2, 2), (2, 97), (97, 2), (97, 97))] == [50, 100, 150, 200]

@@ -35,10 +35,21 @@ def case():
 def test_the_loss_is_that_of_the_recipe(choice: dict, case) -> None:
     model, raw, boxes, labels = case
     found = Objective(model, Recipe(**choice))(raw, boxes, labels)
-    targets = match(model.priors, boxes, labels, choice.get("iou_min", 0.5), choice.get("matching", "caffe"),
-                    ignore_from=choice.get("ignore_from"))  # fmt: skip
-    names = {"loss": "rule", "negative_ratio": "negative_ratio", "alpha": "alpha", "min_negatives": "min_negatives",
-             "label_smoothing": "label_smoothing"}  # fmt: skip
+    targets = match(
+        model.priors,
+        boxes,
+        labels,
+        choice.get("iou_min", 0.5),
+        choice.get("matching", "caffe"),
+        ignore_from=choice.get("ignore_from"),
+    )
+    names = {
+        "loss": "rule",
+        "negative_ratio": "negative_ratio",
+        "alpha": "alpha",
+        "min_negatives": "min_negatives",
+        "label_smoothing": "label_smoothing",
+    }
     want = multibox_loss(raw, targets, **{names[k]: v for k, v in choice.items() if k in names})
     for a, b in zip(found, want, strict=True):
         assert torch.equal(a, b)

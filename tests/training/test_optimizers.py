@@ -38,8 +38,11 @@ def test_what_decays_and_biases_get_twice_the_rate(decay_only: str, decays: list
 def test_a_step_without_gradient_shows_what_decays(name: str) -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
     torch.nn.init.ones_(model[0].bias), torch.nn.init.ones_(model[1].bias)
-    for decay_only, moved in (("convolutions", {"0.weight"}), ("all-but-biases", {"0.weight", "1.weight"}),
-                              ("everything", {"0.weight", "0.bias", "1.weight", "1.bias"})):  # fmt: skip
+    for decay_only, moved in (
+        ("convolutions", {"0.weight"}),
+        ("all-but-biases", {"0.weight", "1.weight"}),
+        ("everything", {"0.weight", "0.bias", "1.weight", "1.bias"}),
+    ):
         before = {k: v.detach().clone() for k, v in model.named_parameters()}
         optimizer = make_optimizer(model, Recipe(optimizer=name, weight_decay=0.1, decay_only=decay_only), 0.1)
         for parameter in model.parameters():
@@ -65,8 +68,10 @@ def test_average_is_the_recurrence() -> None:
             model.num_batches_tracked += 1
         average.update()
         decay = min(0.9, (1 + n) / (10 + n))
-        slow = [a * decay + v * (1 - decay) if v.is_floating_point() else v.clone()
-                for a, v in zip(slow, model.state_dict().values(), strict=True)]  # fmt: skip
+        slow = [
+            a * decay + v * (1 - decay) if v.is_floating_point() else v.clone()
+            for a, v in zip(slow, model.state_dict().values(), strict=True)
+        ]
     for a, b in zip(average.state.values(), slow, strict=True):
         torch.testing.assert_close(a, b)
 

@@ -29,7 +29,7 @@ def test_the_three_recipes_of_the_readme_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("lr = -1", "lr: Input should be greater than 0"),
         ("lr = 'x'", "lr"),
@@ -47,10 +47,10 @@ def test_the_three_recipes_of_the_readme_exist() -> None:
         ("decay_only = 'weights'", "decay_only: Input should be 'convolutions', 'all-but-biases' or 'everything'"),
     ],
 )
-def test_a_wrong_recipe_names_file_and_key(tmp_path: Path, text: str, says: str) -> None:
+def test_a_wrong_recipe_names_file_and_key(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "r.toml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=says) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         load_recipe(str(path))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)

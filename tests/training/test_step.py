@@ -1,4 +1,4 @@
-"""One step does what PyTorch's plain pieces do in the same order; mistakes stop it before the weights change."""
+"""One step does what PyTorch's own pieces do in the same order; mistakes stop it before the weights change."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def test_the_gradient_is_cut_to_its_norm(tiny_ssd) -> None:
         recipe = Recipe(clip_norm=limit, momentum=0.0, weight_decay=0.0, bias_lr_factor=1.0, lr=1.0, base_batch=4)
         before = [p.detach().clone() for p in model.parameters()]
         Stepper(model, recipe, 4, CPU, torch.float32)(make_batch(), 1.0)
-        moved = math.sqrt(sum(float((a - b).square().sum()) for a, b in zip(model.parameters(), before, strict=True)))
+        moved = math.sqrt(
+            sum(float((a.detach() - b).square().sum()) for a, b in zip(model.parameters(), before, strict=True))
+        )
         losses, _ = plain_losses(free, make_batch())
         losses.total.backward()
         norm = math.sqrt(sum(float(p.grad.square().sum()) for p in free.parameters()))

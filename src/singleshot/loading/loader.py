@@ -36,7 +36,9 @@ class Samples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def sample(self, i: int) -> Sample: ...
+    def sample(self, i: int) -> Sample:
+        """Image i, decoded, with its objects."""
+        ...
 
 
 class EncodedImages(Protocol):
@@ -44,7 +46,9 @@ class EncodedImages(Protocol):
 
     def __len__(self) -> int: ...
 
-    def picture(self, i: int) -> EncodedImage: ...
+    def picture(self, i: int) -> EncodedImage:
+        """Image i, read but not decoded, with its objects."""
+        ...
 
 
 class TrainSource(Protocol[Job]):

@@ -49,25 +49,13 @@ def build_parts(
     if isinstance(train_set, Dataset):
         cache = open_cache(train_set, spec.size, settings.cache, settings.cache_bytes)
     pinned = device.type == "cuda"
-    loader = TrainLoader(
-        cache or train_set,
-        recipe.augment,
-        spec,
-        settings.batch,
-        settings.seed,
-        settings.workers,
-        pin_memory=pinned,
-    )
+    options = settings.batch, settings.seed, settings.workers
+    loader = TrainLoader(cache or train_set, recipe.augment, spec, *options, pin_memory=pinned)
     evaluator = None
     if val_set is not None:
         val_loader = EvalLoader(val_set, spec, settings.batch, settings.workers, pin_memory=pinned)
         evaluator = Evaluator(stepper, val_set, val_loader, settings)
-    about = {
-        "seed": settings.seed,
-        "batch": settings.batch,
-        "data": train_set.source,
-        "recipe": recipe.to_dict(),
-    }
+    about = {"seed": settings.seed, "batch": settings.batch, "data": train_set.source, "recipe": recipe.to_dict()}
     checkpoints = Checkpoints(settings.out, stepper, train_set.class_names, about, val_set is not None)
     total = None if settings.seconds is not None else settings.epochs * len(loader)
     return Parts(stepper, cache, loader, evaluator, checkpoints, Budget(total, settings.seconds))

@@ -64,15 +64,8 @@ class Evaluator:
         started = time.monotonic()
         stepper = self._stepper
         with self._averaged_weights():
-            result = validate(
-                stepper.model,
-                self.dataset,
-                self._loader,
-                Thresholds(),
-                stepper.device,
-                loss_of=stepper.objective,
-                on_image=on_image,
-            )
+            shown = stepper.model, self.dataset, self._loader, Thresholds(), stepper.device
+            result = validate(*shown, loss_of=stepper.objective, on_image=on_image)
         release_freed_memory()
         self._last = time.monotonic()
         self.seconds = self._last - started

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -74,9 +75,9 @@ class Recipe(BaseModel):
     def _known_rule(cls, name: str, info: ValidationInfo) -> str:
         rules = MATCHING_RULES if info.field_name == "matching" else LOSS_RULES
         if name not in rules:
-            near = difflib.get_close_matches(name, rules, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"{info.field_name} {printable(name)!r}: want one of {', '.join(rules)}{hint}")
+            raise ConfigError(
+                f"{info.field_name} {printable(name)!r}: want one of {', '.join(rules)}{_hint(name, rules)}"
+            )
         return name
 
     @model_validator(mode="after")
@@ -100,6 +101,11 @@ def _preset(name: object) -> AugmentSpec:
     return AUGMENTS[str(name)]
 
 
+def _hint(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
 def recipe_names() -> tuple[str, ...]:
     """Names of the recipes that come with the package."""
     folder = resources.files("singleshot.training") / "recipes"
@@ -115,9 +121,10 @@ def load_recipe(name: str) -> Recipe:
             raise ConfigError(f"{printable(name)}: larger than 1 MB, want a recipe in TOML")
         text = Path(name).read_text(errors="replace")
     else:
-        near = difflib.get_close_matches(name, recipe_names(), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"recipe {printable(name)!r}: want one of {', '.join(recipe_names())}, or a TOML file{hint}")
+        names = recipe_names()
+        raise ConfigError(
+            f"recipe {printable(name)!r}: want one of {', '.join(names)}, or a TOML file{_hint(name, names)}"
+        )
     try:
         return Recipe(**tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:

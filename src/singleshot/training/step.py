@@ -49,30 +49,15 @@ class Objective:
     def match(self, boxes: Tensor, labels: Tensor) -> Targets:
         """Targets of a batch by the recipe's rule of matching."""
         model, recipe = self._model, self._recipe
-        return match(
-            model.priors,
-            boxes,
-            labels,
-            recipe.iou_min,
-            recipe.matching,
-            model.prior_spec.variances,
-            ignore_from=recipe.ignore_from,
-        )
+        rule, variances = recipe.matching, model.prior_spec.variances
+        return match(model.priors, boxes, labels, recipe.iou_min, rule, variances, ignore_from=recipe.ignore_from)
 
     def loss(self, raw: RawOutput, targets: Targets, positives: Tensor | None = None) -> Losses:
         """Losses by the recipe's rule; positives: what takes the place of the batch's own number of matched priors
         where the rule divides by it (see `losses.multibox_loss`)."""
         recipe = self._recipe
-        return multibox_loss(
-            raw,
-            targets,
-            recipe.loss,
-            recipe.negative_ratio,
-            recipe.alpha,
-            recipe.min_negatives,
-            recipe.label_smoothing,
-            positives=positives,
-        )
+        factors = recipe.negative_ratio, recipe.alpha, recipe.min_negatives, recipe.label_smoothing
+        return multibox_loss(raw, targets, recipe.loss, *factors, positives=positives)
 
 
 class _Pending(NamedTuple):
