@@ -62,10 +62,11 @@ class Evaluator:
     def __call__(self, on_image: Callable[[], None] | None = None) -> Score:
         """Losses and mAP50 of the validation images; on_image is called after each and may raise to stop."""
         started = time.monotonic()
-        stepper = self._stepper
+        stepper, model, device = self._stepper, self._stepper.model, self._stepper.device
         with self._averaged_weights():
-            shown = stepper.model, self.dataset, self._loader, Thresholds(), stepper.device
-            result = validate(*shown, loss_of=stepper.objective, on_image=on_image)
+            result = validate(
+                model, self.dataset, self._loader, Thresholds(), device, loss_of=stepper.objective, on_image=on_image
+            )
         release_freed_memory()
         self._last = time.monotonic()
         self.seconds = self._last - started
