@@ -28,7 +28,8 @@ from common import race_processes, serve, tell
 from singleshot.datasets import open_dataset
 from singleshot.datasets.dataset import Dataset
 from singleshot.inputs import InputSpec
-from singleshot.loading.augment import AUGMENTS, augment_picture
+from singleshot.loading.augment import Augmenter
+from singleshot.loading.augment_spec import AUGMENTS
 from singleshot.loading.cache import PixelCache
 from singleshot.memory import keep_freed_memory
 
@@ -46,14 +47,14 @@ def opencv(data: Dataset) -> Load:
 
 
 def singleshot(data: Dataset, cached: bool) -> Load:
-    spec, step = InputSpec(size=SIZE), [0]
+    augmenter, step = Augmenter(AUGMENTS["caffe"], InputSpec(size=SIZE)), [0]
     pictures = PixelCache(data, SIZE, 8 << 30) if cached else data
     keep_freed_memory()  # as a loader's worker does
 
     def load(i: int) -> object:
         step[0] += 1
         rng = np.random.default_rng((0, 0, step[0]))
-        image, boxes, labels = augment_picture(pictures.picture(i), AUGMENTS["caffe"], spec, rng)
+        image, boxes, labels = augmenter(pictures.picture(i), rng)
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(boxes), torch.from_numpy(labels)
 
     return load
@@ -66,8 +67,14 @@ def torchvision(data: Dataset, backend: str) -> Load:
     from torchvision.transforms import v2
 
     fill = defaultdict(lambda: MEAN, {tv_tensors.Mask: 0})
-    steps = [v2.RandomPhotometricDistort(), v2.RandomZoomOut(fill=fill), v2.RandomIoUCrop(),
-             v2.RandomHorizontalFlip(0.5), v2.SanitizeBoundingBoxes(), v2.Resize((SIZE, SIZE))]  # fmt: skip
+    steps = [
+        v2.RandomPhotometricDistort(),
+        v2.RandomZoomOut(fill=fill),
+        v2.RandomIoUCrop(),
+        v2.RandomHorizontalFlip(0.5),
+        v2.SanitizeBoundingBoxes(),
+        v2.Resize((SIZE, SIZE)),
+    ]
     transform = v2.Compose([*steps, v2.PILToTensor()] if backend == "PIL" else steps)
 
     def load(i: int) -> object:
@@ -79,8 +86,10 @@ def torchvision(data: Dataset, backend: str) -> Load:
             image = tv_tensors.Image(decode_image(read_file(name), ImageReadMode.RGB))
             height, width = image.shape[-2:]
         boxes = torch.from_numpy(data.boxes_of(i).copy())
-        target = {"boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
-                  "labels": torch.from_numpy(data.labels_of(i).copy())}  # fmt: skip
+        target = {
+            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
+            "labels": torch.from_numpy(data.labels_of(i).copy()),
+        }
         return transform(image, target)
 
     return load
@@ -94,8 +103,17 @@ def lufficc(data: Dataset, checkout: str) -> Load:
     # It picks one of a ragged tuple, which numpy no longer takes for an array.
     t.random.choice = lambda options: options[np.random.randint(len(options))]
     mean = [123, 117, 104]
-    compose = t.Compose([t.ConvertFromInts(), t.PhotometricDistort(), t.Expand(mean), t.RandomSampleCrop(),
-                         t.RandomMirror(), t.ToPercentCoords(), t.Resize(SIZE)])  # fmt: skip
+    compose = t.Compose(
+        [
+            t.ConvertFromInts(),
+            t.PhotometricDistort(),
+            t.Expand(mean),
+            t.RandomSampleCrop(),
+            t.RandomMirror(),
+            t.ToPercentCoords(),
+            t.Resize(SIZE),
+        ]
+    )
 
     def load(i: int) -> object:
         image = np.array(Image.open(data.names[i]).convert("RGB"))

@@ -21,7 +21,7 @@ from common import resident_mb, tell
 from singleshot.datasets.dataset import Dataset
 from singleshot.datasets.packed_strings import StringTable, offsets_of
 from singleshot.inputs import InputSpec
-from singleshot.loading.augment import AUGMENTS
+from singleshot.loading.augment_spec import AUGMENTS
 from singleshot.loading.loader import TrainLoader
 
 OBJECTS = 10
@@ -37,16 +37,21 @@ def make_data(folder: Path, images: int) -> Dataset:
     corners = rng.uniform(0, SIDE / 2, (images * OBJECTS, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(4, SIDE / 2, corners.shape)], axis=1).astype(np.float32)
     return Dataset(
-        source="made up", class_names=tuple("abcdefghij"),
+        source="made up",
+        class_names=tuple("abcdefghij"),
         # "./" as often as it takes to give each image a name of its own, as long as real ones.
         names=StringTable.from_iterable(
             f"{folder}/{'./' * (i // FILES % 40)}{i % FILES:04}.jpg" for i in range(images)
         ),
         image_ids=StringTable.from_iterable(f"image-{i:012}" for i in range(images)),
-        sizes=np.full((images, 2), SIDE, np.int32), ptr=offsets_of(np.full(images, OBJECTS)), boxes_px=boxes,
-        labels=rng.integers(0, 10, len(boxes)), difficult=np.zeros(len(boxes), bool), crowd=np.zeros(len(boxes), bool),
+        sizes=np.full((images, 2), SIDE, np.int32),
+        ptr=offsets_of(np.full(images, OBJECTS)),
+        boxes_px=boxes,
+        labels=rng.integers(0, 10, len(boxes)),
+        difficult=np.zeros(len(boxes), bool),
+        crowd=np.zeros(len(boxes), bool),
         area=(boxes[:, 2:] - boxes[:, :2]).prod(axis=1),
-    )  # fmt: skip
+    )
 
 
 def main() -> None:
@@ -66,12 +71,15 @@ def main() -> None:
             megabytes.append(round(resident_mb(), 1))
         seconds = time.perf_counter() - started
         loader.close()
-    tell("loader memory", {
-        "images per epoch, epochs, workers": f"{args.images}, {args.epochs}, {args.workers}",
-        "images per second": args.images * args.epochs / seconds,
-        "MB after each epoch": str(megabytes),
-        "growth from epoch 2 to the last, MB (want 0)": megabytes[-1] - megabytes[min(1, len(megabytes) - 1)],
-    })  # fmt: skip
+    tell(
+        "loader memory",
+        {
+            "images per epoch, epochs, workers": f"{args.images}, {args.epochs}, {args.workers}",
+            "images per second": args.images * args.epochs / seconds,
+            "MB after each epoch": str(megabytes),
+            "growth from epoch 2 to the last, MB (want 0)": megabytes[-1] - megabytes[min(1, len(megabytes) - 1)],
+        },
+    )
 
 
 if __name__ == "__main__":

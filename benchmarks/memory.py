@@ -52,10 +52,13 @@ def main() -> None:
         val_set = open_dataset(str(data), "val")
         Trainer(model, train_set, val_set, load_recipe("scratch"), settings, [memory]).run()
     mb = memory.megabytes
-    tell("memory of training (MB)", {
-        "after each epoch": " ".join(f"{v:.0f}" for v in mb),
-        "growth from the second epoch to the last, MB": mb[-1] - mb[1],
-    })  # fmt: skip
+    tell(
+        "memory of training (MB)",
+        {
+            "after each epoch": " ".join(f"{v:.0f}" for v in mb),
+            "growth from the second epoch to the last, MB": mb[-1] - mb[1],
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 # mallopt's parameters in glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc not to hand large blocks back to the system after each use; says whether it listened.
+    """Keep glibc from handing large blocks back to the system after each use; gives whether it does.
 
     A feature map over 32 MB is otherwise mapped, zeroed page by page and unmapped at every layer of every step, which
     takes longer than the layer's arithmetic. Affects the whole process. Does nothing outside glibc.
@@ -29,7 +29,7 @@ def release_freed_memory() -> None:
 
 
 def free_memory() -> int:
-    """Bytes that this process could still take, by the system's word and its container's; 0 where nobody says."""
+    """Bytes that this process could still take, by the system's count and its container's; 0 where neither is known."""
     free = []
     for line in _lines("/proc/meminfo"):
         if line.startswith("MemAvailable:"):
@@ -47,7 +47,7 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def _glibc(name: str) -> Any:
+def _glibc(name: str) -> Callable[..., int] | None:
     """That function of the C library, or None where there is no glibc (musl, macOS, Windows)."""
     if not sys.platform.startswith("linux"):
         return None

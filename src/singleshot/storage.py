@@ -58,7 +58,7 @@ def read_limited(path: str | os.PathLike[str], limit: int, what: str, most: int 
     A path that ends in .tar#OFFSET+LENGTH means those bytes of the tar, unless a file has that very name.
     Raises DataError when it is absent, not a file, unreadable, or above `limit` bytes where it is read whole.
     """
-    where = printable(path)
+    where = str(path)
     wanted, start = limit + 1 if most is None else most, 0
     part = _PART.search(str(path))
     if part and (is_remote(path) or not os.path.lexists(path)):
@@ -79,7 +79,7 @@ def open_limited(path: str | os.PathLike[str], limit: int, what: str) -> Iterato
 
     Raises DataError as `read_limited` does.
     """
-    where = printable(path)
+    where = str(path)
     with contextlib.ExitStack() as stack:
         with _named_errors(where, what):
             if is_remote(path):
@@ -101,15 +101,15 @@ def _named_errors(where: str, what: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise DataError(f"{where}: no such {what} file") from error
+        raise DataError(f"{printable(where)}: no such {what} file") from error
     except IsADirectoryError as error:
-        raise DataError(f"{where}: is a folder (want one {what} file)") from error
+        raise DataError(f"{printable(where)}: is a folder (want one {what} file)") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise DataError(f"{where}: cannot be read ({reason_of(error)})") from error
+        raise DataError(f"{printable(where)}: cannot be read ({reason_of(error)})") from error
 
 
 def _too_large(where: str, limit: int, what: str) -> DataError:
-    return DataError(f"{where}: larger than {limit // 2**20} MB (the most that is read of one {what} file)")
+    return DataError(f"{printable(where)}: larger than {limit // 2**20} MB (the most that is read of one {what} file)")
 
 
 def reason_of(error: BaseException) -> str:
@@ -134,7 +134,7 @@ def _open_handle(path: str | os.PathLike[str], where: str, what: str) -> tuple[i
     os.close(handle)
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError
-    raise DataError(f"{where}: is not a regular file (want the {what} itself)")
+    raise DataError(f"{printable(where)}: is not a regular file (want the {what} itself)")
 
 
 def _read_local(path: str | os.PathLike[str], where: str, what: str, count: int, start: int) -> bytes:

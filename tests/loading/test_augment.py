@@ -9,7 +9,8 @@ import pytest
 
 from singleshot.errors import ConfigError
 from singleshot.inputs import InputSpec, boxes_to_square, to_square
-from singleshot.loading.augment import AUGMENTS, AugmentSpec, augment
+from singleshot.loading.augment import augment
+from singleshot.loading.augment_spec import AUGMENTS, AugmentSpec
 from singleshot.records import Sample
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
@@ -151,7 +152,7 @@ def test_specs_survive_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"mirror": 0.5}, "unknown key mirror"),
         ({"mirror_p": 1.5}, "mirror_p 1.5: want a number from 0 to 1"),
@@ -171,8 +172,8 @@ def test_specs_survive_json() -> None:
         ({"bad\nkey": 1}, r"bad\nkey"),
     ],
 )
-def test_mistakes_in_a_spec_are_told_in_one_line(values: dict[str, object], said: str) -> None:
+def test_mistakes_in_a_spec_are_told_in_one_line(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         AugmentSpec.from_dict(values)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -12,7 +12,7 @@ from singleshot.datasets import open_dataset
 from singleshot.datasets.dataset import Dataset
 from singleshot.errors import ConfigError, DataError
 from singleshot.inputs import InputSpec
-from singleshot.loading.augment import AUGMENTS
+from singleshot.loading.augment_spec import AUGMENTS
 from singleshot.loading.cache import PixelCache, pick_cache
 from singleshot.loading.loader import TrainLoader
 from singleshot.scenes.scenes import write_scenes

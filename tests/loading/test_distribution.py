@@ -16,8 +16,8 @@ import pytest
 
 from singleshot.datasets.encoded_image import EncodedImage
 from singleshot.inputs import InputSpec
-from singleshot.loading.augment import AUGMENTS, AugmentSpec, augment_picture
-from singleshot.loading.render_plan import RenderPlan, make_render_plan
+from singleshot.loading.augment import Augmenter, RenderPlan, make_render_plan
+from singleshot.loading.augment_spec import AUGMENTS, AugmentSpec
 
 WIDTH, HEIGHT = 500, 375
 DRAWS = 10_000
@@ -39,9 +39,10 @@ def iou(a: Box, b: Box) -> float:
 
 def centres(boxes: list[Box], crop: Box) -> list[int]:
     return [
-        k for k, b in enumerate(boxes)
+        k
+        for k, b in enumerate(boxes)
         if crop[0] <= (b[0] + b[2]) / 2 <= crop[2] and crop[1] <= (b[1] + b[3]) / 2 <= crop[3]
-    ]  # fmt: skip
+    ]
 
 
 def literal(boxes: list[Box], rng: random.Random, enforce: bool = True) -> tuple[Box, list[int]]:
@@ -75,20 +76,34 @@ def measures(window: Box, kept: list[int]) -> tuple[float, ...]:
     ax, ay, bx, by = max(x0, 0), max(y0, 0), min(x1, WIDTH), min(y1, HEIGHT)
     part_w, part_h = bx - ax, by - ay
     return (
-        ax, ay, bx, by, math.sqrt(part_w * part_h), math.log(part_w / part_h),
-        part_w / (x1 - x0), part_h / (y1 - y0), len(kept),
-    )  # fmt: skip
+        ax,
+        ay,
+        bx,
+        by,
+        math.sqrt(part_w * part_h),
+        math.log(part_w / part_h),
+        part_w / (x1 - x0),
+        part_h / (y1 - y0),
+        len(kept),
+    )
 
 
 def measures_of(plan: RenderPlan) -> tuple[float, ...]:
     """The same numbers of a plan; dest rounds to whole pixels of a large square."""
-    (ax, ay, bx, by), (u0, v0, u1, v1) = plan.view.roi, plan.view.dest
+    (ax, ay, bx, by), (u0, v0, u1, v1) = plan.crop.roi, plan.crop.dest
     part_w, part_h = bx - ax, by - ay
-    size = plan.view.size
+    size = plan.crop.size
     return (
-        ax, ay, bx, by, math.sqrt(part_w * part_h), math.log(part_w / part_h),
-        (u1 - u0) / size, (v1 - v0) / size, len(plan.boxes),
-    )  # fmt: skip
+        ax,
+        ay,
+        bx,
+        by,
+        math.sqrt(part_w * part_h),
+        math.log(part_w / part_h),
+        (u1 - u0) / size,
+        (v1 - v0) / size,
+        len(plan.boxes),
+    )
 
 
 def draw_ours(boxes: list[Box], rng: np.random.Generator, spec: AugmentSpec, recorded: list[RenderPlan]) -> None:
@@ -96,10 +111,10 @@ def draw_ours(boxes: list[Box], rng: np.random.Generator, spec: AugmentSpec, rec
     pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     picture = EncodedImage(
         WIDTH, HEIGHT, np.array(boxes, np.float32), np.arange(len(boxes)), lambda _: pixels, (1,), "image"
-    )  # fmt: skip
+    )
     for _ in range(DRAWS):
         before = len(recorded)
-        augment_picture(picture, spec, InputSpec(size=1000), rng)
+        Augmenter(spec, InputSpec(size=1000))(picture, rng)
         del recorded[before:-1]  # a window that lost every object by rounding is planned anew
 
 

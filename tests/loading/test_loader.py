@@ -15,8 +15,9 @@ from singleshot.datasets.encoded_image import EncodedImage
 from singleshot.errors import ConfigError, DataError
 from singleshot.inputs import InputSpec, boxes_from_square
 from singleshot.loading import workers as workers_module
-from singleshot.loading.augment import AUGMENTS, AugmentSpec
-from singleshot.loading.loader import EvalLoader, TrainLoader, epoch_order
+from singleshot.loading.augment_spec import AUGMENTS, AugmentSpec
+from singleshot.loading.loader import EvalLoader, TrainLoader
+from singleshot.loading.sampling import epoch_order
 from singleshot.loading.workers import pick_workers
 from singleshot.records import Batch, Sample
 
@@ -241,7 +242,7 @@ def test_workers_for_this_machine(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         ({"batch": 0}, "batch size 0"),
         ({"seed": -1}, "seed -1"),
@@ -249,8 +250,8 @@ def test_workers_for_this_machine(monkeypatch) -> None:
         ({"shard": (2, 2)}, "shard 2 of 2"),
     ],
 )
-def test_numbers_out_of_range(train_loader, more: dict[str, object], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_numbers_out_of_range(train_loader, more: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         train_loader(**more)
     with pytest.raises(ConfigError, match="epoch -1"):
         train_loader().epoch(-1)

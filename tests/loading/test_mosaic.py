@@ -9,7 +9,8 @@ import pytest
 
 from singleshot.datasets.encoded_image import EncodedImage
 from singleshot.inputs import InputSpec
-from singleshot.loading.augment import AUGMENTS, AugmentSpec, augment_picture
+from singleshot.loading.augment import Augmenter
+from singleshot.loading.augment_spec import AUGMENTS, AugmentSpec
 from singleshot.loading.loader import TrainLoader
 from singleshot.records import Sample
 
@@ -35,7 +36,7 @@ def test_every_box_holds_its_own_colour(resize):
     counts, seen = [], 0
     for _ in range(200):
         pictures = [picture(k, rng) for k in range(4)]
-        image, boxes, labels = augment_picture(pictures[0], MOSAIC, spec, rng, lambda k, p=pictures: p[1 : 1 + k])
+        image, boxes, labels = Augmenter(MOSAIC, spec)(pictures[0], rng, lambda k, p=pictures: p[1 : 1 + k])
         assert image.shape == (160, 160, 3)
         assert image.dtype == np.uint8
         assert boxes.dtype == np.float32
@@ -54,17 +55,24 @@ def test_every_box_holds_its_own_colour(resize):
 def test_parts_fill_their_quarters_and_flips_move_them():
     rng = np.random.default_rng(1)
     white = [
-        EncodedImage.of(Sample(np.full((90, 90, 3), 50 * (k + 1), np.uint8), np.zeros((0, 4), np.float32),
-                          np.zeros(0, np.int64), np.zeros(0, bool), "w"))
+        EncodedImage.of(
+            Sample(
+                np.full((90, 90, 3), 50 * (k + 1), np.uint8),
+                np.zeros((0, 4), np.float32),
+                np.zeros(0, np.int64),
+                np.zeros(0, bool),
+                "w",
+            )
+        )
         for k in range(4)
-    ]  # fmt: skip
+    ]
     spec = AugmentSpec(mosaic_p=1.0, zoom=(3.0, 3.0))  # so near that every part is full
-    image, boxes, labels = augment_picture(white[0], spec, InputSpec(size=100), rng, lambda k: white[1 : 1 + k])
+    image, boxes, labels = Augmenter(spec, InputSpec(size=100))(white[0], rng, lambda k: white[1 : 1 + k])
     assert [int(image[v, u, 0]) for v, u in ((2, 2), (2, 97), (97, 2), (97, 97))] == [50, 100, 150, 200]
     assert boxes.shape == (0, 4)
     assert labels.shape == (0,)
     flipped = replace(spec, mirror_p=1.0, flip_vertical_p=1.0)
-    image, _, _ = augment_picture(white[0], flipped, InputSpec(size=100), rng, lambda k: white[1 : 1 + k])
+    image, _, _ = Augmenter(flipped, InputSpec(size=100))(white[0], rng, lambda k: white[1 : 1 + k])
     assert [int(image[v, u, 0]) for v, u in ((2, 2), (2, 97), (97, 2), (97, 97))] == [200, 150, 100, 50]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from singleshot.loading.photometry import HsvStep, Photometry, brightness_table, draw_photometry, gain_table
+from singleshot.loading.augment import HsvStep, Photometry, brightness_table, draw_photometry, gain_table
 
 
 def saturated(value: float) -> int:

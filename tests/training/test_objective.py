@@ -8,8 +8,8 @@ import torch
 from singleshot.losses import LOSS_RULES, multibox_loss
 from singleshot.matching import RULES, match
 from singleshot.models import build
-from singleshot.training.objective import recipe_loss
 from singleshot.training.recipes import Recipe
+from singleshot.training.step import Objective
 
 CHOICES = [
     {},
@@ -34,15 +34,26 @@ def case():
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda c: " ".join(map(str, c.values())) or "default")
 def test_the_loss_is_that_of_the_recipe(choice: dict, case) -> None:
     model, raw, boxes, labels = case
-    found = recipe_loss(model, raw, boxes, labels, Recipe(**choice))
-    targets = match(model.priors, boxes, labels, choice.get("iou_min", 0.5), choice.get("matching", "caffe"),
-                    ignore_from=choice.get("ignore_from"))  # fmt: skip
-    names = {"loss": "rule", "negative_ratio": "negative_ratio", "alpha": "alpha", "min_negatives": "min_negatives",
-             "label_smoothing": "label_smoothing"}  # fmt: skip
+    found = Objective(model, Recipe(**choice))(raw, boxes, labels)
+    targets = match(
+        model.priors,
+        boxes,
+        labels,
+        choice.get("iou_min", 0.5),
+        choice.get("matching", "caffe"),
+        ignore_from=choice.get("ignore_from"),
+    )
+    names = {
+        "loss": "rule",
+        "negative_ratio": "negative_ratio",
+        "alpha": "alpha",
+        "min_negatives": "min_negatives",
+        "label_smoothing": "label_smoothing",
+    }
     want = multibox_loss(raw, targets, **{names[k]: v for k, v in choice.items() if k in names})
     for a, b in zip(found, want, strict=True):
         assert torch.equal(a, b)
     assert torch.isfinite(found.total)
     assert found.total > 0
     if choice.get("loss", "caffe") != "caffe" or "alpha" in choice:
-        assert found.total != recipe_loss(model, raw, boxes, labels, Recipe()).total or choice["loss"] == "batch-mean"
+        assert found.total != Objective(model, Recipe())(raw, boxes, labels).total or choice["loss"] == "batch-mean"

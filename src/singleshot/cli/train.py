@@ -25,7 +25,7 @@ from singleshot.files import atomic_write
 
 if TYPE_CHECKING:
     from singleshot.datasets.dataset import Dataset
-    from singleshot.loading.shard_loader import ShardStream
+    from singleshot.loading.shard_stream import ShardStream
     from singleshot.models import SSD
     from singleshot.training.loop import Result
     from singleshot.training.recipes import Recipe
@@ -183,7 +183,7 @@ def run_training(
     import torch
 
     from singleshot.devices import pick_device
-    from singleshot.loading.shard_loader import open_training_set
+    from singleshot.loading.shard_stream import open_training_set
     from singleshot.training import loop, reports
 
     place = pick_device(device)
@@ -211,7 +211,7 @@ def run_training(
         trainer.resume()
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / RUN_FILE) as temporary:
-        temporary.write_text(json.dumps({"options": asdict(options), "recipe": recipe.plain()}, indent=2))
+        temporary.write_text(json.dumps({"options": asdict(options), "recipe": recipe.to_dict()}, indent=2))
     if not quiet:
         length = options.time or f"{settings.epochs} epochs"
         val = f", {len(val_set)} to validate on" if val_set is not None else ""

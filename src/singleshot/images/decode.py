@@ -68,22 +68,26 @@ def _decode(data: bytes, name: str, reduce: int) -> np.ndarray:
 
 def check_image(data: bytes, name: str) -> tuple[int, int]:
     """(width, height) by the header, before any rotation, of bytes that may be decoded; else DataError."""
-    name = printable(name)
     if not data:
-        raise DataError(f"{name}: empty file (want an image); fetch it again or remove it from the data set")
+        raise DataError(f"{printable(name)}: empty file (want an image); fetch it again or remove it from the data set")
     if len(data) > MAX_FILE_BYTES:
-        raise DataError(f"{name}: larger than {MAX_FILE_BYTES // 2**20} MB (the most that is read of one image file)")
+        raise DataError(
+            f"{printable(name)}: larger than {MAX_FILE_BYTES // 2**20} MB (the most that is read of one image file)"
+        )
     size = header_size(data)
     if size is None:
-        raise DataError(f"{name}: not an image that is read here (want {FORMATS}); convert or remove it")
+        raise DataError(f"{printable(name)}: not an image that is read here (want {FORMATS}); convert or remove it")
     width, height = size
     if width * height > MAX_PIXELS:
         raise DataError(
-            f"{name}: {width} x {height} pixels (at most {MAX_PIXELS // 10**6} million are read); cut or shrink it"
+            f"{printable(name)}: {width} x {height} pixels (at most {MAX_PIXELS // 10**6} million are read); "
+            "cut or shrink it"
         )
     message = overload(data, width, height)
     if message:
-        raise DataError(f"{name}: {message}; decoding it could take minutes or all memory: save it anew, or remove it")
+        raise DataError(
+            f"{printable(name)}: {message}; decoding it could take minutes or all memory: save it anew, or remove it"
+        )
     return size
 
 

@@ -1,197 +1,291 @@
-"""Augmentation of one training sample: what is drawn (AugmentSpec) and how (`augment`)."""
+"""Augmentation of one training sample: what is drawn for it, and its pixels.
+
+Everything random is drawn from an image's size and boxes; only then is it decoded, no finer than the crop needs.
+
+The photometric part is by table. Order and values are Caffe's (weiliu89/caffe, ssd branch, im_transforms.cpp
+ApplyDistort and ssd_pascal.py): brightness; contrast here or at the end; saturation; hue; every step drawn with
+probability .5 and saturating to uint8. No channel swap. Grey levels change by a table of 256, neighbouring steps by
+one; hue and saturation together by one product.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from singleshot.datasets.encoded_image import EncodedImage
-from singleshot.errors import ConfigError, printable
-from singleshot.inputs import InputSpec, boxes_to_square, to_square
+from singleshot.inputs import InputSpec, boxes_to_square, placement, to_square
+from singleshot.loading.augment_spec import AugmentSpec
 from singleshot.loading.geometry import (
     INTERPOLATIONS,
+    CropTransform,
     Window,
     crop_window,
     expand_window,
+    full_window,
     make_crop,
-    whole,
+    make_part_crop,
     zoom_window,
 )
-from singleshot.loading.mosaic import draw_mosaic
-from singleshot.loading.photometry import draw_photometry
-from singleshot.loading.render_plan import PixelTransform, RenderPlan, make_render_plan
 from singleshot.records import Sample
-
-CROP_RULES = ("none", "caffe")
-INTERPOLATION_RULES = ("linear", "random")
 
 _ZOOM_TRIALS = 10  # zoomed windows tried before the image is taken unzoomed, as none kept an object
 
+# Where the four images of a mosaic meet, and how large one is drawn, as a part of its size alone in the square.
+_MOSAIC_CENTRE = (0.3, 0.7)
+_MOSAIC_SCALE = (0.4, 1.0)
 
-def _check_number(key: str, value: object, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise ConfigError(f"augmentation: {key} {printable(value)}: want a number from {low:g} to {high:g}")
+# distort_param of ssd_pascal.py, at strength 1. Hue is on OpenCV's scale: 180 for the whole circle.
+STEP_P = 0.5
+BRIGHTNESS = 32.0
+CONTRAST = 0.5
+SATURATION = 0.5
+HUE = 18.0
 
-
-@dataclass(frozen=True)
-class AugmentSpec:
-    """What is drawn for each training image; the default draws nothing.
-
-    photometric: 0 (off) to 1 (Caffe's ranges); expand_p, expand_max: probability and largest ratio of a
-    mean-filled border; crop: "caffe" (seven samplers) or "none"; mirror_p, flip_vertical_p: probabilities;
-    zoom: smallest and largest magnification; shift: how far the view's centre moves, in parts of its side;
-    aspect: largest change of the aspect ratio, at least 1; interpolation: "random" (one of OpenCV's five, as
-    Caffe) or "linear"; mosaic_p: probability that four images share the square, each zoomed and shifted as above.
-    """
-
-    photometric: float = 0.0
-    expand_p: float = 0.0
-    expand_max: float = 4.0
-    crop: str = "none"
-    mirror_p: float = 0.0
-    flip_vertical_p: float = 0.0
-    zoom: tuple[float, float] = (1.0, 1.0)
-    shift: float = 0.0
-    aspect: float = 1.0
-    interpolation: str = "linear"
-    mosaic_p: float = 0.0
-
-    def __post_init__(self) -> None:
-        for key, low, high in (
-            ("photometric", 0.0, 1.0),
-            ("expand_p", 0.0, 1.0),
-            ("expand_max", 1.0, 16.0),
-            ("mirror_p", 0.0, 1.0),
-            ("flip_vertical_p", 0.0, 1.0),
-            ("mosaic_p", 0.0, 1.0),
-            ("shift", 0.0, 1.0),
-            ("aspect", 1.0, 4.0),
-        ):
-            _check_number(key, getattr(self, key), low, high)
-        if not isinstance(self.zoom, tuple) or len(self.zoom) != 2:
-            raise ConfigError(f"augmentation: zoom {printable(self.zoom)}: want two numbers, smallest and largest")
-        for value in self.zoom:
-            _check_number("zoom", value, 0.1, 10.0)
-        if self.zoom[0] > self.zoom[1]:
-            raise ConfigError(f"augmentation: zoom {self.zoom[0]}, {self.zoom[1]}: want the smaller one first")
-        for key, rules in (("crop", CROP_RULES), ("interpolation", INTERPOLATION_RULES)):
-            if getattr(self, key) not in rules:
-                came = printable(getattr(self, key))
-                raise ConfigError(f"augmentation: {key} {came!r}: want one of {', '.join(rules)}")
-
-    @property
-    def zooms(self) -> bool:
-        return self.zoom != (1.0, 1.0) or self.shift > 0 or self.aspect > 1
-
-    @property
-    def draws_nothing(self) -> bool:
-        """Whether every image comes out as evaluation sees it."""
-        p_sum = self.photometric + self.expand_p + self.mirror_p + self.flip_vertical_p + self.mosaic_p
-        return p_sum == 0 and self.crop == "none" and not self.zooms and self.interpolation == "linear"
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"zoom": list(self.zoom)}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> AugmentSpec:
-        """Inverse of `to_dict`; unknown keys and values out of range raise ConfigError."""
-        unknown = sorted(str(key) for key in set(values) - set(cls.__dataclass_fields__))
-        if unknown:
-            known = ", ".join(cls.__dataclass_fields__)
-            raise ConfigError(f"augmentation: unknown key {printable(', '.join(unknown))}; want some of {known}")
-        values = dict(values)
-        if isinstance(values.get("zoom"), list):
-            values["zoom"] = tuple(values["zoom"])
-        return cls(**values)
+_LEVELS = np.arange(256, dtype=np.float64)
 
 
-AUGMENTS = {
-    # examples/ssd/ssd_pascal.py: what the published figures were trained with.
-    "caffe": AugmentSpec(
-        photometric=1.0, expand_p=0.5, expand_max=4.0, crop="caffe", mirror_p=0.5, interpolation="random"
-    ),
-    # Training from scratch on a small set, where up and down and the exact scale carry no meaning.
-    "light": AugmentSpec(photometric=0.5, mirror_p=0.5, flip_vertical_p=0.5, zoom=(0.7, 1.4), shift=0.15, aspect=1.15),
-    "none": AugmentSpec(),
-}
+class Example(NamedTuple):
+    """An augmented sample: image uint8 RGB [S, S, 3], boxes float32 [N, 4] normalised to it, labels int64 [N]."""
+
+    image: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
 
 
-Example = tuple[np.ndarray, np.ndarray, np.ndarray]  # image [S, S, 3], boxes [N, 4], labels [N]
 Others = Callable[[int], list[EncodedImage]]
 
 
-def augment(sample: Sample, spec: AugmentSpec, input_spec: InputSpec, rng: np.random.Generator) -> Example:
-    """One sample as the network shall see it: (image uint8 RGB [S, S, 3], boxes float32 [N, 4], labels int64 [N]).
+class PixelTransform(NamedTuple):
+    """How pixels are resized (an OpenCV interpolation) and their colours changed."""
 
-    Boxes are normalised to the square. Order as Caffe's: expand, crop, zoom, resize, flip; the photometric
-    steps act on the visible part before it is laid on the mean. A spec that draws nothing gives exactly what
-    `inputs.to_square` and `boxes_to_square` give. Every random number comes from `rng`.
-    """
-    return augment_picture(EncodedImage.of(sample), spec, input_spec, rng)
+    interpolation: int
+    retouch: Photometry | None
 
 
-def augment_picture(
-    picture: EncodedImage,
-    spec: AugmentSpec,
-    input_spec: InputSpec,
-    rng: np.random.Generator,
-    others: Others | None = None,
-) -> Example:
-    """As `augment`, decoding no more than the view needs. others(k): k further pictures at random, for mosaics;
-    without it there are none."""
-    if spec.draws_nothing:
-        square, place = to_square(picture.pixels(1), input_spec)
-        return square, boxes_to_square(picture.boxes_px, place, input_spec.size), picture.labels
-    if spec.mosaic_p > 0 and rng.random() < spec.mosaic_p and others is not None:
-        flips = _draw_flips(spec, rng)
-        pictures = [picture, *others(3)]
-        return draw_mosaic(pictures, spec.zoom, flips, input_spec, lambda: _draw_style(spec, rng), rng)
-    plan = _draw_render_plan(picture, spec, input_spec, rng)
-    return plan.draw(input_spec.fill, _draw_style(spec, rng)), plan.boxes, plan.labels
+class RenderPlan(NamedTuple):
+    """One image under one crop: boxes float32 [N, 4] normalised to the square, labels int64 [N], and the reduction of
+    the image from which it is drawn."""
+
+    encoded: EncodedImage
+    crop: CropTransform
+    boxes: np.ndarray
+    labels: np.ndarray
+    reduce: int
+
+    def draw(self, fill: tuple[int, ...], transform: PixelTransform) -> np.ndarray:
+        """uint8 RGB [S, S, 3]; decodes the image."""
+        pixels = self.encoded.pixels(self.reduce)
+        return self.crop.image(pixels, fill, transform.interpolation, transform.retouch, self.reduce)
 
 
-def _draw_style(spec: AugmentSpec, rng: np.random.Generator) -> PixelTransform:
-    retouch = draw_photometry(rng, spec.photometric) if spec.photometric > 0 else None
-    # Drawn in any case, so that recipes that differ in this alone see the same views.
-    drawn = INTERPOLATIONS[rng.integers(len(INTERPOLATIONS))]
-    return PixelTransform(drawn if spec.interpolation == "random" else cv2.INTER_LINEAR, retouch)
-
-
-def _draw_flips(spec: AugmentSpec, rng: np.random.Generator) -> tuple[bool, bool]:
-    flip_x, flip_y = (bool(f) for f in rng.random(2) < (spec.mirror_p, spec.flip_vertical_p))
-    return flip_x, flip_y
-
-
-def _draw_render_plan(
-    picture: EncodedImage, spec: AugmentSpec, input_spec: InputSpec, rng: np.random.Generator
+def make_render_plan(
+    encoded: EncodedImage, crop: CropTransform, shown: tuple[np.ndarray, np.ndarray] | None = None
 ) -> RenderPlan:
-    height, width = picture.height, picture.width
-    boxes_px = picture.boxes_px
-    flip_x, flip_y = _draw_flips(spec, rng)
+    """The plan for a crop, moved to the pixels of the coarsest reduction that still has one for each of the square.
 
-    def plan_of(window: Window, must_show: bool = True) -> RenderPlan | None:
-        """None for a window that shows nothing of the image, or none of its objects."""
-        view = make_crop(window, height, width, input_spec, flip_x, flip_y)
-        shown = view.boxes(boxes_px)
-        if must_show and not (view.visible and (len(boxes_px) == 0 or len(shown[1]) > 0)):
-            return None
-        return make_render_plan(picture, view, shown)
+    shown: what `crop.boxes` gives, where that is known already.
+    """
+    boxes, kept = crop.boxes(encoded.boxes_px) if shown is None else shown
+    optional = 1 in encoded.reductions
+    best = crop.reduction(encoded.reductions) if optional else encoded.reductions[0]
+    if best > 1:
+        snapped = crop.on_grid(best, encoded.height, encoded.width)
+        moved, still = snapped.boxes(encoded.boxes_px)
+        # An object on the edge may come or go by the move; then it is not worth it.
+        if len(still) == len(kept) or not optional:
+            return RenderPlan(encoded, snapped, moved, encoded.labels[still], best)
+    return RenderPlan(encoded, crop, boxes, encoded.labels[kept], 1)
 
-    window = whole(height, width)
-    if rng.random() < spec.expand_p:
-        window = expand_window(window, spec.expand_max, rng)
-    if spec.crop == "caffe":
-        window = crop_window(window, boxes_px, rng)
-    if spec.zooms:
-        for _ in range(_ZOOM_TRIALS):
-            plan = plan_of(zoom_window(window, spec.zoom, spec.aspect, spec.shift, rng))
-            if plan is not None:
-                return plan
-    # Snapping to whole pixels or shrinking can lose the last object; a free crop of a border shows nothing.
-    plan = plan_of(window) or plan_of(whole(height, width), must_show=False)
-    assert plan is not None
-    return plan
+
+class Augmenter:
+    """Augments samples for one network: `augmenter(encoded, rng)`.
+
+    Order as Caffe's: expand, crop, zoom, resize, flip; the photometric steps act on the visible part before it is
+    laid on the mean. A spec that draws nothing gives exactly what `inputs.to_square` and `boxes_to_square` give.
+    """
+
+    def __init__(self, spec: AugmentSpec, input_spec: InputSpec) -> None:
+        """spec: what is drawn; input_spec: the square that the network wants."""
+        self._spec, self._input_spec = spec, input_spec
+        self._size, self._resize, self._fill = input_spec.size, input_spec.resize, input_spec.fill
+        self._draws_nothing, self._zooms = spec.draws_nothing, spec.zooms
+
+    def __call__(self, encoded: EncodedImage, rng: np.random.Generator, others: Others | None = None) -> Example:
+        """One sample as the network shall see it, decoding no more than the crop needs.
+
+        Args:
+            encoded: the image and its objects.
+            rng: where every random number comes from.
+            others: others(k) gives k further images at random, for mosaics; without it there are none.
+
+        Raises:
+            DataError: the image does not decode.
+        """
+        spec = self._spec
+        if self._draws_nothing:
+            square, place = to_square(encoded.pixels(1), self._input_spec)
+            return Example(square, boxes_to_square(encoded.boxes_px, place, self._size), encoded.labels)
+        if spec.mosaic_p > 0 and rng.random() < spec.mosaic_p and others is not None:
+            flips = self._draw_flips(rng)
+            return self._draw_mosaic([encoded, *others(3)], flips, rng)
+        plan = self._draw_render_plan(encoded, rng)
+        return Example(plan.draw(self._fill, self._draw_pixel_transform(rng)), plan.boxes, plan.labels)
+
+    def _draw_pixel_transform(self, rng: np.random.Generator) -> PixelTransform:
+        retouch = draw_photometry(rng, self._spec.photometric) if self._spec.photometric > 0 else None
+        # Drawn in any case, so that recipes that differ in this alone see the same crops.
+        drawn = INTERPOLATIONS[rng.integers(len(INTERPOLATIONS))]
+        return PixelTransform(drawn if self._spec.interpolation == "random" else cv2.INTER_LINEAR, retouch)
+
+    def _draw_flips(self, rng: np.random.Generator) -> tuple[bool, bool]:
+        flip_x, flip_y = (bool(f) for f in rng.random(2) < (self._spec.mirror_p, self._spec.flip_vertical_p))
+        return flip_x, flip_y
+
+    def _draw_render_plan(self, encoded: EncodedImage, rng: np.random.Generator) -> RenderPlan:
+        height, width = encoded.height, encoded.width
+        boxes_px = encoded.boxes_px
+        flip_x, flip_y = self._draw_flips(rng)
+
+        def plan_of(window: Window, must_show: bool = True) -> RenderPlan | None:
+            """None for a window that shows nothing of the image, or none of its objects."""
+            crop = make_crop(window, height, width, self._size, self._resize, flip_x, flip_y)
+            shown = crop.boxes(boxes_px)
+            if must_show and not (crop.visible and (len(boxes_px) == 0 or len(shown[1]) > 0)):
+                return None
+            return make_render_plan(encoded, crop, shown)
+
+        window = full_window(height, width)
+        if rng.random() < self._spec.expand_p:
+            window = expand_window(window, self._spec.expand_max, rng)
+        if self._spec.crop == "caffe":
+            window = crop_window(window, boxes_px, rng)
+        if self._zooms:
+            for _ in range(_ZOOM_TRIALS):
+                plan = plan_of(zoom_window(window, self._spec.zoom, self._spec.aspect, self._spec.shift, rng))
+                if plan is not None:
+                    return plan
+        # Snapping to whole pixels or shrinking can lose the last object; a free crop of a border shows nothing.
+        plan = plan_of(window) or plan_of(full_window(height, width), must_show=False)
+        assert plan is not None
+        return plan
+
+    def _draw_mosaic(self, four: Sequence[EncodedImage], flips: tuple[bool, bool], rng: np.random.Generator) -> Example:
+        """Four images in one square: more objects, smaller ones, and less of each image's own surroundings.
+
+        After YOLOv4's mosaic (Bochkovskiy et al. 2020, section 3.3), with the images drawn straight into their
+        quarters: each is magnified by _MOSAIC_SCALE times the spec's zoom (uniform in the logarithm) of what it has
+        alone in the square, and as much of it as possible is shown.
+        """
+        size = self._size
+        low, high = (a * b for a, b in zip(_MOSAIC_SCALE, self._spec.zoom, strict=True))
+        cx, cy = (int(v) for v in np.rint(rng.uniform(*_MOSAIC_CENTRE, 2) * size))
+        areas = ((0, 0, cx, cy), (cx, 0, size, cy), (0, cy, cx, size), (cx, cy, size, size))
+        square: np.ndarray = np.empty((size, size, 3), np.uint8)
+        square[:] = self._fill
+        boxes, labels = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)]
+        for encoded, area in zip(four, areas, strict=True):
+            place = placement(encoded.height, encoded.width, size, self._resize)
+            scale = math.exp(rng.uniform(math.log(low), math.log(high)))
+            wide, tall = (area[2] - area[0]) / (place.scale_x * scale), (area[3] - area[1]) / (place.scale_y * scale)
+            spare = encoded.width - wide, encoded.height - tall
+            x, y = (rng.uniform(min(0.0, left), max(0.0, left)) for left in spare)
+            crop = make_part_crop((x, y, x + wide, y + tall), encoded.height, encoded.width, area, size, *flips)
+            transform = self._draw_pixel_transform(rng)
+            if not crop.visible:
+                continue
+            plan = make_render_plan(encoded, crop)
+            u0, v0, u1, v1 = plan.crop.dest
+            pixels = encoded.pixels(plan.reduce)
+            square[v0:v1, u0:u1] = plan.crop.patch(pixels, transform.interpolation, transform.retouch, plan.reduce)
+            boxes.append(plan.boxes)
+            labels.append(plan.labels)
+        if any(flips):
+            square = cv2.flip(square, -1 if all(flips) else int(flips[0]))
+        return Example(square, np.concatenate(boxes), np.concatenate(labels))
+
+
+def augment(sample: Sample, spec: AugmentSpec, input_spec: InputSpec, rng: np.random.Generator) -> Example:
+    """One decoded sample as `Augmenter` makes it; every random number comes from `rng`."""
+    return Augmenter(spec, input_spec)(EncodedImage.of(sample), rng)
+
+
+# ---------------------------------------------------------------------------------------------- colours
+
+
+class HsvStep(NamedTuple):
+    """Saturation times `gain`, hue turned by `turn` on OpenCV's scale, value as it is."""
+
+    gain: float
+    turn: float
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """uint8 RGB [H, W, 3] -> a new one. Hue goes round the circle; Caffe adds it in uint8, which pins at 0 what
+        should come round to 179."""
+        # Hue is only ever added to, as OpenCV reads 180 and more as having gone round: to turn it back, red and blue
+        # change places, which reverses the circle. One product per pixel instead of three tables.
+        back = self.turn < 0
+        planes = cv2.cvtColor(image, cv2.COLOR_BGR2HSV if back else cv2.COLOR_RGB2HSV)
+        scale = np.array([[1, 0, 0, abs(self.turn)], [0, self.gain, 0, 0], [0, 0, 1, 0]], np.float32)
+        planes = cv2.transform(planes, scale, dst=planes)
+        return cv2.cvtColor(planes, cv2.COLOR_HSV2BGR if back else cv2.COLOR_HSV2RGB, dst=planes)
+
+
+@dataclass(frozen=True, eq=False)
+class Photometry:
+    """What was drawn for one image, None where nothing was: tables uint8 [256] of grey levels before and after
+    the HSV step, and that step."""
+
+    before: np.ndarray | None = None
+    hsv: HsvStep | None = None
+    after: np.ndarray | None = None
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """uint8 RGB [H, W, 3] -> the same retouched; the given array may come back, itself unchanged."""
+        if self.before is not None:
+            image = cv2.LUT(image, self.before)
+        if self.hsv is not None:
+            image = self.hsv(image)
+        if self.after is not None:
+            image = cv2.LUT(image, self.after)
+        return image
+
+
+def draw_photometry(rng: np.random.Generator, strength: float = 1.0) -> Photometry:
+    """Draw the steps for one image; `strength` 0..1 scales every range, 1 being Caffe's."""
+    brightness, contrast, saturation, hue, contrast_first = rng.random(5) < STEP_P
+    amounts = rng.uniform(-strength, strength, 4)
+    brighten = brightness_table(BRIGHTNESS * amounts[0]) if brightness else None
+    scale = gain_table(1.0 + CONTRAST * amounts[1]) if contrast else None
+    hsv = None
+    if saturation or hue:
+        hsv = HsvStep(1.0 + SATURATION * float(amounts[2]) * saturation, HUE * float(amounts[3]) * hue)
+    if hsv is None or contrast_first:
+        return Photometry(_merge(brighten, scale), hsv)
+    return Photometry(brighten, hsv, scale)
+
+
+def brightness_table(delta: float) -> np.ndarray:
+    """uint8 [256]: level + delta."""
+    return _to_uint8(_LEVELS + delta)
+
+
+def gain_table(gain: float) -> np.ndarray:
+    """uint8 [256]: level * gain."""
+    return _to_uint8(_LEVELS * gain)
+
+
+def _merge(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return second[first]
+
+
+def _to_uint8(levels: np.ndarray) -> np.ndarray:
+    # Rounds halves to even as OpenCV's saturate_cast does.
+    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)

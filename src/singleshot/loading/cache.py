@@ -37,7 +37,8 @@ _HEAD = 64
 
 
 def open_cache(dataset: Dataset, size: int, where: str, max_bytes: int) -> PixelCache | None:
-    """The cache that was asked for: "none", "ram", or the folder of a file. Raises as PixelCache does."""
+    """The cache that `where` names: "none", "ram", or the folder of a file; at most max_bytes of pixels for an input of
+    `size` pixels. Raises as PixelCache does."""
     if where == "none":
         return None
     return PixelCache(dataset, size, max_bytes, None if where == "ram" else Path(where))
@@ -88,6 +89,7 @@ class PixelCache:
 
     @property
     def source(self) -> str:
+        """The data set's own, for messages."""
         return self.dataset.source
 
     @property
@@ -104,16 +106,16 @@ class PixelCache:
             boxes_px, labels, _ = self.dataset.objects(i, width, height)
             pixels = self._place(i)
             return EncodedImage(width, height, boxes_px, labels, lambda _: pixels, (reduce,), self.dataset.names[i])
-        picture = self.dataset.picture(i)
+        encoded = self.dataset.picture(i)
 
         def decode(_: int) -> np.ndarray:
-            image = _decoded(picture, reduce)
+            image = _decoded(encoded, reduce)
             if i < self.images and image.shape == self._place(i).shape:
                 self._place(i)[:] = image
                 self._ready[i] = 1
             return image
 
-        return picture._replace(pixels=decode, reductions=(reduce,))
+        return encoded._replace(pixels=decode, reductions=(reduce,))
 
     def close(self) -> None:
         """Write the file to the disk and mark it as whole; the cache cannot be used any more."""
@@ -140,18 +142,18 @@ def _reduction(width: int, height: int, size: int) -> int:
     return next((r for r in _REDUCTIONS if min(width, height) >= r * _SHARPNESS * size), 1)
 
 
-def _decoded(picture: EncodedImage, reduce: int) -> np.ndarray:
-    if reduce in picture.reductions:
-        return picture.pixels(reduce)
+def _decoded(encoded: EncodedImage, reduce: int) -> np.ndarray:
+    if reduce in encoded.reductions:
+        return encoded.pixels(reduce)
     import cv2
 
     # Files that cannot be read at a part of their size are shrunk as a JPEG decoder would: by means.
-    sides = -(-picture.width // reduce), -(-picture.height // reduce)
-    return cv2.resize(picture.pixels(1), sides, interpolation=cv2.INTER_AREA)
+    sides = -(-encoded.width // reduce), -(-encoded.height // reduce)
+    return cv2.resize(encoded.pixels(1), sides, interpolation=cv2.INTER_AREA)
 
 
 def _measured(dataset: Dataset) -> np.ndarray:
-    """int64 [n, 2] widths and heights; those that no annotation says come from the files' headers."""
+    """int64 [n, 2] widths and heights; those that no annotation has come from the files' headers."""
     sizes = dataset.sizes.astype(np.int64)
     todo = np.flatnonzero((sizes == 0).any(axis=1))
     if len(todo):

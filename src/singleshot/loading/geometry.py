@@ -19,7 +19,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from singleshot.inputs import InputSpec, Placement, placement
+from singleshot.inputs import Placement, placement
 
 Window = tuple[float, float, float, float]
 
@@ -90,7 +90,7 @@ class CropTransform:
         return max((r for r in possible if (x1 - x0) >= r * (u1 - u0) and (y1 - y0) >= r * (v1 - v0)), default=1)
 
     def on_grid(self, step: int, height: int, width: int) -> CropTransform:
-        """The view with its roi on multiples of `step` pixels of an image of height x width (or on its border)."""
+        """The crop with its roi on multiples of `step` pixels of an image of height x width (or on its border)."""
         if step == 1 or not self.visible:
             return self
         x0, y0, x1, y1 = self.roi
@@ -152,18 +152,20 @@ def _background(size: int, fill: tuple[int, ...]) -> np.ndarray:
 
 
 def make_crop(
-    window: Window, height: int, width: int, spec: InputSpec, flip_x: bool = False, flip_y: bool = False
+    window: Window, height: int, width: int, size: int, resize: str, flip_x: bool = False, flip_y: bool = False
 ) -> CropTransform:
-    """The window of an image of height x width, placed in the square by the spec's resize rule.
+    """The window of an image of height x width, placed in the square of `size` pixels by the resize rule.
 
     "stretch" fills the square; "letterbox" keeps the window's aspect ratio. Raises nothing: a window that misses
-    the image gives a view that is not `visible`.
+    the image gives a crop that is not `visible`.
     """
+    if resize == "stretch":
+        return make_part_crop(window, height, width, (0, 0, size, size), size, flip_x, flip_y)
     x0, y0, x1, y1 = _whole_pixels(window)
-    place = placement(y1 - y0, x1 - x0, spec.size, spec.resize)
-    ax, bx, ua, ub = _snap(x0, x1, width, place.scale_x, place.shift_x, 0, spec.size)
-    ay, by, va, vb = _snap(y0, y1, height, place.scale_y, place.shift_y, 0, spec.size)
-    return CropTransform((ax, ay, bx, by), (ua, va, ub, vb), spec.size, flip_x, flip_y)
+    place = placement(y1 - y0, x1 - x0, size, resize)
+    ax, bx, ua, ub = _snap(x0, x1, width, place.scale_x, place.shift_x, 0, size)
+    ay, by, va, vb = _snap(y0, y1, height, place.scale_y, place.shift_y, 0, size)
+    return CropTransform((ax, ay, bx, by), (ua, va, ub, vb), size, flip_x, flip_y)
 
 
 def make_part_crop(
@@ -197,7 +199,7 @@ def _snap(
     return a, b, u, min(max(math.floor((b - start) * scale + shift + 0.5), u + 1), high)
 
 
-def whole(height: int, width: int) -> Window:
+def full_window(height: int, width: int) -> Window:
     """The window that is exactly the image."""
     return 0.0, 0.0, float(width), float(height)
 

@@ -10,39 +10,66 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from singleshot.datasets.encoded_image import EncodedImage
-from singleshot.errors import ConfigError, DataError, SingleshotError, printable
+from singleshot.errors import ConfigError, DataError, printable
 from singleshot.inputs import InputSpec, Placement, boxes_to_square, to_square
-from singleshot.loading.augment import AugmentSpec, Example, augment_picture
-from singleshot.loading.shard_streams import checked_shard
-from singleshot.loading.workers import WorkerPool, carried, pick_workers
+from singleshot.loading.augment import Augmenter, Example
+from singleshot.loading.augment_spec import AugmentSpec
+from singleshot.loading.sampling import BatchSamples, Sampling, epoch_order
+from singleshot.loading.shard_stream import ShardSource, ShardStream
+from singleshot.loading.workers import MAX_WORKERS, WorkerPool, pick_workers
 from singleshot.records import Batch, Sample
 
 # Rows of padded boxes come in multiples of this: few distinct shapes for the allocator and torch.compile.
 BOX_ROWS = 8
 
-T = TypeVar("T")
+Job = TypeVar("Job")
 
 
 class Samples(Protocol):
-    """What evaluation needs of a data set (`data.dataset.Dataset` is one)."""
+    """What evaluation needs of a data set (`datasets.dataset.Dataset` is one)."""
 
     def __len__(self) -> int: ...
 
-    def sample(self, i: int) -> Sample: ...
+    def sample(self, i: int) -> Sample:
+        """Image i, decoded, with its objects."""
+        ...
 
 
-class Pictures(Protocol):
-    """What training needs of a data set: `data.dataset.Dataset`, or its pixels kept in a `data.cache.PixelCache`."""
+class EncodedImages(Protocol):
+    """What training needs of a data set: a `datasets.dataset.Dataset`, or its pixels kept in a `cache.PixelCache`."""
 
     def __len__(self) -> int: ...
 
-    def picture(self, i: int) -> EncodedImage: ...
+    def picture(self, i: int) -> EncodedImage:
+        """Image i, read but not decoded, with its objects."""
+        ...
+
+
+class TrainSource(Protocol[Job]):
+    """Where a TrainLoader's samples come from: `FolderSource`, or `shard_stream.ShardSource`.
+
+    most_workers: how many processes can take from it at the same time.
+    """
+
+    most_workers: int
+
+    def jobs(self, epoch: int, start_batch: int, workers: int) -> list[Job | None]:
+        """One job for each batch from `start_batch` on, dealt to that many workers in turn; None: no work this turn."""
+        ...
+
+    def take(self, job: Job) -> BatchSamples:
+        """The samples of a batch; called in a worker process where there are any."""
+        ...
+
+    def close(self) -> None:
+        """Close what is open."""
+        ...
 
 
 class EvalBatch(NamedTuple):
@@ -57,14 +84,13 @@ class TrainLoader:
     """Shuffled and augmented batches, always full: `for batch in loader.epoch(e)`.
 
     An epoch leaves out the images that do not fill its last batch (others each time); a data set smaller than
-    one batch is repeated, each repetition shuffled and augmented anew. workers: processes, 0 for none, None for
-    as many as suit this machine. shard: (rank, number of processes) where several train together, each taking
-    its part of every joint batch. One epoch runs at a time; `close` ends the workers.
+    one batch is repeated, each repetition shuffled and augmented anew. Shards are read as a stream: see
+    `shard_stream.ShardSource` for what an epoch then has. One epoch runs at a time; `close` ends the workers.
     """
 
     def __init__(
         self,
-        dataset: Pictures,
+        data: EncodedImages | ShardStream,
         augment_spec: AugmentSpec,
         input_spec: InputSpec,
         batch_size: int,
@@ -74,38 +100,49 @@ class TrainLoader:
         shard: tuple[int, int] = (0, 1),
         pin_memory: bool = False,
     ) -> None:
-        """Raises ConfigError for numbers out of range, DataError for a data set without images."""
-        shard = checked_shard(shard)
-        if seed < 0:
-            raise ConfigError(f"seed {seed}: want 0 or more")
-        _check_batch(dataset, batch_size)
-        self.batch_size = batch_size
-        self.seed = seed
-        self._images = len(dataset)
-        self._shard = shard
-        self.workers = pick_workers(workers, batch_size, input_spec.size)
-        self._pool = WorkerPool(_TrainBatches(dataset, augment_spec, input_spec, seed), self.workers, pin_memory)
+        """Start no worker yet.
+
+        Args:
+            data: images to read when their turn comes, or what `open_stream` gave.
+            augment_spec: what is drawn for each image.
+            input_spec: the square that the network wants.
+            batch_size: images in a batch of this process.
+            seed: of order and augmentation.
+            workers: processes, 0 for none, None for as many as suit this machine.
+            shard: (rank, number of processes) where several train together, each taking its part of every joint batch.
+            pin_memory: whether batches are put where an accelerator can fetch them without waiting.
+
+        Raises:
+            ConfigError: a number out of range, or fewer samples in a shard than processes that share it.
+            DataError: a data set without images.
+        """
+        sampling = Sampling(batch_size, seed, *shard)
+        _check_not_empty(data)
+        self.batch_size, self.seed = batch_size, seed
+        self._batches = sampling.batches(len(data))
+        self._source: TrainSource[Any] = (
+            ShardSource(data, sampling) if isinstance(data, ShardStream) else FolderSource(data, sampling)
+        )
+        self.workers = min(pick_workers(workers, batch_size, input_spec.size), self._source.most_workers)
+        prepare = functools.partial(
+            _prepare_train_batch, self._source, Augmenter(augment_spec, input_spec), input_spec.size, seed
+        )
+        self._pool = WorkerPool(prepare, self.workers, pin_memory)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return max(1, self._images // (self.batch_size * self._shard[1]))
+        return self._batches
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         """Batches of one epoch from `start_batch` on; a SingleshotError of a worker is raised here."""
         if epoch < 0 or start_batch < 0:
             raise ConfigError(f"epoch {epoch}, batch {start_batch}: want 0 or more")
-        rank, world = self._shard
-        joint = self.batch_size * world
-        order = epoch_order(self._images, len(self) * joint, self.seed, epoch)
-        jobs = []
-        for b in range(start_batch, len(self)):
-            start = b * joint + rank * self.batch_size
-            jobs.append(_Job(epoch, start, order[start : start + self.batch_size]))
-        return self._pool.run(jobs)
+        return self._pool.run(self._source.jobs(epoch, start_batch, self.workers))
 
     def close(self) -> None:
-        """End the worker processes; a later epoch starts new ones."""
+        """End the worker processes and close the tars; a later epoch starts new ones."""
         self._pool.close()
+        self._source.close()
 
 
 class EvalLoader:
@@ -121,11 +158,12 @@ class EvalLoader:
         pin_memory: bool = False,
     ) -> None:
         """Raises ConfigError for numbers out of range, DataError for a data set without images."""
-        _check_batch(dataset, batch_size)
+        Sampling(batch_size)
+        _check_not_empty(dataset)
         self.batch_size = batch_size
         self._images = len(dataset)
         self.workers = pick_workers(workers, batch_size, input_spec.size)
-        self._pool = WorkerPool(_EvalBatches(dataset, input_spec), self.workers, pin_memory)
+        self._pool = WorkerPool(functools.partial(_prepare_eval_batch, dataset, input_spec), self.workers, pin_memory)
 
     def __len__(self) -> int:
         """Batches in all."""
@@ -133,19 +171,79 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[EvalBatch]:
         order = np.arange(self._images)
-        starts = range(0, self._images, self.batch_size)
-        return self._pool.run([_Job(0, start, order[start : start + self.batch_size]) for start in starts])
+        return self._pool.run([order[start : start + self.batch_size] for start in order[:: self.batch_size]])
 
     def close(self) -> None:
         """End the worker processes; a later pass starts new ones."""
         self._pool.close()
 
 
-def epoch_order(images: int, length: int, seed: int, epoch: int) -> np.ndarray:
-    """int64 [length]: which image stands at each position; whole shuffles one after another where it must repeat."""
-    rng = np.random.default_rng((seed, epoch))
-    shuffles = [rng.permutation(images) for _ in range(math.ceil(length / images))]
-    return np.concatenate(shuffles)[:length]
+class FolderJob(NamedTuple):
+    """One batch of a folder: images `indices`, the first of which stands at `position` of `epoch`."""
+
+    epoch: int
+    position: int
+    indices: np.ndarray
+
+
+class FolderSource:
+    """The images of a data set in shuffled order; any worker can take any batch."""
+
+    most_workers = MAX_WORKERS
+
+    def __init__(self, dataset: EncodedImages, sampling: Sampling) -> None:
+        self._dataset, self._sampling = dataset, sampling
+
+    def jobs(self, epoch: int, start_batch: int, workers: int) -> list[FolderJob | None]:
+        """As `TrainSource.jobs`; the number of workers changes nothing here."""
+        sampling, images = self._sampling, len(self._dataset)
+        batches = sampling.batches(images)
+        order = epoch_order(images, batches * sampling.batch_size * sampling.world, sampling.seed, epoch)
+        starts = [sampling.position(batch) for batch in range(start_batch, batches)]
+        return [FolderJob(epoch, start, order[start : start + sampling.batch_size]) for start in starts]
+
+    def take(self, job: FolderJob) -> BatchSamples:
+        """The images of a batch; a mosaic's others come from the whole data set."""
+
+        def read(k: int) -> EncodedImage:
+            return self._dataset.picture(int(job.indices[k]))
+
+        def others(rng: np.random.Generator, count: int) -> list[EncodedImage]:
+            return [self._dataset.picture(i) for i in rng.integers(len(self._dataset), size=count).tolist()]
+
+        return BatchSamples(job.epoch, job.position, job.indices, read, others)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _prepare_train_batch(source: TrainSource[Any], augmenter: Augmenter, size: int, seed: int, job: object) -> Batch:
+    samples = source.take(job)
+    examples: list[Example] = []
+    names = []
+    for k in range(len(samples.indices)):
+        # By position, not by index: a repeated image is augmented differently.
+        rng = np.random.default_rng((seed, samples.epoch, samples.position + k))
+        encoded = samples.read(k)
+        others = functools.partial(samples.others, rng)
+        examples.append(augmenter(encoded, rng, others))
+        names.append(encoded.name)
+    return collate(examples, samples.indices, names, size)
+
+
+def _prepare_eval_batch(dataset: Samples, input_spec: InputSpec, indices: np.ndarray) -> EvalBatch:
+    size = input_spec.size
+    examples: list[Example] = []
+    placements, sizes, names = [], [], []
+    for index in indices.tolist():
+        sample = dataset.sample(index)
+        square, place = to_square(sample.image, input_spec)
+        examples.append(Example(square, boxes_to_square(sample.boxes_px, place, size), sample.labels))
+        placements.append(place)
+        sizes.append((sample.image.shape[1], sample.image.shape[0]))
+        names.append(sample.name)
+    batch = collate(examples, indices, names, size)
+    return EvalBatch(batch, placements, np.array(sizes, np.int64).reshape(-1, 2))
 
 
 def collate(examples: list[Example], indices: np.ndarray, names: list[str], size: int) -> Batch:
@@ -169,66 +267,7 @@ def collate(examples: list[Example], indices: np.ndarray, names: list[str], size
     )
 
 
-def _check_batch(dataset: Samples | Pictures, batch_size: int) -> None:
-    if batch_size < 1:
-        raise ConfigError(f"batch size {batch_size}: want 1 or more")
-    if len(dataset) == 0:
-        source = getattr(dataset, "source", "the data set")
+def _check_not_empty(data: Samples | EncodedImages | ShardStream) -> None:
+    if len(data) == 0:
+        source = getattr(data, "source", "the data set")
         raise DataError(f"{printable(source)}: no images (want at least one)")
-
-
-class _Job(NamedTuple):
-    """One batch to prepare: images `indices`, the first of which stands at `position` of `epoch`."""
-
-    epoch: int
-    position: int
-    indices: np.ndarray
-
-
-class _TrainBatches:
-    """Prepares training batches, in a worker or here."""
-
-    def __init__(self, dataset: Pictures, augment_spec: AugmentSpec, input_spec: InputSpec, seed: int) -> None:
-        self.dataset, self.augment_spec, self.input_spec, self.seed = dataset, augment_spec, input_spec, seed
-
-    def __getitem__(self, job: _Job) -> Batch | SingleshotError:
-        return carried(self._prepare, job)
-
-    def _prepare(self, job: _Job) -> Batch:
-        examples: list[Example] = []
-        names = []
-        for position, index in enumerate(job.indices.tolist(), job.position):
-            # By position, not by index: a repeated image is augmented differently.
-            rng = np.random.default_rng((self.seed, job.epoch, position))
-            picture = self.dataset.picture(index)
-            others = functools.partial(self._others, rng)
-            examples.append(augment_picture(picture, self.augment_spec, self.input_spec, rng, others))
-            names.append(picture.name)
-        return collate(examples, job.indices, names, self.input_spec.size)
-
-    def _others(self, rng: np.random.Generator, count: int) -> list[EncodedImage]:
-        return [self.dataset.picture(i) for i in rng.integers(len(self.dataset), size=count).tolist()]
-
-
-class _EvalBatches:
-    """Prepares evaluation batches, in a worker or here."""
-
-    def __init__(self, dataset: Samples, input_spec: InputSpec) -> None:
-        self.dataset, self.input_spec = dataset, input_spec
-
-    def __getitem__(self, job: _Job) -> EvalBatch | SingleshotError:
-        return carried(self._prepare, job)
-
-    def _prepare(self, job: _Job) -> EvalBatch:
-        size = self.input_spec.size
-        examples: list[Example] = []
-        placements, sizes, names = [], [], []
-        for index in job.indices.tolist():
-            sample = self.dataset.sample(index)
-            square, place = to_square(sample.image, self.input_spec)
-            examples.append((square, boxes_to_square(sample.boxes_px, place, size), sample.labels))
-            placements.append(place)
-            sizes.append((sample.image.shape[1], sample.image.shape[0]))
-            names.append(sample.name)
-        batch = collate(examples, job.indices, names, size)
-        return EvalBatch(batch, placements, np.array(sizes, np.int64).reshape(-1, 2))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import cv2
 import torch
@@ -20,15 +21,10 @@ from singleshot.memory import keep_freed_memory
 
 PREFETCH = 2  # batches in the making per worker, torch's default
 MAX_AUTO_WORKERS = 8
+MAX_WORKERS = 256
 
+Job = TypeVar("Job")
 T = TypeVar("T")
-Job = TypeVar("Job", contravariant=True)
-
-
-class Work(Protocol[Job]):
-    """What a pool calls, in a worker or here: a job's result, or a mistake as a value (see `carried`)."""
-
-    def __getitem__(self, job: Job) -> Any: ...
 
 
 def pick_workers(workers: int | None, batch_size: int, size: int) -> int:
@@ -39,8 +35,8 @@ def pick_workers(workers: int | None, batch_size: int, size: int) -> int:
     full dies of a bus error.
     """
     if workers is not None:
-        if not 0 <= workers <= 256:
-            raise ConfigError(f"workers {workers}: want 0 to 256")
+        if not 0 <= workers <= MAX_WORKERS:
+            raise ConfigError(f"workers {workers}: want 0 to {MAX_WORKERS}")
         return workers
     wanted = 1 if cores() <= 2 else min(MAX_AUTO_WORKERS, cores() - 1)
     shared_memory = Path("/dev/shm")
@@ -51,27 +47,30 @@ def pick_workers(workers: int | None, batch_size: int, size: int) -> int:
     return wanted
 
 
-def carried(prepare: Callable[[Any], T], job: Any) -> T | SingleshotError:
-    """The result, or the user's mistake as a value: raised in a worker, torch would bury its line in a traceback."""
-    try:
-        return prepare(job)
-    except SingleshotError as error:
-        # Without its cause and frames, which do not travel between processes.
-        return type(error)(str(error))
+class WorkerPool(Generic[Job, T]):
+    """Runs jobs in order, in worker processes that stay from one run to the next.
 
+    On torch's DataLoader, for its workers: results cross in shared memory, a dead worker is noticed, and jobs are
+    dealt to the workers in turn, on which streams rely. Its data set is the jobs themselves, and what it would
+    collate a batch with makes the result of one.
+    """
 
-class WorkerPool:
-    """Runs jobs in order, in worker processes that stay from one run to the next."""
+    def __init__(self, prepare: Callable[[Job], T], workers: int, pin_memory: bool) -> None:
+        """Start no process yet.
 
-    def __init__(self, work: Work[Any], workers: int, pin_memory: bool) -> None:
+        Args:
+            prepare: Makes the result of a job, in a worker or here.
+            workers: Processes; 0 for none.
+            pin_memory: Whether results are put where an accelerator can fetch them without waiting.
+        """
         self._jobs = _Jobs()
         several = workers > 0
         self._loader: DataLoader[Any] = DataLoader(
-            cast("Any", work),
+            cast("Any", _Itself()),
             sampler=cast("Any", self._jobs),
             batch_size=None,
             num_workers=workers,
-            collate_fn=_as_it_is,
+            collate_fn=functools.partial(_result_or_error, prepare),
             worker_init_fn=_start_worker,
             persistent_workers=several,
             prefetch_factor=PREFETCH if several else None,
@@ -82,8 +81,11 @@ class WorkerPool:
             generator=torch.Generator(),
         )
 
-    def run(self, jobs: Sequence[Any]) -> Iterator[Any]:
-        """Results in order, made ahead by the workers in turn; a SingleshotError of one is raised here."""
+    def run(self, jobs: Sequence[Job | None]) -> Iterator[T]:
+        """Results in order, made ahead by the workers in turn; a SingleshotError of one is raised here.
+
+        A job of None has no result: it lets a worker's turn pass.
+        """
         self._jobs.jobs = jobs
         threads = cv2.getNumThreads()
         if self._loader.num_workers:
@@ -96,7 +98,8 @@ class WorkerPool:
         for result in results:
             if isinstance(result, SingleshotError):
                 raise result
-            yield result
+            if result is not None:
+                yield result
 
     def close(self) -> None:
         """End the worker processes; a later run starts new ones."""
@@ -119,8 +122,20 @@ class _Jobs:
         return len(self.jobs)
 
 
-def _as_it_is(result: Any) -> Any:
-    return result
+class _Itself:
+    """A data set whose item at a job is that job."""
+
+    def __getitem__(self, job: Job) -> Job:
+        return job
+
+
+def _result_or_error(prepare: Callable[[Job], T], job: Job | None) -> T | SingleshotError | None:
+    """A job's result, or the user's mistake as a value: raised in a worker, torch would bury it in a traceback."""
+    try:
+        return None if job is None else prepare(job)
+    except SingleshotError as error:
+        # Without its cause and frames, which do not travel between processes.
+        return type(error)(str(error))
 
 
 def _start_worker(_: int) -> None:

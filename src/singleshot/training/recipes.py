@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from singleshot.conventions import convention
 from singleshot.errors import ConfigError, printable
-from singleshot.loading.augment import AUGMENTS, AugmentSpec
+from singleshot.loading.augment_spec import AUGMENTS, AugmentSpec
 from singleshot.losses import LOSS_RULES
 from singleshot.matching import RULES as MATCHING_RULES
 
@@ -84,9 +85,9 @@ class Recipe(BaseModel):
     def _known_rule(cls, name: str, info: ValidationInfo) -> str:
         rules = MATCHING_RULES if info.field_name == "matching" else LOSS_RULES
         if name not in rules:
-            near = difflib.get_close_matches(name, rules, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"{info.field_name} {printable(name)!r}: want one of {', '.join(rules)}{hint}")
+            raise ConfigError(
+                f"{info.field_name} {printable(name)!r}: want one of {', '.join(rules)}{_hint(name, rules)}"
+            )
         return name
 
     @model_validator(mode="after")
@@ -95,8 +96,8 @@ class Recipe(BaseModel):
             raise ValueError("milestones must rise between 0 and 1")
         return self
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON and TOML can hold it; `Recipe(**plain)` is equal."""
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and TOML; `Recipe(**values)` is equal."""
         return {**self.model_dump(mode="json", exclude={"augment"}), "augment": self.augment.to_dict()}
 
     def learning_rate(self, batch: int) -> float:
@@ -108,6 +109,11 @@ def _preset(name: object) -> AugmentSpec:
     if name not in AUGMENTS:
         raise ConfigError(f"augment {printable(name)!r}: want one of {', '.join(AUGMENTS)}, or a table")
     return AUGMENTS[str(name)]
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -125,9 +131,10 @@ def load_recipe(name: str) -> Recipe:
             raise ConfigError(f"{printable(name)}: larger than 1 MB, want a recipe in TOML")
         text = Path(name).read_text(errors="replace")
     else:
-        near = difflib.get_close_matches(name, recipe_names(), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"recipe {printable(name)!r}: want one of {', '.join(recipe_names())}, or a TOML file{hint}")
+        names = recipe_names()
+        raise ConfigError(
+            f"recipe {printable(name)!r}: want one of {', '.join(names)}, or a TOML file{_hint(name, names)}"
+        )
     try:
         return Recipe(**tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:

@@ -14,14 +14,13 @@ import numpy as np
 from singleshot.errors import MissingExtraError
 from singleshot.files import atomic_write
 
-COLUMNS = (
-    "epoch", "step", "seconds", "lr", "loss", "loss_location", "loss_confidence", "images_per_second",
-    "val_loss_location", "val_loss_confidence", "val_map50",
-)  # fmt: skip
+_TRAINING = ("epoch", "step", "seconds", "lr", "loss", "loss_location", "loss_confidence", "images_per_second")
+_VALIDATION = ("val_loss_location", "val_loss_confidence", "val_map50")
+COLUMNS = (*_TRAINING, *_VALIDATION)
 
 
 class Reporter:
-    """Told of a training's course; each kind overrides what it cares for.
+    """Hears of a training's course; each kind overrides what it cares for.
 
     `on_step` is called a few times a second at most; pictures are drawn only if somebody has `wants_pictures`.
     """
@@ -53,10 +52,12 @@ class CsvReporter(Reporter):
         self._writer = csv.DictWriter(self._file, COLUMNS, restval="", extrasaction="ignore")
 
     def on_epoch(self, row: Mapping[str, Any]) -> None:
+        """Write the row, there at once for whoever watches."""
         self._writer.writerow(row)
         self._file.flush()
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
@@ -73,6 +74,7 @@ class TensorBoardReporter(Reporter):
         self._writer = SummaryWriter(str(folder))
 
     def on_step(self, values: Mapping[str, float]) -> None:
+        """Losses, rate and speed under train/, and each layer's update ratio."""
         for name in ("loss", "loss_location", "loss_confidence", "lr", "images_per_second"):
             if name in values:
                 self._writer.add_scalar(f"train/{name}", values[name], int(values["step"]))
@@ -81,15 +83,18 @@ class TensorBoardReporter(Reporter):
                 self._writer.add_scalar(name, value, int(values["step"]))
 
     def on_epoch(self, row: Mapping[str, Any]) -> None:
-        for name in ("val_loss_location", "val_loss_confidence", "val_map50"):
+        """Losses and mAP50 of a validation under val/."""
+        for name in _VALIDATION:
             if row.get(name) not in (None, ""):
                 self._writer.add_scalar(f"val/{name.removeprefix('val_')}", row[name], row["step"])
 
     def on_pictures(self, step: int, pictures: Sequence[np.ndarray]) -> None:
+        """Each image under a number of its own."""
         for i, picture in enumerate(pictures):
             self._writer.add_image(f"val/{i}", picture, step, dataformats="HWC")
 
     def close(self) -> None:
+        """Close the file."""
         self._writer.close()
 
 
@@ -99,11 +104,11 @@ def _numbers(values: Mapping[str, Any]) -> str:
     if values.get("last_map") is not None:
         parts.append(f"mAP50 {values['last_map']:.4f}")
     if values.get("seconds_left") is not None:
-        parts.append(f"{_clock(values['seconds_left'])} left")
+        parts.append(f"{_duration(values['seconds_left'])} left")
     return "  ".join(parts)
 
 
-def _clock(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -117,16 +122,24 @@ class PlainReporter(Reporter):
         self._last = time.monotonic()
 
     def on_step(self, values: Mapping[str, float]) -> None:
+        """A line, if the last one is `interval` seconds ago."""
         if time.monotonic() - self._last >= self._interval:
             self._last = time.monotonic()
-            print(f"{values['progress']:4.0%}  epoch {int(values['epoch']) + 1}  {_numbers(values)}",
-                  file=self._stream, flush=True)  # fmt: skip
+            print(
+                f"{values['progress']:4.0%}  epoch {int(values['epoch']) + 1}  {_numbers(values)}",
+                file=self._stream,
+                flush=True,
+            )
 
     def on_epoch(self, row: Mapping[str, Any]) -> None:
+        """A line."""
         self._last = time.monotonic()
         best = "  best so far" if row.get("best") else ""
-        print(f"{row['progress']:4.0%}  epoch {row['epoch'] + 1} done  {_numbers(row)}{best}",
-              file=self._stream, flush=True)  # fmt: skip
+        print(
+            f"{row['progress']:4.0%}  epoch {row['epoch'] + 1} done  {_numbers(row)}{best}",
+            file=self._stream,
+            flush=True,
+        )
 
 
 class LiveReporter(Reporter):
@@ -148,17 +161,20 @@ class LiveReporter(Reporter):
         self._progress.start()
 
     def on_step(self, values: Mapping[str, float]) -> None:
+        """Move the bar."""
         self._progress.update(
             self._task, completed=values["progress"], epoch=int(values["epoch"]) + 1, numbers=_numbers(values)
         )
 
     def on_epoch(self, row: Mapping[str, Any]) -> None:
+        """Move the bar; with a validation also a line."""
         self._progress.update(self._task, completed=row["progress"], epoch=row["epoch"] + 1, numbers=_numbers(row))
         if row.get("val_map50") is not None:
             best = "  [green]best so far[/]" if row.get("best") else ""
             self._progress.console.print(f"epoch {row['epoch'] + 1:>4}  {_numbers(row)}{best}", highlight=False)
 
     def close(self) -> None:
+        """Take the bar away."""
         self._progress.stop()
 
 

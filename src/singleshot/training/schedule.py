@@ -30,17 +30,28 @@ def lr_factor(
 class Budget:
     """How far a training is: by steps, or by seconds where a wall-clock budget is given.
 
-    total_steps: of the whole training (None with a budget); budget: seconds.
+    total_steps: of the whole training (None with a wall-clock budget); seconds: the budget; reserve: seconds that are
+    kept back for the last validation.
     """
 
-    def __init__(self, total_steps: int | None, budget: float | None = None) -> None:
-        assert (total_steps is None) != (budget is None), "steps or seconds, one of the two"
-        self.total_steps, self.budget = total_steps, budget
-        self.reserve = 0.0  # seconds that the last validation will need
+    def __init__(self, total_steps: int | None, seconds: float | None = None) -> None:
+        assert (total_steps is None) != (seconds is None), "steps or seconds, one of the two"
+        self.total_steps, self.seconds = total_steps, seconds
+        self.reserve = 0.0
 
     def progress(self, step: int, seconds: float) -> float:
-        """0..1; 1 means that no further step should start."""
-        if self.budget is not None:
-            return min(1.0, seconds / max(self.budget - self.reserve, 1e-9))
+        """0..1 after so many steps and seconds; 1 means that no further step should start."""
+        if self.seconds is not None:
+            return min(1.0, seconds / max(self.seconds - self.reserve, 1e-9))
         assert self.total_steps is not None
         return min(1.0, step / max(self.total_steps, 1))
+
+    def seconds_left(self, progress: float, seconds: float) -> float | None:
+        """What is still to come after `seconds`; None where it is too early to tell."""
+        if self.seconds is not None:
+            return self.seconds - seconds
+        return seconds * (1 - progress) / progress if progress > 0.005 else None
+
+    def warmup(self, part: float, steps: int) -> float:
+        """Warm-up as a part of the training, but no longer than that number of steps where they are counted."""
+        return part if self.total_steps is None else min(part, steps / max(self.total_steps, 1))

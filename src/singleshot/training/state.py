@@ -49,12 +49,6 @@ def save_state(path: Path, stepper: Stepper, progress: Progress) -> None:
         save_file(tensors, temporary, metadata={KEY: json.dumps(about)})
 
 
-def is_finite(stepper: Stepper) -> bool:
-    """Whether every weight and running statistic is a finite number."""
-    values = [v for v in stepper.model.state_dict().values() if v.is_floating_point()]
-    return bool(torch.stack([v.isfinite().all() for v in values]).all())
-
-
 def load_state(path: Path, stepper: Stepper) -> Progress:
     """Put a saved state back. Raises CheckpointError."""
     tensors, metadata = read_tensors(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from singleshot.devices import autocast
 from singleshot.errors import SingleshotError, printable
+from singleshot.losses import multibox_loss
+from singleshot.matching import match
 from singleshot.models import SSD
-from singleshot.records import Batch, Losses
-from singleshot.training.objective import recipe_loss
+from singleshot.records import Batch, Losses, RawOutput, Targets
 from singleshot.training.optimizers import ModelEMA, make_optimizer, set_lr
 from singleshot.training.recipes import Recipe
 
@@ -27,6 +29,35 @@ class NonFiniteLossError(SingleshotError):
             f"the loss became {value} on a batch of these files: {shown}{more};"
             " look at their boxes, lower --lr, or use --precision float32"
         )
+
+
+class Objective:
+    """What a recipe wants of raw outputs: the same matching and loss in a training step and in validation.
+
+    raw: the model's outputs; boxes: [B, G, 4] normalised; labels: [B, G], -1 where there is no object; all on the
+    model's device.
+    """
+
+    def __init__(self, model: SSD, recipe: Recipe) -> None:
+        self._model, self._recipe = model, recipe
+
+    def __call__(self, raw: RawOutput, boxes: Tensor, labels: Tensor) -> Losses:
+        """Losses of a batch."""
+        return self.loss(raw, self.match(boxes, labels))
+
+    @torch.no_grad()
+    def match(self, boxes: Tensor, labels: Tensor) -> Targets:
+        """Targets of a batch by the recipe's rule of matching."""
+        model, recipe = self._model, self._recipe
+        rule, variances = recipe.matching, model.prior_spec.variances
+        return match(model.priors, boxes, labels, recipe.iou_min, rule, variances, ignore_from=recipe.ignore_from)
+
+    def loss(self, raw: RawOutput, targets: Targets, positives: Tensor | None = None) -> Losses:
+        """Losses by the recipe's rule; positives: what takes the place of the batch's own number of matched priors
+        where the rule divides by it (see `losses.multibox_loss`)."""
+        recipe = self._recipe
+        factors = recipe.negative_ratio, recipe.alpha, recipe.min_negatives, recipe.label_smoothing
+        return multibox_loss(raw, targets, recipe.loss, *factors, batch_matches=positives)
 
 
 class _Pending(NamedTuple):
@@ -45,15 +76,31 @@ class Stepper:
         device: torch.device,
         dtype: torch.dtype,
         compiled: bool = False,
+        share_positives: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        """Make the optimizer and what else the recipe wants.
+
+        Args:
+            model: On the device already.
+            recipe: Optimizer, matching, loss, averaging.
+            batch_size: Of all processes together; the learning rate is in proportion to it.
+            device: Where the model is.
+            dtype: Of autocast in the forward pass; float32 for none.
+            compiled: Whether the network is compiled first.
+            share_positives: Gives, for the number of matched priors in a batch, the number that its loss is divided
+                by: where several processes share a step, the mean of theirs. None: its own.
+        """
         self.model, self.recipe, self.device, self.dtype = model, recipe, device, dtype
         self.lr = recipe.learning_rate(batch_size)
         self.optimizer = make_optimizer(model, recipe, self.lr)
         self.average = ModelEMA(model, recipe.ema) if recipe.ema > 0 else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+        self.objective = Objective(model, recipe)
         self.forward = torch.compile(model) if compiled else model
         # Asking an accelerator for a number stops its queue, so there many steps share one look.
         self.check_every = 1 if device.type == "cpu" else 50
+        self._share_positives = share_positives
+        self._autocast = autocast(device, dtype)
         self._pending: list[_Pending] = []
 
     def __call__(self, batch: Batch, factor: float) -> Losses:
@@ -61,27 +108,34 @@ class Stepper:
 
         Raises NonFiniteLossError, on a CPU before the weights are touched.
         """
-        recipe, model = self.recipe, self.model
-        set_lr(self.optimizer, self.lr * factor)
-        images = batch.images.to(self.device, non_blocking=True)
-        boxes = batch.boxes.to(self.device, non_blocking=True)
-        labels = batch.labels.to(self.device, non_blocking=True)
-        with autocast(self.device, self.dtype):
-            raw = self.forward(images)
-        losses = recipe_loss(model, raw, boxes, labels, recipe)
+        losses = self._losses(batch)
         self._pending.append(_Pending(losses.total.detach(), batch.names))
         if len(self._pending) >= self.check_every:
             self.check()
+        self._update(losses.total, self.lr * factor)
+        return Losses(*(value.detach() for value in losses))
+
+    def _losses(self, batch: Batch) -> Losses:
+        images = batch.images.to(self.device, non_blocking=True)
+        boxes = batch.boxes.to(self.device, non_blocking=True)
+        labels = batch.labels.to(self.device, non_blocking=True)
+        with self._autocast:
+            raw = self.forward(images)
+        targets = self.objective.match(boxes, labels)
+        share = self._share_positives
+        return self.objective.loss(raw, targets, None if share is None else share((targets.labels > 0).sum()))
+
+    def _update(self, loss: Tensor, lr: float) -> None:
+        set_lr(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(losses.total).backward()
-        if recipe.clip_norm > 0:
+        self.scaler.scale(loss).backward()
+        if self.recipe.clip_norm > 0:
             self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm, foreach=True)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm, foreach=True)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
             self.average.update()
-        return Losses(*(value.detach() for value in losses))
 
     def check(self) -> None:
         """Raise NonFiniteLossError if a loss since the last check was not finite."""
@@ -92,6 +146,11 @@ class Stepper:
         for value, (_, names) in zip(totals, pending, strict=True):
             if not math.isfinite(value):
                 raise NonFiniteLossError(value, list(names))
+
+    def is_finite(self) -> bool:
+        """Whether every weight and running statistic is a finite number."""
+        values = [v for v in self.model.state_dict().values() if v.is_floating_point()]
+        return bool(torch.stack([v.isfinite().all() for v in values]).all())
 
     def eval_state(self) -> dict[str, Tensor]:
         """The weights to evaluate and keep: the average where there is one."""

@@ -1,12 +1,18 @@
-"""Who reads what of a stream of shards, and in which order: streams, their shards, their batches, their buffers."""
+"""Which samples a batch has: the order of images, and who reads what of a stream of shards.
+
+Everything here follows from (seed, epoch) and numbers that every process knows.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from singleshot.datasets.encoded_image import EncodedImage
 from singleshot.errors import ConfigError
 
 MAX_STREAMS = 8
@@ -24,6 +30,7 @@ class Part(NamedTuple):
     of: int = 1
 
     def samples(self, counts: Sequence[int]) -> int:
+        """How many samples it has, by those of each shard."""
         return -(-(counts[self.shard] - self.number) // self.of)
 
 
@@ -36,18 +43,59 @@ class StreamPlan(NamedTuple):
     step_of: list[int]
 
 
-def checked_shard(shard: tuple[int, int]) -> tuple[int, int]:
-    """(rank, number of processes) as given. Raises ConfigError where there is no such rank."""
-    rank, world = shard
-    if not 0 <= rank < world:
-        raise ConfigError(f"shard {rank} of {world}: want a rank from 0 to {world - 1}")
-    return rank, world
+@dataclass(frozen=True)
+class Sampling:
+    """What decides which samples a process takes: batch_size of its own batches, the seed, and its `rank` of `world`
+    processes that train together, each with its part of every joint batch. Raises ConfigError for a number out of
+    range."""
+
+    batch_size: int
+    seed: int = 0
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError(f"seed {self.seed}: want 0 or more")
+        if self.batch_size < 1:
+            raise ConfigError(f"batch size {self.batch_size}: want 1 or more")
+        if not 0 <= self.rank < self.world:
+            raise ConfigError(f"shard {self.rank} of {self.world}: want a rank from 0 to {self.world - 1}")
+
+    def batches(self, samples: int) -> int:
+        """Batches in an epoch of so many samples: what does not fill the last one is left out."""
+        return max(1, samples // (self.batch_size * self.world))
+
+    def position(self, batch: int) -> int:
+        """Where in the epoch the first sample of this process's batch stands."""
+        return (batch * self.world + self.rank) * self.batch_size
+
+
+class BatchSamples(NamedTuple):
+    """The samples of one batch, still to be read: the first stands at `position` of `epoch`.
+
+    indices: int64 [B], positions in the data set; read(k): the k-th of the batch; others(rng, n): n more at random.
+    """
+
+    epoch: int
+    position: int
+    indices: np.ndarray
+    read: Callable[[int], EncodedImage]
+    others: Callable[[np.random.Generator, int], list[EncodedImage]]
+
+
+def epoch_order(images: int, length: int, seed: int, epoch: int) -> np.ndarray:
+    """int64 [length]: which image stands at each position; whole shuffles one after another where it must repeat."""
+    rng = np.random.default_rng((seed, epoch))
+    shuffles = [rng.permutation(images) for _ in range(math.ceil(length / images))]
+    return np.concatenate(shuffles)[:length]
 
 
 def pick_streams(counts: Sequence[int], batches: int, world: int) -> int:
     """How many streams each of `world` processes has, for shards of `counts` samples and epochs of `batches`.
 
-    Raises ConfigError where so many processes share a shard that one would get nothing.
+    Raises:
+        ConfigError: so many processes share a shard that one would get nothing.
     """
     sharing = -(-world // len(counts))
     if min(counts) < sharing:
@@ -58,16 +106,22 @@ def pick_streams(counts: Sequence[int], batches: int, world: int) -> int:
     return max(1, min(MAX_STREAMS, len(counts) // world, batches // _BATCHES_PER_STREAM))
 
 
-def make_stream_plan(
-    counts: Sequence[int], batches: int, streams: int, seed: int, epoch: int, *, rank: int = 0, world: int = 1
-) -> StreamPlan:
-    """Deal the shards, shuffled by (seed, epoch), to the streams of all processes; give the part of process `rank`.
+def make_stream_plan(counts: Sequence[int], streams: int, sampling: Sampling, epoch: int) -> StreamPlan:
+    """Deal the shards, shuffled by (seed, epoch), to the streams of all processes; give the part of one process.
 
     Each shard is in one stream of one process; where there are fewer shards than processes, some share one. Of the
     batches each stream gets as many as its samples are worth, spread over the epoch.
+
+    Args:
+        counts: samples of each shard.
+        streams: of each process, from `pick_streams`.
+        sampling: the seed, the batch size and which process it is.
+        epoch: counted from 0.
     """
+    rank, world = sampling.rank, sampling.world
+    batches = sampling.batches(sum(counts))
     # The 2 sets these numbers apart from those that augment the first sample.
-    order = np.random.default_rng((seed, epoch, 0, 2)).permutation(len(counts)).tolist()
+    order = np.random.default_rng((sampling.seed, epoch, 0, 2)).permutation(len(counts)).tolist()
     total = streams * world
     dealt = []
     for stream in range(rank * streams, (rank + 1) * streams):

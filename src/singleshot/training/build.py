@@ -1,0 +1,61 @@
+"""The parts of a training, built from model, data, recipe and settings."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from singleshot.datasets.dataset import Dataset
+from singleshot.devices import pick_precision, place_model
+from singleshot.loading.cache import PixelCache, open_cache
+from singleshot.loading.loader import EvalLoader, TrainLoader
+from singleshot.loading.shard_stream import ShardStream
+from singleshot.memory import keep_freed_memory
+from singleshot.models import SSD
+from singleshot.training.checkpoints import Checkpoints
+from singleshot.training.evaluator import Evaluator
+from singleshot.training.recipes import Recipe
+from singleshot.training.schedule import Budget
+from singleshot.training.settings import Settings
+from singleshot.training.step import Stepper
+
+
+class Parts(NamedTuple):
+    """What a Trainer strings together; cache and evaluator are None where there is none."""
+
+    stepper: Stepper
+    cache: PixelCache | None
+    loader: TrainLoader
+    evaluator: Evaluator | None
+    checkpoints: Checkpoints
+    budget: Budget
+
+
+def build_parts(
+    model: SSD, train_set: Dataset | ShardStream, val_set: Dataset | None, recipe: Recipe, settings: Settings
+) -> Parts:
+    """Place the model on its device and make all that a training needs; no worker starts and no file is written.
+
+    Raises:
+        ConfigError: A setting is out of range, or the cache's file cannot be made.
+        DataError: A data set has no images, or one that the cache cannot measure.
+    """
+    device, spec = settings.device, model.input_spec
+    if device.type == "cpu":
+        keep_freed_memory()
+    place_model(model, device)
+    dtype = pick_precision(settings.precision, device)
+    stepper = Stepper(model, recipe, settings.batch, device, dtype, settings.compiled)
+    cache = None
+    if isinstance(train_set, Dataset):
+        cache = open_cache(train_set, spec.size, settings.cache, settings.cache_bytes)
+    pinned = device.type == "cuda"
+    options = settings.batch, settings.seed, settings.workers
+    loader = TrainLoader(cache or train_set, recipe.augment, spec, *options, pin_memory=pinned)
+    evaluator = None
+    if val_set is not None:
+        val_loader = EvalLoader(val_set, spec, settings.batch, settings.workers, pin_memory=pinned)
+        evaluator = Evaluator(stepper, val_set, val_loader, settings)
+    about = {"seed": settings.seed, "batch": settings.batch, "data": train_set.source, "recipe": recipe.to_dict()}
+    checkpoints = Checkpoints(settings.out, stepper, train_set.class_names, about, val_set is not None)
+    total = None if settings.seconds is not None else settings.epochs * len(loader)
+    return Parts(stepper, cache, loader, evaluator, checkpoints, Budget(total, settings.seconds))

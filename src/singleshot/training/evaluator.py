@@ -1,0 +1,96 @@
+"""Validation within a training: when it is due, of which weights, and what it says."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from singleshot.datasets.dataset import Dataset
+from singleshot.evaluation.validate import Validation, validate
+from singleshot.loading.loader import EvalLoader
+from singleshot.memory import release_freed_memory
+from singleshot.runtime.detections import Detections
+from singleshot.runtime.drawing import draw_detections
+from singleshot.thresholds import Thresholds
+from singleshot.training.settings import Settings
+from singleshot.training.step import Stepper
+
+# With a wall-clock budget validation may take this part of the time (not counting the last one).
+_VALIDATION_SHARE = 0.08
+# Where a wall-clock budget first validates, to learn how long that takes.
+_FIRST_VALIDATION = 0.1
+
+
+class Score(NamedTuple):
+    """mAP50 (0 where no class has an object) and what it was made of."""
+
+    mean_ap: float
+    validation: Validation
+
+
+class Evaluator:
+    """Validates the weights that would be kept, the average where there is one.
+
+    seconds: how long the last validation took; 0 before the first.
+    """
+
+    def __init__(self, stepper: Stepper, dataset: Dataset, loader: EvalLoader, settings: Settings) -> None:
+        self._stepper, self._settings = stepper, settings
+        self.dataset, self._loader = dataset, loader
+        self.seconds = 0.0
+        self._last = time.monotonic()
+
+    def start(self) -> None:
+        """The training starts: time counts from now on."""
+        self._last = time.monotonic()
+
+    def is_due(self, done: float, epoch: int) -> bool:
+        """Whether to validate after `epoch` epochs, with that part of the training done."""
+        if done >= 1.0:
+            return True
+        if self._settings.seconds is None:
+            return epoch % self._settings.val_every == 0
+        if self.seconds == 0.0:
+            return done >= _FIRST_VALIDATION
+        return (time.monotonic() - self._last) * _VALIDATION_SHARE >= self.seconds
+
+    def __call__(self, on_image: Callable[[], None] | None = None) -> Score:
+        """Losses and mAP50 of the validation images; on_image is called after each and may raise to stop."""
+        started = time.monotonic()
+        stepper, model, device = self._stepper, self._stepper.model, self._stepper.device
+        with self._averaged_weights():
+            result = validate(
+                model, self.dataset, self._loader, Thresholds(), device, loss_of=stepper.objective, on_image=on_image
+            )
+        release_freed_memory()
+        self._last = time.monotonic()
+        self.seconds = self._last - started
+        score = result.evaluation.mean_ap
+        return Score(0.0 if math.isnan(score) else float(score), result)
+
+    def pictures(self, result: Validation) -> list[np.ndarray]:
+        """The first validation images, uint8 RGB [H, W, 3], with what was found on them."""
+        drawn = []
+        for i in range(min(self._settings.pictures, len(self.dataset))):
+            image, (boxes, scores, labels) = self.dataset.sample(i).image, result.detections[i]
+            names = tuple(self.dataset.class_names[label] for label in labels)
+            height, width = image.shape[:2]
+            found = Detections(boxes, scores, labels, names, self.dataset.names[i], width, height)
+            drawn.append(draw_detections(image, found.above(Thresholds().show_min)))
+        return drawn
+
+    @contextlib.contextmanager
+    def _averaged_weights(self) -> Iterator[None]:
+        """The averaged weights in the model while entered: a second network would double the memory."""
+        model = self._stepper.model
+        kept = {key: value.clone() for key, value in model.state_dict().items()}
+        model.load_state_dict(self._stepper.eval_state())
+        try:
+            yield
+        finally:
+            model.load_state_dict(kept)
