@@ -13,11 +13,13 @@ import numpy as np
 
 from singleshot.errors import CheckpointError, ConfigError, MissingExtraError, printable
 from singleshot.inputs import InputSpec
+from singleshot.model_info import EXPORTED as DESCRIBES
+from singleshot.model_info import ModelInfo, read_input
 from singleshot.records import ImageDetections
 from singleshot.runtime import engine_choice
 from singleshot.runtime.detector import Detector
 from singleshot.runtime.engines.results import DETECTIONS, RAW, Decode, Outputs, detections_of
-from singleshot.runtime.model_file import ExportedInfo, onnx_description, parse_info, parse_input
+from singleshot.runtime.model_file import onnx_description
 from singleshot.runtime.postprocess_numpy import RawDecoder
 
 EXPORTED = (".onnx", ".xml")
@@ -76,7 +78,7 @@ def open_exported(
     info = _info(path, text, input_spec, class_names)
     _check_doors(made, info, path)
     made.decode = _decoder(info, path)
-    return Detector(made, info.input_spec, info.class_names, score_min=info.show_min, batch_size=batch)
+    return Detector(made, info.input_spec, info.class_names, score_min=info.thresholds.show_min, batch_size=batch)
 
 
 def check_options(engine: str | None, threads: int | None, batch: int | None) -> None:
@@ -154,7 +156,7 @@ def _fastest(names: tuple[str, ...], path: Path, device: str | None, options: di
 
 def _info(
     path: Path, text: str | None, input_spec: InputSpec | dict[str, Any] | None, class_names: Sequence[str] | None
-) -> ExportedInfo:
+) -> ModelInfo:
     """The file's own description, the one in a JSON file beside it, or what the options say, which change either."""
     beside = path.with_suffix(".json")
     where = printable(path)
@@ -174,8 +176,8 @@ def _info(
                 " load(..., input_spec=InputSpec(size=...), class_names=[...]),"
                 f" put its description into {printable(beside.name)}, or export it with `singleshot export`"
             )
-        return ExportedInfo(spec, _names_of(class_names))
-    info = parse_info(text, where)
+        return ModelInfo(_names_of(class_names), spec, outputs="detections")
+    info = ModelInfo.from_json(text, where, DESCRIBES)
     return replace(
         info,
         input_spec=spec or info.input_spec,
@@ -195,7 +197,7 @@ def _input_of(given: InputSpec | dict[str, Any]) -> InputSpec:
     if isinstance(given, InputSpec):
         return given
     try:
-        return parse_input(given)
+        return read_input(given)
     except (TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"input_spec: {printable(error, 100)}; want an InputSpec or its to_dict()") from error
 
@@ -207,7 +209,7 @@ def _names_of(given: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def _check_doors(engine: FileEngine, info: ExportedInfo, path: Path) -> None:
+def _check_doors(engine: FileEngine, info: ModelInfo, path: Path) -> None:
     """Raise CheckpointError where the file takes or gives something else than its description says."""
     where, size = printable(path), info.input_spec.size
     shape = engine.input_shape
@@ -225,7 +227,7 @@ def _check_doors(engine: FileEngine, info: ExportedInfo, path: Path) -> None:
         raise CheckpointError(f"{where}: its outputs are {there}, without {', '.join(missing)}")
 
 
-def _decoder(info: ExportedInfo, path: Path) -> Decode:
+def _decoder(info: ModelInfo, path: Path) -> Decode:
     """What makes records of the file's outputs; a label without a name is the file's mistake or class_names'."""
     classes = len(info.class_names)
     wrong = f"{printable(path)}: finds class {{}}, but {classes} classes have a name; give class_names for all of them"
@@ -239,9 +241,7 @@ def _decoder(info: ExportedInfo, path: Path) -> Decode:
             return records
 
         return decode
-    if info.priors is None:
-        raise CheckpointError(f"{printable(path)}: raw outputs without priors; export it again")
-    rules = RawDecoder(info.priors, info.rules)
+    rules = RawDecoder(info.priors, info.thresholds)
     priors = info.priors.count
 
     def decode_raw(outputs: Outputs) -> list[ImageDetections]:

@@ -9,8 +9,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from singleshot.errors import printable
+from singleshot.model_info import KEY, ModelInfo
 from singleshot.models import SSD
-from singleshot.weights.checkpoint import KEY, ModelInfo, load_checkpoint
+from singleshot.weights.checkpoint import load_checkpoint
 from singleshot.weights.imported_model import ImportedModel
 from singleshot.weights.importing import import_foreign
 
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def open_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[SSD, ModelInfo]:
-    """The model, in eval mode, and what is known of it; another project's checkpoint is converted on the way.
+    """The model, in eval mode, and its description; another project's checkpoint is converted on the way.
 
     Raises CheckpointError or ConfigError.
     """
@@ -57,6 +58,6 @@ def names_of(foreign: ImportedModel) -> tuple[tuple[str, ...], bool]:
 
 
 def info_of(foreign: ImportedModel, class_names: tuple[str, ...]) -> ModelInfo:
-    """What our checkpoint says of an imported model."""
+    """The description of an imported model for our checkpoint."""
     training = {"imported": foreign.source, "notes": list(foreign.notes)}
     return ModelInfo.of(foreign.model, class_names, thresholds=foreign.thresholds, training=training)
