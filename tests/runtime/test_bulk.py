@@ -15,7 +15,8 @@ from singleshot.inputs import InputSpec
 from singleshot.records import ImageDetections
 from singleshot.runtime import Detector, Frame, open_sources
 from singleshot.runtime.background_worker import BackgroundWorker
-from singleshot.runtime.detector import ALONE, suited_batch
+from singleshot.runtime.detector import ALONE
+from singleshot.runtime.engines.table import suited_batch
 from singleshot.runtime.prefetch import Prefetcher, Prepared, ReadPlan, prepare, reduction
 
 

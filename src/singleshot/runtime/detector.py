@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from singleshot.inputs import InputSpec, Placement, boxes_from_square, to_square
 from singleshot.records import ImageDetections
 from singleshot.runtime import tiles
 from singleshot.runtime.detections import Detections
+from singleshot.runtime.engines.table import Engine, suited_batch
 from singleshot.runtime.prefetch import HELD_BYTES, Prefetcher, Prepared, ReadPlan, prepare
 from singleshot.runtime.sources import LIVE_KINDS, Frame
 from singleshot.runtime.tiles import Tiling
@@ -25,22 +26,9 @@ SCORE_MIN = 0.35
 # Images that run alone before batches begin: most jobs are over by then, and an engine that prepares anew for
 # batches has not done it for nothing.
 ALONE = 16
-# Images per call that suit an engine on a processor, where more gains nothing and only waits longer; and on a GPU.
-_BATCHES = {"openvino": 8, "onnxruntime": 4, "torch": 4}
-_BATCH, _GPU_BATCH = 8, 32
 _TILES_PER_CALL = 64  # an image with more tiles takes several calls
 _ENOUGH = HELD_BYTES // 2  # bytes of images that are run as a batch, however few
 _ERRORS_PER_BATCH = 32  # frames without an image that may wait for a batch to fill
-
-
-class Engine(Protocol):
-    """Runs the network.
-
-    images: uint8 RGB [B, S, S, 3], any B >= 1 (the last batch is smaller). Returns B records with boxes
-    normalised to the square, best first.
-    """
-
-    def __call__(self, images: np.ndarray) -> list[ImageDetections]: ...
 
 
 class Found(NamedTuple):
@@ -255,14 +243,6 @@ class _Limits(NamedTuple):
 
     def plan(self, keep: bool, reduce: bool = False) -> ReadPlan:
         return ReadPlan(self.spec, keep, reduce, whole=self.tiling is not None)
-
-
-def suited_batch(engine: Engine) -> int:
-    """Images per call that suit an engine in a long job."""
-    device = getattr(engine, "device", None)
-    if str(getattr(device, "type", device)).partition(":")[0] in ("cuda", "tensorrt"):
-        return _GPU_BATCH
-    return _BATCHES.get(str(getattr(engine, "name", "")), _BATCH)
 
 
 def _checked_batch(batch_size: int | None) -> int | None:
