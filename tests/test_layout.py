@@ -155,6 +155,18 @@ def test_the_runtime_half_never_imports_torch_not_even_through_others() -> None:
                 queue.append(other)
 
 
+# The stages of an image's way through the runtime, in order (engines come after tiles); detector.py strings them together,
+# prefetch.py and batching.py are its mechanics.
+STAGES = ("sources", "decoding", "preparing", "tiles", "pixels", "merging", "detections")
+
+
+def test_a_stage_of_the_runtime_knows_only_the_stages_before_it() -> None:
+    for number, stage in enumerate(STAGES):
+        later = {f"singleshot.runtime.{name}" for name in (*STAGES[number + 1 :], "detector", "prefetch", "batching")}
+        used = {module for module, _ in imports_of(PACKAGE / "runtime" / f"{stage}.py")}
+        assert not used & later, f"runtime/{stage}.py imports {used & later}"
+
+
 # Who may import a module by a name in a string, which the tests above cannot follow: the table of engines, one row of
 # which is PyTorch's, opened only when a checkpoint is; and rooms that import their own public names late.
 BY_STRING = {"runtime/engines/table.py", "runtime/__init__.py"}

@@ -6,7 +6,7 @@ No torch here: both halves read and write it. What a checkpoint's network is bui
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 KEY = "singleshot"  # in the file's metadata
 FORMAT = 1
-# What the description of either kind of file must hold besides its format.
+# What the description of each kind of file must hold, apart from its format.
 CHECKPOINT = ("version", "model", "classes", "priors", "input", "thresholds")
 EXPORTED = ("classes", "input", "thresholds", "outputs")
 # Fields that have another name in the file.
@@ -30,13 +30,21 @@ _NAMES_IN_FILE = {"class_names": "classes", "prior_spec": "priors", "input_spec"
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a model besides its weights.
+    """What is known of a model, apart from its weights.
 
-    class_names: by label; model: the name of its preset, or where an imported network came from; prior_spec: None for
-    an exported file of another maker, whose boxes come decoded; metrics: figures that it reached, by name; training:
-    how it was trained, as plain values; version: of the singleshot that wrote it; graph: of an imported network, as
-    models.graph.Graph.to_dict gives it. Of exported files only: outputs: "raw" for offsets and logits, "detections"
-    for boxes, scores, labels and counts; precision: of the weights. more: what else the description holds.
+    Attributes:
+        class_names: By label.
+        input_spec: How an image becomes its input.
+        model: The name of its preset, or where an imported network came from.
+        prior_spec: None for an exported file of another maker, whose boxes come decoded.
+        thresholds: How raw outputs become detections.
+        metrics: Figures that it reached, by name.
+        training: How it was trained, as plain values.
+        version: Of the singleshot that wrote it.
+        graph: Of an imported network, as models.graph.Graph.to_dict gives it.
+        outputs: Of an exported file: "raw" for offsets and logits, "detections" for boxes, scores, labels and counts.
+        precision: Of an exported file's weights.
+        more: What else the description holds.
     """
 
     class_names: tuple[str, ...]
@@ -168,7 +176,7 @@ def read_input(values: Mapping[str, Any]) -> InputSpec:
     return spec
 
 
-_READERS: dict[str, Any] = {
+_READERS: dict[str, Callable[[Any], object]] = {
     "class_names": read_names,
     "input_spec": read_input,
     "prior_spec": PriorSpec.from_dict,

@@ -43,10 +43,17 @@ Tile = Tiling | int | tuple[int, float]
 class Detector:
     """Finds objects in images with one engine.
 
-    engine: see Engine; input_spec: how an image becomes the square; class_names: by label; score_min: the
-    default threshold, 0..1; max_detections: at most that many per image, the best ones (None: all that the
-    engine gives); batch_size: images per call of the engine where a method does not name another (None: what suits
-    the engine, and one at a time for live sources and the first images). Raises ConfigError for a value out of range.
+    Args:
+        engine: See Engine.
+        input_spec: How an image becomes the network's input.
+        class_names: By label.
+        score_min: The default threshold, 0..1.
+        max_detections: At most that many per image, the best ones; None for all that the engine gives.
+        batch_size: Images per call of the engine where a method does not name another; None for what suits the engine,
+            and one at a time for live sources and the first images.
+
+    Raises:
+        ConfigError: A value is out of range.
     """
 
     def __init__(
@@ -97,10 +104,22 @@ class Detector:
     ) -> Detections | list[Detections]:
         """Objects in one image, or in each of a list of images.
 
-        source: uint8 RGB [H, W, 3] (grey [H, W] works, an alpha channel is dropped) or the path of an image
-        file, or a list or tuple of those; tile: also look at tiles of that many pixels a side, or (side, overlap),
-        see Tiling, for objects that are small in the whole image. Raises DataError for an image that cannot be used
-        and ConfigError for a threshold outside 0..1. For folders and videos see `stream` and `open_sources`.
+        For folders and videos see `stream` and `open_sources`.
+
+        Args:
+            source: uint8 RGB [H, W, 3] (grey [H, W] works, an alpha channel is dropped) or the path of an image file,
+                or a list or tuple of those.
+            score_min: In place of the detector's own threshold.
+            batch_size: In place of the detector's own.
+            tile: Also look at tiles of that many pixels a side, or (side, overlap), see Tiling, for objects that are
+                small in the whole image.
+
+        Returns:
+            Detections, boxes in pixels of the image; a list of them for a list.
+
+        Raises:
+            DataError: An image cannot be used.
+            ConfigError: A threshold outside 0..1, or another option that is out of range.
         """
         job = self._job(score_min, tile)
         batch_size = _checked_batch(batch_size)
@@ -123,10 +142,19 @@ class Detector:
         """Detections of every frame, in order, with a frame's error passed on.
 
         Threads read, decode and resize ahead while the engine works; what they hold is bounded, in number and in
-        bytes, however many frames there are. Live frames (camera, stream) never wait for a batch to fill. Without
-        `keep_images` frames come back without their pixels, images are let go of early, and JPEG files much larger
-        than the network's input are decoded at a part of their size, which moves boxes by little. tile: see
-        `detect`. Closing the generator stops the threads and closes `frames`. Raises what `frames` raises.
+        bytes, however many frames there are. Live frames (camera, stream) never wait for a batch to fill. Closing the
+        generator stops the threads and closes `frames`.
+
+        Args:
+            frames: Such as open_sources gives; what they raise is raised here.
+            batch_size: In place of the detector's own.
+            score_min: Likewise.
+            tile: See `detect`.
+            keep_images: Without it frames come back without their pixels, images are let go of early, and JPEG files
+                much larger than the network's input are decoded at a part of their size, which moves boxes by little.
+
+        Raises:
+            ConfigError: An option is out of range.
         """
         job = self._job(score_min, tile)
         batch_size = _checked_batch(batch_size)

@@ -44,8 +44,18 @@ def open_detector(
 ) -> Detector:
     """A Detector that runs a model file.
 
-    engine: a name of the table of engines, "auto", or None for the usual one; input_spec, class_names: in place of the
-    description of an exported file. Raises CheckpointError, ConfigError, MissingExtraError.
+    Args:
+        path: A checkpoint or an exported file.
+        engine: A name of the table of engines, "auto" for the one that was fastest here when it was measured, or None
+            for the usual one.
+        options: How it is to be run.
+        input_spec: In place of the description of an exported file: how an image becomes its input.
+        class_names: Likewise, what its labels mean.
+
+    Raises:
+        CheckpointError: The file cannot be used.
+        ConfigError: An option is wrong, or does not go with the file.
+        MissingExtraError: A package is not installed.
     """
     path = Path(path)
     _check_options(path, engine, options)

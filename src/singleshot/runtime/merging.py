@@ -51,7 +51,13 @@ def merge(found: TileBoxes, windows: list[Window], width: int, height: int) -> T
 
     Boxes that a tile's border cuts give way to the same object seen whole by a neighbour or in the whole image; what
     nobody saw whole is put together from its parts. Then NMS within each class, over all windows: by IoU, and between
-    windows also by how much of the smaller box is inside the other. `windows` is what Tiling.windows gave.
+    windows also by how much of the smaller box is inside the other.
+
+    Args:
+        found: In all windows.
+        windows: What Tiling.windows gave.
+        width: Of the image, in pixels.
+        height: Likewise.
     """
     cut = _cut_sides(found, windows, width, height)
     parts = []

@@ -36,11 +36,17 @@ _LONGEST_PATH = 4096 * 4  # bytes: Linux's PATH_MAX, four times for safety
 class Frame:
     """One image on its way to the detector, or the reason why there is none.
 
-    name: what to call it ("dir/a.jpg", "clip.mp4#000012"); image: uint8 RGB [H, W, 3], None when `error` is
-    set, when it is still to be read from the file `path`, or when it was let go of; index: 0-based position
-    over all sources; kind: image, video, camera, stream or stdin; source: the file, camera or address it came
-    from (one video's frames share it); frame: 0-based number in a video; fps: frames per second of a video,
-    None where unknown.
+    Attributes:
+        name: What to call it ("dir/a.jpg", "clip.mp4#000012").
+        image: uint8 RGB [H, W, 3]; None when `error` is set, when it is still to be read from the file `path`, or when
+            it was let go of.
+        index: 0-based position over all sources.
+        kind: image, video, camera, stream or stdin.
+        source: The file, camera or address it came from (one video's frames share it).
+        frame: 0-based number in a video.
+        fps: Frames per second of a video, None where unknown.
+        error: Why there is no image.
+        path: The file that is still to be read.
     """
 
     name: str
@@ -102,9 +108,16 @@ def open_sources(sources: Sequence[str], stdin: BinaryIO | None = None, decode: 
     existing file or folder called "0" wins over camera 0. A file's kind is detected by suffix, then by content.
 
     An image that cannot be read comes as a frame with `error` set, so that the caller can report it and go
-    on. Without `decode` image files are not even opened: their frames have a `path` for Detector.stream, which
-    reads several at a time. Only the names of one folder or pattern are held in memory. Raises DataError at
-    once, before anything is read, for a source that does not exist or has no images.
+    on. Only the names of one folder or pattern are held in memory.
+
+    Args:
+        sources: At least one.
+        stdin: In place of the process's own.
+        decode: Without it image files are not even opened: their frames have a `path` for Detector.stream, which
+            reads several at a time.
+
+    Raises:
+        DataError: A source does not exist or has no images; at once, before anything is read.
     """
     if not sources:
         raise DataError("no source given: want an image, folder, pattern, video, camera number, address or -")
@@ -199,7 +212,7 @@ def _plan_glob(pattern: str) -> Callable[[], Iterator[_Item]]:
 
 
 def _file_item(path: Path) -> _Item:
-    """Image or video: by suffix, then by content. What is neither goes as an image, whose reader says so."""
+    """Image or video: by suffix, then by content. What is neither goes as an image, whose reader has the error."""
     name = str(path)
     suffix = path.suffix.lower()
     if path.is_char_device():

@@ -23,9 +23,16 @@ TILES_PER_CALL = 64  # an image with more tiles takes several calls
 class Tiling:
     """Square tiles of `side` pixels of the image, neighbours sharing at least `overlap` of their side.
 
-    An object no larger than the overlap is whole in some tile. whole: look at the whole image besides, for objects that
-    are larger than a tile; a detector that was never trained on anything as small as the objects are there gives false
-    positives in it. Raises ConfigError for values out of range.
+    An object no larger than the overlap is whole in some tile.
+
+    Attributes:
+        side: In pixels, 32 to 100000.
+        overlap: As a share of the side, 0 to .9.
+        whole: Look at the whole image too, for objects that are larger than a tile; a detector that was never trained
+            on anything as small as the objects are there gives false positives in it.
+
+    Raises:
+        ConfigError: A value is out of range.
     """
 
     side: int

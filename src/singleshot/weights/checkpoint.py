@@ -52,7 +52,7 @@ def save_checkpoint(path: str | Path, state: Mapping[str, Tensor], info: ModelIn
 
 @contextlib.contextmanager
 def _opened(path: str | Path) -> Iterator[Any]:
-    """The safetensors file, open; CheckpointError says what is wrong with it."""
+    """The safetensors file, open. Raises CheckpointError that names what is wrong with it."""
     path, where = Path(path), printable(path)
     if not path.exists():
         raise CheckpointError(f"{where}: no such file")

@@ -25,12 +25,12 @@ def open_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[SS
     """
     if is_ours(path):
         return load_checkpoint(path, device)
-    foreign = import_foreign(path)
-    names, known = names_of(foreign)
-    log.info("%s: %s, converted; `singleshot import` writes it down", printable(path), foreign.source)
+    imported = import_foreign(path)
+    names, known = names_of(imported)
+    log.info("%s: %s, converted; `singleshot import` writes it down", printable(path), imported.source)
     if not known:
         log.warning("%s: does not name its classes; `singleshot import --classes` does", printable(path))
-    return foreign.model.to(device), info_of(foreign, names)
+    return imported.model.to(device), info_of(imported, names)
 
 
 def is_ours(path: str | Path) -> bool:
@@ -50,14 +50,14 @@ def _is_prefix(path: Path) -> bool:
     return bool(path.name) and path.with_name(path.name + ".index").is_file()
 
 
-def names_of(foreign: ImportedModel) -> tuple[tuple[str, ...], bool]:
+def names_of(imported: ImportedModel) -> tuple[tuple[str, ...], bool]:
     """Class names, numbered where nobody knows them, and whether they are known."""
-    if foreign.class_names is not None:
-        return foreign.class_names, True
-    return tuple(f"class {i + 1}" for i in range(foreign.model.num_classes)), False
+    if imported.class_names is not None:
+        return imported.class_names, True
+    return tuple(f"class {i + 1}" for i in range(imported.model.num_classes)), False
 
 
-def info_of(foreign: ImportedModel, class_names: tuple[str, ...]) -> ModelInfo:
+def info_of(imported: ImportedModel, class_names: tuple[str, ...]) -> ModelInfo:
     """The description of an imported model for our checkpoint."""
-    training = {"imported": foreign.source, "notes": list(foreign.notes)}
-    return ModelInfo.of(foreign.model, class_names, thresholds=foreign.thresholds, training=training)
+    training = {"imported": imported.source, "notes": list(imported.notes)}
+    return ModelInfo.of(imported.model, class_names, thresholds=imported.thresholds, training=training)

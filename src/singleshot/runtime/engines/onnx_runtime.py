@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -75,7 +74,7 @@ class OnnxRuntimeEngine:
         return self.decode(self.outputs(images))
 
 
-def _pick_provider(there: list[str], device: str | None) -> tuple[str, tuple[str, dict[str, Any]]]:
+def _pick_provider(there: list[str], device: str | None) -> tuple[str, tuple[str, dict[str, str | bool]]]:
     """Our name of the provider for a device, and its own with its options."""
     if device in (None, "auto"):
         kind = "cuda" if PROVIDERS["cuda"] in there else "cpu"
@@ -88,7 +87,7 @@ def _pick_provider(there: list[str], device: str | None) -> tuple[str, tuple[str
     return kind, (PROVIDERS[kind], {} if match[2] is None else {"device_id": match[2]})
 
 
-def _precision_options(kind: str, precision: str | None) -> dict[str, Any]:
+def _precision_options(kind: str, precision: str | None) -> dict[str, str | bool]:
     """Options of the provider; ConfigError where it does not compute in that precision."""
     if precision in (None, "float32"):
         return {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,10 +20,13 @@ from singleshot.records import ImageDetections
 from singleshot.runtime.engines.results import Decode, detections_of, padded
 from singleshot.runtime.engines.table import AS_USUAL, EngineOptions
 
+if TYPE_CHECKING:
+    import openvino
+
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 _CAPABILITIES = {"bfloat16": "BF16", "float16": "FP16"}
 _PATIENCE = 16  # runs; a compilation takes as long as about five
-_CORE: list[Any] = []
+_CORE: list[openvino.Core] = []
 _CORE_LOCK = threading.Lock()
 RT_INFO = [KEY]  # path of the description in an OpenVINO model's rt_info
 
@@ -46,13 +49,13 @@ class OpenVINOEngine:
         self._device = _pick_device(self._core, options.device)
         self.precision = _pick_precision(self._core, self._device, options.precision)
         # Results that depend on the machine would surprise: bfloat16 is for whoever asks for it.
-        self._settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": PRECISIONS[self.precision]}
+        self._settings: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": PRECISIONS[self.precision]}
         if options.threads is not None and self._device == "CPU":
             self._settings["INFERENCE_NUM_THREADS"] = options.threads
         if options.cache is not None:
             self._settings["CACHE_DIR"] = str(options.cache)
         self._lock = threading.Lock()
-        self._requests: dict[bool, list[Any]] = {}
+        self._requests: dict[bool, list[openvino.InferRequest]] = {}
         self._unserved = {False: 0, True: 0}
         try:
             self._model = self._core.read_model(str(path))
@@ -87,7 +90,7 @@ class OpenVINOEngine:
                 raise self._failure(error) from error
         return 1
 
-    def _suited(self, count: int) -> list[Any]:
+    def _suited(self, count: int) -> list[openvino.InferRequest]:
         """Requests for that many runs at once. The other kind serves a few of them too, before it pays to compile."""
         many = count > 1
         self._unserved[many] += count
@@ -95,7 +98,7 @@ class OpenVINOEngine:
             return self._requests[not many]
         return self._prepared(many)
 
-    def _prepared(self, many: bool) -> list[Any]:
+    def _prepared(self, many: bool) -> list[openvino.InferRequest]:
         """Requests that can run at the same time: one that has all cores, or one for each stream of images."""
         if many not in self._requests:
             settings = {**self._settings, "PERFORMANCE_HINT": "THROUGHPUT" if many else "LATENCY"}
@@ -145,7 +148,7 @@ class OpenVINOEngine:
             ]
 
 
-def shared_core() -> Any:
+def shared_core() -> openvino.Core:
     """The process's one openvino.Core, which is never let go of. Raises ImportError.
 
     The CPU plugin of each Core puts an alternate signal stack of its own in place and, when the Core goes, the one that
@@ -160,7 +163,7 @@ def shared_core() -> Any:
         return _CORE[0]
 
 
-def _pick_device(core: Any, device: str | None) -> str:
+def _pick_device(core: openvino.Core, device: str | None) -> str:
     if device in (None, "auto", "cpu"):
         return "CPU"
     there = [str(name) for name in core.available_devices]
@@ -173,7 +176,7 @@ def _pick_device(core: Any, device: str | None) -> str:
     return str(device).upper()
 
 
-def _pick_precision(core: Any, device: str, precision: str | None) -> str:
+def _pick_precision(core: openvino.Core, device: str, precision: str | None) -> str:
     """The name of a precision that the device computes in natively."""
     if precision is None:
         return "float32"

@@ -34,8 +34,14 @@ class Engine(Protocol):
 class FileEngine(Protocol):
     """An engine of an exported file, whose outputs come as arrays that `decode` makes records of.
 
-    description: the JSON that it found in a file of its own form; input_shape: of a batch, None for what is open;
-    input_type: "u8" for bytes.
+    Attributes:
+        name: In the table of engines.
+        decode: What makes records of the outputs.
+        precision: What the network computes in.
+        description: The JSON that it found in a file of its own form.
+        input_shape: Of a batch, None for what is open.
+        input_type: "u8" for bytes.
+        output_names: What `outputs` gives.
     """
 
     name: str
@@ -55,9 +61,13 @@ class FileEngine(Protocol):
 class EngineOptions(NamedTuple):
     """How a model file is to be run; None: as is usual for the engine.
 
-    device: "cpu", "cuda", "cuda:N", "tensorrt" or another of the engine's; threads: all cores if None; precision: a
-    name, or "fastest"; batch: images that a call will usually bring; cache: a folder for compiled networks; rule: a
-    name of thresholds.DETECTION in place of a checkpoint's own thresholds.
+    Attributes:
+        device: "cpu", "cuda", "cuda:N", "tensorrt" or another of the engine's.
+        threads: For the network; all cores if None.
+        precision: A name, or "fastest" for what the device is fastest in.
+        batch: Images that a call will usually bring.
+        cache: A folder for compiled networks.
+        rule: A name of thresholds.DETECTION in place of a checkpoint's own thresholds.
     """
 
     device: str | None = None
@@ -74,11 +84,17 @@ AS_USUAL = EngineOptions()
 class EngineRow(NamedTuple):
     """What is known of an engine before it is imported.
 
-    opener: "module:callable" that takes a path and EngineOptions and gives the Engine; package: what it imports;
-    title: its name in messages; install: how to get the package; runs: the files in words; files: their endings, none
-    for every file that no other engine runs; devices, precisions: kinds that it may have (which of them are here, it
-    says when it is opened); batch: images in a call that suit it on a processor, where more gains nothing and only
-    waits longer; releases: installed packages whose version says how fast it is.
+    Attributes:
+        opener: "module:callable" that takes a path and EngineOptions and gives the Engine.
+        package: What it imports.
+        title: Its name in messages.
+        install: How to get the package.
+        runs: The files that it runs, in words.
+        files: Their endings; none for every file that no other engine runs.
+        devices: Kinds that it may have; opening it fails for those that are not here.
+        precisions: Likewise.
+        batch: Images in a call that suit it on a processor, where more gains nothing and only waits longer.
+        releases: Installed packages whose version matters for its speed.
     """
 
     opener: str
