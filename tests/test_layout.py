@@ -155,8 +155,8 @@ def test_the_runtime_half_never_imports_torch_not_even_through_others() -> None:
                 queue.append(other)
 
 
-# The stages of an image's way through the runtime, in order (engines come after tiles); detector.py strings them together,
-# prefetch.py and batching.py are its mechanics.
+# The stages of an image's way through the runtime, in order (engines come after tiles). detector.py strings them
+# together; prefetch.py and batching.py are its mechanics.
 STAGES = ("sources", "decoding", "preparing", "tiles", "pixels", "merging", "detections")
 
 
@@ -169,7 +169,7 @@ def test_a_stage_of_the_runtime_knows_only_the_stages_before_it() -> None:
 
 # Who may import a module by a name in a string, which the tests above cannot follow: the table of engines, one row of
 # which is PyTorch's, opened only when a checkpoint is; and rooms that import their own public names late.
-BY_STRING = {"runtime/engines/table.py", "runtime/__init__.py"}
+BY_STRING = {"runtime/engines/table.py", "runtime/__init__.py", "__init__.py"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -64,7 +64,6 @@ ROW = EngineRow(
     devices=("cpu",),
     precisions=("float32",),
     batch=5,
-    releases=(),
 )
 
 

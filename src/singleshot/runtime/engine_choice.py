@@ -49,9 +49,10 @@ def choice_key(path: str | Path, names: tuple[str, ...], options: EngineOptions)
 
 def _releases(names: tuple[str, ...]) -> dict[str, str]:
     found = {}
-    for package in (package for name in names for package in ENGINES[name].releases):
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
+    for row in (ENGINES[name] for name in names):
+        for package in row.releases or (row.package,):
+            with contextlib.suppress(PackageNotFoundError):
+                found[package] = version(package)
     return found
 
 

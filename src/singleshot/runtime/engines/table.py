@@ -94,7 +94,7 @@ class EngineRow(NamedTuple):
         devices: Kinds that it may have; opening it fails for those that are not here.
         precisions: Likewise.
         batch: Images in a call that suit it on a processor, where more gains nothing and only waits longer.
-        releases: Installed packages whose version matters for its speed.
+        releases: Installed packages whose version matters for its speed, where that is not `package` alone.
     """
 
     opener: str
@@ -104,9 +104,9 @@ class EngineRow(NamedTuple):
     runs: str
     files: tuple[str, ...]
     devices: tuple[str, ...]
-    precisions: tuple[str, ...]
-    batch: int
-    releases: tuple[str, ...]
+    precisions: tuple[str, ...] = ("float32", "bfloat16", "float16")
+    batch: int = 8
+    releases: tuple[str, ...] = ()
 
 
 # The first that is installed is the usual one for a file and device.
@@ -119,9 +119,6 @@ ENGINES: dict[str, EngineRow] = {
         runs="exported files (.onnx, .xml)",
         files=(".onnx", ".xml"),
         devices=("cpu", "gpu", "npu"),
-        precisions=("float32", "bfloat16", "float16"),
-        batch=8,
-        releases=("openvino",),
     ),
     "onnxruntime": EngineRow(
         opener="singleshot.runtime.engines.onnx_runtime:OnnxRuntimeEngine",
@@ -131,7 +128,6 @@ ENGINES: dict[str, EngineRow] = {
         runs="exported files (.onnx)",
         files=(".onnx",),
         devices=("cpu", "cuda", "tensorrt"),
-        precisions=("float32", "bfloat16", "float16"),
         batch=4,
         releases=("onnxruntime", "onnxruntime-gpu"),
     ),
@@ -143,9 +139,7 @@ ENGINES: dict[str, EngineRow] = {
         runs="checkpoints (.safetensors)",
         files=(),
         devices=("cpu", "cuda"),
-        precisions=("float32", "bfloat16", "float16"),
         batch=4,
-        releases=("torch",),
     ),
 }
 GPU_DEVICES = ("cuda", "tensorrt")
