@@ -28,8 +28,10 @@ import numpy as np
 from common import race_processes, serve, tell
 
 import singleshot
+from singleshot.runtime.decoding import ReadPlan, decode_frame
 from singleshot.runtime.detector import Detector
-from singleshot.runtime.prefetch import Plan, Prefetcher, prepare
+from singleshot.runtime.prefetch import Prefetcher
+from singleshot.runtime.preparing import prepare
 from singleshot.runtime.sources import Frame
 
 PEER = "ssdlite320_mobilenet_v3_large"
@@ -65,11 +67,15 @@ def files(detector: Detector, paths: list[str], args: argparse.Namespace) -> Cal
 
 
 def decoding(detector: Detector, paths: list[str], args: argparse.Namespace) -> Callable[[], object]:
-    plan = Plan(detector.input_spec, keep=False, reduce=True)
+    plan = ReadPlan(detector.input_spec, keep=False, reduce=True)
 
     def run() -> None:
         ahead = 2 * detector.batch_size + 2
-        reader = Prefetcher(frames(paths, args.images), lambda frame, reserve: prepare(frame, plan, reserve), ahead)
+        reader = Prefetcher(
+            frames(paths, args.images),
+            lambda frame, reserve: prepare(decode_frame(frame, plan, reserve), plan),
+            ahead,
+        )
         while (item := reader.get()).frame is not None:
             reader.release(item.held)
         reader.close()
@@ -78,8 +84,8 @@ def decoding(detector: Detector, paths: list[str], args: argparse.Namespace) -> 
 
 
 def network(detector: Detector, paths: list[str], args: argparse.Namespace) -> Callable[[], object]:
-    plan = Plan(detector.input_spec, keep=False)
-    squares = np.stack([prepare(frame, plan).square for frame in frames(paths, _DIFFERENT)])
+    plan = ReadPlan(detector.input_spec, keep=False)
+    squares = np.stack([prepare(decode_frame(frame, plan), plan).square for frame in frames(paths, _DIFFERENT)])
     batch = args.batch or detector.batch_size
     batches = [squares[start : start + batch] for start in range(0, len(squares) - batch + 1, batch)]
 

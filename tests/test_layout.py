@@ -156,6 +156,41 @@ def test_the_runtime_half_never_imports_torch_not_even_through_others() -> None:
                 queue.append(other)
 
 
+# The stages of an image's way through the runtime, in order (engines come after tiles). detector.py strings them
+# together; prefetch.py and batching.py are its mechanics.
+STAGES = ("sources", "decoding", "preparing", "tiles", "pixels", "merging", "detections")
+
+
+def test_a_stage_of_the_runtime_knows_only_the_stages_before_it() -> None:
+    for number, stage in enumerate(STAGES):
+        later = {f"singleshot.runtime.{name}" for name in (*STAGES[number + 1 :], "detector", "prefetch", "batching")}
+        used = {module for module, _ in imports_of(PACKAGE / "runtime" / f"{stage}.py")}
+        assert not used & later, f"runtime/{stage}.py imports {used & later}"
+
+
+# Who may import a module by a name in a string, which the tests above cannot follow: the table of engines, one row of
+# which is PyTorch's, opened only when a checkpoint is; and rooms that import their own public names late.
+BY_STRING = {"runtime/engines/table.py", "runtime/__init__.py", "__init__.py"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_modules_are_imported_by_a_string_in_few_places(path: Path) -> None:
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    names = {call.attr if isinstance(call, ast.Attribute) else getattr(call, "id", "") for call in calls}
+    assert not names & {"import_module", "__import__"} or str(path.relative_to(PACKAGE)) in BY_STRING
+
+
+def test_engines_of_exported_files_are_in_the_half_without_torch() -> None:
+    from singleshot.runtime.engines.table import ENGINES
+
+    for name, row in ENGINES.items():
+        module = row.opener.partition(":")[0]
+        assert module in modules()
+        assert (module.split(".")[1] in TORCH_FREE) == (row.package not in TORCH), name
+    code = "import sys, singleshot.runtime.engines.table; assert not {'numpy', 'cv2', 'torch'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_importing_does_nothing_and_is_light() -> None:
     code = (
         "import sys, singleshot, singleshot.cli, singleshot.runtime.detector, singleshot.metrics;"

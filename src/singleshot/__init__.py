@@ -30,6 +30,7 @@ def load(
     threads: int | None = None,
     precision: str | None = None,
     batch: int | None = None,
+    rule: str | None = None,
     input_spec: InputSpec | dict[str, Any] | None = None,
     class_names: Sequence[str] | None = None,
     cache: str | Path | None = None,
@@ -43,29 +44,16 @@ def load(
     whatever is there with checkpoints. engine: None for the usual one, which for exported files is OpenVINO on CPUs,
     else ONNX Runtime; "openvino", "onnxruntime", "torch"; "auto" measures once which is fastest here and remembers it.
     threads: None for all cores. precision: None for float32, "bfloat16", "float16", or "fastest" for what the processor
-    is fastest in. batch: images per call of the network where a method is not told otherwise.
+    is fastest in. batch: images per call of the network where a method does not name another. rule: detect as another
+    codebase does ("caffe", "torchvision", ...) in place of the checkpoint's own thresholds.
 
     For an ONNX file of another maker, with the inputs and outputs of ours: input_spec says how an image becomes its
     input, class_names what its labels mean. cache: a folder where OpenVINO keeps the compiled network, to start faster.
 
     Raises CheckpointError, ConfigError, or MissingExtraError where a package is not installed.
     """
-    from singleshot.errors import ConfigError, MissingExtraError, printable
-    from singleshot.runtime.open_exported import check_options, is_exported, open_exported
+    from singleshot.runtime.engines.table import EngineOptions
+    from singleshot.runtime.load import open_detector
 
-    if is_exported(path):
-        return open_exported(path, device, engine, threads, precision, batch, input_spec, class_names, cache)
-    check_options(engine, threads, batch)
-    if engine in ("openvino", "onnxruntime"):
-        raise ConfigError(f"engine {engine}: {printable(path)} is a checkpoint; `singleshot export` makes what it runs")
-    if input_spec is not None or class_names is not None:
-        raise ConfigError(f"{printable(path)}: input_spec and class_names are for ONNX files; a checkpoint has its own")
-    try:
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{printable(path)}: running a checkpoint needs PyTorch: pip install 'singleshot[train]'"
-        ) from error
-    from singleshot.evaluation.torch_engine import load_detector
-
-    return load_detector(str(path), device, threads=threads, precision=precision, batch=batch)
+    options = EngineOptions(device, threads, precision, batch, cache, rule)
+    return open_detector(path, engine, options, input_spec, class_names)

@@ -21,7 +21,8 @@ from singleshot.bench.candidates import BenchOptions, candidates_of, known
 from singleshot.bench.model_files import ModelFile, cut_network, find_model, find_pictures
 from singleshot.bench.race import Candidate, Measured
 from singleshot.errors import CheckpointError, ConfigError, DataError
-from singleshot.runtime.open_exported import open_exported
+from singleshot.runtime.engines.table import EngineOptions
+from singleshot.runtime.load import open_detector
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +205,7 @@ def test_a_settled_random_network_has_a_usual_number_of_candidates(model, pictur
     passing = (raw.logits.softmax(-1)[..., 1:] > info.thresholds.score_min).sum().item() / 8
     assert 40 <= passing <= 60
     assert raw.offsets.std() == pytest.approx(1, abs=0.5)
-    engine = open_exported(model.plain.path, engine="openvino", threads=1).engine
+    engine = open_detector(model.plain.path, "openvino", EngineOptions(threads=1)).engine
     found = sum(len(one.scores) for one in engine(squares)) / 8
     assert 1 <= found <= passing
 

@@ -120,7 +120,7 @@ def test_names_shapes_opset_and_description(mini, tmp_path: Path) -> None:
     said = read_onnx_info(tmp_path / "m.onnx")
     assert said.class_names == info.class_names
     assert said.input_spec == info.input_spec
-    assert said.values["precision"] == "float32"
+    assert said.precision == "float32"
     assert not said.raw
     # Nothing that a reader would warn of, and nothing of the machine that wrote it.
     taken = {name for node in proto.graph.node for name in node.input}
@@ -237,8 +237,8 @@ def test_a_quantised_network_need_not_agree(mini, tmp_path: Path) -> None:
     other = Quantised(copy.deepcopy(mini.network), {"quantisation": {"map50_after": 0.5}})
     done = export_model(mini.model, mini.info, path, mini.images, quantised=other)
     assert all(row.agreement is None for row in done.rows)
-    assert read_onnx_info(path).values["quantisation"] == {"map50_after": 0.5}
-    assert read_onnx_info(path).values["precision"] == "int8"
+    assert read_onnx_info(path).more["quantisation"] == {"map50_after": 0.5}
+    assert read_onnx_info(path).precision == "int8"
 
 
 def test_raw_files(mini, engines, tmp_path: Path) -> None:

@@ -15,8 +15,11 @@ from singleshot.inputs import InputSpec
 from singleshot.records import ImageDetections
 from singleshot.runtime import Detector, Frame, open_sources
 from singleshot.runtime.background_worker import BackgroundWorker
-from singleshot.runtime.detector import ALONE, suited_batch
-from singleshot.runtime.prefetch import Prefetcher, Prepared, ReadPlan, prepare, reduction
+from singleshot.runtime.batching import ALONE
+from singleshot.runtime.decoding import ReadPlan, decode_frame, reduction
+from singleshot.runtime.engines.table import suited_batch
+from singleshot.runtime.prefetch import Prefetcher
+from singleshot.runtime.preparing import Prepared, prepare
 
 
 class BrokenError(Exception):
@@ -228,7 +231,7 @@ def test_a_reduced_image_lies_where_the_whole_one_does(tmp_path, size):
     path = photo(tmp_path / "a.jpg", *size)
     plan = ReadPlan(InputSpec(size=100), keep=False)
     frame = Frame(path, None, path=path)
-    whole, part = prepare(frame, plan), prepare(frame, plan._replace(reduce=True))
+    whole, part = (prepare(decode_frame(frame, one), one) for one in (plan, plan._replace(reduce=True)))
     assert (part.width, part.height) == size == (whole.width, whole.height)
     scale = part.place.scale_x / whole.place.scale_x, part.place.scale_y / whole.place.scale_y
     grey = [np.float32(cv2.cvtColor(one.square, cv2.COLOR_RGB2GRAY)) for one in (whole, part)]

@@ -176,7 +176,7 @@ def test_engines_that_are_not_installed(exported, monkeypatch) -> None:
     with pytest.raises(MissingExtraError, match="pip install onnxruntime"):
         singleshot.load(exported("model.onnx"), engine="onnxruntime")
     for engine in (None, "auto"):
-        with pytest.raises(MissingExtraError, match="no engine to run it: pip install openvino"):
+        with pytest.raises(MissingExtraError, match="no engine to run it: pip install openvino or pip install onnx"):
             singleshot.load(exported("model.onnx"), engine=engine)
 
 

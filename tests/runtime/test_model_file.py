@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from singleshot.errors import CheckpointError
-from singleshot.runtime.model_file import onnx_description, parse_info, read_onnx_info
+from singleshot.model_info import EXPORTED, ModelInfo
+from singleshot.runtime.model_file import onnx_description, read_onnx_info
 
 
 def described(path: Path, change=None, drop: str | None = None) -> str:
@@ -25,7 +26,7 @@ def test_reads_what_the_export_writes(exported, tiny) -> None:
     found = read_onnx_info(exported("model.onnx"))
     assert found.class_names == info.class_names
     assert found.input_spec == info.input_spec
-    assert found.show_min == info.thresholds.show_min
+    assert found.thresholds == info.thresholds
     assert not found.raw
     raw = read_onnx_info(exported("raw.onnx"))
     assert raw.raw
@@ -106,7 +107,7 @@ def test_no_file(tmp_path) -> None:
 )
 def test_wrong_descriptions(change: dict, message: str, exported) -> None:
     with pytest.raises(CheckpointError, match=message) as caught:
-        parse_info(described(exported("model.onnx"), change), "m.onnx")
+        ModelInfo.from_json(described(exported("model.onnx"), change), "m.onnx", EXPORTED)
     assert str(caught.value).startswith("m.onnx: ")
     assert "\n" not in str(caught.value)
 
@@ -114,10 +115,10 @@ def test_wrong_descriptions(change: dict, message: str, exported) -> None:
 @pytest.mark.parametrize("key", ["format", "classes", "input", "thresholds", "outputs"])
 def test_missing_parts(key: str, exported) -> None:
     with pytest.raises(CheckpointError, match=f"cannot be read .*{key}"):
-        parse_info(described(exported("model.onnx"), drop=key), "m.onnx")
+        ModelInfo.from_json(described(exported("model.onnx"), drop=key), "m.onnx", EXPORTED)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null", "[" * 100_000])
 def test_no_json(text: str) -> None:
     with pytest.raises(CheckpointError, match="cannot be read"):
-        parse_info(text, "m.onnx")
+        ModelInfo.from_json(text, "m.onnx", EXPORTED)

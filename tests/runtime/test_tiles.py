@@ -12,7 +12,8 @@ from singleshot.errors import ConfigError, DataError
 from singleshot.inputs import InputSpec
 from singleshot.records import ImageDetections
 from singleshot.runtime import Detector, Frame
-from singleshot.runtime.tiles import Found, Tiling, merge
+from singleshot.runtime.merging import TileBoxes, merge
+from singleshot.runtime.tiles import Tiling
 
 SIDE = 200  # of the network's input
 
@@ -129,9 +130,9 @@ def test_boxes_of_one_window_are_left_to_the_network_where_they_lie_inside_each_
     windows = [(0, 0, 400, 400), (0, 0, 200, 200), (200, 0, 400, 200)]
     boxes = np.array([[50, 50, 150, 150], [60, 60, 90, 90], [62, 61, 90, 91]], float)
     scores, labels = np.array([0.9, 0.8, 0.7], np.float32), np.zeros(3, np.int64)
-    same = merge(Found(boxes, scores, labels, np.array([1, 1, 1])), windows, 400, 400)
+    same = merge(TileBoxes(boxes, scores, labels, np.array([1, 1, 1])), windows, 400, 400)
     assert same.scores.tolist() == pytest.approx([0.9, 0.8])  # the third is the second again
-    other = merge(Found(boxes, scores, labels, np.array([0, 1, 1])), windows, 400, 400)
+    other = merge(TileBoxes(boxes, scores, labels, np.array([0, 1, 1])), windows, 400, 400)
     assert other.scores.tolist() == pytest.approx([0.9])
 
 

@@ -15,16 +15,10 @@ import singleshot
 from singleshot.conventions import DETECTION, detection_rule
 from singleshot.errors import CheckpointError, ConfigError
 from singleshot.inputs import InputSpec
+from singleshot.model_info import KEY, ModelInfo
 from singleshot.models import build, build_on
-from singleshot.weights.checkpoint import (
-    KEY,
-    ModelInfo,
-    Thresholds,
-    load_checkpoint,
-    load_into,
-    read_info,
-    save_checkpoint,
-)
+from singleshot.thresholds import Thresholds
+from singleshot.weights.checkpoint import load_checkpoint, load_into, read_info, save_checkpoint
 
 NAMES = ("cat", "dog", "naïve 猫")
 
@@ -104,7 +98,7 @@ def changed(path: Path, to: Path, change) -> Path:
     [
         (lambda a, t: a.update(format=2, version="9.9"), "newer than this one"),
         (lambda a, t: a.pop("priors"), "cannot be read"),
-        (lambda a, t: a.update(classes="cat"), "classes is not a list of names"),
+        (lambda a, t: a.update(classes="cat"), "its classes are not a list of names"),
         (lambda a, t: a.update(classes=["a", "b"]), "tensors do not fit"),
         (lambda a, t: a.update(model="yolo"), "is not one of ssd300-vgg16"),
         (lambda a, t: a["priors"].update(maps=[10**6] * 6), "want at most"),
@@ -112,7 +106,7 @@ def changed(path: Path, to: Path, change) -> Path:
         (lambda a, t: a["input"].update(size=10**9), "want 32 to 4096"),
         (lambda a, t: a["input"].update(evil=1), "unknown key evil"),
         (lambda a, t: a["thresholds"].update(nms_iou=7), "nms_iou"),
-        (lambda a, t: a["thresholds"].update(more=7), "cannot be read"),
+        (lambda a, t: a["thresholds"].update(more=7), "unknown key more"),
         (lambda a, t: t.pop("heads.0.location.point.weight"), "1 missing: heads.0.location.point.weight"),
         (lambda a, t: t.update(extra=torch.zeros(2)), "1 unexpected: extra"),
         (lambda a, t: t.update({"heads.0.location.point.bias": torch.zeros(2)}), "1 misshapen"),

@@ -162,9 +162,9 @@ def _read(path: Path) -> tuple[Path, InputSpec, int]:
         return path, info.input_spec, len(info.class_names)
     if path.suffix.lower() != ".xml":
         raise ConfigError(f"{printable(path)}: want an exported file, .onnx or .xml")
-    from singleshot.runtime.open_exported import open_exported
+    from singleshot.runtime.load import open_detector
 
-    detector = open_exported(path, engine="openvino")
+    detector = open_detector(path, "openvino")
     return path, detector.input_spec, len(detector.class_names)
 
 

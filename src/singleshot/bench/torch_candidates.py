@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from singleshot.bench.worker import DetectorRunner, Runner
 from singleshot.devices import autocast
-from singleshot.evaluation.torch_engine import TorchEngine, load_detector
+from singleshot.evaluation.torch_engine import TorchEngine
 from singleshot.models import SSD
 from singleshot.records import RawOutput
+from singleshot.runtime.engines.table import EngineOptions
+from singleshot.runtime.load import open_detector
 
 # Pairs of prior and class whose score passes the limit in an image: what a trained SSD has on a street or a table.
 CANDIDATES = 50
@@ -28,13 +30,14 @@ RCNN_BUILDERS = ("fasterrcnn_resnet50_fpn", "fasterrcnn_mobilenet_v3_large_320_f
 
 def torch_runner(job: dict[str, Any]) -> Runner:
     """A checkpoint by PyTorch."""
-    detector = load_detector(job["file"], device=job["device"], threads=job["threads"], precision=job["precision"])
+    options = EngineOptions(job["device"], job["threads"], job["precision"])
+    detector = open_detector(job["file"], "torch", options)
     engine = detector.engine
     assert isinstance(engine, TorchEngine)
     if job["variant"] == "graphs":
-        engine.model = _Graphed(engine.model)
+        engine.model = _Graphed(engine.model)  # type: ignore[assignment]
     elif job["variant"] == "compile":
-        engine.model.forward = torch.compile(engine.model.forward, dynamic=False)
+        engine.model.forward = torch.compile(engine.model.forward, dynamic=False)  # type: ignore[method-assign]
     elif job["variant"]:
         raise ValueError(f"variant {job['variant']}")
 

@@ -71,19 +71,19 @@ class DetectorRunner:
 
 def file_runner(job: dict[str, Any], batch: int) -> Runner:
     """An exported file by OpenVINO or ONNX Runtime; the raw network is opened when it is first asked for."""
-    from singleshot.runtime.open_exported import make_engine, open_exported
+    from singleshot.runtime.engines.table import EngineOptions, open_engine
+    from singleshot.runtime.load import open_detector
 
     precision = {"int8": None, "int8-bfloat16": "bfloat16", "float32": None}.get(job["precision"], job["precision"])
     device = None if job["device"] == "cpu" and job["engine"] == "openvino" else job["device"]
-    options = {"threads": job["threads"], "precision": precision, "batch": batch}
-    detector = open_exported(job["file"], device=device, engine=job["engine"], **options)
+    options = EngineOptions(device, job["threads"], precision, batch)
+    detector = open_detector(job["file"], job["engine"], options)
     made: list[Any] = []
 
     def network(squares: Any) -> object:
         if not made:
             same = job["network"] == job["file"]
-            other = {**options, "cache": None}
-            made.append(detector.engine if same else make_engine(job["engine"], Path(job["network"]), device, other))
+            made.append(detector.engine if same else open_engine(job["engine"], job["network"], options))
         return made[0].outputs(squares)
 
     return DetectorRunner(detector, network if job["network"] else None)

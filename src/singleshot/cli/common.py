@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from singleshot.errors import ConfigError, printable
+from singleshot.runtime.engines.table import ENGINES
 
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, or auto.")]
 RuleOption = Annotated[
@@ -21,7 +22,7 @@ RuleOption = Annotated[
 ]
 EngineOption = Annotated[
     str | None,
-    typer.Option("--engine", help="openvino, onnxruntime, torch, or auto: the fastest here, measured once."),
+    typer.Option("--engine", help=f"{', '.join(ENGINES)}, or auto: the fastest here, measured once."),
 ]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Cores for the network.")]
 PrecisionOption = Annotated[

@@ -216,11 +216,10 @@ def _load_by(rule: str, model: str, device: str, engine: str | None, options: di
         raise ConfigError(f"--rule {printable(rule)}: {printable(model)} has its rule built in; give the checkpoint")
     if engine not in (None, "torch", "auto"):
         raise ConfigError(f"--engine {printable(engine, 40)}: {printable(model)} is a checkpoint, which torch runs")
-    from singleshot.conventions import detection_rule
-    from singleshot.evaluation.torch_engine import load_detector
+    from singleshot.runtime.engines.table import EngineOptions
+    from singleshot.runtime.load import open_detector
 
-    detection_rule(rule)  # a name that is wrong is told before anything is read
-    return load_detector(model, device, rule, **options)
+    return open_detector(model, engine, EngineOptions(device, rule=rule, **options))
 
 
 def _check(score_min: float | None, limit: int | None, out: Path | None) -> None:

@@ -57,7 +57,7 @@ def evaluate_command(
 
     Example: singleshot eval runs/train-1/best.safetensors path/to/VOC2007 --split test --metric voc07 --out report
     """
-    from singleshot.runtime.open_exported import is_exported
+    from singleshot.runtime.engines.table import is_exported
 
     if is_exported(model):
         if rule is not None or score_min is not None or nms_iou is not None:
@@ -163,16 +163,18 @@ def evaluate_exported(
     quiet: bool = False,
     options: dict[str, Any] | None = None,
 ) -> tuple[Evaluation, int, float]:
-    """As `run_evaluation`, of an exported file through its engine; options: those of open_exported."""
+    """As `run_evaluation`, of an exported file through its engine; options: those of singleshot.load."""
     from singleshot.datasets import open_dataset
     from singleshot.evaluation.validate import validate_engine
     from singleshot.loading.loader import EvalLoader
     from singleshot.metrics import METRICS
-    from singleshot.runtime.open_exported import open_exported
+    from singleshot.runtime.engines.table import EngineOptions
+    from singleshot.runtime.load import open_detector
 
     if metric not in METRICS:
         raise ConfigError(f"--metric {metric}: want one of {', '.join(METRICS)}")
-    detector = open_exported(path, device, **(options or {}))
+    chosen = dict(options or {})
+    detector = open_detector(path, chosen.pop("engine", None), EngineOptions(device, **chosen))
     dataset = open_dataset(data, split, class_names=detector.class_names, clip_boxes=clip_boxes)
     loader = EvalLoader(dataset, detector.input_spec, detector.batch_size, workers)
     started = time.perf_counter()

@@ -24,6 +24,7 @@ from singleshot.evaluation.torch_engine import TorchEngine
 from singleshot.files import atomic_write
 from singleshot.inputs import to_square
 from singleshot.models import SSD
+from singleshot.runtime.engines.table import EngineOptions, engines_of, is_exported, is_installed, open_engine
 from singleshot.weights.checkpoint import ModelInfo
 
 # What can be written, and the suffix of its main file.
@@ -116,18 +117,11 @@ def squares(pictures: Sequence[np.ndarray], model: SSD) -> np.ndarray:
 def engines_for(path: Path, threads: int | None = None, first: bool = False) -> dict[str, Any]:
     """Every engine that is installed and runs that file, by name; or the first one. Raises CheckpointError,
     MissingExtraError."""
-    engines: dict[str, Any] = {}
-    if _there("openvino"):
-        from singleshot.runtime.engines.openvino import OpenVINOEngine
-
-        engines["openvino"] = OpenVINOEngine(path, threads)
-    if path.suffix == ".onnx" and _there("onnxruntime") and not (first and engines):
-        from singleshot.runtime.engines.onnx_runtime import OnnxRuntimeEngine
-
-        engines["onnxruntime"] = OnnxRuntimeEngine(path, threads)
-    if not engines:
+    names = [name for name in engines_of(path) if is_exported(path) and is_installed(name)]
+    if not names:
         raise MissingExtraError(f"{printable(path)}: no engine to check it with: {_EXTRA}")
-    return engines
+    options = EngineOptions(device="cpu", threads=threads)
+    return {name: open_engine(name, path, options) for name in names[: 1 if first else None]}
 
 
 def time_engine(name: str, engine: Callable[[np.ndarray], Any], images: np.ndarray, rounds: int = 9) -> Speed:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from singleshot.deploy.onnx_network import consumers_of, network_model
 from singleshot.deploy.onnx_post import decode_model, select_model
-from singleshot.model_info import FORMAT, KEY
+from singleshot.model_info import KEY, ModelInfo
 from singleshot.models import SSD
-from singleshot.weights.checkpoint import ModelInfo
 
 DETECTIONS = ("boxes", "scores", "labels", "counts")
 
@@ -99,10 +96,5 @@ def _with_selection(network: Any, model: SSD, info: ModelInfo, plain: bool) -> A
 
 
 def description(info: ModelInfo, raw: bool, precision: str = "float32", about: Mapping[str, Any] | None = None) -> str:
-    """JSON that tells the runtime half everything it needs."""
-    return json.dumps({
-        "format": FORMAT, "version": info.version, "model": info.model, "classes": list(info.class_names),
-        "input": info.input_spec.to_dict(), "thresholds": asdict(info.thresholds), "priors": info.priors.to_dict(),
-        "outputs": "raw" if raw else "detections", "metrics": dict(info.metrics), "precision": precision,
-        **(about or {}),
-    }, ensure_ascii=False)  # fmt: skip
+    """JSON with everything that the runtime half needs. about: what else to write."""
+    return info.exported(raw, precision, about).to_json()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from singleshot.conventions import detection_rule
 from singleshot.devices import autocast, pick_device, pick_dtype
+from singleshot.model_info import ModelInfo
+from singleshot.models import SSD
 from singleshot.postprocess import to_detections
 from singleshot.records import ImageDetections
-from singleshot.runtime.detector import Detector
+from singleshot.runtime.engines.table import EngineOptions
 from singleshot.thresholds import Thresholds
 from singleshot.weights.open_model import open_model
 
@@ -17,10 +22,12 @@ from singleshot.weights.open_model import open_model
 class TorchEngine:
     """Callable: uint8 RGB [B, S, S, 3] -> one ImageDetections per image, boxes normalised to the square.
 
-    dtype: what the network computes in; decoding and what follows is always float32.
+    dtype: what the network computes in; decoding and what follows is always float32. info: of the file, if it came from
+    one.
     """
 
     name = "torch"
+    info: ModelInfo | None = None
 
     def __init__(
         self, model: SSD, thresholds: Thresholds, device: torch.device, dtype: torch.dtype = torch.float32
@@ -44,24 +51,20 @@ class TorchEngine:
         return [ImageDetections(*(values.cpu().numpy() for values in image)) for image in found]
 
 
-def load_detector(
-    path: str,
-    device: str | None = None,
-    rule: str | None = None,
-    threads: int | None = None,
-    precision: str | None = None,
-    batch: int | None = None,
-) -> Detector:
-    """A Detector that runs the checkpoint, ours or another project's, with PyTorch.
+def open_checkpoint(path: Path, options: EngineOptions) -> TorchEngine:
+    """The engine of a checkpoint, ours or another project's, with its description in `info`.
 
-    rule: a name of conventions.DETECTION in place of the model's own thresholds; threads: PyTorch's number of threads,
-    which is one for the whole process; precision: see pick_dtype. Raises ConfigError, CheckpointError.
+    PyTorch's number of threads is one for the whole process. Raises ConfigError, CheckpointError.
     """
-    place = pick_device(device)
-    dtype = pick_dtype(precision, place)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    model, info = open_model(path, place)
-    thresholds = info.thresholds if rule is None else info.thresholds.under(detection_rule(rule))
-    engine = TorchEngine(model, thresholds, place, dtype)
-    return Detector(engine, info.input_spec, info.class_names, score_min=thresholds.show_min, batch_size=batch)
+    # A wrong name is refused before anything is read.
+    rule = None if options.rule is None else detection_rule(options.rule)
+    device = pick_device(options.device)
+    dtype = pick_dtype(options.precision, device)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    model, info = open_model(path, device)
+    if rule is not None:
+        info = replace(info, thresholds=info.thresholds.under(rule))
+    engine = TorchEngine(model, info.thresholds, device, dtype)
+    engine.info = info
+    return engine

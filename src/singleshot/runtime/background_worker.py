@@ -1,4 +1,4 @@
-"""Work that a thread of its own does beside the rest, item by item and in order."""
+"""Work that a thread of its own does meanwhile, item by item and in order."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ T = TypeVar("T")
 class BackgroundWorker(Generic[T]):
     """Calls `work` with every item put, in a thread.
 
-    most, most_bytes: how many items may wait, and how large they may be together by `weigh` (one alone may be larger);
-    `put` then waits. What `work` raises is raised by the next `put` or by `finish`, once, and no item is worked on
-    after it. End with `stop`, whatever happened.
+    What `work` raises is raised by the next `put` or by `finish`, once, and no item is worked on after it. End with
+    `stop`, whatever happened.
+
+    Args:
+        work: What is done with each item.
+        most: How many items may wait; `put` then waits.
+        most_bytes: How large those may be in total by `weigh`; one alone may be larger.
+        weigh: Bytes of an item.
     """
 
     def __init__(

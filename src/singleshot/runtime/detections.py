@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
+
+from singleshot.records import ImageDetections
 
 
 def coco_image_id(name: str) -> int | str:
@@ -34,10 +36,16 @@ class Detections:
     width: int
     height: int
 
+    @classmethod
+    def of(cls, found: ImageDetections, class_names: Sequence[str], image: str, width: int, height: int) -> Detections:
+        """From boxes in pixels, scores and labels; class_names: by label."""
+        names = tuple(class_names[label] for label in found.labels)
+        return cls(found.boxes, found.scores, found.labels, names, image, width, height)
+
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int | slice | np.ndarray | list[Any]) -> Detections:
+    def __getitem__(self, index: int | slice | np.ndarray | list[int] | list[bool]) -> Detections:
         rows = np.arange(len(self))[index].reshape(-1)
         return Detections(
             self.boxes[rows],

@@ -14,7 +14,7 @@ from singleshot.errors import printable
 if TYPE_CHECKING:
     from singleshot.runtime.detections import Detections
 
-# Okabe and Ito's palette without black ("Color Universal Design", 2008): told apart by colour-blind readers.
+# Okabe and Ito's palette without black ("Color Universal Design", 2008): distinct to colour-blind readers.
 OKABE_ITO = (
     (230, 159, 0),
     (86, 180, 233),
@@ -33,7 +33,7 @@ _COLOUR_BLIND = (
     ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
     ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
 )
-_PALETTE = 128  # colours that are told apart; a label past them takes an earlier one's
+_PALETTE = 128  # distinct colours; a label past them takes an earlier one's
 
 
 def _seen(rgb: np.ndarray) -> np.ndarray:
@@ -100,7 +100,7 @@ def display_name(name: str, label: int) -> str:
     """The class name as this OpenCV can draw it.
 
     Characters that the font lacks lose their accents; when some still cannot be drawn the class is called by
-    its number, since a row of question marks says less.
+    its number, since a row of question marks tells less.
     """
     text = printable(name, _MAX_TEXT).strip() or f"class {label}"
     shown = []
@@ -153,7 +153,7 @@ def _draw_label(
     text_width, ascent, descent = _text_size(text, pixels)
     label_width, label_height = text_width + 2 * pad, ascent + descent + 2 * pad
     if label_width > width or 4 * label_height > height:
-        return  # a thumbnail: the box alone says more than text that hides the picture
+        return  # a thumbnail: the box alone is clearer than text that hides the picture
     x = min(max(0, corner[0]), width - label_width)
     y = corner[1] - label_height if corner[1] >= label_height else corner[1]
     y = min(max(0, y), height - label_height)

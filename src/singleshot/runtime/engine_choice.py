@@ -17,12 +17,12 @@ import numpy as np
 from singleshot.devices import cores, processor_name
 from singleshot.errors import SingleshotError
 from singleshot.files import atomic_write
+from singleshot.runtime.engines.table import ENGINES, EngineOptions
 
 FORMAT = 1
 _ENTRIES = 500  # files remembered; the oldest go
 _EDGE = 1 << 20  # bytes at each end of the file that are hashed
 _ROUNDS = 5
-_PACKAGES = ("openvino", "onnxruntime", "onnxruntime-gpu")
 
 
 def cache_file() -> Path:
@@ -32,8 +32,8 @@ def cache_file() -> Path:
     return folder / "singleshot" / "engines.json"
 
 
-def choice_key(path: str | Path, **options: object) -> str:
-    """A digest of all that the choice depends on: the file, the processor, the engines' versions, the options."""
+def choice_key(path: str | Path, names: tuple[str, ...], options: EngineOptions) -> str:
+    """A digest of all that the choice between engines depends on: the file, the processor, their releases, options."""
     path = Path(path)
     size = path.stat().st_size
     digest = hashlib.sha256()
@@ -41,15 +41,18 @@ def choice_key(path: str | Path, **options: object) -> str:
         digest.update(file.read(_EDGE))
         file.seek(max(size - _EDGE, 0))
         digest.update(file.read(_EDGE))
-    about = [size, digest.hexdigest(), processor_name(), cores(), _versions(), sorted(options.items())]
+    asked = {**options._asdict(), "batch": options.batch or 1}
+    kept = [(name, asked[name]) for name in ("batch", "device", "precision", "threads")]
+    about = [size, digest.hexdigest(), processor_name(), cores(), _releases(names), kept]
     return hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()
 
 
-def _versions() -> dict[str, str]:
+def _releases(names: tuple[str, ...]) -> dict[str, str]:
     found = {}
-    for name in _PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
+    for row in (ENGINES[name] for name in names):
+        for package in row.releases or (row.package,):
+            with contextlib.suppress(PackageNotFoundError):
+                found[package] = version(package)
     return found
 
 
@@ -81,10 +84,10 @@ def _read() -> dict[str, Any]:
 def measure(runs: Mapping[str, Callable[[np.ndarray], object]], images: np.ndarray) -> dict[str, float]:
     """Seconds of the best of a few runs of each engine; in turns, so that a drifting machine hits all alike."""
     best = dict.fromkeys(runs, float("inf"))
-    for turn in range(_ROUNDS + 1):
+    for number in range(_ROUNDS + 1):
         for name, run in runs.items():
             started = time.perf_counter()
             run(images)
-            if turn:  # the first run prepares
+            if number:  # the first run prepares
                 best[name] = min(best[name], time.perf_counter() - started)
     return best

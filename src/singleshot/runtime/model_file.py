@@ -1,52 +1,28 @@
-"""What an exported file says of itself, read without any library for its format."""
+"""The description in an exported file, read without any library for its format."""
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from singleshot.errors import CheckpointError, ConfigError, printable
-from singleshot.inputs import InputSpec
-from singleshot.model_info import KEY, are_names, refuse_newer
-from singleshot.prior_boxes import PriorSpec
-from singleshot.thresholds import Thresholds
+from singleshot.errors import CheckpointError, printable
+from singleshot.model_info import EXPORTED, KEY, ModelInfo
 
 MAX_BYTES = 2**31  # the most that ONNX's own format can hold
 # Field numbers of onnx.proto: ModelProto.graph and metadata_props, and StringStringEntryProto's key and value.
 _GRAPH, _METADATA_PROPS, _NAME, _VALUE = 7, 14, 1, 2
 
 
-@dataclass(frozen=True)
-class ExportedInfo:
-    """input_spec, class_names: as the model was made; raw: whether the file ends with offsets and logits; rules: how
-    those become detections, and `show_min`, the score from which `detect` shows a box; priors: of a raw file; values:
-    all that the description holds."""
-
-    input_spec: InputSpec
-    class_names: tuple[str, ...]
-    raw: bool = False
-    rules: Thresholds = field(default_factory=Thresholds)
-    priors: PriorSpec | None = None
-    values: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def show_min(self) -> float:
-        return self.rules.show_min
-
-
-def read_onnx_info(path: str | Path) -> ExportedInfo:
+def read_onnx_info(path: str | Path) -> ModelInfo:
     """The description in an ONNX file that singleshot wrote. Raises CheckpointError."""
     text = onnx_description(path)
     if text is None:
         raise CheckpointError(
             f"{printable(path)}: an ONNX file without singleshot's description; export it with `singleshot export`"
         )
-    return parse_info(text, printable(path))
+    return ModelInfo.from_json(text, printable(path), EXPORTED)
 
 
 def onnx_description(path: str | Path) -> str | None:
@@ -119,32 +95,3 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
     raise ValueError("cut short")
-
-
-def parse_info(text: str, where: str) -> ExportedInfo:
-    """From the description's JSON. Raises CheckpointError that names what is wrong."""
-    try:
-        values = json.loads(text)
-        refuse_newer(values, where)
-        names = values["classes"]
-        if not are_names(names):
-            raise CheckpointError(f"{where}: its classes are not a list of names")
-        raw = values["outputs"] == "raw"
-        return ExportedInfo(
-            input_spec=parse_input(values["input"]),
-            class_names=tuple(names),
-            raw=raw,
-            rules=Thresholds.from_dict(values["thresholds"]),
-            priors=PriorSpec.from_dict(values["priors"]) if raw else None,
-            values=values,
-        )
-    except ConfigError as error:
-        raise CheckpointError(f"{where}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        reason = printable(f"{type(error).__name__}: {error}", 100)
-        raise CheckpointError(f"{where}: its description cannot be read ({reason}); export it again") from error
-
-
-def parse_input(values: dict[str, Any]) -> InputSpec:
-    """The input rule; ConfigError, TypeError or ValueError where it is none."""
-    return InputSpec.from_dict(values)

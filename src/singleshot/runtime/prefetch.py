@@ -1,110 +1,19 @@
-"""Frames -> squares of the network, by several threads, in order and in bounded memory."""
+"""Frames made ready ahead of the engine, by several threads, in order and in bounded memory."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
 
 from singleshot.devices import cores
-from singleshot.errors import DataError
-from singleshot.inputs import InputSpec, Placement, placement, to_square
+from singleshot.runtime.decoding import Reserve
+from singleshot.runtime.preparing import Prepared
 from singleshot.runtime.sources import Frame
-
-if TYPE_CHECKING:
-    from singleshot.images.decode import Encoded
 
 # Pixels that may be held at once, over all threads; one image alone may be larger.
 HELD_BYTES = 256 * 2**20
-# A reduced image keeps that many pixels for each of the square's, along both sides: resizing then averages as few or
-# more of them as from the whole image, and the square differs by noise only.
-SPARE = 2
 _MOST_THREADS = 8
 _LEAVE_SECONDS = 2.0  # a camera that hangs must not hang us: its thread is a daemon and ends with the process
-
-Reserve = Callable[[int], None]
-
-
-class ReadPlan(NamedTuple):
-    """What is made of a frame. spec: the network's input; keep: the frame keeps its pixels; reduce: a JPEG file much
-    larger than the input may be decoded at a part of its size; whole: pixels and no square, for those who cut tiles."""
-
-    spec: InputSpec
-    keep: bool = True
-    reduce: bool = False
-    whole: bool = False
-
-
-class Prepared(NamedTuple):
-    """A frame made ready; without a frame the end, or what ended the frames.
-
-    frame: with its image only if that is kept; square: uint8 RGB [S, S, 3]; place: where the image lies in it; pixels:
-    the image in place of a square; width, height: of the original; held: bytes that count as held until released.
-    """
-
-    frame: Frame | None
-    square: np.ndarray | None = None
-    place: Placement | None = None
-    pixels: np.ndarray | None = None
-    width: int = 0
-    height: int = 0
-    held: int = 0
-    failure: BaseException | None = None
-
-    @property
-    def usable(self) -> bool:
-        """Whether there is something to detect in."""
-        return self.square is not None or self.pixels is not None
-
-
-def prepare(frame: Frame, plan: ReadPlan, reserve: Reserve = lambda _: None) -> Prepared:
-    """Read, decode and resize what is still to be done of a frame.
-
-    An image that cannot be read comes back as a frame with `error`. reserve: is told the bytes before they are taken.
-    """
-    image, reduced = frame.image, 1
-    width, height = (0, 0) if image is None else image.shape[1::-1]
-    if image is not None and (plan.keep or plan.whole):
-        reserve(image.nbytes)
-    if image is None and frame.path is not None and frame.error is None:
-        from singleshot.images.decode import read_encoded
-
-        try:
-            encoded = read_encoded(frame.path)
-            width, height = encoded.width, encoded.height
-            reduced = reduction(encoded, plan.spec) if plan.reduce and not plan.whole and not plan.keep else 1
-            reserve(3 * -(-width // reduced) * -(-height // reduced))
-            image = encoded.decode(reduced)
-            del encoded
-        except DataError as error:
-            return Prepared(replace(frame, path=None, error=error))
-    if image is None:
-        return Prepared(frame)
-    frame = replace(frame, image=image if plan.keep else None, path=None)
-    held = image.nbytes if plan.keep or plan.whole else 0
-    if plan.whole:
-        return Prepared(frame, pixels=image, width=width, height=height, held=held)
-    square, place = to_square(image, plan.spec)
-    if reduced > 1:  # a pixel of the reduced image is exactly that many of the original
-        place = Placement(place.scale_x / reduced, place.scale_y / reduced, place.shift_x, place.shift_y)
-    return Prepared(frame, square, place, width=width, height=height, held=held + square.nbytes)
-
-
-def reduction(encoded: Encoded, spec: InputSpec) -> int:
-    """The largest reduction on decoding that leaves SPARE pixels for each of the square's along both sides, or 1."""
-    from singleshot.images.exif import orientation
-
-    width, height = encoded.width, encoded.height
-    place = placement(height, width, spec.size, spec.resize)
-    most = min(1 / place.scale_x, 1 / place.scale_y) / SPARE
-    possible = [r for r in encoded.reductions if r <= most]
-    if len(possible) > 1 and orientation(encoded.data) != 1:
-        # A last pixel that is partly outside would come to lie at the left or top edge and move all the others.
-        possible = [r for r in possible if width % r == 0 and height % r == 0]
-    return max(possible, default=1)
 
 
 class Prefetcher:
@@ -125,7 +34,7 @@ class Prefetcher:
     ) -> None:
         self._make, self._ahead, self._most = make, max(ahead, 1), held_bytes
         self._frames, self._source = frames, iter(frames)
-        self._turn = threading.Lock()  # held by the thread that asks for the next frame
+        self._asking = threading.Lock()  # held by the thread that asks for the next frame
         self._state = threading.Condition()  # for all that follows
         self._done: dict[int, Prepared] = {}
         self._asked = self._given = self._held = 0
@@ -170,11 +79,11 @@ class Prefetcher:
         for thread in self._threads:
             thread.join(timeout=_LEAVE_SECONDS)
             if thread.is_alive():
-                break  # it hangs in the source, and so the others wait for their turn
+                break  # it hangs in the source, and so the others wait to ask
 
     def _run(self) -> None:
         while True:
-            with self._turn:
+            with self._asking:
                 frame = self._next()
                 if frame is None:
                     return

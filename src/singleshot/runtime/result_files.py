@@ -8,7 +8,7 @@ import json
 import os
 from pathlib import Path, PurePath
 from types import TracebackType
-from typing import IO, Any
+from typing import IO
 from xml.etree import ElementTree
 
 from singleshot.errors import ConfigError, printable
@@ -25,10 +25,11 @@ class Writer:
     """
 
     def add(self, detections: Detections) -> None:
+        """Write the detections of the next image. Raises ConfigError where it cannot be written."""
         raise NotImplementedError
 
     def close(self, complete: bool = True) -> None:
-        """Finish; `complete` says whether every input was reached. Closing twice does nothing."""
+        """Finish. complete: whether every input was reached. Closing twice does nothing."""
 
     def discard(self) -> None:
         """Drop what is not closed yet."""
@@ -201,7 +202,7 @@ class VocWriter(_FolderWriter):
         return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
 
 
-def _leaf(parent: ElementTree.Element, tag: str, value: Any) -> None:
+def _leaf(parent: ElementTree.Element, tag: str, value: object) -> None:
     # XML 1.0 has no way to write most control characters, and UTF-8 none for half a surrogate pair.
     text = str(value)
     ElementTree.SubElement(parent, tag).text = printable(text, limit=max(200, 12 * len(text)))
@@ -229,8 +230,15 @@ FORMATS = ("json", "coco", "voc", "yolo", "csv")
 def open_writer(form: str, folder: Path, model: str, class_names: tuple[str, ...]) -> tuple[Writer, Path]:
     """The writer of a format inside a results folder, and the file or folder that it fills.
 
-    json, coco: results.json; csv: results.csv; voc: annotations/*.xml; yolo: labels/*.txt with the class
-    names, one per line, in classes.txt beside that folder. Raises ConfigError for another format.
+    Args:
+        form: "json" or "coco" (results.json), "csv" (results.csv), "voc" (annotations/*.xml) or "yolo" (labels/*.txt,
+            with the class names, one per line, in classes.txt next to that folder).
+        folder: Where the results go.
+        model: What to call the model in the file.
+        class_names: By label.
+
+    Raises:
+        ConfigError: Another format.
     """
     if form == "json":
         path = folder / "results.json"

@@ -1,4 +1,5 @@
-"""Where images come from: files, folders, patterns, videos, cameras, streams and standard input, one by one."""
+"""The first stage of an image's way, where images come from: arrays, files, folders, patterns, videos, cameras, streams
+and standard input, one by one."""
 
 from __future__ import annotations
 
@@ -35,11 +36,17 @@ _LONGEST_PATH = 4096 * 4  # bytes: Linux's PATH_MAX, four times for safety
 class Frame:
     """One image on its way to the detector, or the reason why there is none.
 
-    name: what to call it ("dir/a.jpg", "clip.mp4#000012"); image: uint8 RGB [H, W, 3], None when `error` is
-    set, when it is still to be read from the file `path`, or when it was let go of; index: 0-based position
-    over all sources; kind: image, video, camera, stream or stdin; source: the file, camera or address it came
-    from (one video's frames share it); frame: 0-based number in a video; fps: frames per second of a video,
-    None where unknown.
+    Attributes:
+        name: What to call it ("dir/a.jpg", "clip.mp4#000012").
+        image: uint8 RGB [H, W, 3]; None when `error` is set, when it is still to be read from the file `path`, or when
+            it was let go of.
+        index: 0-based position over all sources.
+        kind: image, video, camera, stream or stdin.
+        source: The file, camera or address it came from (one video's frames share it).
+        frame: 0-based number in a video.
+        fps: Frames per second of a video, None where unknown.
+        error: Why there is no image.
+        path: The file that is still to be read.
     """
 
     name: str
@@ -53,9 +60,39 @@ class Frame:
     path: str | None = None
 
 
+def as_rgb(image: np.ndarray, name: str) -> np.ndarray:
+    """uint8 RGB [H, W, 3] of an array that is that, grey ([H, W] or one channel) or RGBA; DataError otherwise."""
+    if image.dtype != np.uint8:
+        hint = "; multiply by 255 and round first" if image.dtype.kind == "f" else ""
+        raise DataError(f"{printable(name)}: values of type {image.dtype} (want uint8, 0 to 255){hint}")
+    if image.ndim == 2:
+        image = image[:, :, None]
+    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or 0 in image.shape:
+        raise DataError(f"{printable(name)}: array of shape {list(image.shape)} (want RGB [height, width, 3])")
+    if image.shape[2] == 1:
+        image = np.repeat(image, 3, axis=2)
+    return np.ascontiguousarray(image[:, :, :3])
+
+
+def frame_of(source: object, index: int) -> Frame:
+    """The frame of an array (see `as_rgb`), or of the path of an image file that is still to be read.
+
+    Raises DataError for anything else.
+    """
+    if isinstance(source, np.ndarray):
+        name = f"image {index}"
+        return Frame(name, as_rgb(source, name), index)
+    if isinstance(source, (str, Path)):
+        if Path(source).is_dir():
+            raise DataError(f"{printable(source)}: a folder; use detector.stream(open_sources([...])) for it")
+        return Frame(str(source), None, index, source=str(source), path=str(source))
+    kind = type(source).__name__
+    raise DataError(f"source of type {kind}: want a path, a uint8 RGB array [height, width, 3] or a list of them")
+
+
 @dataclass(frozen=True)
 class _Item:
-    """One thing to open: kind, what to open, and the name to show (an address without its password)."""
+    """What to open: its kind, path or address, and the name to show (an address without its password)."""
 
     kind: str
     target: str
@@ -68,12 +105,19 @@ def open_sources(sources: Sequence[str], stdin: BinaryIO | None = None, decode: 
     A source is an image or video file, a folder (its images, sorted by name, subfolders not entered), a glob
     pattern ("shots/**/*.jpg"), a camera number, a stream address (rtsp, rtmp, http, ...) or "-": standard
     input, which holds one image or a list of paths, one per line (separated by NUL bytes also works). An
-    existing file or folder called "0" wins over camera 0. Files are told apart by suffix, then by content.
+    existing file or folder called "0" wins over camera 0. A file's kind is detected by suffix, then by content.
 
     An image that cannot be read comes as a frame with `error` set, so that the caller can report it and go
-    on. Without `decode` image files are not even opened: their frames have a `path` for Detector.stream, which
-    reads several at a time. Only the names of one folder or pattern are held in memory. Raises DataError at
-    once, before anything is read, for a source that does not exist or has no images.
+    on. Only the names of one folder or pattern are held in memory.
+
+    Args:
+        sources: At least one.
+        stdin: In place of the process's own.
+        decode: Without it image files are not even opened: their frames have a `path` for Detector.stream, which
+            reads several at a time.
+
+    Raises:
+        DataError: A source does not exist or has no images; at once, before anything is read.
     """
     if not sources:
         raise DataError("no source given: want an image, folder, pattern, video, camera number, address or -")
@@ -168,7 +212,7 @@ def _plan_glob(pattern: str) -> Callable[[], Iterator[_Item]]:
 
 
 def _file_item(path: Path) -> _Item:
-    """Image or video: by suffix, then by content. What is neither goes as an image, whose reader says so."""
+    """Image or video: by suffix, then by content. What is neither goes as an image, whose reader has the error."""
     name = str(path)
     suffix = path.suffix.lower()
     if path.is_char_device():
@@ -272,7 +316,7 @@ def _failed(name: str, kind: str, why: str) -> Frame:
 
 
 def _capture(target: str | int) -> cv2.VideoCapture | None:
-    """An opened video or None. OpenCV prints its own complaints; the caller says it in one line instead."""
+    """An opened video or None. OpenCV prints its own complaints; the caller has one line instead."""
     log = cv2.utils.logging
     level = log.getLogLevel()
     log.setLogLevel(log.LOG_LEVEL_SILENT)

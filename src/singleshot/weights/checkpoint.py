@@ -1,15 +1,13 @@
 """The checkpoint: one safetensors file that knows everything about itself.
 
-ForeignState are the model's state; the metadata key "singleshot" holds JSON with the preset, classes, priors, input
-rule, thresholds and the figures it reached. Nothing in it is ever executed.
+Its tensors are the model's state; the metadata key "singleshot" holds its ModelInfo as JSON. Nothing in it is ever
+executed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,88 +16,33 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from singleshot._version import __version__
-from singleshot.errors import CheckpointError, ConfigError, SingleshotError, printable
+from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.files import atomic_write
-from singleshot.inputs import InputSpec
-from singleshot.model_info import FORMAT, KEY, are_names, refuse_newer
+from singleshot.model_info import KEY, ModelInfo
 from singleshot.models import SSD, build
-from singleshot.models.graph import GraphNet, build_graph
+from singleshot.models.graph import build_graph
 from singleshot.models.graph_spec import Graph
 from singleshot.presets import MODELS
-from singleshot.priors import PriorSpec
-from singleshot.thresholds import Thresholds
+
+__all__ = [
+    "KEY",
+    "ModelInfo",
+    "build_model",
+    "check_state",
+    "load_checkpoint",
+    "load_into",
+    "read_info",
+    "read_tensors",
+    "save_checkpoint",
+]
 
 
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a checkpoint says of itself beside its tensors."""
-
-    model: str
-    class_names: tuple[str, ...]
-    priors: PriorSpec
-    input_spec: InputSpec
-    thresholds: Thresholds = field(default_factory=Thresholds)
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
-    version: str = __version__
-    graph: Graph | None = None
-
-    @classmethod
-    def of(cls, model: SSD, class_names: tuple[str, ...], **rest: Any) -> ModelInfo:
-        graph = model.backbone.graph if isinstance(model.backbone, GraphNet) else None
-        return cls(model.name, tuple(class_names), model.prior_spec, model.input_spec, graph=graph, **rest)
-
-    def build(self, num_classes: int | None = None) -> SSD:
-        """The model without its weights, for its own or for another number of classes. Raises ConfigError."""
-        count = len(self.class_names) if num_classes is None else num_classes
-        if self.graph is None:
-            return build(self.model, count, self.priors, self.input_spec)
-        return build_graph(self.graph, count, self.priors, self.input_spec, self.model)
-
-    def to_json(self) -> str:
-        return json.dumps(
-            {
-                "format": FORMAT,
-                "version": self.version,
-                "model": self.model,
-                "classes": list(self.class_names),
-                "priors": self.priors.to_dict(),
-                "input": self.input_spec.to_dict(),
-                "thresholds": asdict(self.thresholds),
-                "metrics": dict(self.metrics),
-                "training": dict(self.training),
-                **({} if self.graph is None else {"graph": self.graph.to_dict()}),
-            },
-            ensure_ascii=False,
-        )
-
-    @classmethod
-    def from_json(cls, text: str, where: str) -> ModelInfo:
-        """Raises CheckpointError naming `where` and the field that is wrong."""
-        try:
-            values = json.loads(text)
-            refuse_newer(values, where)
-            names = values["classes"]
-            if not are_names(names):
-                raise CheckpointError(f"{where}: classes is not a list of names")
-            return cls(
-                model=str(values["model"]),
-                class_names=tuple(names),
-                priors=PriorSpec.from_dict(values["priors"]),
-                input_spec=InputSpec.from_dict(values["input"]),
-                thresholds=Thresholds(**values["thresholds"]),
-                metrics=values.get("metrics", {}),
-                training=values.get("training", {}),
-                version=str(values["version"]),
-                graph=Graph.from_dict(values["graph"]) if values.get("graph") else None,
-            )
-        except SingleshotError as error:
-            message = str(error)
-            raise CheckpointError(message if message.startswith(where) else f"{where}: {message}") from error
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = printable(f"{type(error).__name__}: {error}")
-            raise CheckpointError(f"{where}: its description cannot be read ({reason})") from error
+def build_model(info: ModelInfo, num_classes: int | None = None) -> SSD:
+    """The described model without its weights, for its own or for another number of classes. Raises ConfigError."""
+    count = len(info.class_names) if num_classes is None else num_classes
+    if info.graph is None:
+        return build(info.model, count, info.priors, info.input_spec)
+    return build_graph(Graph.from_dict(info.graph), count, info.priors, info.input_spec, info.model)
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, Tensor], info: ModelInfo) -> None:
@@ -111,7 +54,7 @@ def save_checkpoint(path: str | Path, state: Mapping[str, Tensor], info: ModelIn
 
 @contextlib.contextmanager
 def _opened(path: str | Path) -> Iterator[Any]:
-    """The safetensors file, open; CheckpointError says what is wrong with it."""
+    """The safetensors file, open. Raises CheckpointError that names what is wrong with it."""
     path, where = Path(path), printable(path)
     if not path.exists():
         raise CheckpointError(f"{where}: no such file")
@@ -134,7 +77,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_info(path: str | Path) -> ModelInfo:
-    """What the checkpoint says of itself, without reading its tensors. Raises CheckpointError."""
+    """The checkpoint's description, without reading its tensors. Raises CheckpointError."""
     with _opened(path) as file:
         metadata = dict(file.metadata() or {})
     return _info(metadata, printable(path))
@@ -147,7 +90,7 @@ def _info(metadata: Mapping[str, str], where: str) -> ModelInfo:
 
 
 def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> tuple[SSD, ModelInfo]:
-    """The model, in eval mode, and what the file says of it. Raises CheckpointError."""
+    """The model, in eval mode, and its description. Raises CheckpointError."""
     tensors, metadata = read_tensors(path)
     where = printable(path)
     info = _info(metadata, where)
@@ -158,17 +101,17 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> tup
         )
     try:
         with torch.device("meta"):
-            shapes = info.build().state_dict()
+            shapes = build_model(info).state_dict()
     except ConfigError as error:
         raise CheckpointError(f"{where}: {error}") from error
     check_state(tensors, shapes, where)
-    model = info.build()
+    model = build_model(info)
     model.load_state_dict(tensors)
     return model.to(device).eval(), info
 
 
 def load_into(model: SSD, path: str | Path) -> ModelInfo:
-    """Load a checkpoint's tensors into a model built by hand, strictly. Raises CheckpointError."""
+    """Load a checkpoint's tensors into a model built by hand, strictly; its description. Raises CheckpointError."""
     tensors, metadata = read_tensors(path)
     info = _info(metadata, printable(path))
     check_state(tensors, model.state_dict(), printable(path))

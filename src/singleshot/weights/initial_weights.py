@@ -7,6 +7,7 @@ import logging
 from singleshot.errors import CheckpointError, ConfigError
 from singleshot.models import SSD
 from singleshot.weights.backbones import has_imagenet_weights, load_backbone
+from singleshot.weights.checkpoint import build_model
 from singleshot.weights.open_model import open_model
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def start_from_checkpoint(path: str, num_classes: int, name: str | None) -> tupl
     old, info = open_model(path)
     if name is not None and name != info.model:
         raise ConfigError(f"--model {name}: {path} is a {info.model}; leave --model out")
-    model = info.build(num_classes)
+    model = build_model(info, num_classes)
     state = model.state_dict()
     kept = {key: value for key, value in old.state_dict().items() if state[key].shape == value.shape}
     model.load_state_dict({**state, **kept})

@@ -9,8 +9,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from singleshot.errors import printable
+from singleshot.model_info import KEY, ModelInfo
 from singleshot.models import SSD
-from singleshot.weights.checkpoint import KEY, ModelInfo, load_checkpoint
+from singleshot.weights.checkpoint import load_checkpoint
 from singleshot.weights.imported_model import ImportedModel
 from singleshot.weights.importing import import_foreign
 
@@ -18,18 +19,18 @@ log = logging.getLogger(__name__)
 
 
 def open_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[SSD, ModelInfo]:
-    """The model, in eval mode, and what is known of it; another project's checkpoint is converted on the way.
+    """The model, in eval mode, and its description; another project's checkpoint is converted on the way.
 
     Raises CheckpointError or ConfigError.
     """
     if is_ours(path):
         return load_checkpoint(path, device)
-    foreign = import_foreign(path)
-    names, known = names_of(foreign)
-    log.info("%s: %s, converted; `singleshot import` writes it down", printable(path), foreign.source)
+    imported = import_foreign(path)
+    names, known = names_of(imported)
+    log.info("%s: %s, converted; `singleshot import` writes it down", printable(path), imported.source)
     if not known:
         log.warning("%s: does not name its classes; `singleshot import --classes` does", printable(path))
-    return foreign.model.to(device), info_of(foreign, names)
+    return imported.model.to(device), info_of(imported, names)
 
 
 def is_ours(path: str | Path) -> bool:
@@ -49,14 +50,14 @@ def _is_prefix(path: Path) -> bool:
     return bool(path.name) and path.with_name(path.name + ".index").is_file()
 
 
-def names_of(foreign: ImportedModel) -> tuple[tuple[str, ...], bool]:
+def names_of(imported: ImportedModel) -> tuple[tuple[str, ...], bool]:
     """Class names, numbered where nobody knows them, and whether they are known."""
-    if foreign.class_names is not None:
-        return foreign.class_names, True
-    return tuple(f"class {i + 1}" for i in range(foreign.model.num_classes)), False
+    if imported.class_names is not None:
+        return imported.class_names, True
+    return tuple(f"class {i + 1}" for i in range(imported.model.num_classes)), False
 
 
-def info_of(foreign: ImportedModel, class_names: tuple[str, ...]) -> ModelInfo:
-    """What our checkpoint says of an imported model."""
-    training = {"imported": foreign.source, "notes": list(foreign.notes)}
-    return ModelInfo.of(foreign.model, class_names, thresholds=foreign.thresholds, training=training)
+def info_of(imported: ImportedModel, class_names: tuple[str, ...]) -> ModelInfo:
+    """The description of an imported model for our checkpoint."""
+    training = {"imported": imported.source, "notes": list(imported.notes)}
+    return ModelInfo.of(imported.model, class_names, thresholds=imported.thresholds, training=training)

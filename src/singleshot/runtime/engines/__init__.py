@@ -1,1 +1,1 @@
-"""What runs an exported file: OpenVINO or ONNX Runtime. An engine is imported when it is asked for."""
+"""What runs a model: one module for each engine of exported files, and table.py with a row for every engine."""

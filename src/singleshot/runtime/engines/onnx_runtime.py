@@ -4,55 +4,48 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from singleshot.errors import CheckpointError, ConfigError, MissingExtraError, printable
+from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.records import ImageDetections
 from singleshot.runtime.engines.results import Decode, detections_of, padded
+from singleshot.runtime.engines.table import AS_USUAL, EngineOptions
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
-# What a provider must be told to compute in it; CUDA's computes in the file's own.
+# The provider's option for each; CUDA's computes in the file's own.
 _TENSORRT = {"float16": "trt_fp16_enable", "bfloat16": "trt_bf16_enable"}
 
 
 class OnnxRuntimeEngine:
     """Callable: uint8 RGB [B, S, S, 3] -> one ImageDetections per image, boxes normalised to the square.
 
-    path: an ONNX file; threads: None for all cores; device: "cpu", "cuda", "cuda:N", "tensorrt", or None for CUDA where
-    this ONNX Runtime has it and else the CPU; precision: None for the file's own, "fastest", or with tensorrt float16
-    or bfloat16; decode: what makes records of the outputs. Raises MissingExtraError, CheckpointError, ConfigError.
+    path: an ONNX file; options: device: "cpu", "cuda", "cuda:N", "tensorrt", or None for CUDA where this ONNX Runtime
+    has it and else the CPU; precision: None for the file's own, "fastest", or with tensorrt float16 or bfloat16. Raises
+    CheckpointError, ConfigError; ImportError without ONNX Runtime.
     """
 
     name = "onnxruntime"
+    description = None  # an ONNX file's is read without its engine
 
-    def __init__(
-        self,
-        path: str | Path,
-        threads: int | None = None,
-        device: str | None = "cpu",
-        precision: str | None = None,
-        decode: Decode = detections_of,
-    ) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MissingExtraError(f"{printable(path)}: needs ONNX Runtime: pip install onnxruntime") from error
-        self.decode = decode
+    def __init__(self, path: str | Path, options: EngineOptions = AS_USUAL) -> None:
+        import onnxruntime
+
+        self.decode: Decode = detections_of
+        device = options.device
         kind, provider = _pick_provider(onnxruntime.get_available_providers(), device)
-        provider[1].update(_precision_options(kind, precision))
+        provider[1].update(_precision_options(kind, options.precision))
         self.precision = next((name for name, key in _TENSORRT.items() if key in provider[1]), "float32")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # errors come as exceptions
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = 4  # errors come as exceptions
+        if options.threads is not None:
+            settings.intra_op_num_threads = options.threads
         providers = [provider] if kind == "cpu" else [provider, (PROVIDERS["cpu"], {})]
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            self._session = onnxruntime.InferenceSession(str(path), settings, providers=providers)
         except Exception as error:  # its exceptions have no base class of their own
-            said = printable(str(error).strip().splitlines()[0] if str(error).strip() else "no reason given", 160)
-            raise CheckpointError(f"{printable(path)}: ONNX Runtime cannot run it ({said})") from error
+            reason = printable(str(error).strip().splitlines()[0] if str(error).strip() else "no reason given", 160)
+            raise CheckpointError(f"{printable(path)}: ONNX Runtime cannot run it ({reason})") from error
         if device not in (None, "auto") and self._session.get_providers()[0] != provider[0]:
             raise ConfigError(
                 f"device {printable(device, 40)}: ONNX Runtime cannot use it here, its libraries or the GPU are missing"
@@ -81,7 +74,7 @@ class OnnxRuntimeEngine:
         return self.decode(self.outputs(images))
 
 
-def _pick_provider(there: list[str], device: str | None) -> tuple[str, tuple[str, dict[str, Any]]]:
+def _pick_provider(there: list[str], device: str | None) -> tuple[str, tuple[str, dict[str, str | bool]]]:
     """Our name of the provider for a device, and its own with its options."""
     if device in (None, "auto"):
         kind = "cuda" if PROVIDERS["cuda"] in there else "cpu"
@@ -94,7 +87,7 @@ def _pick_provider(there: list[str], device: str | None) -> tuple[str, tuple[str
     return kind, (PROVIDERS[kind], {} if match[2] is None else {"device_id": match[2]})
 
 
-def _precision_options(kind: str, precision: str | None) -> dict[str, Any]:
+def _precision_options(kind: str, precision: str | None) -> dict[str, str | bool]:
     """Options of the provider; ConfigError where it does not compute in that precision."""
     if precision in (None, "float32"):
         return {}

@@ -10,19 +10,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from singleshot.errors import CheckpointError, ConfigError, MissingExtraError, printable
+from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.model_info import KEY
 from singleshot.records import ImageDetections
 from singleshot.runtime.engines.results import Decode, detections_of, padded
+from singleshot.runtime.engines.table import AS_USUAL, EngineOptions
+
+if TYPE_CHECKING:
+    import openvino
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 _CAPABILITIES = {"bfloat16": "BF16", "float16": "FP16"}
 _PATIENCE = 16  # runs; a compilation takes as long as about five
-_CORE: list[Any] = []
+_CORE: list[openvino.Core] = []
 _CORE_LOCK = threading.Lock()
 RT_INFO = [KEY]  # path of the description in an OpenVINO model's rt_info
 
@@ -30,41 +34,28 @@ RT_INFO = [KEY]  # path of the description in an OpenVINO model's rt_info
 class OpenVINOEngine:
     """Callable: uint8 RGB [B, S, S, 3] -> one ImageDetections per image, boxes normalised to the square.
 
-    path: an ONNX or OpenVINO (.xml) file; threads: None for all cores; precision: float32 (None), bfloat16, float16,
-    or "fastest" that the device has; device: "cpu", or another of OpenVINO's devices; batch: how many images a call
-    will usually bring; cache: a folder where compiled networks are kept, which halves the time to start; decode: what
-    makes records of the outputs. Safe to call from several threads, which then wait for each other. Raises
-    MissingExtraError, CheckpointError, ConfigError.
+    path: an ONNX or OpenVINO (.xml) file; options: device: "cpu", or another of OpenVINO's devices; precision: float32
+    (None), bfloat16, float16, or "fastest" that the device has; cache: a folder where compiled networks are kept, which
+    halves the time to start. Safe to call from several threads, which then wait for each other. Raises CheckpointError,
+    ConfigError; ImportError without OpenVINO.
     """
 
     name = "openvino"
 
-    def __init__(
-        self,
-        path: str | Path,
-        threads: int | None = None,
-        precision: str | None = None,
-        device: str | None = None,
-        batch: int = 1,
-        cache: str | Path | None = None,
-        decode: Decode = detections_of,
-    ) -> None:
-        try:
-            self._core = shared_core()
-        except ImportError as error:
-            raise MissingExtraError(f"{printable(path)}: needs OpenVINO: pip install openvino") from error
-        self.decode = decode
+    def __init__(self, path: str | Path, options: EngineOptions = AS_USUAL) -> None:
+        self._core = shared_core()
+        self.decode: Decode = detections_of
         self._where = printable(path)
-        self._device = _pick_device(self._core, device)
-        self.precision = _pick_precision(self._core, self._device, precision)
-        # Results that depend on the machine would surprise; whoever wants bfloat16 says so.
-        self._settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": PRECISIONS[self.precision]}
-        if threads is not None and self._device == "CPU":
-            self._settings["INFERENCE_NUM_THREADS"] = threads
-        if cache is not None:
-            self._settings["CACHE_DIR"] = str(cache)
+        self._device = _pick_device(self._core, options.device)
+        self.precision = _pick_precision(self._core, self._device, options.precision)
+        # Results that depend on the machine would surprise: bfloat16 is for whoever asks for it.
+        self._settings: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": PRECISIONS[self.precision]}
+        if options.threads is not None and self._device == "CPU":
+            self._settings["INFERENCE_NUM_THREADS"] = options.threads
+        if options.cache is not None:
+            self._settings["CACHE_DIR"] = str(options.cache)
         self._lock = threading.Lock()
-        self._requests: dict[bool, list[Any]] = {}
+        self._requests: dict[bool, list[openvino.InferRequest]] = {}
         self._unserved = {False: 0, True: 0}
         try:
             self._model = self._core.read_model(str(path))
@@ -76,7 +67,7 @@ class OpenVINOEngine:
         except (RuntimeError, ValueError) as error:
             raise self._failure(error) from error
         self._rows = self._one_image()
-        self._prepared(batch > 1)
+        self._prepared((options.batch or 1) > 1)
 
     def _described(self) -> str | None:
         """The description in the model's rt_info, where `singleshot export` puts it."""
@@ -99,7 +90,7 @@ class OpenVINOEngine:
                 raise self._failure(error) from error
         return 1
 
-    def _suited(self, count: int) -> list[Any]:
+    def _suited(self, count: int) -> list[openvino.InferRequest]:
         """Requests for that many runs at once. The other kind serves a few of them too, before it pays to compile."""
         many = count > 1
         self._unserved[many] += count
@@ -107,7 +98,7 @@ class OpenVINOEngine:
             return self._requests[not many]
         return self._prepared(many)
 
-    def _prepared(self, many: bool) -> list[Any]:
+    def _prepared(self, many: bool) -> list[openvino.InferRequest]:
         """Requests that can run at the same time: one that has all cores, or one for each stream of images."""
         if many not in self._requests:
             settings = {**self._settings, "PERFORMANCE_HINT": "THROUGHPUT" if many else "LATENCY"}
@@ -129,14 +120,14 @@ class OpenVINOEngine:
         requests = self._suited(len(chunks))
         started: list[np.ndarray] = []  # what is being read must not go away
         try:
-            for turn in range(len(chunks) + len(requests)):
-                request = requests[turn % len(requests)]
-                if turn >= len(requests) and turn - len(requests) < len(chunks):
+            for step in range(len(chunks) + len(requests)):
+                request = requests[step % len(requests)]
+                if step >= len(requests) and step - len(requests) < len(chunks):
                     request.wait()
                     outputs = {n: request.get_output_tensor(i).data for i, n in enumerate(self.output_names)}
-                    yield outputs, len(chunks[turn - len(requests)])
-                if turn < len(chunks):
-                    started.append(padded(chunks[turn], self._rows))
+                    yield outputs, len(chunks[step - len(requests)])
+                if step < len(chunks):
+                    started.append(padded(chunks[step], self._rows))
                     request.start_async([started[-1]], share_inputs=True)
         finally:
             for request in requests:
@@ -157,7 +148,7 @@ class OpenVINOEngine:
             ]
 
 
-def shared_core() -> Any:
+def shared_core() -> openvino.Core:
     """The process's one openvino.Core, which is never let go of. Raises ImportError.
 
     The CPU plugin of each Core puts an alternate signal stack of its own in place and, when the Core goes, the one that
@@ -172,19 +163,20 @@ def shared_core() -> Any:
         return _CORE[0]
 
 
-def _pick_device(core: Any, device: str | None) -> str:
+def _pick_device(core: openvino.Core, device: str | None) -> str:
     if device in (None, "auto", "cpu"):
         return "CPU"
     there = [str(name) for name in core.available_devices]
     if str(device).upper() not in there:
         names = ", ".join(name.lower() for name in there)
         raise ConfigError(
-            f"device {printable(device, 40)}: OpenVINO has {names} here; for cuda take engine onnxruntime"
+            f"device {printable(device, 40)}: OpenVINO has {names} here; for cuda take engine onnxruntime and an"
+            " .onnx file"
         )
     return str(device).upper()
 
 
-def _pick_precision(core: Any, device: str, precision: str | None) -> str:
+def _pick_precision(core: openvino.Core, device: str, precision: str | None) -> str:
     """The name of a precision that the device computes in natively."""
     if precision is None:
         return "float32"
@@ -192,8 +184,6 @@ def _pick_precision(core: Any, device: str, precision: str | None) -> str:
     native = [name for name, capability in _CAPABILITIES.items() if capability in has]
     if precision == "fastest":
         return native[0] if native else "float32"
-    if precision not in PRECISIONS:
-        raise ConfigError(f"precision {printable(precision, 40)}: want one of {', '.join(PRECISIONS)}, fastest")
     if precision != "float32" and precision not in native:
         raise ConfigError(f"precision {precision}: this {device} does not compute in it; want float32 or fastest")
     return precision

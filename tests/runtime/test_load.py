@@ -188,8 +188,10 @@ def test_options_of_the_other_half(exported) -> None:
     checkpoint = exported("model.safetensors")
     assert "`singleshot export`" in refused(checkpoint, kind=ConfigError, engine="openvino")
     assert "for ONNX files" in refused(checkpoint, kind=ConfigError, class_names=["a"])
-    assert "only OpenVINO runs this format" in refused(exported("model.xml"), kind=ConfigError, engine="onnxruntime")
-    assert "only OpenVINO runs this format" in refused(exported("model.xml"), "cuda", kind=ConfigError)
+    assert "for ONNX files" in refused(checkpoint, kind=ConfigError, input_spec=InputSpec(320))
+    assert "model.xml is for openvino" in refused(exported("model.xml"), kind=ConfigError, engine="onnxruntime")
+    assert "an .onnx file" in refused(exported("model.xml"), "cuda", kind=ConfigError)
+    assert "has its rule built in" in refused(exported("model.onnx"), kind=ConfigError, rule="caffe")
 
 
 def test_files_that_are_not_there_or_not_models(exported, tmp_path) -> None:

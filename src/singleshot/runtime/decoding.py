@@ -1,0 +1,90 @@
+"""The second stage of an image's way: its file is read and decoded, at a part of its size where that is enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from singleshot.errors import DataError
+from singleshot.inputs import InputSpec, placement
+from singleshot.runtime.sources import Frame
+
+if TYPE_CHECKING:
+    from singleshot.images.decode import Encoded
+
+# A reduced image keeps that many pixels for each of the square's, along both sides: resizing then averages as few or
+# more of them as from the whole image, and the square differs by noise only.
+SPARE = 2
+
+# Called with the bytes that are about to be held; it may wait until there is room for them.
+Reserve = Callable[[int], None]
+
+
+class ReadPlan(NamedTuple):
+    """What is made of a frame. spec: the network's input; keep: the frame keeps its pixels; reduce: a JPEG file much
+    larger than the input may be decoded at a part of its size; whole: pixels and no square, for those who cut tiles."""
+
+    spec: InputSpec
+    keep: bool = True
+    reduce: bool = False
+    whole: bool = False
+
+
+class Decoded(NamedTuple):
+    """A frame and its pixels.
+
+    frame: with its image only if that is kept, with `error` where it cannot be read; pixels: uint8 RGB [h, w, 3], None
+    where there is no image; width, height: of the original, whose sides are `reduced` times those of `pixels`.
+    """
+
+    frame: Frame
+    pixels: np.ndarray | None = None
+    width: int = 0
+    height: int = 0
+    reduced: int = 1
+
+
+def decode_frame(frame: Frame, plan: ReadPlan, reserve: Reserve = lambda _: None) -> Decoded:
+    """The frame's pixels, read from its file where it has only a path.
+
+    An image that cannot be read comes back as a frame with `error`.
+    """
+    if frame.image is not None:
+        if plan.keep or plan.whole:
+            reserve(frame.image.nbytes)
+        height, width = frame.image.shape[:2]
+        return Decoded(_kept(frame, frame.image, plan), frame.image, width, height)
+    if frame.path is None or frame.error is not None:
+        return Decoded(frame)
+    from singleshot.images.decode import read_encoded
+
+    try:
+        encoded = read_encoded(frame.path)
+        width, height = encoded.width, encoded.height
+        reduced = reduction(encoded, plan.spec) if plan.reduce and not plan.whole and not plan.keep else 1
+        reserve(3 * -(-width // reduced) * -(-height // reduced))
+        pixels = encoded.decode(reduced)
+    except DataError as error:
+        return Decoded(replace(frame, path=None, error=error))
+    return Decoded(_kept(frame, pixels, plan), pixels, width, height, reduced)
+
+
+def _kept(frame: Frame, pixels: np.ndarray, plan: ReadPlan) -> Frame:
+    return replace(frame, image=pixels if plan.keep else None, path=None)
+
+
+def reduction(encoded: Encoded, spec: InputSpec) -> int:
+    """The largest reduction on decoding that leaves SPARE pixels for each of the square's along both sides, or 1."""
+    from singleshot.images.exif import orientation
+
+    width, height = encoded.width, encoded.height
+    place = placement(height, width, spec.sides, spec.resize)
+    most = min(1 / place.scale_x, 1 / place.scale_y) / SPARE
+    possible = [r for r in encoded.reductions if r <= most]
+    if len(possible) > 1 and orientation(encoded.data) != 1:
+        # A last pixel that is partly outside would come to lie at the left or top edge and move all the others.
+        possible = [r for r in possible if width % r == 0 and height % r == 0]
+    return max(possible, default=1)

@@ -1,0 +1,47 @@
+"""The third stage of an image's way: pixels become the network's input."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from singleshot.inputs import Placement, to_square
+from singleshot.runtime.decoding import Decoded, ReadPlan
+from singleshot.runtime.sources import Frame
+
+
+class Prepared(NamedTuple):
+    """A frame made ready; without a frame the end, or what ended the frames.
+
+    frame: with its image only if that is kept; square: uint8 RGB [S, S, 3]; place: where the image lies in it; pixels:
+    the image in place of a square; width, height: of the original; held: bytes that count as held until released.
+    """
+
+    frame: Frame | None
+    square: np.ndarray | None = None
+    place: Placement | None = None
+    pixels: np.ndarray | None = None
+    width: int = 0
+    height: int = 0
+    held: int = 0
+    failure: BaseException | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is something to detect in."""
+        return self.square is not None or self.pixels is not None
+
+
+def prepare(decoded: Decoded, plan: ReadPlan) -> Prepared:
+    """A decoded frame's square, or for a plan of tiles its pixels as they are."""
+    frame, pixels, width, height, reduced = decoded
+    if pixels is None:
+        return Prepared(frame)
+    held = pixels.nbytes if plan.keep or plan.whole else 0
+    if plan.whole:
+        return Prepared(frame, pixels=pixels, width=width, height=height, held=held)
+    square, place = to_square(pixels, plan.spec)
+    if reduced > 1:  # a pixel of the reduced image is exactly that many of the original
+        place = Placement(place.scale_x / reduced, place.scale_y / reduced, place.shift_x, place.shift_y)
+    return Prepared(frame, square, place, width=width, height=height, held=held + square.nbytes)
