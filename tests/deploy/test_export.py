@@ -255,9 +255,12 @@ def test_raw_files(mini, engines, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("form", "said"),
-    [(Form("tflite"), "want one of onnx"), (Form(half=True), "--half: goes with --to openvino"),
-     (Form("openvino", tensorrt_compatible=True), "--tensorrt: goes with --to onnx")],
-)  # fmt: skip
+    [
+        (Form("tflite"), "want one of onnx"),
+        (Form(half=True), "--half: goes with --to openvino"),
+        (Form("openvino", tensorrt_compatible=True), "--tensorrt: goes with --to onnx"),
+    ],
+)
 def test_forms_that_cannot_be(mini, form: Form, said: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=said):
         export_model(mini.model, mini.info, tmp_path / "m.onnx", mini.images, form)

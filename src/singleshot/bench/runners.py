@@ -46,9 +46,7 @@ class DetectorRunner:
     """
 
     def __init__(
-        self,
-        detector: Callable[[bool], Detector],
-        network: Callable[[bool], Callable[[np.ndarray], object]] | None,
+        self, detector: Callable[[bool], Detector], network: Callable[[bool], Callable[[np.ndarray], object]] | None
     ) -> None:
         self._detector, self._network = detector, network
 

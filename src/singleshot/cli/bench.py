@@ -14,16 +14,12 @@ from singleshot.cli.common import JsonOption, QuietOption, is_free, progress_bar
 from singleshot.errors import ConfigError, printable
 
 _HEADS = {"network": "network", "detect": "+ boxes", "memory": "from memory", "files": "from files"}
-_PEER_HEADS = {
-    "torchvision ssd300_vgg16": "ssd300_vgg16",
-    "torchvision ssdlite320_mobilenet_v3_large": "ssdlite320",
-}
+_PEER_HEADS = {"torchvision ssd300_vgg16": "ssd300_vgg16", "torchvision ssdlite320_mobilenet_v3_large": "ssdlite320"}
 
 
 def bench(
     model: Annotated[
-        str,
-        typer.Argument(help="A checkpoint, an exported .onnx or .xml file, or a preset's name for random weights."),
+        str, typer.Argument(help="A checkpoint, an exported .onnx or .xml file, or a preset's name for random weights.")
     ],
     images: Annotated[
         str | None, typer.Option("--images", help="Folder of images. Default: drawn scenes of 640x480 as JPEG.")
@@ -32,8 +28,7 @@ def bench(
         str | None, typer.Option(help=f"Of {','.join(ENGINES)}. Default: all that are installed.")
     ] = None,
     precisions: Annotated[
-        str | None,
-        typer.Option(help=f"Of {','.join(PRECISIONS)}. Default: all that run here."),
+        str | None, typer.Option(help=f"Of {','.join(PRECISIONS)}. Default: all that run here.")
     ] = None,
     int8: Annotated[
         str | None, typer.Option("--int8", metavar="FILE", help="The same model quantised, measured besides.")

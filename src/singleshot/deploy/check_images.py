@@ -21,9 +21,17 @@ _KEPT_BYTES = 400 * 2**20  # of squares that are kept in memory
 
 
 def check_pictures(source: str | None, model: SSD) -> np.ndarray:
-    """uint8 [N, S, S, 3]: up to 16 images of a file, a folder or a data set, spread over it; None: 8 drawn scenes.
+    """What an export is checked on.
 
-    Raises DataError.
+    Args:
+        source: An image, a folder or a data set, up to 16 images of it, spread evenly; None: 8 drawn scenes.
+        model: Whose input rule.
+
+    Returns:
+        uint8 [N, S, S, 3].
+
+    Raises:
+        DataError: There are no images, or one cannot be read.
     """
     if source is None:
         scenes = (make_scene(0, "test", i)[0] for i in range(SCENES))
