@@ -1,4 +1,4 @@
-"""Images per second of `singleshot detect` from JPEG files to a results file, beside what its parts allow.
+"""Images per second of `singleshot detect` from JPEG files to a results file, and what its parts allow.
 
 python benchmarks/bulk.py MODEL.onnx FOLDER [--images 1000] [--rounds 7] [--precision P] [--batch N] [--json]
 
@@ -7,11 +7,11 @@ Each candidate is a process, and each round runs all of them in turn:
 - decoding: the same reading, decoding and resizing by the same threads, nothing else;
 - network: the same engine on squares in memory, in the same batches, with decoding of boxes and NMS;
 - torchvision: its ssdlite320_mobilenet_v3_large end to end from the same images in memory, in batches of 1, with as
-  many classes as the model and about 50 candidates an image (singleshot.bench.torch_candidates.settle).
+  many classes as the model and about 50 candidates an image (singleshot.bench.random_weights.settle).
 
 Decoding and network use the same cores, so together they allow 1 / (1 / decoding + 1 / network) images per second, each
 measured alone with all the cores. (The slower of the two would be the limit only if each had cores of its own; that is
-told too.) Wanted: files at 75 % of it, and at 4 times torchvision. Medians of the ratios of each round.
+shown too.) Wanted: files at 75 % of it, and at 4 times torchvision. Medians of the ratios of each round.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from singleshot.runtime.preparing import prepare
 from singleshot.runtime.sources import Frame
 
 PEER = "ssdlite320_mobilenet_v3_large"
-CONTENDERS = ("files", "decoding", "network", "torchvision")
-_DIFFERENT = 64  # squares and images that are held in memory
+CANDIDATES = ("files", "decoding", "network", "torchvision")
+_DIFFERENT = 64  # squares and images that are kept in memory
 
 
 def files_of(folder: str) -> list[str]:
@@ -57,9 +57,14 @@ def files(detector: Detector, paths: list[str], args: argparse.Namespace) -> Cal
     def run() -> None:
         with tempfile.TemporaryDirectory() as folder:
             work = DetectionRun(
-                model=args.model, class_names=detector.class_names, folder=Path(folder), form="json", draw=False,
-                to_stdout=False, quiet=True,
-            )  # fmt: skip
+                model=args.model,
+                class_names=detector.class_names,
+                folder=Path(folder),
+                form="json",
+                draw=False,
+                to_stdout=False,
+                quiet=True,
+            )
             code = work.all(detector.stream(frames(paths, args.images), args.batch, keep_images=False))
             assert (code, work.done) == (0, args.images)
 
@@ -97,14 +102,14 @@ def network(detector: Detector, paths: list[str], args: argparse.Namespace) -> C
 
 
 def torchvision(detector: Detector, paths: list[str], args: argparse.Namespace) -> Callable[[], object]:
-    from singleshot.bench.torch_candidates import torchvision_runner
+    from singleshot.bench.records import Candidate, Job
+    from singleshot.bench.torch_runners import torchvision_runner
     from singleshot.images.decode import read_image
 
     images = [read_image(path) for path in paths[:_DIFFERENT]]
-    runner = torchvision_runner({
-        "file": PEER, "threads": args.threads, "variant": "", "only_first": False, "device": "cpu",
-        "precision": "float32", "classes": len(detector.class_names), "pictures": paths[:2],
-    })  # fmt: skip
+    classes = len(detector.class_names)
+    peer = Candidate(PEER, "torchvision", "float32", PEER, "", threads=args.threads, classes=classes)
+    runner = torchvision_runner(Job(peer, paths[:2], only_first=False))
 
     def run() -> None:
         for image in islice(cycle(images), args.images // 8):
@@ -119,21 +124,24 @@ def counts(images: int, batch: int) -> dict[str, int]:
 
 
 def report(seconds: dict[str, list[float]], done: dict[str, int], batch: int, images: int) -> None:
-    rates = {name: [done[name] / s for s in seconds[name]] for name in CONTENDERS}
+    rates = {name: [done[name] / s for s in seconds[name]] for name in CANDIDATES}
     together = [1 / (1 / d + 1 / n) for d, n in zip(rates["decoding"], rates["network"], strict=True)]
     slower = [min(pair) for pair in zip(rates["decoding"], rates["network"], strict=True)]
 
     def share(of: list[float]) -> float:
         return statistics.median(a / b for a, b in zip(rates["files"], of, strict=True))
 
-    tell("bulk detection from files", {
-        "images, batch": f"{images}, {batch}",
-        **{f"{name}, images per second": statistics.median(rates[name]) for name in CONTENDERS},
-        "decoding and network allow together, images per second": statistics.median(together),
-        "files / what they allow together (want 0.75)": share(together),
-        "files / the slower of the two": share(slower),
-        f"files / torchvision {PEER} from memory (want 4)": share(rates["torchvision"]),
-    })  # fmt: skip
+    tell(
+        "bulk detection from files",
+        {
+            "images, batch": f"{images}, {batch}",
+            **{f"{name}, images per second": statistics.median(rates[name]) for name in CANDIDATES},
+            "decoding and network allow together, images per second": statistics.median(together),
+            "files / what they allow together (want 0.75)": share(together),
+            "files / the slower of the two": share(slower),
+            f"files / torchvision {PEER} from memory (want 4)": share(rates["torchvision"]),
+        },
+    )
 
 
 def main() -> None:
@@ -146,7 +154,7 @@ def main() -> None:
     parser.add_argument("--precision", default=None)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--batch", type=int, default=None)
-    parser.add_argument("--candidate", choices=CONTENDERS)
+    parser.add_argument("--candidate", choices=CANDIDATES)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     detector = singleshot.load(args.model, engine=args.engine, precision=args.precision, threads=args.threads)
@@ -157,7 +165,7 @@ def main() -> None:
         return
     batch = args.batch or detector.batch_size
     arguments = [argument for argument in sys.argv[1:] if argument != "--json"]
-    report(race_processes(list(CONTENDERS), args.rounds, arguments), counts(args.images, batch), batch, args.images)
+    report(race_processes(list(CANDIDATES), args.rounds, arguments), counts(args.images, batch), batch, args.images)
 
 
 if __name__ == "__main__":

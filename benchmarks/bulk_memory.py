@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--draw", action="store_true")
     parser.add_argument("--json", action="store_true")
     args, more = parser.parse_known_args()
-    every = max(100, args.images // 10 // 100 * 100)  # the command tells every 100
+    every = max(100, args.images // 10 // 100 * 100)  # the command prints every 100
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images"
         images.mkdir()
@@ -74,13 +74,16 @@ def main() -> None:
         started = time.perf_counter()
         resident, most, _ = watch([*command, "--out", str(Path(folder) / "found")], every)
         seconds = time.perf_counter() - started
-    tell("memory of bulk detection", {
-        "images": args.images,
-        "images per second, start-up included": args.images / seconds,
-        f"resident MB after each {every}": str(resident),
-        "growth from the second to the last, MB (want 0)": resident[-1] - resident[min(1, len(resident) - 1)],
-        "most ever, MB (want under 700)": most,
-    })  # fmt: skip
+    tell(
+        "memory of bulk detection",
+        {
+            "images": args.images,
+            "images per second, start-up included": args.images / seconds,
+            f"resident MB after each {every}": str(resident),
+            "growth from the second to the last, MB (want 0)": resident[-1] - resident[min(1, len(resident) - 1)],
+            "most ever, MB (want under 700)": most,
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -8,20 +8,18 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
+from singleshot.devices import cores, processor_name
+from singleshot.timing import seconds_of, time_in_turns
+
 
 def machine() -> str:
     """Processor, cores and versions, for the head of a result."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        name = f"{len(names)} x {names[0]}" if names else name
+    name = f"{cores()} x {processor_name()}"
     if torch.cuda.is_available():
         name += f", {torch.cuda.get_device_name()}"
     return f"{name}; torch {torch.__version__}, Python {platform.python_version()}"
@@ -29,18 +27,7 @@ def machine() -> str:
 
 def race(candidates: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
     """Seconds of every candidate in every round; each round runs all of them in turn."""
-    for _ in range(warmup):
-        for run in candidates.values():
-            run()
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds):
-        for name, run in candidates.items():
-            wait()
-            started = time.perf_counter()
-            run()
-            wait()
-            seconds[name].append(time.perf_counter() - started)
-    return seconds
+    return time_in_turns(candidates, rounds, warmup, wait)
 
 
 def race_processes(names: list[str], rounds: int, arguments: list[str]) -> dict[str, list[float]]:
@@ -72,12 +59,13 @@ def serve(run: Callable[[], object], warmup: int = 3, steps: int = 1) -> None:
         run()
     wait()
     print("ready", flush=True)
-    for _ in sys.stdin:
-        started = time.perf_counter()
+
+    def turn() -> None:
         for _ in range(steps):
             run()
-        wait()
-        print((time.perf_counter() - started) / steps, flush=True)
+
+    for _ in sys.stdin:
+        print(seconds_of(turn, wait) / steps, flush=True)
 
 
 def wait() -> None:

@@ -71,7 +71,7 @@ def main() -> None:
             result[f"{args.split} coco AP50"] = report["stats"]["AP50"]
     if args.picture:
         sheet(best, args.data, args.split, args.picture)
-    tell(f"quality after {args.time} from nothing", result)
+    tell(f"quality after {args.time} from scratch", result)
 
 
 if __name__ == "__main__":

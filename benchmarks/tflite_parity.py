@@ -31,9 +31,13 @@ from singleshot.weights.imported_model import ImportedModel
 from singleshot.weights.importing import import_foreign
 
 COCO_NAMES = {
-    "aeroplane": "airplane", "diningtable": "dining table", "motorbike": "motorcycle", "pottedplant": "potted plant",
-    "sofa": "couch", "tvmonitor": "tv",
-}  # fmt: skip
+    "aeroplane": "airplane",
+    "diningtable": "dining table",
+    "motorbike": "motorcycle",
+    "pottedplant": "potted plant",
+    "sofa": "couch",
+    "tvmonitor": "tv",
+}
 
 
 class LiteRT:

@@ -83,12 +83,12 @@ def main() -> None:
         parser.error("--join: want at least 1")
     detector = singleshot.load(args.model)
     dataset = open_dataset(args.data, args.split, class_names=detector.class_names)
-    said: dict[str, object] = {"images": len(dataset), "joined": f"{args.join} x {args.join}"}
-    said |= measure(detector, dataset, args.join, None)
+    figures: dict[str, object] = {"images": len(dataset), "joined": f"{args.join} x {args.join}"}
+    figures |= measure(detector, dataset, args.join, None)
     for tile in args.tile or ["640"]:
         for whole in (True, False):
-            said |= measure(detector, dataset, args.join, replace(Tiling.of(tile), whole=whole))
-    tell("whole images and tiles", said)
+            figures |= measure(detector, dataset, args.join, replace(Tiling.of(tile), whole=whole))
+    tell("whole images and tiles", figures)
 
 
 if __name__ == "__main__":

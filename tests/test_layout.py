@@ -18,7 +18,7 @@ PACKAGE = ROOT / "src" / "singleshot"
 GROUPS: dict[str, dict[str, set[str]]] = {
     "ground": {
         "_version": set(), "errors": set(), "records": set(),
-        "files": {"errors"}, "storage": {"errors"}, "devices": {"errors"}, "memory": set(),
+        "files": {"errors"}, "storage": {"errors"}, "devices": {"errors"}, "memory": set(), "timing": set(),
     },
     "SSD itself": {
         "boxes": set(), "prior_boxes": set(), "inputs": set(), "thresholds": set(), "presets": {"inputs"},
@@ -52,7 +52,7 @@ GROUPS: dict[str, dict[str, set[str]]] = {
 # The pure rooms touch none of these; the ground is there for whoever does.
 PURE_GROUP = "SSD itself"
 NOT_PURE = {"os", "pathlib", "socket", "urllib", "requests", "time", "logging", "random", "typer", "pydantic"}
-NOT_PURE |= {f"singleshot.{room}" for room in ("files", "storage", "devices", "memory")}
+NOT_PURE |= {f"singleshot.{room}" for room in ("files", "storage", "devices", "memory", "timing")}
 # The runtime half and what it may reach. `devices` speaks of PyTorch's devices in functions that import it themselves.
 TORCH_FREE = ("images", "scenes", "datasets", "runtime", "serve", "model_info", "presets")
 TORCH = {"torch", "torchvision", "timm", "jaxtyping"}

@@ -13,17 +13,17 @@ from pathlib import Path
 import cv2
 import pytest
 
-TASKS = ("network", "detect", "memory", "files")
+KINDS = ("network", "detect", "memory", "files")
 QUICK = ("--batch", "1", "--rounds", "1", "--threads", "1", "--quiet")
 
 
 @pytest.fixture(scope="module")
 def exported(model: Path, tmp_path_factory) -> Path:
-    from singleshot.deploy.export import write_onnx
+    from singleshot.deploy.onnx_file import detector_model
     from singleshot.weights.checkpoint import load_checkpoint
 
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
-    write_onnx(*load_checkpoint(model), path)
+    path.write_bytes(detector_model(*load_checkpoint(model)).SerializeToString())
     return path
 
 
@@ -37,7 +37,7 @@ def test_a_table_a_picture_and_json(run, model, scenes, tmp_path) -> None:
     assert [one["name"] for one in report["candidates"]] == ["torch float32", "openvino float32"]
     for one in report["candidates"]:
         assert not one["failures"]
-        assert set(one["tasks"]) == set(TASKS)
+        assert set(one["tasks"]) == set(KINDS)
         for by in one["tasks"].values():
             assert set(by) == {"1"}
             assert 0 < by["1"]["p50_ms"] <= by["1"]["p90_ms"] <= by["1"]["p99_ms"]
@@ -54,15 +54,60 @@ def test_a_table_a_picture_and_json(run, model, scenes, tmp_path) -> None:
     assert str(scenes) in report["pictures"]
 
 
-def test_an_exported_file_runs_without_torch(run, exported, tmp_path) -> None:
+def test_an_exported_file_is_measured_in_batches(run, exported, tmp_path) -> None:
     done = run("bench", exported, "--engines", "onnxruntime", "--json", "--batch", "2,1", "--rounds", 1, "--threads", 1)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert [one["name"] for one in report["candidates"]] == ["onnxruntime float32"]
     tasks = report["candidates"][0]["tasks"]
-    assert {task: set(by) for task, by in tasks.items()} == {task: {"1", "2"} for task in TASKS}
+    assert {task: set(by) for task, by in tasks.items()} == {task: {"1", "2"} for task in KINDS}
     assert "PyTorch is left out" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+# What `pip install singleshot[openvino]` does not bring.
+HIDDEN = """
+import sys
+from importlib.machinery import PathFinder
+
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        missing = {"torch", "torchvision", "jaxtyping", "onnx", "onnxscript", "onnxruntime", "nncf", "matplotlib"}
+        return None if name.partition(".")[0] in missing else super().find_spec(name, path, target)
+
+sys.meta_path[:] = [Without if finder is PathFinder else finder for finder in sys.meta_path]
+"""
+
+
+def test_with_openvino_alone_an_exported_file_is_measured(exported, tmp_path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HIDDEN)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+
+    def bench(*words: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "singleshot", "bench", *map(str, words)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    done = bench(exported, "--precisions", "float32", "--json", *QUICK)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert [one["name"] for one in report["candidates"]] == ["openvino float32"]
+    assert set(report["candidates"][0]["tasks"]) == {"detect", "memory", "files"}
+    assert any("needs onnx" in note for note in report["notes"])
+    for words, extra in (
+        (["ssd320-mini"], "singleshot[train]"),
+        ([tmp_path / "best.safetensors"], "singleshot[train]"),
+        ([exported, "--versus", "torchvision", *QUICK], "singleshot[train]"),
+        ([exported, "--engines", "onnxruntime"], "pip install onnxruntime"),
+        ([exported, "--out", tmp_path / "speed"], "singleshot[train]"),
+    ):
+        done = bench(*words)
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()[-1:]
+        assert line.startswith("singleshot: ")
+        assert extra in line
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "speed").exists()
 
 
 def test_what_it_refuses(refused, exported, model, tmp_path) -> None:

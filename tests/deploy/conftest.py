@@ -28,12 +28,14 @@ class Net(NamedTuple):
     network: Any
     images: np.ndarray
 
-    def file(self, rules: Thresholds, path: Path, plain: bool = False) -> ModelInfo:
+    def file(self, rules: Thresholds, path: Path, tensorrt_compatible: bool = False) -> ModelInfo:
         """Write the exported file under other thresholds."""
         from singleshot.deploy.onnx_file import attach_postprocess
 
         info = ModelInfo.of(self.model, CLASSES, thresholds=rules)
-        proto = attach_postprocess(copy.deepcopy(self.network), self.model, info, plain=plain)
+        proto = attach_postprocess(
+            copy.deepcopy(self.network), self.model, info, tensorrt_compatible=tensorrt_compatible
+        )
         path.write_bytes(proto.SerializeToString())
         return info
 
@@ -63,7 +65,7 @@ def engines() -> Callable[[Path], dict[str, Any]]:
     """Both engines on a file, one thread each."""
     pytest.importorskip("openvino")
     pytest.importorskip("onnxruntime")
-    from singleshot.deploy.export import engines_for
+    from singleshot.deploy.engines import engines_for
 
     def make(path: Path) -> dict[str, Any]:
         made = engines_for(path, threads=1)

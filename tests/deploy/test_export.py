@@ -49,7 +49,7 @@ def test_both_engines_agree_with_pytorch(mini, engines, rules: Thresholds, tmp_p
 
 @pytest.mark.parametrize("rules", ["caffe", "cap of each class", "cap of all", "class-agnostic"])
 def test_without_branches_too(mini, engines, rules: str, tmp_path: Path) -> None:
-    info = mini.file(RULES[rules], tmp_path / "m.onnx", plain=True)
+    info = mini.file(RULES[rules], tmp_path / "m.onnx", tensorrt_compatible=True)
     assert compare(mini.model, info, engines(tmp_path / "m.onnx")["onnxruntime"], mini.images).good()
 
 
@@ -96,7 +96,7 @@ def test_without_a_cap_there_are_as_many_rows_as_needed(mini, engines, tmp_path:
         assert out["boxes"].shape == (1, out["counts"][0], 4)
         assert 200 < out["counts"][0] < 3 * mini.model.prior_spec.count
     with pytest.raises(ConfigError, match="TensorRT sorts out 3839 at most; export with --raw"):
-        select_model(8732, 20, rules, plain=True)
+        select_model(8732, 20, rules, True)
 
 
 def test_names_shapes_opset_and_description(mini, tmp_path: Path) -> None:
@@ -132,10 +132,10 @@ def test_names_shapes_opset_and_description(mini, tmp_path: Path) -> None:
 
 def test_for_tensorrt_there_are_no_branches(mini, tmp_path: Path) -> None:
     kinds = {}
-    for plain in (False, True):
-        mini.file(RULES["caffe"], tmp_path / "m.onnx", plain)
+    for compatible in (False, True):
+        mini.file(RULES["caffe"], tmp_path / "m.onnx", compatible)
         graph = onnx.load(tmp_path / "m.onnx").graph
-        kinds[plain] = {node.op_type for node in graph.node}
+        kinds[compatible] = {node.op_type for node in graph.node}
     # It knows bytes as an input alone, and converts them first of all.
     assert [node.op_type for node in graph.node if "images" in node.input] == ["Cast"]
     onnx.checker.check_model(onnx.load(tmp_path / "m.onnx"), full_check=True)
@@ -255,9 +255,12 @@ def test_raw_files(mini, engines, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("form", "said"),
-    [(Form("tflite"), "want one of onnx"), (Form(half=True), "--half: goes with --to openvino"),
-     (Form("openvino", plain=True), "--tensorrt: goes with --to onnx")],
-)  # fmt: skip
+    [
+        (Form("tflite"), "want one of onnx"),
+        (Form(half=True), "--half: goes with --to openvino"),
+        (Form("openvino", tensorrt_compatible=True), "--tensorrt: goes with --to onnx"),
+    ],
+)
 def test_forms_that_cannot_be(mini, form: Form, said: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=said):
         export_model(mini.model, mini.info, tmp_path / "m.onnx", mini.images, form)

@@ -9,6 +9,7 @@ import pytest
 
 from singleshot.datasets import open_dataset
 from singleshot.deploy import int8 as q
+from singleshot.deploy import int8_layers
 from singleshot.deploy.check_images import PreprocessedImages, check_pictures, spread
 from singleshot.errors import ConfigError, DataError
 from singleshot.models import build
@@ -80,17 +81,17 @@ def _outputs(engines, proto, images: np.ndarray, path: Path) -> tuple[np.ndarray
 
 def test_layers_can_go_back_to_float_one_by_one(mini, rounded, engines, tmp_path: Path) -> None:
     onnx.checker.check_model(rounded, full_check=True)
-    layers = q.quantised_layers(rounded, mini.network)
+    layers = int8_layers.quantised_layers(rounded, mini.network)
     assert {"backbone.stem.stage2.conv", "heads.0"} <= set(layers)
     assert len(set(layers.values())) == len(layers) > 30
     run = lambda proto: _outputs(engines, proto, mini.images, tmp_path / "n.onnx")  # noqa: E731
     truth, all_int8 = run(mini.network), run(rounded)
     assert not np.allclose(all_int8[0], truth[0], atol=1e-4)
-    back = q.with_float(rounded, mini.network, list(layers.values()))
+    back = int8_layers.with_float(rounded, mini.network, list(layers.values()))
     assert not {node.op_type for node in back.graph.node} & {"QuantizeLinear", "DequantizeLinear"}
     for ours, theirs in zip(run(back), truth, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
-    one = q.with_float(rounded, mini.network, [layers["heads.0"]])
+    one = int8_layers.with_float(rounded, mini.network, [layers["heads.0"]])
     onnx.checker.check_model(one, full_check=True)
     some = run(one)
     cells = mini.model.prior_spec.maps[0] ** 2 * mini.model.prior_spec.per_cell[0]
@@ -102,7 +103,7 @@ def test_layers_can_go_back_to_float_one_by_one(mini, rounded, engines, tmp_path
 
 
 def test_l2norm_stays_in_float(mobile) -> None:
-    names = q.l2norm_nodes(mobile.network)
+    names = int8_layers.l2norm_nodes(mobile.network)
     kinds = [node.op_type for node in mobile.network.graph.node if node.name in names]
     assert kinds == ["Pow", "ReduceSum", "Add", "Sqrt", "Div", "Mul"]
 
@@ -110,11 +111,11 @@ def test_l2norm_stays_in_float(mobile) -> None:
 def test_the_ranking_puts_what_was_spoilt_first(mini, rounded, engines, tmp_path: Path) -> None:
     spoilt = onnx.ModelProto()
     spoilt.CopyFrom(rounded)
-    layers = q.quantised_layers(rounded, mini.network)
+    layers = int8_layers.quantised_layers(rounded, mini.network)
     few = {name: layers[name] for name in ("heads.1", "heads.2", "heads.0")}
     scale = next(t for t in spoilt.graph.initializer if t.name.startswith("scale_") and "heads.0." in t.name)
     scale.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) * np.float32(3), scale.name))
-    ranked = q.rank_layers(
+    ranked = int8_layers.rank_layers(
         spoilt, mini.network, few, lambda p: _outputs(engines, p, mini.images[:1], tmp_path / "n.onnx")
     )
     assert ranked[0] == "heads.0"
@@ -126,10 +127,10 @@ def test_the_whole_way_with_a_stand_in_for_map50(mini, folder: Path, monkeypatch
     pytest.importorskip("nncf")
     kept: list[int] = []
 
-    def score(engine, squares: PreprocessedImages, size: int) -> float:
-        assert isinstance(engine(squares[0][0][None])[0], ImageDetections)
-        assert size == 320
-        kept.append(len(squares))
+    def score(engine, images: PreprocessedImages) -> float:
+        assert isinstance(engine(images[0].square[None])[0], ImageDetections)
+        assert images.spec.size == 320
+        kept.append(len(images))
         return 0.5 if len(kept) in (1, 2) else [0.48, 0.49, 0.497, 0.498][min(len(kept) - 3, 3)]
 
     info = ModelInfo.of(mini.model, SCENE_CLASSES[:3])
@@ -176,20 +177,20 @@ def test_map50_of_the_truth_is_one(mini, folder: Path) -> None:
     def perfect(images: np.ndarray) -> list[ImageDetections]:
         found = []
         for square in images:
-            i = next(i for i in range(len(dataset)) if np.array_equal(square, squares[i][0]))
-            _, place, _, _ = squares[i]
+            i = next(i for i in range(len(dataset)) if np.array_equal(square, squares[i].square))
+            place = squares[i].placement
             boxes = dataset.boxes_of(i) * np.float32([place.scale_x, place.scale_y] * 2) / 320
             found.append(ImageDetections(boxes, np.ones(len(boxes), np.float32), dataset.labels_of(i)))
         calls.append(len(images))
         return found
 
-    assert q.map50(perfect, squares, 320) == pytest.approx(1.0)
+    assert q.map50(perfect, squares) == pytest.approx(1.0)
     assert sum(calls) == 4
 
     def shifted(images: np.ndarray) -> list[ImageDetections]:
         return [one._replace(boxes=one.boxes + 0.3) for one in perfect(images)]
 
-    assert q.map50(shifted, squares, 320) < 0.1
+    assert q.map50(shifted, squares) < 0.1
 
 
 def test_pictures_to_check_with(mini, folder: Path, tmp_path: Path) -> None:
@@ -210,10 +211,9 @@ def test_spread() -> None:
 
 
 def test_squares_are_read_again_when_there_is_no_room(folder: Path, mini) -> None:
-    squares = PreprocessedImages(open_dataset(folder, "val"), mini.model)
-    squares._room = 2
-    first = [squares[i][0] for i in range(4)]
+    squares = PreprocessedImages(open_dataset(folder, "val"), mini.model, kept_bytes=2 * 320 * 320 * 3)
+    first = [squares[i].square for i in range(4)]
     assert len(squares.kept) == 2
-    assert all(np.array_equal(squares[i][0], first[i]) for i in range(4))
+    assert all(np.array_equal(squares[i].square, first[i]) for i in range(4))
     with pytest.raises(IndexError):
         squares[4]

@@ -79,13 +79,26 @@ class Amdegroot(nn.Module):
             else:
                 layers += [nn.Conv2d(channels, v, 3, padding=1), nn.ReLU()]
                 channels = v
-        layers += [nn.MaxPool2d(3, 1, 1), nn.Conv2d(512, 1024, 3, padding=6, dilation=6), nn.ReLU(),
-                   nn.Conv2d(1024, 1024, 1), nn.ReLU()]  # fmt: skip
+        layers += [
+            nn.MaxPool2d(3, 1, 1),
+            nn.Conv2d(512, 1024, 3, padding=6, dilation=6),
+            nn.ReLU(),
+            nn.Conv2d(1024, 1024, 1),
+            nn.ReLU(),
+        ]
         self.vgg = nn.ModuleList(layers)
         self.L2Norm = nn.Module()
         self.L2Norm.weight = nn.Parameter(torch.zeros(512))
-        table = ((1024, 256, 1, 0, 1), (256, 512, 2, 1, 3), (512, 128, 1, 0, 1), (128, 256, 2, 1, 3),
-                 (256, 128, 1, 0, 1), (128, 256, 1, 0, 3), (256, 128, 1, 0, 1), (128, 256, 1, 0, 3))  # fmt: skip
+        table = (
+            (1024, 256, 1, 0, 1),
+            (256, 512, 2, 1, 3),
+            (512, 128, 1, 0, 1),
+            (128, 256, 2, 1, 3),
+            (256, 128, 1, 0, 1),
+            (128, 256, 1, 0, 3),
+            (256, 128, 1, 0, 1),
+            (128, 256, 1, 0, 3),
+        )
         self.extras = nn.ModuleList(nn.Conv2d(a, b, k, s, p) for a, b, s, p, k in table)
         widths, boxes = (512, 1024, 512, 256, 256, 256), (4, 6, 6, 6, 4, 4)
         self.loc = nn.ModuleList(nn.Conv2d(w, n * 4, 3, padding=1) for w, n in zip(widths, boxes, strict=True))

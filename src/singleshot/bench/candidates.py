@@ -1,155 +1,141 @@
-"""The candidates of `bench`: every engine and precision that runs here, and torchvision's own detectors."""
+"""The candidates of `bench`: every engine and precision that runs here, and torchvision's SSDs."""
 
 from __future__ import annotations
 
-import difflib
-import importlib.util
-from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
-from singleshot.bench.model_files import EXTRAS, Model
-from singleshot.bench.race import TASKS, Candidate, Cell
+from singleshot.bench.model_files import Model
+from singleshot.bench.options import ENGINES, BenchOptions
+from singleshot.bench.records import KINDS, Candidate, Task
+from singleshot.deploy.engines import INSTALL, has_package
 from singleshot.errors import ConfigError, MissingExtraError, printable
+from singleshot.runtime.engines.table import ENGINES as TABLE
+from singleshot.runtime.engines.table import engine_module, is_installed
 
-ENGINES = ("torch", "onnxruntime", "openvino")
-PRECISIONS = ("float32", "bfloat16", "float16", "int8", "int8-bfloat16")
-
-
-def known(names: Sequence[str], all_names: Sequence[str], option: str) -> tuple[str, ...]:
-    """The names, each once; ConfigError that lists all of them, the nearest one first, for one that is unknown."""
-    for name in names:
-        if name not in all_names:
-            near = difflib.get_close_matches(name, all_names, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"{option} {printable(name, 40)!r}: want some of {','.join(all_names)}{hint}")
-    if not names:
-        raise ConfigError(f"{option}: want some of {','.join(all_names)}")
-    return tuple(dict.fromkeys(names))
-
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """What the user asked for; None: whatever is here. device: auto (CPU, and CUDA where there is one), cpu, cuda."""
-
-    engines: tuple[str, ...] | None = None
-    precisions: tuple[str, ...] | None = None
-    device: str = "auto"
-    batches: tuple[int, ...] = (1, 8)
-    threads: int | None = None
+TORCHVISION_SSDS = ("ssd300_vgg16", "ssdlite320_mobilenet_v3_large")
+# What a candidate's process imports to run it.
+_RUNNERS = {
+    "torch": "singleshot.bench.torch_runners:checkpoint_runner",
+    "torchvision": "singleshot.bench.torch_runners:torchvision_runner",
+}
+_FILE_RUNNER = "singleshot.bench.runners:file_runner"
 
 
 def candidates_of(model: Model, options: BenchOptions) -> tuple[list[Candidate], list[str]]:
     """Every engine, device and precision that is asked for and that runs here, and what was left out and why.
 
-    Raises ConfigError, MissingExtraError where something was asked for by name that is not here.
+    Raises:
+        ConfigError: A precision, a device or torch was asked for by name and cannot be had with this model here.
+        MissingExtraError: An engine was asked for by name that is not installed.
     """
     found: list[Candidate] = []
     notes: list[str] = []
     for engine in options.engines or ENGINES:
-        if importlib.util.find_spec(engine) is None:
-            if options.engines is not None:
-                raise MissingExtraError(f"--engines {engine}: is not installed: {EXTRAS[engine]}")
-            notes.append(f"{engine} is not installed: {EXTRAS[engine]}")
-            continue
         if engine == "torch" and model.checkpoint is None:
             if options.engines == ("torch",):
                 raise ConfigError(f"--engines torch: {printable(model.name)} is an exported file; give the checkpoint")
-            continue
-        found += [one for device in _devices(engine, options.device) for one in _of(engine, device, model, options)]
-    _check_found(found, model, options)
+        elif is_installed(engine):
+            found += [
+                one for device in devices_of(engine, options.device) for one in _of(engine, device, model, options)
+            ]
+        elif options.engines is not None:
+            raise MissingExtraError(f"--engines {engine}: is not installed: {INSTALL[engine]}")
+        else:
+            notes.append(f"{engine} is not installed: {INSTALL[engine]}")
+    for precision in options.precisions or ():
+        _check_found(precision, found, model)
+    if not found:
+        raise ConfigError(f"{printable(model.name)}: no engine here runs it on device {options.device}")
     return found, notes
 
 
-def _check_found(found: list[Candidate], model: Model, options: BenchOptions) -> None:
-    for precision in options.precisions or ():
-        if any(one.precision == precision for one in found):
-            continue
-        if precision.startswith("int8") and model.int8 is None:
-            raise ConfigError(
-                f"--precisions {precision}: there is no int8 file; make one with `singleshot export --int8 DATA` and"
-                " give it with --int8 FILE"
-            )
-        raise ConfigError(f"--precisions {precision}: no engine that is asked for computes in it with this model here")
-    if not found:
-        raise ConfigError(f"{printable(model.name)}: no engine here runs it on device {options.device}")
+def _check_found(precision: str, found: list[Candidate], model: Model) -> None:
+    if any(one.precision == precision for one in found):
+        return
+    if precision.startswith("int8") and model.int8 is None:
+        raise ConfigError(
+            f"--precisions {precision}: there is no int8 file; make one with `singleshot export --int8 DATA` and"
+            " give it with --int8 FILE"
+        )
+    raise ConfigError(f"--precisions {precision}: no engine that is asked for computes in it with this model here")
 
 
-def _devices(engine: str, wanted: str) -> list[str]:
-    there = ["cpu", *(["cuda"] if _has_cuda(engine) else [])]
-    if wanted == "auto":
-        return there
-    return [wanted] if wanted in there else []
+def devices_of(engine: str, wanted: str) -> list[str]:
+    """Those of cpu and cuda that the engine has here; wanted: auto for both."""
+    return [device for device in engine_module(engine).devices_here() if wanted in ("auto", device)]
 
 
-def _has_cuda(engine: str) -> bool:
-    if engine == "torch":
-        import torch
-
-        return torch.cuda.is_available()
-    if engine == "onnxruntime":
-        import onnxruntime
-
-        return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    return False
+def _precisions_of(engine: str, device: str, asked: tuple[str, ...] | None) -> list[str]:
+    """Those that an engine has on a device, or those of them that are asked for."""
+    there = engine_module(engine).precisions_here(device)
+    if engine == "torch" and device == "cpu" and asked is not None and "bfloat16" not in there:
+        there = [*there, "bfloat16"]  # emulated, slower than float32: measured only for who asks
+    return [precision for precision in there if asked is None or precision in asked]
 
 
 def _of(engine: str, device: str, model: Model, options: BenchOptions) -> list[Candidate]:
     """The candidates of one engine on one device."""
     made = []
-    for precision, variant in _kinds(engine, device, options.precisions):
-        if options.precisions is not None and precision not in options.precisions:
+    for precision in _precisions_of(engine, device, options.precisions):
+        path, network = _files(engine, precision, model)
+        if path is None:
             continue
-        file = model.int8 if precision.startswith("int8") else model.plain
-        if engine != "torch" and (file is None or (engine == "onnxruntime" and file.path.suffix.lower() != ".onnx")):
-            continue
-        words = [engine, *([device] if device != "cpu" else []), precision, *([variant] if variant else [])]
-        path, network = (model.checkpoint, model.checkpoint) if engine == "torch" else (file.path, file.network)  # type: ignore[union-attr]
-        tasks = [task for task in TASKS if task != "network" or network is not None]
-        cells: list[Cell] = [(task, batch) for batch in options.batches for task in tasks]
-        made.append(Candidate(
-            " ".join(words), engine, precision, str(path), None if network is None else str(network), device, variant,
-            options.threads, model.classes, tuple(cells),
-        ))  # fmt: skip
+        kinds = [kind for kind in KINDS if kind != "network" or network is not None]
+        made.append(
+            Candidate(
+                " ".join([engine, *([device] if device != "cpu" else []), precision]),
+                engine,
+                precision,
+                str(path),
+                _RUNNERS.get(engine, _FILE_RUNNER),
+                None if network is None else str(network),
+                device,
+                options.threads,
+                tasks=tuple(Task(kind, batch) for batch in options.batches for kind in kinds),
+            )
+        )
     return made
 
 
-def _kinds(engine: str, device: str, asked: tuple[str, ...] | None) -> list[tuple[str, str]]:
-    """Precisions and variants that an engine has on a device."""
+def _files(engine: str, precision: str, model: Model) -> tuple[Path | None, Path | None]:
+    """The file that an engine runs in a precision, None where there is none, and the one of the network alone."""
     if engine == "torch":
-        if device == "cuda":
-            return [("float32", ""), ("float16", ""), ("bfloat16", ""), ("float16", "graphs"), ("bfloat16", "graphs"),
-                    ("float16", "compile")]  # fmt: skip
-        from singleshot.devices import has_bfloat16
-
-        # Emulated it is slower than float32: measured only for who asks.
-        there = has_bfloat16() or (asked is not None and "bfloat16" in asked)
-        return [("float32", ""), *([("bfloat16", "")] if there else [])]
-    if engine == "onnxruntime":
-        return [("float32", "")] if device == "cuda" else [("float32", ""), ("int8", "")]
-    from singleshot.runtime.engines.openvino import shared_core
-
-    has = shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    kinds = ["float32", *(["bfloat16"] if "BF16" in has else []), *(["float16"] if "FP16" in has else []), "int8"]
-    return [(kind, "") for kind in [*kinds, *(["int8-bfloat16"] if "BF16" in has else [])]]
+        return model.checkpoint, model.checkpoint
+    file = model.int8 if precision.startswith("int8") else model.floating
+    if file is None or file.path.suffix.lower() not in TABLE[engine].files:
+        return None, None
+    return file.path, file.network
 
 
-def peers(model: Model, options: BenchOptions, with_rcnn: bool = True) -> list[Candidate]:
-    """torchvision's detectors, end to end; on CPUs an image at a time, since batches gain nothing there."""
-    if importlib.util.find_spec("torchvision") is None:
-        raise MissingExtraError(f"--versus torchvision: is not installed: {EXTRAS['torch']}")
-    from singleshot.bench.torch_candidates import RCNN_BUILDERS, SSD_BUILDERS
+def peers(model: Model, options: BenchOptions) -> list[Candidate]:
+    """torchvision's SSDs, with as many classes as the model. Raises MissingExtraError."""
+    if not has_package("torchvision"):
+        raise MissingExtraError(f"--versus torchvision: is not installed: {INSTALL['torchvision']}")
+    return [one for builder in TORCHVISION_SSDS for one in torchvision_candidates(builder, model.classes, options)]
 
+
+def torchvision_candidates(
+    builder: str, classes: int, options: BenchOptions, runner: str = _RUNNERS["torchvision"]
+) -> list[Candidate]:
+    """One of torchvision's detectors, end to end; on CPUs an image at a time, since batches gain nothing there."""
     made = []
-    for device in _devices("torch", options.device):
+    for device in devices_of("torch", options.device):
         batches = options.batches if device == "cuda" else (1,)
-        precisions = ("float32", "float16") if device == "cuda" else ("float32",)
-        for builder in (*SSD_BUILDERS, *(RCNN_BUILDERS if with_rcnn else ())):
-            for precision in precisions:
-                words = ["torchvision", *([device] if device != "cpu" else []), builder]
-                words += [precision] if precision != "float32" else []
-                cells = tuple((task, batch) for batch in batches for task in ("memory", "files"))
-                made.append(Candidate(
-                    " ".join(words), "torchvision", precision, builder, None, device, "", options.threads,
-                    model.classes, cells,
-                ))  # fmt: skip
+        for precision in ("float32", "float16") if device == "cuda" else ("float32",):
+            words = ["torchvision", *([device] if device != "cpu" else []), builder]
+            words += [precision] if precision != "float32" else []
+            tasks = tuple(Task(kind, batch) for batch in batches for kind in ("memory", "files"))
+            made.append(
+                Candidate(
+                    " ".join(words),
+                    "torchvision",
+                    precision,
+                    builder,
+                    runner,
+                    device=device,
+                    threads=options.threads,
+                    classes=classes,
+                    tasks=tasks,
+                )
+            )
     return made

@@ -1,175 +1,101 @@
 """A candidate's process: `python -m singleshot.bench.worker`, started and asked by singleshot.bench.race.
 
-Commands and answers are JSON, a line each. The first command is the job (bench.Candidate and the pictures), the others
-are turns. Nothing heavy is imported before the job says which engine it is: start-up is one of the things measured.
+Commands and answers are JSON, a line each. The first command is the Job, the others are turns. Nothing heavy is
+imported before the job names what to run: start-up is measured as well.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import runpy
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any
 
-_IN_MEMORY = 128 << 20  # bytes of pictures that are held decoded
+from singleshot.bench.records import Job, Task
+from singleshot.timing import seconds_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from singleshot.bench.runners import Runner
+
+_IN_MEMORY = 128 << 20  # bytes of images that are kept decoded
 _MAX_CALLS = 2000  # in a turn
 _PROBE_IMAGES, _PROBE_S = 16, 5.0  # detected in one by one before the peak of memory is read; the most for it
 _SLOW_S = 1.0  # a call that takes longer needs no second one to prepare
 
 
-class Runner(Protocol):
-    """What an engine can be asked to do; the network's answer is waited for, not kept."""
-
-    def squares(self, images: Sequence[Any]) -> Any: ...
-
-    def network(self, squares: Any) -> None: ...
-
-    def detect(self, squares: Any) -> None: ...
-
-    def memory(self, images: Sequence[Any]) -> None: ...
-
-    def files(self, paths: Sequence[str], batch: int) -> None: ...
+def _open(job: Job) -> Runner:
+    place, _, name = job.candidate.runner.rpartition(":")
+    found = runpy.run_path(place) if place.endswith(".py") else vars(importlib.import_module(place))
+    runner: Runner = found[name](job)
+    if job.only_first:
+        runner.files(job.images[:1], 1)
+    return runner
 
 
-class DetectorRunner:
-    """Around a Detector; network: runs the network alone on uint8 [B, S, S, 3]."""
+class _Turns:
+    """What is called in each turn, on images that go round."""
 
-    def __init__(self, detector: Any, network: Callable[[Any], object] | None) -> None:
-        self._detector, self._network = detector, network
+    def __init__(self, job: Job) -> None:
+        self._runner, self._paths = _open(job), job.images
+        self._images: list[np.ndarray] = []
+        self._calls: dict[Task, tuple[Callable[[], None], int]] = {}
 
-    def squares(self, images: Sequence[Any]) -> Any:
-        import numpy as np
-
-        from singleshot.inputs import to_square
-
-        return np.stack([to_square(image, self._detector.input_spec)[0] for image in images])
-
-    def network(self, squares: Any) -> None:
-        if self._network is None:
-            raise RuntimeError("no raw network at hand")
-        self._network(squares)
-
-    def detect(self, squares: Any) -> None:
-        self._detector.engine(squares)
-
-    def memory(self, images: Sequence[Any]) -> None:
-        if len(images) == 1:
-            self._detector.detect(images[0])
-        else:
-            self._detector.detect(list(images), batch_size=len(images))
-
-    def files(self, paths: Sequence[str], batch: int) -> None:
-        if len(paths) == 1:
-            self._detector.detect(paths[0])
-        else:
-            self._detector.detect(list(paths), batch_size=batch)
-
-
-def file_runner(job: dict[str, Any], batch: int) -> Runner:
-    """An exported file by OpenVINO or ONNX Runtime; the raw network is opened when it is first asked for."""
-    from singleshot.runtime.engines.table import EngineOptions, open_engine
-    from singleshot.runtime.load import open_detector
-
-    precision = {"int8": None, "int8-bfloat16": "bfloat16", "float32": None}.get(job["precision"], job["precision"])
-    device = None if job["device"] == "cpu" and job["engine"] == "openvino" else job["device"]
-    options = EngineOptions(device, job["threads"], precision, batch)
-    detector = open_detector(job["file"], job["engine"], options)
-    made: list[Any] = []
-
-    def network(squares: Any) -> object:
-        if not made:
-            same = job["network"] == job["file"]
-            made.append(detector.engine if same else open_engine(job["engine"], job["network"], options))
-        return made[0].outputs(squares)
-
-    return DetectorRunner(detector, network if job["network"] else None)
-
-
-class _Runners:
-    """The job's engine; of a file one for single images and one for batches, as they are opened by who wants either."""
-
-    def __init__(self, job: dict[str, Any]) -> None:
-        self._job = job
-        self._made: dict[bool, Runner] = {}
-
-    def get(self, batch: int) -> Runner:
-        from_file = self._job["engine"] in ("openvino", "onnxruntime")
-        many = batch > 1 and from_file
-        if many not in self._made:
-            self._made[many] = file_runner(self._job, batch) if from_file else _by_torch(self._job)
-        return self._made[many]
-
-
-def _by_torch(job: dict[str, Any]) -> Runner:
-    from singleshot.bench.torch_candidates import torch_runner, torchvision_runner
-
-    return torchvision_runner(job) if job["engine"] == "torchvision" else torch_runner(job)
-
-
-class _Bench:
-    """The turns: what is called in each, on pictures that go round."""
-
-    def __init__(self, runners: _Runners, paths: list[str]) -> None:
-        self._runners, self._paths = runners, paths
-        self._images: list[Any] = []
-        self._calls: dict[tuple[str, int], tuple[Callable[[], None], int]] = {}
-
-    def images(self) -> list[Any]:
-        """The first pictures, decoded, as many as memory may hold."""
+    def _decoded(self) -> list[np.ndarray]:
+        """The first images, as many as memory may keep."""
         if not self._images:
             from singleshot.images.decode import read_image
 
-            held = 0
+            kept_bytes = 0
             for path in self._paths:
                 image = read_image(path)
-                held += image.nbytes
-                if self._images and held > _IN_MEMORY:
+                kept_bytes += image.nbytes
+                if self._images and kept_bytes > _IN_MEMORY:
                     break
                 self._images.append(image)
         return self._images
 
-    def call(self, task: str, batch: int) -> tuple[Callable[[], None], int]:
+    def _call_of(self, task: Task) -> tuple[Callable[[], None], int]:
         """What to call, and how many images that is."""
-        if (task, batch) not in self._calls:
-            self._calls[task, batch] = self._make(task, batch)
-        return self._calls[task, batch]
-
-    def _make(self, task: str, batch: int) -> tuple[Callable[[], None], int]:
-        runner = self._runners.get(batch)
-        if task == "files":
+        runner, batch = self._runner, task.batch
+        if task.kind == "files":
             # With batches, two of them: reading the second overlaps the first, as it does in a folder of images.
             count = batch if batch == 1 else 2 * batch
             paths = cycle(self._paths)
             return lambda: runner.files(list(islice(paths, count)), batch), count
-        images = cycle(self.images())
-        if task == "memory":
+        images = cycle(self._decoded())
+        if task.kind == "memory":
             return lambda: runner.memory(list(islice(images, batch))), batch
         groups = cycle([runner.squares(list(islice(images, batch))) for _ in range(4)])
-        run = runner.network if task == "network" else runner.detect
+        run = runner.network if task.kind == "network" else runner.detect
         return lambda: run(next(groups)), batch
 
-    def turn(self, task: str, batch: int, seconds: float, calls: int) -> dict[str, Any]:
+    def turn(self, task: list[Any], seconds: float, calls: int) -> dict[str, Any]:
         """Call for that many seconds; without seconds, `calls` times."""
-        run, images = self.call(task, batch)
+        wanted = Task(*task)
+        if wanted not in self._calls:
+            self._calls[wanted] = self._call_of(wanted)
+        run, images = self._calls[wanted]
         taken: list[float] = []
         end = time.perf_counter() + seconds
         while len(taken) < _MAX_CALLS:
-            started = time.perf_counter()
-            run()
-            now = time.perf_counter()
-            taken.append(now - started)
-            if now >= end if seconds else len(taken) >= calls or now - started > _SLOW_S:
+            taken.append(seconds_of(run))
+            if time.perf_counter() >= end if seconds else len(taken) >= calls or taken[-1] > _SLOW_S:
                 break
         return {"seconds": taken, "images": images}
 
     def peak(self) -> dict[str, Any]:
+        """The most memory so far, after some more images one at a time."""
         end = time.perf_counter() + _PROBE_S
         for path in islice(cycle(self._paths), _PROBE_IMAGES):
-            self._runners.get(1).files([path], 1)
+            self._runner.files([path], 1)
             if time.perf_counter() > end:
                 break
         return {"peak_mb": peak_mb()}
@@ -193,44 +119,25 @@ def peak_mb() -> float | None:
     return used / 2**20 if sys.platform == "darwin" else used / 1024
 
 
-def _answer(channel: TextIO, work: Callable[[], dict[str, Any]]) -> bool:
-    """Do it and say what came of it; whether it went well."""
-    try:
-        said = work()
-    except Exception as error:  # whatever it is belongs into the report, and the other tasks go on
-        said = {"failed": f"{type(error).__name__}: {error}"}
-    channel.write(json.dumps(said) + "\n")
-    channel.flush()
-    return "failed" not in said
-
-
 def main() -> None:
-    """Answer until standard input ends."""
+    """Answer until standard input ends, or the job cannot be begun."""
     # What libraries print must not get between the answers.
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    job = json.loads(sys.stdin.readline() or "{}")
-    if not job:
-        return
-    made: list[_Bench] = []
-
-    def begin() -> dict[str, Any]:
-        runners = _Runners(job)
-        if job["only_first"] or any(batch == 1 for _, batch in job["cells"]):
-            single = runners.get(1)
-            if job["only_first"]:
-                single.files(job["pictures"][:1], 1)
-        made.append(_Bench(runners, job["pictures"]))
-        return {"ready": True}
-
-    if not _answer(channel, begin):
-        return
+    turns: _Turns | None = None
     for line in sys.stdin:
         command = json.loads(line)
-        if command.pop("peak", False):
-            _answer(channel, made[0].peak)
-        else:
-            _answer(channel, lambda turn=command: made[0].turn(**turn))  # type: ignore[misc]
+        try:
+            if turns is None:
+                turns = _Turns(Job.from_dict(command))
+                answer: dict[str, Any] = {"ready": True}
+            else:
+                answer = turns.turn(**command) if command else turns.peak()
+        except Exception as error:  # whatever it is belongs into the report, and the other tasks go on
+            answer = {"failed": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=channel, flush=True)
+        if turns is None:
+            return
 
 
 if __name__ == "__main__":

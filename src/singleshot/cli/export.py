@@ -157,7 +157,7 @@ def _quantise(
         if not quiet:
             print(line, file=sys.stderr)
 
-    return quantise(network, info, *judged, split, form.plain, say)
+    return quantise(network, info, *judged, split, form.tensorrt_compatible, say)
 
 
 def _int8_lines(report: Report) -> str:

@@ -1,8 +1,9 @@
-"""Pictures to check an export with: drawn scenes, a folder's, or a data set's."""
+"""Images to check an export with: drawn scenes, a folder's, or a data set's."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from singleshot.datasets import available_splits, open_dataset
 from singleshot.datasets.dataset import Dataset
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import read_image
-from singleshot.inputs import Placement, to_square
+from singleshot.inputs import InputSpec, Placement, to_square
 from singleshot.models import SSD
 from singleshot.runtime.names import IMAGE_SUFFIXES
 from singleshot.scenes.scenes import make_scene
@@ -20,15 +21,22 @@ _KEPT_BYTES = 400 * 2**20  # of squares that are kept in memory
 
 
 def check_pictures(source: str | None, model: SSD) -> np.ndarray:
-    """uint8 [N, S, S, 3]: up to 16 images of a file, a folder or a data set, spread over it; None: 8 drawn scenes.
+    """What an export is checked on.
 
-    Raises DataError.
+    Args:
+        source: An image, a folder or a data set, up to 16 images of it, spread evenly; None: 8 drawn scenes.
+        model: Whose input rule.
+
+    Returns:
+        uint8 [N, S, S, 3].
+
+    Raises:
+        DataError: There are no images, or one cannot be read.
     """
     if source is None:
-        images = [make_scene(0, "test", i)[0] for i in range(SCENES)]
-    else:
-        images = [read_image(name) for name in _names(source)]
-    return np.stack([to_square(image, model.input_spec)[0] for image in images])
+        scenes = (make_scene(0, "test", i)[0] for i in range(SCENES))
+        return np.stack([to_square(scene, model.input_spec)[0] for scene in scenes])
+    return np.stack([preprocess(name, model.input_spec).square for name in _names(source)])
 
 
 def _names(source: str) -> list[str]:
@@ -55,27 +63,46 @@ def spread(count: int, most: int) -> list[int]:
     return sorted(set(np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist())) if count else []
 
 
-class PreprocessedImages:
-    """Images of a data set as the model sees them, by position; kept in memory while they are few enough."""
+class PreprocessedImage(NamedTuple):
+    """An image as the model sees it: uint8 [S, S, 3], where the image lies in it, and the image's height and width."""
 
-    def __init__(self, dataset: Dataset, model: SSD) -> None:
+    square: np.ndarray
+    placement: Placement
+    height: int
+    width: int
+
+
+def preprocess(path: str, spec: InputSpec) -> PreprocessedImage:
+    """Read an image file for a model's input. Raises DataError."""
+    image = read_image(path)
+    square, place = to_square(image, spec)
+    return PreprocessedImage(square, place, image.shape[0], image.shape[1])
+
+
+class PreprocessedImages:
+    """Images of a data set as the model sees them, by position; kept in memory while they are few enough.
+
+    Args:
+        dataset: Whose images.
+        model: Whose input rule.
+        kept_bytes: How many bytes of squares are kept.
+    """
+
+    def __init__(self, dataset: Dataset, model: SSD, kept_bytes: int = _KEPT_BYTES) -> None:
         self.dataset, self.spec = dataset, model.input_spec
-        self.kept: dict[int, tuple[np.ndarray, Placement, int, int]] = {}
-        self._room = _KEPT_BYTES // (3 * self.spec.size**2)
+        self.kept: dict[int, PreprocessedImage] = {}
+        self._most_kept = kept_bytes // (3 * self.spec.size**2)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, i: int) -> tuple[np.ndarray, Placement, int, int]:
-        """uint8 [S, S, 3], where the image lies in it, and the image's height and width. Raises DataError; IndexError
-        past the end."""
+    def __getitem__(self, i: int) -> PreprocessedImage:
+        """Raises DataError; IndexError past the end."""
         if i >= len(self.dataset):
             raise IndexError(i)
         if i in self.kept:
             return self.kept[i]
-        image = read_image(self.dataset.names[i])
-        square, place = to_square(image, self.spec)
-        made = square, place, image.shape[0], image.shape[1]
-        if len(self.kept) < self._room:
+        made = preprocess(self.dataset.names[i], self.spec)
+        if len(self.kept) < self._most_kept:
             self.kept[i] = made
         return made

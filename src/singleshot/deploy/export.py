@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import secrets
-import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
+from singleshot.deploy.engines import engines_for, require
 from singleshot.deploy.onnx_file import attach_postprocess, description
 from singleshot.deploy.onnx_network import network_model, network_program, silent
-from singleshot.deploy.parity import EXACT, HALF, Agreement, Engine, Limits, compare, compare_raw, refuse_unless_good
-from singleshot.errors import ConfigError, MissingExtraError, printable
+from singleshot.deploy.parity import EXACT, HALF, Agreement, Limits, compare, compare_raw, refuse_unless_good
+from singleshot.errors import ConfigError, printable
 from singleshot.evaluation.torch_engine import TorchEngine
 from singleshot.files import atomic_write
-from singleshot.inputs import to_square
 from singleshot.models import SSD
-from singleshot.runtime.engines.table import EngineOptions, engines_of, is_exported, is_installed, open_engine
+from singleshot.timing import time_in_turns
 from singleshot.weights.checkpoint import ModelInfo
+
+if TYPE_CHECKING:
+    import onnx
 
 # What can be written, and the suffix of its main file.
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 # Name of the description in a torch.export archive.
 DESCRIPTION = "singleshot.json"
-_EXTRA = "pip install 'singleshot[export]'"
 _CHUNK = 4  # images in one run of the check, so that a batch is checked as well
+_TIMED_RUNS, _WARM_RUNS = 9, 2
 
 
 class Speed(NamedTuple):
@@ -58,12 +57,15 @@ class Exported(NamedTuple):
 
 
 class Form(NamedTuple):
-    """How to export. to: a key of FORMATS; raw: offsets and logits without decoding; plain: for TensorRT; half: weights
-    in 16 bits (OpenVINO)."""
+    """How to export.
+
+    to: a key of FORMATS; raw: offsets and logits without decoding; tensorrt_compatible: without branches; half: weights
+    in 16 bits (OpenVINO).
+    """
 
     to: str = "onnx"
     raw: bool = False
-    plain: bool = False
+    tensorrt_compatible: bool = False
     half: bool = False
 
     def check(self) -> None:
@@ -72,7 +74,7 @@ class Form(NamedTuple):
             raise ConfigError(f"--to {printable(self.to, 40)}: want one of {', '.join(FORMATS)}")
         if self.half and self.to != "openvino":
             raise ConfigError("--half: goes with --to openvino; other engines take the precision when they run")
-        if self.plain and self.to != "onnx":
+        if self.tensorrt_compatible and self.to != "onnx":
             raise ConfigError("--tensorrt: goes with --to onnx")
 
 
@@ -80,70 +82,71 @@ DETECTOR = Form()
 
 
 class Quantised(NamedTuple):
-    """A network in int8 (onnx.ModelProto, raw outputs) and what the description says of it."""
+    """A network in int8, with raw outputs, and what the description says of it."""
 
-    network: Any
+    network: onnx.ModelProto
     about: Mapping[str, Any]
 
 
 def need_onnx(what: str) -> None:
     """Raise MissingExtraError unless the packages that write ONNX are there."""
-    for name in ("onnx", "onnxscript"):
-        if not _there(name):
-            raise MissingExtraError(f"{what} needs onnx and onnxscript: {_EXTRA}")
+    require(what, "onnx", "onnxscript")
 
 
-def _there(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
+# ------------------------------------------------------------------------------------------------------------ check
 
 
-def write_onnx(model: SSD, info: ModelInfo, path: Path, raw: bool = False) -> Any:
-    """Write the one file, whole or not at all, without checking it; returns the onnx.ModelProto."""
-    need_onnx(f"{printable(path)}: exporting")
-    proto = attach_postprocess(network_model(model), model, info, raw)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(proto.SerializeToString())
-    return proto
+class Check(NamedTuple):
+    """How a file is checked. images: uint8 [N, S, S, 3]; batch: images in a run that is timed; exact: whether the file
+    must give the model's boxes (a quantised one need not)."""
+
+    images: np.ndarray
+    batch: int = 1
+    exact: bool = True
 
 
-def squares(pictures: Sequence[np.ndarray], model: SSD) -> np.ndarray:
-    """uint8 RGB images of any size -> uint8 [N, S, S, 3] as the model sees them."""
-    return np.stack([to_square(picture, model.input_spec)[0] for picture in pictures])
+def check_file(
+    model: SSD, info: ModelInfo, path: Path, form: Form, check: Check, what: str, size: int | None = None
+) -> tuple[Row, ...]:
+    """Run an exported file by every engine here, and the model by PyTorch on the same images.
+
+    Args:
+        model, info: What was exported.
+        path: The file.
+        form: As what it was exported.
+        check: On which images, and how.
+        what: How messages call the file.
+        size: Bytes of the whole export; None: those of the file.
+
+    Returns:
+        A row for PyTorch, then one for each engine.
+
+    Raises:
+        ConfigError: The file gives other results than the model.
+        MissingExtraError: No engine that runs it is installed.
+    """
+    images, batch = check.images, check.batch
+    limits = HALF if form.half else EXACT
+    some = np.concatenate([images] * (batch // len(images) + 1))[:batch]
+    engines: Mapping[str, Any] = {"torch.export": _Archive(path)} if form.to == "torch" else engines_for(path)
+    rows = [Row(_time("pytorch", _torch_runner(model, info, form.raw), some), None, None)]
+    for name, engine in engines.items():
+        found = _agreement(model, info, engine, check, form.raw, limits) if check.exact else None
+        if found is not None:
+            refuse_unless_good(found, f"{what} by {name}", limits)
+        speed = _time(name, engine.outputs if form.raw else engine, some)
+        rows.append(Row(speed, size or path.stat().st_size, found))
+    return tuple(rows)
 
 
-# ---------------------------------------------------------------------------------------------------------- engines
-
-
-def engines_for(path: Path, threads: int | None = None, first: bool = False) -> dict[str, Any]:
-    """Every engine that is installed and runs that file, by name; or the first one. Raises CheckpointError,
-    MissingExtraError."""
-    names = [name for name in engines_of(path) if is_exported(path) and is_installed(name)]
-    if not names:
-        raise MissingExtraError(f"{printable(path)}: no engine to check it with: {_EXTRA}")
-    options = EngineOptions(device="cpu", threads=threads)
-    return {name: open_engine(name, path, options) for name in names[: 1 if first else None]}
-
-
-def time_engine(name: str, engine: Callable[[np.ndarray], Any], images: np.ndarray, rounds: int = 9) -> Speed:
-    """Median milliseconds of one image when given those of uint8 [B, S, S, 3] together."""
-    engine(images)
-    engine(images)
-    taken = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        engine(images)
-        taken.append(time.perf_counter() - start)
-    return Speed(name, 1000 * float(np.median(taken)) / len(images))
-
-
-def _agreement(model: SSD, info: ModelInfo, engine: Any, images: np.ndarray, raw: bool, limits: Limits) -> Agreement:
+def _agreement(model: SSD, info: ModelInfo, engine: Any, check: Check, raw: bool, limits: Limits) -> Agreement:
     def raw_outputs(some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         found = engine.outputs(some)
         return found["offsets"], found["logits"]
 
     total = Agreement()
-    for start in range(0, len(images), _CHUNK):
-        chunk = images[start : start + _CHUNK]
+    for start in range(0, len(check.images), _CHUNK):
+        chunk = check.images[start : start + _CHUNK]
         if raw:
             total = total.plus(compare_raw(model, info, raw_outputs, chunk))
         else:
@@ -151,37 +154,21 @@ def _agreement(model: SSD, info: ModelInfo, engine: Any, images: np.ndarray, raw
     return total
 
 
-def _torch_runner(model: SSD, info: ModelInfo, raw: bool) -> Engine | Callable[[np.ndarray], Any]:
+def _time(name: str, engine: Callable[[np.ndarray], object], images: np.ndarray) -> Speed:
+    """Median milliseconds of one image when given those of uint8 [B, S, S, 3] together."""
+    taken = time_in_turns({name: lambda: engine(images)}, _TIMED_RUNS, _WARM_RUNS)[name]
+    return Speed(name, 1000 * float(np.median(taken)) / len(images))
+
+
+def _torch_runner(model: SSD, info: ModelInfo, raw: bool) -> Callable[[np.ndarray], object]:
     if not raw:
         return TorchEngine(model, info.thresholds, torch.device("cpu"))
 
-    def run(images: np.ndarray) -> Any:
+    def run(images: np.ndarray) -> object:
         with torch.inference_mode():
             return model(torch.from_numpy(images).permute(0, 3, 1, 2))
 
     return run
-
-
-def check_file(
-    model: SSD, info: ModelInfo, path: Path, images: np.ndarray, form: Form, what: str, batch: int = 1,
-    exact: bool = True, size: int | None = None,
-) -> tuple[Row, ...]:  # fmt: skip
-    """Run an exported file by every engine here, beside PyTorch. Raises ConfigError where it gives other results.
-
-    images: uint8 [N, S, S, 3]; what: to call the file in messages; batch: images in a run that is timed; exact: whether
-    it must give the model's boxes (a quantised one need not); size: bytes, of the file's own if None.
-    """
-    limits = HALF if form.half else EXACT
-    some = np.concatenate([images] * (batch // len(images) + 1))[:batch]
-    rows = []
-    engines: dict[str, Any] = {"torch.export": _Archive(path)} if form.to == "torch" else engines_for(path)
-    for name, engine in engines.items():
-        found = _agreement(model, info, engine, images, form.raw, limits) if exact else None
-        if found is not None:
-            refuse_unless_good(found, f"{what} by {name}", limits)
-        run = engine.outputs if form.raw else engine
-        rows.append(Row(time_engine(name, run, some), size or path.stat().st_size, found))
-    return (Row(time_engine("pytorch", _torch_runner(model, info, form.raw), some), None, None), *rows)
 
 
 class _Archive:
@@ -204,50 +191,60 @@ class _Archive:
 
 
 def export_model(
-    model: SSD, info: ModelInfo, out: Path, images: np.ndarray, form: Form = DETECTOR,
-    batch: int = 1, quantised: Quantised | None = None,
-) -> Exported:  # fmt: skip
-    """Write a model for other engines, checked on images uint8 [N, S, S, 3] before it gets its name.
+    model: SSD,
+    info: ModelInfo,
+    out: Path,
+    images: np.ndarray,
+    form: Form = DETECTOR,
+    batch: int = 1,
+    quantised: Quantised | None = None,
+) -> Exported:
+    """Write a model for other engines, checked before it gets its name.
 
-    quantised: the network to write instead of the model's own, whose results have been accepted. Raises ConfigError
-    when the file gives other results than the model, and MissingExtraError; then nothing is written.
+    Args:
+        model, info: What to export.
+        out: The file; with OpenVINO's form its weights are written next to it, as .bin.
+        images: uint8 [N, S, S, 3] to check it on.
+        form: As what to write it.
+        batch: Images in a run that is timed.
+        quantised: The network to write instead of the model's own, whose results have been accepted.
+
+    Raises:
+        ConfigError: The file gives other results than the model, or cannot be written; then nothing is.
+        MissingExtraError: A package is missing.
     """
     form.check()
-    what, exact = printable(out), quantised is None
+    check, what = Check(images, batch, exact=quantised is None), printable(out)
     if form.to == "torch":
         with atomic_write(out) as temporary:
             _save_archive(model, info, temporary)
-            rows = check_file(model, info, temporary, images, form._replace(raw=True), what, batch)
-        return Exported((out,), rows)
+            return Exported((out,), check_file(model, info, temporary, form._replace(raw=True), check, what))
     need_onnx(f"{what}: exporting")
-    if form.to == "openvino" and not _there("openvino"):
-        raise MissingExtraError(f"{what}: --to openvino needs openvino: {_EXTRA}")
-    network = network_model(model) if quantised is None else quantised.network
+    if form.to == "openvino":
+        require(f"{what}: --to openvino", "openvino")
+    network, about = quantised or Quantised(network_model(model), {})
     precision = "int8" if quantised is not None else "float16" if form.half else "float32"
-    about = {} if quantised is None else quantised.about
-    proto = attach_postprocess(network, model, info, form.raw, form.plain, precision, about)
+    proto = attach_postprocess(network, model, info, form.raw, form.tensorrt_compatible, precision, about)
     if form.to == "onnx":
         with atomic_write(out) as temporary:
             temporary.write_bytes(proto.SerializeToString())
-            rows = check_file(model, info, temporary, images, form, what, batch, exact)
-        return Exported((out,), rows)
+            return Exported((out,), check_file(model, info, temporary, form, check, what))
     weights = out.with_suffix(".bin")
     with _pair_of_files(out, weights) as temporary:
         _save_openvino(proto, description(info, form.raw, precision, about), temporary, form.half)
         size = temporary.stat().st_size + temporary.with_suffix(".bin").stat().st_size
-        rows = check_file(model, info, temporary, images, form, what, batch, exact, size)
-    return Exported((out, weights), rows)
+        return Exported((out, weights), check_file(model, info, temporary, form, check, what, size))
 
 
 def _save_archive(model: SSD, info: ModelInfo, path: Path) -> None:
+    written = description(info, True)
     with silent():
-        torch.export.save(network_program(model), str(path), extra_files={DESCRIPTION: description(info, True)})
-    said = _Archive(path).description
-    if json.loads(said) != json.loads(description(info, True)):
+        torch.export.save(network_program(model), str(path), extra_files={DESCRIPTION: written})
+    if json.loads(_Archive(path).description) != json.loads(written):
         raise ConfigError(f"{printable(path)}: PyTorch did not keep the description; nothing was written")
 
 
-def _save_openvino(proto: Any, said: str, path: Path, half: bool) -> None:
+def _save_openvino(proto: onnx.ModelProto, about: str, path: Path, half: bool) -> None:
     """path.xml and path.bin from an ONNX model. Whatever OpenVINO has of the ONNX file on the way is not needed."""
     import openvino
 
@@ -256,24 +253,20 @@ def _save_openvino(proto: Any, said: str, path: Path, half: bool) -> None:
     onnx_file = path.with_suffix(".onnx")
     onnx_file.write_bytes(proto.SerializeToString())
     converted = shared_core().read_model(str(onnx_file))
-    converted.set_rt_info(said, RT_INFO)
+    converted.set_rt_info(about, RT_INFO)
     openvino.save_model(converted, str(path), compress_to_fp16=half)
     onnx_file.unlink()
 
 
 @contextmanager
 def _pair_of_files(main: Path, other: Path) -> Iterator[Path]:
-    """A path in a folder of its own beside `main`, with the same name; on success both files move, `main` last."""
-    folder = main.parent / f".part-{secrets.token_hex(16)}"
+    """A path with the name of `main` in a new folder next to it; on success both files move, `main` last."""
     try:
-        try:
-            main.parent.mkdir(parents=True, exist_ok=True)
-            folder.mkdir(mode=0o700)
-        except OSError as error:
-            said = f"{printable(main)}: cannot write there ({error.strerror}); give another --out"
-            raise ConfigError(said) from error
-        yield folder / main.name
+        main.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=".part-", dir=main.parent)
+    except OSError as error:
+        raise ConfigError(f"{printable(main)}: cannot write there ({error.strerror}); give another --out") from error
+    with folder as name:
+        yield Path(name, main.name)
         for path in (other, main):
-            os.replace(folder / path.name, path)  # noqa: PTH105
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+            Path(name, path.name).replace(path)

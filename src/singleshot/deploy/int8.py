@@ -7,33 +7,37 @@ it falls too far, the layers whose rounding moves the raw outputs most go back t
 from __future__ import annotations
 
 import copy
-import importlib.util
 import itertools
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from singleshot.datasets import open_dataset
 from singleshot.datasets.dataset import Dataset
-from singleshot.deploy.check_images import PreprocessedImages, spread
-from singleshot.deploy.export import Quantised, engines_for, need_onnx
+from singleshot.deploy.check_images import PreprocessedImage, PreprocessedImages, spread
+from singleshot.deploy.engines import engines_for, require
+from singleshot.deploy.export import Quantised, need_onnx
+from singleshot.deploy.int8_layers import l2norm_nodes, quantised_layers, rank_layers, with_float
 from singleshot.deploy.onnx_file import attach_postprocess
-from singleshot.deploy.onnx_network import consumers_of, network_model, silent
-from singleshot.errors import ConfigError, DataError, MissingExtraError, printable
+from singleshot.deploy.onnx_network import network_model, silent
+from singleshot.errors import ConfigError, DataError, printable
 from singleshot.inputs import boxes_from_square
 from singleshot.metrics import evaluate
 from singleshot.models import SSD
 from singleshot.records import ImageDetections
 from singleshot.weights.checkpoint import ModelInfo
 
+if TYPE_CHECKING:
+    import onnx
+
+    from singleshot.runtime.engines.table import FileEngine
+
 MOST_FALL = 0.005  # of mAP50
 CALIBRATION, VALIDATION, RANKING = 300, 500, 8  # images at most
 _BATCH = 8
-_PASSES = ("MaxPool", "Relu", "Clip", "Concat", "Reshape", "Transpose", "Identity")  # compute nothing of their own
-_LITTLE = 0.02  # score under which a prior says nothing that matters
 
 Say = Callable[[str], None]
 
@@ -59,26 +63,44 @@ class Report(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON and the file's description."""
-        o = self.outcome
+        outcome = self.outcome
         return {
-            "map50_before": round(o.before, 5), "map50_after": round(o.after, 5), "most_fall": MOST_FALL,
-            "float_layers": list(o.float_layers), "layers": self.layers, "measurements": o.tries,
-            "calibration_images": self.calibration_images, "validation_images": self.validation_images,
-            "validation_of": self.validation_of, "split": self.split,
-        }  # fmt: skip
+            "map50_before": round(outcome.before, 5),
+            "map50_after": round(outcome.after, 5),
+            "most_fall": MOST_FALL,
+            "float_layers": list(outcome.float_layers),
+            "layers": self.layers,
+            "measurements": outcome.tries,
+            "calibration_images": self.calibration_images,
+            "validation_images": self.validation_images,
+            "validation_of": self.validation_of,
+            "split": self.split,
+        }
 
 
 # ----------------------------------------------------------------------------------------------- accuracy control
 
 
 def choose_float_layers(
-    measure: Callable[[tuple[str, ...]], float], rank: Callable[[], Sequence[str]], before: float, layers: int,
-    most_fall: float = MOST_FALL, say: Say = lambda line: None,
-) -> Outcome:  # fmt: skip
+    measure: Callable[[tuple[str, ...]], float],
+    rank: Callable[[], Sequence[str]],
+    before: float,
+    layers: int,
+    most_fall: float = MOST_FALL,
+    say: Say = lambda line: None,
+) -> Outcome:
     """The fewest layers, in the order of `rank`, whose return to float keeps mAP50 within `most_fall` of `before`.
 
-    measure: layers in float -> mAP50; rank: layers, the most sensitive first, asked for only when it is needed.
-    Raises ConfigError when half of the layers in float would not be enough, since then int8 has lost its purpose.
+    Args:
+        measure: Layers in float -> mAP50.
+        rank: Layers, the most sensitive first, asked for only when they are needed.
+        before: mAP50 of the network in float.
+        layers: How many there are.
+        most_fall: By how much mAP50 may fall.
+        say: Gets a line for each measurement.
+
+    Raises:
+        ConfigError: Half of the layers in float would not be enough, since then int8 has lost its purpose.
     """
     seen: dict[int, float] = {}
     ranked: list[str] = []
@@ -111,101 +133,15 @@ def choose_float_layers(
     return Outcome(before, seen[enough], tuple(ranked[:enough]), len(seen))
 
 
-# ----------------------------------------------------------------------------------------------------------- layers
-
-
-def quantised_layers(quantised: Any, floating: Any) -> dict[str, str]:
-    """What can go back to float, in the order of the network: a name that says where it is -> name of its node."""
-    rounded = {output for node in quantised.graph.node if node.op_type == "DequantizeLinear" for output in node.output}
-    weights = {tensor.name for tensor in floating.graph.initializer}
-    originals = {node.name: node for node in floating.graph.node}
-    layers: dict[str, str] = {}
-    for node in quantised.graph.node:
-        if node.name not in originals or node.op_type in _PASSES or not rounded & set(node.input):
-            continue
-        name = next((i for i in originals[node.name].input[1:] if i in weights and i.endswith(".weight")), None)
-        if name is None:
-            name = f"{node.op_type.lower()} {originals[node.name].output[0]}"
-        layers[name.removeprefix("model.").removesuffix(".weight")] = node.name
-    return layers
-
-
-def with_float(quantised: Any, floating: Any, nodes: Sequence[str]) -> Any:
-    """A copy of the quantised network in which those nodes take what they take in the floating one."""
-    proto = copy.deepcopy(quantised)
-    originals = {node.name: node for node in floating.graph.node}
-    tensors = {tensor.name: tensor for tensor in floating.graph.initializer}
-    own = {tensor.name: tensor for tensor in proto.graph.initializer}
-    added: dict[str, Any] = {}
-    for node in proto.graph.node:
-        if node.name not in nodes:
-            continue
-        del node.input[:]
-        for name in originals[node.name].input:
-            taken = name
-            if name in tensors and name in own and own[name].SerializeToString() != tensors[name].SerializeToString():
-                taken = f"{name}/float"  # a bias that was corrected for the rounding; others may share it
-            if taken in tensors or taken != name:
-                added.setdefault(taken, tensors[name])
-            node.input.append(taken)
-    for name, tensor in added.items():
-        if name not in own:
-            own_copy = proto.graph.initializer.add()
-            own_copy.CopyFrom(tensor)
-            own_copy.name = name
-    _prune(proto)
-    return proto
-
-
-def _prune(proto: Any) -> None:
-    """Drop nodes and tensors that nothing takes any more."""
-    wanted = {value.name for value in proto.graph.output}
-    kept = []
-    for node in reversed(proto.graph.node):
-        if wanted & set(node.output):
-            wanted |= set(node.input)
-            kept.append(node)
-    tensors = [tensor for tensor in proto.graph.initializer if tensor.name in wanted]
-    values = [value for value in proto.graph.value_info if value.name in wanted]
-    del proto.graph.node[:], proto.graph.initializer[:], proto.graph.value_info[:]
-    proto.graph.node.extend(reversed(kept))
-    proto.graph.initializer.extend(tensors)
-    proto.graph.value_info.extend(values)
-
-
-def rank_layers(
-    quantised: Any, floating: Any, layers: Mapping[str, str], outputs: Callable[[Any], tuple[np.ndarray, np.ndarray]]
-) -> list[str]:
-    """Layer names, first the one whose return to float brings the raw outputs nearest to the floating network's.
-
-    outputs: runs a network (onnx.ModelProto) on some images -> offsets [N, P, 4], logits [N, P, C + 1].
-    """
-    offsets, logits = outputs(floating)
-    scores = _softmax(logits)[..., 1:]
-    speaks = scores.max(axis=-1) > _LITTLE
-    if not speaks.any():
-        speaks = np.ones_like(speaks)
-
-    def error(network: Any) -> float:
-        """Mean squared differences of scores, and of offsets in units of a prior's size, where objects may be."""
-        found_offsets, found_logits = outputs(network)
-        moved = np.square(found_offsets - offsets)[speaks].mean() * 0.01  # Caffe's variance of a centre, squared
-        return float(moved + np.square(_softmax(found_logits)[..., 1:] - scores)[speaks].mean())
-
-    errors = {name: error(with_float(quantised, floating, [node])) for name, node in layers.items()}
-    return sorted(errors, key=lambda name: errors[name])
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
-
-
 # -------------------------------------------------------------------------------------------------------- measuring
 
 
 def open_calibration(data: str, info: ModelInfo, split: str = "val") -> tuple[Dataset, Dataset]:
-    """The train split to calibrate on and the one to measure on; DataError where they do not fit the model."""
+    """The train split to calibrate on, CALIBRATION images of it at most, and the one to measure on.
+
+    Raises:
+        DataError: They cannot be read, are empty, or do not have the model's classes.
+    """
     sets = []
     for name, most in (("train", CALIBRATION), (split, None)):
         dataset = open_dataset(data, name, class_names=info.class_names)
@@ -217,117 +153,128 @@ def open_calibration(data: str, info: ModelInfo, split: str = "val") -> tuple[Da
     return sets[0], sets[1]
 
 
-def map50(engine: Callable[[np.ndarray], list[ImageDetections]], squares: PreprocessedImages, size: int) -> float:
+def map50(engine: Callable[[np.ndarray], list[ImageDetections]], images: PreprocessedImages) -> float:
     """mAP at IoU .5 (area under the curve, as `eval` computes it) of an engine on a data set."""
     detections = []
-    for start in range(0, len(squares), _BATCH):
-        some = [squares[i] for i in range(start, min(start + _BATCH, len(squares)))]
-        found = engine(np.stack([square for square, *_ in some]))
-        for record, (_, place, height, width) in zip(found, some, strict=True):
-            boxes = boxes_from_square(record.boxes, place, size, height, width)
+    for start in range(0, len(images), _BATCH):
+        some = [images[i] for i in range(start, min(start + _BATCH, len(images)))]
+        found = engine(np.stack([one.square for one in some]))
+        for record, one in zip(found, some, strict=True):
+            boxes = boxes_from_square(record.boxes, one.placement, images.spec.size, one.height, one.width)
             detections.append(ImageDetections(boxes, record.scores, record.labels))
-    dataset = squares.dataset
+    dataset = images.dataset
     truths = [dataset.truth(i) for i in range(len(dataset))]
     return evaluate(detections, truths, metric="voc", class_names=dataset.class_names).mean_ap
 
 
-def quantise_network(network: Any, squares: PreprocessedImages) -> Any:
-    """A network (onnx.ModelProto) in int8, its ranges measured on those images; nncf's standard post-training way."""
+def quantise_network(
+    network: onnx.ModelProto, images: PreprocessedImages | Sequence[PreprocessedImage]
+) -> onnx.ModelProto:
+    """A network in int8, its ranges measured on those images; nncf's standard post-training way."""
     import nncf
 
+    feed = nncf.Dataset(range(len(images)), lambda i: {"images": images[i].square[None]})
     with silent():
         # Weights symmetric, maps not: hardswish and raw images waste half of a symmetric range.
         return nncf.quantize(
-            copy.deepcopy(network), nncf.Dataset(_Feed(squares)), subset_size=len(squares),
-            preset=nncf.QuantizationPreset.MIXED, target_device=nncf.TargetDevice.CPU,
+            copy.deepcopy(network),
+            feed,
+            subset_size=len(images),
+            preset=nncf.QuantizationPreset.MIXED,
+            target_device=nncf.TargetDevice.CPU,
             ignored_scope=nncf.IgnoredScope(names=l2norm_nodes(network)),
-        )  # fmt: skip
+        )
 
 
-def l2norm_nodes(network: Any) -> list[str]:
-    """Names of the nodes that scale channel vectors to a length: squares and their root need more than 8 bits."""
-    takers = consumers_of(network.graph)
-    makers = {output: node for node in network.graph.node for output in node.output}
-    names: list[str] = []
-    for root in network.graph.node:
-        if root.op_type != "Sqrt":
-            continue
-        chain = [root]
-        while chain[-1].input[0] in makers and chain[-1].op_type in ("Sqrt", "Add", "ReduceSum"):
-            chain.append(makers[chain[-1].input[0]])
-        divisions = takers.get(root.output[0], [])
-        scales = [node for one in divisions for node in takers.get(one.output[0], []) if node.op_type == "Mul"]
-        names.extend(node.name for node in (*chain, *divisions, *scales))
-    return names
+class _Judge:
+    """What networks give, by the engines that are installed here.
 
+    Args:
+        folder: Where their files are written on the way.
+        finish: Puts decoding and selection behind a copy of a network.
+        images: What mAP50 is measured on.
+    """
 
-class _Feed:
-    """The images as the network takes them, as often as they are asked for."""
+    def __init__(self, folder: str, finish: Callable[[onnx.ModelProto], onnx.ModelProto], images: PreprocessedImages):
+        self._folder, self._finish, self._images = Path(folder), finish, images
+        self._numbers = itertools.count()
 
-    def __init__(self, squares: PreprocessedImages) -> None:
-        self.squares = squares
+    def _engines(self, proto: onnx.ModelProto, first: bool = False) -> list[FileEngine]:
+        path = self._folder / f"{next(self._numbers)}.onnx"  # a new name: an engine may still have the last one mapped
+        path.write_bytes(proto.SerializeToString())
+        made = engines_for(path, first=first)
+        path.unlink()
+        return list(made.values())
 
-    def __len__(self) -> int:
-        return len(self.squares)
+    def map50(self, network: onnx.ModelProto, floor: float = -1.0) -> float:
+        """Of the engines the lowest, those after the first one under `floor` not asked."""
+        lowest = float("inf")
+        for engine in self._engines(self._finish(network)):
+            lowest = min(lowest, map50(engine, self._images))
+            if not lowest >= floor:
+                break
+        return lowest
 
-    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-        return {"images": self.squares[i][0][None]}
+    def outputs(self, network: onnx.ModelProto, squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Offsets and logits by the first engine. squares: uint8 [N, S, S, 3]."""
+        found = self._engines(network, first=True)[0].outputs(squares)
+        return found["offsets"], found["logits"]
 
 
 def quantise(
-    model: SSD, info: ModelInfo, calibration: Dataset, validation: Dataset, split: str = "val",
-    plain: bool = False, say: Say = lambda line: None,
-) -> tuple[Quantised, Report]:  # fmt: skip
-    """The model's network in int8 and how it fares. Raises ConfigError where mAP50 cannot be kept, MissingExtraError.
+    model: SSD,
+    info: ModelInfo,
+    calibration: Dataset,
+    validation: Dataset,
+    split: str = "val",
+    tensorrt_compatible: bool = False,
+    say: Say = lambda line: None,
+) -> tuple[Quantised, Report]:
+    """The model's network in int8 and how it fares; of all engines that are installed here the lowest mAP50 counts.
 
-    Of all engines that are installed here the one with the lowest mAP50 counts.
+    Args:
+        model, info: What to quantise.
+        calibration: Images that the ranges are measured on.
+        validation: Labelled images that mAP50 is measured on, up to VALIDATION of them.
+        split: What the report calls the validation set.
+        tensorrt_compatible: As the file will be exported.
+        say: Gets a line of progress now and then.
+
+    Raises:
+        ConfigError: mAP50 cannot be kept, or the model finds nothing to begin with.
+        MissingExtraError: A package is missing.
     """
     need_onnx("int8")
-    if importlib.util.find_spec("nncf") is None:
-        raise MissingExtraError("int8 needs nncf: pip install 'singleshot[export]'")
+    require("int8", "nncf")
     network = network_model(model)
-    feed, judged = PreprocessedImages(calibration, model), validation.subset(spread(len(validation), VALIDATION))
-    judges = PreprocessedImages(judged, model)
+    feed = PreprocessedImages(calibration, model)
+    judged = PreprocessedImages(validation.subset(spread(len(validation), VALIDATION)), model)
     say(f"calibrating on {len(feed)} images")
     rounded = quantise_network(network, feed)
     layers = quantised_layers(rounded, network)
+
+    def back_in_float(names: Sequence[str]) -> onnx.ModelProto:
+        return with_float(rounded, network, [layers[name] for name in names])
+
+    def finish(proto: onnx.ModelProto) -> onnx.ModelProto:
+        return attach_postprocess(copy.deepcopy(proto), model, info, tensorrt_compatible=tensorrt_compatible)
+
     with tempfile.TemporaryDirectory(prefix="singleshot-") as folder:
-        numbers = itertools.count()
-
-        def engines(proto: Any, first: bool = False) -> dict[str, Any]:
-            path = Path(folder) / f"{next(numbers)}.onnx"  # a new name: an engine may still have the last one mapped
-            path.write_bytes(proto.SerializeToString())
-            made = engines_for(path, first=first)
-            path.unlink()
-            return made
-
-        def score(proto: Any, floor: float = -1.0) -> float:
-            """Of the engines the lowest, those after the first one under `floor` not asked."""
-            lowest = float("inf")
-            for engine in engines(attach_postprocess(copy.deepcopy(proto), model, info, plain=plain)).values():
-                lowest = min(lowest, map50(engine, judges, model.input_spec.size))
-                if not lowest >= floor:
-                    break
-            return lowest
-
-        before = score(network)
+        judge = _Judge(folder, finish, judged)
+        before = judge.map50(network)
         if not before > 0:
-            raise ConfigError(f"int8: the model finds nothing on {printable(judged.source)} (mAP50 {before:.4f}), so"
-                              " what rounding costs cannot be measured")  # fmt: skip
-        some = np.stack([feed[i][0] for i in spread(len(feed), RANKING)])
-
-        def outputs(proto: Any) -> tuple[np.ndarray, np.ndarray]:
-            found = next(iter(engines(proto, first=True).values())).outputs(some)
-            return found["offsets"], found["logits"]
-
-        def measure(names: tuple[str, ...]) -> float:
-            return score(with_float(rounded, network, [layers[name] for name in names]), before - MOST_FALL)
+            raise ConfigError(
+                f"int8: the model finds nothing on {printable(judged.dataset.source)} (mAP50 {before:.4f}), so what"
+                " rounding costs cannot be measured"
+            )
 
         def rank() -> list[str]:
             say(f"ranking {len(layers)} layers by what their rounding does")
-            return rank_layers(rounded, network, layers, outputs)
+            some = np.stack([feed[i].square for i in spread(len(feed), RANKING)])
+            return rank_layers(rounded, network, layers, lambda proto: judge.outputs(proto, some))
 
-        outcome = choose_float_layers(measure, rank, before, len(layers), say=say)
+        outcome = choose_float_layers(
+            lambda names: judge.map50(back_in_float(names), before - MOST_FALL), rank, before, len(layers), say=say
+        )
     report = Report(outcome, len(layers), len(feed), len(judged), len(validation), split)
-    final = with_float(rounded, network, [layers[name] for name in outcome.float_layers])
-    return Quantised(final, {"quantisation": report.to_dict()}), report
+    return Quantised(back_in_float(outcome.float_layers), {"quantisation": report.to_dict()}), report

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,23 +13,52 @@ from singleshot.deploy.onnx_post import decode_model, select_model
 from singleshot.model_info import KEY, ModelInfo
 from singleshot.models import SSD
 
+if TYPE_CHECKING:
+    import onnx
+
 DETECTIONS = ("boxes", "scores", "labels", "counts")
 
 
-def detector_model(model: SSD, info: ModelInfo, raw: bool = False, plain: bool = False) -> Any:
-    """An onnx.ModelProto: images uint8 [N, S, S, 3] -> boxes, scores, labels, counts (see onnx_post); raw: -> offsets,
-    logits. plain: without branches, for TensorRT."""
-    return attach_postprocess(network_model(model), model, info, raw, plain)
+def detector_model(
+    model: SSD, info: ModelInfo, raw: bool = False, tensorrt_compatible: bool = False
+) -> onnx.ModelProto:
+    """The one file of a model: images uint8 [N, S, S, 3] -> boxes, scores, labels, counts (see onnx_post).
+
+    Args:
+        model: The network, its priors and its input rule.
+        info: What the description says of it; its thresholds are those of the selection.
+        raw: Stop at offsets [N, P, 4] and logits [N, P, C + 1].
+        tensorrt_compatible: Without branches, with a fixed number of rows.
+
+    Raises:
+        ConfigError: The thresholds keep more boxes than TensorRT sorts out.
+    """
+    return attach_postprocess(network_model(model), model, info, raw, tensorrt_compatible)
 
 
 def attach_postprocess(
-    network: Any, model: SSD, info: ModelInfo, raw: bool = False, plain: bool = False,
-    precision: str = "float32", about: Mapping[str, Any] | None = None,
-) -> Any:  # fmt: skip
-    """A network's onnx.ModelProto, as exported or quantised, with decoding and selection behind it (unless raw) and
-    its description. The network may be changed. about: what else to write in the description."""
-    _normalise_rows(network)
-    proto = network if raw else _with_selection(network, model, info, plain)
+    network: onnx.ModelProto,
+    model: SSD,
+    info: ModelInfo,
+    raw: bool = False,
+    tensorrt_compatible: bool = False,
+    precision: str = "float32",
+    about: Mapping[str, Any] | None = None,
+) -> onnx.ModelProto:
+    """A network, as exported or quantised, with decoding and selection behind it (unless raw) and its description.
+
+    Args:
+        network: From images to offsets and logits; it may be changed.
+        model: Where the network comes from: its priors and classes.
+        info, raw, tensorrt_compatible: As `detector_model` takes them.
+        precision: What the description says of the weights.
+        about: What else the description says.
+
+    Raises:
+        ConfigError: The thresholds keep more boxes than TensorRT sorts out.
+    """
+    _normalise_rows(network.graph)
+    proto = network if raw else _with_selection(network, model, info, tensorrt_compatible)
     proto.graph.name = "singleshot"
     proto.producer_name, proto.producer_version = "singleshot", info.version
     del proto.metadata_props[:]
@@ -37,7 +67,7 @@ def attach_postprocess(
     return proto
 
 
-def _normalise_rows(network: Any) -> None:
+def _normalise_rows(graph: onnx.GraphProto) -> None:
     """Normalise the images as they come, [N, S, S, 3], and turn them to channels first afterwards, in place.
 
     Engines then drop the turn, for their convolutions take channels last: 4 to 7 % of the MobileNets' time in int8, 3 %
@@ -46,47 +76,51 @@ def _normalise_rows(network: Any) -> None:
     """
     from onnx import numpy_helper
 
-    graph = network.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    takers = consumers_of(graph)
-    (turn, *others) = takers.get("images", [None])
-    if turn is None or turn.op_type != "Transpose" or others:
-        return
-    chain: list[Any] = []
-    while len(after := takers.get((chain[-1] if chain else turn).output[0], [])) == 1:
-        node = after[0]
-        spread = [constants.get(name) for name in node.input[1:]]
-        if node.op_type not in ("Cast", "Sub", "Div") or any(c is None or list(c.dims) != [3, 1, 1] for c in spread):
-            break
-        chain.append(node)
-    if not chain or chain[0].op_type != "Cast":
+    chain = _preparation(graph, constants)
+    if [node.op_type for node in chain[:2]] != ["Transpose", "Cast"]:
         return
     side = next(value for value in graph.input if value.name == "images").type.tensor_type.shape.dim[2].dim_value
     normals = {name for node in chain for name in node.input[1:]}
     for name in normals:
         row = numpy_helper.to_array(constants[name]).reshape(1, 3)
         constants[name].CopyFrom(numpy_helper.from_array(np.repeat(row, side, axis=0), name))
-    last = chain[-1].output[0]
-    moved = {turn.output[0], *(node.output[0] for node in chain), *normals}
-    chain[0].input[0] = "images"
-    chain[-1].output[0] = turn.input[0] = f"{last}_rows"
-    turn.output[0] = last
-    nodes = [node for node in graph.node if node is not turn]
-    place = next(i for i, node in enumerate(nodes) if node.output[0] == f"{last}_rows")
-    nodes.insert(place + 1, turn)
-    kept = [value for value in graph.value_info if value.name not in moved]
-    for field, values in ((graph.node, nodes), (graph.value_info, kept)):
-        del field[:]
-        field.extend(values)
+    names = ["images", *(node.output[0] for node in chain)]
+    moved = [copy.deepcopy(node) for node in (*chain[1:], chain[0])]
+    for place, node, taken, given in zip(chain, moved, names, names[1:], strict=False):
+        place.CopyFrom(node)
+        place.input[0], place.output[0] = taken, given
+    # What is between them has other shapes now.
+    kept = [value for value in graph.value_info if value.name not in normals | set(names[:-1])]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
 
 
-def _with_selection(network: Any, model: SSD, info: ModelInfo, plain: bool) -> Any:
+def _preparation(graph: onnx.GraphProto, constants: Mapping[str, onnx.TensorProto]) -> list[onnx.NodeProto]:
+    """The nodes from the images on, one after another, that turn, convert and normalise them by three constants."""
+    takers, name = consumers_of(graph), "images"
+    chain: list[onnx.NodeProto] = []
+    while len(after := takers.get(name, [])) == 1:
+        (node,) = after
+        others = [constants.get(other) for other in node.input[1:]]
+        if node.op_type not in (("Cast", "Sub", "Div") if chain else ("Transpose",)):
+            break
+        if any(tensor is None or list(tensor.dims) != [3, 1, 1] for tensor in others):
+            break
+        chain.append(node)
+        name = node.output[0]
+    return chain
+
+
+def _with_selection(
+    network: onnx.ModelProto, model: SSD, info: ModelInfo, tensorrt_compatible: bool
+) -> onnx.ModelProto:
     from onnx import compose
 
     rules = info.thresholds
     spec = model.prior_spec
     decode = decode_model(model.priors.cpu().numpy(), spec.variances, model.num_classes, rules)
-    select = select_model(spec.count, model.num_classes, rules, plain)
+    select = select_model(spec.count, model.num_classes, rules, tensorrt_compatible)
     names = [value.name for value in decode.graph.output]
     post = compose.merge_models(decode, select, io_map=[(name, name) for name in names])
     pairs = [(name, name) for name in ("offsets", "logits")]

@@ -7,7 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from singleshot.deploy.onnx_post import IR_VERSION, OPSET
 from singleshot.models import SSD
 from singleshot.models.heads import Head
+
+if TYPE_CHECKING:
+    import onnx
 
 MAX_BATCH = 4096
 OUTPUTS = ("offsets", "logits")
@@ -37,6 +40,7 @@ class RawNetwork(nn.Module):
         self.heads = nn.ModuleList(convs) if len(convs) == len(joined) else None
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """As the class says."""
         images = images.permute(0, 3, 1, 2)
         if self.heads is None:
             raw = self.model(images)
@@ -67,19 +71,25 @@ def _joined(head: nn.Module) -> nn.Conv2d | None:
     return joined
 
 
-def network_model(model: SSD) -> Any:
-    """An onnx.ModelProto of the network with a dynamic batch."""
+def network_model(model: SSD) -> onnx.ModelProto:
+    """The network as ONNX: images uint8 [N, S, S, 3], any N -> offsets [N, P, 4], logits [N, P, C + 1]."""
     door, example, shapes = _door(model)
     with silent():
         program = torch.onnx.export(
-            door, (example,), dynamo=True, input_names=["images"], output_names=list(OUTPUTS),
-            dynamic_shapes=shapes, opset_version=OPSET,
-        )  # fmt: skip
+            door,
+            (example,),
+            dynamo=True,
+            input_names=["images"],
+            output_names=list(OUTPUTS),
+            dynamic_shapes=shapes,
+            opset_version=OPSET,
+        )
     assert program is not None
     proto = program.model_proto
     proto.ir_version = IR_VERSION
     _restore_epsilon(proto)
-    return _without_traces(proto)
+    _drop_traces(proto)
+    return proto
 
 
 def network_program(model: SSD) -> torch.export.ExportedProgram:
@@ -95,16 +105,16 @@ def _door(model: SSD) -> tuple[RawNetwork, Tensor, dict[str, Any]]:
     return RawNetwork(model).eval(), example, {"images": {0: batch}}
 
 
-def consumers_of(graph: Any) -> dict[str, list[Any]]:
+def consumers_of(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
     """The nodes that take each tensor of an ONNX graph, by its name."""
-    takers: dict[str, list[Any]] = {}
+    takers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
             takers.setdefault(name, []).append(node)
     return takers
 
 
-def _restore_epsilon(proto: Any) -> None:
+def _restore_epsilon(proto: onnx.ModelProto) -> None:
     """Put back the addend inside L2Norm's root, in place: the exporter takes one as small for zero and drops it, and a
     position whose channels are all zero is then 0 / 0."""
     from onnx import helper, numpy_helper
@@ -124,19 +134,19 @@ def _restore_epsilon(proto: Any) -> None:
     proto.graph.node.extend(nodes)
 
 
-def _without_traces(proto: Any) -> Any:
-    """Drop where in our code each node comes from: paths of this machine."""
-    for thing in (*proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.value_info, proto.graph):
-        if hasattr(thing, "metadata_props"):
-            del thing.metadata_props[:]
-        thing.doc_string = ""
+def _drop_traces(proto: onnx.ModelProto) -> None:
+    """Drop where in our code each node comes from, in place: paths of this machine."""
+    graph = proto.graph
+    for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, graph):
+        if hasattr(part, "metadata_props"):
+            del part.metadata_props[:]
+        part.doc_string = ""
     del proto.metadata_props[:]
-    return proto
 
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Exporters and quantisers print and log their progress, and warn of what does not concern us."""
+    """Keep quiet what exporters and quantisers print, log and warn of, which does not concern the user."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -36,7 +36,7 @@ HALF = Limits(2.0, 0.02)
 
 
 class Agreement(NamedTuple):
-    """Both sides on the same pictures. boxes: compared; box_px, score: the largest differences, in pixels of the input
+    """Both sides on the same images. boxes: compared; box_px, score: the largest differences, in pixels of the input
     square and in scores; lost: boxes of either side that the other should have and has not; swapped: those that are
     missing because another box of nearly the same score stands over them, so that rounding decides which one stays."""
 
@@ -51,10 +51,14 @@ class Agreement(NamedTuple):
         return self.lost == 0 and self.box_px <= limits.box_px and self.score <= limits.score
 
     def plus(self, other: Agreement) -> Agreement:
+        """Of both sets of images together."""
         return Agreement(
-            self.boxes + other.boxes, max(self.box_px, other.box_px), max(self.score, other.score),
-            self.lost + other.lost, self.swapped + other.swapped,
-        )  # fmt: skip
+            self.boxes + other.boxes,
+            max(self.box_px, other.box_px),
+            max(self.score, other.score),
+            self.lost + other.lost,
+            self.swapped + other.swapped,
+        )
 
 
 class _Truth(NamedTuple):
@@ -77,7 +81,13 @@ def refuse_unless_good(agreement: Agreement, what: str, limits: Limits = EXACT) 
 
 
 def compare(model: SSD, info: ModelInfo, engine: Engine, images: np.ndarray, limits: Limits = EXACT) -> Agreement:
-    """The model by PyTorch on the CPU against an engine that gives detections, on uint8 [N, S, S, 3].
+    """The model by PyTorch on the CPU against an engine that gives detections.
+
+    Args:
+        model, info: The model and its thresholds.
+        engine: Takes uint8 [B, S, S, 3], gives B records.
+        images: uint8 [N, S, S, 3].
+        limits: The most by which boxes and scores may differ.
 
     Each box that the engine gives must be the box of some prior and class of the model's, within `limits`, and both
     sides must keep the same ones. NMS decides between boxes of nearly equal scores by their last digits, and so do the
@@ -94,7 +104,7 @@ def compare_raw(
     model: SSD, info: ModelInfo, outputs: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], images: np.ndarray
 ) -> Agreement:
     """As `compare`, for an engine that gives offsets and logits: every prior over the score limit is compared."""
-    rules, total = info.thresholds, Agreement()
+    rules = info.thresholds
     ours = _raw(model, images)
     theirs = RawOutput(*(torch.from_numpy(np.array(values)) for values in outputs(images)))
     if ours.logits.shape != theirs.logits.shape or ours.offsets.shape != theirs.offsets.shape:
@@ -103,9 +113,7 @@ def compare_raw(
     (boxes, scores), (other_boxes, other_scores) = sides
     sure = scores.amax(dim=-1) > rules.score_min
     box_px = (boxes - other_boxes).abs().amax(dim=-1)[sure] * model.input_spec.size
-    return total._replace(
-        boxes=int(sure.sum()), box_px=_largest(box_px), score=_largest((scores - other_scores).abs()),
-    )  # fmt: skip
+    return Agreement(int(sure.sum()), _largest(box_px), _largest((scores - other_scores).abs()))
 
 
 def _largest(values: Tensor) -> float:

@@ -40,7 +40,11 @@ _BN_EPS = 1e-5  # torch.nn.BatchNorm2d's, as models/blocks.py builds it
 
 def to_torchvision(model: SSD) -> dict[str, Tensor]:
     """State dict for torchvision's ssd300_vgg16(num_classes=C + 1), from any SSD300 on VGG16 of ours; or for its
-    ssdlite320_mobilenet_v3_large, from a model that was imported from it. Raises ConfigError."""
+    ssdlite320_mobilenet_v3_large, from a model that was imported from it.
+
+    Raises:
+        ConfigError: The model has another form, or something that cannot be folded into the weights exactly.
+    """
     if isinstance(model.backbone, GraphNet) and model.backbone.graph.layers[0].name == "backbone.features.0.0.0":
         return _to_ssdlite(model)
     layers = _fitted(model, "torchvision", TORCHVISION.inputs["ssd300"], TORCHVISION.prior_spec("ssd300"))
@@ -50,8 +54,13 @@ def to_torchvision(model: SSD) -> dict[str, Tensor]:
 def to_amdegroot(model: SSD, clip: bool = True) -> dict[str, Tensor]:
     """State dict for amdegroot/ssd.pytorch's build_ssd("test", 300, C + 1), from any SSD300 on VGG16 of ours.
 
-    clip: whether its data/config.py says 'clip': True, as published. That moves the centres of 114 default boxes, so
-    only models trained with the same can be exported for it. Raises ConfigError.
+    Args:
+        model: What to export.
+        clip: Whether its data/config.py has 'clip': True, as published. That moves the centres of 114 default boxes, so
+            only models trained with the same can be exported for it.
+
+    Raises:
+        ConfigError: The model has another form, or something that cannot be folded into the weights exactly.
     """
     priors = priors_of(model.num_classes)
     project = "amdegroot/ssd.pytorch"
@@ -76,7 +85,7 @@ TARGETS: dict[str, Callable[[SSD], dict[str, Tensor]]] = {
 
 
 def save_state_dict(path: str | Path, state: Mapping[str, Tensor]) -> None:
-    """A .pth file of plain tensors, written whole or not at all."""
+    """Write tensors by name as a .pth file, whole or not at all. Raises ConfigError where that cannot be done."""
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     with atomic_write(path) as temporary:
         torch.save(tensors, temporary)
@@ -97,7 +106,7 @@ def _fitted(model: SSD, project: str, spec: InputSpec, priors: PriorSpec) -> Lay
         raise ConfigError(
             f"model {printable(model.name, 60)} of {model.input_spec.size} px: {project} takes SSD300 on VGG16 alone"
         )
-    layers = _plain_layers(model)
+    layers = _folded_layers(model)
     weight, bias = layers["conv1_1", "weight"], layers["conv1_1", "bias"]
     layers["conv1_1", "weight"], layers["conv1_1", "bias"] = _renormalised(
         weight, bias, model.input_spec, spec, project
@@ -106,7 +115,7 @@ def _fitted(model: SSD, project: str, spec: InputSpec, priors: PriorSpec) -> Lay
     return layers
 
 
-def _plain_layers(model: SSD) -> Layers:
+def _folded_layers(model: SSD) -> Layers:
     """The network's tensors, batch normalisations taken into their convolutions."""
     state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     layers: Layers = {}
@@ -139,9 +148,9 @@ def _renormalised(
         raise ConfigError(f"{project} stretches images to a square; this model wants them {ours.resize}ed")
     shift = [t - o for t, o in zip(theirs.mean, ours.mean, strict=True)]
     if max(map(abs, shift)) > _SAME_MEAN:
-        said = ", ".join(f"{m:g}" for m in ours.mean), ", ".join(f"{m:g}" for m in theirs.mean)
+        own, other = (", ".join(f"{m:g}" for m in spec.mean) for spec in (ours, theirs))
         raise ConfigError(
-            f"{project} subtracts the mean ({said[1]}), this model ({said[0]}): that cannot be folded into its weights,"
+            f"{project} subtracts the mean ({other}), this model ({own}): that cannot be folded into its weights,"
             " since the zeros around an image would be another colour"
         )
     if (ours.colour_order, ours.std, shift) == ("rgb", theirs.std, [0.0] * 3):
@@ -163,8 +172,10 @@ def _fit_priors(layers: Layers, model: SSD, theirs: PriorSpec, project: str) -> 
     """
     ours = model.prior_spec
     if ours.maps != theirs.maps or ours.per_cell != theirs.per_cell or ours.order != "location":
-        raise ConfigError(f"{project} has default boxes on maps of {theirs.maps}, {theirs.per_cell} a cell; this model"
-                          f" on {ours.maps}, {ours.per_cell}")  # fmt: skip
+        raise ConfigError(
+            f"{project} has default boxes on maps of {theirs.maps}, {theirs.per_cell} a cell; this model on"
+            f" {ours.maps}, {ours.per_cell}"
+        )
     start = 0
     pair = make_priors(ours).double(), make_priors(theirs).double()
     for i, (count, boxes) in enumerate(zip(ours.per_map, ours.per_cell, strict=True)):
@@ -202,8 +213,9 @@ def _to_ssdlite(model: SSD) -> dict[str, Tensor]:
     """The graph's layers have torchvision's names: weights/importers/torchvision.py gave them."""
     assert isinstance(model.backbone, GraphNet)
     if model.prior_spec != PRIORS["ssdlite320"] or model.input_spec != TORCHVISION.inputs["ssdlite320"]:
-        raise ConfigError("torchvision's SSDLite has its default boxes and its normalisation in its code; this model"
-                          " has others")  # fmt: skip
+        raise ConfigError(
+            "torchvision's SSDLite has its default boxes and its normalisation in its code; this model has others"
+        )
     ours = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     state: dict[str, Tensor] = {}
     for i, layer in enumerate(model.backbone.graph.layers):

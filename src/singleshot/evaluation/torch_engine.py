@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from singleshot.conventions import detection_rule
-from singleshot.devices import autocast, pick_device, pick_dtype
+from singleshot.devices import autocast, has_bfloat16, pick_device, pick_dtype
 from singleshot.model_info import ModelInfo
 from singleshot.models import SSD
 from singleshot.postprocess import to_detections
@@ -68,3 +68,15 @@ def open_checkpoint(path: Path, options: EngineOptions) -> TorchEngine:
     engine = TorchEngine(model, info.thresholds, device, dtype)
     engine.info = info
     return engine
+
+
+def devices_here() -> list[str]:
+    """See runtime.engines.table.engine_module."""
+    return ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def precisions_here(device: str) -> list[str]:
+    """Those that the device has instructions for; emulated bfloat16 is slower than float32."""
+    if device == "cuda":
+        return ["float32", "float16", "bfloat16"]
+    return ["float32", *(["bfloat16"] if has_bfloat16() else [])]

@@ -74,6 +74,16 @@ class OnnxRuntimeEngine:
         return self.decode(self.outputs(images))
 
 
+def devices_here() -> list[str]:
+    """See runtime.engines.table.engine_module."""
+    return ["cpu", *(["cuda"] if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else [])]
+
+
+def precisions_here(device: str) -> list[str]:
+    """float32, and a quantised file's on a processor."""
+    return ["float32", "int8"] if device == "cpu" else ["float32"]
+
+
 def _pick_provider(there: list[str], device: str | None) -> tuple[str, tuple[str, dict[str, str | bool]]]:
     """Our name of the provider for a device, and its own with its options."""
     if device in (None, "auto"):

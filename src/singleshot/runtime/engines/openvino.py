@@ -148,6 +148,18 @@ class OpenVINOEngine:
             ]
 
 
+def devices_here() -> list[str]:
+    """See runtime.engines.table.engine_module."""
+    return ["cpu"]
+
+
+def precisions_here(device: str) -> list[str]:
+    """Those that the processor has instructions for, and a quantised file's."""
+    has = shared_core().get_property(device.upper(), "OPTIMIZATION_CAPABILITIES")
+    native = [name for name, capability in (("bfloat16", "BF16"), ("float16", "FP16")) if capability in has]
+    return ["float32", *native, "int8", *(["int8-bfloat16"] if "BF16" in has else [])]
+
+
 def shared_core() -> openvino.Core:
     """The process's one openvino.Core, which is never let go of. Raises ImportError.
 

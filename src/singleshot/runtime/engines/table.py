@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from singleshot.errors import ConfigError, MissingExtraError, printable
@@ -67,7 +68,7 @@ class EngineOptions(NamedTuple):
         precision: A name, or "fastest" for what the device is fastest in.
         batch: Images that a call will usually bring.
         cache: A folder for compiled networks.
-        rule: A name of thresholds.DETECTION in place of a checkpoint's own thresholds.
+        rule: A name of conventions.DETECTION in place of a checkpoint's own thresholds.
     """
 
     device: str | None = None
@@ -85,7 +86,7 @@ class EngineRow(NamedTuple):
     """What is known of an engine before it is imported.
 
     Attributes:
-        opener: "module:callable" that takes a path and EngineOptions and gives the Engine.
+        opener: "module:callable" that takes a path and EngineOptions and gives the Engine; see also `engine_module`.
         package: What it imports.
         title: Its name in messages.
         install: How to get the package.
@@ -171,6 +172,12 @@ def is_installed(name: str) -> bool:
         return False
 
 
+def engine_module(name: str) -> ModuleType:
+    """The engine's module, imported. `devices_here()` gives those of "cpu" and "cuda" that it has on this machine, the
+    CPU first, `precisions_here(device)` those that it computes in there, a quantised file's among them."""
+    return importlib.import_module(ENGINES[name].opener.partition(":")[0])
+
+
 def open_engine(name: str, path: str | Path, options: EngineOptions = AS_USUAL) -> Engine:
     """One engine by name on a file. Raises CheckpointError, ConfigError, MissingExtraError."""
     row = ENGINES[name]
@@ -181,8 +188,8 @@ def open_engine(name: str, path: str | Path, options: EngineOptions = AS_USUAL) 
         importlib.import_module(row.package)
     except ImportError as error:
         raise MissingExtraError(f"{printable(path)}: needs {row.title}: {row.install}") from error
-    module, _, opener = row.opener.partition(":")
-    engine: Engine = getattr(importlib.import_module(module), opener)(Path(path), options)
+    opener = row.opener.partition(":")[2]
+    engine: Engine = getattr(engine_module(name), opener)(Path(path), options)
     return engine
 
 
