@@ -37,7 +37,7 @@ def test_a_recipe_may_train_as_a_codebase_does() -> None:
     recipe = Recipe(convention="bubbliiiing", weight_decay=0.1)
     assert (recipe.matching, recipe.loss, recipe.decay_only) == ("fallback", "batch", "everything")
     assert (recipe.weight_decay, recipe.bias_lr_factor) == (0.1, 1.0)
-    assert "convention" not in recipe.plain()
+    assert "convention" not in recipe.to_dict()
     assert Recipe(convention="caffe").weight_decay == Recipe().weight_decay
     with pytest.raises(ConfigError, match=r"convention 'lufic': want one of caffe, .*; did you mean lufficc\?"):
         Recipe(convention="lufic")

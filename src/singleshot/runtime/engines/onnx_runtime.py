@@ -76,6 +76,8 @@ class OnnxRuntimeEngine:
 
 def devices_here() -> list[str]:
     """See runtime.engines.table.engine_module."""
+    import onnxruntime
+
     return ["cpu", *(["cuda"] if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else [])]
 
 
