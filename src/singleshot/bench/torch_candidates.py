@@ -32,9 +32,9 @@ def torch_runner(job: dict[str, Any]) -> Runner:
     engine = detector.engine
     assert isinstance(engine, TorchEngine)
     if job["variant"] == "graphs":
-        engine.model = _Graphed(engine.model)
+        engine.model = _Graphed(engine.model)  # type: ignore[assignment]
     elif job["variant"] == "compile":
-        engine.model.forward = torch.compile(engine.model.forward, dynamic=False)
+        engine.model.forward = torch.compile(engine.model.forward, dynamic=False)  # type: ignore[method-assign]
     elif job["variant"]:
         raise ValueError(f"variant {job['variant']}")
 

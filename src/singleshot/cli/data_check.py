@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from singleshot.cli.common import JsonOption, QuietOption, is_free, progress_bar
+from singleshot.cli.common import JsonOption, QuietOption, progress_bar
 from singleshot.errors import ConfigError, DataError, printable
+from singleshot.files import is_free
 
 if TYPE_CHECKING:
     from singleshot.datasets.checks import CheckResult

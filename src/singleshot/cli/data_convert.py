@@ -11,8 +11,9 @@ from typing import Annotated
 
 import typer
 
-from singleshot.cli.common import JsonOption, QuietOption, is_free, progress_bar
+from singleshot.cli.common import JsonOption, QuietOption, progress_bar
 from singleshot.errors import ConfigError, printable
+from singleshot.files import is_free
 
 
 def convert(

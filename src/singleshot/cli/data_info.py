@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from singleshot.api.extras import require
+from singleshot.api.train import DEFAULT_MODEL
 from singleshot.cli.common import JsonOption, QuietOption, progress_bar
-from singleshot.cli.train import DEFAULT_MODEL
 from singleshot.errors import ConfigError, printable
 from singleshot.files import atomic_write
 
@@ -48,6 +49,8 @@ def info(
     """
     if out is not None and out.suffix.lower() in _OTHER_FILES and not out.is_dir():
         raise ConfigError(f"--out {printable(out)}: want a name that ends in .png, or a folder")
+    if out is not None:
+        require("report", "--out: the picture", "matplotlib")
     found, table = collect(data, model, split, quiet)
     written = write_files(found, table, out) if out is not None else []
     if as_json:

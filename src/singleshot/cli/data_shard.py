@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from singleshot.cli.common import JsonOption, QuietOption, is_free, progress_bar
+from singleshot.cli.common import JsonOption, QuietOption, progress_bar
 from singleshot.errors import ConfigError, printable
+from singleshot.files import is_free
 
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 _MIN_BYTES, _MAX_BYTES = 10_240, 2**40

@@ -23,8 +23,7 @@ from singleshot.deploy.export import Quantised, engines_for, need_onnx
 from singleshot.deploy.onnx_file import attach_postprocess
 from singleshot.deploy.onnx_network import consumers_of, network_model, silent
 from singleshot.errors import ConfigError, DataError, MissingExtraError, printable
-from singleshot.inputs import boxes_from_square
-from singleshot.metrics import evaluate
+from singleshot.evaluation.engine_loop import PlacedSquare, evaluate_engine, in_batches
 from singleshot.models import SSD
 from singleshot.records import ImageDetections
 from singleshot.weights.checkpoint import ModelInfo
@@ -219,16 +218,9 @@ def open_calibration(data: str, info: ModelInfo, split: str = "val") -> tuple[Da
 
 def map50(engine: Callable[[np.ndarray], list[ImageDetections]], squares: PreprocessedImages, size: int) -> float:
     """mAP at IoU .5 (area under the curve, as `eval` computes it) of an engine on a data set."""
-    detections = []
-    for start in range(0, len(squares), _BATCH):
-        some = [squares[i] for i in range(start, min(start + _BATCH, len(squares)))]
-        found = engine(np.stack([square for square, *_ in some]))
-        for record, (_, place, height, width) in zip(found, some, strict=True):
-            boxes = boxes_from_square(record.boxes, place, size, height, width)
-            detections.append(ImageDetections(boxes, record.scores, record.labels))
-    dataset = squares.dataset
-    truths = [dataset.truth(i) for i in range(len(dataset))]
-    return evaluate(detections, truths, metric="voc", class_names=dataset.class_names).mean_ap
+    placed = (PlacedSquare(square, place, width, height) for square, place, height, width in squares)
+    batches = in_batches(placed, _BATCH)
+    return evaluate_engine(lambda batch: engine(batch.images), batches, squares.dataset, size).evaluation.mean_ap
 
 
 def quantise_network(network: Any, squares: PreprocessedImages) -> Any:

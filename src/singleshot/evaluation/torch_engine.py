@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from singleshot.devices import autocast, pick_device, pick_dtype
+from singleshot.models import SSD
 from singleshot.postprocess import to_detections
-from singleshot.records import ImageDetections
+from singleshot.records import ImageDetections, RawOutput
 from singleshot.runtime.detector import Detector
 from singleshot.thresholds import Thresholds
 from singleshot.weights.open_model import open_model
@@ -31,15 +32,19 @@ class TorchEngine:
 
     def __call__(self, images: np.ndarray) -> list[ImageDetections]:
         with torch.inference_mode():
-            batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device).permute(0, 3, 1, 2)
-            with autocast(self.device, self.dtype):
-                raw = self.model(batch)
-            found = to_detections(
-                raw,
-                self.model.priors,
-                variances=self.model.prior_spec.variances,
-                **self.thresholds.for_postprocess(),
-            )
+            return self.decode(self.forward(torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)))
+
+    def forward(self, images: torch.Tensor) -> RawOutput:
+        """Raw outputs of images [B, 3, S, S], 0..255, wherever they are."""
+        with autocast(self.device, self.dtype):
+            return self.model(images.to(self.device, non_blocking=True))
+
+    def decode(self, raw: RawOutput) -> list[ImageDetections]:
+        """Detections of raw outputs as arrays, boxes normalised to the square."""
+        model = self.model
+        found = to_detections(
+            raw, model.priors, variances=model.prior_spec.variances, **self.thresholds.for_postprocess()
+        )
         return [ImageDetections(*(values.cpu().numpy() for values in image)) for image in found]
 
 

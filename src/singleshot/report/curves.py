@@ -37,7 +37,7 @@ def draw_curves(evaluation: Evaluation, path: str | Path) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError("curves need matplotlib: pip install 'singleshot[train]'") from error
+        raise MissingExtraError("curves need matplotlib: pip install 'singleshot[report]'") from error
     drawn = [i for i, curve in enumerate(evaluation.curves) if curve.truths]
     columns = max(1, math.ceil(len(drawn) / _LEGEND_ROWS))
     figure = Figure(figsize=(7.6 + 2.6 * columns, 6.4), dpi=110, layout="constrained")

@@ -33,7 +33,7 @@ def draw_info(info: DataInfo, table: BoxTable, path: str | Path) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError("the picture needs matplotlib: pip install 'singleshot[train]'") from error
+        raise MissingExtraError("the picture needs matplotlib: pip install 'singleshot[report]'") from error
     from singleshot.priors import PRIORS
 
     figure = Figure(figsize=(12.0, 9.2), dpi=100, layout="constrained")
