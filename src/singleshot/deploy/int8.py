@@ -218,7 +218,8 @@ def open_calibration(data: str, info: ModelInfo, split: str = "val") -> tuple[Da
 
 def map50(engine: Callable[[np.ndarray], list[ImageDetections]], squares: PreprocessedImages, size: int) -> float:
     """mAP at IoU .5 (area under the curve, as `eval` computes it) of an engine on a data set."""
-    placed = (PlacedSquare(square, place, width, height) for square, place, height, width in squares)
+    images = (squares[i] for i in range(len(squares)))
+    placed = (PlacedSquare(square, place, width, height) for square, place, height, width in images)
     batches = in_batches(placed, _BATCH)
     return evaluate_engine(lambda batch: engine(batch.images), batches, squares.dataset, size).evaluation.mean_ap
 
