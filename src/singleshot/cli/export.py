@@ -52,7 +52,7 @@ def export_command(
     Example: singleshot export runs/train-1/best.safetensors --int8 path/to/data --out detector-int8.onnx
 
     The file takes uint8 RGB images and gives boxes; normalisation, decoding and NMS are inside, classes and settings in
-    its metadata. It is run by every engine that is installed, beside PyTorch on the same pictures, and written only if
+    its metadata. It is run by every engine that is installed, and by PyTorch on the same pictures, and written only if
     boxes agree to 0.5 pixel and scores to 0.001.
 
     --int8 calibrates on up to 300 images of the train split, measures mAP50 before and after on up to 500 images of

@@ -35,7 +35,7 @@ def import_command(
         Path | None, typer.Option(help="A photo to try the converted model on. Default: a drawn scene.")
     ] = None,
     picture: Annotated[
-        Path | None, typer.Option(help="Where the photo with its detections goes. Default: beside the model.")
+        Path | None, typer.Option(help="Where the photo with its detections goes. Default: next to the model.")
     ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-# matplotlib's ten "tab10" colours, then the same ten dashed, dotted...: more hues cannot be told apart.
+# matplotlib's ten "tab10" colours, then the same ten dashed, dotted...: more hues look alike.
 _COLOURS = 10
 _LINES = ("-", "--", ":", "-.")
 # A picture is some 700 pixels wide inside its frame; a curve has a point per detection, easily a million.

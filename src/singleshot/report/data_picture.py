@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_CLASSES = 24  # bars that can be read beside each other
+_CLASSES = 24  # bars that can be read next to each other
 _CELLS = 96  # of the map of places, each way
 _TICKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 _COUNTS = tuple(m * 10**e for e in range(6) for m in (1, 2, 5))
