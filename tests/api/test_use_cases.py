@@ -35,7 +35,7 @@ def test_public_names_are_what_they_say() -> None:
 
 def test_importing_takes_nothing_with_it() -> None:
     code = (
-        "import sys, time; start = time.perf_counter(); import singleshot; taken = time.perf_counter() - start;"
+        "import sys, time; start = time.process_time(); import singleshot; taken = time.process_time() - start;"
         "assert not {'numpy', 'cv2', 'torch', 'typer'} & set(sys.modules);"
         "print(taken)"
     )
