@@ -14,11 +14,9 @@ from singleshot.errors import ConfigError, printable
 from singleshot.files import atomic_write
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from singleshot.inputs import InputSpec
     from singleshot.metrics import Evaluation
-    from singleshot.runtime.detector import Engine
+    from singleshot.records import ImageDetections
+    from singleshot.runtime.detector import Detector
 
 
 @dataclass(frozen=True)
@@ -118,13 +116,13 @@ def run_evaluation(options: EvaluateOptions, progress: Progress = no_progress) -
 
     if options.metric not in METRICS:
         raise ConfigError(f"--metric {options.metric}: want one of {', '.join(METRICS)}")
-    model = _exported(options) if is_exported(options.model) else _checkpoint(options)
-    engine, spec = model.engine, model.input_spec
     if options.out is not None:
         require("report", "--out: curves.png", "matplotlib")
-    dataset = open_dataset(options.data, options.split, class_names=model.class_names, clip_boxes=options.clip_boxes)
+    detector = _exported(options) if is_exported(options.model) else _checkpoint(options)
+    engine, spec, names = detector.engine, detector.input_spec, detector.class_names
+    dataset = open_dataset(options.data, options.split, class_names=names, clip_boxes=options.clip_boxes)
 
-    def detect(batch: SquareBatch) -> Any:
+    def detect(batch: SquareBatch) -> list[ImageDetections]:
         return engine(batch.images)
 
     started = time.perf_counter()
@@ -137,28 +135,19 @@ def run_evaluation(options: EvaluateOptions, progress: Progress = no_progress) -
     return done
 
 
-class _Evaluable(NamedTuple):
-    """What is evaluated: an engine, how images become its input, and the names of its labels."""
-
-    engine: Engine
-    input_spec: InputSpec
-    class_names: Sequence[str]
-
-
-def _exported(options: EvaluateOptions) -> _Evaluable:
+def _exported(options: EvaluateOptions) -> Detector:
     from singleshot.runtime.open_exported import open_exported
 
     if options.rule is not None or options.score_min is not None or options.nms_iou is not None:
         raise ConfigError(
             f"--rule, --score-min, --nms-iou: {printable(options.model)} has them built in; give the checkpoint"
         )
-    detector = open_exported(
+    return open_exported(
         options.model, options.device, options.engine, options.threads, options.precision, options.batch
     )
-    return _Evaluable(detector.engine, detector.input_spec, detector.class_names)
 
 
-def _checkpoint(options: EvaluateOptions) -> _Evaluable:
+def _checkpoint(options: EvaluateOptions) -> Detector:
     if options.engine not in (None, "torch", "auto") or options.threads is not None or options.precision is not None:
         raise ConfigError(
             f"--engine, --threads, --precision: for exported files; {printable(options.model)} is a checkpoint"
@@ -167,6 +156,7 @@ def _checkpoint(options: EvaluateOptions) -> _Evaluable:
         from singleshot.evaluation.torch_engine import TorchEngine
         from singleshot.weights.open_model import open_model
     from singleshot.devices import pick_device, place_model
+    from singleshot.runtime.detector import Detector
     from singleshot.thresholds import detection_rule
 
     if options.rule is not None:
@@ -179,7 +169,7 @@ def _checkpoint(options: EvaluateOptions) -> _Evaluable:
         thresholds = replace(thresholds, score_min=options.score_min)
     if options.nms_iou is not None:
         thresholds = replace(thresholds, nms_iou=options.nms_iou)
-    return _Evaluable(TorchEngine(model, thresholds, place), model.input_spec, info.class_names)
+    return Detector(TorchEngine(model, thresholds, place), model.input_spec, info.class_names)
 
 
 def _write_report(done: Evaluated, out: Path) -> None:
