@@ -31,6 +31,7 @@ GROUPS: dict[str, dict[str, set[str]]] = {
     },
     "without torch": {
         "model_info": set(),
+        "importable": set(),
         "images": set(),
         "scenes": set(),
         "datasets": {"images"},
@@ -53,7 +54,7 @@ PURE_GROUP = "SSD itself"
 NOT_PURE = {"os", "pathlib", "socket", "urllib", "requests", "time", "logging", "random", "typer", "pydantic"}
 NOT_PURE |= {f"singleshot.{room}" for room in ("files", "storage", "devices", "memory")}
 # The runtime half and what it may reach. `devices` speaks of PyTorch's devices in functions that import it themselves.
-TORCH_FREE = ("images", "scenes", "datasets", "runtime", "serve", "model_info")
+TORCH_FREE = ("images", "scenes", "datasets", "runtime", "serve", "model_info", "importable")
 TORCH_FREE_FILES = ("singleshot.evaluation.engine_loop", "singleshot.report.curves", "singleshot.report.data_picture")
 # What a user of the runtime half imports too: they may reach torch in functions, where they say which extra is missing.
 TORCH_FREE_WHEN_IMPORTED = ("__init__", "__main__", "api", "cli")

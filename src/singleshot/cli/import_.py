@@ -12,6 +12,7 @@ import typer
 from singleshot.api.import_checkpoint import Imported, ImportOptions, run_import
 from singleshot.cli.common import JsonOption, QuietOption
 from singleshot.errors import ConfigError, printable
+from singleshot.importable import IMPORTABLE
 
 _SHOWN = 20  # detections that are listed
 
@@ -48,7 +49,7 @@ def import_command(
     needs to be installed, and no code in a file is run.
     """
     if show_list:
-        rows = [{"name": name, "about": about} for name, about in _importers()]
+        rows = [{"name": name, "about": about} for name, about in IMPORTABLE.items()]
         print(json.dumps(rows) if as_json else "\n".join(f"{row['name']:<24} {row['about']}" for row in rows))
         return
     if checkpoint is None:
@@ -64,13 +65,6 @@ def import_command(
     print(f"written: {printable(done.path)}" + (f", {printable(done.picture)}" if done.picture is not None else ""))
     if not quiet:
         print(f"read back: raw outputs differ by {done.difference:g} at most", file=sys.stderr)
-
-
-def _importers() -> list[tuple[str, str]]:
-    """Name and description of every importer."""
-    from singleshot.weights.importers import IMPORTERS
-
-    return [(importer.name, importer.about) for importer in IMPORTERS]
 
 
 def _ask_names(count: int) -> str:
