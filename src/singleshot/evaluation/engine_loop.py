@@ -29,7 +29,7 @@ class PlacedSquare(NamedTuple):
     """An image as the network sees it: uint8 RGB [S, S, 3], where the original lies in it, and its size in pixels."""
 
     square: np.ndarray
-    place: Placement
+    placement: Placement
     width: int
     height: int
 
@@ -118,7 +118,7 @@ def in_batches(squares: Iterable[PlacedSquare], batch: int) -> Iterator[SquareBa
     squares = iter(squares)
     while some := list(islice(squares, batch)):
         sizes = np.array([(one.width, one.height) for one in some], np.int64)
-        yield SquareBatch(np.stack([one.square for one in some]), [one.place for one in some], sizes)
+        yield SquareBatch(np.stack([one.square for one in some]), [one.placement for one in some], sizes)
 
 
 def _read(dataset: Dataset, spec: InputSpec, i: int) -> PlacedSquare:
