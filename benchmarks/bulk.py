@@ -52,21 +52,13 @@ def frames(paths: list[str], count: int) -> Iterator[Frame]:
 
 
 def files(detector: Detector, paths: list[str], args: argparse.Namespace) -> Callable[[], object]:
-    from singleshot.cli.detect_run import DetectionRun
+    from singleshot.api.detect import DetectOptions, write_results
 
     def run() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            work = DetectionRun(
-                model=args.model,
-                class_names=detector.class_names,
-                folder=Path(folder),
-                form="json",
-                draw=False,
-                to_stdout=False,
-                quiet=True,
-            )
-            code = work.all(detector.stream(frames(paths, args.images), args.batch, keep_images=False))
-            assert (code, work.done) == (0, args.images)
+            options = DetectOptions(args.model, (), folder, draw=False)
+            stream = detector.stream(frames(paths, args.images), args.batch, keep_images=False)
+            assert write_results(stream, options, detector.class_names).counts.images == args.images
 
     return run
 

@@ -51,7 +51,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     try:
-        if path.exists() and not (path.is_dir() and next(path.iterdir(), None) is None):
+        if not is_free(path):
             raise ConfigError(f"{printable(path)}: is there already; give another --out, or remove it")
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -71,6 +71,19 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def is_free(path: Path) -> bool:
+    """Whether results may go there: nothing is there yet, or an empty folder."""
+    return not path.exists() or (path.is_dir() and next(path.iterdir(), None) is None)
+
+
+def numbered_folder(parent: Path, name: str) -> Path:
+    """parent/name-1, or the first number that is not there yet."""
+    number = 1
+    while (parent / f"{name}-{number}").exists():
+        number += 1
+    return parent / f"{name}-{number}"
 
 
 def _umask() -> int:

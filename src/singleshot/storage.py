@@ -42,7 +42,7 @@ def filesystem(address: str) -> tuple[Any, str]:
         try:
             from aiohttp import ClientTimeout
         except ImportError as error:
-            raise MissingExtraError(f"{printable(address)}: needs aiohttp: pip install 'singleshot[train]'") from error
+            raise MissingExtraError(f"{printable(address)}: needs aiohttp: pip install 'singleshot[remote]'") from error
         timeout = ClientTimeout(total=None, sock_connect=_REMOTE_SECONDS, sock_read=_REMOTE_SECONDS)
         options["client_kwargs"] = {"timeout": timeout}
     try:

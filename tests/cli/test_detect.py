@@ -19,8 +19,8 @@ def test_the_same_image_gives_the_same_boxes_as_in_python_and_in_eval(model, pic
 
     import singleshot
     from singleshot.datasets import open_dataset
-    from singleshot.evaluation.validate import detect_all
-    from singleshot.loading.loader import EvalLoader
+    from singleshot.evaluation.engine_loop import evaluate_engine, read_batches
+    from singleshot.evaluation.torch_engine import TorchEngine
     from singleshot.weights.checkpoint import load_checkpoint
 
     done = run("detect", model, *pictures, "--score-min", 0.05, "--json")
@@ -30,6 +30,11 @@ def test_the_same_image_gives_the_same_boxes_as_in_python_and_in_eval(model, pic
     network, info = load_checkpoint(model)
     data = open_dataset(scenes, "trainval") if (scenes / "ImageSets/Main/trainval.txt").exists() else None
     assert data is not None
+    engine = TorchEngine(network, info.thresholds, torch.device("cpu"))
+
+    def of_squares(batch):
+        return engine(batch.images)
+
     for path, image in zip(pictures, images, strict=True):
         alone = detector.detect(str(path), score_min=0.05)
         assert len(image["detections"]) == len(alone)
@@ -39,8 +44,9 @@ def test_the_same_image_gives_the_same_boxes_as_in_python_and_in_eval(model, pic
         places = [i for i in range(len(data)) if data.names[i] == str(path)]
         if not places:
             continue
-        loader = EvalLoader(data.subset(places), network.input_spec, 1, 0)
-        found = next(iter(detect_all(network, loader, info.thresholds, torch.device("cpu"))))
+        one = data.subset(places)
+        batches = read_batches(one, network.input_spec, 1)
+        (found,) = evaluate_engine(of_squares, batches, one, network.input_spec.size).detections
         shown = found.scores >= 0.05
         np.testing.assert_allclose(found.boxes[shown][: len(alone)], alone.boxes, atol=0.05)
 

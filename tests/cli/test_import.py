@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from singleshot.weights.importers import IMPORTERS
+
 # vgg.N of amdegroot/ssd.pytorch: inputs, outputs, kernel.
 VGG = {
     0: (3, 64, 3), 2: (64, 64, 3), 5: (64, 128, 3), 7: (128, 128, 3), 10: (128, 256, 3), 12: (256, 256, 3),
@@ -84,7 +86,9 @@ def test_json_and_a_list_of_classes(run, foreign, tmp_path):
 
 def test_lists_what_is_known(run):
     assert any(line.startswith("amdegroot ") for line in run("import", "--list").stdout.splitlines())
-    assert "amdegroot" in [row["name"] for row in json.loads(run("import", "--list", "--json").stdout)]
+    rows = json.loads(run("import", "--list", "--json").stdout)
+    assert {row["name"]: row["about"] for row in rows} == {i.name: i.about for i in IMPORTERS}
+    assert len(rows) == len({row["name"] for row in rows})
 
 
 @pytest.mark.parametrize(

@@ -33,3 +33,17 @@ def test_a_mistake_is_one_line_and_code_2():
 def test_the_version_needs_no_torch():
     done = start("--version")
     assert (done.returncode, done.stdout.split()[0]) == (0, "singleshot")
+
+
+def test_only_our_own_log_is_shown():
+    """Other packages' notes, such as matplotlib's on its font cache, are no messages of a command."""
+    code = (
+        "import logging, sys\n"
+        "from singleshot.cli import main\n"
+        "sys.argv = ['singleshot', '--version']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "logging.getLogger('matplotlib.font_manager').info('generated new fontManager')\n"
+        "logging.getLogger('singleshot.training').info('ours')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stderr) == (0, "singleshot: ours\n")

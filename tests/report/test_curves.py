@@ -69,6 +69,6 @@ def test_pyplot_is_not_touched(tmp_path, monkeypatch):
 def test_its_absence_names_the_extra(tmp_path, monkeypatch):
     for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'singleshot\[train\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'singleshot\[report\]'"):
         draw_curves(evaluation(3), tmp_path / "curves.png")
     assert not list(tmp_path.iterdir())

@@ -16,7 +16,6 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-import singleshot
 from singleshot.cli.detect import detect
 from singleshot.errors import ConfigError, DataError
 
@@ -27,7 +26,7 @@ SRC = Path(__file__).resolve().parents[2] / "src"
 def run(detector, tmp_path, monkeypatch):
     """Runs the command in an empty folder; its own errors come as exceptions, as the command line's main gets them."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(singleshot, "load", lambda path, device=None, **options: detector)
+    monkeypatch.setattr("singleshot.api.load.load", lambda path, device=None, **options: detector)
     app = typer.Typer()
     app.command()(detect)
 
@@ -229,14 +228,14 @@ def test_many_images_are_not_listed_one_by_one(run, save, tmp_path):
 
 
 SCRIPT = """
-import sys, time, numpy as np, typer, singleshot
+import sys, time, numpy as np, typer, singleshot.api.load
 from singleshot.inputs import InputSpec
 from singleshot.records import ImageDetections
 from singleshot.runtime import Detector
 def engine(images):
     time.sleep({pause})
     return [ImageDetections(np.array([[.1, .1, .5, .5]]), np.array([.9]), np.array([0])) for _ in images]
-singleshot.load = lambda path, device=None, **options: Detector(engine, InputSpec(), ("thing",))
+singleshot.api.load.load = lambda path, device=None, **options: Detector(engine, InputSpec(), ("thing",))
 from singleshot.cli.detect import detect
 app = typer.Typer()
 app.command()(detect)

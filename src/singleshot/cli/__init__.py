@@ -10,7 +10,7 @@ import typer
 
 from singleshot._version import __version__
 from singleshot.cli.bench import bench
-from singleshot.cli.common import hush_stdout
+from singleshot.cli.common import STOPPED, hush_stdout
 from singleshot.cli.data import data_app
 from singleshot.cli.demo import demo
 from singleshot.cli.detect import detect
@@ -55,14 +55,22 @@ def _options(
     """SSD (Single Shot MultiBox Detector): train on your own images, evaluate, detect."""
 
 
-STOPPED = 130  # 128 + SIGINT, as a shell counts
 # What a wrong option raises; typer exports its subclasses only.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 
+def _show_our_log() -> None:
+    """Print what singleshot logs on standard error; what other packages have to say stays with them."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("singleshot: %(message)s"))
+    ours = logging.getLogger("singleshot")
+    ours.handlers = [handler]
+    ours.setLevel(logging.INFO)
+
+
 def main() -> None:
     """Entry point of `singleshot`: exit code 0 done, 2 the user's input is wrong, 130 Ctrl-C, 1 our fault."""
-    logging.basicConfig(format="singleshot: %(message)s", level=logging.INFO, stream=sys.stderr)
+    _show_our_log()
     try:
         code = app(standalone_mode=False)
     except SingleshotError as error:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from singleshot.cli.common import JsonOption, QuietOption, is_free, progress_bar
+from singleshot.cli.common import JsonOption, QuietOption, progress_bar
 from singleshot.errors import ConfigError, DataError, printable
+from singleshot.files import is_free
 
 if TYPE_CHECKING:
     from singleshot.datasets.checks import CheckResult
@@ -20,11 +21,21 @@ if TYPE_CHECKING:
 
 _COLOURS = {"error": typer.colors.RED, "warning": typer.colors.YELLOW, "note": typer.colors.BLUE}
 # Kinds of findings that --fix does something about.
-_MENDABLE = {
-    "annotation-unreadable", "annotation-malformed", "image-missing", "image-corrupt", "size-mismatch",
-    "box-not-finite", "box-without-area", "box-outside", "box-duplicated", "class-unknown", "class-misspelt",
-    "split-unusable", "image-in-two-splits",
-}  # fmt: skip
+_FIXABLE = {
+    "annotation-unreadable",
+    "annotation-malformed",
+    "image-missing",
+    "image-corrupt",
+    "size-mismatch",
+    "box-not-finite",
+    "box-without-area",
+    "box-outside",
+    "box-duplicated",
+    "class-unknown",
+    "class-misspelt",
+    "split-unusable",
+    "image-in-two-splits",
+}
 _MAX_CLASSES_BYTES = 2**20
 
 
@@ -75,7 +86,7 @@ def check_command(
         print(json.dumps({"data": data, **result.to_dict(), "fixed": fixed}))
     elif repaired is not None:
         _print_repaired(repaired, most, quiet)
-    elif not quiet and _MENDABLE & set(result.counts):
+    elif not quiet and _FIXABLE & set(result.counts):
         again = f" --out {_quoted(_default_out(data))}"
         print(f"to mend what can be mended, in a copy: singleshot data check {_quoted(data)} --fix{again}")
     if repaired is None and result.severity("error"):
@@ -153,12 +164,12 @@ def _print_findings(result: CheckResult, most: int, quiet: bool) -> None:
 
 
 def _print_repaired(repaired: Repaired, most: int, quiet: bool) -> None:
-    for action, things in repaired.actions.items():
-        print(f"mended: {action} ({len(things)})")
-        for thing in things[:most]:
-            print(f"  {thing}")
-        if len(things) > most:
-            print(f"  ... and {len(things) - most} more")
+    for action, changes in repaired.actions.items():
+        print(f"mended: {action} ({len(changes)})")
+        for change in changes[:most]:
+            print(f"  {change}")
+        if len(changes) > most:
+            print(f"  ... and {len(changes) - most} more")
     if not quiet:
         print(
             f"written: {printable(repaired.out)} ({repaired.form} form, {_plural(repaired.images, 'image')}, "

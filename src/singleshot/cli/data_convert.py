@@ -11,8 +11,9 @@ from typing import Annotated
 
 import typer
 
-from singleshot.cli.common import JsonOption, QuietOption, is_free, progress_bar
+from singleshot.cli.common import JsonOption, QuietOption, progress_bar
 from singleshot.errors import ConfigError, printable
+from singleshot.files import is_free
 
 
 def convert(
@@ -48,8 +49,19 @@ def convert(
         done = write_dataset(raw, out, to, advance)
     seconds = round(time.perf_counter() - started, 2)
     if as_json:
-        print(json.dumps({"data": data, "from": raw.form, "out": str(out), "to": to, **done._asdict(),
-                          "class_names": raw.class_names, "seconds": seconds}))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "data": data,
+                    "from": raw.form,
+                    "out": str(out),
+                    "to": to,
+                    **done._asdict(),
+                    "class_names": raw.class_names,
+                    "seconds": seconds,
+                }
+            )
+        )
         return
     splits = ", ".join(f"{printable(name, 60)} {count}" for name, count in done.splits.items())
     print(f"{printable(out)}: {FORMATS[to].about}, {done.images} images ({splits}), {done.objects} objects")

@@ -44,8 +44,18 @@ def fetch(
         done = fetch_set(name, out, mirror, keep, progress)
     if as_json:
         kept = {path.name: str(path) for path in done.kept}
-        print(json.dumps({"name": name, "out": str(done.out), "fetched": done.fresh, "files": done.files,
-                          "bytes": done.bytes, **_described(entry, kept)}))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "name": name,
+                    "out": str(done.out),
+                    "fetched": done.fresh,
+                    "files": done.files,
+                    "bytes": done.bytes,
+                    **_described(entry, kept),
+                }
+            )
+        )
         return
     if done.fresh:
         print(f"{done.out}: {name}, {done.files} files, {show_bytes(done.bytes)}; splits {', '.join(entry.splits)}")
@@ -64,16 +74,25 @@ def _described(entry: FreeSet, kept: dict[str, str] | None = None) -> dict[str, 
         | ({"kept": kept[archive.name]} if kept and archive.name in kept else {})
         for archive in entry.archives
     ]
-    return {"about": entry.about, "form": entry.form, "splits": entry.splits, "licence": entry.licence,
-            "home": entry.home, "content_sha256": entry.content or None, "archives": archives}  # fmt: skip
+    return {
+        "about": entry.about,
+        "form": entry.form,
+        "splits": entry.splits,
+        "licence": entry.licence,
+        "home": entry.home,
+        "content_sha256": entry.content or None,
+        "archives": archives,
+    }
 
 
 def _list_sets(sets: dict[str, FreeSet], as_json: bool) -> None:
     from singleshot.datasets.fetch import show_bytes
 
     if as_json:
-        rows = [{"name": name, "bytes": entry.size, "unpacked_bytes": entry.unpacked, **_described(entry)}
-                for name, entry in sets.items()]  # fmt: skip
+        rows = [
+            {"name": name, "bytes": entry.size, "unpacked_bytes": entry.unpacked, **_described(entry)}
+            for name, entry in sets.items()
+        ]
         print(json.dumps(rows))
         return
     width = max(map(len, sets), default=0)
@@ -97,8 +116,13 @@ def _byte_bar(quiet: bool) -> Iterator[Progress]:
     )
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
-               TimeRemainingColumn())  # fmt: skip
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     tasks: dict[str, TaskID] = {}
     with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
 

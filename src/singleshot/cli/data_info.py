@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from singleshot.api.extras import require
+from singleshot.api.train import DEFAULT_MODEL
 from singleshot.cli.common import JsonOption, QuietOption, progress_bar
-from singleshot.cli.train import DEFAULT_MODEL
 from singleshot.errors import ConfigError, printable
 from singleshot.files import atomic_write
 
@@ -48,6 +49,8 @@ def info(
     """
     if out is not None and out.suffix.lower() in _OTHER_FILES and not out.is_dir():
         raise ConfigError(f"--out {printable(out)}: want a name that ends in .png, or a folder")
+    if out is not None:
+        require("report", "--out: the picture", "matplotlib")
     found, table = collect(data, model, split, quiet)
     written = write_files(found, table, out) if out is not None else []
     if as_json:
@@ -117,9 +120,9 @@ def _problems(found: DataInfo, data: str) -> list[str]:
         from singleshot.datasets.findings import KINDS
 
         kinds = sorted(found.problems.items(), key=lambda kind: -kind[1])
-        told = ", ".join(f"{count} of {KINDS[kind][1]}" for kind, count in kinds[:2])
+        words = ", ".join(f"{count} of {KINDS[kind][1]}" for kind, count in kinds[:2])
         more = f", {len(kinds) - 2} kinds more" if len(kinds) > 2 else ""
-        lines += [f"{_count(total, 'problem')}: {told}{more}", f"list them: singleshot data check {printable(data)}"]
+        lines += [f"{_count(total, 'problem')}: {words}{more}", f"list them: singleshot data check {printable(data)}"]
     if found.unmeasured:
         lines.append(f"{_count(found.unmeasured, 'image')} could not be measured: left out of all sizes and priors")
     return _wrap(lines)
@@ -223,9 +226,11 @@ def _meaning(found: DataInfo) -> list[str]:
     missed = sum(chosen.unmatched.values())
     if missed:
         reasons = sorted(chosen.unmatched.items(), key=lambda reason: -reason[1])
-        told = ", ".join(f"{REASONS[key]} {count} ({count / missed:.0%})" for key, count in reasons)
-        lines.append(f"No prior of {found.model} matches {_count(missed, 'object')}: {told}. Training gives each of "
-                     "them its one best prior all the same.")  # fmt: skip
+        words = ", ".join(f"{REASONS[key]} {count} ({count / missed:.0%})" for key, count in reasons)
+        lines.append(
+            f"No prior of {found.model} matches {_count(missed, 'object')}: {words}. Training gives each of "
+            "them its one best prior all the same."
+        )
         if missed >= _WORTH * chosen.all.objects:
             better = better_preset(chosen, found.covers) is not chosen
             lines += [_advice(key, chosen, better) for key, count in reasons if count >= _COMMON * missed]

@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from singleshot.cli.common import JsonOption, QuietOption, is_free, progress_bar
+from singleshot.cli.common import JsonOption, QuietOption, progress_bar
 from singleshot.errors import ConfigError, printable
+from singleshot.files import is_free
 
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 _MIN_BYTES, _MAX_BYTES = 10_240, 2**40
@@ -26,7 +27,7 @@ def shard(
     per_shard: Annotated[int | None, typer.Option(min=1, help="Images in a shard, instead of --shard-size.")] = None,
     split: Annotated[
         list[str] | None,
-        typer.Option(help="This split; may be repeated. Default: all, but for trainval beside train and val."),
+        typer.Option(help="This split; may be repeated. Default: all, but for trainval where train and val are there."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the order in which images are written.")] = 0,
     clip_boxes: Annotated[
@@ -58,17 +59,26 @@ def shard(
             name: {"shards": len(shards), "images": sum(shard["samples"] for shard in shards)}
             for name, shards in written.splits.items()
         }
-        print(json.dumps({
-            "folder": str(out), "images": written.images, "objects": written.objects, "bytes": written.size,
-            "splits": splits,
-        }))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "folder": str(out),
+                    "images": written.images,
+                    "objects": written.objects,
+                    "bytes": written.size,
+                    "splits": splits,
+                }
+            )
+        )
         return
     for name, shards in written.splits.items():
         print(f"{printable(name)}: {sum(shard['samples'] for shard in shards)} images in {len(shards)} shards")
     if not quiet:
         megabytes = written.size / 2**20
-        print(f"written: {printable(out)} ({written.images} images, {written.objects} objects, {megabytes:.1f} MB)",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"written: {printable(out)} ({written.images} images, {written.objects} objects, {megabytes:.1f} MB)",
+            file=sys.stderr,
+        )
 
 
 def parse_size(text: str) -> int:

@@ -8,11 +8,17 @@ from typing import Annotated
 
 import typer
 
-from singleshot.cli.common import DeviceOption, numbered_folder
+from singleshot.api.detect import DetectOptions
+from singleshot.api.evaluate import EvaluateOptions, run_evaluation
+from singleshot.api.extras import require
+from singleshot.api.train import DEFAULT_MODEL, TrainOptions, run_training
+from singleshot.cli.common import STOPPED, DeviceOption
+from singleshot.cli.detect import RunPrinter
+from singleshot.cli.detect import run as detect
+from singleshot.cli.train import watch
 from singleshot.errors import DataError, printable
-from singleshot.files import atomic_write
+from singleshot.files import atomic_write, numbered_folder
 
-DEMO_MODEL = "ssd320-mini"
 PICTURES = 12
 
 
@@ -22,7 +28,7 @@ def demo(
     ] = None,
     out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
     time: Annotated[str, typer.Option("--time", help="How long to train.")] = "4m30s",
-    model: Annotated[str, typer.Option(help="Which network.")] = DEMO_MODEL,
+    model: Annotated[str, typer.Option(help="Which network.")] = DEFAULT_MODEL,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     device: DeviceOption = "auto",
 ) -> None:
@@ -30,43 +36,52 @@ def demo(
 
     Example: singleshot demo, or singleshot demo path/to/VOC2007
     """
-    from singleshot.cli.detect import run_detection
-    from singleshot.cli.eval import run_evaluation, write_report
-    from singleshot.cli.train import TrainOptions, run_training
-    from singleshot.datasets import available_splits, find_split, open_dataset
+    from singleshot.datasets import open_dataset
     from singleshot.metrics.table import format_table
 
+    require("train", "demo", "torch")  # before scenes are drawn
     source = data if data is not None else _scenes(out)
-    splits = available_splits(source)
-    unseen = find_split("test", splits) or find_split("val", splits)
-    if unseen is None:
-        raise DataError(f"{printable(source)}: has no split test or val to evaluate on; it has {', '.join(splits)}")
+    unseen = _unseen_split(source)
     test_set = open_dataset(source, unseen)  # before training: a mistake in it should show at once
     folder = numbered_folder(out, "run")
-    options = TrainOptions(source, model=model, recipe="scratch", time=time, backbone_weights="none", seed=seed)
-    result, _ = run_training(options, folder, device=device)
-    best = folder / "best.safetensors"
-    if result.interrupted:
+    print("starting ...", file=sys.stderr, flush=True)  # PyTorch takes seconds to import
+    options = TrainOptions(
+        source, model, str(folder), "scratch", time=time, backbone_weights="none", seed=seed, device=device
+    )
+    run = run_training(options, watch)
+    best = str(run.best)
+    if run.interrupted:
         print(f"stopped; go on with: singleshot train --resume --out {folder}")
-        raise typer.Exit(130)
-    evaluation, images, _ = run_evaluation(str(best), source, unseen, device=device)
-    report = {"model": str(best), "data": source, "split": unseen, "images": images, **evaluation.to_dict()}
-    write_report(folder, report, evaluation)
-    print(format_table(evaluation))
-    pictures = [_file(test_set.names[i], folder / "unseen" / f"{i}") for i in range(min(PICTURES, len(test_set)))]
-    code = run_detection(str(best), pictures, folder / "detections", device=device, quiet=True)
+        raise typer.Exit(STOPPED)
+    evaluated = run_evaluation(EvaluateOptions(best, source, unseen, out=str(folder), device=device))
+    print(format_table(evaluated.evaluation))
+    pictures = tuple(_file(test_set.names[i], folder / "unseen" / f"{i}") for i in range(min(PICTURES, len(test_set))))
+    found = folder / "detections"
+    code = detect(DetectOptions(best, pictures, str(found), device=device), RunPrinter(quiet=True))
     if code:
         raise typer.Exit(code)
+    evaluation = evaluated.evaluation
     print(f"""
-mAP50 {evaluation.mean_ap:.4f} on {images} unseen pictures ({unseen}), after {result.seconds:.0f} s of training
+mAP50 {evaluation.mean_ap:.4f} on {evaluation.images} unseen pictures ({unseen}), after {run.seconds:.0f} s of training
   the model     {best}
-  pictures      {folder / "detections"}
-  results       {folder / "detections"}/results.json
+  pictures      {found}
+  results       {found}/results.json
   figures       {folder / "eval.json"}, {folder / "curves.png"}, {folder / "log.csv"}
 next, with your own labelled images:
   singleshot train path/to/your/data --time 20m --out runs/mine
   singleshot eval runs/mine/best.safetensors path/to/your/data --split test
   singleshot detect runs/mine/best.safetensors photo.jpg folder/ video.mp4""")
+
+
+def _unseen_split(source: str) -> str:
+    """The split to evaluate on. Raises DataError where there is none."""
+    from singleshot.datasets import available_splits, find_split
+
+    splits = available_splits(source)
+    unseen = find_split("test", splits) or find_split("val", splits)
+    if unseen is None:
+        raise DataError(f"{printable(source)}: has no split test or val to evaluate on; it has {', '.join(splits)}")
+    return unseen
 
 
 def _file(name: str, copy: Path) -> str:

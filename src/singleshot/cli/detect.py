@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator
-from dataclasses import replace
+import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from singleshot.api.detect import Counts, Detected, DetectOptions, Listener, run_detection
 from singleshot.cli.common import (
+    STOPPED,
     DeviceOption,
     EngineOption,
     PrecisionOption,
     RuleOption,
     ThreadsOption,
-    is_free,
+    hush_stdout,
 )
-from singleshot.errors import ConfigError, printable
+from singleshot.errors import ConfigError, DataError, printable
+from singleshot.files import is_free
 
 if TYPE_CHECKING:
-    from singleshot.runtime.detector import Detector
-    from singleshot.runtime.sources import Frame
-    from singleshot.runtime.tiles import Tiling
+    from rich.status import Status
 
-_RESULT_SUFFIXES = {".json", ".csv", ".xml", ".txt", ".jpg", ".jpeg", ".png", ".mp4"}
+    from singleshot.runtime.detector import Found
+
+EXIT_SKIPPED = 3
+EXIT_PIPE = 141  # 128 + SIGPIPE
+_FEW = 20  # images that get a line each
+_PLAIN_EVERY = 100  # images between two lines of progress when there is no terminal
 
 
 class Format(StrEnum):
@@ -107,85 +113,83 @@ def detect(
 
     Exit code 130: stopped with Ctrl-C; what was finished is kept.
     """
-    _check(score_min, limit, out)
-    tiling, batch_size = _tiling(tile, tiles_only), _batch_size(batch)
-    keep_files = not as_json or out is not None or bool(draw)
-    code = run_detection(
-        model,
-        sources,
-        folder=_results_folder(out) if keep_files else None,
-        form=form.value,
-        score_min=score_min,
-        batch=batch_size,
-        tile=tiling,
-        draw=keep_files and draw is not False,
-        device=device,
-        limit=limit,
-        to_stdout=as_json,
-        quiet=quiet,
-        rule=rule,
-        engine=engine,
-        threads=threads,
-        precision=precision,
-    )
-    raise typer.Exit(code)
-
-
-def run_detection(
-    model: str,
-    sources: list[str],
-    folder: Path | None,
-    form: str = "json",
-    score_min: float | None = None,
-    batch: int | None = None,
-    draw: bool = True,
-    device: str = "auto",
-    limit: int | None = None,
-    to_stdout: bool = False,
-    quiet: bool = False,
-    rule: str | None = None,
-    engine: str | None = None,
-    threads: int | None = None,
-    precision: str | None = None,
-    tile: Tiling | None = None,
-) -> int:
-    """Detect in all sources, write results and pictures into `folder` (None: nowhere); returns the exit code."""
     # OpenCV reads it when its first video opens: FFmpeg's own complaints would repeat ours, many times over.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    from singleshot import load
-    from singleshot.cli.detect_run import DetectionRun
-    from singleshot.runtime.sources import open_sources
-
-    draw = draw and folder is not None
-    frames = _first(open_sources(sources, decode=False), limit)
-    options: dict[str, Any] = {"threads": threads, "precision": precision, "batch": batch}
-    if rule is None:
-        detector = load(model, device=device, engine=engine, **options)
-    else:
-        detector = _load_by(rule, model, device, engine, options)
-    run = DetectionRun(
-        model=model,
-        class_names=tuple(detector.class_names),
-        folder=folder,
-        form=form,
-        draw=draw,
-        to_stdout=to_stdout,
-        quiet=quiet,
-    )
-    return run.all(detector.stream(frames, batch, score_min, tile=tile, keep_images=draw))
+    values = {**locals(), "batch": _batch_size(batch), "draw": draw is not False}
+    if out is None and (not as_json or draw):
+        values["out"] = _default_folder()
+    console = RunPrinter(to_stderr=as_json, quiet=quiet)
+    raise typer.Exit(run(DetectOptions.of(values), console, sys.stdout if as_json else None))
 
 
-def _first(frames: Iterator[Frame], limit: int | None) -> Iterator[Frame]:
-    """At most `limit` of the frames, whose source is closed with this."""
+def run(options: DetectOptions, printer: RunPrinter, stream: TextIO | None = None) -> int:
+    """Detect, and print how it goes; returns the exit code."""
     try:
-        for number, frame in enumerate(frames, start=1):
-            yield frame
-            if number == limit:
-                return
-    finally:
-        close = getattr(frames, "close", None)
-        if close is not None:
-            close()
+        with printer:
+            done = run_detection(options, stream, Listener(printer.image, printer.skip))
+    except BrokenPipeError:
+        hush_stdout()
+        return EXIT_PIPE
+    printer.end(done)
+    if done.interrupted:
+        return STOPPED
+    return EXIT_SKIPPED if done.counts.skipped else 0
+
+
+class RunPrinter:
+    """Prints how a run of `detect` goes: first a line for each image, then now and then one for all."""
+
+    def __init__(self, to_stderr: bool = False, quiet: bool = False) -> None:
+        self.to_stderr, self.quiet = to_stderr, quiet
+        self._status: Status | None = None
+
+    def __enter__(self) -> RunPrinter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def _print(self, text: str) -> None:
+        if not self.quiet:
+            print(text, file=sys.stderr if self.to_stderr else sys.stdout, flush=True)
+
+    def skip(self, error: DataError) -> None:
+        """Name an input that could not be read."""
+        text = f"skipped: {printable(error, limit=500)}"
+        if self._status is not None:  # above the moving line, and not broken at the terminal's width
+            self._status.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def image(self, found: Found, counts: Counts) -> None:
+        """Print what was found in an image, or where the run is."""
+        assert found.detections is not None
+        if self.quiet:
+            return
+        line = f"{counts.images} images, {counts.objects} objects, {counts.skipped} skipped"
+        if counts.images <= _FEW:
+            self._print(f"{printable(found.frame.name)}: {printable(found.detections.summary(), limit=400)}")
+        elif sys.stderr.isatty():
+            if self._status is None:
+                from rich.console import Console
+                from rich.status import Status
+
+                self._status = Status("", console=Console(stderr=True))
+                self._status.start()
+            self._status.update(line)
+        elif counts.images % _PLAIN_EVERY == 0:
+            self._print(line)
+
+    def end(self, done: Detected) -> None:
+        """Sum up, and name what was written."""
+        images, objects, skipped = done.counts
+        rate = images / max(done.seconds, 1e-9)
+        text = f"{'stopped after ' if done.interrupted else ''}{images} images, {objects} objects, {rate:.1f} images/s"
+        self._print(f"{text}, {skipped} skipped" if skipped else text)
+        for what, where in (("results", done.results), ("pictures", done.pictures)):
+            if where is not None:
+                self._print(f"{what}: {printable(where)}")
 
 
 def _batch_size(text: str) -> int | None:
@@ -197,49 +201,7 @@ def _batch_size(text: str) -> int | None:
     return int(text)
 
 
-def _tiling(text: str | None, tiles_only: bool) -> Tiling | None:
-    from singleshot.runtime.tiles import Tiling
-
-    if text is None:
-        if tiles_only:
-            raise ConfigError("--tiles-only: of what size? give --tile N too")
-        return None
-    try:
-        return replace(Tiling.of(text), whole=not tiles_only)
-    except ConfigError as error:
-        raise ConfigError(f"--{error}") from error
-
-
-def _load_by(rule: str, model: str, device: str, engine: str | None, options: dict[str, Any]) -> Detector:
-    """The model with the detection rule of a codebase in place of its own."""
-    if Path(model).suffix.lower() in (".onnx", ".xml"):
-        raise ConfigError(f"--rule {printable(rule)}: {printable(model)} has its rule built in; give the checkpoint")
-    if engine not in (None, "torch", "auto"):
-        raise ConfigError(f"--engine {printable(engine, 40)}: {printable(model)} is a checkpoint, which torch runs")
-    from singleshot.runtime.engines.table import EngineOptions
-    from singleshot.runtime.load import open_detector
-
-    return open_detector(model, engine, EngineOptions(device, rule=rule, **options))
-
-
-def _check(score_min: float | None, limit: int | None, out: Path | None) -> None:
-    if score_min is not None and not 0 <= score_min <= 1:
-        raise ConfigError(f"--score-min {score_min}: want a number from 0 to 1")
-    if limit is not None and limit < 1:
-        raise ConfigError(f"--limit {limit}: want at least 1")
-    if out is not None and out.suffix.lower() in _RESULT_SUFFIXES and not out.is_dir():
-        raise ConfigError(f"--out {printable(out)}: want a folder; the results file goes into it")
-
-
-def _results_folder(out: Path | None) -> Path:
-    """A folder that holds nothing yet: what the user names must be so, the default counts up until it is."""
-    if out is None:
-        base, number = Path("detections"), 1
-        out = base
-        while not is_free(out):
-            number += 1
-            out = base.with_name(f"{base.name}-{number}")
-    elif not is_free(out):
-        what = "is not empty" if out.is_dir() else "is a file"
-        raise ConfigError(f"--out {printable(out)}: {what}; give a new or empty folder")
-    return out
+def _default_folder() -> Path:
+    """detections, or the first of detections-2, ... that holds nothing yet."""
+    names = itertools.chain(["detections"], (f"detections-{number}" for number in itertools.count(2)))
+    return next(path for path in map(Path, names) if is_free(path))

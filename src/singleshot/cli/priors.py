@@ -28,12 +28,16 @@ def show(
 
     Example: singleshot priors show ssd300-voc
     """
-    from singleshot.presets import MODELS
-    from singleshot.priors import PRIORS, SOURCES, cell_shapes, prior_spec
+    from singleshot.prior_boxes import cell_shapes
+    from singleshot.prior_tables import PRIORS, SOURCES, prior_spec
 
     if name is None:
-        rows = {key: {"about": m.about, "priors": m.priors, "count": PRIORS[m.priors].count, "input": m.input_spec.size}
-                for key, m in MODELS.items()}  # fmt: skip
+        from singleshot.presets import MODELS
+
+        rows = {
+            key: {"about": m.about, "priors": m.priors, "count": PRIORS[m.priors].count, "input": m.input_spec.size}
+            for key, m in MODELS.items()
+        }
         if as_json:
             print(json.dumps({"models": rows, "tables": list(PRIORS), "sources": SOURCES}))
             return

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from singleshot.datasets import available_splits, open_dataset
 from singleshot.datasets.dataset import Dataset
 from singleshot.errors import DataError, printable
+from singleshot.evaluation.engine_loop import PlacedSquare
 from singleshot.images.decode import read_image
-from singleshot.inputs import InputSpec, Placement, to_square
+from singleshot.inputs import InputSpec, to_square
 from singleshot.models import SSD
 from singleshot.runtime.names import IMAGE_SUFFIXES
 from singleshot.scenes.scenes import make_scene
@@ -63,20 +63,11 @@ def spread(count: int, most: int) -> list[int]:
     return sorted(set(np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist())) if count else []
 
 
-class PreprocessedImage(NamedTuple):
-    """An image as the model sees it: uint8 [S, S, 3], where the image lies in it, and the image's height and width."""
-
-    square: np.ndarray
-    placement: Placement
-    height: int
-    width: int
-
-
-def preprocess(path: str, spec: InputSpec) -> PreprocessedImage:
+def preprocess(path: str, spec: InputSpec) -> PlacedSquare:
     """Read an image file for a model's input. Raises DataError."""
     image = read_image(path)
     square, place = to_square(image, spec)
-    return PreprocessedImage(square, place, image.shape[0], image.shape[1])
+    return PlacedSquare(square, place, width=image.shape[1], height=image.shape[0])
 
 
 class PreprocessedImages:
@@ -90,13 +81,13 @@ class PreprocessedImages:
 
     def __init__(self, dataset: Dataset, model: SSD, kept_bytes: int = _KEPT_BYTES) -> None:
         self.dataset, self.spec = dataset, model.input_spec
-        self.kept: dict[int, PreprocessedImage] = {}
-        self._most_kept = kept_bytes // (3 * self.spec.size**2)
+        self.kept: dict[int, PlacedSquare] = {}
+        self._most_kept = kept_bytes // (int(np.prod(self.spec.shape)))
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, i: int) -> PreprocessedImage:
+    def __getitem__(self, i: int) -> PlacedSquare:
         """Raises DataError; IndexError past the end."""
         if i >= len(self.dataset):
             raise IndexError(i)

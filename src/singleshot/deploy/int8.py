@@ -17,15 +17,14 @@ import numpy as np
 
 from singleshot.datasets import open_dataset
 from singleshot.datasets.dataset import Dataset
-from singleshot.deploy.check_images import PreprocessedImage, PreprocessedImages, spread
+from singleshot.deploy.check_images import PreprocessedImages, spread
 from singleshot.deploy.engines import engines_for, require
 from singleshot.deploy.export import Quantised, need_onnx
 from singleshot.deploy.int8_layers import l2norm_nodes, quantised_layers, rank_layers, with_float
 from singleshot.deploy.onnx_file import attach_postprocess
 from singleshot.deploy.onnx_network import network_model, silent
 from singleshot.errors import ConfigError, DataError, printable
-from singleshot.inputs import boxes_from_square
-from singleshot.metrics import evaluate
+from singleshot.evaluation.engine_loop import PlacedSquare, evaluate_engine, in_batches
 from singleshot.models import SSD
 from singleshot.records import ImageDetections
 from singleshot.weights.checkpoint import ModelInfo
@@ -155,21 +154,12 @@ def open_calibration(data: str, info: ModelInfo, split: str = "val") -> tuple[Da
 
 def map50(engine: Callable[[np.ndarray], list[ImageDetections]], images: PreprocessedImages) -> float:
     """mAP at IoU .5 (area under the curve, as `eval` computes it) of an engine on a data set."""
-    detections = []
-    for start in range(0, len(images), _BATCH):
-        some = [images[i] for i in range(start, min(start + _BATCH, len(images)))]
-        found = engine(np.stack([one.square for one in some]))
-        for record, one in zip(found, some, strict=True):
-            boxes = boxes_from_square(record.boxes, one.placement, images.spec.size, one.height, one.width)
-            detections.append(ImageDetections(boxes, record.scores, record.labels))
-    dataset = images.dataset
-    truths = [dataset.truth(i) for i in range(len(dataset))]
-    return evaluate(detections, truths, metric="voc", class_names=dataset.class_names).mean_ap
+    batches = in_batches((images[i] for i in range(len(images))), _BATCH)
+    done = evaluate_engine(lambda batch: engine(batch.images), batches, images.dataset, images.spec.sides)
+    return done.evaluation.mean_ap
 
 
-def quantise_network(
-    network: onnx.ModelProto, images: PreprocessedImages | Sequence[PreprocessedImage]
-) -> onnx.ModelProto:
+def quantise_network(network: onnx.ModelProto, images: PreprocessedImages | Sequence[PlacedSquare]) -> onnx.ModelProto:
     """A network in int8, its ranges measured on those images; nncf's standard post-training way."""
     import nncf
 

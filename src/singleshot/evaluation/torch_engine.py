@@ -13,7 +13,7 @@ from singleshot.devices import autocast, has_bfloat16, pick_device, pick_dtype
 from singleshot.model_info import ModelInfo
 from singleshot.models import SSD
 from singleshot.postprocess import to_detections
-from singleshot.records import ImageDetections
+from singleshot.records import ImageDetections, RawOutput
 from singleshot.runtime.engines.table import EngineOptions
 from singleshot.thresholds import Thresholds
 from singleshot.weights.open_model import open_model
@@ -39,15 +39,19 @@ class TorchEngine:
 
     def __call__(self, images: np.ndarray) -> list[ImageDetections]:
         with torch.inference_mode():
-            batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device).permute(0, 3, 1, 2)
-            with autocast(self.device, self.dtype):
-                raw = self.model(batch)
-            found = to_detections(
-                raw,
-                self.model.priors,
-                variances=self.model.prior_spec.variances,
-                **self.thresholds.for_postprocess(),
-            )
+            return self.decode(self.forward(torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)))
+
+    def forward(self, images: torch.Tensor) -> RawOutput:
+        """Raw outputs of images [B, 3, S, S], 0..255, wherever they are."""
+        with autocast(self.device, self.dtype):
+            return self.model(images.to(self.device, non_blocking=True))
+
+    def decode(self, raw: RawOutput) -> list[ImageDetections]:
+        """Detections of raw outputs as arrays, boxes normalised to the square."""
+        model = self.model
+        found = to_detections(
+            raw, model.priors, variances=model.prior_spec.variances, **self.thresholds.for_postprocess()
+        )
         return [ImageDetections(*(values.cpu().numpy() for values in image)) for image in found]
 
 

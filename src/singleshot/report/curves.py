@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-# matplotlib's ten "tab10" colours, then the same ten dashed, dotted...: more hues cannot be told apart.
+# matplotlib's ten "tab10" colours, then the same ten dashed, dotted...: more hues look alike.
 _COLOURS = 10
 _LINES = ("-", "--", ":", "-.")
 # A picture is some 700 pixels wide inside its frame; a curve has a point per detection, easily a million.
@@ -37,7 +37,7 @@ def draw_curves(evaluation: Evaluation, path: str | Path) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError("curves need matplotlib: pip install 'singleshot[train]'") from error
+        raise MissingExtraError("curves need matplotlib: pip install 'singleshot[report]'") from error
     drawn = [i for i, curve in enumerate(evaluation.curves) if curve.truths]
     columns = max(1, math.ceil(len(drawn) / _LEGEND_ROWS))
     figure = Figure(figsize=(7.6 + 2.6 * columns, 6.4), dpi=110, layout="constrained")

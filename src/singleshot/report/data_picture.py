@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_CLASSES = 24  # bars that can be read beside each other
+_CLASSES = 24  # bars that can be read next to each other
 _CELLS = 96  # of the map of places, each way
 _TICKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 _COUNTS = tuple(m * 10**e for e in range(6) for m in (1, 2, 5))
@@ -33,7 +33,7 @@ def draw_info(info: DataInfo, table: BoxTable, path: str | Path) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError("the picture needs matplotlib: pip install 'singleshot[train]'") from error
+        raise MissingExtraError("the picture needs matplotlib: pip install 'singleshot[report]'") from error
     from singleshot.prior_tables import PRIORS
 
     figure = Figure(figsize=(12.0, 9.2), dpi=100, layout="constrained")

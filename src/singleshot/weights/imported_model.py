@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from singleshot.errors import CheckpointError
+from singleshot.importable import IMPORTABLE
 from singleshot.models import SSD
 from singleshot.thresholds import Thresholds
 from singleshot.weights.foreign_state import ForeignState
@@ -26,16 +27,20 @@ class ImportedModel(NamedTuple):
 
 
 class Importer(NamedTuple):
-    """name: as `--source` takes it; about: for people; signature: names of tensors that are there in every such
+    """name: as `--source` takes it, a key of IMPORTABLE; signature: names of tensors that are there in every such
     checkpoint and, together, in no other; convert: raises CheckpointError; kind: of the file (see ForeignState), "" for
     any that holds tensors by name; matches: for formats that describe their network, in place of the signature."""
 
     name: str
-    about: str
     signature: tuple[str, ...]
     convert: Callable[[ForeignState], ImportedModel]
     kind: str = ""
     matches: Callable[[ForeignState], bool] | None = None
+
+    @property
+    def about(self) -> str:
+        """What it imports, for people."""
+        return IMPORTABLE[self.name]
 
     def fits(self, tensors: ForeignState) -> float:
         """Share of the signature that is there, 0 for a file of another kind; 1 for a match."""

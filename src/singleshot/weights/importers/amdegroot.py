@@ -29,7 +29,6 @@ def _convert(tensors: ForeignState) -> ImportedModel:
 IMPORTERS = (
     Importer(
         "amdegroot",
-        "amdegroot/ssd.pytorch, SSD300 on VGG16",
         (
             "vgg.0.weight",
             "vgg.33.bias",

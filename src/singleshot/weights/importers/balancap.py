@@ -102,7 +102,6 @@ def _ignore_training(tensors: ForeignState) -> tuple[str, ...]:
 IMPORTERS = (
     Importer(
         "balancap",
-        "balancap/SSD-Tensorflow, SSD300 and SSD512 on VGG16",
         tuple(f"ssd_300_vgg/{name}" for name in _SIGNATURE),
         _convert,
         "tensorflow",

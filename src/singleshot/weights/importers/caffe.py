@@ -272,7 +272,6 @@ def _mobilenet_prototxt(tensors: ForeignState) -> str:
 IMPORTERS = (
     Importer(
         "caffe",
-        "Caffe's .caffemodel with or without its prototxt: SSD300, SSD512, MobileNet-SSD, any other",
         VGG_SIGN,
         _convert,
         "caffe",

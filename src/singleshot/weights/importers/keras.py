@@ -189,8 +189,4 @@ def _same(shapes: tuple[Shapes, ...], spec: PriorSpec) -> bool:
     )
 
 
-IMPORTERS = (
-    Importer(
-        "keras", "pierluigiferrari/ssd_keras, SSD300 and SSD512 on VGG16", _SIGNATURE, _convert, "keras", _matches
-    ),
-)
+IMPORTERS = (Importer("keras", _SIGNATURE, _convert, "keras", _matches),)

@@ -95,7 +95,6 @@ def _lite(net: TorchBuilder, maps: list[str], backbone: str) -> ImportedModel:
 IMPORTERS = (
     Importer(
         "lufficc-vgg",
-        "lufficc/SSD, SSD300 and SSD512 on VGG16",
         (
             "backbone.vgg.0.weight",
             "backbone.vgg.33.bias",
@@ -109,7 +108,6 @@ IMPORTERS = (
     ),
     Importer(
         "lufficc-mobilenetv2",
-        "lufficc/SSD, SSDLite320 on MobileNetV2",
         (
             "backbone.features.0.0.weight",
             "backbone.features.1.conv.0.0.weight",
@@ -123,7 +121,6 @@ IMPORTERS = (
     ),
     Importer(
         "lufficc-mobilenetv3",
-        "lufficc/SSD, SSDLite320 on MobileNetV3",
         (
             "backbone.features.0.0.weight",
             "backbone.features.1.conv.4.weight",

@@ -176,7 +176,6 @@ _HEADS = ("bbox_head.cls_convs.0.0.weight", "bbox_head.reg_convs.5.0.bias")
 IMPORTERS = (
     Importer(
         "mmdet-vgg",
-        "open-mmlab/mmdetection 2.14 to 3.x, SSD300 and SSD512 on VGG16",
         (
             "backbone.features.0.weight",
             "backbone.features.33.bias",
@@ -189,7 +188,6 @@ IMPORTERS = (
     ),
     Importer(
         "mmdet-vgg-old",
-        "open-mmlab/mmdetection before 2.14, SSD300 and SSD512 on VGG16",
         (
             "backbone.features.0.weight",
             "backbone.features.33.bias",
@@ -203,7 +201,6 @@ IMPORTERS = (
     ),
     Importer(
         "mmdet-ssdlite",
-        "open-mmlab/mmdetection, SSDLite320 on MobileNetV2",
         (
             "backbone.conv1.conv.weight",
             "backbone.layer7.0.linear_conv.conv.weight",

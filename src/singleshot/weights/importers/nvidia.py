@@ -100,7 +100,6 @@ def _convert_mlperf(tensors: ForeignState) -> ImportedModel:
 IMPORTERS = (
     Importer(
         "nvidia",
-        "NVIDIA DeepLearningExamples, SSD300 on ResNet18 to ResNet152",
         (
             "feature_extractor.feature_extractor.0.weight",
             "feature_extractor.feature_extractor.6.0.conv1.weight",
@@ -114,7 +113,6 @@ IMPORTERS = (
     ),
     Importer(
         "mlperf",
-        "MLPerf training ssd-v1, SSD300 on ResNet34",
         (
             "model.layer1.0.weight",
             "model.layer2.0.0.conv1.weight",

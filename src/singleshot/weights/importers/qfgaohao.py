@@ -130,28 +130,24 @@ _LAST = ("classification_headers.5.bias", "regression_headers.5.bias")
 IMPORTERS = (
     Importer(
         "qfgaohao-vgg",
-        "qfgaohao/pytorch-ssd, vgg16-ssd",
         ("base_net.0.weight", "base_net.33.bias", "source_layer_add_ons.0.running_var", "extras.3.2.weight", *_LAST),
         _convert_vgg,
         "pytorch",
     ),
     Importer(
         "qfgaohao-mb1",
-        "qfgaohao/pytorch-ssd, mb1-ssd and mb1-ssd-lite",
         ("base_net.0.0.weight", "base_net.13.0.weight", "base_net.13.3.weight", "extras.3.0.weight", *_LAST),
         _convert_v1,
         "pytorch",
     ),
     Importer(
         "qfgaohao-mb2",
-        "qfgaohao/pytorch-ssd, mb2-ssd-lite",
         ("base_net.0.0.weight", "base_net.14.conv.6.weight", "base_net.18.0.weight", "extras.3.conv.7.weight", *_LAST),
         _convert_v2,
         "pytorch",
     ),
     Importer(
         "qfgaohao-sq",
-        "qfgaohao/pytorch-ssd, sq-ssd-lite",
         ("base_net.0.weight", "base_net.12.expand3x3.weight", "extras.4.2.0.weight", "extras.4.0.weight", *_LAST),
         _convert_squeeze,
         "pytorch",

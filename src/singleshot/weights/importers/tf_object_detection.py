@@ -199,7 +199,6 @@ def _matches(tensors: ForeignState) -> bool:
 IMPORTERS = (
     Importer(
         "tf-object-detection",
-        "TensorFlow Object Detection API, SSD and SSDLite on MobileNet v1, v2 and Inception v2",
         (),
         _convert,
         matches=_matches,

@@ -304,7 +304,6 @@ def _precision(network: Network) -> str:
 IMPORTERS = (
     Importer(
         "tflite",
-        "TensorFlow Lite, SSD detectors of the Object Detection API",
         (),
         _convert,
         "tflite",

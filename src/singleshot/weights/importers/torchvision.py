@@ -113,7 +113,6 @@ def _convert_lite(tensors: ForeignState) -> ImportedModel:
 IMPORTERS = (
     Importer(
         "torchvision-ssd300",
-        "torchvision ssd300_vgg16",
         (
             "backbone.features.0.weight",
             SCALE,
@@ -127,7 +126,6 @@ IMPORTERS = (
     ),
     Importer(
         "torchvision-ssdlite320",
-        "torchvision ssdlite320_mobilenet_v3_large",
         (
             "backbone.features.0.0.0.weight",
             "backbone.features.1.3.0.weight",

@@ -1,0 +1,1 @@
+"""The use cases: train, evaluate, detect, export, import a checkpoint, load; Python and the command line call these."""

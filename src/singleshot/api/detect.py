@@ -1,0 +1,322 @@
+"""Objects in images, folders, videos, cameras and streams: results written and pictures drawn as they are found."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TextIO
+
+from singleshot.api.options import Options, check_range
+from singleshot.errors import ConfigError, DataError, printable
+from singleshot.files import is_free
+
+if TYPE_CHECKING:
+    from singleshot.runtime.detector import Found
+    from singleshot.runtime.picture_writer import PictureWriter
+    from singleshot.runtime.result_files import Writer
+    from singleshot.runtime.sources import Frame
+    from singleshot.runtime.tiles import Tiling
+
+_RESULT_SUFFIXES = {".json", ".csv", ".xml", ".txt", ".jpg", ".jpeg", ".png", ".mp4"}
+
+
+@dataclass(frozen=True)
+class DetectOptions(Options):
+    """What is detected, and where results go.
+
+    model: a checkpoint or an exported file; sources: images, folders, patterns, videos, cameras, addresses; out: new or
+    empty folder for results (None: none are written); form: json, coco, voc, yolo or csv; draw: write annotated
+    pictures and videos too; score_min: None for the model's own; rule: of a checkpoint, see `load`; batch: images per
+    run of the network, None for what suits engine and source; tile: pixels of a side, "640" or with the overlap
+    "640:0.25", to look at tiles too; tiles_only: not at the whole image; limit: stop after so many images or frames;
+    device, engine, threads, precision: as in `load`. Raises ConfigError for a value that is out of range.
+    """
+
+    model: str
+    sources: tuple[str, ...]
+    out: str | None = None
+    form: str = "json"
+    draw: bool = True
+    score_min: float | None = None
+    rule: str | None = None
+    batch: int | None = None
+    tile: str | None = None
+    tiles_only: bool = False
+    device: str | None = "auto"
+    engine: str | None = None
+    threads: int | None = None
+    precision: str | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.score_min is not None and not 0 <= self.score_min <= 1:
+            raise ConfigError(f"--score-min {self.score_min}: want a number from 0 to 1")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"--limit {self.limit}: want at least 1")
+        if self.tile is None and self.tiles_only:
+            raise ConfigError("--tiles-only: of what size? give --tile N too")
+        check_range("--batch", self.batch, 1, 4096)
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """The tiles that are looked at. Raises ConfigError."""
+        from singleshot.runtime.tiles import Tiling
+
+        if self.tile is None:
+            return None
+        try:
+            return replace(Tiling.of(self.tile), whole=not self.tiles_only)
+        except ConfigError as error:
+            raise ConfigError(f"--{error}") from error
+
+
+class Counts(NamedTuple):
+    """images: with a result; objects: in them; skipped: inputs that could not be read."""
+
+    images: int = 0
+    objects: int = 0
+    skipped: int = 0
+
+
+class Detected(NamedTuple):
+    """How a run ended. interrupted: by Ctrl-C; results: the file or folder that was written, pictures: the folder of
+    annotated ones; None where there is none."""
+
+    counts: Counts
+    seconds: float
+    interrupted: bool
+    results: Path | None
+    pictures: Path | None
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who hears of a run while it goes on, from a thread of its own.
+
+    on_image: after each image that has a result; on_skip: for each input that could not be read, not for one that ends
+    the run as its error.
+    """
+
+    on_image: Callable[[Found, Counts], None] = lambda found, counts: None
+    on_skip: Callable[[DataError], None] = lambda error: None
+
+
+def run_detection(options: DetectOptions, stream: TextIO | None = None, listener: Listener | None = None) -> Detected:
+    """Detect in all sources.
+
+    Args:
+        options: What, and where results go.
+        stream: Takes JSON as it is made, such as standard output.
+        listener: Who hears of it.
+
+    Raises:
+        DataError: None of the inputs could be read.
+        ConfigError: An option is wrong, or results cannot be written.
+        BrokenPipeError: The reader of `stream` went away; what was finished is kept.
+        CheckpointError, MissingExtraError: As `load`.
+    """
+    from singleshot.api.load import load
+    from singleshot.runtime.sources import open_sources
+
+    tiling = options.tiling
+    _check_folder(options.out)
+    draw = options.draw and options.out is not None
+    frames = _first(open_sources(list(options.sources), decode=False), options.limit)
+    detector = load(
+        options.model,
+        device=options.device,
+        engine=options.engine,
+        threads=options.threads,
+        precision=options.precision,
+        batch=options.batch,
+        rule=options.rule,
+    )
+    found = detector.stream(frames, options.batch, options.score_min, tile=tiling, keep_images=draw)
+    return write_results(found, options, tuple(detector.class_names), stream, listener)
+
+
+def write_results(
+    found: Iterator[Found],
+    options: DetectOptions,
+    class_names: tuple[str, ...],
+    stream: TextIO | None = None,
+    listener: Listener | None = None,
+) -> Detected:
+    """Write what a detector finds, by a thread of its own while the network goes on; see `run_detection`.
+
+    Of the options those about results count: model (its name), out, form and draw.
+    """
+    started = time.perf_counter()
+    with ExitStack() as stack:
+        run = _Run(_Results(options, class_names, stream, stack), listener or Listener())
+        interrupted = run.work(found)
+    where = run.results
+    done = Detected(run.counts, time.perf_counter() - started, interrupted, where.results_at, where.pictures_at)
+    if done.counts.images or interrupted or where.broken is not None:
+        run.report_skip()
+        if where.broken is not None:
+            raise where.broken
+        return done
+    if done.counts.skipped == 1 and run.unreported is not None:
+        raise run.unreported
+    run.report_skip()
+    if done.counts.skipped:
+        raise DataError(f"none of the {done.counts.skipped} inputs could be read, see above")
+    raise DataError("the sources gave no image at all")
+
+
+class _Run:
+    """What was counted, and who hears of it."""
+
+    def __init__(self, results: _Results, listener: Listener) -> None:
+        self.results, self.listener = results, listener
+        self.counts = Counts()
+        self.unreported: DataError | None = None
+
+    def work(self, stream: Iterator[Found]) -> bool:
+        """Work through the stream; returns whether Ctrl-C ended it."""
+        from singleshot.runtime.background_worker import BackgroundWorker
+
+        interrupted = False
+        writing: BackgroundWorker[Found] = BackgroundWorker(self._add, weigh=_bytes_of)
+        try:
+            interrupted = _feed(writing, stream)
+        except BrokenPipeError as error:
+            self.results.broken = error
+        finally:
+            writing.stop()
+        self.results.close(complete=not interrupted)
+        return interrupted
+
+    def _add(self, found: Found) -> None:
+        self.report_skip()
+        images, objects, skipped = self.counts
+        if found.detections is None:
+            self.counts = Counts(images, objects, skipped + 1)
+            self.unreported = found.frame.error or DataError(f"{printable(found.frame.name)}: no image")
+            return
+        self.results.add(found)
+        self.counts = Counts(images + 1, objects + len(found.detections), skipped)
+        self.listener.on_image(found, self.counts)
+
+    def report_skip(self) -> None:
+        """Report the last skipped input. It waits for the next frame: alone, it is the error of the whole run."""
+        error, self.unreported = self.unreported, None
+        if error is not None:
+            self.listener.on_skip(error)
+
+
+class _Results:
+    """The files of a run, opened with the first image: a run without any leaves nothing behind.
+
+    Left by an exception, the stack discards what is unfinished. broken: the reader of the stream went away.
+    """
+
+    def __init__(
+        self, options: DetectOptions, class_names: tuple[str, ...], stream: TextIO | None, stack: ExitStack
+    ) -> None:
+        self.options, self.class_names, self.stream, self.stack = options, class_names, stream, stack
+        self.folder = None if options.out is None else Path(options.out)
+        self.results_at: Path | None = None
+        self.pictures_at: Path | None = None
+        self.broken: BrokenPipeError | None = None
+        self._writers: list[Writer] = []
+        self._pictures: PictureWriter | None = None
+
+    def add(self, found: Found) -> None:
+        assert found.detections is not None
+        with self._named_errors():
+            if not self._writers:
+                self._open()
+            for writer in self._writers:
+                writer.add(found.detections)
+            if self._pictures is not None:
+                self._pictures.add(found.frame, found.detections)
+
+    def _open(self) -> None:
+        from singleshot.runtime.picture_writer import PictureWriter
+        from singleshot.runtime.result_files import JsonWriter, open_writer
+
+        options, enter = self.options, self.stack.enter_context
+        if self.stream is not None:
+            self._writers.append(enter(JsonWriter(self.stream, options.model, self.class_names)))
+        if self.folder is not None:
+            writer, self.results_at = open_writer(options.form, self.folder, options.model, self.class_names)
+            self._writers.append(enter(writer))
+            if options.draw:
+                self.pictures_at = self.folder / "pictures"
+                self._pictures = PictureWriter(self.pictures_at)
+                self.stack.callback(self._pictures.close)
+
+    def close(self, complete: bool) -> None:
+        """Close everything; a reader that left before the last words is noted only."""
+        for writer in reversed(self._writers):
+            try:
+                with self._named_errors():
+                    writer.close(complete=complete and self.broken is None)
+            except BrokenPipeError as error:
+                self.broken = error
+        if self._pictures is not None:
+            self._pictures.close()
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """A full disk in one line; a reader that leaves stays a BrokenPipeError."""
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            where = "standard output" if self.folder is None else f"--out {printable(self.folder)}"
+            raise ConfigError(f"{where}: cannot write there ({printable(error.strerror or error, 100)})") from error
+
+
+def _feed(writing: BackgroundWorker[Found], stream: Iterator[Found]) -> bool:
+    try:
+        try:
+            for found in stream:
+                writing.put(found)
+                del found  # or its image would be held while the next one is made
+        finally:
+            close = getattr(stream, "close", None)
+            if close is not None:
+                close()
+        writing.finish()
+    except KeyboardInterrupt:
+        writing.finish()  # what was found is kept
+        return True
+    return False
+
+
+def _bytes_of(found: Found) -> int:
+    """Of what waits to be written: the pixels that will be drawn on."""
+    return 0 if found.frame.image is None else found.frame.image.nbytes
+
+
+def _first(frames: Iterator[Frame], limit: int | None) -> Iterator[Frame]:
+    """At most `limit` of the frames, whose source is closed with this."""
+    try:
+        for number, frame in enumerate(frames, start=1):
+            yield frame
+            if number == limit:
+                return
+    finally:
+        close = getattr(frames, "close", None)
+        if close is not None:
+            close()
+
+
+def _check_folder(out: str | None) -> None:
+    """Raise ConfigError unless it is a new or an empty folder."""
+    if out is None:
+        return
+    folder = Path(out)
+    if folder.suffix.lower() in _RESULT_SUFFIXES and not folder.is_dir():
+        raise ConfigError(f"--out {printable(out)}: want a folder; the results file goes into it")
+    if not is_free(folder):
+        what = "is not empty" if folder.is_dir() else "is a file"
+        raise ConfigError(f"--out {printable(out)}: {what}; give a new or empty folder")

@@ -1,0 +1,62 @@
+"""A detector from any model file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from singleshot.errors import ConfigError, printable
+
+if TYPE_CHECKING:
+    from singleshot.inputs import InputSpec
+    from singleshot.runtime.detector import Detector
+
+
+def load(
+    path: str | Path,
+    device: str | None = None,
+    *,
+    engine: str | None = None,
+    threads: int | None = None,
+    precision: str | None = None,
+    batch: int | None = None,
+    rule: str | None = None,
+    input_spec: InputSpec | dict[str, Any] | None = None,
+    class_names: Sequence[str] | None = None,
+    cache: str | Path | None = None,
+) -> Detector:
+    """A detector from a model file.
+
+    Args:
+        path: What `singleshot export` writes (`.onnx`, OpenVINO's `.xml`), which runs without PyTorch; or a
+            `.safetensors` checkpoint, or one of another project that `singleshot import` knows, which PyTorch runs.
+        device: "cpu", "cuda", "cuda:N", "tensorrt" (exported files only), or None for the CPU with exported files and
+            whatever is there with checkpoints.
+        engine: None for the usual one, which for exported files is OpenVINO on CPUs, else ONNX Runtime; "openvino",
+            "onnxruntime", "torch"; "auto" measures once which is fastest here and remembers it.
+        threads: None for all cores.
+        precision: None for float32, "bfloat16", "float16", or "fastest" for what the processor is fastest in.
+        batch: Images per call of the network where a method does not say otherwise.
+        rule: Detect as another codebase does, in place of the checkpoint's own thresholds; a name such as "caffe".
+        input_spec: For an ONNX file of another maker, with the inputs and outputs of ours: how an image becomes its
+            input.
+        class_names: For the same: what its labels mean.
+        cache: A folder where OpenVINO keeps the compiled network, to start faster.
+
+    Raises:
+        CheckpointError: The file cannot be used.
+        ConfigError: An option is wrong, or not for this kind of file.
+        MissingExtraError: A package is not installed; the message names the extra.
+    """
+    from singleshot.runtime.engines.table import EngineOptions, is_exported
+    from singleshot.runtime.load import open_detector
+
+    if rule is not None and is_exported(path):
+        raise ConfigError(f"--rule {printable(rule)}: {printable(path)} has its rule built in; give the checkpoint")
+    if rule is not None:
+        from singleshot.conventions import detection_rule
+
+        detection_rule(rule)  # a wrong name is refused before anything is read
+    options = EngineOptions(device, threads, precision, batch, cache, rule)
+    return open_detector(path, engine, options, input_spec, class_names)

@@ -1,0 +1,85 @@
+"""What the records of options have in common: plain values in and out, limits, durations and sizes in words."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import re
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from singleshot.errors import ConfigError, printable
+
+# progress(total, what): a context that gives the function to call after each of them.
+Progress = Callable[[int, str], AbstractContextManager[Callable[[], None]]]
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Base of the records of options, whose fields are plain values."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, of which `from_dict` makes an equal record."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """From option names and their values; paths become text. Raises ConfigError for a name that is not known."""
+        names = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in names:
+                near = difflib.get_close_matches(str(name), names, n=1)
+                hint = f"; did you mean {near[0]}?" if near else f"; want {', '.join(names)}"
+                raise ConfigError(f"option {printable(name, 60)}: not known{hint}")
+        return cls(**{name: _plain(value) for name, value in values.items()})
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Self:
+        """From the arguments of a function, its `locals()`: those that are options; `compile_` stands for `compile`."""
+        names = {field.name for field in fields(cls)}
+        return cls.from_dict({k.rstrip("_"): v for k, v in arguments.items() if k.rstrip("_") in names})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+
+
+def check_range(option: str, value: float | None, low: float, high: float) -> None:
+    """Raise ConfigError unless the value is None or from `low` to `high`; option: its name in words."""
+    if value is not None and not low <= value <= high:
+        raise ConfigError(f"{option} {value}: want {low:g} to {high:g}")
+
+
+def parse_duration(text: str | float, option: str = "--time") -> float:
+    """Seconds of "90s", "20m", "1h30m", "1.5h" or plain seconds. Raises ConfigError."""
+    text = str(text).strip().lower()
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", text)
+    if parts and "".join(number + unit for number, unit in parts) == text:
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    elif re.fullmatch(r"\d+(\.\d+)?", text):
+        seconds = float(text)
+    else:
+        raise ConfigError(f"{option} {printable(text)!r}: want a time such as 90s, 20m or 1h30m")
+    if not 1 <= seconds <= 365 * 86400:
+        raise ConfigError(f"{option} {printable(text)}: want between 1 second and a year")
+    return seconds
+
+
+def parse_bytes(text: str | int, option: str) -> int:
+    """Bytes of "500M", "4G", "1.5 GB", "64MiB" or a plain number; K, M, G and T are powers of 1024. ConfigError."""
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s*([kmgt]?)i?b?", str(text).strip().lower())
+    if match is None:
+        raise ConfigError(f"{option} {printable(text)!r}: want a size such as 500M or 4G")
+    return int(float(match[1]) * 1024 ** " kmgt".index(match[2] or " "))
+
+
+def no_progress(total: int, what: str) -> AbstractContextManager[Callable[[], None]]:
+    """A Progress that shows nothing."""
+    return contextlib.nullcontext(lambda: None)

@@ -1,0 +1,98 @@
+"""`singleshot.train` and the run that it gives."""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+
+import singleshot
+from singleshot.api.train import TrainOptions, parse_bytes, parse_duration, resolve
+from singleshot.errors import CheckpointError, ConfigError, DataError
+from singleshot.weights.checkpoint import read_info
+
+
+def test_a_run_knows_its_files_and_figures(run: singleshot.Run, scenes: Path) -> None:
+    assert (run.epochs, run.steps, run.interrupted) == (2, 4, False)
+    assert run.last == run.folder / "last.safetensors"
+    assert run.last.is_file()
+    assert run.best == run.folder / "best.safetensors"
+    assert read_info(run.best).metrics["val_map50"] == pytest.approx(run.metrics["val_map50"], abs=1e-6)
+    with (run.folder / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == [str(row["epoch"]) for row in run.history] == ["0", "1"]
+    assert float(rows[1]["loss"]) == run.history[1]["loss"]
+    assert json.loads(json.dumps(run.to_dict()))["best"] == str(run.best)
+    assert not list(run.folder.glob("events*"))
+
+
+def test_who_watches_hears_of_the_start(run: singleshot.Run, started: list) -> None:
+    (start,) = started
+    assert (start.model, start.images, start.val_images, start.classes) == ("ssd320-mini", 8, 4, 4)
+    assert (start.initial, start.batch, start.length, start.folder) == ("from nothing", 4, "2 epochs", run.folder)
+
+
+def test_it_loads_as_a_detector(run: singleshot.Run, scenes: Path) -> None:
+    detector = run.load("cpu")
+    assert isinstance(detector, singleshot.Detector)
+    found = detector.detect(next((scenes / "JPEGImages").iterdir()), score_min=0.0)
+    assert isinstance(found, singleshot.Detections)
+    assert set(found.names) <= {"cross", "leaf", "ring", "star"}
+
+
+def test_resume_goes_on_with_the_options_it_was_started_with(run: singleshot.Run, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    again = singleshot.train(out=folder, resume=True, epochs=3, workers=0, tensorboard=False)
+    assert (again.folder, again.epochs, again.steps) == (folder, 3, 6)
+    assert len(again.history) == 3
+    with pytest.raises(ConfigError, match="--batch cannot change"):
+        singleshot.train(out=folder, resume=True, batch=2)
+    (folder / "run.json").write_text('{"options": {"data": "x"}}')
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        singleshot.train(out=folder, resume=True)
+
+
+def test_mistakes_raise_and_write_nothing(scenes: Path, tmp_path: Path) -> None:
+    for error, message, options in (
+        (ConfigError, "which data", {"data": ""}),
+        (DataError, "no/such", {"data": "/no/such/folder"}),
+        (ConfigError, "want one of ssd300-vgg16", {"model": "ssd301"}),
+        (ConfigError, "exclude each other", {"time": "5m", "epochs": 3}),
+        (ConfigError, "--epochs 0: want 1 to", {"epochs": 0}),
+        (ConfigError, "--batch 5000", {"batch": 5000}),
+        (ConfigError, "--time 'soon'", {"time": "soon"}),
+    ):
+        with pytest.raises(error, match=message):
+            singleshot.train(**{"data": scenes, "out": tmp_path / "run", "backbone_weights": "none", **options})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_come_back_from_plain_values() -> None:
+    options = TrainOptions.of({"data": Path("data"), "time": 60, "compile_": True, "quiet": True})
+    assert (options.data, options.compile) == ("data", True)
+    assert TrainOptions.from_dict(json.loads(json.dumps(options.to_dict()))) == options
+    with pytest.raises(ConfigError, match="did you mean epochs"):
+        TrainOptions.from_dict({"epoch": 3})
+    assert resolve(options) == options
+
+
+def test_the_function_takes_what_the_record_holds() -> None:
+    parameters = inspect.signature(singleshot.train).parameters
+    defaults = {name: p.default for name, p in parameters.items() if name != "on_start"}
+    assert defaults == TrainOptions().to_dict()
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("20m", 1200), ("1h30m", 5400), ("1.5h", 5400), (7, 7)])
+def test_durations(text, seconds) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(("text", "count"), [("500M", 500 * 2**20), ("64 KiB", 65536), (20000, 20000), ("1T", 2**40)])
+def test_sizes(text, count) -> None:
+    assert parse_bytes(text, "--cache-size") == count
