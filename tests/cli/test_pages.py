@@ -98,15 +98,14 @@ def stage(tmp_path: Path, scenes: Path, trained: Path, exported_file: Path) -> P
     for folder in ("photos", "panels", "more"):
         (tmp_path / folder).mkdir()
         shutil.copy(photos[0], tmp_path / folder / f"a{photos[0].suffix}")
-    for name in ("photo.jpg", "panel.jpg", "photos/b.jpg"):
+    for name in ("photo.jpg", "panel.jpg", "photos/b.jpg", "more/c.png"):
         subprocess.run(
             [sys.executable, "-c", "import sys, cv2; cv2.imwrite(sys.argv[2], cv2.imread(sys.argv[1]))",
              photos[1], tmp_path / name], check=True,
         )  # fmt: skip
     shutil.copy(ROOT / "tests/cli/clip.mp4", tmp_path / "clip.mp4")
     shutil.copytree(trained, tmp_path / "runs/mine")
-    for name in ("mine.onnx", "detector.onnx"):
-        shutil.copy(exported_file, tmp_path / name)
+    shutil.copy(exported_file, tmp_path / "mine.onnx")
     return tmp_path
 
 
