@@ -38,10 +38,12 @@ class PlacedBatch(Protocol):
     """What the loop asks of a batch: what maps its boxes back, one Placement an image and sizes int64 [B, 2]."""
 
     @property
-    def placements(self) -> Sequence[Placement]: ...
+    def placements(self) -> Sequence[Placement]:
+        """Where each image lies in its square."""
 
     @property
-    def sizes(self) -> np.ndarray: ...
+    def sizes(self) -> np.ndarray:
+        """Width and height of each original, int64 [B, 2]."""
 
 
 class SquareBatch(NamedTuple):
