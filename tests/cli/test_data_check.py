@@ -38,7 +38,7 @@ def test_a_sound_set_ends_with_0(run, scenes):
     assert "\x1b" not in done.stdout + done.stderr
 
 
-def test_what_breaks_training_ends_with_2_and_is_mended(run, spoiled, tmp_path):
+def test_what_breaks_training_ends_with_2_and_is_fixed(run, spoiled, tmp_path):
     done = run("data", "check", spoiled)
     assert done.returncode == 2
     assert done.stderr == ""
@@ -47,7 +47,7 @@ def test_what_breaks_training_ends_with_2_and_is_mended(run, spoiled, tmp_path):
     assert f"data check {spoiled} --fix --out set-fixed" in done.stdout
     done = run("data", "check", spoiled, "--fix", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "mended: corrupt images left out (1)" in done.stdout
+    assert "fixed: corrupt images left out (1)" in done.stdout
     assert "written: set-fixed (voc form, 63 images" in done.stdout
     assert run("data", "check", tmp_path / "set-fixed").returncode == 0
 

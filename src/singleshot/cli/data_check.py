@@ -88,7 +88,7 @@ def check_command(
         _print_repaired(repaired, most, quiet)
     elif not quiet and _FIXABLE & set(result.counts):
         again = f" --out {_quoted(_default_out(data))}"
-        print(f"to mend what can be mended, in a copy: singleshot data check {_quoted(data)} --fix{again}")
+        print(f"to repair what can be repaired, in a copy: singleshot data check {_quoted(data)} --fix{again}")
     if repaired is None and result.severity("error"):
         raise typer.Exit(2)
 
@@ -165,7 +165,7 @@ def _print_findings(result: CheckResult, most: int, quiet: bool) -> None:
 
 def _print_repaired(repaired: Repaired, most: int, quiet: bool) -> None:
     for action, changes in repaired.actions.items():
-        print(f"mended: {action} ({len(changes)})")
+        print(f"fixed: {action} ({len(changes)})")
         for change in changes[:most]:
             print(f"  {change}")
         if len(changes) > most:
