@@ -49,6 +49,7 @@ test-core: $(STAMP)
 
 test-slow: $(STAMP)
 	$(PYTEST) tests --slow -m slow $(ARGS)
+	SINGLESHOT_FUZZ=3000 $(PYTEST) tests/datasets/fuzz $(ARGS)
 
 test-latest:
 	$(MAKE) test VENV=.venv-latest LOCK=

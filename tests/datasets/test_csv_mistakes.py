@@ -222,7 +222,6 @@ def test_lines_are_found_for_messages(folder):
     assert opened.line(path, 99) is None
 
 
-@pytest.mark.slow
 def test_a_hundred_thousand_rows_take_a_second_or_so(folder):
     rows = "".join(f"a.png,{k % 50},{k % 30},{k % 50 + 5},{k % 30 + 9}.5,c{k % 80}\n" for k in range(100_000))
     root = folder({"train.csv": FIXED + rows})

@@ -139,7 +139,6 @@ def recorded(monkeypatch) -> list[RenderPlan]:
     return plans
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("scene", SCENES)
 def test_views_and_kept_objects_are_distributed_as_the_literal_sampler(scene: str, recorded: list[RenderPlan]) -> None:
     boxes = SCENES[scene]

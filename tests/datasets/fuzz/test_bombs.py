@@ -17,8 +17,6 @@ READ = ("deep-interlaced.png", "progressive.jpg", "full-colour.jpg", "wide.webp"
 # Data sets that end with an error at once rather than with findings.
 DOORS = ("aliases", "deep-yaml", "long-yaml")
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:

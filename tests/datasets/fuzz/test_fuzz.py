@@ -17,7 +17,6 @@ DRIVER = Path(__file__).with_name("driver.py")
 CASES = int(os.environ.get("SINGLESHOT_FUZZ", "600"))
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_every_spoilt_data_set_ends_in_findings_or_a_line() -> None:
     done = subprocess.run([sys.executable, DRIVER, "--case", f"0:{CASES}"], capture_output=True, text=True, check=False)
