@@ -13,8 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from singleshot.images.decode import decode_image, image_size
-from singleshot.images.exif import locate, orientation, upright
-from singleshot.images.headers import header_size
+from singleshot.images.headers import header_size, locate, orientation, upright
 
 HEIGHT, WIDTH = 24, 40
 # What EXIF 2.32 (4.6.4, tag 274) has done to upright pixels; here the way back to upright.

@@ -115,7 +115,8 @@ class Augmenter:
     def __init__(self, spec: AugmentSpec, input_spec: InputSpec) -> None:
         """spec: what is drawn; input_spec: what the network wants."""
         self._spec, self._input_spec = spec, input_spec
-        # Grey has equal channels until the end.
+        self._sides, self._resize, self._is_grey = input_spec.sides, input_spec.resize, input_spec.channels == 1
+        # In colour, whose luminance is the grey one's own.
         self._fill = input_spec.fill * (3 // input_spec.channels)
         self._draws_nothing, self._zooms = spec.draws_nothing, spec.zooms
 
@@ -133,13 +134,16 @@ class Augmenter:
         spec = self._spec
         if self._draws_nothing:
             image, place = to_square(encoded.pixels(1), self._input_spec)
-            return Example(image, boxes_to_square(encoded.boxes_px, place, self._input_spec.sides), encoded.labels)
+            return Example(image, boxes_to_square(encoded.boxes_px, place, self._sides), encoded.labels)
         if spec.mosaic_p > 0 and rng.random() < spec.mosaic_p and others is not None:
             flips = self._draw_flips(rng)
             return self._draw_mosaic([encoded, *others(3)], flips, rng)
         plan = self._draw_render_plan(encoded, rng)
         image = plan.draw(self._fill, self._draw_pixel_transform(rng))
-        return Example(in_channels(image, self._input_spec), plan.boxes, plan.labels)
+        return Example(self._in_channels(image), plan.boxes, plan.labels)
+
+    def _in_channels(self, image: np.ndarray) -> np.ndarray:
+        return in_channels(image, self._input_spec) if self._is_grey else image
 
     def _draw_pixel_transform(self, rng: np.random.Generator) -> PixelTransform:
         retouch = draw_photometry(rng, self._spec.photometric) if self._spec.photometric > 0 else None
@@ -152,13 +156,13 @@ class Augmenter:
         return flip_x, flip_y
 
     def _draw_render_plan(self, encoded: EncodedImage, rng: np.random.Generator) -> RenderPlan:
-        height, width, spec = encoded.height, encoded.width, self._input_spec
+        height, width = encoded.height, encoded.width
         boxes_px = encoded.boxes_px
         flip_x, flip_y = self._draw_flips(rng)
 
         def plan_of(window: Window, must_show: bool = True) -> RenderPlan | None:
             """None for a window that shows nothing of the image, or none of its objects."""
-            crop = make_crop(window, height, width, spec.sides, spec.resize, flip_x, flip_y)
+            crop = make_crop(window, height, width, self._sides, self._resize, flip_x, flip_y)
             shown = crop.boxes(boxes_px)
             if must_show and not (crop.visible and (len(boxes_px) == 0 or len(shown[1]) > 0)):
                 return None
@@ -186,19 +190,19 @@ class Augmenter:
         quarters: each is magnified by _MOSAIC_SCALE times the spec's zoom (uniform in the logarithm) of what it has
         alone in the input, and as much of it as possible is shown.
         """
-        spec, (height, width) = self._input_spec, self._input_spec.sides
+        height, width = self._sides
         low, high = (a * b for a, b in zip(_MOSAIC_SCALE, self._spec.zoom, strict=True))
         cx, cy = (int(v) for v in np.rint(rng.uniform(*_MOSAIC_CENTRE, 2) * (width, height)))
         areas = ((0, 0, cx, cy), (cx, 0, width, cy), (0, cy, cx, height), (cx, cy, width, height))
-        drawn = background(spec.sides, self._fill)
+        drawn = background(self._sides, self._fill)
         boxes, labels = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)]
         for encoded, area in zip(four, areas, strict=True):
-            place = placement(encoded.height, encoded.width, spec.sides, spec.resize)
+            place = placement(encoded.height, encoded.width, self._sides, self._resize)
             scale = math.exp(rng.uniform(math.log(low), math.log(high)))
             wide, tall = (area[2] - area[0]) / (place.scale_x * scale), (area[3] - area[1]) / (place.scale_y * scale)
             spare = encoded.width - wide, encoded.height - tall
             x, y = (rng.uniform(min(0.0, left), max(0.0, left)) for left in spare)
-            crop = make_part_crop((x, y, x + wide, y + tall), encoded.height, encoded.width, area, spec.sides, *flips)
+            crop = make_part_crop((x, y, x + wide, y + tall), encoded.height, encoded.width, area, self._sides, *flips)
             transform = self._draw_pixel_transform(rng)
             if not crop.visible:
                 continue
@@ -210,7 +214,7 @@ class Augmenter:
             labels.append(plan.labels)
         if any(flips):
             drawn = cv2.flip(drawn, -1 if all(flips) else int(flips[0]))
-        return Example(in_channels(drawn, spec), np.concatenate(boxes), np.concatenate(labels))
+        return Example(self._in_channels(drawn), np.concatenate(boxes), np.concatenate(labels))
 
 
 def augment(sample: Sample, spec: AugmentSpec, input_spec: InputSpec, rng: np.random.Generator) -> Example:

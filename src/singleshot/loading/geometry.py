@@ -20,7 +20,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from singleshot.inputs import Placement, Size, placement, sides_of
+from singleshot.inputs import Placement, placement
 
 Window = tuple[float, float, float, float]
 
@@ -158,14 +158,21 @@ def _background(sides: tuple[int, int], fill: tuple[int, ...]) -> np.ndarray:
 
 
 def make_crop(
-    window: Window, height: int, width: int, size: Size, resize: str, flip_x: bool = False, flip_y: bool = False
+    window: Window,
+    height: int,
+    width: int,
+    sides: tuple[int, int],
+    resize: str,
+    flip_x: bool = False,
+    flip_y: bool = False,
 ) -> CropTransform:
-    """The window of an image of height x width, placed in the input of `size` pixels by the resize rule.
+    """The window of an image of height x width, placed in an input of these sides, height and width, by the resize
+    rule.
 
     "stretch" fills the input; "letterbox" keeps the window's aspect ratio. Raises nothing: a window that misses
     the image gives a crop that is not `visible`.
     """
-    rows, columns = sides = sides_of(size)
+    rows, columns = sides
     if resize == "stretch":
         return make_part_crop(window, height, width, (0, 0, columns, rows), sides, flip_x, flip_y)
     x0, y0, x1, y1 = _whole_pixels(window)
