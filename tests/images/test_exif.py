@@ -227,6 +227,16 @@ def test_files_without_it_are_left_alone(suffix):
     assert locate(b"") is None
 
 
+def test_a_png_without_its_checksum_is_turned_and_keeps_its_length():
+    block = tiff_block(6)
+    start = encoded(".png")[:33] + struct.pack(">I", len(block)) + b"eXIf" + block
+    for cut_short in (start, start + b"12", start[:-1]):
+        turned = upright(cut_short)
+        assert len(turned) == len(cut_short)
+        assert orientation(cut_short) == 6
+        assert orientation(turned) == 1
+
+
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(sorted(PLACES)), st.integers(1, 8), st.sampled_from("<>"), st.data())
 def test_changed_bytes_never_raise(place, value, order, data):
