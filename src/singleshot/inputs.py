@@ -114,6 +114,12 @@ class InputSpec:
         return self.height, self.width
 
     @property
+    def size_text(self) -> str:
+        """For messages: "320 px" of a square, else height x width, "96 x 160 px"; ", grey" follows for one channel."""
+        text = f"{self.height} px" if self.height == self.width else f"{self.height} x {self.width} px"
+        return text if self.channels == 3 else f"{text}, grey"
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Of one image at the network's door: height, width, channels."""
         return self.height, self.width, self.channels
@@ -154,7 +160,7 @@ class Placement(NamedTuple):
 
 def placement(height: int, width: int, size: Size, resize: str) -> Placement:
     """Placement of an image of height x width pixels in an input of `size` pixels, by that resize rule."""
-    rows, columns = _sides(size)
+    rows, columns = sides_of(size)
     if resize == "stretch":
         return Placement(columns / width, rows / height, 0.0, 0.0)
     scale = min(columns / width, rows / height)
@@ -168,13 +174,14 @@ def to_square(image: np.ndarray, spec: InputSpec) -> tuple[np.ndarray, Placement
     height, width = image.shape[:2]
     place = placement(height, width, spec.sides, spec.resize)
     if spec.resize == "stretch":
-        return _coloured(cv2.resize(image, (spec.width, spec.height), interpolation=cv2.INTER_LINEAR), spec), place
+        resized = cv2.resize(image, (spec.width, spec.height), interpolation=cv2.INTER_LINEAR)
+        return in_channels(resized, spec), place
     inner_w, inner_h = round(width * place.scale_x), round(height * place.scale_y)
     canvas = np.empty(spec.shape, np.uint8)
     canvas[:] = spec.fill
     x, y = int(place.shift_x), int(place.shift_y)
     inner = cv2.resize(image, (inner_w, inner_h), interpolation=cv2.INTER_LINEAR)
-    canvas[y : y + inner_h, x : x + inner_w] = _coloured(inner, spec)
+    canvas[y : y + inner_h, x : x + inner_w] = in_channels(inner, spec)
     return canvas, place
 
 
@@ -195,17 +202,17 @@ def boxes_from_square(boxes: np.ndarray, place: Placement, size: Size, height: i
     return np.clip(boxes_px, 0.0, limits).astype(np.float32)
 
 
-def _sides(size: Size) -> tuple[int, int]:
-    """Height and width."""
+def sides_of(size: Size) -> tuple[int, int]:
+    """Height and width of a size that may be given by one side."""
     return (size, size) if isinstance(size, int) else size
 
 
 def _corner_sides(size: Size) -> np.ndarray:
     """What x0 y0 x1 y1 of a normalised box are measured in."""
-    height, width = _sides(size)
+    height, width = sides_of(size)
     return np.array([width, height, width, height], np.float64)
 
 
-def _coloured(image: np.ndarray, spec: InputSpec) -> np.ndarray:
+def in_channels(image: np.ndarray, spec: InputSpec) -> np.ndarray:
     """RGB [H, W, 3] as it is, or its luminance [H, W, 1] where the network takes one channel."""
     return image if spec.channels == 3 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]

@@ -33,7 +33,7 @@ class Sample(NamedTuple):
 class Batch(NamedTuple):
     """What a training step eats.
 
-    images: uint8 [B, 3, S, S]; boxes: float32 [B, G, 4] normalised, rows past an image's last object are 0;
+    images: uint8 [B, C, H, W]; boxes: float32 [B, G, 4] normalised, rows past an image's last object are 0;
     labels: int64 [B, G], -1 where there is no object; indices: int64 [B], positions in the data set;
     names: B paths.
     """

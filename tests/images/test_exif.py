@@ -13,8 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from singleshot.images.decode import decode_image, image_size
-from singleshot.images.exif import locate, orientation, upright
-from singleshot.images.headers import header_size
+from singleshot.images.headers import header_size, locate, orientation, upright
 
 HEIGHT, WIDTH = 24, 40
 # What EXIF 2.32 (4.6.4, tag 274) has done to upright pixels; here the way back to upright.
@@ -226,6 +225,16 @@ def test_files_without_it_are_left_alone(suffix):
     assert orientation(data) == 1
     assert upright(data) == data
     assert locate(b"") is None
+
+
+def test_a_png_without_its_checksum_is_turned_and_keeps_its_length():
+    block = tiff_block(6)
+    start = encoded(".png")[:33] + struct.pack(">I", len(block)) + b"eXIf" + block
+    for cut_short in (start, start + b"12", start[:-1]):
+        turned = upright(cut_short)
+        assert len(turned) == len(cut_short)
+        assert orientation(cut_short) == 6
+        assert orientation(turned) == 1
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])

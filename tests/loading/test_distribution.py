@@ -92,7 +92,7 @@ def measures_of(plan: RenderPlan) -> tuple[float, ...]:
     """The same numbers of a plan; dest rounds to whole pixels of a large square."""
     (ax, ay, bx, by), (u0, v0, u1, v1) = plan.crop.roi, plan.crop.dest
     part_w, part_h = bx - ax, by - ay
-    size = plan.crop.size
+    size = plan.crop.sides[0]
     return (
         ax,
         ay,

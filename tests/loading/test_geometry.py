@@ -51,7 +51,7 @@ def test_painted_rectangle_lands_under_its_box(resize: str, interpolation: int) 
         image = np.zeros((height, width, 3), np.uint8)
         image[y0:y1, x0:x1] = 255
         flips = (rng.random(2) < 0.5).tolist()
-        view = make_crop(random_window(rng, height, width), height, width, spec.size, spec.resize, *flips)
+        view = make_crop(random_window(rng, height, width), height, width, spec.sides, spec.resize, *flips)
         boxes, kept = view.boxes(np.array([[x0, y0, x1, y1]], np.float32))
         square = view.image(image, BLACK, interpolation)
         if len(kept) == 0:
@@ -76,7 +76,7 @@ def test_whole_image_view_is_to_square(resize: str) -> None:
         image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         boxes_px = (random_boxes(rng, 3) * (width, height, width, height)).astype(np.float32)
         square, place = to_square(image, spec)
-        view = make_crop(full_window(height, width), height, width, spec.size, spec.resize)
+        view = make_crop(full_window(height, width), height, width, spec.sides, spec.resize)
         assert (view.image(image, spec.fill) == square).all()
         boxes, kept = view.boxes(boxes_px)
         assert np.allclose(boxes, boxes_to_square(boxes_px, place, spec.size)[kept], atol=1e-6)
@@ -86,7 +86,7 @@ def test_flips_mirror_boxes_and_pixels() -> None:
     image = np.zeros((100, 100, 3), np.uint8)
     image[10:30, 20:60] = 200
     spec = InputSpec(size=100)
-    view = make_crop(full_window(100, 100), 100, 100, spec.size, spec.resize, flip_x=True, flip_y=True)
+    view = make_crop(full_window(100, 100), 100, 100, spec.sides, spec.resize, flip_x=True, flip_y=True)
     boxes, _ = view.boxes(np.array([[20, 10, 60, 30]], np.float32))
     assert boxes[0] == pytest.approx([0.4, 0.7, 0.8, 0.9])
     square = view.image(image, BLACK)
@@ -98,7 +98,7 @@ def test_outside_is_filled_and_letterbox_keeps_aspect() -> None:
     image = np.full((50, 50, 3), 255, np.uint8)
     spec = InputSpec(size=100, resize="letterbox")
     # A window of 200 x 100 with the image at (75, 25): half a pixel of the square per source pixel.
-    view = make_crop((-75, -25, 125, 75), 50, 50, spec.size, spec.resize)
+    view = make_crop((-75, -25, 125, 75), 50, 50, spec.sides, spec.resize)
     assert view.roi == (0, 0, 50, 50)
     u0, v0, u1, v1 = view.dest
     assert (u1 - u0, v1 - v0) == (25, 25)
@@ -109,7 +109,7 @@ def test_outside_is_filled_and_letterbox_keeps_aspect() -> None:
 
 def test_window_beside_the_image_shows_nothing() -> None:
     image = np.full((50, 50, 3), 255, np.uint8)
-    view = make_crop((60, 0, 90, 30), 50, 50, 64, "stretch")
+    view = make_crop((60, 0, 90, 30), 50, 50, (64, 64), "stretch")
     assert not view.visible
     assert (view.image(image, (9, 8, 7)) == (9, 8, 7)).all()
     assert len(view.boxes(np.array([[0, 0, 50, 50]], np.float32))[0]) == 0
@@ -117,7 +117,7 @@ def test_window_beside_the_image_shows_nothing() -> None:
 
 def test_retouch_leaves_the_fill() -> None:
     image = np.full((50, 50, 3), 100, np.uint8)
-    view = make_crop((-50, -50, 100, 100), 50, 50, 60, "stretch")
+    view = make_crop((-50, -50, 100, 100), 50, 50, (60, 60), "stretch")
     square = view.image(image, (7, 7, 7), retouch=lambda patch: patch + 50)
     assert sorted(np.unique(square).tolist()) == [7, 150]
     assert (image == 100).all()
@@ -127,7 +127,7 @@ def test_retouch_leaves_the_fill() -> None:
 
 
 def test_objects_are_kept_by_centre_and_clipped() -> None:
-    view = make_crop((50, 0, 100, 100), 100, 100, 100, "stretch")
+    view = make_crop((50, 0, 100, 100), 100, 100, (100, 100), "stretch")
     boxes_px = np.array(
         [
             [30, 10, 60, 20],  # centre at 45: outside
@@ -146,11 +146,11 @@ def test_objects_are_kept_by_centre_and_clipped() -> None:
 
 def test_boxes_of_less_than_half_a_pixel_are_dropped() -> None:
     boxes_px = np.array([[10, 10, 11, 11], [10, 10, 14, 11], [10, 10, 15, 14]], np.float32)
-    view = make_crop(full_window(600, 600), 600, 600, 60, "stretch")
+    view = make_crop(full_window(600, 600), 600, 600, (60, 60), "stretch")
     assert view.boxes(boxes_px)[1].tolist() == []
-    view = make_crop(full_window(600, 600), 600, 600, 100, "stretch")
+    view = make_crop(full_window(600, 600), 600, 600, (100, 100), "stretch")
     assert view.boxes(boxes_px)[1].tolist() == [2]
-    view = make_crop(full_window(600, 600), 600, 600, 320, "stretch")
+    view = make_crop(full_window(600, 600), 600, 600, (320, 320), "stretch")
     assert view.boxes(boxes_px)[1].tolist() == [0, 1, 2]
 
 
@@ -161,7 +161,7 @@ def test_boxes_stay_in_the_square() -> None:
         boxes_px = (random_boxes(rng, 5) * (width, height, width, height)).astype(np.float32)
         resize = str(rng.choice(["stretch", "letterbox"]))
         flips = (rng.random(2) < 0.5).tolist()
-        view = make_crop(random_window(rng, height, width), height, width, 300, resize, *flips)
+        view = make_crop(random_window(rng, height, width), height, width, (300, 300), resize, *flips)
         boxes, _ = view.boxes(boxes_px)
         assert boxes.dtype == np.float32
         assert (boxes >= 0).all()
@@ -172,7 +172,7 @@ def test_boxes_stay_in_the_square() -> None:
 def test_one_pixel_image() -> None:
     image = np.full((1, 1, 3), 77, np.uint8)
     for interpolation in INTERPOLATIONS:
-        view = make_crop((-0.4, -0.2, 1.9, 1.2), 1, 1, 64, "stretch")
+        view = make_crop((-0.4, -0.2, 1.9, 1.2), 1, 1, (64, 64), "stretch")
         assert view.image(image, BLACK, interpolation).max() == 77
 
 

@@ -16,6 +16,7 @@ from singleshot.files import atomic_write, is_free, numbered_folder
 
 if TYPE_CHECKING:
     from singleshot.datasets.dataset import Dataset
+    from singleshot.inputs import Size
     from singleshot.loading.shard_stream import ShardStream
     from singleshot.models import SSD
     from singleshot.runtime.detector import Detector
@@ -302,7 +303,7 @@ def _prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
     options = replace(options, recipe=options.recipe or ("finetune" if pretrained else "scratch"))
     recipe = _recipe(options)
     cache_bytes = parse_bytes(options.cache_size, "--cache-size")
-    options = replace(options, cache=_cache(options.cache, train_set, model.input_spec.size, cache_bytes))
+    options = replace(options, cache=_cache(options.cache, train_set, model.input_spec.sides, cache_bytes))
     settings = loop.Settings(
         out=_folder(options),
         epochs=options.epochs or recipe.epochs,
@@ -350,7 +351,7 @@ def _started(trainer: Trainer, options: TrainOptions, initial: str) -> Started:
     )
 
 
-def _cache(wanted: str, train_set: Dataset | ShardStream, size: int, most: int) -> str:
+def _cache(wanted: str, train_set: Dataset | ShardStream, size: Size, most: int) -> str:
     """The cache, decided once: a resumed run must read the same pixels."""
     from singleshot.datasets.dataset import Dataset
     from singleshot.loading.cache import pick_cache

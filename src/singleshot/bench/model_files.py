@@ -72,10 +72,10 @@ def find_model(name: str, folder: Path, images: BenchImages, options: BenchOptio
     if not _is_int8(Path(int8)):
         raise ConfigError(f"--int8 {printable(int8)}: is not quantised; make it with `singleshot export --int8 DATA`")
     model = _from_torch(name, folder, images, replace(options, precisions=None))
-    if (spec.size, count) != (model.input_spec.size, model.classes):
+    if (spec.shape, count) != (model.input_spec.shape, model.classes):
         raise ConfigError(
-            f"--int8 {printable(int8)}: {count} classes at {spec.size} px, but {printable(name)} has {model.classes} at"
-            f" {model.input_spec.size} px; export it from the same model"
+            f"--int8 {printable(int8)}: {count} classes at {spec.size_text}, but {printable(name)} has {model.classes}"
+            f" at {model.input_spec.size_text}; export it from the same model"
         )
     return replace(model, int8=with_network(Path(int8), folder, model.notes))
 
@@ -84,7 +84,7 @@ def _exported(path: Path, folder: Path) -> Model:
     spec, count = _read(path)
     notes = ["PyTorch is left out: it runs checkpoints, not exported files"]
     made = with_network(path, folder, notes)
-    model = Model(path.name, spec, count, about=f"{spec.size} px, {count} classes", notes=notes)
+    model = Model(path.name, spec, count, about=f"{spec.size_text}, {count} classes", notes=notes)
     if _is_int8(path):
         return replace(model, int8=made, about=f"{model.about}, int8")
     return replace(model, floating=made)
@@ -137,7 +137,7 @@ def _from_torch(name: str, folder: Path, images: BenchImages, options: BenchOpti
     if preset and any(precision.startswith("int8") for precision in options.precisions or ()):
         int8 = write_int8(model, info, folder, images, notes)
     words = [] if preset else [info.model]
-    words += [f"{info.input_spec.size} px", f"{model.num_classes} classes", f"{model.prior_spec.count} priors"]
+    words += [info.input_spec.size_text, f"{model.num_classes} classes", f"{model.prior_spec.count} priors"]
     return Model(name, info.input_spec, model.num_classes, checkpoint, floating, int8, ", ".join(words), notes)
 
 

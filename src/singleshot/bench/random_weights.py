@@ -20,7 +20,7 @@ def settle(model: SSD, squares: np.ndarray, score_min: float) -> None:
 
     Args:
         model: In any mode; in eval mode afterwards.
-        squares: uint8 [N, S, S, 3], from which its normalisations take their statistics.
+        squares: uint8 [N, H, W, C], from which its normalisations take their statistics.
         score_min: The limit of scores.
     """
     images = torch.from_numpy(np.ascontiguousarray(squares)).permute(0, 3, 1, 2)

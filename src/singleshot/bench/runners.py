@@ -43,7 +43,7 @@ class DetectorRunner:
 
     Args:
         detector: Gives the one for single images (False) or for batches (True).
-        network: Gives what runs the network alone on uint8 [B, S, S, 3], for either; None: nobody can.
+        network: Gives what runs the network alone on uint8 [B, H, W, C], for either; None: nobody can.
     """
 
     def __init__(

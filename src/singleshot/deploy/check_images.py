@@ -28,7 +28,7 @@ def check_pictures(source: str | None, model: SSD) -> np.ndarray:
         model: Whose input rule.
 
     Returns:
-        uint8 [N, S, S, 3].
+        uint8 [N, H, W, C].
 
     Raises:
         DataError: There are no images, or one cannot be read.

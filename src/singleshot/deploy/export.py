@@ -97,7 +97,7 @@ def need_onnx(what: str) -> None:
 
 
 class Check(NamedTuple):
-    """How a file is checked. images: uint8 [N, S, S, 3]; batch: images in a run that is timed; exact: whether the file
+    """How a file is checked. images: uint8 [N, H, W, C]; batch: images in a run that is timed; exact: whether the file
     must give the model's boxes (a quantised one need not)."""
 
     images: np.ndarray
@@ -155,7 +155,7 @@ def _agreement(model: SSD, info: ModelInfo, engine: Any, check: Check, raw: bool
 
 
 def _time(name: str, engine: Callable[[np.ndarray], object], images: np.ndarray) -> Speed:
-    """Median milliseconds of one image when given those of uint8 [B, S, S, 3] together."""
+    """Median milliseconds of one image when given those of uint8 [B, H, W, C] together."""
     taken = time_in_turns({name: lambda: engine(images)}, _TIMED_RUNS, _WARM_RUNS)[name]
     return Speed(name, 1000 * float(np.median(taken)) / len(images))
 
@@ -204,7 +204,7 @@ def export_model(
     Args:
         model, info: What to export.
         out: The file; with OpenVINO's form its weights are written next to it, as .bin.
-        images: uint8 [N, S, S, 3] to check it on.
+        images: uint8 [N, H, W, C] to check it on.
         form: As what to write it.
         batch: Images in a run that is timed.
         quantised: The network to write instead of the model's own, whose results have been accepted.

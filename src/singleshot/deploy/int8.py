@@ -206,7 +206,7 @@ class _Judge:
         return lowest
 
     def outputs(self, network: onnx.ModelProto, squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Offsets and logits by the first engine. squares: uint8 [N, S, S, 3]."""
+        """Offsets and logits by the first engine. squares: uint8 [N, H, W, C]."""
         found = self._engines(network, first=True)[0].outputs(squares)
         return found["offsets"], found["logits"]
 

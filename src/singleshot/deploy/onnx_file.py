@@ -22,7 +22,7 @@ DETECTIONS = ("boxes", "scores", "labels", "counts")
 def detector_model(
     model: SSD, info: ModelInfo, raw: bool = False, tensorrt_compatible: bool = False
 ) -> onnx.ModelProto:
-    """The one file of a model: images uint8 [N, S, S, 3] -> boxes, scores, labels, counts (see onnx_post).
+    """The one file of a model: images uint8 [N, H, W, C] -> boxes, scores, labels, counts (see onnx_post).
 
     Args:
         model: The network, its priors and its input rule.
@@ -68,10 +68,10 @@ def attach_postprocess(
 
 
 def _normalise_rows(graph: onnx.GraphProto) -> None:
-    """Normalise the images as they come, [N, S, S, 3], and turn them to channels first afterwards, in place.
+    """Normalise the images as they come, [N, H, W, C], and turn them to channels first afterwards, in place.
 
     Engines then drop the turn, for their convolutions take channels last: 4 to 7 % of the MobileNets' time in int8, 3 %
-    in float. Constants are spread to [S, 3], since rows of three numbers would cost what the turn did. TensorRT has no
+    in float. Constants are spread to [W, C], since rows of three numbers would cost what the turn did. TensorRT has no
     other use for bytes than conversion either (onnx-tensorrt docs/operators.md: UINT8 is only supported as input).
     """
     from onnx import numpy_helper
@@ -80,11 +80,12 @@ def _normalise_rows(graph: onnx.GraphProto) -> None:
     chain = _preparation(graph, constants)
     if [node.op_type for node in chain[:2]] != ["Transpose", "Cast"]:
         return
-    side = next(value for value in graph.input if value.name == "images").type.tensor_type.shape.dim[2].dim_value
+    door = next(value for value in graph.input if value.name == "images").type.tensor_type.shape
+    width, channels = (dim.dim_value for dim in door.dim[2:])
     normals = {name for node in chain for name in node.input[1:]}
     for name in normals:
-        row = numpy_helper.to_array(constants[name]).reshape(1, 3)
-        constants[name].CopyFrom(numpy_helper.from_array(np.repeat(row, side, axis=0), name))
+        row = numpy_helper.to_array(constants[name]).reshape(1, channels)
+        constants[name].CopyFrom(numpy_helper.from_array(np.repeat(row, width, axis=0), name))
     names = ["images", *(node.output[0] for node in chain)]
     moved = [copy.deepcopy(node) for node in (*chain[1:], chain[0])]
     for place, node, taken, given in zip(chain, moved, names, names[1:], strict=False):
@@ -105,7 +106,7 @@ def _preparation(graph: onnx.GraphProto, constants: Mapping[str, onnx.TensorProt
         others = [constants.get(other) for other in node.input[1:]]
         if node.op_type not in (("Cast", "Sub", "Div") if chain else ("Transpose",)):
             break
-        if any(tensor is None or list(tensor.dims) != [3, 1, 1] for tensor in others):
+        if any(tensor is None or list(tensor.dims[1:]) != [1, 1] for tensor in others):
             break
         chain.append(node)
         name = node.output[0]

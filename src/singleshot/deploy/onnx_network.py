@@ -26,7 +26,7 @@ _L2_EPSILON = 1e-10  # models.blocks.L2Norm's, which is Caffe's
 
 
 class RawNetwork(nn.Module):
-    """uint8 RGB [N, H, W, 3] -> offsets [N, P, 4], logits [N, P, C + 1]; normalisation is inside.
+    """uint8 RGB [N, H, W, C] -> offsets [N, P, 4], logits [N, P, C + 1]; normalisation is inside.
 
     Heads of one convolution each for offsets and logits become one for both, where all heads are such: the map is read
     once, and fewer channels are added to fill a vector (6 % of the time of ssd300-mobilenetv2 in int8).
@@ -72,7 +72,7 @@ def _joined(head: nn.Module) -> nn.Conv2d | None:
 
 
 def network_model(model: SSD) -> onnx.ModelProto:
-    """The network as ONNX: images uint8 [N, S, S, 3], any N -> offsets [N, P, 4], logits [N, P, C + 1]."""
+    """The network as ONNX: images uint8 [N, H, W, C], any N -> offsets [N, P, 4], logits [N, P, C + 1]."""
     door, example, shapes = _door(model)
     with silent():
         program = torch.onnx.export(

@@ -24,7 +24,7 @@ _ROWS = 256  # boxes at a time that are compared with every prior
 
 
 class Limits(NamedTuple):
-    """The most by which a box's corner, in pixels of the input square, and its score may differ."""
+    """The most by which a box's corner, in pixels of the input, and its score may differ."""
 
     box_px: float = 0.5
     score: float = 0.001
@@ -37,7 +37,7 @@ HALF = Limits(2.0, 0.02)
 
 class Agreement(NamedTuple):
     """Both sides on the same images. boxes: compared; box_px, score: the largest differences, in pixels of the input
-    square and in scores; lost: boxes of either side that the other should have and has not; swapped: those that are
+    and in scores; lost: boxes of either side that the other should have and has not; swapped: those that are
     missing because another box of nearly the same score stands over them, so that rounding decides which one stays."""
 
     boxes: int = 0
@@ -85,8 +85,8 @@ def compare(model: SSD, info: ModelInfo, engine: Engine, images: np.ndarray, lim
 
     Args:
         model, info: The model and its thresholds.
-        engine: Takes uint8 [B, S, S, 3], gives B records.
-        images: uint8 [N, S, S, 3].
+        engine: Takes uint8 [B, H, W, C], gives B records.
+        images: uint8 [N, H, W, C].
         limits: The most by which boxes and scores may differ.
 
     Each box that the engine gives must be the box of some prior and class of the model's, within `limits`, and both
@@ -96,7 +96,7 @@ def compare(model: SSD, info: ModelInfo, engine: Engine, images: np.ndarray, lim
     truths = _truths(model, info.thresholds, images)
     total = Agreement()
     for truth, found in zip(truths, engine(images), strict=True):
-        total = total.plus(_compare_one(truth, found, info.thresholds, model.input_spec.size, limits))
+        total = total.plus(_compare_one(truth, found, info.thresholds, _corner_px(model), limits))
     return total
 
 
@@ -112,7 +112,7 @@ def compare_raw(
     sides = [(_boxes(model, raw, rules), _probabilities(raw, rules)[..., 1:]) for raw in (ours, theirs)]
     (boxes, scores), (other_boxes, other_scores) = sides
     sure = scores.amax(dim=-1) > rules.score_min
-    box_px = (boxes - other_boxes).abs().amax(dim=-1)[sure] * model.input_spec.size
+    box_px = ((boxes - other_boxes).abs() * _corner_px(model)).amax(dim=-1)[sure]
     return Agreement(int(sure.sum()), _largest(box_px), _largest((scores - other_scores).abs()))
 
 
@@ -121,6 +121,12 @@ def _largest(values: Tensor) -> float:
     if not values.numel():
         return 0.0
     return float(torch.nan_to_num(values, nan=float("inf"), posinf=float("inf")).max())
+
+
+def _corner_px(model: SSD) -> Tensor:
+    """[4]: by how many pixels of the input each corner of a normalised box is multiplied."""
+    height, width = model.input_spec.sides
+    return torch.tensor([width, height, width, height], dtype=torch.float32)
 
 
 def _raw(model: SSD, images: np.ndarray) -> RawOutput:
@@ -149,14 +155,14 @@ def _truths(model: SSD, rules: Thresholds, images: np.ndarray) -> list[_Truth]:
     return [_Truth(*parts) for parts in zip(boxes, scores[..., 1:], found, strict=True)]
 
 
-def _compare_one(truth: _Truth, found: ImageDetections, rules: Thresholds, size: int, limits: Limits) -> Agreement:
+def _compare_one(truth: _Truth, found: ImageDetections, rules: Thresholds, sides: Tensor, limits: Limits) -> Agreement:
     boxes, labels = torch.from_numpy(found.boxes), torch.from_numpy(found.labels)
     kept_boxes, kept_labels = torch.from_numpy(truth.kept.boxes), torch.from_numpy(truth.kept.labels)
     count = max(len(boxes), len(kept_boxes))
     if len(labels) and not bool(((labels >= 0) & (labels < truth.scores.shape[1])).all()):
         return Agreement(count, float("inf"), float("inf"), count)
-    prior, box_px, score = _nearest(truth, found, size, limits)
-    kept_prior, _, _ = _nearest(truth, truth.kept, size, limits)
+    prior, box_px, score = _nearest(truth, found, sides, limits)
+    kept_prior, _, _ = _nearest(truth, truth.kept, sides, limits)
     floor = _floor(truth, found, rules) + limits.score
     either = rules.class_agnostic
     lost = swapped = 0
@@ -180,15 +186,15 @@ def _compare_one(truth: _Truth, found: ImageDetections, rules: Thresholds, size:
     return Agreement(count, _largest(box_px), _largest(score), lost, swapped)
 
 
-def _nearest(truth: _Truth, found: ImageDetections, size: int, limits: Limits) -> tuple[Tensor, Tensor, Tensor]:
+def _nearest(truth: _Truth, found: ImageDetections, sides: Tensor, limits: Limits) -> tuple[Tensor, Tensor, Tensor]:
     """Of each box found, the prior of the model's that comes nearest for its class, in units of the limits; and by how
-    many pixels and how much of a score it differs."""
+    many pixels and how much of a score it differs. sides: what corners are measured in, as `_corner_px` gives it."""
     boxes, scores = torch.from_numpy(found.boxes), torch.from_numpy(found.scores)
     labels = torch.from_numpy(found.labels)
     parts = []
     for start in range(0, len(boxes), _ROWS):
         some = slice(start, start + _ROWS)
-        box_px = (boxes[some, None] - truth.boxes[None]).abs().amax(dim=-1) * size  # [_ROWS, P]
+        box_px = ((boxes[some, None] - truth.boxes[None]).abs() * sides).amax(dim=-1)  # [_ROWS, P]
         score = (scores[some, None] - truth.scores.T[labels[some]]).abs()
         worst = torch.maximum(box_px / limits.box_px, score / limits.score)
         nearest = torch.nan_to_num(worst, nan=float("inf"), posinf=float("inf")).argmin(dim=1)

@@ -102,9 +102,10 @@ def _torchvision_name(layer: str | tuple[str, int], part: str) -> str:
 
 def _fitted(model: SSD, project: str, spec: InputSpec, priors: PriorSpec) -> Layers:
     """The layers of an SSD300 on VGG16 for code that normalises by `spec` and has those default boxes."""
-    if not isinstance(model.backbone, VGG16) or len(model.prior_spec.maps) != 6 or model.input_spec.size != 300:
+    shape = model.input_spec.shape
+    if not isinstance(model.backbone, VGG16) or len(model.prior_spec.maps) != 6 or shape != (300, 300, 3):
         raise ConfigError(
-            f"model {printable(model.name, 60)} of {model.input_spec.size} px: {project} takes SSD300 on VGG16 alone"
+            f"model {printable(model.name, 60)} of {model.input_spec.size_text}: {project} takes SSD300 on VGG16 alone"
         )
     layers = _folded_layers(model)
     weight, bias = layers["conv1_1", "weight"], layers["conv1_1", "bias"]

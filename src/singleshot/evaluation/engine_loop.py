@@ -26,7 +26,7 @@ _AHEAD = 2  # images in the making per thread
 
 
 class PlacedSquare(NamedTuple):
-    """An image as the network sees it: uint8 RGB [S, S, 3], where the original lies in it, and its size in pixels."""
+    """An image as the network sees it: uint8 [H, W, C], where the original lies in it, and its size in pixels."""
 
     square: np.ndarray
     placement: Placement
@@ -47,7 +47,7 @@ class PlacedBatch(Protocol):
 
 
 class SquareBatch(NamedTuple):
-    """images: uint8 RGB [B, S, S, 3]; one Placement an image; sizes: int64 [B, 2], width and height in pixels."""
+    """images: uint8 [B, H, W, C]; one Placement an image; sizes: int64 [B, 2], width and height in pixels."""
 
     images: np.ndarray
     placements: list[Placement]

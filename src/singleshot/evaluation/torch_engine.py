@@ -20,7 +20,7 @@ from singleshot.weights.open_model import open_model
 
 
 class TorchEngine:
-    """Callable: uint8 RGB [B, S, S, 3] -> one ImageDetections per image, boxes normalised to the square.
+    """Callable: uint8 RGB [B, H, W, C] -> one ImageDetections per image, boxes normalised to the input.
 
     dtype: what the network computes in; decoding and what follows is always float32. info: of the file, if it came from
     one.
@@ -42,12 +42,12 @@ class TorchEngine:
             return self.decode(self.forward(torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)))
 
     def forward(self, images: torch.Tensor) -> RawOutput:
-        """Raw outputs of images [B, 3, S, S], 0..255, wherever they are."""
+        """Raw outputs of images [B, C, H, W], 0..255, wherever they are."""
         with autocast(self.device, self.dtype):
             return self.model(images.to(self.device, non_blocking=True))
 
     def decode(self, raw: RawOutput) -> list[ImageDetections]:
-        """Detections of raw outputs as arrays, boxes normalised to the square."""
+        """Detections of raw outputs as arrays, boxes normalised to the input."""
         model = self.model
         found = to_detections(
             raw, model.priors, variances=model.prior_spec.variances, **self.thresholds.for_postprocess()

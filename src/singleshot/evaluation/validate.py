@@ -64,7 +64,7 @@ def validate(
                 losses.append((float(loss.location), float(loss.confidence)))
             return engine.decode(raw)
 
-    evaluated = evaluate_engine(detect, loader, dataset, model.input_spec.size, metric, on_image)
+    evaluated = evaluate_engine(detect, loader, dataset, model.input_spec.sides, metric, on_image)
     model.train(was_training)
     if not losses:
         return Validation(None, None, *evaluated)

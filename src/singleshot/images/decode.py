@@ -18,8 +18,7 @@ import numpy as np
 
 from singleshot.errors import DataError, printable
 from singleshot.images.decode_limits import is_whole_png, overload
-from singleshot.images.exif import may_follow, orientation
-from singleshot.images.headers import header_size
+from singleshot.images.headers import header_size, may_follow, orientation
 from singleshot.storage import read_limited
 
 MAX_FILE_BYTES = 256 * 2**20

@@ -19,12 +19,13 @@ import cv2
 import numpy as np
 
 from singleshot.datasets.encoded_image import EncodedImage
-from singleshot.inputs import InputSpec, boxes_to_square, placement, to_square
+from singleshot.inputs import InputSpec, boxes_to_square, in_channels, placement, to_square
 from singleshot.loading.augment_spec import AugmentSpec
 from singleshot.loading.geometry import (
     INTERPOLATIONS,
     CropTransform,
     Window,
+    background,
     crop_window,
     expand_window,
     full_window,
@@ -36,7 +37,7 @@ from singleshot.records import Sample
 
 _ZOOM_TRIALS = 10  # zoomed windows tried before the image is taken unzoomed, as none kept an object
 
-# Where the four images of a mosaic meet, and how large one is drawn, as a part of its size alone in the square.
+# Where the four images of a mosaic meet, and how large one is drawn, as a part of its size alone in the input.
 _MOSAIC_CENTRE = (0.3, 0.7)
 _MOSAIC_SCALE = (0.4, 1.0)
 
@@ -51,7 +52,7 @@ _LEVELS = np.arange(256, dtype=np.float64)
 
 
 class Example(NamedTuple):
-    """An augmented sample: image uint8 RGB [S, S, 3], boxes float32 [N, 4] normalised to it, labels int64 [N]."""
+    """An augmented sample: image uint8 [H, W, C], boxes float32 [N, 4] normalised to it, labels int64 [N]."""
 
     image: np.ndarray
     boxes: np.ndarray
@@ -69,7 +70,7 @@ class PixelTransform(NamedTuple):
 
 
 class RenderPlan(NamedTuple):
-    """One image under one crop: boxes float32 [N, 4] normalised to the square, labels int64 [N], and the reduction of
+    """One image under one crop: boxes float32 [N, 4] normalised to the input, labels int64 [N], and the reduction of
     the image from which it is drawn."""
 
     encoded: EncodedImage
@@ -79,7 +80,7 @@ class RenderPlan(NamedTuple):
     reduce: int
 
     def draw(self, fill: tuple[int, ...], transform: PixelTransform) -> np.ndarray:
-        """uint8 RGB [S, S, 3]; decodes the image."""
+        """uint8 RGB [H, W, 3]; decodes the image."""
         pixels = self.encoded.pixels(self.reduce)
         return self.crop.image(pixels, fill, transform.interpolation, transform.retouch, self.reduce)
 
@@ -87,7 +88,7 @@ class RenderPlan(NamedTuple):
 def make_render_plan(
     encoded: EncodedImage, crop: CropTransform, shown: tuple[np.ndarray, np.ndarray] | None = None
 ) -> RenderPlan:
-    """The plan for a crop, moved to the pixels of the coarsest reduction that still has one for each of the square.
+    """The plan for a crop, moved to the pixels of the coarsest reduction that still has one for each of the input.
 
     shown: what `crop.boxes` gives, where that is known already.
     """
@@ -107,13 +108,16 @@ class Augmenter:
     """Augments samples for one network: `augmenter(encoded, rng)`.
 
     Order as Caffe's: expand, crop, zoom, resize, flip; the photometric steps act on the visible part before it is
-    laid on the mean. A spec that draws nothing gives exactly what `inputs.to_square` and `boxes_to_square` give.
+    laid on the mean. All is in colour; a network of one channel gets the luminance of the outcome. A spec that draws
+    nothing gives exactly what `inputs.to_square` and `boxes_to_square` give.
     """
 
     def __init__(self, spec: AugmentSpec, input_spec: InputSpec) -> None:
-        """spec: what is drawn; input_spec: the square that the network wants."""
+        """spec: what is drawn; input_spec: what the network wants."""
         self._spec, self._input_spec = spec, input_spec
-        self._size, self._resize, self._fill = input_spec.size, input_spec.resize, input_spec.fill
+        self._sides, self._resize, self._is_grey = input_spec.sides, input_spec.resize, input_spec.channels == 1
+        # In colour, whose luminance is the grey one's own.
+        self._fill = input_spec.fill * (3 // input_spec.channels)
         self._draws_nothing, self._zooms = spec.draws_nothing, spec.zooms
 
     def __call__(self, encoded: EncodedImage, rng: np.random.Generator, others: Others | None = None) -> Example:
@@ -129,13 +133,17 @@ class Augmenter:
         """
         spec = self._spec
         if self._draws_nothing:
-            square, place = to_square(encoded.pixels(1), self._input_spec)
-            return Example(square, boxes_to_square(encoded.boxes_px, place, self._size), encoded.labels)
+            image, place = to_square(encoded.pixels(1), self._input_spec)
+            return Example(image, boxes_to_square(encoded.boxes_px, place, self._sides), encoded.labels)
         if spec.mosaic_p > 0 and rng.random() < spec.mosaic_p and others is not None:
             flips = self._draw_flips(rng)
             return self._draw_mosaic([encoded, *others(3)], flips, rng)
         plan = self._draw_render_plan(encoded, rng)
-        return Example(plan.draw(self._fill, self._draw_pixel_transform(rng)), plan.boxes, plan.labels)
+        image = plan.draw(self._fill, self._draw_pixel_transform(rng))
+        return Example(self._in_channels(image), plan.boxes, plan.labels)
+
+    def _in_channels(self, image: np.ndarray) -> np.ndarray:
+        return in_channels(image, self._input_spec) if self._is_grey else image
 
     def _draw_pixel_transform(self, rng: np.random.Generator) -> PixelTransform:
         retouch = draw_photometry(rng, self._spec.photometric) if self._spec.photometric > 0 else None
@@ -154,7 +162,7 @@ class Augmenter:
 
         def plan_of(window: Window, must_show: bool = True) -> RenderPlan | None:
             """None for a window that shows nothing of the image, or none of its objects."""
-            crop = make_crop(window, height, width, self._size, self._resize, flip_x, flip_y)
+            crop = make_crop(window, height, width, self._sides, self._resize, flip_x, flip_y)
             shown = crop.boxes(boxes_px)
             if must_show and not (crop.visible and (len(boxes_px) == 0 or len(shown[1]) > 0)):
                 return None
@@ -176,38 +184,37 @@ class Augmenter:
         return plan
 
     def _draw_mosaic(self, four: Sequence[EncodedImage], flips: tuple[bool, bool], rng: np.random.Generator) -> Example:
-        """Four images in one square: more objects, smaller ones, and less of each image's own surroundings.
+        """Four images in one input: more objects, smaller ones, and less of each image's own surroundings.
 
         After YOLOv4's mosaic (Bochkovskiy et al. 2020, section 3.3), with the images drawn straight into their
         quarters: each is magnified by _MOSAIC_SCALE times the spec's zoom (uniform in the logarithm) of what it has
-        alone in the square, and as much of it as possible is shown.
+        alone in the input, and as much of it as possible is shown.
         """
-        size = self._size
+        height, width = self._sides
         low, high = (a * b for a, b in zip(_MOSAIC_SCALE, self._spec.zoom, strict=True))
-        cx, cy = (int(v) for v in np.rint(rng.uniform(*_MOSAIC_CENTRE, 2) * size))
-        areas = ((0, 0, cx, cy), (cx, 0, size, cy), (0, cy, cx, size), (cx, cy, size, size))
-        square: np.ndarray = np.empty((size, size, 3), np.uint8)
-        square[:] = self._fill
+        cx, cy = (int(v) for v in np.rint(rng.uniform(*_MOSAIC_CENTRE, 2) * (width, height)))
+        areas = ((0, 0, cx, cy), (cx, 0, width, cy), (0, cy, cx, height), (cx, cy, width, height))
+        drawn = background(self._sides, self._fill)
         boxes, labels = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)]
         for encoded, area in zip(four, areas, strict=True):
-            place = placement(encoded.height, encoded.width, size, self._resize)
+            place = placement(encoded.height, encoded.width, self._sides, self._resize)
             scale = math.exp(rng.uniform(math.log(low), math.log(high)))
             wide, tall = (area[2] - area[0]) / (place.scale_x * scale), (area[3] - area[1]) / (place.scale_y * scale)
             spare = encoded.width - wide, encoded.height - tall
             x, y = (rng.uniform(min(0.0, left), max(0.0, left)) for left in spare)
-            crop = make_part_crop((x, y, x + wide, y + tall), encoded.height, encoded.width, area, size, *flips)
+            crop = make_part_crop((x, y, x + wide, y + tall), encoded.height, encoded.width, area, self._sides, *flips)
             transform = self._draw_pixel_transform(rng)
             if not crop.visible:
                 continue
             plan = make_render_plan(encoded, crop)
             u0, v0, u1, v1 = plan.crop.dest
             pixels = encoded.pixels(plan.reduce)
-            square[v0:v1, u0:u1] = plan.crop.patch(pixels, transform.interpolation, transform.retouch, plan.reduce)
+            drawn[v0:v1, u0:u1] = plan.crop.patch(pixels, transform.interpolation, transform.retouch, plan.reduce)
             boxes.append(plan.boxes)
             labels.append(plan.labels)
         if any(flips):
-            square = cv2.flip(square, -1 if all(flips) else int(flips[0]))
-        return Example(square, np.concatenate(boxes), np.concatenate(labels))
+            drawn = cv2.flip(drawn, -1 if all(flips) else int(flips[0]))
+        return Example(self._in_channels(drawn), np.concatenate(boxes), np.concatenate(labels))
 
 
 def augment(sample: Sample, spec: AugmentSpec, input_spec: InputSpec, rng: np.random.Generator) -> Example:

@@ -24,7 +24,7 @@ class AugmentSpec:
     mean-filled border; crop: "caffe" (seven samplers) or "none"; mirror_p, flip_vertical_p: probabilities;
     zoom: smallest and largest magnification; shift: how far the window's centre moves, in parts of its side;
     aspect: largest change of the aspect ratio, at least 1; interpolation: "random" (one of OpenCV's five, as
-    Caffe) or "linear"; mosaic_p: probability that four images share the square, each zoomed and shifted as above.
+    Caffe) or "linear"; mosaic_p: probability that four images share the input, each zoomed and shifted as above.
     """
 
     photometric: float = 0.0

@@ -24,19 +24,20 @@ from singleshot.datasets.encoded_image import EncodedImage
 from singleshot.datasets.packed_strings import offsets_of
 from singleshot.errors import ConfigError, printable
 from singleshot.images.decode import image_size
+from singleshot.inputs import Size, sides_of
 from singleshot.memory import free_memory
 from singleshot.storage import is_remote
 
 _THREADS = 16
-# A cached image keeps at least this many times the network's input on its shorter side, so that crops of half the
-# side are as sharp as from the file; larger ones are kept reduced.
+# A cached image keeps at least this many times the network's input along both sides, so that crops of half the side
+# are as sharp as from the file; larger ones are kept reduced.
 _SHARPNESS = 2
 _REDUCTIONS = (8, 4, 2)
 _CLEAN, _IN_USE = 1, 2
 _HEAD = 64
 
 
-def open_cache(dataset: Dataset, size: int, where: str, max_bytes: int) -> PixelCache | None:
+def open_cache(dataset: Dataset, size: Size, where: str, max_bytes: int) -> PixelCache | None:
     """The cache that `where` names: "none", "ram", or the folder of a file; at most max_bytes of pixels for an input of
     `size` pixels. Raises as PixelCache does."""
     if where == "none":
@@ -44,7 +45,7 @@ def open_cache(dataset: Dataset, size: int, where: str, max_bytes: int) -> Pixel
     return PixelCache(dataset, size, max_bytes, None if where == "ram" else Path(where))
 
 
-def pick_cache(dataset: Dataset, size: int, max_bytes: int) -> str:
+def pick_cache(dataset: Dataset, size: Size, max_bytes: int) -> str:
     """ "ram" where all decoded images fit into max_bytes and half of the memory that is free now, else "none"."""
     sizes = _measured(dataset)
     needed = sum(math.prod(-(-side // _reduction(w, h, size)) for side in (w, h)) * 3 for w, h in sizes.tolist())
@@ -58,8 +59,8 @@ class PixelCache:
     whether it was cached, nor on how many fit: those without a place are read at the same reduction.
     """
 
-    def __init__(self, dataset: Dataset, size: int, max_bytes: int, folder: Path | None = None) -> None:
-        """size: side of the network's input; folder: where the file goes, None for memory.
+    def __init__(self, dataset: Dataset, size: Size, max_bytes: int, folder: Path | None = None) -> None:
+        """size: of the network's input, side or height and width; folder: where the file goes, None for memory.
 
         Raises DataError for an image that cannot be measured, ConfigError where the file cannot be made.
         """
@@ -129,17 +130,21 @@ class PixelCache:
         start = int(self._offsets[i])
         return self._pixels[start : start + width * height * 3].reshape(height, width, 3)
 
-    def _file(self, folder: Path, size: int, length: int) -> Path:
+    def _file(self, folder: Path, size: Size, length: int) -> Path:
         """The cache file for these images as they are now: changed files have another name."""
-        digest = hashlib.sha256(f"1 {size} {length}\n".encode())
+        height, width = sides_of(size)
+        shape = f"{height}" if height == width else f"{height} x {width}"
+        digest = hashlib.sha256(f"1 {shape} {length}\n".encode())
         for name, (width, height) in zip(self.dataset.names, self._sizes.tolist(), strict=True):
             stamp = 0 if is_remote(name) or ".tar#" in name else Path(name).stat().st_mtime_ns
             digest.update(f"{name}\n{width} {height} {stamp}\n".encode("utf-8", "surrogateescape"))
         return folder / f"pixels-{digest.hexdigest()[:24]}.cache"
 
 
-def _reduction(width: int, height: int, size: int) -> int:
-    return next((r for r in _REDUCTIONS if min(width, height) >= r * _SHARPNESS * size), 1)
+def _reduction(width: int, height: int, size: Size) -> int:
+    rows, columns = sides_of(size)
+    most = min(width / columns, height / rows) / _SHARPNESS
+    return next((r for r in _REDUCTIONS if r <= most), 1)
 
 
 def _decoded(encoded: EncodedImage, reduce: int) -> np.ndarray:

@@ -1,8 +1,9 @@
 """The geometric part of augmentation: boxes first, and the pixels touched once.
 
 Expanding, cropping, zooming and resizing are all a choice of one window of the original image, which may reach
-beyond it. `make_crop` snaps that window to whole pixels of the source and of the square, `CropTransform.boxes` maps
-boxes by the snapped numbers and `CropTransform.image` resizes what is visible in one call, so boxes and pixels agree.
+beyond it. `make_crop` snaps that window to whole pixels of the source and of the network's input, `CropTransform.boxes`
+maps boxes by the snapped numbers and `CropTransform.image` resizes what is visible in one call, so boxes and pixels
+agree.
 
 A window is (x0, y0, x1, y1) in pixels of the original image. Values are those of Caffe's SSD
 (weiliu89/caffe, ssd branch, examples/ssd/ssd_pascal.py).
@@ -35,16 +36,16 @@ CROP_ASPECT = (0.5, 2.0)
 
 @dataclass(frozen=True)
 class CropTransform:
-    """Which whole pixels of the source go to which whole pixels of the square.
+    """Which whole pixels of the source go to which whole pixels of the input.
 
     roi: (x0, y0, x1, y1) of the source, inside the image, without area where the window misses the image;
-    dest: where the roi lies in the square before flipping; size: side of the square;
+    dest: where the roi lies in the input before flipping; sides: height and width of the input in pixels;
     flip_x, flip_y: mirrored left-right, upside down.
     """
 
     roi: tuple[int, int, int, int]
     dest: tuple[int, int, int, int]
-    size: int
+    sides: tuple[int, int]
     flip_x: bool = False
     flip_y: bool = False
 
@@ -56,36 +57,36 @@ class CropTransform:
 
     @property
     def place(self) -> Placement:
-        """The mapping source -> square before flipping."""
+        """The mapping source -> input before flipping."""
         (x0, y0, x1, y1), (u0, v0, u1, v1) = self.roi, self.dest
         scale_x, scale_y = (u1 - u0) / (x1 - x0), (v1 - v0) / (y1 - y0)
         return Placement(scale_x, scale_y, u0 - x0 * scale_x, v0 - y0 * scale_y)
 
     def boxes(self, boxes_px: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes [N, 4] in source pixels -> (float32 [K, 4] normalised to the square, int64 [K] which they are).
+        """Boxes [N, 4] in source pixels -> (float32 [K, 4] normalised to the input, int64 [K] which they are).
 
         Kept: objects whose centre is in the roi (edges included: MeetEmitConstraint, Caffe im_transforms.cpp),
-        clipped to it, and of these the ones at least half a pixel of the square wide and high.
+        clipped to it, and of these the ones at least half a pixel of the input wide and high.
         """
         if not self.visible or len(boxes_px) == 0:
             return np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
-        x0, y0, x1, y1 = self.roi
+        (x0, y0, x1, y1), (height, width) = self.roi, self.sides
         kept = _centre_inside(boxes_px, np.array(self.roi, np.float64)).nonzero()[0]
         place = self.place
         boxes = boxes_px[kept].astype(np.float64)
-        boxes[:, 0::2] = (boxes[:, 0::2].clip(x0, x1) * place.scale_x + place.shift_x) / self.size
-        boxes[:, 1::2] = (boxes[:, 1::2].clip(y0, y1) * place.scale_y + place.shift_y) / self.size
+        boxes[:, 0::2] = (boxes[:, 0::2].clip(x0, x1) * place.scale_x + place.shift_x) / width
+        boxes[:, 1::2] = (boxes[:, 1::2].clip(y0, y1) * place.scale_y + place.shift_y) / height
         boxes = boxes.astype(np.float32).clip(0.0, 1.0)
         if self.flip_x:
             boxes[:, [0, 2]] = 1.0 - boxes[:, [2, 0]]
         if self.flip_y:
             boxes[:, [1, 3]] = 1.0 - boxes[:, [3, 1]]
         # Thinner ones say nothing a prior could learn, and the logarithm of their size is huge.
-        large = ((boxes[:, 2:] - boxes[:, :2]) >= 0.5 / self.size).all(1)
+        large = ((boxes[:, 2:] - boxes[:, :2]) >= np.array([0.5 / width, 0.5 / height], np.float32)).all(1)
         return boxes[large], kept[large]
 
     def reduction(self, possible: Collection[int]) -> int:
-        """The largest of the possible reductions of the source's sides that leaves a pixel for each of the square."""
+        """The largest of the possible reductions of the source's sides that leaves a pixel for each of the input."""
         (x0, y0, x1, y1), (u0, v0, u1, v1) = self.roi, self.dest
         return max((r for r in possible if (x1 - x0) >= r * (u1 - u0) and (y1 - y0) >= r * (v1 - v0)), default=1)
 
@@ -106,22 +107,22 @@ class CropTransform:
         retouch: Callable[[np.ndarray], np.ndarray] | None = None,
         reduce: int = 1,
     ) -> np.ndarray:
-        """uint8 RGB [H, W, 3] -> uint8 RGB [S, S, 3].
+        """uint8 RGB [H, W, 3] of the source -> uint8 RGB [H, W, 3] of the input.
 
         `fill` colours what lies outside the image; `retouch` (uint8 [h, w, 3] to the same) sees the visible part
         alone, so that the fill stays what the network takes for zero. reduce: `image` has that part of the source's
         sides, rounded up; the roi must then be on its grid.
         """
         u0, v0, u1, v1 = self.dest
-        whole = (u1 - u0, v1 - v0) == (self.size, self.size)
+        whole = (v1 - v0, u1 - u0) == self.sides
         flip = -1 if self.flip_x and self.flip_y else int(self.flip_x)
         if not whole:
-            square = _background(self.size, fill).copy()
+            drawn = background(self.sides, fill)
             if self.visible:
-                square[v0:v1, u0:u1] = self.patch(image, interpolation, retouch, reduce)
+                drawn[v0:v1, u0:u1] = self.patch(image, interpolation, retouch, reduce)
         else:
-            square = self.patch(image, interpolation, retouch, reduce)
-        return cv2.flip(square, flip) if self.flip_x or self.flip_y else square
+            drawn = self.patch(image, interpolation, retouch, reduce)
+        return cv2.flip(drawn, flip) if self.flip_x or self.flip_y else drawn
 
     def patch(
         self,
@@ -130,7 +131,7 @@ class CropTransform:
         retouch: Callable[[np.ndarray], np.ndarray] | None = None,
         reduce: int = 1,
     ) -> np.ndarray:
-        """The visible part alone, as large as in the square, not flipped."""
+        """The visible part alone, as large as in the input, not flipped."""
         (x0, y0, x1, y1), (u0, v0, u1, v1) = self.roi, self.dest
         patch = image[y0 // reduce : -(-y1 // reduce), x0 // reduce : -(-x1 // reduce)]
         wide, high = u1 - u0, v1 - v0
@@ -142,44 +143,64 @@ class CropTransform:
         return retouch(patch) if retouch is not None and not first else patch
 
 
+def background(sides: tuple[int, int], fill: tuple[int, ...]) -> np.ndarray:
+    """uint8 [H, W, 3] of the fill, with sides of H and W pixels; the caller's own."""
+    return _background(sides, fill).copy()
+
+
 @functools.lru_cache(maxsize=16)
-def _background(size: int, fill: tuple[int, ...]) -> np.ndarray:
-    """uint8 [S, S, 3] of the fill, to be copied: numpy takes longer to spread three bytes than to resize an image."""
-    square = np.empty((size, size, 3), np.uint8)
-    square[:] = fill
-    square.setflags(write=False)
-    return square
+def _background(sides: tuple[int, int], fill: tuple[int, ...]) -> np.ndarray:
+    """To be copied: numpy takes longer to spread three bytes than to resize an image."""
+    drawn = np.empty((*sides, 3), np.uint8)
+    drawn[:] = fill
+    drawn.setflags(write=False)
+    return drawn
 
 
 def make_crop(
-    window: Window, height: int, width: int, size: int, resize: str, flip_x: bool = False, flip_y: bool = False
+    window: Window,
+    height: int,
+    width: int,
+    sides: tuple[int, int],
+    resize: str,
+    flip_x: bool = False,
+    flip_y: bool = False,
 ) -> CropTransform:
-    """The window of an image of height x width, placed in the square of `size` pixels by the resize rule.
+    """The window of an image of height x width, placed in an input of these sides, height and width, by the resize
+    rule.
 
-    "stretch" fills the square; "letterbox" keeps the window's aspect ratio. Raises nothing: a window that misses
+    "stretch" fills the input; "letterbox" keeps the window's aspect ratio. Raises nothing: a window that misses
     the image gives a crop that is not `visible`.
     """
+    rows, columns = sides
     if resize == "stretch":
-        return make_part_crop(window, height, width, (0, 0, size, size), size, flip_x, flip_y)
+        return make_part_crop(window, height, width, (0, 0, columns, rows), sides, flip_x, flip_y)
     x0, y0, x1, y1 = _whole_pixels(window)
-    place = placement(y1 - y0, x1 - x0, size, resize)
-    ax, bx, ua, ub = _snap(x0, x1, width, place.scale_x, place.shift_x, 0, size)
-    ay, by, va, vb = _snap(y0, y1, height, place.scale_y, place.shift_y, 0, size)
-    return CropTransform((ax, ay, bx, by), (ua, va, ub, vb), size, flip_x, flip_y)
+    place = placement(y1 - y0, x1 - x0, sides, resize)
+    ax, bx, ua, ub = _snap(x0, x1, width, place.scale_x, place.shift_x, 0, columns)
+    ay, by, va, vb = _snap(y0, y1, height, place.scale_y, place.shift_y, 0, rows)
+    return CropTransform((ax, ay, bx, by), (ua, va, ub, vb), sides, flip_x, flip_y)
 
 
 def make_part_crop(
-    window: Window, height: int, width: int, area: tuple[int, int, int, int], size: int, flip_x: bool, flip_y: bool
+    window: Window,
+    height: int,
+    width: int,
+    area: tuple[int, int, int, int],
+    sides: tuple[int, int],
+    flip_x: bool,
+    flip_y: bool,
 ) -> CropTransform:
-    """As `make_crop`, but the window fills `area` (x0 y0 x1 y1 in pixels) of a square of `size`: a mosaic's part.
+    """As `make_crop`, but the window fills `area` (x0 y0 x1 y1 in pixels) of an input of these sides, height and width:
+    a mosaic's part.
 
-    The flips are those of the whole square.
+    The flips are those of the whole input.
     """
     x0, y0, x1, y1 = _whole_pixels(window)
     scale_x, scale_y = (area[2] - area[0]) / (x1 - x0), (area[3] - area[1]) / (y1 - y0)
     ax, bx, ua, ub = _snap(x0, x1, width, scale_x, area[0], area[0], area[2])
     ay, by, va, vb = _snap(y0, y1, height, scale_y, area[1], area[1], area[3])
-    return CropTransform((ax, ay, bx, by), (ua, va, ub, vb), size, flip_x, flip_y)
+    return CropTransform((ax, ay, bx, by), (ua, va, ub, vb), sides, flip_x, flip_y)
 
 
 def _whole_pixels(window: Window) -> tuple[int, int, int, int]:

@@ -105,7 +105,7 @@ class TrainLoader:
         Args:
             data: images to read when their turn comes, or what `open_stream` gave.
             augment_spec: what is drawn for each image.
-            input_spec: the square that the network wants.
+            input_spec: what the network wants.
             batch_size: images in a batch of this process.
             seed: of order and augmentation.
             workers: processes, 0 for none, None for as many as suit this machine.
@@ -123,9 +123,9 @@ class TrainLoader:
         self._source: TrainSource[Any] = (
             ShardSource(data, sampling) if isinstance(data, ShardStream) else FolderSource(data, sampling)
         )
-        self.workers = min(pick_workers(workers, batch_size, input_spec.size), self._source.most_workers)
+        self.workers = min(pick_workers(workers, batch_size, input_spec.sides), self._source.most_workers)
         prepare = functools.partial(
-            _prepare_train_batch, self._source, Augmenter(augment_spec, input_spec), input_spec.size, seed
+            _prepare_train_batch, self._source, Augmenter(augment_spec, input_spec), input_spec.shape, seed
         )
         self._pool = WorkerPool(prepare, self.workers, pin_memory)
 
@@ -162,7 +162,7 @@ class EvalLoader:
         _check_not_empty(dataset)
         self.batch_size = batch_size
         self._images = len(dataset)
-        self.workers = pick_workers(workers, batch_size, input_spec.size)
+        self.workers = pick_workers(workers, batch_size, input_spec.sides)
         self._pool = WorkerPool(functools.partial(_prepare_eval_batch, dataset, input_spec), self.workers, pin_memory)
 
     def __len__(self) -> int:
@@ -217,7 +217,9 @@ class FolderSource:
         """Nothing is open."""
 
 
-def _prepare_train_batch(source: TrainSource[Any], augmenter: Augmenter, size: int, seed: int, job: object) -> Batch:
+def _prepare_train_batch(
+    source: TrainSource[Any], augmenter: Augmenter, shape: tuple[int, int, int], seed: int, job: object
+) -> Batch:
     samples = source.take(job)
     examples: list[Example] = []
     names = []
@@ -228,30 +230,30 @@ def _prepare_train_batch(source: TrainSource[Any], augmenter: Augmenter, size: i
         others = functools.partial(samples.others, rng)
         examples.append(augmenter(encoded, rng, others))
         names.append(encoded.name)
-    return collate(examples, samples.indices, names, size)
+    return collate(examples, samples.indices, names, shape)
 
 
 def _prepare_eval_batch(dataset: Samples, input_spec: InputSpec, indices: np.ndarray) -> EvalBatch:
-    size = input_spec.size
     examples: list[Example] = []
     placements, sizes, names = [], [], []
     for index in indices.tolist():
         sample = dataset.sample(index)
-        square, place = to_square(sample.image, input_spec)
-        examples.append(Example(square, boxes_to_square(sample.boxes_px, place, size), sample.labels))
+        image, place = to_square(sample.image, input_spec)
+        examples.append(Example(image, boxes_to_square(sample.boxes_px, place, input_spec.sides), sample.labels))
         placements.append(place)
         sizes.append((sample.image.shape[1], sample.image.shape[0]))
         names.append(sample.name)
-    batch = collate(examples, indices, names, size)
+    batch = collate(examples, indices, names, input_spec.shape)
     return EvalBatch(batch, placements, np.array(sizes, np.int64).reshape(-1, 2))
 
 
-def collate(examples: list[Example], indices: np.ndarray, names: list[str], size: int) -> Batch:
-    """Examples of `augment` -> one Batch; its images are a channels-last view of uint8 [B, S, S, 3]."""
+def collate(examples: list[Example], indices: np.ndarray, names: list[str], shape: tuple[int, int, int]) -> Batch:
+    """Examples of `augment` -> one Batch; its images are a channels-last view of uint8 [B, H, W, C] for a shape
+    (H, W, C)."""
     count = len(examples)
     most = max((len(boxes) for _, boxes, _ in examples), default=0)
     rows = BOX_ROWS * max(1, math.ceil(most / BOX_ROWS))
-    images = np.empty((count, size, size, 3), np.uint8)
+    images = np.empty((count, *shape), np.uint8)
     all_boxes = np.zeros((count, rows, 4), np.float32)
     all_labels = np.full((count, rows), -1, np.int64)
     for k, (image, boxes, labels) in enumerate(examples):

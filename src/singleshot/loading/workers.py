@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import shutil
 import signal
 import sys
@@ -17,6 +18,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from singleshot.devices import cores
 from singleshot.errors import ConfigError, SingleshotError
+from singleshot.inputs import Size, sides_of
 from singleshot.memory import keep_freed_memory
 
 PREFETCH = 2  # batches in the making per worker, torch's default
@@ -27,8 +29,8 @@ Job = TypeVar("Job")
 T = TypeVar("T")
 
 
-def pick_workers(workers: int | None, batch_size: int, size: int) -> int:
-    """How many worker processes; None asks for what suits this machine.
+def pick_workers(workers: int | None, batch_size: int, size: Size) -> int:
+    """How many worker processes for inputs of `size` pixels; None asks for what suits this machine.
 
     That is one where there are two cores or fewer (the model computes on them too), else the cores less one, at
     most 8, and no more than shared memory has room for: containers often give 64 MB, and a worker that finds it
@@ -41,7 +43,7 @@ def pick_workers(workers: int | None, batch_size: int, size: int) -> int:
     wanted = 1 if cores() <= 2 else min(MAX_AUTO_WORKERS, cores() - 1)
     shared_memory = Path("/dev/shm")
     if shared_memory.is_dir():
-        room = shutil.disk_usage(shared_memory).free // (batch_size * size * size * 3)
+        room = shutil.disk_usage(shared_memory).free // (batch_size * math.prod(sides_of(size)) * 3)
         # Besides those in the making, the batch in use and the next one are held.
         wanted = min(wanted, max(0, (room - 2) // PREFETCH))
     return wanted

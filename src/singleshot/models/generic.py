@@ -10,8 +10,7 @@ from singleshot.inputs import IMAGENET_MEAN, IMAGENET_STD, InputSpec
 from singleshot.models.blocks import InvertedResidual, init_xavier, use_fast_depthwise
 from singleshot.models.dry_run import shown
 from singleshot.models.heads import make_heads
-from singleshot.models.necks import PlainNeck
-from singleshot.models.ssd import SSD, as_list
+from singleshot.models.ssd import SSD, PlainNeck, as_list
 from singleshot.priors import PriorSpec, sized_for
 
 

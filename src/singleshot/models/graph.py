@@ -10,8 +10,7 @@ from singleshot.models.dry_run import dry_run
 from singleshot.models.graph_layers import make_layer
 from singleshot.models.graph_spec import IMAGE, Graph, HeadInput
 from singleshot.models.heads import Head, by_prior
-from singleshot.models.necks import PlainNeck
-from singleshot.models.ssd import SSD
+from singleshot.models.ssd import SSD, PlainNeck
 from singleshot.priors import PriorSpec
 
 

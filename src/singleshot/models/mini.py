@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from singleshot.inputs import InputSpec
 from singleshot.models.blocks import conv, init_he, init_xavier, use_fast_depthwise
 from singleshot.models.heads import make_heads
-from singleshot.models.necks import PlainNeck
-from singleshot.models.ssd import SSD
+from singleshot.models.ssd import SSD, PlainNeck
 from singleshot.priors import PriorSpec
 
 WIDTHS = (32, 48, 96, 192, 256)

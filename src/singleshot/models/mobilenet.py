@@ -10,8 +10,7 @@ from torchvision.models import mobilenet_v2
 from singleshot.inputs import InputSpec
 from singleshot.models.blocks import InvertedResidual, L2Norm, init_xavier, use_fast_depthwise
 from singleshot.models.heads import make_heads
-from singleshot.models.necks import PlainNeck
-from singleshot.models.ssd import SSD
+from singleshot.models.ssd import SSD, PlainNeck
 from singleshot.priors import PriorSpec
 
 # A map to take: that of a feature block, or of the expansion inside it, (block, "expand").

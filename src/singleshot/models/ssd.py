@@ -8,9 +8,32 @@ import torch
 from torch import Tensor, nn
 
 from singleshot.inputs import InputSpec
-from singleshot.models.necks import PlainNeck
 from singleshot.priors import PriorSpec, make_priors
 from singleshot.records import RawOutput
+
+
+class PlainNeck(nn.Module):
+    """SSD's own (paper section 2.1): the backbone's maps, some of them normalised, then one more by each extra layer.
+
+    Args:
+        norms: for the first maps, one module each; further maps pass as they are.
+        extras: each makes a smaller map from the one before; the first from the backbone's last, not normalised.
+    """
+
+    def __init__(self, norms: Sequence[nn.Module] = (), extras: Sequence[nn.Module] = ()) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(norms)
+        self.extras = nn.ModuleList(extras)
+
+    def forward(self, sources: list[Tensor]) -> list[Tensor]:
+        """Maps [B, C, H, W], largest first -> those and the extra ones."""
+        maps, last = list(sources), sources[-1]
+        for i, norm in enumerate(self.norms):
+            maps[i] = norm(maps[i])
+        for extra in self.extras:
+            last = extra(last)
+            maps.append(last)
+        return maps
 
 
 class SSD(nn.Module):
@@ -18,7 +41,7 @@ class SSD(nn.Module):
 
     Args:
         backbone: normalised images [B, C, H, W] -> its maps, largest first: a tensor, or a list, tuple or dict of them.
-        neck: list of the backbone's maps -> list of the maps that the heads look at (see `necks`).
+        neck: list of the backbone's maps -> list of the maps that the heads look at (`PlainNeck`, or another).
         heads: one for each map: map -> offsets and logits, location-major (see `heads.Head`).
         prior_spec: the default boxes, of the same maps.
         input_spec: how the model wants its images.

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from singleshot.inputs import InputSpec
 from singleshot.models.blocks import L2Norm, conv, init_xavier
 from singleshot.models.heads import make_heads
-from singleshot.models.necks import PlainNeck
-from singleshot.models.ssd import SSD
+from singleshot.models.ssd import SSD, PlainNeck
 from singleshot.priors import PriorSpec
 
 # Stages of VGG16 and the channels of their convolutions.

@@ -14,7 +14,7 @@ from singleshot.runtime.sources import Frame
 class Prepared(NamedTuple):
     """A frame made ready; without a frame the end, or what ended the frames.
 
-    frame: with its image only if that is kept; square: uint8 RGB [S, S, 3]; place: where the image lies in it; pixels:
+    frame: with its image only if that is kept; square: uint8 [H, W, C]; place: where the image lies in it; pixels:
     the image in place of a square; width, height: of the original; held: bytes that count as held until released.
     """
 

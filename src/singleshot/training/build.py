@@ -47,7 +47,7 @@ def build_parts(
     stepper = Stepper(model, recipe, settings.batch, device, dtype, settings.compiled)
     cache = None
     if isinstance(train_set, Dataset):
-        cache = open_cache(train_set, spec.size, settings.cache, settings.cache_bytes)
+        cache = open_cache(train_set, spec.sides, settings.cache, settings.cache_bytes)
     pinned = device.type == "cuda"
     options = settings.batch, settings.seed, settings.workers
     loader = TrainLoader(cache or train_set, recipe.augment, spec, *options, pin_memory=pinned)

@@ -40,6 +40,7 @@ class Objective:
 
     def __init__(self, model: SSD, recipe: Recipe) -> None:
         self._model, self._recipe = model, recipe
+        self._per_map = model.prior_spec.per_map
 
     def __call__(self, raw: RawOutput, boxes: Tensor, labels: Tensor) -> Losses:
         """Losses of a batch."""
@@ -49,8 +50,16 @@ class Objective:
     def match(self, boxes: Tensor, labels: Tensor) -> Targets:
         """Targets of a batch by the recipe's rule of matching."""
         model, recipe = self._model, self._recipe
-        rule, variances = recipe.matching, model.prior_spec.variances
-        return match(model.priors, boxes, labels, recipe.iou_min, rule, variances, ignore_from=recipe.ignore_from)
+        return match(
+            model.priors,
+            boxes,
+            labels,
+            recipe.iou_min,
+            recipe.matching,
+            model.prior_spec.variances,
+            ignore_from=recipe.ignore_from,
+            per_map=self._per_map,
+        )
 
     def loss(self, raw: RawOutput, targets: Targets, positives: Tensor | None = None) -> Losses:
         """Losses by the recipe's rule; positives: what takes the place of the batch's own number of matched priors

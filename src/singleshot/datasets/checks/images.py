@@ -18,7 +18,7 @@ import numpy as np
 from singleshot.datasets.checks.process_pool import Died, spread, take_stderr
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import MAX_FILE_BYTES, check_image, ends_early
-from singleshot.images.exif import orientation
+from singleshot.images.headers import orientation
 from singleshot.storage import read_limited
 
 THUMB = 16

@@ -18,7 +18,7 @@ _TENSORRT = {"float16": "trt_fp16_enable", "bfloat16": "trt_bf16_enable"}
 
 
 class OnnxRuntimeEngine:
-    """Callable: uint8 RGB [B, S, S, 3] -> one ImageDetections per image, boxes normalised to the square.
+    """Callable: uint8 RGB [B, H, W, C] -> one ImageDetections per image, boxes normalised to the input.
 
     path: an ONNX file; options: device: "cpu", "cuda", "cuda:N", "tensorrt", or None for CUDA where this ONNX Runtime
     has it and else the CPU; precision: None for the file's own, "fastest", or with tensorrt float16 or bfloat16. Raises

@@ -32,7 +32,7 @@ RT_INFO = [KEY]  # path of the description in an OpenVINO model's rt_info
 
 
 class OpenVINOEngine:
-    """Callable: uint8 RGB [B, S, S, 3] -> one ImageDetections per image, boxes normalised to the square.
+    """Callable: uint8 RGB [B, H, W, C] -> one ImageDetections per image, boxes normalised to the input.
 
     path: an ONNX or OpenVINO (.xml) file; options: device: "cpu", or another of OpenVINO's devices; precision: float32
     (None), bfloat16, float16, or "fastest" that the device has; cache: a folder where compiled networks are kept, which

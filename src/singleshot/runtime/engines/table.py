@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Engine(Protocol):
     """Runs the network.
 
-    images: uint8 RGB [B, S, S, 3], any B >= 1 (the last batch is smaller). Returns B records with boxes
+    images: uint8 RGB [B, H, W, C], any B >= 1 (the last batch is smaller). Returns B records with boxes
     normalised to the square, best first. One that reads a file's description itself has it in `info`.
     """
 
