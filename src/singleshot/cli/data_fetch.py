@@ -32,10 +32,10 @@ def fetch(
 
     Example: singleshot data fetch bccd, then singleshot train data/bccd
     """
-    from singleshot.datasets.fetch import CATALOGUE, fetch_set, find_set, show_bytes
+    from singleshot.datasets.fetch import fetch_set, find_set, free_sets, show_bytes
 
     if name is None or list_sets:
-        _list_sets(CATALOGUE, as_json)
+        _list_sets(free_sets(), as_json)
         return
     entry = find_set(name)
     if not quiet:
