@@ -2,7 +2,8 @@
 
     python benchmarks/interfaces.py [--most 8]
 
-Public: no part of the name starts with an underscore; special methods, overloads and functions inside functions are left out.
+Public: no part of the name starts with an underscore; special methods, overloads and functions inside functions are
+left out.
 """
 
 from __future__ import annotations

@@ -46,7 +46,8 @@ class BoxTable(NamedTuple):
     @property
     def placed(self) -> np.ndarray:
         """bool [M]: no crowd, and the image's size is known."""
-        return ~self.crowd & (self.sizes[self.image] > 0).all(axis=1)
+        placed: np.ndarray = ~self.crowd & (self.sizes[self.image] > 0).all(axis=1)
+        return placed
 
 
 @dataclass(frozen=True)

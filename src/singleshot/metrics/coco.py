@@ -85,7 +85,8 @@ def _best_of_each_class(found: FlatDetections) -> FlatDetections:
 
 def _bboxes(boxes: np.ndarray) -> list[list[float]]:
     """x y w h, as COCO has them."""
-    return np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), axis=1).tolist()
+    rows: list[list[float]] = np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), axis=1).tolist()
+    return rows
 
 
 def _truth_records(truth: FlatTruth) -> list[dict[str, Any]]:

@@ -198,7 +198,8 @@ def _xml_parser() -> Callable[[bytes], Any]:
         from defusedxml.ElementTree import fromstring
     except ImportError as error:
         raise MissingExtraError("reading VOC annotations needs defusedxml: pip install 'singleshot[train]'") from error
-    return fromstring
+    parse: Callable[[bytes], Any] = fromstring
+    return parse
 
 
 # UTF-8 by its own words or by silence, so that a "<!" in the bytes is one in the text and the reverse.

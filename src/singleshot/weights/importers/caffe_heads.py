@@ -214,7 +214,7 @@ def _step(row: Any, where: str) -> float:
     x, y = row.step_w or row.step, row.step_h or row.step
     if x != y or not 0 <= x < 1e6:
         raise CheckpointError(f"{where}: PriorBox with steps of {x} and {y} pixels: want one")
-    return round(x, 4)
+    return round(float(x), 4)
 
 
 # ---------------------------------------------------------------------------------------------- heads

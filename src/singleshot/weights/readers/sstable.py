@@ -140,7 +140,7 @@ def masked_crc32c(data: bytes) -> int:
         import google_crc32c
     except ImportError as error:
         raise MissingExtraError("this file needs google-crc32c: pip install 'singleshot[train]'") from error
-    crc = google_crc32c.value(data)
+    crc: int = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
