@@ -303,17 +303,17 @@ def test_links_within_the_folder_and_to_it_are_fine(tmp_path, voc_xml, write_voc
     assert open_dataset(tmp_path / "link").sample(0).image.shape == (48, 64, 3)
 
 
-def test_bccd_agrees_with_golden_coordinates(shared):
+def test_bccd_agrees_with_golden_coordinates(shared, golden):
     data = open_dataset(shared / "data" / "bccd", "test", class_names=["RBC", "WBC", "Platelets"])
-    golden = np.load(golden / "eval_inputs.npz", allow_pickle=False)
+    inputs = np.load(golden / "eval_inputs.npz", allow_pickle=False)
     ids = json.loads((golden / "eval_image_ids.json").read_text())
     order = {name: i for i, name in enumerate(data.image_ids)}
     assert sorted(order) == sorted(ids)
-    at = np.array([order[name] for name in ids])[golden["gt_image"]]
+    at = np.array([order[name] for name in ids])[inputs["gt_image"]]
     got = np.repeat(np.arange(len(data)), np.diff(data.ptr))
     # Both sides in one order: golden rows are 1-based inclusive and count classes from 1.
-    raw = np.maximum(golden["gt_box_xyxy_px"] - [1, 1, 0, 0], 0)
-    want = np.column_stack([at, golden["gt_label"] - 1, raw])
+    raw = np.maximum(inputs["gt_box_xyxy_px"] - [1, 1, 0, 0], 0)
+    want = np.column_stack([at, inputs["gt_label"] - 1, raw])
     have = np.column_stack([got, data.labels, data.boxes_px])
     np.testing.assert_array_equal(have[np.lexsort(have.T[::-1])], want[np.lexsort(want.T[::-1])])
 

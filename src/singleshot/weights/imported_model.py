@@ -34,7 +34,7 @@ class Importer(NamedTuple):
     name: str
     signature: tuple[str, ...]
     convert: Callable[[ForeignState], ImportedModel]
-    kind: str = ""
+    kind: str = "pytorch"
     matches: Callable[[ForeignState], bool] | None = None
 
     @property

@@ -39,6 +39,5 @@ IMPORTERS = (
             "conf.5.bias",
         ),
         _convert,
-        "pytorch",
     ),
 )

@@ -97,21 +97,18 @@ IMPORTERS = (
         "bubbliiiing-vgg",
         (*_VGG, "conf.0.weight"),
         _convert_vgg,
-        "pytorch",
-        _in_its_order,
+        matches=_in_its_order,
     ),
     # Asked for by name, in whatever order; otherwise amdegroot, whose names these are as well, comes before.
-    Importer("bubbliiiing-vgg", _VGG, _convert_vgg, "pytorch"),
+    Importer("bubbliiiing-vgg", _VGG, _convert_vgg),
     Importer(
         "bubbliiiing-mobilenetv2",
         ("mobilenet.0.0.weight", "mobilenet.18.0.weight", "extras.3.conv.3.weight", "L2Norm.weight", "conf.5.bias"),
         _convert_mobilenet,
-        "pytorch",
     ),
     Importer(
         "bubbliiiing-resnet50",
         ("resnet.0.weight", "resnet.6.0.conv1.weight", "extras.7.bias", "L2Norm.weight", "conf.5.bias"),
         _convert_resnet,
-        "pytorch",
     ),
 )

@@ -104,7 +104,6 @@ IMPORTERS = (
             f"{_HEAD}.reg_headers.5.bias",
         ),
         _convert_vgg,
-        "pytorch",
     ),
     Importer(
         "lufficc-mobilenetv2",
@@ -117,7 +116,6 @@ IMPORTERS = (
             f"{_HEAD}.reg_headers.5.bias",
         ),
         _convert_v2,
-        "pytorch",
     ),
     Importer(
         "lufficc-mobilenetv3",
@@ -130,6 +128,5 @@ IMPORTERS = (
             f"{_HEAD}.reg_headers.5.bias",
         ),
         _convert_v3,
-        "pytorch",
     ),
 )

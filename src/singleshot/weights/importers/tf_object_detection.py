@@ -201,6 +201,7 @@ IMPORTERS = (
         "tf-object-detection",
         (),
         _convert,
+        kind="",
         matches=_matches,
     ),
 )
