@@ -162,40 +162,8 @@ def _convert_lite(tensors: ForeignState) -> ImportedModel:
     return ImportedModel(model, f"{source} on MobileNetV2", _names(meta, num_classes), THRESHOLDS, (_LAST_FIRST,))
 
 
-_HEADS = ("bbox_head.cls_convs.0.0.weight", "bbox_head.reg_convs.5.0.bias")
 IMPORTERS = (
-    Importer(
-        "mmdet-vgg",
-        (
-            "backbone.features.0.weight",
-            "backbone.features.33.bias",
-            "neck.l2_norm.weight",
-            "neck.extra_layers.3.1.conv.weight",
-            *_HEADS,
-        ),
-        _convert_vgg,
-    ),
-    Importer(
-        "mmdet-vgg-old",
-        (
-            "backbone.features.0.weight",
-            "backbone.features.33.bias",
-            "backbone.l2_norm.weight",
-            "backbone.extra.7.weight",
-            "bbox_head.cls_convs.0.weight",
-            "bbox_head.reg_convs.5.bias",
-        ),
-        _convert_vgg,
-    ),
-    Importer(
-        "mmdet-ssdlite",
-        (
-            "backbone.conv1.conv.weight",
-            "backbone.layer7.0.linear_conv.conv.weight",
-            "neck.extra_layers.3.1.pointwise_conv.conv.weight",
-            "bbox_head.cls_convs.0.0.conv.weight",
-            "bbox_head.reg_convs.5.1.bias",
-        ),
-        _convert_lite,
-    ),
+    Importer("mmdet-vgg", _convert_vgg),
+    Importer("mmdet-vgg-old", _convert_vgg),
+    Importer("mmdet-ssdlite", _convert_lite),
 )

@@ -94,28 +94,6 @@ def _convert_mlperf(tensors: ForeignState) -> ImportedModel:
 
 
 IMPORTERS = (
-    Importer(
-        "nvidia",
-        (
-            "feature_extractor.feature_extractor.0.weight",
-            "feature_extractor.feature_extractor.6.0.conv1.weight",
-            "additional_blocks.0.0.weight",
-            "additional_blocks.4.4.running_var",
-            "loc.0.weight",
-            "conf.5.bias",
-        ),
-        _convert_nvidia,
-    ),
-    Importer(
-        "mlperf",
-        (
-            "model.layer1.0.weight",
-            "model.layer2.0.0.conv1.weight",
-            "additional_blocks.0.0.weight",
-            "additional_blocks.4.2.bias",
-            "loc.0.weight",
-            "conf.5.bias",
-        ),
-        _convert_mlperf,
-    ),
+    Importer("nvidia", _convert_nvidia),
+    Importer("mlperf", _convert_mlperf),
 )

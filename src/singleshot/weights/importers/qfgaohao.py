@@ -125,26 +125,9 @@ def _convert_squeeze(tensors: ForeignState) -> ImportedModel:
     return _convert(tensors, _trunk_squeeze, "sq-ssd-lite", "sq-ssd-lite")
 
 
-_LAST = ("classification_headers.5.bias", "regression_headers.5.bias")
 IMPORTERS = (
-    Importer(
-        "qfgaohao-vgg",
-        ("base_net.0.weight", "base_net.33.bias", "source_layer_add_ons.0.running_var", "extras.3.2.weight", *_LAST),
-        _convert_vgg,
-    ),
-    Importer(
-        "qfgaohao-mb1",
-        ("base_net.0.0.weight", "base_net.13.0.weight", "base_net.13.3.weight", "extras.3.0.weight", *_LAST),
-        _convert_v1,
-    ),
-    Importer(
-        "qfgaohao-mb2",
-        ("base_net.0.0.weight", "base_net.14.conv.6.weight", "base_net.18.0.weight", "extras.3.conv.7.weight", *_LAST),
-        _convert_v2,
-    ),
-    Importer(
-        "qfgaohao-sq",
-        ("base_net.0.weight", "base_net.12.expand3x3.weight", "extras.4.2.0.weight", "extras.4.0.weight", *_LAST),
-        _convert_squeeze,
-    ),
+    Importer("qfgaohao-vgg", _convert_vgg),
+    Importer("qfgaohao-mb1", _convert_v1),
+    Importer("qfgaohao-mb2", _convert_v2),
+    Importer("qfgaohao-sq", _convert_squeeze),
 )

@@ -104,27 +104,6 @@ def _convert_lite(tensors: ForeignState) -> ImportedModel:
 
 
 IMPORTERS = (
-    Importer(
-        "torchvision-ssd300",
-        (
-            "backbone.features.0.weight",
-            SCALE,
-            "backbone.extra.0.7.1.weight",
-            "backbone.extra.4.2.bias",
-            f"{LOCATION}.0.weight",
-            f"{CONFIDENCE}.5.bias",
-        ),
-        _convert_300,
-    ),
-    Importer(
-        "torchvision-ssdlite320",
-        (
-            "backbone.features.0.0.0.weight",
-            "backbone.features.1.3.0.weight",
-            "backbone.extra.3.2.0.weight",
-            f"{LOCATION}.0.0.0.weight",
-            f"{CONFIDENCE}.5.1.bias",
-        ),
-        _convert_lite,
-    ),
+    Importer("torchvision-ssd300", _convert_300),
+    Importer("torchvision-ssdlite320", _convert_lite),
 )
