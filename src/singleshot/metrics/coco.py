@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from singleshot.errors import MissingExtraError
+from singleshot.extras import needs
 from singleshot.metrics.flat import FlatDetections, FlatTruth, check_labels
 
 # The order of COCOeval.summarize (cocodataset/cocoapi, cocoeval.py).
@@ -36,10 +36,8 @@ def coco_average_precision(found: FlatDetections, truth: FlatTruth, num_classes:
     over the detection's area alone, so a part of a difficult object found is no mistake either.
     Raises DataError for a label outside the classes, MissingExtraError without faster-coco-eval.
     """
-    try:
+    with needs("train", "the COCO metric"):
         from faster_coco_eval import COCO, COCOeval_faster
-    except ImportError as error:
-        raise MissingExtraError("the COCO metric needs faster-coco-eval: pip install 'singleshot[train]'") from error
     check_labels(found, truth, num_classes)
     if num_classes == 0:
         empty = np.zeros(0)
