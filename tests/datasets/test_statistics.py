@@ -232,6 +232,6 @@ def test_its_absence_names_the_extra(tmp_path, monkeypatch, small):
     info, table = numbers(small), tabulate(small)
     for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'singleshot\[train\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'singleshot\[report\]'"):
         draw_info(info, table, tmp_path / "a.png")
     assert not list(tmp_path.iterdir())

@@ -44,18 +44,8 @@ def fetch(
         done = fetch_set(name, out, mirror, keep, progress)
     if as_json:
         kept = {path.name: str(path) for path in done.kept}
-        print(
-            json.dumps(
-                {
-                    "name": name,
-                    "out": str(done.out),
-                    "fetched": done.fresh,
-                    "files": done.files,
-                    "bytes": done.bytes,
-                    **_described(entry, kept),
-                }
-            )
-        )
+        counts = {"fetched": done.fresh, "files": done.files, "bytes": done.bytes}
+        print(json.dumps({"name": name, "out": str(done.out), **counts, **_described(entry, kept)}))
         return
     if done.fresh:
         print(f"{done.out}: {name}, {done.files} files, {show_bytes(done.bytes)}; splits {', '.join(entry.splits)}")

@@ -208,7 +208,9 @@ def describe(
     choices = presets()
     if model not in choices:
         raise ConfigError(f"--model {printable(model)}: want one of {', '.join(choices)}")
-    counts = Counter(table.problems) + Counter({k: n for k, n in (problems or {}).items() if KINDS[k][0] == ERROR})
+    counts = Counter(table.problems) + Counter(
+        {k: n for k, n in (problems or {}).items() if KINDS[k].severity == ERROR}
+    )
     splits = tuple(_count_split(name, np.array(at, np.int64), table) for name, at in raw.splits.items())
     classes = _count_classes(table)
     present = [one.objects for one in classes if one.objects]
