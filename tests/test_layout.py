@@ -18,7 +18,8 @@ PACKAGE = ROOT / "src" / "singleshot"
 GROUPS: dict[str, dict[str, set[str]]] = {
     "ground": {
         "_version": set(), "errors": set(), "records": set(),
-        "files": {"errors"}, "storage": {"errors"}, "devices": {"errors"}, "memory": set(), "timing": set(),
+        "extras": {"errors"}, "files": {"errors"}, "storage": {"errors", "extras"}, "devices": {"errors"},
+        "memory": set(), "timing": set(),
     },
     "SSD itself": {
         "boxes": set(), "prior_boxes": set(), "inputs": set(), "thresholds": set(), "presets": {"inputs"},

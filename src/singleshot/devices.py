@@ -78,7 +78,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     if name not in PRECISIONS:
         raise ConfigError(f"--precision {name}: want one of {', '.join(PRECISIONS)}")
     if name != "auto":
-        dtype = getattr(torch, name)
+        dtype: torch.dtype = getattr(torch, name)
         if dtype is torch.float16 and device.type == "cpu":
             raise ConfigError("--precision float16: no CPU trains in it; want bfloat16 or float32")
         return dtype

@@ -189,7 +189,8 @@ def boxes_to_square(boxes_px: np.ndarray, place: Placement, size: Size) -> np.nd
     """Pixel boxes [N, 4] of the original image -> float32 [N, 4] normalised to the input of `size` pixels."""
     scale = np.array([place.scale_x, place.scale_y] * 2, np.float64)
     shift = np.array([place.shift_x, place.shift_y] * 2, np.float64)
-    return ((boxes_px * scale + shift) / _corner_sides(size)).astype(np.float32)
+    boxes: np.ndarray = (boxes_px * scale + shift) / _corner_sides(size)
+    return boxes.astype(np.float32)
 
 
 def boxes_from_square(boxes: np.ndarray, place: Placement, size: Size, height: int, width: int) -> np.ndarray:
@@ -197,9 +198,9 @@ def boxes_from_square(boxes: np.ndarray, place: Placement, size: Size, height: i
     clipped to it."""
     scale = np.array([place.scale_x, place.scale_y] * 2, np.float64)
     shift = np.array([place.shift_x, place.shift_y] * 2, np.float64)
-    boxes_px = (np.asarray(boxes, np.float64) * _corner_sides(size) - shift) / scale
+    boxes_px: np.ndarray = (np.asarray(boxes, np.float64) * _corner_sides(size) - shift) / scale
     limits = np.array([width, height, width, height], np.float64)
-    return np.clip(boxes_px, 0.0, limits).astype(np.float32)
+    return boxes_px.clip(0.0, limits).astype(np.float32)
 
 
 def sides_of(size: Size) -> tuple[int, int]:

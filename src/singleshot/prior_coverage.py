@@ -92,7 +92,8 @@ def _nearest_overlap(spans: np.ndarray, ranges: np.ndarray) -> np.ndarray:
     """[M] overlap of spans [M, 2] with the one of the equally long ranges [f, 2] whose centre is nearest."""
     centres = ranges.mean(axis=1)
     near = ranges[np.searchsorted((centres[1:] + centres[:-1]) / 2, spans.mean(axis=1))]
-    return np.clip(np.minimum(spans[:, 1], near[:, 1]) - np.maximum(spans[:, 0], near[:, 0]), 0, None)
+    overlap: np.ndarray = np.minimum(spans[:, 1], near[:, 1]) - np.maximum(spans[:, 0], near[:, 0])
+    return overlap.clip(0, None)
 
 
 def _whole_map(boxes: np.ndarray, grid: PriorGrid) -> np.ndarray:
@@ -102,22 +103,25 @@ def _whole_map(boxes: np.ndarray, grid: PriorGrid) -> np.ndarray:
     inter = over_x * over_y
     union = np.ptp(grid.y, axis=1)[:, None] * np.ptp(grid.x, axis=1) + _areas(boxes)[:, None, None]
     union -= inter
-    return _ratio(inter, union).max(axis=(1, 2))
+    best: np.ndarray = _ratio(inter, union).max(axis=(1, 2))
+    return best
 
 
 def _overlaps(spans: np.ndarray, ranges: np.ndarray) -> np.ndarray:
     """[M, f] overlap of every span [M, 2] with every range [f, 2]."""
-    low = np.maximum(spans[:, :1], ranges[:, 0])
-    return np.clip(np.minimum(spans[:, 1:], ranges[:, 1]) - low, 0, None)
+    overlap: np.ndarray = np.minimum(spans[:, 1:], ranges[:, 1]) - np.maximum(spans[:, :1], ranges[:, 0])
+    return overlap.clip(0, None)
 
 
 def _areas(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    areas: np.ndarray = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return areas
 
 
 def _ratio(inter: np.ndarray, union: np.ndarray) -> np.ndarray:
     # Two boxes without area have IoU 0, as in singleshot.boxes.iou.
-    return inter / np.maximum(union, np.finfo(np.float64).tiny)
+    ratio: np.ndarray = inter / np.maximum(union, np.finfo(np.float64).tiny)
+    return ratio
 
 
 def why_unmatched(boxes: np.ndarray, shapes: np.ndarray, iou_min: float = IOU_MIN) -> np.ndarray:

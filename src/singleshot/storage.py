@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator
 from typing import IO, Any
 
-from singleshot.errors import DataError, MissingExtraError, printable
+from singleshot.errors import DataError, printable
+from singleshot.extras import needs
 
 # How long a server may take to connect, or to send anything; and what it must keep up on the whole.
 _REMOTE_SECONDS = 60.0
@@ -28,21 +29,15 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
 
 def filesystem(address: str) -> tuple[Any, str]:
     """The fsspec file system of an address and the path in it. Raises DataError for one that fsspec cannot open."""
-    try:
+    with needs("train", f"{printable(address)}: remote data"):
         import fsspec
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{printable(address)}: remote data needs fsspec: pip install 'singleshot[train]'"
-        ) from error
     # fsspec chains ("zip::https://...") and local files by address would go round the checks above.
     if "::" in address or address.lower().startswith(("file:", "local:")):
         raise DataError(f"{printable(address)}: not an address that is read here (want https://, s3://, ...)")
     options: dict[str, Any] = {}
     if address.lower().startswith(("http:", "https:")):
-        try:
+        with needs("remote", f"{printable(address)}:"):
             from aiohttp import ClientTimeout
-        except ImportError as error:
-            raise MissingExtraError(f"{printable(address)}: needs aiohttp: pip install 'singleshot[remote]'") from error
         timeout = ClientTimeout(total=None, sock_connect=_REMOTE_SECONDS, sock_read=_REMOTE_SECONDS)
         options["client_kwargs"] = {"timeout": timeout}
     try:

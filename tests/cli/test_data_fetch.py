@@ -28,10 +28,10 @@ from singleshot.datasets import open_dataset
 DRIVER = """
 import json, sys
 from singleshot.cli import main
-from singleshot.datasets.fetch.catalogue import CATALOGUE, Archive, FreeSet
+from singleshot.datasets.fetch.catalogue import Archive, FreeSet, free_sets
 size, checksum = json.loads(sys.argv.pop(1))
 archive = Archive("http://example.org/sets/tiny.tar", size, checksum, (("devkit/", ""),))
-CATALOGUE["tiny"] = FreeSet("Tiny", "voc", ("train",), "free", "http://example.org", (archive,), size)
+free_sets()["tiny"] = FreeSet("Tiny", "voc", ("train",), "free", "http://example.org", (archive,), size)
 main()
 """
 XML = "<annotation><object><name>cat</name><bndbox><xmin>2</xmin><ymin>2</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>\

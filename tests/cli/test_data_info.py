@@ -7,8 +7,9 @@ import shutil
 
 import pytest
 
-from singleshot.cli.data_info import _advice, _encodable, _table, verdict
+from singleshot.cli.data_info import _advice, _encodable, verdict
 from singleshot.datasets.statistics import Cover, Part
+from singleshot.metrics.table import align_columns
 from singleshot.prior_coverage import REASONS
 
 
@@ -93,7 +94,7 @@ def test_the_verdict_takes_the_cheapest_of_the_best():
 
 
 def test_tables_line_up_with_wide_letters():
-    lines = _table([["class", "n"], ["血小板", "10"], ["RBC", "7"]])
+    lines = align_columns([["class", "n"], ["血小板", "10"], ["RBC", "7"]])
     assert lines == ["class    n", "血小板  10", "RBC      7"]
 
 

@@ -157,7 +157,7 @@ def test_boxes_are_judged_as_training_judges_them(voc, box, kind, sized, finding
         open_dataset(root).sample(0)
     except DataError:
         refused = True
-    assert refused == (kind is not None and KINDS[kind][0] == "error")
+    assert refused == (kind is not None and KINDS[kind].severity == "error")
     for finding in (f for all_of_kind in found.values() for f in all_of_kind):
         assert (finding.number, finding.line) == (1, 1)
         assert finding.file.endswith("a.xml")

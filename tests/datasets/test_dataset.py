@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from singleshot.datasets import Dataset, open_dataset
+from singleshot.datasets.dataset import unknown_class
 from singleshot.datasets.packed_strings import StringTable, ragged_rows
 from singleshot.errors import DataError
 
@@ -94,14 +95,10 @@ def test_subset_keeps_each_image_with_its_objects(data):
         data.subset([2])
 
 
-def test_relabel_goes_by_name_and_forgets_only_unused_classes(data):
-    more = data.relabel(["bird", "cat", "dog"])
-    assert more.labels_of(1).tolist() == [1, 2]
-    assert more.class_names == ("bird", "cat", "dog")
-    with pytest.raises(DataError, match=r"2 objects of class 'dog', .* wanted \(cat, Dogs\); did you mean 'Dogs'"):
-        data.relabel(["cat", "Dogs"])
-    only_first = data.subset([0])  # one dog
-    assert only_first.relabel(["dog"]).labels.tolist() == [0]
+def test_an_unknown_class_is_named_with_the_nearest_whatever_its_capitals():
+    assert "'dog', which is not among the 2 wanted (cat, Dogs); did you mean 'Dogs'?" in unknown_class(
+        "dog", ["cat", "Dogs"]
+    )
 
 
 def test_sample_says_when_the_image_is_not_the_annotated_one(data, write_image):

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from singleshot.api.extras import needs, require
 from singleshot.api.options import Options, Progress, check_range, no_progress
 from singleshot.errors import ConfigError, printable
+from singleshot.extras import needs, require
 from singleshot.files import atomic_write
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from singleshot.api.extras import needs
 from singleshot.api.options import Options, check_range
 from singleshot.errors import ConfigError, printable
+from singleshot.extras import needs
 
 if TYPE_CHECKING:
     from singleshot.deploy.export import Exported

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from singleshot.api.extras import needs
 from singleshot.api.options import Options
 from singleshot.errors import ConfigError, printable
+from singleshot.extras import needs
 from singleshot.files import atomic_write
 
 if TYPE_CHECKING:

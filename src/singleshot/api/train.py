@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from singleshot.api.extras import needs, require
 from singleshot.api.options import Options, check_range, parse_bytes, parse_duration
 from singleshot.errors import CheckpointError, ConfigError, printable
+from singleshot.extras import needs, require
 from singleshot.files import atomic_write, is_free, numbered_folder
 
 if TYPE_CHECKING:

@@ -67,7 +67,8 @@ def draw_bench(report: Mapping[str, Any], path: str | Path) -> None:
 
 
 def _figures(candidate: Mapping[str, Any], kind: str, batch: str) -> Mapping[str, float] | None:
-    return candidate["tasks"].get(kind, {}).get(batch)
+    figures: Mapping[str, float] | None = candidate["tasks"].get(kind, {}).get(batch)
+    return figures
 
 
 def _label(candidate: Mapping[str, Any]) -> str:

@@ -74,7 +74,7 @@ class DetectorRunner:
         """By Detector.detect."""
         self._detect(list(paths), batch)
 
-    def _detect(self, sources: list, batch: int) -> None:
+    def _detect(self, sources: list[np.ndarray] | list[str], batch: int) -> None:
         detector = self._detector(batch > 1)
         if len(sources) == 1:
             detector.detect(sources[0])

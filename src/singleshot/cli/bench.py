@@ -12,6 +12,7 @@ import typer
 from singleshot.bench.options import ENGINES, PRECISIONS, BenchOptions
 from singleshot.cli.common import JsonOption, QuietOption, is_free, progress_bar
 from singleshot.errors import ConfigError, printable
+from singleshot.metrics.table import align_columns
 
 _HEADS = {"network": "network", "detect": "+ boxes", "memory": "from memory", "files": "from files"}
 _PEER_HEADS = {"torchvision ssd300_vgg16": "ssd300_vgg16", "torchvision ssdlite320_mobilenet_v3_large": "ssdlite320"}
@@ -120,7 +121,7 @@ def _latency(report: dict[str, Any]) -> list[str]:
         if any(cells):
             rows.append([one["name"], *(_percentiles(cell) for cell in cells)])
     title = f"ms, batch {batch}: median / 90 % / 99 %"
-    return ["", *_columns([[title, *_HEADS.values()], *rows])] if rows else []
+    return ["", *align_columns([[title, *_HEADS.values()], *rows])] if rows else []
 
 
 def _percentiles(cell: dict[str, float] | None) -> str:
@@ -146,7 +147,7 @@ def _rates(report: dict[str, Any]) -> list[str]:
         peak = "-" if one["peak_mb"] is None else f"{one['peak_mb']:.0f} MB"
         rows.append([one["name"], *cells, start, peak])
     title = "images/s (at the best batch)"
-    return ["", *_columns([[title, *_HEADS.values(), "start", "memory"], *rows])] if rows else []
+    return ["", *align_columns([[title, *_HEADS.values(), "start", "memory"], *rows])] if rows else []
 
 
 def _compared(report: dict[str, Any]) -> list[str]:
@@ -159,7 +160,7 @@ def _compared(report: dict[str, Any]) -> list[str]:
         if shown:
             title = f"times torchvision's, {_HEADS[kind]}, batch {report['batches'][0]}"
             heads = [_PEER_HEADS.get(peer, peer) for peer in shown]
-            lines += ["", *_columns([[title, *heads], *rows])]
+            lines += ["", *align_columns([[title, *heads], *rows])]
     return lines
 
 
@@ -170,14 +171,6 @@ def _failures(report: dict[str, Any]) -> list[str]:
         for where, why in one["failures"].items()
     ]
     return ["", "not measured", *lines] if lines else []
-
-
-def _columns(rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
 
 
 def _first_failure(report: dict[str, Any]) -> str:

@@ -34,6 +34,11 @@ WorkersOption = Annotated[int | None, typer.Option("--workers", min=0, max=64, h
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
 
+def count_of(number: int, one: str, many: str | None = None) -> str:
+    """A number and what it counts: "1 image", "2 classes"; many: the plural where it is not `one` and an s."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def hush_stdout() -> None:
     """After a BrokenPipeError: the reader has gone, and Python would complain once more when it flushes at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

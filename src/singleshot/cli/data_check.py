@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from singleshot.cli.common import JsonOption, QuietOption, progress_bar
+from singleshot.cli.common import JsonOption, QuietOption, count_of, progress_bar
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.files import is_free
 
@@ -20,22 +20,6 @@ if TYPE_CHECKING:
     from singleshot.datasets.checks.repair import Repaired
 
 _COLOURS = {"error": typer.colors.RED, "warning": typer.colors.YELLOW, "note": typer.colors.BLUE}
-# Kinds of findings that --fix does something about.
-_FIXABLE = {
-    "annotation-unreadable",
-    "annotation-malformed",
-    "image-missing",
-    "image-corrupt",
-    "size-mismatch",
-    "box-not-finite",
-    "box-without-area",
-    "box-outside",
-    "box-duplicated",
-    "class-unknown",
-    "class-misspelt",
-    "split-unusable",
-    "image-in-two-splits",
-}
 _MAX_CLASSES_BYTES = 2**20
 
 
@@ -62,6 +46,7 @@ def check_command(
     """
     from singleshot.datasets import open_source
     from singleshot.datasets.checks import check_source
+    from singleshot.datasets.findings import KINDS
 
     if out is not None and not fix:
         raise ConfigError("--out says where --fix writes; give --fix too")
@@ -86,7 +71,7 @@ def check_command(
         print(json.dumps({"data": data, **result.to_dict(), "fixed": fixed}))
     elif repaired is not None:
         _print_repaired(repaired, most, quiet)
-    elif not quiet and _FIXABLE & set(result.counts):
+    elif not quiet and any(KINDS[kind].fixable for kind in result.counts):
         again = f" --out {_quoted(_default_out(data))}"
         print(f"to repair what can be repaired, in a copy: singleshot data check {_quoted(data)} --fix{again}")
     if repaired is None and result.severity("error"):
@@ -130,17 +115,13 @@ def _quoted(text: str) -> str:
     return shlex.quote(printable(text))
 
 
-def _plural(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
-
-
 def _print_findings(result: CheckResult, most: int, quiet: bool) -> None:
     from singleshot.datasets.findings import KINDS
 
     by_kind: dict[str, list[Any]] = {}
     for finding in result.findings:
         by_kind.setdefault(finding.kind, []).append(finding)
-    for kind, (severity, about) in KINDS.items():
+    for kind, (severity, about, _) in KINDS.items():
         found = by_kind.get(kind, [])
         if not found:
             continue
@@ -155,9 +136,9 @@ def _print_findings(result: CheckResult, most: int, quiet: bool) -> None:
         return
     splits = ", ".join(f"{printable(name, 40)} {count}" for name, count in result.splits.items()) or "none"
     made = " (made here)" if result.raw.made else ""
-    numbers = ", ".join(_plural(result.severity(name), name) for name in ("error", "warning", "note"))
+    numbers = ", ".join(count_of(result.severity(name), name) for name in ("error", "warning", "note"))
     print(
-        f"{_plural(result.images, 'image')}, {_plural(result.objects, 'object')}, {len(result.classes)} classes; "
+        f"{count_of(result.images, 'image')}, {count_of(result.objects, 'object')}, {len(result.classes)} classes; "
         f"splits: {splits}{made}; {result.seconds:.1f} s"
     )
     print(numbers if result.findings else "nothing wrong was found")
@@ -172,6 +153,6 @@ def _print_repaired(repaired: Repaired, most: int, quiet: bool) -> None:
             print(f"  ... and {len(changes) - most} more")
     if not quiet:
         print(
-            f"written: {printable(repaired.out)} ({repaired.form} form, {_plural(repaired.images, 'image')}, "
-            f"{_plural(repaired.objects, 'object')})"
+            f"written: {printable(repaired.out)} ({repaired.form} form, {count_of(repaired.images, 'image')}, "
+            f"{count_of(repaired.objects, 'object')})"
         )

@@ -49,19 +49,8 @@ def convert(
         done = write_dataset(raw, out, to, advance)
     seconds = round(time.perf_counter() - started, 2)
     if as_json:
-        print(
-            json.dumps(
-                {
-                    "data": data,
-                    "from": raw.form,
-                    "out": str(out),
-                    "to": to,
-                    **done._asdict(),
-                    "class_names": raw.class_names,
-                    "seconds": seconds,
-                }
-            )
-        )
+        places = {"data": data, "from": raw.form, "out": str(out), "to": to}
+        print(json.dumps({**places, **done._asdict(), "class_names": raw.class_names, "seconds": seconds}))
         return
     splits = ", ".join(f"{printable(name, 60)} {count}" for name, count in done.splits.items())
     print(f"{printable(out)}: {FORMATS[to].about}, {done.images} images ({splits}), {done.objects} objects")

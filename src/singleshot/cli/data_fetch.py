@@ -32,10 +32,10 @@ def fetch(
 
     Example: singleshot data fetch bccd, then singleshot train data/bccd
     """
-    from singleshot.datasets.fetch import CATALOGUE, fetch_set, find_set, show_bytes
+    from singleshot.datasets.fetch import fetch_set, find_set, free_sets, show_bytes
 
     if name is None or list_sets:
-        _list_sets(CATALOGUE, as_json)
+        _list_sets(free_sets(), as_json)
         return
     entry = find_set(name)
     if not quiet:
@@ -44,18 +44,8 @@ def fetch(
         done = fetch_set(name, out, mirror, keep, progress)
     if as_json:
         kept = {path.name: str(path) for path in done.kept}
-        print(
-            json.dumps(
-                {
-                    "name": name,
-                    "out": str(done.out),
-                    "fetched": done.fresh,
-                    "files": done.files,
-                    "bytes": done.bytes,
-                    **_described(entry, kept),
-                }
-            )
-        )
+        counts = {"fetched": done.fresh, "files": done.files, "bytes": done.bytes}
+        print(json.dumps({"name": name, "out": str(done.out), **counts, **_described(entry, kept)}))
         return
     if done.fresh:
         print(f"{done.out}: {name}, {done.files} files, {show_bytes(done.bytes)}; splits {', '.join(entry.splits)}")

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from singleshot.api.extras import require
 from singleshot.api.train import DEFAULT_MODEL
-from singleshot.cli.common import JsonOption, QuietOption, progress_bar
+from singleshot.cli.common import JsonOption, QuietOption, count_of, progress_bar
 from singleshot.errors import ConfigError, printable
+from singleshot.extras import require
 from singleshot.files import atomic_write
+from singleshot.metrics.table import align_columns
 
 if TYPE_CHECKING:
     from singleshot.datasets.statistics import BoxTable, Cover, DataInfo, Part
@@ -99,8 +100,8 @@ def format_info(found: DataInfo, data: str) -> str:
 
     form = FORMATS[found.form].about if found.form in FORMATS else found.form
     title = (
-        f"{printable(found.source)}: {form}, {_count(found.total.images, 'image')}, "
-        f"{_count(found.total.objects, 'object')}, {_count(len(found.classes), 'class', 'classes')}"
+        f"{printable(found.source)}: {form}, {count_of(found.total.images, 'image')}, "
+        f"{count_of(found.total.objects, 'object')}, {count_of(len(found.classes), 'class', 'classes')}"
     )
     parts = [
         [*_wrap([title]), *_problems(found, data)],
@@ -120,11 +121,11 @@ def _problems(found: DataInfo, data: str) -> list[str]:
         from singleshot.datasets.findings import KINDS
 
         kinds = sorted(found.problems.items(), key=lambda kind: -kind[1])
-        words = ", ".join(f"{count} of {KINDS[kind][1]}" for kind, count in kinds[:2])
+        words = ", ".join(f"{count} of {KINDS[kind].about}" for kind, count in kinds[:2])
         more = f", {len(kinds) - 2} kinds more" if len(kinds) > 2 else ""
-        lines += [f"{_count(total, 'problem')}: {words}{more}", f"list them: singleshot data check {printable(data)}"]
+        lines += [f"{count_of(total, 'problem')}: {words}{more}", f"list them: singleshot data check {printable(data)}"]
     if found.unmeasured:
-        lines.append(f"{_count(found.unmeasured, 'image')} could not be measured: left out of all sizes and priors")
+        lines.append(f"{count_of(found.unmeasured, 'image')} could not be measured: left out of all sizes and priors")
     return _wrap(lines)
 
 
@@ -135,7 +136,7 @@ def _splits(found: DataInfo) -> list[str]:
         name = printable(one.name, 24) if one is not found.total else "all, each once"
         rows.append([name, *map(str, (one.images, one.empty, one.objects, one.difficult, one.crowd))])
     note = ["(no splits in the data: made here by a hash of the names)"] if found.made else []
-    return [*_table(rows), *note]
+    return [*align_columns(rows), *note]
 
 
 def _classes(found: DataInfo) -> list[str]:
@@ -154,7 +155,7 @@ def _classes(found: DataInfo) -> list[str]:
     empty = [printable(one.name, 24) for one in found.classes if not one.objects]
     if empty:
         lines.append(f"Without objects here: {', '.join(empty[:3])}{f' and {len(empty) - 3} more' * (len(empty) > 3)}.")
-    return [*_table(rows), *_wrap(lines)]
+    return [*align_columns(rows), *_wrap(lines)]
 
 
 def _sizes(found: DataInfo) -> list[str]:
@@ -182,11 +183,11 @@ def _sizes(found: DataInfo) -> list[str]:
     if found.image_sizes:
         known = max(found.total.images - found.unmeasured, 1)
         shown = ", ".join(f"{w} x {h} ({n / known:.0%})" for w, h, n in found.image_sizes)
-        lines.append(f"{_count(found.distinct_sizes, 'image size')}, most often {shown}")
+        lines.append(f"{count_of(found.distinct_sizes, 'image size')}, most often {shown}")
     if found.coco:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in found.coco.items())
         lines.append(f"COCO's sizes: {shares} (bounds: 32 x 32 and 96 x 96 px of the image)")
-    return [*_table(rows), *_wrap(lines)]
+    return [*align_columns(rows), *_wrap(lines)]
 
 
 def _cover(found: DataInfo) -> list[str]:
@@ -204,7 +205,7 @@ def _cover(found: DataInfo) -> list[str]:
     for part in cover.sides:
         if part.objects:
             rows.append([part.name, str(part.objects), _percent(part), _mean(part), _bar(part.matched or 0)])
-    return [*_wrap(lines), *_table(rows)]
+    return [*_wrap(lines), *align_columns(rows)]
 
 
 def _presets(found: DataInfo) -> list[str]:
@@ -214,7 +215,7 @@ def _presets(found: DataInfo) -> list[str]:
         for k, name in enumerate(cover.models):
             rest = [str(cover.input_px), str(cover.count), *figures] if k == 0 else [""] * 7
             rows.append([f"{name}{' *' if name == found.model else ''}", *rest])
-    return _table(rows)
+    return align_columns(rows)
 
 
 def _meaning(found: DataInfo) -> list[str]:
@@ -228,7 +229,7 @@ def _meaning(found: DataInfo) -> list[str]:
         reasons = sorted(chosen.unmatched.items(), key=lambda reason: -reason[1])
         words = ", ".join(f"{REASONS[key]} {count} ({count / missed:.0%})" for key, count in reasons)
         lines.append(
-            f"No prior of {found.model} matches {_count(missed, 'object')}: {words}. Training gives each of "
+            f"No prior of {found.model} matches {count_of(missed, 'object')}: {words}. Training gives each of "
             "them its one best prior all the same."
         )
         if missed >= _WORTH * chosen.all.objects:
@@ -280,21 +281,6 @@ def _advice(reason: str, cover: Cover, better: bool) -> str:
 # ---------------------------------------------------------------------------------------------- cells
 
 
-def _table(rows: list[list[str]]) -> list[str]:
-    """Columns side by side: the first and the bars to the left, figures to the right."""
-    from rich.cells import cell_len
-
-    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = []
-        for k, (cell, width) in enumerate(zip(row, widths, strict=True)):
-            space = " " * (width - cell_len(cell))
-            cells.append(cell + space if k == 0 or not rows[0][k] else space + cell)
-        lines.append("  ".join(cells).rstrip())
-    return lines
-
-
 def _wrap(lines: Sequence[str]) -> list[str]:
     """Sentences, each in as many lines as it needs."""
     fill = textwrap.TextWrapper(_COLUMNS, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
@@ -315,10 +301,6 @@ def _encodable(text: str, encoding: str) -> str:
         text = text.translate({ord(block): "#" if block == "█" else "" for block in _EIGHTHS.strip()})
         return text.encode("ascii", "replace").decode()
     return text
-
-
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def _percent(part: Part) -> str:

@@ -59,17 +59,8 @@ def shard(
             name: {"shards": len(shards), "images": sum(shard["samples"] for shard in shards)}
             for name, shards in written.splits.items()
         }
-        print(
-            json.dumps(
-                {
-                    "folder": str(out),
-                    "images": written.images,
-                    "objects": written.objects,
-                    "bytes": written.size,
-                    "splits": splits,
-                }
-            )
-        )
+        totals = {"images": written.images, "objects": written.objects, "bytes": written.size}
+        print(json.dumps({"folder": str(out), **totals, "splits": splits}))
         return
     for name, shards in written.splits.items():
         print(f"{printable(name)}: {sum(shard['samples'] for shard in shards)} images in {len(shards)} shards")

@@ -10,13 +10,13 @@ import typer
 
 from singleshot.api.detect import DetectOptions
 from singleshot.api.evaluate import EvaluateOptions, run_evaluation
-from singleshot.api.extras import require
 from singleshot.api.train import DEFAULT_MODEL, TrainOptions, run_training
 from singleshot.cli.common import STOPPED, DeviceOption
 from singleshot.cli.detect import RunPrinter
 from singleshot.cli.detect import run as detect
 from singleshot.cli.train import watch
 from singleshot.errors import DataError, printable
+from singleshot.extras import require
 from singleshot.files import atomic_write, numbered_folder
 
 PICTURES = 12

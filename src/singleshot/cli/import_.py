@@ -12,7 +12,7 @@ import typer
 from singleshot.api.import_checkpoint import Imported, ImportOptions, run_import
 from singleshot.cli.common import JsonOption, QuietOption
 from singleshot.errors import ConfigError, printable
-from singleshot.importable import IMPORTABLE
+from singleshot.importable import importable
 
 _SHOWN = 20  # detections that are listed
 
@@ -49,7 +49,7 @@ def import_command(
     needs to be installed, and no code in a file is run.
     """
     if show_list:
-        rows = [{"name": name, "about": about} for name, about in IMPORTABLE.items()]
+        rows = [{"name": name, "about": row.about} for name, row in importable().items()]
         print(json.dumps(rows) if as_json else "\n".join(f"{row['name']:<24} {row['about']}" for row in rows))
         return
     if checkpoint is None:

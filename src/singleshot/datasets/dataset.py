@@ -147,24 +147,6 @@ class Dataset:
             area=self.area[rows],
         )
 
-    def relabel(self, class_names: Sequence[str]) -> Dataset:
-        """The same data with labels that index `class_names`, matched by name.
-
-        Raises DataError when a class that has objects here is not in `class_names`; one without is forgotten.
-        """
-        wanted = {name: label for label, name in enumerate(class_names)}
-        used = np.bincount(self.labels, minlength=len(self.class_names))
-        table = np.full(len(self.class_names), -1, np.int64)
-        for label, name in enumerate(self.class_names):
-            if name in wanted:
-                table[label] = wanted[name]
-            elif used[label]:
-                count = int(used[label])
-                raise DataError(
-                    f"{printable(self.source)}: {count} object{'s' * (count > 1)} of {unknown_class(name, class_names)}"
-                )
-        return replace(self, class_names=tuple(class_names), labels=table[self.labels])
-
 
 def unknown_class(name: str, known: Iterable[str]) -> str:
     """The end of a message about a class that is not among the wanted ones, with the nearest of those."""

@@ -10,30 +10,40 @@ from singleshot.errors import DataError, printable
 
 # What a finding means for a training. An error stops it; a warning spoils it; a note is good to know.
 ERROR, WARNING, NOTE = "error", "warning", "note"
+
+
+class Kind(NamedTuple):
+    """A kind of finding; fixable: `data check --fix` does something about it."""
+
+    severity: str
+    about: str
+    fixable: bool = False
+
+
 KINDS = {
-    "annotation-unreadable": (ERROR, "a label file that cannot be read"),
-    "annotation-malformed": (ERROR, "an entry of a label file that cannot be used"),
-    "image-missing": (ERROR, "a labelled image that is not there"),
-    "image-corrupt": (ERROR, "an image that does not decode"),
-    "image-damaged": (WARNING, "an image that decodes with errors"),
-    "size-mismatch": (ERROR, "the label says another image size than the file has"),
-    "exif-rotation": (NOTE, "the file says to turn the image"),
-    "box-not-finite": (ERROR, "a coordinate that is no place"),
-    "box-without-area": (ERROR, "a box without width or height"),
-    "box-outside": (ERROR, "a box that reaches out of its image"),
-    "box-duplicated": (WARNING, "the same box twice in an image"),
-    "box-tiny": (WARNING, "a box smaller than the network can see"),
-    "box-huge": (NOTE, "a box as large as its image"),
-    "class-unknown": (ERROR, "a class that the list of classes does not have"),
-    "class-misspelt": (WARNING, "a rare class with nearly the name of a common one"),
-    "class-absent": (WARNING, "a class without objects in a split"),
-    "nothing-labelled": (ERROR, "no image has an object"),
-    "split-unusable": (ERROR, "a split that cannot be used"),
-    "image-in-two-splits": (WARNING, "the same image in two splits"),
-    "image-duplicated": (NOTE, "the same image twice in a split"),
-    "image-unlabelled": (WARNING, "an image that no label file mentions"),
-    "image-unused": (NOTE, "a labelled image that no split lists"),
-    "image-without-objects": (NOTE, "an image labelled as background"),
+    "annotation-unreadable": Kind(ERROR, "a label file that cannot be read", fixable=True),
+    "annotation-malformed": Kind(ERROR, "an entry of a label file that cannot be used", fixable=True),
+    "image-missing": Kind(ERROR, "a labelled image that is not there", fixable=True),
+    "image-corrupt": Kind(ERROR, "an image that does not decode", fixable=True),
+    "image-damaged": Kind(WARNING, "an image that decodes with errors"),
+    "size-mismatch": Kind(ERROR, "the label says another image size than the file has", fixable=True),
+    "exif-rotation": Kind(NOTE, "the file says to turn the image"),
+    "box-not-finite": Kind(ERROR, "a coordinate that is no place", fixable=True),
+    "box-without-area": Kind(ERROR, "a box without width or height", fixable=True),
+    "box-outside": Kind(ERROR, "a box that reaches out of its image", fixable=True),
+    "box-duplicated": Kind(WARNING, "the same box twice in an image", fixable=True),
+    "box-tiny": Kind(WARNING, "a box smaller than the network can see"),
+    "box-huge": Kind(NOTE, "a box as large as its image"),
+    "class-unknown": Kind(ERROR, "a class that the list of classes does not have", fixable=True),
+    "class-misspelt": Kind(WARNING, "a rare class with nearly the name of a common one", fixable=True),
+    "class-absent": Kind(WARNING, "a class without objects in a split"),
+    "nothing-labelled": Kind(ERROR, "no image has an object"),
+    "split-unusable": Kind(ERROR, "a split that cannot be used", fixable=True),
+    "image-in-two-splits": Kind(WARNING, "the same image in two splits", fixable=True),
+    "image-duplicated": Kind(NOTE, "the same image twice in a split"),
+    "image-unlabelled": Kind(WARNING, "an image that no label file mentions"),
+    "image-unused": Kind(NOTE, "a labelled image that no split lists"),
+    "image-without-objects": Kind(NOTE, "an image labelled as background"),
 }
 
 
@@ -51,7 +61,7 @@ class Finding(NamedTuple):
     @property
     def severity(self) -> str:
         """ERROR, WARNING or NOTE."""
-        return KINDS[self.kind][0]
+        return KINDS[self.kind].severity
 
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""

@@ -30,6 +30,11 @@ def ragged_rows(ptr: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.nd
     return np.repeat(starts - new_ptr[:-1], counts) + np.arange(new_ptr[-1]), new_ptr
 
 
+def is_text(name: str) -> bool:
+    """Whether UTF-8 holds it: no lone surrogates, which stand for bytes that were no UTF-8."""
+    return name.isascii() or not any("\ud800" <= c <= "\udfff" for c in name)
+
+
 def is_encodable(text: str) -> bool:
     """Whether a StringTable can hold it, and a file be called so: no lone surrogate that no byte stands behind."""
     try:

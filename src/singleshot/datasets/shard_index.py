@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from singleshot.datasets.packed_strings import is_encodable
 from singleshot.datasets.raw import Box
 from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
@@ -180,13 +181,7 @@ def _number(value: object) -> bool:
 
 def is_text(value: object) -> bool:
     """Whether it is a name or text that a StringTable holds."""
-    if not isinstance(value, str) or not value:
-        return False
-    try:
-        value.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return False
-    return True
+    return isinstance(value, str) and value != "" and is_encodable(value)
 
 
 def _show(value: object) -> str:

@@ -46,7 +46,8 @@ class BoxTable(NamedTuple):
     @property
     def placed(self) -> np.ndarray:
         """bool [M]: no crowd, and the image's size is known."""
-        return ~self.crowd & (self.sizes[self.image] > 0).all(axis=1)
+        placed: np.ndarray = ~self.crowd & (self.sizes[self.image] > 0).all(axis=1)
+        return placed
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,9 @@ def describe(
     choices = presets()
     if model not in choices:
         raise ConfigError(f"--model {printable(model)}: want one of {', '.join(choices)}")
-    counts = Counter(table.problems) + Counter({k: n for k, n in (problems or {}).items() if KINDS[k][0] == ERROR})
+    counts = Counter(table.problems) + Counter(
+        {k: n for k, n in (problems or {}).items() if KINDS[k].severity == ERROR}
+    )
     splits = tuple(_count_split(name, np.array(at, np.int64), table) for name, at in raw.splits.items())
     classes = _count_classes(table)
     present = [one.objects for one in classes if one.objects]

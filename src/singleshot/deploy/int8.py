@@ -166,7 +166,7 @@ def quantise_network(network: onnx.ModelProto, images: PreprocessedImages | Sequ
     feed = nncf.Dataset(range(len(images)), lambda i: {"images": images[i].square[None]})
     with silent():
         # Weights symmetric, maps not: hardswish and raw images waste half of a symmetric range.
-        return nncf.quantize(
+        quantised: onnx.ModelProto = nncf.quantize(
             copy.deepcopy(network),
             feed,
             subset_size=len(images),
@@ -174,6 +174,7 @@ def quantise_network(network: onnx.ModelProto, images: PreprocessedImages | Sequ
             target_device=nncf.TargetDevice.CPU,
             ignored_scope=nncf.IgnoredScope(names=l2norm_nodes(network)),
         )
+        return quantised
 
 
 class _Judge:

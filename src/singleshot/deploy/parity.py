@@ -131,7 +131,8 @@ def _corner_px(model: SSD) -> Tensor:
 
 def _raw(model: SSD, images: np.ndarray) -> RawOutput:
     with torch.inference_mode():
-        return model.eval()(torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2))
+        raw: RawOutput = model.eval()(torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2))
+        return raw
 
 
 def _boxes(model: SSD, raw: RawOutput, rules: Thresholds) -> Tensor:

@@ -44,7 +44,8 @@ class TorchEngine:
     def forward(self, images: torch.Tensor) -> RawOutput:
         """Raw outputs of images [B, C, H, W], 0..255, wherever they are."""
         with autocast(self.device, self.dtype):
-            return self.model(images.to(self.device, non_blocking=True))
+            raw: RawOutput = self.model(images.to(self.device, non_blocking=True))
+            return raw
 
     def decode(self, raw: RawOutput) -> list[ImageDetections]:
         """Detections of raw outputs as arrays, boxes normalised to the input."""

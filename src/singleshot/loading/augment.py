@@ -290,9 +290,10 @@ def gain_table(gain: float) -> np.ndarray:
 def _merge(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
     if first is None or second is None:
         return second if first is None else first
-    return second[first]
+    merged: np.ndarray = second[first]
+    return merged
 
 
 def _to_uint8(levels: np.ndarray) -> np.ndarray:
     # Rounds halves to even as OpenCV's saturate_cast does.
-    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+    return levels.round().clip(0, 255).astype(np.uint8)

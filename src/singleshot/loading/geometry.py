@@ -308,7 +308,8 @@ def _centre_inside(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
     """Whether the centre of each box [N, 4] is in the region, edges included: bool [N] for [4], [R, N] for [R, 4]."""
     x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
     x0, y0, x1, y1 = (regions[..., k, None] for k in range(4))
-    return (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)
+    inside: np.ndarray = (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)
+    return inside
 
 
 def _best_iou(regions: np.ndarray, boxes: np.ndarray) -> np.ndarray:
@@ -320,4 +321,5 @@ def _best_iou(regions: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     inside = np.maximum(np.minimum(rx1, bx1) - np.maximum(rx0, bx0), 0.0)
     inside *= np.maximum(np.minimum(ry1, by1) - np.maximum(ry0, by0), 0.0)
     union = (rx1 - rx0) * (ry1 - ry0) + (bx1 - bx0) * (by1 - by0) - inside
-    return (inside / union).max(1)
+    best: np.ndarray = (inside / union).max(1)
+    return best

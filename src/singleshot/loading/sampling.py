@@ -149,7 +149,8 @@ def _spread(weights: list[int], count: int) -> list[int]:
     steps[lacking] += 1
     streams = np.repeat(np.arange(len(weights)), steps)
     when = np.concatenate([(np.arange(n) + 0.5) / n for n in steps.tolist() if n])
-    return streams[np.lexsort((streams, when))].tolist()
+    order: list[int] = streams[np.lexsort((streams, when))].tolist()
+    return order
 
 
 def shuffled(

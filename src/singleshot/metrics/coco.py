@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from singleshot.errors import MissingExtraError
+from singleshot.extras import needs
 from singleshot.metrics.flat import FlatDetections, FlatTruth, check_labels
 
 # The order of COCOeval.summarize (cocodataset/cocoapi, cocoeval.py).
@@ -36,10 +36,8 @@ def coco_average_precision(found: FlatDetections, truth: FlatTruth, num_classes:
     over the detection's area alone, so a part of a difficult object found is no mistake either.
     Raises DataError for a label outside the classes, MissingExtraError without faster-coco-eval.
     """
-    try:
+    with needs("train", "the COCO metric"):
         from faster_coco_eval import COCO, COCOeval_faster
-    except ImportError as error:
-        raise MissingExtraError("the COCO metric needs faster-coco-eval: pip install 'singleshot[train]'") from error
     check_labels(found, truth, num_classes)
     if num_classes == 0:
         empty = np.zeros(0)
@@ -85,7 +83,8 @@ def _best_of_each_class(found: FlatDetections) -> FlatDetections:
 
 def _bboxes(boxes: np.ndarray) -> list[list[float]]:
     """x y w h, as COCO has them."""
-    return np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), axis=1).tolist()
+    rows: list[list[float]] = np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), axis=1).tolist()
+    return rows
 
 
 def _truth_records(truth: FlatTruth) -> list[dict[str, Any]]:

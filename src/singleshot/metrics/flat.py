@@ -34,7 +34,8 @@ class FlatTruth(NamedTuple):
     @property
     def ignored(self) -> np.ndarray:
         """bool [M]: objects that neither count nor hurt."""
-        return self.difficult | self.crowd
+        ignored: np.ndarray = self.difficult | self.crowd
+        return ignored
 
 
 def flatten(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import unicodedata
+from collections.abc import Sequence
 
 from singleshot.errors import printable
 from singleshot.metrics.evaluation import ClassResult, Evaluation, mean_known
@@ -17,15 +17,17 @@ def format_table(evaluation: Evaluation) -> str:
 
     precision, recall, F1 and score are those of the point with the greatest F1. A dash stands for what is not defined.
     """
+    from rich.cells import cell_len
+
     coco = evaluation.metric == "coco"
     head = ("class", "AP", *(("AP50",) if coco else ()), *_COUNTS, *_BEST)
     rows = [_cells(printable(one.name, 60), one, coco) for one in evaluation.per_class]
-    lines = _align([head, *rows, _mean_cells(evaluation, coco)])
-    rule = max(map(_width, lines))
+    lines = align_columns([head, *rows, _mean_cells(evaluation, coco)])
+    rule = max(map(cell_len, lines))
     body = [lines[0], "-" * rule, *lines[1:-1], "-" * rule, lines[-1]]
     if evaluation.stats:
         body += ["", "  ".join(f"{name} {_rate(value)}" for name, value in evaluation.stats.items())]
-    return "\n".join(line.rstrip() for line in body)
+    return "\n".join(body)
 
 
 def _cells(name: str, one: ClassResult, coco: bool) -> tuple[str, ...]:
@@ -47,16 +49,19 @@ def _rate(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
-def _width(text: str) -> int:
-    """Columns on a terminal: East Asian wide characters take two."""
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table by its rows, the head first: names and columns without a head to the left, others to the right.
 
+    East Asian wide characters take two columns of a terminal.
+    """
+    from rich.cells import cell_len
 
-def _align(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
-        pads = [" " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)]
-        first = row[0] + pads[0]
-        lines.append("  ".join([first, *(pad + cell for cell, pad in zip(row[1:], pads[1:], strict=True))]))
+        cells = []
+        for k, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            space = " " * (width - cell_len(cell))
+            cells.append(cell + space if k == 0 or not rows[0][k] else space + cell)
+        lines.append("  ".join(cells).rstrip())
     return lines

@@ -142,8 +142,8 @@ def best_overlaps(
 
 
 def _areas(boxes: np.ndarray, extra: float) -> np.ndarray:
-    sides = np.maximum(boxes[:, 2:] - boxes[:, :2] + extra, 0.0)
-    return sides[:, 0] * sides[:, 1]
+    areas: np.ndarray = np.maximum(boxes[:, 2:] - boxes[:, :2] + extra, 0.0).prod(axis=1)
+    return areas
 
 
 def _judge(overlap: np.ndarray, best: np.ndarray, ignored: np.ndarray, iou_min: float) -> tuple[np.ndarray, np.ndarray]:

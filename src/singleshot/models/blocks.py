@@ -94,7 +94,8 @@ class DepthwiseConv2d(nn.Conv2d):
         if not quick or torch.compiler.is_compiling():
             return super().forward(x)
         dtype = torch.get_autocast_dtype("cpu")
-        return _Depthwise.apply(x.to(dtype), self.weight.to(dtype), self.stride[0])
+        maps: Tensor = _Depthwise.apply(x.to(dtype), self.weight.to(dtype), self.stride[0])
+        return maps
 
 
 def use_fast_depthwise(module: nn.Module) -> None:
@@ -133,7 +134,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, channels, H / stride, W / stride]"""
-        return x + self.layers(x) if self.shortcut else self.layers(x)
+        y: Tensor = self.layers(x)
+        return x + y if self.shortcut else y
 
 
 def init_he(*modules: nn.Module) -> None:

@@ -36,7 +36,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> the same shape."""
-        return self.relu(x + self.layers(x))
+        y: Tensor = self.relu(x + self.layers(x))
+        return y
 
 
 def _down(in_channels: int, channels: int, blocks: int) -> nn.Sequential:

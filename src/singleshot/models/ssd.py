@@ -75,8 +75,8 @@ class SSD(nn.Module):
         self.register_buffer("mean", torch.tensor(input_spec.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(input_spec.std).view(-1, 1, 1), persistent=False)
         if isinstance(neck, PlainNeck):
-            self.register_state_dict_post_hook(_leave_neck_out)
-            self.register_load_state_dict_pre_hook(_put_neck_in)
+            self.register_state_dict_post_hook(_leave_neck_out)  # type: ignore[no-untyped-call]
+            self.register_load_state_dict_pre_hook(_put_neck_in)  # type: ignore[no-untyped-call]
 
     def forward(self, images: Tensor) -> RawOutput:
         """images: RGB [B, C, H, W], uint8 or float with values 0..255."""

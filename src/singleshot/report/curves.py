@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from singleshot.errors import MissingExtraError, printable
+from singleshot.errors import printable
+from singleshot.extras import needs
 from singleshot.files import atomic_write
 from singleshot.metrics import ClassResult, Curve, Evaluation
 
@@ -32,12 +33,10 @@ def draw_curves(evaluation: Evaluation, path: str | Path) -> None:
     Classes without ground truth have no curve. The legend gives the class's AP (AP50 for the COCO metric, since the
     curve is that of one IoU). Raises MissingExtraError without matplotlib, ConfigError when it cannot write.
     """
-    try:
+    with needs("report", "a picture of curves"):
         # The object interface alone: pyplot keeps global figures and picks a display.
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("curves need matplotlib: pip install 'singleshot[report]'") from error
     drawn = [i for i, curve in enumerate(evaluation.curves) if curve.truths]
     columns = max(1, math.ceil(len(drawn) / _LEGEND_ROWS))
     figure = Figure(figsize=(7.6 + 2.6 * columns, 6.4), dpi=110, layout="constrained")

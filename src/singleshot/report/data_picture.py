@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from singleshot.datasets.statistics import BoxTable, DataInfo, compared_rows, presets, spans
-from singleshot.errors import MissingExtraError, printable
+from singleshot.errors import printable
+from singleshot.extras import needs
 from singleshot.files import atomic_write
 from singleshot.prior_coverage import IOU_MIN, best_iou, prior_grids, prior_shapes
 
@@ -28,12 +29,10 @@ def draw_info(info: DataInfo, table: BoxTable, path: str | Path) -> None:
 
     Raises MissingExtraError without matplotlib, ConfigError when it cannot write.
     """
-    try:
+    with needs("report", "the picture"):
         # The object interface alone: pyplot keeps global figures and picks a display.
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("the picture needs matplotlib: pip install 'singleshot[report]'") from error
     from singleshot.prior_tables import PRIORS
 
     figure = Figure(figsize=(12.0, 9.2), dpi=100, layout="constrained")

@@ -84,13 +84,15 @@ def _cut_sides(found: TileBoxes, windows: list[Window], width: int, height: int)
 
 
 def _area(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(axis=1)
+    areas: np.ndarray = (boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(axis=1)
+    return areas
 
 
 def _shared(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Area that `box` [4] has in common with each of `boxes` [N, 4]."""
     low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
-    return (high - low).clip(min=0).prod(axis=1)
+    areas: np.ndarray = (high - low).clip(min=0).prod(axis=1)
+    return areas
 
 
 def _is_part(cut: TileBoxes, whole: TileBoxes) -> np.ndarray:
@@ -141,7 +143,8 @@ def _continue(parts: TileBoxes, sides: np.ndarray, k: int, rest: np.ndarray) -> 
         common = np.minimum(box[along + 2], others[:, along + 2]) - np.maximum(box[along], others[:, along])
         either = np.maximum(box[along + 2], others[:, along + 2]) - np.minimum(box[along], others[:, along])
         agrees |= meet & opposite & (common >= SAME_SPAN * np.maximum(either, 1e-9))
-    return agrees & (parts.windows[rest] != parts.windows[k])
+    agrees &= parts.windows[rest] != parts.windows[k]
+    return agrees
 
 
 def _suppress(found: TileBoxes) -> TileBoxes:

@@ -32,9 +32,11 @@ def probabilities(logits: np.ndarray, activation: str) -> np.ndarray:
     logits = logits.astype(np.float32, copy=False)
     if activation == "sigmoid":
         with np.errstate(over="ignore"):  # exp of a large number is infinite, and 1 over that 0, as it should be
-            return 1 / (1 + np.exp(-logits))
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+            scores: np.ndarray = 1 / (1 + np.exp(-logits))
+            return scores
+    powers: np.ndarray = np.exp(logits - logits.max(axis=1, keepdims=True))
+    powers /= powers.sum(axis=1, keepdims=True)
+    return powers
 
 
 def candidates(scores: np.ndarray, rules: Thresholds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -199,7 +199,8 @@ class VocWriter(_FolderWriter):
             _leaf(bounds, "xmax", max(round(float(box[2])), x0 + 1))
             _leaf(bounds, "ymax", max(round(float(box[3])), y0 + 1))
         ElementTree.indent(root)
-        return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+        xml: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+        return xml
 
 
 def _leaf(parent: ElementTree.Element, tag: str, value: object) -> None:

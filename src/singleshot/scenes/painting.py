@@ -27,7 +27,7 @@ def paint(rng: np.random.Generator, items: list[Item], width: int, height: int) 
             canvas[y0:y1, x0:x1] = colour * rng.uniform(0.85, 1.0, (1, x1 - x0, 1))
             cv2.rectangle(canvas, (x0, y0), (x1 - 1, y1 - 1), (colour * 0.6).tolist(), 1)
     canvas += rng.standard_normal((height, width, 1), dtype=np.float32) * np.float32(rng.uniform(0.5, 7.0))
-    return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
+    return canvas.round().clip(0, 255).astype(np.uint8)
 
 
 def draw_object(rng: np.random.Generator, canvas: np.ndarray, item: Item, light: float) -> None:
@@ -87,7 +87,8 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
         tones = rng.random((16, 16))
         mix = 0.4 * mix + 0.5 * tones[np.floor(across).astype(int) % 16, np.floor(along).astype(int) % 16]
         mix = np.where((across % 1.0 < 1.5 / pitch) | (along % 1.0 < 0.75 / pitch), 1.15, mix)
-    return (first + (second - first) * mix[..., None]).astype(np.float32)
+    image: np.ndarray = first + (second - first) * mix[..., None]
+    return image.astype(np.float32)
 
 
 def _draw_clutter(rng: np.random.Generator, canvas: np.ndarray) -> None:

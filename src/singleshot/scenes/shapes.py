@@ -83,7 +83,8 @@ def pose_matrix(inner: float, squash: float, outer: float) -> np.ndarray:
         c, s = np.cos(angle), np.sin(angle)
         return np.array([[c, -s], [s, c]])
 
-    return turn(outer) @ np.diag([1.0, squash]) @ turn(inner)
+    matrix: np.ndarray = turn(outer) @ np.diag([1.0, squash]) @ turn(inner)
+    return matrix
 
 
 def make_patch(shape: str, matrix: np.ndarray, side_px: float, short_px: float, count: int) -> Patch:

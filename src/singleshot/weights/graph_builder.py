@@ -167,6 +167,12 @@ def move_background(weight: Tensor, boxes: int) -> Tensor:
     return torch.cat([rows[:, -1:], rows[:, :-1]], dim=1).reshape(weight.shape)
 
 
+def widened(weight: Tensor, side: int) -> Tensor:
+    """A 1x1 kernel as the 3x3 that does the same, where the other half of a head has one; itself where it has none."""
+    border = (side - weight.shape[-1]) // 2
+    return torch.nn.functional.pad(weight, (border,) * 4) if border else weight
+
+
 def swap_xy(weight: Tensor, boxes: int) -> Tensor:
     """Outputs of a location head in TensorFlow's order (ty tx th tw) -> dx dy dw dh."""
     rows = weight.reshape(boxes, 4, *weight.shape[1:])

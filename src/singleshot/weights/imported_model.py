@@ -1,6 +1,6 @@
 """What an importer is, and what it gives.
 
-An importer knows one layout: a few names that identify it (`signature`), and how to make a model of its tensors.
+An importer knows one layout: a few names that identify it (its signature), and how to make a model of its tensors.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from singleshot.errors import CheckpointError
-from singleshot.importable import IMPORTABLE
+from singleshot.importable import importable
 from singleshot.models import SSD
 from singleshot.thresholds import Thresholds
 from singleshot.weights.foreign_state import ForeignState
@@ -27,20 +27,25 @@ class ImportedModel(NamedTuple):
 
 
 class Importer(NamedTuple):
-    """name: as `--source` takes it, a key of IMPORTABLE; signature: names of tensors that are there in every such
-    checkpoint and, together, in no other; convert: raises CheckpointError; kind: of the file (see ForeignState), "" for
-    any that holds tensors by name; matches: for formats that describe their network, in place of the signature."""
+    """name: as `--source` takes it, a key of `importable`; convert: raises CheckpointError; kind: of the file (see
+    ForeignState), "" for any that holds tensors by name; matches: for formats that describe their network, in place of
+    the signature; more: names besides those of the table."""
 
     name: str
-    signature: tuple[str, ...]
     convert: Callable[[ForeignState], ImportedModel]
-    kind: str = ""
+    kind: str = "pytorch"
     matches: Callable[[ForeignState], bool] | None = None
+    more: tuple[str, ...] = ()
+
+    @property
+    def signature(self) -> tuple[str, ...]:
+        """Names of tensors that identify its checkpoints."""
+        return importable()[self.name].signature + self.more
 
     @property
     def about(self) -> str:
         """What it imports, for people."""
-        return IMPORTABLE[self.name]
+        return importable()[self.name].about
 
     def fits(self, tensors: ForeignState) -> float:
         """Share of the signature that is there, 0 for a file of another kind; 1 for a match."""

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from singleshot.datasets import available_splits, open_dataset
-from singleshot.datasets.fetch import CATALOGUE, FreeSet, fetch_set, find_set, show_bytes
+from singleshot.datasets.fetch import FreeSet, fetch_set, find_set, free_sets, show_bytes
 from singleshot.datasets.fetch import download as download_module
-from singleshot.datasets.fetch.catalogue import CATALOGUE as REAL
 from singleshot.errors import ConfigError
 
 
@@ -39,10 +38,9 @@ def image(write_image: Callable[[Path, int, int], None], tmp_path: Path) -> byte
 @pytest.fixture
 def catalogue(monkeypatch: pytest.MonkeyPatch) -> dict[str, FreeSet]:
     """The catalogue, to be changed by the test."""
-    monkeypatch.setattr("singleshot.datasets.fetch.CATALOGUE", dict(CATALOGUE))
-    import singleshot.datasets.fetch as module
-
-    return module.CATALOGUE
+    sets = dict(free_sets())
+    monkeypatch.setattr("singleshot.datasets.fetch.free_sets", lambda: sets)
+    return sets
 
 
 @pytest.fixture
@@ -50,7 +48,7 @@ def tiny(
     site: Any, catalogue: dict[str, FreeSet], voc_xml: Callable[..., str], image: bytes, tar_of: Callable[..., bytes]
 ) -> FreeSet:
     """voc0712 with its own addresses, moves and joining, but archives of a few images."""
-    real = CATALOGUE["voc0712"]
+    real = free_sets()["voc0712"]
     contents = [
         voc_files("VOCdevkit/VOC2007", {"000001": "train", "000002": "val"}, voc_xml, image),
         voc_files("VOCdevkit/VOC2007", {"000003": "test"}, voc_xml, image),
@@ -184,7 +182,7 @@ def github(
     site: Any, catalogue: dict[str, FreeSet], voc_xml: Callable[..., str], image: bytes, zip_of: Callable[..., bytes]
 ) -> FreeSet:
     """bccd with its own address and moves, a few files, and their content checksum."""
-    real = CATALOGUE["bccd"]
+    real = free_sets()["bccd"]
     top = real.archives[0].moves[0][0]
     kept = voc_files("x", {"b1": "train", "b2": "test"}, voc_xml, image)
     members = {top + name.removeprefix("x/"): body for name, body in kept.items()}
@@ -231,9 +229,9 @@ def test_a_broken_repository_archive_is_downloaded_anew(
 # ---------------------------------------------------------------------------------------------- catalogue
 
 
-@pytest.mark.parametrize("name", list(REAL))
+@pytest.mark.parametrize("name", list(free_sets()))
 def test_each_entry_is_complete(name: str) -> None:
-    entry = REAL[name]
+    entry = free_sets()[name]
     assert entry.form in ("voc", "coco") and entry.splits and entry.licence and entry.about
     assert all(archive.checksum for archive in entry.archives) != bool(entry.content)
     names = [archive.name for archive in entry.archives]

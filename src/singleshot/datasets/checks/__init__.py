@@ -64,7 +64,7 @@ class CheckResult(NamedTuple):
 
     def severity(self, name: str) -> int:
         """How many findings are errors, warnings or notes."""
-        return sum(count for kind, count in self.counts.items() if KINDS[kind][0] == name)
+        return sum(count for kind, count in self.counts.items() if KINDS[kind].severity == name)
 
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""

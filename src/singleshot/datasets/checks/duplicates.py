@@ -208,7 +208,8 @@ def _candidates(pictures: Pictures, among: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _popcount(codes: np.ndarray) -> np.ndarray:
-    return np.unpackbits(codes.view(np.uint8).reshape(len(codes), 8), axis=1).sum(axis=1)
+    counts: np.ndarray = np.unpackbits(codes.view(np.uint8).reshape(len(codes), 8), axis=1).sum(axis=1)
+    return counts
 
 
 def _apart(pictures: Pictures, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -226,7 +227,8 @@ def _apart(pictures: Pictures, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _standard(grey: np.ndarray) -> np.ndarray:
     """float32 [n, p]: each image with mean 0 and deviation 1."""
     flat = grey.reshape(len(grey), -1).astype(np.float32)
-    return (flat - flat.mean(axis=1, keepdims=True)) / np.maximum(flat.std(axis=1, keepdims=True), 1e-3)
+    standard: np.ndarray = (flat - flat.mean(axis=1, keepdims=True)) / np.maximum(flat.std(axis=1, keepdims=True), 1e-3)
+    return standard
 
 
 def _decode(path: str, flag: int) -> np.ndarray | None:

@@ -44,7 +44,8 @@ class Table(NamedTuple):
     def bad(self) -> np.ndarray:
         """bool [M]: boxes that training refuses."""
         j = self.judged
-        return self.known & (j.non_finite | j.degenerate | j.outside | j.empty)
+        bad: np.ndarray = self.known & (j.non_finite | j.degenerate | j.outside | j.empty)
+        return bad
 
     def say(self, problems: RaiseErrors, kind: str, j: int, message: str) -> None:
         """Report something about object j."""

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from singleshot.datasets.fetch.catalogue import CATALOGUE, Archive, FreeSet
+from singleshot.datasets.fetch.catalogue import Archive, FreeSet, free_sets
 from singleshot.datasets.fetch.download import Progress, download_archive, free_bytes, ignore_progress, with_mirror
 from singleshot.datasets.fetch.unpack import content_checksum, unpack_archive
 from singleshot.errors import ConfigError, DataError, printable
 
-__all__ = ["CATALOGUE", "Archive", "Fetched", "FreeSet", "Progress", "fetch_set", "find_set", "show_bytes"]
+__all__ = ["Archive", "Fetched", "FreeSet", "Progress", "fetch_set", "find_set", "free_sets", "show_bytes"]
 
 # Lies in each result; says where it came from. Not .txt or .json: readers look into those.
 _SOURCE = "SOURCE.md"
@@ -37,11 +37,12 @@ class Fetched:
 
 def find_set(name: str) -> FreeSet:
     """The set of that name. Raises ConfigError that suggests the nearest one."""
-    if name in CATALOGUE:
-        return CATALOGUE[name]
-    near = difflib.get_close_matches(name.lower(), CATALOGUE, 1, 0.5)
+    sets = free_sets()
+    if name in sets:
+        return sets[name]
+    near = difflib.get_close_matches(name.lower(), sets, 1, 0.5)
     guess = f"did you mean {near[0]}? " if near else ""
-    raise ConfigError(f"{printable(name)!r}: no set of that name; {guess}want one of {', '.join(CATALOGUE)}")
+    raise ConfigError(f"{printable(name)!r}: no set of that name; {guess}want one of {', '.join(sets)}")
 
 
 def show_bytes(count: int) -> str:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import IO, NamedTuple
 
-from singleshot.datasets.findings import RaiseErrors
-from singleshot.datasets.packed_strings import is_encodable
+from singleshot.datasets.findings import CollectErrors, RaiseErrors
+from singleshot.datasets.packed_strings import is_encodable, is_text
 from singleshot.datasets.raw import RawObject
 from singleshot.datasets.readers.common import parse_number, whole_side
 from singleshot.datasets.splits import KNOWN_SPLITS
@@ -197,19 +197,10 @@ def scan_column(tree: Tree, name: str, columns: Columns, at: int) -> list[str]:
     """The different values of one column, in their order; [] where there is no such column."""
     if at < 0:
         return []
-    with open_rows(tree, name, columns.delimiter, _IGNORED) as rows:
+    ignored = CollectErrors(0)  # the reading that follows reports
+    with open_rows(tree, name, columns.delimiter, ignored) as rows:
         next(rows, None)
         return list(dict.fromkeys(row[at].strip() for _, row in rows if len(row) > at))
-
-
-class _Ignored(RaiseErrors):
-    """For a first look: the reading that follows reports."""
-
-    def _take(self, finding: object) -> None:
-        return
-
-
-_IGNORED = _Ignored()
 
 
 def read_table(
@@ -316,7 +307,7 @@ class _Table:
         item, name = f"object {number}", label.strip()
         if not name:
             self._report("has no class; say what it is", item, line, number)
-        elif not _is_utf8(name):
+        elif not is_text(name):
             self._report(f"class {printable(name, 80)!r} is not UTF-8; save the file as UTF-8", item, line, number)
         else:
             there = ", ".join(printable(known, 40) for known in sorted(self._declared)[:8])
@@ -325,7 +316,7 @@ class _Table:
 
     def _name(self, label: str) -> str:
         name = self._descriptions.get(label.strip(), label.strip())
-        return name if _is_utf8(name) and (not self._declared or name in self._declared) else ""
+        return name if is_text(name) and (not self._declared or name in self._declared) else ""
 
     def _flags(self, row: list[str], line: int, number: int, name: str) -> tuple[bool, bool] | None:
         found = []
@@ -356,7 +347,7 @@ class _Table:
 
     def _take_split(self, image: CsvImage, text: str, key: str, line: int) -> None:
         split, message = split_name(text), ""
-        if not split or not _is_utf8(split):
+        if not split or not is_text(split):
             message = f"split {printable(text, 40)!r}; want its name"
         elif image.split and split != image.split:
             message = f"is in split {printable(split)!r} here, in {printable(image.split)!r} in a row above; want one"
@@ -369,8 +360,3 @@ class _Table:
 def _side(text: str) -> int | None:
     """Whole pixels, 0 where nothing is said; None for anything else."""
     return whole_side(parse_number(text.strip() or "0"))
-
-
-def _is_utf8(text: str) -> bool:
-    """Whether it is text, and not bytes that were no UTF-8."""
-    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)

@@ -21,7 +21,8 @@ from singleshot.datasets.raw import Box, Notation, RawImage, RawObject, RawSet, 
 from singleshot.datasets.readers.common import MAX_SIDE, images_by_stem, only_folder, parse_number, whole_side
 from singleshot.datasets.splits import make_splits, resolve_split
 from singleshot.datasets.tree import Tree, is_image, join
-from singleshot.errors import DataError, MissingExtraError, printable
+from singleshot.errors import DataError, printable
+from singleshot.extras import needs
 
 logger = logging.getLogger(__name__)
 
@@ -194,11 +195,10 @@ def _require_annotations(
 
 @functools.cache
 def _xml_parser() -> Callable[[bytes], Any]:
-    try:
+    with needs("train", "reading VOC annotations"):
         from defusedxml.ElementTree import fromstring
-    except ImportError as error:
-        raise MissingExtraError("reading VOC annotations needs defusedxml: pip install 'singleshot[train]'") from error
-    return fromstring
+    parse: Callable[[bytes], Any] = fromstring
+    return parse
 
 
 # UTF-8 by its own words or by silence, so that a "<!" in the bytes is one in the text and the reverse.

@@ -11,7 +11,7 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import NamedTuple
 
@@ -186,7 +186,8 @@ def _labelled(tree: Tree, split: str, places: list[Place], problems: RaiseErrors
 def _idents(names: list[str], layout: Layout) -> dict[str, str]:
     """Image -> ident, unique in the split: more of the path is taken where short ones are the same."""
     idents = {name: ident_of(name, layout.splits) for name in names}
-    for longer in (lambda name: name.rpartition(".")[0], lambda name: name):
+    ways: tuple[Callable[[str], str], ...] = (lambda name: name.rpartition(".")[0], lambda name: name)
+    for longer in ways:
         counts = Counter(idents.values())
         idents = {name: ident if counts[ident] == 1 else longer(name) for name, ident in idents.items()}
     return idents

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from singleshot.datasets.packed_strings import is_encodable
 from singleshot.datasets.tree import Tree
-from singleshot.errors import DataError, MissingExtraError, printable
+from singleshot.errors import DataError, printable
+from singleshot.extras import needs
 
 MAX_YAML_BYTES = 2**20
 # Far above any data set (Objects365 has 365, LVIS 1,203); what lies beyond is no class number.
@@ -81,10 +82,8 @@ def load_yaml(data: bytes, where: str) -> Any:
 
     All scalars stay texts: a class called "no" or "on" is no truth value, and no number or date has to be refused.
     """
-    try:
+    with needs("train", f"{where}: reading yaml"):
         import yaml
-    except ImportError as error:
-        raise MissingExtraError(f"{where}: reading yaml needs PyYAML: pip install 'singleshot[train]'") from error
     loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
     depth = 0
     try:

@@ -171,11 +171,6 @@ def refuse_texts(plan: WritePlan, holds: Callable[[str], bool], form: str) -> No
             )
 
 
-def is_text(name: str) -> bool:
-    """Whether UTF-8 holds it: no lone surrogates."""
-    return not any("\ud800" <= c <= "\udfff" for c in name)
-
-
 # ---------------------------------------------------------------------------------------------- images
 
 

@@ -6,9 +6,10 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
+from singleshot.datasets.packed_strings import is_text
 from singleshot.datasets.raw import RawSet
 from singleshot.datasets.splits import KNOWN_SPLITS
-from singleshot.datasets.writers.common import WritePlan, is_text, make_write_plan, number_text, refuse_texts
+from singleshot.datasets.writers.common import WritePlan, make_write_plan, number_text, refuse_texts
 
 HEADER = ("file", "width", "height", "xmin", "ymin", "xmax", "ymax", "class", "difficult", "crowd")
 

@@ -11,9 +11,10 @@ from decimal import Decimal
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+from singleshot.datasets.packed_strings import is_text
 from singleshot.datasets.raw import RawImage, RawObject, RawSet
 from singleshot.datasets.readers.voc import CLASS_LIST, DEVKIT_CLASSES
-from singleshot.datasets.writers.common import WritePlan, is_text, make_write_plan, refuse_texts, stem_of
+from singleshot.datasets.writers.common import WritePlan, make_write_plan, refuse_texts, stem_of
 
 # What XML 1.0 cannot hold at all (its section 2.2), even escaped.
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

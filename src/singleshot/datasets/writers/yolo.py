@@ -9,10 +9,12 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from singleshot.datasets.packed_strings import is_text
 from singleshot.datasets.raw import Notation, RawImage, RawSet
 from singleshot.datasets.readers.yolo import FLAGS_FILE, FLAGS_HEADER
-from singleshot.datasets.writers.common import WritePlan, is_text, make_write_plan, refuse_texts, stem_of
-from singleshot.errors import DataError, MissingExtraError
+from singleshot.datasets.writers.common import WritePlan, make_write_plan, refuse_texts, stem_of
+from singleshot.errors import DataError
+from singleshot.extras import needs
 
 # What data.yaml means by these, and the folder name that readers replace, are no names of splits.
 _KEYS = frozenset({"path", "names", "nc", "splits", "download", "kpt_shape", "flip_idx", "images", "channels"})
@@ -92,10 +94,8 @@ def _text(value: float) -> str:
 
 
 def _yaml(class_names: tuple[str, ...], entries: dict[str, str]) -> str:
-    try:
+    with needs("train", "writing data.yaml"):
         import yaml
-    except ImportError as error:
-        raise MissingExtraError("writing data.yaml needs PyYAML: pip install 'singleshot[train]'") from error
     usual = {split: entries[split] for split in _USUAL if split in entries}
     content: dict[str, Any] = {"path": ".", **usual, **entries}
     others = [split for split in entries if split not in _USUAL]

@@ -26,19 +26,4 @@ def _convert(tensors: ForeignState) -> ImportedModel:
     return ImportedModel(model, source, usual_names(num_classes), thresholds, notes)
 
 
-IMPORTERS = (
-    Importer(
-        "amdegroot",
-        (
-            "vgg.0.weight",
-            "vgg.33.bias",
-            "L2Norm.weight",
-            "extras.0.weight",
-            "extras.7.bias",
-            "loc.0.weight",
-            "conf.5.bias",
-        ),
-        _convert,
-        "pytorch",
-    ),
-)
+IMPORTERS = (Importer("amdegroot", _convert),)

@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from torch import Tensor
 
 from singleshot.conventions import BALANCAP
+from singleshot.importable import importable
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.vgg import VGG_CONVS, count_classes, extra_names, vgg_model
+from singleshot.weights.readers.tf_tensors import OPTIMIZER_SLOT
 
+_USUAL_PREFIX = "ssd_300_vgg/"
 _TAIL = "block4_box/L2Normalization/gamma"
-_SIGNATURE = (
-    "conv1/conv1_1/weights",
-    "conv7/biases",
-    "block8/conv1x1/weights",
-    "block11/conv3x3/weights",
-    _TAIL,
-    "block4_box/conv_loc/weights",
-    "block11_box/conv_cls/biases",
-)
 _AVERAGE = "/ExponentialMovingAverage"
-_COUNTERS = ("global_step", "beta1_power", "beta2_power", "local_step")
-# What TensorFlow 1's optimizers (tf_utils.py: configure_optimizer) put behind a variable's name.
-_SLOTS = [
-    "Adam",
-    "Adam_1",
-    "Momentum",
-    "RMSProp",
-    "RMSProp_1",
-    "RMSProp_2",
-    "Adagrad",
-    "Adadelta",
-    "Adadelta_1",
-    "Ftrl",
-    "Ftrl_1",
-]
+# tf_utils.py, configure_optimizer, and counters.
+_TRAINING = re.compile(OPTIMIZER_SLOT + r"|(^|/)(global_step|beta1_power|beta2_power|local_step)$")
 
 
 def _prefix(names: Iterable[str]) -> str | None:
@@ -47,7 +29,8 @@ def _prefix(names: Iterable[str]) -> str | None:
 
 def _matches(tensors: ForeignState) -> bool:
     prefix = _prefix(tensors)
-    return prefix is not None and all(prefix + name in tensors for name in _SIGNATURE)
+    names = importable()["balancap"].signature
+    return prefix is not None and all(prefix + name.removeprefix(_USUAL_PREFIX) in tensors for name in names)
 
 
 def _blocks(maps: int) -> dict[str | tuple[str, int], str]:
@@ -90,7 +73,7 @@ def _convert(tensors: ForeignState) -> ImportedModel:
 
 def _ignore_training(tensors: ForeignState) -> tuple[str, ...]:
     """Leave out what only training needs; a note says so where averages are there."""
-    slots = [name for name in tensors if name.rpartition("/")[2] in (*_COUNTERS, *_SLOTS)]
+    slots = [name for name in tensors if _TRAINING.search(name)]
     averages = [name for name in tensors if name.endswith(_AVERAGE)]
     tensors.ignore(*slots, *averages)
     if not averages:
@@ -99,12 +82,4 @@ def _ignore_training(tensors: ForeignState) -> tuple[str, ...]:
     return ("the file also holds moving averages of the weights; the plain weights were taken, as its evaluation does",)
 
 
-IMPORTERS = (
-    Importer(
-        "balancap",
-        tuple(f"ssd_300_vgg/{name}" for name in _SIGNATURE),
-        _convert,
-        "tensorflow",
-        _matches,
-    ),
-)
+IMPORTERS = (Importer("balancap", _convert, "tensorflow", _matches),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from singleshot.conventions import BUBBLIIIING
+from singleshot.importable import importable
 from singleshot.prior_boxes import PriorSpec
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
@@ -72,46 +73,19 @@ def _convert_resnet(tensors: ForeignState) -> ImportedModel:
     return _foreign(net, num_classes, PRIORS_300, "ResNet50")
 
 
-_VGG = (
-    "vgg.0.weight",
-    "vgg.33.bias",
-    "extras.0.weight",
-    "extras.7.bias",
-    "L2Norm.weight",
-    "loc.0.weight",
-    "conf.5.bias",
-)
-
-
 def _in_its_order(tensors: ForeignState) -> bool:
     """amdegroot/ssd.pytorch has the same names and shapes, but L2Norm before the extra layers: a state dict keeps the
     order in which its module was put together."""
-    if not all(name in tensors for name in _VGG):
+    if not all(name in tensors for name in importable()["bubbliiiing-vgg"].signature):
         return False
     names = list(tensors)
     return names.index("extras.7.bias") < names.index("L2Norm.weight") < names.index("loc.0.weight")
 
 
 IMPORTERS = (
-    Importer(
-        "bubbliiiing-vgg",
-        (*_VGG, "conf.0.weight"),
-        _convert_vgg,
-        "pytorch",
-        _in_its_order,
-    ),
+    Importer("bubbliiiing-vgg", _convert_vgg, matches=_in_its_order, more=("conf.0.weight",)),
     # Asked for by name, in whatever order; otherwise amdegroot, whose names these are as well, comes before.
-    Importer("bubbliiiing-vgg", _VGG, _convert_vgg, "pytorch"),
-    Importer(
-        "bubbliiiing-mobilenetv2",
-        ("mobilenet.0.0.weight", "mobilenet.18.0.weight", "extras.3.conv.3.weight", "L2Norm.weight", "conf.5.bias"),
-        _convert_mobilenet,
-        "pytorch",
-    ),
-    Importer(
-        "bubbliiiing-resnet50",
-        ("resnet.0.weight", "resnet.6.0.conv1.weight", "extras.7.bias", "L2Norm.weight", "conf.5.bias"),
-        _convert_resnet,
-        "pytorch",
-    ),
+    Importer("bubbliiiing-vgg", _convert_vgg),
+    Importer("bubbliiiing-mobilenetv2", _convert_mobilenet),
+    Importer("bubbliiiing-resnet50", _convert_resnet),
 )

@@ -269,12 +269,4 @@ def _mobilenet_prototxt(tensors: ForeignState) -> str:
     return "\n".join(lines)
 
 
-IMPORTERS = (
-    Importer(
-        "caffe",
-        VGG_SIGN,
-        _convert,
-        "caffe",
-        _matches,
-    ),
-)
+IMPORTERS = (Importer("caffe", _convert, "caffe", _matches),)

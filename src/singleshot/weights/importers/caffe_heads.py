@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from singleshot.errors import CheckpointError, printable
@@ -15,6 +14,7 @@ from singleshot.inputs import InputSpec
 from singleshot.models import SSD
 from singleshot.prior_boxes import PriorSpec, Shapes, caffe_cell, from_shapes
 from singleshot.thresholds import NO_CAP, Thresholds
+from singleshot.weights.graph_builder import widened
 from singleshot.weights.importers.caffe_net import Body, Op, Shape
 
 ENDS = ("DetectionOutput", "MultiBoxLoss")
@@ -214,7 +214,7 @@ def _step(row: Any, where: str) -> float:
     x, y = row.step_w or row.step, row.step_h or row.step
     if x != y or not 0 <= x < 1e6:
         raise CheckpointError(f"{where}: PriorBox with steps of {x} and {y} pixels: want one")
-    return round(x, 4)
+    return round(float(x), 4)
 
 
 # ---------------------------------------------------------------------------------------------- heads
@@ -277,7 +277,6 @@ def _background_first(last: Last, boxes: int, end: End) -> Last:
 
 def _same_form(last: Last, kernel: int, other: Last) -> Last:
     """The same numbers with a kernel of that side, and a bias where the other has one."""
-    border = (kernel - last.weight.shape[-1]) // 2
-    weight = F.pad(last.weight, (border,) * 4) if border else last.weight
+    weight = widened(last.weight, kernel)
     bias = torch.zeros(len(weight)) if last.bias is None and other.bias is not None else last.bias
     return last._replace(weight=weight, bias=bias)

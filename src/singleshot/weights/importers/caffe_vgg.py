@@ -34,7 +34,7 @@ def as_preset(model: SSD) -> SSD | None:
     heads = [(own.get(h.location), own.get(h.confidence), h.kernel, h.bias) for h in graph.heads]
     if heads != [(s, s, 3, True) for s in sources] or set(wanted.values()) - set(found):
         return None
-    state = model.state_dict()
+    state: dict[str, Tensor] = model.state_dict()
 
     def find(layer: str | tuple[str, int], part: str, shape: tuple[int, ...]) -> Tensor:
         if isinstance(layer, tuple):

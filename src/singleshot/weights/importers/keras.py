@@ -12,6 +12,7 @@ from torch import Tensor
 
 from singleshot.conventions import SSD_KERAS, data_of
 from singleshot.errors import CheckpointError, ConfigError, printable
+from singleshot.importable import importable
 from singleshot.inputs import InputSpec
 from singleshot.priors import PriorSpec, Shapes, cell_shapes
 from singleshot.weights.class_names import usual_names
@@ -20,16 +21,6 @@ from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.vgg import count_classes, extra_names, vgg_model
 
 _GAMMA = "conv4_3_norm/conv4_3_norm_gamma"
-_SIGNATURE = (
-    "conv1_1/kernel",
-    "fc7/bias",
-    "conv9_2/kernel",
-    _GAMMA,
-    "conv4_3_norm_mbox_loc/kernel",
-    "conv4_3_norm_mbox_conf/bias",
-    "fc7_mbox_conf/kernel",
-    "conv9_2_mbox_conf/bias",
-)
 
 
 def _short_names(names: Mapping[str, Any]) -> dict[str, str]:
@@ -46,7 +37,7 @@ def _short_names(names: Mapping[str, Any]) -> dict[str, str]:
 
 def _matches(tensors: ForeignState) -> bool:
     names = _short_names(tensors)
-    return all(name in names for name in _SIGNATURE)
+    return all(name in names for name in importable()["keras"].signature)
 
 
 def _convert(tensors: ForeignState) -> ImportedModel:
@@ -189,4 +180,4 @@ def _same(shapes: tuple[Shapes, ...], spec: PriorSpec) -> bool:
     )
 
 
-IMPORTERS = (Importer("keras", _SIGNATURE, _convert, "keras", _matches),)
+IMPORTERS = (Importer("keras", _convert, "keras", _matches),)

@@ -93,43 +93,7 @@ def _lite(net: TorchBuilder, maps: list[str], backbone: str) -> ImportedModel:
 
 
 IMPORTERS = (
-    Importer(
-        "lufficc-vgg",
-        (
-            "backbone.vgg.0.weight",
-            "backbone.vgg.33.bias",
-            "backbone.l2_norm.weight",
-            "backbone.extras.7.weight",
-            f"{_HEAD}.cls_headers.0.weight",
-            f"{_HEAD}.reg_headers.5.bias",
-        ),
-        _convert_vgg,
-        "pytorch",
-    ),
-    Importer(
-        "lufficc-mobilenetv2",
-        (
-            "backbone.features.0.0.weight",
-            "backbone.features.1.conv.0.0.weight",
-            "backbone.features.18.0.weight",
-            "backbone.extras.3.conv.3.weight",
-            f"{_HEAD}.cls_headers.5.bias",
-            f"{_HEAD}.reg_headers.5.bias",
-        ),
-        _convert_v2,
-        "pytorch",
-    ),
-    Importer(
-        "lufficc-mobilenetv3",
-        (
-            "backbone.features.0.0.weight",
-            "backbone.features.1.conv.4.weight",
-            "backbone.features.16.0.weight",
-            "backbone.extras.3.conv.5.fc.2.weight",
-            f"{_HEAD}.cls_headers.5.bias",
-            f"{_HEAD}.reg_headers.5.bias",
-        ),
-        _convert_v3,
-        "pytorch",
-    ),
+    Importer("lufficc-vgg", _convert_vgg),
+    Importer("lufficc-mobilenetv2", _convert_v2),
+    Importer("lufficc-mobilenetv3", _convert_v3),
 )

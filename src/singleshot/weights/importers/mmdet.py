@@ -19,6 +19,7 @@ from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.graph_builder import move_background
 from singleshot.weights.imported_model import ImportedModel, Importer
+from singleshot.weights.importers.mobilenet_blocks import add_head, as_it_is, inverted_residual, lite_extra
 from singleshot.weights.importers.torch_blocks import TorchBuilder
 from singleshot.weights.importers.vgg import VGG_LAYERS, count_classes, extra_names, vgg_model
 
@@ -119,29 +120,29 @@ def _convert_vgg(tensors: ForeignState) -> ImportedModel:
     return ImportedModel(model, f"{source} on VGG16", _names(meta, num_classes), THRESHOLDS, notes)
 
 
+def _unit(name: str) -> tuple[str, str]:
+    return f"{name}.conv", f"{name}.bn"
+
+
+def _parts(tensors: ForeignState, name: str) -> list[tuple[str, str]]:
+    """Of one block of its MobileNetV2: expansion, which the first one has not, depthwise layer, projection."""
+    expands = f"{name}.expand_conv.conv.weight" in tensors
+    layers = ("expand_conv", "depthwise_conv", "linear_conv") if expands else ("depthwise_conv", "linear_conv")
+    return [_unit(f"{name}.{layer}") for layer in layers]
+
+
 def _backbone(net: TorchBuilder) -> list[str]:
     """mmdetection's MobileNetV2: the ends of layer5 and of conv2."""
-
-    def unit(x: str, name: str, activation: str = "relu6", stride: int = 1, kernel: int = 1) -> str:
-        wide = kernel > 1 and x != net.image
-        return net.conv_norm(x, f"{name}.conv", f"{name}.bn", activation, kernel, stride, depthwise=wide)
-
-    x = unit(net.image, "backbone.conv1", stride=2, kernel=3)
+    x = net.conv_norm(net.image, *_unit("backbone.conv1"), "relu6", 3, 2)
     maps = []
     for i, first in enumerate(_STRIDES, start=1):
         block = 0
         while block == 0 or f"backbone.layer{i}.{block}.linear_conv.conv.weight" in net.tensors:
-            name = f"backbone.layer{i}.{block}"
-            stride = first if block == 0 else 1
-            y = unit(x, f"{name}.expand_conv") if f"{name}.expand_conv.conv.weight" in net.tensors else x
-            y = unit(y, f"{name}.depthwise_conv", stride=stride, kernel=3)
-            y = unit(y, f"{name}.linear_conv", "")
-            same = stride == 1 and net.channels[x] == net.channels[y]
-            x = net.add(f"{name}.add", "add", x, y) if same else y
+            x, _ = inverted_residual(net, x, f"backbone.layer{i}.{block}", first if block == 0 else 1, _parts)
             block += 1
         if i == 5:
             maps.append(x)
-    return [*maps, unit(x, "backbone.conv2")]
+    return [*maps, net.conv_norm(x, *_unit("backbone.conv2"), "relu6", 1)]
 
 
 def _convert_lite(tensors: ForeignState) -> ImportedModel:
@@ -149,22 +150,11 @@ def _convert_lite(tensors: ForeignState) -> ImportedModel:
     meta, net = _meta(tensors), TorchBuilder(tensors, LITE_NORM_EPS, LITE_NORM_MOMENTUM)
     maps = _backbone(net)
     for i in range(4):
-        name = f"neck.extra_layers.{i}"
-        x = net.conv_norm(maps[-1], f"{name}.0.conv", f"{name}.0.bn", "relu6", 1)
-        for part, kernel, stride in (("depthwise_conv", 3, 2), ("pointwise_conv", 1, 1)):
-            layer = f"{name}.1.{part}"
-            x = net.conv_norm(x, f"{layer}.conv", f"{layer}.bn", "relu6", kernel, stride, depthwise=kernel == 3)
-        maps.append(x)
+        layers = ("0", "1.depthwise_conv", "1.pointwise_conv")
+        maps.append(lite_extra(net, maps[-1], [_unit(f"neck.extra_layers.{i}.{layer}") for layer in layers]))
     for i, x in enumerate(maps):
-        seen, last = [], []
-        for which, outputs in (("reg", 24), ("cls", 6 * (num_classes + 1))):
-            name = f"bbox_head.{which}_convs.{i}"
-            layer = f"{name}.0"
-            seen.append(net.conv_norm(x, f"{layer}.conv", f"{layer}.bn", "relu6", 3, depthwise=True))
-            weight = tensors.take(f"{name}.1.weight", outputs, net.channels[x], 1, 1)
-            pair = [weight, tensors.take(f"{name}.1.bias", outputs)]
-            last += [move_background(value, 6) for value in pair] if which == "cls" else pair
-        net.head(seen[0], seen[1], *last)
+        location, confidence = f"bbox_head.reg_convs.{i}", f"bbox_head.cls_convs.{i}"
+        add_head(net, x, location, confidence, 6, num_classes + 1, (as_it_is, move_background))
     source = "mmdetection SSDLite320"
     tensors.finish(source)
     spec = _input_spec(_config(meta), MMDET.inputs["ssdlite320"])
@@ -172,43 +162,8 @@ def _convert_lite(tensors: ForeignState) -> ImportedModel:
     return ImportedModel(model, f"{source} on MobileNetV2", _names(meta, num_classes), THRESHOLDS, (_LAST_FIRST,))
 
 
-_HEADS = ("bbox_head.cls_convs.0.0.weight", "bbox_head.reg_convs.5.0.bias")
 IMPORTERS = (
-    Importer(
-        "mmdet-vgg",
-        (
-            "backbone.features.0.weight",
-            "backbone.features.33.bias",
-            "neck.l2_norm.weight",
-            "neck.extra_layers.3.1.conv.weight",
-            *_HEADS,
-        ),
-        _convert_vgg,
-        "pytorch",
-    ),
-    Importer(
-        "mmdet-vgg-old",
-        (
-            "backbone.features.0.weight",
-            "backbone.features.33.bias",
-            "backbone.l2_norm.weight",
-            "backbone.extra.7.weight",
-            "bbox_head.cls_convs.0.weight",
-            "bbox_head.reg_convs.5.bias",
-        ),
-        _convert_vgg,
-        "pytorch",
-    ),
-    Importer(
-        "mmdet-ssdlite",
-        (
-            "backbone.conv1.conv.weight",
-            "backbone.layer7.0.linear_conv.conv.weight",
-            "neck.extra_layers.3.1.pointwise_conv.conv.weight",
-            "bbox_head.cls_convs.0.0.conv.weight",
-            "bbox_head.reg_convs.5.1.bias",
-        ),
-        _convert_lite,
-        "pytorch",
-    ),
+    Importer("mmdet-vgg", _convert_vgg),
+    Importer("mmdet-vgg-old", _convert_vgg),
+    Importer("mmdet-ssdlite", _convert_lite),
 )

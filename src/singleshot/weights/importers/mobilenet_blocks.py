@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from torch import Tensor
+
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.importers.torch_blocks import TorchBuilder
 
+# MobileNet paper, table 1: strides of the 13 blocks after the first convolution.
+V1_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
 # MobileNetV2 paper, table 2: strides of the 17 blocks between the first and the last convolution.
 V2_STRIDES = (1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1)
 EXPAND_14 = "expand 14"
 
 # Of one block: (convolution, normalisation) of expansion, depthwise and projection; without expansion two pairs.
 Parts = Callable[[ForeignState, str], list[tuple[str, str]]]
+# What a convolution and its normalisation are called in a unit of torchvision's and of mmdetection's.
+UNITS = (("0", "1"), ("conv", "bn"))
+Order = Callable[[Tensor, int], Tensor]  # outputs of a head and boxes of a cell -> the same outputs in another order
 
 
 def nested_parts(tensors: ForeignState, name: str) -> list[tuple[str, str]]:
@@ -41,6 +48,14 @@ def inverted_residual(net: TorchBuilder, x: str, name: str, stride: int, parts: 
     return x, expanded
 
 
+def lite_extra(net: TorchBuilder, x: str, parts: list[tuple[str, str]]) -> str:
+    """An extra layer of SSDLite: 1x1, depthwise 3x3 of stride 2, 1x1; parts: their convolutions and normalisations."""
+    first, depthwise, last = parts
+    x = net.conv_norm(x, *first, "relu6", 1)
+    x = net.conv_norm(x, *depthwise, "relu6", 3, 2, depthwise=True)
+    return net.conv_norm(x, *last, "relu6", 1)
+
+
 def mobilenet_v2(net: TorchBuilder, prefix: str, parts: Parts) -> dict[str, str]:
     """Layers by their number in the source's list ("0" .. "18"), and EXPAND_14."""
     x = net.conv_norm(net.image, f"{prefix}.0.0", f"{prefix}.0.1", "relu6", 3, 2)
@@ -55,20 +70,53 @@ def mobilenet_v2(net: TorchBuilder, prefix: str, parts: Parts) -> dict[str, str]
     return maps
 
 
-def add_head(net: TorchBuilder, x: str, location: str, confidence: str, boxes: int, columns: int) -> None:
-    """One map's head. location, confidence: names of a convolution, or of a depthwise separable one: "0" with bias,
-    "1" its normalisation where there is one, then activation, and "3" (or "2") 1x1. columns: classes and background."""
+def as_it_is(weight: Tensor, boxes: int) -> Tensor:
+    """An Order that changes nothing."""
+    return weight
+
+
+KEPT = (as_it_is, as_it_is)
+
+
+def add_head(
+    net: TorchBuilder,
+    x: str,
+    location: str,
+    confidence: str,
+    boxes: int,
+    columns: int,
+    orders: tuple[Order, Order] = KEPT,
+) -> None:
+    """One map's head.
+
+    Args:
+        net: Where it is added.
+        x: The map.
+        location: Name of a convolution, or of a depthwise separable one: "0" with bias, "1" its normalisation where
+            there is one, then activation, and "3" (or "2") 1x1; or "0" a unit of both without bias, and "1" 1x1.
+        confidence: The same.
+        boxes: Of a cell.
+        columns: Classes and background.
+        orders: What brings outputs of location and of confidence into our order.
+    """
     seen, last = [], []
-    for name, outputs in ((location, boxes * 4), (confidence, boxes * columns)):
+    kernel = None  # both have one
+    for name, outputs, order in ((location, boxes * 4, orders[0]), (confidence, boxes * columns, orders[1])):
         y, point = _separable(net, x, name)
-        weight = net.tensors.take(f"{point}.weight", outputs, net.channels[y], None, None)
+        kernel = 1 if point != name else kernel
+        weight = net.tensors.take(f"{point}.weight", outputs, net.channels[y], kernel, kernel)
+        kernel = weight.shape[-1]
         seen.append(y)
-        last += [weight, net.tensors.take(f"{point}.bias", outputs)]
+        last += [order(weight, boxes), order(net.tensors.take(f"{point}.bias", outputs), boxes)]
     net.head(seen[0], seen[1], *last)
 
 
 def _separable(net: TorchBuilder, x: str, name: str) -> tuple[str, str]:
     """(what the last convolution sees, its name)."""
+    for conv, bn in UNITS:
+        if f"{name}.0.{conv}.weight" in net.tensors:
+            unit = f"{name}.0.{conv}", f"{name}.0.{bn}"
+            return net.conv_norm(x, *unit, "relu6", 3, depthwise=True), f"{name}.1"
     if f"{name}.0.weight" not in net.tensors:
         return x, name
     norm = f"{name}.1.weight" in net.tensors

@@ -13,6 +13,7 @@ from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.graph_builder import box_major
 from singleshot.weights.imported_model import ImportedModel, Importer
+from singleshot.weights.importers.mobilenet_blocks import add_head
 from singleshot.weights.importers.torch_blocks import TorchBuilder
 from singleshot.weights.importers.vgg import count_classes
 
@@ -74,12 +75,7 @@ def _convert(tensors: ForeignState, project: str, stem: str, stages: tuple[str, 
     net = TorchBuilder(tensors)
     last, backbone = _resnet(net, stem, stages)
     for i, (x, boxes) in enumerate(zip(_extras(net, last, norm), PRIORS_300.per_cell, strict=True)):
-        values = []
-        for name, columns in ((f"loc.{i}", 4), (f"conf.{i}", num_classes + 1)):
-            weight = tensors.take(f"{name}.weight", boxes * columns, net.channels[x], 3, 3)
-            bias = tensors.take(f"{name}.bias", boxes * columns)
-            values += [box_major(weight, boxes), box_major(bias, boxes)]
-        net.head(x, x, *values)
+        add_head(net, x, f"loc.{i}", f"conf.{i}", boxes, num_classes + 1, (box_major, box_major))
     tensors.finish(f"{project} SSD300")
     model = net.build(num_classes, PRIORS_300, NVIDIA.inputs["ssd300"], f"ssd300-{backbone.lower().split()[-1]}")
     source, thresholds = f"{project} SSD300 on {backbone}", NVIDIA.detection["nvidia-eval"]
@@ -98,30 +94,6 @@ def _convert_mlperf(tensors: ForeignState) -> ImportedModel:
 
 
 IMPORTERS = (
-    Importer(
-        "nvidia",
-        (
-            "feature_extractor.feature_extractor.0.weight",
-            "feature_extractor.feature_extractor.6.0.conv1.weight",
-            "additional_blocks.0.0.weight",
-            "additional_blocks.4.4.running_var",
-            "loc.0.weight",
-            "conf.5.bias",
-        ),
-        _convert_nvidia,
-        "pytorch",
-    ),
-    Importer(
-        "mlperf",
-        (
-            "model.layer1.0.weight",
-            "model.layer2.0.0.conv1.weight",
-            "additional_blocks.0.0.weight",
-            "additional_blocks.4.2.bias",
-            "loc.0.weight",
-            "conf.5.bias",
-        ),
-        _convert_mlperf,
-        "pytorch",
-    ),
+    Importer("nvidia", _convert_nvidia),
+    Importer("mlperf", _convert_mlperf),
 )

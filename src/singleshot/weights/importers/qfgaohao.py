@@ -10,6 +10,7 @@ from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.mobilenet_blocks import (
     EXPAND_14,
+    V1_STRIDES,
     add_head,
     depthwise_bias,
     flat_parts,
@@ -18,8 +19,6 @@ from singleshot.weights.importers.mobilenet_blocks import (
 )
 from singleshot.weights.importers.torch_blocks import TorchBuilder
 from singleshot.weights.importers.vgg import VGG_INDEX, count_classes
-
-_V1_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)  # MobileNet paper, table 1, after the first convolution
 
 Trunk = Callable[[TorchBuilder], tuple[list[str], str]]  # (maps for heads, what the extra layers start from)
 
@@ -45,7 +44,7 @@ def _trunk_vgg(net: TorchBuilder) -> tuple[list[str], str]:
 def _trunk_v1(net: TorchBuilder) -> tuple[list[str], str]:
     """vision/nn/mobilenet.py; the maps behind blocks 11 and 13."""
     maps = [net.conv_norm(net.image, "base_net.0.0", "base_net.0.1", "relu", 3, 2)]
-    for i, stride in enumerate(_V1_STRIDES, 1):
+    for i, stride in enumerate(V1_STRIDES, 1):
         block = f"base_net.{i}"
         x = net.conv_norm(maps[-1], f"{block}.0", f"{block}.1", "relu", 3, stride, depthwise=True)
         maps.append(net.conv_norm(x, f"{block}.3", f"{block}.4", "relu", 1))
@@ -126,30 +125,9 @@ def _convert_squeeze(tensors: ForeignState) -> ImportedModel:
     return _convert(tensors, _trunk_squeeze, "sq-ssd-lite", "sq-ssd-lite")
 
 
-_LAST = ("classification_headers.5.bias", "regression_headers.5.bias")
 IMPORTERS = (
-    Importer(
-        "qfgaohao-vgg",
-        ("base_net.0.weight", "base_net.33.bias", "source_layer_add_ons.0.running_var", "extras.3.2.weight", *_LAST),
-        _convert_vgg,
-        "pytorch",
-    ),
-    Importer(
-        "qfgaohao-mb1",
-        ("base_net.0.0.weight", "base_net.13.0.weight", "base_net.13.3.weight", "extras.3.0.weight", *_LAST),
-        _convert_v1,
-        "pytorch",
-    ),
-    Importer(
-        "qfgaohao-mb2",
-        ("base_net.0.0.weight", "base_net.14.conv.6.weight", "base_net.18.0.weight", "extras.3.conv.7.weight", *_LAST),
-        _convert_v2,
-        "pytorch",
-    ),
-    Importer(
-        "qfgaohao-sq",
-        ("base_net.0.weight", "base_net.12.expand3x3.weight", "extras.4.2.0.weight", "extras.4.0.weight", *_LAST),
-        _convert_squeeze,
-        "pytorch",
-    ),
+    Importer("qfgaohao-vgg", _convert_vgg),
+    Importer("qfgaohao-mb1", _convert_v1),
+    Importer("qfgaohao-mb2", _convert_v2),
+    Importer("qfgaohao-sq", _convert_squeeze),
 )

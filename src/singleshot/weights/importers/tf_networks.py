@@ -14,12 +14,10 @@ from torch import Tensor
 from singleshot.errors import CheckpointError, printable
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.graph_builder import GraphBuilder, same_padding
+from singleshot.weights.importers.mobilenet_blocks import V1_STRIDES, V2_STRIDES
 from singleshot.weights.importers.tf_detection_settings import Block, Settings, scope_of
 
 V1, V2, INCEPTION = "FeatureExtractor/MobilenetV1", "FeatureExtractor/MobilenetV2", "FeatureExtractor/InceptionV2"
-# mobilenet_v1.py, strides of Conv2d_1 to Conv2d_13; mobilenet_v2.py, of expanded_conv to expanded_conv_16.
-_V1_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
-_V2_STRIDES = (1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1)
 _WIDTHS = ("BatchNorm/moving_mean", "BatchNorm/beta", "biases")
 
 
@@ -147,7 +145,7 @@ def mobilenet_v1(build: Builder) -> tuple[str, list[str]]:
     """-> how the names of the extra layers begin, and the maps so far."""
     block, maps = build.settings.base, []
     x = build.conv(f"{V1}/Conv2d_0", GraphBuilder.image, block, stride=2)
-    for i, stride in enumerate(_V1_STRIDES, start=1):
+    for i, stride in enumerate(V1_STRIDES, start=1):
         x = build.conv(f"{V1}/Conv2d_{i}_depthwise", x, block, stride, depthwise=True)
         x = build.conv(f"{V1}/Conv2d_{i}_pointwise", x, block)
         if i in (11, 13):
@@ -159,7 +157,7 @@ def mobilenet_v2(build: Builder) -> tuple[str, list[str]]:
     """As above. The first map is inside a block: what expanded_conv_13 (the API's layer_15) expands its input to."""
     block, maps = build.settings.base, []
     x = build.conv(f"{V2}/Conv", GraphBuilder.image, block, stride=2)
-    for i, stride in enumerate(_V2_STRIDES):
+    for i, stride in enumerate(V2_STRIDES):
         scope, before = f"{V2}/expanded_conv" + (f"_{i}" if i else ""), x
         if i or build.has(f"{scope}/expand/weights"):
             x = build.conv(f"{scope}/expand", x, block)

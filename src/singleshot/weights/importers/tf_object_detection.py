@@ -15,7 +15,7 @@ from singleshot.errors import CheckpointError, printable
 from singleshot.inputs import InputSpec
 from singleshot.weights.class_names import coco_by_number
 from singleshot.weights.foreign_state import ForeignState
-from singleshot.weights.graph_builder import swap_xy
+from singleshot.weights.graph_builder import swap_xy, widened
 from singleshot.weights.imported_model import ImportedModel, Importer, classes_of
 from singleshot.weights.importers.tf_detection_settings import scope_of, settings_of
 from singleshot.weights.importers.tf_networks import (
@@ -29,6 +29,7 @@ from singleshot.weights.importers.tf_networks import (
 )
 from singleshot.weights.readers.graphdef import MAX_NAME
 from singleshot.weights.readers.tf_companions import Companions
+from singleshot.weights.readers.tf_tensors import OPTIMIZER_SLOT
 
 # Other models of the same API, by a part of their names.
 _OTHERS = (
@@ -44,7 +45,7 @@ _OTHERS = (
 )
 # What training leaves in a checkpoint: slots of optimizers, counters, ranges of fake quantisation.
 _SLOTS = re.compile(
-    r"/(RMSProp|Momentum|Adam|Adagrad|Adadelta|Ftrl)(_\d+)?$|/ExponentialMovingAverage$|(^|/)\w*_quant/"
+    rf"{OPTIMIZER_SLOT}|/ExponentialMovingAverage$|(^|/)\w*_quant/"
     r"|^(global_step|save_counter|beta\d_power)$"
 )
 
@@ -92,16 +93,14 @@ def _head(build: Builder, i: int, x: str, boxes: int, columns: int) -> None:
             end = build.conv(f"{scope}/{name}_depthwise", x, block, depthwise=True)
         ends.append(end)
         weight = build.take(f"{scope}/{name}/weights", None, None, build.net.channels[end], outputs).permute(3, 2, 0, 1)
-        if weight.shape[2:] == (
-            2,
-            2,
-        ):  # a kernel cut down to a map of 2 x 2, padded behind: the same in the middle of 3
+        # A kernel cut down to a map of 2 x 2, padded behind: the same in the middle of 3.
+        if weight.shape[2:] == (2, 2):
             weight = F.pad(weight, (1, 0, 1, 0))
         if weight.shape[2:] not in ((1, 1), (3, 3)):
             raise CheckpointError(f"{build.tensors.where}: {scope}/{name}: a kernel of {tuple(weight.shape[2:])}")
         weights.append((weight, build.take(f"{scope}/{name}/biases", outputs)))
     side = max(weight.shape[-1] for weight, _ in weights)
-    (location, shift), (confidence, bias) = ((F.pad(w, [(side - w.shape[-1]) // 2] * 4), b) for w, b in weights)
+    (location, shift), (confidence, bias) = ((widened(w, side), b) for w, b in weights)
     build.net.head(ends[0], ends[1], swap_xy(location, boxes), swap_xy(shift, boxes), confidence, bias)
 
 
@@ -196,11 +195,4 @@ def _matches(tensors: ForeignState) -> bool:
     return any(name.startswith(starts) for name in tensors)
 
 
-IMPORTERS = (
-    Importer(
-        "tf-object-detection",
-        (),
-        _convert,
-        matches=_matches,
-    ),
-)
+IMPORTERS = (Importer("tf-object-detection", _convert, kind="", matches=_matches),)

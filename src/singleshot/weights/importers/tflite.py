@@ -20,7 +20,7 @@ from singleshot.prior_boxes import PriorSpec, from_shapes, prior_table
 from singleshot.thresholds import Thresholds
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
-from singleshot.weights.graph_builder import swap_xy
+from singleshot.weights.graph_builder import swap_xy, widened
 from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.tf_suppression import OPERATOR, of_operator
 from singleshot.weights.importers.tflite_graph import SAME_VALUES, GraphImport
@@ -157,7 +157,7 @@ def _pieces(graph: GraphImport, index: int) -> tuple[list[Operation], str]:
 def _add_head(graph: GraphImport, head: _Head, num_classes: int, columns: int, scales: Mapping[str, float]) -> None:
     parts = [_last_conv(graph, op) for op in (head.location, head.confidence)]
     side = max(weight.shape[-1] for weight, _ in parts)
-    (location, location_bias), (confidence, confidence_bias) = ((_widened(w, side), b) for w, b in parts)
+    (location, location_bias), (confidence, confidence_bias) = ((widened(w, side), b) for w, b in parts)
     # dx dy dw dh with one variance for both: what TensorFlow scales apart goes into the weights.
     factors = torch.tensor([1.0, scales["x"] / scales["y"], 1.0, scales["w"] / scales["h"]]).repeat(head.boxes)
     location = swap_xy(location, head.boxes) * factors.view(-1, 1, 1, 1)
@@ -180,12 +180,6 @@ def _last_conv(graph: GraphImport, op: Operation) -> tuple[Tensor, Tensor]:
     if not kept or steps != {1} or groups != 1 or options["activation"] != "none":
         raise CheckpointError(f"{graph.where}: a head of kernel {kernel}, steps {sorted(steps)}, {groups} groups")
     return weight, torch.zeros(len(weight)) if bias is None else bias
-
-
-def _widened(weight: Tensor, side: int) -> Tensor:
-    """A 1x1 kernel as the 3x3 that does the same, where the other half of the head has one."""
-    extra = (side - weight.shape[-1]) // 2
-    return torch.nn.functional.pad(weight, (extra,) * 4) if extra else weight
 
 
 def _with_background(rows: Tensor, boxes: int, value: float) -> Tensor:
@@ -301,12 +295,4 @@ def _precision(network: Network) -> str:
     return {"u1": "quantised (uint8)", "i1": "quantised (int8)"}.get(value.dtype, "float")
 
 
-IMPORTERS = (
-    Importer(
-        "tflite",
-        (),
-        _convert,
-        "tflite",
-        lambda tensors: tensors.kind == "tflite",
-    ),
-)
+IMPORTERS = (Importer("tflite", _convert, "tflite", lambda tensors: tensors.kind == "tflite"),)

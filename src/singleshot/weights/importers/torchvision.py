@@ -8,6 +8,7 @@ from singleshot.conventions import LITE_NORM_EPS, LITE_NORM_MOMENTUM, TORCHVISIO
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
+from singleshot.weights.importers.mobilenet_blocks import add_head, lite_extra
 from singleshot.weights.importers.torch_blocks import TorchBuilder
 from singleshot.weights.importers.vgg import VGG_CONVS, VGG_INDEX, count_classes, extra_names, vgg_model
 
@@ -84,11 +85,9 @@ def _maps(net: TorchBuilder) -> list[str]:
     x = net.conv_norm(x, f"{name}.1.3.0", f"{name}.1.3.1", "hardswish", kernel=1)
     maps.append(x)
     for i in range(4):
-        extra = f"backbone.extra.{i}"
-        x = net.conv_norm(x, f"{extra}.0.0", f"{extra}.0.1", "relu6", kernel=1)
-        x = net.conv_norm(x, f"{extra}.1.0", f"{extra}.1.1", "relu6", 3, 2, depthwise=True)
-        x = net.conv_norm(x, f"{extra}.2.0", f"{extra}.2.1", "relu6", kernel=1)
-        maps.append(x)
+        maps.append(
+            lite_extra(net, maps[-1], [(f"backbone.extra.{i}.{k}.0", f"backbone.extra.{i}.{k}.1") for k in range(3)])
+        )
     return maps
 
 
@@ -96,13 +95,7 @@ def _convert_lite(tensors: ForeignState) -> ImportedModel:
     num_classes = count_classes(tensors, f"{CONFIDENCE}.0.1.bias", 6)
     net = TorchBuilder(tensors, LITE_NORM_EPS, LITE_NORM_MOMENTUM)
     for i, x in enumerate(_maps(net)):
-        seen, last = [], []
-        for head, outputs in ((LOCATION, 24), (CONFIDENCE, 6 * (num_classes + 1))):
-            name = f"{head}.{i}"
-            seen.append(net.conv_norm(x, f"{name}.0.0", f"{name}.0.1", "relu6", 3, depthwise=True))
-            last.append(tensors.take(f"{name}.1.weight", outputs, net.channels[x], 1, 1))
-            last.append(tensors.take(f"{name}.1.bias", outputs))
-        net.head(seen[0], seen[1], *last)
+        add_head(net, x, f"{LOCATION}.{i}", f"{CONFIDENCE}.{i}", 6, num_classes + 1)
     tensors.finish("torchvision's ssdlite320_mobilenet_v3_large")
     priors, spec = TORCHVISION.prior_spec("ssdlite320"), TORCHVISION.inputs["ssdlite320"]
     model = net.build(num_classes, priors, spec, "ssdlite320-mobilenetv3")
@@ -111,29 +104,6 @@ def _convert_lite(tensors: ForeignState) -> ImportedModel:
 
 
 IMPORTERS = (
-    Importer(
-        "torchvision-ssd300",
-        (
-            "backbone.features.0.weight",
-            SCALE,
-            "backbone.extra.0.7.1.weight",
-            "backbone.extra.4.2.bias",
-            f"{LOCATION}.0.weight",
-            f"{CONFIDENCE}.5.bias",
-        ),
-        _convert_300,
-        "pytorch",
-    ),
-    Importer(
-        "torchvision-ssdlite320",
-        (
-            "backbone.features.0.0.0.weight",
-            "backbone.features.1.3.0.weight",
-            "backbone.extra.3.2.0.weight",
-            f"{LOCATION}.0.0.0.weight",
-            f"{CONFIDENCE}.5.1.bias",
-        ),
-        _convert_lite,
-        "pytorch",
-    ),
+    Importer("torchvision-ssd300", _convert_300),
+    Importer("torchvision-ssdlite320", _convert_lite),
 )

@@ -157,7 +157,7 @@ def _upgraded(old: Any) -> Any:
 
 def _v1_type(old: Any) -> str:
     """The type of a V1LayerParameter as newer files call it: CONVOLUTION -> Convolution."""
-    word = old.LayerType.Name(old.type)
+    word: str = old.LayerType.Name(old.type)
     return _V1_NAMES.get(word, word.title().replace("_", ""))
 
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from singleshot.errors import CheckpointError, MissingExtraError, printable
+from singleshot.errors import CheckpointError, printable
+from singleshot.extras import needs
 from singleshot.weights.foreign_state import MAX_NAMES
 from singleshot.weights.readers.reading import reading
 
@@ -136,11 +137,9 @@ def masked_crc32c(data: bytes) -> int:
 
     Raises MissingExtraError without google-crc32c.
     """
-    try:
+    with needs("train", "this file"):
         import google_crc32c
-    except ImportError as error:
-        raise MissingExtraError("this file needs google-crc32c: pip install 'singleshot[train]'") from error
-    crc = google_crc32c.value(data)
+    crc: int = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -149,10 +148,8 @@ def unpack_snappy(data: bytes, limit: int) -> bytes:
 
     Raises ValueError for a damaged or a larger one, MissingExtraError without cramjam.
     """
-    try:
+    with needs("train", "this file"):
         import cramjam
-    except ImportError as error:
-        raise MissingExtraError("this file needs cramjam: pip install 'singleshot[train]'") from error
     try:
         size = cramjam.snappy.decompress_raw_len(data)
         if size > limit:

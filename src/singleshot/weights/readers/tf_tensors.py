@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+# What TensorFlow 1's optimizers put behind a variable's name.
+OPTIMIZER_SLOT = r"/(RMSProp|Momentum|Adam|Adagrad|Adadelta|Ftrl)(_\d+)?$"
 # core/framework/types.proto
 STRING, BFLOAT16, HALF = 7, 14, 19
 DTYPES = {

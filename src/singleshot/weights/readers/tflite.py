@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from singleshot.errors import CheckpointError, MissingExtraError, printable
+from singleshot.errors import CheckpointError, printable
+from singleshot.extras import needs
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.readers.reading import read_bytes
 
@@ -120,12 +121,8 @@ class Network(NamedTuple):
 def read_tflite(path: str | Path) -> ForeignState:
     """The constants of a .tflite file by name, and the Network as `.structure`. Raises CheckpointError."""
     where = printable(path)
-    try:
+    with needs("train", f"{where}: reading .tflite"):
         import flatbuffers  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{where}: reading .tflite needs flatbuffers: pip install 'singleshot[train]'"
-        ) from error
     data = read_bytes(Path(path), where, MAX_BYTES)
     if data[4:8] != b"TFL3":
         raise CheckpointError(f"{where}: not a .tflite file (bytes 4 to 8 are {data[4:8]!r}, want b'TFL3')")
