@@ -90,8 +90,11 @@ def test_another_codebase_s_rule(model, pictures, run, refused) -> None:
 
     own = boxes()
     assert boxes("--rule", "caffe") == own
-    predicted = boxes("--rule", "chuanqi305")  # .25, 100 of a class
-    assert predicted == [row for row in own if row[1] > 0.25][:100]
+    # .25, and of each class the 100 best that NMS sees: the same boxes from the top, and none that is not among our own.
+    predicted, strong = boxes("--rule", "chuanqi305"), [row for row in own if row[1] > 0.25]
+    assert predicted[:50] == strong[:50]
+    assert 0 < len(predicted) <= 100
+    assert all(row in strong for row in predicted)
     assert "want one of caffe, " in refused("detect", model, pictures[0], "--rule", "yolo")
     assert "give the checkpoint" in refused("detect", "model.onnx", pictures[0], "--rule", "caffe")
 
