@@ -90,7 +90,7 @@ def test_another_codebase_s_rule(model, pictures, run, refused) -> None:
 
     own = boxes()
     assert boxes("--rule", "caffe") == own
-    # .25, and of each class the 100 best that NMS sees: the same boxes from the top, and none that is not among our own.
+    # .25, and of each class the 100 best that NMS sees: the same boxes from the top, and none that ours lacks.
     predicted, strong = boxes("--rule", "chuanqi305"), [row for row in own if row[1] > 0.25]
     assert predicted[:50] == strong[:50]
     assert 0 < len(predicted) <= 100
