@@ -9,8 +9,8 @@ import pytest
 
 from singleshot.cli.data_info import _advice, _encodable, verdict
 from singleshot.datasets.statistics import Cover, Part
-from singleshot.metrics.table import align_columns
 from singleshot.prior_coverage import REASONS
+from singleshot.text_table import align_columns
 
 
 def test_report(run, scenes, tmp_path):

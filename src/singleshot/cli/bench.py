@@ -12,7 +12,7 @@ import typer
 from singleshot.bench.options import ENGINES, PRECISIONS, BenchOptions
 from singleshot.cli.common import JsonOption, QuietOption, is_free, progress_bar
 from singleshot.errors import ConfigError, printable
-from singleshot.metrics.table import align_columns
+from singleshot.text_table import align_columns
 
 _HEADS = {"network": "network", "detect": "+ boxes", "memory": "from memory", "files": "from files"}
 _PEER_HEADS = {"torchvision ssd300_vgg16": "ssd300_vgg16", "torchvision ssdlite320_mobilenet_v3_large": "ssdlite320"}

@@ -16,7 +16,7 @@ from singleshot.cli.common import JsonOption, QuietOption, count_of, progress_ba
 from singleshot.errors import ConfigError, printable
 from singleshot.extras import require
 from singleshot.files import atomic_write
-from singleshot.metrics.table import align_columns
+from singleshot.text_table import align_columns
 
 if TYPE_CHECKING:
     from singleshot.datasets.statistics import BoxTable, Cover, DataInfo, Part

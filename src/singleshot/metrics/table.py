@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from singleshot.errors import printable
 from singleshot.metrics.evaluation import ClassResult, Evaluation, mean_known
+from singleshot.text_table import align_columns
 
 _COUNTS = ("objects", "found")
 _BEST = ("precision", "recall", "F1", "score")
@@ -47,21 +47,3 @@ def _mean_cells(evaluation: Evaluation, coco: bool) -> tuple[str, ...]:
 
 def _rate(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.3f}"
-
-
-def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table by its rows, the head first: names and columns without a head to the left, others to the right.
-
-    East Asian wide characters take two columns of a terminal.
-    """
-    from rich.cells import cell_len
-
-    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = []
-        for k, (cell, width) in enumerate(zip(row, widths, strict=True)):
-            space = " " * (width - cell_len(cell))
-            cells.append(cell + space if k == 0 or not rows[0][k] else space + cell)
-        lines.append("  ".join(cells).rstrip())
-    return lines
