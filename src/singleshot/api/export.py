@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from singleshot.api.options import Options, check_range
+from singleshot.deploy.engines import FORMATS as ENGINE_FORMATS
 from singleshot.errors import ConfigError, printable
 from singleshot.extras import needs
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from singleshot.models import SSD
     from singleshot.weights.checkpoint import ModelInfo
 
-# Formats for engines, with the suffix of the main file.
-ENGINE_FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 # Other projects' weights, and how their code reads the file, for people.
 WEIGHT_FORMATS = {
     "torchvision": "ssd300_vgg16(weights=None, weights_backbone=None, num_classes={columns})",

@@ -16,6 +16,7 @@ from singleshot.errors import ConfigError, printable
 # progress(total, what): a context that gives the function to call after each of them.
 Progress = Callable[[int, str], AbstractContextManager[Callable[[], None]]]
 
+DEFAULT_MODEL = "ssd320-mini"
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 

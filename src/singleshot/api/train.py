@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from singleshot.api.options import Options, check_range, parse_bytes, parse_duration
+from singleshot.api.options import DEFAULT_MODEL, Options, check_range, parse_bytes, parse_duration
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.extras import needs, require
 from singleshot.files import atomic_write, is_free, numbered_folder
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
-DEFAULT_MODEL = "ssd320-mini"
 # Where and how a run is done on this machine: what is not kept in run.json.
 _NOT_KEPT = ("out", "resume", "device", "compile", "workers", "tensorboard", "update_ratios")
 # What a resumed run keeps; of the rest only its length may change.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from singleshot.api.train import DEFAULT_MODEL
+from singleshot.api.options import DEFAULT_MODEL
 from singleshot.cli.common import JsonOption, QuietOption, count_of, progress_bar
 from singleshot.errors import ConfigError, printable
 from singleshot.extras import require

@@ -8,9 +8,7 @@ from typing import Annotated
 
 import typer
 
-from singleshot.api.detect import DetectOptions
-from singleshot.api.evaluate import EvaluateOptions, run_evaluation
-from singleshot.api.train import DEFAULT_MODEL, TrainOptions, run_training
+from singleshot.api.options import DEFAULT_MODEL
 from singleshot.cli.common import STOPPED, DeviceOption
 from singleshot.cli.detect import RunPrinter
 from singleshot.cli.detect import run as detect
@@ -36,6 +34,9 @@ def demo(
 
     Example: singleshot demo, or singleshot demo path/to/VOC2007
     """
+    from singleshot.api.detect import DetectOptions
+    from singleshot.api.evaluate import EvaluateOptions, run_evaluation
+    from singleshot.api.train import TrainOptions, run_training
     from singleshot.datasets import open_dataset
     from singleshot.metrics.table import format_table
 

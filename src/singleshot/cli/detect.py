@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from singleshot.api.detect import Counts, Detected, DetectOptions, Listener, run_detection
 from singleshot.cli.common import (
     STOPPED,
     DeviceOption,
@@ -27,6 +26,7 @@ from singleshot.files import is_free
 if TYPE_CHECKING:
     from rich.status import Status
 
+    from singleshot.api.detect import Counts, Detected, DetectOptions
     from singleshot.runtime.detector import Found
 
 EXIT_SKIPPED = 3
@@ -113,6 +113,8 @@ def detect(
 
     Exit code 130: stopped with Ctrl-C; what was finished is kept.
     """
+    from singleshot.api.detect import DetectOptions
+
     # OpenCV reads it when its first video opens: FFmpeg's own complaints would repeat ours, many times over.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     values = {**locals(), "batch": _batch_size(batch), "draw": draw is not False}
@@ -124,6 +126,8 @@ def detect(
 
 def run(options: DetectOptions, printer: RunPrinter, stream: TextIO | None = None) -> int:
     """Detect, and print how it goes; returns the exit code."""
+    from singleshot.api.detect import Listener, run_detection
+
     try:
         with printer:
             done = run_detection(options, stream, Listener(printer.image, printer.skip))

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from singleshot.api.evaluate import EvaluateOptions, run_evaluation
 from singleshot.cli.common import (
     DeviceOption,
     EngineOption,
@@ -52,6 +51,8 @@ def evaluate_command(
 
     Example: singleshot eval runs/train-1/best.safetensors path/to/VOC2007 --split test --metric voc07 --out report
     """
+    from singleshot.api.evaluate import EvaluateOptions, run_evaluation
+
     options = EvaluateOptions.of(locals())
     done = run_evaluation(options, functools.partial(progress_bar, quiet=quiet))
     if as_json:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from singleshot.api.import_checkpoint import Imported, ImportOptions, run_import
 from singleshot.cli.common import JsonOption, QuietOption
 from singleshot.errors import ConfigError, printable
-from singleshot.importable import importable
+
+if TYPE_CHECKING:
+    from singleshot.api.import_checkpoint import Imported
 
 _SHOWN = 20  # detections that are listed
 
@@ -49,11 +50,15 @@ def import_command(
     needs to be installed, and no code in a file is run.
     """
     if show_list:
+        from singleshot.importable import importable
+
         rows = [{"name": name, "about": row.about} for name, row in importable().items()]
         print(json.dumps(rows) if as_json else "\n".join(f"{row['name']:<24} {row['about']}" for row in rows))
         return
     if checkpoint is None:
         raise ConfigError("import: want a checkpoint file; singleshot import --list says which are known")
+    from singleshot.api.import_checkpoint import ImportOptions, run_import
+
     options = ImportOptions.of({**locals(), "companion": beside, "class_names": classes})
     done = run_import(options, _ask_names if sys.stdin.isatty() else None)
     if as_json:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from singleshot.api.train import DEFAULT_MODEL, TrainOptions, resolve, run_training
+from singleshot.api.options import DEFAULT_MODEL
 from singleshot.cli.common import STOPPED, DeviceOption, JsonOption, QuietOption, WorkersOption
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ def train(
 
     Example: singleshot train path/to/VOC2007 --time 20m --out runs/first
     """
+    from singleshot.api.train import TrainOptions, resolve, run_training
+
     options = resolve(TrainOptions.of({**locals(), "data": data or ""}))
     if not quiet:
         print("starting ...", file=sys.stderr, flush=True)  # PyTorch takes seconds to import

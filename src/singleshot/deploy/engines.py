@@ -17,6 +17,8 @@ from singleshot.runtime.engines.table import (
     open_engine,
 )
 
+# What can be exported, and the suffix of its main file.
+FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 # Suffixes of the files that engines run.
 EXPORTED = tuple(dict.fromkeys(suffix for row in ENGINES.values() for suffix in row.files))
 # How to get the packages that only some commands need.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from singleshot.deploy.engines import engines_for, require
+from singleshot.deploy.engines import FORMATS, engines_for, require
 from singleshot.deploy.onnx_file import attach_postprocess, description
 from singleshot.deploy.onnx_network import network_model, network_program, silent
 from singleshot.deploy.parity import EXACT, HALF, Agreement, Limits, compare, compare_raw, refuse_unless_good
@@ -26,8 +26,6 @@ from singleshot.weights.checkpoint import ModelInfo
 if TYPE_CHECKING:
     import onnx
 
-# What can be written, and the suffix of its main file.
-FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 # Name of the description in a torch.export archive.
 DESCRIPTION = "singleshot.json"
 _CHUNK = 4  # images in one run of the check, so that a batch is checked as well
