@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -197,3 +199,21 @@ def write_coco() -> Write:
         return path
 
     return write
+
+
+@pytest.fixture
+def serve():
+    """serve(handler): the address of a server that runs until the test ends."""
+    servers = []
+
+    def start(handler) -> str:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server.daemon_threads = True
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()

@@ -6,8 +6,6 @@ import functools
 import http.server
 import json
 import multiprocessing
-import socketserver
-import threading
 from pathlib import Path
 
 import cv2
@@ -114,25 +112,6 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         return
-
-
-@pytest.fixture
-def serve():
-    """serve(handler): the address of a server that runs until the test ends."""
-    servers = []
-
-    def start(handler) -> str:
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        server.daemon_threads = True
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        return f"http://127.0.0.1:{server.server_port}"
-
-    assert issubclass(http.server.ThreadingHTTPServer, socketserver.ThreadingMixIn)
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.fixture
@@ -272,24 +251,27 @@ def respond(serve):
     return start
 
 
-STEMS = (
-    "plain",
-    "with space",
-    "it's",
-    'say "so"',
-    "100%",
-    "%41",
-    "a&amp;b",
-    "猫 кот",
-    "a#b",
-    "q?x=1",
-    "a+b;c",
-    "d,e=f~",
-    "..a",
-)
+@pytest.fixture(scope="session")
+def stems() -> tuple[str, ...]:
+    """Names of images that forms, addresses and file systems must quote or not."""
+    return (
+        "plain",
+        "with space",
+        "it's",
+        'say "so"',
+        "100%",
+        "%41",
+        "a&amp;b",
+        "猫 кот",
+        "a#b",
+        "q?x=1",
+        "a+b;c",
+        "d,e=f~",
+        "..a",
+    )
 
 
 @pytest.fixture
-def voc_set(tmp_path, voc_xml, write_voc):
+def voc_set(tmp_path, voc_xml, write_voc, stems):
     xml = voc_xml([("cat", (1, 1, 5, 5))])
-    return write_voc(tmp_path / "voc", dict.fromkeys(STEMS, xml), {"train": list(STEMS)})
+    return write_voc(tmp_path / "voc", dict.fromkeys(stems, xml), {"train": list(stems)})

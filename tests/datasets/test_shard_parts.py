@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-import threading
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import fsspec
@@ -43,19 +42,9 @@ class Whole(Ranges):
 
 
 @pytest.fixture
-def serve():
-    """serve(folder, handler): its address."""
-    servers = []
-
-    def start(folder: Path, handler=Ranges) -> str:
-        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))))
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{servers[-1].server_port}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+def serve_shards(serve):
+    """serve_shards(folder, handler): its address."""
+    return lambda folder, handler=Ranges: serve(partial(handler, directory=str(folder)))
 
 
 def test_a_part_of_a_tar_is_read(tmp_path, one_line):
@@ -76,14 +65,14 @@ def test_a_file_of_such_a_name_is_itself(tmp_path):
     assert read_limited(tmp_path / "a.tar#0+9", 100, "image") == b"itself"
 
 
-def test_shards_on_a_web_server(coco_set, shards, serve, by_id):
-    address = serve(shards)
+def test_shards_on_a_web_server(coco_set, shards, serve_shards, by_id):
+    address = serve_shards(shards)
     for split in ("train", "val"):
         assert by_id(open_dataset(address, split)) == by_id(open_dataset(shards, split))
 
 
-def test_a_server_without_ranges_is_told(shards, serve, one_line):
-    dataset = open_dataset(serve(shards, Whole))
+def test_a_server_without_ranges_is_told(shards, serve_shards, one_line):
+    dataset = open_dataset(serve_shards(shards, Whole))
     line = one_line(dataset.sample, 0)
     assert "cannot send a part of a file" in line
 
@@ -98,7 +87,7 @@ def test_shards_in_memory(shards, by_id):
         system.rm("/packed", recursive=True)
 
 
-def test_from_a_web_server_to_shards(coco_set, shards, serve, tmp_path):
-    write(serve(coco_set), tmp_path / "out", per_shard=3)
+def test_from_a_web_server_to_shards(coco_set, shards, serve_shards, tmp_path):
+    write(serve_shards(coco_set), tmp_path / "out", per_shard=3)
     for path in shards.iterdir():
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from singleshot.datasets import open_source
 from singleshot.datasets.writers.shards import read_contents, write_shards
@@ -15,6 +16,7 @@ from singleshot.inputs import InputSpec
 from singleshot.loading.augment_spec import AUGMENTS, AugmentSpec
 from singleshot.loading.loader import TrainLoader
 from singleshot.loading.shard_stream import open_stream
+from singleshot.records import Batch
 
 SPEC = InputSpec(size=32)
 COUNT = 96  # images of the shards, 12 of 8
@@ -68,3 +70,24 @@ def loader(shards) -> Iterator[object]:
     yield make
     for one in made:
         one.close()
+
+
+@pytest.fixture(scope="session")
+def all_same() -> Callable[[list[Batch], list[Batch]], bool]:
+    """all_same(a, b): whether the batches have the same names, images, boxes, labels and indices, bit for bit."""
+
+    def same(a: Batch, b: Batch) -> bool:
+        return a.names == b.names and all(torch.equal(x, y) for x, y in zip(a[:4], b[:4], strict=True))
+
+    return lambda a, b: len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.fixture(scope="session")
+def equal_but_for_names(all_same) -> Callable[[list[Batch], list[Batch]], bool]:
+    return lambda a, b: all_same([one._replace(names=()) for one in a], [one._replace(names=()) for one in b])
+
+
+@pytest.fixture(scope="session")
+def seen() -> Callable[[Iterable[Batch]], list[int]]:
+    """seen(batches): positions in the data set of all their images, in order."""
+    return lambda batches: torch.cat([batch.indices for batch in batches]).tolist()

@@ -19,7 +19,7 @@ from singleshot.loading.augment_spec import AUGMENTS, AugmentSpec
 from singleshot.loading.loader import EvalLoader, TrainLoader
 from singleshot.loading.sampling import epoch_order
 from singleshot.loading.workers import pick_workers
-from singleshot.records import Batch, Sample
+from singleshot.records import Sample
 
 SPEC = InputSpec(size=32)
 
@@ -71,15 +71,7 @@ def train_loader() -> Iterator[object]:
         loader.close()
 
 
-def same(a: Batch, b: Batch) -> bool:
-    return a.names == b.names and all(torch.equal(x, y) for x, y in zip(a[:4], b[:4], strict=True))
-
-
-def all_same(a: list[Batch], b: list[Batch]) -> bool:
-    return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-
-
-def test_batches_do_not_depend_on_the_workers(train_loader) -> None:
+def test_batches_do_not_depend_on_the_workers(train_loader, all_same) -> None:
     loaders = [train_loader(workers=w) for w in (0, 1, 2)]
     for epoch in (0, 1):
         runs = [list(loader.epoch(epoch)) for loader in loaders]
@@ -88,7 +80,7 @@ def test_batches_do_not_depend_on_the_workers(train_loader) -> None:
         assert all_same(runs[0], runs[2])
 
 
-def test_epochs_and_seeds_differ(train_loader) -> None:
+def test_epochs_and_seeds_differ(train_loader, all_same) -> None:
     loader = train_loader()
     first, second = list(loader.epoch(0)), list(loader.epoch(1))
     assert not all_same(first, second)
@@ -97,20 +89,20 @@ def test_epochs_and_seeds_differ(train_loader) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_epoch_is_taken_up_in_the_middle(train_loader, workers: int) -> None:
+def test_an_epoch_is_taken_up_in_the_middle(train_loader, workers: int, all_same) -> None:
     entire = list(train_loader().epoch(3))
     assert all_same(list(train_loader(workers=workers).epoch(3, start_batch=2)), entire[2:])
     assert list(train_loader(workers=workers).epoch(3, start_batch=5)) == []
 
 
-def test_an_epoch_left_early_does_not_leak_into_the_next(train_loader) -> None:
+def test_an_epoch_left_early_does_not_leak_into_the_next(train_loader, all_same) -> None:
     loader = train_loader(workers=2)
     for _ in loader.epoch(0):
         break
     assert all_same(list(loader.epoch(1)), list(train_loader().epoch(1)))
 
 
-def test_each_image_at_most_once_and_all_seen_in_time(train_loader) -> None:
+def test_each_image_at_most_once_and_all_seen_in_time(train_loader, seen) -> None:
     loader = train_loader(spec=AUGMENTS["none"])
     seen = set()
     for epoch in range(6):
@@ -186,7 +178,7 @@ def test_our_own_mistake_keeps_its_traceback(train_loader) -> None:
         list(train_loader(dataset=SelfTold(4), workers=1).epoch(0))
 
 
-def test_workers_ignore_an_interrupt(train_loader) -> None:
+def test_workers_ignore_an_interrupt(train_loader, all_same) -> None:
     loader = train_loader(workers=1)
     batches = loader.epoch(0)
     first = next(batches)

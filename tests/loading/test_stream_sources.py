@@ -6,9 +6,8 @@ import io
 import json
 import os
 import tarfile
-import threading
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import fsspec
@@ -21,22 +20,9 @@ from singleshot.inputs import InputSpec
 from singleshot.loading.augment_spec import AUGMENTS
 from singleshot.loading.loader import TrainLoader
 from singleshot.loading.shard_stream import ShardStream, open_stream, open_training_set
-from singleshot.records import Batch
 
 SPEC = InputSpec(size=32)
 COUNT = 96  # images of the shards, 12 of 8
-
-
-def same(a: Batch, b: Batch) -> bool:
-    return a.names == b.names and all(torch.equal(x, y) for x, y in zip(a[:4], b[:4], strict=True))
-
-
-def all_same(a: list[Batch], b: list[Batch]) -> bool:
-    return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-
-
-def seen(batches) -> list[int]:
-    return torch.cat([batch.indices for batch in batches]).tolist()
 
 
 # ---------------------------------------------------------------------------------------------- the network
@@ -59,47 +45,36 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def serve():
-    """serve(folder, answers that break): the folder's address."""
-    servers = []
+def serve_shards(serve):
+    """serve_shards(folder, answers that break): the folder's address."""
 
     def start(folder: Path, broken: int = 0) -> str:
-        handler = type("Handler", (Quiet,), {"broken": broken})
-        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))))
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{servers[-1].server_port}"
+        return serve(partial(type("Handler", (Quiet,), {"broken": broken}), directory=str(folder)))
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def equal_but_for_names(a: list[Batch], b: list[Batch]) -> bool:
-    return all_same([batch._replace(names=()) for batch in a], [batch._replace(names=()) for batch in b])
+    return start
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_over_http(loader, shards, serve, workers):
-    address = serve(shards)
+def test_over_http(loader, shards, serve_shards, workers, equal_but_for_names):
+    address = serve_shards(shards)
     batches = list(loader(address, workers=workers).epoch(0))
     assert equal_but_for_names(batches, list(loader().epoch(0)))
     assert batches[0].names[0].startswith(f"{address}/train-0000")
 
 
-def test_over_http_with_breaks(loader, shards, serve, monkeypatch):
+def test_over_http_with_breaks(loader, shards, serve_shards, monkeypatch, equal_but_for_names):
     monkeypatch.setattr(shardtar, "_PAUSE", 0.001)
-    batches = list(loader(serve(shards, broken=3)).epoch(0))
+    batches = list(loader(serve_shards(shards, broken=3)).epoch(0))
     assert equal_but_for_names(batches, list(loader().epoch(0)))
 
 
-def test_over_http_with_breaks_without_end(loader, shards, serve, monkeypatch):
+def test_over_http_with_breaks_without_end(loader, shards, serve_shards, monkeypatch):
     monkeypatch.setattr(shardtar, "_PAUSE", 0.001)
     with pytest.raises(DataError, match=r"^http://127.*\.tar: cannot be read \(.*"):
-        list(loader(serve(shards, broken=10**6)).epoch(0))
+        list(loader(serve_shards(shards, broken=10**6)).epoch(0))
 
 
-def test_from_memory(loader, shards):
+def test_from_memory(loader, shards, equal_but_for_names):
     system = fsspec.filesystem("memory")
     try:
         for path in shards.iterdir():
@@ -233,7 +208,7 @@ def test_the_workers_end(loader):
     assert os.getpid() not in [process.pid for process in processes]
 
 
-def test_a_tar_of_another_tool_without_extended_headers_is_streamed(tmp_path, copy, loader):
+def test_a_tar_of_another_tool_without_extended_headers_is_streamed(tmp_path, copy, loader, seen):
     """Only shards.json makes them ours: GNU tar's own headers do."""
     for path in sorted(copy.glob("*.tar")):
         with tarfile.open(path) as tar:

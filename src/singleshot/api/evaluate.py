@@ -153,23 +153,19 @@ def _checkpoint(options: EvaluateOptions) -> Detector:
             f"--engine, --threads, --precision: for exported files; {printable(options.model)} is a checkpoint"
         )
     with needs("train", f"{printable(options.model)}: evaluating a checkpoint"):
-        from singleshot.evaluation.torch_engine import TorchEngine
-        from singleshot.weights.open_model import open_model
-    from singleshot.conventions import detection_rule
-    from singleshot.devices import pick_device, place_model
+        from singleshot.evaluation.torch_engine import open_checkpoint
+    from singleshot.devices import place_model
     from singleshot.runtime.detector import Detector
+    from singleshot.runtime.engines.table import EngineOptions
 
-    # A wrong name is refused before anything is read.
-    rule = None if options.rule is None else detection_rule(options.rule)
-    place = pick_device(options.device)
-    model, info = open_model(options.model)
-    place_model(model, place)
-    thresholds = info.thresholds if rule is None else info.thresholds.under(rule)
+    engine = open_checkpoint(Path(options.model), EngineOptions(options.device, rule=options.rule))
+    place_model(engine.model, engine.device)
     if options.score_min is not None:
-        thresholds = replace(thresholds, score_min=options.score_min)
+        engine.thresholds = replace(engine.thresholds, score_min=options.score_min)
     if options.nms_iou is not None:
-        thresholds = replace(thresholds, nms_iou=options.nms_iou)
-    return Detector(TorchEngine(model, thresholds, place), model.input_spec, info.class_names)
+        engine.thresholds = replace(engine.thresholds, nms_iou=options.nms_iou)
+    assert engine.info is not None
+    return Detector(engine, engine.info.input_spec, engine.info.class_names)
 
 
 def _write_report(done: Evaluated, out: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from singleshot.api.options import Options, check_range
+from singleshot.api.options import Options, check_range, refuse_place
 from singleshot.deploy.engines import FORMATS as ENGINE_FORMATS
 from singleshot.errors import ConfigError, printable
 from singleshot.extras import needs
@@ -190,19 +190,10 @@ def run_export(options: ExportOptions, on_line: Callable[[str], None] | None = N
     """As `export`, with everything that is known of what was written."""
     path = options.path
     if options.to in WEIGHT_FORMATS:
-        _refuse_place(path, ".pth", ".pt")
+        refuse_place(path, ".pth", ".pt")
         return _export_weights(options, path)
-    _refuse_place(path, ENGINE_FORMATS[options.to])
+    refuse_place(path, ENGINE_FORMATS[options.to])
     return _export_for_engines(options, path, on_line or (lambda line: None))
-
-
-def _refuse_place(path: Path, *suffixes: str) -> None:
-    """Raise ConfigError for a name with another suffix, and where something is already."""
-    if path.suffix not in suffixes:
-        raise ConfigError(f"--out {printable(path)}: want a name that ends in {suffixes[0]}")
-    for file in (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,):
-        if file.exists():
-            raise ConfigError(f"{printable(file)}: is there already; give another --out, or remove it")
 
 
 def _export_for_engines(options: ExportOptions, path: Path, on_line: Callable[[str], None]) -> EngineExport:

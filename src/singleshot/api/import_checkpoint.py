@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from singleshot.api.options import Options
+from singleshot.api.options import Options, refuse_place
 from singleshot.errors import ConfigError, printable
 from singleshot.extras import needs
 from singleshot.files import atomic_write
@@ -128,10 +128,7 @@ def import_checkpoint(
 def run_import(options: ImportOptions, ask_names: AskNames | None = None) -> Imported:
     """As `import_checkpoint`; ask_names: the names of so many classes from the user, as class_names takes them."""
     path = options.path
-    if path.suffix != ".safetensors":
-        raise ConfigError(f"--out {printable(path)}: want a name that ends in .safetensors")
-    if path.exists():
-        raise ConfigError(f"{printable(path)}: is there already; give another --out, or remove it")
+    refuse_place(path, ".safetensors")
     photo = _photo(options.image)
     with needs("train", "importing"):
         from singleshot.weights.importing import import_foreign

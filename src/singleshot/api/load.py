@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from singleshot.errors import ConfigError, printable
-
 if TYPE_CHECKING:
     from singleshot.inputs import InputSpec
     from singleshot.runtime.detector import Detector
@@ -49,14 +47,8 @@ def load(
         ConfigError: An option is wrong, or not for this kind of file.
         MissingExtraError: A package is not installed; the message names the extra.
     """
-    from singleshot.runtime.engines.table import EngineOptions, is_exported
+    from singleshot.runtime.engines.table import EngineOptions
     from singleshot.runtime.load import open_detector
 
-    if rule is not None and is_exported(path):
-        raise ConfigError(f"--rule {printable(rule)}: {printable(path)} has its rule built in; give the checkpoint")
-    if rule is not None:
-        from singleshot.conventions import detection_rule
-
-        detection_rule(rule)  # a wrong name is refused before anything is read
     options = EngineOptions(device, threads, precision, batch, cache, rule)
     return open_detector(path, engine, options, input_spec, class_names)

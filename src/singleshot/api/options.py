@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, Self
 
 from singleshot.errors import ConfigError, printable
@@ -56,6 +57,15 @@ def check_range(option: str, value: float | None, low: float, high: float) -> No
     """Raise ConfigError unless the value is None or from `low` to `high`; option: its name in words."""
     if value is not None and not low <= value <= high:
         raise ConfigError(f"{option} {value}: want {low:g} to {high:g}")
+
+
+def refuse_place(path: Path, *suffixes: str) -> None:
+    """Raise ConfigError for a name with another suffix, and where something is already."""
+    if path.suffix not in suffixes:
+        raise ConfigError(f"--out {printable(path)}: want a name that ends in {suffixes[0]}")
+    for file in (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,):
+        if file.exists():
+            raise ConfigError(f"{printable(file)}: is there already; give another --out, or remove it")
 
 
 def parse_duration(text: str | float, option: str = "--time") -> float:

@@ -67,7 +67,9 @@ def open_detector(
                 f"{printable(path)}: input_spec and class_names are for ONNX files; a checkpoint has its own"
             )
     elif options.rule is not None:
-        raise ConfigError(f"rule {printable(options.rule, 40)}: {printable(path)} has its rule built in")
+        raise ConfigError(
+            f"rule {printable(options.rule, 40)}: {printable(path)} has its rule built in; give the checkpoint"
+        )
     candidates = _candidates(path, engine, options.device)
     if is_exported(path) and not path.is_file():
         raise CheckpointError(f"{printable(path)}: {'is a folder' if path.is_dir() else 'no such file'}")
