@@ -7,8 +7,8 @@ from pathlib import Path
 from singleshot.bench.model_files import Model
 from singleshot.bench.options import ENGINES, BenchOptions
 from singleshot.bench.records import KINDS, Candidate, Task
-from singleshot.deploy.engines import INSTALL, has_package
 from singleshot.errors import ConfigError, MissingExtraError, printable
+from singleshot.extras import require
 from singleshot.runtime.engines.table import ENGINES as TABLE
 from singleshot.runtime.engines.table import engine_module, is_installed
 
@@ -39,9 +39,9 @@ def candidates_of(model: Model, options: BenchOptions) -> tuple[list[Candidate],
                 one for device in devices_of(engine, options.device) for one in _of(engine, device, model, options)
             ]
         elif options.engines is not None:
-            raise MissingExtraError(f"--engines {engine}: is not installed: {INSTALL[engine]}")
+            raise MissingExtraError(f"--engines {engine}: is not installed: {TABLE[engine].install}")
         else:
-            notes.append(f"{engine} is not installed: {INSTALL[engine]}")
+            notes.append(f"{engine} is not installed: {TABLE[engine].install}")
     for precision in options.precisions or ():
         _check_found(precision, found, model)
     if not found:
@@ -109,8 +109,7 @@ def _files(engine: str, precision: str, model: Model) -> tuple[Path | None, Path
 
 def peers(model: Model, options: BenchOptions) -> list[Candidate]:
     """torchvision's SSDs, with as many classes as the model. Raises MissingExtraError."""
-    if not has_package("torchvision"):
-        raise MissingExtraError(f"--versus torchvision: is not installed: {INSTALL['torchvision']}")
+    require("train", "--versus torchvision", "torchvision")
     return [one for builder in TORCHVISION_SSDS for one in torchvision_candidates(builder, model.classes, options)]
 
 

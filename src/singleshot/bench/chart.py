@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from singleshot.deploy.engines import require
 from singleshot.errors import printable
+from singleshot.extras import require
 from singleshot.files import atomic_write
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _WIDE = 20.0  # times: from there on bars need a logarithmic axis to be seen
 
 def need_chart() -> None:
     """Raise MissingExtraError where no chart can be drawn."""
-    require("the chart (--out)", "matplotlib")
+    require("train", "the chart (--out)", "matplotlib")
 
 
 def draw_bench(report: Mapping[str, Any], path: str | Path) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from singleshot.bench.images import BenchImages
 from singleshot.bench.options import BenchOptions
-from singleshot.deploy.engines import EXPORTED, INSTALL, has_package, require
-from singleshot.errors import CheckpointError, ConfigError, MissingExtraError, printable
+from singleshot.deploy.engines import EXPORTED
+from singleshot.errors import CheckpointError, ConfigError, printable
+from singleshot.extras import require
 from singleshot.inputs import InputSpec
 
 if TYPE_CHECKING:
@@ -64,8 +65,7 @@ def find_model(name: str, folder: Path, images: BenchImages, options: BenchOptio
         if int8 is not None:
             raise ConfigError("--int8 is for checkpoints; bench the int8 file itself, or the checkpoint with --int8")
         return _exported(Path(name), folder)
-    if not has_package("torch"):
-        raise MissingExtraError(f"{printable(name)}: a checkpoint needs PyTorch: {INSTALL['torch']}")
+    require("train", f"{printable(name)}: a checkpoint", "torch")
     if int8 is None:
         return _from_torch(name, folder, images, options)
     spec, count = _read(Path(int8))
@@ -182,7 +182,7 @@ def write_int8(model: SSD, info: ModelInfo, folder: Path, images: BenchImages, n
     from singleshot.deploy.onnx_network import network_model
 
     need_onnx("int8")
-    require("int8", "nncf")
+    require("export", "int8", "nncf")
     feed = [preprocess(path, model.input_spec) for path in images.paths[:_CALIBRATION]]
     rounded = quantise_network(network_model(model), feed)
     path = folder / f"{info.model}-int8.onnx"

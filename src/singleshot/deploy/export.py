@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from singleshot.deploy.engines import FORMATS, engines_for, require
+from singleshot.deploy.engines import FORMATS, engines_for
 from singleshot.deploy.onnx_file import attach_postprocess, description
 from singleshot.deploy.onnx_network import network_model, network_program, silent
 from singleshot.deploy.parity import EXACT, HALF, Agreement, Limits, compare, compare_raw, refuse_unless_good
 from singleshot.errors import ConfigError, printable
 from singleshot.evaluation.torch_engine import TorchEngine
+from singleshot.extras import require
 from singleshot.files import atomic_write
 from singleshot.models import SSD
 from singleshot.timing import time_in_turns
@@ -88,7 +89,7 @@ class Quantised(NamedTuple):
 
 def need_onnx(what: str) -> None:
     """Raise MissingExtraError unless the packages that write ONNX are there."""
-    require(what, "onnx", "onnxscript")
+    require("export", what, "onnx", "onnxscript")
 
 
 # ------------------------------------------------------------------------------------------------------------ check
@@ -219,7 +220,7 @@ def export_model(
             return Exported((out,), check_file(model, info, temporary, form._replace(raw=True), check, what))
     need_onnx(f"{what}: exporting")
     if form.to == "openvino":
-        require(f"{what}: --to openvino", "openvino")
+        require("export", f"{what}: --to openvino", "openvino")
     network, about = quantised or Quantised(network_model(model), {})
     precision = "int8" if quantised is not None else "float16" if form.half else "float32"
     proto = attach_postprocess(network, model, info, form.raw, form.tensorrt_compatible, precision, about)

@@ -18,13 +18,14 @@ import numpy as np
 from singleshot.datasets import open_dataset
 from singleshot.datasets.dataset import Dataset
 from singleshot.deploy.check_images import PreprocessedImages, spread
-from singleshot.deploy.engines import engines_for, require
+from singleshot.deploy.engines import engines_for
 from singleshot.deploy.export import Quantised, need_onnx
 from singleshot.deploy.int8_layers import l2norm_nodes, quantised_layers, rank_layers, with_float
 from singleshot.deploy.onnx_file import attach_postprocess
 from singleshot.deploy.onnx_network import network_model, silent
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.evaluation.engine_loop import PlacedSquare, evaluate_engine, in_batches
+from singleshot.extras import require
 from singleshot.models import SSD
 from singleshot.records import ImageDetections
 from singleshot.weights.checkpoint import ModelInfo
@@ -236,7 +237,7 @@ def quantise(
         MissingExtraError: A package is missing.
     """
     need_onnx("int8")
-    require("int8", "nncf")
+    require("export", "int8", "nncf")
     network = network_model(model)
     feed = PreprocessedImages(calibration, model)
     judged = PreprocessedImages(validation.subset(spread(len(validation), VALIDATION)), model)
