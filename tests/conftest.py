@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -32,6 +33,9 @@ MAY_SKIP = (
     "counts processes by /proc",
     "OpenCV before 5 has ASCII letters only",
 )
+
+# A shell that starts this in the background has it ignore Ctrl-C, and so would every command that a test stops.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Deadlines measure the machine, not the code; fixed examples make a red test red again.
 settings.register_profile("singleshot", deadline=None, derandomize=True)

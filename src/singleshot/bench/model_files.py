@@ -13,6 +13,7 @@ from singleshot.deploy.engines import EXPORTED
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.extras import require
 from singleshot.inputs import InputSpec
+from singleshot.presets import MODELS
 
 if TYPE_CHECKING:
     from singleshot.models import SSD
@@ -46,6 +47,24 @@ class Model:
     notes: list[str] = field(default_factory=list)
 
 
+def refuse_absent(name: str) -> None:
+    """Refuse a name that is neither a file nor a preset, before anything is drawn or loaded.
+
+    Raises:
+        CheckpointError: It is neither.
+        MissingExtraError: It is no exported file, and PyTorch is missing.
+    """
+    if Path(name).suffix.lower() not in EXPORTED:
+        require("train", f"{printable(name)}: a checkpoint", "torch")
+    if Path(name).exists() or name in MODELS:
+        return
+    if Path(name).suffix:
+        raise CheckpointError(f"{printable(name)}: no such file")
+    near = difflib.get_close_matches(name, MODELS, n=1)
+    hint = f"; did you mean {near[0]}?" if near else f"; presets are {', '.join(MODELS)}"
+    raise CheckpointError(f"{printable(name)}: no such file and no preset{hint}")
+
+
 def find_model(name: str, folder: Path, images: BenchImages, options: BenchOptions) -> Model:
     """A checkpoint, an exported file, or a preset, which gets random weights, as the files that engines take.
 
@@ -60,12 +79,12 @@ def find_model(name: str, folder: Path, images: BenchImages, options: BenchOptio
         ConfigError: The int8 file is not of the same model.
         MissingExtraError: A package is missing.
     """
+    refuse_absent(name)
     int8 = options.int8
     if Path(name).suffix.lower() in EXPORTED:
         if int8 is not None:
             raise ConfigError("--int8 is for checkpoints; bench the int8 file itself, or the checkpoint with --int8")
         return _exported(Path(name), folder)
-    require("train", f"{printable(name)}: a checkpoint", "torch")
     if int8 is None:
         return _from_torch(name, folder, images, options)
     spec, count = _read(Path(int8))
@@ -116,7 +135,6 @@ def _is_int8(path: Path) -> bool:
 
 def _from_torch(name: str, folder: Path, images: BenchImages, options: BenchOptions) -> Model:
     """A checkpoint's or a preset's model as both halves take it."""
-    from singleshot.presets import MODELS
     from singleshot.weights.open_model import open_model
 
     notes: list[str] = []
@@ -126,10 +144,6 @@ def _from_torch(name: str, folder: Path, images: BenchImages, options: BenchOpti
         notes.append(
             "random weights: figures of speed hold, boxes mean nothing; about 50 candidates an image enter NMS"
         )
-    elif not Path(name).exists() and not Path(name).suffix:
-        near = difflib.get_close_matches(name, MODELS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else f"; presets are {', '.join(MODELS)}"
-        raise CheckpointError(f"{printable(name)}: no such file and no preset{hint}")
     else:
         model, info = open_model(name)
     checkpoint, floating = write_files(model, info, folder, notes)

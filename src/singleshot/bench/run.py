@@ -14,7 +14,7 @@ from typing import Any
 
 from singleshot.bench.candidates import candidates_of, peers
 from singleshot.bench.images import find_images
-from singleshot.bench.model_files import Model, find_model
+from singleshot.bench.model_files import Model, find_model, refuse_absent
 from singleshot.bench.options import BenchOptions
 from singleshot.bench.race import probe, race, ratios, steps, summary
 from singleshot.bench.records import Candidate, Measured, Task
@@ -53,6 +53,7 @@ def run_bench(
         DataError: There are no images.
         MissingExtraError: A package is missing.
     """
+    refuse_absent(model)
     with tempfile.TemporaryDirectory(prefix="singleshot-bench-") as folder:
         images = find_images(options.images, Path(folder, "images"))
         found = find_model(model, Path(folder), images, options)
