@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,6 +72,21 @@ def trained(scenes: Path, run: Run, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def model(trained: Path) -> Path:
     return trained / "best.safetensors"
+
+
+@pytest.fixture(scope="session")
+def export_report(model: Path, run: Run, tmp_path_factory) -> dict[str, Any]:
+    """What `export --json` said of the trained model's ONNX file."""
+    done = run("export", model, "--out", tmp_path_factory.mktemp("exported") / "model.onnx", "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="session")
+def exported(export_report: dict[str, Any]) -> Path:
+    """The trained model's ONNX file."""
+    return Path(export_report["files"][0])
 
 
 @pytest.fixture

@@ -68,24 +68,11 @@ def test_mistakes(vgg: Path, refused, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ for engines
 
 
-@pytest.fixture(scope="module")
-def small(model: Path, run, tmp_path_factory) -> tuple[Path, dict]:
-    """The trained model's ONNX file and the report on it."""
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("openvino")
-    pytest.importorskip("onnxruntime")
-    out = tmp_path_factory.mktemp("small") / "small.onnx"
-    done = run("export", model, "--out", out, "--json")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return out, json.loads(done.stdout)
-
-
-def test_one_file_that_is_checked(small, model: Path) -> None:
-    out, report = small
-    assert report["files"] == [str(out)]
+def test_one_file_that_is_checked(exported: Path, export_report) -> None:
+    report = export_report
+    assert report["files"] == [str(exported)]
     assert (report["outputs"], report["precision"], report["to"]) == ("detections", "float32", "onnx")
-    assert report["bytes"] == out.stat().st_size
+    assert report["bytes"] == exported.stat().st_size
     assert report["classes"] == ["cross", "leaf", "ring", "star"]
     pytorch, *engines = report["engines"]
     assert pytorch["engine"] == "pytorch"
@@ -123,11 +110,11 @@ def test_int8(model: Path, scenes: Path, run, tmp_path: Path) -> None:
     assert "calibrating on 48 images" in done.stderr
 
 
-def test_mistakes_of_exports(model: Path, scenes: Path, small, refused, tmp_path: Path) -> None:
+def test_mistakes_of_exports(model: Path, scenes: Path, exported: Path, refused, tmp_path: Path) -> None:
     pytest.importorskip("nncf")
     out = tmp_path / "m.onnx"
     assert "want a name that ends in .onnx" in refused("export", model, "--out", tmp_path / "m.xml")
-    assert "is there already" in refused("export", model, "--out", small[0])
+    assert "is there already" in refused("export", model, "--out", exported)
     assert "--half: goes with --to openvino" in refused("export", model, "--half", "--out", out)
     assert "want one of them" in refused("export", model, "--half", "--int8", scenes, "--to", "openvino")
     assert "its own quantisation" in refused("export", model, "--int8", scenes, "--tensorrt")

@@ -3,21 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-
-@pytest.fixture(scope="module")
-def exported(model: Path, tmp_path_factory) -> Path:
-    pytest.importorskip("onnx")
-    from singleshot.deploy.onnx_file import detector_model
-    from singleshot.weights.checkpoint import load_checkpoint
-
-    path = tmp_path_factory.mktemp("exported") / "model.onnx"
-    path.write_bytes(detector_model(*load_checkpoint(model)).SerializeToString())
-    return path
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])

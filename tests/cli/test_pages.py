@@ -83,14 +83,6 @@ def refuse_unknown(words: list[str]) -> None:
             assert word.split("=")[0] in known, f"no option {word} in: {shlex.join(words)}"
 
 
-@pytest.fixture(scope="session")
-def exported_file(model: Path, tmp_path_factory: pytest.TempPathFactory, run) -> Path:
-    path = tmp_path_factory.mktemp("pages") / "mine.onnx"
-    done = run("export", model, "--out", path)
-    assert done.returncode == 0, done.stderr
-    return path
-
-
 @pytest.fixture
 def stage(tmp_path: Path, scenes: Path, trained: Path) -> Path:
     """What the pages name: a data set, photos, a trained model, its exported file."""
@@ -117,9 +109,9 @@ def shorter(text: str) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_block_of_the_page_runs(page: Path, stage: Path, exported_file: Path, run) -> None:
+def test_every_block_of_the_page_runs(page: Path, stage: Path, exported: Path, run) -> None:
     if "--out mine.onnx" not in page.read_text():
-        shutil.copy(exported_file, stage / "mine.onnx")
+        shutil.copy(exported, stage / "mine.onnx")
     for block in blocks_of(page):
         where = f"{page.name}:{block.line}"
         if block.reason is not None:

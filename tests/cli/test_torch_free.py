@@ -56,18 +56,6 @@ REFUSED = [
 ]
 
 
-@pytest.fixture(scope="module")
-def exported(model: Path, tmp_path_factory) -> Path:
-    pytest.importorskip("onnx")
-    pytest.importorskip("openvino")
-    from singleshot.deploy.onnx_file import detector_model
-    from singleshot.weights.checkpoint import load_checkpoint
-
-    path = tmp_path_factory.mktemp("exported") / "model.onnx"
-    path.write_bytes(detector_model(*load_checkpoint(model)).SerializeToString())
-    return path
-
-
 def filled(words: list[str], exported: Path, scenes: Path) -> list[str]:
     return [word.replace("MODEL", str(exported)).replace("DATA", str(scenes)) for word in words]
 

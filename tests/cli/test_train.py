@@ -83,7 +83,7 @@ def test_a_signal_saves_and_says_how_to_go_on(how: str, scenes: Path, run, tmp_p
 
 
 def test_start_from_a_checkpoint_with_other_classes(model: Path, shared: Path, run, tmp_path: Path) -> None:
-    done = run("train", shared / "data" / "bccd", "--start", model, "--time", "8s", "--out", tmp_path / "run")
+    done = run("train", shared / "data" / "bccd", "--start", model, "--time", "2s", "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert "fresh for other classes" in done.stderr
 
@@ -210,7 +210,7 @@ def test_no_network_means_training_from_nothing_with_a_line(scenes: Path, run, t
     """auto is the default: it must not fail where nothing can be downloaded."""
     env = {**os.environ, "HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9",
            "https_proxy": "http://127.0.0.1:9", "TORCH_HOME": str(tmp_path / "cache")}  # fmt: skip
-    command = [sys.executable, "-m", "singleshot", "train", str(scenes), "--epochs", "1", "--batch", "16",
+    command = [sys.executable, "-m", "singleshot", "train", str(scenes), "--time", "1s", "--batch", "8",
                "--model", "ssdlite320-mobilenetv2", "--val-split", "none", "--out", str(tmp_path / "run")]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
