@@ -19,7 +19,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory) -> Iterator[Run]:
-    """run("eval", model, data, cwd=, stdin=): the command in a process of its own.
+    """run("eval", model, data, cwd=, stdin=): the command in a process of its own; run("-c", code): as Python does it.
 
     That process is a fork of one that has imported everything already: starting Python and PyTorch anew for each of
     some 300 commands would take longer than all other tests. tests/cli/test_start.py starts them as a user does.
@@ -36,7 +36,7 @@ def run(tmp_path_factory) -> Iterator[Run]:
     assert starter.stdout.readline() == "ready\n"
 
     def call(*words: object, cwd: Path | None = None, stdin: bytes | None = None, timeout: float = 200):
-        command = ["singleshot", *map(str, words)]
+        command = [*([] if words[:1] == ("-c",) else ["singleshot"]), *map(str, words)]
         streams = [folder / name for name in ("in", "out", "err")]
         streams[0].write_bytes(stdin or b"")
         job = {"command": command, "cwd": str(cwd or Path.cwd()), "streams": list(map(str, streams)),

@@ -7,7 +7,6 @@ A block runs after those above it on its page. One that cannot run here has a co
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -128,10 +127,7 @@ def test_every_block_of_the_page_runs(page: Path, stage: Path, exported: Path, r
             if block.reason != "a part of a file":
                 compile(block.text, where, "exec")
             if block.reason is None:
-                done = subprocess.run(
-                    [sys.executable, "-c", shorter(block.text)], cwd=stage, capture_output=True, text=True,
-                    env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, check=False,
-                )  # fmt: skip
+                done = run("-c", shorter(block.text), cwd=stage)
                 assert done.returncode == 0, f"{where}:\n{done.stdout}{done.stderr}"
         elif block.language == "toml":
             tomllib.loads(block.text)

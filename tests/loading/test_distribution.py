@@ -139,7 +139,9 @@ def recorded(monkeypatch) -> list[RenderPlan]:
     return plans
 
 
-@pytest.mark.parametrize("scene", SCENES)
+@pytest.mark.parametrize(
+    "scene", ["three", pytest.param("small", marks=pytest.mark.slow), pytest.param("large", marks=pytest.mark.slow)]
+)
 def test_views_and_kept_objects_are_distributed_as_the_literal_sampler(scene: str, recorded: list[RenderPlan]) -> None:
     boxes = SCENES[scene]
     spec = replace(AUGMENTS["caffe"], photometric=0.0, mirror_p=0.0)

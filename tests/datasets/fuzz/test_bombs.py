@@ -53,6 +53,7 @@ def test_each_is_refused_or_read(told):
     assert {name for name, way in said if way == "read"} > set(READ)
 
 
+@pytest.mark.slow
 def test_the_command_names_them_all(told, folder):
     command = [sys.executable, "-m", "singleshot", "data", "check", folder, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
