@@ -1,7 +1,7 @@
 """Training loop, loader, export and start-up of this tree against another checkout of singleshot, in turns in one run.
 
     git worktree add ../before COMMIT
-    python benchmarks/against_commit.py ../before/src path/to/bccd [--rounds 5]
+    python benchmarks/against_commit.py ../before/src path/to/bccd [--rounds 5] [--only export]
 
 Each turn is a process of its own, with the same interpreter and packages; what is printed is the median of the ratios
 (this tree / the other, of the same round; above 1 is faster) and the extremes. The other tree may be as old as 4d37c1b,
@@ -86,12 +86,13 @@ def main() -> None:
     parser.add_argument("other", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", help="figures that begin so, e.g. loader")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder, data = Path(name), args.data.resolve()
         model = folder / "first"
         words = ["train", data, "--model", "ssd320-mini", "--backbone-weights", "none", "--time", "5s", "--out", model]
-        run(HERE, "-m", "singleshot", *words, "--quiet", folder=folder)
+        run(args.other, "-m", "singleshot", *words, "--quiet", folder=folder)  # both read the older one's
         checkpoint = model / "last.safetensors"
         tasks = {
             "training loop": training,
@@ -101,6 +102,8 @@ def main() -> None:
             "singleshot --help": seconds(["-m", "singleshot", "--help"]),
         }
         for title, task in tasks.items():
+            if args.only and not title.startswith(args.only):
+                continue
             ratios = []
             for number in range(args.rounds):
                 order = (HERE, args.other) if number % 2 else (args.other, HERE)
