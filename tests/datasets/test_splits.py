@@ -171,7 +171,11 @@ def test_hostile_names_take_no_time():
 def test_splits_are_found_by_name_and_alias():
     assert find_split("val", ["train", "validation"]) == "validation"
     assert find_split("valid", ["val", "validation"]) == "val"
-    assert find_split("train", ["Train"]) is None
+    assert find_split("train", ["Train"]) == "Train"
+    assert find_split("train", ["Train", "train"]) == "train"
+    assert find_split("val", ["TRAIN", "Validation"]) == "Validation"
+    assert find_split("test", ["Testing"]) == "Testing"
+    assert find_split("train", ["default"]) is None
     assert resolve_split("validation", ["val"], "here") == "val"
     with pytest.raises(DataError, match=r"h\\nere: no split 'tr\\\\nain' \(there are: a, b\\n\); name one"):
         resolve_split("tr\nain", ["b\n", "a"], "h\nere")

@@ -11,8 +11,17 @@ from pathlib import PurePosixPath
 from singleshot.errors import DataError, printable
 
 # The only names that stand for each other; nothing else is guessed.
-SPLIT_ALIASES = {"val": ("valid", "validation"), "valid": ("val",), "validation": ("val",)}
-KNOWN_SPLITS = ("train", "val", "valid", "validation", "test", "trainval", "dev", "minival", "unlabeled")
+SPLIT_ALIASES = {
+    "train": ("training",),
+    "val": ("valid", "validation"),
+    "valid": ("val", "validation"),
+    "validation": ("val", "valid"),
+    "test": ("testing",),
+}
+KNOWN_SPLITS = (
+    *("train", "val", "valid", "validation", "test", "trainval", "dev", "minival", "unlabeled"),
+    *("training", "testing"),
+)
 # Parts held back for val and for test where splits are made.
 HELD_BACK = 0.1
 
@@ -28,9 +37,18 @@ _MARKS, _MARK_CHARS, _NAME_CHARS = 8, 64, 256
 _SEPARATORS = "_-. ("
 
 
+def split_of(name: str) -> str:
+    """The split that a folder or file is called after: "train" for "Train2017", of other names the name itself."""
+    plain = re.sub(r"(?<=[^\d])(19|20)\d\d$", "", name)
+    return plain.lower() if plain.lower() in KNOWN_SPLITS else plain
+
+
 def find_split(split: str, splits: Collection[str]) -> str | None:
-    """The name under which `split` is there, or None."""
-    return next((name for name in (split, *SPLIT_ALIASES.get(split, ())) if name in splits), None)
+    """The name under which `split` is there, or None; in another letter case only where it is not there in its own."""
+    names = (split, *SPLIT_ALIASES.get(split, ()))
+    lower = {name.lower(): name for name in sorted(splits, reverse=True)}
+    exact = next((name for name in names if name in splits), None)
+    return exact or next((lower[name.lower()] for name in names if name.lower() in lower), None)
 
 
 def resolve_split(split: str, splits: Collection[str], where: str) -> str:

@@ -16,9 +16,9 @@ from typing import IO
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from singleshot.errors import DataError, printable
+from singleshot.images.suffixes import IMAGE_SUFFIXES, is_image
 from singleshot.storage import filesystem, is_remote, open_limited, read_limited, read_remote, reason_of
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 # A folder of more files than this is a mistake (or a trap); COCO has 123,287.
 MAX_FILES = 20_000_000
 _LISTING_BYTES = 256 * 2**20
@@ -28,11 +28,6 @@ _LINK = re.compile(
     r"""<a\s(?:[^<>]{0,1000}?\s)?href\s{0,9}=\s{0,9}(?:"([^"]{0,9999})"|'([^']{0,9999})'|([^\s"'<>]{1,9999}))""",
     re.IGNORECASE,
 )
-
-
-def is_image(name: str) -> bool:
-    """Whether the file name ends as those of images do."""
-    return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 class Tree:
@@ -73,8 +68,11 @@ class Tree:
         return found is not None and self.names(_parent(found))[found.rpartition("/")[2]]
 
     def files(self, folder: str = "", suffixes: tuple[str, ...] = ()) -> list[str]:
-        """Sorted names of the files in a folder, those with one of the suffixes (any case) if any are given."""
-        names = sorted(name for name, below in self.names(folder).items() if not below)
+        """Sorted names of the files in a folder, those with one of the suffixes (any case) if any are given.
+
+        Hidden ones are left out: macOS writes "._NAME" for each NAME into its archives.
+        """
+        names = sorted(name for name, below in self.names(folder).items() if not below and not name.startswith("._"))
         return [name for name in names if name.lower().endswith(suffixes)] if suffixes else names
 
     def folders(self, folder: str = "") -> list[str]:
@@ -97,6 +95,21 @@ class Tree:
                     raise DataError(f"{printable(self.root)}: more than {MAX_FILES} files; name the folder you mean")
                 yield join(here, name)
             queue += [join(here, name) for name in reversed(self.folders(here))]
+
+    def images(self) -> Iterator[str]:
+        """Names, relative to the root, of all images; folders that lead out or cannot be listed are passed over."""
+        queue, seen = [""], 0
+        while queue and seen <= MAX_FILES:
+            here = queue.pop()
+            try:
+                if here.count("/") > 64 or self._leads_back(here):
+                    continue
+                files, folders = self.files(here), self.folders(here)
+            except DataError:
+                continue
+            seen += len(files) + 1
+            yield from (join(here, name) for name in files if is_image(name))
+            queue += [join(here, name) for name in reversed(folders)]
 
     def find(self, folder: str, name: str) -> str | None:
         """The name, relative to the root, of the file `name` (may hold sub-folders) in `folder`; None if not there.

@@ -11,9 +11,9 @@ from singleshot.datasets.dataset import Dataset
 from singleshot.errors import DataError, printable
 from singleshot.evaluation.engine_loop import PlacedSquare
 from singleshot.images.decode import read_image
+from singleshot.images.suffixes import IMAGE_SUFFIXES
 from singleshot.inputs import InputSpec, to_square
 from singleshot.models import SSD
-from singleshot.runtime.names import IMAGE_SUFFIXES
 from singleshot.scenes.scenes import make_scene
 
 SCENES, MOST = 8, 16

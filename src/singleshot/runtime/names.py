@@ -5,12 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-# Taken for images in a folder. It names more than is decoded, so that a format that is not is reported and
-# not silently passed over. Videos are what OpenCV's FFmpeg usually opens.
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif"}
-    | {".avif", ".heic", ".heif", ".jp2", ".pgm", ".ppm"}
-)
+from singleshot.images.suffixes import IMAGE_SUFFIXES
+
+# What OpenCV's FFmpeg usually opens.
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".mts"}
     | {".m2ts", ".3gp", ".ogv", ".mjpeg", ".mjpg", ".h264"}
@@ -27,7 +24,7 @@ def safe_stem(name: str) -> str:
     """
     last = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
     stem, dot, suffix = last.rpartition(".")
-    if dot and stem and f".{suffix}".lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+    if dot and stem and f".{suffix}".lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES):
         last = stem
     last = "".join(c if c.isprintable() and c not in '<>:"|?*' else "_" for c in last)
     last = last.encode("utf-8", "replace")[:_MAX_BYTES].decode("utf-8", "ignore").strip(". ")

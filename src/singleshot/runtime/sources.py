@@ -19,7 +19,8 @@ import cv2
 import numpy as np
 
 from singleshot.errors import DataError, printable
-from singleshot.runtime.names import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from singleshot.images.suffixes import IMAGE_SUFFIXES
+from singleshot.runtime.names import VIDEO_SUFFIXES
 
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
 LIVE_KINDS = frozenset({"camera", "stream"})
@@ -201,7 +202,7 @@ def _plan_folder(folder: Path) -> Callable[[], Iterator[_Item]]:
 def _plan_glob(pattern: str) -> Callable[[], Iterator[_Item]]:
     def wanted() -> Iterator[str]:
         for name in glob.iglob(pattern, recursive=True):  # noqa: PTH207, as Path.glob drops "./" and roots
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and Path(name).is_file():
+            if Path(name).suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) and Path(name).is_file():
                 yield name
 
     if next(wanted(), None) is None:

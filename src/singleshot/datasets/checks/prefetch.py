@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from singleshot.datasets.checks.images import Look, look
 from singleshot.datasets.checks.process_pool import ProcessPool
 from singleshot.datasets.formats import Source
-from singleshot.datasets.tree import Tree, is_image, join
+from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError
+from singleshot.images.suffixes import is_image
 from singleshot.storage import is_remote
 
 # Fewer images than this are not worth it; folders and files that are looked through for more.

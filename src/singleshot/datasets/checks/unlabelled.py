@@ -10,8 +10,9 @@ from urllib.parse import unquote
 from singleshot.datasets.findings import Finding, RaiseErrors
 from singleshot.datasets.formats import Source
 from singleshot.datasets.raw import RawSet
-from singleshot.datasets.tree import Tree, is_image, join
+from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
+from singleshot.images.suffixes import is_image
 
 
 def check_strays(source: Source, raw: RawSet, known: Sequence[Finding], problems: RaiseErrors) -> None:

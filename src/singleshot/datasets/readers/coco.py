@@ -23,8 +23,9 @@ from singleshot.datasets.readers.common import (
     whole_side,
 )
 from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split
-from singleshot.datasets.tree import Tree, is_image, join
+from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
+from singleshot.images.suffixes import is_image
 
 MAX_JSON_BYTES = 2 * 2**30
 

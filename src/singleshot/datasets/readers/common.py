@@ -11,9 +11,11 @@ from itertools import islice
 
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.raw import Box, RawImage, say_same
+from singleshot.datasets.readers.image_finder import ImageFinder
 from singleshot.datasets.splits import make_splits, resolve_split
-from singleshot.datasets.tree import Tree, is_image, open_tree
+from singleshot.datasets.tree import Tree, open_tree
 from singleshot.errors import DataError, printable
+from singleshot.images.suffixes import is_image
 
 logger = logging.getLogger(__name__)
 
@@ -135,8 +137,8 @@ def find_images(
     find: Callable[[str, str], str | None],
     problems: RaiseErrors,
 ) -> list[str]:
-    """Names in the tree of the images that a label file lists, "" where missing, all in the first of the places that
-    has them all, or else in the one that has most.
+    """Names in the tree of the images that a label file lists, "" where missing: in the first of the places that has
+    them all, or else in the one that has most; an image that is not there by its name alone, as ImageFinder does.
 
     wanted: names as written, each with the line that has it; find(place, name): the name in the tree, or None.
     """
@@ -160,6 +162,15 @@ def find_images(
             best, best_place, fewest = found, place, lacking
         if not lacking:
             break
+    if fewest:
+        finder = ImageFinder(tree)
+        for i, (name, _) in enumerate(wanted):
+            if not best[i]:
+                try:
+                    best[i] = finder.find(name, [best_place, *places]) or ""
+                except DataError as error:
+                    refused[name] = f"image {error}"
+        fewest = best.count("")
     for (name, line), there in zip(wanted, best, strict=True):
         if not there:
             message = refused.get(name) or (

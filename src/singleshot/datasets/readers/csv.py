@@ -27,8 +27,9 @@ from singleshot.datasets.readers.csv_rows import (
     without_gc,
 )
 from singleshot.datasets.splits import KNOWN_SPLITS, SPLIT_ALIASES, resolve_split
-from singleshot.datasets.tree import Tree, is_image, join
+from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
+from singleshot.images.suffixes import is_image
 
 MAX_LIST_BYTES = 16 * 2**20
 

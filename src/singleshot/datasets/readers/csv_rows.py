@@ -17,8 +17,9 @@ from singleshot.datasets.packed_strings import is_encodable, is_text
 from singleshot.datasets.raw import RawObject
 from singleshot.datasets.readers.common import parse_number, whole_side
 from singleshot.datasets.splits import KNOWN_SPLITS
-from singleshot.datasets.tree import Tree, is_image
+from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
+from singleshot.images.suffixes import is_image
 
 MAX_CSV_BYTES = 4 * 2**30
 MAX_LINE = 1 << 20

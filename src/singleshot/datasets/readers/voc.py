@@ -1,4 +1,4 @@
-"""Pascal VOC folders: Annotations/*.xml, JPEGImages/*, ImageSets/Main/*.txt.
+"""Pascal VOC folders: Annotations/*.xml, JPEGImages/*, ImageSets/Main/*.txt, and what tools make of them.
 
 VOC's pixels are 1-based and inclusive. Here, and nowhere else, they become continuous coordinates: 1 is
 subtracted from xmin and ymin only, so that a box of xmin == xmax is one pixel wide.
@@ -10,7 +10,8 @@ import functools
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -18,18 +19,24 @@ from xml.etree.ElementTree import ParseError
 
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.raw import Box, Notation, RawImage, RawObject, RawSet, show_item
-from singleshot.datasets.readers.common import MAX_SIDE, images_by_stem, only_folder, parse_number, whole_side
+from singleshot.datasets.readers.common import MAX_SIDE, parse_number, whole_side
+from singleshot.datasets.readers.image_finder import ImageFinder
+from singleshot.datasets.readers.voc_layout import IMAGES, LABELS, ImagePlaces, Layout, find_layout, sniff
 from singleshot.datasets.splits import make_splits, resolve_split
-from singleshot.datasets.tree import Tree, is_image, join
+from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.extras import needs
+from singleshot.images.suffixes import is_image
 
 logger = logging.getLogger(__name__)
+__all__ = ["CLASS_LIST", "DEVKIT_CLASSES", "line_of", "parse_annotation", "read", "sniff", "splits"]
 
 MAX_XML_BYTES = 16 * 2**20
 MAX_LIST_BYTES = 256 * 2**20
 
-_LABELS, _IMAGES, _LISTS = "Annotations", "JPEGImages", "ImageSets/Main"
+_LISTS = "ImageSets/Main"
+# What tools call their list when there are no splits.
+_NO_SPLIT = "default"
 # This project's own: classes in their order, as a JSON list, where the annotations do not tell it.
 CLASS_LIST = "singleshot-classes.json"
 DEVKIT_CLASSES = frozenset(
@@ -50,37 +57,22 @@ class VocAnnotation(NamedTuple):
 
 
 class _Splits(NamedTuple):
-    """stems: split -> annotation stems; made: there are no lists, the splits were made here."""
+    """stems: split -> names of its annotations; made: there are no lists and no folders, the splits were made here."""
 
     stems: dict[str, list[str]]
     made: bool
 
 
-def sniff(tree: Tree) -> str | None:
-    """The folder that holds Annotations/: the tree's own (""), or the only one of */ and VOCdevkit/*/; else None.
-
-    Raises DataError when several folders below are VOC folders.
-    """
-    if _LABELS in tree.names():
-        return ""
-    found = [
-        join(parent, name)
-        for parent in ("", "VOCdevkit")
-        for name in tree.folders(parent)
-        if _LABELS in tree.names(join(parent, name))
-    ]
-    return only_folder(tree, found, "VOC", certain=True)
-
-
 def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
     """Names of the splits of a VOC folder; DataError when it holds no annotation."""
-    return tuple(_read_splits(tree, None, RAISE_ERRORS).stems)
+    return tuple(_read_splits(tree, find_layout(tree), RAISE_ERRORS).stems)
 
 
 def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> RawSet:
     """Read a VOC folder: the split `wanted`, or all of them. Its class names are the sorted names over all splits, so
     that train and val agree."""
-    there = _read_splits(tree, wanted, problems)
+    layout = find_layout(tree)
+    there = _read_splits(tree, layout, problems)
     stems_of = there.stems
     if wanted is not None:
         split = resolve_split(wanted, stems_of, tree.root)
@@ -90,7 +82,7 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     if there.made:
         counts = ", ".join(f"{name} {len(members)}" for name, members in there.stems.items())
         logger.info("%s: no %s/*.txt, split by hash of the names: %s", printable(tree.root), _LISTS, counts)
-    xmls = _annotations(tree)
+    xmls = layout.xmls
     stems_of = {split: _require_annotations(tree, split, stems, xmls, problems) for split, stems in stems_of.items()}
     stems = list(dict.fromkeys(stem for members in stems_of.values() for stem in members))
     annotations = _read_annotations(tree, stems, xmls, problems)
@@ -100,13 +92,12 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
         more = _read_annotations(tree, sorted(others & set(xmls)), xmls, problems)
         names |= {obj.name for annotation in more.values() for obj in annotation.objects}
     images = _find_images(tree, stems_of, annotations, xmls, problems)
-    position = {image.ident: i for i, image in enumerate(images)}
+    position = {stem: i for i, stem in enumerate(images)}
     positions = {s: [position[stem] for stem in members if stem in position] for s, members in stems_of.items()}
     declared = _class_list(tree, problems)
     order = (*declared, *sorted(names - set(declared)))
-    return RawSet(
-        "voc", tree.root, order, images, positions, there.made, bool(declared), Notation(show_item, _show_box)
-    )
+    notation = Notation(show_item, _show_box)
+    return RawSet("voc", tree.root, order, list(images.values()), positions, there.made, bool(declared), notation)
 
 
 def _show_box(box: Box) -> str:
@@ -137,36 +128,35 @@ def _class_list(tree: Tree, problems: RaiseErrors) -> tuple[str, ...]:
 # ---------------------------------------------------------------------------------------------- splits
 
 
-def _annotations(tree: Tree) -> dict[str, str]:
-    """Stem -> name of the XML file."""
-    return {name[:-4]: join(_LABELS, name) for name in reversed(tree.files(_LABELS, (".xml",)))}
-
-
-def _read_splits(tree: Tree, wanted: str | None, problems: RaiseErrors) -> _Splits:
+def _read_splits(tree: Tree, layout: Layout, problems: RaiseErrors) -> _Splits:
     listed = {name[:-4]: name for name in tree.files(_LISTS) if name.endswith(".txt")}
+    if layout.splits:
+        return _Splits({split: sorted(stems) for split, stems in layout.splits.items()}, made=False)
     if listed:
         # The devkit has one list per class and split besides: "aeroplane_train.txt" beside "train.txt".
         own = sorted(s for s in listed if "_" not in s or s.partition("_")[0] not in DEVKIT_CLASSES)
-        return _Splits({s: _read_list(tree, listed[s], problems) for s in own}, made=False)
-    stems = sorted(_annotations(tree))
+        stems_of = {s: _read_list(tree, listed[s], layout, problems) for s in own}
+        if list(stems_of) != [_NO_SPLIT]:
+            return _Splits(stems_of, made=False)
+        stems = sorted(_require_annotations(tree, _NO_SPLIT, stems_of[_NO_SPLIT], layout.xmls, problems))
+    else:
+        stems = sorted(layout.xmls)
     if not stems:
-        raise DataError(f"{printable(tree.path(_LABELS))}: no .xml file; want one annotation for each image")
+        where = printable(tree.path(layout.base or LABELS))
+        raise DataError(f"{where}: no .xml file; want one annotation for each image")
     return _Splits({s: [stems[i] for i in members] for s, members in make_splits(stems).items()}, made=True)
 
 
-def _read_list(tree: Tree, name: str, problems: RaiseErrors) -> list[str]:
+def _read_list(tree: Tree, name: str, layout: Layout, problems: RaiseErrors) -> list[str]:
     path = join(_LISTS, name)
     text = tree.read(path, MAX_LIST_BYTES, "split list").decode("utf-8-sig", "surrogateescape")
-    xmls = tree.names(_LABELS)
     stems: dict[str, None] = {}
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         stem = line.strip()
         if not stem:
             continue
-        if f"{stem}.xml" not in xmls:
-            parts = stem.rsplit(None, 1)
-            if parts[-1] in ("1", "-1", "0"):  # the per-class lists' flag; a name may hold spaces itself
-                stem = parts[0]
+        if stem not in layout.xmls:
+            stem = _listed_stem(stem, layout.xmls)
         if stem in stems:
             message = f"line {number} lists {printable(stem)!r} again; remove one of them"
             problems.add("split-unusable", tree.path(path), message, line=None)
@@ -175,8 +165,19 @@ def _read_list(tree: Tree, name: str, problems: RaiseErrors) -> list[str]:
     return list(stems)
 
 
+def _listed_stem(line: str, xmls: Mapping[str, str]) -> str:
+    """The annotation that a line of a list means which is not simply its name."""
+    parts = line.rsplit(None, 1)
+    if parts[-1] in ("1", "-1", "0"):  # the per-class lists' flag; a name may hold spaces itself
+        line = parts[0]
+    if line in xmls or not is_image(line):
+        return line
+    stem = line.rpartition(".")[0]  # tools that list image files, with their folders or without
+    return next((name for name in (stem, stem.rpartition("/")[2]) if name in xmls), line)
+
+
 def _require_annotations(
-    tree: Tree, split: str, stems: list[str], xmls: dict[str, str], problems: RaiseErrors
+    tree: Tree, split: str, stems: list[str], xmls: Mapping[str, str], problems: RaiseErrors
 ) -> list[str]:
     missing = [stem for stem in stems if stem not in xmls]
     for stem in missing:
@@ -184,7 +185,7 @@ def _require_annotations(
             "split-unusable",
             tree.root,
             f"split {printable(split)!r} names {printable(stem)!r} but there is no "
-            f"{_LABELS}/{printable(stem)}.xml ({len(missing)} of {len(stems)} missing); "
+            f"{LABELS}/{printable(stem)}.xml ({len(missing)} of {len(stems)} missing); "
             "add the files or take the names out of the list",
         )
     return [stem for stem in stems if stem in xmls]
@@ -217,7 +218,7 @@ def _parse_xml(data: bytes) -> Any:
 
 
 def _read_annotations(
-    tree: Tree, stems: Iterable[str], xmls: dict[str, str], problems: RaiseErrors
+    tree: Tree, stems: Iterable[str], xmls: Mapping[str, str], problems: RaiseErrors
 ) -> dict[str, VocAnnotation]:
     found = {}
     for stem in stems:
@@ -318,27 +319,26 @@ def _find_images(
     tree: Tree,
     stems_of: dict[str, list[str]],
     annotations: dict[str, VocAnnotation],
-    xmls: dict[str, str],
+    xmls: Mapping[str, str],
     problems: RaiseErrors,
-) -> list[RawImage]:
-    by_stem = images_by_stem(tree, _IMAGES)
-    images, missing = [], set()
+) -> dict[str, RawImage]:
+    places, finder = ImagePlaces(tree), ImageFinder(tree)
+    last_parts = Counter(stem.rpartition("/")[2] for stem in xmls)
+    images: dict[str, RawImage] = {}
+    missing = set()
     for stem, annotation in annotations.items():
-        same, name = by_stem.get(stem, []), annotation.filename
-        if same and name not in same:  # two images of one stem: the annotation may say which
-            name = min(same)
-        elif not same and name.rpartition(".")[0] in xmls:  # another annotation's image
-            name = ""
         file = tree.path(xmls[stem])
         try:
-            found = tree.find(_IMAGES, name) if name else None
+            found = _image_of(tree, xmls[stem], annotation.filename, xmls, places, finder)
         except DataError as error:
             problems.add("image-missing", file, f"image {error}")
             continue
         if found is None or not is_image(found):
             missing.add(stem)
             continue
-        images.append(RawImage(tree.path(found), stem, annotation.width, annotation.height, annotation.objects, file))
+        last = stem.rpartition("/")[2]
+        ident = last if last_parts[last] == 1 else stem
+        images[stem] = RawImage(tree.path(found), ident, annotation.width, annotation.height, annotation.objects, file)
     for split, stems in stems_of.items():
         gone = [stem for stem in stems if stem in missing]
         missing -= set(gone)
@@ -346,7 +346,27 @@ def _find_images(
             problems.add(
                 "image-missing",
                 tree.root,
-                f"split {printable(split)!r} names {printable(stem)!r} but {_IMAGES} has no such image "
+                f"split {printable(split)!r} names {printable(stem)!r} but {_image_place(tree)} has no such image "
                 f"({len(gone)} of {len(stems)} missing); add the files or take the names out of the list",
             )
     return images
+
+
+def _image_place(tree: Tree) -> str:
+    return IMAGES if IMAGES in tree.names() else "the folder"
+
+
+def _image_of(
+    tree: Tree, xml: str, filename: str, xmls: Mapping[str, str], places: ImagePlaces, finder: ImageFinder
+) -> str | None:
+    """The image of an annotation: of its name, in the places for its folder; else the one that it names, unless that is
+    another annotation's; else the only one of its name anywhere. DataError where its name leads out of the folder."""
+    folder, _, last = xml[:-4].rpartition("/")
+    place, same = places.of_stem(folder, last)
+    if same:  # of two images of one stem the annotation may say which
+        return tree.find(place, filename if filename in same else min(same))
+    if filename and filename.rpartition(".")[0] not in xmls:
+        found = finder.find(filename, places.of(folder))
+        if found is not None:
+            return found
+    return finder.of_stem(last, places.of(folder))

@@ -15,8 +15,9 @@ from typing import NamedTuple
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.readers.yolo_yaml import YAMLS, Description, check_names, describes, load_description
 from singleshot.datasets.splits import KNOWN_SPLITS
-from singleshot.datasets.tree import Tree, is_image, join
+from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
+from singleshot.images.suffixes import is_image
 
 MAX_LIST_BYTES = 256 * 2**20
 MAX_NAMES_BYTES = 2**20

@@ -15,10 +15,10 @@ from urllib.parse import unquote
 
 from singleshot.datasets.box_rules import LIMIT_PX, NON_FINITE
 from singleshot.datasets.raw import Notation, RawImage, RawSet
-from singleshot.datasets.tree import is_image
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import FORMATS, MAX_FILE_BYTES, upright_size
 from singleshot.images.headers import ending_of
+from singleshot.images.suffixes import is_image
 from singleshot.storage import is_remote, read_limited
 
 # What takes time is waiting for the disk or the network; each thread holds one file's bytes.

@@ -1,0 +1,117 @@
+"""The image that a name in a label file means, however the tool that wrote it spelled the path.
+
+Tools write the path of the machine where the labels were made, Windows' separators, URLs' quotes, another letter case
+or Unicode form. What all spellings share is the end of the path: the longest end that fits exactly one image of the
+data set names it. Only images of the set are ever compared; nothing outside its folder is looked at.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from urllib.parse import unquote
+
+from singleshot.datasets.tree import Tree
+from singleshot.errors import DataError, printable
+from singleshot.images.suffixes import is_image
+
+# More than any path has; ends the work for a hostile name.
+_MAX_CHARS, _MAX_PARTS = 4096, 64
+Parts = tuple[str, ...]
+
+
+class ImageFinder:
+    """Finds the images of one tree. The whole tree is listed once, and only for a name that no usual place has."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._indexes: dict[bool, dict[str, list[tuple[Parts, str]]]] = {}
+
+    def find(self, name: str, places: Sequence[str] = ()) -> str | None:
+        """The image, relative to the root: as written in one of the folders `places`, else by the longest end of its
+        path that exactly one image has, those in earlier places first. None where there is none.
+
+        Raises DataError where the name fits several images, or leaves the folder and fits none.
+        """
+        refused = None
+        for place in places:
+            try:
+                found = self._tree.find(place, name)
+            except DataError as error:
+                refused = error
+                continue
+            if found is not None and is_image(found) and not found.rpartition("/")[2].startswith("._"):
+                return found
+        found = self._by_end(name, places)
+        if found is None and refused is not None:
+            raise refused
+        return found
+
+    def of_stem(self, stem: str, places: Sequence[str] = ()) -> str | None:
+        """The image of that name without its ending anywhere in the tree; as `find`."""
+        return self._by_end(stem, places, stems=True)
+
+    def _by_end(self, name: str, places: Sequence[str], stems: bool = False) -> str | None:
+        if len(name) > _MAX_CHARS or "\0" in name:
+            return None
+        for parts in _spellings(name):
+            fits = self._fitting(parts, stems)
+            if len(fits) > 1:
+                fits = _preferred(fits, parts, places) or fits
+            if len(fits) > 1:
+                there = ", ".join(printable(one, 60) for one in sorted(fits)[:3])
+                raise DataError(
+                    f"{printable(name, 120)!r} fits {len(fits)} images ({there}); write its path from the folder on"
+                )
+            if fits:
+                return self._tree.find("", fits[0])  # refuses a link that leads out
+        return None
+
+    def _fitting(self, parts: Parts, stems: bool) -> list[str]:
+        """The images with the longest end in common."""
+        found = self._index(stems).get(parts[-1], [])
+        for length in range(len(parts), 1, -1):
+            fits = [image for own, image in found if own[-length:-1] == parts[-length:-1] and len(own) >= length]
+            if fits:
+                return fits
+        return [image for _, image in found]
+
+    def _index(self, stems: bool) -> dict[str, list[tuple[Parts, str]]]:
+        """By the last part of the path, or that without its ending: all parts, and the image."""
+        if stems not in self._indexes:
+            index: dict[str, list[tuple[Parts, str]]] = {}
+            for image in self._tree.images():
+                parts = _folded(image.split("/"))
+                index.setdefault(parts[-1].rpartition(".")[0] if stems else parts[-1], []).append((parts, image))
+            self._indexes[stems] = index
+        return self._indexes[stems]
+
+
+def _spellings(name: str) -> Iterator[Parts]:
+    """What the name may mean, as the parts of a path: as written, and with "%20" read as a URL's."""
+    seen: set[Parts] = set()
+    for text in (name, unquote(name)):
+        parts = _folded(_parts(text))
+        if parts and len(parts) <= _MAX_PARTS and parts not in seen:
+            seen.add(parts)
+            yield parts
+
+
+def _parts(text: str) -> list[str]:
+    text = re.sub(r"^[A-Za-z][A-Za-z0-9+.-]*://", "", text.strip().partition("?")[0]).replace("\\", "/")
+    return [part.strip() for part in text.split("/") if part.strip() not in ("", ".", "..")]
+
+
+def _folded(parts: Iterable[str]) -> Parts:
+    return tuple(unicodedata.normalize("NFC", part).casefold() for part in parts)
+
+
+def _preferred(fits: list[str], parts: Parts, places: Sequence[str]) -> list[str]:
+    """The one in the first of the places that has exactly one of them, or [] ."""
+    for place in places:
+        inside = [image for image in fits if place and image.startswith(f"{place}/")]
+        if len(inside) == 1:
+            return inside
+    direct = [image for image in fits if "/" not in image]
+    return direct if "" in places and len(direct) == 1 else []

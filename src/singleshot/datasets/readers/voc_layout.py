@@ -1,0 +1,166 @@
+"""Where VOC annotations and their images lie: the devkit's folders, and those that labelling tools make instead."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from singleshot.datasets.readers.common import images_by_stem, only_folder
+from singleshot.datasets.splits import KNOWN_SPLITS, split_of
+from singleshot.datasets.tree import Tree, join
+from singleshot.errors import DataError
+
+LABELS, IMAGES = "Annotations", "JPEGImages"
+# Folders of images, in the order in which they are looked into, in any letter case.
+_IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img", "data", "photos", "pictures")
+_LABEL_FOLDERS = ("annotations", "annotation", "labels", "label", "xml", "xmls")
+_DEEP = 6  # folders below the root that are looked into
+_PEEK_BYTES = 4096
+_PEEK_FILES = 5
+# After the declaration and comments, if there are any; CVAT's own XML starts with <annotations>.
+_START = re.compile(rb"<annotation[\s>]")
+
+
+class Layout(NamedTuple):
+    """xmls: the name of each annotation without its ending, and folders where they tell it from others -> file in the
+    tree; splits: split -> those names, {} where no folders are splits; base: the folder of annotations, "" for many."""
+
+    xmls: Mapping[str, str]
+    splits: Mapping[str, list[str]]
+    base: str
+
+
+def sniff(tree: Tree) -> str | None:
+    """The folder that holds a VOC set: the tree's own (""), or the only one of */ and VOCdevkit/*/; else None.
+
+    Raises DataError when several folders below are VOC folders.
+    """
+    if LABELS in tree.names() or _label_folder(tree) or _has_annotations(tree, "") or _split_folders(tree):
+        return ""
+    found = [
+        join(parent, name)
+        for parent in ("", "VOCdevkit")
+        for name in tree.folders(parent)
+        if LABELS in tree.names(join(parent, name)) or _beside(tree, join(parent, name))
+    ]
+    nested = only_folder(tree, found, "VOC", certain=True)
+    if nested is None and any(_has_annotations(tree, name) for name in tree.folders()):
+        return ""  # annotations in a folder of another name
+    return nested
+
+
+def find_layout(tree: Tree) -> Layout:
+    """The annotations of a VOC folder by their names, and the splits that its folders are."""
+    base = LABELS if LABELS in tree.names() else _label_folder(tree)
+    if base:
+        files = {name[len(base) + 1 : -4]: name for name in _xml_files(tree, base)}
+        return Layout(files, _splits_of(files), base)
+    splits: dict[str, list[str]] = {}
+    xmls: dict[str, str] = {}
+    folders = _split_folders(tree)
+    if folders:
+        for name in folders:
+            mine = {file[:-4]: file for file in _annotated(tree, name)}
+            splits.setdefault(split_of(name), []).extend(mine)
+            xmls.update(mine)
+        return Layout(xmls, splits, "")
+    return Layout({name[:-4]: name for name in _annotated(tree, "")}, {}, "")
+
+
+def _splits_of(stems: Iterable[str]) -> dict[str, list[str]]:
+    """The splits that the first folders of the names are; {} where one is none."""
+    found: dict[str, list[str]] = {}
+    for stem in stems:
+        split = split_of(stem.partition("/")[0]) if "/" in stem else ""
+        if split not in KNOWN_SPLITS:
+            return {}
+        found.setdefault(split, []).append(stem)
+    return found
+
+
+def _xml_files(tree: Tree, folder: str) -> Iterator[str]:
+    """The .xml files under a folder, a few levels deep; DataError as `Tree.names`."""
+    for name in reversed(tree.files(folder, (".xml",))):
+        yield join(folder, name)
+    if folder.count("/") < _DEEP:
+        for below in tree.folders(folder):
+            yield from _xml_files(tree, join(folder, below))
+
+
+def _annotated(tree: Tree, folder: str) -> Iterator[str]:
+    """The .xml files of those folders, from this one down, whose files are VOC annotations."""
+    if _has_annotations(tree, folder):
+        yield from (join(folder, name) for name in tree.files(folder, (".xml",)))
+    if folder.count("/") < _DEEP:
+        for below in tree.folders(folder):
+            yield from _annotated(tree, join(folder, below))
+
+
+def _has_annotations(tree: Tree, folder: str) -> bool:
+    """Whether one of the first .xml files in the folder starts as VOC's do."""
+    for name in tree.files(folder, (".xml",))[:_PEEK_FILES]:
+        try:
+            start = tree.read(join(folder, name), _PEEK_BYTES, "annotation", most=_PEEK_BYTES)
+        except DataError:  # whatever it is, it tells no form
+            continue
+        if _START.search(start.replace(b"\0", b"")):  # UTF-16 too
+            return True
+    return False
+
+
+def _label_folder(tree: Tree) -> str:
+    """The folder of annotations at the root, by its name in any letter case and by what lies in it; "" for none."""
+    for name in sorted(tree.folders(), key=lambda name: name != LABELS):
+        if name.lower() in _LABEL_FOLDERS and next(_annotated(tree, name), None) is not None:
+            return name
+    return ""
+
+
+def _split_folders(tree: Tree) -> list[str]:
+    """Folders that are splits by their names and hold annotations."""
+    return [
+        name
+        for name in tree.folders()
+        if split_of(name) in KNOWN_SPLITS and next(_annotated(tree, name), None) is not None
+    ]
+
+
+def _beside(tree: Tree, folder: str) -> bool:
+    """Whether annotations and images lie side by side in the folder: a set of its own."""
+    return _has_annotations(tree, folder) and bool(images_by_stem(tree, folder))
+
+
+class ImagePlaces:
+    """Where the images of annotations are looked for, by the annotations' folders."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._folders: dict[str, list[str]] = {}
+        self._stems: dict[str, dict[str, list[str]]] = {}
+
+    def of(self, folder: str) -> list[str]:
+        """Folders for annotations in `folder`: its own; of each folder above it the image folders, there with the same
+        sub-folders or without; the root."""
+        if folder not in self._folders:
+            parts = folder.split("/") if folder else []
+            found = [folder]
+            for level in range(len(parts), -1, -1):
+                above = "/".join(parts[:level])
+                for name in self._image_folders(above):
+                    found += ["/".join([name, *parts[level + 1 :]]), name]
+            self._folders[folder] = list(dict.fromkeys([*found, ""]))
+        return self._folders[folder]
+
+    def _image_folders(self, folder: str) -> list[str]:
+        names = [name for name in self._tree.folders(folder) if name.lower() in _IMAGE_FOLDERS]
+        return [join(folder, name) for name in sorted(names, key=lambda name: _IMAGE_FOLDERS.index(name.lower()))]
+
+    def of_stem(self, folder: str, stem: str) -> tuple[str, list[str]]:
+        """The first of those folders that has images of that name, and their names in it."""
+        for place in self.of(folder):
+            if place not in self._stems:
+                self._stems[place] = images_by_stem(self._tree, place)
+            if same := self._stems[place].get(stem):
+                return place, same
+        return "", []
