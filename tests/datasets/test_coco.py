@@ -80,12 +80,12 @@ BAD_NOTES = {
     "image kind": (note([1, 1, 2, 2], image_id=[20]), r"annotation 0 \(id 5\): image_id \[20\]"),
     "category": (note([1, 1, 2, 2], category_id=1), r"annotation 0 \(id 5\): category_id 1 is not in categories"),
     "category kind": (
-        note([1, 1, 2, 2], category_id="3"),
-        r"annotation 0 \(id 5\): category_id '3' is not",
+        note([1, 1, 2, 2], category_id="third"),
+        r"annotation 0 \(id 5\): category_id 'third' is not",
     ),
     "no box": ({"id": 5, "image_id": 20, "category_id": 3}, r"annotation 0 \(id 5, dog\): bbox None; want the four"),
     "three": (note([1, 1, 2]), r"annotation 0 \(id 5, dog\): bbox \[1, 1, 2\]; want the four numbers"),
-    "text": (note([1, 1, "2", 2]), r"annotation 0 \(id 5, dog\): bbox .*; want the four numbers"),
+    "text": (note([1, 1, "2px", 2]), r"annotation 0 \(id 5, dog\): bbox .*; want the four numbers"),
     "true": (note([1, 1, True, 2]), r"annotation 0 \(id 5, dog\): bbox .*; want the four numbers"),
     "nan": (note([1, 1, float("nan"), 2]), r"annotation 0 \(id 5, dog\): bbox .*; want the four numbers"),
     "inf": (note([1, 1, float("inf"), 2]), r"annotation 0 \(id 5, dog\): bbox .* is not a place"),
@@ -100,7 +100,7 @@ BAD_NOTES = {
     "left": (note([-2.5, 9, 9, 2]), r"annotation 0 \(id 5, dog\): .* lies outside"),
     "crowd": (note([1, 1, 2, 2], iscrowd=2), r"annotation 0 \(id 5, dog\): iscrowd 2; want 0 or 1"),
     "area": (note([1, 1, 2, 2], area=-1), r"annotation 0 \(id 5, dog\): area -1; want"),
-    "area kind": (note([1, 1, 2, 2], area="4"), r"annotation 0 \(id 5, dog\): area '4'; want"),
+    "area kind": (note([1, 1, 2, 2], area="4 px"), r"annotation 0 \(id 5, dog\): area '4 px'; want"),
     "no object": (17, r"annotation 0: is of type int; want an object in braces"),
 }
 
@@ -113,6 +113,18 @@ def test_bad_annotations_are_refused_with_their_place(opened, case, one_line):
     one_line(opened, [item])
 
 
+def test_numbers_as_texts_and_ids_as_fractions_are_read(opened):
+    item = note(["1", "1.5", "2", "2"], area="4", image_id="20", category_id=3.0, iscrowd=None)
+    same = note([1, 1.5, 2, 2], area=4)
+    assert opened([item]).boxes.tolist() == opened([same]).boxes.tolist()
+    assert opened([item]).labels.tolist() == opened([same]).labels.tolist()
+
+
+def test_a_polygon_without_a_box_is_surrounded(opened):
+    bare = {"id": 5, "image_id": 20, "category_id": 3, "segmentation": [[1, 2, 9, 4, 3, 8], [2, 1, 3, 1, 3, 2]]}
+    assert opened([bare]).boxes.tolist() == [[1, 1, 9, 8]]
+
+
 IMAGE = {"id": 20, "file_name": "a.png", "width": 64, "height": 48}
 CAT = {"id": 7, "name": "cat"}
 BAD_LISTS = {
@@ -121,13 +133,13 @@ BAD_LISTS = {
     "no image id": ({"images": [{"file_name": "a.png"}]}, r"image 0: id None; want"),
     "no name": ({"images": [{"id": 20}]}, r"image 0 \(id 20\): file_name None; want a name"),
     "surrogate": ({"images": [{"id": 20, "file_name": "\ud800.png"}]}, r"image 0 \(id 20\): file_name"),
-    "side": ({"images": [{**IMAGE, "width": "64"}]}, r"image 0 \(a\.png\): width '64'; want"),
+    "side": ({"images": [{**IMAGE, "width": "64px"}]}, r"image 0 \(a\.png\): width '64px'; want"),
     "minus": ({"images": [{**IMAGE, "height": -1}]}, r"image 0 \(a\.png\): height -1; want"),
     "no images": ({"images": []}, r"list of images is empty"),
     "no classes": ({"categories": []}, r"list of categories is empty"),
     "class twice": ({"categories": [CAT, {"id": 7, "name": "x"}]}, r"category 1 \(x\): id 7 is 'cat' already"),
     "name twice": ({"categories": [CAT, {"id": 8, "name": "cat"}]}, r"category 1: name 'cat' is taken"),
-    "class id": ({"categories": [{"id": "7", "name": "cat"}]}, r"category 0: id '7'; want a whole number"),
+    "class id": ({"categories": [{"id": "7th", "name": "cat"}]}, r"category 0: id '7th'; want a whole number"),
     "class name": ({"categories": [{"id": 7, "name": ""}]}, r"category 0 \(id 7\): name ''; want a name"),
     "not COCO": ({"images": None, "categories": 3}, r"is not COCO: no list images, categories \(it holds images, ann"),
 }

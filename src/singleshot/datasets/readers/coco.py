@@ -5,6 +5,8 @@ COCO's boxes are continuous already. Category ids become labels 0, 1, 2, ... in 
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 import re
 from typing import Any, NamedTuple, TypeGuard
@@ -20,20 +22,25 @@ from singleshot.datasets.readers.common import (
     json_number,
     line_of_item,
     parse_json,
+    parse_number,
+    surround,
     whole_side,
 )
-from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split
+from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split, split_of
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
 
+logger = logging.getLogger(__name__)
+
 MAX_JSON_BYTES = 2 * 2**30
 
 # Files of the COCO download that hold no boxes of objects.
-# Label Studio writes notes.json beside the labels of any form.
-_OTHER_TASKS = ("person_keypoints_", "captions_", "stuff_", "panoptic_", "image_info_", "notes.json")
+_OTHER_TASKS = ("person_keypoints_", "captions_", "stuff_", "panoptic_", "image_info_")
 _EXPORTED = "_annotations.coco.json"  # Roboflow's name, one in each split's folder
 _LISTS = ("images", "annotations", "categories")
+_PEEK_BYTES = 1 << 16
+_LIST_KEY = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
 
 
 class CocoFile(NamedTuple):
@@ -72,17 +79,37 @@ def coco_files(tree: Tree) -> list[CocoFile]:
         for name in tree.files(place, (".json",)):
             if name.endswith(".json") and not name.startswith(_OTHER_TASKS) and name != _EXPORTED and name not in own:
                 file = _coco_file(join(place, name))
-                if not own or file.split in KNOWN_SPLITS or name.startswith("instances_"):
+                usual = file.split in KNOWN_SPLITS or name.startswith("instances_")
+                if (not own or usual) and _is_coco(tree, file.name, usual):
                     found.append(file)
     for folder in ("", *tree.folders()):
         if _EXPORTED in tree.names(folder):
-            found.append(CocoFile(join(folder, _EXPORTED), folder or "all", folder or "all"))
+            found.append(CocoFile(join(folder, _EXPORTED), folder or "all", split_of(folder) or "all"))
     return found
 
 
 def _coco_file(name: str) -> CocoFile:
     tag = name.rpartition("/")[2][:-5].removeprefix("instances_")
-    return CocoFile(name, tag, re.sub(r"(?<=[^\d])(19|20)\d\d$", "", tag))
+    return CocoFile(name, tag, split_of(tag))
+
+
+def _is_coco(tree: Tree, name: str, usual: bool) -> bool:
+    """Whether a JSON file is COCO by its keys; one of a usual name that is no whole JSON is a broken COCO file."""
+    try:
+        start = tree.read(name, _PEEK_BYTES, "annotation", most=_PEEK_BYTES)
+    except DataError:
+        return usual
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if _LIST_KEY.search(text) and not text.startswith(b"["):
+        return True
+    if len(start) == _PEEK_BYTES:  # the lists may come later
+        return text.startswith(b"{") and b'"shapes"' not in text
+    if not usual:
+        return False
+    try:
+        return not isinstance(json.loads(start), dict | list)
+    except (ValueError, RecursionError):
+        return True
 
 
 def sniff(tree: Tree) -> str | None:
@@ -166,6 +193,7 @@ def _read_file(tree: Tree, file: CocoFile, problems: RaiseErrors) -> _Read | Non
     try:
         content = load_json(tree, file.name)
         order = _classes(content["categories"], printable(path))
+        order = _without_root(order, content, path)
     except DataError as error:
         problems.add_unreadable(path, error)
         return None
@@ -200,8 +228,64 @@ def load_json(tree: Tree, name: str) -> dict[str, Any]:
     return content
 
 
+def _without_root(names: dict[int, str], content: dict[str, Any], path: str) -> dict[int, str]:
+    """The classes without Roboflow's root: the first category, without objects, that is the others' supercategory."""
+    above = {item.get("supercategory") for item in content["categories"] if _id_of(item.get("id")) != min(names)}
+    root = names[min(names)]
+    if (
+        len(names) < 2
+        or above != {root}
+        or any(
+            isinstance(item, dict) and _id_of(item.get("category_id")) == min(names) for item in content["annotations"]
+        )
+    ):
+        return names
+    logger.info(
+        "%s: category %s is left out: it has no objects and stands above all others", printable(path), printable(root)
+    )
+    return {ident: name for ident, name in names.items() if ident != min(names)}
+
+
 def _whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _id_of(value: object) -> object:
+    """An id as a whole number where it is one that was written as 2.0 or "2"; anything else as it is."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 19:
+        return int(value)
+    return value
+
+
+def _image_id(item: dict[str, Any], images: _Images) -> object:
+    """The image_id as the images have it: 2 for 2.0 and, where no image is called so, for "2" and the reverse."""
+    value = item.get("image_id")
+    spellings = (value, _id_of(value), str(value)) if isinstance(value, int | float | str) else ()
+    return next((spelling for spelling in spellings if spelling in images.position), value)
+
+
+def _number(value: object) -> float:
+    """A number, which some tools write as a text; NaN for anything else."""
+    if isinstance(value, str):
+        parsed = parse_number(value) if len(value) < 99 else None
+        return math.nan if parsed is None else parsed
+    return json_number(value)
+
+
+def _box_of(item: dict[str, Any]) -> list[float]:
+    """x, y, width, height of the bbox; where there is none, what surrounds the polygons of its segmentation."""
+    box, outline = item.get("bbox"), item.get("segmentation")
+    if isinstance(box, list) and len(box) == 4:
+        return [_number(value) for value in box]
+    if box in (None, []) and isinstance(outline, list) and outline:
+        parts = outline if isinstance(outline[0], list) else [outline]
+        numbers = [_number(value) for part in parts if isinstance(part, list) for value in part]
+        if len(numbers) >= 6 and len(numbers) % 2 == 0:
+            x0, y0, x1, y1 = surround(numbers[::2], numbers[1::2])
+            return [x0, y0, x1 - x0, y1 - y0]
+    return [math.nan]
 
 
 def _images(items: list[Any], path: str, problems: RaiseErrors) -> _Images:
@@ -215,7 +299,8 @@ def _images(items: list[Any], path: str, problems: RaiseErrors) -> _Images:
         if not isinstance(item, dict):
             broken(f"is of type {type(item).__name__}; want an object in braces")
             continue
-        ident, name = item.get("id"), item.get("file_name")
+        ident, name = item.get("id"), item.get("file_name", _name_in_address(item))
+        ident = int(ident) if isinstance(ident, float) and ident.is_integer() else ident
         if not (_whole(ident) or (isinstance(ident, str) and is_encodable(ident))):
             broken(f"id {printable(repr(ident), 60)}; want a whole number or a text")
         elif ident in listed.position:
@@ -233,9 +318,15 @@ def _images(items: list[Any], path: str, problems: RaiseErrors) -> _Images:
     return listed
 
 
+def _name_in_address(item: dict[str, Any]) -> str | None:
+    """LVIS names no file: folder and name are the end of coco_url."""
+    address = item.get("coco_url")
+    return "/".join(address.split("/")[-2:]) if isinstance(address, str) else None
+
+
 def _side(item: dict[str, Any], key: str, path: str, here: str, problems: RaiseErrors) -> int:
     value = item.get(key)
-    side = whole_side(json_number(value or 0))
+    side = whole_side(_number(value or 0))
     if side is None or value is False:
         message = f"{key} {printable(repr(value), 60)}; want the image's {key} in whole pixels"
         problems.add("annotation-malformed", path, message, here)
@@ -249,7 +340,7 @@ def _classes(items: list[Any], where: str) -> dict[int, str]:
         here = f"{where}: category {i}"
         if not isinstance(item, dict):
             raise DataError(f"{here}: is of type {type(item).__name__}; want an object in braces")
-        ident, name = item.get("id"), item.get("name")
+        ident, name = _id_of(item.get("id")), item.get("name")
         if not _whole(ident):
             raise DataError(f"{here}: id {printable(repr(ident), 60)}; want a whole number")
         if not isinstance(name, str) or not name.strip() or not is_encodable(name):
@@ -270,12 +361,17 @@ def _row(
         message = f"is of type {type(item).__name__}; want an object in braces"
         problems.add("annotation-malformed", path, message, f"annotation {k}", number=k)
         return None
-    own, ident, category, box = item.get("id"), item.get("image_id"), item.get("category_id"), item.get("bbox")
+    own, ident, category, box = (
+        item.get("id"),
+        _image_id(item, images),
+        _id_of(item.get("category_id")),
+        item.get("bbox"),
+    )
     kind, message = "annotation-malformed", ""
-    crowd, area, name = item.get("iscrowd", 0), math.nan, ""
-    numbers = [json_number(v) for v in box] if isinstance(box, list) and len(box) == 4 else [math.nan]
+    crowd, area, name = item.get("iscrowd") or 0, math.nan, ""
+    numbers = _box_of(item)
     # "ignore" is what converters of VOC files write for difficult objects (mmdetection's among them).
-    difficult = item.get("difficult", item.get("ignore", 0))
+    difficult = item.get("difficult", item.get("ignore")) or 0
     if not isinstance(ident, int | str) or ident not in images.position:
         message = f"image_id {printable(repr(ident), 60)} is not in images; add it or remove this"
     elif not _whole(category) or category not in classes:
@@ -290,7 +386,7 @@ def _row(
         elif difficult not in (0, 1):
             message = f"difficult {printable(repr(difficult), 40)}; want 0 or 1"
         elif item.get("area") is not None:
-            area = json_number(item["area"])
+            area = _number(item["area"])
             if not 0 <= area < math.inf:
                 message = f"area {printable(repr(item['area']), 40)}; want square pixels, 0 or more"
     if message:
@@ -309,7 +405,8 @@ def _find_images(tree: Tree, file: CocoFile, listed: _Images, problems: RaiseErr
     """Paths of the image files, "" where missing."""
     tags = dict.fromkeys((file.tag, file.split))
     places = [f"images/{tag}" for tag in tags] + ["images"]
-    places += [*tags, f"{file.split}2017", file.name.rpartition("/")[0], ""]
+    places += [*tags, f"{file.split}2017", *(f"{tag}_images" for tag in tags), file.name.rpartition("/")[0], ""]
+    places += ["JPEGImages", "data", "img"]
     wanted = [(name, None) for name in listed.files]
     found = find_images(tree, file.name, wanted, places, tree.find, problems)
     return [tree.path(name) if name else "" for name in found]
