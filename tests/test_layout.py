@@ -17,7 +17,7 @@ PACKAGE = ROOT / "src" / "singleshot"
 # room of the groups above its own ("*" stands for them), and of its own group those named here.
 GROUPS: dict[str, dict[str, set[str]]] = {
     "ground": {
-        "_version": set(), "text_table": set(), "errors": set(), "records": set(),
+        "_version": set(), "text_table": set(), "errors": set(), "text": {"errors"}, "records": set(),
         "extras": {"errors"}, "files": {"errors"}, "storage": {"errors", "extras"}, "devices": {"errors"},
         "memory": set(), "timing": set(),
     },

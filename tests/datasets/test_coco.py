@@ -116,13 +116,13 @@ def test_bad_annotations_are_refused_with_their_place(opened, case, one_line):
 def test_numbers_as_texts_and_ids_as_fractions_are_read(opened):
     item = note(["1", "1.5", "2", "2"], area="4", image_id="20", category_id=3.0, iscrowd=None)
     same = note([1, 1.5, 2, 2], area=4)
-    assert opened([item]).boxes.tolist() == opened([same]).boxes.tolist()
+    assert opened([item]).boxes_px.tolist() == opened([same]).boxes_px.tolist()
     assert opened([item]).labels.tolist() == opened([same]).labels.tolist()
 
 
 def test_a_polygon_without_a_box_is_surrounded(opened):
     bare = {"id": 5, "image_id": 20, "category_id": 3, "segmentation": [[1, 2, 9, 4, 3, 8], [2, 1, 3, 1, 3, 2]]}
-    assert opened([bare]).boxes.tolist() == [[1, 1, 9, 8]]
+    assert opened([bare]).boxes_px.tolist() == [[1, 1, 9, 8]]
 
 
 IMAGE = {"id": 20, "file_name": "a.png", "width": 64, "height": 48}

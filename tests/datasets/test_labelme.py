@@ -314,7 +314,7 @@ def test_one_file_is_enough_to_tell(folder, monkeypatch, key):
     [
         {"a.png": "", "a.json": {"x": 1}},
         {"a.png": "", "a.json": b"no"},
-        {"x/a.json": label(), "a.png": ""},
+        {"x/a.json": label()},
     ],
 )
 def test_what_is_no_labelme_folder(folder, one_line, files):

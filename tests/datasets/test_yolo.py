@@ -79,7 +79,7 @@ def test_ends_of_lines_blank_ones_and_a_mark_at_the_start_are_no_matter(opened, 
 BAD_ROWS = {
     "word": ("cat 0.5 0.5 0.5 0.5", "object 1: 'cat' is not a number"),
     "few": ("0 0.5 0.5 0.5", "object 1: 4 numbers; want class and four"),
-    "six": ("0 0.5 0.5 0.5 0.5 0.9", "object 1: 6 numbers; want"),
+    "six": ("0 0.5 0.5 0.5 0.5 1.9", "object 1: 6 numbers; want"),
     "two points": ("0 0.5 0.5 0.5 0.5 0.9 0.9 0.1", "object 1: 8 numbers; want"),
     "one": ("0", "object 1: 1 number; want"),
     "half": ("0.5 0.5 0.5 0.5 0.5", "object 1: 0.5 is no class number"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from singleshot.api.class_names import read_classes, without_background
 from singleshot.api.options import Options, refuse_place
 from singleshot.errors import ConfigError, printable
 from singleshot.extras import needs
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from singleshot.weights.imported_model import ImportedModel
 
 _MOST_DIFFERENCE = 1e-4  # between raw outputs of what was read and what was written
-_MAX_NAMES_BYTES = 1 << 20
 
 AskNames = Callable[[int], str]
 
@@ -166,22 +166,11 @@ def _class_names(foreign: ImportedModel, options: ImportOptions, ask: AskNames |
             where = printable(options.checkpoint)
             raise ConfigError(f"{where}: does not name its {count} classes; give --classes a,b,... or a file")
         given = ask(count)
-    names = _names_of(given) if isinstance(given, str) else given
+    names = without_background(read_classes(given) if isinstance(given, str) else given, count)
     if len(names) != count or not all(names):
         shown = printable(given if isinstance(given, str) else ",".join(names), 60)
         raise ConfigError(f"--classes {shown}: {len(names)} names, but the model has {count} classes")
     return names
-
-
-def _names_of(text: str) -> tuple[str, ...]:
-    """Names separated by commas, or those in a file with one a line."""
-    path = Path(text)
-    if "," in text or not path.is_file():
-        return tuple(name.strip() for name in text.split(","))
-    from singleshot.storage import read_limited
-
-    lines = read_limited(path, _MAX_NAMES_BYTES, "class list").decode("utf-8", "replace").splitlines()
-    return tuple(line.strip() for line in lines if line.strip())
 
 
 def _write_and_try(foreign: ImportedModel, info: ModelInfo, out: Path, photo: np.ndarray) -> tuple[Detections, float]:

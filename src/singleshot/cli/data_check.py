@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from singleshot.cli.common import JsonOption, QuietOption, count_of, progress_bar
-from singleshot.errors import ConfigError, DataError, printable
+from singleshot.errors import ConfigError, printable
 from singleshot.files import is_free
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from singleshot.datasets.checks.repair import Repaired
 
 _COLOURS = {"error": typer.colors.RED, "warning": typer.colors.YELLOW, "note": typer.colors.BLUE}
-_MAX_CLASSES_BYTES = 2**20
 
 
 def check_command(
@@ -44,6 +43,7 @@ def check_command(
 
     Example: singleshot data check path/to/data --fix --out path/to/repaired
     """
+    from singleshot.api.class_names import read_classes
     from singleshot.datasets import open_source
     from singleshot.datasets.checks import check_source
     from singleshot.datasets.findings import KINDS
@@ -76,29 +76,6 @@ def check_command(
         print(f"to repair what can be repaired, in a copy: singleshot data check {_quoted(data)} --fix{again}")
     if repaired is None and result.severity("error"):
         raise typer.Exit(2)
-
-
-def read_classes(text: str) -> tuple[str, ...]:
-    """Class names of "a,b,c", or of a file with one in each line. Raises ConfigError, DataError."""
-    from singleshot.storage import read_limited
-
-    path = Path(text)
-    is_file = "\0" not in text and len(text) < 4096 and path.is_file()
-    if is_file:
-        try:
-            parts = read_limited(path, _MAX_CLASSES_BYTES, "class list").decode("utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{printable(path)}: is not text (want one class name in each line)") from error
-    else:
-        parts = text.split(",")
-    names = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
-    if not names:
-        raise ConfigError(f"--classes {printable(text)!r}: names no class (want a,b,c or a file with one in each line)")
-    if not is_file and len(names) == 1 and ("/" in text or text.endswith(".txt")):
-        raise ConfigError(
-            f"--classes {printable(text)}: no such file (want a,b,c or a file with one name in each line)"
-        )
-    return names
 
 
 def _default_out(data: str) -> str:

@@ -34,6 +34,8 @@ KINDS = {
     "box-duplicated": Kind(WARNING, "the same box twice in an image", fixable=True),
     "box-tiny": Kind(WARNING, "a box smaller than the network can see"),
     "box-huge": Kind(NOTE, "a box as large as its image"),
+    "boxes-in-parts": Kind(ERROR, "boxes in parts of the image where pixels belong"),
+    "boxes-suspicious": Kind(WARNING, "boxes that look like percent, or like corners where width and height belong"),
     "class-unknown": Kind(ERROR, "a class that the list of classes does not have", fixable=True),
     "class-misspelt": Kind(WARNING, "a rare class with nearly the name of a common one", fixable=True),
     "class-absent": Kind(WARNING, "a class without objects in a split"),

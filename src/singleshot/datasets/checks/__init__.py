@@ -27,6 +27,7 @@ from singleshot.datasets.checks.prefetch import LEAST, looking_ahead
 from singleshot.datasets.checks.unlabelled import check_strays
 from singleshot.datasets.findings import ERROR, KINDS, NOTE, WARNING, CollectErrors, Finding, RaiseErrors
 from singleshot.datasets.formats import Format, Source
+from singleshot.datasets.plausible import implausible
 from singleshot.datasets.raw import RawSet
 from singleshot.errors import DataError
 from singleshot.storage import is_remote, read_limited
@@ -104,6 +105,8 @@ def check_source(
     whole = split is None
     with looking_ahead(source, workers, whole, prefetch_least) as early:
         raw = source.read(split, problems)
+    if (odd := implausible(raw)) is not None:
+        problems.add(odd[0], raw.source, odd[1])
     read = list(problems.findings)
     paths = list(dict.fromkeys(image.path for image in raw.images))
     place = {path: k for k, path in enumerate(paths)}

@@ -107,9 +107,10 @@ def _is_coco(tree: Tree, name: str, usual: bool) -> bool:
     if not usual:
         return False
     try:
-        return not isinstance(json.loads(start), dict | list)
+        json.loads(start)
     except (ValueError, RecursionError):
         return True
+    return False
 
 
 def sniff(tree: Tree) -> str | None:
@@ -262,6 +263,7 @@ def _id_of(value: object) -> object:
 def _image_id(item: dict[str, Any], images: _Images) -> object:
     """The image_id as the images have it: 2 for 2.0 and, where no image is called so, for "2" and the reverse."""
     value = item.get("image_id")
+    value = int(value) if isinstance(value, float) and value.is_integer() else value
     spellings = (value, _id_of(value), str(value)) if isinstance(value, int | float | str) else ()
     return next((spelling for spelling in spellings if spelling in images.position), value)
 

@@ -30,6 +30,7 @@ from singleshot.datasets.splits import KNOWN_SPLITS, SPLIT_ALIASES, resolve_spli
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
+from singleshot.text import decode_text
 
 MAX_LIST_BYTES = 16 * 2**20
 
@@ -258,7 +259,7 @@ def _declared(tree: Tree, files: list[CsvFile], problems: RaiseErrors) -> tuple[
             path = join(folder, name)
             where = tree.path(path)
             try:
-                text = tree.read(path, MAX_LIST_BYTES, "class list").decode("utf-8-sig")
+                text = decode_text(tree.read(path, MAX_LIST_BYTES, "class list"), where)
                 names = _listed(text.splitlines(), name.endswith(".csv"))
                 if len(set(names)) < len(names) or not names:
                     raise ValueError("want each name once")

@@ -1,4 +1,4 @@
-"""LabelMe folders: images, each with a NAME.json beside it that holds its shapes.
+"""LabelMe folders: images and for each a NAME.json with its shapes, in the same folder or in one of their own.
 
 Coordinates are continuous pixels. A detector needs boxes: a polygon, a circle or a mask is taken by what surrounds it.
 Images without a JSON are not labelled yet and no part of the set.
@@ -27,6 +27,7 @@ from singleshot.datasets.readers.common import (
     surround,
     whole_side,
 )
+from singleshot.datasets.readers.image_finder import ImageFinder
 from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
@@ -61,20 +62,32 @@ def sniff(tree: Tree) -> str | None:
 
 
 def _sniff_here(tree: Tree) -> bool:
-    return bool(_split_folders(tree)) or _has_pairs(tree, "")
+    return bool(_split_folders(tree)) or _has_pairs(tree, "") or bool(_label_folder(tree))
+
+
+def _label_folder(tree: Tree) -> str:
+    """The only folder of label files whose images lie elsewhere in the tree; "" for none."""
+    found = [name for name in tree.folders() if not images_by_stem(tree, name) and _has_labels(tree, name)]
+    return found[0] if len(found) == 1 and next(tree.images(), None) is not None else ""
+
+
+def _has_labels(tree: Tree, folder: str) -> bool:
+    """Whether one of the first few JSON files starts as LabelMe's do."""
+    return any(_starts_as_label(tree, folder, name) for name in tree.files(folder, (".json",))[:_FEW])
 
 
 def _has_pairs(tree: Tree, folder: str) -> bool:
     """Whether one of the first few JSON files that have an image beside them starts as LabelMe's do."""
     images = images_by_stem(tree, folder)
     own = (name for name in tree.files(folder, (".json",)) if name[:-5] in images)
-    for name in islice(own, _FEW):
-        found = tree.find(folder, name)
-        start = read_limited(tree.path(found or name), MAX_JSON_BYTES, "annotation", most=_PEEK_BYTES)
-        # Written with sorted keys, the image's text comes before the shapes.
-        if re.search(rb'"(shapes|imageData)"\s*:', start):
-            return True
-    return False
+    return any(_starts_as_label(tree, folder, name) for name in islice(own, _FEW))
+
+
+def _starts_as_label(tree: Tree, folder: str, name: str) -> bool:
+    found = tree.find(folder, name)
+    start = read_limited(tree.path(found or name), MAX_JSON_BYTES, "annotation", most=_PEEK_BYTES)
+    # Written with sorted keys, the image's text comes before the shapes.
+    return re.search(rb'"(shapes|imageData)"\s*:', start) is not None
 
 
 def _split_folders(tree: Tree) -> dict[str, str]:
@@ -96,7 +109,8 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     images: list[RawImage] = []
     splits_of: dict[str, list[int]] = {}
     names: set[str] = set()
-    for split, folder in (folders or {"": ""}).items():
+    own = "" if folders or _has_pairs(tree, "") else _label_folder(tree)
+    for split, folder in (folders or {"": own}).items():
         found = [_image(tree, folder, pair, problems) for pair in _read_pairs(tree, folder, problems)]
         names |= {obj.name for image in found for obj in image.objects}
         if chosen in (None, split):
@@ -119,7 +133,7 @@ def line_of(data: bytes, number: int) -> int | None:
 
 def _read_pairs(tree: Tree, folder: str, problems: RaiseErrors) -> list[_Pair]:
     """The label files of a folder with their images, in the order of their names."""
-    by_stem = images_by_stem(tree, folder)
+    by_stem, finder = images_by_stem(tree, folder), ImageFinder(tree)
     jsons = tree.files(folder, (".json",))
     stems = {name[:-5] for name in jsons}
     owner: dict[str, str] = {}
@@ -139,12 +153,15 @@ def _read_pairs(tree: Tree, folder: str, problems: RaiseErrors) -> list[_Pair]:
             continue
         try:
             image = _image_of(tree, folder, content.get("imagePath"), same, stems)
+            if image is None:
+                image = _image_elsewhere(finder, folder, name[:-5], content.get("imagePath"))
         except DataError as error:
             problems.add("image-missing", path, f"image {error}")
             continue
         if image is None:
             message = (
-                f"neither its imagePath nor an image called {printable(name[:-5], 80)} lies beside it; add the image"
+                f"neither its imagePath nor an image called {printable(name[:-5], 80)} is in this folder or below the "
+                "data set's; add the image"
             )
             problems.add("image-missing", path, message)
         elif image in owner:
@@ -154,6 +171,21 @@ def _read_pairs(tree: Tree, folder: str, problems: RaiseErrors) -> list[_Pair]:
             owner[image] = found
             pairs.append(_Pair(found, image, _slim(content)))
     return pairs
+
+
+def _image_elsewhere(finder: ImageFinder, folder: str, stem: str, image_path: object) -> str | None:
+    """The image that imagePath names by the end of its path, anywhere in the set; else the only one of that stem.
+
+    Raises DataError where that fits several.
+    """
+    if isinstance(image_path, str) and image_path and is_image(image_path):
+        try:
+            found = finder.find(image_path)
+        except DataError:
+            found = None  # several: the label file's own name may still tell
+        if found is not None:
+            return found
+    return finder.of_stem(stem, [folder])
 
 
 def _slim(content: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.extras import needs
 from singleshot.images.suffixes import is_image
+from singleshot.text import decode_text
 
 logger = logging.getLogger(__name__)
 __all__ = ["CLASS_LIST", "DEVKIT_CLASSES", "line_of", "parse_annotation", "read", "sniff", "splits"]
@@ -81,7 +82,8 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
         stems_of = {split: stems_of[split]}
     if there.made:
         counts = ", ".join(f"{name} {len(members)}" for name, members in there.stems.items())
-        logger.info("%s: no %s/*.txt, split by hash of the names: %s", printable(tree.root), _LISTS, counts)
+        lists = f"{_LISTS}/{_NO_SPLIT}.txt is no split" if tree.files(_LISTS) else f"no {_LISTS}/*.txt"
+        logger.info("%s: %s, split by hash of the names: %s", printable(tree.root), lists, counts)
     xmls = layout.xmls
     stems_of = {split: _require_annotations(tree, split, stems, xmls, problems) for split, stems in stems_of.items()}
     stems = list(dict.fromkeys(stem for members in stems_of.values() for stem in members))
@@ -149,7 +151,7 @@ def _read_splits(tree: Tree, layout: Layout, problems: RaiseErrors) -> _Splits:
 
 def _read_list(tree: Tree, name: str, layout: Layout, problems: RaiseErrors) -> list[str]:
     path = join(_LISTS, name)
-    text = tree.read(path, MAX_LIST_BYTES, "split list").decode("utf-8-sig", "surrogateescape")
+    text = decode_text(tree.read(path, MAX_LIST_BYTES, "split list"), tree.path(path), paths=True)
     stems: dict[str, None] = {}
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         stem = line.strip()

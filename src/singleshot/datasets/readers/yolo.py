@@ -31,6 +31,7 @@ from singleshot.datasets.readers.yolo_layout import (
 from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split
 from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
+from singleshot.text import decode_text
 
 MAX_LABEL_BYTES = 64 * 2**20
 MAX_FLAGS_BYTES = 256 * 2**20
@@ -227,14 +228,14 @@ def _read_rows(
     """Class number and object of each row of a label file."""
     path = tree.path(label)
     try:
-        data = tree.read(label, MAX_LABEL_BYTES, "label")
+        text = decode_text(tree.read(label, MAX_LABEL_BYTES, "label"), path, paths=True)
     except DataError as error:
         problems.add_unreadable(path, error)
         return []
     found = []
     number = 0
-    for line, text in enumerate(io.StringIO(data.decode("utf-8-sig", "surrogateescape")), 1):
-        words = text.split(None, MAX_VALUES)
+    for line, row_text in enumerate(io.StringIO(text), 1):
+        words = row_text.split(None, MAX_VALUES)
         if not words:
             continue
         if number == MAX_OBJECTS:
@@ -278,7 +279,7 @@ def _row(words: list[str], classes: _Classes) -> tuple[int, Box] | _Wrong:
     first, rest = numbers[0], numbers[1:]
     if not (first >= 0 and first % 1 == 0):  # NaN and infinity too
         return malformed(f"{printable(words[0], 40)} is no class number; want a whole one from 0")
-    if len(rest) == 4 + classes.keypoints:
+    if len(rest) in (4 + classes.keypoints, 5 + classes.keypoints) and _is_box(rest[4 + classes.keypoints :]):
         rest = rest[:4]
     elif len(rest) < 6 or len(rest) % 2:
         want = "want class and four (centre x and y, width, height), or class and three points or more"
@@ -290,6 +291,11 @@ def _row(words: list[str], classes: _Classes) -> tuple[int, Box] | _Wrong:
     if classes.name(int(first)) is None:
         return _Wrong("class-unknown", classes.unknown(int(first)))
     return int(first), _bounds(rest)
+
+
+def _is_box(more: list[float]) -> bool:
+    """Whether a row is a box by what follows its numbers: nothing, or the score that a detector wrote."""
+    return not more or 0 <= more[0] <= 1
 
 
 def _is_number(word: str) -> bool:
@@ -318,7 +324,7 @@ def _read_flags(tree: Tree, problems: RaiseErrors) -> Flags:
         return flags
     path = tree.path(FLAGS_FILE)
     try:
-        text = tree.read(FLAGS_FILE, MAX_FLAGS_BYTES, "flags").decode("utf-8-sig", "surrogateescape")
+        text = decode_text(tree.read(FLAGS_FILE, MAX_FLAGS_BYTES, "flags"), path, paths=True)
     except DataError as error:
         problems.add_unreadable(path, error)
         return flags

@@ -18,6 +18,7 @@ from singleshot.datasets.splits import KNOWN_SPLITS
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
+from singleshot.text import decode_text
 
 MAX_LIST_BYTES = 256 * 2**20
 MAX_NAMES_BYTES = 2**20
@@ -230,7 +231,7 @@ def _is_image_list(tree: Tree, name: str) -> bool:
 
 
 def _lines(tree: Tree, name: str) -> Iterator[tuple[int, str]]:
-    text = tree.read(name, MAX_LIST_BYTES, "list of images").decode("utf-8-sig", "surrogateescape")
+    text = decode_text(tree.read(name, MAX_LIST_BYTES, "list of images"), tree.path(name), paths=True)
     for number, line in enumerate(io.StringIO(text), 1):
         yield number, line.strip()
 
@@ -360,5 +361,5 @@ def _names_in_files(tree: Tree, splits: dict[str, list[Place]]) -> tuple[tuple[s
 
 
 def _read_names(tree: Tree, name: str) -> tuple[str, ...]:
-    text = tree.read(name, MAX_NAMES_BYTES, "class names").decode("utf-8-sig", "surrogateescape")
+    text = decode_text(tree.read(name, MAX_NAMES_BYTES, "class names"), tree.path(name))
     return check_names([line.strip() for line in text.rstrip().split("\n")], printable(tree.path(name)))

@@ -1,0 +1,29 @@
+"""Bytes of a text file -> text: UTF-8, with its mark or without, or UTF-16 by its mark; nothing is guessed."""
+
+from __future__ import annotations
+
+import codecs
+
+from singleshot.errors import DataError, printable
+
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def decode_text(data: bytes, name: str, paths: bool = False) -> str:
+    """The text of a file; `name` is what messages call it.
+
+    With `paths` bytes that are not UTF-8 are kept (as "surrogateescape" does), since names of files may hold any.
+    Raises DataError for text in another encoding.
+    """
+    if data.startswith(_UTF16):
+        try:
+            return data.decode("utf-16")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{printable(name)}: its mark says UTF-16, but it is not; save it as UTF-8") from error
+    try:
+        return data.decode("utf-8-sig", "surrogateescape" if paths else "strict")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{printable(name)}:{line}: is not UTF-8 (byte 0x{data[error.start]:02X}); save it as UTF-8"
+        ) from error
