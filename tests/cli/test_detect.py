@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,20 @@ def test_mistakes(model, pictures, refused, tmp_path) -> None:
     text = tmp_path / "note.txt"
     text.write_text("hello")
     assert "not a checkpoint that is known" in refused("detect", text, pictures[0])
+
+
+@pytest.mark.parametrize("form", ["voc", "csv", "yolo", "json"])
+def test_what_detect_wrote_is_read_back_as_labels(run, model, scenes, tmp_path, form) -> None:
+    photos = sorted((scenes / "JPEGImages").iterdir())[:3]
+    done = run("detect", model, *photos, "--format", form, "--out", tmp_path / "found", "--json", "--score-min", 0.3)
+    assert done.returncode == 0, done.stderr
+    count = sum(len(one["detections"]) for one in json.loads(done.stdout)["images"])
+    images = tmp_path / "found" / "images"
+    images.mkdir(exist_ok=True)
+    for photo in photos:
+        shutil.copy(photo, images)
+    shutil.rmtree(tmp_path / "found" / "pictures", ignore_errors=True)
+    done = run("data", "check", tmp_path / "found", "--json")
+    report = json.loads(done.stdout)
+    assert (report["images"], report["objects"]) == (3, count), done.stdout
+    assert not [one for one in report["findings"] if one["severity"] == "error" and one["kind"] != "box-outside"]

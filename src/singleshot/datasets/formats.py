@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.raw import RawSet
-from singleshot.datasets.readers import coco, csv, labelme, shards, voc, yolo
+from singleshot.datasets.readers import coco, csv, labelme, results, shards, voc, yolo
 from singleshot.datasets.tree import Tree, describe_contents, open_tree
 from singleshot.datasets.writers import coco as coco_writer
 from singleshot.datasets.writers import csv as csv_writer
@@ -74,6 +74,15 @@ FORMATS: Mapping[str, Format] = {
         voc.line_of,
         label_folder=("Annotations", (".xml",)),
         writer=Writer(voc_writer.plan, voc_writer.place, voc_writer.write),
+    ),
+    "results": Format(
+        "results of detect",
+        "a folder with results.json as `detect --format json` writes it, and the images",
+        results.sniff,
+        results.splits,
+        results.read,
+        results.line_of,
+        in_one_file=True,
     ),
     "coco": Format(
         "COCO",

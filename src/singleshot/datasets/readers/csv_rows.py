@@ -39,6 +39,8 @@ _CALLED = {
     "crowd": ("crowd", "iscrowd", "isgroupof"),
     "split": ("split",),
 }
+# What `detect --format csv` calls them: there x1 is the right side, and "label" a number.
+_OWN = {"x0": "xmin", "y0": "ymin", "x1": "xmax", "y1": "ymax", "label": "", "name": "class"}
 # OpenImages writes -1 where it was not looked at.
 _FLAG = {"": False, "0": False, "1": True, "-1": False, "false": False, "true": True}
 
@@ -106,7 +108,7 @@ def sniff_columns(lines: list[str]) -> Columns | None:
 
 
 def _by_header(row: list[str], delimiter: str) -> Columns | None:
-    cells = [cell.strip().lower() for cell in row]
+    cells = [_OWN.get(cell, cell) if "x0" in row else cell for cell in (cell.strip().lower() for cell in row)]
     place = {key: next((cells.index(name) for name in names if name in cells), -1) for key, names in _CALLED.items()}
     if min(place[key] for key in ("image", "name", *_SIDES)) < 0:
         return None

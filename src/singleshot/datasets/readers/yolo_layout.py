@@ -168,6 +168,12 @@ def plain_splits(tree: Tree) -> dict[str, list[Place]]:
     if labelled(tree, ""):
         folders = _split_folders(tree, _IMAGES)
         return folders or {"": [Place(_IMAGES)]}
+    inside = _split_folders(tree, _IMAGES)
+    beside = {split: places for split, places in inside.items() if has_labels_beside(tree, places[0].name)}
+    if beside:
+        return beside
+    if has_labels_beside(tree, _IMAGES):
+        return {"": [Place(_IMAGES)]}
     splits = {}
     for split, (place,) in _split_folders(tree, "").items():
         if labelled(tree, place.name):
