@@ -231,6 +231,19 @@ def test_right_boxes_are_not_suspected(coco_of, changes) -> None:
     assert not {"boxes-suspicious", "boxes-in-parts"} & set(check_source(open_source(root)).counts)
 
 
+def test_labels_of_another_form_in_the_folder_are_said(voc, caplog) -> None:
+    root = voc({"Annotations/a.xml": None, "JPEGImages/a.png": None, "images/a.png": None})
+    assert "labels-unread" not in check_source(open_source(root)).counts
+    (root / "labels").mkdir()
+    (root / "labels/a.txt").write_text("0 .5 .5 .2 .2\n")
+    (root / "train.csv").write_text("file,xmin,ymin,xmax,ymax,class\na.png,1,2,3,4,cat\n")
+    (found,) = (f for f in check_source(open_source(root)).findings if f.kind == "labels-unread")
+    assert "read as Pascal VOC; the folder holds YOLO and CSV labels too" in found.message
+    with caplog.at_level("INFO"):
+        open_dataset(root)
+    assert "YOLO and CSV" in caplog.text
+
+
 @pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JPG", ".dib", ".mpo"])
 def test_every_ending_is_read_and_detected_in(tmp_path: Path, suffix: str) -> None:
     from singleshot.runtime.sources import open_sources

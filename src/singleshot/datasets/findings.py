@@ -45,6 +45,7 @@ KINDS = {
     "image-duplicated": Kind(NOTE, "the same image twice in a split"),
     "image-unlabelled": Kind(WARNING, "an image that no label file mentions"),
     "image-unused": Kind(NOTE, "a labelled image that no split lists"),
+    "labels-unread": Kind(NOTE, "labels of another form in the same folder"),
     "image-without-objects": Kind(NOTE, "an image labelled as background"),
 }
 

@@ -5,6 +5,8 @@ A new form is one file with its functions, and one row in FORMATS.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +23,8 @@ from singleshot.datasets.writers import yolo as yolo_writer
 from singleshot.datasets.writers.common import WritePlan
 from singleshot.errors import DataError, printable
 from singleshot.storage import is_remote
+
+logger = logging.getLogger(__name__)
 
 
 class Writer(NamedTuple):
@@ -132,12 +136,24 @@ def written_formats(formats: Mapping[str, Format] = FORMATS) -> dict[str, Writer
 
 
 class Source(NamedTuple):
-    """A data set that was found: the name of its form, its folder, the file that the user named ("" for a folder)."""
+    """A data set that was found: the name of its form, its folder, the file that the user named ("" for a folder).
+
+    others: names of further forms of labels in the same folder, which are not read.
+    """
 
     form: str
     tree: Tree
     file: str
     format: Format
+    others: tuple[str, ...] = ()
+
+    @property
+    def unread(self) -> str:
+        """What is said of labels of other forms in the folder; "" where there are none."""
+        if not self.others:
+            return ""
+        there = " and ".join(FORMATS[form].about if form in FORMATS else form for form in self.others)
+        return f"read as {self.format.about}; the folder holds {there} labels too, which are not read"
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -146,6 +162,8 @@ class Source(NamedTuple):
 
     def read(self, split: str | None = None, problems: RaiseErrors = RAISE_ERRORS) -> RawSet:
         """The annotations of one split, or of all; DataError at the first problem unless they are collected."""
+        if self.unread:
+            logger.info("%s: %s", printable(self.tree.root), self.unread)
         return self.format.read(self.tree, self.file, split, problems)
 
     def line(self, file: str, number: int) -> int | None:
@@ -194,6 +212,16 @@ def _form_of_file(name: str, formats: Mapping[str, Format]) -> str | None:
     return next((key for key, form in formats.items() if form.suffixes and name.lower().endswith(form.suffixes)), None)
 
 
+def _further(tree: Tree, found: str, formats: Mapping[str, Format]) -> tuple[str, ...]:
+    """The forms after `found` that lie in the same folder."""
+    others = []
+    for key in list(formats)[list(formats).index(found) + 1 :]:
+        with contextlib.suppress(DataError):  # what is wrong with labels that are not read does not matter
+            if formats[key].sniff(tree) == "":
+                others.append(key)
+    return tuple(others)
+
+
 def _find(tree: Tree, where: str, formats: Mapping[str, Format]) -> Source:
     if not tree.names():
         raise DataError(f"{where}: empty folder; {_wanted(formats)}")
@@ -201,7 +229,7 @@ def _find(tree: Tree, where: str, formats: Mapping[str, Format]) -> Source:
     for key, form in formats.items():
         below = form.sniff(tree)
         if below == "":
-            return Source(key, tree, "", form)
+            return Source(key, tree, "", form, _further(tree, key, formats))
         # What lies deeper counts only where nothing is found here: a COCO folder may hold VOC ones.
         if below is not None and nested is None:
             nested = Source(key, open_tree(tree.path(below)), "", form)

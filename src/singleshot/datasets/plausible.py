@@ -15,7 +15,9 @@ _PARTS, _PERCENT = 1.0, 100.0
 def implausible(raw: RawSet) -> tuple[str, str] | None:
     """(kind of finding, what is wrong) of a data set whose boxes in pixels are all parts of the image or percent of
     it, or of a COCO file with corners where width and height belong; None where nothing is suspicious."""
-    images = [image for image in raw.images if not image.relative]
+    images = raw.images
+    if any(image.relative for image in images):
+        return None
     boxes = np.array([obj.box for image in images for obj in image.objects], np.float64).reshape(-1, 4)
     boxes = boxes[np.isfinite(boxes).all(axis=1)]
     if not len(boxes):

@@ -79,6 +79,16 @@ class Tree:
         """Sorted names of the folders in a folder, hidden ones left out."""
         return sorted(name for name, below in self.names(folder).items() if below and not name.startswith("."))
 
+    def open_folders(self, folder: str = "") -> list[str]:
+        """As `folders`, without those that cannot be listed, lead out, or back to where they lie."""
+        found = []
+        for name in self.folders(folder):
+            with contextlib.suppress(DataError):
+                self.names(join(folder, name))
+                if not self._leads_back(join(folder, name)):
+                    found.append(name)
+        return found
+
     def walk(self, folder: str = "") -> Iterator[str]:
         """Names, relative to the root, of all files under a folder; hidden folders are left out.
 
@@ -101,10 +111,10 @@ class Tree:
         queue, seen = [""], 0
         while queue and seen <= MAX_FILES:
             here = queue.pop()
+            if here.count("/") > 64:
+                continue
             try:
-                if here.count("/") > 64 or self._leads_back(here):
-                    continue
-                files, folders = self.files(here), self.folders(here)
+                files, folders = self.files(here), self.open_folders(here)
             except DataError:
                 continue
             seen += len(files) + 1

@@ -105,6 +105,8 @@ def check_source(
     whole = split is None
     with looking_ahead(source, workers, whole, prefetch_least) as early:
         raw = source.read(split, problems)
+    if source.unread:
+        problems.add("labels-unread", raw.source, f"{source.unread}; give them a folder of their own")
     if (odd := implausible(raw)) is not None:
         problems.add(odd[0], raw.source, odd[1])
     read = list(problems.findings)

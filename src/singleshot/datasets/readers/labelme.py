@@ -67,7 +67,7 @@ def _sniff_here(tree: Tree) -> bool:
 
 def _label_folder(tree: Tree) -> str:
     """The only folder of label files whose images lie elsewhere in the tree; "" for none."""
-    found = [name for name in tree.folders() if not images_by_stem(tree, name) and _has_labels(tree, name)]
+    found = [name for name in tree.open_folders() if not images_by_stem(tree, name) and _has_labels(tree, name)]
     return found[0] if len(found) == 1 and next(tree.images(), None) is not None else ""
 
 

@@ -41,11 +41,11 @@ def sniff(tree: Tree) -> str | None:
     found = [
         join(parent, name)
         for parent in ("", "VOCdevkit")
-        for name in tree.folders(parent)
+        for name in tree.open_folders(parent)
         if LABELS in tree.names(join(parent, name)) or _beside(tree, join(parent, name))
     ]
     nested = only_folder(tree, found, "VOC", certain=True)
-    if nested is None and any(_has_annotations(tree, name) for name in tree.folders()):
+    if nested is None and any(_has_annotations(tree, name) for name in tree.open_folders()):
         return ""  # annotations in a folder of another name
     return nested
 
@@ -84,7 +84,7 @@ def _xml_files(tree: Tree, folder: str) -> Iterator[str]:
     for name in reversed(tree.files(folder, (".xml",))):
         yield join(folder, name)
     if folder.count("/") < _DEEP:
-        for below in tree.folders(folder):
+        for below in tree.open_folders(folder):
             yield from _xml_files(tree, join(folder, below))
 
 
@@ -93,7 +93,7 @@ def _annotated(tree: Tree, folder: str) -> Iterator[str]:
     if _has_annotations(tree, folder):
         yield from (join(folder, name) for name in tree.files(folder, (".xml",)))
     if folder.count("/") < _DEEP:
-        for below in tree.folders(folder):
+        for below in tree.open_folders(folder):
             yield from _annotated(tree, join(folder, below))
 
 
@@ -111,7 +111,7 @@ def _has_annotations(tree: Tree, folder: str) -> bool:
 
 def _label_folder(tree: Tree) -> str:
     """The folder of annotations at the root, by its name in any letter case and by what lies in it; "" for none."""
-    for name in sorted(tree.folders(), key=lambda name: name != LABELS):
+    for name in sorted(tree.open_folders(), key=lambda name: name != LABELS):
         if name.lower() in _LABEL_FOLDERS and next(_annotated(tree, name), None) is not None:
             return name
     return ""
@@ -121,7 +121,7 @@ def _split_folders(tree: Tree) -> list[str]:
     """Folders that are splits by their names and hold annotations."""
     return [
         name
-        for name in tree.folders()
+        for name in tree.open_folders()
         if split_of(name) in KNOWN_SPLITS and next(_annotated(tree, name), None) is not None
     ]
 
