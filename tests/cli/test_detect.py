@@ -152,3 +152,34 @@ def test_what_detect_wrote_is_read_back_as_labels(run, model, scenes, tmp_path, 
     report = json.loads(done.stdout)
     assert (report["images"], report["objects"]) == (3, count), done.stdout
     assert not [one for one in report["findings"] if one["severity"] == "error" and one["kind"] != "box-outside"]
+
+
+def test_ids_of_a_coco_set_are_those_that_its_tools_take(run, refused, model, scenes, tmp_path) -> None:
+    """Ids with gaps, image ids that are not in the names; pycocotools takes the results."""
+    from pycocotools.coco import COCO
+
+    photos = sorted((scenes / "JPEGImages").iterdir())[:3]
+    names = {"cross": 18, "leaf": 1, "ring": 44, "star": 7}
+    truth = {
+        "images": [
+            {"id": 139 + i, "file_name": photo.name, "width": 9, "height": 9} for i, photo in enumerate(photos[:2])
+        ],
+        "categories": [{"id": ident, "name": name} for name, ident in names.items()],
+        "annotations": [{"id": 1, "image_id": 139, "category_id": 1, "bbox": [1, 1, 2, 2], "area": 4, "iscrowd": 0}],
+    }
+    like = tmp_path / "instances_val.json"
+    like.write_text(json.dumps(truth))
+    words = ("detect", model, *photos, "--format", "coco", "--score-min", 0.3, "--no-draw")
+    done = run(*words, "--like", like, "--out", tmp_path / "found", "--json")
+    assert done.returncode == 3, done.stderr  # the third image is not in the set
+    assert f"{photos[2].name}: no image, or several, of that name" in done.stderr
+    results = COCO(str(like)).loadRes(str(tmp_path / "found/results.json"))
+    found = {one["image"]: one["detections"] for one in json.loads(done.stdout)["images"]}
+    assert len(found) == 2
+    for i, photo in enumerate(photos[:2]):
+        mine = results.loadAnns(results.getAnnIds(imgIds=[139 + i]))
+        assert [row["category_id"] for row in mine] == [names[one["name"]] for one in found[str(photo)]]
+    assert "goes with --format coco" in refused("detect", model, photos[0], "--like", like)
+    truth["categories"].pop()
+    like.write_text(json.dumps(truth))
+    assert "has no category 'star'" in refused(*words, "--like", like, "--out", tmp_path / "other")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from singleshot.files import is_free
 if TYPE_CHECKING:
     from singleshot.runtime.detector import Found
     from singleshot.runtime.picture_writer import PictureWriter
-    from singleshot.runtime.result_files import Writer
+    from singleshot.runtime.result_files import CocoIds, Writer
     from singleshot.runtime.sources import Frame
     from singleshot.runtime.tiles import Tiling
 
@@ -29,17 +29,19 @@ class DetectOptions(Options):
     """What is detected, and where results go.
 
     model: a checkpoint or an exported file; sources: images, folders, patterns, videos, cameras, addresses; out: new or
-    empty folder for results (None: none are written); form: json, coco, voc, yolo or csv; draw: write annotated
-    pictures and videos too; score_min: None for the model's own; rule: of a checkpoint, see `load`; batch: images per
-    run of the network, None for what suits engine and source; tile: pixels of a side, "640" or with the overlap
-    "640:0.25", to look at tiles too; tiles_only: not at the whole image; limit: stop after so many images or frames;
-    device, engine, threads, precision: as in `load`. Raises ConfigError for a value that is out of range.
+    empty folder for results (None: none are written); form: json, coco, voc, yolo or csv; like: a COCO file whose ids
+    of classes and images form coco takes; draw: write annotated pictures and videos too; score_min: None for the
+    model's own; rule: of a checkpoint, see `load`; batch: images per run of the network, None for what suits engine and
+    source; tile: pixels of a side, "640" or with the overlap "640:0.25", to look at tiles too; tiles_only: not at the
+    whole image; limit: stop after so many images or frames; device, engine, threads, precision: as in `load`.
+    Raises ConfigError for a value that is out of range.
     """
 
     model: str
     sources: tuple[str, ...]
     out: str | None = None
     form: str = "json"
+    like: str | None = None
     draw: bool = True
     score_min: float | None = None
     rule: str | None = None
@@ -55,6 +57,10 @@ class DetectOptions(Options):
     def __post_init__(self) -> None:
         if self.score_min is not None and not 0 <= self.score_min <= 1:
             raise ConfigError(f"--score-min {self.score_min}: want a number from 0 to 1")
+        if self.like is not None and self.form != "coco":
+            raise ConfigError(
+                f"--like {printable(self.like)}: goes with --format coco; with {self.form} there are no ids"
+            )
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"--limit {self.limit}: want at least 1")
         if self.tile is None and self.tiles_only:
@@ -124,6 +130,7 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
 
     tiling = options.tiling
     _check_folder(options.out)
+    ids = None if options.like is None else _read_ids(options.like)
     draw = options.draw and options.out is not None
     frames = _first(open_sources(list(options.sources), decode=False), options.limit)
     detector = load(
@@ -135,8 +142,26 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
         batch=options.batch,
         rule=options.rule,
     )
+    _check_classes(ids, detector.class_names, options)
     found = detector.stream(frames, options.batch, options.score_min, tile=tiling, keep_images=draw)
-    return write_results(found, options, tuple(detector.class_names), stream, listener)
+    return write_results(found, options, tuple(detector.class_names), stream, listener, ids)
+
+
+def _read_ids(path: str) -> CocoIds:
+    """The ids of a COCO annotation file. Raises DataError."""
+    from singleshot.datasets.readers.coco import read_ids
+    from singleshot.runtime.result_files import CocoIds
+
+    return CocoIds(*read_ids(path))
+
+
+def _check_classes(ids: CocoIds | None, names: Sequence[str], options: DetectOptions) -> None:
+    lacking = [name for name in names if ids is not None and name not in ids.categories]
+    if lacking:
+        raise ConfigError(
+            f"--like {printable(options.like)}: has no category {printable(lacking[0], 60)!r}, which the model finds "
+            f"({len(lacking)} of its {len(names)} classes are missing)"
+        )
 
 
 def write_results(
@@ -145,6 +170,7 @@ def write_results(
     class_names: tuple[str, ...],
     stream: TextIO | None = None,
     listener: Listener | None = None,
+    ids: CocoIds | None = None,
 ) -> Detected:
     """Write what a detector finds, by a thread of its own while the network goes on; see `run_detection`.
 
@@ -152,7 +178,7 @@ def write_results(
     """
     started = time.perf_counter()
     with ExitStack() as stack:
-        run = _Run(_Results(options, class_names, stream, stack), listener or Listener())
+        run = _Run(_Results(options, class_names, stream, stack, ids), listener or Listener())
         interrupted = run.work(found)
     where = run.results
     done = Detected(run.counts, time.perf_counter() - started, interrupted, where.results_at, where.pictures_at)
@@ -199,6 +225,14 @@ class _Run:
             self.counts = Counts(images, objects, skipped + 1)
             self.unreported = found.frame.error or DataError(f"{printable(found.frame.name)}: no image")
             return
+        ids = self.results.ids
+        if ids is not None and ids.image_of(found.detections.image) is None:
+            self.counts = Counts(images, objects, skipped + 1)
+            self.unreported = DataError(
+                f"{printable(found.detections.image)}: no image, or several, of that name in --like "
+                f"{printable(self.results.options.like)}; left out"
+            )
+            return
         self.results.add(found)
         self.counts = Counts(images + 1, objects + len(found.detections), skipped)
         self.listener.on_image(found, self.counts)
@@ -217,9 +251,14 @@ class _Results:
     """
 
     def __init__(
-        self, options: DetectOptions, class_names: tuple[str, ...], stream: TextIO | None, stack: ExitStack
+        self,
+        options: DetectOptions,
+        class_names: tuple[str, ...],
+        stream: TextIO | None,
+        stack: ExitStack,
+        ids: CocoIds | None,
     ) -> None:
-        self.options, self.class_names, self.stream, self.stack = options, class_names, stream, stack
+        self.options, self.class_names, self.stream, self.stack, self.ids = options, class_names, stream, stack, ids
         self.folder = None if options.out is None else Path(options.out)
         self.results_at: Path | None = None
         self.pictures_at: Path | None = None
@@ -245,7 +284,7 @@ class _Results:
         if self.stream is not None:
             self._writers.append(enter(JsonWriter(self.stream, options.model, self.class_names)))
         if self.folder is not None:
-            writer, self.results_at = open_writer(options.form, self.folder, options.model, self.class_names)
+            writer, self.results_at = open_writer(options.form, self.folder, options.model, self.class_names, self.ids)
             self._writers.append(enter(writer))
             if options.draw:
                 self.pictures_at = self.folder / "pictures"

@@ -66,6 +66,10 @@ def detect(
             help="json: one object per image; coco: COCO results; voc: XML per image; yolo: text per image; csv.",
         ),
     ] = Format.json,
+    like: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="With --format coco: a COCO file whose class and image ids to use."),
+    ] = None,
     score_min: Annotated[
         float | None, typer.Option(help="Lowest score to report, 0 to 1. Default: the model's own.")
     ] = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -70,8 +70,11 @@ class Detections:
 
         return draw_detections(image, self)
 
-    def to_coco(self, image_id: int | str | None = None) -> list[dict[str, Any]]:
-        """COCO's results form: bbox is x y width height in pixels, category_id is label + 1.
+    def to_coco(
+        self, image_id: int | str | None = None, categories: Mapping[str, int] | None = None
+    ) -> list[dict[str, Any]]:
+        """COCO's results form: bbox is x y width height in pixels; category_id is that of the class's name in
+        `categories`, else label + 1.
 
         Without `image_id` it is the number in the image's name, or the name where that is not a number.
         """
@@ -81,11 +84,11 @@ class Detections:
         return [
             {
                 "image_id": image_id,
-                "category_id": int(label) + 1,
+                "category_id": int(label) + 1 if categories is None else categories[name],
                 "bbox": [round(float(v), 3) for v in box],
                 "score": round(float(score), 6),
             }
-            for box, score, label in zip(sizes, self.scores, self.labels, strict=True)
+            for box, score, label, name in zip(sizes, self.scores, self.labels, self.names, strict=True)
         ]
 
     def to_dict(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path, PurePath
 from types import TracebackType
 from typing import IO
@@ -110,20 +111,47 @@ class JsonWriter(_FileWriter):
         self._file.write(f'\n], "complete": {json.dumps(complete)}}}\n')
 
 
+class CocoIds:
+    """The ids of a COCO data set, for results that its tools take: categories: class name -> id."""
+
+    def __init__(self, categories: Mapping[str, int], images: Mapping[str, int | str]) -> None:
+        """images: file_name -> id."""
+        self.categories = categories
+        self._by_last: dict[str, list[tuple[str, int | str]]] = {}
+        for name, ident in images.items():
+            plain = name.replace("\\", "/")
+            self._by_last.setdefault(plain.rpartition("/")[2], []).append((plain, ident))
+
+    def image_of(self, path: str) -> int | str | None:
+        """The id of the image whose file_name ends as the path does, as far as it goes; None for none or several."""
+        parts = path.replace("\\", "/").split("/")
+        found = self._by_last.get(parts[-1], [])
+        for length in range(len(parts), 0, -1):
+            fits = {ident for name, ident in found if name.split("/")[-length:] == parts[-length:]}
+            if fits:
+                return fits.pop() if len(fits) == 1 else None
+        return None
+
+
 class CocoWriter(_FileWriter):
     """COCO's results form: one array of {image_id, category_id, bbox, score} over all images.
 
     image_id is the number that the file is named by, as in COCO itself, else the name; two images whose
-    names are the same number in two folders therefore share one.
+    names are the same number in two folders therefore share one. With `like` ids are those of that data set.
     """
 
-    def __init__(self, target: Path | IO[str]) -> None:
+    def __init__(self, target: Path | IO[str], like: CocoIds | None = None) -> None:
         super().__init__(target)
         self._any = False
+        self._like = like
         self._file.write("[")
 
     def _write(self, detections: Detections) -> None:
-        rows = [json.dumps(row) for row in detections.to_coco()]
+        if self._like is None:
+            found = detections.to_coco()
+        else:
+            found = detections.to_coco(self._like.image_of(detections.image), self._like.categories)
+        rows = [json.dumps(row) for row in found]
         if rows:
             self._file.write((",\n" if self._any else "\n") + ",\n".join(rows))
             self._any = True
@@ -228,7 +256,9 @@ class YoloWriter(_FolderWriter):
 FORMATS = ("json", "coco", "voc", "yolo", "csv")
 
 
-def open_writer(form: str, folder: Path, model: str, class_names: tuple[str, ...]) -> tuple[Writer, Path]:
+def open_writer(
+    form: str, folder: Path, model: str, class_names: tuple[str, ...], like: CocoIds | None = None
+) -> tuple[Writer, Path]:
     """The writer of a format inside a results folder, and the file or folder that it fills.
 
     Args:
@@ -237,6 +267,7 @@ def open_writer(form: str, folder: Path, model: str, class_names: tuple[str, ...
         folder: Where the results go.
         model: What to call the model in the file.
         class_names: By label.
+        like: Ids of form "coco".
 
     Raises:
         ConfigError: Another format.
@@ -246,7 +277,7 @@ def open_writer(form: str, folder: Path, model: str, class_names: tuple[str, ...
         return JsonWriter(path, model, class_names), path
     if form == "coco":
         path = folder / "results.json"
-        return CocoWriter(path), path
+        return CocoWriter(path, like), path
     if form == "csv":
         path = folder / "results.csv"
         return CsvWriter(path), path

@@ -9,25 +9,23 @@ import json
 import logging
 import math
 import re
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
-from singleshot.datasets.findings import RaiseErrors
+from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.packed_strings import is_encodable
 from singleshot.datasets.raw import Box, Notation, RawImage, RawObject, RawSet
+from singleshot.datasets.readers.coco_values import box_of, id_of, number, whole
 from singleshot.datasets.readers.common import (
     MADE_SPLITS,
     UniqueImages,
     divide,
     find_images,
-    json_number,
     line_of_item,
     parse_json,
-    parse_number,
-    surround,
     whole_side,
 )
 from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split, split_of
-from singleshot.datasets.tree import Tree, join
+from singleshot.datasets.tree import Tree, join, open_tree
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
 
@@ -229,15 +227,25 @@ def load_json(tree: Tree, name: str) -> dict[str, Any]:
     return content
 
 
+def read_ids(path: str) -> tuple[dict[str, int], dict[str, int | str]]:
+    """(class name -> id, file_name -> image id) of a COCO annotation file. Raises DataError."""
+    folder, _, name = path.replace("\\", "/").rpartition("/")
+    tree = open_tree(folder or ("/" if path.startswith("/") else "."))
+    content = load_json(tree, name)
+    listed = _images(content["images"], path, RAISE_ERRORS)
+    categories = {label: ident for ident, label in _classes(content["categories"], printable(path)).items()}
+    return categories, {listed.files[at]: ident for ident, at in listed.position.items()}
+
+
 def _without_root(names: dict[int, str], content: dict[str, Any], path: str) -> dict[int, str]:
     """The classes without Roboflow's root: the first category, without objects, that is the others' supercategory."""
-    above = {item.get("supercategory") for item in content["categories"] if _id_of(item.get("id")) != min(names)}
+    above = {item.get("supercategory") for item in content["categories"] if id_of(item.get("id")) != min(names)}
     root = names[min(names)]
     if (
         len(names) < 2
         or above != {root}
         or any(
-            isinstance(item, dict) and _id_of(item.get("category_id")) == min(names) for item in content["annotations"]
+            isinstance(item, dict) and id_of(item.get("category_id")) == min(names) for item in content["annotations"]
         )
     ):
         return names
@@ -247,47 +255,12 @@ def _without_root(names: dict[int, str], content: dict[str, Any], path: str) -> 
     return {ident: name for ident, name in names.items() if ident != min(names)}
 
 
-def _whole(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _id_of(value: object) -> object:
-    """An id as a whole number where it is one that was written as 2.0 or "2"; anything else as it is."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 19:
-        return int(value)
-    return value
-
-
 def _image_id(item: dict[str, Any], images: _Images) -> object:
     """The image_id as the images have it: 2 for 2.0 and, where no image is called so, for "2" and the reverse."""
     value = item.get("image_id")
     value = int(value) if isinstance(value, float) and value.is_integer() else value
-    spellings = (value, _id_of(value), str(value)) if isinstance(value, int | float | str) else ()
+    spellings = (value, id_of(value), str(value)) if isinstance(value, int | float | str) else ()
     return next((spelling for spelling in spellings if spelling in images.position), value)
-
-
-def _number(value: object) -> float:
-    """A number, which some tools write as a text; NaN for anything else."""
-    if isinstance(value, str):
-        parsed = parse_number(value) if len(value) < 99 else None
-        return math.nan if parsed is None else parsed
-    return json_number(value)
-
-
-def _box_of(item: dict[str, Any]) -> list[float]:
-    """x, y, width, height of the bbox; where there is none, what surrounds the polygons of its segmentation."""
-    box, outline = item.get("bbox"), item.get("segmentation")
-    if isinstance(box, list) and len(box) == 4:
-        return [_number(value) for value in box]
-    if box in (None, []) and isinstance(outline, list) and outline:
-        parts = outline if isinstance(outline[0], list) else [outline]
-        numbers = [_number(value) for part in parts if isinstance(part, list) for value in part]
-        if len(numbers) >= 6 and len(numbers) % 2 == 0:
-            x0, y0, x1, y1 = surround(numbers[::2], numbers[1::2])
-            return [x0, y0, x1 - x0, y1 - y0]
-    return [math.nan]
 
 
 def _images(items: list[Any], path: str, problems: RaiseErrors) -> _Images:
@@ -303,7 +276,7 @@ def _images(items: list[Any], path: str, problems: RaiseErrors) -> _Images:
             continue
         ident, name = item.get("id"), item.get("file_name", _name_in_address(item))
         ident = int(ident) if isinstance(ident, float) and ident.is_integer() else ident
-        if not (_whole(ident) or (isinstance(ident, str) and is_encodable(ident))):
+        if not (whole(ident) or (isinstance(ident, str) and is_encodable(ident))):
             broken(f"id {printable(repr(ident), 60)}; want a whole number or a text")
         elif ident in listed.position:
             first = listed.position[ident]
@@ -328,7 +301,7 @@ def _name_in_address(item: dict[str, Any]) -> str | None:
 
 def _side(item: dict[str, Any], key: str, path: str, here: str, problems: RaiseErrors) -> int:
     value = item.get(key)
-    side = whole_side(_number(value or 0))
+    side = whole_side(number(value or 0))
     if side is None or value is False:
         message = f"{key} {printable(repr(value), 60)}; want the image's {key} in whole pixels"
         problems.add("annotation-malformed", path, message, here)
@@ -342,8 +315,8 @@ def _classes(items: list[Any], where: str) -> dict[int, str]:
         here = f"{where}: category {i}"
         if not isinstance(item, dict):
             raise DataError(f"{here}: is of type {type(item).__name__}; want an object in braces")
-        ident, name = _id_of(item.get("id")), item.get("name")
-        if not _whole(ident):
+        ident, name = id_of(item.get("id")), item.get("name")
+        if not whole(ident):
             raise DataError(f"{here}: id {printable(repr(ident), 60)}; want a whole number")
         if not isinstance(name, str) or not name.strip() or not is_encodable(name):
             raise DataError(f"{here} (id {ident}): name {printable(repr(name), 60)}; want a name")
@@ -366,17 +339,17 @@ def _row(
     own, ident, category, box = (
         item.get("id"),
         _image_id(item, images),
-        _id_of(item.get("category_id")),
+        id_of(item.get("category_id")),
         item.get("bbox"),
     )
     kind, message = "annotation-malformed", ""
     crowd, area, name = item.get("iscrowd") or 0, math.nan, ""
-    numbers = _box_of(item)
+    numbers = box_of(item)
     # "ignore" is what converters of VOC files write for difficult objects (mmdetection's among them).
     difficult = item.get("difficult", item.get("ignore")) or 0
     if not isinstance(ident, int | str) or ident not in images.position:
         message = f"image_id {printable(repr(ident), 60)} is not in images; add it or remove this"
-    elif not _whole(category) or category not in classes:
+    elif not whole(category) or category not in classes:
         there = ", ".join(str(c) for c in list(classes)[:8])
         kind, message = "class-unknown", f"category_id {printable(repr(category), 60)} is not in categories ({there})"
     else:
@@ -388,7 +361,7 @@ def _row(
         elif difficult not in (0, 1):
             message = f"difficult {printable(repr(difficult), 40)}; want 0 or 1"
         elif item.get("area") is not None:
-            area = _number(item["area"])
+            area = number(item["area"])
             if not 0 <= area < math.inf:
                 message = f"area {printable(repr(item['area']), 40)}; want square pixels, 0 or more"
     if message:
