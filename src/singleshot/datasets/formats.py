@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.raw import RawSet
-from singleshot.datasets.readers import coco, csv, labelme, shards, voc, yolo
+from singleshot.datasets.readers import coco, csv, cvat, labelme, shards, voc, yolo
 from singleshot.datasets.tree import Tree, describe_contents, open_tree
 from singleshot.datasets.writers import coco as coco_writer
 from singleshot.datasets.writers import csv as csv_writer
@@ -74,6 +74,15 @@ FORMATS: Mapping[str, Format] = {
         voc.line_of,
         label_folder=("Annotations", (".xml",)),
         writer=Writer(voc_writer.plan, voc_writer.place, voc_writer.write),
+    ),
+    "cvat": Format(
+        "CVAT",
+        "a CVAT annotations.xml with its images",
+        cvat.FORM.sniff,
+        cvat.FORM.splits,
+        cvat.FORM.read,
+        suffixes=(".xml",),
+        in_one_file=True,
     ),
     "coco": Format(
         "COCO",
