@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.raw import RawSet
-from singleshot.datasets.readers import coco, csv, cvat, labelme, shards, voc, yolo
+from singleshot.datasets.readers import coco, createml, csv, cvat, labelme, shards, via, voc, yolo
 from singleshot.datasets.tree import Tree, describe_contents, open_tree
 from singleshot.datasets.writers import coco as coco_writer
 from singleshot.datasets.writers import csv as csv_writer
@@ -82,6 +82,24 @@ FORMATS: Mapping[str, Format] = {
         cvat.FORM.splits,
         cvat.FORM.read,
         suffixes=(".xml",),
+        in_one_file=True,
+    ),
+    "createml": Format(
+        "Create ML",
+        "a Create ML JSON (a list of images with their annotations)",
+        createml.FORM.sniff,
+        createml.FORM.splits,
+        createml.FORM.read,
+        createml.line_of,
+        in_one_file=True,
+    ),
+    "via": Format(
+        "VIA",
+        "a VGG Image Annotator project, JSON or CSV",
+        via.FORM.sniff,
+        via.FORM.splits,
+        via.FORM.read,
+        via.line_of,
         in_one_file=True,
     ),
     "coco": Format(
