@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.raw import RawSet
-from singleshot.datasets.readers import coco, createml, csv, cvat, labelme, shards, via, voc, yolo
+from singleshot.datasets.readers import coco, createml, csv, cvat, labelme, labelstudio, shards, via, voc, yolo
 from singleshot.datasets.tree import Tree, describe_contents, open_tree
 from singleshot.datasets.writers import coco as coco_writer
 from singleshot.datasets.writers import csv as csv_writer
@@ -100,6 +100,14 @@ FORMATS: Mapping[str, Format] = {
         via.FORM.splits,
         via.FORM.read,
         via.line_of,
+        in_one_file=True,
+    ),
+    "labelstudio": Format(
+        "Label Studio",
+        "a Label Studio JSON or JSON-MIN",
+        labelstudio.FORM.sniff,
+        labelstudio.FORM.splits,
+        labelstudio.FORM.read,
         in_one_file=True,
     ),
     "coco": Format(

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from singleshot.datasets.raw import Box
-from singleshot.datasets.readers.common import json_number, parse_number
+from singleshot.datasets.readers.common import json_number, parse_number, surround
 from singleshot.errors import printable
 
 
@@ -18,6 +18,20 @@ def surround_rotated_box(box: Box, degrees: float) -> Box:
     reach_x = abs(half_width * cosine) + abs(half_height * sine)
     reach_y = abs(half_width * sine) + abs(half_height * cosine)
     return _around((x0 + x1) / 2, (y0 + y1) / 2, reach_x, reach_y)
+
+
+def surround_rotated_corner(box: Box, degrees: float) -> Box:
+    """What surrounds the box after a turn about its top left corner."""
+    x0, y0, x1, y1 = box
+    if not degrees:
+        return box
+    cosine, sine = _turn(degrees)
+    across = ((x1 - x0) * cosine, (x1 - x0) * sine)
+    down = ((y0 - y1) * sine, (y1 - y0) * cosine)
+    return surround(
+        (x0, x0 + across[0], x0 + down[0], x0 + across[0] + down[0]),
+        (y0, y0 + across[1], y0 + down[1], y0 + across[1] + down[1]),
+    )
 
 
 def surround_ellipse(x: float, y: float, radius_x: float, radius_y: float, degrees: float = 0.0) -> Box:
