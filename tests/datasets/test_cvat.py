@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from singleshot.datasets import available_splits, open_dataset, open_source
-from singleshot.datasets.findings import CollectErrors
+from singleshot.datasets.findings import RAISE_ERRORS, CollectErrors
 from singleshot.datasets.readers import cvat
 from singleshot.datasets.readers.shapes import surround_ellipse, surround_rotated_box
+from singleshot.datasets.tree import open_tree
 from singleshot.errors import DataError
 
 MADE = ("train", "val", "test", "trainval")
@@ -352,6 +353,27 @@ def test_nothing_outside_is_opened(folder, tmp_path, write_image, one_line):
     root = folder({"annotations.xml": xml(image("secret.png"))}, [])
     (root / "secret.png").symlink_to(tmp_path / "secret.png")
     assert "a link that leads out of" in one_line(open_dataset, root)
+
+
+def test_a_folder_that_leads_out_is_said_when_it_is_needed(folder, tmp_path, one_line):
+    (tmp_path / "away").mkdir()
+    root = folder({"annotations.xml": xml(image())})
+    (root / "more").symlink_to(tmp_path / "away")
+    (tmp_path / "away" / "x.txt").touch()
+    assert cvat.FORM.sniff(open_tree(root)) == ""
+    assert len(cvat.FORM.read(open_tree(root), "", None, RAISE_ERRORS).images) == 1
+    (root / "train").symlink_to(tmp_path / "away")
+    assert cvat.FORM.sniff(open_tree(root)) == ""
+    said = one_line(cvat.FORM.read, open_tree(root), "", None, RAISE_ERRORS)
+    assert "train: a link that leads out of" in said
+
+
+def test_long_texts_take_no_time(folder):
+    long = "&amp;" * 300_000
+    text = xml(image(), labels=[(long, "")]).replace("a.png", "/".join("a" * 20_000) + "/a.png")
+    raw = open_source(folder({"annotations.xml": text})).read()
+    assert Path(raw.images[0].path).name == "a.png"
+    assert len(raw.class_names[0]) < 20_000
 
 
 def test_no_size_is_found_out_at_reading(folder):

@@ -290,3 +290,9 @@ def test_bad_rows_are_refused_with_their_line(folder, one_line, case):
     raw = open_source(root).read(None, found)
     assert [f.line for f in found.findings] == [3]
     assert len(raw.images[0].objects) == 1
+
+
+def test_many_attributes_take_no_time(folder, one_line):
+    regions = [region(**{f"k{i}": "x"}) for i in range(30_000)]
+    root = folder({"x.json": json.dumps(plain(entry("a.png", *regions)))})
+    assert "regions have several attributes (k0, k1, " in one_line(open_source(root).read)

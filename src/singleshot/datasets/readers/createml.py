@@ -65,7 +65,8 @@ def parse(data: bytes, path: str, problems: RaiseErrors) -> ParsedFile:
         if not isinstance(name, str) or not name.strip() or not is_encodable(name):
             broken(message=f"image is {show(name)}; want the name of a file")
             continue
-        objects = [_object(one, path, name, first, k, problems) for k, one in enumerate(listed)]
+        shown = printable(name, 80)
+        objects = [_object(one, path, shown, first, k, problems) for k, one in enumerate(listed)]
         images.append(ListedImage((name,), here, [obj for obj in objects if obj]))
     return ParsedFile(images)
 

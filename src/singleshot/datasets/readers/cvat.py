@@ -70,6 +70,7 @@ class _Parsing:
         self._path, self._problems = path, problems
         self._stack: list[str] = []
         self._text: list[str] = []
+        self._room = _MAX_TEXT
         self._label: dict[str, str] = {}
         self._image: ListedImage | None = None
         self._shape: dict[str, str] = {}
@@ -115,7 +116,7 @@ class _Parsing:
         if len(stack) >= _MAX_DEPTH:
             raise UnreadableFileError(f"{where}: holds elements within elements without end; want CVAT's own export")
         stack.append(tag)
-        self._text = []
+        self._text, self._room = [], _MAX_TEXT
         if tag == "label" and "meta" in stack:
             self._label = {}
         elif tag == "image" and len(stack) == 2:
@@ -126,8 +127,9 @@ class _Parsing:
             self._flags["\0"] = attributes.get("name", "")
 
     def _characters(self, text: str) -> None:
-        if sum(map(len, self._text)) < _MAX_TEXT and self._stack[-1] in ("name", "type", "parent", "attribute"):
+        if self._room > 0 and self._stack[-1] in ("name", "type", "parent", "attribute"):
             self._text.append(text)
+            self._room -= len(text)
 
     def _end(self, tag: str) -> None:
         stack = self._stack
@@ -143,7 +145,7 @@ class _Parsing:
         elif tag == "image" and len(stack) == 2:
             self._image = None
         stack.pop()
-        self._text = []
+        self._text, self._room = [], _MAX_TEXT
 
     def _end_label(self) -> None:
         name, own = self._label.get("name", ""), self._label
@@ -180,7 +182,7 @@ class _Parsing:
         if image is None:
             return
         name = shape.get("label", "").strip()
-        here = f"{image.names[0]}: {tag} {number}"
+        here = f"{printable(image.names[0], 80)}: {printable(tag, 20)} {number}"
         item = f"{here} ({printable(name, 80)})" if name else here
         broken = functools.partial(
             self._problems.add, "annotation-malformed", self._path, item=item, line=self._line, number=number
@@ -241,7 +243,8 @@ def _box(tag: str, shape: dict[str, str]) -> Box | str:
 
 def _surround_points(text: str, tag: str) -> Box | str:
     xs, ys = [], []
-    for point in text.split(";") if text.strip() else ():
+    text = text.strip().strip(";")
+    for point in text.split(";") if text else ():
         pair = [parse_number(part) for part in point.split(",")]
         if len(pair) != 2 or pair[0] is None or pair[1] is None:
             return f"point {printable(point, 40)!r}; want x,y;x,y;... in pixels"

@@ -99,7 +99,7 @@ class LabelForm:
     def sniff(self, tree: Tree) -> str | None:
         """The folder where such files lie: the tree's own (""), or the only one below that has images of its own; else
         None. Raises DataError when several folders below have such files and nothing else lies here."""
-        if self._own_files(tree):
+        if self._own_files(tree, strict=False):
             return ""
         below = only_folder(tree, [folder for folder, _ in self._files_below(tree)], self.about)
         if below is None:
@@ -171,20 +171,27 @@ class LabelForm:
     def _files(self, tree: Tree, file: str) -> list[LabelFile]:
         if file:
             return [_label_file(file)]
-        return self._own_files(tree) or [one for _, files in self._files_below(tree) for one in files]
+        own = self._own_files(tree, strict=True)
+        return own or [one for _, files in self._files_below(tree) for one in files]
 
-    def _own_files(self, tree: Tree) -> list[LabelFile]:
-        """Those that belong to the folder itself: in it, in its folders of labels, in those of its splits."""
+    def _own_files(self, tree: Tree, strict: bool) -> list[LabelFile]:
+        """Those that belong to the folder itself: in it, in its folders of labels, in those of its splits. strict:
+        DataError for one of these folders that is a link out of the tree; it tells no form otherwise."""
         special = [name for name in tree.folders() if name.lower() in _LABEL_FOLDERS or known_split(name)]
-        return [file for folder in ("", *special) for file in self._files_in(tree, folder)]
+        return [file for folder in ("", *special) for file in self._files_in(tree, folder, strict)]
 
     def _files_below(self, tree: Tree) -> list[tuple[str, list[LabelFile]]]:
-        found = [(name, self._files_in(tree, name)) for name in islice(tree.folders(), _FOLDERS)]
+        found = [(name, self._files_in(tree, name, strict=False)) for name in islice(tree.folders(), _FOLDERS)]
         return [(name, files) for name, files in found if files]
 
-    def _files_in(self, tree: Tree, folder: str) -> list[LabelFile]:
+    def _files_in(self, tree: Tree, folder: str, strict: bool) -> list[LabelFile]:
+        try:
+            names = [name for name in tree.files(folder, self.suffixes) if not name.startswith(".")]
+        except DataError:
+            if strict:
+                raise
+            return []
         # A file beside an image of its name is that image's own label, in another form.
-        names = [name for name in tree.files(folder, self.suffixes) if not name.startswith(".")]
         own = images_by_stem(tree, folder) if names else {}
         names = [name for name in names if name.rpartition(".")[0] not in own]
         return [_label_file(join(folder, name)) for name in names[:_FEW] if self._looks_right(tree, join(folder, name))]

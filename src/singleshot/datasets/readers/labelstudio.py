@@ -75,9 +75,9 @@ def parse(data: bytes, path: str, problems: RaiseErrors) -> ParsedFile:
         here = f"task {i} ({printable(names[0])})"
         objects: list[RawObject] = []
         size = (0, 0)
-        shared = _shared_labels(results)
+        shared, shown = _shared_labels(results), printable(names[0], 80)
         for k, result in enumerate(results):
-            one = _Result(result, f"{names[0]}: result {k}", first + k, shared, passed)
+            one = _Result(result, f"{shown}: result {k}", first + k, shared, passed)
             found = one.read(functools.partial(problems.add, "annotation-malformed", path, number=first + k))
             objects += found
             size = one.size if any(one.size) else size
@@ -95,7 +95,7 @@ FORM = LabelForm("labelstudio", "Label Studio", (".json",), is_one, parse, notat
 
 def _say(path: str, unlabelled: int, passed: Counter[str]) -> None:
     if unlabelled:
-        logger.warning("%s: %d tasks without an annotation are left out", printable(path), unlabelled)
+        logger.warning("%s: tasks without an annotation are left out: %d", printable(path), unlabelled)
     if passed:
         there = ", ".join(f"{n} {printable(kind, 40)}" for kind, n in passed.most_common(8))
         logger.warning("%s: results that are no objects are passed over: %s", printable(path), there)

@@ -33,7 +33,8 @@ class ImageFinder:
                 return found
         parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
         rivals = self._called(parts[-1]) if parts else []
-        for count in range(len(parts), 0, -1):
+        deepest = max((image.count("/") for image in rivals), default=-1) + 1
+        for count in range(min(len(parts), deepest), 0, -1):
             end = "/".join(parts[-count:])
             fits = [image for image in rivals if f"/{image}".endswith(f"/{end}")]
             if len(fits) == 1:

@@ -73,7 +73,8 @@ def parse(data: bytes, path: str, problems: RaiseErrors) -> ParsedFile:
     key = _class_key([region for entry in entries for region in entry.regions], path)
     images = []
     for entry in entries:
-        objects = [_object(region, entry.name, key, path, problems) for region in entry.regions]
+        shown = printable(entry.name, 80)
+        objects = [_object(region, shown, key, path, problems) for region in entry.regions]
         images.append(ListedImage((entry.name,), entry.item, [obj for obj in objects if obj], line=entry.line))
     return ParsedFile(images)
 
@@ -202,12 +203,13 @@ def _cell(text: str) -> Any:
 def _class_key(regions: Iterable[_Region], path: str) -> str | None:
     """The attribute that is the class; None where no region has any. Raises UnreadableFileError for several that might
     be it."""
-    plain: list[str] = []
+    found: dict[str, None] = {}
     some = False
     for region in regions:
         some = True
         if isinstance(region.attributes, dict):
-            plain += [key for key in region.attributes if key not in plain]
+            found |= dict.fromkeys(region.attributes)
+    plain = list(found)
     called = {key.strip().lower(): key for key in reversed(plain)}
     usual = next((called[key] for key in _CLASS_KEYS if key in called), None)
     if usual is not None:
