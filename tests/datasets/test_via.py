@@ -111,6 +111,7 @@ def test_shapes_become_boxes(folder, case):
         ([{"type": "round", "name": "apple"}], "apple"),
         ([{"name": "x", "class": "apple"}], "apple"),
         ([{"fruit": {"apple": True, "pear": False}}], "apple"),
+        ([{"class": 7}], "7"),
         ([{}], "object"),
     ],
 )
@@ -166,6 +167,91 @@ HEADS = {
 def test_it_is_known_by_its_keys(case):
     text, want = HEADS[case]
     assert via.is_one(text.encode()) == want
+
+
+# ---------------------------------------------------------------------------------------------- VIA 3
+
+
+def project3(*marks, options=None, **more):
+    """A project of VIA 3 with the views 1 (a.png), 2 (b.png) and 3 (a video)."""
+    files = {"1": {"fid": "1", "fname": "a.png", "type": 2, "loc": 1, "src": "a.png"}, "2": {"fid": 2, "src": "b.png"},
+             "3": {"fid": "3", "fname": "x.mp4", "type": 4}}  # fmt: skip
+    views = {"1": {"fid_list": ["1"]}, "2": {"fid_list": [2]}, "3": {"fid_list": ["3"]}, "4": {"fid_list": []}}
+    head = {"pid": "__VIA_PROJECT_ID__", "data_format_version": "3.1.2", "vid_list": ["1", "2", "3"]}
+    attribute = {"1": {"aname": "class", "anchor_id": "FILE1_Z0_XY1", "type": 4, "options": options or {}}}
+    metadata = {f"1_{k}": mark for k, mark in enumerate(marks)}
+    return {
+        "project": head,
+        "config": {},
+        "attribute": attribute,
+        "file": files,
+        "metadata": metadata,
+        "view": views,
+        **more,
+    }
+
+
+def mark(*xy, vid="1", label="cat", z=()):
+    return {"vid": vid, "flg": 0, "z": list(z), "xy": list(xy), "av": {"1": label}}
+
+
+SHAPES_3 = {
+    "rect": ((2, 1, 2, 10, 12.5), (1, 2, 11, 14.5)),
+    "circle": ((3, 20, 20, 5), (15, 15, 25, 25)),
+    "ellipse": ((4, 20, 20, 5, 3), (15, 17, 25, 23)),
+    "line": ((5, 1, 2, 3, 9), (1, 2, 3, 9)),
+    "polygon": ((7, 5, 1, 9, 8.5, 2, 6), (2, 1, 9, 8.5)),
+    "outermost points": ((8, 5, 1, 9, 4, 5, 8, 2, 3), (2, 1, 9, 8)),
+}
+
+
+@pytest.mark.parametrize("case", SHAPES_3)
+def test_shapes_of_via_3(folder, case):
+    xy, box = SHAPES_3[case]
+    source = open_source(folder({"via_project.json": json.dumps(project3(mark(*xy)))}))
+    assert source.form == "via"
+    raw = source.read()
+    assert [[(o.name, o.box) for o in im.objects] for im in raw.images] == [[("cat", box)], []]
+
+
+def test_choices_of_via_3_by_their_text_and_marks_that_are_no_regions(folder, caplog):
+    marks = [mark(2, 1, 2, 3, 4, label="0"), mark(label="whole file"), mark(2, 1, 2, 3, 4, vid="3"),
+             mark(2, 1, 2, 3, 4, z=[1.5]), mark(2, 5, 6, 7, 8, vid="2", label="1")]  # fmt: skip
+    root = folder({"x.json": json.dumps(project3(*marks, options={"0": "cat", "1": "dog"}))})
+    raw = open_source(root).read()
+    assert [[(o.name, o.box) for o in im.objects] for im in raw.images] == [
+        [("cat", (1, 2, 4, 6))],
+        [("dog", (5, 6, 12, 14))],
+    ]
+    assert "marks that are no region of an image are passed over: 3" in caplog.text
+
+
+BAD_3 = {
+    "point": (mark(1, 5, 5), "a point has no area to detect"),
+    "short": (mark(2, 1, 2, 3), "height is missing; want a number of pixels"),
+    "odd": (mark(7, 1, 2, 3, 4, 5), "has 3 numbers in all_points_x, 2 in all_points_y"),
+    "shape": (mark(9, 1, 2), "its shape is 'shape 9'; want rect"),
+    "large shape": (mark(10**400, 1, 2), "its shape is 'an unknown shape'"),
+    "text": ({**mark(), "xy": "x"}, "shape_attributes is 'x'"),
+    "no values": ({**mark(2, 1, 2, 3, 4), "av": 7}, "attribute class is missing; say what it is"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_3)
+def test_bad_regions_of_via_3(folder, one_line, case):
+    obj, message = BAD_3[case]
+    root = folder({"x.json": json.dumps(project3(mark(2, 1, 2, 3, 4), obj))})
+    said = one_line(open_source(root).read)
+    assert "x.json: a.png: region 1" in said
+    assert message in said
+
+
+@pytest.mark.parametrize("key", ["attribute", "file", "view", "metadata"])
+@pytest.mark.parametrize("value", [None, 7, [1], {"1": None}, {"1": {}}, {"1": {"fid_list": [[1]], "vid": [1]}}])
+def test_a_spoilt_project_of_via_3_ends_in_findings(folder, key, value):
+    found = CollectErrors()
+    content = project3(mark(2, 1, 2, 3, 4), **{key: value})
+    open_source(folder({"x.json": json.dumps(content)})).read(None, found)
 
 
 # ---------------------------------------------------------------------------------------------- mistakes
@@ -258,7 +344,6 @@ BAD_FILES = {
     "cut": ("x.json", json.dumps(project(entry()))[:-5], "is not JSON: "),
     "depth": ("x.json", '{"_via_img_metadata": ' + "[" * 200_000, "is not JSON"),
     "number": ("x.json", '{"_via_img_metadata": 7}', "_via_img_metadata is 7; want VIA's images in braces"),
-    "VIA 3": ("x.json", '{"project": {"pid": "__VIA_PROJECT_ID__"}}', "is a project of VIA 3; want a project, JSON"),
     "latin": ("x.csv", table(entry("a.png", region())).encode() + b"\xe4.png,1,{},0,0,{},{}\n", "is not UTF-8"),
 }
 

@@ -288,7 +288,7 @@ def _createml(rng: Random, pictures: list[Picture]) -> Files:
 
 
 def _via(rng: Random, pictures: list[Picture]) -> Files:
-    kind = rng.choice(("project", "plain", "csv"))
+    kind = rng.choice(("project", "plain", "csv", "VIA 3"))
 
     def shape(box: tuple[int, int, int, int]) -> dict[str, object]:
         x0, y0, x1, y1 = box
@@ -299,7 +299,24 @@ def _via(rng: Random, pictures: list[Picture]) -> Files:
             {"name": "ellipse", "cx": (x0 + x1) / 2, "cy": (y0 + y1) / 2, "rx": 3, "ry": 2, "theta": 0.5},
         ))  # fmt: skip
 
+    def project_3(part: list[Picture]) -> bytes:
+        marks = [(i, box, name) for i, p in enumerate(part) for box, name in _objects(p)]
+        content = {
+            "project": {"pid": "__VIA_PROJECT_ID__", "data_format_version": "3.1.1"},
+            "attribute": {"1": {"aname": "class", "options": {name: name for name in CLASSES}}},
+            "file": {str(i): {"fid": str(i), "fname": p.name, "type": 2} for i, p in enumerate(part)},
+            "view": {str(i): {"fid_list": [str(i)]} for i in range(len(part))},
+            "metadata": {
+                f"{i}_{k}": {"vid": str(i), "flg": 0, "z": [], "av": {"1": name},
+                             "xy": [2, b[0], b[1], b[2] - b[0], b[3] - b[1]]}
+                for k, (i, b, name) in enumerate(marks)
+            },
+        }  # fmt: skip
+        return json.dumps(content, indent=1).encode()
+
     def make(part: list[Picture]) -> bytes:
+        if kind == "VIA 3":
+            return project_3(part)
         entries = {
             f"{p.name}{len(p.data)}": {
                 "filename": p.name, "size": len(p.data), "file_attributes": {},

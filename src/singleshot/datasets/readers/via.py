@@ -1,4 +1,4 @@
-"""VGG Image Annotator (VIA) 1 and 2: its project, its JSON and its CSV of regions.
+"""VGG Image Annotator (VIA): its project, its JSON and its CSV of regions, and the project of VIA 3.
 
 Source: robots.ox.ac.uk/~vgg/software/via. Coordinates are pixels. The class is the only attribute that regions have, or
 the one of several that is called class, label, name, type, category or object.
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.packed_strings import is_encodable
 from singleshot.datasets.raw import Box, Notation, RawObject, show_corners
+from singleshot.datasets.readers import via3
 from singleshot.datasets.readers.common import surround
 from singleshot.datasets.readers.label_files import LabelForm, ListedImage, ParsedFile, UnreadableFileError, load_json
 from singleshot.datasets.readers.shapes import show, surround_ellipse, to_number
@@ -80,7 +81,7 @@ def parse(data: bytes, path: str, problems: RaiseErrors) -> ParsedFile:
 
 
 def line_of(data: bytes, number: int) -> int | None:
-    """The line of a JSON on which region `number` stands; a CSV's are known when it is read."""
+    """The line of a JSON on which region `number` stands; a CSV's are known when it is read, VIA 3's are not."""
     at = -1
     for _ in range(number + 1):
         at = data.find(b'"shape_attributes"', at + 1)
@@ -101,8 +102,8 @@ FORM = LabelForm("via", "VIA", (".json", ".csv"), is_one, parse, notation=Notati
 
 def _json_entries(data: bytes, path: str, problems: RaiseErrors) -> list[_Entry]:
     content = load_json(data, path)
-    if any(mark in data for mark in _VIA_3):
-        raise UnreadableFileError(f"{printable(path)}: is a project of VIA 3; want a project, JSON or CSV of VIA 2")
+    if isinstance(content, dict) and via3.is_project(content):
+        content = via3.to_via2(content, path)
     if isinstance(content, dict):
         content = content.get("_via_img_metadata", content)
     if isinstance(content, dict):
@@ -251,6 +252,8 @@ def _class_of(attributes: Any, key: str) -> str:
     if isinstance(value, dict):
         ticked = [name for name, is_on in value.items() if is_on is True]
         value = ticked[0] if len(ticked) == 1 else None
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**9:
+        return str(value)
     return value.strip() if isinstance(value, str) else ""
 
 
