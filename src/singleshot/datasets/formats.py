@@ -14,7 +14,20 @@ from typing import NamedTuple
 
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.raw import RawSet
-from singleshot.datasets.readers import coco, csv, labelme, results, shards, voc, yolo
+from singleshot.datasets.readers import (
+    coco,
+    createml,
+    csv,
+    cvat,
+    labelme,
+    labelstudio,
+    results,
+    shards,
+    via,
+    voc,
+    yolo,
+)
+from singleshot.datasets.readers.unread_forms import find_unread_form
 from singleshot.datasets.tree import Tree, describe_contents, open_tree
 from singleshot.datasets.writers import coco as coco_writer
 from singleshot.datasets.writers import csv as csv_writer
@@ -25,6 +38,8 @@ from singleshot.errors import DataError, printable
 from singleshot.storage import is_remote
 
 logger = logging.getLogger(__name__)
+
+_HEAD_BYTES = 1 << 16
 
 
 class Writer(NamedTuple):
@@ -51,7 +66,8 @@ class Format(NamedTuple):
     file is "" or the one that the user named; line(contents of a label file, object's number): where that object
     stands in it; suffixes: endings of files that a user may name in place of a folder; label_folder: the folder and
     the endings where each image has a label file of its name, so that one that no split lists is found; in_one_file:
-    labels stand in one file for all images; writer: None for a form that is only read.
+    labels stand in one file for all images; writer: None for a form that is only read; is_one(first 64 KB): whether a
+    file that a user names is of this form, whatever its ending.
     """
 
     about: str
@@ -64,6 +80,7 @@ class Format(NamedTuple):
     label_folder: tuple[str, tuple[str, ...]] | None = None
     in_one_file: bool = False
     writer: Writer | None = None
+    is_one: Callable[[bytes], bool] | None = None
 
 
 # In the order in which they are looked for.
@@ -118,6 +135,45 @@ FORMATS: Mapping[str, Format] = {
         csv.line_of,
         suffixes=(".csv",),
         writer=Writer(csv_writer.plan, csv_writer.place, csv_writer.write),
+    ),
+    "cvat": Format(
+        "CVAT",
+        "a CVAT annotations.xml with its images",
+        cvat.FORM.sniff,
+        cvat.FORM.splits,
+        cvat.FORM.read,
+        is_one=cvat.FORM.is_one,
+        suffixes=(".xml",),
+        in_one_file=True,
+    ),
+    "createml": Format(
+        "Create ML",
+        "a Create ML JSON (a list of images with their annotations)",
+        createml.FORM.sniff,
+        createml.FORM.splits,
+        createml.FORM.read,
+        createml.line_of,
+        is_one=createml.FORM.is_one,
+        in_one_file=True,
+    ),
+    "via": Format(
+        "VIA",
+        "a VGG Image Annotator project, JSON or CSV",
+        via.FORM.sniff,
+        via.FORM.splits,
+        via.FORM.read,
+        via.line_of,
+        is_one=via.FORM.is_one,
+        in_one_file=True,
+    ),
+    "labelstudio": Format(
+        "Label Studio",
+        "a Label Studio JSON or JSON-MIN",
+        labelstudio.FORM.sniff,
+        labelstudio.FORM.splits,
+        labelstudio.FORM.read,
+        is_one=labelstudio.FORM.is_one,
+        in_one_file=True,
     ),
     "labelme": Format(
         "LabelMe",
@@ -195,6 +251,7 @@ def open_source(path: str | os.PathLike[str], formats: Mapping[str, Format] = FO
     form = _form_of_file(name, formats)
     if form is None:
         raise DataError(f"{where}: not a data set that is read here; {wanted}")
+    form = _form_by_content(open_tree(parent), name, formats) or form
     # Images may lie next to the folder that holds the labels.
     above, _, folder = parent.replace("\\", "/").rpartition("/")
     if folder in ("annotations", "labels"):
@@ -210,6 +267,15 @@ def _wanted(formats: Mapping[str, Format]) -> str:
 def _form_of_file(name: str, formats: Mapping[str, Format]) -> str | None:
     """The form that a file is by its ending."""
     return next((key for key, form in formats.items() if form.suffixes and name.lower().endswith(form.suffixes)), None)
+
+
+def _form_by_content(tree: Tree, name: str, formats: Mapping[str, Format]) -> str | None:
+    """The form that a named file is by its first bytes, of those that are known by them."""
+    try:
+        head = tree.read(name, _HEAD_BYTES, "annotation", most=_HEAD_BYTES)
+    except DataError:  # which the reader of the form by its ending says
+        return None
+    return next((key for key, form in formats.items() if form.is_one is not None and form.is_one(head)), None)
 
 
 def _further(tree: Tree, found: str, formats: Mapping[str, Format]) -> tuple[str, ...]:
@@ -235,5 +301,7 @@ def _find(tree: Tree, where: str, formats: Mapping[str, Format]) -> Source:
             nested = Source(key, open_tree(tree.path(below)), "", form)
     if nested is None:
         there = describe_contents(tree)
-        raise DataError(f"{where}: no data set of a known form (found {there}); {_wanted(formats)}")
+        unread = find_unread_form(tree)
+        why = f": {unread}" if unread is not None else ""
+        raise DataError(f"{where}: no data set of a known form (found {there}){why}; {_wanted(formats)}")
     return nested

@@ -9,32 +9,14 @@ import tarfile
 import zlib
 from collections.abc import Callable
 from random import Random
-from typing import NamedTuple
 
+import annotators
 import cv2
 import numpy as np
+from picture import CLASSES, Files, Picture
 
-Files = dict[str, bytes]
-
-CLASSES = ("cat", "dog", "Mülltonne")
 # What lies outside of the data set's folder and must never show up in anything that is said or written.
 SECRET_TEXT, SECRET_CLASS, SECRET_SIZE = "TOPSECRET", "SECRETCLASS", (37, 29)
-
-
-class Picture(NamedTuple):
-    """One image of a base: stem, ending, the file's bytes, width and height, boxes x0 y0 x1 y1 in pixels, classes."""
-
-    stem: str
-    ending: str
-    data: bytes
-    width: int
-    height: int
-    boxes: list[tuple[int, int, int, int]]
-    labels: list[int]
-
-    @property
-    def name(self) -> str:
-        return f"{self.stem}.{self.ending}"
 
 
 # ---------------------------------------------------------------------------------------------- images
@@ -263,6 +245,7 @@ def _shards(rng: Random, pictures: list[Picture]) -> Files:
 
 FORMS: dict[str, Callable[[Random, list[Picture]], Files]] = {
     "voc": _voc, "coco": _coco, "yolo": _yolo, "csv": _csv, "labelme": _labelme, "shards": _shards,
+    "cvat": annotators.cvat, "createml": annotators.createml, "via": annotators.via, "labelstudio": annotators.labelstudio,
 }  # fmt: skip
 
 

@@ -100,10 +100,10 @@ def _is_coco(tree: Tree, name: str, usual: bool) -> bool:
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if _LIST_KEY.search(text) and not text.startswith(b"["):
         return True
-    if len(start) == _PEEK_BYTES:  # the lists may come later
-        return text.startswith(b"{") and b'"shapes"' not in text
-    if not usual:
+    if not usual or re.search(rb'"(shapes|regions|_via_\w+)"\s*:', text):
         return False
+    if len(start) == _PEEK_BYTES:  # the lists may come later
+        return text.startswith(b"{")
     try:
         json.loads(start)
     except (ValueError, RecursionError):

@@ -53,9 +53,9 @@ class ImageFinder:
         return self._by_end(stem, places, stems=True)
 
     def _by_end(self, name: str, places: Sequence[str], stems: bool = False) -> str | None:
-        if len(name) > _MAX_CHARS or "\0" in name:
+        if "\0" in name:
             return None
-        for parts in _spellings(name):
+        for parts in _spellings(name[-_MAX_CHARS:]):
             fits = self._fitting(parts, stems)
             if len(fits) > 1:
                 fits = _preferred(fits, parts, places) or fits
@@ -92,8 +92,8 @@ def _spellings(name: str) -> Iterator[Parts]:
     """What the name may mean, as the parts of a path: as written, and with "%20" read as a URL's."""
     seen: set[Parts] = set()
     for text in (name, unquote(name)):
-        parts = _folded(_parts(text))
-        if parts and len(parts) <= _MAX_PARTS and parts not in seen:
+        parts = _folded(_parts(text)[-_MAX_PARTS:])
+        if parts and parts not in seen:
             seen.add(parts)
             yield parts
 

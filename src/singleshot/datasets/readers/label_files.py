@@ -1,0 +1,297 @@
+"""What forms have in common whose label files each hold many images: which files those are, their splits, their images.
+
+A form is a `LabelForm`: how its files are recognised and parsed. The files lie in the root, in annotations/ or labels/,
+or in the folders of the splits.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+from singleshot.datasets.findings import CollectErrors, RaiseErrors
+from singleshot.datasets.raw import CORNERS, Notation, RawImage, RawObject, RawSet
+from singleshot.datasets.readers.common import (
+    MADE_SPLITS,
+    UniqueImages,
+    divide,
+    images_by_stem,
+    only_folder,
+    parse_json,
+)
+from singleshot.datasets.readers.image_finder import ImageFinder
+from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split
+from singleshot.datasets.tree import Tree, join
+from singleshot.errors import DataError, printable
+from singleshot.images.suffixes import is_image
+
+logger = logging.getLogger(__name__)
+
+# The first bytes of a file, by which it is recognised.
+PEEK_BYTES = 1 << 16
+MAX_LABEL_BYTES = 2 * 2**30
+_FEW, _FOLDERS, _FEW_IMAGES = 20, 200, 10_000
+_LABEL_FOLDERS = ("annotations", "labels")
+_SPELT = {"training": "train", "testing": "test"}
+_WITHOUT_SPLIT = "default"  # CVAT's name for what is in no subset
+
+
+class ListedImage(NamedTuple):
+    """One image as a label file lists it. names: what it may be called, the likeliest first; item: what messages call
+    it; split: as written, "" where the file says none; line: in that file, from 1, where it is known."""
+
+    names: tuple[str, ...]
+    item: str
+    objects: list[RawObject]
+    width: int = 0
+    height: int = 0
+    split: str = ""
+    line: int | None = None
+
+
+class ParsedFile(NamedTuple):
+    """A label file: its images, and its own list of classes, () where it has none."""
+
+    images: list[ListedImage]
+    classes: tuple[str, ...] = ()
+
+
+class LabelFile(NamedTuple):
+    """One label file: its name, the split that its folder or name says ("" for none), what that is called there."""
+
+    name: str
+    split: str
+    tag: str
+
+
+class UnreadableFileError(DataError):
+    """A label file of which nothing can be used; an entry that cannot be is reported, and the others are read."""
+
+
+class _Group(NamedTuple):
+    """Images of one split in one file."""
+
+    split: str
+    file: LabelFile
+    images: list[ListedImage]
+
+
+@dataclass(frozen=True)
+class LabelForm:
+    """A form of label files that hold many images each.
+
+    form, about: its names in `FORMATS` and for people; suffixes: of its files; is_one(first bytes): whether a file is
+    of it; parse(data, path, problems): what it holds, UnreadableFileError where the whole cannot be read;
+    has_subsets: images say their splits themselves; notation: for messages.
+    """
+
+    form: str
+    about: str
+    suffixes: tuple[str, ...]
+    is_one: Callable[[bytes], bool]
+    parse: Callable[[bytes, str, RaiseErrors], ParsedFile]
+    has_subsets: bool = False
+    notation: Notation = CORNERS
+
+    def sniff(self, tree: Tree) -> str | None:
+        """The folder where such files lie: the tree's own (""), or the only one below that has images of its own; else
+        None. Raises DataError when several folders below have such files and nothing else lies here."""
+        if self._own_files(tree, strict=False):
+            return ""
+        below = only_folder(tree, [folder for folder, _ in self._files_below(tree)], self.about)
+        if below is None:
+            return None
+        return below if any(map(is_image, islice(tree.walk(below), _FEW_IMAGES))) else ""
+
+    def splits(self, tree: Tree, file: str = "") -> tuple[str, ...]:
+        """Names of the splits: those that images or folders say, or made; a named file without any is one split."""
+        files = self._files(tree, file)
+        said: list[list[str]] = [[] for _ in files]
+        if self.has_subsets:
+            ignored = CollectErrors(0)  # the reading that follows reports
+            parsed = [self._parse(tree, one, ignored) for one in files]
+            said = [_split_names(one, found.images if found else []) for one, found in zip(files, parsed, strict=True)]
+        if _is_undivided(files, file, said):
+            return MADE_SPLITS
+        named = [names or [_own_split(one)] for one, names in zip(files, said, strict=True)]
+        return tuple(dict.fromkeys(name for names in named for name in names))
+
+    def read(self, tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> RawSet:
+        """Read a folder, or the one `file` of it: the split `wanted`, or all of them.
+
+        A named file that says no splits is one, whatever is wanted. Class names are the files' own, then all others
+        sorted, over all splits, so that train and val agree.
+        """
+        files = self._files(tree, file)
+        parsed = [self._parse(tree, one, problems) or ParsedFile([]) for one in files]
+        said = [_split_names(one, found.images) for one, found in zip(files, parsed, strict=True)]
+        made = _is_undivided(files, file, said)
+        groups = [
+            _Group(wanted if file and not names and wanted is not None else split, one, listed)
+            for one, found, names in zip(files, parsed, said, strict=True)
+            for split, listed in _by_split(one, found.images, names).items()
+        ]
+        if wanted is not None and not made:
+            chosen = resolve_split(wanted, {group.split for group in groups}, tree.root)
+            groups = [group for group in groups if group.split == chosen]
+        finder, unique = ImageFinder(tree), UniqueImages()
+        splits_of: dict[str, list[int]] = {}
+        for group in groups:
+            there = _find_images(tree, group.file, group.images, finder, problems)
+            splits_of.setdefault(group.split, []).extend(map(unique.place, there))
+        images = _shorten(unique.images)
+        if made:
+            splits_of = divide(tree, [image.path for image in images], wanted)
+        if wanted is not None and not any(splits_of.values()):
+            raise DataError(
+                f"{printable(tree.root)}: split {printable(wanted)!r} has no labelled images; label some more"
+            )
+        classes = tuple(dict.fromkeys(name for found in parsed for name in found.classes))
+        others = {obj.name for found in parsed for image in found.images for obj in image.objects} - set(classes)
+        source = tree.path(files[0].name) if len(files) == 1 else tree.root
+        order = (*classes, *sorted(others))
+        return RawSet(self.form, source, order, images, splits_of, made, bool(classes), self.notation)
+
+    def _parse(self, tree: Tree, file: LabelFile, problems: RaiseErrors) -> ParsedFile | None:
+        path = tree.path(file.name)
+        try:
+            data = tree.read(file.name, MAX_LABEL_BYTES, "annotation")
+        except DataError as error:
+            problems.add_unreadable(path, error)
+            return None
+        try:
+            return self.parse(data, path, problems)
+        except UnreadableFileError as error:
+            problems.add_unreadable(path, error)
+            return None
+
+    def _files(self, tree: Tree, file: str) -> list[LabelFile]:
+        if file:
+            return [_label_file(file)]
+        own = self._own_files(tree, strict=True)
+        return own or [one for _, files in self._files_below(tree) for one in files]
+
+    def _own_files(self, tree: Tree, strict: bool) -> list[LabelFile]:
+        """Those that belong to the folder itself: in it, in its folders of labels, in those of its splits. strict:
+        DataError for one of these folders that is a link out of the tree; it tells no form otherwise."""
+        special = [name for name in tree.folders() if name.lower() in _LABEL_FOLDERS or known_split(name)]
+        return [file for folder in ("", *special) for file in self._files_in(tree, folder, strict)]
+
+    def _files_below(self, tree: Tree) -> list[tuple[str, list[LabelFile]]]:
+        found = [(name, self._files_in(tree, name, strict=False)) for name in islice(tree.folders(), _FOLDERS)]
+        return [(name, files) for name, files in found if files]
+
+    def _files_in(self, tree: Tree, folder: str, strict: bool) -> list[LabelFile]:
+        try:
+            names = [name for name in tree.files(folder, self.suffixes) if not name.startswith(".")]
+        except DataError:
+            if strict:
+                raise
+            return []
+        # A file beside an image of its name is that image's own label, in another form.
+        own = images_by_stem(tree, folder) if names else {}
+        names = [name for name in names if name.rpartition(".")[0] not in own]
+        return [_label_file(join(folder, name)) for name in names[:_FEW] if self._looks_right(tree, join(folder, name))]
+
+    def _looks_right(self, tree: Tree, name: str) -> bool:
+        try:
+            return self.is_one(tree.read(name, PEEK_BYTES, "annotation", most=PEEK_BYTES))
+        except DataError:
+            return False  # whatever it is, it tells no form; what else lies there may
+
+
+def load_json(data: bytes, path: str) -> object:
+    """What a JSON label file holds. Raises UnreadableFileError."""
+    try:
+        return parse_json(data, printable(path))
+    except DataError as error:
+        raise UnreadableFileError(str(error)) from error
+
+
+# ---------------------------------------------------------------------------------------------- splits
+
+
+def known_split(name: str) -> str:
+    """A usual split's name in small letters, "" for other names."""
+    name = name.strip().lower()
+    name = _SPELT.get(name, name)
+    return name if name in KNOWN_SPLITS else ""
+
+
+def _label_file(name: str) -> LabelFile:
+    """The split of its folder, "train/labels.json", or the only one that its name says, "labels-train.json"."""
+    folder, _, last = name.rpartition("/")
+    stem = last.rpartition(".")[0] or last
+    words = dict.fromkeys(filter(None, map(known_split, re.findall(r"[A-Za-z]+", stem))))
+    split = known_split(folder) or (next(iter(words)) if len(words) == 1 else "")
+    return LabelFile(name, split, folder if known_split(folder) else stem)
+
+
+def _own_split(file: LabelFile) -> str:
+    return file.split or file.tag or _WITHOUT_SPLIT
+
+
+def _split_names(file: LabelFile, images: Sequence[ListedImage]) -> list[str]:
+    """The splits that the images of a file say; [] where none of them is a usual one."""
+    said = dict.fromkeys(image.split for image in images)
+    if not any(map(known_split, said)):
+        return []
+    return list(dict.fromkeys(_said(image, file) for image in images))
+
+
+def _said(image: ListedImage, file: LabelFile) -> str:
+    return known_split(image.split) or image.split.strip() or file.split or _WITHOUT_SPLIT
+
+
+def _by_split(file: LabelFile, images: list[ListedImage], said: list[str]) -> dict[str, list[ListedImage]]:
+    if not said:
+        return {_own_split(file): images}
+    parts: dict[str, list[ListedImage]] = {name: [] for name in said}
+    for image in images:
+        parts[_said(image, file)].append(image)
+    return parts
+
+
+def _is_undivided(files: Sequence[LabelFile], named: str, said: Iterable[list[str]]) -> bool:
+    return not named and not any(file.split for file in files) and not any(said)
+
+
+# ---------------------------------------------------------------------------------------------- images
+
+
+def _find_images(
+    tree: Tree, file: LabelFile, images: list[ListedImage], finder: ImageFinder, problems: RaiseErrors
+) -> list[RawImage]:
+    """The images that are there, each once; what is labelled twice in a file has the objects of both."""
+    path, folder = tree.path(file.name), file.name.rpartition("/")[0]
+    found: dict[str, RawImage] = {}
+    for image in images:
+        tags = dict.fromkeys(filter(None, (image.split, file.split)))
+        places = [folder, join(folder, "images"), *(f"images/{tag}" for tag in tags), "images", *tags, ""]
+        try:
+            there = next(filter(None, (finder.find(name, places) for name in image.names)), None)
+            message = f"image {printable(image.names[0])!r} is missing; add the file below {printable(tree.root)}"
+        except DataError as error:
+            there, message = None, f"image {error}"
+        if there is None:
+            problems.add("image-missing", path, message, image.item, line=image.line)
+        elif there in found:
+            found[there].objects.extend(image.objects)
+        else:
+            found[there] = RawImage(tree.path(there), there, image.width, image.height, image.objects, path)
+    return list(found.values())
+
+
+def _shorten(images: list[RawImage]) -> list[RawImage]:
+    """Idents without folders and endings, but for images of one name in several folders."""
+    wholes = [image.ident.rpartition(".")[0] for image in images]
+    seen: dict[str, set[str]] = {}
+    for whole in wholes:
+        seen.setdefault(whole.rpartition("/")[2], set()).add(whole)
+    lasts = [whole.rpartition("/")[2] for whole in wholes]
+    idents = [last if len(seen[last]) == 1 else whole for last, whole in zip(lasts, wholes, strict=True)]
+    return [image._replace(ident=ident) for image, ident in zip(images, idents, strict=True)]

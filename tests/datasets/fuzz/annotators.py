@@ -1,0 +1,158 @@
+"""Bases of the forms that annotation programs write, with all images in one label file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from random import Random
+
+from picture import CLASSES, Files, Picture
+
+
+def _objects(pic: Picture) -> list[tuple[tuple[int, int, int, int], str]]:
+    return [(box, CLASSES[label]) for box, label in zip(pic.boxes, pic.labels, strict=True)]
+
+
+def cvat(rng: Random, pictures: list[Picture]) -> Files:
+    """CVAT for images 1.1."""
+    folders, subsets = rng.random() < 0.3, rng.random() < 0.5
+    labels = "".join(f"<label><name>{name}</name><type>any</type></label>" for name in CLASSES)
+    head = f"<version>1.1</version>\n<meta><task><labels>{labels}</labels></task></meta>\n"
+    files: Files = {}
+    texts = {"train": "", "val": ""}
+    for i, p in enumerate(pictures):
+        shapes = ""
+        for (x0, y0, x1, y1), name in _objects(p):
+            shapes += rng.choice((
+                f'<box label="{name}" xtl="{x0}" ytl="{y0}" xbr="{x1}" ybr="{y1}">'
+                '<attribute name="difficult">false</attribute></box>\n',
+                f'<box label="{name}" xtl="{x0}" ytl="{y0}" xbr="{x1}" ybr="{y1}" rotation="5.0"></box>\n',
+                f'<polygon label="{name}" points="{x0},{y0};{x1},{y0};{x1},{y1}"></polygon>\n',
+                f'<ellipse label="{name}" cx="{(x0 + x1) / 2}" cy="{(y0 + y1) / 2}" rx="3" ry="2" rotation="30"/>\n',
+                f'<mask label="{name}" rle="1, 2" left="{x0}" top="{y0}" width="{x1 - x0}" height="{y1 - y0}"/>\n',
+            ))  # fmt: skip
+        split = "train" if i < 2 else "val"
+        subset = f'subset="{split}" ' if subsets else ""
+        size = f'width="{p.width}" height="{p.height}"'
+        texts[split] += f'<image id="{i}" name="{p.name}" {subset}{size}>\n{shapes}</image>\n'
+        files[f"{split}/images/{p.name}" if folders else f"images/{p.name}"] = p.data
+    parts = {f"{split}/": text for split, text in texts.items()} if folders else {"": "".join(texts.values())}
+    for place, text in parts.items():
+        xml = f'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n{head}{text}</annotations>\n'
+        files[f"{place}annotations.xml"] = xml.encode()
+    return files
+
+
+def _in_one_or_two(rng: Random, pictures: list[Picture], name: str, make: Callable[[list[Picture]], bytes]) -> Files:
+    """One label file beside the images, or one in the folder of each split."""
+    if rng.random() < 0.6:
+        return {name: make(pictures), **{f"{rng.choice(('', 'images/'))}{p.name}": p.data for p in pictures}}
+    files = {}
+    for split, part in (("train", pictures[:2]), ("valid", pictures[2:])):
+        files[f"{split}/{name}"] = make(part)
+        files |= {f"{split}/{p.name}": p.data for p in part}
+    return files
+
+
+def createml(rng: Random, pictures: list[Picture]) -> Files:
+    """Create ML's JSON."""
+
+    def make(part: list[Picture]) -> bytes:
+        content = []
+        for p in part:
+            notes = []
+            for (x0, y0, x1, y1), name in _objects(p):
+                box = {"x": (x0 + x1) / 2, "y": (y0 + y1) / 2, "width": x1 - x0, "height": y1 - y0}
+                notes.append({"label": name, "coordinates": box})
+            content.append({"image": p.name, "annotations": notes})
+        return json.dumps(content, indent=1).encode()
+
+    return _in_one_or_two(rng, pictures, "_annotations.createml.json", make)
+
+
+def via(rng: Random, pictures: list[Picture]) -> Files:
+    """VIA's project, JSON or CSV, or a project of VIA 3."""
+    kind = rng.choice(("project", "plain", "csv", "VIA 3"))
+
+    def shape(box: tuple[int, int, int, int]) -> dict[str, object]:
+        x0, y0, x1, y1 = box
+        return rng.choice((
+            {"name": "rect", "x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0},
+            {"name": "polygon", "all_points_x": [x0, x1, x1], "all_points_y": [y0, y0, y1]},
+            {"name": "circle", "cx": (x0 + x1) / 2, "cy": (y0 + y1) / 2, "r": 3},
+            {"name": "ellipse", "cx": (x0 + x1) / 2, "cy": (y0 + y1) / 2, "rx": 3, "ry": 2, "theta": 0.5},
+        ))  # fmt: skip
+
+    def project_3(part: list[Picture]) -> bytes:
+        marks = [(i, box, name) for i, p in enumerate(part) for box, name in _objects(p)]
+        content = {
+            "project": {"pid": "__VIA_PROJECT_ID__", "data_format_version": "3.1.1"},
+            "attribute": {"1": {"aname": "class", "options": {name: name for name in CLASSES}}},
+            "file": {str(i): {"fid": str(i), "fname": p.name, "type": 2} for i, p in enumerate(part)},
+            "view": {str(i): {"fid_list": [str(i)]} for i in range(len(part))},
+            "metadata": {
+                f"{i}_{k}": {"vid": str(i), "flg": 0, "z": [], "av": {"1": name},
+                             "xy": [2, b[0], b[1], b[2] - b[0], b[3] - b[1]]}
+                for k, (i, b, name) in enumerate(marks)
+            },
+        }  # fmt: skip
+        return json.dumps(content, indent=1).encode()
+
+    def make(part: list[Picture]) -> bytes:
+        if kind == "VIA 3":
+            return project_3(part)
+        entries = {
+            f"{p.name}{len(p.data)}": {
+                "filename": p.name, "size": len(p.data), "file_attributes": {},
+                "regions": [{"shape_attributes": shape(b), "region_attributes": {"class": n}} for b, n in _objects(p)],
+            }
+            for p in part
+        }  # fmt: skip
+        if kind == "plain":
+            return json.dumps(entries, indent=1).encode()
+        if kind == "project":
+            return json.dumps({"_via_settings": {}, "_via_img_metadata": entries, "_via_attributes": {}}).encode()
+        text = io.StringIO(newline="")
+        rows = csv.writer(text)
+        rows.writerow(["filename", "file_size", "file_attributes", "region_count", "region_id",
+                       "region_shape_attributes", "region_attributes"])  # fmt: skip
+        for p in part:
+            for k, (box, name) in enumerate(_objects(p)):
+                cells = [json.dumps(shape(box)), json.dumps({"class": name})]
+                rows.writerow([p.name, len(p.data), "{}", len(p.boxes), k, *cells])
+        return text.getvalue().encode()
+
+    return _in_one_or_two(rng, pictures, "via_region_data.csv" if kind == "csv" else "via_region_data.json", make)
+
+
+def labelstudio(rng: Random, pictures: list[Picture]) -> Files:
+    """Label Studio's JSON or JSON-MIN."""
+    is_flat = rng.random() < 0.4
+
+    def result(p: Picture, box: tuple[int, int, int, int], name: str) -> dict[str, object]:
+        x, y = 100 * box[0] / p.width, 100 * box[1] / p.height
+        across, down = 100 * (box[2] - box[0]) / p.width, 100 * (box[3] - box[1]) / p.height
+        kind, value = rng.choice((
+            ("rectangle", {"x": x, "y": y, "width": across, "height": down, "rotation": rng.choice((0, 0, 5))}),
+            ("ellipse", {"x": x + across / 2, "y": y + down / 2, "radiusX": 3, "radiusY": 2, "rotation": 30}),
+            ("polygon", {"points": [[x, y], [x + across, y], [x, y + down]], "closed": True}),
+        ))  # fmt: skip
+        value = {**value, f"{kind}labels": [name]}
+        size = {"original_width": p.width, "original_height": p.height}
+        return {**value, **size} if is_flat else {"id": "r", "type": f"{kind}labels", **size, "value": value}
+
+    def make(part: list[Picture]) -> bytes:
+        content = []
+        for i, p in enumerate(part):
+            name = rng.choice((p.name, f"/data/upload/1/0a1b2c3d-{p.name}", f"/data/local-files/?d=images/{p.name}"))
+            found = [result(p, box, label) for box, label in _objects(p)]
+            if is_flat:
+                content.append({"image": name, "id": i, "annotation_id": i, "label": found})
+            else:
+                done = {"id": i, "was_cancelled": False, "result": found}
+                content.append({"id": i, "data": {"image": name}, "annotations": [done]})
+        return json.dumps(content, indent=1).encode()
+
+    return _in_one_or_two(rng, pictures, "project-1-at-2024.json", make)

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+
+from singleshot.datasets.readers.unread_forms import UNREAD_FORMS, find_unread_form
+from singleshot.datasets.tree import open_tree
+
+KITTI = "Car 0.00 0 -1.57 599.41 156.40 629.75 189.25 2.85 2.63 12.34 0.47 1.49 69.44 -1.56\n"
+FILES = {
+    "train.tfrecord": (b"\x10\0\0", "TFRecord; export the set as COCO or Pascal VOC"),
+    "train/cats.tfrecord-00000-of-00002": (b"\x10\0\0", "TFRecord"),
+    "cats.vott": ("{}", "a VoTT project; export it from VoTT as Pascal VOC"),
+    "x-asset.json": ('{"asset": {"name": "a.png"}, "regions": []}', "VoTT's JSON"),
+    "ds/ann/a.png.json": ('{"objects": [{"classTitle": "cat"}]}', "Supervisely's form; export the project as COCO"),
+    "v7.json": ('{"schema_ref": "https://darwin-public.s3/x", "item": {}}', "Darwin (V7); export the set as COCO"),
+    "annotations/default.json": ('{"info": {}, "categories": {"label": {}}, "items": []}', "Datumaro's form"),
+    "bdd.json": ('[{"name": "a.png", "labels": [{"box2d": {}}]}]', "BDD100K's form"),
+    "export.ndjson": ('{"data_row": {}}', "Labelbox's NDJSON"),
+    "output.manifest": ('{"source-ref": "s3://b/a.png"}', "a SageMaker manifest"),
+    "data/train-00000.parquet": (b"PAR1", "a table of Hugging Face's datasets"),
+    "digitStruct.mat": (b"MATLAB", "MATLAB's form"),
+    "label_2/000001.txt": (KITTI, "KITTI's form"),
+    "gt/gt.txt": ("1,2,10.5,20,30,40,1,1,0.9\n", "tracks in MOTChallenge's form"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_not_read_is_named_with_what_to_do(folder, name):
+    data, about = FILES[name]
+    said = find_unread_form(open_tree(folder({name: data})))
+    assert said is not None
+    assert said.startswith(f"{name} is {about}")
+    assert "\n" not in said
+
+
+def test_every_row_has_a_case():
+    said = {find for _, find in FILES.values()}
+    assert all(any(row.about.startswith(one) for one in said) for row in UNREAD_FORMS)
+
+
+def test_labels_of_whole_images_are_no_boxes(folder):
+    said = find_unread_form(open_tree(folder({"train/_classes.csv": "filename, cat, dog\n"}, ["train/a.png"])))
+    assert said == "train/_classes.csv has classes of whole images, without boxes; label the objects"
+
+
+def test_images_alone(folder):
+    assert "there are images and no labels; draw boxes" in str(find_unread_form(open_tree(folder({}, ["a.png"]))))
+    root = folder({}, ["cat/a.png", "dog/b.png"])
+    (root / "a.png").unlink()
+    assert "there are images in 2 folders and no labels" in str(find_unread_form(open_tree(root)))
+
+
+def test_what_nobody_knows_and_what_leads_out(folder, tmp_path):
+    (tmp_path / "away").mkdir()
+    (tmp_path / "away" / "x.tfrecord").write_bytes(b"secret")
+    root = folder({"notes.txt": "hello\n", "x.json": "{}", ".x.vott": "{}"})
+    (root / "away").symlink_to(tmp_path / "away")
+    (root / "y.tfrecord").symlink_to(tmp_path / "away" / "x.tfrecord")
+    assert find_unread_form(open_tree(root)) is None
