@@ -17,6 +17,7 @@ from singleshot.cli.detect import detect
 from singleshot.cli.eval import evaluate_command
 from singleshot.cli.export import export_command
 from singleshot.cli.import_ import import_command
+from singleshot.cli.mistakes import say_usage
 from singleshot.cli.priors import priors_app
 from singleshot.cli.train import train
 from singleshot.errors import SingleshotError, printable
@@ -77,7 +78,7 @@ def main() -> None:
         print(f"singleshot: {printable(error, 4000)}", file=sys.stderr)
         sys.exit(2)
     except _UsageError as error:
-        message = error.format_message()
+        message = say_usage(error)
         if "\n" in message:  # a command without its arguments: the help itself
             print(message, file=sys.stderr)
         else:

@@ -245,7 +245,7 @@ def open_source(path: str | os.PathLike[str], formats: Mapping[str, Format] = FO
         except (OSError, ValueError) as error:  # a name too long, or with a NUL
             raise DataError(f"{where}: is no path ({error}); {wanted}") from error
         if not is_there:
-            raise DataError(f"{where}: no such file or folder; {wanted}")
+            raise DataError(f"{where}: no such file or folder")
     if is_folder:
         return _find(open_tree(path), where, formats)
     form = _form_of_file(name, formats)

@@ -59,7 +59,9 @@ def _opened(path: str | Path) -> Iterator[Any]:
     if not path.exists():
         raise CheckpointError(f"{where}: no such file")
     if path.is_dir():
-        raise CheckpointError(f"{where}: is a folder, want a model file such as {where}/best.safetensors")
+        if (path / "best.safetensors").is_file():
+            raise CheckpointError(f"{where}: is a folder; give {where}/best.safetensors")
+        raise CheckpointError(f"{where}: is a folder; want a model file, and after it the images or the data")
     try:
         with safe_open(path, framework="pt") as file:
             yield file
