@@ -85,7 +85,28 @@ def test_a_signal_saves_and_says_how_to_go_on(how: str, scenes: Path, run, tmp_p
 def test_start_from_a_checkpoint_with_other_classes(model: Path, shared: Path, run, tmp_path: Path) -> None:
     done = run("train", shared / "data" / "bccd", "--start", model, "--time", "2s", "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
-    assert "fresh for other classes" in done.stderr
+    assert "kept none; new: Platelets, RBC, WBC; left out: cross, leaf, ring, star" in done.stderr
+    assert "3 of 3 classes new" in done.stderr
+
+
+def test_a_class_is_its_name(shared: Path, run, tmp_path: Path) -> None:
+    """before has bus and car, after auto and bus: as many classes, and each label stands for another."""
+    before, after = (shared / "cases" / "class-renamed" / name for name in ("before", "after"))
+    words = "--epochs", 1, "--batch", 2, "--workers", 0, "--val-split", "none", "--no-tensorboard"
+    done = run("train", before, "--backbone-weights", "none", *words, "--out", tmp_path / "a")
+    assert done.returncode == 0, done.stderr
+    files = {path: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    done = run("train", after, "--resume", "--out", tmp_path / "a", "--epochs", 2)
+    line = done.stderr.splitlines()[-1]  # before it: how splits were made
+    assert done.returncode == 2
+    assert "the run has bus, car; the data has auto, bus" in line
+    start = re.search(r"--start (\S+)", line)
+    assert start is not None
+    assert Path(start[1]).is_file()
+    assert {path: path.read_bytes() for path in (tmp_path / "a").iterdir()} == files
+    done = run("train", after, "--start", start[1], *words, "--out", tmp_path / "b")
+    assert done.returncode == 0, done.stderr
+    assert "its classes by name: kept bus; new: auto; left out: car" in done.stderr
 
 
 def test_letterbox_travels_in_the_model(scenes: Path, run, tmp_path: Path) -> None:

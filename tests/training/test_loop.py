@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from singleshot.datasets import open_dataset
-from singleshot.errors import CheckpointError
+from singleshot.errors import CheckpointError, ConfigError
 from singleshot.training import loop
 from singleshot.training.recipes import load_recipe
 from singleshot.training.reports import CsvReporter, PlainReporter
-from singleshot.training.state import load_state
+from singleshot.training.state import load_state, save_state
 from singleshot.training.step import NonFiniteLossError
 from singleshot.weights.checkpoint import load_into, read_info
 
@@ -157,6 +157,39 @@ def test_a_loss_that_is_not_finite_names_the_files_and_saves(make, tmp_path: Pat
     progress = load_state(tmp_path / "run" / loop.STATE, again.stepper)
     assert (progress.step, progress.epoch, progress.batch) == (4, 1, 1)
     assert all(v.isfinite().all() for v in again.model.state_dict().values())
+
+
+def on_fewer_images(make, out: Path, images: int, **options):
+    trainer = make(out, **options)
+    data = trainer.train_set.subset(range(images))
+    return loop.Trainer(trainer.model, data, trainer.val_set, trainer.recipe, trainer.settings)
+
+
+def test_a_run_goes_on_with_other_images_says_so_and_counts_epochs(make, tmp_path: Path, caplog) -> None:
+    first = make(tmp_path / "run", epochs=3)
+    StopAfter(first, 5)  # two of the three batches of the second epoch
+    first.run()
+    second = on_fewer_images(make, tmp_path / "run", 16, epochs=3)
+    second.resume()
+    assert "the data changed since (train: 16 images now, 24 then" in caplog.text
+    assert (second.progress.epoch, second.progress.batch) == (2, 0)  # it has two batches an epoch
+    assert second.done == pytest.approx(2 / 3)
+    result = second.run()
+    assert (result.epochs, result.steps) == (3, 7)
+
+
+def test_other_classes_than_the_runs_are_refused_also_where_the_state_does_not_name_them(make, tmp_path: Path) -> None:
+    first = make(tmp_path / "run", epochs=1)
+    first.run()
+    other = make(tmp_path / "run", epochs=2)
+    renamed = replace(other.train_set, class_names=("cross", "leaf", "ring", "sun"))
+    other = loop.Trainer(other.model, renamed, None, other.recipe, other.settings)
+    says = "the run has cross, leaf, ring, star; the data has cross, leaf, ring, sun"
+    with pytest.raises(ConfigError, match=says):
+        other.resume()
+    save_state(tmp_path / "run" / loop.STATE, first.stepper, first.progress)  # as it was before it named its data
+    with pytest.raises(ConfigError, match=says):
+        other.resume()
 
 
 def test_resume_without_a_state_says_so(make, tmp_path: Path) -> None:

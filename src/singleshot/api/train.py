@@ -298,7 +298,7 @@ def _prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
     train_set = open_training_set(options.data, options.split, clip_boxes=options.clip_boxes)
     val_set = _open_validation(options, train_set)
     torch.manual_seed(options.seed)
-    model, initial, pretrained = _model(options, len(train_set.class_names))
+    model, initial, pretrained = _model(options, train_set.class_names)
     options = replace(options, recipe=options.recipe or ("finetune" if pretrained else "scratch"))
     recipe = _recipe(options)
     cache_bytes = parse_bytes(options.cache_size, "--cache-size")
@@ -374,19 +374,19 @@ def _open_validation(options: TrainOptions, train_set: Dataset | ShardStream) ->
     return open_dataset(options.data, name, class_names=train_set.class_names, clip_boxes=options.clip_boxes)
 
 
-def _model(options: TrainOptions, num_classes: int) -> tuple[SSD, str, bool]:
+def _model(options: TrainOptions, class_names: tuple[str, ...]) -> tuple[SSD, str, bool]:
     """The model with its initial weights, words about where they come from, and whether they are pretrained."""
     from singleshot.models import build
     from singleshot.presets import MODELS
     from singleshot.weights.initial_weights import start_from_checkpoint, start_model
 
     if options.start:
-        return *start_from_checkpoint(options.start, num_classes, options.model), True
+        return *start_from_checkpoint(options.start, class_names, options.model, options.resize), True
     name = options.model or DEFAULT_MODEL
     inputs = MODELS[name].input_spec if name in MODELS else None
     if inputs is not None and options.resize:
         inputs = replace(inputs, resize=options.resize)
-    model = build(name, num_classes, input_spec=inputs)
+    model = build(name, len(class_names), input_spec=inputs)
     return model, *start_model(model, options.backbone_weights or "auto", fresh=not options.resume)
 
 

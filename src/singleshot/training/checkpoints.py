@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from singleshot.training.state import Progress, load_state, save_state
+from singleshot.errors import printable
+from singleshot.training.data_summary import DataSummary, check_class_names
+from singleshot.training.state import Progress, load_state, read_about, save_state
 from singleshot.training.step import Stepper
-from singleshot.weights.checkpoint import ModelInfo, save_checkpoint
+from singleshot.weights.checkpoint import ModelInfo, read_info, save_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -18,27 +21,24 @@ BEST, LAST, STATE = "best.safetensors", "last.safetensors", "resume.safetensors"
 class Checkpoints:
     """Writes best.safetensors (highest validation mAP50), last.safetensors (the latest) and resume.safetensors."""
 
-    def __init__(
-        self, folder: Path, stepper: Stepper, class_names: tuple[str, ...], about: dict[str, Any], validated: bool
-    ) -> None:
+    def __init__(self, folder: Path, stepper: Stepper, data: Mapping[str, DataSummary], about: dict[str, Any]) -> None:
         """Write nothing yet.
 
         Args:
             folder: Of the run.
             stepper: Whose weights are saved.
-            class_names: One for each label.
+            data: "train", which names the classes, and "val" where there is validation; without it the latest weights
+                count as the best.
             about: What the checkpoints say of the training besides how far it is; plain values.
-            validated: Whether there is validation; without it the latest weights count as the best.
         """
-        self._folder, self._stepper, self._class_names = folder, stepper, class_names
-        self._about, self._validated = about, validated
+        self._folder, self._stepper, self._data, self._about = folder, stepper, data, about
 
     def save(self, progress: Progress) -> None:
         """The latest weights and the state."""
         self._save_weights(LAST, progress, progress.last_map)
-        if not self._validated:
+        if "val" not in self._data or not progress.measurable:
             self._save_weights(BEST, progress, None)
-        save_state(self._folder / STATE, self._stepper, progress)
+        save_state(self._folder / STATE, self._stepper, progress, self._data)
 
     def save_best(self, progress: Progress) -> None:
         """The weights that were just validated."""
@@ -52,13 +52,27 @@ class Checkpoints:
             log.warning("the weights hold NaN; %s keeps the last good state", self._folder / STATE)
 
     def load(self) -> Progress:
-        """Put the saved state back. Raises CheckpointError."""
+        """Put the saved state back; the log says what changed in the data since.
+
+        Raises CheckpointError where it cannot be read, ConfigError for data of other classes.
+        """
+        before = read_about(self._folder / STATE).data
+        if "train" in before:
+            known: tuple[str, ...] | None = before["train"].class_names
+        else:  # a state from before it knew its data
+            known = read_info(self._folder / LAST).class_names if (self._folder / LAST).is_file() else None
+        if known is not None:
+            check_class_names(known, self._data["train"].class_names, self._folder)
+        for split in before.keys() & self._data.keys():
+            changes = before[split].changes(self._data[split])
+            if changes:
+                log.warning("%s: the data changed since (%s: %s)", printable(self._folder), split, changes)
         return load_state(self._folder / STATE, self._stepper)
 
     def _save_weights(self, name: str, progress: Progress, score: float | None) -> None:
         position = {"epochs": progress.epoch, "steps": progress.step, "seconds": round(progress.seconds, 1)}
         metrics = {} if score is None else {"val_map50": round(score, 6)}
         info = ModelInfo.of(
-            self._stepper.model, self._class_names, metrics=metrics, training={**position, **self._about}
+            self._stepper.model, self._data["train"].class_names, metrics=metrics, training={**position, **self._about}
         )
         save_checkpoint(self._folder / name, self._stepper.eval_state(), info)

@@ -68,9 +68,14 @@ class Trainer:
         self._started = self._last_save = time.monotonic()
 
     def resume(self) -> None:
-        """Go on from the state in settings.out. Raises CheckpointError."""
+        """Go on from the state in settings.out.
+
+        Raises CheckpointError where it cannot be read, ConfigError for data of other classes.
+        """
         self.progress = self.checkpoints.load()
         self._before = self.progress.seconds
+        if self.progress.batch >= len(self.loader):  # the data has fewer batches than it had
+            self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
 
     @property
     def seconds(self) -> float:
@@ -79,8 +84,9 @@ class Trainer:
 
     @property
     def done(self) -> float:
-        """How far the training is, 0 to 1."""
-        return self.budget.progress(self.progress.step, self.seconds)
+        """How far the training is, 0 to 1; by whole epochs, which counts right where a resumed run's data changed."""
+        steps = self.progress.epoch * len(self.loader) + self.progress.batch
+        return self.budget.progress(steps, self.seconds)
 
     def run(self) -> Result:
         """Train to the end, or to Ctrl-C. Raises NonFiniteLossError after saving."""
