@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import singleshot
+from singleshot.weights.checkpoint import read_info
 
 
 def test_a_run_folder_holds_what_the_help_says(trained: Path) -> None:
@@ -107,6 +108,24 @@ def test_a_class_is_its_name(shared: Path, run, tmp_path: Path) -> None:
     done = run("train", after, "--start", start[1], *words, "--out", tmp_path / "b")
     assert done.returncode == 0, done.stderr
     assert "its classes by name: kept bus; new: auto; left out: car" in done.stderr
+
+
+def test_validation_without_objects_measures_nothing_and_says_so(shared: Path, run, tmp_path: Path) -> None:
+    data, out = shared / "cases" / "val-without-objects", tmp_path / "run"
+    done = run("train", data, "--backbone-weights", "none", "--epochs", 2, "--batch", 2, "--workers", 0,
+               "--no-tensorboard", "--json", "--out", out)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("nothing to measure on val") == 1
+    assert "mAP50" not in done.stderr
+    result = json.loads(done.stdout)
+    assert result["val_map50"] is None
+    assert result["best"] == str(out / "best.safetensors")
+    with (out / "log.csv").open() as file:
+        assert [row["val_map50"] for row in csv.DictReader(file)] == ["", ""]
+    best, last = (read_info(out / name) for name in ("best.safetensors", "last.safetensors"))
+    assert best == last
+    assert best.metrics == {}
+    assert best.training["epochs"] == 2
 
 
 def test_letterbox_travels_in_the_model(scenes: Path, run, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from singleshot.datasets import open_dataset
 from singleshot.errors import CheckpointError, ConfigError
@@ -216,6 +217,27 @@ def test_training_without_validation_and_without_objects(make, scenes: Path, tmp
     result = quiet.run()
     assert result.best_map is None
     assert (tmp_path / "run" / loop.BEST).exists()
+
+
+def without_objects(data):
+    return data.subset([i for i in range(len(data)) if len(data.boxes_of(i)) == 0][:1])
+
+
+def test_nothing_to_measure_is_none_and_best_is_last_also_after_a_resume(make, tmp_path: Path, caplog) -> None:
+    first = make(tmp_path / "run", epochs=2)
+    first = loop.Trainer(first.model, first.train_set, without_objects(first.train_set), first.recipe, first.settings)
+    StopAfter(first, 4)
+    result = first.run()
+    assert result.best_map is None
+    assert [row["val_map50"] for row in first.progress.history] == [None]
+    assert caplog.text.count("nothing to measure on val") == 1
+    second = make(tmp_path / "run", epochs=2)
+    second = loop.Trainer(second.model, second.train_set, first.val_set, second.recipe, second.settings)
+    second.resume()
+    second.run()
+    best, last = (load_file(tmp_path / "run" / name) for name in (loop.BEST, loop.LAST))
+    assert_same(best, last)
+    assert read_info(tmp_path / "run" / loop.BEST).training["steps"] == 6
 
 
 def replace_recipe(**changes):

@@ -30,7 +30,7 @@ _SAVE_EVERY = 60.0  # seconds at least between two saved states in the middle of
 
 @dataclass(frozen=True)
 class Result:
-    """How a training ended. interrupted: by Ctrl-C; best_map is None when there was no validation data."""
+    """How a training ended. interrupted: by Ctrl-C; best_map is None when there was nothing to validate on."""
 
     epochs: int
     steps: int
@@ -175,8 +175,9 @@ class Trainer:
         progress = self.progress
         score, result = self.evaluator(self._stop.check)
         self.budget.reserve = self.evaluator.seconds
-        progress.last_map, best = score, score > progress.best
-        if best:
+        progress.last_map, progress.measurable = score, score is not None
+        best = score is not None and score > progress.best
+        if score is not None and best:
             progress.best, progress.seconds = score, self.seconds
             self.checkpoints.save_best(progress)
         if any(reporter.wants_pictures for reporter in self.reporters):
