@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -79,7 +80,8 @@ def test_a_signal_saves_and_says_how_to_go_on(how: str, scenes: Path, run, tmp_p
     assert process.returncode == 130
     assert "Traceback" not in err
     assert f"singleshot train --resume --out {folder}" in out
-    again = run("train", "--resume", "--out", folder, "--time", "1s")
+    epochs = int(re.search(r"after (\d+) epochs", out)[1])
+    again = run("train", "--resume", "--out", folder, "--epochs", epochs + 1)
     assert again.returncode == 0, again.stderr
 
 
@@ -154,6 +156,9 @@ def test_letterbox_travels_in_the_model(scenes: Path, run, tmp_path: Path) -> No
         (["DATA", "--start", "/no/such/model.safetensors"], "no such file"),
         (["--resume"], "which run?"),
         (["--resume", "--out", "/no/such/run"], "no run.json there"),
+        (["DATA", "--time", "5m", "--val-every", "3"], "exclude each other"),
+        (["DATA", "--val-split", "none", "--val-every", "3"], "there is no validation"),
+        (["DATA", "--start", "x", "--backbone-weights", "none"], "exclude each other"),
     ],
     ids=lambda v: " ".join(v)[:40] if isinstance(v, list) else "",
 )
@@ -238,6 +243,37 @@ def test_broken_data_is_one_line_that_names_the_file(change, says: str, scenes: 
                    "--out", tmp_path / "run")  # fmt: skip
     assert says in line
     assert str(data) in line
+
+
+def test_a_run_that_is_over_says_so(trained: Path, refused) -> None:
+    files = {path: path.read_bytes() for path in trained.iterdir()}
+    assert "this run is over, 2 of 2 epochs" in refused("train", "--resume", "--out", trained)
+    assert "this run is over, 2 of 1 epochs" in refused("train", "--resume", "--out", trained, "--epochs", 1)
+    line = refused("train", "--resume", "--out", trained, "--time", "1s")
+    assert re.search(r"trained for \d+ s already, which --time 1s leaves nothing of; go on with a longer --time", line)
+    assert {path: path.read_bytes() for path in trained.iterdir()} == files
+
+
+def test_the_last_lines_name_what_exists(shared: Path, run, tmp_path: Path) -> None:
+    """No test split in this data: the hint names another that is there."""
+    done = run("train", shared / "cases" / "val-without-objects", "--backbone-weights", "none", "--epochs", 1,
+               "--batch", 2, "--workers", 0, "--no-tensorboard", "--out", tmp_path / "a run")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    evaluate = next(line for line in done.stdout.splitlines() if line.startswith("evaluate: singleshot "))
+    words = shlex.split(evaluate.removeprefix("evaluate: singleshot "))
+    assert words[-2:] == ["--split", "val"]
+    assert run(*words).returncode == 0
+
+
+@pytest.mark.parametrize("out", ["file/run", "n" * 300, "ro/run"])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_model_is_built(
+    out: str, scenes: Path, refused, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    folder = Path("/proc/self") if out == "ro/run" else tmp_path / out
+    line = refused("train", scenes, "--start", "/no/such/model.safetensors", "--out", folder / "run")
+    assert "cannot write there" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_run_is_never_overwritten(trained: Path, scenes: Path, refused) -> None:

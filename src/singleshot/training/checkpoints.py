@@ -19,7 +19,12 @@ BEST, LAST, STATE = "best.safetensors", "last.safetensors", "resume.safetensors"
 
 
 class Checkpoints:
-    """Writes best.safetensors (highest validation mAP50), last.safetensors (the latest) and resume.safetensors."""
+    """Writes best.safetensors (highest validation mAP50), last.safetensors (the latest) and resume.safetensors.
+
+    saved_step: the step after which resume.safetensors goes on; None before there is one.
+    """
+
+    saved_step: int | None = None
 
     def __init__(self, folder: Path, stepper: Stepper, data: Mapping[str, DataSummary], about: dict[str, Any]) -> None:
         """Write nothing yet.
@@ -34,22 +39,21 @@ class Checkpoints:
         self._folder, self._stepper, self._data, self._about = folder, stepper, data, about
 
     def save(self, progress: Progress) -> None:
-        """The latest weights and the state."""
+        """The state and the latest weights; the state first, which is what a full disk should still take."""
+        save_state(self._folder / STATE, self._stepper, progress, self._data)
+        self.saved_step = progress.step
         self._save_weights(LAST, progress, progress.last_map)
         if "val" not in self._data or not progress.measurable:
             self._save_weights(BEST, progress, None)
-        save_state(self._folder / STATE, self._stepper, progress, self._data)
 
     def save_best(self, progress: Progress) -> None:
         """The weights that were just validated."""
         self._save_weights(BEST, progress, progress.last_map)
 
-    def save_unless_broken(self, progress: Progress) -> None:
-        """As `save`, but nothing where the weights hold NaN: those saved last do not."""
-        if self._stepper.is_finite():
+    def save_if_whole(self, progress: Progress) -> None:
+        """As `save`, but nothing where weights are half updated or hold NaN: those saved last are not, do not."""
+        if self._stepper.whole and self._stepper.is_finite():  # an accelerator is looked at now and then only
             self.save(progress)
-        else:  # an accelerator is looked at now and then only
-            log.warning("the weights hold NaN; %s keeps the last good state", self._folder / STATE)
 
     def load(self) -> Progress:
         """Put the saved state back; the log says what changed in the data since.
@@ -67,7 +71,9 @@ class Checkpoints:
             changes = before[split].changes(self._data[split])
             if changes:
                 log.warning("%s: the data changed since (%s: %s)", printable(self._folder), split, changes)
-        return load_state(self._folder / STATE, self._stepper)
+        progress = load_state(self._folder / STATE, self._stepper)
+        self.saved_step = progress.step
+        return progress
 
     def _save_weights(self, name: str, progress: Progress, score: float | None) -> None:
         position = {"epochs": progress.epoch, "steps": progress.step, "seconds": round(progress.seconds, 1)}

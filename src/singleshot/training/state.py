@@ -26,7 +26,8 @@ class Progress:
     """Where a training is: the next batch to train on is `batch` of `epoch`.
 
     best: highest validation mAP50, below 0 before there is one; measurable: False where validation found no object to
-    measure on; pending: the row of an epoch that is trained, whose end (validation, reports) is still to come.
+    measure on; pending: the row of an epoch that is trained, whose end (validation, reports) is still to come;
+    finished: the length, in words, of a training that reached its end.
     """
 
     epoch: int = 0
@@ -38,6 +39,7 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     measurable: bool = True
     pending: dict[str, Any] | None = None
+    finished: str = ""
 
 
 @dataclass(frozen=True)

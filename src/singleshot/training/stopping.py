@@ -1,4 +1,4 @@
-"""Ctrl-C and `kill` between two steps instead of in the middle of one."""
+"""Ctrl-C, `kill` and a closed terminal between two steps instead of in the middle of one."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Windows has no SIGHUP, which a terminal sends that closes.
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class StopRequest:
-    """While entered, the first Ctrl-C or SIGTERM is noted, for `check` to raise; a second one raises at once.
+    """While entered, the first Ctrl-C, SIGTERM or SIGHUP is noted, for `check` to raise; a second one raises at once.
 
     Weights that are half updated could not be gone on from exactly. Outside the main thread, where Python allows no
-    handlers, nothing is caught.
+    handlers, nothing is caught; nor is a signal that is ignored already, as `nohup` does.
     """
 
     def __init__(self) -> None:
@@ -23,7 +24,8 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self._before = {which: signal.signal(which, self._note) for which in _SIGNALS}
+            wanted = [which for which in _SIGNALS if signal.getsignal(which) is not signal.SIG_IGN]
+            self._before = {which: signal.signal(which, self._note) for which in wanted}
         return self
 
     def __exit__(
