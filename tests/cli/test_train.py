@@ -57,7 +57,7 @@ def test_json_and_quiet_and_resume(scenes: Path, trained: Path, run, tmp_path: P
         assert [r["epoch"] for r in csv.DictReader(file)] == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize("how", ["ctrl-c", "kill"])
+@pytest.mark.parametrize("how", ["ctrl-c", "kill", "closed terminal"])
 def test_a_signal_saves_and_says_how_to_go_on(how: str, scenes: Path, run, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "singleshot", "train", str(scenes), "--model", "ssd320-mini", "--backbone-weights",
@@ -72,8 +72,10 @@ def test_a_signal_saves_and_says_how_to_go_on(how: str, scenes: Path, run, tmp_p
             time.sleep(0.1)
         if how == "ctrl-c":
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the loader's processes too
-        else:
+        elif how == "kill":
             os.kill(process.pid, signal.SIGTERM)
+        else:
+            os.killpg(process.pid, signal.SIGHUP)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
@@ -83,6 +85,29 @@ def test_a_signal_saves_and_says_how_to_go_on(how: str, scenes: Path, run, tmp_p
     epochs = int(re.search(r"after (\d+) epochs", out)[1])
     again = run("train", "--resume", "--out", folder, "--epochs", epochs + 1)
     assert again.returncode == 0, again.stderr
+
+
+def test_an_image_that_turns_out_broken_costs_no_step(scenes: Path, run, tmp_path: Path) -> None:
+    """Its header is right, its pixels are not there: only decoding finds out."""
+    data = Path(shutil.copytree(scenes, tmp_path / "data"))
+    words = "--backbone-weights", "none", "--batch", 8, "--workers", 1, "--no-tensorboard", "--cache", "none"
+    done = run("train", data, *words, "--epochs", 1, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    stem = (data / "ImageSets" / "Main" / "train.txt").read_text().split()[0]
+    image = next((data / "JPEGImages").glob(f"{stem}.*"))
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 3])
+    done = run("train", "--resume", "--out", tmp_path / "run", "--epochs", 2)
+    assert done.returncode == 2, done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert str(image) in line
+    found = re.search(r"saved after step (\d+); go on with: (.+)$", line)
+    assert found is not None
+    assert int(found[1]) >= 6
+    image.write_bytes(whole)
+    done = run(*shlex.split(found[2])[1:])
+    assert done.returncode == 0, done.stderr
+    assert "trained after 2 epochs" in done.stdout
 
 
 def test_start_from_a_checkpoint_with_other_classes(model: Path, shared: Path, run, tmp_path: Path) -> None:

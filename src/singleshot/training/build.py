@@ -17,6 +17,7 @@ from singleshot.training.evaluator import Evaluator
 from singleshot.training.recipes import Recipe
 from singleshot.training.schedule import Budget
 from singleshot.training.settings import Settings
+from singleshot.training.single_values import use_running_statistics
 from singleshot.training.step import Stepper
 
 
@@ -44,6 +45,7 @@ def build_parts(
     if device.type == "cpu":
         keep_freed_memory()
     place_model(model, device)
+    use_running_statistics(model, settings.batch)
     dtype = pick_precision(settings.precision, device)
     stepper = Stepper(model, recipe, settings.batch, device, dtype, settings.compiled)
     cache = None
