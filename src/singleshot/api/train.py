@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shlex
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -188,7 +190,8 @@ def run_training(options: TrainOptions, on_start: OnStart | None = None) -> Run:
         result = trainer.run()
     except SingleshotError as error:
         kind = type(error) if isinstance(error, DataError | loop.TrainingStoppedError) else ConfigError
-        raise kind(f"{error}; {_saved_words(trainer)}") from error
+        details = _write_traceback(folder, error) if kind is loop.TrainingStoppedError else ""
+        raise kind(f"{error}; {_saved_words(trainer)}{details}") from error
     best = folder / loop.BEST
     return Run(
         folder=folder,
@@ -202,6 +205,18 @@ def run_training(options: TrainOptions, on_start: OnStart | None = None) -> Run:
         interrupted=result.interrupted,
         images_per_second=result.images_per_second,
     )
+
+
+def _write_traceback(folder: Path, error: BaseException) -> str:
+    """Write where an error came from into the run's folder; words that name the file, where it could be written."""
+    path = folder / "error.txt"
+    try:
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="backslashreplace")
+    except OSError:  # the disk is full, perhaps
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        return ""
+    return f" (details: {printable(path)})"
 
 
 def _saved_words(trainer: Trainer) -> str:

@@ -157,7 +157,10 @@ class Trainer:
     def _save_last(self, interrupted: bool) -> None:
         self.progress.seconds = self.seconds
         if interrupted:
+            self.stepper.check()
             self.checkpoints.save_if_whole(self.progress)
+            if self.saved_step != self.progress.step:  # a second Ctrl-C does not wait for the end of a step
+                raise TrainingStoppedError("stopped in the middle of a step")
         else:
             self.progress.finished = self._length
             self._save()
@@ -190,6 +193,7 @@ class Trainer:
                 done = self.done
                 if done >= 1.0:
                     break
+                self._stop.defer_children()
                 self._stop.check()
                 self._step(batch, done, meter)
                 if time.monotonic() - self._last_save >= _SAVE_EVERY:

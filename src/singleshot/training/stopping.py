@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -21,6 +22,8 @@ class StopRequest:
     def __init__(self) -> None:
         self.asked = False
         self._before: dict[signal.Signals, Any] = {}
+        self._on_child: Callable[[int, FrameType | None], Any] | None = None
+        self._child_ended = False
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
@@ -39,7 +42,24 @@ class StopRequest:
             raise KeyboardInterrupt
         self.asked = True
 
+    def defer_children(self) -> None:
+        """Have `check` run the present handler of a child's end, which torch sets with its first workers: it raises
+        where one died, and would do so in the middle of a step."""
+        which = getattr(signal, "SIGCHLD", None)  # not on Windows
+        if which is None or which in self._before or threading.current_thread() is not threading.main_thread():
+            return
+        handler = signal.getsignal(which)
+        if callable(handler):
+            self._on_child, self._before[which] = handler, handler
+            signal.signal(which, self._note_child)
+
+    def _note_child(self, number: int, frame: FrameType | None) -> None:
+        self._child_ended = True
+
     def check(self) -> None:
-        """Raise KeyboardInterrupt if stopping was asked for."""
+        """Raise KeyboardInterrupt if stopping was asked for, and what torch raises where a worker died."""
+        if self._child_ended and self._on_child is not None:
+            self._child_ended = False
+            self._on_child(int(signal.SIGCHLD), None)
         if self.asked:
             raise KeyboardInterrupt
