@@ -19,6 +19,7 @@ from singleshot.training.failures import TrainingStoppedError, describe
 from singleshot.training.recipes import load_recipe
 from singleshot.training.reports import CsvReporter, Reporter
 from singleshot.training.state import read_about
+from singleshot.weights.checkpoint import read_info
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -120,6 +121,8 @@ def test_a_full_disk_keeps_what_was_saved_before(make, tmp_path: Path, monkeypat
     with pytest.raises(TrainingStoppedError, match="the disk is full"):
         trainer.run()
     assert trainer.saved_step == 1
+    assert trainer.weights_step == 2
+    assert read_info(tmp_path / "run" / loop.LAST).training["steps"] == 2  # weights alone take less room
     assert read_about(tmp_path / "run" / loop.STATE).progress.step == 1
     assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".part")]
 

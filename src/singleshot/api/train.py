@@ -221,11 +221,16 @@ def _write_traceback(folder: Path, error: BaseException) -> str:
 
 def _saved_words(trainer: Trainer) -> str:
     """What is left of a training that failed, and how to go on."""
-    folder = trainer.settings.out
-    if trainer.saved_step is None:
-        return f"nothing was saved yet in {printable(folder)}"
-    go_on = f"singleshot train --resume --out {shlex.quote(str(folder))}"
-    return f"saved after step {trainer.saved_step}; go on with: {printable(go_on)}"
+    from singleshot.training.checkpoints import LAST
+
+    folder, saved, weights = trainer.settings.out, trainer.saved_step, trainer.weights_step
+    parts = []
+    if saved is not None:
+        go_on = f"singleshot train --resume --out {shlex.quote(str(folder))}"
+        parts.append(f"saved after step {saved}; go on with: {printable(go_on)}")
+    if weights is not None and weights != saved:  # a full disk took them, but not the state
+        parts.append(f"{printable(folder / LAST)} holds the weights after step {weights}, for --start")
+    return "; ".join(parts) or f"nothing was saved yet in {printable(folder)}"
 
 
 def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:

@@ -21,10 +21,12 @@ BEST, LAST, STATE = "best.safetensors", "last.safetensors", "resume.safetensors"
 class Checkpoints:
     """Writes best.safetensors (highest validation mAP50), last.safetensors (the latest) and resume.safetensors.
 
-    saved_step: the step after which resume.safetensors goes on; None before there is one.
+    saved_step: the step after which resume.safetensors goes on; None before there is one. weights_step: that of
+    last.safetensors, likewise.
     """
 
     saved_step: int | None = None
+    weights_step: int | None = None
 
     def __init__(self, folder: Path, stepper: Stepper, data: Mapping[str, DataSummary], about: dict[str, Any]) -> None:
         """Write nothing yet.
@@ -42,7 +44,7 @@ class Checkpoints:
         """The state and the latest weights; the state first, which is what a full disk should still take."""
         save_state(self._folder / STATE, self._stepper, progress, self._data)
         self.saved_step = progress.step
-        self._save_weights(LAST, progress, progress.last_map)
+        self._save_last(progress)
         if "val" not in self._data or not progress.measurable:
             self._save_weights(BEST, progress, None)
 
@@ -52,8 +54,18 @@ class Checkpoints:
 
     def save_if_whole(self, progress: Progress) -> None:
         """As `save`, but nothing where weights are half updated or hold NaN: those saved last are not, do not."""
-        if self._stepper.whole and self._stepper.is_finite():  # an accelerator is looked at now and then only
+        if not (self._stepper.whole and self._stepper.is_finite()):  # an accelerator is looked at now and then only
+            return
+        try:
             self.save(progress)
+        except Exception:
+            if self.weights_step != progress.step:  # they take a quarter of the room that the state does
+                self._save_last(progress)
+            raise
+
+    def _save_last(self, progress: Progress) -> None:
+        self._save_weights(LAST, progress, progress.last_map)
+        self.weights_step = progress.step
 
     def load(self) -> Progress:
         """Put the saved state back; the log says what changed in the data since.

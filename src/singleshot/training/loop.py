@@ -146,6 +146,11 @@ class Trainer:
         """The step after which resume.safetensors goes on; None where there is none."""
         return self.checkpoints.saved_step
 
+    @property
+    def weights_step(self) -> int | None:
+        """The step after which the weights in last.safetensors were saved; None where this run saved none."""
+        return self.checkpoints.weights_step
+
     def _train(self) -> None:
         if self.evaluator is not None:
             self.evaluator.start()
