@@ -307,6 +307,12 @@ def test_a_run_is_never_overwritten(trained: Path, scenes: Path, refused) -> Non
     assert (trained / "best.safetensors").read_bytes() == before
 
 
+def test_a_folder_without_a_run_is_not_said_to_be_one(scenes: Path, refused, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    line = refused("train", scenes, "--backbone-weights", "none", "--out", tmp_path)
+    assert line.endswith("is there already; give another --out, or remove it")
+
+
 def test_no_network_means_training_from_nothing_with_a_line(scenes: Path, run, tmp_path: Path) -> None:
     """auto is the default: it must not fail where nothing can be downloaded."""
     env = {**os.environ, "HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9",

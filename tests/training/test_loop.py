@@ -179,6 +179,23 @@ def test_a_run_goes_on_with_other_images_says_so_and_counts_epochs(make, tmp_pat
     assert (result.epochs, result.steps) == (3, 7)
 
 
+@pytest.mark.parametrize("val", ["other", "none"])
+def test_the_best_of_another_validation_does_not_count(make, tmp_path: Path, caplog, val: str) -> None:
+    first = make(tmp_path / "run", epochs=1)
+    first.run()
+    state = load_state(tmp_path / "run" / loop.STATE, first.stepper)
+    state.best = 2.0  # what no later validation could reach
+    first.checkpoints.save(state)
+    second = make(tmp_path / "run", epochs=2)
+    data = second.val_set.subset([0, 1, 2]) if val == "other" else None
+    second = loop.Trainer(second.model, second.train_set, data, second.recipe, second.settings)
+    second.resume()
+    assert "validation is another" in caplog.text
+    best = second.run().best_map
+    assert best is None if val == "none" else 0 <= best <= 1
+    assert read_info(tmp_path / "run" / loop.BEST).training["epochs"] == 2
+
+
 def test_other_classes_than_the_runs_are_refused_also_where_the_state_does_not_name_them(make, tmp_path: Path) -> None:
     first = make(tmp_path / "run", epochs=1)
     first.run()

@@ -299,6 +299,8 @@ def _refuse_if_over(trainer: Trainer, options: TrainOptions) -> None:
 
 def _folder(options: TrainOptions) -> Path:
     """The run's folder, free unless it goes on, and tried: it can be written. Raises ConfigError."""
+    from singleshot.training.checkpoints import STATE
+
     try:
         folder = numbered_folder(Path("runs"), "train") if options.out is None else Path(options.out)
         free = options.resume or is_free(folder)
@@ -306,9 +308,8 @@ def _folder(options: TrainOptions) -> Path:
         said = f"--out {printable(options.out)}: cannot write there ({error.strerror}); give another --out"
         raise ConfigError(said) from error
     if not free:
-        raise ConfigError(
-            f"{printable(folder)}: is there already; give another --out, or go on with that run: --resume"
-        )
+        other = "go on with that run: --resume" if (folder / STATE).is_file() else "remove it"
+        raise ConfigError(f"{printable(folder)}: is there already; give another --out, or {other}")
     try_folder(folder)
     return folder
 

@@ -84,6 +84,10 @@ class Checkpoints:
             if changes:
                 log.warning("%s: the data changed since (%s: %s)", printable(self._folder), split, changes)
         progress = load_state(self._folder / STATE, self._stepper)
+        if "val" in before and ("val" not in self._data or before["val"].changes(self._data["val"])):
+            # What was reached on other images says nothing about these.
+            log.warning("%s: validation is another, so the best of it starts anew", printable(self._folder))
+            progress.best, progress.last_map, progress.measurable = -1.0, None, True
         self.saved_step = progress.step
         return progress
 
