@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from singleshot.errors import ConfigError, printable
-from singleshot.files import atomic_write
+from singleshot.files import atomic_write, try_folder
 
 
 def test_it_appears_whole_with_the_mode_of_any_new_file(tmp_path: Path) -> None:
@@ -46,3 +46,17 @@ def test_printable_stays_on_one_line_and_short() -> None:
     assert "\u202e" not in text
     assert len(text) < 300
     assert os.linesep not in text
+
+
+def test_a_folder_is_tried_and_nothing_is_left(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("new", "new/er/est", "x/../../y", "."):
+        try_folder(Path(name))
+    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path.parent / "y").exists()
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "run", tmp_path / ("n" * 300), Path("nul\0")):
+        with pytest.raises(ConfigError, match="cannot write there") as caught:
+            try_folder(path)
+        assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -78,6 +78,25 @@ def is_free(path: Path) -> bool:
     return not path.exists() or (path.is_dir() and next(path.iterdir(), None) is None)
 
 
+def try_folder(path: Path) -> None:
+    """Try that files can be written into `path`, there already or still to be made, and leave nothing.
+
+    Raises ConfigError. Permissions alone do not say it: a disk may be read-only or full, a name too long.
+    """
+    try:
+        whole = nearest = Path(os.path.abspath(path))  # noqa: PTH100 - no ".." may lead out of the trial
+        while not nearest.exists() and nearest != nearest.parent:
+            nearest = nearest.parent
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=nearest) as made:
+            # The missing folders are made in there, under their own names.
+            trial = Path(made) / whole.relative_to(nearest)
+            trial.mkdir(parents=True, exist_ok=True)
+            (trial / "trial").write_bytes(b"x" * 4096)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(f"{printable(path)}: cannot write there ({reason}); give another --out") from error
+
+
 def numbered_folder(parent: Path, name: str) -> Path:
     """parent/name-1, or the first number that is not there yet."""
     number = 1

@@ -11,7 +11,8 @@ import pytest
 
 import singleshot
 from singleshot.api.train import TrainOptions, parse_bytes, parse_duration, resolve
-from singleshot.errors import CheckpointError, ConfigError, DataError
+from singleshot.errors import CheckpointError, ConfigError, DataError, SingleshotError
+from singleshot.training.reports import Reporter
 from singleshot.weights.checkpoint import read_info
 
 
@@ -96,3 +97,21 @@ def test_durations(text, seconds) -> None:
 @pytest.mark.parametrize(("text", "count"), [("500M", 500 * 2**20), ("64 KiB", 65536), (20000, 20000), ("1T", 2**40)])
 def test_sizes(text, count) -> None:
     assert parse_bytes(text, "--cache-size") == count
+
+
+def test_an_error_in_training_saves_and_leaves_its_details(scenes: Path, tmp_path: Path) -> None:
+    class Broken(Reporter):
+        def on_epoch(self, row) -> None:
+            raise ZeroDivisionError("a reporter")
+
+    folder = tmp_path / "run"
+    with pytest.raises(SingleshotError) as caught:
+        singleshot.train(scenes, out=folder, epochs=2, batch=4, backbone_weights="none", workers=0, tensorboard=False,
+                         on_start=lambda _: [Broken()])  # fmt: skip
+    assert str(caught.value) == (
+        f"ZeroDivisionError: a reporter; saved after step 2; go on with: singleshot train --resume --out {folder}"
+        f" (details: {folder / 'error.txt'})"
+    )
+    assert "on_epoch" in (folder / "error.txt").read_text()
+    again = singleshot.train(out=folder, resume=True, workers=0, tensorboard=False)
+    assert (again.epochs, again.steps, len(again.history)) == (2, 4, 2)

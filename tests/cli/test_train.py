@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import singleshot
+from singleshot.weights.checkpoint import read_info
 
 
 def test_a_run_folder_holds_what_the_help_says(trained: Path) -> None:
@@ -55,7 +57,7 @@ def test_json_and_quiet_and_resume(scenes: Path, trained: Path, run, tmp_path: P
         assert [r["epoch"] for r in csv.DictReader(file)] == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize("how", ["ctrl-c", "kill"])
+@pytest.mark.parametrize("how", ["ctrl-c", "kill", "closed terminal"])
 def test_a_signal_saves_and_says_how_to_go_on(how: str, scenes: Path, run, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "singleshot", "train", str(scenes), "--model", "ssd320-mini", "--backbone-weights",
@@ -70,22 +72,87 @@ def test_a_signal_saves_and_says_how_to_go_on(how: str, scenes: Path, run, tmp_p
             time.sleep(0.1)
         if how == "ctrl-c":
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the loader's processes too
-        else:
+        elif how == "kill":
             os.kill(process.pid, signal.SIGTERM)
+        else:
+            os.killpg(process.pid, signal.SIGHUP)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 130
     assert "Traceback" not in err
     assert f"singleshot train --resume --out {folder}" in out
-    again = run("train", "--resume", "--out", folder, "--time", "1s")
+    epochs = int(re.search(r"after (\d+) epochs", out)[1])
+    again = run("train", "--resume", "--out", folder, "--epochs", epochs + 1)
     assert again.returncode == 0, again.stderr
+
+
+def test_an_image_that_turns_out_broken_costs_no_step(scenes: Path, run, tmp_path: Path) -> None:
+    """Its header is right, its pixels are not there: only decoding finds out."""
+    data = Path(shutil.copytree(scenes, tmp_path / "data"))
+    words = "--backbone-weights", "none", "--batch", 8, "--workers", 1, "--no-tensorboard", "--cache", "none"
+    done = run("train", data, *words, "--epochs", 1, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    stem = (data / "ImageSets" / "Main" / "train.txt").read_text().split()[0]
+    image = next((data / "JPEGImages").glob(f"{stem}.*"))
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 3])
+    done = run("train", "--resume", "--out", tmp_path / "run", "--epochs", 2)
+    assert done.returncode == 2, done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert str(image) in line
+    found = re.search(r"saved after step (\d+); go on with: (.+)$", line)
+    assert found is not None
+    assert int(found[1]) >= 6
+    image.write_bytes(whole)
+    done = run(*shlex.split(found[2])[1:])
+    assert done.returncode == 0, done.stderr
+    assert "trained after 2 epochs" in done.stdout
 
 
 def test_start_from_a_checkpoint_with_other_classes(model: Path, shared: Path, run, tmp_path: Path) -> None:
     done = run("train", shared / "data" / "bccd", "--start", model, "--time", "2s", "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
-    assert "fresh for other classes" in done.stderr
+    assert "kept none; new: Platelets, RBC, WBC; left out: cross, leaf, ring, star" in done.stderr
+    assert "3 of 3 classes new" in done.stderr
+
+
+def test_a_class_is_its_name(shared: Path, run, tmp_path: Path) -> None:
+    """before has bus and car, after auto and bus: as many classes, and each label stands for another."""
+    before, after = (shared / "cases" / "class-renamed" / name for name in ("before", "after"))
+    words = "--epochs", 1, "--batch", 2, "--workers", 0, "--val-split", "none", "--no-tensorboard"
+    done = run("train", before, "--backbone-weights", "none", *words, "--out", tmp_path / "a")
+    assert done.returncode == 0, done.stderr
+    files = {path: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    done = run("train", after, "--resume", "--out", tmp_path / "a", "--epochs", 2)
+    line = done.stderr.splitlines()[-1]  # before it: how splits were made
+    assert done.returncode == 2
+    assert "the run has bus, car; the data has auto, bus" in line
+    start = re.search(r"--start (\S+)", line)
+    assert start is not None
+    assert Path(start[1]).is_file()
+    assert {path: path.read_bytes() for path in (tmp_path / "a").iterdir()} == files
+    done = run("train", after, "--start", start[1], *words, "--out", tmp_path / "b")
+    assert done.returncode == 0, done.stderr
+    assert "its classes by name: kept bus; new: auto; left out: car" in done.stderr
+
+
+def test_validation_without_objects_measures_nothing_and_says_so(shared: Path, run, tmp_path: Path) -> None:
+    data, out = shared / "cases" / "val-without-objects", tmp_path / "run"
+    done = run("train", data, "--backbone-weights", "none", "--epochs", 2, "--batch", 2, "--workers", 0,
+               "--no-tensorboard", "--json", "--out", out)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("nothing to measure on val") == 1
+    assert "mAP50" not in done.stderr
+    result = json.loads(done.stdout)
+    assert result["val_map50"] is None
+    assert result["best"] == str(out / "best.safetensors")
+    with (out / "log.csv").open() as file:
+        assert [row["val_map50"] for row in csv.DictReader(file)] == ["", ""]
+    best, last = (read_info(out / name) for name in ("best.safetensors", "last.safetensors"))
+    assert best == last
+    assert best.metrics == {}
+    assert best.training["epochs"] == 2
 
 
 def test_letterbox_travels_in_the_model(scenes: Path, run, tmp_path: Path) -> None:
@@ -114,6 +181,9 @@ def test_letterbox_travels_in_the_model(scenes: Path, run, tmp_path: Path) -> No
         (["DATA", "--start", "/no/such/model.safetensors"], "no such file"),
         (["--resume"], "which run?"),
         (["--resume", "--out", "/no/such/run"], "no run.json there"),
+        (["DATA", "--time", "5m", "--val-every", "3"], "exclude each other"),
+        (["DATA", "--val-split", "none", "--val-every", "3"], "there is no validation"),
+        (["DATA", "--start", "x", "--backbone-weights", "none"], "exclude each other"),
     ],
     ids=lambda v: " ".join(v)[:40] if isinstance(v, list) else "",
 )
@@ -200,10 +270,47 @@ def test_broken_data_is_one_line_that_names_the_file(change, says: str, scenes: 
     assert str(data) in line
 
 
+def test_a_run_that_is_over_says_so(trained: Path, refused) -> None:
+    files = {path: path.read_bytes() for path in trained.iterdir()}
+    assert "this run is over, 2 of 2 epochs" in refused("train", "--resume", "--out", trained)
+    assert "this run is over, 2 of 1 epochs" in refused("train", "--resume", "--out", trained, "--epochs", 1)
+    line = refused("train", "--resume", "--out", trained, "--time", "1s")
+    assert re.search(r"trained for \d+ s already, which --time 1s leaves nothing of; go on with a longer --time", line)
+    assert {path: path.read_bytes() for path in trained.iterdir()} == files
+
+
+def test_the_last_lines_name_what_exists(shared: Path, run, tmp_path: Path) -> None:
+    """No test split in this data: the hint names another that is there."""
+    done = run("train", shared / "cases" / "val-without-objects", "--backbone-weights", "none", "--epochs", 1,
+               "--batch", 2, "--workers", 0, "--no-tensorboard", "--out", tmp_path / "a run")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    evaluate = next(line for line in done.stdout.splitlines() if line.startswith("evaluate: singleshot "))
+    words = shlex.split(evaluate.removeprefix("evaluate: singleshot "))
+    assert words[-2:] == ["--split", "val"]
+    assert run(*words).returncode == 0
+
+
+@pytest.mark.parametrize("out", ["file/run", "n" * 300, "ro/run"])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_model_is_built(
+    out: str, scenes: Path, refused, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    folder = Path("/proc/self") if out == "ro/run" else tmp_path / out
+    line = refused("train", scenes, "--start", "/no/such/model.safetensors", "--out", folder / "run")
+    assert "cannot write there" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_run_is_never_overwritten(trained: Path, scenes: Path, refused) -> None:
     before = (trained / "best.safetensors").read_bytes()
     assert "is there already" in refused("train", scenes, "--backbone-weights", "none", "--out", trained)
     assert (trained / "best.safetensors").read_bytes() == before
+
+
+def test_a_folder_without_a_run_is_not_said_to_be_one(scenes: Path, refused, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    line = refused("train", scenes, "--backbone-weights", "none", "--out", tmp_path)
+    assert line.endswith("is there already; give another --out, or remove it")
 
 
 def test_no_network_means_training_from_nothing_with_a_line(scenes: Path, run, tmp_path: Path) -> None:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from singleshot.datasets import open_dataset
-from singleshot.errors import CheckpointError
+from singleshot.errors import CheckpointError, ConfigError
 from singleshot.training import loop
 from singleshot.training.recipes import load_recipe
 from singleshot.training.reports import CsvReporter, PlainReporter
-from singleshot.training.state import load_state
+from singleshot.training.state import load_state, save_state
 from singleshot.training.step import NonFiniteLossError
 from singleshot.weights.checkpoint import load_into, read_info
 
@@ -159,6 +160,56 @@ def test_a_loss_that_is_not_finite_names_the_files_and_saves(make, tmp_path: Pat
     assert all(v.isfinite().all() for v in again.model.state_dict().values())
 
 
+def on_fewer_images(make, out: Path, images: int, **options):
+    trainer = make(out, **options)
+    data = trainer.train_set.subset(range(images))
+    return loop.Trainer(trainer.model, data, trainer.val_set, trainer.recipe, trainer.settings)
+
+
+def test_a_run_goes_on_with_other_images_says_so_and_counts_epochs(make, tmp_path: Path, caplog) -> None:
+    first = make(tmp_path / "run", epochs=3)
+    StopAfter(first, 5)  # two of the three batches of the second epoch
+    first.run()
+    second = on_fewer_images(make, tmp_path / "run", 16, epochs=3)
+    second.resume()
+    assert "the data changed since (train: 16 images now, 24 then" in caplog.text
+    assert (second.progress.epoch, second.progress.batch) == (2, 0)  # it has two batches an epoch
+    assert second.done == pytest.approx(2 / 3)
+    result = second.run()
+    assert (result.epochs, result.steps) == (3, 7)
+
+
+@pytest.mark.parametrize("val", ["other", "none"])
+def test_the_best_of_another_validation_does_not_count(make, tmp_path: Path, caplog, val: str) -> None:
+    first = make(tmp_path / "run", epochs=1)
+    first.run()
+    state = load_state(tmp_path / "run" / loop.STATE, first.stepper)
+    state.best = 2.0  # what no later validation could reach
+    first.checkpoints.save(state)
+    second = make(tmp_path / "run", epochs=2)
+    data = second.val_set.subset([0, 1, 2]) if val == "other" else None
+    second = loop.Trainer(second.model, second.train_set, data, second.recipe, second.settings)
+    second.resume()
+    assert "validation is another" in caplog.text
+    best = second.run().best_map
+    assert best is None if val == "none" else 0 <= best <= 1
+    assert read_info(tmp_path / "run" / loop.BEST).training["epochs"] == 2
+
+
+def test_other_classes_than_the_runs_are_refused_also_where_the_state_does_not_name_them(make, tmp_path: Path) -> None:
+    first = make(tmp_path / "run", epochs=1)
+    first.run()
+    other = make(tmp_path / "run", epochs=2)
+    renamed = replace(other.train_set, class_names=("cross", "leaf", "ring", "sun"))
+    other = loop.Trainer(other.model, renamed, None, other.recipe, other.settings)
+    says = "the run has cross, leaf, ring, star; the data has cross, leaf, ring, sun"
+    with pytest.raises(ConfigError, match=says):
+        other.resume()
+    save_state(tmp_path / "run" / loop.STATE, first.stepper, first.progress)  # as it was before it named its data
+    with pytest.raises(ConfigError, match=says):
+        other.resume()
+
+
 def test_resume_without_a_state_says_so(make, tmp_path: Path) -> None:
     trainer = make(tmp_path / "run")
     with pytest.raises(CheckpointError, match="no such file"):
@@ -183,6 +234,27 @@ def test_training_without_validation_and_without_objects(make, scenes: Path, tmp
     result = quiet.run()
     assert result.best_map is None
     assert (tmp_path / "run" / loop.BEST).exists()
+
+
+def without_objects(data):
+    return data.subset([i for i in range(len(data)) if len(data.boxes_of(i)) == 0][:1])
+
+
+def test_nothing_to_measure_is_none_and_best_is_last_also_after_a_resume(make, tmp_path: Path, caplog) -> None:
+    first = make(tmp_path / "run", epochs=2)
+    first = loop.Trainer(first.model, first.train_set, without_objects(first.train_set), first.recipe, first.settings)
+    StopAfter(first, 4)
+    result = first.run()
+    assert result.best_map is None
+    assert [row["val_map50"] for row in first.progress.history] == [None]
+    assert caplog.text.count("nothing to measure on val") == 1
+    second = make(tmp_path / "run", epochs=2)
+    second = loop.Trainer(second.model, second.train_set, first.val_set, second.recipe, second.settings)
+    second.resume()
+    second.run()
+    best, last = (load_file(tmp_path / "run" / name) for name in (loop.BEST, loop.LAST))
+    assert_same(best, last)
+    assert read_info(tmp_path / "run" / loop.BEST).training["steps"] == 6
 
 
 def replace_recipe(**changes):

@@ -80,6 +80,10 @@ def test_what_is_no_state_is_refused(tiny_ssd, tmp_path: Path) -> None:
         load_state(tmp_path / "weights", stepper)
     with pytest.raises(CheckpointError, match="no such file"):
         load_state(tmp_path / "nothing", stepper)
+    for about in ("{", "[]", "{}", '{"progress": {"step": 1, "no": 2}, "updates": 0, "scaler": {}}', "[" * 10**5):
+        save_file({"model.x": torch.zeros(1)}, tmp_path / "odd", metadata={KEY: about})
+        with pytest.raises(CheckpointError, match="its description cannot be read"):
+            load_state(tmp_path / "odd", stepper)
     (tmp_path / "cut").write_bytes(b"12345")
     with pytest.raises(CheckpointError):
         load_state(tmp_path / "cut", stepper)

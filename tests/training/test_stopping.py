@@ -10,8 +10,10 @@ import pytest
 
 from singleshot.training.stopping import StopRequest
 
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_waits_for_check_and_the_second_does_not(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), StopRequest() as stop:
@@ -36,3 +38,35 @@ def test_outside_the_main_thread_nothing_is_touched() -> None:
     thread.start()
     thread.join()
     assert seen == [(before, False)]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="signals")
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            stop.check()
+            assert not stop.asked
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="signals")
+def test_a_childs_end_is_looked_at_by_check_alone() -> None:
+    def died(number: int, frame: object) -> None:
+        raise RuntimeError("DataLoader worker")
+
+    before = signal.signal(signal.SIGCHLD, died)
+    try:
+        with StopRequest() as stop:
+            stop.defer_children()
+            stop.defer_children()
+            os.kill(os.getpid(), signal.SIGCHLD)
+            with pytest.raises(RuntimeError, match="DataLoader worker"):
+                stop.check()
+            stop.check()  # once for each
+        assert signal.getsignal(signal.SIGCHLD) is died
+    finally:
+        signal.signal(signal.SIGCHLD, before)

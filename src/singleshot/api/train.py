@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import shlex
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from singleshot.api.options import DEFAULT_MODEL, Options, check_range, parse_bytes, parse_duration
-from singleshot.errors import CheckpointError, ConfigError, printable
-from singleshot.extras import needs, require
-from singleshot.files import atomic_write, is_free, numbered_folder
+from singleshot.api.options import DEFAULT_MODEL, parse_bytes, parse_duration
+from singleshot.api.train_options import RUN_FILE, TrainOptions, resolve, saved_run
+from singleshot.errors import CheckpointError, ConfigError, DataError, SingleshotError, printable
+from singleshot.extras import needs
+from singleshot.files import atomic_write, is_free, numbered_folder, try_folder
 
 if TYPE_CHECKING:
     from singleshot.datasets.dataset import Dataset
@@ -24,54 +28,9 @@ if TYPE_CHECKING:
     from singleshot.training.recipes import Recipe
     from singleshot.training.reports import Reporter
 
+__all__ = ["OnStart", "Run", "Started", "TrainOptions", "resolve", "run_training", "train"]
+
 log = logging.getLogger(__name__)
-
-RUN_FILE = "run.json"
-# Where and how a run is done on this machine: what is not kept in run.json.
-_NOT_KEPT = ("out", "resume", "device", "compile", "workers", "tensorboard", "update_ratios")
-# What a resumed run keeps; of the rest only its length may change.
-_FIXED = ("model", "recipe", "batch", "lr", "backbone_weights", "start", "resize")
-
-
-@dataclass(frozen=True)
-class TrainOptions(Options):
-    """What a training is asked for, by the names of the command's options; see `train`."""
-
-    data: str = ""
-    model: str | None = None
-    out: str | None = None
-    recipe: str | None = None
-    epochs: int | None = None
-    time: str | float | None = None
-    batch: int | None = None
-    lr: float | None = None
-    backbone_weights: str | None = None
-    start: str | None = None
-    resize: str | None = None
-    split: str = "train"
-    val_split: str = "val"
-    val_every: int = 1
-    resume: bool = False
-    seed: int = 0
-    device: str | None = "auto"
-    precision: str = "auto"
-    compile: bool = False
-    workers: int | None = None
-    tensorboard: bool = True
-    update_ratios: bool = False
-    clip_boxes: bool = False
-    cache: str = "auto"
-    cache_size: str | int = "4G"
-
-    def __post_init__(self) -> None:
-        check_range("--epochs", self.epochs, 1, 10**9)
-        check_range("--batch", self.batch, 1, 4096)
-        check_range("--val-every", self.val_every, 1, 10**9)
-        check_range("--seed", self.seed, 0, 2**31 - 1)
-
-    def kept(self) -> dict[str, Any]:
-        """What run.json keeps, for a resume."""
-        return {name: value for name, value in self.to_dict().items() if name not in _NOT_KEPT}
 
 
 class Started(NamedTuple):
@@ -147,20 +106,20 @@ def train(
     backbone_weights: str | Path | None = None,
     start: str | Path | None = None,
     resize: str | None = None,
-    split: str = "train",
-    val_split: str = "val",
-    val_every: int = 1,
+    split: str | None = None,
+    val_split: str | None = None,
+    val_every: int | None = None,
     resume: bool = False,
-    seed: int = 0,
+    seed: int | None = None,
     device: str | None = "auto",
-    precision: str = "auto",
+    precision: str | None = None,
     compile: bool = False,
     workers: int | None = None,
     tensorboard: bool = True,
     update_ratios: bool = False,
     clip_boxes: bool = False,
-    cache: str | Path = "auto",
-    cache_size: str | int = "4G",
+    cache: str | Path | None = None,
+    cache_size: str | int | None = None,
     on_start: OnStart | None = None,
 ) -> Run:
     """Train a detector on labelled images. Nothing is written before all the input has been checked.
@@ -178,77 +137,35 @@ def train(
         backbone_weights: "imagenet", "none", a file, or None and "auto" for ImageNet where it can be downloaded.
         start: A checkpoint to start from, ours or another project's; its classes may differ.
         resize: "stretch" or "letterbox"; None for the model's.
-        split: Split to train on.
-        val_split: Split to validate on; "none" for no validation.
-        val_every: Epochs between validations; with `time` as time allows.
-        resume: Go on with the run in `out`.
-        seed: Seed of everything random.
+        split: Split to train on; None for "train".
+        val_split: Split to validate on, "none" for no validation; None for "val" where there is one.
+        val_every: Epochs between validations, None for 1; with `time` they come as time allows.
+        resume: Go on with the run in `out`, by the options that it was started with. Of those that are given again,
+            data, length, splits, cache and where it runs may be others; the rest must be the same.
+        seed: Seed of everything random; None for 0.
         device: "cpu", "cuda", "cuda:N", or "auto".
-        precision: "auto", "float32", "bfloat16" or "float16" (CUDA).
+        precision: "auto" (None), "float32", "bfloat16" or "float16" (CUDA).
         compile: Compile the network first (minutes; pays on long runs).
         workers: Processes that load images; None for what suits this machine.
         tensorboard: Write scalars and pictures for TensorBoard.
         update_ratios: Also how far each layer's weights move.
         clip_boxes: Clip boxes to the image and drop empty ones instead of stopping.
-        cache: Keep decoded images: "auto" (in memory if all fit), "ram", "none", or a folder for a file.
-        cache_size: The most that the cache may take, such as "4G", or bytes.
+        cache: Keep decoded images: "auto" (None; in memory if all fit), "ram", "none", or a folder for a file.
+        cache_size: The most that the cache may take, such as "4G" (None), or bytes.
         on_start: Called once, when all the input has been checked; gives the reporters that are to be called.
 
     Returns:
         The run: its folder, checkpoints, metrics and history. Ctrl-C ends a training early and saves it.
 
     Raises:
-        ConfigError: An option is wrong, or the loss became infinite (what was good is saved).
+        ConfigError: An option is wrong, or the loss became infinite.
         DataError: The data cannot be used.
+        TrainingStoppedError: A worker died, the disk is full, or whatever else ended a training that had begun; the
+            last whole step is saved and the message says so, as it does after the errors above.
         CheckpointError: Weights or the run to go on with cannot be read.
         MissingExtraError: PyTorch is not installed.
     """
     return run_training(resolve(TrainOptions.of(locals())), on_start)
-
-
-def resolve(given: TrainOptions) -> TrainOptions:
-    """The options of a run: of one that goes on those that it was started with.
-
-    Raises:
-        ConfigError, CheckpointError: An option is wrong, or the run cannot be read.
-        MissingExtraError: PyTorch is not installed.
-    """
-    require("train", "training", "torch")
-    if given.resume:
-        given = _resumed(given)
-    elif not given.data:
-        raise ConfigError("train: which data? Give a folder of labelled images: singleshot train DATA")
-    if given.time and given.epochs:
-        raise ConfigError("--time and --epochs exclude each other: a budget of time decides the epochs")
-    return given
-
-
-def _resumed(given: TrainOptions) -> TrainOptions:
-    """The options that the run was started with; only its length may be changed."""
-    if given.out is None:
-        raise ConfigError("--resume: which run? Give its folder: singleshot train --resume --out runs/train-1")
-    path = Path(given.out) / RUN_FILE
-    if not path.is_file():
-        raise CheckpointError(f"{printable(given.out)}: no {RUN_FILE} there; --resume wants a folder that train wrote")
-    try:
-        values = json.loads(path.read_text())["options"]
-        if not isinstance(values, dict) or set(values) != set(given.kept()):
-            raise ValueError("other options than this version's")
-        here = {name: getattr(given, name) for name in _NOT_KEPT}
-        saved = TrainOptions.from_dict({**here, **values})
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{printable(path)}: cannot be read ({printable(error)})") from error
-    for name in _FIXED:
-        wanted = getattr(given, name)
-        if wanted is not None and wanted != getattr(saved, name):
-            raise ConfigError(
-                f"--resume: --{name.replace('_', '-')} cannot change in a run; start a new one with --out"
-            )
-    if given.data:
-        saved = replace(saved, data=given.data)
-    if given.epochs is not None or given.time is not None:
-        saved = replace(saved, epochs=given.epochs, time=given.time)
-    return saved
 
 
 def run_training(options: TrainOptions, on_start: OnStart | None = None) -> Run:
@@ -256,20 +173,25 @@ def run_training(options: TrainOptions, on_start: OnStart | None = None) -> Run:
     with needs("train", "training"):
         from singleshot.training import loop, reports
 
-    trainer, options, initial = _prepare(options)
+    trainer, options, initial = prepare(options)
     folder = trainer.settings.out
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(folder / RUN_FILE) as temporary:
-        temporary.write_text(json.dumps({"options": options.kept(), "recipe": trainer.recipe.to_dict()}, indent=2))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(folder / RUN_FILE) as temporary:
+            temporary.write_text(json.dumps({"options": options.kept(), "recipe": trainer.recipe.to_dict()}, indent=2))
+        trainer.reporters.append(reports.CsvReporter(folder / "log.csv", trainer.progress.history))
+        if options.tensorboard:
+            trainer.reporters.append(reports.TensorBoardReporter(folder))
+    except OSError as error:
+        raise ConfigError(f"{printable(folder)}: cannot write there ({error.strerror}); give another --out") from error
     if on_start is not None:
         trainer.reporters += on_start(_started(trainer, options, initial))
-    trainer.reporters.append(reports.CsvReporter(folder / "log.csv", trainer.progress.history))
-    if options.tensorboard:
-        trainer.reporters.append(reports.TensorBoardReporter(folder))
     try:
         result = trainer.run()
-    except loop.NonFiniteLossError as error:
-        raise ConfigError(f"{error}; saved: {printable(folder)}") from error
+    except SingleshotError as error:
+        kind = type(error) if isinstance(error, DataError | loop.TrainingStoppedError) else ConfigError
+        details = _write_traceback(folder, error) if kind is loop.TrainingStoppedError else ""
+        raise kind(f"{error}; {_saved_words(trainer)}{details}") from error
     best = folder / loop.BEST
     return Run(
         folder=folder,
@@ -285,7 +207,33 @@ def run_training(options: TrainOptions, on_start: OnStart | None = None) -> Run:
     )
 
 
-def _prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
+def _write_traceback(folder: Path, error: BaseException) -> str:
+    """Write where an error came from into the run's folder; words that name the file, where it could be written."""
+    path = folder / "error.txt"
+    try:
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="backslashreplace")
+    except OSError:  # the disk is full, perhaps
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        return ""
+    return f" (details: {printable(path)})"
+
+
+def _saved_words(trainer: Trainer) -> str:
+    """What is left of a training that failed, and how to go on."""
+    from singleshot.training.checkpoints import LAST
+
+    folder, saved, weights = trainer.settings.out, trainer.saved_step, trainer.weights_step
+    parts = []
+    if saved is not None:
+        go_on = f"singleshot train --resume --out {shlex.quote(str(folder))}"
+        parts.append(f"saved after step {saved}; go on with: {printable(go_on)}")
+    if weights is not None and weights != saved:  # a full disk took them, but not the state
+        parts.append(f"{printable(folder / LAST)} holds the weights after step {weights}, for --start")
+    return "; ".join(parts) or f"nothing was saved yet in {printable(folder)}"
+
+
+def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
     """Open the data, build the model; gives the trainer, the options with what was still open decided, and words about
     the initial weights. Writes nothing."""
     import torch
@@ -294,43 +242,75 @@ def _prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
     from singleshot.loading.shard_stream import open_training_set
     from singleshot.training import loop
 
+    options = options.filled()
+    folder = _folder(options)
     place = pick_device(options.device)
-    train_set = open_training_set(options.data, options.split, clip_boxes=options.clip_boxes)
+    train_set = open_training_set(options.data, options.split or "train", clip_boxes=options.clip_boxes)
     val_set = _open_validation(options, train_set)
-    torch.manual_seed(options.seed)
-    model, initial, pretrained = _model(options, len(train_set.class_names))
+    torch.manual_seed(options.seed or 0)
+    model, initial, pretrained = _model(options, train_set.class_names)
     options = replace(options, recipe=options.recipe or ("finetune" if pretrained else "scratch"))
     recipe = _recipe(options)
-    cache_bytes = parse_bytes(options.cache_size, "--cache-size")
-    options = replace(options, cache=_cache(options.cache, train_set, model.input_spec.sides, cache_bytes))
+    cache_bytes = parse_bytes(options.cache_size or "", "--cache-size")
+    options = replace(
+        options,
+        model=model.name,
+        resize=model.input_spec.resize,
+        batch=options.batch or recipe.batch,
+        cache=_cache(options.cache or "auto", train_set, model.input_spec.sides, cache_bytes),
+    )
     settings = loop.Settings(
-        out=_folder(options),
+        out=folder,
         epochs=options.epochs or recipe.epochs,
         batch=options.batch or recipe.batch,
         seconds=parse_duration(options.time) if options.time else None,
-        seed=options.seed,
+        seed=options.seed or 0,
         device=place,
-        precision=options.precision,
+        precision=options.precision or "auto",
         compiled=options.compile,
         workers=options.workers,
-        val_every=options.val_every,
+        val_every=options.val_every or 1,
         update_ratios=options.update_ratios,
-        cache=options.cache,
+        cache=options.cache or "none",
         cache_bytes=cache_bytes,
     )
     trainer = loop.Trainer(model, train_set, val_set, recipe, settings)
     if options.resume:
         trainer.resume()
+        _refuse_if_over(trainer, options)
     return trainer, options, initial
 
 
-def _folder(options: TrainOptions) -> Path:
-    """The run's folder, free unless it goes on. Raises ConfigError."""
-    folder = numbered_folder(Path("runs"), "train") if options.out is None else Path(options.out)
-    if not options.resume and not is_free(folder):
+def _refuse_if_over(trainer: Trainer, options: TrainOptions) -> None:
+    """Raise ConfigError for a run that has nothing left to do."""
+    if not trainer.over:
+        return
+    progress, folder = trainer.progress, printable(trainer.settings.out)
+    if trainer.settings.seconds is not None:
         raise ConfigError(
-            f"{printable(folder)}: is there already; give another --out, or go on with that run: --resume"
+            f"{folder}: this run has trained for {progress.seconds:.0f} s already, which --time {options.time} leaves"
+            " nothing of; go on with a longer --time, or with --epochs"
         )
+    raise ConfigError(
+        f"{folder}: this run is over, {progress.epoch} of {trainer.settings.epochs} epochs; go on with a higher"
+        " --epochs, or with --time"
+    )
+
+
+def _folder(options: TrainOptions) -> Path:
+    """The run's folder, free unless it goes on, and tried: it can be written. Raises ConfigError."""
+    from singleshot.training.checkpoints import STATE
+
+    try:
+        folder = numbered_folder(Path("runs"), "train") if options.out is None else Path(options.out)
+        free = options.resume or is_free(folder)
+    except OSError as error:
+        said = f"--out {printable(options.out)}: cannot write there ({error.strerror}); give another --out"
+        raise ConfigError(said) from error
+    if not free:
+        other = "go on with that run: --resume" if (folder / STATE).is_file() else "remove it"
+        raise ConfigError(f"{printable(folder)}: is there already; give another --out, or {other}")
+    try_folder(folder)
     return folder
 
 
@@ -365,7 +345,7 @@ def _cache(wanted: str, train_set: Dataset | ShardStream, size: Size, most: int)
 def _open_validation(options: TrainOptions, train_set: Dataset | ShardStream) -> Dataset | None:
     from singleshot.datasets import available_splits, find_split, open_dataset
 
-    name = options.val_split
+    name = options.val_split or "val"
     if name == "none":
         return None
     if name == "val" and find_split("val", available_splits(options.data)) is None:
@@ -374,25 +354,37 @@ def _open_validation(options: TrainOptions, train_set: Dataset | ShardStream) ->
     return open_dataset(options.data, name, class_names=train_set.class_names, clip_boxes=options.clip_boxes)
 
 
-def _model(options: TrainOptions, num_classes: int) -> tuple[SSD, str, bool]:
+def _model(options: TrainOptions, class_names: tuple[str, ...]) -> tuple[SSD, str, bool]:
     """The model with its initial weights, words about where they come from, and whether they are pretrained."""
     from singleshot.models import build
     from singleshot.presets import MODELS
+    from singleshot.training.checkpoints import LAST
+    from singleshot.weights.checkpoint import build_model, read_info
     from singleshot.weights.initial_weights import start_from_checkpoint, start_model
 
+    if options.resume and options.out and (Path(options.out) / LAST).is_file():
+        # The network as it is: what it was started from may have been moved since.
+        return build_model(read_info(Path(options.out) / LAST)), "resumed", True
     if options.start:
-        return *start_from_checkpoint(options.start, num_classes, options.model), True
+        return *start_from_checkpoint(options.start, class_names, options.model, options.resize), True
     name = options.model or DEFAULT_MODEL
     inputs = MODELS[name].input_spec if name in MODELS else None
     if inputs is not None and options.resize:
         inputs = replace(inputs, resize=options.resize)
-    model = build(name, num_classes, input_spec=inputs)
+    model = build(name, len(class_names), input_spec=inputs)
     return model, *start_model(model, options.backbone_weights or "auto", fresh=not options.resume)
 
 
 def _recipe(options: TrainOptions) -> Recipe:
     from singleshot.training.recipes import Recipe, first_problem, load_recipe
 
+    if options.resume:
+        assert options.out is not None
+        try:  # the run's own: a file may have been edited since
+            return Recipe(**saved_run(options.out).recipe)
+        except (ValueError, TypeError, ConfigError) as error:
+            where = printable(Path(options.out) / RUN_FILE)
+            raise CheckpointError(f"{where}: its recipe cannot be read ({printable(first_problem(error))})") from error
     assert options.recipe is not None
     recipe = load_recipe(options.recipe)
     if options.lr is None:

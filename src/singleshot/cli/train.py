@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,7 @@ from singleshot.api.options import DEFAULT_MODEL
 from singleshot.cli.common import STOPPED, DeviceOption, JsonOption, QuietOption, WorkersOption
 
 if TYPE_CHECKING:
-    from singleshot.api.train import Run, Started
+    from singleshot.api.train import Run, Started, TrainOptions
     from singleshot.training.reports import Reporter
 
 
@@ -51,15 +52,22 @@ def train(
         str | None, typer.Option(help="A checkpoint to start from, ours or another project's; its classes may differ.")
     ] = None,
     resize: Annotated[str | None, typer.Option(help="stretch or letterbox. Default: stretch, as the paper.")] = None,
-    split: Annotated[str, typer.Option(help="Split to train on.")] = "train",
-    val_split: Annotated[str, typer.Option(help="Split to validate on; none for no validation.")] = "val",
+    split: Annotated[str | None, typer.Option(help="Split to train on. Default: train.")] = None,
+    val_split: Annotated[
+        str | None, typer.Option(help="Split to validate on; none for no validation. Default: val.")
+    ] = None,
     val_every: Annotated[
-        int, typer.Option(min=1, help="Epochs between validations (with --time: as time allows).")
-    ] = 1,
+        int | None,
+        typer.Option(min=1, help="Epochs between validations. Default: 1; with --time as time allows."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of everything random.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**31 - 1, help="Seed of everything random. Default: 0.")
+    ] = None,
     device: DeviceOption = "auto",
-    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16 (CUDA).")] = "auto",
+    precision: Annotated[
+        str | None, typer.Option(help="auto, float32, bfloat16 or float16 (CUDA). Default: auto.")
+    ] = None,
     compile_: Annotated[
         bool, typer.Option("--compile", help="Compile the network first (minutes; pays on long runs).")
     ] = False,
@@ -72,10 +80,10 @@ def train(
         bool, typer.Option("--clip-boxes", help="Clip boxes to the image and drop empty ones instead of stopping.")
     ] = False,
     cache: Annotated[
-        str,
-        typer.Option(help="Keep decoded images: auto (in memory if all fit), ram, none, or a folder for a file."),
-    ] = "auto",
-    cache_size: Annotated[str, typer.Option(help="The most that the cache may take.")] = "4G",
+        str | None,
+        typer.Option(help="Keep decoded images: auto (default: in memory if all fit), ram, none, or a folder."),
+    ] = None,
+    cache_size: Annotated[str | None, typer.Option(help="The most that the cache may take. Default: 4G.")] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -95,7 +103,7 @@ def train(
     if as_json:
         print(json.dumps(run.to_dict()))
     elif not quiet or run.interrupted:
-        _print_end(run, options.data)
+        _print_end(run, options)
     if run.interrupted:
         raise typer.Exit(STOPPED)
 
@@ -114,13 +122,24 @@ def watch(started: Started, quiet: bool = False) -> list[Reporter]:
     return console_reporter(quiet)
 
 
-def _print_end(run: Run, data: str) -> None:
+def _print_end(run: Run, options: TrainOptions) -> None:
     best = run.metrics["val_map50"]
     score = f", best validation mAP50 {best:.4f}" if best is not None else ""
     how = "stopped and saved" if run.interrupted else "trained"
     print(f"{how} after {run.epochs} epochs, {run.steps} steps, {run.seconds:.0f} s{score}: {run.folder}")
     if run.interrupted:
-        print(f"go on:    singleshot train --resume --out {run.folder}")
+        print(f"go on:    singleshot train --resume --out {shlex.quote(str(run.folder))}")
     else:
-        print(f"evaluate: singleshot eval {run.best} {data} --split test")
-        print(f"detect:   singleshot detect {run.best} IMAGES")
+        model = shlex.quote(str(run.best or run.last))
+        print(f"evaluate: singleshot eval {model} {_data_to_evaluate(options)}")
+        print(f"detect:   singleshot detect {model} IMAGES")
+
+
+def _data_to_evaluate(options: TrainOptions) -> str:
+    """The data and a split of it that is there, as the command line wants them."""
+    from singleshot.datasets import available_splits, find_split
+
+    there = available_splits(options.data)
+    found = (find_split(name, there) for name in ("test", options.val_split or "val", options.split or "train"))
+    name = next((name for name in found if name is not None), None)
+    return shlex.quote(options.data) + ("" if name is None else f" --split {shlex.quote(name)}")

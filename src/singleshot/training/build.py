@@ -12,10 +12,12 @@ from singleshot.loading.shard_stream import ShardStream
 from singleshot.memory import keep_freed_memory
 from singleshot.models import SSD
 from singleshot.training.checkpoints import Checkpoints
+from singleshot.training.data_summary import DataSummary
 from singleshot.training.evaluator import Evaluator
 from singleshot.training.recipes import Recipe
 from singleshot.training.schedule import Budget
 from singleshot.training.settings import Settings
+from singleshot.training.single_values import use_running_statistics
 from singleshot.training.step import Stepper
 
 
@@ -43,6 +45,7 @@ def build_parts(
     if device.type == "cpu":
         keep_freed_memory()
     place_model(model, device)
+    use_running_statistics(model, settings.batch)
     dtype = pick_precision(settings.precision, device)
     stepper = Stepper(model, recipe, settings.batch, device, dtype, settings.compiled)
     cache = None
@@ -56,6 +59,9 @@ def build_parts(
         val_loader = EvalLoader(val_set, spec, settings.batch, settings.workers, pin_memory=pinned)
         evaluator = Evaluator(stepper, val_set, val_loader, settings)
     about = {"seed": settings.seed, "batch": settings.batch, "data": train_set.source, "recipe": recipe.to_dict()}
-    checkpoints = Checkpoints(settings.out, stepper, train_set.class_names, about, val_set is not None)
+    summaries = {"train": DataSummary.of(train_set)}
+    if val_set is not None:
+        summaries["val"] = DataSummary.of(val_set)
+    checkpoints = Checkpoints(settings.out, stepper, summaries, about)
     total = None if settings.seconds is not None else settings.epochs * len(loader)
     return Parts(stepper, cache, loader, evaluator, checkpoints, Budget(total, settings.seconds))

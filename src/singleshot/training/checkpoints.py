@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from singleshot.training.state import Progress, load_state, save_state
+from singleshot.errors import printable
+from singleshot.training.data_summary import DataSummary, check_class_names
+from singleshot.training.state import Progress, load_state, read_about, save_state
 from singleshot.training.step import Stepper
-from singleshot.weights.checkpoint import ModelInfo, save_checkpoint
+from singleshot.weights.checkpoint import ModelInfo, read_info, save_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -16,49 +19,82 @@ BEST, LAST, STATE = "best.safetensors", "last.safetensors", "resume.safetensors"
 
 
 class Checkpoints:
-    """Writes best.safetensors (highest validation mAP50), last.safetensors (the latest) and resume.safetensors."""
+    """Writes best.safetensors (highest validation mAP50), last.safetensors (the latest) and resume.safetensors.
 
-    def __init__(
-        self, folder: Path, stepper: Stepper, class_names: tuple[str, ...], about: dict[str, Any], validated: bool
-    ) -> None:
+    saved_step: the step after which resume.safetensors goes on; None before there is one. weights_step: that of
+    last.safetensors, likewise.
+    """
+
+    saved_step: int | None = None
+    weights_step: int | None = None
+
+    def __init__(self, folder: Path, stepper: Stepper, data: Mapping[str, DataSummary], about: dict[str, Any]) -> None:
         """Write nothing yet.
 
         Args:
             folder: Of the run.
             stepper: Whose weights are saved.
-            class_names: One for each label.
+            data: "train", which names the classes, and "val" where there is validation; without it the latest weights
+                count as the best.
             about: What the checkpoints say of the training besides how far it is; plain values.
-            validated: Whether there is validation; without it the latest weights count as the best.
         """
-        self._folder, self._stepper, self._class_names = folder, stepper, class_names
-        self._about, self._validated = about, validated
+        self._folder, self._stepper, self._data, self._about = folder, stepper, data, about
 
     def save(self, progress: Progress) -> None:
-        """The latest weights and the state."""
-        self._save_weights(LAST, progress, progress.last_map)
-        if not self._validated:
+        """The state and the latest weights; the state first, which is what a full disk should still take."""
+        save_state(self._folder / STATE, self._stepper, progress, self._data)
+        self.saved_step = progress.step
+        self._save_last(progress)
+        if "val" not in self._data or not progress.measurable:
             self._save_weights(BEST, progress, None)
-        save_state(self._folder / STATE, self._stepper, progress)
 
     def save_best(self, progress: Progress) -> None:
         """The weights that were just validated."""
         self._save_weights(BEST, progress, progress.last_map)
 
-    def save_unless_broken(self, progress: Progress) -> None:
-        """As `save`, but nothing where the weights hold NaN: those saved last do not."""
-        if self._stepper.is_finite():
+    def save_if_whole(self, progress: Progress) -> None:
+        """As `save`, but nothing where weights are half updated or hold NaN: those saved last are not, do not."""
+        if not (self._stepper.whole and self._stepper.is_finite()):  # an accelerator is looked at now and then only
+            return
+        try:
             self.save(progress)
-        else:  # an accelerator is looked at now and then only
-            log.warning("the weights hold NaN; %s keeps the last good state", self._folder / STATE)
+        except Exception:
+            if self.weights_step != progress.step:  # they take a quarter of the room that the state does
+                self._save_last(progress)
+            raise
+
+    def _save_last(self, progress: Progress) -> None:
+        self._save_weights(LAST, progress, progress.last_map)
+        self.weights_step = progress.step
 
     def load(self) -> Progress:
-        """Put the saved state back. Raises CheckpointError."""
-        return load_state(self._folder / STATE, self._stepper)
+        """Put the saved state back; the log says what changed in the data since.
+
+        Raises CheckpointError where it cannot be read, ConfigError for data of other classes.
+        """
+        before = read_about(self._folder / STATE).data
+        if "train" in before:
+            known: tuple[str, ...] | None = before["train"].class_names
+        else:  # a state from before it knew its data
+            known = read_info(self._folder / LAST).class_names if (self._folder / LAST).is_file() else None
+        if known is not None:
+            check_class_names(known, self._data["train"].class_names, self._folder)
+        for split in before.keys() & self._data.keys():
+            changes = before[split].changes(self._data[split])
+            if changes:
+                log.warning("%s: the data changed since (%s: %s)", printable(self._folder), split, changes)
+        progress = load_state(self._folder / STATE, self._stepper)
+        if "val" in before and ("val" not in self._data or before["val"].changes(self._data["val"])):
+            # What was reached on other images says nothing about these.
+            log.warning("%s: validation is another, so the best of it starts anew", printable(self._folder))
+            progress.best, progress.last_map, progress.measurable = -1.0, None, True
+        self.saved_step = progress.step
+        return progress
 
     def _save_weights(self, name: str, progress: Progress, score: float | None) -> None:
         position = {"epochs": progress.epoch, "steps": progress.step, "seconds": round(progress.seconds, 1)}
         metrics = {} if score is None else {"val_map50": round(score, 6)}
         info = ModelInfo.of(
-            self._stepper.model, self._class_names, metrics=metrics, training={**position, **self._about}
+            self._stepper.model, self._data["train"].class_names, metrics=metrics, training={**position, **self._about}
         )
         save_checkpoint(self._folder / name, self._stepper.eval_state(), info)

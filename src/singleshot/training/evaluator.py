@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from singleshot.datasets.dataset import Dataset
+from singleshot.errors import printable
 from singleshot.evaluation.validate import Validation, validate
 from singleshot.loading.loader import EvalLoader
 from singleshot.memory import release_freed_memory
@@ -20,6 +22,8 @@ from singleshot.thresholds import Thresholds
 from singleshot.training.settings import Settings
 from singleshot.training.step import Stepper
 
+log = logging.getLogger(__name__)
+
 # With a wall-clock budget validation may take this part of the time (not counting the last one).
 _VALIDATION_SHARE = 0.08
 # Where a wall-clock budget first validates, to learn how long that takes.
@@ -27,9 +31,9 @@ _FIRST_VALIDATION = 0.1
 
 
 class Score(NamedTuple):
-    """mAP50 (0 where no class has an object) and what it was made of."""
+    """mAP50 (None where no class has an object to measure on) and what it was made of."""
 
-    mean_ap: float
+    mean_ap: float | None
     validation: Validation
 
 
@@ -43,11 +47,14 @@ class Evaluator:
         self._stepper, self._settings = stepper, settings
         self.dataset, self._loader = dataset, loader
         self.seconds = 0.0
+        self._said = False
         self._last = time.monotonic()
 
     def start(self) -> None:
-        """The training starts: time counts from now on."""
+        """The training starts: time counts from now on. A data set without an object to measure on is said."""
         self._last = time.monotonic()
+        if not (~self.dataset.difficult & ~self.dataset.crowd).any():
+            self._say_nothing_to_measure()
 
     def is_due(self, done: float, epoch: int) -> bool:
         """Whether to validate after `epoch` epochs, with that part of the training done."""
@@ -71,7 +78,17 @@ class Evaluator:
         self._last = time.monotonic()
         self.seconds = self._last - started
         score = result.evaluation.mean_ap
-        return Score(0.0 if math.isnan(score) else float(score), result)
+        if math.isnan(score):
+            self._say_nothing_to_measure()
+        return Score(None if math.isnan(score) else float(score), result)
+
+    def _say_nothing_to_measure(self) -> None:
+        """Once: the log says why there is no mAP50."""
+        if not self._said:
+            images = len(self.dataset)
+            counted = f"{images} image{'s' if images != 1 else ''} of {printable(self.dataset.source)}"
+            log.warning("nothing to measure on val: no object counts in the %s; best is the last", counted)
+        self._said = True
 
     def pictures(self, result: Validation) -> list[np.ndarray]:
         """The first validation images, uint8 RGB [H, W, 3], with what was found on them."""

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from singleshot.datasets.dataset import Dataset
+from singleshot.errors import SingleshotError
+from singleshot.loading.cache import PixelCache
+from singleshot.loading.loader import TrainLoader
 from singleshot.loading.shard_stream import ShardStream
 from singleshot.models import SSD
 from singleshot.records import Batch
 from singleshot.training.build import build_parts
 from singleshot.training.checkpoints import BEST, LAST, STATE
+from singleshot.training.failures import TrainingStoppedError, describe
 from singleshot.training.meter import Meter, layer_weights, update_ratios
 from singleshot.training.recipes import Recipe
 from singleshot.training.reports import COLUMNS, Reporter
@@ -23,14 +28,17 @@ from singleshot.training.state import Progress
 from singleshot.training.step import NonFiniteLossError
 from singleshot.training.stopping import StopRequest
 
-__all__ = ["BEST", "LAST", "STATE", "NonFiniteLossError", "Result", "Settings", "Trainer"]
+__all__ = ["BEST", "LAST", "STATE", "NonFiniteLossError", "Result", "Settings", "Trainer", "TrainingStoppedError"]
 
-_SAVE_EVERY = 60.0  # seconds at least between two saved states in the middle of a training
+log = logging.getLogger(__name__)
+
+_SAVE_EVERY = 60.0  # seconds between two saved states, in the middle of an epoch too
+_SAVE_BEFORE_VALIDATION = 2.0  # seconds of work that a validation which ends badly may cost
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a training ended. interrupted: by Ctrl-C; best_map is None when there was no validation data."""
+    """How a training ended. interrupted: by Ctrl-C; best_map is None when there was nothing to validate on."""
 
     epochs: int
     steps: int
@@ -68,9 +76,14 @@ class Trainer:
         self._started = self._last_save = time.monotonic()
 
     def resume(self) -> None:
-        """Go on from the state in settings.out. Raises CheckpointError."""
+        """Go on from the state in settings.out.
+
+        Raises CheckpointError where it cannot be read, ConfigError for data of other classes.
+        """
         self.progress = self.checkpoints.load()
         self._before = self.progress.seconds
+        if self.progress.batch >= len(self.loader):  # the data has fewer batches than it had
+            self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
 
     @property
     def seconds(self) -> float:
@@ -79,30 +92,45 @@ class Trainer:
 
     @property
     def done(self) -> float:
-        """How far the training is, 0 to 1."""
-        return self.budget.progress(self.progress.step, self.seconds)
+        """How far the training is, 0 to 1; by whole epochs, which counts right where a resumed run's data changed."""
+        steps = self.progress.epoch * len(self.loader) + self.progress.batch
+        return self.budget.progress(steps, self.seconds)
+
+    @property
+    def over(self) -> bool:
+        """Whether a run that was gone on from has nothing left to do."""
+        return self.progress.pending is None and (self.done >= 1.0 or self.progress.finished == self._length)
+
+    @property
+    def _length(self) -> str:
+        seconds = self.settings.seconds
+        return f"{self.settings.epochs} epochs" if seconds is None else f"{seconds} s"
 
     def run(self) -> Result:
-        """Train to the end, or to Ctrl-C. Raises NonFiniteLossError after saving."""
+        """Train to the end, or to Ctrl-C.
+
+        Raises NonFiniteLossError, DataError and the like as they came, TrainingStoppedError for anything else that
+        ended it (a worker that died, a full disk, no memory); the last whole step is saved before, where it can be
+        (see `saved_step`).
+        """
         self._started = self._last_save = time.monotonic()
-        if self.evaluator is not None:
-            self.evaluator.start()
         first_step = self.progress.step
         interrupted = False
         self.model.train()
-        try:
-            with self._stop:
-                while self.done < 1.0:
-                    self._epoch()
-        except KeyboardInterrupt:
-            interrupted = True
-        except NonFiniteLossError:
-            self.progress.seconds = self.seconds
-            self.checkpoints.save_unless_broken(self.progress)
-            raise
-        finally:
-            self._close()
-        self._save()
+        with self._stop:
+            try:
+                try:
+                    self._train()
+                except KeyboardInterrupt:
+                    interrupted = True
+                self._save_last(interrupted)
+            except Exception as error:
+                self._rescue()
+                if isinstance(error, SingleshotError):
+                    raise
+                raise TrainingStoppedError(describe(error)) from error
+            finally:
+                self._close()
         progress, spent = self.progress, max(time.monotonic() - self._started, 1e-9)
         return Result(
             epochs=progress.epoch,
@@ -113,12 +141,53 @@ class Trainer:
             images_per_second=(progress.step - first_step) * self.settings.batch / spent,
         )
 
+    @property
+    def saved_step(self) -> int | None:
+        """The step after which resume.safetensors goes on; None where there is none."""
+        return self.checkpoints.saved_step
+
+    @property
+    def weights_step(self) -> int | None:
+        """The step after which the weights in last.safetensors were saved; None where this run saved none."""
+        return self.checkpoints.weights_step
+
+    def _train(self) -> None:
+        if self.evaluator is not None:
+            self.evaluator.start()
+        if self.progress.pending is not None:  # stopped between an epoch's last step and its end
+            self._end_epoch()
+        while self.done < 1.0:
+            self._epoch()
+
+    def _save_last(self, interrupted: bool) -> None:
+        self.progress.seconds = self.seconds
+        if interrupted:
+            self.stepper.check()
+            self.checkpoints.save_if_whole(self.progress)
+            if self.saved_step != self.progress.step:  # a second Ctrl-C does not wait for the end of a step
+                raise TrainingStoppedError("stopped in the middle of a step")
+        else:
+            self.progress.finished = self._length
+            self._save()
+
+    def _rescue(self) -> None:
+        """Save after an error, as far as that is possible: the error that ends the training is the one to tell of."""
+        self.progress.seconds, self.progress.finished = self.seconds, ""
+        try:
+            self.checkpoints.save_if_whole(self.progress)
+        except Exception as error:
+            log.debug("saving after an error: %s", describe(error), exc_info=error)
+
     def _close(self) -> None:
-        self.loader.close()
+        """Close everything: what fails on the way does not keep the rest open, nor hide what ended the training."""
+        parts: list[TrainLoader | PixelCache | Reporter] = [self.loader, *self.reporters]
         if self.cache is not None:
-            self.cache.close()
-        for reporter in self.reporters:
-            reporter.close()
+            parts.append(self.cache)
+        for part in parts:
+            try:
+                part.close()
+            except Exception as error:
+                log.warning("closing %s: %s", type(part).__name__, describe(error))
 
     def _epoch(self) -> None:
         """From the next batch to the end of its epoch, or of the training."""
@@ -129,12 +198,17 @@ class Trainer:
                 done = self.done
                 if done >= 1.0:
                     break
+                self._stop.defer_children()
                 self._stop.check()
                 self._step(batch, done, meter)
+                if time.monotonic() - self._last_save >= _SAVE_EVERY:
+                    self._save()
         self.stepper.check()
         if progress.batch >= len(self.loader):
             progress.epoch, progress.batch = progress.epoch + 1, 0
-        self._end_epoch(meter)
+        progress.pending = {**meter.values(), **self._position()}
+        progress.pending["epoch"] = progress.epoch - (1 if progress.batch == 0 else 0)
+        self._end_epoch()
 
     def _step(self, batch: Batch, done: float, meter: Meter) -> None:
         recipe, progress = self.recipe, self.progress
@@ -152,16 +226,20 @@ class Trainer:
             for reporter in self.reporters:
                 reporter.on_step(values)
 
-    def _end_epoch(self, meter: Meter) -> None:
-        progress, done = self.progress, self.done
-        row: dict[str, Any] = {**meter.values(), **self._position()}
-        row["epoch"] = progress.epoch - (1 if progress.batch == 0 else 0)
-        if self.evaluator is not None and self.evaluator.is_due(done, progress.epoch):
+    def _end_epoch(self) -> None:
+        """Validation, where it is due, and reports of the epoch whose row is pending."""
+        progress = self.progress
+        assert progress.pending is not None
+        row = dict(progress.pending)
+        if self.evaluator is not None and self.evaluator.is_due(self.done, progress.epoch):
+            if self.evaluator.seconds == 0.0 or time.monotonic() - self._last_save >= _SAVE_BEFORE_VALIDATION:
+                self._save()
             row |= self._validate()
         progress.history.append({key: row.get(key) for key in COLUMNS})
+        progress.pending = None
         for reporter in self.reporters:
             reporter.on_epoch(row)
-        if done >= 1.0 or time.monotonic() - self._last_save >= _SAVE_EVERY or progress.epoch == 1:
+        if time.monotonic() - self._last_save >= _SAVE_EVERY or progress.epoch == 1:
             self._save()
 
     def _validate(self) -> dict[str, Any]:
@@ -169,8 +247,9 @@ class Trainer:
         progress = self.progress
         score, result = self.evaluator(self._stop.check)
         self.budget.reserve = self.evaluator.seconds
-        progress.last_map, best = score, score > progress.best
-        if best:
+        progress.last_map, progress.measurable = score, score is not None
+        best = score is not None and score > progress.best
+        if score is not None and best:
             progress.best, progress.seconds = score, self.seconds
             self.checkpoints.save_best(progress)
         if any(reporter.wants_pictures for reporter in self.reporters):
@@ -199,6 +278,7 @@ class Trainer:
         }
 
     def _save(self) -> None:
+        self.stepper.check()  # weights that hold NaN are not worth keeping
         self.progress.seconds = self.seconds
         self.checkpoints.save(self.progress)
         self._last_save = time.monotonic()

@@ -108,6 +108,8 @@ class Stepper:
         self.forward = torch.compile(model) if compiled else model
         # Asking an accelerator for a number stops its queue, so there many steps share one look.
         self.check_every = 1 if device.type == "cpu" else 50
+        # False while weights are updated: an error then leaves them half old, half new.
+        self.whole = True
         self._share_positives = share_positives
         self._autocast = autocast(device, dtype)
         self._pending: list[_Pending] = []
@@ -141,10 +143,12 @@ class Stepper:
         if self.recipe.clip_norm > 0:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm, foreach=True)
+        self.whole = False
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
             self.average.update()
+        self.whole = True
 
     def check(self) -> None:
         """Raise NonFiniteLossError if a loss since the last check was not finite."""

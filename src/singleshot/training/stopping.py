@@ -1,29 +1,34 @@
-"""Ctrl-C and `kill` between two steps instead of in the middle of one."""
+"""Ctrl-C, `kill` and a closed terminal between two steps instead of in the middle of one."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Windows has no SIGHUP, which a terminal sends that closes.
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class StopRequest:
-    """While entered, the first Ctrl-C or SIGTERM is noted, for `check` to raise; a second one raises at once.
+    """While entered, the first Ctrl-C, SIGTERM or SIGHUP is noted, for `check` to raise; a second one raises at once.
 
     Weights that are half updated could not be gone on from exactly. Outside the main thread, where Python allows no
-    handlers, nothing is caught.
+    handlers, nothing is caught; nor is a signal that is ignored already, as `nohup` does.
     """
 
     def __init__(self) -> None:
         self.asked = False
         self._before: dict[signal.Signals, Any] = {}
+        self._on_child: Callable[[int, FrameType | None], Any] | None = None
+        self._child_ended = False
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self._before = {which: signal.signal(which, self._note) for which in _SIGNALS}
+            wanted = [which for which in _SIGNALS if signal.getsignal(which) is not signal.SIG_IGN]
+            self._before = {which: signal.signal(which, self._note) for which in wanted}
         return self
 
     def __exit__(
@@ -37,7 +42,24 @@ class StopRequest:
             raise KeyboardInterrupt
         self.asked = True
 
+    def defer_children(self) -> None:
+        """Have `check` run the present handler of a child's end, which torch sets with its first workers: it raises
+        where one died, and would do so in the middle of a step."""
+        which = getattr(signal, "SIGCHLD", None)  # not on Windows
+        if which is None or which in self._before or threading.current_thread() is not threading.main_thread():
+            return
+        handler = signal.getsignal(which)
+        if callable(handler):
+            self._on_child, self._before[which] = handler, handler
+            signal.signal(which, self._note_child)
+
+    def _note_child(self, number: int, frame: FrameType | None) -> None:
+        self._child_ended = True
+
     def check(self) -> None:
-        """Raise KeyboardInterrupt if stopping was asked for."""
+        """Raise KeyboardInterrupt if stopping was asked for, and what torch raises where a worker died."""
+        if self._child_ended and self._on_child is not None:
+            self._child_ended = False
+            self._on_child(int(signal.SIGCHLD), None)
         if self.asked:
             raise KeyboardInterrupt

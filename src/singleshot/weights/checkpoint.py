@@ -32,6 +32,7 @@ __all__ = [
     "load_checkpoint",
     "load_into",
     "read_info",
+    "read_metadata",
     "read_tensors",
     "save_checkpoint",
 ]
@@ -78,11 +79,15 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
 
 
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a safetensors file, without reading its tensors. Raises CheckpointError."""
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
 def read_info(path: str | Path) -> ModelInfo:
     """The checkpoint's description, without reading its tensors. Raises CheckpointError."""
-    with _opened(path) as file:
-        metadata = dict(file.metadata() or {})
-    return _info(metadata, printable(path))
+    return _info(read_metadata(path), printable(path))
 
 
 def _info(metadata: Mapping[str, str], where: str) -> ModelInfo:

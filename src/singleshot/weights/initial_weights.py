@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
-from singleshot.errors import CheckpointError, ConfigError
+from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.models import SSD
 from singleshot.weights.backbones import has_imagenet_weights, load_backbone
 from singleshot.weights.checkpoint import build_model
+from singleshot.weights.class_rows import boxes_by_class_tensor, describe_match, match_classes, take_over
 from singleshot.weights.open_model import open_model
 
 log = logging.getLogger(__name__)
@@ -44,18 +46,30 @@ def start_model(model: SSD, backbone_weights: str, fresh: bool = True) -> tuple[
         return scratch
 
 
-def start_from_checkpoint(path: str, num_classes: int, name: str | None) -> tuple[SSD, str]:
-    """A checkpoint's network, ours or another project's, for `num_classes` classes: every tensor that fits is kept.
+def start_from_checkpoint(
+    path: str, class_names: tuple[str, ...], name: str | None = None, resize: str | None = None
+) -> tuple[SSD, str]:
+    """A checkpoint's network, ours or another project's, for the classes that are wanted, and words about it.
 
-    Only the last layers of the confidence heads depend on the classes. Raises ConfigError when `name` is another
-    preset.
+    Args:
+        path: The checkpoint.
+        class_names: Those wanted. The confidence outputs of a class go by its name; a name that the checkpoint does
+            not know starts fresh, which the log says.
+        name: What the preset must be; None for any.
+        resize: "stretch" or "letterbox" in place of the checkpoint's own rule.
+
+    Raises:
+        CheckpointError: It cannot be read.
+        ConfigError: It is another preset than `name`, or there is no such rule.
     """
     old, info = open_model(path)
+    where = printable(path)
     if name is not None and name != info.model:
-        raise ConfigError(f"--model {name}: {path} is a {info.model}; leave --model out")
-    model = build_model(info, num_classes)
-    state = model.state_dict()
-    kept = {key: value for key, value in old.state_dict().items() if state[key].shape == value.shape}
-    model.load_state_dict({**state, **kept})
-    fresh = len(state) - len(kept)
-    return model, f"from {path}" + (f", {fresh} tensors fresh for other classes" if fresh else "")
+        raise ConfigError(f"--model {printable(name, 60)}: {where} is a {printable(info.model, 60)}; leave --model out")
+    match = match_classes(info.class_names, class_names)
+    wanted = info if resize is None else replace(info, input_spec=replace(info.input_spec, resize=resize))
+    model = build_model(wanted, len(class_names))
+    model.load_state_dict(take_over(old.state_dict(), model.state_dict(), boxes_by_class_tensor(info), match))
+    log.info("%s: its classes by name: %s", where, describe_match(match))
+    total = len(class_names)
+    return model, f"from {where}" + (f", {len(match.new)} of {total} classes new" if match.new else "")

@@ -1,0 +1,32 @@
+"""What ended a training against its will, in words for people."""
+
+from __future__ import annotations
+
+import errno
+
+import torch
+
+from singleshot.errors import SingleshotError, printable
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class TrainingStoppedError(SingleshotError):
+    """A training that could not go on, for a reason that is none of its input; its cause is chained."""
+
+
+def describe(error: BaseException) -> str:
+    """One line: what happened, and what to do where that is known."""
+    text = str(error)
+    if isinstance(error, SingleshotError):
+        return text
+    if (isinstance(error, OSError) and error.errno in _FULL) or "No space left on device" in text:
+        return "the disk is full (no space left); make room"
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
+        return "out of memory; give a smaller --batch, fewer --workers or --cache none"
+    if isinstance(error, RuntimeError) and "DataLoader worker" in text:
+        return (
+            "a process that loads images died, as where memory runs out"
+            f" ({printable(text.splitlines()[0], 120)}); give fewer --workers or a smaller --batch"
+        )
+    return f"{type(error).__name__}: {printable(text, 300)}"

@@ -1,0 +1,88 @@
+"""A detector's confidence outputs taken over for other classes: rows go by the name of their class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from singleshot.errors import printable
+from singleshot.model_info import ModelInfo
+from singleshot.weights.checkpoint import build_model
+
+
+class ClassMatch(NamedTuple):
+    """How the classes of a checkpoint meet those of a data set, by name.
+
+    pairs: (old label, new label) of each class that both have; kept, new, left_out: names, in the new order, the last
+    in the old.
+    """
+
+    pairs: tuple[tuple[int, int], ...]
+    kept: tuple[str, ...]
+    new: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def match_classes(old: Sequence[str], new: Sequence[str]) -> ClassMatch:
+    """Classes of the same name, whatever their positions; of a name that comes twice the first counts."""
+    labels = {name: label for label, name in reversed(list(enumerate(old)))}
+    kept = tuple(name for name in new if name in labels)
+    return ClassMatch(
+        tuple((labels[name], label) for label, name in enumerate(new) if name in labels),
+        kept,
+        tuple(name for name in new if name not in labels),
+        tuple(name for name in old if name not in set(kept)),
+    )
+
+
+def describe_match(match: ClassMatch) -> str:
+    """ "kept a, b; new: c; left out: d", with a few names of each kind."""
+    parts = [f"kept {_few(match.kept)}", f"new: {_few(match.new)}"]
+    return "; ".join([*parts, f"left out: {_few(match.left_out)}"] if match.left_out else parts)
+
+
+def _few(names: Sequence[str], most: int = 20) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(printable(name, 40) for name in names[:most]) + more if names else "none"
+
+
+def boxes_by_class_tensor(info: ModelInfo) -> dict[str, int]:
+    """The tensors that depend on the number of classes, and how many boxes each predicts for: its first axis has
+    boxes * (classes + 1) rows, box after box, the background first (see `models.heads.Head`)."""
+    count = len(info.class_names)
+    with torch.device("meta"):
+        own = build_model(info, count).state_dict()
+        other = build_model(info, count - 1 if count > 1 else count + 1).state_dict()
+    return {key: abs(len(v) - len(other[key])) for key, v in own.items() if v.shape != other[key].shape}
+
+
+def take_over(
+    old: Mapping[str, Tensor], fresh: Mapping[str, Tensor], boxes: Mapping[str, int], match: ClassMatch
+) -> dict[str, Tensor]:
+    """The state of a network for other classes.
+
+    Args:
+        old: State of the network that is started from.
+        fresh: State of a new one for the classes that are wanted.
+        boxes: What `boxes_by_class_tensor` gave of the old one.
+        match: Its classes against those wanted.
+
+    Returns:
+        What does not depend on the classes from `old`; of what does, the rows of the background and of each class
+        that is kept from `old`, those of a new class from `fresh`. Where no class is kept the background, which was
+        learned against others, is fresh too.
+    """
+    pairs = [(0, 0), *((a + 1, b + 1) for a, b in match.pairs)] if match.pairs else []
+    columns_old, columns_new = [a for a, _ in pairs], [b for _, b in pairs]
+    state = {}
+    for key, value in fresh.items():
+        if key not in boxes:
+            state[key] = old[key]
+            continue
+        by_box = value.clone().reshape(boxes[key], -1, *value.shape[1:])
+        by_box[:, columns_new] = old[key].reshape(boxes[key], -1, *value.shape[1:])[:, columns_old].to(by_box)
+        state[key] = by_box.flatten(0, 1)
+    return state

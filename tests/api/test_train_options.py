@@ -1,0 +1,139 @@
+"""Every option that is given with --resume or --start is used or refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import singleshot
+from singleshot.api.train import TrainOptions, prepare, resolve
+from singleshot.errors import CheckpointError, ConfigError
+
+REFUSED = object()
+# By option: a value that differs from the run's, and what shows that it is used: a path of attributes of the trainer
+# (or "options") and what is there then. REFUSED: an error that names the option.
+SAME_FOR_BOTH: dict[str, Any] = {
+    "data": ("OTHER", "train_set.source", lambda found: "other" in found),
+    "epochs": (7, "settings.epochs", 7),
+    "time": ("1h", "settings.seconds", 3600),
+    "split": ("test", "train_set.source", lambda found: found.endswith("(test)")),
+    "val_split": ("none", "val_set", None),
+    "val_every": (3, "settings.val_every", 3),
+    "device": ("cpu", "settings.device.type", "cpu"),
+    "precision": ("float32", "settings.precision", "float32"),
+    "compile": (True, "settings.compiled", True),
+    "workers": (2, "loader.workers", 2),
+    "tensorboard": (False, "options.tensorboard", False),
+    "update_ratios": (True, "settings.update_ratios", True),
+    "clip_boxes": (True, "train_set.clip_boxes", True),
+    "cache": ("none", "settings.cache", "none"),
+    "cache_size": ("2G", "settings.cache_bytes", 2 << 30),
+}
+RESUME = {
+    **SAME_FOR_BOTH,
+    "out": ("RUN", "settings.out", lambda found: found.name == "run"),
+    "model": ("ssd300-vgg16", REFUSED, None),
+    "recipe": ("paper", REFUSED, None),
+    "batch": (2, REFUSED, None),
+    "lr": (0.5, REFUSED, None),
+    "backbone_weights": ("imagenet", REFUSED, None),
+    "start": ("x.safetensors", REFUSED, None),
+    "resize": ("letterbox", REFUSED, None),
+    "seed": (3, REFUSED, None),
+}
+START = {
+    **SAME_FOR_BOTH,
+    "out": ("NEW", "settings.out", lambda found: found.name == "new"),
+    "model": ("ssd300-vgg16", REFUSED, None),
+    "recipe": ("paper", "recipe.schedule", "step"),
+    "batch": (2, "settings.batch", 2),
+    "lr": (0.5, "recipe.lr", 0.5),
+    "backbone_weights": ("none", REFUSED, None),
+    "resize": ("letterbox", "model.input_spec.resize", "letterbox"),
+    "seed": (3, "settings.seed", 3),
+    "resume": (True, REFUSED, None),
+}
+
+
+@pytest.fixture(scope="module")
+def other(scenes: Path, tmp_path_factory) -> Path:
+    return Path(shutil.copytree(scenes, tmp_path_factory.mktemp("data") / "other"))
+
+
+@pytest.fixture
+def folder(run: singleshot.Run, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run.folder, tmp_path / "run"))
+
+
+def used_or_refused(name: str, table: dict[str, Any], options: dict[str, Any]) -> None:
+    value, where, expected = table[name]
+    options = TrainOptions.of({**options, name: options.get(f"_{value}", value)})
+    if where is REFUSED:
+        with pytest.raises((ConfigError, CheckpointError), match=f"--{name.replace('_', '-')}"):
+            prepare(resolve(options))
+        return
+    trainer, decided, _ = prepare(resolve(options))
+    found: Any = {"options": decided}.get(where.partition(".")[0], trainer)
+    for part in where.removeprefix("options.").split("."):
+        found = getattr(found, part)
+    assert expected(found) if callable(expected) else found == expected, (name, found)
+
+
+def test_the_tables_hold_every_option() -> None:
+    names = {field.name for field in fields(TrainOptions)}
+    assert RESUME.keys() == names - {"resume"}
+    assert START.keys() == names - {"start"}
+
+
+@pytest.mark.parametrize("name", RESUME)
+def test_with_resume(name: str, folder: Path, other: Path) -> None:
+    options: dict[str, Any] = {"out": folder, "resume": True, "workers": 0, "_RUN": folder, "_OTHER": other}
+    if name not in ("epochs", "time"):
+        options["epochs"] = 5  # the run itself is over
+    used_or_refused(name, RESUME, options)
+
+
+@pytest.mark.parametrize("name", START)
+def test_with_start(name: str, run: singleshot.Run, scenes: Path, other: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"data": scenes, "start": run.last, "workers": 0, "_OTHER": other}
+    options |= {"out": tmp_path / "new", "_NEW": tmp_path / "new"}
+    if name == "resume":
+        shutil.copytree(run.folder, tmp_path / "new")
+    used_or_refused(name, START, options)
+
+
+def test_what_a_run_has_may_be_given_again(folder: Path) -> None:
+    same = {"model": "ssd320-mini", "recipe": "scratch", "batch": 4, "backbone_weights": "none", "resize": "stretch",
+            "seed": 0, "lr": 2e-3}  # fmt: skip
+    assert resolve(TrainOptions(out=str(folder), resume=True, **same)).batch == 4
+
+
+def test_a_run_keeps_its_recipe_and_its_network_whatever_happens_to_their_files(
+    run: singleshot.Run, scenes: Path, tmp_path: Path
+) -> None:
+    recipe, start, out = tmp_path / "mine.toml", tmp_path / "start.safetensors", tmp_path / "out"
+    recipe.write_text('optimizer = "sgd"\nlr = 1e-3\nepochs = 1\nbatch = 4\n')
+    shutil.copy(run.last, start)
+    plain = {"workers": 0, "tensorboard": False}
+    singleshot.train(scenes, out=out, recipe=recipe, start=start, **plain)
+    start.unlink()
+    recipe.write_text('optimizer = "adamw"\nlr = 1e-3\nepochs = 1\nbatch = 4\n')
+    with pytest.raises(ConfigError, match="is not what it was when the run started"):
+        singleshot.train(out=out, recipe=recipe, resume=True, epochs=2, **plain)
+    recipe.unlink()
+    again = singleshot.train(out=out, resume=True, epochs=2, **plain)
+    assert again.epochs == 2
+    assert json.loads((out / "run.json").read_text())["recipe"]["optimizer"] == "sgd"
+
+
+def test_a_run_of_time_that_has_ended_is_over_though_validation_left_some_of_it(folder: Path, scenes: Path) -> None:
+    shutil.rmtree(folder)
+    options: dict[str, Any] = {"out": folder, "time": "3s", "workers": 0, "tensorboard": False}
+    singleshot.train(scenes, batch=4, backbone_weights="none", **options)
+    with pytest.raises(ConfigError, match=r"has trained for \d+ s already"):
+        singleshot.train(out=folder, resume=True)

@@ -1,0 +1,93 @@
+"""Confidence outputs taken over by the name of their class, whatever its position."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from singleshot.errors import ConfigError
+from singleshot.model_info import ModelInfo
+from singleshot.models import build
+from singleshot.presets import MODELS
+from singleshot.weights.checkpoint import save_checkpoint
+from singleshot.weights.class_rows import boxes_by_class_tensor, describe_match, match_classes
+from singleshot.weights.initial_weights import start_from_checkpoint
+
+OLD, NEW = ("bus", "car", "dog"), ("auto", "dog", "bus", "cat")
+
+
+def saved(folder: Path, name: str, class_names: tuple[str, ...] = OLD) -> tuple[Path, torch.nn.Module]:
+    torch.manual_seed(3)
+    model = build(name, len(class_names)).eval()
+    for key, value in model.state_dict().items():  # running statistics and biases that differ from fresh ones
+        if value.is_floating_point():
+            value.add_(torch.rand(value.shape, generator=torch.Generator().manual_seed(len(key))), alpha=0.01)
+    path = folder / "old.safetensors"
+    save_checkpoint(path, model.state_dict(), ModelInfo.of(model, class_names))
+    return path, model
+
+
+@pytest.mark.parametrize("name", ["ssd320-mini", "ssdlite320-mobilenetv2", "ssd300-vgg16"])
+def test_a_class_predicts_as_before_under_its_name_and_the_background_too(name: str, tmp_path: Path) -> None:
+    path, old = saved(tmp_path, name)
+    new, words = start_from_checkpoint(str(path), NEW)
+    images = torch.randint(0, 256, (1, 3, *old.input_spec.sides), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        before, after = old(images), new.eval()(images)
+    assert torch.allclose(before.offsets, after.offsets, atol=1e-5)
+    assert torch.allclose(before.logits[..., [0, 1, 3]], after.logits[..., [0, 3, 2]], atol=1e-5)
+    assert not torch.allclose(before.logits[..., 2], after.logits[..., 1], atol=1e-3)  # auto took nothing of car's
+    assert "2 of 4 classes new" in words
+
+
+def test_the_same_classes_in_another_order_lose_nothing(tmp_path: Path) -> None:
+    path, old = saved(tmp_path, "ssd320-mini")
+    new, words = start_from_checkpoint(str(path), OLD[::-1])
+    assert words == f"from {path}"
+    images = torch.zeros(1, 3, 320, 320, dtype=torch.uint8)
+    with torch.inference_mode():
+        assert torch.allclose(old(images).logits[..., 1:], new.eval()(images).logits[..., 1:].flip(-1), atol=1e-5)
+
+
+def test_without_a_class_in_common_the_confidence_is_all_fresh(tmp_path: Path) -> None:
+    path, old = saved(tmp_path, "ssd320-mini")
+    new, words = start_from_checkpoint(str(path), ("x", "y", "z"))
+    assert "3 of 3 classes new" in words
+    state = new.state_dict()
+    for key, value in old.state_dict().items():
+        if "confidence" in key and value.ndim > 1:
+            assert not torch.equal(value, state[key]), key
+        elif "confidence" not in key:
+            assert torch.equal(value, state[key]), key
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_which_tensors_go_by_class(name: str) -> None:
+    with torch.device("meta"):
+        model = build(name, 3)
+    found = boxes_by_class_tensor(ModelInfo.of(model, OLD))
+    state = model.state_dict()
+    assert found
+    assert all("confidence" in key and len(state[key]) == boxes * 4 for key, boxes in found.items())
+    assert set(found.values()) == set(model.prior_spec.per_cell)
+
+
+def test_classes_meet_by_name() -> None:
+    match = match_classes(OLD, NEW)
+    assert match.pairs == ((2, 1), (0, 2))
+    assert describe_match(match) == "kept dog, bus; new: auto, cat; left out: car"
+    assert match_classes(("a", "a"), ("a",)).pairs == ((0, 0),)
+    many = [f"c{i}" for i in range(30)]
+    assert describe_match(match_classes([], many)).endswith("c19 and 10 more")
+
+
+def test_another_model_and_another_resize_rule(tmp_path: Path) -> None:
+    path, _ = saved(tmp_path, "ssd320-mini")
+    with pytest.raises(ConfigError, match="is a ssd320-mini; leave --model out"):
+        start_from_checkpoint(str(path), OLD, "ssd300-vgg16")
+    model, _ = start_from_checkpoint(str(path), OLD, resize="letterbox")
+    assert model.input_spec.resize == "letterbox"
+    with pytest.raises(ConfigError, match="want one of stretch, letterbox"):
+        start_from_checkpoint(str(path), OLD, resize="crop")
