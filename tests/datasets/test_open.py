@@ -62,7 +62,7 @@ def test_what_is_no_data_set_says_what_was_wanted_and_what_is_there(tmp_path, wr
         for call in (open_dataset, available_splits):
             text = one_line(call, tmp_path / name)
             assert message in text
-            of_forms = "no such file" not in message  # a wrong path is no question of forms
+            of_forms = "no such file" not in text  # a wrong path is no question of forms
             assert ("Annotations/*.xml" in text) == of_forms
             assert ("COCO JSON" in text) == of_forms
 
