@@ -6,12 +6,11 @@ from the codebase's own files, which `Convention.sources` names. No torch here.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from singleshot.errors import ConfigError, printable
+from singleshot.errors import ConfigError, did_you_mean, printable
 from singleshot.inputs import CAFFE_MEAN, IMAGENET_MEAN, IMAGENET_STD, InputSpec
 from singleshot.prior_boxes import PriorSpec
 from singleshot.prior_tables import prior_spec
@@ -399,7 +398,5 @@ def convention(name: str) -> Convention:
 
 def _named(known: Mapping[str, _Entry], name: str, what: str) -> _Entry:
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"{what} {printable(name)!r}: want one of {', '.join(known)}{hint}")
+        raise ConfigError(f"{what} {printable(name)!r}: want one of {', '.join(known)}{did_you_mean(name, known)}")
     return known[name]

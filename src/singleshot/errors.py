@@ -4,6 +4,10 @@ Every one of these ends a command with a single line on standard error and exit 
 is raised is our own mistake and keeps its traceback.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class SingleshotError(Exception):
     """The user's input is wrong: the message says where, what came and what to do."""
@@ -35,3 +39,11 @@ def printable(text: object, limit: int = 200) -> str:
     if not line.isprintable():
         line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
     return line if len(line) <= limit else f"{line[: limit // 2]}...{line[-limit // 2 :]}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean NEAREST?", to end a message with; "" where none is near."""
+    import difflib  # not for every start
+
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""

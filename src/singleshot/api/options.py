@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from singleshot.errors import ConfigError, printable
+from singleshot.errors import ConfigError, did_you_mean, printable
 
 # progress(total, what): a context that gives the function to call after each of them.
 Progress = Callable[[int, str], AbstractContextManager[Callable[[], None]]]
@@ -35,8 +34,7 @@ class Options:
         names = [field.name for field in fields(cls)]
         for name in values:
             if name not in names:
-                near = difflib.get_close_matches(str(name), names, n=1)
-                hint = f"; did you mean {near[0]}?" if near else f"; want {', '.join(names)}"
+                hint = did_you_mean(str(name), names) or f"; want {', '.join(names)}"
                 raise ConfigError(f"option {printable(name, 60)}: not known{hint}")
         return cls(**{name: _plain(value) for name, value in values.items()})
 

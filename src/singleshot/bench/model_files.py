@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 from singleshot.bench.images import BenchImages
 from singleshot.bench.options import BenchOptions
 from singleshot.deploy.engines import EXPORTED
-from singleshot.errors import CheckpointError, ConfigError, printable
+from singleshot.errors import CheckpointError, ConfigError, did_you_mean, printable
 from singleshot.extras import require
 from singleshot.inputs import InputSpec
 from singleshot.presets import MODELS
@@ -60,8 +59,7 @@ def refuse_absent(name: str) -> None:
         return
     if Path(name).suffix:
         raise CheckpointError(f"{printable(name)}: no such file")
-    near = difflib.get_close_matches(name, MODELS, n=1)
-    hint = f"; did you mean {near[0]}?" if near else f"; presets are {', '.join(MODELS)}"
+    hint = did_you_mean(name, MODELS) or f"; presets are {', '.join(MODELS)}"
     raise CheckpointError(f"{printable(name)}: no such file and no preset{hint}")
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from singleshot.errors import ConfigError, printable
+from singleshot.errors import ConfigError, did_you_mean, printable
 from singleshot.runtime.engines.table import ENGINES as TABLE
 
 ENGINES = ("torch", *sorted(name for name, row in TABLE.items() if row.files))
@@ -53,8 +52,7 @@ class BenchOptions:
 def _check_names(option: str, names: Sequence[str] | None, known: Sequence[str]) -> None:
     for name in names or ():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(name, known)
             raise ConfigError(f"{option} {printable(name, 40)!r}: want some of {','.join(known)}{hint}")
     if names is not None and not names:
         raise ConfigError(f"{option}: want some of {','.join(known)}")

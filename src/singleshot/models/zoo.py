@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 
-from singleshot.errors import ConfigError, printable
+from singleshot.errors import ConfigError, did_you_mean, printable
 from singleshot.inputs import InputSpec
 from singleshot.models.dry_run import dry_run
 from singleshot.models.ssd import SSD
@@ -28,8 +27,8 @@ def build(name: str, num_classes: int, priors: PriorSpec | None = None, input_sp
         ConfigError: no preset of that name, or classes, priors or an input that it cannot have.
     """
     if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=1) or [key for key in MODELS if key.startswith(name)][:1]
-        hint = f"; did you mean {near[0]}?" if near else ""
+        longer = (f"; did you mean {key}?" for key in MODELS if key.startswith(name))
+        hint = did_you_mean(name, MODELS) or next(longer, "")
         raise ConfigError(f"model {printable(name, 60)!r}: want one of {', '.join(MODELS)}{hint}")
     if not 1 <= num_classes <= MAX_CLASSES:
         raise ConfigError(f"number of classes {num_classes}: want 1 to {MAX_CLASSES}")

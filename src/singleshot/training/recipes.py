@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
-from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from singleshot.conventions import convention
-from singleshot.errors import ConfigError, printable
+from singleshot.errors import ConfigError, did_you_mean, printable
 from singleshot.loading.augment_spec import AUGMENTS, AugmentSpec
 from singleshot.losses import LOSS_RULES
 from singleshot.matching import RULES as MATCHING_RULES
@@ -86,7 +84,7 @@ class Recipe(BaseModel):
         rules = MATCHING_RULES if info.field_name == "matching" else LOSS_RULES
         if name not in rules:
             raise ConfigError(
-                f"{info.field_name} {printable(name)!r}: want one of {', '.join(rules)}{_hint(name, rules)}"
+                f"{info.field_name} {printable(name)!r}: want one of {', '.join(rules)}{did_you_mean(name, rules)}"
             )
         return name
 
@@ -111,11 +109,6 @@ def _preset(name: object) -> AugmentSpec:
     return AUGMENTS[str(name)]
 
 
-def _hint(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
 def recipe_names() -> tuple[str, ...]:
     """Names of the recipes that come with the package."""
     folder = resources.files("singleshot.training") / "recipes"
@@ -133,7 +126,7 @@ def load_recipe(name: str) -> Recipe:
     else:
         names = recipe_names()
         raise ConfigError(
-            f"recipe {printable(name)!r}: want one of {', '.join(names)}, or a TOML file{_hint(name, names)}"
+            f"recipe {printable(name)!r}: want one of {', '.join(names)}, or a TOML file{did_you_mean(name, names)}"
         )
     try:
         return Recipe(**tomllib.loads(text))
