@@ -274,3 +274,17 @@ def test_class_names_by_their_mark(tmp_path: Path, write_image, data: bytes, say
     else:
         with pytest.raises(DataError, match=says):
             open_dataset(tmp_path)
+
+
+def test_results_of_detect_are_no_second_form(tmp_path: Path, write_image) -> None:
+    write_image(tmp_path / "a.png", 16, 16)
+    found = {"box": [1, 2, 9, 8], "score": 0.5, "label": 0, "name": "cat"}
+    images = [{"image": "photos/a.png", "width": 16, "height": 16, "detections": [found]}]
+    content = {"model": "m", "classes": ["cat"], "images": images, "complete": True}
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    for path in (tmp_path, tmp_path / "results.json"):
+        source = open_source(path)
+        assert (source.form, source.unread) == ("results", "")
+        (image,) = source.read().images
+        assert [obj.box for obj in image.objects] == [(1, 2, 9, 8)]
+    assert not check_source(open_source(tmp_path)).severity("error")

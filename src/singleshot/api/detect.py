@@ -142,7 +142,8 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
         batch=options.batch,
         rule=options.rule,
     )
-    _check_classes(ids, detector.class_names, options)
+    if ids is not None:
+        _check_classes(ids, detector.class_names, options)
     found = detector.stream(frames, options.batch, options.score_min, tile=tiling, keep_images=draw)
     return write_results(found, options, tuple(detector.class_names), stream, listener, ids)
 
@@ -155,8 +156,8 @@ def _read_ids(path: str) -> CocoIds:
     return CocoIds(*read_ids(path))
 
 
-def _check_classes(ids: CocoIds | None, names: Sequence[str], options: DetectOptions) -> None:
-    lacking = [name for name in names if ids is not None and name not in ids.categories]
+def _check_classes(ids: CocoIds, names: Sequence[str], options: DetectOptions) -> None:
+    lacking = [name for name in names if name not in ids.categories]
     if lacking:
         raise ConfigError(
             f"--like {printable(options.like)}: has no category {printable(lacking[0], 60)!r}, which the model finds "

@@ -6,9 +6,11 @@ A new form is one file with its functions, and one row in FORMATS.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +29,7 @@ from singleshot.datasets.readers import (
     voc,
     yolo,
 )
+from singleshot.datasets.readers.label_files import PEEK_BYTES, LabelForm
 from singleshot.datasets.readers.unread_forms import find_unread_form
 from singleshot.datasets.tree import Tree, describe_contents, open_tree
 from singleshot.datasets.writers import coco as coco_writer
@@ -38,8 +41,6 @@ from singleshot.errors import DataError, printable
 from singleshot.storage import is_remote
 
 logger = logging.getLogger(__name__)
-
-_HEAD_BYTES = 1 << 16
 
 
 class Writer(NamedTuple):
@@ -83,6 +84,23 @@ class Format(NamedTuple):
     is_one: Callable[[bytes], bool] | None = None
 
 
+def _by_content(
+    form: LabelForm, wanted: str, line: Callable[[bytes, int], int | None] = no_line, suffixes: tuple[str, ...] = ()
+) -> Format:
+    """The row of a form whose files each hold many images and are known by their first bytes."""
+    return Format(
+        form.about,
+        wanted,
+        form.sniff,
+        form.splits,
+        form.read,
+        line,
+        suffixes=suffixes,
+        in_one_file=True,
+        is_one=form.is_one,
+    )
+
+
 # In the order in which they are looked for.
 FORMATS: Mapping[str, Format] = {
     "shards": Format("shards", "a folder of shards with shards.json", shards.sniff, shards.splits, shards.read),
@@ -96,14 +114,10 @@ FORMATS: Mapping[str, Format] = {
         label_folder=("Annotations", (".xml",)),
         writer=Writer(voc_writer.plan, voc_writer.place, voc_writer.write),
     ),
-    "results": Format(
-        "results of detect",
+    "results": _by_content(
+        results.FORM,
         "a folder with results.json as `detect --format json` writes it, and the images",
-        results.sniff,
-        results.splits,
-        results.read,
         results.line_of,
-        in_one_file=True,
     ),
     "coco": Format(
         "COCO",
@@ -136,45 +150,12 @@ FORMATS: Mapping[str, Format] = {
         suffixes=(".csv",),
         writer=Writer(csv_writer.plan, csv_writer.place, csv_writer.write),
     ),
-    "cvat": Format(
-        "CVAT",
-        "a CVAT annotations.xml with its images",
-        cvat.FORM.sniff,
-        cvat.FORM.splits,
-        cvat.FORM.read,
-        is_one=cvat.FORM.is_one,
-        suffixes=(".xml",),
-        in_one_file=True,
+    "cvat": _by_content(cvat.FORM, "a CVAT annotations.xml with its images", suffixes=(".xml",)),
+    "createml": _by_content(
+        createml.FORM, "a Create ML JSON (a list of images with their annotations)", createml.line_of
     ),
-    "createml": Format(
-        "Create ML",
-        "a Create ML JSON (a list of images with their annotations)",
-        createml.FORM.sniff,
-        createml.FORM.splits,
-        createml.FORM.read,
-        createml.line_of,
-        is_one=createml.FORM.is_one,
-        in_one_file=True,
-    ),
-    "via": Format(
-        "VIA",
-        "a VGG Image Annotator project, JSON or CSV",
-        via.FORM.sniff,
-        via.FORM.splits,
-        via.FORM.read,
-        via.line_of,
-        is_one=via.FORM.is_one,
-        in_one_file=True,
-    ),
-    "labelstudio": Format(
-        "Label Studio",
-        "a Label Studio JSON or JSON-MIN",
-        labelstudio.FORM.sniff,
-        labelstudio.FORM.splits,
-        labelstudio.FORM.read,
-        is_one=labelstudio.FORM.is_one,
-        in_one_file=True,
-    ),
+    "via": _by_content(via.FORM, "a VGG Image Annotator project, JSON or CSV", via.line_of),
+    "labelstudio": _by_content(labelstudio.FORM, "a Label Studio JSON or JSON-MIN"),
     "labelme": Format(
         "LabelMe",
         "a folder of images with LabelMe's NAME.json for each",
@@ -191,25 +172,30 @@ def written_formats(formats: Mapping[str, Format] = FORMATS) -> dict[str, Writer
     return {name: form.writer for name, form in formats.items() if form.writer is not None}
 
 
-class Source(NamedTuple):
+@dataclass(frozen=True)
+class Source:
     """A data set that was found: the name of its form, its folder, the file that the user named ("" for a folder).
 
-    others: names of further forms of labels in the same folder, which are not read.
+    formats: those that were looked for in the folder itself; {} where the set was found otherwise.
     """
 
     form: str
     tree: Tree
     file: str
     format: Format
-    others: tuple[str, ...] = ()
+    formats: Mapping[str, Format] = field(default_factory=dict)
 
-    @property
+    @functools.cached_property
     def unread(self) -> str:
-        """What is said of labels of other forms in the folder; "" where there are none."""
-        if not self.others:
+        """What is said of labels of other forms in the same folder; "" where there are none. Looked for when asked."""
+        others = []
+        for form in list(self.formats.values())[list(self.formats).index(self.form) + 1 :] if self.formats else ():
+            with contextlib.suppress(DataError):  # what is wrong with labels that are not read does not matter
+                if form.sniff(self.tree) == "":
+                    others.append(form.about)
+        if not others:
             return ""
-        there = " and ".join(FORMATS[form].about if form in FORMATS else form for form in self.others)
-        return f"read as {self.format.about}; the folder holds {there} labels too, which are not read"
+        return f"read as {self.format.about}; the folder holds {' and '.join(others)} labels too, which are not read"
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -272,20 +258,10 @@ def _form_of_file(name: str, formats: Mapping[str, Format]) -> str | None:
 def _form_by_content(tree: Tree, name: str, formats: Mapping[str, Format]) -> str | None:
     """The form that a named file is by its first bytes, of those that are known by them."""
     try:
-        head = tree.read(name, _HEAD_BYTES, "annotation", most=_HEAD_BYTES)
+        head = tree.read(name, PEEK_BYTES, "annotation", most=PEEK_BYTES)
     except DataError:  # which the reader of the form by its ending says
         return None
     return next((key for key, form in formats.items() if form.is_one is not None and form.is_one(head)), None)
-
-
-def _further(tree: Tree, found: str, formats: Mapping[str, Format]) -> tuple[str, ...]:
-    """The forms after `found` that lie in the same folder."""
-    others = []
-    for key in list(formats)[list(formats).index(found) + 1 :]:
-        with contextlib.suppress(DataError):  # what is wrong with labels that are not read does not matter
-            if formats[key].sniff(tree) == "":
-                others.append(key)
-    return tuple(others)
 
 
 def _find(tree: Tree, where: str, formats: Mapping[str, Format]) -> Source:
@@ -295,7 +271,7 @@ def _find(tree: Tree, where: str, formats: Mapping[str, Format]) -> Source:
     for key, form in formats.items():
         below = form.sniff(tree)
         if below == "":
-            return Source(key, tree, "", form, _further(tree, key, formats))
+            return Source(key, tree, "", form, formats)
         # What lies deeper counts only where nothing is found here: a COCO folder may hold VOC ones.
         if below is not None and nested is None:
             nested = Source(key, open_tree(tree.path(below)), "", form)

@@ -89,37 +89,34 @@ class Tree:
                     found.append(name)
         return found
 
-    def walk(self, folder: str = "") -> Iterator[str]:
+    def walk(self, folder: str = "", lenient: bool = False) -> Iterator[str]:
         """Names, relative to the root, of all files under a folder; hidden folders are left out.
 
-        Raises DataError beyond MAX_FILES, and for a folder that is a link out of the root or back to its parents.
+        Raises DataError beyond MAX_FILES, and for a folder that is a link out of the root or back to its parents;
+        `lenient` passes over such folders.
         """
         queue, seen = [folder], 0
         while queue:
             here = queue.pop()
-            if here.count("/") > 64 or self._leads_back(here):
-                raise DataError(f"{printable(self.path(here))}: folders within folders without end; give one of them")
-            for name in self.files(here):
+            try:
+                if here.count("/") > 64 or self._leads_back(here):
+                    there = printable(self.path(here))
+                    raise DataError(f"{there}: folders within folders without end; give one of them")
+                files, folders = self.files(here), self.folders(here)
+            except DataError:
+                if lenient:
+                    continue
+                raise
+            for name in files:
                 seen += 1
                 if seen > MAX_FILES:
                     raise DataError(f"{printable(self.root)}: more than {MAX_FILES} files; name the folder you mean")
                 yield join(here, name)
-            queue += [join(here, name) for name in reversed(self.folders(here))]
+            queue += [join(here, name) for name in reversed(folders)]
 
     def images(self) -> Iterator[str]:
         """Names, relative to the root, of all images; folders that lead out or cannot be listed are passed over."""
-        queue, seen = [""], 0
-        while queue and seen <= MAX_FILES:
-            here = queue.pop()
-            if here.count("/") > 64:
-                continue
-            try:
-                files, folders = self.files(here), self.open_folders(here)
-            except DataError:
-                continue
-            seen += len(files) + 1
-            yield from (join(here, name) for name in files if is_image(name))
-            queue += [join(here, name) for name in reversed(folders)]
+        return filter(is_image, self.walk(lenient=True))
 
     def find(self, folder: str, name: str) -> str | None:
         """The name, relative to the root, of the file `name` (may hold sub-folders) in `folder`; None if not there.

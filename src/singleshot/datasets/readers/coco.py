@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.packed_strings import is_encodable
 from singleshot.datasets.raw import Box, Notation, RawImage, RawObject, RawSet
+from singleshot.datasets.readers import results
 from singleshot.datasets.readers.coco_values import box_of, id_of, number, whole
 from singleshot.datasets.readers.common import (
     MADE_SPLITS,
@@ -98,6 +99,8 @@ def _is_coco(tree: Tree, name: str, usual: bool) -> bool:
     except DataError:
         return usual
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if results.is_one(text):
+        return False
     if _LIST_KEY.search(text) and not text.startswith(b"["):
         return True
     if not usual or re.search(rb'"(shapes|regions|_via_\w+)"\s*:', text):

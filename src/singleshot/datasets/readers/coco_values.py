@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, TypeGuard
 
-from singleshot.datasets.readers.common import json_number, parse_number, surround
+from singleshot.datasets.readers.common import surround
+from singleshot.datasets.readers.shapes import to_number
 
 
 def whole(value: object) -> TypeGuard[int]:
@@ -24,10 +25,8 @@ def id_of(value: object) -> object:
 
 def number(value: object) -> float:
     """A number, which some tools write as a text; NaN for anything else."""
-    if isinstance(value, str):
-        parsed = parse_number(value) if len(value) < 99 else None
-        return math.nan if parsed is None else parsed
-    return json_number(value)
+    parsed = None if isinstance(value, str) and len(value) >= 99 else to_number(value)
+    return math.nan if parsed is None else parsed
 
 
 def box_of(item: dict[str, Any]) -> list[float]:

@@ -188,6 +188,15 @@ def _is_there(tree: Tree, place: str) -> bool:
         return True
 
 
+def shorten_idents(idents: Sequence[str]) -> list[str]:
+    """Without folders, but for those of the same last part in several folders."""
+    lasts = [ident.rpartition("/")[2] for ident in idents]
+    same: dict[str, set[str]] = {}
+    for ident, last in zip(idents, lasts, strict=True):
+        same.setdefault(last, set()).add(ident)
+    return [last if len(same[last]) == 1 else ident for ident, last in zip(idents, lasts, strict=True)]
+
+
 class UniqueImages:
     """Images of several files: the same one in two of them (train and trainval) is one, unless they say different
     objects of it."""

@@ -19,6 +19,7 @@ from singleshot.datasets.readers.label_files import (
     ParsedFile,
     UnreadableFileError,
     load_json,
+    show_tagged,
 )
 from singleshot.datasets.readers.shapes import show, to_number
 from singleshot.errors import printable
@@ -105,14 +106,10 @@ def _object(item: Any, path: str, image: str, first: int, k: int, problems: Rais
     return None
 
 
-def _show_item(obj: RawObject) -> str:
-    return f"{obj.tag} ({obj.name})"
-
-
 def _show_box(box: Box) -> str:
     x0, y0, x1, y1 = box
     values = ((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0)
     return "box " + ", ".join(f"{key} {value:.7g}" for key, value in zip(_NUMBERS, values, strict=True))
 
 
-FORM = LabelForm("createml", "Create ML", (".json",), is_one, parse, notation=Notation(_show_item, _show_box))
+FORM = LabelForm("createml", "Create ML", (".json",), is_one, parse, notation=Notation(show_tagged, _show_box))

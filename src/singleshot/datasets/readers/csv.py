@@ -14,7 +14,14 @@ from typing import NamedTuple
 
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.raw import RawImage, RawSet
-from singleshot.datasets.readers.common import MADE_SPLITS, UniqueImages, divide, find_images, images_by_stem
+from singleshot.datasets.readers.common import (
+    MADE_SPLITS,
+    UniqueImages,
+    divide,
+    find_images,
+    images_by_stem,
+    shorten_idents,
+)
 from singleshot.datasets.readers.csv_rows import (
     Columns,
     CsvImage,
@@ -230,17 +237,9 @@ def _gather(tree: Tree, groups: list[_Group], problems: RaiseErrors) -> tuple[li
                 ident = name.rpartition(".")[0]
                 mine[name] = RawImage(tree.path(name), ident, *image.size, image.objects, label, group.relative)
         splits_of.setdefault(group.split, []).extend(map(unique.place, mine.values()))
-    return _shorten(unique.images), splits_of
-
-
-def _shorten(images: list[RawImage]) -> list[RawImage]:
-    """Idents without folders, but for images of one name in several folders."""
-    names_of: dict[str, set[str]] = {}
-    for image in images:
-        names_of.setdefault(image.ident.rpartition("/")[2], set()).add(image.ident)
-    clear = {name for name, idents in names_of.items() if len(idents) == 1}
-    short = (image.ident.rpartition("/")[2] for image in images)
-    return [im._replace(ident=name) if name in clear else im for im, name in zip(images, short, strict=True)]
+    idents = shorten_idents([image.ident for image in unique.images])
+    images = [image._replace(ident=ident) for image, ident in zip(unique.images, idents, strict=True)]
+    return images, splits_of
 
 
 # ---------------------------------------------------------------------------------------------- classes

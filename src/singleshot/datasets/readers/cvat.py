@@ -16,7 +16,7 @@ from xml.parsers import expat
 
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.packed_strings import is_encodable
-from singleshot.datasets.raw import Box, Notation, RawObject, show_corners
+from singleshot.datasets.raw import Box, RawObject
 from singleshot.datasets.readers.common import parse_number, surround, whole_side
 from singleshot.datasets.readers.label_files import LabelForm, ListedImage, ParsedFile, UnreadableFileError
 from singleshot.datasets.readers.shapes import cut_to_image, surround_ellipse, surround_rotated_box
@@ -51,13 +51,7 @@ def parse(data: bytes, path: str, problems: RaiseErrors) -> ParsedFile:
     return _Parsing(path, problems).run(data)
 
 
-def _show_item(obj: RawObject) -> str:
-    return f"{obj.tag} ({obj.name})"
-
-
-FORM = LabelForm(
-    "cvat", "CVAT", (".xml",), is_one, parse, has_subsets=True, notation=Notation(_show_item, show_corners)
-)
+FORM = LabelForm("cvat", "CVAT", (".xml",), is_one, parse, has_subsets=True)
 
 
 class _Parsing:

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from singleshot.datasets.findings import CollectErrors, RaiseErrors
-from singleshot.datasets.raw import CORNERS, Notation, RawImage, RawObject, RawSet
+from singleshot.datasets.raw import Notation, RawImage, RawObject, RawSet, show_corners
 from singleshot.datasets.readers.common import (
     MADE_SPLITS,
     UniqueImages,
@@ -22,6 +22,7 @@ from singleshot.datasets.readers.common import (
     images_by_stem,
     only_folder,
     parse_json,
+    shorten_idents,
 )
 from singleshot.datasets.readers.image_finder import ImageFinder
 from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split
@@ -80,6 +81,14 @@ class _Group(NamedTuple):
     images: list[ListedImage]
 
 
+def show_tagged(obj: RawObject) -> str:
+    """An object by its tag, which says image and place, and its class."""
+    return f"{obj.tag} ({obj.name})"
+
+
+TAGGED = Notation(show_tagged, show_corners)
+
+
 @dataclass(frozen=True)
 class LabelForm:
     """A form of label files that hold many images each.
@@ -95,7 +104,7 @@ class LabelForm:
     is_one: Callable[[bytes], bool]
     parse: Callable[[bytes, str, RaiseErrors], ParsedFile]
     has_subsets: bool = False
-    notation: Notation = CORNERS
+    notation: Notation = TAGGED
 
     def sniff(self, tree: Tree) -> str | None:
         """The folder where such files lie: the tree's own (""), or the only one below that has images of its own; else
@@ -143,7 +152,8 @@ class LabelForm:
         for group in groups:
             there = _find_images(tree, group.file, group.images, finder, problems)
             splits_of.setdefault(group.split, []).extend(map(unique.place, there))
-        images = _shorten(unique.images)
+        idents = shorten_idents([image.ident.rpartition(".")[0] for image in unique.images])
+        images = [image._replace(ident=ident) for image, ident in zip(unique.images, idents, strict=True)]
         if made:
             splits_of = divide(tree, [image.path for image in images], wanted)
         if wanted is not None and not any(splits_of.values()):
@@ -284,14 +294,3 @@ def _find_images(
         else:
             found[there] = RawImage(tree.path(there), there, image.width, image.height, image.objects, path)
     return list(found.values())
-
-
-def _shorten(images: list[RawImage]) -> list[RawImage]:
-    """Idents without folders and endings, but for images of one name in several folders."""
-    wholes = [image.ident.rpartition(".")[0] for image in images]
-    seen: dict[str, set[str]] = {}
-    for whole in wholes:
-        seen.setdefault(whole.rpartition("/")[2], set()).add(whole)
-    lasts = [whole.rpartition("/")[2] for whole in wholes]
-    idents = [last if len(seen[last]) == 1 else whole for last, whole in zip(lasts, wholes, strict=True)]
-    return [image._replace(ident=ident) for image, ident in zip(images, idents, strict=True)]

@@ -28,6 +28,7 @@ from singleshot.datasets.readers.common import (
     whole_side,
 )
 from singleshot.datasets.readers.image_finder import ImageFinder
+from singleshot.datasets.readers.shapes import show
 from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
@@ -67,7 +68,7 @@ def _sniff_here(tree: Tree) -> bool:
 
 def _label_folder(tree: Tree) -> str:
     """The only folder of label files whose images lie elsewhere in the tree; "" for none."""
-    found = [name for name in tree.open_folders() if not images_by_stem(tree, name) and _has_labels(tree, name)]
+    found = [name for name in tree.open_folders() if _has_labels(tree, name) and not images_by_stem(tree, name)]
     return found[0] if len(found) == 1 and next(tree.images(), None) is not None else ""
 
 
@@ -222,7 +223,7 @@ def _side(content: dict[str, Any], key: str, path: str, problems: RaiseErrors) -
     value = content.get(key)
     side = whole_side(json_number(0 if value is None else value))
     if side is None:
-        message = f"{key} is {_show(value)}; want the image's {key[5:].lower()} in whole pixels"
+        message = f"{key} is {show(value)}; want the image's {key[5:].lower()} in whole pixels"
         problems.add("annotation-malformed", path, message)
     return side or 0
 
@@ -235,10 +236,10 @@ def _object(item: Any, path: str, k: int, problems: RaiseErrors) -> RawObject | 
         problems.add("annotation-malformed", path, message, shown, number=k)
 
     if not isinstance(item, dict):
-        broken(f"is {_show(item)}; want a shape in braces")
+        broken(f"is {show(item)}; want a shape in braces")
         return None
     if not isinstance(name, str) or not name.strip() or not is_encodable(name):
-        broken(f"label is {_show(name)}; say what it is")
+        broken(f"label is {show(name)}; say what it is")
         return None
     box = _box(item, broken)
     flags = _flags(item, broken) if box is not None else None
@@ -257,7 +258,7 @@ def _box(item: dict[str, Any], broken: Callable[[str], None]) -> Box | None:
     if kind in _WITHOUT_AREA:
         broken(f"a {kind} has no area to detect; draw a rectangle round it, or remove it")
     elif not isinstance(kind, str) or kind not in (*_SURROUNDED, "circle"):
-        broken(f"shape_type is {_show(kind)}; want rectangle, polygon, circle, linestrip or mask")
+        broken(f"shape_type is {show(kind)}; want rectangle, polygon, circle, linestrip or mask")
     elif len(known) < len(numbers):
         broken("its points are not pairs of numbers; want [[x, y], [x, y], ...] in pixels")
     elif kind == "circle" and len(known) != 2:
@@ -288,23 +289,14 @@ def _flags(item: dict[str, Any], broken: Callable[[str], None]) -> tuple[bool, b
     """difficult and crowd: of the shape (X-AnyLabeling) or among its flags (LabelMe)."""
     own = item.get("flags")
     if own is not None and not isinstance(own, dict):
-        broken(f"flags is {_show(own)}; want names with true or false, in braces")
+        broken(f"flags is {show(own)}; want names with true or false, in braces")
         return None
     flags = []
     for key in ("difficult", "crowd"):
         values = [item.get(key), (own or {}).get(key)]
         wrong = next((value for value in values if not isinstance(value, int | None) or value not in _FLAG), None)
         if wrong is not None:
-            broken(f"{key} is {_show(wrong)}; want true or false")
+            broken(f"{key} is {show(wrong)}; want true or false")
             return None
         flags.append(any(_FLAG[value] for value in values))
     return flags[0], flags[1]
-
-
-def _show(value: Any) -> str:
-    """A value for messages; of what holds others the kind alone."""
-    if isinstance(value, dict | list):
-        return "braces" if isinstance(value, dict) else "a list"
-    if isinstance(value, int) and not -(10**30) < value < 10**30:
-        return "a number beyond all"
-    return "missing" if value is None else printable(repr(value[:200] if isinstance(value, str) else value), 60)

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.packed_strings import is_encodable
-from singleshot.datasets.raw import Box, Notation, RawObject, show_corners
+from singleshot.datasets.raw import Box, RawObject
 from singleshot.datasets.readers.common import surround, whole_side
 from singleshot.datasets.readers.label_files import LabelForm, ListedImage, ParsedFile, UnreadableFileError, load_json
 from singleshot.datasets.readers.shapes import cut_to_image, show, surround_ellipse, surround_rotated_corner, to_number
@@ -86,11 +86,7 @@ def parse(data: bytes, path: str, problems: RaiseErrors) -> ParsedFile:
     return ParsedFile(images)
 
 
-def _show_item(obj: RawObject) -> str:
-    return f"{obj.tag} ({obj.name})"
-
-
-FORM = LabelForm("labelstudio", "Label Studio", (".json",), is_one, parse, notation=Notation(_show_item, show_corners))
+FORM = LabelForm("labelstudio", "Label Studio", (".json",), is_one, parse)
 
 
 def _say(path: str, unlabelled: int, passed: Counter[str]) -> None:

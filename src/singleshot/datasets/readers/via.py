@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.packed_strings import is_encodable
-from singleshot.datasets.raw import Box, Notation, RawObject, show_corners
+from singleshot.datasets.raw import Box, RawObject
 from singleshot.datasets.readers import via3
 from singleshot.datasets.readers.common import surround
 from singleshot.datasets.readers.label_files import LabelForm, ListedImage, ParsedFile, UnreadableFileError, load_json
@@ -90,11 +90,7 @@ def line_of(data: bytes, number: int) -> int | None:
     return data.count(b"\n", 0, at) + 1
 
 
-def _show_item(obj: RawObject) -> str:
-    return f"{obj.tag} ({obj.name})"
-
-
-FORM = LabelForm("via", "VIA", (".json", ".csv"), is_one, parse, notation=Notation(_show_item, show_corners))
+FORM = LabelForm("via", "VIA", (".json", ".csv"), is_one, parse)
 
 
 # ---------------------------------------------------------------------------------------------- JSON

@@ -10,7 +10,6 @@ import functools
 import json
 import logging
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from xml.etree.ElementTree import ParseError
 
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.raw import Box, Notation, RawImage, RawObject, RawSet, show_item
-from singleshot.datasets.readers.common import MAX_SIDE, parse_number, whole_side
+from singleshot.datasets.readers.common import MAX_SIDE, parse_number, shorten_idents, whole_side
 from singleshot.datasets.readers.image_finder import ImageFinder
 from singleshot.datasets.readers.voc_layout import IMAGES, LABELS, ImagePlaces, Layout, find_layout, sniff
 from singleshot.datasets.splits import make_splits, resolve_split
@@ -325,7 +324,7 @@ def _find_images(
     problems: RaiseErrors,
 ) -> dict[str, RawImage]:
     places, finder = ImagePlaces(tree), ImageFinder(tree)
-    last_parts = Counter(stem.rpartition("/")[2] for stem in xmls)
+    idents = dict(zip(xmls, shorten_idents(list(xmls)), strict=True))
     images: dict[str, RawImage] = {}
     missing = set()
     for stem, annotation in annotations.items():
@@ -338,9 +337,9 @@ def _find_images(
         if found is None or not is_image(found):
             missing.add(stem)
             continue
-        last = stem.rpartition("/")[2]
-        ident = last if last_parts[last] == 1 else stem
-        images[stem] = RawImage(tree.path(found), ident, annotation.width, annotation.height, annotation.objects, file)
+        images[stem] = RawImage(
+            tree.path(found), idents[stem], annotation.width, annotation.height, annotation.objects, file
+        )
     for split, stems in stems_of.items():
         gone = [stem for stem in stems if stem in missing]
         missing -= set(gone)

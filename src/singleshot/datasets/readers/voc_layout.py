@@ -79,22 +79,23 @@ def _splits_of(stems: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def _xml_files(tree: Tree, folder: str) -> Iterator[str]:
-    """The .xml files under a folder, a few levels deep; DataError as `Tree.names`."""
-    for name in reversed(tree.files(folder, (".xml",))):
-        yield join(folder, name)
+def _folders(tree: Tree, folder: str) -> Iterator[str]:
+    """The folder and those below it, a few levels deep."""
+    yield folder
     if folder.count("/") < _DEEP:
         for below in tree.open_folders(folder):
-            yield from _xml_files(tree, join(folder, below))
+            yield from _folders(tree, join(folder, below))
+
+
+def _xml_files(tree: Tree, folder: str) -> Iterator[str]:
+    """The .xml files in those folders; DataError as `Tree.names`."""
+    return (join(here, name) for here in _folders(tree, folder) for name in reversed(tree.files(here, (".xml",))))
 
 
 def _annotated(tree: Tree, folder: str) -> Iterator[str]:
-    """The .xml files of those folders, from this one down, whose files are VOC annotations."""
-    if _has_annotations(tree, folder):
-        yield from (join(folder, name) for name in tree.files(folder, (".xml",)))
-    if folder.count("/") < _DEEP:
-        for below in tree.open_folders(folder):
-            yield from _annotated(tree, join(folder, below))
+    """The .xml files of those of the folders whose files are VOC annotations."""
+    annotated = (here for here in _folders(tree, folder) if _has_annotations(tree, here))
+    return (join(here, name) for here in annotated for name in tree.files(here, (".xml",)))
 
 
 def _has_annotations(tree: Tree, folder: str) -> bool:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.readers.yolo_yaml import YAMLS, Description, check_names, describes, load_description
-from singleshot.datasets.splits import KNOWN_SPLITS
+from singleshot.datasets.splits import KNOWN_SPLITS, split_of
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
@@ -189,17 +189,12 @@ def _split_folders(tree: Tree, folder: str) -> dict[str, list[Place]]:
     """Sub-folders that are splits by their names, with a year or without."""
     found: dict[str, list[Place]] = {}
     for name in tree.folders(folder):
-        split = _split_of(name)
+        split = split_of(name)
         if split in KNOWN_SPLITS and split != "unlabeled":
             found.setdefault(split, []).append(Place(join(folder, name)))
     if any(len(places) > 1 for places in found.values()):  # train2014 and train2017
         return {place.name.rpartition("/")[2]: [place] for places in found.values() for place in places}
     return found
-
-
-def _split_of(folder: str) -> str:
-    """The split that a folder is by its name: "train" for Train2017."""
-    return re.sub(r"(?<=[^\d])(19|20)\d\d$", "", folder).lower()
 
 
 def labelled(tree: Tree, folder: str) -> bool:
@@ -214,8 +209,9 @@ def labelled(tree: Tree, folder: str) -> bool:
 
 def has_labels_beside(tree: Tree, folder: str) -> bool:
     """Whether an image in the folder has a .txt beside it whose first line is five numbers or more."""
-    images = {name.rpartition(".")[0] for name in tree.files(folder) if is_image(name)}
-    own = (name for name in tree.files(folder, (".txt",)) if name[:-4] in images)
+    texts = tree.files(folder, (".txt",))
+    images = {name.rpartition(".")[0] for name in tree.files(folder) if is_image(name)} if texts else ()
+    own = (name for name in texts if name[:-4] in images)
     return any(_starts_with_numbers(tree, join(folder, name)) for name in islice(own, _FEW))
 
 
@@ -327,7 +323,7 @@ def ident_of(image: str, splits: Collection[str] = ()) -> str:
     *folders, last = image.rpartition(".")[0].split("/")
     at = _last_images(folders)
     folders = folders if at is None else folders[at + 1 :]
-    if folders and (folders[0] in splits or _split_of(folders[0]) in KNOWN_SPLITS):
+    if folders and (folders[0] in splits or split_of(folders[0]) in KNOWN_SPLITS):
         folders = folders[1:]
     return "/".join([*folders, last])
 
