@@ -137,21 +137,51 @@ def test_mistakes(model, pictures, refused, tmp_path) -> None:
     assert "not a checkpoint that is known" in refused("detect", text, pictures[0])
 
 
-@pytest.mark.parametrize("form", ["voc", "csv", "yolo", "json"])
+@pytest.mark.parametrize("form", ["voc", "csv", "yolo", "json", "coco"])
 def test_what_detect_wrote_is_read_back_as_labels(run, model, scenes, tmp_path, form) -> None:
     photos = sorted((scenes / "JPEGImages").iterdir())[:3]
     done = run("detect", model, *photos, "--format", form, "--out", tmp_path / "found", "--json", "--score-min", 0.3)
     assert done.returncode == 0, done.stderr
-    count = sum(len(one["detections"]) for one in json.loads(done.stdout)["images"])
+    found = json.loads(done.stdout)["images"]
+    count = sum(len(one["detections"]) for one in found)
     images = tmp_path / "found" / "images"
     images.mkdir(exist_ok=True)
     for photo in photos:
         shutil.copy(photo, images)
-    shutil.rmtree(tmp_path / "found" / "pictures", ignore_errors=True)
+    assert (tmp_path / "found" / "pictures").is_dir()  # the drawn ones, which are none to learn from
     done = run("data", "check", tmp_path / "found", "--json")
     report = json.loads(done.stdout)
     assert (report["images"], report["objects"]) == (3, count), done.stdout
     assert not [one for one in report["findings"] if one["severity"] == "error" and one["kind"] != "box-outside"]
+    assert "image-unlabelled" not in {one["kind"] for one in report["findings"]}
+    scores = [row["score"] for one in found for row in one["detections"]]
+    least = sorted(scores)[len(scores) // 2] - 1e-5
+    done = run("data", "info", tmp_path / "found", "--score-min", least, "--json")
+    assert json.loads(done.stdout)["total"]["objects"] == sum(score >= least for score in scores), done.stderr
+
+
+def test_results_of_images_in_a_coco_set_have_its_ids(run, model, scenes, tmp_path) -> None:
+    from pycocotools.coco import COCO
+
+    assert run("data", "convert", scenes, tmp_path / "coco", "--to", "coco").returncode == 0
+    file = tmp_path / "coco" / "annotations" / "instances_test.json"
+    truth = json.loads(file.read_text())
+    for image in truth["images"]:
+        image["id"] += 5000
+    for row in truth["annotations"]:
+        row["image_id"] += 5000
+    file.write_text(json.dumps(truth))
+    words = ("detect", model, tmp_path / "coco" / "images", "--format", "coco", "--score-min", 0.3, "--no-draw")
+    done = run(*words, "--out", tmp_path / "found")
+    assert done.returncode == 0, done.stderr
+    assert "image ids are those of this COCO data set" in done.stderr
+    every = json.loads((tmp_path / "found" / "results.json").read_text())
+    test = [row for row in every if row["image_id"] > 5000]
+    assert {row["image_id"] for row in test} <= {image["id"] for image in truth["images"]}
+    assert 0 < len(test) < len(every)
+    assert COCO(str(file)).loadRes(test).getAnnIds()
+    info = COCO(str(tmp_path / "found" / "image_info.json"))  # which stands for a data set where there is none
+    assert len(info.loadRes(every).getAnnIds()) == len(every)
 
 
 def test_ids_of_a_coco_set_are_those_that_its_tools_take(run, refused, model, scenes, tmp_path) -> None:

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
-from singleshot.api.options import Options, check_range
+from singleshot.api.options import Options, check_range, check_results_folder
 from singleshot.errors import ConfigError, DataError, printable
-from singleshot.files import is_free
 
 if TYPE_CHECKING:
-    from singleshot.runtime.detector import Found
+    from singleshot.runtime.detector import Detector, Found
     from singleshot.runtime.picture_writer import PictureWriter
     from singleshot.runtime.result_files import CocoIds, Writer
     from singleshot.runtime.sources import Frame
     from singleshot.runtime.tiles import Tiling
-
-_RESULT_SUFFIXES = {".json", ".csv", ".xml", ".txt", ".jpg", ".jpeg", ".png", ".mp4"}
 
 
 @dataclass(frozen=True)
@@ -129,8 +126,8 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
     from singleshot.runtime.sources import open_sources
 
     tiling = options.tiling
-    _check_folder(options.out)
-    ids = None if options.like is None else _read_ids(options.like)
+    if options.out is not None:
+        check_results_folder("--out", options.out)
     draw = options.draw and options.out is not None
     frames = _first(open_sources(list(options.sources), decode=False), options.limit)
     detector = load(
@@ -142,27 +139,17 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
         batch=options.batch,
         rule=options.rule,
     )
-    if ids is not None:
-        _check_classes(ids, detector.class_names, options)
+    ids = _coco_ids(options, detector) if options.form == "coco" else None
     found = detector.stream(frames, options.batch, options.score_min, tile=tiling, keep_images=draw)
     return write_results(found, options, tuple(detector.class_names), stream, listener, ids)
 
 
-def _read_ids(path: str) -> CocoIds:
-    """The ids of a COCO annotation file. Raises DataError."""
-    from singleshot.datasets.readers.coco import read_ids
-    from singleshot.runtime.result_files import CocoIds
+def _coco_ids(options: DetectOptions, detector: Detector) -> CocoIds:
+    from singleshot.api.coco_ids import ids_like, ids_of_sources
 
-    return CocoIds(*read_ids(path))
-
-
-def _check_classes(ids: CocoIds, names: Sequence[str], options: DetectOptions) -> None:
-    lacking = [name for name in names if name not in ids.categories]
-    if lacking:
-        raise ConfigError(
-            f"--like {printable(options.like)}: has no category {printable(lacking[0], 60)!r}, which the model finds "
-            f"({len(lacking)} of its {len(names)} classes are missing)"
-        )
+    if options.like is not None:
+        return ids_like(options.like, detector.class_names)
+    return ids_of_sources(options.sources, detector.class_names, detector.category_ids)
 
 
 def write_results(
@@ -278,6 +265,7 @@ class _Results:
                 self._pictures.add(found.frame, found.detections)
 
     def _open(self) -> None:
+        from singleshot.files import DRAWN_MARK, PICTURES
         from singleshot.runtime.picture_writer import PictureWriter
         from singleshot.runtime.result_files import JsonWriter, open_writer
 
@@ -288,7 +276,9 @@ class _Results:
             writer, self.results_at = open_writer(options.form, self.folder, options.model, self.class_names, self.ids)
             self._writers.append(enter(writer))
             if options.draw:
-                self.pictures_at = self.folder / "pictures"
+                self.pictures_at = self.folder / PICTURES
+                self.folder.mkdir(parents=True, exist_ok=True)
+                (self.folder / DRAWN_MARK).touch()
                 self._pictures = PictureWriter(self.pictures_at)
                 self.stack.callback(self._pictures.close)
 
@@ -348,15 +338,3 @@ def _first(frames: Iterator[Frame], limit: int | None) -> Iterator[Frame]:
         close = getattr(frames, "close", None)
         if close is not None:
             close()
-
-
-def _check_folder(out: str | None) -> None:
-    """Raise ConfigError unless it is a new or an empty folder."""
-    if out is None:
-        return
-    folder = Path(out)
-    if folder.suffix.lower() in _RESULT_SUFFIXES and not folder.is_dir():
-        raise ConfigError(f"--out {printable(out)}: want a folder; the results file goes into it")
-    if not is_free(folder):
-        what = "is not empty" if folder.is_dir() else "is a file"
-        raise ConfigError(f"--out {printable(out)}: {what}; give a new or empty folder")

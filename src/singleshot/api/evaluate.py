@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from singleshot.api.options import Options, Progress, check_range, no_progress
+from singleshot.api.options import Options, Progress, check_range, check_results_folder, no_progress
 from singleshot.errors import ConfigError, printable
 from singleshot.extras import needs, require
 from singleshot.files import atomic_write
 
 if TYPE_CHECKING:
+    from singleshot.datasets import Dataset
     from singleshot.metrics import Evaluation
     from singleshot.records import ImageDetections
     from singleshot.runtime.detector import Detector
@@ -28,6 +29,8 @@ class EvaluateOptions(Options):
     split: str = "test"
     metric: str = "voc"
     out: str | None = None
+    save: str | None = None
+    form: str | None = None
     batch: int = 16
     rule: str | None = None
     score_min: float | None = None
@@ -42,6 +45,8 @@ class EvaluateOptions(Options):
     def __post_init__(self) -> None:
         check_range("--batch", self.batch, 1, 4096)
         check_range("--workers", self.workers, 0, 256)
+        if self.form is not None and self.save is None:
+            raise ConfigError(f"--format {printable(self.form)}: of what? It goes with --save FOLDER")
 
 
 class Evaluated(NamedTuple):
@@ -65,6 +70,8 @@ def evaluate(
     split: str = "test",
     metric: str = "voc",
     out: str | Path | None = None,
+    save: str | Path | None = None,
+    form: str | None = None,
     batch: int = 16,
     rule: str | None = None,
     score_min: float | None = None,
@@ -85,6 +92,9 @@ def evaluate(
         split: Which split.
         metric: "voc07" (11 points), "voc" (area under the curve) or "coco" (.5:.95, by size).
         out: Folder for eval.json and curves.png.
+        save: New or empty folder for the detections, all that were evaluated.
+        form: How they are written: "json", "coco", "voc", "yolo" or "csv"; None for COCO where the data is COCO, with
+            its ids, else JSON.
         batch: Images per call of the network.
         rule: Detect as another codebase does, such as "caffe"; this and the next two are for checkpoints.
         score_min: Ignore lower scores; None for the model's, .01.
@@ -113,11 +123,16 @@ def run_evaluation(options: EvaluateOptions, progress: Progress = no_progress) -
     from singleshot.evaluation.engine_loop import SquareBatch, evaluate_engine, read_batches
     from singleshot.metrics import METRICS
     from singleshot.runtime.engines.table import is_exported
+    from singleshot.runtime.result_files import FORMATS
 
     if options.metric not in METRICS:
         raise ConfigError(f"--metric {options.metric}: want one of {', '.join(METRICS)}")
+    if options.form not in (None, *FORMATS):
+        raise ConfigError(f"--format {printable(options.form)}: want one of {', '.join(FORMATS)}")
     if options.out is not None:
         require("report", "--out: curves.png", "matplotlib")
+    if options.save is not None:
+        check_results_folder("--save", options.save)
     detector = _exported(options) if is_exported(options.model) else _checkpoint(options)
     engine, spec, names = detector.engine, detector.input_spec, detector.class_names
     dataset = open_dataset(options.data, options.split, class_names=names, clip_boxes=options.clip_boxes)
@@ -128,8 +143,10 @@ def run_evaluation(options: EvaluateOptions, progress: Progress = no_progress) -
     started = time.perf_counter()
     with progress(len(dataset), "images") as advance:
         batches = read_batches(dataset, spec, options.batch, options.workers)
-        evaluation = evaluate_engine(detect, batches, dataset, spec.sides, options.metric, advance).evaluation
-    done = Evaluated(options, evaluation, time.perf_counter() - started)
+        evaluated = evaluate_engine(detect, batches, dataset, spec.sides, options.metric, advance)
+    done = Evaluated(options, evaluated.evaluation, time.perf_counter() - started)
+    if options.save is not None:
+        _save_detections(options, dataset, evaluated.detections)
     if options.out is not None:
         _write_report(done, Path(options.out))
     return done
@@ -166,6 +183,24 @@ def _checkpoint(options: EvaluateOptions) -> Detector:
         engine.thresholds = replace(engine.thresholds, nms_iou=options.nms_iou)
     assert engine.info is not None
     return Detector(engine, engine.info.input_spec, engine.info.class_names)
+
+
+def _save_detections(options: EvaluateOptions, dataset: Dataset, found: list[ImageDetections]) -> None:
+    """What was detected in each image, in the folder --save; images and classes of COCO data keep their ids."""
+    from singleshot.api.coco_ids import ids_of_dataset
+    from singleshot.images.decode import image_size
+    from singleshot.runtime.detections import Detections
+    from singleshot.runtime.result_files import open_writer
+
+    ids, folder = dataset.ids, Path(str(options.save))
+    form = options.form or ("json" if ids is None else "coco")
+    coco = None if ids is None else ids_of_dataset(ids.categories, dataset.names, dataset.image_ids, ids.whole)
+    writer, _ = open_writer(form, folder, options.model, dataset.class_names, coco)
+    with writer:
+        for i, record in enumerate(found):
+            name, (width, height) = dataset.names[i], dataset.sizes[i].tolist()
+            size = (width, height) if width and height else image_size(name)
+            writer.add(Detections.of(record, dataset.class_names, name, *size))
 
 
 def _write_report(done: Evaluated, out: Path) -> None:

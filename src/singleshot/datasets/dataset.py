@@ -11,6 +11,7 @@ import numpy as np
 from singleshot.datasets.box_rules import clean_boxes
 from singleshot.datasets.encoded_image import EncodedImage
 from singleshot.datasets.packed_strings import StringTable, ragged_rows
+from singleshot.datasets.raw import DatasetIds
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import read_encoded, read_image
 from singleshot.records import ImageTruth, Sample
@@ -26,7 +27,8 @@ class Dataset:
     ptr: int64 [n + 1], objects of image i are rows ptr[i]:ptr[i + 1] of
     boxes_px: float32 [M, 4] (continuous pixels, corner form), labels: int64 [M], difficult: bool [M],
     crowd: bool [M] and area: float32 [M] (square pixels, as annotated);
-    clip_boxes: what to do at reading time with boxes of images whose size is not annotated.
+    clip_boxes: what to do at reading time with boxes of images whose size is not annotated;
+    ids: COCO's, None for other forms.
     """
 
     source: str
@@ -41,6 +43,7 @@ class Dataset:
     crowd: np.ndarray
     area: np.ndarray
     clip_boxes: bool = False
+    ids: DatasetIds | None = None
 
     def __len__(self) -> int:
         return len(self.names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, overload
@@ -51,6 +51,7 @@ class Detector:
         max_detections: At most that many per image, the best ones; None for all that the engine gives.
         batch_size: Images per call of the engine where a method does not name another; None for what suits the engine,
             and one at a time for live sources and the first images.
+        category_ids: COCO's number of each class, which results of that form take; None for label + 1.
 
     Raises:
         ConfigError: A value is out of range.
@@ -64,12 +65,14 @@ class Detector:
         score_min: float = SCORE_MIN,
         max_detections: int | None = None,
         batch_size: int | None = None,
+        category_ids: Mapping[str, int] | None = None,
     ) -> None:
         if max_detections is not None and max_detections < 1:
             raise ConfigError(f"max_detections {max_detections}: want at least 1")
         self.engine = engine
         self.input_spec = input_spec
         self.class_names = tuple(class_names)
+        self.category_ids = category_ids if set(class_names) <= set(category_ids or ()) else None
         self.score_min = _threshold(score_min)
         self.max_detections = max_detections
         self._batch_size = _checked_batch(batch_size)

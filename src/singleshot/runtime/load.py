@@ -81,7 +81,12 @@ def open_detector(
         _check_doors(opened, info, path)
         opened.decode = _decoder(info, path)
     return Detector(
-        opened, info.input_spec, info.class_names, score_min=info.thresholds.show_min, batch_size=options.batch
+        opened,
+        info.input_spec,
+        info.class_names,
+        score_min=info.thresholds.show_min,
+        batch_size=options.batch,
+        category_ids=info.category_ids,
     )
 
 

@@ -28,7 +28,14 @@ class Checkpoints:
     saved_step: int | None = None
     weights_step: int | None = None
 
-    def __init__(self, folder: Path, stepper: Stepper, data: Mapping[str, DataSummary], about: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        stepper: Stepper,
+        data: Mapping[str, DataSummary],
+        about: dict[str, Any],
+        category_ids: Mapping[str, int] | None = None,
+    ) -> None:
         """Write nothing yet.
 
         Args:
@@ -37,8 +44,10 @@ class Checkpoints:
             data: "train", which names the classes, and "val" where there is validation; without it the latest weights
                 count as the best.
             about: What the checkpoints say of the training besides how far it is; plain values.
+            category_ids: COCO's of the classes, for the checkpoints.
         """
         self._folder, self._stepper, self._data, self._about = folder, stepper, data, about
+        self._category_ids = category_ids
 
     def save(self, progress: Progress) -> None:
         """The state and the latest weights; the state first, which is what a full disk should still take."""
@@ -95,6 +104,10 @@ class Checkpoints:
         position = {"epochs": progress.epoch, "steps": progress.step, "seconds": round(progress.seconds, 1)}
         metrics = {} if score is None else {"val_map50": round(score, 6)}
         info = ModelInfo.of(
-            self._stepper.model, self._data["train"].class_names, metrics=metrics, training={**position, **self._about}
+            self._stepper.model,
+            self._data["train"].class_names,
+            metrics=metrics,
+            training={**position, **self._about},
+            category_ids=self._category_ids,
         )
         save_checkpoint(self._folder / name, self._stepper.eval_state(), info)
