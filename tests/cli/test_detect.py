@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 
@@ -107,6 +109,26 @@ def test_every_form_is_written(form: str, model, pictures, run, tmp_path) -> Non
     assert done.returncode == 0, done.stderr
     assert len(list((out / "pictures").iterdir())) == 5
     assert [p for p in out.rglob("*") if p.is_file() and p.parent.name != "pictures"]
+
+
+def test_how_pictures_are_drawn_and_objects_cut_out(model, pictures, run, refused, tmp_path) -> None:
+    words = ("detect", model, pictures[0], "--score-min", 0.3)
+    drawn = {}
+    for name, options in (("usual", ()), ("bare", ("--no-labels", "--line-width", 1)), ("names", ("--no-scores",))):
+        done = run(*words, *options, "--out", tmp_path / name, "--json", "--crop")
+        assert done.returncode == 0, done.stderr
+        drawn[name] = (tmp_path / name / "pictures" / pictures[0].name).read_bytes()
+        found = json.loads(done.stdout)["images"][0]["detections"]
+        crops = sorted((tmp_path / name / "crops").rglob("*.jpg"))
+        assert len(crops) == len(found) > 0
+        assert {path.parent.name for path in crops} == {one["name"] for one in found}
+    assert len(set(drawn.values())) == 3
+    x0, y0, x1, y1 = found[0]["box"]
+    first = cv2.imread(str(tmp_path / "names" / "crops" / found[0]["name"] / pictures[0].name))
+    assert first.shape[:2] == (int(np.ceil(y1)) - int(y0), int(np.ceil(x1)) - int(x0))
+    for option in (("--line-width", 3), ("--no-labels",), ("--no-scores",)):
+        assert f"{option[0]}: no pictures are drawn" in refused(*words, *option, "--no-draw", "--out", tmp_path / "x")
+    assert "--line-width" in refused(*words, "--line-width", 0)
 
 
 def test_one_unreadable_image_is_reported_and_skipped(model, pictures, run, tmp_path) -> None:

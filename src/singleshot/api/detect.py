@@ -15,7 +15,7 @@ from singleshot.errors import ConfigError, DataError, printable
 
 if TYPE_CHECKING:
     from singleshot.runtime.detector import Detector, Found
-    from singleshot.runtime.picture_writer import PictureWriter
+    from singleshot.runtime.picture_writer import CropWriter, PictureWriter
     from singleshot.runtime.result_files import CocoIds, Writer
     from singleshot.runtime.sources import Frame
     from singleshot.runtime.tiles import Tiling
@@ -27,7 +27,8 @@ class DetectOptions(Options):
 
     model: a checkpoint or an exported file; sources: images, folders, patterns, videos, cameras, addresses; out: new or
     empty folder for results (None: none are written); form: json, coco, voc, yolo or csv; like: a COCO file whose ids
-    of classes and images form coco takes; draw: write annotated pictures and videos too; score_min: None for the
+    of classes and images form coco takes; draw: write annotated pictures and videos too; line_width, labels, scores:
+    how, see runtime.drawing.DrawOptions; crop: write each object as a picture of its own; score_min: None for the
     model's own; rule: of a checkpoint, see `load`; batch: images per run of the network, None for what suits engine and
     source; tile: pixels of a side, "640" or with the overlap "640:0.25", to look at tiles too; tiles_only: not at the
     whole image; limit: stop after so many images or frames; device, engine, threads, precision: as in `load`.
@@ -40,6 +41,10 @@ class DetectOptions(Options):
     form: str = "json"
     like: str | None = None
     draw: bool = True
+    line_width: int | None = None
+    labels: bool = True
+    scores: bool = True
+    crop: bool = False
     score_min: float | None = None
     rule: str | None = None
     batch: int | None = None
@@ -63,6 +68,16 @@ class DetectOptions(Options):
         if self.tile is None and self.tiles_only:
             raise ConfigError("--tiles-only: of what size? give --tile N too")
         check_range("--batch", self.batch, 1, 4096)
+        check_range("--line-width", self.line_width, 1, 100)
+        for name in ("line_width", "labels", "scores"):
+            given = getattr(self, name) != getattr(DetectOptions, name)
+            if given and not (self.draw and self.out is not None):
+                option = f"--{'no-' * (name != 'line_width')}{name.replace('_', '-')}"
+                raise ConfigError(
+                    f"{option}: no pictures are drawn; leave it out, or leave out --no-draw and give --out"
+                )
+        if self.crop and self.out is None:
+            raise ConfigError("--crop: where to? Give --out")
 
     @property
     def tiling(self) -> Tiling | None:
@@ -128,7 +143,7 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
     tiling = options.tiling
     if options.out is not None:
         check_results_folder("--out", options.out)
-    draw = options.draw and options.out is not None
+    keep = (options.draw or options.crop) and options.out is not None
     frames = _first(open_sources(list(options.sources), decode=False), options.limit)
     detector = load(
         options.model,
@@ -140,7 +155,7 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
         rule=options.rule,
     )
     ids = _coco_ids(options, detector) if options.form == "coco" else None
-    found = detector.stream(frames, options.batch, options.score_min, tile=tiling, keep_images=draw)
+    found = detector.stream(frames, options.batch, options.score_min, tile=tiling, keep_images=keep)
     return write_results(found, options, tuple(detector.class_names), stream, listener, ids)
 
 
@@ -253,6 +268,7 @@ class _Results:
         self.broken: BrokenPipeError | None = None
         self._writers: list[Writer] = []
         self._pictures: PictureWriter | None = None
+        self._crops: CropWriter | None = None
 
     def add(self, found: Found) -> None:
         assert found.detections is not None
@@ -263,10 +279,13 @@ class _Results:
                 writer.add(found.detections)
             if self._pictures is not None:
                 self._pictures.add(found.frame, found.detections)
+            if self._crops is not None:
+                self._crops.add(found.frame, found.detections)
 
     def _open(self) -> None:
-        from singleshot.files import DRAWN_MARK, PICTURES
-        from singleshot.runtime.picture_writer import PictureWriter
+        from singleshot.files import CROPS, DRAWN_MARK, PICTURES
+        from singleshot.runtime.drawing import DrawOptions
+        from singleshot.runtime.picture_writer import CropWriter, PictureWriter
         from singleshot.runtime.result_files import JsonWriter, open_writer
 
         options, enter = self.options, self.stack.enter_context
@@ -275,12 +294,16 @@ class _Results:
         if self.folder is not None:
             writer, self.results_at = open_writer(options.form, self.folder, options.model, self.class_names, self.ids)
             self._writers.append(enter(writer))
-            if options.draw:
-                self.pictures_at = self.folder / PICTURES
+            if options.draw or options.crop:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 (self.folder / DRAWN_MARK).touch()
-                self._pictures = PictureWriter(self.pictures_at)
+            if options.draw:
+                self.pictures_at = self.folder / PICTURES
+                how = DrawOptions(options.line_width, options.labels, options.scores)
+                self._pictures = PictureWriter(self.pictures_at, how)
                 self.stack.callback(self._pictures.close)
+            if options.crop:
+                self._crops = CropWriter(self.folder / CROPS)
 
     def close(self, complete: bool) -> None:
         """Close everything; a reader that left before the last words is noted only."""
