@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from singleshot.class_selection import ClassSelection
 from singleshot.datasets.box_rules import clean_boxes
 from singleshot.datasets.encoded_image import EncodedImage
 from singleshot.datasets.packed_strings import StringTable, ragged_rows
@@ -26,7 +27,9 @@ class Dataset:
     ptr: int64 [n + 1], objects of image i are rows ptr[i]:ptr[i + 1] of
     boxes_px: float32 [M, 4] (continuous pixels, corner form), labels: int64 [M], difficult: bool [M],
     crowd: bool [M] and area: float32 [M] (square pixels, as annotated);
-    clip_boxes: what to do at reading time with boxes of images whose size is not annotated.
+    clip_boxes: what to do at reading time with boxes of images whose size is not annotated;
+    selection: which of the data's classes these are, None where each goes by its name; left_out: class -> how many
+    objects of it are not here because it was not selected.
     """
 
     source: str
@@ -41,6 +44,8 @@ class Dataset:
     crowd: np.ndarray
     area: np.ndarray
     clip_boxes: bool = False
+    selection: ClassSelection | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)

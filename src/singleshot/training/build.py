@@ -62,6 +62,6 @@ def build_parts(
     summaries = {"train": DataSummary.of(train_set)}
     if val_set is not None:
         summaries["val"] = DataSummary.of(val_set)
-    checkpoints = Checkpoints(settings.out, stepper, summaries, about)
+    checkpoints = Checkpoints(settings.out, stepper, summaries, about, train_set.selection)
     total = None if settings.seconds is not None else settings.epochs * len(loader)
     return Parts(stepper, cache, loader, evaluator, checkpoints, Budget(total, settings.seconds))

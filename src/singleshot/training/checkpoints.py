@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from singleshot.class_selection import ClassSelection
 from singleshot.errors import printable
 from singleshot.training.data_summary import DataSummary, check_class_names
 from singleshot.training.state import Progress, load_state, read_about, save_state
@@ -28,7 +30,14 @@ class Checkpoints:
     saved_step: int | None = None
     weights_step: int | None = None
 
-    def __init__(self, folder: Path, stepper: Stepper, data: Mapping[str, DataSummary], about: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        stepper: Stepper,
+        data: Mapping[str, DataSummary],
+        about: dict[str, Any],
+        selection: ClassSelection | None = None,
+    ) -> None:
         """Write nothing yet.
 
         Args:
@@ -37,8 +46,10 @@ class Checkpoints:
             data: "train", which names the classes, and "val" where there is validation; without it the latest weights
                 count as the best.
             about: What the checkpoints say of the training besides how far it is; plain values.
+            selection: Which of the data's classes are learnt, where it is not all by their names.
         """
         self._folder, self._stepper, self._data, self._about = folder, stepper, data, about
+        self._selection = selection
 
     def save(self, progress: Progress) -> None:
         """The state and the latest weights; the state first, which is what a full disk should still take."""
@@ -97,4 +108,5 @@ class Checkpoints:
         info = ModelInfo.of(
             self._stepper.model, self._data["train"].class_names, metrics=metrics, training={**position, **self._about}
         )
+        info = replace(info, selection=self._selection)
         save_checkpoint(self._folder / name, self._stepper.eval_state(), info)
