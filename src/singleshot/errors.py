@@ -45,5 +45,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """ "; did you mean NEAREST?", to end a message with; "" where none is near."""
     import difflib  # not for every start
 
+    known = list(known)
     near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    if not near:  # it minds capitals
+        lower = {one.lower(): one for one in known}
+        near = [lower[one] for one in difflib.get_close_matches(name.lower(), lower, n=1)]
+    return f"; did you mean {printable(near[0], 60)}?" if near else ""

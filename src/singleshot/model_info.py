@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from singleshot._version import __version__
+from singleshot.class_selection import ClassSelection
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.inputs import InputSpec
 from singleshot.prior_boxes import PriorSpec
@@ -25,7 +26,9 @@ FORMAT = 1
 CHECKPOINT = ("version", "model", "classes", "priors", "input", "thresholds")
 EXPORTED = ("classes", "input", "thresholds", "outputs")
 # Fields that have another name in the file.
-_NAMES_IN_FILE = {"class_names": "classes", "prior_spec": "priors", "input_spec": "input"}
+_NAMES_IN_FILE = {
+    "class_names": "classes", "prior_spec": "priors", "input_spec": "input", "selection": "class_members",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class ModelInfo:
         outputs: Of an exported file: "raw" for offsets and logits, "detections" for boxes, scores, labels and counts.
         precision: Of an exported file's weights.
         category_ids: COCO's number of each class, of the data that it was trained on; None for other forms.
+        selection: Which of its training data's classes these are, where they were selected or renamed.
         more: What else the description holds.
     """
 
@@ -60,6 +64,7 @@ class ModelInfo:
     outputs: str | None = None
     precision: str | None = None
     category_ids: Mapping[str, int] | None = None
+    selection: ClassSelection | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -126,6 +131,9 @@ class ModelInfo:
             if name in given:
                 given[name] = read(given[name])
         more = {key: value for key, value in values.items() if key not in names and key != "format"}
+        selection = given.get("selection")
+        if selection is not None and selection.names != given.get("class_names"):
+            raise ConfigError("its class_members are not those of its classes")
         return cls(**{"version": "", **given}, more=more)
 
     @classmethod
@@ -190,6 +198,7 @@ _READERS: dict[str, Callable[[Any], object]] = {
     "prior_spec": PriorSpec.from_dict,
     "thresholds": Thresholds.from_dict,
     "category_ids": read_category_ids,
+    "selection": ClassSelection.from_dict,
     "model": str,
     "version": str,
 }

@@ -9,6 +9,7 @@ batch at once, and the work stops as soon as every image has enough.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from singleshot.boxes import VARIANCES, Variances, decode, iou
 from singleshot.errors import ConfigError
 from singleshot.records import RawOutput
-from singleshot.thresholds import ACTIVATIONS, first_column
+from singleshot.thresholds import ACTIVATIONS, NO_CAP, first_column
 
 _BLOCK = 400
 
@@ -82,6 +83,7 @@ def to_detections(
     keep_per_class: int | None = None,
     best_class: bool = False,
     background_competes: bool = True,
+    wanted: Sequence[int] | None = None,
 ) -> list[Found]:
     """Detections of each image of the batch; conventions.DETECTION holds the settings of the public implementations.
 
@@ -99,6 +101,10 @@ def to_detections(
     `background_competes` is false (TensorFlow's class-agnostic NMS, TensorFlow Lite's fast one). activation: "softmax",
     or "sigmoid" for networks that were trained so (TensorFlow's Object Detection API), where the background's logit
     says nothing. Raises ConfigError for another.
+
+    wanted: the labels to look for, None for all. The result is that of all classes without caps on boxes of several
+    classes (`candidates`, `keep`), cut to these labels, and then to the caps: boxes of other classes push out none of
+    them. With class_agnostic they still suppress, and count for `candidates`.
     """
     if activation not in ACTIVATIONS:
         raise ConfigError(f"activation {activation!r}: want one of {', '.join(ACTIVATIONS)}")
@@ -106,20 +112,26 @@ def to_detections(
         logits = raw.logits.float()
         scores = logits.softmax(dim=-1) if activation == "softmax" else logits.sigmoid()
         geometry = _Geometry(raw.offsets, priors, variances, clip)
-        limits = _Limits(nms_iou, not class_agnostic, keep, None if class_agnostic else keep_per_class)
+        apart = None if class_agnostic else wanted
+        most = NO_CAP if class_agnostic and wanted is not None else keep
+        limits = _Limits(nms_iou, not class_agnostic, most, None if class_agnostic else keep_per_class)
         if class_agnostic or best_class:
             first = first_column(class_agnostic, activation, background_competes)
             best, winner = scores[..., first:].max(dim=-1, keepdim=True)
             winner = winner + first
-            scores, per_class = torch.where(winner > 0, best, 0.0), scores.shape[1]
+            taken = winner > 0 if apart is None else _is_one(winner - 1, apart)
+            scores, per_class = torch.where(taken, best, 0.0), scores.shape[1]
             classes = winner.squeeze(-1) - 1
         else:
             scores, classes = scores[..., 1:], None
+            if apart is not None:
+                columns = torch.arange(scores.shape[-1], device=scores.device)
+                scores = torch.where(_is_one(columns, apart), scores, 0.0)
         cap = scores[0].numel() if candidates is None else candidates
         quick = min(_BLOCK, per_class, cap)  # the best of all can hold no more of one class than that
         chosen = _best(scores, classes, quick).over(score_min)
         found = _suppress(chosen, geometry, limits)
-        enough = (found.scores > 0).sum(dim=1) >= keep
+        enough = (found.scores > 0).sum(dim=1) >= most
         if chosen.scores.shape[1] == quick < cap:
             complete = enough | (chosen.scores[:, -1] == 0)  # or nothing was left out
             if not bool(complete.all()):
@@ -127,7 +139,15 @@ def to_detections(
         image_boxes = geometry.boxes(found.priors)
         counts = (found.scores > 0).sum(dim=1).tolist()
         rows = zip(image_boxes, found.scores, found.labels, counts, strict=True)
-        return [Found(b[:n], s[:n], c[:n]) for b, s, c, n in rows]
+        every = [Found(b[:n], s[:n], c[:n]) for b, s, c, n in rows]
+        if wanted is None or not class_agnostic:
+            return every
+        return [Found(*(values[_is_one(one.labels, wanted)][:keep] for values in one)) for one in every]
+
+
+def _is_one(labels: Tensor, wanted: Sequence[int]) -> Tensor:
+    """Which of the labels are among the wanted ones."""
+    return torch.isin(labels, torch.tensor(list(wanted), dtype=torch.int64, device=labels.device))
 
 
 def _best(scores: Float[Tensor, "B P C"], classes: Int[Tensor, "B P"] | None, count: int) -> _Candidates:

@@ -45,6 +45,7 @@ RESUME = {
     "start": ("x.safetensors", REFUSED, None),
     "resize": ("letterbox", REFUSED, None),
     "seed": (3, REFUSED, None),
+    "classes": ("ring,star", REFUSED, None),
 }
 START = {
     **SAME_FOR_BOTH,
@@ -56,6 +57,7 @@ START = {
     "backbone_weights": ("none", REFUSED, None),
     "resize": ("letterbox", "model.input_spec.resize", "letterbox"),
     "seed": (3, "settings.seed", 3),
+    "classes": ("star,ring", "train_set.class_names", ("star", "ring")),
     "resume": (True, REFUSED, None),
 }
 

@@ -14,6 +14,7 @@ from singleshot.errors import ConfigError, DataError
 from singleshot.inputs import InputSpec
 from singleshot.records import ImageDetections
 from singleshot.runtime import Detector, Frame, open_sources
+from singleshot.thresholds import Thresholds
 
 
 @pytest.mark.parametrize("resize", ["stretch", "letterbox"])
@@ -53,6 +54,31 @@ def test_threshold_and_most_detections(engine, picture):
     assert Detector(engine, spec, ("a", "b"), 0.1, max_detections=1).detect(image).names == ("a",)
     with pytest.raises(ConfigError, match="want a number from 0 to 1"):
         detector.detect(image, score_min=1.5)
+
+
+def test_classes_are_chosen_renamed_and_joined(engine, picture):
+    image, spec, names = picture(100, 100, (20, 20, 60, 60)), InputSpec(), ("a", "b", "c")
+    weak = Detector(engine, spec, names, 0.1, max_detections=1, classes="c,b")
+    found = weak.detect(image)  # b is weaker than a, which does not take its place
+    assert (weak.class_names, found.names, found.labels.tolist()) == (("c", "b"), ("b",), [1])
+    both = Detector(engine, spec, names, 0.1, classes=["a,b=thing"]).detect(image)
+    assert (both.names, both.scores.tolist()) == (("thing",), [np.float32(0.9)])  # one box: the other lies over it
+    apart = Detector(engine, spec, names, 0.1, classes={"one": ["b"], "two": ["a"]}).detect(image, tile=80)
+    assert apart.names == ("two", "one")
+    with pytest.raises(ConfigError, match=r"no class of the model, which has a, b, c"):
+        Detector(engine, spec, names, classes="d")
+
+
+def test_what_the_file_itself_may_have_left_out_is_said(engine, picture, caplog):
+    image, names = picture(100, 100, (20, 20, 60, 60)), ("a", "b")
+    for keep, classes, warned in ((2, "b", True), (3, "b", False), (2, "b,a", False)):
+        caplog.clear()
+        detector = Detector(engine, InputSpec(), names, 0.1, classes=classes, thresholds=Thresholds(keep=keep))
+        for _ in range(2):
+            detector.detect(image)
+        assert [r.getMessage()[:44] for r in caplog.records] == [
+            "the model file gives the 2 best boxes of all"
+        ] * warned
 
 
 def test_lists_paths_and_grey_arrays(detector, picture, save, tmp_path):

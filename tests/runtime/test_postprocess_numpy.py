@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from singleshot.postprocess import to_detections
 from singleshot.priors import from_shapes, make_priors
 from singleshot.records import RawOutput
 from singleshot.runtime.postprocess_numpy import RawDecoder
-from singleshot.thresholds import Thresholds
+from singleshot.thresholds import NO_CAP, Thresholds
 
 SPEC = from_shapes(64, (6, 3), [((20.0, 20.0), (28.0, 14.0)), ((40.0, 40.0),)])
 
@@ -29,17 +29,17 @@ def raw_output(seed: int, classes: int, images: int = 2) -> tuple[np.ndarray, np
     return offsets, logits
 
 
-def both(offsets: np.ndarray, logits: np.ndarray, rules: Thresholds):
+def both(offsets: np.ndarray, logits: np.ndarray, rules: Thresholds, classes: list[int] | None = None):
     options = asdict(rules)
     del options["show_min"]
     raw = RawOutput(torch.from_numpy(offsets), torch.from_numpy(logits))
-    wanted = to_detections(raw, make_priors(SPEC), variances=SPEC.variances, **options)
-    return zip(RawDecoder(SPEC, rules)(offsets, logits), wanted, strict=True)
+    wanted = to_detections(raw, make_priors(SPEC), variances=SPEC.variances, wanted=classes, **options)
+    return zip(RawDecoder(SPEC, rules, classes)(offsets, logits), wanted, strict=True)
 
 
-def check(offsets: np.ndarray, logits: np.ndarray, rules: Thresholds) -> int:
+def check(offsets: np.ndarray, logits: np.ndarray, rules: Thresholds, classes: list[int] | None = None) -> int:
     total = 0
-    for found, wanted in both(offsets, logits, rules):
+    for found, wanted in both(offsets, logits, rules, classes):
         assert found.boxes.dtype == found.scores.dtype == np.float32
         assert found.labels.tolist() == wanted.labels.tolist()
         np.testing.assert_allclose(found.scores, wanted.scores.numpy(), atol=1e-6)
@@ -48,25 +48,39 @@ def check(offsets: np.ndarray, logits: np.ndarray, rules: Thresholds) -> int:
     return total
 
 
-@given(
-    seed=st.integers(0, 10**6),
-    classes=st.integers(1, 5),
-    rules=st.builds(
-        Thresholds,
-        score_min=st.sampled_from([0.0, 0.01, 0.2, 0.6]),
-        nms_iou=st.sampled_from([0.1, 0.45, 0.8, 1.0]),
-        per_class=st.sampled_from([1, 7, 400]),
-        keep=st.sampled_from([1, 10, 10**6]),
-        class_agnostic=st.booleans(),
-        activation=st.sampled_from(["softmax", "sigmoid"]),
-        clip=st.booleans(),
-        candidates=st.sampled_from([None, 5, 50]),
-        keep_per_class=st.sampled_from([None, 1, 4]),
-        best_class=st.booleans(),
-    ),
+RULES = st.builds(
+    Thresholds,
+    score_min=st.sampled_from([0.0, 0.01, 0.2, 0.6]),
+    nms_iou=st.sampled_from([0.1, 0.45, 0.8, 1.0]),
+    per_class=st.sampled_from([1, 7, 400]),
+    keep=st.sampled_from([1, 10, 10**6]),
+    class_agnostic=st.booleans(),
+    activation=st.sampled_from(["softmax", "sigmoid"]),
+    clip=st.booleans(),
+    candidates=st.sampled_from([None, 5, 50]),
+    keep_per_class=st.sampled_from([None, 1, 4]),
+    best_class=st.booleans(),
 )
+
+
+@given(seed=st.integers(0, 10**6), classes=st.integers(1, 5), rules=RULES)
 def test_as_to_detections(seed: int, classes: int, rules: Thresholds) -> None:
     check(*raw_output(seed, classes), rules)
+
+
+@given(seed=st.integers(0, 10**6), rules=RULES, classes=st.sets(st.integers(0, 4), min_size=1))
+def test_wanted_classes_are_not_pushed_out_by_others(seed: int, rules: Thresholds, classes: set[int]) -> None:
+    """Those of all classes without the caps that span classes, cut to the wanted ones, and then to the caps."""
+    offsets, logits = raw_output(seed, 5)
+    check(offsets, logits, rules, sorted(classes))
+    if rules.candidates is not None:
+        return
+    whole = RawDecoder(SPEC, replace(rules, keep=NO_CAP))(offsets, logits)
+    for (found, _), every in zip(both(offsets, logits, rules, sorted(classes)), whole, strict=True):
+        rows = np.flatnonzero(np.isin(every.labels, sorted(classes)))[: rules.keep]
+        assert found.labels.tolist() == every.labels[rows].tolist()
+        np.testing.assert_array_equal(found.scores, every.scores[rows])
+        np.testing.assert_array_equal(found.boxes, every.boxes[rows])
 
 
 @pytest.mark.parametrize("rule", DETECTION)

@@ -1,9 +1,12 @@
-"""Class names as a user gives them: a,b,c or a file with one name in each line."""
+"""Class names as a user gives them: a,b,c or a file with one name, or one group of them, in each line."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
+from singleshot.class_selection import Classes, ClassSelection
 from singleshot.errors import ConfigError, printable
 from singleshot.storage import read_limited
 from singleshot.text import decode_text
@@ -12,22 +15,55 @@ _MAX_BYTES = 1 << 20
 _BACKGROUND = ("background", "__background__", "_background_", "bg")
 
 
-def read_classes(text: str) -> tuple[str, ...]:
-    """Class names of "a,b,c", or of a file with one in each line (UTF-8, or UTF-16 by its mark), each once.
+def read_groups(given: Classes) -> tuple[str, ...] | dict[str, list[str]]:
+    """What --classes says, for `class_selection.select_classes`: the lines of each file (UTF-8, or UTF-16 by its mark),
+    and every other text as it is.
 
     Raises ConfigError where there is none, DataError for a file that is no such text.
     """
-    path = Path(text)
-    is_file = "\0" not in text and len(text) < 4096 and path.is_file()
-    parts = decode_text(read_limited(path, _MAX_BYTES, "class list"), text).splitlines() if is_file else text.split(",")
-    names = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
-    if not names:
-        raise ConfigError(f"--classes {printable(text)!r}: names no class (want a,b,c or a file with one in each line)")
-    if not is_file and len(names) == 1 and ("/" in text or text.endswith(".txt")):
-        raise ConfigError(
-            f"--classes {printable(text)}: no such file (want a,b,c or a file with one name in each line)"
-        )
-    return names
+    if isinstance(given, Mapping):
+        return ClassSelection.from_dict(given).to_dict()
+    texts = (given,) if isinstance(given, str) else tuple(given)
+    if not all(isinstance(text, str) for text in texts):
+        raise ConfigError(f"--classes {printable(given, 60)}: want texts such as 'a,b' or 'car,truck=vehicle'")
+    return tuple(line for text in texts for line in _lines_of(text) or _none(text))
+
+
+def read_classes(*texts: str, groups: bool = False) -> tuple[str, ...]:
+    """Class names of "a,b,c", or of a file with one in each line (UTF-8, or UTF-16 by its mark), each once.
+
+    With `groups` "a,b=c" stands for all three, in a file too: the names that `read_groups` could mean, where nothing is
+    known of those that there are. Raises ConfigError where there is none, DataError for a file that is no such text.
+    """
+    names: list[str] = []
+    for text in texts:
+        is_file = _is_file(text)
+        for line in _lines_of(text) if is_file else [text]:
+            old, equals, new = line.rpartition("=") if groups else ("", "", line)
+            names += old.split(",") if equals else []
+            names += [new] if is_file or equals else new.split(",")
+        if not is_file and "," not in text and ("/" in text or text.endswith(".txt")):
+            raise ConfigError(
+                f"--classes {printable(text)}: no such file (want a,b,c or a file with one name in each line)"
+            )
+    found = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+    return found or tuple(_none(",".join(texts)))
+
+
+def _is_file(text: str) -> bool:
+    return os.path.isfile(text)  # noqa: PTH113 (Path.is_file raises for a text too long for a name)
+
+
+def _lines_of(text: str) -> list[str]:
+    """The lines of a file that are not empty; any other text is one line."""
+    lines = [text]
+    if _is_file(text):
+        lines = decode_text(read_limited(Path(text), _MAX_BYTES, "class list"), text).splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _none(text: str) -> list[str]:
+    raise ConfigError(f"--classes {printable(text)!r}: names no class (want a,b,c or a file with one in each line)")
 
 
 def without_background(names: tuple[str, ...], count: int) -> tuple[str, ...]:

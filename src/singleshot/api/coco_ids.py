@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from singleshot.datasets.dataset import Dataset
 from singleshot.datasets.findings import CollectErrors
 from singleshot.datasets.readers import coco
 from singleshot.datasets.readers.coco_layout import coco_files
@@ -51,15 +52,22 @@ def ids_of_sources(
             found, images = found or categories, {**inside, **images}
             if inside:
                 break
-    number = {name: label for label, name in enumerate(class_names, 1)}
     if category_ids is None and set(class_names) <= set(found):
         category_ids = found
-    return CocoIds.by_path(category_ids or number, images)
+    return CocoIds.by_path(category_ids or _counted(class_names), images)
 
 
-def ids_of_dataset(categories: Mapping[str, int], paths: Iterable[str], idents: Iterable[str], whole: bool) -> CocoIds:
-    """The ids that a data set's COCO files have."""
-    return CocoIds.by_path(categories, _images(paths, idents, whole))
+def ids_of_dataset(dataset: Dataset) -> CocoIds:
+    """The ids of a data set that was read from COCO files; classes that it does not have so count from 1."""
+    assert dataset.ids is not None
+    categories: Mapping[str, int] = dataset.ids.categories
+    if not set(dataset.class_names) <= set(categories):
+        categories = _counted(dataset.class_names)
+    return CocoIds.by_path(categories, _images(dataset.names, dataset.image_ids, dataset.ids.whole))
+
+
+def _counted(class_names: Sequence[str]) -> dict[str, int]:
+    return {name: label for label, name in enumerate(class_names, 1)}
 
 
 def _places(source: str) -> list[str]:

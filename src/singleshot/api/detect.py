@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
+from singleshot.api.class_names import read_groups
 from singleshot.api.options import Options, check_range, check_results_folder
+from singleshot.class_selection import Classes
 from singleshot.errors import ConfigError, DataError, printable
 
 if TYPE_CHECKING:
@@ -27,11 +29,12 @@ class DetectOptions(Options):
 
     model: a checkpoint or an exported file; sources: images, folders, patterns, videos, cameras, addresses; out: new or
     empty folder for results (None: none are written); form: json, coco, voc, yolo or csv; like: a COCO file whose ids
-    of classes and images form coco takes; draw: write annotated pictures and videos too; line_width, labels, scores:
-    how, see runtime.drawing.DrawOptions; crop: write each object as a picture of its own; score_min: None for the
-    model's own; rule: of a checkpoint, see `load`; batch: images per run of the network, None for what suits engine and
-    source; tile: pixels of a side, "640" or with the overlap "640:0.25", to look at tiles too; tiles_only: not at the
-    whole image; limit: stop after so many images or frames; device, engine, threads, precision: as in `load`.
+    of classes and images form coco takes; classes: what to find, as in `load`; draw: write annotated pictures and
+    videos too; line_width, labels, scores: how, see runtime.drawing.DrawOptions; crop: write each object as a picture
+    of its own; score_min: None for the model's own; rule: of a checkpoint, see `load`; batch: images per run of the
+    network, None for what suits engine and source; tile: pixels of a side, "640" or with the overlap "640:0.25", to
+    look at tiles too; tiles_only: not at the whole image; limit: stop after so many images or frames; device, engine,
+    threads, precision: as in `load`.
     Raises ConfigError for a value that is out of range.
     """
 
@@ -40,6 +43,7 @@ class DetectOptions(Options):
     out: str | None = None
     form: str = "json"
     like: str | None = None
+    classes: Classes | None = None
     draw: bool = True
     line_width: int | None = None
     labels: bool = True
@@ -143,6 +147,7 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
     tiling = options.tiling
     if options.out is not None:
         check_results_folder("--out", options.out)
+    classes = None if options.classes is None else read_groups(options.classes)
     keep = (options.draw or options.crop) and options.out is not None
     frames = _first(open_sources(list(options.sources), decode=False), options.limit)
     detector = load(
@@ -153,6 +158,7 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
         precision=options.precision,
         batch=options.batch,
         rule=options.rule,
+        classes=classes,
     )
     ids = _coco_ids(options, detector) if options.form == "coco" else None
     found = detector.stream(frames, options.batch, options.score_min, tile=tiling, keep_images=keep)

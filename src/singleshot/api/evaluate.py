@@ -8,13 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from singleshot.api.class_names import read_groups
 from singleshot.api.options import Options, Progress, check_range, check_results_folder, no_progress
+from singleshot.class_selection import Classes
 from singleshot.errors import ConfigError, printable
 from singleshot.extras import needs, require
 from singleshot.files import atomic_write
 
 if TYPE_CHECKING:
     from singleshot.datasets import Dataset
+    from singleshot.evaluation.measured_classes import MeasuredClasses
     from singleshot.metrics import Evaluation
     from singleshot.records import ImageDetections
     from singleshot.runtime.detector import Detector
@@ -41,6 +44,7 @@ class EvaluateOptions(Options):
     precision: str | None = None
     workers: int | None = None
     clip_boxes: bool = False
+    classes: Classes | None = None
 
     def __post_init__(self) -> None:
         check_range("--batch", self.batch, 1, 4096)
@@ -50,17 +54,20 @@ class EvaluateOptions(Options):
 
 
 class Evaluated(NamedTuple):
-    """An evaluation with what was asked for; seconds: spent on reading and detecting."""
+    """An evaluation with what was asked for; seconds: spent on reading and detecting; classes: what was compared."""
 
     options: EvaluateOptions
     evaluation: Evaluation
     seconds: float
+    classes: MeasuredClasses
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, as eval.json holds them."""
         options, evaluation = self.options, self.evaluation
         head = {"model": options.model, "data": options.data, "split": options.split, "images": evaluation.images}
-        return {**head, "seconds": round(self.seconds, 2), **evaluation.to_dict()}
+        left_out = {"not_in_data": list(self.classes.unlabelled), "not_in_model": list(self.classes.unknown)}
+        figures = {"seconds": round(self.seconds, 2), **evaluation.to_dict()}
+        return {**head, "classes": self.classes.data.to_dict(), **left_out, **figures}
 
 
 def evaluate(
@@ -82,6 +89,7 @@ def evaluate(
     precision: str | None = None,
     workers: int | None = None,
     clip_boxes: bool = False,
+    classes: Classes | None = None,
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Average precision of a model on labelled images, per class and over all; an exported file needs no PyTorch.
@@ -105,13 +113,16 @@ def evaluate(
         precision: Of an exported file's engine: "float32", "bfloat16", "float16" or "fastest".
         workers: Threads that read images, None for what suits this machine.
         clip_boxes: Clip ground truth to the image instead of stopping.
+        classes: Measure these only, in this order: names of the model's or the data's classes, "car,truck=vehicle" for
+            some that become one in both, a file with such lines, or {new name: [old names]}. None for all that both
+            have; what the model learnt under another name is taken so in the data too.
         progress: Shows how far it is: progress(images, "images") is a context that gives the function to call after
             each image.
 
     Raises:
         CheckpointError: The model cannot be used.
         ConfigError: An option is wrong, or not for this kind of model.
-        DataError: The data cannot be used, or has classes that the model has not.
+        DataError: The data cannot be used, or has no class that the model has.
         MissingExtraError: A package is not installed; the message names the extra.
     """
     return run_evaluation(EvaluateOptions.of(locals()), progress).evaluation
@@ -119,9 +130,11 @@ def evaluate(
 
 def run_evaluation(options: EvaluateOptions, progress: Progress = no_progress) -> Evaluated:
     """As `evaluate`, with what was asked for and the seconds it took."""
-    from singleshot.datasets import open_dataset
     from singleshot.evaluation.engine_loop import SquareBatch, evaluate_engine, read_batches
+    from singleshot.evaluation.measured_classes import ModelClasses, open_measured
     from singleshot.metrics import METRICS
+    from singleshot.metrics.evaluation import with_rows
+    from singleshot.runtime.class_filter import ClassFilter
     from singleshot.runtime.engines.table import is_exported
     from singleshot.runtime.result_files import FORMATS
 
@@ -133,18 +146,24 @@ def run_evaluation(options: EvaluateOptions, progress: Progress = no_progress) -
         require("report", "--out: curves.png", "matplotlib")
     if options.save is not None:
         check_results_folder("--save", options.save)
+    wanted = None if options.classes is None else read_groups(options.classes)
     detector = _exported(options) if is_exported(options.model) else _checkpoint(options)
-    engine, spec, names = detector.engine, detector.input_spec, detector.class_names
-    dataset = open_dataset(options.data, options.split, class_names=names, clip_boxes=options.clip_boxes)
+    engine, spec = detector.engine, detector.input_spec
+    model = ModelClasses(detector.class_names, detector.learnt)
+    dataset, classes, rows, unknown = open_measured(
+        options.data, options.split, model, wanted, clip_boxes=options.clip_boxes
+    )
+    chosen = ClassFilter(classes.labels, detector.nms_iou)
 
     def detect(batch: SquareBatch) -> list[ImageDetections]:
-        return engine(batch.images)
+        return [chosen(found) for found in engine(batch.images)]
 
     started = time.perf_counter()
     with progress(len(dataset), "images") as advance:
         batches = read_batches(dataset, spec, options.batch, options.workers)
         evaluated = evaluate_engine(detect, batches, dataset, spec.sides, options.metric, advance)
-    done = Evaluated(options, evaluated.evaluation, time.perf_counter() - started)
+    evaluation = with_rows(evaluated.evaluation, rows, unknown)
+    done = Evaluated(options, evaluation, time.perf_counter() - started, classes)
     if options.save is not None:
         _save_detections(options, dataset, evaluated.detections)
     if options.out is not None:
@@ -182,7 +201,9 @@ def _checkpoint(options: EvaluateOptions) -> Detector:
     if options.nms_iou is not None:
         engine.thresholds = replace(engine.thresholds, nms_iou=options.nms_iou)
     assert engine.info is not None
-    return Detector(engine, engine.info.input_spec, engine.info.class_names)
+    detector = Detector(engine, engine.info.input_spec, engine.info.class_names, thresholds=engine.thresholds)
+    detector.learnt = engine.info.selection
+    return detector
 
 
 def _save_detections(options: EvaluateOptions, dataset: Dataset, found: list[ImageDetections]) -> None:
@@ -192,10 +213,9 @@ def _save_detections(options: EvaluateOptions, dataset: Dataset, found: list[Ima
     from singleshot.runtime.detections import Detections
     from singleshot.runtime.result_files import open_writer
 
-    ids, folder = dataset.ids, Path(str(options.save))
-    form = options.form or ("json" if ids is None else "coco")
-    coco = None if ids is None else ids_of_dataset(ids.categories, dataset.names, dataset.image_ids, ids.whole)
-    writer, _ = open_writer(form, folder, options.model, dataset.class_names, coco)
+    form = options.form or ("json" if dataset.ids is None else "coco")
+    ids = None if dataset.ids is None else ids_of_dataset(dataset)
+    writer, _ = open_writer(form, Path(str(options.save)), options.model, dataset.class_names, ids)
     with writer:
         for i, record in enumerate(found):
             name, (width, height) = dataset.names[i], dataset.sizes[i].tolist()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from singleshot.class_selection import Classes
     from singleshot.inputs import InputSpec
     from singleshot.runtime.detector import Detector
 
@@ -23,6 +24,7 @@ def load(
     input_spec: InputSpec | dict[str, Any] | None = None,
     class_names: Sequence[str] | None = None,
     cache: str | Path | None = None,
+    classes: Classes | None = None,
 ) -> Detector:
     """A detector from a model file.
 
@@ -41,14 +43,18 @@ def load(
             input.
         class_names: For the same: what its labels mean.
         cache: A folder where OpenVINO keeps the compiled network, to start faster.
+        classes: Find these only, in this order: names of the model's classes, "car,truck=vehicle" for some that become
+            one, a file with such lines, or {new name: [old names]}. None for all.
 
     Raises:
         CheckpointError: The file cannot be used.
         ConfigError: An option is wrong, or not for this kind of file.
         MissingExtraError: A package is not installed; the message names the extra.
     """
+    from singleshot.api.class_names import read_groups
     from singleshot.runtime.engines.table import EngineOptions
     from singleshot.runtime.load import open_detector
 
     options = EngineOptions(device, threads, precision, batch, cache, rule)
-    return open_detector(path, engine, options, input_spec, class_names)
+    wanted = None if classes is None else read_groups(classes)
+    return open_detector(path, engine, options, input_spec, class_names, wanted)

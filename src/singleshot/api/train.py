@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from singleshot.api.options import DEFAULT_MODEL, parse_bytes, parse_duration
+from singleshot.api.train_classes import open_selected, said
 from singleshot.api.train_options import RUN_FILE, TrainOptions, resolve, saved_run
+from singleshot.class_selection import Classes
 from singleshot.errors import CheckpointError, ConfigError, DataError, SingleshotError, printable
 from singleshot.extras import needs
 from singleshot.files import atomic_write, is_free, numbered_folder, try_folder
@@ -120,6 +122,7 @@ def train(
     clip_boxes: bool = False,
     cache: str | Path | None = None,
     cache_size: str | int | None = None,
+    classes: Classes | None = None,
     on_start: OnStart | None = None,
 ) -> Run:
     """Train a detector on labelled images. Nothing is written before all the input has been checked.
@@ -152,6 +155,8 @@ def train(
         clip_boxes: Clip boxes to the image and drop empty ones instead of stopping.
         cache: Keep decoded images: "auto" (None; in memory if all fit), "ram", "none", or a folder for a file.
         cache_size: The most that the cache may take, such as "4G" (None), or bytes.
+        classes: Learn these only, in this order: names of the data's classes, "car,truck=vehicle" for some that become
+            one, a file with such lines, or {new name: [old names]}; objects of others are left out. None for all.
         on_start: Called once, when all the input has been checked; gives the reporters that are to be called.
 
     Returns:
@@ -239,13 +244,12 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
     import torch
 
     from singleshot.devices import pick_device
-    from singleshot.loading.shard_stream import open_training_set
     from singleshot.training import loop
 
     options = options.filled()
     folder = _folder(options)
     place = pick_device(options.device)
-    train_set = open_training_set(options.data, options.split or "train", clip_boxes=options.clip_boxes)
+    train_set = open_selected(options)
     val_set = _open_validation(options, train_set)
     torch.manual_seed(options.seed or 0)
     model, initial, pretrained = _model(options, train_set.class_names)
@@ -255,6 +259,7 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
     options = replace(
         options,
         model=model.name,
+        classes=None if train_set.selection is None else train_set.selection.to_dict(),
         resize=model.input_spec.resize,
         batch=options.batch or recipe.batch,
         cache=_cache(options.cache or "auto", train_set, model.input_spec.sides, cache_bytes),
@@ -351,7 +356,8 @@ def _open_validation(options: TrainOptions, train_set: Dataset | ShardStream) ->
     if name == "val" and find_split("val", available_splits(options.data)) is None:
         log.warning("no split 'val' in the data: training without validation (name one with --val-split)")
         return None
-    return open_dataset(options.data, name, class_names=train_set.class_names, clip_boxes=options.clip_boxes)
+    names, selection = train_set.class_names, train_set.selection
+    return said(open_dataset(options.data, name, names, options.clip_boxes, selection))
 
 
 def _model(options: TrainOptions, class_names: tuple[str, ...]) -> tuple[SSD, str, bool]:

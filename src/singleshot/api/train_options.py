@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from singleshot.api.class_names import read_groups
 from singleshot.api.options import Options, check_range
+from singleshot.class_selection import Classes, ClassSelection, select_classes
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.extras import needs, require
 
@@ -16,7 +18,7 @@ RUN_FILE = "run.json"
 # Where and how a run is done on this machine: what is not kept in run.json.
 _NOT_KEPT = ("out", "resume", "device", "compile", "workers", "tensorboard", "update_ratios")
 # What a resumed run keeps: another value is refused.
-_FIXED = ("model", "recipe", "batch", "lr", "backbone_weights", "start", "resize", "seed")
+_FIXED = ("classes", "model", "recipe", "batch", "lr", "backbone_weights", "start", "resize", "seed")
 # What may change in a run where it is given again; its length besides.
 _MAY_CHANGE = ("data", "split", "val_split", "val_every", "precision", "clip_boxes", "cache", "cache_size")
 # What stands for an option that is not given, where that is one value.
@@ -55,6 +57,7 @@ class TrainOptions(Options):
     clip_boxes: bool = False
     cache: str | None = None
     cache_size: str | int | None = None
+    classes: Classes | None = None
 
     def __post_init__(self) -> None:
         check_range("--epochs", self.epochs, 1, 10**9)
@@ -86,6 +89,8 @@ def resolve(given: TrainOptions) -> TrainOptions:
         MissingExtraError: PyTorch is not installed.
     """
     require("train", "training", "torch")
+    if given.classes is not None:
+        given = replace(given, classes=read_groups(given.classes))
     if given.time and given.epochs:
         raise ConfigError("--time and --epochs exclude each other: a budget of time decides the epochs")
     if given.start and given.backbone_weights and not given.resume:
@@ -144,6 +149,11 @@ def _refuse_changes(given: TrainOptions, saved: TrainOptions, recipe: Mapping[st
             has = {"batch": recipe.get("batch"), "lr": recipe.get("lr"), **DEFAULTS}.get(name)
         if wanted is None or wanted == has or (name == "recipe" and _same_recipe(wanted, recipe)):
             continue
+        if name == "classes":
+            if has is not None and _same_classes(wanted, has):
+                continue
+            has = None if has is None else ClassSelection.from_dict(has).summary()
+            wanted = ", ".join(wanted)
         shown = "none" if has is None else printable(has, 60)
         raise ConfigError(
             f"--resume: --{name.replace('_', '-')} cannot change in a run (it has {shown}, given is"
@@ -154,6 +164,15 @@ def _refuse_changes(given: TrainOptions, saved: TrainOptions, recipe: Mapping[st
             f"--resume: --recipe {printable(given.recipe)}: is not what it was when the run started; leave it out (the"
             " run keeps its own), or start a new run with another --out"
         )
+
+
+def _same_classes(wanted: Classes, has: Classes) -> bool:
+    """Whether what is asked for is what the run has, in the same order."""
+    run = ClassSelection.from_dict(has)
+    try:
+        return select_classes(wanted, run.members, "the run") == run
+    except ConfigError:
+        return False
 
 
 def _same_recipe(name: str, recipe: Mapping[str, Any]) -> bool:

@@ -24,6 +24,14 @@ EngineOption = Annotated[
     str | None,
     typer.Option("--engine", help=f"{', '.join(ENGINES)}, or auto: the fastest here, measured once."),
 ]
+ClassesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--classes",
+        metavar="A,B|OLD,OLD=NEW|FILE",
+        help="These classes only, in this order; OLD=NEW renames or joins. May be repeated; a file has one a line.",
+    ),
+]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Cores for the network.")]
 PrecisionOption = Annotated[
     str | None,

@@ -26,7 +26,8 @@ def check_command(
     data: Annotated[str, typer.Argument(help="Folder, file or address of a data set, in any form that is read.")],
     split: Annotated[str | None, typer.Option(help="Look at this split only.")] = None,
     classes: Annotated[
-        str | None, typer.Option(help="The classes that are right: a,b,c or a file with one in each line.")
+        list[str] | None,
+        typer.Option(help="The classes that are right, as train takes them: a,b,c, OLD=NEW, or a file of such lines."),
     ] = None,
     fix: Annotated[bool, typer.Option("--fix", help="Write a repaired copy; the original is not touched.")] = False,
     out: Annotated[
@@ -54,7 +55,7 @@ def check_command(
     place = (Path(_default_out(data)) if out is None else out) if fix else None
     if place is not None and not is_free(place):
         raise ConfigError(f"{printable(place)}: is there already; give another --out, or remove it")
-    names = None if classes is None else read_classes(classes)
+    names = None if not classes else read_classes(*classes, groups=True)
 
     def progress(total: int, what: str) -> AbstractContextManager[Callable[[], None]]:
         return progress_bar(total, what, quiet)

@@ -13,6 +13,7 @@ import typer
 
 from singleshot.cli.common import (
     STOPPED,
+    ClassesOption,
     DeviceOption,
     EngineOption,
     PrecisionOption,
@@ -70,6 +71,7 @@ def detect(
         str | None,
         typer.Option(metavar="FILE", help="With --format coco: a COCO file whose class and image ids to use."),
     ] = None,
+    classes: ClassesOption = None,
     score_min: Annotated[
         float | None, typer.Option(help="Lowest score to report, 0 to 1. Default: the model's own.")
     ] = None,
@@ -129,7 +131,7 @@ def detect(
 
     # OpenCV reads it when its first video opens: FFmpeg's own complaints would repeat ours, many times over.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    values = {**locals(), "batch": _batch_size(batch), "draw": draw is not False}
+    values = {**locals(), "batch": _batch_size(batch), "draw": draw is not False, "classes": classes or None}
     if as_json and crop and out is None and draw is None:
         values["draw"] = False  # crops were asked for, and nothing else
     if out is None and (not as_json or draw or crop):

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from singleshot.cli.common import (
+    ClassesOption,
     DeviceOption,
     EngineOption,
     JsonOption,
@@ -52,6 +53,7 @@ def evaluate_command(
     clip_boxes: Annotated[
         bool, typer.Option("--clip-boxes", help="Clip ground truth to the image instead of stopping.")
     ] = False,
+    classes: ClassesOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -61,7 +63,7 @@ def evaluate_command(
     """
     from singleshot.api.evaluate import EvaluateOptions, run_evaluation
 
-    options = EvaluateOptions.of(locals())
+    options = EvaluateOptions.of({**locals(), "classes": classes or None})
     done = run_evaluation(options, functools.partial(progress_bar, quiet=quiet))
     if as_json:
         print(json.dumps(done.to_dict()))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from singleshot.api.options import DEFAULT_MODEL
-from singleshot.cli.common import STOPPED, DeviceOption, JsonOption, QuietOption, WorkersOption
+from singleshot.cli.common import STOPPED, ClassesOption, DeviceOption, JsonOption, QuietOption, WorkersOption
 
 if TYPE_CHECKING:
     from singleshot.api.train import Run, Started, TrainOptions
@@ -84,6 +84,7 @@ def train(
         typer.Option(help="Keep decoded images: auto (default: in memory if all fit), ram, none, or a folder."),
     ] = None,
     cache_size: Annotated[str | None, typer.Option(help="The most that the cache may take. Default: 4G.")] = None,
+    classes: ClassesOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -96,7 +97,7 @@ def train(
     """
     from singleshot.api.train import TrainOptions, resolve, run_training
 
-    options = resolve(TrainOptions.of({**locals(), "data": data or ""}))
+    options = resolve(TrainOptions.of({**locals(), "data": data or "", "classes": classes or None}))
     if not quiet:
         print("starting ...", file=sys.stderr, flush=True)  # PyTorch takes seconds to import
     run = run_training(options, functools.partial(watch, quiet=quiet))

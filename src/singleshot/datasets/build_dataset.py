@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from singleshot.class_selection import ClassSelection
 from singleshot.datasets.box_rules import clean_boxes
 from singleshot.datasets.dataset import Dataset, unknown_class
 from singleshot.datasets.findings import ERROR, KINDS
@@ -24,14 +26,20 @@ _THREADS = 16
 
 
 def build_dataset(
-    raw: RawSet, split: str, class_names: Sequence[str] | None = None, clip_boxes: bool = False
+    raw: RawSet,
+    split: str,
+    class_names: Sequence[str] | None = None,
+    clip_boxes: bool = False,
+    selection: ClassSelection | None = None,
 ) -> Dataset:
     """One split of what was read. class_names None takes the data's own; given, objects' classes are looked up in it.
+    With a selection (then class_names has no meaning) its classes are taken under their new names, and objects of
+    others are left out unread.
 
     Raises DataError for an unknown class, a box that cannot be used (see `clean_boxes`; with clip_boxes it is cut or
     dropped, and counted in a warning), and where boxes are parts of an image that cannot be measured.
     """
-    names = tuple(raw.class_names if class_names is None else class_names)
+    names = tuple(raw.class_names if class_names is None else class_names) if selection is None else selection.names
     if not names:
         raise DataError(f"{printable(raw.source)}: no annotation has an object; label some before training")
     if (odd := implausible(raw)) is not None:
@@ -42,7 +50,12 @@ def build_dataset(
     images = [raw.images[i] for i in raw.splits[split]]
     sizes, scales = measure(images)
     owners = [(i, obj) for i, image in enumerate(images) for obj in image.objects]
-    labels = _labels(raw.notation, images, owners, names)
+    known, left_out = {name: label for label, name in enumerate(names)}, Counter[str]()
+    if selection is not None:
+        known = selection.labels()
+        left_out = Counter(obj.name for _, obj in owners if obj.name not in known)
+        owners = [(i, obj) for i, obj in owners if obj.name in known]
+    labels = _labels(raw.notation, images, owners, known)
     image_of = np.array([i for i, _ in owners], np.int64)
     written = np.array([obj.box for _, obj in owners], np.float64).reshape(-1, 4)
 
@@ -72,6 +85,8 @@ def build_dataset(
         area=np.minimum(np.where(np.isnan(annotated), own, annotated), np.finfo(np.float32).max).astype(np.float32),
         clip_boxes=clip_boxes,
         ids=raw.ids,
+        selection=selection,
+        left_out=dict(left_out.most_common()),
     )
 
 
@@ -91,13 +106,12 @@ def measure(images: Sequence[RawImage]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _labels(
-    notation: Notation, images: list[RawImage], owners: Iterable[tuple[int, RawObject]], names: tuple[str, ...]
+    notation: Notation, images: list[RawImage], owners: Iterable[tuple[int, RawObject]], known: dict[str, int]
 ) -> np.ndarray:
-    known = {name: label for label, name in enumerate(names)}
     labels = []
     for i, obj in owners:
         label = known.get(obj.name)
         if label is None:
-            raise DataError(f"{notation.where(images[i], obj)}: {unknown_class(obj.name, names)}")
+            raise DataError(f"{notation.where(images[i], obj)}: {unknown_class(obj.name, known)}")
         labels.append(label)
     return np.array(labels, np.int64)

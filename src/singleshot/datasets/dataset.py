@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from singleshot.class_selection import ClassSelection
 from singleshot.datasets.box_rules import clean_boxes
 from singleshot.datasets.encoded_image import EncodedImage
 from singleshot.datasets.packed_strings import StringTable, ragged_rows
@@ -29,6 +30,8 @@ class Dataset:
     crowd: bool [M] and area: float32 [M] (square pixels, as annotated);
     clip_boxes: what to do at reading time with boxes of images whose size is not annotated;
     ids: COCO's, None for other forms.
+    selection: which of the data's classes these are, None where each goes by its name; left_out: class -> how many
+    objects of it are not here because it was not selected.
     """
 
     source: str
@@ -44,6 +47,8 @@ class Dataset:
     area: np.ndarray
     clip_boxes: bool = False
     ids: DatasetIds | None = None
+    selection: ClassSelection | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)

@@ -144,7 +144,7 @@ def open_calibration(data: str, info: ModelInfo, split: str = "val") -> tuple[Da
     """
     sets = []
     for name, most in (("train", CALIBRATION), (split, None)):
-        dataset = open_dataset(data, name, class_names=info.class_names)
+        dataset = open_dataset(data, name, class_names=info.class_names, selection=info.selection)
         if not len(dataset):
             raise DataError(f"{printable(data)}: split {printable(name, 40)} has no images")
         sets.append(dataset if most is None else dataset.subset(spread(len(dataset), most)))

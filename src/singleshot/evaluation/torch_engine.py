@@ -23,11 +23,12 @@ class TorchEngine:
     """Callable: uint8 RGB [B, H, W, C] -> one ImageDetections per image, boxes normalised to the input.
 
     dtype: what the network computes in; decoding and what follows is always float32. info: of the file, if it came from
-    one.
+    one. wanted: the labels to look for, None for all.
     """
 
     name = "torch"
     info: ModelInfo | None = None
+    wanted: tuple[int, ...] | None = None
 
     def __init__(
         self, model: SSD, thresholds: Thresholds, device: torch.device, dtype: torch.dtype = torch.float32
@@ -50,9 +51,8 @@ class TorchEngine:
     def decode(self, raw: RawOutput) -> list[ImageDetections]:
         """Detections of raw outputs as arrays, boxes normalised to the input."""
         model = self.model
-        found = to_detections(
-            raw, model.priors, variances=model.prior_spec.variances, **self.thresholds.for_postprocess()
-        )
+        rules, variances = self.thresholds.for_postprocess(), model.prior_spec.variances
+        found = to_detections(raw, model.priors, variances=variances, wanted=self.wanted, **rules)
         return [ImageDetections(*(values.cpu().numpy() for values in image)) for image in found]
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from singleshot.class_selection import ClassSelection
 from singleshot.datasets import open_dataset
 from singleshot.datasets.box_rules import clean_boxes
 from singleshot.datasets.dataset import Dataset, format_box, unknown_class
@@ -46,7 +47,8 @@ BUFFER_BYTES = 512 * 2**20
 class ShardStream:
     """One split of a folder of shards, none of them opened yet.
 
-    source: as a Dataset's; class_names: those wanted; own_names: those of the shards; paths, counts: of the tars and
+    source: as a Dataset's; class_names: those wanted; own_names: those of the shards; selection: which of these become
+    which of those, objects of others being left out; None where each goes by its name; paths, counts: of the tars and
     of their samples; clip_boxes: as in `open_dataset`; buffer_samples, buffer_bytes: how many samples a process
     holds to draw from, over all streams, and their bytes. Raises ConfigError for a buffer of nothing.
     """
@@ -59,6 +61,7 @@ class ShardStream:
     clip_boxes: bool = False
     buffer_samples: int = BUFFER_SAMPLES
     buffer_bytes: int = BUFFER_BYTES
+    selection: ClassSelection | None = None
 
     def __post_init__(self) -> None:
         if self.buffer_samples < 1:
@@ -160,6 +163,8 @@ class ShardSource:
         self._parts: list[list[Part]] = []
         self._open: dict[int, _OpenStream] = {}
         wanted = {name: label for label, name in enumerate(stream.class_names)}
+        if stream.selection is not None:
+            wanted = stream.selection.labels()
         self._labels = np.array([wanted.get(name, -1) for name in stream.own_names], np.int64)
         self._starts = np.cumsum([0, *stream.counts])
 
@@ -248,16 +253,19 @@ class ShardSource:
                 f"{where}: image is {width} x {height} pixels, its annotation says {label.width} x {label.height}; "
                 "write the shards again"
             )
-        boxes = np.array(label.boxes, np.float64).reshape(-1, 4)
+        labels = self._labels[np.array(label.classes, np.int64)]
+        taken = np.flatnonzero(labels >= 0) if self._stream.selection is not None else np.arange(len(labels))
+        boxes = np.array(label.boxes, np.float64).reshape(-1, 4)[taken]
         names = self._stream.own_names
 
         def describe(k: int) -> str:
-            return f"{where}: object {k} ({printable(names[label.classes[k]])}): box {format_box(boxes[k])}"
+            name = printable(names[label.classes[taken[k]]])
+            return f"{where}: object {taken[k]} ({name}): box {format_box(boxes[k])}"
 
         size = np.tile(np.array([width, height], np.float64), (len(boxes), 1))
         clean = clean_boxes(boxes, size, self._stream.clip_boxes, describe)
-        keep = clean.keep & ~np.array(label.crowd, bool)
-        labels = self._labels[np.array(label.classes, np.int64)]
+        keep = clean.keep & ~np.array(label.crowd, bool)[taken]
+        labels = labels[taken]
         if (labels < 0).any():
             k = int(np.argmax(labels < 0))
             raise DataError(f"{where}: object {k}: {unknown_class(names[label.classes[k]], self._stream.class_names)}")

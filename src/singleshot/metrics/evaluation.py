@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -111,6 +111,24 @@ def evaluate(
     return Evaluation(
         metric, mean_ap, per_class, stats, len(ground_truth), float(iou_min), float(score_min), tuple(curves)
     )
+
+
+def with_rows(evaluation: Evaluation, names: Sequence[str], unmeasured: Mapping[str, int]) -> Evaluation:
+    """A row for each of the names, in that order; those that were not measured have no figure but their objects.
+
+    unmeasured: class -> how many objects that count; 0 where it is not there.
+    """
+    nan, none = float("nan"), np.zeros(0)
+    measured = {one.name: (one, curve) for one, curve in zip(evaluation.per_class, evaluation.curves, strict=True)}
+    ap50 = nan if evaluation.metric == "coco" else None
+    rows = [
+        measured.get(
+            name,
+            (ClassResult(name, nan, ap50, unmeasured.get(name, 0), 0, nan, nan, nan, nan), Curve(none, none, none, 0)),
+        )
+        for name in names
+    ]
+    return replace(evaluation, per_class=tuple(row for row, _ in rows), curves=tuple(curve for _, curve in rows))
 
 
 def best_f1(curve: Curve) -> tuple[float, float, float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import NamedTuple, overload
 
 import numpy as np
 
+from singleshot.class_selection import Classes, ClassSelection, select_classes
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.inputs import InputSpec
 from singleshot.records import ImageDetections
 from singleshot.runtime.batching import batches
+from singleshot.runtime.class_filter import ClassFilter
 from singleshot.runtime.decoding import ReadPlan, decode_frame
 from singleshot.runtime.detections import Detections
 from singleshot.runtime.engines.table import Engine, suited_batch
@@ -22,6 +25,9 @@ from singleshot.runtime.prefetch import Prefetcher
 from singleshot.runtime.preparing import Prepared, prepare
 from singleshot.runtime.sources import Frame, frame_of
 from singleshot.runtime.tiles import Tiling, cut
+from singleshot.thresholds import NO_CAP, Thresholds
+
+log = logging.getLogger(__name__)
 
 # Evaluation keeps everything above .01 (Caffe's ssd_pascal.py), since average precision wants the tail; a
 # reader wants few false boxes. A model file brings its own value; this one is for engines that have none.
@@ -43,6 +49,9 @@ Tile = Tiling | int | tuple[int, float]
 class Detector:
     """Finds objects in images with one engine.
 
+    learnt: which of its training data's classes the model's are, where it learnt some under other names, or not all;
+    nms_iou: IoU over which a weaker box of a class is dropped.
+
     Args:
         engine: See Engine.
         input_spec: How an image becomes the network's input.
@@ -51,7 +60,10 @@ class Detector:
         max_detections: At most that many per image, the best ones; None for all that the engine gives.
         batch_size: Images per call of the engine where a method does not name another; None for what suits the engine,
             and one at a time for live sources and the first images.
-        category_ids: COCO's number of each class, which results of that form take; None for label + 1.
+        classes: Find these only, in this order: names of `class_names`, "car,truck=vehicle" for some that become one,
+            or {new name: [old names]}. Labels count from 0 over these.
+        thresholds: What the engine detects by: `keep` is how many boxes of all classes it gives at most (a warning says
+            where that may have left out some that are wanted), `nms_iou` goes for classes that become one.
 
     Raises:
         ConfigError: A value is out of range.
@@ -65,17 +77,28 @@ class Detector:
         score_min: float = SCORE_MIN,
         max_detections: int | None = None,
         batch_size: int | None = None,
-        category_ids: Mapping[str, int] | None = None,
+        classes: Classes | None = None,
+        thresholds: Thresholds | None = None,
     ) -> None:
         if max_detections is not None and max_detections < 1:
             raise ConfigError(f"max_detections {max_detections}: want at least 1")
         self.engine = engine
         self.input_spec = input_spec
         self.class_names = tuple(class_names)
-        self.category_ids = category_ids if set(class_names) <= set(category_ids or ()) else None
         self.score_min = _threshold(score_min)
         self.max_detections = max_detections
         self._batch_size = _checked_batch(batch_size)
+        self.nms_iou = (thresholds or Thresholds()).nms_iou
+        self.learnt: ClassSelection | None = None
+        self.category_ids: Mapping[str, int] | None = None  # COCO's, of the data that it was trained on
+        self._filter: ClassFilter | None = None
+        self._most = NO_CAP  # boxes of all classes that the engine gives
+        if classes is not None:
+            selection = select_classes(classes, self.class_names, "the model")
+            labels = selection.labels_of(self.class_names)
+            self._filter = ClassFilter(labels, self.nms_iou)
+            self._most = NO_CAP if thresholds is None or -1 not in labels else thresholds.keep
+            self.class_names = selection.names
 
     @property
     def batch_size(self) -> int:
@@ -186,7 +209,7 @@ class Detector:
     ) -> Iterator[Found]:
         """Run the engine on the frames that have an image; frames are let go of as they are given out."""
         squares = [item.square for item in batch if item.square is not None]
-        results = iter(self._engine(squares) if squares else [])
+        results = iter(self._engine(squares, job.score_min) if squares else [])
         del squares
         batch.reverse()
         while batch:
@@ -210,11 +233,20 @@ class Detector:
             del frame, detections
             release(held)
 
-    def _engine(self, squares: list[np.ndarray]) -> list[ImageDetections]:
+    def _engine(self, squares: list[np.ndarray], score_min: float) -> list[ImageDetections]:
         found = self.engine(np.stack(squares))
         if len(found) != len(squares):
             raise RuntimeError(f"the engine gave {len(found)} results for {len(squares)} images")
-        return found
+        if self._filter is None:
+            return found
+        if any(len(one.scores) >= self._most and one.scores[self._most - 1] >= score_min for one in found):
+            log.warning(
+                "the model file gives the %d best boxes of all its classes: in some images weaker ones of those asked"
+                " for may be missing; a checkpoint, or a file of `export --raw`, gives them all",
+                self._most,
+            )
+            self._most = NO_CAP  # said once
+        return [self._filter(one) for one in found]
 
     def _in_tiles(self, image: np.ndarray, name: str, job: _Job) -> ImageDetections:
         """The whole image and its tiles, one result in pixels of the image. Raises DataError for too many tiles."""
@@ -223,7 +255,7 @@ class Detector:
         windows = job.tiling.windows(width, height, name)
         parts = []
         for tiles in cut(image, windows, job.spec):
-            for tile, raw in zip(tiles, self._engine([tile.square for tile in tiles]), strict=True):
+            for tile, raw in zip(tiles, self._engine([tile.square for tile in tiles], job.score_min), strict=True):
                 x0, y0, x1, y1 = tile.window
                 found = to_pixels(raw, tile.place, job.spec, x1 - x0, y1 - y0)
                 found = select(found, job.score_min, self.max_detections)

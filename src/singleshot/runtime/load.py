@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from singleshot.class_selection import Classes, select_classes
 from singleshot.errors import CheckpointError, ConfigError, MissingExtraError, printable
 from singleshot.inputs import InputSpec
 from singleshot.model_info import EXPORTED, ModelInfo, read_input, read_names
@@ -23,6 +24,7 @@ from singleshot.runtime.engines.table import (
     Engine,
     EngineOptions,
     FileEngine,
+    SelectiveEngine,
     engine_choices,
     engines_of,
     is_exported,
@@ -31,6 +33,7 @@ from singleshot.runtime.engines.table import (
 )
 from singleshot.runtime.model_file import onnx_description
 from singleshot.runtime.postprocess_numpy import RawDecoder
+from singleshot.thresholds import NO_CAP
 
 _MAX_JSON = 1 << 26
 
@@ -41,6 +44,7 @@ def open_detector(
     options: EngineOptions = AS_USUAL,
     input_spec: InputSpec | Mapping[str, Any] | None = None,
     class_names: Sequence[str] | None = None,
+    classes: Classes | None = None,
 ) -> Detector:
     """A Detector that runs a model file.
 
@@ -51,6 +55,7 @@ def open_detector(
         options: How it is to be run.
         input_spec: In place of the description of an exported file: how an image becomes its input.
         class_names: Likewise, what its labels mean.
+        classes: Find these only; see `Detector`.
 
     Raises:
         CheckpointError: The file cannot be used.
@@ -77,17 +82,34 @@ def open_detector(
     opened = _open_fastest(candidates, path, options)
     info = getattr(opened, "info", None) or _described(path, text or getattr(opened, "description", None), spec, names)
     info = replace(info, input_spec=spec or info.input_spec, class_names=names or info.class_names)
+    wanted = None
+    if classes is not None:
+        selection = select_classes(classes, info.class_names, printable(path))
+        classes = selection.to_dict()
+        labels = selection.labels_of(info.class_names)
+        wanted = tuple(old for old, new in enumerate(labels) if new >= 0)
+    # Boxes of other classes are left out before the limits on their number, but where NMS is inside the file.
+    thresholds = info.thresholds
     if isinstance(opened, FileEngine):
         _check_doors(opened, info, path)
-        opened.decode = _decoder(info, path)
-    return Detector(
+        opened.decode = _decoder(info, path, wanted)
+    elif isinstance(opened, SelectiveEngine):
+        opened.wanted = wanted
+    if not isinstance(opened, FileEngine) or info.raw:
+        thresholds = replace(thresholds, keep=NO_CAP)
+    detector = Detector(
         opened,
         info.input_spec,
         info.class_names,
-        score_min=info.thresholds.show_min,
+        score_min=thresholds.show_min,
         batch_size=options.batch,
-        category_ids=info.category_ids,
+        classes=classes,
+        thresholds=thresholds,
     )
+    detector.learnt = info.selection if names is None else None
+    if set(detector.class_names) <= set(info.category_ids or ()):
+        detector.category_ids = info.category_ids
+    return detector
 
 
 def _check_options(path: Path, engine: str | None, options: EngineOptions) -> None:
@@ -217,8 +239,9 @@ def _check_doors(engine: FileEngine, info: ModelInfo, path: Path) -> None:
         raise CheckpointError(f"{where}: its outputs are {there}, without {', '.join(missing)}")
 
 
-def _decoder(info: ModelInfo, path: Path) -> Decode:
-    """What makes records of the file's outputs; a label without a name is the file's mistake or class_names'."""
+def _decoder(info: ModelInfo, path: Path, wanted: tuple[int, ...] | None) -> Decode:
+    """What makes records of the file's outputs, of raw ones for the wanted labels (None: all); a label without a name
+    is the file's mistake or class_names'."""
     classes, where = len(info.class_names), printable(path)
     if not info.raw:
 
@@ -233,7 +256,7 @@ def _decoder(info: ModelInfo, path: Path) -> Decode:
             return records
 
         return decode
-    rules, priors = RawDecoder(info.priors, info.thresholds), info.priors.count
+    rules, priors = RawDecoder(info.priors, info.thresholds, wanted), info.priors.count
 
     def decode_raw(outputs: Outputs) -> list[ImageDetections]:
         offsets, logits = (outputs[name] for name in RAW)

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
 from singleshot.prior_boxes import PriorSpec, prior_table
 from singleshot.records import ImageDetections
-from singleshot.thresholds import Thresholds
+from singleshot.thresholds import NO_CAP, Thresholds
 
 
 class RawDecoder:
-    """Callable: offsets [N, P, 4] and logits [N, P, C + 1] -> one ImageDetections per image."""
+    """Callable: offsets [N, P, 4] and logits [N, P, C + 1] -> one ImageDetections per image.
 
-    def __init__(self, spec: PriorSpec, rules: Thresholds) -> None:
-        self._priors, self._variances, self._rules = prior_table(spec), spec.variances, rules
+    wanted: as in postprocess.to_detections.
+    """
+
+    def __init__(self, spec: PriorSpec, rules: Thresholds, wanted: Sequence[int] | None = None) -> None:
+        self._priors, self._variances, self._rules, self._wanted = prior_table(spec), spec.variances, rules, wanted
 
     def __call__(self, offsets: np.ndarray, logits: np.ndarray) -> list[ImageDetections]:
         return [self._one(*image) for image in zip(offsets, logits, strict=True)]
 
     def _one(self, offsets: np.ndarray, logits: np.ndarray) -> ImageDetections:
-        scores, priors, labels = candidates(probabilities(logits, self._rules.activation), self._rules)
+        rules, wanted = self._rules, self._wanted
+        apart = None if rules.class_agnostic else wanted
+        scores, priors, labels = candidates(probabilities(logits, rules.activation), rules, apart)
         boxes = decode(offsets[priors], self._priors[priors], self._variances)
-        if self._rules.clip:
+        if rules.clip:
             boxes = boxes.clip(0.0, 1.0)
-        kept = suppress(boxes, labels, self._rules)
+        if wanted is None or not rules.class_agnostic:
+            kept = suppress(boxes, labels, rules)
+        else:  # boxes of other classes suppress those that are wanted, but do not count
+            kept = suppress(boxes, labels, replace(rules, keep=NO_CAP))
+            kept = kept[np.isin(labels[kept], wanted)][: rules.keep]
         return ImageDetections(boxes[kept], scores[kept], labels[kept])
 
 
@@ -39,16 +51,23 @@ def probabilities(logits: np.ndarray, activation: str) -> np.ndarray:
     return powers
 
 
-def candidates(scores: np.ndarray, rules: Thresholds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores [P, C + 1] -> (scores, priors, 0-based classes) of what enters NMS, best first."""
+def candidates(
+    scores: np.ndarray, rules: Thresholds, wanted: Sequence[int] | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores [P, C + 1] -> (scores, priors, 0-based classes) of what enters NMS, best first; wanted: None for all."""
     if rules.one_class_per_prior:
         first = rules.first_column
         winners = scores[:, first:].argmax(axis=1) + first
         best = scores[np.arange(len(scores)), winners]
-        priors = np.flatnonzero((winners > 0) & (best > rules.score_min))
+        chosen = (winners > 0) & (best > rules.score_min)
+        if wanted is not None:
+            chosen &= np.isin(winners - 1, wanted)
+        priors = np.flatnonzero(chosen)
         values, labels = best[priors], winners[priors] - 1
     else:
-        values, priors, labels = _of_each_class(scores[:, 1:], rules)
+        classes = np.arange(scores.shape[1] - 1) if wanted is None else np.array(wanted, np.int64)
+        values, priors, columns = _of_each_class(scores[:, 1:] if wanted is None else scores[:, classes + 1], rules)
+        labels = classes[columns]
     order = np.argsort(-values, kind="stable")[: rules.candidates]
     return values[order], priors[order], labels[order].astype(np.int64)
 

@@ -63,6 +63,7 @@ def build_parts(
     if val_set is not None:
         summaries["val"] = DataSummary.of(val_set)
     ids = train_set.ids if isinstance(train_set, Dataset) else None
-    checkpoints = Checkpoints(settings.out, stepper, summaries, about, None if ids is None else ids.categories)
+    category_ids = None if ids is None else ids.categories
+    checkpoints = Checkpoints(settings.out, stepper, summaries, about, train_set.selection, category_ids)
     total = None if settings.seconds is not None else settings.epochs * len(loader)
     return Parts(stepper, cache, loader, evaluator, checkpoints, Budget(total, settings.seconds))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from singleshot.class_selection import ClassSelection
 from singleshot.errors import printable
 from singleshot.training.data_summary import DataSummary, check_class_names
 from singleshot.training.state import Progress, load_state, read_about, save_state
@@ -34,6 +36,7 @@ class Checkpoints:
         stepper: Stepper,
         data: Mapping[str, DataSummary],
         about: dict[str, Any],
+        selection: ClassSelection | None = None,
         category_ids: Mapping[str, int] | None = None,
     ) -> None:
         """Write nothing yet.
@@ -44,10 +47,11 @@ class Checkpoints:
             data: "train", which names the classes, and "val" where there is validation; without it the latest weights
                 count as the best.
             about: What the checkpoints say of the training besides how far it is; plain values.
-            category_ids: COCO's of the classes, for the checkpoints.
+            selection: Which of the data's classes are learnt, where it is not all by their names.
+            category_ids: COCO's of the data's classes.
         """
         self._folder, self._stepper, self._data, self._about = folder, stepper, data, about
-        self._category_ids = category_ids
+        self._selection, self._category_ids = selection, category_ids
 
     def save(self, progress: Progress) -> None:
         """The state and the latest weights; the state first, which is what a full disk should still take."""
@@ -108,6 +112,6 @@ class Checkpoints:
             self._data["train"].class_names,
             metrics=metrics,
             training={**position, **self._about},
-            category_ids=self._category_ids,
         )
+        info = replace(info, selection=self._selection, category_ids=self._category_ids)
         save_checkpoint(self._folder / name, self._stepper.eval_state(), info)

@@ -59,6 +59,16 @@ class FileEngine(Protocol):
     def __call__(self, images: np.ndarray) -> list[ImageDetections]: ...
 
 
+@runtime_checkable
+class SelectiveEngine(Protocol):
+    """An engine that leaves out boxes of other classes before it counts how many it keeps.
+
+    wanted: the labels to look for, None for all.
+    """
+
+    wanted: tuple[int, ...] | None
+
+
 class EngineOptions(NamedTuple):
     """How a model file is to be run; None: as is usual for the engine.
 
