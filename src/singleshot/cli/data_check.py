@@ -79,11 +79,14 @@ def check_command(
 
 
 def _default_out(data: str) -> str:
+    from singleshot.datasets.archives import ARCHIVES
+
     name = data.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
     if name in ("", ".", ".."):
         name = Path(data).resolve().name or "data"
-    stem, dot, suffix = name.rpartition(".")
-    return f"{stem if dot and suffix.lower() in ('json', 'yaml', 'yml', 'csv') else name}-fixed"
+    endings = (".json", ".yaml", ".yml", ".csv", *ARCHIVES)
+    ending = max((end for end in endings if name.lower().endswith(end)), key=len, default="")
+    return f"{name[: len(name) - len(ending)] or 'data'}-fixed"
 
 
 def _quoted(text: str) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from singleshot.datasets.archives import is_archive, unpacked
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.raw import RawSet
 from singleshot.datasets.readers import (
@@ -220,6 +221,9 @@ class Source:
 def open_source(path: str | os.PathLike[str], formats: Mapping[str, Format] = FORMATS) -> Source:
     """Find out what lies at a path or address. Raises DataError with what is wanted and what is there."""
     where, wanted = printable(path), _wanted(formats)
+    if is_archive(str(path)) and (is_remote(path) or Path(path).is_file()):
+        path = unpacked(path)
+        where = printable(path)
     if is_remote(path):
         parent, _, name = str(path).rstrip("/").rpartition("/")
         is_folder = _form_of_file(name, formats) is None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
+from singleshot.datasets.archives import ARCHIVES, is_archive
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
@@ -60,12 +61,15 @@ def find_unread_form(tree: Tree) -> str | None:
     None where that is not known either. Looks at a few files of each ending in the folder and two levels below."""
     images = labels = 0
     looked: dict[str, int] = {}
-    image_folders = set()
+    image_folders, archives = set(), []
     for name in _files(tree):
         last = name.rpartition("/")[2].lower()
         if is_image(last):
             images += 1
             image_folders.add(name.rpartition("/")[0])
+            continue
+        if is_archive(last):
+            archives.append(name)
             continue
         suffix = last[last.rfind(".") :] if "." in last else ""
         labels += suffix in (".json", ".xml", ".txt", ".csv", ".yaml")
@@ -74,6 +78,12 @@ def find_unread_form(tree: Tree) -> str | None:
         looked[suffix] = looked.get(suffix, 0) + 1
         if looked[suffix] <= _FEW and (about := _known(tree, name, suffix)):
             return f"{printable(name)} is {about}"
+    if archives:
+        one = printable(archives[0])
+        if len(archives) > 1:
+            return f"{one} and {len(archives) - 1} more are archives; unpack them here"
+        itself = f"give it, {printable(tree.path(one))}, or " if one.lower().endswith(ARCHIVES) else ""
+        return f"{one} is an archive; {itself}unpack it here"
     if images and not labels:
         sorted_in = f" in {len(image_folders)} folders" if len(image_folders) > 1 else ""
         return f"there are images{sorted_in} and no labels; draw boxes round the objects with any tool, as COCO or VOC"
