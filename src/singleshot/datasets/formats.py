@@ -26,6 +26,7 @@ from singleshot.datasets.readers import (
     labelstudio,
     results,
     shards,
+    tfrecord,
     via,
     voc,
     yolo,
@@ -157,6 +158,7 @@ FORMATS: Mapping[str, Format] = {
     ),
     "via": _by_content(via.FORM, "a VGG Image Annotator project, JSON or CSV", via.line_of),
     "labelstudio": _by_content(labelstudio.FORM, "a Label Studio JSON or JSON-MIN"),
+    "tfrecord": _by_content(tfrecord.FORM, "TFRecord files", suffixes=tfrecord.FORM.suffixes),
     "labelme": Format(
         "LabelMe",
         "a folder of images with LabelMe's NAME.json for each",
@@ -211,6 +213,8 @@ class Source:
 
     def line(self, file: str, number: int) -> int | None:
         """The line on which object `number` stands in a label file, given by its whole path; None if unknown."""
+        if self.format.line is no_line:
+            return None
         try:
             data = Path(file).read_bytes() if not is_remote(file) else b""
         except OSError:
@@ -238,10 +242,9 @@ def open_source(path: str | os.PathLike[str], formats: Mapping[str, Format] = FO
             raise DataError(f"{where}: no such file or folder")
     if is_folder:
         return _find(open_tree(path), where, formats)
-    form = _form_of_file(name, formats)
+    form = _form_by_content(open_tree(parent), name, formats) or _form_of_file(name, formats)
     if form is None:
         raise DataError(f"{where}: not a data set that is read here; {wanted}")
-    form = _form_by_content(open_tree(parent), name, formats) or form
     # Images may lie next to the folder that holds the labels.
     above, _, folder = parent.replace("\\", "/").rpartition("/")
     if folder in ("annotations", "labels"):

@@ -43,7 +43,8 @@ _WITHOUT_SPLIT = "default"  # CVAT's name for what is in no subset
 
 class ListedImage(NamedTuple):
     """One image as a label file lists it. names: what it may be called, the likeliest first; item: what messages call
-    it; split: as written, "" where the file says none; line: in that file, from 1, where it is known."""
+    it; split: as written, "" where the file says none; line: in that file, from 1, where it is known; embedded: the
+    path of an image that lies in the label file itself, whose boxes are parts of the image."""
 
     names: tuple[str, ...]
     item: str
@@ -52,6 +53,7 @@ class ListedImage(NamedTuple):
     height: int = 0
     split: str = ""
     line: int | None = None
+    embedded: str = ""
 
 
 class ParsedFile(NamedTuple):
@@ -166,17 +168,23 @@ class LabelForm:
         order = (*classes, *sorted(others))
         return RawSet(self.form, source, order, images, splits_of, made, bool(classes), self.notation)
 
-    def _parse(self, tree: Tree, file: LabelFile, problems: RaiseErrors) -> ParsedFile | None:
-        path = tree.path(file.name)
+    def parse_file(self, tree: Tree, file: LabelFile, problems: RaiseErrors) -> ParsedFile:
+        """What a file holds. Raises UnreadableFileError."""
         try:
             data = tree.read(file.name, MAX_LABEL_BYTES, "annotation")
         except DataError as error:
-            problems.add_unreadable(path, error)
-            return None
+            raise UnreadableFileError(str(error)) from error
+        return self.parse(data, tree.path(file.name), problems)
+
+    def named(self, tree: Tree, folder: str) -> list[str]:
+        """Names of the files in a folder that may be of this form."""
+        return [name for name in tree.files(folder, self.suffixes) if not name.startswith(".")]
+
+    def _parse(self, tree: Tree, file: LabelFile, problems: RaiseErrors) -> ParsedFile | None:
         try:
-            return self.parse(data, path, problems)
+            return self.parse_file(tree, file, problems)
         except UnreadableFileError as error:
-            problems.add_unreadable(path, error)
+            problems.add_unreadable(tree.path(file.name), error)
             return None
 
     def _files(self, tree: Tree, file: str) -> list[LabelFile]:
@@ -197,7 +205,7 @@ class LabelForm:
 
     def _files_in(self, tree: Tree, folder: str, strict: bool) -> list[LabelFile]:
         try:
-            names = [name for name in tree.files(folder, self.suffixes) if not name.startswith(".")]
+            names = self.named(tree, folder)
         except DataError:
             if strict:
                 raise
@@ -205,7 +213,10 @@ class LabelForm:
         # A file beside an image of its name is that image's own label, in another form.
         own = images_by_stem(tree, folder) if names else {}
         names = [name for name in names if name.rpartition(".")[0] not in own]
-        return [_label_file(join(folder, name)) for name in names[:_FEW] if self._looks_right(tree, join(folder, name))]
+        first = [name for name in names[:_FEW] if self._looks_right(tree, join(folder, name))]
+        if first:  # of thousands of other files only the first are looked at
+            first += [name for name in names[_FEW:] if self._looks_right(tree, join(folder, name))]
+        return [_label_file(join(folder, name)) for name in first]
 
     def _looks_right(self, tree: Tree, name: str) -> bool:
         try:
@@ -280,6 +291,10 @@ def _find_images(
     path, folder = tree.path(file.name), file.name.rpartition("/")[0]
     found: dict[str, RawImage] = {}
     for image in images:
+        if image.embedded:
+            ident, size = f"{file.name}/{image.names[0]}", (image.width, image.height)
+            found[image.embedded] = RawImage(image.embedded, ident, *size, image.objects, path, relative=True)
+            continue
         tags = dict.fromkeys(filter(None, (image.split, file.split)))
         places = [folder, join(folder, "images"), *(f"images/{tag}" for tag in tags), "images", *tags, ""]
         try:

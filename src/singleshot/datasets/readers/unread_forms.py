@@ -38,8 +38,10 @@ _KITTI = re.compile(rb"\A[A-Za-z]\S{0,99}(?: -?\d{1,9}(?:\.\d{1,12})?){14,15}\s"
 # MOTChallenge: frame, id, box, confidence and three numbers more.
 _MOT = re.compile(rb"\A\d{1,9},-?\d{1,9}(?:,-?\d{1,9}(?:\.\d{1,12})?){5,8}\s")
 
+_RECORDS = (".tfrecord", ".tfrecords", ".tfrec", ".record")
 UNREAD_FORMS = (
-    UnreadForm((".tfrecord", ".tfrecords", ".record"), _any, "TFRecord; export the set as COCO or Pascal VOC"),
+    UnreadForm(_RECORDS, lambda head: head[:2] == b"\x1f\x8b", "compressed TFRecord; unpack it (gunzip)"),
+    UnreadForm(_RECORDS, _any, "called like a TFRecord and is none, or damaged; fetch it again, or export it as COCO"),
     UnreadForm((".vott",), _any, "a VoTT project; export it from VoTT as Pascal VOC"),
     UnreadForm((".json",), _with(b'"asset"', b'"regions"'), "VoTT's JSON; export the project as Pascal VOC"),
     UnreadForm((".json",), _with(b'"classTitle"'), "Supervisely's form; export the project as COCO"),
@@ -108,7 +110,7 @@ def _files(tree: Tree) -> Iterator[str]:
 def _known(tree: Tree, name: str, suffix: str) -> str:
     rows = [row for row in UNREAD_FORMS if suffix in row.suffixes or name.lower().endswith(row.suffixes)]
     if re.search(r"\.tfrecord-\d{5}-of-\d{5}$", name.lower()):
-        rows.append(UNREAD_FORMS[0])
+        rows += UNREAD_FORMS[:2]
     if not rows:
         return ""
     try:
