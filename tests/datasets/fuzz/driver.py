@@ -43,6 +43,7 @@ from singleshot.datasets.statistics import presets
 from singleshot.datasets.writers.shards import read_contents, write_shards
 from singleshot.datasets.writing import write_dataset
 from singleshot.errors import SingleshotError
+from singleshot.storage import part_of
 
 SECONDS, HANG_SECONDS, MEGABYTES = 5.0, 60.0, 1024
 # Told sizes of images outside; a mutation may say the same size by chance, but not in this form.
@@ -165,7 +166,8 @@ def look_inside(trial: Trial, raw: RawSet) -> None:
     """No image, and no class, may come from outside."""
     inside = os.path.realpath(trial.data) + os.sep
     for image in raw.images:
-        if not os.path.realpath(image.path.partition(".tar#")[0]).startswith(inside):
+        part = part_of(image.path)
+        if not os.path.realpath(image.path if part is None else part.file).startswith(inside):
             trial.fault("read", f"an image from outside: {image.path!r}")
     trial.look("classes", " ".join(raw.class_names).encode("utf-8", "replace").decode())
 
