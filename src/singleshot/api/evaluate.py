@@ -38,6 +38,7 @@ class EvaluateOptions(Options):
     precision: str | None = None
     workers: int | None = None
     clip_boxes: bool = False
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         check_range("--batch", self.batch, 1, 4096)
@@ -75,6 +76,7 @@ def evaluate(
     precision: str | None = None,
     workers: int | None = None,
     clip_boxes: bool = False,
+    follow_links: bool = False,
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Average precision of a model on labelled images, per class and over all; an exported file needs no PyTorch.
@@ -95,6 +97,7 @@ def evaluate(
         precision: Of an exported file's engine: "float32", "bfloat16", "float16" or "fastest".
         workers: Threads that read images, None for what suits this machine.
         clip_boxes: Clip ground truth to the image instead of stopping.
+        follow_links: Follow links in the data's folder that lead out of it: for a folder of your own.
         progress: Shows how far it is: progress(images, "images") is a context that gives the function to call after
             each image.
 
@@ -120,7 +123,7 @@ def run_evaluation(options: EvaluateOptions, progress: Progress = no_progress) -
         require("report", "--out: curves.png", "matplotlib")
     detector = _exported(options) if is_exported(options.model) else _checkpoint(options)
     engine, spec, names = detector.engine, detector.input_spec, detector.class_names
-    dataset = open_dataset(options.data, options.split, class_names=names, clip_boxes=options.clip_boxes)
+    dataset = open_dataset(options.data, options.split, names, options.clip_boxes, options.follow_links)
 
     def detect(batch: SquareBatch) -> list[ImageDetections]:
         return engine(batch.images)

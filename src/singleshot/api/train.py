@@ -118,6 +118,7 @@ def train(
     tensorboard: bool = True,
     update_ratios: bool = False,
     clip_boxes: bool = False,
+    follow_links: bool = False,
     cache: str | Path | None = None,
     cache_size: str | int | None = None,
     on_start: OnStart | None = None,
@@ -150,6 +151,7 @@ def train(
         tensorboard: Write scalars and pictures for TensorBoard.
         update_ratios: Also how far each layer's weights move.
         clip_boxes: Clip boxes to the image and drop empty ones instead of stopping.
+        follow_links: Follow links in the data's folder that lead out of it: for a folder of your own.
         cache: Keep decoded images: "auto" (None; in memory if all fit), "ram", "none", or a folder for a file.
         cache_size: The most that the cache may take, such as "4G" (None), or bytes.
         on_start: Called once, when all the input has been checked; gives the reporters that are to be called.
@@ -245,7 +247,8 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
     options = options.filled()
     folder = _folder(options)
     place = pick_device(options.device)
-    train_set = open_training_set(options.data, options.split or "train", clip_boxes=options.clip_boxes)
+    how = (options.clip_boxes, options.follow_links)
+    train_set = open_training_set(options.data, options.split or "train", None, *how)
     val_set = _open_validation(options, train_set)
     torch.manual_seed(options.seed or 0)
     model, initial, pretrained = _model(options, train_set.class_names)
@@ -348,10 +351,10 @@ def _open_validation(options: TrainOptions, train_set: Dataset | ShardStream) ->
     name = options.val_split or "val"
     if name == "none":
         return None
-    if name == "val" and find_split("val", available_splits(options.data)) is None:
+    if name == "val" and find_split("val", available_splits(options.data, options.follow_links)) is None:
         log.warning("no split 'val' in the data: training without validation (name one with --val-split)")
         return None
-    return open_dataset(options.data, name, class_names=train_set.class_names, clip_boxes=options.clip_boxes)
+    return open_dataset(options.data, name, train_set.class_names, options.clip_boxes, options.follow_links)
 
 
 def _model(options: TrainOptions, class_names: tuple[str, ...]) -> tuple[SSD, str, bool]:

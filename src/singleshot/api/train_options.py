@@ -18,7 +18,17 @@ _NOT_KEPT = ("out", "resume", "device", "compile", "workers", "tensorboard", "up
 # What a resumed run keeps: another value is refused.
 _FIXED = ("model", "recipe", "batch", "lr", "backbone_weights", "start", "resize", "seed")
 # What may change in a run where it is given again; its length besides.
-_MAY_CHANGE = ("data", "split", "val_split", "val_every", "precision", "clip_boxes", "cache", "cache_size")
+_MAY_CHANGE = (
+    "data",
+    "split",
+    "val_split",
+    "val_every",
+    "precision",
+    "clip_boxes",
+    "follow_links",
+    "cache",
+    "cache_size",
+)
 # What stands for an option that is not given, where that is one value.
 DEFAULTS: dict[str, Any] = {
     "split": "train", "val_split": "val", "val_every": 1, "seed": 0, "precision": "auto", "cache": "auto",
@@ -53,6 +63,7 @@ class TrainOptions(Options):
     tensorboard: bool = True
     update_ratios: bool = False
     clip_boxes: bool = False
+    follow_links: bool = False
     cache: str | None = None
     cache_size: str | int | None = None
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from singleshot.cli.common import JsonOption, QuietOption, count_of, progress_bar
+from singleshot.cli.common import FollowLinksOption, JsonOption, QuietOption, count_of, progress_bar
 from singleshot.errors import ConfigError, printable
 from singleshot.files import is_free
 
@@ -34,6 +34,7 @@ def check_command(
     ] = None,
     most: Annotated[int, typer.Option(min=0, help="Findings to print of each kind.")] = 10,
     workers: Annotated[int | None, typer.Option(min=1, max=64, help="Processes that decode images.")] = None,
+    follow_links: FollowLinksOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -58,7 +59,7 @@ def check_command(
     def progress(total: int, what: str) -> AbstractContextManager[Callable[[], None]]:
         return progress_bar(total, what, quiet)
 
-    result = check_source(open_source(data), split, names, workers, progress)
+    result = check_source(open_source(data, follow_links=follow_links), split, names, workers, progress)
     repaired = None
     if not as_json:
         _print_findings(result, most, quiet)
@@ -72,7 +73,7 @@ def check_command(
     elif repaired is not None:
         _print_repaired(repaired, most, quiet)
     elif not quiet and any(KINDS[kind].fixable for kind in result.counts):
-        again = f" --out {_quoted(_default_out(data))}"
+        again = f" --out {_quoted(_default_out(data))}{' --follow-links' * follow_links}"
         print(f"to repair what can be repaired, in a copy: singleshot data check {_quoted(data)} --fix{again}")
     if repaired is None and result.severity("error"):
         raise typer.Exit(2)

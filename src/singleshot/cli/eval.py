@@ -13,6 +13,7 @@ import typer
 from singleshot.cli.common import (
     DeviceOption,
     EngineOption,
+    FollowLinksOption,
     JsonOption,
     PrecisionOption,
     QuietOption,
@@ -44,6 +45,7 @@ def evaluate_command(
     clip_boxes: Annotated[
         bool, typer.Option("--clip-boxes", help="Clip ground truth to the image instead of stopping.")
     ] = False,
+    follow_links: FollowLinksOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:

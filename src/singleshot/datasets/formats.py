@@ -222,10 +222,15 @@ class Source:
         return self.format.line(data, number)
 
 
-def open_source(path: str | os.PathLike[str], formats: Mapping[str, Format] = FORMATS) -> Source:
-    """Find out what lies at a path or address. Raises DataError with what is wanted and what is there."""
+def open_source(
+    path: str | os.PathLike[str], formats: Mapping[str, Format] = FORMATS, follow_links: bool = False
+) -> Source:
+    """Find out what lies at a path or address. Raises DataError with what is wanted and what is there.
+
+    follow_links: links may lead out of the folder, ConfigError for an address.
+    """
     where, wanted = printable(path), _wanted(formats)
-    if is_archive(str(path)) and (is_remote(path) or Path(path).is_file()):
+    if is_archive(str(path)) and ("::" not in str(path) if is_remote(path) else Path(path).is_file()):
         path = unpacked(path)
         where = printable(path)
     if is_remote(path):
@@ -241,15 +246,15 @@ def open_source(path: str | os.PathLike[str], formats: Mapping[str, Format] = FO
         if not is_there:
             raise DataError(f"{where}: no such file or folder")
     if is_folder:
-        return _find(open_tree(path), where, formats)
-    form = _form_by_content(open_tree(parent), name, formats) or _form_of_file(name, formats)
+        return _find(open_tree(path, follow_links), where, formats)
+    form = _form_by_content(open_tree(parent, follow_links), name, formats) or _form_of_file(name, formats)
     if form is None:
         raise DataError(f"{where}: not a data set that is read here; {wanted}")
     # Images may lie next to the folder that holds the labels.
     above, _, folder = parent.replace("\\", "/").rpartition("/")
     if folder in ("annotations", "labels"):
-        return Source(form, open_tree(above or "."), f"{folder}/{name}", formats[form])
-    return Source(form, open_tree(parent), name, formats[form])
+        return Source(form, open_tree(above or ".", follow_links), f"{folder}/{name}", formats[form])
+    return Source(form, open_tree(parent, follow_links), name, formats[form])
 
 
 def _wanted(formats: Mapping[str, Format]) -> str:
@@ -281,7 +286,7 @@ def _find(tree: Tree, where: str, formats: Mapping[str, Format]) -> Source:
             return Source(key, tree, "", form, formats)
         # What lies deeper counts only where nothing is found here: a COCO folder may hold VOC ones.
         if below is not None and nested is None:
-            nested = Source(key, open_tree(tree.path(below)), "", form)
+            nested = Source(key, tree.below(below), "", form)
     if nested is None:
         there = describe_contents(tree)
         unread = find_unread_form(tree)

@@ -74,13 +74,14 @@ def open_stream(
     split: str = "train",
     class_names: Sequence[str] | None = None,
     clip_boxes: bool = False,
+    follow_links: bool = False,
 ) -> ShardStream:
     """Open one split of a folder of shards, the arguments those of `open_dataset`; only shards.json is read.
 
     Raises DataError for other data, a split or a shard that is not there, and one without images. What is wrong in a
     tar shows when its step comes.
     """
-    source = open_source(path)
+    source = open_source(path, follow_links=follow_links)
     where = printable(source.tree.root)
     if source.form != "shards":
         raise DataError(f"{where}: no folder of shards (want {INDEX} in it); write one with singleshot data shard")
@@ -105,10 +106,12 @@ def open_training_set(
     split: str = "train",
     class_names: Sequence[str] | None = None,
     clip_boxes: bool = False,
+    follow_links: bool = False,
 ) -> Dataset | ShardStream:
     """Shards as a stream, anything else as `open_dataset` does."""
-    opened = open_stream if open_source(path).form == "shards" else open_dataset
-    return opened(path, split, class_names, clip_boxes)
+    is_shards = open_source(path, follow_links=follow_links).form == "shards"
+    opened = open_stream if is_shards else open_dataset
+    return opened(path, split, class_names, clip_boxes, follow_links)
 
 
 class StreamJob(NamedTuple):
