@@ -3,10 +3,13 @@ which lists them all."""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from typing import NamedTuple
 
 from singleshot.errors import DataError, printable
+
+logger = logging.getLogger(__name__)
 
 # What a finding means for a training. An error stops it; a warning spoils it; a note is good to know.
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -37,6 +40,7 @@ KINDS = {
     "boxes-in-parts": Kind(ERROR, "boxes in parts of the image where pixels belong"),
     "boxes-suspicious": Kind(WARNING, "boxes that look like percent, or like corners where width and height belong"),
     "class-unknown": Kind(ERROR, "a class that the list of classes does not have", fixable=True),
+    "classes-from-1": Kind(WARNING, "class numbers that count from 1, where names do not say so"),
     "class-misspelt": Kind(WARNING, "a rare class with nearly the name of a common one", fixable=True),
     "class-absent": Kind(WARNING, "a class without objects in a split"),
     "nothing-labelled": Kind(ERROR, "no image has an object"),
@@ -79,7 +83,7 @@ class Finding(NamedTuple):
 
 
 class RaiseErrors:
-    """Where readers put what is wrong; this one raises DataError at once."""
+    """Where readers put what is wrong; this one raises DataError at once, and logs what only spoils a training."""
 
     def add(
         self, kind: str, file: str, message: str, item: str = "", line: int | None = None, number: int | None = None
@@ -93,7 +97,9 @@ class RaiseErrors:
         self.add("annotation-unreadable", file, str(error).removeprefix(f"{printable(file)}: "))
 
     def _take(self, finding: Finding) -> None:
-        raise DataError(str(finding))
+        if finding.severity == ERROR:
+            raise DataError(str(finding))
+        logger.warning("%s", finding)
 
 
 RAISE_ERRORS = RaiseErrors()
