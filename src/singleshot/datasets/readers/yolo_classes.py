@@ -47,8 +47,11 @@ class Classes(NamedTuple):
 
 
 def decide_first(tree: Tree, layout: Layout, listed: Mapping[str, Sequence[str]], problems: RaiseErrors) -> Classes:
-    """The classes of a layout; listed: images of its splits, as far as they are known. A list of n names does not say its first number: it is 1 where the labels of all splits
-    have each of 1 to n and nothing else, which is reported; otherwise 0."""
+    """The classes of a layout; listed: images of its splits, as far as they are known.
+
+    A list of n names does not say its first number: it is 1 where the labels of all splits have each of 1 to n and
+    nothing else, which is reported; otherwise 0.
+    """
     classes = Classes(layout.class_names, layout.declared_in, layout.keypoints, layout.first)
     if classes.names is None or classes.first is not None:
         return classes

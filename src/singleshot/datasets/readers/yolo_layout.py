@@ -42,7 +42,7 @@ class Place(NamedTuple):
 class Layout(NamedTuple):
     """splits: name -> places, {"": places} where there are none; broken: split -> what is wrong with its places;
     class_names: the declared ones, None if there are none; declared_in: the file that has them; yaml: its name or "";
-    keypoints: numbers that follow the box in each row; first: the number of the first class, None where none is said."""
+    keypoints: numbers that follow the box in each row; first: the number of the first class, None where unsaid."""
 
     splits: dict[str, list[Place]]
     broken: dict[str, str]
