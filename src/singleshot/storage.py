@@ -19,7 +19,7 @@ _REMOTE_SECONDS = 60.0
 _REMOTE_BYTES_PER_SECOND = 1000
 _CHUNK_BYTES = 1 << 20
 # The end of a path to bytes inside a shard or a TFRecord: train-000000.tar#OFFSET+LENGTH.
-_PART = re.compile(r"(\.(?:tar|tfrecords?|tfrec|record)|-\d{5}-of-\d{5})#(\d{1,15})\+(\d{1,15})$", re.IGNORECASE)
+_PART = re.compile(r"(\.(?:tar|tfrecords?|tfrec|records?)|-\d{5}-of-\d{5})#(\d{1,15})\+(\d{1,15})$", re.IGNORECASE)
 
 
 class Part(NamedTuple):

@@ -105,6 +105,16 @@ def test_links_within_are_followed(local):
     ]  # fmt: skip
 
 
+def test_a_folder_below_may_hold_links_to_what_lies_beside_it(local, one_line):
+    (local / "other").mkdir()
+    (local / "other" / "link.txt").symlink_to("../sub/a.txt")
+    (local / "other" / "out.txt").symlink_to("../../secret/s.txt")
+    below = LocalTree(local).below("other")
+    assert below.read("link.txt", 9, "x") == b"a"
+    assert "leads out" in one_line(below.read, "out.txt", 9, "x")
+    assert "leads out" in one_line(LocalTree(local / "other").read, "link.txt", 9, "x")
+
+
 def test_links_in_circles_end(local, one_line):
     (local / "self").symlink_to("self")
     (local / "one").symlink_to("two")

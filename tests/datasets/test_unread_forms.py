@@ -12,6 +12,7 @@ FILES = {
     "cats.vott": ("{}", "a VoTT project; export it from VoTT as Pascal VOC"),
     "x-asset.json": ('{"asset": {"name": "a.png"}, "regions": []}', "VoTT's JSON"),
     "ds/ann/a.png.json": ('{"objects": [{"classTitle": "cat"}]}', "Supervisely's form; export the project as COCO"),
+    "samples.json": ('{"samples": [{"x": {"_cls": "Detections"}}]}', "FiftyOne's own form; export it as COCO"),
     "v7.json": ('{"schema_ref": "https://darwin-public.s3/x", "item": {}}', "Darwin (V7); export the set as COCO"),
     "annotations/default.json": ('{"info": {}, "categories": {"label": {}}, "items": []}', "Datumaro's form"),
     "bdd.json": ('[{"name": "a.png", "labels": [{"box2d": {}}]}]', "BDD100K's form"),

@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from singleshot.datasets.splits import KNOWN_SPLITS, split_of
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.files import atomic_folder
 from singleshot.storage import is_remote, reason_of
@@ -25,9 +24,6 @@ _ADVICE = "unpack it yourself and give the folder"
 # COCO in YOLO's form has 246,575. Images hardly shrink in an archive, labels and drawings do.
 _MAX_FILES, _MOST_TIMES, _LEAST_BOUND = 2_000_000, 100, 2 * 2**30
 _SPARE_BYTES = 256 * 2**20  # of the disk, left to others
-# Folders whose names say something of what lies in them: not the one that only holds a whole set.
-_MEANT = ("images", "labels", "annotations", "jpegimages", "data", "img", "imgs", "ann")
-_NESTED = 5
 
 
 def is_archive(name: str) -> bool:
@@ -38,8 +34,8 @@ def is_archive(name: str) -> bool:
 def unpacked(path: str | os.PathLike[str]) -> Path:
     """The folder with what a local archive holds: XDG_CACHE_HOME/singleshot/archives, by default in ~/.cache.
 
-    It is unpacked where the archive is not there yet as it is now, by its size and time; whole or not at all. An
-    archive of one folder is that folder. Raises DataError for one that is damaged, has a password, links, names that
+    It is unpacked where the archive is not there yet as it is now, by its size and time; whole or not at all.
+    Raises DataError for one that is damaged, has a password, links, names that
     lead out, or more than it may have; ConfigError where the cache cannot be written.
     """
     where, shown = Path(path), printable(path)
@@ -63,7 +59,7 @@ def unpacked(path: str | os.PathLike[str]) -> Path:
                 f"{there}: cannot be written ({reason_of(error)}); set XDG_CACHE_HOME to a folder with room, or unpack "
                 f"{shown} yourself and give the folder"
             ) from error
-    return _only_folder(place)
+    return place
 
 
 def _unpack(archive: Path, place: Path) -> None:
@@ -99,19 +95,6 @@ def _key(archive: Path) -> str:
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", archive.name.partition(".")[0])[:40]
     return f"{stem}-{digest[:16]}"
-
-
-def _only_folder(place: Path) -> Path:
-    """The folder within folders that holds the set."""
-    for _ in range(_NESTED):
-        inside = [one for one in place.iterdir() if not one.name.startswith(".") and one.name != "__MACOSX"]
-        if len(inside) != 1 or not inside[0].is_dir():
-            break
-        name = inside[0].name
-        if name.lower() in _MEANT or split_of(name) in KNOWN_SPLITS:
-            break
-        place = inside[0]
-    return place
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from singleshot.datasets.readers import (
     createml,
     csv,
     cvat,
+    fiftyone,
     labelme,
     labelstudio,
     results,
@@ -43,6 +44,8 @@ from singleshot.errors import DataError, printable
 from singleshot.storage import is_remote
 
 logger = logging.getLogger(__name__)
+
+_LEVELS = 4
 
 
 class Writer(NamedTuple):
@@ -70,7 +73,8 @@ class Format(NamedTuple):
     stands in it; suffixes: endings of files that a user may name in place of a folder; label_folder: the folder and
     the endings where each image has a label file of its name, so that one that no split lists is found; in_one_file:
     labels stand in one file for all images; writer: None for a form that is only read; is_one(first 64 KB): whether a
-    file that a user names is of this form, whatever its ending.
+    file that a user names is of this form, whatever its ending; is_deep(tree): whether such data lie anywhere below,
+    asked where nothing else is found.
     """
 
     about: str
@@ -84,6 +88,7 @@ class Format(NamedTuple):
     in_one_file: bool = False
     writer: Writer | None = None
     is_one: Callable[[bytes], bool] | None = None
+    is_deep: Callable[[Tree], bool] | None = None
 
 
 def _by_content(
@@ -114,6 +119,7 @@ FORMATS: Mapping[str, Format] = {
         voc.read,
         voc.line_of,
         label_folder=("Annotations", (".xml",)),
+        is_deep=voc.is_deep,
         writer=Writer(voc_writer.plan, voc_writer.place, voc_writer.write),
     ),
     "results": _by_content(
@@ -157,6 +163,7 @@ FORMATS: Mapping[str, Format] = {
         createml.FORM, "a Create ML JSON (a list of images with their annotations)", createml.line_of
     ),
     "via": _by_content(via.FORM, "a VGG Image Annotator project, JSON or CSV", via.line_of),
+    "fiftyone": _by_content(fiftyone.FORM, "FiftyOne's labels.json with data/"),
     "labelstudio": _by_content(labelstudio.FORM, "a Label Studio JSON or JSON-MIN"),
     "tfrecord": _by_content(tfrecord.FORM, "TFRecord files", suffixes=tfrecord.FORM.suffixes),
     "labelme": Format(
@@ -279,6 +286,16 @@ def _form_by_content(tree: Tree, name: str, formats: Mapping[str, Format]) -> st
 def _find(tree: Tree, where: str, formats: Mapping[str, Format]) -> Source:
     if not tree.names():
         raise DataError(f"{where}: empty folder; {_wanted(formats)}")
+    found = _look(tree, formats)
+    if found is None:
+        there = describe_contents(tree)
+        unread = find_unread_form(tree)
+        why = f": {unread}" if unread is not None else ""
+        raise DataError(f"{where}: no data set of a known form (found {there}){why}; {_wanted(formats)}")
+    return found
+
+
+def _look(tree: Tree, formats: Mapping[str, Format], level: int = 0) -> Source | None:
     nested = None
     for key, form in formats.items():
         below = form.sniff(tree)
@@ -287,9 +304,8 @@ def _find(tree: Tree, where: str, formats: Mapping[str, Format]) -> Source:
         # What lies deeper counts only where nothing is found here: a COCO folder may hold VOC ones.
         if below is not None and nested is None:
             nested = Source(key, tree.below(below), "", form)
-    if nested is None:
-        there = describe_contents(tree)
-        unread = find_unread_form(tree)
-        why = f": {unread}" if unread is not None else ""
-        raise DataError(f"{where}: no data set of a known form (found {there}){why}; {_wanted(formats)}")
-    return nested
+    only = tree.open_folders()
+    if nested is None and len(only) == 1 and level < _LEVELS:  # a folder that only holds the folder of the set
+        nested = _look(tree.below(only[0]), formats, level + 1)
+    deep = (Source(key, tree, "", form) for key, form in formats.items() if form.is_deep and form.is_deep(tree))
+    return nested or next(deep, None)

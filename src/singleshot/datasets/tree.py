@@ -175,6 +175,12 @@ class LocalTree(Tree):
         """The path of a file, as the user gave the root."""
         return self._prefix + name if name else self.root  # Path() would cost more than all else of a large set
 
+    def below(self, folder: str) -> LocalTree:
+        """As Tree's; its links may lead to all of this tree."""
+        tree = LocalTree(self.path(folder), self.follow_links)
+        tree._real = self._real
+        return tree
+
     def _list(self, folder: str) -> dict[str, bool] | None:
         listed = {}
         try:

@@ -5,49 +5,36 @@ COCO's boxes are continuous already. Category ids become labels 0, 1, 2, ... in 
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import re
+from itertools import islice
 from typing import Any, NamedTuple
 
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.packed_strings import is_encodable
 from singleshot.datasets.raw import Box, Notation, RawImage, RawObject, RawSet
-from singleshot.datasets.readers import results
+from singleshot.datasets.readers.coco_layout import CocoFile, coco_file, coco_files
 from singleshot.datasets.readers.coco_values import box_of, id_of, number, whole
 from singleshot.datasets.readers.common import (
     MADE_SPLITS,
     UniqueImages,
     divide,
     find_images,
+    folders_below,
     line_of_item,
+    only_folder,
     parse_json,
     whole_side,
 )
-from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split, split_of
+from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split
 from singleshot.datasets.tree import Tree, join, open_tree
 from singleshot.errors import DataError, printable
-from singleshot.images.suffixes import is_image
 
 logger = logging.getLogger(__name__)
 
 MAX_JSON_BYTES = 2 * 2**30
 
-# Files of the COCO download that hold no boxes of objects.
-_OTHER_TASKS = ("person_keypoints_", "captions_", "stuff_", "panoptic_", "image_info_")
-_EXPORTED = "_annotations.coco.json"  # Roboflow's name, one in each split's folder
 _LISTS = ("images", "annotations", "categories")
-_PEEK_BYTES = 1 << 16
-_LIST_KEY = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
-
-
-class CocoFile(NamedTuple):
-    """One annotation file; tag names it ("train2017"); split is "train"."""
-
-    name: str
-    tag: str
-    split: str
 
 
 class _Images(NamedTuple):
@@ -68,60 +55,17 @@ class _Read(NamedTuple):
 # ---------------------------------------------------------------------------------------------- files
 
 
-def coco_files(tree: Tree) -> list[CocoFile]:
-    """The annotation files of a COCO folder, by the layouts that are known; [] when there is none."""
-    found = []
-    for place in ("", "annotations"):
-        pictures = {name.rpartition(".")[0] for name in tree.files(place) if is_image(name)}
-        # A JSON beside an image of its name is that image's own label (LabelMe's); others there may have lost theirs.
-        own = {name for name in tree.files(place, (".json",)) if name[:-5] in pictures}
-        for name in tree.files(place, (".json",)):
-            if name.endswith(".json") and not name.startswith(_OTHER_TASKS) and name != _EXPORTED and name not in own:
-                file = _coco_file(join(place, name))
-                usual = file.split in KNOWN_SPLITS or name.startswith("instances_")
-                if (not own or usual) and _is_coco(tree, file.name, usual):
-                    found.append(file)
-    for folder in ("", *tree.folders()):
-        if _EXPORTED in tree.names(folder):
-            found.append(CocoFile(join(folder, _EXPORTED), folder or "all", split_of(folder) or "all"))
-    return found
-
-
-def _coco_file(name: str) -> CocoFile:
-    tag = name.rpartition("/")[2][:-5].removeprefix("instances_")
-    return CocoFile(name, tag, split_of(tag))
-
-
-def _is_coco(tree: Tree, name: str, usual: bool) -> bool:
-    """Whether a JSON file is COCO by its keys; one of a usual name that is no whole JSON is a broken COCO file."""
-    try:
-        start = tree.read(name, _PEEK_BYTES, "annotation", most=_PEEK_BYTES)
-    except DataError:
-        return usual
-    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if results.is_one(text):
-        return False
-    if _LIST_KEY.search(text) and not text.startswith(b"["):
-        return True
-    if not usual or re.search(rb'"(shapes|regions|_via_\w+)"\s*:', text):
-        return False
-    if len(start) == _PEEK_BYTES:  # the lists may come later
-        return text.startswith(b"{")
-    try:
-        json.loads(start)
-    except (ValueError, RecursionError):
-        return True
-    return False
-
-
 def sniff(tree: Tree) -> str | None:
-    """ "" for a folder with COCO files, None for others."""
-    return "" if coco_files(tree) else None
+    """ "" for a folder with COCO files, the only one below with such files and images, None for others."""
+    if coco_files(tree):
+        return ""
+    below = folders_below(tree, lambda one: bool(coco_files(one)) and any(islice(one.images(), 1)))
+    return only_folder(tree, below, "COCO")
 
 
 def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
     """Names of the splits of a COCO folder, without their years; of a file the one that its name says."""
-    files = [_coco_file(file)] if file else coco_files(tree)
+    files = [coco_file(file)] if file else coco_files(tree)
     if _is_undivided(files, file):
         return MADE_SPLITS
     return tuple(dict.fromkeys(found.split for found in files))
@@ -153,7 +97,7 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
 
     A named file is one split, whatever is wanted. A folder's only file that names no split is divided here.
     """
-    files = [_coco_file(file)] if file else coco_files(tree)
+    files = [coco_file(file)] if file else coco_files(tree)
     made = _is_undivided(files, file)
     if not (made or file or wanted is None):
         files = [choose_file(tree, wanted)]
@@ -384,7 +328,8 @@ def _find_images(tree: Tree, file: CocoFile, listed: _Images, problems: RaiseErr
     tags = dict.fromkeys((file.tag, file.split))
     places = [f"images/{tag}" for tag in tags] + ["images"]
     places += [*tags, f"{file.split}2017", *(f"{tag}_images" for tag in tags), file.name.rpartition("/")[0], ""]
-    places += ["JPEGImages", "data", "img"]
+    folder = file.name.rpartition("/")[0]
+    places += ["JPEGImages", "data", "img", join(folder, "images"), join(folder, "data")]
     wanted = [(name, None) for name in listed.files]
     found = find_images(tree, file.name, wanted, places, tree.find, problems)
     return [tree.path(name) if name else "" for name in found]

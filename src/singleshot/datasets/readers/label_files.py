@@ -44,7 +44,7 @@ _WITHOUT_SPLIT = "default"  # CVAT's name for what is in no subset
 class ListedImage(NamedTuple):
     """One image as a label file lists it. names: what it may be called, the likeliest first; item: what messages call
     it; split: as written, "" where the file says none; line: in that file, from 1, where it is known; embedded: the
-    path of an image that lies in the label file itself, whose boxes are parts of the image."""
+    path of an image that lies in the label file itself; relative: boxes are parts of the image."""
 
     names: tuple[str, ...]
     item: str
@@ -54,6 +54,7 @@ class ListedImage(NamedTuple):
     split: str = ""
     line: int | None = None
     embedded: str = ""
+    relative: bool = False
 
 
 class ParsedFile(NamedTuple):
@@ -293,7 +294,7 @@ def _find_images(
     for image in images:
         if image.embedded:
             ident, size = f"{file.name}/{image.names[0]}", (image.width, image.height)
-            found[image.embedded] = RawImage(image.embedded, ident, *size, image.objects, path, relative=True)
+            found[image.embedded] = RawImage(image.embedded, ident, *size, image.objects, path, image.relative)
             continue
         tags = dict.fromkeys(filter(None, (image.split, file.split)))
         places = [folder, join(folder, "images"), *(f"images/{tag}" for tag in tags), "images", *tags, ""]
@@ -307,5 +308,7 @@ def _find_images(
         elif there in found:
             found[there].objects.extend(image.objects)
         else:
-            found[there] = RawImage(tree.path(there), there, image.width, image.height, image.objects, path)
+            found[there] = RawImage(
+                tree.path(there), there, image.width, image.height, image.objects, path, image.relative
+            )
     return list(found.values())

@@ -25,7 +25,7 @@ from singleshot.images.decode import MAX_FILE_BYTES
 from singleshot.images.suffixes import is_image
 from singleshot.storage import masked_crc32c
 
-_NAME = re.compile(r"(\.(tfrecords?|tfrec|record)(-\d{5}-of-\d{5})?|-\d{5}-of-\d{5})$", re.IGNORECASE)
+_NAME = re.compile(r"(\.(tfrecords?|tfrec|records?)(-\d{5}-of-\d{5})?|-\d{5}-of-\d{5})$", re.IGNORECASE)
 _MAX_BYTES, _MAX_RECORD = 2**44, MAX_FILE_BYTES + 2**24
 _MAX_VALUES = 100_000  # of a feature: objects of an image
 _HEAD, _TAIL = 12, 4
@@ -92,7 +92,9 @@ def _no_parse(data: bytes, path: str, problems: RaiseErrors) -> ParsedFile:
     raise AssertionError("records are read by parse_file")
 
 
-FORM = RecordForm("tfrecord", "TFRecord", (".tfrecord", ".tfrecords", ".tfrec", ".record"), is_one, _no_parse)
+FORM = RecordForm(
+    "tfrecord", "TFRecord", (".tfrecord", ".tfrecords", ".tfrec", ".record", ".records"), is_one, _no_parse
+)
 
 
 class _Reader:
@@ -145,7 +147,7 @@ class _Reader:
         start, end = place
         item = f"record {self._number} ({printable(name, 80)})"
         path = f"{self._path}#{example.at + start}+{end - start}"
-        return ListedImage((name,), item, objects, width, height, embedded=path)
+        return ListedImage((name,), item, objects, width, height, embedded=path, relative=True)
 
     def _name(self, example: _Example) -> str:
         """image/filename, no two the same, with an ending."""

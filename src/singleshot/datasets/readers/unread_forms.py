@@ -38,13 +38,14 @@ _KITTI = re.compile(rb"\A[A-Za-z]\S{0,99}(?: -?\d{1,9}(?:\.\d{1,12})?){14,15}\s"
 # MOTChallenge: frame, id, box, confidence and three numbers more.
 _MOT = re.compile(rb"\A\d{1,9},-?\d{1,9}(?:,-?\d{1,9}(?:\.\d{1,12})?){5,8}\s")
 
-_RECORDS = (".tfrecord", ".tfrecords", ".tfrec", ".record")
+_RECORDS = (".tfrecord", ".tfrecords", ".tfrec", ".record", ".records")
 UNREAD_FORMS = (
     UnreadForm(_RECORDS, lambda head: head[:2] == b"\x1f\x8b", "compressed TFRecord; unpack it (gunzip)"),
     UnreadForm(_RECORDS, _any, "called like a TFRecord and is none, or damaged; fetch it again, or export it as COCO"),
     UnreadForm((".vott",), _any, "a VoTT project; export it from VoTT as Pascal VOC"),
     UnreadForm((".json",), _with(b'"asset"', b'"regions"'), "VoTT's JSON; export the project as Pascal VOC"),
     UnreadForm((".json",), _with(b'"classTitle"'), "Supervisely's form; export the project as COCO"),
+    UnreadForm((".json",), _with(b'"_cls"', b'"Detection'), "FiftyOne's own form; export it as COCODetectionDataset"),
     UnreadForm((".json",), _with(b'"schema_ref"', b"darwin"), "Darwin (V7); export the set as COCO"),
     UnreadForm((".json",), _with(b'"items"', b'"categories"', b'"label"'), "Datumaro's form; export it as COCO 1.0"),
     UnreadForm((".json",), _with(b'"box2d"'), "BDD100K's form; convert it to COCO (bdd100k.label.to_coco)"),
@@ -60,7 +61,7 @@ _CLASSIFICATION = "_classes.csv"  # Roboflow's name
 
 def find_unread_form(tree: Tree) -> str | None:
     """What lies in a folder in which no form was found, and what to do: "labels.vott is a VoTT project; export it ...";
-    None where that is not known either. Looks at a few files of each ending in the folder and two levels below."""
+    None where that is not known either. Looks at a few files of each ending in the folder and three levels below."""
     images = labels = 0
     looked: dict[str, int] = {}
     image_folders, archives = set(), []
@@ -93,9 +94,9 @@ def find_unread_form(tree: Tree) -> str | None:
 
 
 def _files(tree: Tree) -> Iterator[str]:
-    """Files of the folder and two levels below, as far as they can be listed."""
+    """Files of the folder and three levels below, as far as they can be listed."""
     level = [""]
-    for _ in range(3):
+    for _ in range(4):
         below: list[str] = []
         for folder in level[:_FOLDERS]:
             try:

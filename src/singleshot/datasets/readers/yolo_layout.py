@@ -183,7 +183,12 @@ def plain_splits(tree: Tree) -> dict[str, list[Place]]:
             splits[split] = [Place(place.name, deep=False)]
     if splits:
         return splits
-    return {"": [Place("", deep=False)]} if has_labels_beside(tree, "") else {}
+    if has_labels_beside(tree, ""):
+        return {"": [Place("", deep=False)]}
+    # Darknet's: obj.names, and images with their labels in data/ or obj/.
+    named = any(name in NAME_FILES for name in tree.files())
+    beside_each = [Place(name) for name in islice(tree.open_folders(), _FEW) if named and has_labels_beside(tree, name)]
+    return {"": beside_each} if beside_each else {}
 
 
 def _split_folders(tree: Tree, folder: str) -> dict[str, list[Place]]:
