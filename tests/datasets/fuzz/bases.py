@@ -268,7 +268,7 @@ def _tfrecord(rng: Random, pictures: list[Picture]) -> Files:
 FORMS: dict[str, Callable[[Random, list[Picture]], Files]] = {
     "voc": _voc, "coco": _coco, "yolo": _yolo, "csv": _csv, "labelme": _labelme, "shards": _shards,
     "cvat": annotators.cvat, "createml": annotators.createml, "via": annotators.via, "labelstudio": annotators.labelstudio,
-    "tfrecord": _tfrecord,
+    "tfrecord": _tfrecord, "fiftyone": annotators.fiftyone,
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from singleshot.datasets.readers.common import (
     shorten_idents,
 )
 from singleshot.datasets.readers.image_finder import ImageFinder
-from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split
+from singleshot.datasets.splits import resolve_split, usual_split
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
@@ -37,7 +37,6 @@ PEEK_BYTES = 1 << 16
 MAX_LABEL_BYTES = 2 * 2**30
 _FEW, _FOLDERS, _FEW_IMAGES = 20, 200, 10_000
 _LABEL_FOLDERS = ("annotations", "labels")
-_SPELT = {"training": "train", "testing": "test"}
 _WITHOUT_SPLIT = "default"  # CVAT's name for what is in no subset
 
 
@@ -197,7 +196,7 @@ class LabelForm:
     def _own_files(self, tree: Tree, strict: bool) -> list[LabelFile]:
         """Those that belong to the folder itself: in it, in its folders of labels, in those of its splits. strict:
         DataError for one of these folders that is a link out of the tree; it tells no form otherwise."""
-        special = [name for name in tree.folders() if name.lower() in _LABEL_FOLDERS or known_split(name)]
+        special = [name for name in tree.folders() if name.lower() in _LABEL_FOLDERS or usual_split(name)]
         return [file for folder in ("", *special) for file in self._files_in(tree, folder, strict)]
 
     def _files_below(self, tree: Tree) -> list[tuple[str, list[LabelFile]]]:
@@ -237,20 +236,13 @@ def load_json(data: bytes, path: str) -> object:
 # ---------------------------------------------------------------------------------------------- splits
 
 
-def known_split(name: str) -> str:
-    """A usual split's name in small letters, "" for other names."""
-    name = name.strip().lower()
-    name = _SPELT.get(name, name)
-    return name if name in KNOWN_SPLITS else ""
-
-
 def _label_file(name: str) -> LabelFile:
     """The split of its folder, "train/labels.json", or the only one that its name says, "labels-train.json"."""
     folder, _, last = name.rpartition("/")
     stem = last.rpartition(".")[0] or last
-    words = dict.fromkeys(filter(None, map(known_split, re.findall(r"[A-Za-z]+", stem))))
-    split = known_split(folder) or (next(iter(words)) if len(words) == 1 else "")
-    return LabelFile(name, split, folder if known_split(folder) else stem)
+    words = dict.fromkeys(filter(None, map(usual_split, re.findall(r"[A-Za-z]+", stem))))
+    split = usual_split(folder) or (next(iter(words)) if len(words) == 1 else "")
+    return LabelFile(name, split, folder if usual_split(folder) else stem)
 
 
 def _own_split(file: LabelFile) -> str:
@@ -260,13 +252,13 @@ def _own_split(file: LabelFile) -> str:
 def _split_names(file: LabelFile, images: Sequence[ListedImage]) -> list[str]:
     """The splits that the images of a file say; [] where none of them is a usual one."""
     said = dict.fromkeys(image.split for image in images)
-    if not any(map(known_split, said)):
+    if not any(map(usual_split, said)):
         return []
     return list(dict.fromkeys(_said(image, file) for image in images))
 
 
 def _said(image: ListedImage, file: LabelFile) -> str:
-    return known_split(image.split) or image.split.strip() or file.split or _WITHOUT_SPLIT
+    return usual_split(image.split) or image.split.strip() or file.split or _WITHOUT_SPLIT
 
 
 def _by_split(file: LabelFile, images: list[ListedImage], said: list[str]) -> dict[str, list[ListedImage]]:
