@@ -19,10 +19,11 @@ logger = logging.getLogger(__name__)
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
 # What is not read: packers that Python lacks, single files, parts of a divided archive.
-UNREAD_ARCHIVES = (".rar", ".7z", ".zst", ".tzst", ".gz", ".bz2", ".xz", ".lz4", ".001", ".z01")
+UNREAD_ARCHIVES = (".rar", ".7z", ".zst", ".tzst", ".gz", ".bz2", ".xz", ".lz4", ".7z.001", ".zip.001", ".z01")
 _ADVICE = "unpack it yourself and give the folder"
 # COCO in YOLO's form has 246,575. Images hardly shrink in an archive, labels and drawings do.
 _MAX_FILES, _MOST_TIMES, _LEAST_BOUND = 2_000_000, 100, 2 * 2**30
+_LARGE = 200 * 2**20  # takes long enough for a line before it
 _SPARE_BYTES = 256 * 2**20  # of the disk, left to others
 
 
@@ -65,12 +66,17 @@ def unpacked(path: str | os.PathLike[str]) -> Path:
 def _unpack(archive: Path, place: Path) -> None:
     from singleshot.datasets.fetch.unpack import unpack_archive  # with urllib, not for every start
 
-    bound = max(_LEAST_BOUND, _MOST_TIMES * archive.stat().st_size)
+    size = archive.stat().st_size
+    bound, advice = max(_LEAST_BOUND, _MOST_TIMES * size), _ADVICE
     room = max(shutil.disk_usage(place.parent).free - _SPARE_BYTES, 0)
+    if room < bound:
+        bound, advice = room, f"set XDG_CACHE_HOME to a folder with more room, or {_ADVICE}"
+    if size > _LARGE:
+        logger.info("%s: unpacking into %s ...", printable(archive), printable(place))
     for left in place.parent.glob(".part-*"):  # of a run that was killed
         shutil.rmtree(left, ignore_errors=True)
     with atomic_folder(place) as folder:
-        done = unpack_archive(archive, (("", ""),), folder, min(bound, room), max_files=_MAX_FILES, advice=_ADVICE)
+        done = unpack_archive(archive, (("", ""),), folder, bound, max_files=_MAX_FILES, advice=advice)
     logger.info(
         "%s: %d files unpacked into %s, where the next run finds them", printable(archive), done.files, printable(place)
     )

@@ -83,8 +83,10 @@ class Tree:
         return [name for name in names if name.lower().endswith(suffixes)] if suffixes else names
 
     def folders(self, folder: str = "") -> list[str]:
-        """Sorted names of the folders in a folder, hidden ones left out."""
-        return sorted(name for name, below in self.names(folder).items() if below and not name.startswith("."))
+        """Sorted names of the folders in a folder, hidden ones and what macOS adds left out."""
+        return sorted(
+            name for name, below in self.names(folder).items() if below and not name.startswith((".", "__MACOSX"))
+        )
 
     def open_folders(self, folder: str = "") -> list[str]:
         """As `folders`, without those that cannot be listed, lead out, or back to where they lie."""
