@@ -9,7 +9,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from singleshot.errors import DataError, printable
 from singleshot.extras import needs
@@ -18,8 +18,24 @@ from singleshot.extras import needs
 _REMOTE_SECONDS = 60.0
 _REMOTE_BYTES_PER_SECOND = 1000
 _CHUNK_BYTES = 1 << 20
-# The end of a path to bytes inside a shard: train-000000.tar#OFFSET+LENGTH.
-_PART = re.compile(r"(?<=\.tar)#(\d{1,15})\+(\d{1,15})$")
+# The end of a path to bytes inside a shard or a TFRecord: train-000000.tar#OFFSET+LENGTH.
+_PART = re.compile(r"(\.(?:tar|tfrecords?|tfrec|records?)|-\d{5}-of-\d{5})#(\d{1,15})\+(\d{1,15})$", re.IGNORECASE)
+
+
+class Part(NamedTuple):
+    """Bytes inside a file."""
+
+    file: str
+    start: int
+    length: int
+
+
+def part_of(path: str | os.PathLike[str]) -> Part | None:
+    """The part of a file that a path of a shard's or TFRecord's image means; None for a path of a whole file."""
+    found = _PART.search(str(path))
+    if found is None or not (is_remote(path) or not os.path.lexists(path)):
+        return None
+    return Part(str(path)[: found.end(1)], int(found[2]), int(found[3]))
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -50,14 +66,14 @@ def filesystem(address: str) -> tuple[Any, str]:
 def read_limited(path: str | os.PathLike[str], limit: int, what: str, most: int | None = None) -> bytes:
     """All bytes of a regular file, local or remote; with `most` its first bytes only.
 
-    A path that ends in .tar#OFFSET+LENGTH means those bytes of the tar, unless a file has that very name.
+    A path that ends in .tar#OFFSET+LENGTH (or .tfrecord# and the like) means those bytes of the tar, unless a file has
+    that very name.
     Raises DataError when it is absent, not a file, unreadable, or above `limit` bytes where it is read whole.
     """
     where = str(path)
     wanted, start = limit + 1 if most is None else most, 0
-    part = _PART.search(str(path))
-    if part and (is_remote(path) or not os.path.lexists(path)):
-        path, start, wanted = str(path)[: part.start()], int(part[1]), min(wanted, int(part[2]))
+    if (part := part_of(path)) is not None:
+        path, start, wanted = part.file, part.start, min(wanted, part.length)
     with _named_errors(where, what):
         if is_remote(path):
             data = read_remote(str(path), wanted, start)
@@ -180,3 +196,14 @@ def _remote_chunks(address: str, count: int, start: int = 0) -> Iterator[bytes]:
         raise
     except Exception as error:  # each kind of storage has errors of its own
         raise OSError(None, f"{type(error).__name__}: {error}") from error
+
+
+def masked_crc32c(data: bytes) -> int:
+    """The checksum of bytes as LevelDB and TFRecord keep it, rotated and shifted (LevelDB, util/crc32c.h).
+
+    Raises MissingExtraError without google-crc32c.
+    """
+    with needs("train", "this file"):
+        import google_crc32c
+    crc: int = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -31,6 +31,8 @@ SAME_FOR_BOTH: dict[str, Any] = {
     "tensorboard": (False, "options.tensorboard", False),
     "update_ratios": (True, "settings.update_ratios", True),
     "clip_boxes": (True, "train_set.clip_boxes", True),
+    "follow_links": (True, "options.follow_links", True),
+    "score_min": (0.5, REFUSED, None),
     "cache": ("none", "settings.cache", "none"),
     "cache_size": ("2G", "settings.cache_bytes", 2 << 30),
 }

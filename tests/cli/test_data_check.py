@@ -52,6 +52,24 @@ def test_what_breaks_training_ends_with_2_and_is_fixed(run, spoiled, tmp_path):
     assert run("data", "check", tmp_path / "set-fixed").returncode == 0
 
 
+def test_archives_and_folders_of_links_are_taken(run, scenes, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    packed = shutil.make_archive(str(tmp_path / "set"), "zip", scenes)
+    done = run("data", "check", packed)
+    assert done.returncode == 0, done.stderr
+    assert "64 images" in done.stdout
+    (tmp_path / "links").mkdir()
+    for folder in scenes.iterdir():
+        (tmp_path / "links" / folder.name).symlink_to(folder)
+    done = run("data", "check", tmp_path / "links")
+    assert done.returncode == 2
+    assert "--follow-links" in done.stderr
+    assert run("data", "check", tmp_path / "links", "--follow-links").returncode == 0
+    done = run("data", "convert", tmp_path / "links", tmp_path / "out", "--to", "coco", "--follow-links")
+    assert done.returncode == 0, done.stderr
+    assert run("data", "info", tmp_path / "out").returncode == 0
+
+
 def test_json_is_one_object(run, spoiled, tmp_path):
     done = run("data", "check", spoiled, "--json")
     assert done.returncode == 2

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from singleshot.datasets.splits import find_split, group_keys, make_splits, resolve_split
+from singleshot.datasets.splits import find_split, group_keys, make_splits, resolve_split, split_of, usual_split
 from singleshot.errors import DataError
 
 PARTS = ("train", "val", "test")
@@ -181,3 +181,19 @@ def test_splits_are_found_by_name_and_alias():
         resolve_split("tr\nain", ["b\n", "a"], "h\nere")
     with pytest.raises(DataError, match=r"there are: none"):
         resolve_split("train", [], "here")
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "usual"),
+    [
+        ("Train2017", "train", ""),
+        (" TRAINING ", " TRAINING ", "train"),
+        ("Testing", "testing", "test"),
+        ("Validation", "validation", "validation"),
+        ("2017", "2017", ""),
+        ("fold3", "fold3", ""),
+        ("", "", ""),
+    ],
+)
+def test_names_of_splits(name, split, usual):
+    assert (split_of(name), usual_split(name)) == (split, usual)

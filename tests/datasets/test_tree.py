@@ -12,7 +12,7 @@ import pytest
 
 from singleshot.datasets import available_splits, open_dataset, tree
 from singleshot.datasets.tree import LocalTree, open_tree
-from singleshot.errors import DataError
+from singleshot.errors import ConfigError, DataError
 from singleshot.images.decode import image_size, read_image
 from singleshot.storage import read_limited
 
@@ -103,6 +103,16 @@ def test_links_within_are_followed(local):
     assert [found.is_dir(name) for name in ("sub", "./sub", "folder", "file.txt", "none", "sub/a.txt", "")] == [
         True, True, True, False, False, False, False,
     ]  # fmt: skip
+
+
+def test_a_folder_below_may_hold_links_to_what_lies_beside_it(local, one_line):
+    (local / "other").mkdir()
+    (local / "other" / "link.txt").symlink_to("../sub/a.txt")
+    (local / "other" / "out.txt").symlink_to("../../secret/s.txt")
+    below = LocalTree(local).below("other")
+    assert below.read("link.txt", 9, "x") == b"a"
+    assert "leads out" in one_line(below.read, "out.txt", 9, "x")
+    assert "leads out" in one_line(LocalTree(local / "other").read, "link.txt", 9, "x")
 
 
 def test_links_in_circles_end(local, one_line):
@@ -270,3 +280,65 @@ def test_a_csv_folder_is_read_from_a_server_and_from_memory(
             assert shapes(data) == [(48, 64, 3)] * len(stems)
     (folder / "train.csv").write_text("file,xmin,ymin,xmax,ymax,class\n../x.png,1,2,30,40,cat\n")
     assert "leaves the data set's folder" in one_line(open_dataset, f"{serve_folder(tmp_path)}/csv%20set")
+
+
+# ---------------------------------------------------------------------------------------------- --follow-links
+
+
+@pytest.fixture
+def linked(tmp_path, voc_set, write_image) -> Path:
+    """A folder of links to a set that lies elsewhere, one of its images as a link of its own."""
+    root = tmp_path / "linked"
+    root.mkdir()
+    for name in ("Annotations", "ImageSets"):
+        (root / name).symlink_to(voc_set / name)
+    (root / "JPEGImages").mkdir()
+    for image in (voc_set / "JPEGImages").iterdir():
+        (root / "JPEGImages" / image.name).symlink_to(image)
+    return root
+
+
+def test_links_that_lead_out_are_followed_where_that_is_asked_for(linked, voc_set, one_line):
+    assert "or give --follow-links where the folder is your own" in one_line(open_dataset, linked)
+    found, real = open_dataset(linked, follow_links=True), open_dataset(voc_set)
+    assert found.boxes_px.tolist() == real.boxes_px.tolist()
+    assert found.sample(0).image.shape == (48, 64, 3)
+    assert available_splits(linked, follow_links=True) == available_splits(voc_set)
+    # In a folder below, too.
+    (linked.parent / "above").mkdir()
+    (linked.parent / "above" / "set").symlink_to(linked)
+    assert len(open_dataset(linked.parent / "above", follow_links=True)) == len(real)
+
+
+def test_names_may_not_lead_out_all_the_same(linked, one_line):
+    for name in ("../set/x.png", "/etc/passwd"):
+        assert "leaves the data set's folder" in one_line(open_tree(linked, follow_links=True).find, "", name)
+
+
+def test_circles_over_links_that_lead_out_end(local, tmp_path, one_line):
+    away = tmp_path / "away"
+    (away / "deep").mkdir(parents=True)
+    (away / "x.txt").touch()
+    (local / "a").symlink_to(away)
+    for name in ("b", "c"):
+        (away / name).symlink_to(local)
+        (away / "deep" / name).symlink_to(away)
+    found = open_tree(local, follow_links=True)
+    assert sorted(found.walk(lenient=True)) == ["a/x.txt", "sub/a.txt"]
+    assert "folders within folders without end" in one_line(lambda: list(found.walk()))
+    assert found.open_folders("a") == ["deep"]
+
+
+def test_folders_without_end_of_few_links_are_refused(local, monkeypatch, one_line):
+    for i in range(12):
+        (local / f"d{i}").mkdir()
+        for name in ("l", "r"):
+            (local / f"d{i}" / name).symlink_to(f"../d{i + 1}")
+    (local / "d12").mkdir()
+    monkeypatch.setattr(tree, "_MAX_FOLDERS", 1000)
+    assert "more than 1000 folders" in one_line(lambda: list(LocalTree(local).walk()))
+
+
+def test_addresses_have_no_links(memory, voc_set):
+    with pytest.raises(ConfigError, match="--follow-links: for folders on this machine"):
+        open_tree(memory(voc_set), follow_links=True)

@@ -7,11 +7,12 @@ from singleshot.datasets.tree import open_tree
 
 KITTI = "Car 0.00 0 -1.57 599.41 156.40 629.75 189.25 2.85 2.63 12.34 0.47 1.49 69.44 -1.56\n"
 FILES = {
-    "train.tfrecord": (b"\x10\0\0", "TFRecord; export the set as COCO or Pascal VOC"),
-    "train/cats.tfrecord-00000-of-00002": (b"\x10\0\0", "TFRecord"),
+    "train.tfrecord": (b"\x1f\x8b\x08", "compressed TFRecord; unpack it (gunzip)"),
+    "train/cats.tfrecord-00000-of-00002": (b"\x10\0\0", "called like a TFRecord and is none, or damaged"),
     "cats.vott": ("{}", "a VoTT project; export it from VoTT as Pascal VOC"),
     "x-asset.json": ('{"asset": {"name": "a.png"}, "regions": []}', "VoTT's JSON"),
     "ds/ann/a.png.json": ('{"objects": [{"classTitle": "cat"}]}', "Supervisely's form; export the project as COCO"),
+    "samples.json": ('{"samples": [{"x": {"_cls": "Detections"}}]}', "FiftyOne's own form; export it as COCO"),
     "v7.json": ('{"schema_ref": "https://darwin-public.s3/x", "item": {}}', "Darwin (V7); export the set as COCO"),
     "annotations/default.json": ('{"info": {}, "categories": {"label": {}}, "items": []}', "Datumaro's form"),
     "bdd.json": ('[{"name": "a.png", "labels": [{"box2d": {}}]}]', "BDD100K's form"),

@@ -214,3 +214,74 @@ def test_listing_the_splits_reads_no_label(yolo, monkeypatch):
     root = yolo({**plain(ROW), "data.yaml": f"train: images\nval: images\n{NAMES}"})
     monkeypatch.setattr(module, "_read_rows", None)
     assert available_splits(root) == ("train", "val")
+
+
+# ---------------------------------------------------------------------------------------------- names that count from 1
+
+
+def rows(*numbers: int) -> str:
+    return "".join(f"{number} 0.5 0.5 0.5 0.5\n" for number in numbers)
+
+
+def two_splits(train: str, val: str, names: str):
+    return {"data.yaml": f"train: images/train\nval: images/val\n{names}\n", "images/train/a.png": "",
+            "labels/train/a.txt": train, "images/val/b.png": "", "labels/val/b.txt": val}  # fmt: skip
+
+
+def test_names_numbered_from_1_are_read_so(yolo, one_line, problems):
+    root = yolo(two_splits(rows(2, 1), rows(1), "names: {1: cat, 2: dog}\nnc: 2"))
+    data = open_dataset(root)
+    assert data.class_names == ("cat", "dog")
+    assert data.labels.tolist() == [1, 0]
+    (root / "labels/val/b.txt").write_text(rows(0))
+    message = one_line(open_dataset, root, "val")
+    assert "b.txt:1: object 0: class 0, but data.yaml has 2 names, from 1 (cat, dog); correct the number" in message
+    (root / "data.yaml").write_text("train: images/train\nnames: {1: cat, 3: dog}\n")
+    assert "names has no class 2; want each number from 1 on" in one_line(open_dataset, root)
+    (root / "data.yaml").write_text("train: images/train\nnames: {0: bird, 1: cat, 2: dog}\n")
+    assert [open_dataset(root).class_names[i] for i in open_dataset(root).labels] == ["dog", "cat"]
+
+
+def test_a_list_of_names_counts_from_1_where_the_labels_say_it(yolo, caplog):
+    root = yolo(two_splits(rows(2), rows(1), "names: [cat, dog]"))
+    for split, name in (("train", "dog"), ("val", "cat")):  # each alone would not say it
+        caplog.clear()
+        data = open_dataset(root, split)
+        assert [data.class_names[i] for i in data.labels] == [name]
+        (said,) = caplog.messages
+        assert said.startswith(f"{root}/data.yaml: class numbers count from 1: 1 is read as 'cat' and 2 'dog'; say so")
+    found = CollectErrors()
+    open_source(root).read(None, found)
+    assert found.counts == {"classes-from-1": 1}
+    assert found.findings[0].severity == "warning"
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "message"),
+    [
+        (rows(2, 1), rows(0), "class 2, but data.yaml has 2 names, from 0"),
+        (rows(2), "", "if the numbers count from 1, say so in data.yaml"),
+        (rows(2, 1), rows(3), "class 2, but data.yaml has 2 names, from 0"),
+        (rows(1), rows(1), None),
+        ("", "", None),
+    ],
+)
+def test_what_may_mean_either_is_not_guessed(yolo, one_line, caplog, train, val, message):
+    root = yolo(two_splits(train, val, "names: [cat, dog]"))
+    if message is None:
+        assert [open_dataset(root).class_names[i] for i in open_dataset(root).labels] in ([], ["dog"])
+        assert not caplog.messages
+    else:
+        assert message in one_line(open_dataset, root)
+
+
+def test_numbers_of_the_yaml_are_believed(yolo, one_line):
+    root = yolo(two_splits(rows(2, 1), rows(1), "names: {0: cat, 1: dog}"))
+    assert "has 2 names, from 0 (cat, dog)" in one_line(open_dataset, root)
+    root = yolo({**two_splits(rows(1), rows(1), "nc: 1"), "classes.txt": "cat"})
+    assert "has 1 name, from 0" in one_line(open_dataset, root)
+
+
+def test_classes_txt_counts_from_1_too(yolo):
+    root = yolo({"images/a.png": "", "labels/a.txt": rows(1), "classes.txt": "cat\n"})
+    assert open_source(root).read().images[0].objects[0].name == "cat"

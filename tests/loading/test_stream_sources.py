@@ -14,12 +14,14 @@ import fsspec
 import pytest
 import torch
 
+from singleshot.api.train_data import open_train
+from singleshot.api.train_options import TrainOptions
 from singleshot.datasets import shard_tar as shardtar
 from singleshot.errors import ConfigError, DataError
 from singleshot.inputs import InputSpec
 from singleshot.loading.augment_spec import AUGMENTS
 from singleshot.loading.loader import TrainLoader
-from singleshot.loading.shard_stream import ShardStream, open_stream, open_training_set
+from singleshot.loading.shard_stream import ShardStream, open_stream
 
 SPEC = InputSpec(size=32)
 COUNT = 96  # images of the shards, 12 of 8
@@ -172,7 +174,7 @@ def test_opening_reads_the_index_only(copy, plain, one_line):
 
 def test_shards_are_streamed_and_folders_are_not(plain, shards):
     for path, streamed in ((plain, False), (shards, True)):
-        train_set = open_training_set(path, "train")
+        train_set = open_train(TrainOptions(data=str(path)))
         assert len(train_set) == COUNT
         assert train_set.class_names == ("cat", "dog")
         assert isinstance(train_set, ShardStream) == streamed

@@ -45,6 +45,7 @@ class EvaluateOptions(Options):
     workers: int | None = None
     clip_boxes: bool = False
     classes: Classes | None = None
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         check_range("--batch", self.batch, 1, 4096)
@@ -90,6 +91,7 @@ def evaluate(
     workers: int | None = None,
     clip_boxes: bool = False,
     classes: Classes | None = None,
+    follow_links: bool = False,
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Average precision of a model on labelled images, per class and over all; an exported file needs no PyTorch.
@@ -116,6 +118,7 @@ def evaluate(
         classes: Measure these only, in this order: names of the model's or the data's classes, "car,truck=vehicle" for
             some that become one in both, a file with such lines, or {new name: [old names]}. None for all that both
             have; what the model learnt under another name is taken so in the data too.
+        follow_links: Follow links in the data's folder that lead out of it: for a folder of your own.
         progress: Shows how far it is: progress(images, "images") is a context that gives the function to call after
             each image.
 
@@ -151,7 +154,7 @@ def run_evaluation(options: EvaluateOptions, progress: Progress = no_progress) -
     engine, spec = detector.engine, detector.input_spec
     model = ModelClasses(detector.class_names, detector.learnt)
     dataset, classes, rows, unknown = open_measured(
-        options.data, options.split, model, wanted, clip_boxes=options.clip_boxes
+        options.data, options.split, model, wanted, options.clip_boxes, options.follow_links
     )
     chosen = ClassFilter(classes.labels, detector.nms_iou)
 

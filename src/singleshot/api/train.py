@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import shlex
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from singleshot.api.options import DEFAULT_MODEL, parse_bytes, parse_duration
-from singleshot.api.train_classes import open_selected, said
 from singleshot.api.train_options import RUN_FILE, TrainOptions, resolve, saved_run
 from singleshot.class_selection import Classes
 from singleshot.errors import CheckpointError, ConfigError, DataError, SingleshotError, printable
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
     from singleshot.training.reports import Reporter
 
 __all__ = ["OnStart", "Run", "Started", "TrainOptions", "resolve", "run_training", "train"]
-
-log = logging.getLogger(__name__)
 
 
 class Started(NamedTuple):
@@ -120,6 +116,8 @@ def train(
     tensorboard: bool = True,
     update_ratios: bool = False,
     clip_boxes: bool = False,
+    follow_links: bool = False,
+    score_min: float | None = None,
     cache: str | Path | None = None,
     cache_size: str | int | None = None,
     classes: Classes | None = None,
@@ -153,6 +151,8 @@ def train(
         tensorboard: Write scalars and pictures for TensorBoard.
         update_ratios: Also how far each layer's weights move.
         clip_boxes: Clip boxes to the image and drop empty ones instead of stopping.
+        follow_links: Follow links in the data's folder that lead out of it: for a folder of your own.
+        score_min: Of detections that are read as labels, the lowest score to learn from; None for all.
         cache: Keep decoded images: "auto" (None; in memory if all fit), "ram", "none", or a folder for a file.
         cache_size: The most that the cache may take, such as "4G" (None), or bytes.
         classes: Learn these only, in this order: names of the data's classes, "car,truck=vehicle" for some that become
@@ -243,14 +243,15 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
     the initial weights. Writes nothing."""
     import torch
 
+    from singleshot.api.train_data import open_train, open_validation
     from singleshot.devices import pick_device
     from singleshot.training import loop
 
     options = options.filled()
     folder = _folder(options)
     place = pick_device(options.device)
-    train_set = open_selected(options)
-    val_set = _open_validation(options, train_set)
+    train_set = open_train(options)
+    val_set = open_validation(options, train_set)
     torch.manual_seed(options.seed or 0)
     model, initial, pretrained = _model(options, train_set.class_names)
     options = replace(options, recipe=options.recipe or ("finetune" if pretrained else "scratch"))
@@ -345,19 +346,6 @@ def _cache(wanted: str, train_set: Dataset | ShardStream, size: Size, most: int)
     if wanted not in ("auto", "none"):
         raise ConfigError(f"--cache {printable(wanted)}: shards are read in a stream and not kept; leave --cache out")
     return "none"
-
-
-def _open_validation(options: TrainOptions, train_set: Dataset | ShardStream) -> Dataset | None:
-    from singleshot.datasets import available_splits, find_split, open_dataset
-
-    name = options.val_split or "val"
-    if name == "none":
-        return None
-    if name == "val" and find_split("val", available_splits(options.data)) is None:
-        log.warning("no split 'val' in the data: training without validation (name one with --val-split)")
-        return None
-    names, selection = train_set.class_names, train_set.selection
-    return said(open_dataset(options.data, name, names, options.clip_boxes, selection))
 
 
 def _model(options: TrainOptions, class_names: tuple[str, ...]) -> tuple[SSD, str, bool]:

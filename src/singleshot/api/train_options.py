@@ -20,7 +20,18 @@ _NOT_KEPT = ("out", "resume", "device", "compile", "workers", "tensorboard", "up
 # What a resumed run keeps: another value is refused.
 _FIXED = ("classes", "model", "recipe", "batch", "lr", "backbone_weights", "start", "resize", "seed")
 # What may change in a run where it is given again; its length besides.
-_MAY_CHANGE = ("data", "split", "val_split", "val_every", "precision", "clip_boxes", "cache", "cache_size")
+_MAY_CHANGE = (
+    "data",
+    "split",
+    "val_split",
+    "val_every",
+    "precision",
+    "clip_boxes",
+    "follow_links",
+    "score_min",
+    "cache",
+    "cache_size",
+)
 # What stands for an option that is not given, where that is one value.
 DEFAULTS: dict[str, Any] = {
     "split": "train", "val_split": "val", "val_every": 1, "seed": 0, "precision": "auto", "cache": "auto",
@@ -55,6 +66,8 @@ class TrainOptions(Options):
     tensorboard: bool = True
     update_ratios: bool = False
     clip_boxes: bool = False
+    follow_links: bool = False
+    score_min: float | None = None
     cache: str | None = None
     cache_size: str | int | None = None
     classes: Classes | None = None
@@ -63,6 +76,7 @@ class TrainOptions(Options):
         check_range("--epochs", self.epochs, 1, 10**9)
         check_range("--batch", self.batch, 1, 4096)
         check_range("--val-every", self.val_every, 1, 10**9)
+        check_range("--score-min", self.score_min, 0, 1)
         check_range("--seed", self.seed, 0, 2**31 - 1)
 
     def kept(self) -> dict[str, Any]:

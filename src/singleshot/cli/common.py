@@ -37,6 +37,9 @@ PrecisionOption = Annotated[
     str | None,
     typer.Option("--precision", help="float32, bfloat16, float16, or fastest of this machine. Default: float32."),
 ]
+FollowLinksOption = Annotated[
+    bool, typer.Option("--follow-links", help="Follow links that lead out of the data's folder, where it is your own.")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=0, max=64, help="Processes that load images.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from singleshot.cli.common import JsonOption, LabelScoreOption, QuietOption, count_of, progress_bar
+from singleshot.cli.common import FollowLinksOption, JsonOption, LabelScoreOption, QuietOption, count_of, progress_bar
 from singleshot.errors import ConfigError, printable
 from singleshot.files import is_free
 
@@ -36,6 +36,7 @@ def check_command(
     most: Annotated[int, typer.Option(min=0, help="Findings to print of each kind.")] = 10,
     workers: Annotated[int | None, typer.Option(min=1, max=64, help="Processes that decode images.")] = None,
     score_min: LabelScoreOption = None,
+    follow_links: FollowLinksOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -60,7 +61,8 @@ def check_command(
     def progress(total: int, what: str) -> AbstractContextManager[Callable[[], None]]:
         return progress_bar(total, what, quiet)
 
-    result = check_source(open_source(data, score_min=score_min), split, names, workers, progress)
+    source = open_source(data, score_min=score_min, follow_links=follow_links)
+    result = check_source(source, split, names, workers, progress)
     repaired = None
     if not as_json:
         _print_findings(result, most, quiet)
@@ -74,18 +76,21 @@ def check_command(
     elif repaired is not None:
         _print_repaired(repaired, most, quiet)
     elif not quiet and any(KINDS[kind].fixable for kind in result.counts):
-        again = f" --out {_quoted(_default_out(data))}"
+        again = f" --out {_quoted(_default_out(data))}{' --follow-links' * follow_links}"
         print(f"to repair what can be repaired, in a copy: singleshot data check {_quoted(data)} --fix{again}")
     if repaired is None and result.severity("error"):
         raise typer.Exit(2)
 
 
 def _default_out(data: str) -> str:
+    from singleshot.datasets.archives import ARCHIVES
+
     name = data.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
     if name in ("", ".", ".."):
         name = Path(data).resolve().name or "data"
-    stem, dot, suffix = name.rpartition(".")
-    return f"{stem if dot and suffix.lower() in ('json', 'yaml', 'yml', 'csv') else name}-fixed"
+    endings = (".json", ".yaml", ".yml", ".csv", *ARCHIVES)
+    ending = max((end for end in endings if name.lower().endswith(end)), key=len, default="")
+    return f"{name[: len(name) - len(ending)] or 'data'}-fixed"
 
 
 def _quoted(text: str) -> str:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from singleshot.api.options import DEFAULT_MODEL
-from singleshot.cli.common import JsonOption, LabelScoreOption, QuietOption, count_of, progress_bar
+from singleshot.cli.common import FollowLinksOption, JsonOption, LabelScoreOption, QuietOption, count_of, progress_bar
 from singleshot.errors import ConfigError, printable
 from singleshot.extras import require
 from singleshot.files import atomic_write
 from singleshot.text_table import align_columns
 
 if TYPE_CHECKING:
+    from singleshot.datasets.formats import Source
     from singleshot.datasets.statistics import BoxTable, Cover, DataInfo, Part
 
 _PICTURE, _NUMBERS = "data-info.png", "data-info.json"
@@ -42,6 +43,7 @@ def info(
         Path | None, typer.Option(help=f"FILE.png for a picture, or a folder for {_PICTURE} and {_NUMBERS}.")
     ] = None,
     score_min: LabelScoreOption = None,
+    follow_links: FollowLinksOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -53,7 +55,10 @@ def info(
         raise ConfigError(f"--out {printable(out)}: want a name that ends in .png, or a folder")
     if out is not None:
         require("report", "--out: the picture", "matplotlib")
-    found, table = collect(data, model, split, quiet, score_min)
+    from singleshot.datasets import open_source
+
+    source = open_source(data, score_min=score_min, follow_links=follow_links)
+    found, table = collect(source, model, split, quiet)
     written = write_files(found, table, out) if out is not None else []
     if as_json:
         print(json.dumps(found.to_dict()))
@@ -63,15 +68,11 @@ def info(
         print(f"written: {', '.join(map(printable, written))}", file=sys.stderr)
 
 
-def collect(
-    data: str, model: str, split: str | None, quiet: bool, score_min: float | None = None
-) -> tuple[DataInfo, BoxTable]:
+def collect(source: Source, model: str, split: str | None, quiet: bool) -> tuple[DataInfo, BoxTable]:
     """Read a data set, whatever is wrong with its labels, and count it."""
-    from singleshot.datasets import open_source
     from singleshot.datasets.findings import CollectErrors
     from singleshot.datasets.statistics import describe, presets, tabulate, to_measure
 
-    source = open_source(data, score_min=score_min)
     if model not in (known := presets()):
         raise ConfigError(f"--model {printable(model)}: want one of {', '.join(known)}")
     problems = CollectErrors(most=0)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from singleshot.cli.common import JsonOption, LabelScoreOption, QuietOption, progress_bar
+from singleshot.cli.common import FollowLinksOption, JsonOption, LabelScoreOption, QuietOption, progress_bar
 from singleshot.errors import ConfigError, printable
 from singleshot.files import is_free
 
@@ -34,6 +34,7 @@ def shard(
         bool, typer.Option("--clip-boxes", help="Clip boxes to the image and drop empty ones instead of stopping.")
     ] = False,
     score_min: LabelScoreOption = None,
+    follow_links: FollowLinksOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -51,7 +52,8 @@ def shard(
     from singleshot.datasets import open_source
     from singleshot.datasets.writers.shards import read_contents, write_shards
 
-    contents = read_contents(open_source(data, score_min=score_min), split or (), clip_boxes)
+    source = open_source(data, score_min=score_min, follow_links=follow_links)
+    contents = read_contents(source, split or (), clip_boxes)
     images = sum(map(len, contents.splits.values()))
     with progress_bar(images, "packing images", quiet) as advance:
         written = write_shards(contents, out, size, per_shard, seed, advance)

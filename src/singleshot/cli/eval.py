@@ -14,6 +14,7 @@ from singleshot.cli.common import (
     ClassesOption,
     DeviceOption,
     EngineOption,
+    FollowLinksOption,
     JsonOption,
     PrecisionOption,
     QuietOption,
@@ -54,6 +55,7 @@ def evaluate_command(
         bool, typer.Option("--clip-boxes", help="Clip ground truth to the image instead of stopping.")
     ] = False,
     classes: ClassesOption = None,
+    follow_links: FollowLinksOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:

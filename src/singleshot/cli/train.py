@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from singleshot.api.options import DEFAULT_MODEL
-from singleshot.cli.common import STOPPED, ClassesOption, DeviceOption, JsonOption, QuietOption, WorkersOption
+from singleshot.cli.common import (
+    STOPPED,
+    ClassesOption,
+    DeviceOption,
+    FollowLinksOption,
+    JsonOption,
+    LabelScoreOption,
+    QuietOption,
+    WorkersOption,
+)
 
 if TYPE_CHECKING:
     from singleshot.api.train import Run, Started, TrainOptions
@@ -79,6 +88,8 @@ def train(
     clip_boxes: Annotated[
         bool, typer.Option("--clip-boxes", help="Clip boxes to the image and drop empty ones instead of stopping.")
     ] = False,
+    follow_links: FollowLinksOption = False,
+    score_min: LabelScoreOption = None,
     cache: Annotated[
         str | None,
         typer.Option(help="Keep decoded images: auto (default: in memory if all fit), ram, none, or a folder."),
@@ -140,7 +151,8 @@ def _data_to_evaluate(options: TrainOptions) -> str:
     """The data and a split of it that is there, as the command line wants them."""
     from singleshot.datasets import available_splits, find_split
 
-    there = available_splits(options.data)
+    there = available_splits(options.data, options.follow_links)
     found = (find_split(name, there) for name in ("test", options.val_split or "val", options.split or "train"))
     name = next((name for name in found if name is not None), None)
-    return shlex.quote(options.data) + ("" if name is None else f" --split {shlex.quote(name)}")
+    data = shlex.quote(options.data) + " --follow-links" * options.follow_links
+    return data + ("" if name is None else f" --split {shlex.quote(name)}")

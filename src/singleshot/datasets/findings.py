@@ -40,6 +40,7 @@ KINDS = {
     "boxes-in-parts": Kind(ERROR, "boxes in parts of the image where pixels belong"),
     "boxes-suspicious": Kind(WARNING, "boxes that look like percent, or like corners where width and height belong"),
     "class-unknown": Kind(ERROR, "a class that the list of classes does not have", fixable=True),
+    "classes-from-1": Kind(WARNING, "class numbers that count from 1, where names do not say so"),
     "class-misspelt": Kind(WARNING, "a rare class with nearly the name of a common one", fixable=True),
     "class-absent": Kind(WARNING, "a class without objects in a split"),
     "nothing-labelled": Kind(ERROR, "no image has an object"),

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from singleshot.datasets.archives import is_archive, unpacked
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.raw import RawSet, above_score
 from singleshot.datasets.readers import (
@@ -21,10 +22,12 @@ from singleshot.datasets.readers import (
     createml,
     csv,
     cvat,
+    fiftyone,
     labelme,
     labelstudio,
     results,
     shards,
+    tfrecord,
     via,
     voc,
     yolo,
@@ -41,6 +44,8 @@ from singleshot.errors import DataError, printable
 from singleshot.storage import is_remote
 
 logger = logging.getLogger(__name__)
+
+_LEVELS = 4
 
 
 class Writer(NamedTuple):
@@ -68,7 +73,8 @@ class Format(NamedTuple):
     stands in it; suffixes: endings of files that a user may name in place of a folder; label_folder: the folder and
     the endings where each image has a label file of its name, so that one that no split lists is found; in_one_file:
     labels stand in one file for all images; writer: None for a form that is only read; is_one(first 64 KB): whether a
-    file that a user names is of this form, whatever its ending.
+    file that a user names is of this form, whatever its ending; is_deep(tree): whether such data lie anywhere below,
+    asked where nothing else is found.
     """
 
     about: str
@@ -82,6 +88,7 @@ class Format(NamedTuple):
     in_one_file: bool = False
     writer: Writer | None = None
     is_one: Callable[[bytes], bool] | None = None
+    is_deep: Callable[[Tree], bool] | None = None
 
 
 def _by_content(
@@ -112,6 +119,7 @@ FORMATS: Mapping[str, Format] = {
         voc.read,
         voc.line_of,
         label_folder=("Annotations", (".xml",)),
+        is_deep=voc.is_deep,
         writer=Writer(voc_writer.plan, voc_writer.place, voc_writer.write),
     ),
     "results": _by_content(
@@ -155,7 +163,9 @@ FORMATS: Mapping[str, Format] = {
         createml.FORM, "a Create ML JSON (a list of images with their annotations)", createml.line_of
     ),
     "via": _by_content(via.FORM, "a VGG Image Annotator project, JSON or CSV", via.line_of),
+    "fiftyone": _by_content(fiftyone.FORM, "FiftyOne's labels.json with data/"),
     "labelstudio": _by_content(labelstudio.FORM, "a Label Studio JSON or JSON-MIN"),
+    "tfrecord": _by_content(tfrecord.FORM, "TFRecord files", suffixes=tfrecord.FORM.suffixes),
     "labelme": Format(
         "LabelMe",
         "a folder of images with LabelMe's NAME.json for each",
@@ -213,6 +223,8 @@ class Source:
 
     def line(self, file: str, number: int) -> int | None:
         """The line on which object `number` stands in a label file, given by its whole path; None if unknown."""
+        if self.format.line is no_line:
+            return None
         try:
             data = Path(file).read_bytes() if not is_remote(file) else b""
         except OSError:
@@ -221,17 +233,23 @@ class Source:
 
 
 def open_source(
-    path: str | os.PathLike[str], formats: Mapping[str, Format] = FORMATS, score_min: float | None = None
+    path: str | os.PathLike[str],
+    formats: Mapping[str, Format] = FORMATS,
+    score_min: float | None = None,
+    follow_links: bool = False,
 ) -> Source:
-    """Find out what lies at a path or address; score_min: see Source.
+    """Find out what lies at a path or address. Raises DataError with what is wanted and what is there.
 
-    Raises DataError with what is wanted and what is there.
+    score_min: see Source; follow_links: links may lead out of the folder, ConfigError for an address.
     """
-    return replace(_open(path, formats), score_min=score_min)
+    return replace(_open(path, formats, follow_links), score_min=score_min)
 
 
-def _open(path: str | os.PathLike[str], formats: Mapping[str, Format]) -> Source:
+def _open(path: str | os.PathLike[str], formats: Mapping[str, Format], follow_links: bool) -> Source:
     where, wanted = printable(path), _wanted(formats)
+    if is_archive(str(path)) and ("::" not in str(path) if is_remote(path) else Path(path).is_file()):
+        path = unpacked(path)
+        where = printable(path)
     if is_remote(path):
         parent, _, name = str(path).rstrip("/").rpartition("/")
         is_folder = _form_of_file(name, formats) is None
@@ -245,16 +263,15 @@ def _open(path: str | os.PathLike[str], formats: Mapping[str, Format]) -> Source
         if not is_there:
             raise DataError(f"{where}: no such file or folder")
     if is_folder:
-        return _find(open_tree(path), where, formats)
-    form = _form_of_file(name, formats)
+        return _find(open_tree(path, follow_links), where, formats)
+    form = _form_by_content(open_tree(parent, follow_links), name, formats) or _form_of_file(name, formats)
     if form is None:
         raise DataError(f"{where}: not a data set that is read here; {wanted}")
-    form = _form_by_content(open_tree(parent), name, formats) or form
     # Images may lie next to the folder that holds the labels.
     above, _, folder = parent.replace("\\", "/").rpartition("/")
     if folder in ("annotations", "labels"):
-        return Source(form, open_tree(above or "."), f"{folder}/{name}", formats[form])
-    return Source(form, open_tree(parent), name, formats[form])
+        return Source(form, open_tree(above or ".", follow_links), f"{folder}/{name}", formats[form])
+    return Source(form, open_tree(parent, follow_links), name, formats[form])
 
 
 def _wanted(formats: Mapping[str, Format]) -> str:
@@ -279,6 +296,16 @@ def _form_by_content(tree: Tree, name: str, formats: Mapping[str, Format]) -> st
 def _find(tree: Tree, where: str, formats: Mapping[str, Format]) -> Source:
     if not tree.names():
         raise DataError(f"{where}: empty folder; {_wanted(formats)}")
+    found = _look(tree, formats)
+    if found is None:
+        there = describe_contents(tree)
+        unread = find_unread_form(tree)
+        why = f": {unread}" if unread is not None else ""
+        raise DataError(f"{where}: no data set of a known form (found {there}){why}; {_wanted(formats)}")
+    return found
+
+
+def _look(tree: Tree, formats: Mapping[str, Format], level: int = 0) -> Source | None:
     nested = None
     for key, form in formats.items():
         below = form.sniff(tree)
@@ -286,10 +313,9 @@ def _find(tree: Tree, where: str, formats: Mapping[str, Format]) -> Source:
             return Source(key, tree, "", form, formats)
         # What lies deeper counts only where nothing is found here: a COCO folder may hold VOC ones.
         if below is not None and nested is None:
-            nested = Source(key, open_tree(tree.path(below)), "", form)
-    if nested is None:
-        there = describe_contents(tree)
-        unread = find_unread_form(tree)
-        why = f": {unread}" if unread is not None else ""
-        raise DataError(f"{where}: no data set of a known form (found {there}){why}; {_wanted(formats)}")
-    return nested
+            nested = Source(key, tree.below(below), "", form)
+    only = tree.open_folders()
+    if nested is None and len(only) == 1 and level < _LEVELS:  # a folder that only holds the folder of the set
+        nested = _look(tree.below(only[0]), formats, level + 1)
+    deep = (Source(key, tree, "", form) for key, form in formats.items() if form.is_deep and form.is_deep(tree))
+    return nested or next(deep, None)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from singleshot.errors import DataError, printable
+from singleshot.errors import ConfigError, printable
 
 Box = tuple[float, float, float, float]
 
@@ -92,10 +92,15 @@ class RawSet(NamedTuple):
     ids: DatasetIds | None = None
 
 
+def has_scores(raw: RawSet) -> bool:
+    """Whether an object has one, as detections have and labels made by hand have not."""
+    return any(not math.isnan(obj.score) for image in raw.images for obj in image.objects)
+
+
 def above_score(raw: RawSet, least: float) -> RawSet:
-    """Without the detections that score lower; objects without a score stay. Raises DataError where none has one."""
-    if all(math.isnan(obj.score) for image in raw.images for obj in image.objects):
-        raise DataError(f"{printable(raw.source)}: --score-min {least:g}: no object has a score; leave it out")
+    """Without the detections that score lower; objects without a score stay. Raises ConfigError where none has one."""
+    if not has_scores(raw):
+        raise ConfigError(f"--score-min {least:g}: no object of {printable(raw.source)} has a score; leave it out")
     images = [image._replace(objects=[obj for obj in image.objects if not obj.score < least]) for image in raw.images]
     return raw._replace(images=images)
 

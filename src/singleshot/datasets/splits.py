@@ -43,6 +43,12 @@ def split_of(name: str) -> str:
     return plain.lower() if plain.lower() in KNOWN_SPLITS else plain
 
 
+def usual_split(name: str) -> str:
+    """The usual split that a text or folder means, under its shortest name: "train" for " Training"; "" for others."""
+    split = name.strip().lower()
+    return {"training": "train", "testing": "test"}.get(split, split) if split in KNOWN_SPLITS else ""
+
+
 def find_split(split: str, splits: Collection[str]) -> str | None:
     """The name under which `split` is there, or None; in another letter case only where it is not there in its own."""
     names = (split, *SPLIT_ALIASES.get(split, ()))

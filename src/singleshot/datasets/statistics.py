@@ -153,7 +153,8 @@ def tabulate(raw: RawSet, on_image: Callable[[], None] = lambda: None) -> BoxTab
     size = np.tile(sizes[image], 2).astype(np.float64)
     # A box given in parts of an image that cannot be measured is judged in those parts.
     scale = np.where(relative[:, None] & (size > 0), size, 1)
-    judged = validate_boxes(boxes * scale, sizes[image])
+    with np.errstate(over="ignore"):  # infinite: not finite
+        judged = validate_boxes(boxes * scale, sizes[image])
     for kind, bad in (("box-not-finite", judged.non_finite), ("box-without-area", judged.degenerate)):
         problems[kind] = int(bad.sum())
     problems["box-outside"] = int(((judged.outside | judged.empty) & ~judged.degenerate & ~judged.non_finite).sum())

@@ -15,13 +15,14 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from singleshot.errors import DataError, printable
+from singleshot.errors import ConfigError, DataError, printable
 from singleshot.files import CROPS, DRAWN_MARK, PICTURES
 from singleshot.images.suffixes import IMAGE_SUFFIXES, is_image
 from singleshot.storage import filesystem, is_remote, open_limited, read_limited, read_remote, reason_of
 
 # A folder of more files than this is a mistake (or a trap); COCO has 123,287.
 MAX_FILES = 20_000_000
+_MAX_FOLDERS = 1_000_000  # links can make endless ones of a few
 _LISTING_BYTES = 256 * 2**20
 
 # Bounded repeats: a listing comes from somebody else too.
@@ -33,6 +34,8 @@ _LINK = re.compile(
 
 class Tree:
     """The files under `root`; each folder is listed once, so that thousands of images cost one call per folder."""
+
+    follow_links = False
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         scheme, separator, rest = str(root).partition("://")
@@ -53,6 +56,10 @@ class Tree:
     def _leads_back(self, folder: str) -> bool:
         """Whether the folder is a link to one that it lies in. The system ends such a circle after many turns."""
         return False
+
+    def below(self, folder: str) -> Tree:
+        """The tree of a folder in here, under the same rules."""
+        return open_tree(self.path(folder), self.follow_links)
 
     def names(self, folder: str = "") -> dict[str, bool]:
         """Names in a folder -> whether that is a folder; {} where there is none.
@@ -77,8 +84,10 @@ class Tree:
         return [name for name in names if name.lower().endswith(suffixes)] if suffixes else names
 
     def folders(self, folder: str = "") -> list[str]:
-        """Sorted names of the folders in a folder, hidden ones left out."""
-        return sorted(name for name, below in self.names(folder).items() if below and not name.startswith("."))
+        """Sorted names of the folders in a folder, hidden ones and what macOS adds left out."""
+        return sorted(
+            name for name, below in self.names(folder).items() if below and not name.startswith((".", "__MACOSX"))
+        )
 
     def open_folders(self, folder: str = "") -> list[str]:
         """As `folders`, without those that cannot be listed, lead out, or back to where they lie."""
@@ -96,9 +105,12 @@ class Tree:
         Raises DataError beyond MAX_FILES, and for a folder that is a link out of the root or back to its parents;
         `lenient` passes over such folders.
         """
-        queue, seen = [folder], 0
+        queue, seen, folders_seen = [folder], 0, 0
         while queue:
             here = queue.pop()
+            folders_seen += 1
+            if folders_seen > _MAX_FOLDERS:
+                raise DataError(f"{printable(self.root)}: more than {_MAX_FOLDERS} folders; name the one that you mean")
             try:
                 if here.count("/") > 64 or self._leads_back(here):
                     there = printable(self.path(here))
@@ -153,10 +165,11 @@ class Tree:
 
 
 class LocalTree(Tree):
-    """A folder on the disk. Links in it are followed as far as they stay in it."""
+    """A folder on the disk. Links in it are followed as far as they stay in it; with `follow_links` out of it too."""
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    def __init__(self, root: str | os.PathLike[str], follow_links: bool = False) -> None:
         super().__init__(root)
+        self.follow_links = follow_links
         self._real = os.path.realpath(self.root)
         whole = str(Path(self.root))
         self._prefix = "" if whole == "." else whole.rstrip(os.sep) + os.sep
@@ -165,6 +178,12 @@ class LocalTree(Tree):
     def path(self, name: str) -> str:
         """The path of a file, as the user gave the root."""
         return self._prefix + name if name else self.root  # Path() would cost more than all else of a large set
+
+    def below(self, folder: str) -> LocalTree:
+        """As Tree's; its links may lead to all of this tree."""
+        tree = LocalTree(self.path(folder), self.follow_links)
+        tree._real = self._real
+        return tree
 
     def _list(self, folder: str) -> dict[str, bool] | None:
         listed = {}
@@ -190,15 +209,21 @@ class LocalTree(Tree):
     def _leads_back(self, folder: str) -> bool:
         if folder not in self._links:
             return False
-        here = os.path.realpath(self.path(_parent(folder))) + os.sep
-        return here.startswith(os.path.realpath(self.path(folder)).rstrip(os.sep) + os.sep)
+        target = os.path.realpath(self.path(folder)).rstrip(os.sep) + os.sep
+        while folder:  # each of those above: links may lead from one place to another and back
+            folder = _parent(folder)
+            if (os.path.realpath(self.path(folder)) + os.sep).startswith(target):
+                return True
+        return False
 
     def _refuse_leaving(self, path: str) -> None:
+        if self.follow_links:
+            return
         real = os.path.realpath(path)
         if real != self._real and not real.startswith(self._real.rstrip(os.sep) + os.sep):
             raise DataError(
                 f"{printable(path)}: a link that leads out of {printable(self.root)}; "
-                "copy what it points to into the folder"
+                "copy what it points to into the folder, or give --follow-links where the folder is your own"
             )
 
 
@@ -270,9 +295,13 @@ def _unquote(name: str) -> str:
     return unquote(name, errors="surrogateescape")
 
 
-def open_tree(path: str | os.PathLike[str]) -> Tree:
-    """The tree at a local folder or a remote address."""
-    return RemoteTree(str(path)) if is_remote(path) else LocalTree(path)
+def open_tree(path: str | os.PathLike[str], follow_links: bool = False) -> Tree:
+    """The tree at a local folder or a remote address. Raises ConfigError for links of a remote one."""
+    if not is_remote(path):
+        return LocalTree(path, follow_links)
+    if follow_links:
+        raise ConfigError(f"--follow-links: for folders on this machine; {printable(path)} has no links, leave it out")
+    return RemoteTree(str(path))
 
 
 def join(folder: str, name: str) -> str:

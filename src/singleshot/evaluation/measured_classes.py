@@ -99,13 +99,18 @@ class MeasuredSet(NamedTuple):
 
 
 def open_measured(
-    data: str, split: str, model: ModelClasses, wanted: Classes | None = None, clip_boxes: bool = False
+    data: str,
+    split: str,
+    model: ModelClasses,
+    wanted: Classes | None = None,
+    clip_boxes: bool = False,
+    follow_links: bool = False,
 ) -> MeasuredSet:
     """Open the split that a model is evaluated on; the log says which classes are left out, and why.
 
     Raises DataError, ConfigError as `meet_classes` and `open_dataset`.
     """
-    raw = open_source(data).read(split)
+    raw = open_source(data, follow_links=follow_links).read(split)
     (name,) = raw.splits
     where = f"{printable(raw.source)} ({printable(name)})"
     classes = meet_classes(model, raw.class_names, wanted, where)

@@ -26,7 +26,7 @@ from singleshot.errors import ConfigError, printable
 from singleshot.images.decode import image_size
 from singleshot.inputs import Size, sides_of
 from singleshot.memory import free_memory
-from singleshot.storage import is_remote
+from singleshot.storage import is_remote, part_of
 
 _THREADS = 16
 # A cached image keeps at least this many times the network's input along both sides, so that crops of half the side
@@ -136,7 +136,7 @@ class PixelCache:
         shape = f"{height}" if height == width else f"{height} x {width}"
         digest = hashlib.sha256(f"1 {shape} {length}\n".encode())
         for name, (width, height) in zip(self.dataset.names, self._sizes.tolist(), strict=True):
-            stamp = 0 if is_remote(name) or ".tar#" in name else Path(name).stat().st_mtime_ns
+            stamp = 0 if is_remote(name) or part_of(name) is not None else Path(name).stat().st_mtime_ns
             digest.update(f"{name}\n{width} {height} {stamp}\n".encode("utf-8", "surrogateescape"))
         return folder / f"pixels-{digest.hexdigest()[:24]}.cache"
 

@@ -16,9 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from singleshot.class_selection import ClassSelection
-from singleshot.datasets import open_dataset
 from singleshot.datasets.box_rules import clean_boxes
-from singleshot.datasets.dataset import Dataset, format_box, unknown_class
+from singleshot.datasets.dataset import format_box, unknown_class
 from singleshot.datasets.encoded_image import EncodedImage
 from singleshot.datasets.findings import RAISE_ERRORS
 from singleshot.datasets.formats import open_source
@@ -77,13 +76,14 @@ def open_stream(
     split: str = "train",
     class_names: Sequence[str] | None = None,
     clip_boxes: bool = False,
+    follow_links: bool = False,
 ) -> ShardStream:
     """Open one split of a folder of shards, the arguments those of `open_dataset`; only shards.json is read.
 
     Raises DataError for other data, a split or a shard that is not there, and one without images. What is wrong in a
     tar shows when its step comes.
     """
-    source = open_source(path)
+    source = open_source(path, follow_links=follow_links)
     where = printable(source.tree.root)
     if source.form != "shards":
         raise DataError(f"{where}: no folder of shards (want {INDEX} in it); write one with singleshot data shard")
@@ -101,17 +101,6 @@ def open_stream(
         tuple(shard.samples for shard in shards),
         clip_boxes,
     )
-
-
-def open_training_set(
-    path: str | os.PathLike[str],
-    split: str = "train",
-    class_names: Sequence[str] | None = None,
-    clip_boxes: bool = False,
-) -> Dataset | ShardStream:
-    """Shards as a stream, anything else as `open_dataset` does."""
-    opened = open_stream if open_source(path).form == "shards" else open_dataset
-    return opened(path, split, class_names, clip_boxes)
 
 
 class StreamJob(NamedTuple):

@@ -127,6 +127,23 @@ def via(rng: Random, pictures: list[Picture]) -> Files:
     return _in_one_or_two(rng, pictures, "via_region_data.csv" if kind == "csv" else "via_region_data.json", make)
 
 
+def fiftyone(rng: Random, pictures: list[Picture]) -> Files:
+    """FiftyOne's own detection form."""
+    by_name = rng.random() < 0.5
+
+    def make(part: list[Picture]) -> bytes:
+        labels = {}
+        for p in part:
+            found = []
+            for (x0, y0, x1, y1), label in zip(p.boxes, p.labels, strict=True):
+                box = [x0 / p.width, y0 / p.height, (x1 - x0) / p.width, (y1 - y0) / p.height]
+                found.append({"label": CLASSES[label] if by_name else label, "bounding_box": box, "confidence": None})
+            labels[p.stem] = found
+        return json.dumps({"classes": list(CLASSES), "labels": labels}, indent=1).encode()
+
+    return _in_one_or_two(rng, pictures, "labels.json", make)
+
+
 def labelstudio(rng: Random, pictures: list[Picture]) -> Files:
     """Label Studio's JSON or JSON-MIN."""
     is_flat = rng.random() < 0.4

@@ -14,6 +14,7 @@ import annotators
 import cv2
 import numpy as np
 from picture import CLASSES, Files, Picture
+from records import Value, example, labelled, record_file
 
 # What lies outside of the data set's folder and must never show up in anything that is said or written.
 SECRET_TEXT, SECRET_CLASS, SECRET_SIZE = "TOPSECRET", "SECRETCLASS", (37, 29)
@@ -243,9 +244,31 @@ def _shards(rng: Random, pictures: list[Picture]) -> Files:
     return {**files, "shards.json": json.dumps(index, indent=1).encode()}
 
 
+def _tfrecord(rng: Random, pictures: list[Picture]) -> Files:
+    files: Files = {}
+    by_number, shards = rng.random() < 0.5, rng.random() < 0.3
+    for split, part in (("train", pictures[:2]), ("val", pictures[2:])):
+        made = []
+        for p in part:
+            texts: dict[str, Value] = {"image/object/class/text": [CLASSES[k].encode() for k in p.labels]}
+            numbers: dict[str, Value] = {"image/object/class/label": [k + 1 for k in p.labels]}
+            flags: dict[str, Value] = {"image/object/difficult": [rng.randrange(2) for _ in p.labels]}
+            keys = {**labelled(p.data, p.name, p.width, p.height, p.boxes), **flags}
+            made.append(example({**keys, **(numbers if by_number else {**texts, **numbers})}, rng.random() < 0.7))
+        if shards:
+            files |= {f"{split}.record-{i:05d}-of-{len(made):05d}": record_file([one]) for i, one in enumerate(made)}
+        else:
+            files[f"{split}.tfrecord"] = record_file(made)
+    if by_number or rng.random() < 0.5:
+        items = (f"item {{\n  id: {i}\n  name: '{name}'\n}}\n" for i, name in enumerate(CLASSES, 1))
+        files["label_map.pbtxt"] = "".join(items).encode()
+    return files
+
+
 FORMS: dict[str, Callable[[Random, list[Picture]], Files]] = {
     "voc": _voc, "coco": _coco, "yolo": _yolo, "csv": _csv, "labelme": _labelme, "shards": _shards,
     "cvat": annotators.cvat, "createml": annotators.createml, "via": annotators.via, "labelstudio": annotators.labelstudio,
+    "tfrecord": _tfrecord, "fiftyone": annotators.fiftyone,
 }  # fmt: skip
 
 

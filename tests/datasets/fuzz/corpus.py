@@ -29,6 +29,11 @@ class Case(NamedTuple):
     files: dict[str, bytes | Special]
     named: str
 
+    @property
+    def turn(self) -> int:
+        """Which case of its form it is: what is done with some cases only is done with each form."""
+        return self.number // len(FORMS)
+
 
 def make_case(number: int, seed: int = SEED) -> Case:
     """Build a case; nothing is written."""

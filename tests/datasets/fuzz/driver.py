@@ -43,6 +43,7 @@ from singleshot.datasets.statistics import presets
 from singleshot.datasets.writers.shards import read_contents, write_shards
 from singleshot.datasets.writing import write_dataset
 from singleshot.errors import SingleshotError
+from singleshot.storage import part_of
 
 SECONDS, HANG_SECONDS, MEGABYTES = 5.0, 60.0, 1024
 # Told sizes of images outside; a mutation may say the same size by chance, but not in this form.
@@ -112,9 +113,7 @@ def try_everything(trial: Trial) -> None:
     for finding in problems.findings[:200]:
         trial.look("read", str(finding), one_line=True)
     for split in (trial.attempt("splits", lambda: source.splits) or ())[:5]:
-        dataset = trial.attempt(
-            "dataset", lambda split=split: open_dataset(path, split, clip_boxes=case.number % 3 == 0)
-        )
+        dataset = trial.attempt("dataset", lambda split=split: open_dataset(path, split, clip_boxes=case.turn % 3 == 0))
         if dataset is not None:
             try_dataset(trial, dataset)
     result = trial.attempt("check", lambda: check_source(source, workers=1))
@@ -128,7 +127,7 @@ def try_everything(trial: Trial) -> None:
         ("shard", 7, lambda: shard(trial, source)),
         ("repair", 6, lambda: result and repair(result, trial.out / "repaired")),
     ):  # fmt: skip
-        if case.number % every == 0:
+        if case.turn % every == 0:
             done = trial.attempt(key, call)
             trial.look(key, done if isinstance(done, str) else "")
 
@@ -138,7 +137,7 @@ def try_dataset(trial: Trial, dataset: Dataset) -> None:
         sample = trial.attempt("sample", lambda i=i: dataset.sample(i))
         if sample is not None and sample.image.shape[1::-1] == SECRET_SIZE:
             trial.fault("sample", f"an image from outside: {dataset.names[i]}")
-        if trial.case.number % 3 == 0:
+        if trial.case.turn % 3 == 0:
             trial.attempt("picture", lambda i=i: draw(dataset, i))
 
 
@@ -165,13 +164,14 @@ def look_inside(trial: Trial, raw: RawSet) -> None:
     """No image, and no class, may come from outside."""
     inside = os.path.realpath(trial.data) + os.sep
     for image in raw.images:
-        if not os.path.realpath(image.path.partition(".tar#")[0]).startswith(inside):
+        part = part_of(image.path)
+        if not os.path.realpath(image.path if part is None else part.file).startswith(inside):
             trial.fault("read", f"an image from outside: {image.path!r}")
     trial.look("classes", " ".join(raw.class_names).encode("utf-8", "replace").decode())
 
 
 def convert(trial: Trial, raw: RawSet) -> None:
-    form = list(written_formats())[trial.case.number // 4 % len(written_formats())]
+    form = list(written_formats())[trial.case.turn // 4 % len(written_formats())]
     out = trial.out / "converted"
     write_dataset(raw, out, form)
     look_at_output(trial, out)

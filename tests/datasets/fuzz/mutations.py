@@ -12,6 +12,7 @@ from random import Random
 from typing import Any
 
 from bases import Files, make_tar
+from records import record_file
 
 OUTSIDE = "@OUTSIDE@"  # stands for the absolute path of a folder beside the data set
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
@@ -301,6 +302,37 @@ def mutate_tar(rng: Random, data: bytes) -> bytes:
     return bytes(held)
 
 
+# ---------------------------------------------------------------------------------------------- TFRecord
+
+
+def mutate_records(rng: Random, data: bytes) -> bytes:
+    """Records spoilt, doubled, dropped or swapped, each with the checksum of what it then is."""
+    records, at = [], 0
+    while at < len(data):
+        length = int.from_bytes(data[at : at + 8], "little")
+        records.append(data[at + 12 : at + 12 + length])
+        at += length + 16
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        i = rng.randrange(len(records))
+        how = rng.randrange(8)
+        if how < 3:
+            records[i] = mangle(rng, records[i])
+        elif how == 3:  # what is not the image: keys, names, numbers
+            start = records[i].find(rng.choice((b"image/object", b"image/width", b"image/filename")))
+            records[i] = records[i][:start] + mangle(rng, records[i][start : start + 60]) + records[i][start + 60 :]
+        elif how == 4:
+            old = rng.choice((b"cat", b"dog", b"img0", b"xmin", b"image/encoded"))
+            new = rng.choice((*NAMES, *PATHS)).encode("utf-8", "surrogatepass")
+            records[i] = records[i].replace(old, (new * len(old))[: len(old)])
+        elif how == 5:
+            records.insert(rng.randrange(len(records)), records[i])
+        elif how == 6 and len(records) > 1:
+            records.pop(i)
+        else:
+            records[i] = rng.choice((b"", b"\x0a\x00", records[i] * 2, records[i] + b"\x12\x00", rng.randbytes(40)))
+    return record_file(records)
+
+
 # ---------------------------------------------------------------------------------------------- any file
 
 
@@ -308,6 +340,8 @@ def mutate_structure(rng: Random, name: str, data: bytes) -> bytes:
     """A change that knows the file's format."""
     if name.endswith(".tar"):
         return mutate_tar(rng, data)
+    if "record" in name:
+        return mutate_records(rng, data)
     if name.endswith(".json"):
         return mutate_json(rng, data)
     if name.endswith(".xml"):

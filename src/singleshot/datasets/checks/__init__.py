@@ -26,7 +26,7 @@ from singleshot.datasets.checks.labels import (
 from singleshot.datasets.checks.prefetch import LEAST, looking_ahead
 from singleshot.datasets.checks.unlabelled import check_strays
 from singleshot.datasets.findings import ERROR, KINDS, NOTE, WARNING, CollectErrors, Finding, RaiseErrors
-from singleshot.datasets.formats import Format, Source
+from singleshot.datasets.formats import Format, Source, no_line
 from singleshot.datasets.plausible import implausible
 from singleshot.datasets.raw import RawSet
 from singleshot.errors import DataError
@@ -191,6 +191,8 @@ def _ordered(findings: list[Finding]) -> list[Finding]:
 def with_lines(form: Format, findings: list[Finding], most_bytes: int = _LINE_BYTES) -> list[Finding]:
     """Fill in the lines of objects that have a number. Every label file is read once, and so are `most_bytes`, with
     each search through a file counted: the first findings of each kind come first."""
+    if form.line is no_line:  # nothing is read for nothing: a TFRecord holds its images too
+        return findings
     rank: Counter[str] = Counter()
     order = []
     for at, finding in enumerate(findings):

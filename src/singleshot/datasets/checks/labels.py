@@ -67,7 +67,8 @@ def tabulate(raw: RawSet, true_sizes: np.ndarray) -> Table:
     written = np.array([obj.box for obj in objects], np.float64).reshape(-1, 4)
     scales = np.where(relative[:, None], np.tile(sizes[image_of], 2), 1)
     known = ~relative | (sizes[image_of] > 0).all(axis=1)
-    boxes = written * scales
+    with np.errstate(over="ignore"):  # infinite: said of the box
+        boxes = written * scales
     labels = np.array([number[obj.name] for obj in objects], np.int64)
     judged = validate_boxes(boxes, sizes[image_of])
     return Table(raw, objects, image_of, labels, names, sizes, boxes, known, judged)

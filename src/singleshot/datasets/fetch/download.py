@@ -171,11 +171,11 @@ class _Part:
         self._version.unlink(missing_ok=True)
 
 
-def disk_error(path: Path, error: OSError) -> DataError:
+def disk_error(path: Path, error: OSError, advice: str = "give another --out") -> DataError:
     """What to say when something cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DataError(f"{printable(path)}: the disk is full; make room and run it again, or give another --out")
-    return DataError(f"{printable(path)}: cannot be written ({error.strerror}); give another --out")
+        return DataError(f"{printable(path)}: the disk is full; make room and run it again, or {advice}")
+    return DataError(f"{printable(path)}: cannot be written ({error.strerror}); {advice}")
 
 
 def free_bytes(folder: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import lzma
@@ -12,13 +13,18 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, Self
 
 from singleshot.datasets.fetch.download import Progress, disk_error, ignore_progress
 from singleshot.errors import DataError, printable
 
 MAX_FILES = 250_000  # COCO has 123,287
 _CHUNK = 2**20
+_MAX_HEADER_BYTES = 2**16  # names and times; paths end at 4096 bytes
+_HEADERS = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError)
 
 
@@ -46,8 +52,11 @@ def unpack_archive(
     joined: str = "",
     progress: Progress = ignore_progress,
     max_files: int = MAX_FILES,
+    advice: str = "",
 ) -> Unpacked:
     """Unpack the members that `moves` names into a folder; see `Archive.moves` and `FreeSet.joined`.
+
+    advice: what to do about an archive that cannot be unpacked, for messages; "" where it came by `fetch`.
 
     Raises DataError for a member with an absolute name, "..", a link, a device; for more than `most_bytes` (as
     declared by all members, and as written by those kept) or `max_files`; for an archive that is broken or holds
@@ -55,16 +64,20 @@ def unpack_archive(
     """
     where = printable(archive)
     files = written = declared = 0
+    again, unexpected = advice or "run it again", advice or "not the archive that is expected"
+    more = f"; {advice}" if advice else ""
     try:
         for seen, member in enumerate(_members(archive), 1):
-            name = _safe_name(member.name, where)
+            name = _safe_name(member.name, where, more)
             if member.kind not in ("file", "folder"):
-                raise DataError(f"{where}: holds a {member.kind} ({printable(name)}); want files and folders only")
+                raise DataError(
+                    f"{where}: holds a {member.kind} ({printable(name)}); want files and folders only{more}"
+                )
             declared += member.size
             if seen > max_files:
-                raise DataError(f"{where}: holds more than {max_files} files; not the archive that is expected")
+                raise DataError(f"{where}: holds more than {max_files} files; {unexpected}")
             if declared > most_bytes:
-                raise DataError(f"{where}: unpacks to more than {most_bytes} bytes; not the archive that is expected")
+                raise DataError(f"{where}: unpacks to more than {most_bytes} bytes; {unexpected}")
             target = _target(name, moves)
             if member.kind == "folder" or not target or target.rpartition("/")[2].startswith("._"):
                 continue  # "._x" beside "x" is what macOS adds
@@ -72,12 +85,14 @@ def unpack_archive(
             files += 1
             progress(f"unpack {archive.name}", written, None)
     except _BROKEN as error:
-        raise DataError(f"{where}: cannot be unpacked ({printable(error, 100)}); run it again") from error
+        raise DataError(f"{where}: cannot be unpacked ({printable(error, 100)}); {again}") from error
     except OSError as error:
         # Reading a damaged gzip raises an OSError without a number.
         if error.errno is not None:
-            raise disk_error(into, error) from error
-        raise DataError(f"{where}: cannot be unpacked ({printable(error, 100)}); run it again") from error
+            raise disk_error(into, error, *filter(None, [advice])) from error
+        raise DataError(f"{where}: cannot be unpacked ({printable(error, 100)}); {again}") from error
+    if not files and advice:
+        raise DataError(f"{where}: holds no files; {advice}")
     if not files:
         raise DataError(f"{where}: holds none of {', '.join(start for start, _ in moves)}; the archive has changed")
     return Unpacked(files, written)
@@ -96,16 +111,41 @@ def content_checksum(folder: Path) -> str:
 
 
 def _members(archive: Path) -> Iterator[_Member]:
-    yield from _zip_members(archive) if archive.name.endswith(".zip") else _tar_members(archive)
+    yield from _zip_members(archive) if archive.name.lower().endswith(".zip") else _tar_members(archive)
 
 
 def _tar_members(archive: Path) -> Iterator[_Member]:
-    with tarfile.open(archive) as tar:
-        for info in tar:
+    with tarfile.open(archive, tarinfo=_BoundedHeader) as tar:
+        while (info := tar.next()) is not None:
+            # tarfile keeps all of them, and what global headers say with each.
+            tar.members.clear()  # type: ignore[attr-defined]
+            tar.pax_headers = {}
             kind = next((form for form, test in _TAR_KINDS if test(info)), "entry of an unknown kind")
-            if kind == "file" and info.issparse():
-                kind = "sparse file"
             yield _Member(info.name, kind, info.size if kind == "file" else 0, functools.partial(tar.extractfile, info))
+
+
+class _BoundedHeader(tarfile.TarInfo):
+    """What tarfile would read into memory as long as an archive says: names, further headers, the maps of sparse files.
+
+    Some kilobytes of gzip hold gigabytes of them.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """As TarInfo's. Raises ValueError."""
+        info = super().frombuf(buf, encoding, errors)
+        if info.type == tarfile.GNUTYPE_SPARSE:
+            _refuse_sparse()
+        if info.type in _HEADERS and info.size > _MAX_HEADER_BYTES:
+            raise ValueError(f"a header of {info.size} bytes")
+        return info
+
+    # tarfile's readers of pax headers' maps.
+    _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = staticmethod(lambda *_: _refuse_sparse())
+
+
+def _refuse_sparse() -> None:
+    raise ValueError("a sparse file")
 
 
 _TAR_KINDS: tuple[tuple[str, Callable[[tarfile.TarInfo], bool]], ...] = (
@@ -128,15 +168,23 @@ def _zip_members(archive: Path) -> Iterator[_Member]:
                 kind = "device"
             elif info.flag_bits & 1:
                 kind = "file with a password"
-            yield _Member(info.filename, kind, info.file_size, functools.partial(zipped.open, info))
+            yield _Member(_zip_name(info), kind, info.file_size, functools.partial(zipped.open, info))
 
 
-def _safe_name(name: str, where: str) -> str:
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """The name of a member; macOS writes UTF-8 without the mark that says so."""
+    if not info.flag_bits & 0x800:
+        with contextlib.suppress(UnicodeError):
+            return info.filename.encode("cp437").decode("utf-8")
+    return info.filename
+
+
+def _safe_name(name: str, where: str, more: str) -> str:
     """The name without "." and empty parts. Raises DataError for one that could lead out of the folder."""
     parts = name.split("/")
     outside = name.startswith("/") or ".." in parts or "\\" in name or re.match("[A-Za-z]:", name)
     if outside or any(ord(char) < 32 for char in name):
-        raise DataError(f"{where}: holds the name {printable(name)!r}; want names within its folder")
+        raise DataError(f"{where}: holds the name {printable(name)!r}; want names within its folder{more}")
     return "/".join(part for part in parts if part not in ("", "."))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+from itertools import islice
 from typing import Any, NamedTuple
 
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
@@ -20,11 +21,13 @@ from singleshot.datasets.readers.common import (
     UniqueImages,
     divide,
     find_images,
+    folders_below,
     line_of_item,
+    only_folder,
     parse_json,
     whole_side,
 )
-from singleshot.datasets.tree import Tree, open_tree
+from singleshot.datasets.tree import Tree, join, open_tree
 from singleshot.errors import DataError, printable
 
 logger = logging.getLogger(__name__)
@@ -50,8 +53,11 @@ class _Read(NamedTuple):
 
 
 def sniff(tree: Tree) -> str | None:
-    """ "" for a folder with COCO files, None for others."""
-    return "" if coco_files(tree) else None
+    """ "" for a folder with COCO files, the only one below with such files and images, None for others."""
+    if coco_files(tree):
+        return ""
+    below = folders_below(tree, lambda one: bool(coco_files(one)) and any(islice(one.images(), 1)))
+    return only_folder(tree, below, "COCO")
 
 
 def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
@@ -331,7 +337,8 @@ def _find_images(tree: Tree, file: CocoFile, listed: _Images, problems: RaiseErr
     tags = dict.fromkeys((file.tag, file.split))
     places = [f"images/{tag}" for tag in tags] + ["images"]
     places += [*tags, f"{file.split}2017", *(f"{tag}_images" for tag in tags), file.name.rpartition("/")[0], ""]
-    places += ["JPEGImages", "data", "img"]
+    folder = file.name.rpartition("/")[0]
+    places += ["JPEGImages", "data", "img", join(folder, "images"), join(folder, "data")]
     wanted = [(name, None) for name in listed.files]
     found = find_images(tree, file.name, wanted, places, tree.find, problems)
     return [tree.path(name) if name else "" for name in found]

@@ -15,8 +15,8 @@ from singleshot.images.suffixes import is_image
 # Files of the COCO download that hold no boxes of objects.
 _OTHER_TASKS = ("person_keypoints_", "captions_", "stuff_", "panoptic_", "image_info")
 _EXPORTED = "_annotations.coco.json"  # Roboflow's name, one in each split's folder
-_PEEK_BYTES = 1 << 16
-_FEW = 50
+_LABEL_FOLDERS = ("annotations", "annotation", "labels")
+_PEEK_BYTES, _FEW = 1 << 16, 50
 _LIST_KEY = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
 
 
@@ -31,7 +31,7 @@ class CocoFile(NamedTuple):
 def coco_files(tree: Tree) -> list[CocoFile]:
     """The annotation files of a COCO folder, by the layouts that are known; [] when there is none."""
     found = []
-    for place in ("", "annotations"):
+    for place in _places(tree):
         pictures = {name.rpartition(".")[0] for name in tree.files(place) if is_image(name)}
         # A JSON beside an image of its name is that image's own label (LabelMe's); others there may have lost theirs.
         own = {name for name in tree.files(place, (".json",)) if name[:-5] in pictures}
@@ -44,12 +44,30 @@ def coco_files(tree: Tree) -> list[CocoFile]:
     for folder in ("", *tree.folders()):
         if _EXPORTED in tree.names(folder):
             found.append(CocoFile(join(folder, _EXPORTED), folder or "all", split_of(folder) or "all"))
-    return found or _result_lists(tree)
+    return found or _files_of_splits(tree) or _result_lists(tree)
+
+
+def _places(tree: Tree) -> list[str]:
+    return ["", *(name for name in tree.folders() if name.lower() in _LABEL_FOLDERS)]
+
+
+def _files_of_splits(tree: Tree) -> list[CocoFile]:
+    """Those in the folders of splits or in their annotations/: train/labels.json, val/annotations/instances.json."""
+    found = []
+    for folder in tree.folders():
+        for place in (folder, join(folder, "annotations")) if split_of(folder) in KNOWN_SPLITS else ():
+            names = [name for name in tree.files(place, (".json",)) if not name.startswith(_OTHER_TASKS)]
+            pictures = {name.rpartition(".")[0] for name in tree.files(place) if is_image(name)} if names else set()
+            mine = [n for n in names[:_FEW] if n[:-5] not in pictures and _is_coco(tree, join(place, n), usual=False)]
+            for name in mine:
+                tag = folder if len(mine) == 1 else f"{folder}/{name[:-5]}"
+                found.append(CocoFile(join(place, name), tag, split_of(folder)))
+    return found
 
 
 def _result_lists(tree: Tree) -> list[CocoFile]:
     """Lists of detections, which count as labels only where nothing else lies there."""
-    names = [join(place, name) for place in ("", "annotations") for name in tree.files(place, (".json",))[:_FEW]]
+    names = [join(place, name) for place in _places(tree) for name in tree.files(place, (".json",))[:_FEW]]
     return [coco_file(name) for name in names if coco_results.is_one(_head(tree, name) or b"")]
 
 
@@ -67,7 +85,7 @@ def _is_coco(tree: Tree, name: str, usual: bool) -> bool:
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if results.is_one(text) or coco_results.is_one(text):
         return False
-    if _LIST_KEY.search(text) and not text.startswith(b"["):
+    if _LIST_KEY.search(text) and not text.startswith(b"[") and b'"schema_ref"' not in text:  # Darwin's
         return True
     if not usual or re.search(rb'"(shapes|regions|_via_\w+)"\s*:', text):
         return False

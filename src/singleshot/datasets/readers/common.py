@@ -13,7 +13,7 @@ from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.raw import Box, RawImage, say_same
 from singleshot.datasets.readers.image_finder import ImageFinder
 from singleshot.datasets.splits import make_splits, resolve_split
-from singleshot.datasets.tree import Tree, open_tree
+from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
 
@@ -109,7 +109,7 @@ def folders_below(tree: Tree, is_one: Callable[[Tree], bool], skip: Collection[s
     for name in islice(tree.folders(), _FOLDERS):
         if name not in skip:
             tree.names(name)  # refuses a link
-            if is_one(open_tree(tree.path(name))):
+            if is_one(tree.below(name)):
                 found.append(name)
     return found
 

@@ -25,7 +25,7 @@ from singleshot.datasets.readers.common import (
     shorten_idents,
 )
 from singleshot.datasets.readers.image_finder import ImageFinder
-from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split
+from singleshot.datasets.splits import resolve_split, usual_split
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
@@ -37,13 +37,13 @@ PEEK_BYTES = 1 << 16
 MAX_LABEL_BYTES = 2 * 2**30
 _FEW, _FOLDERS, _FEW_IMAGES = 20, 200, 10_000
 _LABEL_FOLDERS = ("annotations", "labels")
-_SPELT = {"training": "train", "testing": "test"}
 _WITHOUT_SPLIT = "default"  # CVAT's name for what is in no subset
 
 
 class ListedImage(NamedTuple):
     """One image as a label file lists it. names: what it may be called, the likeliest first; item: what messages call
-    it; split: as written, "" where the file says none; line: in that file, from 1, where it is known."""
+    it; split: as written, "" where the file says none; line: in that file, from 1, where it is known; embedded: the
+    path of an image that lies in the label file itself; relative: boxes are parts of the image."""
 
     names: tuple[str, ...]
     item: str
@@ -52,6 +52,8 @@ class ListedImage(NamedTuple):
     height: int = 0
     split: str = ""
     line: int | None = None
+    embedded: str = ""
+    relative: bool = False
 
 
 class ParsedFile(NamedTuple):
@@ -166,17 +168,23 @@ class LabelForm:
         order = (*classes, *sorted(others))
         return RawSet(self.form, source, order, images, splits_of, made, bool(classes), self.notation)
 
-    def _parse(self, tree: Tree, file: LabelFile, problems: RaiseErrors) -> ParsedFile | None:
-        path = tree.path(file.name)
+    def parse_file(self, tree: Tree, file: LabelFile, problems: RaiseErrors) -> ParsedFile:
+        """What a file holds. Raises UnreadableFileError."""
         try:
             data = tree.read(file.name, MAX_LABEL_BYTES, "annotation")
         except DataError as error:
-            problems.add_unreadable(path, error)
-            return None
+            raise UnreadableFileError(str(error)) from error
+        return self.parse(data, tree.path(file.name), problems)
+
+    def named(self, tree: Tree, folder: str) -> list[str]:
+        """Names of the files in a folder that may be of this form."""
+        return [name for name in tree.files(folder, self.suffixes) if not name.startswith(".")]
+
+    def _parse(self, tree: Tree, file: LabelFile, problems: RaiseErrors) -> ParsedFile | None:
         try:
-            return self.parse(data, path, problems)
+            return self.parse_file(tree, file, problems)
         except UnreadableFileError as error:
-            problems.add_unreadable(path, error)
+            problems.add_unreadable(tree.path(file.name), error)
             return None
 
     def _files(self, tree: Tree, file: str) -> list[LabelFile]:
@@ -188,7 +196,7 @@ class LabelForm:
     def _own_files(self, tree: Tree, strict: bool) -> list[LabelFile]:
         """Those that belong to the folder itself: in it, in its folders of labels, in those of its splits. strict:
         DataError for one of these folders that is a link out of the tree; it tells no form otherwise."""
-        special = [name for name in tree.folders() if name.lower() in _LABEL_FOLDERS or known_split(name)]
+        special = [name for name in tree.folders() if name.lower() in _LABEL_FOLDERS or usual_split(name)]
         return [file for folder in ("", *special) for file in self._files_in(tree, folder, strict)]
 
     def _files_below(self, tree: Tree) -> list[tuple[str, list[LabelFile]]]:
@@ -197,7 +205,7 @@ class LabelForm:
 
     def _files_in(self, tree: Tree, folder: str, strict: bool) -> list[LabelFile]:
         try:
-            names = [name for name in tree.files(folder, self.suffixes) if not name.startswith(".")]
+            names = self.named(tree, folder)
         except DataError:
             if strict:
                 raise
@@ -205,7 +213,10 @@ class LabelForm:
         # A file beside an image of its name is that image's own label, in another form.
         own = images_by_stem(tree, folder) if names else {}
         names = [name for name in names if name.rpartition(".")[0] not in own]
-        return [_label_file(join(folder, name)) for name in names[:_FEW] if self._looks_right(tree, join(folder, name))]
+        first = [name for name in names[:_FEW] if self._looks_right(tree, join(folder, name))]
+        if first:  # of thousands of other files only the first are looked at
+            first += [name for name in names[_FEW:] if self._looks_right(tree, join(folder, name))]
+        return [_label_file(join(folder, name)) for name in first]
 
     def _looks_right(self, tree: Tree, name: str) -> bool:
         try:
@@ -225,20 +236,13 @@ def load_json(data: bytes, path: str) -> object:
 # ---------------------------------------------------------------------------------------------- splits
 
 
-def known_split(name: str) -> str:
-    """A usual split's name in small letters, "" for other names."""
-    name = name.strip().lower()
-    name = _SPELT.get(name, name)
-    return name if name in KNOWN_SPLITS else ""
-
-
 def _label_file(name: str) -> LabelFile:
     """The split of its folder, "train/labels.json", or the only one that its name says, "labels-train.json"."""
     folder, _, last = name.rpartition("/")
     stem = last.rpartition(".")[0] or last
-    words = dict.fromkeys(filter(None, map(known_split, re.findall(r"[A-Za-z]+", stem))))
-    split = known_split(folder) or (next(iter(words)) if len(words) == 1 else "")
-    return LabelFile(name, split, folder if known_split(folder) else stem)
+    words = dict.fromkeys(filter(None, map(usual_split, re.findall(r"[A-Za-z]+", stem))))
+    split = usual_split(folder) or (next(iter(words)) if len(words) == 1 else "")
+    return LabelFile(name, split, folder if usual_split(folder) else stem)
 
 
 def _own_split(file: LabelFile) -> str:
@@ -248,13 +252,13 @@ def _own_split(file: LabelFile) -> str:
 def _split_names(file: LabelFile, images: Sequence[ListedImage]) -> list[str]:
     """The splits that the images of a file say; [] where none of them is a usual one."""
     said = dict.fromkeys(image.split for image in images)
-    if not any(map(known_split, said)):
+    if not any(map(usual_split, said)):
         return []
     return list(dict.fromkeys(_said(image, file) for image in images))
 
 
 def _said(image: ListedImage, file: LabelFile) -> str:
-    return known_split(image.split) or image.split.strip() or file.split or _WITHOUT_SPLIT
+    return usual_split(image.split) or image.split.strip() or file.split or _WITHOUT_SPLIT
 
 
 def _by_split(file: LabelFile, images: list[ListedImage], said: list[str]) -> dict[str, list[ListedImage]]:
@@ -280,6 +284,10 @@ def _find_images(
     path, folder = tree.path(file.name), file.name.rpartition("/")[0]
     found: dict[str, RawImage] = {}
     for image in images:
+        if image.embedded:
+            ident, size = f"{file.name}/{image.names[0]}", (image.width, image.height)
+            found[image.embedded] = RawImage(image.embedded, ident, *size, image.objects, path, image.relative)
+            continue
         tags = dict.fromkeys(filter(None, (image.split, file.split)))
         places = [folder, join(folder, "images"), *(f"images/{tag}" for tag in tags), "images", *tags, ""]
         try:
@@ -292,5 +300,7 @@ def _find_images(
         elif there in found:
             found[there].objects.extend(image.objects)
         else:
-            found[there] = RawImage(tree.path(there), there, image.width, image.height, image.objects, path)
+            found[there] = RawImage(
+                tree.path(there), there, image.width, image.height, image.objects, path, image.relative
+            )
     return list(found.values())

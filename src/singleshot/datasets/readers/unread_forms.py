@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
+from singleshot.datasets.archives import ARCHIVES, is_archive
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
@@ -37,11 +38,14 @@ _KITTI = re.compile(rb"\A[A-Za-z]\S{0,99}(?: -?\d{1,9}(?:\.\d{1,12})?){14,15}\s"
 # MOTChallenge: frame, id, box, confidence and three numbers more.
 _MOT = re.compile(rb"\A\d{1,9},-?\d{1,9}(?:,-?\d{1,9}(?:\.\d{1,12})?){5,8}\s")
 
+_RECORDS = (".tfrecord", ".tfrecords", ".tfrec", ".record", ".records")
 UNREAD_FORMS = (
-    UnreadForm((".tfrecord", ".tfrecords", ".record"), _any, "TFRecord; export the set as COCO or Pascal VOC"),
+    UnreadForm(_RECORDS, lambda head: head[:2] == b"\x1f\x8b", "compressed TFRecord; unpack it (gunzip)"),
+    UnreadForm(_RECORDS, _any, "called like a TFRecord and is none, or damaged; fetch it again, or export it as COCO"),
     UnreadForm((".vott",), _any, "a VoTT project; export it from VoTT as Pascal VOC"),
     UnreadForm((".json",), _with(b'"asset"', b'"regions"'), "VoTT's JSON; export the project as Pascal VOC"),
     UnreadForm((".json",), _with(b'"classTitle"'), "Supervisely's form; export the project as COCO"),
+    UnreadForm((".json",), _with(b'"_cls"', b'"Detection'), "FiftyOne's own form; export it as COCODetectionDataset"),
     UnreadForm((".json",), _with(b'"schema_ref"', b"darwin"), "Darwin (V7); export the set as COCO"),
     UnreadForm((".json",), _with(b'"items"', b'"categories"', b'"label"'), "Datumaro's form; export it as COCO 1.0"),
     UnreadForm((".json",), _with(b'"box2d"'), "BDD100K's form; convert it to COCO (bdd100k.label.to_coco)"),
@@ -57,15 +61,18 @@ _CLASSIFICATION = "_classes.csv"  # Roboflow's name
 
 def find_unread_form(tree: Tree) -> str | None:
     """What lies in a folder in which no form was found, and what to do: "labels.vott is a VoTT project; export it ...";
-    None where that is not known either. Looks at a few files of each ending in the folder and two levels below."""
+    None where that is not known either. Looks at a few files of each ending in the folder and three levels below."""
     images = labels = 0
     looked: dict[str, int] = {}
-    image_folders = set()
+    image_folders, archives = set(), []
     for name in _files(tree):
         last = name.rpartition("/")[2].lower()
         if is_image(last):
             images += 1
             image_folders.add(name.rpartition("/")[0])
+            continue
+        if is_archive(last):
+            archives.append(name)
             continue
         suffix = last[last.rfind(".") :] if "." in last else ""
         labels += suffix in (".json", ".xml", ".txt", ".csv", ".yaml")
@@ -74,6 +81,12 @@ def find_unread_form(tree: Tree) -> str | None:
         looked[suffix] = looked.get(suffix, 0) + 1
         if looked[suffix] <= _FEW and (about := _known(tree, name, suffix)):
             return f"{printable(name)} is {about}"
+    if archives:
+        one = printable(archives[0])
+        if len(archives) > 1:
+            return f"{one} and {len(archives) - 1} more are archives; unpack them here"
+        itself = f"give it, {printable(tree.path(one))}, or " if one.lower().endswith(ARCHIVES) else ""
+        return f"{one} is an archive; {itself}unpack it here"
     if images and not labels:
         sorted_in = f" in {len(image_folders)} folders" if len(image_folders) > 1 else ""
         return f"there are images{sorted_in} and no labels; draw boxes round the objects with any tool, as COCO or VOC"
@@ -81,9 +94,9 @@ def find_unread_form(tree: Tree) -> str | None:
 
 
 def _files(tree: Tree) -> Iterator[str]:
-    """Files of the folder and two levels below, as far as they can be listed."""
+    """Files of the folder and three levels below, as far as they can be listed."""
     level = [""]
-    for _ in range(3):
+    for _ in range(4):
         below: list[str] = []
         for folder in level[:_FOLDERS]:
             try:
@@ -98,7 +111,7 @@ def _files(tree: Tree) -> Iterator[str]:
 def _known(tree: Tree, name: str, suffix: str) -> str:
     rows = [row for row in UNREAD_FORMS if suffix in row.suffixes or name.lower().endswith(row.suffixes)]
     if re.search(r"\.tfrecord-\d{5}-of-\d{5}$", name.lower()):
-        rows.append(UNREAD_FORMS[0])
+        rows += UNREAD_FORMS[:2]
     if not rows:
         return ""
     try:

@@ -20,7 +20,7 @@ from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.raw import Box, Notation, RawImage, RawObject, RawSet, show_item
 from singleshot.datasets.readers.common import MAX_SIDE, parse_number, score_of, shorten_idents, whole_side
 from singleshot.datasets.readers.image_finder import ImageFinder
-from singleshot.datasets.readers.voc_layout import IMAGES, LABELS, ImagePlaces, Layout, find_layout, sniff
+from singleshot.datasets.readers.voc_layout import IMAGES, LABELS, ImagePlaces, Layout, find_layout, is_deep, sniff
 from singleshot.datasets.splits import make_splits, resolve_split
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
@@ -29,7 +29,7 @@ from singleshot.images.suffixes import is_image
 from singleshot.text import decode_text
 
 logger = logging.getLogger(__name__)
-__all__ = ["CLASS_LIST", "DEVKIT_CLASSES", "line_of", "parse_annotation", "read", "sniff", "splits"]
+__all__ = ["CLASS_LIST", "DEVKIT_CLASSES", "is_deep", "line_of", "parse_annotation", "read", "sniff", "splits"]
 
 MAX_XML_BYTES = 16 * 2**20
 MAX_LIST_BYTES = 256 * 2**20

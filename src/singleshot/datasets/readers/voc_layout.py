@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import NamedTuple
 
 from singleshot.datasets.readers.common import images_by_stem, only_folder
@@ -16,6 +17,7 @@ LABELS, IMAGES = "Annotations", "JPEGImages"
 _IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img", "data", "photos", "pictures")
 _LABEL_FOLDERS = ("annotations", "annotation", "labels", "label", "xml", "xmls")
 _DEEP = 6  # folders below the root that are looked into
+_FOLDERS = 1000  # in all, to find out whether it is a VOC set
 _PEEK_BYTES = 4096
 _PEEK_FILES = 5
 # After the declaration and comments, if there are any; CVAT's own XML starts with <annotations>.
@@ -42,12 +44,17 @@ def sniff(tree: Tree) -> str | None:
         join(parent, name)
         for parent in ("", "VOCdevkit")
         for name in tree.open_folders(parent)
-        if LABELS in tree.names(join(parent, name)) or _beside(tree, join(parent, name))
+        if LABELS in tree.names(join(parent, name)) or _is_set(tree, join(parent, name))
     ]
     nested = only_folder(tree, found, "VOC", certain=True)
     if nested is None and any(_has_annotations(tree, name) for name in tree.open_folders()):
         return ""  # annotations in a folder of another name
     return nested
+
+
+def is_deep(tree: Tree) -> bool:
+    """Whether there are annotations in any folder below: archive/train_zip/train/*.xml."""
+    return any(_has_annotations(tree, folder) for folder in islice(_folders(tree, ""), _FOLDERS))
 
 
 def find_layout(tree: Tree) -> Layout:
@@ -65,15 +72,16 @@ def find_layout(tree: Tree) -> Layout:
             splits.setdefault(split_of(name), []).extend(mine)
             xmls.update(mine)
         return Layout(xmls, splits, "")
-    return Layout({name[:-4]: name for name in _annotated(tree, "")}, {}, "")
+    files = {name[:-4]: name for name in _annotated(tree, "")}
+    return Layout(files, _splits_of(files), "")
 
 
 def _splits_of(stems: Iterable[str]) -> dict[str, list[str]]:
-    """The splits that the first folders of the names are; {} where one is none."""
+    """The splits that folders of the names are, of each the first; {} where none of them is one."""
     found: dict[str, list[str]] = {}
     for stem in stems:
-        split = split_of(stem.partition("/")[0]) if "/" in stem else ""
-        if split not in KNOWN_SPLITS:
+        split = next((part for part in map(split_of, stem.split("/")[:-1]) if part in KNOWN_SPLITS), "")
+        if not split:
             return {}
         found.setdefault(split, []).append(stem)
     return found
@@ -127,9 +135,11 @@ def _split_folders(tree: Tree) -> list[str]:
     ]
 
 
-def _beside(tree: Tree, folder: str) -> bool:
-    """Whether annotations and images lie side by side in the folder: a set of its own."""
-    return _has_annotations(tree, folder) and bool(images_by_stem(tree, folder))
+def _is_set(tree: Tree, folder: str) -> bool:
+    """Whether the folder is a set of its own: annotations beside images, or in a folder of labels."""
+    if _has_annotations(tree, folder) and images_by_stem(tree, folder):
+        return True
+    return bool(_label_folder(tree.below(folder)))
 
 
 class ImagePlaces:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from singleshot.datasets.findings import CollectErrors, RaiseErrors
 from singleshot.datasets.raw import Box, Notation, RawImage, RawObject, RawSet, show_item
 from singleshot.datasets.readers.common import MADE_SPLITS, divide, folders_below, only_folder, surround
+from singleshot.datasets.readers.yolo_classes import MAX_LABEL_BYTES, Classes, decide_first
 from singleshot.datasets.readers.yolo_layout import (
     Layout,
     Place,
@@ -33,13 +34,10 @@ from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
 from singleshot.text import decode_text
 
-MAX_LABEL_BYTES = 64 * 2**20
 MAX_FLAGS_BYTES = 256 * 2**20
 # The images with most objects that anyone labels have some thousands.
 MAX_OBJECTS = 100_000
 MAX_VALUES = 100_001  # of one row: a polygon of 50,000 points
-# Without names the numbers are all there is: the highest one makes so many classes.
-MAX_UNNAMED = 10_000
 # Parts of the image end at 1; a tool may write a little more. From here on they are pixels.
 _PIXELS = 2.0
 # Exporters write this key whether there is such a folder or not.
@@ -50,28 +48,6 @@ FLAGS_FILE = "singleshot-flags.csv"
 FLAGS_HEADER = ["label", "object", "difficult", "crowd"]
 
 Flags = dict[str, dict[int, tuple[bool, bool, int]]]
-
-
-class _Classes(NamedTuple):
-    """names: the declared ones, None where there are none; declared_in: their file; keypoints: numbers after a box."""
-
-    names: tuple[str, ...] | None
-    declared_in: str
-    keypoints: int
-
-    def name(self, number: int) -> str | None:
-        """The name of a class; None where there is no such class."""
-        if self.names is None:
-            return f"class {number}" if number < MAX_UNNAMED else None
-        return self.names[number] if number < len(self.names) else None
-
-    def unknown(self, number: int) -> str:
-        if self.names is None:
-            return f"class {number}, and no names are declared (then at most {MAX_UNNAMED}); add classes.txt"
-        few = ", ".join(printable(name, 40) for name in self.names[:8]) + ", ..." * (len(self.names) > 8)
-        count = f"{len(self.names)} name{'s' * (len(self.names) != 1)}"
-        message = f"class {number}, but {printable(self.declared_in)} has {count}, from 0 ({few})"
-        return f"{message}; correct the number or add the name"
 
 
 def sniff(tree: Tree) -> str | None:
@@ -106,7 +82,7 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     """
     layout = find_layout(tree, file)
     members, made = _members(tree, layout, wanted, problems)
-    classes = _Classes(layout.class_names, layout.declared_in, layout.keypoints)
+    classes = decide_first(tree, layout, members, problems)
     flags = _read_flags(tree, problems)
     highest = -1
     images: list[RawImage] = []
@@ -194,7 +170,7 @@ def _idents(names: list[str], layout: Layout) -> dict[str, str]:
     return idents
 
 
-def _highest_elsewhere(tree: Tree, layout: Layout, seen: set[str], classes: _Classes) -> int:
+def _highest_elsewhere(tree: Tree, layout: Layout, seen: set[str], classes: Classes) -> int:
     """The highest class number in the images that are not `seen`; what is wrong there is told with their split."""
     ignored = CollectErrors(0)
     others = (name for split, places in layout.splits.items() for name in images_of(tree, split, places, ignored))
@@ -207,7 +183,7 @@ def _highest_elsewhere(tree: Tree, layout: Layout, seen: set[str], classes: _Cla
 
 
 def _read_image(
-    tree: Tree, name: str, ident: str, classes: _Classes, flags: Flags, problems: RaiseErrors
+    tree: Tree, name: str, ident: str, classes: Classes, flags: Flags, problems: RaiseErrors
 ) -> tuple[RawImage, int]:
     """The image and the highest class number in it, -1 for none."""
     path = tree.path(name)
@@ -223,7 +199,7 @@ def _read_image(
 
 
 def _read_rows(
-    tree: Tree, label: str, classes: _Classes, flags: dict[int, tuple[bool, bool, int]], problems: RaiseErrors
+    tree: Tree, label: str, classes: Classes, flags: dict[int, tuple[bool, bool, int]], problems: RaiseErrors
 ) -> list[tuple[int, RawObject]]:
     """Class number and object of each row of a label file."""
     path = tree.path(label)
@@ -272,7 +248,7 @@ class _Wrong(NamedTuple):
     message: str
 
 
-def _row(words: list[str], classes: _Classes) -> _Row | _Wrong:
+def _row(words: list[str], classes: Classes) -> _Row | _Wrong:
     """What one row says, or what is wrong with it."""
 
     def malformed(message: str) -> _Wrong:

@@ -42,7 +42,7 @@ class Place(NamedTuple):
 class Layout(NamedTuple):
     """splits: name -> places, {"": places} where there are none; broken: split -> what is wrong with its places;
     class_names: the declared ones, None if there are none; declared_in: the file that has them; yaml: its name or "";
-    keypoints: numbers that follow the box in each row."""
+    keypoints: numbers that follow the box in each row; first: the number of the first class, None where unsaid."""
 
     splits: dict[str, list[Place]]
     broken: dict[str, str]
@@ -50,12 +50,13 @@ class Layout(NamedTuple):
     declared_in: str
     yaml: str
     keypoints: int
+    first: int | None
 
 
 def find_layout(tree: Tree, file: str) -> Layout:
     """The layout of a folder, or of the one that the named yaml lies in. Raises DataError where there is none."""
     yaml = file or find_yaml(tree)
-    described = load_description(tree, yaml) if yaml else Description("", {}, None, 0)
+    described = load_description(tree, yaml) if yaml else Description("", {}, None, 0, None)
     splits, broken = _described_splits(tree, yaml.rpartition("/")[0], described)
     if not described.splits:
         splits = plain_splits(tree)
@@ -67,7 +68,7 @@ def find_layout(tree: Tree, file: str) -> Layout:
     names, declared_in = described.names, yaml
     if names is None:
         names, declared_in = _names_in_files(tree, splits)
-    return Layout(splits, broken, names, declared_in, yaml, described.keypoints)
+    return Layout(splits, broken, names, declared_in, yaml, described.keypoints, described.first)
 
 
 # ---------------------------------------------------------------------------------------------- data.yaml
@@ -182,7 +183,12 @@ def plain_splits(tree: Tree) -> dict[str, list[Place]]:
             splits[split] = [Place(place.name, deep=False)]
     if splits:
         return splits
-    return {"": [Place("", deep=False)]} if has_labels_beside(tree, "") else {}
+    if has_labels_beside(tree, ""):
+        return {"": [Place("", deep=False)]}
+    # Darknet's: obj.names, and images with their labels in data/ or obj/.
+    named = any(name in NAME_FILES for name in tree.files())
+    beside_each = [Place(name) for name in islice(tree.open_folders(), _FEW) if named and has_labels_beside(tree, name)]
+    return {"": beside_each} if beside_each else {}
 
 
 def _split_folders(tree: Tree, folder: str) -> dict[str, list[Place]]:

@@ -28,12 +28,14 @@ YAMLS = ("data.yaml", "data.yml")
 
 class Description(NamedTuple):
     """path: the folder that the entries stand under; splits: name -> folders or lists, as written; names: the class
-    names, None where it does not say them; keypoints: numbers that follow each box (pose data sets)."""
+    names, None where it does not say them; keypoints: numbers that follow each box (pose data sets); first: the number
+    of the first class, None where names is a list."""
 
     path: str
     splits: dict[str, list[str]]
     names: tuple[str, ...] | None
     keypoints: int
+    first: int | None
 
 
 def describes(tree: Tree, name: str) -> bool:
@@ -63,17 +65,18 @@ def load_description(tree: Tree, name: str) -> Description:
         raise DataError(f"{where}: path is a {_kind(path)}; want a folder")
     keys = dict.fromkeys([*_SPLITS, *_further_splits(content.get("splits"), where)])
     splits = {key: _entries(content[key], f"{where}: {key}") for key in keys if key in content}
-    names = _names(content.get("names"), where)
+    names, first = _names(content.get("names"), where)
     count = _whole(content.get("nc"), f"{where}: nc")
     if names is not None and count is not None and count != len(names):
         raise DataError(f"{where}: nc is {count} but names has {len(names)}; correct one of them")
     if names is None and count:
-        names = tuple(f"class {i}" for i in range(count))
+        names, first = tuple(f"class {i}" for i in range(count)), 0
     return Description(
         "" if path.strip() in _NOTHING else path,
         {key: entries for key, entries in splits.items() if entries},
         names,
         _keypoints(content.get("kpt_shape"), where),
+        first,
     )
 
 
@@ -121,20 +124,23 @@ def check_names(names: list[Any], where: str) -> tuple[str, ...]:
     return tuple(seen)
 
 
-def _names(value: Any, where: str) -> tuple[str, ...] | None:
+def _names(value: Any, where: str) -> tuple[tuple[str, ...] | None, int | None]:
+    """The names, and the number of the first where they are numbered: 0 or 1."""
+    first = None
     if value is None or (isinstance(value, str) and value.strip() in _NOTHING):
-        return None
+        return None, None
     if isinstance(value, dict):
         numbered = {_whole(key, f"{where}: names: the number of a class"): name for key, name in value.items()}
         if not numbered or None in numbered or len(numbered) != len(value):
             raise DataError(f"{where}: names has a number twice or none at all; want each class once, from 0")
-        missing = next((i for i in range(len(numbered)) if i not in numbered), None)
+        first = 1 if 0 not in numbered and 1 in numbered else 0
+        missing = next((i for i in range(first, first + len(numbered)) if i not in numbered), None)
         if missing is not None:
-            raise DataError(f"{where}: names has no class {missing}; want each number from 0 on")
-        value = [numbered[i] for i in range(len(numbered))]
+            raise DataError(f"{where}: names has no class {missing}; want each number from {first} on")
+        value = [numbered[i] for i in range(first, first + len(numbered))]
     if not isinstance(value, list):
         raise DataError(f"{where}: names is a {_kind(value)}; want a list, or numbers with a name each")
-    return check_names(value, where) if value else None
+    return (check_names(value, where), first) if value else (None, None)
 
 
 def _further_splits(value: Any, where: str) -> list[str]:

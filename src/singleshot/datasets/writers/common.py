@@ -19,7 +19,7 @@ from singleshot.errors import DataError, printable
 from singleshot.images.decode import FORMATS, MAX_FILE_BYTES, upright_size
 from singleshot.images.headers import ending_of
 from singleshot.images.suffixes import is_image
-from singleshot.storage import is_remote, read_limited
+from singleshot.storage import is_remote, part_of, read_limited
 
 # What takes time is waiting for the disk or the network; each thread holds one file's bytes.
 _THREADS = 8
@@ -92,7 +92,7 @@ def make_write_plan(
         raw.source,
         class_names,
         images,
-        unique_names([_file_name(image.path, tidy) for image in images], by_stem),
+        unique_names([_file_name(image, tidy) for image in images], by_stem),
         {
             name: [place[i] for i in dict.fromkeys(members)]
             for name, members in zip(split_names, filled.values(), strict=True)
@@ -123,8 +123,9 @@ def clean_name(text: str, fallback: str) -> str:
     return held or fallback
 
 
-def _file_name(path: str, tidy: Callable[[str], str]) -> tuple[str, str]:
+def _file_name(image: RawImage, tidy: Callable[[str], str]) -> tuple[str, str]:
     """Stem and ending for the copy of an image; an ending is added where it has none that images have."""
+    path = image.path
     base = re.split(r"[/\\]" if os.name == "nt" and not is_remote(path) else "/", path)[-1]
     if path.startswith(("http:", "https:")):
         base = unquote(base)
@@ -134,7 +135,7 @@ def _file_name(path: str, tidy: Callable[[str], str]) -> tuple[str, str]:
     ending = ending_of(read_limited(path, MAX_FILE_BYTES, "image", most=16))
     if not ending:
         raise DataError(f"{printable(path)}: not an image that is read here (want {FORMATS}); convert or remove it")
-    return tidy(clean_name(base, "image")), f".{ending}"
+    return tidy(clean_name(base if part_of(path) is None else image.ident, "image")), f".{ending}"
 
 
 def unique_names(wanted: Sequence[tuple[str, str]], by_stem: bool = False) -> list[str]:

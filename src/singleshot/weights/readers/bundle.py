@@ -16,7 +16,7 @@ import numpy as np
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.weights.readers.protobuf import parse_binary
-from singleshot.weights.readers.sstable import is_sstable, masked_crc32c, read_sstable
+from singleshot.weights.readers.sstable import is_sstable, read_sstable
 from singleshot.weights.readers.tf_tensors import BFLOAT16, DTYPES, STRING, flat_values, from_bfloat16
 
 _SUFFIX = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")

@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.extras import needs
+from singleshot.storage import masked_crc32c
 from singleshot.weights.foreign_state import MAX_NAMES
 from singleshot.weights.readers.reading import reading
 
@@ -130,17 +131,6 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 128:
             return value, at + i + 1
     raise _DamagedError("a number without an end")
-
-
-def masked_crc32c(data: bytes) -> int:
-    """The checksum of the bytes as these files keep it, rotated and shifted (LevelDB, util/crc32c.h).
-
-    Raises MissingExtraError without google-crc32c.
-    """
-    with needs("train", "this file"):
-        import google_crc32c
-    crc: int = google_crc32c.value(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def unpack_snappy(data: bytes, limit: int) -> bytes:

@@ -1,0 +1,95 @@
+"""The sets to train and to validate on, of them the classes and the detections that were asked for."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from singleshot.api.train_options import TrainOptions
+from singleshot.class_selection import Classes, ClassSelection, list_names, select_classes
+from singleshot.datasets import Dataset, find_split, open_source
+from singleshot.datasets.build_dataset import build_dataset
+from singleshot.datasets.raw import above_score, has_scores
+from singleshot.errors import ConfigError, printable
+
+if TYPE_CHECKING:
+    from singleshot.loading.shard_stream import ShardStream
+
+log = logging.getLogger(__name__)
+
+
+def open_train(options: TrainOptions) -> Dataset | ShardStream:
+    """The split to train on, of it the classes that were asked for; the log says what is left out.
+
+    Raises DataError, and ConfigError for a class that the data does not have, or an option that shards cannot meet.
+    """
+    split = options.split or "train"
+    source = open_source(options.data, score_min=options.score_min, follow_links=options.follow_links)
+    if source.form == "shards":
+        return _open_shards(options, split)
+    raw = source.read(split)
+    (name,) = raw.splits
+    if options.classes is None or not raw.class_names:  # no object at all, which is what to say
+        return build_dataset(raw, name, None, options.clip_boxes)
+    selection = _select(options, options.classes, raw.class_names, f"{raw.source} ({name})")
+    return _said(build_dataset(raw, name, None, options.clip_boxes, selection))
+
+
+def open_validation(options: TrainOptions, train_set: Dataset | ShardStream) -> Dataset | None:
+    """The split to validate on, with the classes of the training; None where there is none. Raises DataError."""
+    wanted = options.val_split or "val"
+    if wanted == "none":
+        return None
+    source = open_source(options.data, follow_links=options.follow_links)
+    if wanted == "val" and find_split("val", source.splits) is None:
+        log.warning("no split 'val' in the data: training without validation (name one with --val-split)")
+        return None
+    raw = source.read(wanted)
+    if options.score_min is not None and has_scores(raw):  # labels made by hand validate what detections teach
+        raw = above_score(raw, options.score_min)
+    (name,) = raw.splits
+    return _said(build_dataset(raw, name, train_set.class_names, options.clip_boxes, train_set.selection))
+
+
+def _open_shards(options: TrainOptions, split: str) -> ShardStream:
+    from singleshot.loading.shard_stream import open_stream
+
+    if options.score_min is not None:
+        raise ConfigError(f"--score-min: {printable(options.data)} is shards, which hold no scores; leave it out")
+    stream = open_stream(options.data, split, None, options.clip_boxes, options.follow_links)
+    if options.classes is None:
+        return stream
+    selection = _select(options, options.classes, stream.own_names, stream.source)
+    return _said_of_shards(replace(stream, class_names=selection.names, selection=selection))
+
+
+def _select(options: TrainOptions, wanted: Classes, known: tuple[str, ...], where: str) -> ClassSelection:
+    if options.resume:  # the run's own: other data need not have them all
+        return ClassSelection.from_dict(wanted)
+    return select_classes(wanted, known, printable(where))
+
+
+def _said(data: Dataset) -> Dataset:
+    """The same; the log says which classes are learnt and how many objects are left out."""
+    if data.selection is None:
+        return data
+    parts = [f"classes: {data.selection.summary()}"]
+    if data.left_out:
+        counts = list_names([f"{count} {name}" for name, count in data.left_out.items()])
+        parts.append(f"left out: {sum(data.left_out.values())} objects ({counts})")
+        empty = int((np.diff(data.ptr) == 0).sum())
+        parts.append(f"{empty} of {len(data)} images have none of these classes and are background")
+    log.info("%s: %s", printable(data.source), "; ".join(parts))
+    return data
+
+
+def _said_of_shards(stream: ShardStream) -> ShardStream:
+    assert stream.selection is not None
+    known = stream.selection.labels()
+    others = [name for name in stream.own_names if name not in known]
+    left = f"; left out, uncounted since shards are read in a stream: {list_names(others)}" if others else ""
+    log.info("%s: classes: %s%s", printable(stream.source), stream.selection.summary(), left)
+    return stream
