@@ -44,6 +44,7 @@ RESUME = {
     "backbone_weights": ("imagenet", REFUSED, None),
     "start": ("x.safetensors", REFUSED, None),
     "resize": ("letterbox", REFUSED, None),
+    "sixteen_bit": ("stretch", REFUSED, None),
     "seed": (3, REFUSED, None),
 }
 START = {
@@ -55,6 +56,7 @@ START = {
     "lr": (0.5, "recipe.lr", 0.5),
     "backbone_weights": ("none", REFUSED, None),
     "resize": ("letterbox", "model.input_spec.resize", "letterbox"),
+    "sixteen_bit": ("stretch", "model.input_spec.sixteen_bit", "stretch"),
     "seed": (3, "settings.seed", 3),
     "resume": (True, REFUSED, None),
 }

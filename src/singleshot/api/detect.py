@@ -132,7 +132,7 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
     _check_folder(options.out)
     ids = None if options.like is None else _read_ids(options.like)
     draw = options.draw and options.out is not None
-    frames = _first(open_sources(list(options.sources), decode=False), options.limit)
+    open_sources(list(options.sources))  # a wrong one is said before the model is loaded; nothing is read yet
     detector = load(
         options.model,
         device=options.device,
@@ -144,6 +144,8 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
     )
     if ids is not None:
         _check_classes(ids, detector.class_names, options)
+    frames = open_sources(list(options.sources), decode=False, sixteen_bit=detector.input_spec.sixteen_bit)
+    frames = _first(frames, options.limit)
     found = detector.stream(frames, options.batch, options.score_min, tile=tiling, keep_images=draw)
     return write_results(found, options, tuple(detector.class_names), stream, listener, ids)
 

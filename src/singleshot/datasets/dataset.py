@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -26,7 +27,8 @@ class Dataset:
     ptr: int64 [n + 1], objects of image i are rows ptr[i]:ptr[i + 1] of
     boxes_px: float32 [M, 4] (continuous pixels, corner form), labels: int64 [M], difficult: bool [M],
     crowd: bool [M] and area: float32 [M] (square pixels, as annotated);
-    clip_boxes: what to do at reading time with boxes of images whose size is not annotated.
+    clip_boxes: what to do at reading time with boxes of images whose size is not annotated;
+    sixteen_bit: how 16-bit images become 8 bits, one of inputs.SIXTEEN_BIT (loaders set what their model wants).
     """
 
     source: str
@@ -41,6 +43,7 @@ class Dataset:
     crowd: np.ndarray
     area: np.ndarray
     clip_boxes: bool = False
+    sixteen_bit: str = "scale"
 
     def __len__(self) -> int:
         return len(self.names)
@@ -78,7 +81,7 @@ class Dataset:
         """
         i = self._position(i)
         name = self.names[i]
-        image = read_image(name)
+        image = read_image(name, self.sixteen_bit)
         boxes_px, labels, difficult = self.objects(i, image.shape[1], image.shape[0])
         return Sample(image, boxes_px, labels, difficult, name)
 
@@ -86,7 +89,7 @@ class Dataset:
         """Image i read but not decoded yet, with its objects as in `sample`; raises DataError likewise."""
         i = self._position(i)
         name = self.names[i]
-        encoded = read_encoded(name)
+        encoded = read_encoded(name, self.sixteen_bit)
         boxes_px, labels, _ = self.objects(i, encoded.width, encoded.height)
         return EncodedImage(encoded.width, encoded.height, boxes_px, labels, encoded.decode, encoded.reductions, name)
 
@@ -146,6 +149,16 @@ class Dataset:
             crowd=self.crowd[rows],
             area=self.area[rows],
         )
+
+
+Readable = TypeVar("Readable")
+
+
+def read_as(data: Readable, sixteen_bit: str) -> Readable:
+    """A Dataset or stream whose 16-bit images become 8 bits by that rule; other data as they are."""
+    if getattr(data, "sixteen_bit", sixteen_bit) == sixteen_bit:
+        return data
+    return replace(data, sixteen_bit=sixteen_bit)  # type: ignore[type-var]
 
 
 def unknown_class(name: str, known: Iterable[str]) -> str:

@@ -25,6 +25,8 @@ KINDS = {
     "annotation-malformed": Kind(ERROR, "an entry of a label file that cannot be used", fixable=True),
     "image-missing": Kind(ERROR, "a labelled image that is not there", fixable=True),
     "image-corrupt": Kind(ERROR, "an image that does not decode", fixable=True),
+    "image-unread": Kind(ERROR, "a whole image, whose samples are of a kind that is not read"),
+    "image-few-greys": Kind(WARNING, "16-bit images of which 8 bits keep few grey values"),
     "image-damaged": Kind(WARNING, "an image that decodes with errors"),
     "size-mismatch": Kind(ERROR, "the label says another image size than the file has", fixable=True),
     "exif-rotation": Kind(NOTE, "the file says to turn the image"),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from singleshot.datasets.checks.duplicates import check_duplicates, exact_groups, near_pairs
-from singleshot.datasets.checks.images import Pictures, look_at
+from singleshot.datasets.checks.images import Pictures, check_greys, look_at
 from singleshot.datasets.checks.labels import (
     base_splits,
     check_boxes,
@@ -117,6 +117,7 @@ def check_source(
         pictures = look_at(paths, workers, advance, early)
     for k, (kind, message) in sorted(pictures.problems.items()):
         problems.add(kind, paths[k], message)
+    check_greys(pictures, raw.source, problems)
     base = base_splits(raw.splits)
     misspelt = _check_labels(raw, pictures, file_of, base, class_names, whole, problems)
     if whole:
