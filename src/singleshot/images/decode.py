@@ -19,7 +19,7 @@ import numpy as np
 from singleshot.errors import DataError, printable
 from singleshot.images.decode_limits import is_whole_png, overload
 from singleshot.images.headers import header_size, may_follow, orientation
-from singleshot.images.samples import UnreadImageError, decode_deep, needs_16_bits, unread_samples
+from singleshot.images.samples import UnreadImageError, decode_deep, deep_bits, needs_16_bits, unread_samples
 from singleshot.storage import read_limited
 
 MAX_FILE_BYTES = 256 * 2**20
@@ -29,6 +29,7 @@ FORMATS = "JPEG, PNG, WebP, BMP, TIFF or GIF"
 _RGB = cv2.IMREAD_COLOR_RGB
 # OpenCV names the reduced reading for BGR only; its flags are the sums.
 _READ = {1: _RGB, **{r: _RGB | (8 * r) for r in (2, 4, 8)}}
+_DAMAGED = "damaged or cut short, does not decode; fetch it again or remove it from the data set"
 _HEADER_BYTES = 1 << 18  # previews inside a camera's EXIF are smaller
 
 
@@ -63,9 +64,7 @@ def _decode(data: bytes, name: str, reduce: int, sixteen_bit: str) -> np.ndarray
         except cv2.error as error:
             cause = error
     if image is None:
-        raise DataError(
-            f"{printable(name)}: damaged or cut short, does not decode; fetch it again or remove it from the data set"
-        ) from cause
+        raise DataError(f"{printable(name)}: {_DAMAGED}") from cause
     return image
 
 
@@ -109,6 +108,21 @@ def upright_size(data: bytes, name: str) -> tuple[int, int]:
     """(width, height) as decoding gives them, of bytes that may be decoded; else DataError as `check_image`."""
     width, height = check_image(data, name)
     return (height, width) if orientation(data) >= 5 else (width, height)
+
+
+def verify_image(data: bytes, name: str) -> tuple[int, int]:
+    """As `upright_size`, of bytes that do decode, as far as is found out at little cost; else DataError."""
+    size = upright_size(data, name)
+    # A JPEG of an eighth of the sides is read as a whole all the same; it takes a third of the time.
+    flag = cv2.IMREAD_REDUCED_GRAYSCALE_8 if data[:2] == b"\xff\xd8" else cv2.IMREAD_GRAYSCALE
+    image = None
+    if not ends_early(data):
+        with contextlib.suppress(cv2.error), _quiet_opencv():
+            deep = cv2.IMREAD_ANYDEPTH * bool(deep_bits(data))
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flag | deep)
+    if image is None:
+        raise DataError(f"{printable(name)}: {_DAMAGED}")
+    return size
 
 
 class Encoded(NamedTuple):
