@@ -157,7 +157,8 @@ def test_validation_without_objects_measures_nothing_and_says_so(shared: Path, r
 
 def test_rules_for_the_input_travel_in_the_model(scenes: Path, run, tmp_path: Path) -> None:
     done = run("train", scenes, "--model", "ssd320-mini", "--backbone-weights", "none", "--epochs", 1, "--batch", 16,
-               "--resize", "letterbox", "--sixteen-bit", "stretch", "--val-split", "none", "--out", tmp_path / "run")  # fmt: skip
+               "--resize", "letterbox", "--sixteen-bit", "stretch", "--val-split", "none",
+               "--out", tmp_path / "run")  # fmt: skip
     assert done.returncode == 0, done.stderr
     spec = singleshot.load(str(tmp_path / "run" / "best.safetensors")).input_spec
     assert (spec.resize, spec.sixteen_bit) == ("letterbox", "stretch")

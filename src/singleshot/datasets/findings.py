@@ -36,7 +36,7 @@ KINDS = {
     "box-duplicated": Kind(WARNING, "the same box twice in an image", fixable=True),
     "box-tiny": Kind(WARNING, "a box smaller than the network can see"),
     "box-huge": Kind(NOTE, "a box as large as its image"),
-    "boxes-in-parts": Kind(ERROR, "boxes in parts of the image where pixels belong"),
+    "boxes-in-parts": Kind(ERROR, "boxes in parts of the image where pixels belong", fixable=True),
     "boxes-suspicious": Kind(WARNING, "boxes that look like percent, or like corners where width and height belong"),
     "class-unknown": Kind(ERROR, "a class that the list of classes does not have", fixable=True),
     "class-misspelt": Kind(WARNING, "a rare class with nearly the name of a common one", fixable=True),
@@ -47,6 +47,7 @@ KINDS = {
     "image-duplicated": Kind(NOTE, "the same image twice in a split"),
     "image-unlabelled": Kind(WARNING, "an image that no label file mentions"),
     "image-unused": Kind(NOTE, "a labelled image that no split lists"),
+    "labels-left-out": Kind(WARNING, "what a repaired copy lacks"),
     "labels-unread": Kind(NOTE, "labels of another form in the same folder"),
     "image-without-objects": Kind(NOTE, "an image labelled as background"),
 }

@@ -32,13 +32,15 @@ def write_dataset(
     *,
     strict: bool = False,
     clip_boxes: bool = False,
+    trust_sizes: bool = False,
 ) -> Written:
     """Write `raw` to the new folder `out` as `form`, one of the `formats` that have a writer.
 
     Image files are copied with their bytes unchanged, from local or remote paths; labels and splits are written as
     they are in `raw`, boxes outside their image and without area included, unless `strict`: then what `data check`
-    calls an error is refused, and with clip_boxes such boxes are cut or dropped. An image in no split and a split
-    without images are left out. `on_image` is called after each image. The folder appears only once it is complete.
+    calls an error is refused, and with clip_boxes such boxes are cut or dropped. trust_sizes: those in `raw` are the
+    files', which need not be of a kind that is read. An image in no split and a split without images are left out.
+    `on_image` is called after each image. The folder appears only once it is complete.
 
     Raises ConfigError for an unknown form, or where something other than an empty folder is at `out`; DataError for
     an image that cannot be read or measured, a box that is not finite, a text that the form cannot hold, and what
@@ -51,7 +53,7 @@ def write_dataset(
     if strict:
         refuse_set(raw)
     plan = writer.plan(raw)
-    measure = refuse_image if strict else measured if writer.measured else as_annotated
+    measure = refuse_image if strict else measured if writer.measured and not trust_sizes else as_annotated
     # The real place: a link to an empty folder cannot be replaced itself.
     out = Path(os.path.realpath(out))
     try:

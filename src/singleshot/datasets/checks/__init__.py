@@ -23,6 +23,7 @@ from singleshot.datasets.checks.labels import (
     misspelt_classes,
     tabulate,
 )
+from singleshot.datasets.checks.left_out import check_left_out
 from singleshot.datasets.checks.prefetch import LEAST, looking_ahead
 from singleshot.datasets.checks.unlabelled import check_strays
 from singleshot.datasets.findings import ERROR, KINDS, NOTE, WARNING, CollectErrors, Finding, RaiseErrors
@@ -109,6 +110,7 @@ def check_source(
         problems.add("labels-unread", raw.source, f"{source.unread}; give them a folder of their own")
     if (odd := implausible(raw)) is not None:
         problems.add(odd[0], raw.source, odd[1])
+    check_left_out(source, problems)
     read = list(problems.findings)
     paths = list(dict.fromkeys(image.path for image in raw.images))
     place = {path: k for k, path in enumerate(paths)}
