@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import signal
+import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -221,3 +222,35 @@ def serve():
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture(scope="session")
+def tiff() -> Callable[..., bytes]:
+    """Makes an uncompressed TIFF of any kind of samples, which no library here writes."""
+    kinds = {"u": 1, "i": 2, "f": 3, "c": 6}
+
+    def make(samples: np.ndarray, order: str = "<", bits: int = 0, packed: bytes = b"") -> bytes:
+        """samples: [H, W] or [H, W, C]; order: of bytes; bits, packed: of samples that numpy has no type for."""
+        rows = samples.reshape(*samples.shape[:2], -1)
+        height, width, channels = rows.shape
+        data = packed or rows.astype(rows.dtype.newbyteorder(order)).tobytes()
+        bits, kind = bits or 8 * rows.dtype.itemsize, kinds[rows.dtype.kind]
+        colours = 3 if channels >= 3 else 1
+        short, long = "H", "I"
+        fields = [(256, long, [width]), (257, long, [height]), (258, short, [bits] * channels), (259, short, [1]),
+                  (262, short, [2 if colours == 3 else 1]), (273, long, [0]), (277, short, [channels]),
+                  (278, long, [height]), (279, long, [len(data)]), (338, short, [0] * (channels - colours)),
+                  (339, short, [kind] * channels)]  # fmt: skip
+        fields = [field for field in fields if field[2]]
+        start = 8 + 2 + 12 * len(fields) + 4
+        pixels = start + sum(2 * len(values) for _, form, values in fields if form == short and len(values) > 2)
+        entries = further = b""
+        for tag, form, values in fields:
+            field = struct.pack(f"{order}{len(values)}{form}", *([pixels] if tag == 273 else values))
+            if len(field) > 4:
+                field, further = struct.pack(f"{order}I", start + len(further)), further + field
+            entries += struct.pack(f"{order}HHI", tag, 3 if form == short else 4, len(values)) + field.ljust(4, b"\0")
+        head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(fields))
+        return head + entries + bytes(4) + further + data
+
+    return make

@@ -93,3 +93,15 @@ def test_a_description_written_by_hand_needs_little() -> None:
         _ = info.priors
     with pytest.raises(CheckpointError, match=r"m: its description cannot be read \(KeyError: 'version'\)$"):
         ModelInfo.from_json(json.dumps(few), "m")
+
+
+def test_the_rule_for_16_bits_stands_in_both_kinds_of_file_and_a_file_without_it_means_scale() -> None:
+    for values, wanted in FILES.values():
+        info = ModelInfo.from_json(json.dumps(values), "x", wanted)
+        assert info.input_spec.sixteen_bit == "scale"
+        stretched = {**values, "input": {**INPUT, "sixteen_bit": "stretch"}}
+        info = ModelInfo.from_json(json.dumps(stretched), "x", wanted)
+        assert info.input_spec.sixteen_bit == "stretch"
+        assert info.to_dict()["input"] == stretched["input"]
+    with pytest.raises(CheckpointError, match="want one of scale, stretch"):
+        ModelInfo.from_json(json.dumps({**BOTH, "input": {**INPUT, "sixteen_bit": 1}}), "x")

@@ -21,6 +21,8 @@ from singleshot.errors import ConfigError, printable
 RESIZE_RULES = ("stretch", "letterbox")
 COLOUR_ORDERS = ("rgb", "bgr")
 CHANNELS = (1, 3)
+# How the samples of 16-bit pictures become 8 bits: their upper half, or each picture's own range from 0 to 255.
+SIXTEEN_BIT = ("scale", "stretch")
 
 # RGB mean of ImageNet as rounded in Caffe's SSD (ssd_pascal.py: mean_value 104, 117, 123 in BGR).
 CAFFE_MEAN = (123.0, 117.0, 104.0)
@@ -43,6 +45,8 @@ class InputSpec:
         colour_order: what the network's first layer wants, "rgb" or "bgr".
         mean: of values 0..255, in RGB order whatever colour_order is; one for each channel.
         std: likewise.
+        sixteen_bit: how 16-bit pictures become 8 bits, "scale" (divided by 256) or "stretch" (the lowest value of each
+            picture becomes 0, the highest 255).
     """
 
     height: int
@@ -52,6 +56,7 @@ class InputSpec:
     colour_order: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    sixteen_bit: str
 
     def __init__(
         self,
@@ -64,6 +69,7 @@ class InputSpec:
         height: int = 300,
         width: int = 300,
         channels: int = 3,
+        sixteen_bit: str = "scale",
     ) -> None:
         """size: the side of a square input, in place of height and width. mean: Caffe's if not given (for one channel
         its luminance); std: 1. Raises ConfigError for what no input can be."""
@@ -76,6 +82,7 @@ class InputSpec:
             "colour_order": colour_order,
             "mean": mean if mean is not None else CAFFE_MEAN if channels == 3 else (grey,),
             "std": std if std is not None else (1.0,) * (3 if channels == 3 else 1),
+            "sixteen_bit": sixteen_bit,
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -91,6 +98,8 @@ class InputSpec:
             raise ConfigError(f"resize rule {self.resize!r}: want one of {', '.join(RESIZE_RULES)}")
         if self.colour_order not in COLOUR_ORDERS:
             raise ConfigError(f"colour order {self.colour_order!r}: want one of {', '.join(COLOUR_ORDERS)}")
+        if self.sixteen_bit not in SIXTEEN_BIT:
+            raise ConfigError(f"sixteen-bit rule {self.sixteen_bit!r}: want one of {', '.join(SIXTEEN_BIT)}")
         if self.channels == 1 and self.colour_order != "rgb":
             raise ConfigError(f"colour order {self.colour_order!r}: one channel has none")
         wanted = {1: "one", 3: "three"}[self.channels]
@@ -130,13 +139,16 @@ class InputSpec:
         return tuple(round(min(max(m, 0.0), 255.0)) for m in self.mean)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON. A square has `size` in place of height and width; channels are named where they are not three."""
+        """For JSON. A square has `size` in place of height and width; channels are named where they are not three, the
+        rule for 16 bits where it is not the usual one."""
         values = asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
         if self.height == self.width:
             del values["height"], values["width"]
             values = {"size": self.height} | values
         if self.channels == 3:
             del values["channels"]
+        if self.sixteen_bit == "scale":
+            del values["sixteen_bit"]
         return values
 
     @classmethod

@@ -46,6 +46,7 @@ RESUME = {
     "backbone_weights": ("imagenet", REFUSED, None),
     "start": ("x.safetensors", REFUSED, None),
     "resize": ("letterbox", REFUSED, None),
+    "sixteen_bit": ("stretch", REFUSED, None),
     "seed": (3, REFUSED, None),
     "classes": ("ring,star", REFUSED, None),
 }
@@ -58,6 +59,7 @@ START = {
     "lr": (0.5, "recipe.lr", 0.5),
     "backbone_weights": ("none", REFUSED, None),
     "resize": ("letterbox", "model.input_spec.resize", "letterbox"),
+    "sixteen_bit": ("stretch", "model.input_spec.sixteen_bit", "stretch"),
     "seed": (3, "settings.seed", 3),
     "classes": ("star,ring", "train_set.class_names", ("star", "ring")),
     "resume": (True, REFUSED, None),

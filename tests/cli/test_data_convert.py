@@ -132,3 +132,17 @@ def write_many(data: Path, out: Path, count: int) -> None:
     for i in range(count):
         (out / "Annotations" / f"{i}.xml").write_text(xml)
         os.link(image, out / "JPEGImages" / f"{i}{image.suffix}")
+
+
+def test_what_data_check_calls_an_error_is_refused_or_cut(run, refused, tmp_path: Path, voc_xml, write_voc) -> None:
+    xmls = {"a": voc_xml([("cat", (40, 1, 90, 40))]), "b": voc_xml([("cat", (1, 1, 20, 20))])}
+    data = write_voc(tmp_path / "set", xmls, {"train": ["a", "b"]})
+    said = refused("data", "convert", data, tmp_path / "b", "--to", "coco")
+    assert "a.xml" in said
+    assert "or give --clip-boxes" in said
+    assert "data check --fix" in said
+    assert not (tmp_path / "b").exists()
+    done = run("data", "convert", data, tmp_path / "b", "--to", "coco", "--clip-boxes")
+    assert done.returncode == 0, done.stderr
+    assert "1 boxes cut to their image, 0 dropped" in done.stderr
+    assert run("data", "check", tmp_path / "b").returncode == 0

@@ -7,8 +7,9 @@ import shutil
 
 import pytest
 
-from singleshot.cli.data_info import _advice, _encodable, verdict
+from singleshot.cli.data_info import _advice, _encodable, collect, verdict
 from singleshot.datasets.statistics import Cover, Part
+from singleshot.errors import DataError
 from singleshot.prior_coverage import REASONS
 from singleshot.text_table import align_columns
 
@@ -108,3 +109,34 @@ def test_advice_sends_nobody_to_a_preset_that_is_no_better(reason):
     told = _advice(reason, cover("small", 300, 3000, 0.8), better=False)
     assert "named above" not in told
     assert told.startswith("Between" if reason == "between" else f"Too {reason}")
+
+
+def test_where_there_is_nothing_it_says_so(tmp_path, write_voc, write_coco, voc_xml, coco):
+    """In every way in which there may be nothing; never a table of noughts."""
+    write_coco(tmp_path / "none" / "train.json", coco(images=[]))
+    write_coco(tmp_path / "unlabelled" / "train.json", coco())
+    broken = {"id": 1, "image_id": 20, "category_id": 7, "bbox": [1, 2, 0, 4], "iscrowd": 0}
+    write_coco(tmp_path / "broken" / "train.json", coco([broken]))
+    xmls = {"a": voc_xml([("cat", (1, 1, 9, 9))]), "b": voc_xml()}
+    voc = write_voc(tmp_path / "voc", xmls, {"train": ["a"], "val": ["b"], "test": []})
+    cases = {
+        (tmp_path / "none", None): "no image",
+        (tmp_path / "unlabelled", None): "no object in 2 images; there is nothing to describe",
+        (tmp_path / "broken", None): "no object in 2 images that can be used (1 problem; list them: singleshot data",
+        (voc, "val"): "split val: no object in 1 image; there is nothing to describe",
+        (voc, "test"): "split 'test' has no images",
+    }
+    for (path, split), words in cases.items():
+        with pytest.raises(DataError) as caught:
+            collect(str(path), "ssd320-mini", split, quiet=True)
+        assert words in str(caught.value), path
+        assert "\n" not in str(caught.value)
+    found, _ = collect(str(voc), "ssd320-mini", None, quiet=True)
+    assert found.total.objects == 1
+
+
+def test_nothing_is_exit_code_2(refused, tmp_path, write_coco, coco):
+    path = write_coco(tmp_path / "set" / "train.json", coco())
+    said = refused("data", "info", path.parent, "--out", tmp_path / "out.png")
+    assert "there is nothing to describe" in said
+    assert not (tmp_path / "out.png").exists()

@@ -155,11 +155,13 @@ def test_validation_without_objects_measures_nothing_and_says_so(shared: Path, r
     assert best.training["epochs"] == 2
 
 
-def test_letterbox_travels_in_the_model(scenes: Path, run, tmp_path: Path) -> None:
+def test_rules_for_the_input_travel_in_the_model(scenes: Path, run, tmp_path: Path) -> None:
     done = run("train", scenes, "--model", "ssd320-mini", "--backbone-weights", "none", "--epochs", 1, "--batch", 16,
-               "--resize", "letterbox", "--val-split", "none", "--out", tmp_path / "run")  # fmt: skip
+               "--resize", "letterbox", "--sixteen-bit", "stretch", "--val-split", "none",
+               "--out", tmp_path / "run")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert singleshot.load(str(tmp_path / "run" / "best.safetensors")).input_spec.resize == "letterbox"
+    spec = singleshot.load(str(tmp_path / "run" / "best.safetensors")).input_spec
+    assert (spec.resize, spec.sixteen_bit) == ("letterbox", "stretch")
 
 
 @pytest.mark.parametrize(
@@ -177,6 +179,7 @@ def test_letterbox_travels_in_the_model(scenes: Path, run, tmp_path: Path) -> No
         (["DATA", "--precision", "float16"], "--precision float16"),
         (["DATA", "--lr", "-3"], "--lr -3"),
         (["DATA", "--resize", "crop"], "want one of stretch, letterbox"),
+        (["DATA", "--sixteen-bit", "crop"], "want one of scale, stretch"),
         (["DATA", "--backbone-weights", "/no/such/file.pth"], "no such file"),
         (["DATA", "--start", "/no/such/model.safetensors"], "no such file"),
         (["--resume"], "which run?"),

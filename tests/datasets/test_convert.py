@@ -13,10 +13,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from singleshot.datasets import open_source
+from singleshot.datasets.checks import check_source, duplicates
+from singleshot.datasets.checks import images as check_images
 from singleshot.datasets.formats import written_formats
 from singleshot.datasets.raw import RawImage, RawObject, RawSet
 from singleshot.datasets.writers.common import clean_name, unique_names
 from singleshot.datasets.writing import write_dataset
+from singleshot.errors import DataError
 
 FORMS = tuple(written_formats())
 
@@ -188,6 +191,32 @@ def test_nothing_is_lost_on_the_way_and_back(form, data, by_way_of, tmp_path_fac
         assert written.objects == sum(len(image.objects) for image in now.images)
         assert Counter(written.splits.values()) == Counter(map(len, now.splits.values()))
         assert set(source.splits) == set(now.splits) == set(written.splits)
+
+
+def in_this_process(work, items, *_, **__):
+    yield from enumerate(map(work, items))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+@given(data=data_sets(), clip=st.booleans())
+def test_what_is_converted_strictly_has_no_error(form, data, clip, tmp_path_factory, pictures):
+    root = tmp_path_factory.mktemp("strict")
+    raw = build(root, pictures, data)
+    try:
+        written = write_dataset(raw, root / "b", form, strict=True, clip_boxes=clip)
+    except DataError as error:
+        assert "\n" not in str(error)
+        assert "--fix" in str(error) or "no image has an object" in str(error)
+        assert not clip or "no image has an object" in str(error)
+        assert [path.name for path in root.iterdir()] == ["from"]
+        return
+    with pytest.MonkeyPatch.context() as patched:
+        for module in (check_images, duplicates):
+            patched.setattr(module, "spread", in_this_process)
+        result = check_source(open_source(root / "b"))
+    assert not [str(one) for one in result.findings if one.severity == "error"]
+    assert (result.images, result.objects) == (written.images, written.objects)
 
 
 @given(st.lists(st.tuples(st.text(max_size=40), st.sampled_from([".png", ".PNG", ".jpg"])), max_size=12), st.booleans())

@@ -41,6 +41,7 @@ def broken(tmp_path, voc_xml, write_voc) -> Path:
     cat = ("cat", BOX)
     objects = {
         "plain": [cat, ("dog", (1, 1, 20, 20))],
+        "clipped": [cat, ("cat", (50, 10, 70, 40))],
         "boxes": [cat, ("cat", (50, 10, 90, 40)), ("cat", (9, 9, 3, 3)), ("cat", ("nan", 1, 2, 3)),
                   ("cat", (70, 70, 90, 90))],
         "twice": [cat, cat, ("Cat", BOX)],
@@ -78,17 +79,21 @@ def test_everything_at_once(tmp_path, broken):
     again = check_source(open_source(tmp_path / "out"), workers=2)
     assert again.severity("error") == 0, again.findings
     assert set(again.counts) <= {"class-absent", "exif-rotation", "image-without-objects"}
-    assert again.splits == done.splits == {"train": 6, "val": 1, "test": 1, "trainval": 7}
-    assert again.classes == {"cat": 8, "dog": 3}
+    # "boxes" and "named" have objects of which nobody knows where, or what, they are.
+    assert again.splits == done.splits == {"train": 5, "val": 1, "test": 1, "trainval": 6}
+    assert again.classes == {"cat": 7, "dog": 3}
+    assert done.left == []
     counts = {action: len(objects) for action, objects in done.actions.items()}
     assert counts == {
         "unreadable entries of label files left out": 2,
         "unusable entries of split lists left out": 1,
         "labels without an image left out": 1,
         "misspelt classes renamed": 2,
-        "boxes dropped": 3,
+        "boxes that lie mostly outside their image, or nowhere": 3,
+        "boxes without area dropped": 1,
         "boxes clipped to their image": 1,
         "duplicated boxes dropped": 2,
+        "images left out, since not all of their objects are known": 2,
         "EXIF turns taken out, so that labels fit": 1,
         "images of another size than their labels left out": 1,
         "corrupt images left out": 1,
@@ -106,7 +111,8 @@ def test_boxes_that_were_right_stay_as_they_were(tmp_path, broken):
     data = open_dataset(tmp_path / "out")
     boxes = {name: data.boxes_of(i).tolist() for i, name in enumerate(data.image_ids)}
     assert boxes["plain"] == [[4, 4, 30, 30], [0, 0, 20, 20]]
-    assert boxes["boxes"] == [[4, 4, 30, 30], [49, 9, 64, 40]]
+    assert boxes["clipped"] == [[4, 4, 30, 30], [49, 9, 64, 40]]
+    assert not {"boxes", "named"} & set(boxes)
     assert boxes["twice"] == [[4, 4, 30, 30]]
     assert boxes["turned"] == [[0, 0, 64, 20]]
     turned = next(Path(name) for name in data.names if "turned" in name)

@@ -168,6 +168,7 @@ def test_nothing_at_all(tmp_path):
         info = numbers(raw)
         assert info.imbalance is None
         assert info.chosen.all.matched is None
+        assert all(one.share is None for one in info.classes)
         assert "width" not in info.quantiles
         json.dumps(info.to_dict(), allow_nan=False)
         draw_info(info, tabulate(raw), tmp_path / "empty.png")

@@ -149,7 +149,7 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
         check_results_folder("--out", options.out)
     classes = None if options.classes is None else read_groups(options.classes)
     keep = (options.draw or options.crop) and options.out is not None
-    frames = _first(open_sources(list(options.sources), decode=False), options.limit)
+    open_sources(list(options.sources))  # a wrong one is said before the model is loaded; nothing is read yet
     detector = load(
         options.model,
         device=options.device,
@@ -161,6 +161,8 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
         classes=classes,
     )
     ids = _coco_ids(options, detector) if options.form == "coco" else None
+    frames = open_sources(list(options.sources), decode=False, sixteen_bit=detector.input_spec.sixteen_bit)
+    frames = _first(frames, options.limit)
     found = detector.stream(frames, options.batch, options.score_min, tile=tiling, keep_images=keep)
     return write_results(found, options, tuple(detector.class_names), stream, listener, ids)
 

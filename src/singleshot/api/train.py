@@ -104,6 +104,7 @@ def train(
     backbone_weights: str | Path | None = None,
     start: str | Path | None = None,
     resize: str | None = None,
+    sixteen_bit: str | None = None,
     split: str | None = None,
     val_split: str | None = None,
     val_every: int | None = None,
@@ -138,6 +139,8 @@ def train(
         backbone_weights: "imagenet", "none", a file, or None and "auto" for ImageNet where it can be downloaded.
         start: A checkpoint to start from, ours or another project's; its classes may differ.
         resize: "stretch" or "letterbox"; None for the model's.
+        sixteen_bit: How 16-bit pictures become 8 bits: "scale" (None) or "stretch", each picture's own range. The model
+            keeps it: evaluation and detection do the same.
         split: Split to train on; None for "train".
         val_split: Split to validate on, "none" for no validation; None for "val" where there is one.
         val_every: Epochs between validations, None for 1; with `time` they come as time allows.
@@ -245,6 +248,7 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
 
     from singleshot.api.train_data import open_train, open_validation
     from singleshot.devices import pick_device
+    from singleshot.loading.few_greys import warn_of_few_greys
     from singleshot.training import loop
 
     options = options.filled()
@@ -254,6 +258,8 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
     val_set = open_validation(options, train_set)
     torch.manual_seed(options.seed or 0)
     model, initial, pretrained = _model(options, train_set.class_names)
+    if model.input_spec.sixteen_bit == "scale" and not options.resume and not options.sixteen_bit:
+        warn_of_few_greys(train_set)
     options = replace(options, recipe=options.recipe or ("finetune" if pretrained else "scratch"))
     recipe = _recipe(options)
     cache_bytes = parse_bytes(options.cache_size or "", "--cache-size")
@@ -262,6 +268,7 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
         model=model.name,
         classes=None if train_set.selection is None else train_set.selection.to_dict(),
         resize=model.input_spec.resize,
+        sixteen_bit=model.input_spec.sixteen_bit,
         batch=options.batch or recipe.batch,
         cache=_cache(options.cache or "auto", train_set, model.input_spec.sides, cache_bytes),
     )
@@ -360,11 +367,13 @@ def _model(options: TrainOptions, class_names: tuple[str, ...]) -> tuple[SSD, st
         # The network as it is: what it was started from may have been moved since.
         return build_model(read_info(Path(options.out) / LAST)), "resumed", True
     if options.start:
-        return *start_from_checkpoint(options.start, class_names, options.model, options.resize), True
+        rules = options.resize, options.sixteen_bit
+        return *start_from_checkpoint(options.start, class_names, options.model, *rules), True
     name = options.model or DEFAULT_MODEL
     inputs = MODELS[name].input_spec if name in MODELS else None
-    if inputs is not None and options.resize:
-        inputs = replace(inputs, resize=options.resize)
+    if inputs is not None:
+        rule = options.sixteen_bit or inputs.sixteen_bit
+        inputs = replace(inputs, resize=options.resize or inputs.resize, sixteen_bit=rule)
     model = build(name, len(class_names), input_spec=inputs)
     return model, *start_model(model, options.backbone_weights or "auto", fresh=not options.resume)
 

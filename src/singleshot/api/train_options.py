@@ -18,7 +18,7 @@ RUN_FILE = "run.json"
 # Where and how a run is done on this machine: what is not kept in run.json.
 _NOT_KEPT = ("out", "resume", "device", "compile", "workers", "tensorboard", "update_ratios")
 # What a resumed run keeps: another value is refused.
-_FIXED = ("classes", "model", "recipe", "batch", "lr", "backbone_weights", "start", "resize", "seed")
+_FIXED = ("classes", "model", "recipe", "batch", "lr", "backbone_weights", "start", "resize", "sixteen_bit", "seed")
 # What may change in a run where it is given again; its length besides.
 _MAY_CHANGE = (
     "data",
@@ -54,6 +54,7 @@ class TrainOptions(Options):
     backbone_weights: str | None = None
     start: str | None = None
     resize: str | None = None
+    sixteen_bit: str | None = None
     split: str | None = None
     val_split: str | None = None
     val_every: int | None = None
@@ -133,6 +134,8 @@ def saved_run(folder: str | Path) -> SavedRun:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         values, recipe = content["options"], content["recipe"]
+        if isinstance(values, dict):
+            values = {"sixteen_bit": "scale", **values}  # which older runs do not say
         if not isinstance(values, dict) or set(values) != set(TrainOptions().kept()) or not isinstance(recipe, dict):
             raise ValueError("other options than this version's")
         return SavedRun(TrainOptions.from_dict(values), recipe)

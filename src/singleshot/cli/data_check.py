@@ -135,6 +135,10 @@ def _print_repaired(repaired: Repaired, most: int, quiet: bool) -> None:
             print(f"  {change}")
         if len(changes) > most:
             print(f"  ... and {len(changes) - most} more")
+    for fault in repaired.left[:most]:
+        print(f"not fixed: {fault}")
+    if len(repaired.left) > most:
+        print(f"not fixed: ... and {len(repaired.left) - most} more")
     if not quiet:
         print(
             f"written: {printable(repaired.out)} ({repaired.form} form, {count_of(repaired.images, 'image')}, "

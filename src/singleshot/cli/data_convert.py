@@ -23,6 +23,9 @@ def convert(
     split_seed: Annotated[
         int | None, typer.Option(min=0, help="Make train, val and test anew, by a hash of names and this number.")
     ] = None,
+    clip_boxes: Annotated[
+        bool, typer.Option("--clip-boxes", help="Cut boxes to the image and drop empty ones instead of stopping.")
+    ] = False,
     score_min: LabelScoreOption = None,
     follow_links: FollowLinksOption = False,
     as_json: JsonOption = False,
@@ -30,7 +33,8 @@ def convert(
 ) -> None:
     """Write a data set in another form: images, boxes, flags and splits. A is left as it is.
 
-    Splits that were made while reading, where A has none, are written too and so are fixed from then on.
+    What data check calls an error is not written: it ends the command, and nothing is left of B. Splits that were made
+    while reading, where A has none, are written too and so are fixed from then on.
 
     Example: singleshot data convert path/to/VOC2007 voc-as-coco --to coco
     """
@@ -48,7 +52,7 @@ def convert(
         raw = raw._replace(splits=make_splits([image.path for image in raw.images], split_seed))
     used = {i for members in raw.splits.values() for i in members}
     with progress_bar(len(used), "images", quiet) as advance:
-        done = write_dataset(raw, out, to, advance)
+        done = write_dataset(raw, out, to, advance, strict=True, clip_boxes=clip_boxes)
     seconds = round(time.perf_counter() - started, 2)
     if as_json:
         places = {"data": data, "from": raw.form, "out": str(out), "to": to}

@@ -13,7 +13,7 @@ import typer
 
 from singleshot.api.options import DEFAULT_MODEL
 from singleshot.cli.common import FollowLinksOption, JsonOption, LabelScoreOption, QuietOption, count_of, progress_bar
-from singleshot.errors import ConfigError, printable
+from singleshot.errors import ConfigError, DataError, printable
 from singleshot.extras import require
 from singleshot.files import atomic_write
 from singleshot.text_table import align_columns
@@ -69,7 +69,7 @@ def info(
 
 
 def collect(source: Source, model: str, split: str | None, quiet: bool) -> tuple[DataInfo, BoxTable]:
-    """Read a data set, whatever is wrong with its labels, and count it."""
+    """Read a data set, whatever is wrong with its labels, and count it. Raises DataError where there is nothing."""
     from singleshot.datasets.findings import CollectErrors
     from singleshot.datasets.statistics import describe, presets, tabulate, to_measure
 
@@ -79,7 +79,14 @@ def collect(source: Source, model: str, split: str | None, quiet: bool) -> tuple
     raw = source.read(split, problems)
     with progress_bar(to_measure(raw), "measuring images", quiet) as advance:
         table = tabulate(raw, advance)
-    return describe(raw, table, model, problems.counts), table
+    found = describe(raw, table, model, problems.counts)
+    if not found.total.objects:
+        of = f"{printable(raw.source)}{'' if split is None else f', split {printable(split, 60)}'}"
+        there = "no image" if not raw.images else f"no object in {count_of(found.total.images, 'image')}"
+        wrong = sum(found.problems.values())
+        why = f" that can be used ({count_of(wrong, 'problem')}; list them: singleshot data check {printable(data)})"
+        raise DataError(f"{of}: {there}{why if wrong else ''}; there is nothing to describe")
+    return found, table
 
 
 def write_files(found: DataInfo, table: BoxTable, out: Path) -> list[Path]:
@@ -145,11 +152,12 @@ def _splits(found: DataInfo) -> list[str]:
 
 def _classes(found: DataInfo) -> list[str]:
     matched = {part.name: part for part in found.chosen.classes}
-    most = max((one.share for one in found.classes), default=0) or 1
+    most = max((one.share or 0.0 for one in found.classes), default=0) or 1
     rows = [["class", "priors match", "images", "objects", "share", ""]]
     for one in found.classes:
-        name, share, bar = printable(one.name, 24), f"{one.share:.1%}", _bar(one.share / most)
-        rows.append([name, _percent(matched[one.name]), str(one.images), str(one.objects), share, bar])
+        name, part = printable(one.name, 24), one.share or 0.0
+        figures = [str(one.images), str(one.objects), f"{part:.1%}", _bar(part / most)]
+        rows.append([name, _percent(matched[one.name]), *figures])
     if len(rows) > _MOST_CLASSES + 1:
         left = len(rows) - 1 - _MOST - _RAREST
         rows[1 + _MOST : -_RAREST] = [[f"... {left} more (--json)", "", "", "", "", ""]]

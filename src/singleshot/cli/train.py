@@ -61,6 +61,10 @@ def train(
         str | None, typer.Option(help="A checkpoint to start from, ours or another project's; its classes may differ.")
     ] = None,
     resize: Annotated[str | None, typer.Option(help="stretch or letterbox. Default: stretch, as the paper.")] = None,
+    sixteen_bit: Annotated[
+        str | None,
+        typer.Option(help="How 16-bit pictures become 8: scale (default) or stretch, each picture's own range."),
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Split to train on. Default: train.")] = None,
     val_split: Annotated[
         str | None, typer.Option(help="Split to validate on; none for no validation. Default: val.")

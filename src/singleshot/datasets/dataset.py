@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -32,6 +33,7 @@ class Dataset:
     ids: COCO's, None for other forms.
     selection: which of the data's classes these are, None where each goes by its name; left_out: class -> how many
     objects of it are not here because it was not selected.
+    sixteen_bit: how 16-bit images become 8 bits, one of inputs.SIXTEEN_BIT (loaders set what their model wants).
     """
 
     source: str
@@ -49,6 +51,7 @@ class Dataset:
     ids: DatasetIds | None = None
     selection: ClassSelection | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
+    sixteen_bit: str = "scale"
 
     def __len__(self) -> int:
         return len(self.names)
@@ -86,7 +89,7 @@ class Dataset:
         """
         i = self._position(i)
         name = self.names[i]
-        image = read_image(name)
+        image = read_image(name, self.sixteen_bit)
         boxes_px, labels, difficult = self.objects(i, image.shape[1], image.shape[0])
         return Sample(image, boxes_px, labels, difficult, name)
 
@@ -94,7 +97,7 @@ class Dataset:
         """Image i read but not decoded yet, with its objects as in `sample`; raises DataError likewise."""
         i = self._position(i)
         name = self.names[i]
-        encoded = read_encoded(name)
+        encoded = read_encoded(name, self.sixteen_bit)
         boxes_px, labels, _ = self.objects(i, encoded.width, encoded.height)
         return EncodedImage(encoded.width, encoded.height, boxes_px, labels, encoded.decode, encoded.reductions, name)
 
@@ -154,6 +157,16 @@ class Dataset:
             crowd=self.crowd[rows],
             area=self.area[rows],
         )
+
+
+Readable = TypeVar("Readable")
+
+
+def read_as(data: Readable, sixteen_bit: str) -> Readable:
+    """A Dataset or stream whose 16-bit images become 8 bits by that rule; other data as they are."""
+    if getattr(data, "sixteen_bit", sixteen_bit) == sixteen_bit:
+        return data
+    return replace(data, sixteen_bit=sixteen_bit)  # type: ignore[type-var]
 
 
 def unknown_class(name: str, known: Iterable[str]) -> str:

@@ -23,7 +23,7 @@ def implausible(raw: RawSet) -> tuple[str, str] | None:
     if not len(boxes):
         return None
     highest, fractions = boxes.max(), (boxes % 1 != 0).any(axis=1)
-    if highest <= _PARTS and boxes.min() >= 0 and fractions.all():
+    if highest <= _PARTS and (boxes + first_pixel(raw)).min() >= 0 and fractions.all():
         return (
             "boxes-in-parts",
             f"all {len(boxes)} boxes lie between 0 and 1: they are parts of the image; multiply x and width by the "
@@ -38,6 +38,11 @@ def implausible(raw: RawSet) -> tuple[str, str] | None:
             "multiply them by the image's sides / 100",
         )
     return _as_corners(images) if raw.form == "coco" else None
+
+
+def first_pixel(raw: RawSet) -> np.ndarray:
+    """float64 [4], what a reader took from boxes in the belief that they are pixels: VOC's are counted from 1."""
+    return np.array([1.0, 1.0, 0.0, 0.0]) * (raw.form == "voc")
 
 
 def _are_large(images: list[RawImage]) -> bool:

@@ -64,12 +64,12 @@ class SplitCount:
 
 @dataclass(frozen=True)
 class ClassCount:
-    """share: of all objects."""
+    """share: of all objects, None where there are none."""
 
     name: str
     objects: int
     images: int
-    share: float
+    share: float | None
 
 
 @dataclass(frozen=True)
@@ -264,9 +264,9 @@ def _count_classes(table: BoxTable) -> tuple[ClassCount, ...]:
     objects = np.bincount(table.label, minlength=count)
     pairs = np.unique(table.label * max(len(table.sizes), 1) + table.image)
     images = np.bincount(pairs // max(len(table.sizes), 1), minlength=count)
-    total = max(int(objects.sum()), 1)
+    total = int(objects.sum())
     return tuple(
-        ClassCount(table.class_names[k], int(objects[k]), int(images[k]), int(objects[k]) / total)
+        ClassCount(table.class_names[k], int(objects[k]), int(images[k]), int(objects[k]) / total if total else None)
         for k in np.argsort(-objects, kind="stable").tolist()
     )
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from singleshot.datasets.formats import FORMATS, Format, written_formats
 from singleshot.datasets.raw import RawSet
-from singleshot.datasets.writers.common import copy_images, with_sizes
+from singleshot.datasets.writers.common import as_annotated, copy_images, measured, with_sizes
+from singleshot.datasets.writers.strict import refuse_image, refuse_set, usable_boxes
 from singleshot.errors import ConfigError, printable
 from singleshot.files import atomic_folder
 
@@ -28,28 +29,39 @@ def write_dataset(
     form: str,
     on_image: Callable[[], None] | None = None,
     formats: Mapping[str, Format] = FORMATS,
+    *,
+    strict: bool = False,
+    clip_boxes: bool = False,
+    trust_sizes: bool = False,
 ) -> Written:
     """Write `raw` to the new folder `out` as `form`, one of the `formats` that have a writer.
 
     Image files are copied with their bytes unchanged, from local or remote paths; labels and splits are written as
-    they are in `raw`, boxes outside their image and without area included. An image in no split and a split without
-    images are left out. `on_image` is called after each image. The folder appears only once it is complete.
+    they are in `raw`, boxes outside their image and without area included, unless `strict`: then what `data check`
+    calls an error is refused, and with clip_boxes such boxes are cut or dropped. trust_sizes: those in `raw` are the
+    files', which need not be of a kind that is read. An image in no split and a split without images are left out.
+    `on_image` is called after each image. The folder appears only once it is complete.
 
     Raises ConfigError for an unknown form, or where something other than an empty folder is at `out`; DataError for
-    an image that cannot be read or measured, a box that is not finite, and a text that the form cannot hold.
+    an image that cannot be read or measured, a box that is not finite, a text that the form cannot hold, and what
+    `strict` refuses.
     """
     writers = written_formats(formats)
     writer = writers.get(form)
     if writer is None:
         raise ConfigError(f"{printable(form)}: no form of data sets that is written (want {', '.join(writers)})")
+    if strict:
+        refuse_set(raw)
     plan = writer.plan(raw)
+    measure = refuse_image if strict else measured if writer.measured and not trust_sizes else as_annotated
     # The real place: a link to an empty folder cannot be replaced itself.
     out = Path(os.path.realpath(out))
     try:
         with atomic_folder(out) as folder:
             places = [folder / writer.place(plan, i) for i in range(len(plan.images))]
-            sizes = copy_images(plan.images, places, writer.measured, on_image)
-            plan = with_sizes(plan, sizes)
+            plan = with_sizes(plan, copy_images(plan.images, places, measure, on_image))
+            if strict:
+                plan = usable_boxes(plan, clip_boxes)
             writer.write(plan, folder)
     except OSError as error:
         raise ConfigError(f"{printable(out)}: cannot be written ({error.strerror or printable(error)})") from error

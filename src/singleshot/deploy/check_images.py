@@ -65,7 +65,7 @@ def spread(count: int, most: int) -> list[int]:
 
 def preprocess(path: str, spec: InputSpec) -> PlacedSquare:
     """Read an image file for a model's input. Raises DataError."""
-    image = read_image(path)
+    image = read_image(path, spec.sixteen_bit)
     square, place = to_square(image, spec)
     return PlacedSquare(square, place, width=image.shape[1], height=image.shape[0])
 

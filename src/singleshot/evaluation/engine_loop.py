@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from singleshot.datasets.dataset import Dataset
+from singleshot.datasets.dataset import Dataset, read_as
 from singleshot.devices import cores
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.inputs import InputSpec, Placement, Size, boxes_from_square, to_square
@@ -111,6 +111,7 @@ def read_batches(dataset: Dataset, spec: InputSpec, batch: int, threads: int | N
         raise ConfigError(f"batch size {batch}: want 1 or more")
     if not len(dataset):
         raise DataError(f"{printable(dataset.source)}: no images (want at least one)")
+    dataset = read_as(dataset, spec.sixteen_bit)
     count = min(cores(), MAX_AUTO_THREADS) if threads is None else threads
     return in_batches(_in_order(functools.partial(_read, dataset, spec), len(dataset), count), batch)
 

@@ -134,7 +134,9 @@ class PixelCache:
         """The cache file for these images as they are now: changed files have another name."""
         height, width = sides_of(size)
         shape = f"{height}" if height == width else f"{height} x {width}"
-        digest = hashlib.sha256(f"1 {shape} {length}\n".encode())
+        rule = self.dataset.sixteen_bit
+        rule = "" if rule == "scale" else f" {rule}"
+        digest = hashlib.sha256(f"1 {shape} {length}{rule}\n".encode())
         for name, (width, height) in zip(self.dataset.names, self._sizes.tolist(), strict=True):
             stamp = 0 if is_remote(name) or part_of(name) is not None else Path(name).stat().st_mtime_ns
             digest.update(f"{name}\n{width} {height} {stamp}\n".encode("utf-8", "surrogateescape"))

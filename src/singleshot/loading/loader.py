@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 import torch
 
+from singleshot.datasets.dataset import read_as
 from singleshot.datasets.encoded_image import EncodedImage
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.inputs import InputSpec, Placement, boxes_to_square, to_square
@@ -118,6 +119,7 @@ class TrainLoader:
         """
         sampling = Sampling(batch_size, seed, *shard)
         _check_not_empty(data)
+        data = read_as(data, input_spec.sixteen_bit)
         self.batch_size, self.seed = batch_size, seed
         self._batches = sampling.batches(len(data))
         self._source: TrainSource[Any] = (
@@ -160,6 +162,7 @@ class EvalLoader:
         """Raises ConfigError for numbers out of range, DataError for a data set without images."""
         Sampling(batch_size)
         _check_not_empty(dataset)
+        dataset = read_as(dataset, input_spec.sixteen_bit)
         self.batch_size = batch_size
         self._images = len(dataset)
         self.workers = pick_workers(workers, batch_size, input_spec.sides)

@@ -49,7 +49,8 @@ class ShardStream:
     source: as a Dataset's; class_names: those wanted; own_names: those of the shards; selection: which of these become
     which of those, objects of others being left out; None where each goes by its name; paths, counts: of the tars and
     of their samples; clip_boxes: as in `open_dataset`; buffer_samples, buffer_bytes: how many samples a process
-    holds to draw from, over all streams, and their bytes. Raises ConfigError for a buffer of nothing.
+    holds to draw from, over all streams, and their bytes; sixteen_bit as in Dataset. Raises ConfigError for a buffer of
+    nothing.
     """
 
     source: str
@@ -61,6 +62,7 @@ class ShardStream:
     buffer_samples: int = BUFFER_SAMPLES
     buffer_bytes: int = BUFFER_BYTES
     selection: ClassSelection | None = None
+    sixteen_bit: str = "scale"
 
     def __post_init__(self) -> None:
         if self.buffer_samples < 1:
@@ -258,7 +260,7 @@ class ShardSource:
         if (labels < 0).any():
             k = int(np.argmax(labels < 0))
             raise DataError(f"{where}: object {k}: {unknown_class(names[label.classes[k]], self._stream.class_names)}")
-        encoded = Encoded(one.image, width, height, one.path)
+        encoded = Encoded(one.image, width, height, one.path, self._stream.sixteen_bit)
         return EncodedImage(
             width, height, clean.boxes[keep], labels[keep], encoded.decode, encoded.reductions, one.path
         )

@@ -66,7 +66,7 @@ def _draw_classes(axes: Axes, info: DataInfo) -> None:
     axes.invert_yaxis()
     for k, one in enumerate(shown):
         axes.annotate(
-            f"{one.objects} ({one.share:.1%})",
+            f"{one.objects} ({one.share or 0.0:.1%})",
             (one.objects, k),
             xytext=(4, 0),
             textcoords="offset points",

@@ -62,7 +62,7 @@ def decode_frame(frame: Frame, plan: ReadPlan, reserve: Reserve = lambda _: None
     from singleshot.images.decode import read_encoded
 
     try:
-        encoded = read_encoded(frame.path)
+        encoded = read_encoded(frame.path, plan.spec.sixteen_bit)
         width, height = encoded.width, encoded.height
         reduced = reduction(encoded, plan.spec) if plan.reduce and not plan.whole and not plan.keep else 1
         reserve(3 * -(-width // reduced) * -(-height // reduced))

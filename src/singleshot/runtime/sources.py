@@ -100,7 +100,9 @@ class _Item:
     name: str
 
 
-def open_sources(sources: Sequence[str], stdin: BinaryIO | None = None, decode: bool = True) -> Iterator[Frame]:
+def open_sources(
+    sources: Sequence[str], stdin: BinaryIO | None = None, decode: bool = True, sixteen_bit: str = "scale"
+) -> Iterator[Frame]:
     """Frames of all sources in the order given, read one at a time.
 
     A source is an image or video file, a folder (its images, sorted by name, subfolders not entered), a glob
@@ -116,6 +118,7 @@ def open_sources(sources: Sequence[str], stdin: BinaryIO | None = None, decode: 
         stdin: In place of the process's own.
         decode: Without it image files are not even opened: their frames have a `path` for Detector.stream, which
             reads several at a time.
+        sixteen_bit: How 16-bit images that are decoded here become 8 bits, as the model's input_spec has it.
 
     Raises:
         DataError: A source does not exist or has no images; at once, before anything is read.
@@ -123,7 +126,7 @@ def open_sources(sources: Sequence[str], stdin: BinaryIO | None = None, decode: 
     if not sources:
         raise DataError("no source given: want an image, folder, pattern, video, camera number, address or -")
     plans = [_plan(source) for source in sources]
-    return _number(frame for plan in plans for item in plan() for frame in _open(item, stdin, decode))
+    return _number(frame for plan in plans for item in plan() for frame in _open(item, stdin, decode, sixteen_bit))
 
 
 def _number(frames: Iterator[Frame]) -> Iterator[Frame]:
@@ -233,20 +236,20 @@ def _file_item(path: Path) -> _Item:
     return _Item("image", name, name)
 
 
-def _open(item: _Item, stdin: BinaryIO | None, decode: bool) -> Iterator[Frame]:
+def _open(item: _Item, stdin: BinaryIO | None, decode: bool, sixteen_bit: str) -> Iterator[Frame]:
     if item.kind == "image":
-        yield _image_frame(item) if decode else Frame(item.name, None, source=item.name, path=item.target)
+        yield _image_frame(item, sixteen_bit) if decode else Frame(item.name, None, source=item.name, path=item.target)
     elif item.kind == "stdin":
-        yield from _stdin_frames(stdin if stdin is not None else _standard_input(), decode)
+        yield from _stdin_frames(stdin if stdin is not None else _standard_input(), decode, sixteen_bit)
     else:
         yield from _video_frames(item)
 
 
-def _image_frame(item: _Item) -> Frame:
+def _image_frame(item: _Item, sixteen_bit: str) -> Frame:
     from singleshot.images.decode import read_image
 
     try:
-        return Frame(item.name, read_image(item.target), source=item.name)
+        return Frame(item.name, read_image(item.target, sixteen_bit), source=item.name)
     except DataError as error:
         return Frame(item.name, None, source=item.name, error=error)
 
@@ -261,7 +264,7 @@ def _standard_input() -> BinaryIO:
     return stdin.buffer
 
 
-def _stdin_frames(stream: BinaryIO, decode: bool) -> Iterator[Frame]:
+def _stdin_frames(stream: BinaryIO, decode: bool, sixteen_bit: str) -> Iterator[Frame]:
     """Frames of standard input: one image, or the files of a list of paths that is read as it comes."""
     from singleshot.images.decode import decode_image
 
@@ -272,7 +275,8 @@ def _stdin_frames(stream: BinaryIO, decode: bool) -> Iterator[Frame]:
         yield _failed("standard input", "stdin", "it is empty; want an image or a list of paths, one per line")
     elif _IMAGE_HEADS.match(head):
         try:
-            yield Frame("stdin", decode_image(head + stream.read(), "standard input"), kind="stdin", source="-")
+            image = decode_image(head + stream.read(), "standard input", sixteen_bit=sixteen_bit)
+            yield Frame("stdin", image, kind="stdin", source="-")
         except DataError as error:
             yield Frame("stdin", None, kind="stdin", source="-", error=error)
     else:
@@ -287,7 +291,7 @@ def _stdin_frames(stream: BinaryIO, decode: bool) -> Iterator[Frame]:
             except (OSError, ValueError) as error:
                 yield _failed(path, "image", str(error))
                 continue
-            yield from _open(item, None, decode)
+            yield from _open(item, None, decode, sixteen_bit)
 
 
 def _paths(stream: BinaryIO, head: bytes) -> Iterator[str | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from singleshot.datasets.dataset import Dataset
+from singleshot.datasets.dataset import Dataset, read_as
 from singleshot.devices import pick_precision, place_model
 from singleshot.loading.cache import PixelCache, open_cache
 from singleshot.loading.loader import EvalLoader, TrainLoader
@@ -42,6 +42,7 @@ def build_parts(
         DataError: A data set has no images, or one that the cache cannot measure.
     """
     device, spec = settings.device, model.input_spec
+    train_set, val_set = read_as(train_set, spec.sixteen_bit), read_as(val_set, spec.sixteen_bit)
     if device.type == "cpu":
         keep_freed_memory()
     place_model(model, device)

@@ -47,7 +47,11 @@ def start_model(model: SSD, backbone_weights: str, fresh: bool = True) -> tuple[
 
 
 def start_from_checkpoint(
-    path: str, class_names: tuple[str, ...], name: str | None = None, resize: str | None = None
+    path: str,
+    class_names: tuple[str, ...],
+    name: str | None = None,
+    resize: str | None = None,
+    sixteen_bit: str | None = None,
 ) -> tuple[SSD, str]:
     """A checkpoint's network, ours or another project's, for the classes that are wanted, and words about it.
 
@@ -57,6 +61,7 @@ def start_from_checkpoint(
             not know starts fresh, which the log says.
         name: What the preset must be; None for any.
         resize: "stretch" or "letterbox" in place of the checkpoint's own rule.
+        sixteen_bit: "scale" or "stretch", likewise.
 
     Raises:
         CheckpointError: It cannot be read.
@@ -67,8 +72,9 @@ def start_from_checkpoint(
     if name is not None and name != info.model:
         raise ConfigError(f"--model {printable(name, 60)}: {where} is a {printable(info.model, 60)}; leave --model out")
     match = match_classes(info.class_names, class_names)
-    wanted = info if resize is None else replace(info, input_spec=replace(info.input_spec, resize=resize))
-    model = build_model(wanted, len(class_names))
+    spec = info.input_spec
+    spec = replace(spec, resize=resize or spec.resize, sixteen_bit=sixteen_bit or spec.sixteen_bit)
+    model = build_model(replace(info, input_spec=spec), len(class_names))
     model.load_state_dict(take_over(old.state_dict(), model.state_dict(), boxes_by_class_tensor(info), match))
     log.info("%s: its classes by name: %s", where, describe_match(match))
     total = len(class_names)

@@ -124,6 +124,7 @@ def try_everything(trial: Trial) -> None:
     for key, every, call in (
         ("info", 5, lambda: data_info.format_info(data_info.collect(str(path), "ssd300-vgg16", None, True)[0], str(path))),
         ("convert", 4, lambda: raw and convert(trial, raw)),
+        ("strict", 3, lambda: raw and convert_strictly(trial, raw)),
         ("shard", 7, lambda: shard(trial, source)),
         ("repair", 6, lambda: result and repair(result, trial.out / "repaired")),
     ):  # fmt: skip
@@ -178,6 +179,17 @@ def convert(trial: Trial, raw: RawSet) -> None:
     again = open_source(out).read(None, CollectErrors())
     if any(image.width * image.height == SECRET_SIZE[0] * SECRET_SIZE[1] for image in again.images):
         trial.fault("convert", "an image from outside")
+
+
+def convert_strictly(trial: Trial, raw: RawSet) -> None:
+    """As the command does: what it writes has no error."""
+    form = list(written_formats())[trial.case.number // 3 % len(written_formats())]
+    out = trial.out / "strictly"
+    write_dataset(raw, out, form, strict=True, clip_boxes=trial.case.number % 2 == 0)
+    look_at_output(trial, out)
+    found = check_source(open_source(out), workers=1)
+    if found.severity("error"):
+        trial.fault("strict", f"{form}: {[str(one) for one in found.findings if one.severity == 'error'][:3]}")
 
 
 def shard(trial: Trial, source: Source) -> None:

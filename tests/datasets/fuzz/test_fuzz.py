@@ -28,9 +28,9 @@ def test_every_spoilt_data_set_ends_in_findings_or_a_line() -> None:
     assert not faults, f"{len(faults)} of {CASES} cases, first: {faults[0]}"
     # A corpus that is refused at the door, or never refused, would say nothing.
     outcomes = [outcome for r in results for outcome in set(r["outcomes"])]
-    for step in ("open", "read", "dataset", "sample", "convert", "shard", "repair"):
+    for step in ("open", "read", "dataset", "sample", "convert", "strict", "shard", "repair"):
         assert outcomes.count(f"{step}: done") > 0.005 * CASES, step
-    for step in ("open", "dataset", "sample", "convert"):
+    for step in ("open", "dataset", "sample", "convert", "strict"):
         assert outcomes.count(f"{step}: refused") > 0.005 * CASES, step
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from singleshot.datasets.checks.duplicates import check_duplicates, exact_groups, near_pairs
-from singleshot.datasets.checks.images import Pictures, look_at
+from singleshot.datasets.checks.images import Pictures, check_greys, look_at
 from singleshot.datasets.checks.labels import (
     base_splits,
     check_boxes,
@@ -23,6 +23,7 @@ from singleshot.datasets.checks.labels import (
     misspelt_classes,
     tabulate,
 )
+from singleshot.datasets.checks.left_out import check_left_out
 from singleshot.datasets.checks.prefetch import LEAST, looking_ahead
 from singleshot.datasets.checks.unlabelled import check_strays
 from singleshot.datasets.findings import ERROR, KINDS, NOTE, WARNING, CollectErrors, Finding, RaiseErrors
@@ -109,6 +110,7 @@ def check_source(
         problems.add("labels-unread", raw.source, f"{source.unread}; give them a folder of their own")
     if (odd := implausible(raw)) is not None:
         problems.add(odd[0], raw.source, odd[1])
+    check_left_out(source, problems)
     read = list(problems.findings)
     paths = list(dict.fromkeys(image.path for image in raw.images))
     place = {path: k for k, path in enumerate(paths)}
@@ -117,6 +119,7 @@ def check_source(
         pictures = look_at(paths, workers, advance, early)
     for k, (kind, message) in sorted(pictures.problems.items()):
         problems.add(kind, paths[k], message)
+    check_greys(pictures, raw.source, problems)
     base = base_splits(raw.splits)
     misspelt = _check_labels(raw, pictures, file_of, base, class_names, whole, problems)
     if whole:

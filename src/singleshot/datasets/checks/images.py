@@ -16,9 +16,11 @@ import cv2
 import numpy as np
 
 from singleshot.datasets.checks.process_pool import Died, spread, take_stderr
+from singleshot.datasets.findings import RaiseErrors
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import MAX_FILE_BYTES, check_image, ends_early
-from singleshot.images.headers import orientation
+from singleshot.images.headers import header_size, orientation
+from singleshot.images.samples import UnreadImageError, count_greys, deep_bits, stretched
 from singleshot.storage import read_limited
 
 THUMB = 16
@@ -34,7 +36,8 @@ _DEEP = re.compile(r"^imdecode_\S*(?: can't read \w+:)?.*?error: \([^)]*\) ?")
 
 class Look(NamedTuple):
     """What one file showed. kind and message: what is wrong with it ("" for nothing); width, height as training sees
-    them, 0 where it does not decode; orientation: EXIF's; data: digest of the bytes; thumb: grey, 16 x 16 bytes."""
+    them, 0 where it does not decode; orientation: EXIF's; data: digest of the bytes; thumb: grey, 16 x 16 bytes;
+    deep: it has 16 bits; few_greys: how many of its grey values 8 bits keep, where those are few, else 0."""
 
     kind: str
     message: str
@@ -43,23 +46,27 @@ class Look(NamedTuple):
     orientation: int = 1
     data: bytes = bytes(16)
     thumb: bytes = bytes(THUMB * THUMB)
+    deep: bool = False
+    few_greys: int = 0
 
 
 class Pictures(NamedTuple):
     """n files. sizes: int32 [n, 2] width and height after any EXIF turn, 0 where a file does not decode;
     orientations: uint8 [n]; data: uint8 [n, 16] digests of the bytes; thumbs: uint8 [n, 16, 16] grey;
-    problems: position -> (kind, message)."""
+    deep: bool [n] those with 16 bits; few_greys: uint8 [n] as in Look; problems: position -> (kind, message)."""
 
     paths: list[str]
     sizes: np.ndarray
     orientations: np.ndarray
     data: np.ndarray
     thumbs: np.ndarray
+    deep: np.ndarray
+    few_greys: np.ndarray
     problems: dict[int, tuple[str, str]]
 
     @property
     def usable(self) -> np.ndarray:
-        """bool [n]: those that decode."""
+        """bool [n]: those that decode, or would if their samples were read."""
         return self.sizes[:, 0] > 0
 
 
@@ -80,6 +87,8 @@ def look_at(
         np.ones(n, np.uint8),
         np.zeros((n, 16), np.uint8),
         np.zeros((n, THUMB, THUMB), np.uint8),
+        np.zeros(n, bool),
+        np.zeros(n, np.uint8),
         {},
     )
     early = early or {}
@@ -109,6 +118,7 @@ def _keep(found: Pictures, i: int, seen: Look) -> None:
     found.orientations[i] = seen.orientation
     found.data[i] = np.frombuffer(seen.data, np.uint8)
     found.thumbs[i] = np.frombuffer(seen.thumb, np.uint8).reshape(THUMB, THUMB)
+    found.deep[i], found.few_greys[i] = seen.deep, seen.few_greys
     if seen.kind:
         found.problems[i] = (seen.kind, seen.message)
 
@@ -118,6 +128,8 @@ def look(path: str) -> Look:
     try:
         data = read_limited(path, MAX_FILE_BYTES, "image")
         check_image(data, path)
+    except UnreadImageError as error:
+        return _unread(data, str(error).removeprefix(f"{printable(path)}: "))
     except DataError as error:
         kind = "image-missing" if isinstance(error.__cause__, FileNotFoundError) else "image-corrupt"
         return Look(kind, str(error).removeprefix(f"{printable(path)}: "))
@@ -128,7 +140,9 @@ def look(path: str) -> Look:
     take_stderr()
     try:
         # Grey is decoded from the same bytes as colour, with the same words about damage, in two thirds of the time.
-        grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+        grey = cv2.imdecode(
+            np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH * bool(deep_bits(data))
+        )
     except (cv2.error, MemoryError):
         grey = None
     words = _words(take_stderr())
@@ -138,6 +152,10 @@ def look(path: str) -> Look:
     height, width = grey.shape
     kind = "image-damaged" if words else ""
     message = f"the decoder says: {words}; fetch it again or remove it from the data set" if words else ""
+    deep, greys = grey.dtype.itemsize == 2, 0
+    if deep:
+        counted = count_greys(grey)
+        greys, grey = counted.kept if counted.few else 0, stretched(grey)
     thumb = thumbnail(grey)
     return Look(
         kind,
@@ -147,7 +165,34 @@ def look(path: str) -> Look:
         orientation(data),
         hashlib.sha256(data).digest()[:16],
         thumb.tobytes(),
+        deep,
+        greys,
     )
+
+
+def _unread(data: bytes, message: str) -> Look:
+    """Of a whole picture that is not read: its size is known, so that its labels can be held against it."""
+    turn = orientation(data)
+    width, height = header_size(data) or (0, 0)
+    sides = (height, width) if turn >= 5 else (width, height)
+    return Look("image-unread", message, *sides, turn, hashlib.sha256(data).digest()[:16])
+
+
+def check_greys(pictures: Pictures, source: str, problems: RaiseErrors) -> None:
+    """Say once how many 16-bit pictures keep few grey values in 8 bits."""
+    few = np.flatnonzero(pictures.few_greys)
+    if not len(few):
+        return
+    names = [printable(pictures.paths[i].replace("\\", "/").rpartition("/")[2], 80) for i in few[:3].tolist()]
+    low, high = int(pictures.few_greys[few].min()), int(pictures.few_greys[few].max())
+    count = f"{low} to {high}" if low < high else f"{low}"
+    more = ", ..." if len(few) > len(names) else ""
+    fault = (
+        f"{len(few)} of {int(pictures.deep.sum())} 16-bit images keep {count} grey values in 8 bits "
+        f"({', '.join(names)}{more}); train with --sixteen-bit stretch, which spreads each picture's own range over "
+        "all 256"
+    )
+    problems.add("image-few-greys", source, fault)
 
 
 def thumbnail(grey: np.ndarray) -> np.ndarray:

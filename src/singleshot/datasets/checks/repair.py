@@ -1,8 +1,13 @@
-"""A repaired copy of a data set: what can be fixed is fixed, what cannot is left out, and every change is listed."""
+"""A repaired copy of a data set: what can be fixed is fixed, what cannot is left out, and every change is listed.
+
+An image whose labels are not all known would teach that the objects which are missing are background: it goes as a
+whole, and where it is not known which image that is, the copy keeps a warning.
+"""
 
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,7 +17,10 @@ import numpy as np
 
 from singleshot.datasets.checks import CheckResult, Progress
 from singleshot.datasets.checks.labels import Table, base_splits, duplicated_boxes, role, tabulate, turned
+from singleshot.datasets.checks.left_out import write_left_out
+from singleshot.datasets.findings import Finding
 from singleshot.datasets.formats import FORMATS, Format, written_formats
+from singleshot.datasets.plausible import first_pixel, implausible
 from singleshot.datasets.raw import Box, RawImage, RawObject, RawSet
 from singleshot.datasets.writing import write_dataset
 from singleshot.errors import DataError, printable
@@ -22,10 +30,13 @@ from singleshot.storage import read_limited
 
 # Two boxes of the same corners up to rounding.
 _SAME_PX = 0.01
+# A box that keeps less of its area within its image than this is not the object's any more.
+_LEAST_LEFT = 0.5
+_LOST = ("annotation-unreadable", "annotation-malformed", "class-unknown")
 
 
 class Repaired(NamedTuple):
-    """out: the folder written, in `form`; actions: what was done -> to what, a line each."""
+    """out: the folder written, in `form`; actions: what was done -> to what, a line each; left: what is still wrong."""
 
     out: str
     form: str
@@ -33,6 +44,7 @@ class Repaired(NamedTuple):
     objects: int
     splits: dict[str, int]
     actions: dict[str, list[str]]
+    left: list[str]
 
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
@@ -58,11 +70,17 @@ def repair(
     """
     log = _Log()
     _unreadable(result, log)
-    raw = _rename(result, log)
+    raw = _in_pixels(_rename(result, log), log)
     sizes = result.pictures.sizes[result.file_of]
-    images = _repair_objects(tabulate(raw, sizes), result, log)
+    lost, unknown = _images_of_lost_entries(result)
+    table = tabulate(raw, sizes)
+    images, doubtful = _repair_objects(table, result, log)
     with tempfile.TemporaryDirectory(prefix="singleshot-") as folder:
         kept = [_repair_image(result, i, image, sizes[i], Path(folder), log) for i, image in enumerate(images)]
+        for i, image in enumerate(kept):
+            if image is not None and (i in lost or i in doubtful):
+                log.add("images left out, since not all of their objects are known", f"{_path(raw, i)} ({image.file})")
+                kept[i] = None
         splits = _repair_splits(result, [image is not None for image in kept], log)
         fixed = raw._replace(
             images=[image or images[i] for i, image in enumerate(kept)],
@@ -70,11 +88,89 @@ def repair(
         )
         chosen = {i for members in fixed.splits.values() for i in members}
         if not any(fixed.images[i].objects for i in chosen):
-            raise DataError(f"{printable(raw.source)}: nothing usable would be left; label it anew")
+            raise DataError(f"{printable(raw.source)}: nothing usable would be left: {_why_nothing(result)}")
+        odd = implausible(result.raw)
+        if odd is not None and odd[0] == "boxes-suspicious":
+            unknown.append(odd[1])
         form = raw.form if raw.form in written_formats(formats) else "voc"
         with progress(len(chosen), "copying") if progress else nullcontext(None) as advance:
-            written = write_dataset(fixed, out, form, advance, formats)
-    return Repaired(str(out), form, written.images, written.objects, written.splits, log.actions)
+            written = write_dataset(fixed, out, form, advance, formats, trust_sizes=True)
+        unknown += _turned_boxes(table, kept)
+        write_left_out(out, unknown)
+    left = [*unknown, *_unread_images(result)]  # those are found again
+    return Repaired(str(out), form, written.images, written.objects, written.splits, log.actions, left)
+
+
+def _images_of_lost_entries(result: CheckResult) -> tuple[set[int], list[str]]:
+    """Positions of images of which an entry of their label file could not be used; and, of files that label many
+    images, or where there are more findings than are kept, what was lost."""
+    of_file: dict[str, list[int]] = {}
+    for i, image in enumerate(result.raw.images):
+        of_file.setdefault(image.file, []).append(i)
+    lost, elsewhere = set(), Counter[str]()
+    first: dict[str, Finding] = {}
+    for finding in result.findings:
+        # With a list of classes others are left out because they are not wanted.
+        if finding.kind not in _LOST or (finding.kind == "class-unknown" and result.wanted is not None):
+            continue
+        images = of_file.get(finding.file, [])
+        if len(images) == 1:
+            lost.add(images[0])
+        elif result.raw.form != "shards" and (images or finding.kind != "annotation-unreadable"):
+            elsewhere[finding.file] += 1  # of a file without images nothing is in the copy
+            first.setdefault(finding.file, finding)
+    unknown = [
+        f"{count} entr{'y' if count == 1 else 'ies'} could not be used, and what they label is missing here (first: "
+        f"{first[file]})"
+        for file, count in elsewhere.items()
+    ]
+    held = Counter(finding.kind for finding in result.findings)
+    more = sum(result.counts.get(kind, 0) - held[kind] for kind in _LOST)
+    return lost, [*unknown, *([f"{more} more entries could not be used and are missing here"] if more else [])]
+
+
+def _unread_images(result: CheckResult) -> list[str]:
+    """Images that are in the copy as they are, since converting them is all that they need."""
+    return [
+        f"{printable(result.pictures.paths[k])}: {message}"
+        for k, (kind, message) in sorted(result.pictures.problems.items())
+        if kind == "image-unread"
+    ]
+
+
+def _why_nothing(result: CheckResult) -> str:
+    """What the user has to do where no image with an object can be used."""
+    counts = result.counts
+    reasons = {
+        "image-missing": "labelled images are not there; put them where the labels name them, or give the folder above "
+        "that holds both",
+        "image-corrupt": "images do not decode; fetch them again",
+        "size-mismatch": "images are of another size than their labels say; take those that were labelled",
+        "annotation-unreadable": "label files cannot be read; export them again",
+        "annotation-malformed": "entries of label files cannot be used; export them again",
+        "class-unknown": "objects have classes that are not listed; correct the list",
+        "box-outside": "boxes lie outside their images; see whether these are the images that were labelled",
+        "box-not-finite": "boxes are no place; export them again",
+        "box-without-area": "boxes have no area; export them again",
+    }
+    kind = max(reasons, key=lambda kind: counts.get(kind, 0))
+    return f"{counts[kind]} {reasons[kind]}" if counts.get(kind) else "no image has an object; label some"
+
+
+def _in_pixels(raw: RawSet, log: _Log) -> RawSet:
+    """Where all boxes are parts of their images, that is what they are."""
+    odd = implausible(raw)
+    if odd is None or odd[0] != "boxes-in-parts":
+        return raw
+    log.add("boxes in parts multiplied by the sides of their images", printable(raw.source))
+    shift = first_pixel(raw).tolist()
+
+    def whole(obj: RawObject) -> RawObject:
+        x0, y0, x1, y1 = (value + more for value, more in zip(obj.box, shift, strict=True))
+        return obj._replace(box=(x0, y0, x1, y1), area=float("nan"))
+
+    images = [image._replace(objects=[whole(obj) for obj in image.objects], relative=True) for image in raw.images]
+    return raw._replace(images=images)
 
 
 def _unreadable(result: CheckResult, log: _Log) -> None:
@@ -114,11 +210,13 @@ def _rename(result: CheckResult, log: _Log) -> RawSet:
 # ---------------------------------------------------------------------------------------------- objects
 
 
-def _repair_objects(table: Table, result: CheckResult, log: _Log) -> list[RawImage]:
-    """The images with boxes that training takes: clipped, or dropped."""
+def _repair_objects(table: Table, result: CheckResult, log: _Log) -> tuple[list[RawImage], set[int]]:
+    """The images with boxes that training takes, clipped or dropped; and the positions of those with a box of which it
+    is not known where its object is."""
     raw, judged = table.raw, table.judged
     gone = table.known & (judged.non_finite | judged.degenerate | judged.empty)
     outside = table.known & judged.outside & ~gone
+    doubtful = table.known & _doubtful(table)
     again = {
         j for j, i in duplicated_boxes(table).items() if (np.abs(table.boxes[j] - table.boxes[i]) < _SAME_PX).all()
     }
@@ -130,9 +228,10 @@ def _repair_objects(table: Table, result: CheckResult, log: _Log) -> list[RawIma
         if not usable[i]:  # left out as a whole
             continue
         where = f"{raw.notation.where(image, obj)}: {raw.notation.box(obj.box)}"
-        if gone[j]:
-            why = "coordinates that are no place" if judged.non_finite[j] else "no area in the image"
-            log.add("boxes dropped", f"{where} ({why})")
+        if doubtful[j]:
+            log.add("boxes that lie mostly outside their image, or nowhere", where)
+        elif gone[j]:
+            log.add("boxes without area dropped", where)
         elif j in again:
             log.add("duplicated boxes dropped", where)
         elif outside[j]:
@@ -141,7 +240,32 @@ def _repair_objects(table: Table, result: CheckResult, log: _Log) -> list[RawIma
             objects[i].append(obj._replace(box=box, area=float("nan")))
         else:
             objects[i].append(obj)
-    return [image._replace(objects=objects[i]) for i, image in enumerate(raw.images)]
+    images = [image._replace(objects=objects[i]) for i, image in enumerate(raw.images)]
+    return images, set(table.image_of[doubtful].tolist())
+
+
+def _doubtful(table: Table) -> np.ndarray:
+    """bool [M]: boxes with coordinates that are no place, or of which less than _LEAST_LEFT of the area lies in the
+    image; those without area are not."""
+    judged = table.judged
+    boxes = np.where(judged.non_finite[:, None], 0.0, table.boxes)
+    whole, inside = (
+        np.maximum(box[:, 2:] - box[:, :2], 0.0).prod(axis=1) for box in (boxes, judged.inside.astype(np.float64))
+    )
+    doubtful: np.ndarray = judged.non_finite | (inside < _LEAST_LEFT * whole)
+    return doubtful
+
+
+def _turned_boxes(table: Table, kept: list[RawImage | None]) -> list[str]:
+    """Boxes whose corners stand in the wrong order, of images that are in the copy: they are dropped like those without
+    width or height, but no slip of the mouse."""
+    found = []
+    for j in np.flatnonzero(table.known & table.judged.degenerate & (table.boxes[:, 2:] != table.boxes[:, :2]).all(1)):
+        i, obj = int(table.image_of[j]), table.objects[j]
+        if kept[i] is not None:
+            where = f"{table.raw.notation.where(table.raw.images[i], obj)}: {table.raw.notation.box(obj.box)}"
+            found.append(f"{where} was dropped, so that its object is missing here")
+    return found
 
 
 def _clip(table: Table, j: int) -> Box:

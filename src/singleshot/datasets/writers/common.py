@@ -182,12 +182,25 @@ def refuse_texts(plan: WritePlan, holds: Callable[[str], bool], form: str) -> No
 # ---------------------------------------------------------------------------------------------- images
 
 
-def copy_images(
-    images: Sequence[RawImage], places: Sequence[Path], measured: bool, on_image: Callable[[], None] | None
-) -> list[tuple[int, int]]:
-    """Copy image i to places[i]; gives the width and height of each, as annotated where they are and not `measured`.
+Measure = Callable[[RawImage, bytes], tuple[int, int]]
 
-    Raises DataError for a file that cannot be read, or measured where it must be; OSError from writing.
+
+def measured(image: RawImage, data: bytes) -> tuple[int, int]:
+    """Width and height of an image file. Raises DataError where it has none."""
+    return upright_size(data, image.path)
+
+
+def as_annotated(image: RawImage, data: bytes) -> tuple[int, int]:
+    """Those that the label says, else as `measured`."""
+    return (image.width, image.height) if image.width > 0 and image.height > 0 else measured(image, data)
+
+
+def copy_images(
+    images: Sequence[RawImage], places: Sequence[Path], measure: Measure, on_image: Callable[[], None] | None
+) -> list[tuple[int, int]]:
+    """Copy image i to places[i]; gives the width and height of each, by `measure`.
+
+    Raises DataError for a file that cannot be read, and what `measure` raises; OSError from writing.
     """
     for folder in {place.parent for place in places}:
         folder.mkdir(parents=True, exist_ok=True)
@@ -195,8 +208,7 @@ def copy_images(
     def copy(image: RawImage, place: Path) -> tuple[int, int]:
         data = read_limited(image.path, MAX_FILE_BYTES, "image")
         place.write_bytes(data)
-        known = image.width > 0 and image.height > 0
-        return (image.width, image.height) if known and not measured else upright_size(data, image.path)
+        return measure(image, data)
 
     sizes = []
     pool = ThreadPoolExecutor(_THREADS)

@@ -1,0 +1,137 @@
+"""What the samples of a picture are: those that are not read, and 16 bits on their way to 8."""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from singleshot.errors import DataError, printable
+from singleshot.images.headers import ending_of, tiff_entries, tiff_order
+
+# Tags of a TIFF (its specification 6.0, section 8 and 19) and their values.
+_BITS, _COLOURS, _SAMPLES, _FORMAT = 258, 262, 277, 339
+_KINDS = {1: "uint", 2: "int", 3: "float", 4: "untyped", 5: "complex int", 6: "complex"}
+_MOST_CHANNELS, _PALETTE = 4, 3
+# Bits of numbers that OpenCV 5.0 reads; it spreads those of the middle over 16, and reads them as such only.
+_READ_BITS, _PACKED = (1, 8, 10, 12, 14, 16), (10, 12, 14)
+_SHORT = 3
+# Of an 8-bit picture with fewer grey values little is to be seen; 12 bits in a file of 16 leave 16 of them.
+FEW_GREYS = 32
+
+
+class UnreadImageError(DataError):
+    """A whole picture, whose samples are of a kind that is not read."""
+
+
+class Samples(NamedTuple):
+    """Of a TIFF: bits of each sample, as libtiff takes them for all channels; kind as in _KINDS; channels; palette:
+    they are numbers of colours."""
+
+    bits: int
+    kind: int
+    channels: int
+    palette: bool
+
+
+def tiff_samples(data: bytes) -> Samples | None:
+    """What the first directory of a TIFF says of its samples; None for another format, or where the data ends."""
+    if ending_of(data) != "tif":
+        return None
+    order = tiff_order(data) or "<"
+    big = data[2:4] in (b"+\0", b"\0+")
+    found: dict[int, int] = {}
+    try:
+        for tag, kind, place in tiff_entries(data):
+            if tag not in (_BITS, _COLOURS, _SAMPLES, _FORMAT) or tag in found or kind != _SHORT:
+                continue
+            # As many values as there are channels: of more than fit into the entry it holds the place.
+            count, offset, held = ("Q", "Q", 4) if big else ("I", "I", 2)
+            many = struct.unpack_from(order + count, data, place - struct.calcsize("=" + count))[0] > held
+            at = struct.unpack_from(order + offset, data, place)[0] if many else place
+            if at <= len(data):
+                found[tag] = struct.unpack_from(order + "H", data, at)[0]
+    except struct.error:
+        return None
+    palette = found.get(_COLOURS) == _PALETTE
+    return Samples(found.get(_BITS, 1), found.get(_FORMAT, 1), found.get(_SAMPLES, 1), palette)
+
+
+def unread_samples(data: bytes) -> str:
+    """What a picture is whose samples are not read, and what to do; "" for those that are."""
+    found = tiff_samples(data)
+    if found is None:
+        return ""
+    bits, kind, channels, palette = found
+    wrong_kind = kind not in (1, 2) or not (bits in _READ_BITS or palette)
+    if not wrong_kind and channels <= _MOST_CHANNELS:
+        return ""
+    named = f"{_KINDS.get(kind, 'untyped')}{bits}"
+    article = "an" if named.startswith(("int", "untyped")) else "a"
+    bands = f" of {channels} bands" if channels > 1 else ""
+    how = "-b 1 -b 2 -b 3 " * (channels > _MOST_CHANNELS) + "-ot UInt16 -scale " * wrong_kind
+    return (
+        f"{article} {named} TIFF{bands}; singleshot reads 8- and 16-bit pictures of 1 to 4 channels: convert it, "
+        f"for example: gdal_translate {how}IN.tif OUT.tif"
+    )
+
+
+def deep_bits(data: bytes) -> int:
+    """Bits of each sample of a PNG or TIFF that has more than 8; 0 for other pictures."""
+    if ending_of(data) == "png":
+        return 16 if data[24:25] == b"\x10" else 0
+    found = tiff_samples(data)
+    return found.bits if found is not None and found.bits in (*_PACKED, 16) else 0
+
+
+def needs_16_bits(data: bytes, sixteen_bit: str) -> bool:
+    """Whether a picture has to be read by `decode_deep`: it is to be stretched, or not read as 8 bits at all."""
+    bits = deep_bits(data)
+    return bits in _PACKED or (bits > 0 and sixteen_bit == "stretch")
+
+
+def stretched(image: np.ndarray) -> np.ndarray:
+    """uint8 of 16-bit samples [H, W] or [H, W, C]: the lowest of the picture becomes 0, the highest 255, all channels
+    alike, so that colours keep their hue; a picture of one value becomes 0."""
+    low, high = int(image.min()), int(image.max())
+    values = np.arange(low, high + 1, dtype=np.float64) - low
+    table = np.rint(values * (255 / max(high - low, 1))).astype(np.uint8)
+    # Indexed from the lowest value on, which may be below 0.
+    found: np.ndarray = table[image - low if low >= 0 else image.astype(np.int32) - low]
+    return found
+
+
+def decode_deep(data: bytes, name: str, sixteen_bit: str) -> np.ndarray | None:
+    """uint8 RGB [H, W, 3] of a file with more than 8 bits by that rule; None where it does not decode.
+
+    Raises cv2.error as OpenCV does, UnreadImageError for a TIFF of two channels, which OpenCV has in 8 bits only.
+    """
+    # As BGR: OpenCV 5.0 fills some rows of a TIFF with noise where 16 bits are read as RGB.
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if image is None:
+        return None
+    if image.dtype.itemsize != 2:
+        raise UnreadImageError(f"{printable(name)}: 16 bits with an alpha channel are not stretched; save it without")
+    shown = stretched(image) if sixteen_bit == "stretch" else (image // 256).astype(np.uint8)
+    return cv2.cvtColor(shown, cv2.COLOR_BGR2RGB)
+
+
+class Greys(NamedTuple):
+    """How many grey values a 16-bit picture has in 8 bits, and in its own."""
+
+    kept: int
+    own: int
+
+    @property
+    def few(self) -> bool:
+        """Whether 8 bits keep next to nothing of it, and a stretch would keep more."""
+        return self.kept < FEW_GREYS and self.own > 2 * self.kept
+
+
+def count_greys(grey: np.ndarray) -> Greys:
+    """Of 16-bit grey [H, W]."""
+    there = np.zeros(1 << 16, bool)
+    there[grey.view(np.uint16)] = True
+    return Greys(int(there.reshape(256, 256).any(axis=1).sum()), int(there.sum()))
