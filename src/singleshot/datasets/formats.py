@@ -38,9 +38,12 @@ from singleshot.datasets.writers import voc as voc_writer
 from singleshot.datasets.writers import yolo as yolo_writer
 from singleshot.datasets.writers.common import WritePlan
 from singleshot.errors import DataError, printable
+from singleshot.images.suffixes import IMAGE_SUFFIXES
 from singleshot.storage import is_remote
 
 logger = logging.getLogger(__name__)
+
+_MODEL_SUFFIXES = ("safetensors", "onnx", "pth", "pt", "ckpt", "h5", "tflite", "caffemodel")
 
 
 class Writer(NamedTuple):
@@ -236,7 +239,10 @@ def open_source(path: str | os.PathLike[str], formats: Mapping[str, Format] = FO
         return _find(open_tree(path), where, formats)
     form = _form_of_file(name, formats)
     if form is None:
-        raise DataError(f"{where}: not a data set that is read here; {wanted}")
+        suffix = name.lower().rpartition(".")[2]
+        what = "an image" if f".{suffix}" in IMAGE_SUFFIXES else "a model" if suffix in _MODEL_SUFFIXES else ""
+        is_one = f"is {what}, " if what else ""
+        raise DataError(f"{where}: {is_one}not a data set that is read here; {wanted}")
     form = _form_by_content(open_tree(parent), name, formats) or form
     # Images may lie next to the folder that holds the labels.
     above, _, folder = parent.replace("\\", "/").rpartition("/")
