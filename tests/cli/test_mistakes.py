@@ -28,6 +28,11 @@ CASES = {
     "benchmark x": "singleshot bench does that",
     "data chek SCENES": "Did you mean 'check'",
     "priors shw": "Did you mean 'show'",
+    "priors fit": "fit: no such command; want one of show",
+    "data": "which command? want one of check, ",
+    "data download voc2007": "singleshot data fetch does that",
+    "info SCENES": "singleshot data info does that",
+    "dance": "want one of train, eval, detect",
     # options of others
     "detect m.onnx a.jpg --conf 0.3": "--conf: no such option; use --score-min",
     "detect m.onnx a.jpg --conf=0.3": "use --score-min",
@@ -79,6 +84,7 @@ CASES = {
     "data convert SCENES out --to pascal": "pascal",
     "data shard SCENES out --shard-size big": "want a size such as 100M or 2G",
     "data fetch voc": "voc2007",
+    "data check SCENES --most -1": "want at least 0",
     # names
     "train SCENES --model ssd300": "did you mean ssd300-",
     "train SCENES --model ssd320-mimi": "did you mean ssd320-mini?",

@@ -16,6 +16,10 @@ _COMMANDS = {
     "export": ("deploy", "save"),
     "bench": ("benchmark", "speed", "profile"),
     "data check": ("check", "verify", "lint"),
+    "data info": ("info", "stats", "analyze", "analyse"),
+    "data fetch": ("fetch", "download"),
+    "data shard": ("shard", "webdataset"),
+    "--help": ("help",),
 }
 _OPTIONS = {
     "--score-min": (
@@ -83,9 +87,15 @@ def say_usage(error: Any) -> str:
         if hint:
             return f"{found[1]}: no such option; {hint}."
     if found := re.match(r"No such command '([^']*)'", message):
-        ours = next((ours for ours, theirs in _COMMANDS.items() if found[1].lower() in theirs), None)
+        group = "" if error.ctx is None or error.ctx.parent is None else f"{error.ctx.info_name} "
+        there = (ours for ours, theirs in _COMMANDS.items() if found[1].lower() in theirs and ours.startswith(group))
+        ours = next(there, None)
         if ours is not None:
             return f"{found[1]}: no such command; singleshot {ours} does that."
+        if "Did you mean" not in message:
+            return f"{found[1]}: no such command; {_has_commands(command)}."
+    if not message.strip() and command is not None:
+        return f"which command? {_has_commands(command)}."
     if found := re.match(r"Invalid value for '([^']*)': (?:Value error, |Input should be )(.*)", message):
         return f"Invalid value for '{found[1].split(' / ')[0]}': {_wanted(found[2])}."
     if found := re.match(r"Option '([^']*)' requires an argument", message):
@@ -93,6 +103,11 @@ def say_usage(error: Any) -> str:
     if found := re.match(r"Got unexpected extra arguments? ?\(?s?\)? ?\((.*)\)$", message):
         return f"{found[1]}: one word too many; {_one_too_many(found[1], command)}."
     return message
+
+
+def _has_commands(command: Any) -> str:
+    names = ", ".join(getattr(command, "commands", ()))
+    return f"want one of {names}" if names else "see its help"
 
 
 def _wanted(said: str) -> str:
