@@ -12,6 +12,11 @@ from pathlib import Path
 
 from singleshot.errors import ConfigError, printable
 
+# Written by detection, known to the readers of data sets: images and categories of COCO results; what lies beside a
+# folder of pictures with boxes drawn on them, and of parts of images, which are no images to learn from.
+IMAGE_INFO = "image_info.json"
+PICTURES, CROPS, DRAWN_MARK = "pictures", "crops", ".pictures-are-drawn"
+
 
 def abandon(stack: contextlib.ExitStack) -> None:
     """Leave a stack as an exception would: every `atomic_write` in it removes its file."""

@@ -47,6 +47,7 @@ class ModelInfo:
         graph: Of an imported network, as models.graph.Graph.to_dict gives it.
         outputs: Of an exported file: "raw" for offsets and logits, "detections" for boxes, scores, labels and counts.
         precision: Of an exported file's weights.
+        category_ids: COCO's number of each class, of the data that it was trained on; None for other forms.
         selection: Which of its training data's classes these are, where they were selected or renamed.
         more: What else the description holds.
     """
@@ -62,6 +63,7 @@ class ModelInfo:
     graph: Mapping[str, Any] | None = None
     outputs: str | None = None
     precision: str | None = None
+    category_ids: Mapping[str, int] | None = None
     selection: ClassSelection | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
 
@@ -73,6 +75,7 @@ class ModelInfo:
         thresholds: Thresholds | None = None,
         metrics: Mapping[str, float] | None = None,
         training: Mapping[str, Any] | None = None,
+        category_ids: Mapping[str, int] | None = None,
     ) -> ModelInfo:
         """Of a model in memory, for its checkpoint."""
         graph = getattr(model.backbone, "graph", None)
@@ -85,6 +88,7 @@ class ModelInfo:
             metrics or {},
             training or {},
             graph=None if graph is None else graph.to_dict(),
+            category_ids=category_ids,
         )
 
     def exported(self, raw: bool, precision: str = "float32", more: Mapping[str, Any] | None = None) -> ModelInfo:
@@ -181,11 +185,19 @@ def read_input(values: Mapping[str, Any]) -> InputSpec:
     return InputSpec.from_dict(values)
 
 
+def read_category_ids(values: Mapping[str, Any]) -> dict[str, int]:
+    """COCO's number of each class. TypeError or ValueError for anything else."""
+    if any(isinstance(ident, bool) or not isinstance(ident, int) for ident in values.values()):
+        raise ValueError("category ids: want a whole number for each class")
+    return dict(values)
+
+
 _READERS: dict[str, Callable[[Any], object]] = {
     "class_names": read_names,
     "input_spec": read_input,
     "prior_spec": PriorSpec.from_dict,
     "thresholds": Thresholds.from_dict,
+    "category_ids": read_category_ids,
     "selection": ClassSelection.from_dict,
     "model": str,
     "version": str,

@@ -18,6 +18,8 @@ from singleshot.api.detect import DetectOptions, Listener, run_detection
 from singleshot.api.evaluate import EvaluateOptions, run_evaluation
 from singleshot.api.export import ExportOptions
 from singleshot.api.import_checkpoint import ImportOptions
+from singleshot.datasets import open_dataset, open_source
+from singleshot.datasets.writing import write_dataset
 from singleshot.errors import ConfigError, DataError
 
 
@@ -91,6 +93,34 @@ def test_the_figure_of_the_training_is_what_evaluate_finds(run: singleshot.Run, 
     assert done.evaluation.mean_ap == pytest.approx(run.metrics["val_map50"], abs=1e-4)
     assert calls == [(4, "images"), *["image"] * 4, "end"]
     assert done.to_dict()["images"] == 4
+
+
+def test_what_was_evaluated_is_saved(run: singleshot.Run, scenes: Path, tmp_path: Path) -> None:
+    """As JSON, and of COCO data as its results with its ids, which a model that was trained on it has too."""
+    from pycocotools.coco import COCO
+
+    done = singleshot.evaluate(run.best, scenes, save=tmp_path / "plain", device="cpu")
+    content = json.loads((tmp_path / "plain" / "results.json").read_text())
+    assert [one["image"] for one in content["images"]] == list(open_dataset(scenes, "test").names)
+    write_dataset(open_source(scenes).read(None), tmp_path / "coco", "coco")
+    file = tmp_path / "coco/annotations/instances_test.json"
+    truth = json.loads(file.read_text())
+    for one in truth["categories"]:
+        one["id"] *= 10
+    for one in truth["annotations"]:
+        one["category_id"] *= 10
+    file.write_text(json.dumps(truth))
+    again = singleshot.evaluate(run.best, tmp_path / "coco", save=tmp_path / "found", device="cpu")
+    assert again.mean_ap == pytest.approx(done.mean_ap, abs=1e-6)
+    results = COCO(str(file)).loadRes(str(tmp_path / "found" / "results.json"))
+    assert set(results.getCatIds()) == {10, 20, 30, 40}
+    assert len(results.getAnnIds()) == sum(len(one["detections"]) for one in content["images"])
+    with pytest.raises(ConfigError, match="is not empty"):
+        singleshot.evaluate(run.best, scenes, save=tmp_path / "found")
+    with pytest.raises(ConfigError, match="goes with --save"):
+        singleshot.evaluate(run.best, scenes, form="csv")
+    with pytest.raises(ConfigError, match="want one of json"):
+        singleshot.evaluate(run.best, scenes, save=tmp_path / "x", form="xml")
 
 
 def test_evaluating_refuses_what_does_not_fit(run: singleshot.Run, exported: Path, scenes: Path) -> None:

@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 
@@ -109,6 +111,26 @@ def test_every_form_is_written(form: str, model, pictures, run, tmp_path) -> Non
     assert [p for p in out.rglob("*") if p.is_file() and p.parent.name != "pictures"]
 
 
+def test_how_pictures_are_drawn_and_objects_cut_out(model, pictures, run, refused, tmp_path) -> None:
+    words = ("detect", model, pictures[0], "--score-min", 0.3)
+    drawn = {}
+    for name, options in (("usual", ()), ("bare", ("--no-labels", "--line-width", 1)), ("names", ("--no-scores",))):
+        done = run(*words, *options, "--out", tmp_path / name, "--json", "--crop")
+        assert done.returncode == 0, done.stderr
+        drawn[name] = (tmp_path / name / "pictures" / pictures[0].name).read_bytes()
+        found = json.loads(done.stdout)["images"][0]["detections"]
+        crops = sorted((tmp_path / name / "crops").rglob("*.jpg"))
+        assert len(crops) == len(found) > 0
+        assert {path.parent.name for path in crops} == {one["name"] for one in found}
+    assert len(set(drawn.values())) == 3
+    x0, y0, x1, y1 = found[0]["box"]
+    first = cv2.imread(str(tmp_path / "names" / "crops" / found[0]["name"] / pictures[0].name))
+    assert first.shape[:2] == (int(np.ceil(y1)) - int(y0), int(np.ceil(x1)) - int(x0))
+    for option in (("--line-width", 3), ("--no-labels",), ("--no-scores",)):
+        assert f"{option[0]}: no pictures are drawn" in refused(*words, *option, "--no-draw", "--out", tmp_path / "x")
+    assert "--line-width" in refused(*words, "--line-width", 0)
+
+
 def test_one_unreadable_image_is_reported_and_skipped(model, pictures, run, tmp_path) -> None:
     bad = tmp_path / "bad one.jpg"
     bad.write_bytes(pictures[0].read_bytes()[:500])
@@ -137,21 +159,51 @@ def test_mistakes(model, pictures, refused, tmp_path) -> None:
     assert "not a checkpoint that is known" in refused("detect", text, pictures[0])
 
 
-@pytest.mark.parametrize("form", ["voc", "csv", "yolo", "json"])
+@pytest.mark.parametrize("form", ["voc", "csv", "yolo", "json", "coco"])
 def test_what_detect_wrote_is_read_back_as_labels(run, model, scenes, tmp_path, form) -> None:
     photos = sorted((scenes / "JPEGImages").iterdir())[:3]
     done = run("detect", model, *photos, "--format", form, "--out", tmp_path / "found", "--json", "--score-min", 0.3)
     assert done.returncode == 0, done.stderr
-    count = sum(len(one["detections"]) for one in json.loads(done.stdout)["images"])
+    found = json.loads(done.stdout)["images"]
+    count = sum(len(one["detections"]) for one in found)
     images = tmp_path / "found" / "images"
     images.mkdir(exist_ok=True)
     for photo in photos:
         shutil.copy(photo, images)
-    shutil.rmtree(tmp_path / "found" / "pictures", ignore_errors=True)
+    assert (tmp_path / "found" / "pictures").is_dir()  # the drawn ones, which are none to learn from
     done = run("data", "check", tmp_path / "found", "--json")
     report = json.loads(done.stdout)
     assert (report["images"], report["objects"]) == (3, count), done.stdout
     assert not [one for one in report["findings"] if one["severity"] == "error" and one["kind"] != "box-outside"]
+    assert "image-unlabelled" not in {one["kind"] for one in report["findings"]}
+    scores = [row["score"] for one in found for row in one["detections"]]
+    least = sorted(scores)[len(scores) // 2] - 1e-5
+    done = run("data", "info", tmp_path / "found", "--score-min", least, "--json")
+    assert json.loads(done.stdout)["total"]["objects"] == sum(score >= least for score in scores), done.stderr
+
+
+def test_results_of_images_in_a_coco_set_have_its_ids(run, model, scenes, tmp_path) -> None:
+    from pycocotools.coco import COCO
+
+    assert run("data", "convert", scenes, tmp_path / "coco", "--to", "coco").returncode == 0
+    file = tmp_path / "coco" / "annotations" / "instances_test.json"
+    truth = json.loads(file.read_text())
+    for image in truth["images"]:
+        image["id"] += 5000
+    for row in truth["annotations"]:
+        row["image_id"] += 5000
+    file.write_text(json.dumps(truth))
+    words = ("detect", model, tmp_path / "coco" / "images", "--format", "coco", "--score-min", 0.3, "--no-draw")
+    done = run(*words, "--out", tmp_path / "found")
+    assert done.returncode == 0, done.stderr
+    assert "image ids are those of this COCO data set" in done.stderr
+    every = json.loads((tmp_path / "found" / "results.json").read_text())
+    test = [row for row in every if row["image_id"] > 5000]
+    assert {row["image_id"] for row in test} <= {image["id"] for image in truth["images"]}
+    assert 0 < len(test) < len(every)
+    assert COCO(str(file)).loadRes(test).getAnnIds()
+    info = COCO(str(tmp_path / "found" / "image_info.json"))  # which stands for a data set where there is none
+    assert len(info.loadRes(every).getAnnIds()) == len(every)
 
 
 def test_ids_of_a_coco_set_are_those_that_its_tools_take(run, refused, model, scenes, tmp_path) -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from singleshot.datasets import available_splits, open_dataset
+from singleshot.datasets import available_splits, open_dataset, open_source
+from singleshot.datasets.findings import CollectErrors
 from singleshot.datasets.readers.coco import MAX_JSON_BYTES
 from singleshot.errors import DataError
 from singleshot.images import decode as image_module
@@ -178,6 +179,27 @@ def test_a_json_beyond_the_limit_is_refused(tmp_path, monkeypatch, coco, write_c
     path = write_coco(tmp_path / "train.json", coco(info="x" * 2**20))
     assert "train.json: larger than 1 MB" in one_line(open_dataset, path)
     assert image_module.MAX_FILE_BYTES == 256 * 2**20
+
+
+def test_one_file_under_two_ids_is_said(tmp_path, coco, write_coco, caplog):
+    images = [{"id": ident, "file_name": "a.png", "width": 40, "height": 30} for ident in (3, 17)]
+    path = write_coco(tmp_path / "train.json", coco([note([1, 2, 3, 4], image_id=17)], images=images))
+    assert len(open_dataset(path)) == 2
+    assert "1 image is listed twice: a.png is 3 and 17; join" in caplog.text
+    problems = CollectErrors()
+    open_source(path).read(None, problems)
+    assert [one.kind for one in problems.findings] == ["image-listed-twice"]
+
+
+def test_ids_are_kept(tmp_path, coco, write_coco):
+    content = coco([note([1, 2, 3, 4])])
+    ids = open_dataset(write_coco(tmp_path / "train.json", content)).ids
+    assert ids == ({"dog": 3, "cat": 7}, True)
+    content["categories"][0]["id"] = 99
+    content["annotations"] = []
+    write_coco(tmp_path / "val.json", content)
+    assert open_source(tmp_path).read(None).ids is None  # a class with two ids
+    assert open_dataset(tmp_path, "train").ids == ids
 
 
 def test_a_byte_order_mark_is_no_harm(tmp_path, coco, write_coco):

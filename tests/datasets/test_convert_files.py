@@ -14,7 +14,7 @@ import pytest
 
 from singleshot.datasets import open_dataset, open_source
 from singleshot.datasets.formats import written_formats
-from singleshot.datasets.raw import RawImage, RawObject, RawSet
+from singleshot.datasets.raw import DatasetIds, RawImage, RawObject, RawSet
 from singleshot.datasets.writers import common
 from singleshot.datasets.writing import write_dataset
 from singleshot.errors import ConfigError
@@ -63,6 +63,40 @@ def test_coco_files_are_read_by_pycocotools(raw, tmp_path, capsys):
     val = json.loads((tmp_path / "b" / names[2]).read_text())
     assert [a["id"] for a in val["annotations"]] == [3]
     assert [i["id"] for i in val["images"]] == [2]
+
+
+def test_coco_keeps_its_ids_and_file_names(tmp_path, write_image):
+    """Ids with gaps, images in folders, and names that repeat in another split."""
+    categories = [{"id": 18, "name": "dog"}, {"id": 1, "name": "person"}]
+    names = {"train": ["deep/er/a.png", "b.png"], "val": ["b.png", "c.png"]}
+    before = {}
+    for split, listed in names.items():
+        images = [{"id": 900 - i, "file_name": name, "width": 64, "height": 48} for i, name in enumerate(listed)]
+        rows = [{"id": 7, "image_id": 900, "category_id": 18, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0}]
+        before[split] = (images, rows)
+        for name in listed:
+            write_image(tmp_path / "a" / split / name, 64, 48)
+        content = {"images": images, "annotations": rows, "categories": categories}
+        (tmp_path / "a" / f"{split}.json").write_text(json.dumps(content))
+    write_dataset(open_source(tmp_path / "a").read(None), tmp_path / "b", "coco")
+    for split, (images, rows) in before.items():
+        after = json.loads((tmp_path / "b" / "annotations" / f"instances_{split}.json").read_text())
+        assert after["images"] == images
+        assert [{**row, "id": 7} for row in after["annotations"]] == rows
+        assert sorted(after["categories"], key=str) == sorted(categories, key=str)
+    paths = {split: [im.path for im in open_source(tmp_path / "b").read(split).images] for split in names}
+    assert paths == {split: [str(tmp_path / "b/images" / split / name) for name in names[split]] for split in names}
+
+
+@pytest.mark.parametrize("listed", ["/etc/a.png", "../a.png", "x\\a.png", "C:/a.png", ".hidden/a.png", "a", "x//a.png"])
+def test_a_name_that_leads_elsewhere_is_not_kept(tmp_path, write_image, listed):
+    write_image(tmp_path / "a.png", 64, 48)
+    image = RawImage(str(tmp_path / "a.png"), "5", 64, 48, [], "f", listed=listed)
+    raw = RawSet("coco", "s", ("cat",), [image], {"train": [0]}, ids=DatasetIds({"cat": 4}, False))
+    write_dataset(raw, tmp_path / "b", "coco")
+    assert files(tmp_path / "b") == ["annotations/instances_train.json", "images/a.png"]
+    content = json.loads((tmp_path / "b" / "annotations/instances_train.json").read_text())
+    assert (content["images"][0]["id"], content["images"][0]["file_name"]) == ("5", "a.png")
 
 
 def test_yolo_files_with_and_without_overlap(raw, tmp_path):

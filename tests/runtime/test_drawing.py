@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
+from singleshot.errors import ConfigError
 from singleshot.runtime import Detections, drawing
+from singleshot.runtime.label_layout import Label
 
 
 def contrast(a, b):
@@ -94,3 +96,81 @@ def test_detections_as_a_sequence(found):
     assert both.summary() == "1 cat, 1 dog"
     with pytest.raises(IndexError):
         both[2]
+
+
+# ---------------------------------------------------------------------------------------------- labels
+
+
+def crowd(count: int, height: int, width: int, seed: int = 0) -> Detections:
+    rng = np.random.default_rng(seed)
+    sides = rng.uniform(0.03, 0.12, (count, 2)) * min(height, width)
+    centres = rng.uniform(0, 1, (count, 2)) * [width, height]
+    boxes = np.clip(np.hstack([centres - sides / 2, centres + sides / 2]), 0, [width, height] * 2)
+    names = tuple("a class with a long name" if k % 7 == 0 else "person" for k in range(count))
+    scores = np.linspace(1, 0.3, count, dtype=np.float32)
+    return Detections(boxes.astype(np.float32), scores, np.arange(count) % 5, names, "x", width, height)
+
+
+def labels_of(found: Detections, height: int, width: int, **options: bool) -> list[Label]:
+    """The labels that are drawn, taken where they are drawn."""
+    seen: list[Label] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "_draw_label", lambda image, label, colour: seen.append(label))
+        found.draw(np.zeros((height, width, 3), np.uint8), **options)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("count", "height", "width"), [(1, 480, 640), (12, 480, 640), (150, 480, 640), (150, 4000, 6000)]
+)
+def test_labels_stand_apart_inside_the_picture_and_hide_no_small_object(count, height, width):
+    found = crowd(count, height, width)
+    labels = labels_of(found, height, width)
+    assert len(labels) >= min(count, 8)
+    taken = np.zeros((height, width), np.uint8)
+    for one in labels:
+        assert 0 <= one.x <= one.x + one.width <= width
+        assert 0 <= one.y <= one.y + one.height <= height
+        taken[one.y : one.y + one.height, one.x : one.x + one.width] += 1
+        assert one.pixels >= 11
+    assert taken.max() == 1
+    for x0, y0, x1, y1 in found.boxes.round().astype(int):
+        inside = taken[y0:y1, x0:x1]
+        assert inside.size == 0 or inside.mean() < 0.45
+
+
+def test_letters_are_small_where_the_box_is():
+    (large,) = labels_of(crowd(1, 3000, 3000)[:1], 3000, 3000)
+    one = Detections(
+        np.array([[50, 50, 70, 70]], np.float32), np.array([0.5]), np.array([0]), ("cat",), "x", 3000, 3000
+    )
+    (small,) = labels_of(one, 3000, 3000)
+    assert small.text == "cat 0.50"
+    assert small.pixels == 11 < large.pixels
+
+
+def test_names_are_shortened_then_left_out():
+    def texts(box: list[float], name: str = "a rather long class name", height: int = 200) -> list[str]:
+        one = Detections(np.array([box], np.float32), np.array([0.5]), np.array([0]), (name,), "x", 400, height)
+        return [label.text for label in labels_of(one, height, 400)]
+
+    assert texts([10, 60, 390, 190]) == ["a rather long class name 0.50"]
+    (short,) = texts([10, 60, 60, 190])
+    assert short.startswith("a ")
+    assert short.endswith("... 0.50")
+    assert texts([10, 60, 60, 190], "W" * 40)[0].startswith("W")
+    rows = [[0, y, 24, y + 12] for y in range(0, 192, 12)]  # nothing but small boxes, in a picture as narrow
+    found = Detections(np.array(rows, np.float32), np.full(16, 0.5), np.zeros(16, int), ("cat",) * 16, "x", 24, 192)
+    assert labels_of(found, 192, 24) == []
+
+
+def test_without_labels_and_without_scores(found):
+    image = np.full((480, 640, 3), 128, np.uint8)
+    plain = found().draw(image, labels=False)
+    assert labels_of(found(), 480, 640, labels=False) == []
+    assert (plain != image).any()
+    assert all("0." not in one.text for one in labels_of(found(), 480, 640, scores=False))
+    thick = found().draw(image, line_width=9, labels=False)
+    assert (thick != image).sum() > 2 * (plain != image).sum()
+    with pytest.raises(ConfigError, match="line width 0: want 1 to 100"):
+        found().draw(image, line_width=0)

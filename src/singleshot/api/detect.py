@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from singleshot.api.class_names import read_groups
-from singleshot.api.options import Options, check_range
+from singleshot.api.options import Options, check_range, check_results_folder
 from singleshot.class_selection import Classes
 from singleshot.errors import ConfigError, DataError, printable
-from singleshot.files import is_free
 
 if TYPE_CHECKING:
-    from singleshot.runtime.detector import Found
-    from singleshot.runtime.picture_writer import PictureWriter
+    from singleshot.runtime.detector import Detector, Found
+    from singleshot.runtime.picture_writer import CropWriter, PictureWriter
     from singleshot.runtime.result_files import CocoIds, Writer
     from singleshot.runtime.sources import Frame
     from singleshot.runtime.tiles import Tiling
-
-_RESULT_SUFFIXES = {".json", ".csv", ".xml", ".txt", ".jpg", ".jpeg", ".png", ".mp4"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,8 @@ class DetectOptions(Options):
     model: a checkpoint or an exported file; sources: images, folders, patterns, videos, cameras, addresses; out: new or
     empty folder for results (None: none are written); form: json, coco, voc, yolo or csv; like: a COCO file whose ids
     of classes and images form coco takes; classes: what to find, as in `load`; draw: write annotated pictures and
-    videos too; score_min: None for the model's own; rule: of a checkpoint, see `load`; batch: images per run of the
+    videos too; line_width, labels, scores: how, see runtime.drawing.DrawOptions; crop: write each object as a picture
+    of its own; score_min: None for the model's own; rule: of a checkpoint, see `load`; batch: images per run of the
     network, None for what suits engine and source; tile: pixels of a side, "640" or with the overlap "640:0.25", to
     look at tiles too; tiles_only: not at the whole image; limit: stop after so many images or frames; device, engine,
     threads, precision: as in `load`.
@@ -47,6 +45,10 @@ class DetectOptions(Options):
     like: str | None = None
     classes: Classes | None = None
     draw: bool = True
+    line_width: int | None = None
+    labels: bool = True
+    scores: bool = True
+    crop: bool = False
     score_min: float | None = None
     rule: str | None = None
     batch: int | None = None
@@ -70,6 +72,16 @@ class DetectOptions(Options):
         if self.tile is None and self.tiles_only:
             raise ConfigError("--tiles-only: of what size? give --tile N too")
         check_range("--batch", self.batch, 1, 4096)
+        check_range("--line-width", self.line_width, 1, 100)
+        for name in ("line_width", "labels", "scores"):
+            given = getattr(self, name) != getattr(DetectOptions, name)
+            if given and not (self.draw and self.out is not None):
+                option = f"--{'no-' * (name != 'line_width')}{name.replace('_', '-')}"
+                raise ConfigError(
+                    f"{option}: no pictures are drawn; leave it out, or leave out --no-draw and give --out"
+                )
+        if self.crop and self.out is None:
+            raise ConfigError("--crop: where to? Give --out")
 
     @property
     def tiling(self) -> Tiling | None:
@@ -133,10 +145,10 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
     from singleshot.runtime.sources import open_sources
 
     tiling = options.tiling
-    _check_folder(options.out)
+    if options.out is not None:
+        check_results_folder("--out", options.out)
     classes = None if options.classes is None else read_groups(options.classes)
-    ids = None if options.like is None else _read_ids(options.like)
-    draw = options.draw and options.out is not None
+    keep = (options.draw or options.crop) and options.out is not None
     frames = _first(open_sources(list(options.sources), decode=False), options.limit)
     detector = load(
         options.model,
@@ -148,27 +160,17 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
         rule=options.rule,
         classes=classes,
     )
-    if ids is not None:
-        _check_classes(ids, detector.class_names, options)
-    found = detector.stream(frames, options.batch, options.score_min, tile=tiling, keep_images=draw)
+    ids = _coco_ids(options, detector) if options.form == "coco" else None
+    found = detector.stream(frames, options.batch, options.score_min, tile=tiling, keep_images=keep)
     return write_results(found, options, tuple(detector.class_names), stream, listener, ids)
 
 
-def _read_ids(path: str) -> CocoIds:
-    """The ids of a COCO annotation file. Raises DataError."""
-    from singleshot.datasets.readers.coco import read_ids
-    from singleshot.runtime.result_files import CocoIds
+def _coco_ids(options: DetectOptions, detector: Detector) -> CocoIds:
+    from singleshot.api.coco_ids import ids_like, ids_of_sources
 
-    return CocoIds(*read_ids(path))
-
-
-def _check_classes(ids: CocoIds, names: Sequence[str], options: DetectOptions) -> None:
-    lacking = [name for name in names if name not in ids.categories]
-    if lacking:
-        raise ConfigError(
-            f"--like {printable(options.like)}: has no category {printable(lacking[0], 60)!r}, which the model finds "
-            f"({len(lacking)} of its {len(names)} classes are missing)"
-        )
+    if options.like is not None:
+        return ids_like(options.like, detector.class_names)
+    return ids_of_sources(options.sources, detector.class_names, detector.category_ids)
 
 
 def write_results(
@@ -272,6 +274,7 @@ class _Results:
         self.broken: BrokenPipeError | None = None
         self._writers: list[Writer] = []
         self._pictures: PictureWriter | None = None
+        self._crops: CropWriter | None = None
 
     def add(self, found: Found) -> None:
         assert found.detections is not None
@@ -282,9 +285,13 @@ class _Results:
                 writer.add(found.detections)
             if self._pictures is not None:
                 self._pictures.add(found.frame, found.detections)
+            if self._crops is not None:
+                self._crops.add(found.frame, found.detections)
 
     def _open(self) -> None:
-        from singleshot.runtime.picture_writer import PictureWriter
+        from singleshot.files import CROPS, DRAWN_MARK, PICTURES
+        from singleshot.runtime.drawing import DrawOptions
+        from singleshot.runtime.picture_writer import CropWriter, PictureWriter
         from singleshot.runtime.result_files import JsonWriter, open_writer
 
         options, enter = self.options, self.stack.enter_context
@@ -293,10 +300,16 @@ class _Results:
         if self.folder is not None:
             writer, self.results_at = open_writer(options.form, self.folder, options.model, self.class_names, self.ids)
             self._writers.append(enter(writer))
+            if options.draw or options.crop:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                (self.folder / DRAWN_MARK).touch()
             if options.draw:
-                self.pictures_at = self.folder / "pictures"
-                self._pictures = PictureWriter(self.pictures_at)
+                self.pictures_at = self.folder / PICTURES
+                how = DrawOptions(options.line_width, options.labels, options.scores)
+                self._pictures = PictureWriter(self.pictures_at, how)
                 self.stack.callback(self._pictures.close)
+            if options.crop:
+                self._crops = CropWriter(self.folder / CROPS)
 
     def close(self, complete: bool) -> None:
         """Close everything; a reader that left before the last words is noted only."""
@@ -354,15 +367,3 @@ def _first(frames: Iterator[Frame], limit: int | None) -> Iterator[Frame]:
         close = getattr(frames, "close", None)
         if close is not None:
             close()
-
-
-def _check_folder(out: str | None) -> None:
-    """Raise ConfigError unless it is a new or an empty folder."""
-    if out is None:
-        return
-    folder = Path(out)
-    if folder.suffix.lower() in _RESULT_SUFFIXES and not folder.is_dir():
-        raise ConfigError(f"--out {printable(out)}: want a folder; the results file goes into it")
-    if not is_free(folder):
-        what = "is not empty" if folder.is_dir() else "is a file"
-        raise ConfigError(f"--out {printable(out)}: {what}; give a new or empty folder")

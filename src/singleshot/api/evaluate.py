@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from singleshot.api.class_names import read_groups
-from singleshot.api.options import Options, Progress, check_range, no_progress
+from singleshot.api.options import Options, Progress, check_range, check_results_folder, no_progress
 from singleshot.class_selection import Classes
 from singleshot.errors import ConfigError, printable
 from singleshot.extras import needs, require
 from singleshot.files import atomic_write
 
 if TYPE_CHECKING:
+    from singleshot.datasets import Dataset
     from singleshot.evaluation.measured_classes import MeasuredClasses
     from singleshot.metrics import Evaluation
     from singleshot.records import ImageDetections
@@ -31,6 +32,8 @@ class EvaluateOptions(Options):
     split: str = "test"
     metric: str = "voc"
     out: str | None = None
+    save: str | None = None
+    form: str | None = None
     batch: int = 16
     rule: str | None = None
     score_min: float | None = None
@@ -46,6 +49,8 @@ class EvaluateOptions(Options):
     def __post_init__(self) -> None:
         check_range("--batch", self.batch, 1, 4096)
         check_range("--workers", self.workers, 0, 256)
+        if self.form is not None and self.save is None:
+            raise ConfigError(f"--format {printable(self.form)}: of what? It goes with --save FOLDER")
 
 
 class Evaluated(NamedTuple):
@@ -72,6 +77,8 @@ def evaluate(
     split: str = "test",
     metric: str = "voc",
     out: str | Path | None = None,
+    save: str | Path | None = None,
+    form: str | None = None,
     batch: int = 16,
     rule: str | None = None,
     score_min: float | None = None,
@@ -93,6 +100,9 @@ def evaluate(
         split: Which split.
         metric: "voc07" (11 points), "voc" (area under the curve) or "coco" (.5:.95, by size).
         out: Folder for eval.json and curves.png.
+        save: New or empty folder for the detections, all that were evaluated.
+        form: How they are written: "json", "coco", "voc", "yolo" or "csv"; None for COCO where the data is COCO, with
+            its ids, else JSON.
         batch: Images per call of the network.
         rule: Detect as another codebase does, such as "caffe"; this and the next two are for checkpoints.
         score_min: Ignore lower scores; None for the model's, .01.
@@ -126,11 +136,16 @@ def run_evaluation(options: EvaluateOptions, progress: Progress = no_progress) -
     from singleshot.metrics.evaluation import with_rows
     from singleshot.runtime.class_filter import ClassFilter
     from singleshot.runtime.engines.table import is_exported
+    from singleshot.runtime.result_files import FORMATS
 
     if options.metric not in METRICS:
         raise ConfigError(f"--metric {options.metric}: want one of {', '.join(METRICS)}")
+    if options.form not in (None, *FORMATS):
+        raise ConfigError(f"--format {printable(options.form)}: want one of {', '.join(FORMATS)}")
     if options.out is not None:
         require("report", "--out: curves.png", "matplotlib")
+    if options.save is not None:
+        check_results_folder("--save", options.save)
     wanted = None if options.classes is None else read_groups(options.classes)
     detector = _exported(options) if is_exported(options.model) else _checkpoint(options)
     engine, spec = detector.engine, detector.input_spec
@@ -146,9 +161,11 @@ def run_evaluation(options: EvaluateOptions, progress: Progress = no_progress) -
     started = time.perf_counter()
     with progress(len(dataset), "images") as advance:
         batches = read_batches(dataset, spec, options.batch, options.workers)
-        evaluation = evaluate_engine(detect, batches, dataset, spec.sides, options.metric, advance).evaluation
-    evaluation = with_rows(evaluation, rows, unknown)
+        evaluated = evaluate_engine(detect, batches, dataset, spec.sides, options.metric, advance)
+    evaluation = with_rows(evaluated.evaluation, rows, unknown)
     done = Evaluated(options, evaluation, time.perf_counter() - started, classes)
+    if options.save is not None:
+        _save_detections(options, dataset, evaluated.detections)
     if options.out is not None:
         _write_report(done, Path(options.out))
     return done
@@ -187,6 +204,23 @@ def _checkpoint(options: EvaluateOptions) -> Detector:
     detector = Detector(engine, engine.info.input_spec, engine.info.class_names, thresholds=engine.thresholds)
     detector.learnt = engine.info.selection
     return detector
+
+
+def _save_detections(options: EvaluateOptions, dataset: Dataset, found: list[ImageDetections]) -> None:
+    """What was detected in each image, in the folder --save; images and classes of COCO data keep their ids."""
+    from singleshot.api.coco_ids import ids_of_dataset
+    from singleshot.images.decode import image_size
+    from singleshot.runtime.detections import Detections
+    from singleshot.runtime.result_files import open_writer
+
+    form = options.form or ("json" if dataset.ids is None else "coco")
+    ids = None if dataset.ids is None else ids_of_dataset(dataset)
+    writer, _ = open_writer(form, Path(str(options.save)), options.model, dataset.class_names, ids)
+    with writer:
+        for i, record in enumerate(found):
+            name, (width, height) = dataset.names[i], dataset.sizes[i].tolist()
+            size = (width, height) if width and height else image_size(name)
+            writer.add(Detections.of(record, dataset.class_names, name, *size))
 
 
 def _write_report(done: Evaluated, out: Path) -> None:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from singleshot.errors import ConfigError, did_you_mean, printable
+from singleshot.files import is_free
 
 # progress(total, what): a context that gives the function to call after each of them.
 Progress = Callable[[int, str], AbstractContextManager[Callable[[], None]]]
 
 DEFAULT_MODEL = "ssd320-mini"
+_RESULT_SUFFIXES = {".json", ".csv", ".xml", ".txt", ".jpg", ".jpeg", ".png", ".mp4"}
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -64,6 +66,16 @@ def refuse_place(path: Path, *suffixes: str) -> None:
     for file in (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,):
         if file.exists():
             raise ConfigError(f"{printable(file)}: is there already; give another --out, or remove it")
+
+
+def check_results_folder(option: str, out: str) -> None:
+    """Raise ConfigError unless it is a new or an empty folder."""
+    folder = Path(out)
+    if folder.suffix.lower() in _RESULT_SUFFIXES and not folder.is_dir():
+        raise ConfigError(f"{option} {printable(out)}: want a folder; the results file goes into it")
+    if not is_free(folder):
+        what = "is not empty" if folder.is_dir() else "is a file"
+        raise ConfigError(f"{option} {printable(out)}: {what}; give a new or empty folder")
 
 
 def parse_duration(text: str | float, option: str = "--time") -> float:

@@ -40,6 +40,10 @@ PrecisionOption = Annotated[
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=0, max=64, help="Processes that load images.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+LabelScoreOption = Annotated[
+    float | None,
+    typer.Option("--score-min", min=0, max=1, help="Of detections that are read as labels: the lowest score to take."),
+]
 
 
 def count_of(number: int, one: str, many: str | None = None) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from singleshot.cli.common import JsonOption, QuietOption, count_of, progress_bar
+from singleshot.cli.common import JsonOption, LabelScoreOption, QuietOption, count_of, progress_bar
 from singleshot.errors import ConfigError, printable
 from singleshot.files import is_free
 
@@ -35,6 +35,7 @@ def check_command(
     ] = None,
     most: Annotated[int, typer.Option(min=0, help="Findings to print of each kind.")] = 10,
     workers: Annotated[int | None, typer.Option(min=1, max=64, help="Processes that decode images.")] = None,
+    score_min: LabelScoreOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -59,7 +60,7 @@ def check_command(
     def progress(total: int, what: str) -> AbstractContextManager[Callable[[], None]]:
         return progress_bar(total, what, quiet)
 
-    result = check_source(open_source(data), split, names, workers, progress)
+    result = check_source(open_source(data, score_min=score_min), split, names, workers, progress)
     repaired = None
     if not as_json:
         _print_findings(result, most, quiet)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from singleshot.cli.common import JsonOption, QuietOption, progress_bar
+from singleshot.cli.common import JsonOption, LabelScoreOption, QuietOption, progress_bar
 from singleshot.errors import ConfigError, printable
 from singleshot.files import is_free
 
@@ -23,6 +23,7 @@ def convert(
     split_seed: Annotated[
         int | None, typer.Option(min=0, help="Make train, val and test anew, by a hash of names and this number.")
     ] = None,
+    score_min: LabelScoreOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -41,7 +42,7 @@ def convert(
         raise ConfigError(f"--to {printable(to)}: want one of {', '.join(written_formats())}")
     started = time.perf_counter()
     _refuse_place(data, out)
-    raw = open_source(data).read(None)
+    raw = open_source(data, score_min=score_min).read(None)
     if split_seed is not None:
         raw = raw._replace(splits=make_splits([image.path for image in raw.images], split_seed))
     used = {i for members in raw.splits.values() for i in members}

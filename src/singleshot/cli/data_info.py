@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from singleshot.api.options import DEFAULT_MODEL
-from singleshot.cli.common import JsonOption, QuietOption, count_of, progress_bar
+from singleshot.cli.common import JsonOption, LabelScoreOption, QuietOption, count_of, progress_bar
 from singleshot.errors import ConfigError, printable
 from singleshot.extras import require
 from singleshot.files import atomic_write
@@ -41,6 +41,7 @@ def info(
     out: Annotated[
         Path | None, typer.Option(help=f"FILE.png for a picture, or a folder for {_PICTURE} and {_NUMBERS}.")
     ] = None,
+    score_min: LabelScoreOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -52,7 +53,7 @@ def info(
         raise ConfigError(f"--out {printable(out)}: want a name that ends in .png, or a folder")
     if out is not None:
         require("report", "--out: the picture", "matplotlib")
-    found, table = collect(data, model, split, quiet)
+    found, table = collect(data, model, split, quiet, score_min)
     written = write_files(found, table, out) if out is not None else []
     if as_json:
         print(json.dumps(found.to_dict()))
@@ -62,13 +63,15 @@ def info(
         print(f"written: {', '.join(map(printable, written))}", file=sys.stderr)
 
 
-def collect(data: str, model: str, split: str | None, quiet: bool) -> tuple[DataInfo, BoxTable]:
+def collect(
+    data: str, model: str, split: str | None, quiet: bool, score_min: float | None = None
+) -> tuple[DataInfo, BoxTable]:
     """Read a data set, whatever is wrong with its labels, and count it."""
     from singleshot.datasets import open_source
     from singleshot.datasets.findings import CollectErrors
     from singleshot.datasets.statistics import describe, presets, tabulate, to_measure
 
-    source = open_source(data)
+    source = open_source(data, score_min=score_min)
     if model not in (known := presets()):
         raise ConfigError(f"--model {printable(model)}: want one of {', '.join(known)}")
     problems = CollectErrors(most=0)

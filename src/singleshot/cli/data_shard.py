@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from singleshot.cli.common import JsonOption, QuietOption, progress_bar
+from singleshot.cli.common import JsonOption, LabelScoreOption, QuietOption, progress_bar
 from singleshot.errors import ConfigError, printable
 from singleshot.files import is_free
 
@@ -33,6 +33,7 @@ def shard(
     clip_boxes: Annotated[
         bool, typer.Option("--clip-boxes", help="Clip boxes to the image and drop empty ones instead of stopping.")
     ] = False,
+    score_min: LabelScoreOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -50,7 +51,7 @@ def shard(
     from singleshot.datasets import open_source
     from singleshot.datasets.writers.shards import read_contents, write_shards
 
-    contents = read_contents(open_source(data), split or (), clip_boxes)
+    contents = read_contents(open_source(data, score_min=score_min), split or (), clip_boxes)
     images = sum(map(len, contents.splits.values()))
     with progress_bar(images, "packing images", quiet) as advance:
         written = write_shards(contents, out, size, per_shard, seed, advance)

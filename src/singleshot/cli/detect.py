@@ -94,6 +94,14 @@ def detect(
         bool | None,
         typer.Option("--draw/--no-draw", help="Write annotated pictures and videos too. Default: draw."),
     ] = None,
+    line_width: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Pixels of the drawn lines. Default: what suits the picture.")
+    ] = None,
+    labels: Annotated[bool, typer.Option("--labels/--no-labels", help="Draw names and scores at the boxes.")] = True,
+    scores: Annotated[bool, typer.Option("--scores/--no-scores", help="Draw scores in the labels.")] = True,
+    crop: Annotated[
+        bool, typer.Option("--crop", help="Write each object as a picture of its own too, in folders of classes.")
+    ] = False,
     device: DeviceOption = "auto",
     engine: EngineOption = None,
     threads: ThreadsOption = None,
@@ -124,7 +132,9 @@ def detect(
     # OpenCV reads it when its first video opens: FFmpeg's own complaints would repeat ours, many times over.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     values = {**locals(), "batch": _batch_size(batch), "draw": draw is not False, "classes": classes or None}
-    if out is None and (not as_json or draw):
+    if as_json and crop and out is None and draw is None:
+        values["draw"] = False  # crops were asked for, and nothing else
+    if out is None and (not as_json or draw or crop):
         values["out"] = _default_folder()
     console = RunPrinter(to_stderr=as_json, quiet=quiet)
     raise typer.Exit(run(DetectOptions.of(values), console, sys.stdout if as_json else None))

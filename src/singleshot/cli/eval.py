@@ -31,6 +31,14 @@ def evaluate_command(
     split: Annotated[str, typer.Option(help="Which split.")] = "val",
     metric: Annotated[str, typer.Option(help="voc07 (11 points), voc (area) or coco (.5:.95, by size).")] = "voc",
     out: Annotated[Path | None, typer.Option(help="Folder for eval.json and curves.png.")] = None,
+    save: Annotated[Path | None, typer.Option(help="New or empty folder for the detections.")] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="With --save: json, coco, voc, yolo or csv. Default: coco, with its ids, for COCO data, else json.",
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, max=1024, help="Images per forward pass.")] = 16,
     rule: RuleOption = None,
     score_min: Annotated[float | None, typer.Option(help="Ignore lower scores. Default: the model's, .01.")] = None,
@@ -67,3 +75,5 @@ def evaluate_command(
         print(f"{done.evaluation.images} images of {split} in {done.seconds:.1f} s", file=sys.stderr)
         if out is not None:
             print(f"written: {out / 'eval.json'}, {out / 'curves.png'}", file=sys.stderr)
+        if save is not None:
+            print(f"detections: {save}", file=sys.stderr)

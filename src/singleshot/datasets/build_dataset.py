@@ -84,6 +84,7 @@ def build_dataset(
         # Only small, medium and large are told apart by it: what float32 cannot hold is large.
         area=np.minimum(np.where(np.isnan(annotated), own, annotated), np.finfo(np.float32).max).astype(np.float32),
         clip_boxes=clip_boxes,
+        ids=raw.ids,
         selection=selection,
         left_out=dict(left_out.most_common()),
     )

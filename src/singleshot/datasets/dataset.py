@@ -12,6 +12,7 @@ from singleshot.class_selection import ClassSelection
 from singleshot.datasets.box_rules import clean_boxes
 from singleshot.datasets.encoded_image import EncodedImage
 from singleshot.datasets.packed_strings import StringTable, ragged_rows
+from singleshot.datasets.raw import DatasetIds
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import read_encoded, read_image
 from singleshot.records import ImageTruth, Sample
@@ -28,6 +29,7 @@ class Dataset:
     boxes_px: float32 [M, 4] (continuous pixels, corner form), labels: int64 [M], difficult: bool [M],
     crowd: bool [M] and area: float32 [M] (square pixels, as annotated);
     clip_boxes: what to do at reading time with boxes of images whose size is not annotated;
+    ids: COCO's, None for other forms.
     selection: which of the data's classes these are, None where each goes by its name; left_out: class -> how many
     objects of it are not here because it was not selected.
     """
@@ -44,6 +46,7 @@ class Dataset:
     crowd: np.ndarray
     area: np.ndarray
     clip_boxes: bool = False
+    ids: DatasetIds | None = None
     selection: ClassSelection | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
 

@@ -3,10 +3,13 @@ which lists them all."""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from typing import NamedTuple
 
 from singleshot.errors import DataError, printable
+
+logger = logging.getLogger(__name__)
 
 # What a finding means for a training. An error stops it; a warning spoils it; a note is good to know.
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -42,6 +45,7 @@ KINDS = {
     "nothing-labelled": Kind(ERROR, "no image has an object"),
     "split-unusable": Kind(ERROR, "a split that cannot be used", fixable=True),
     "image-in-two-splits": Kind(WARNING, "the same image in two splits", fixable=True),
+    "image-listed-twice": Kind(WARNING, "an image file that is listed under two ids"),
     "image-duplicated": Kind(NOTE, "the same image twice in a split"),
     "image-unlabelled": Kind(WARNING, "an image that no label file mentions"),
     "image-unused": Kind(NOTE, "a labelled image that no split lists"),
@@ -79,7 +83,7 @@ class Finding(NamedTuple):
 
 
 class RaiseErrors:
-    """Where readers put what is wrong; this one raises DataError at once."""
+    """Where readers put what is wrong; this one raises DataError at the first error, and logs warnings."""
 
     def add(
         self, kind: str, file: str, message: str, item: str = "", line: int | None = None, number: int | None = None
@@ -93,7 +97,9 @@ class RaiseErrors:
         self.add("annotation-unreadable", file, str(error).removeprefix(f"{printable(file)}: "))
 
     def _take(self, finding: Finding) -> None:
-        raise DataError(str(finding))
+        if finding.severity == ERROR:
+            raise DataError(str(finding))
+        logger.warning("%s", finding)
 
 
 RAISE_ERRORS = RaiseErrors()

@@ -10,12 +10,12 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
-from singleshot.datasets.raw import RawSet
+from singleshot.datasets.raw import RawSet, above_score
 from singleshot.datasets.readers import (
     coco,
     createml,
@@ -179,7 +179,8 @@ def written_formats(formats: Mapping[str, Format] = FORMATS) -> dict[str, Writer
 class Source:
     """A data set that was found: the name of its form, its folder, the file that the user named ("" for a folder).
 
-    formats: those that were looked for in the folder itself; {} where the set was found otherwise.
+    formats: those that were looked for in the folder itself; {} where the set was found otherwise; score_min: of
+    detections that are read as labels, the lowest score to take; None for all.
     """
 
     form: str
@@ -187,6 +188,7 @@ class Source:
     file: str
     format: Format
     formats: Mapping[str, Format] = field(default_factory=dict)
+    score_min: float | None = None
 
     @functools.cached_property
     def unread(self) -> str:
@@ -209,7 +211,8 @@ class Source:
         """The annotations of one split, or of all; DataError at the first problem unless they are collected."""
         if self.unread:
             logger.info("%s: %s", printable(self.tree.root), self.unread)
-        return self.format.read(self.tree, self.file, split, problems)
+        raw = self.format.read(self.tree, self.file, split, problems)
+        return raw if self.score_min is None else above_score(raw, self.score_min)
 
     def line(self, file: str, number: int) -> int | None:
         """The line on which object `number` stands in a label file, given by its whole path; None if unknown."""
@@ -220,8 +223,17 @@ class Source:
         return self.format.line(data, number)
 
 
-def open_source(path: str | os.PathLike[str], formats: Mapping[str, Format] = FORMATS) -> Source:
-    """Find out what lies at a path or address. Raises DataError with what is wanted and what is there."""
+def open_source(
+    path: str | os.PathLike[str], formats: Mapping[str, Format] = FORMATS, score_min: float | None = None
+) -> Source:
+    """Find out what lies at a path or address; score_min: see Source.
+
+    Raises DataError with what is wanted and what is there.
+    """
+    return replace(_open(path, formats), score_min=score_min)
+
+
+def _open(path: str | os.PathLike[str], formats: Mapping[str, Format]) -> Source:
     where, wanted = printable(path), _wanted(formats)
     if is_remote(path):
         parent, _, name = str(path).rstrip("/").rpartition("/")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from singleshot.errors import printable
+from singleshot.errors import DataError, printable
 
 Box = tuple[float, float, float, float]
 
@@ -15,7 +15,7 @@ class RawObject(NamedTuple):
     """One object: class name; box x0 y0 x1 y1 in continuous pixels, or in parts of the image where it is `relative`.
 
     area: as annotated in square pixels, NaN where it is not said; number: place in its file, from 0; line: in that
-    file, from 1, where the reader knows it; tag: COCO's annotation id.
+    file, from 1, where the reader knows it; tag: COCO's annotation id; score: of a detection, NaN for a label.
     """
 
     name: str
@@ -26,11 +26,13 @@ class RawObject(NamedTuple):
     number: int = 0
     line: int | None = None
     tag: object = None
+    score: float = math.nan
 
 
 class RawImage(NamedTuple):
     """One image: path of its file; ident: VOC stem, COCO id, or the name without its ending; width and height as
-    annotated, 0 where they are not; file: the label file, for messages; relative: boxes are parts of the image."""
+    annotated, 0 where they are not; file: the label file, for messages; relative: boxes are parts of the image;
+    listed: COCO's file_name, "" in other forms."""
 
     path: str
     ident: str
@@ -39,6 +41,7 @@ class RawImage(NamedTuple):
     objects: list[RawObject]
     file: str
     relative: bool = False
+    listed: str = ""
 
 
 class Notation(NamedTuple):
@@ -66,9 +69,17 @@ def show_corners(box: Box) -> str:
 CORNERS = Notation(show_item, show_corners)
 
 
+class DatasetIds(NamedTuple):
+    """What COCO numbers. categories: class name -> id; whole: whether image ids are whole numbers, not texts."""
+
+    categories: dict[str, int]
+    whole: bool
+
+
 class RawSet(NamedTuple):
     """A data set. splits: name -> positions in images; made: there were none, they were made here; declared: the
-    class names are the data set's own list rather than those that objects have; notation: for messages."""
+    class names are the data set's own list rather than those that objects have; notation: for messages; ids: those of
+    COCO files, None in other forms and where files of one set contradict each other."""
 
     form: str
     source: str
@@ -78,6 +89,15 @@ class RawSet(NamedTuple):
     made: bool = False
     declared: bool = False
     notation: Notation = CORNERS
+    ids: DatasetIds | None = None
+
+
+def above_score(raw: RawSet, least: float) -> RawSet:
+    """Without the detections that score lower; objects without a score stay. Raises DataError where none has one."""
+    if all(math.isnan(obj.score) for image in raw.images for obj in image.objects):
+        raise DataError(f"{printable(raw.source)}: --score-min {least:g}: no object has a score; leave it out")
+    images = [image._replace(objects=[obj for obj in image.objects if not obj.score < least]) for image in raw.images]
+    return raw._replace(images=images)
 
 
 def say_same(some: list[RawObject], others: list[RawObject]) -> bool:

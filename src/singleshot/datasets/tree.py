@@ -16,6 +16,7 @@ from typing import IO
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from singleshot.errors import DataError, printable
+from singleshot.files import CROPS, DRAWN_MARK, PICTURES
 from singleshot.images.suffixes import IMAGE_SUFFIXES, is_image
 from singleshot.storage import filesystem, is_remote, open_limited, read_limited, read_remote, reason_of
 
@@ -90,7 +91,7 @@ class Tree:
         return found
 
     def walk(self, folder: str = "", lenient: bool = False) -> Iterator[str]:
-        """Names, relative to the root, of all files under a folder; hidden folders are left out.
+        """Names, relative to the root, of all files under a folder; hidden folders and drawn pictures are left out.
 
         Raises DataError beyond MAX_FILES, and for a folder that is a link out of the root or back to its parents;
         `lenient` passes over such folders.
@@ -112,7 +113,8 @@ class Tree:
                 if seen > MAX_FILES:
                     raise DataError(f"{printable(self.root)}: more than {MAX_FILES} files; name the folder you mean")
                 yield join(here, name)
-            queue += [join(here, name) for name in reversed(folders)]
+            drawn = (PICTURES, CROPS) if DRAWN_MARK in self.names(here) else ()
+            queue += [join(here, name) for name in reversed(folders) if name not in drawn]
 
     def images(self) -> Iterator[str]:
         """Names, relative to the root, of all images; folders that lead out or cannot be listed are passed over."""

@@ -64,11 +64,16 @@ class Detections:
         """Those that score at least `score_min`."""
         return self[self.scores >= score_min]
 
-    def draw(self, image: np.ndarray) -> np.ndarray:
-        """A copy of the image (uint8 RGB [H, W, 3]) with the boxes and their class names on it."""
-        from singleshot.runtime.drawing import draw_detections
+    def draw(
+        self, image: np.ndarray, *, line_width: int | None = None, labels: bool = True, scores: bool = True
+    ) -> np.ndarray:
+        """A copy of the image (uint8 RGB [H, W, 3]) with the boxes and their class names on it.
 
-        return draw_detections(image, self)
+        line_width: pixels, None for what suits the picture; labels: without them no text at all; scores: in the labels.
+        """
+        from singleshot.runtime.drawing import DrawOptions, draw_detections
+
+        return draw_detections(image, self, DrawOptions(line_width, labels, scores))
 
     def to_coco(
         self, image_id: int | str | None = None, categories: Mapping[str, int] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, overload
@@ -90,6 +90,7 @@ class Detector:
         self._batch_size = _checked_batch(batch_size)
         self.nms_iou = (thresholds or Thresholds()).nms_iou
         self.learnt: ClassSelection | None = None
+        self.category_ids: Mapping[str, int] | None = None  # COCO's, of the data that it was trained on
         self._filter: ClassFilter | None = None
         self._most = NO_CAP  # boxes of all classes that the engine gives
         if classes is not None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import unicodedata
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
-from singleshot.errors import printable
+from singleshot.errors import ConfigError, printable
+from singleshot.runtime.label_layout import Label, LabelLayout
 
 if TYPE_CHECKING:
     from singleshot.runtime.detections import Detections
@@ -115,6 +117,7 @@ def display_name(name: str, label: int) -> str:
     return "".join(shown)
 
 
+@functools.lru_cache(maxsize=4096)
 def _text_size(text: str, pixels: int) -> tuple[int, int, int]:
     """Width, height above the baseline and depth below it, of text of a nominal size in pixels."""
     if _font() is not None:
@@ -134,31 +137,11 @@ def _put_text(image: np.ndarray, text: str, origin: tuple[int, int], colour: tup
         cv2.putText(image, text, origin, cv2.FONT_HERSHEY_SIMPLEX, pixels / 30, colour, thickness, cv2.LINE_AA)
 
 
-def _fit(text: str, pixels: int, room: int) -> tuple[str, int]:
-    """The text and its size in pixels so that it is at most `room` wide: smaller first, then cut."""
-    while _text_size(text, pixels)[0] > room and pixels > 10:
-        pixels -= 1
-    while len(text) > 1 and _text_size(text, pixels)[0] > room:
-        text = text[:-4] + "..." if len(text) > 4 else text[:-1]
-    return text, pixels
-
-
-def _draw_label(
-    image: np.ndarray, text: str, corner: tuple[int, int], colour: tuple[int, int, int], pixels: int
-) -> None:
-    """The label on a filled ground: above the box, else inside its top edge, always inside the image."""
-    height, width = image.shape[:2]
-    pad = max(2, pixels // 6)
-    text, pixels = _fit(text, pixels, width - 2 * pad)
-    text_width, ascent, descent = _text_size(text, pixels)
-    label_width, label_height = text_width + 2 * pad, ascent + descent + 2 * pad
-    if label_width > width or 4 * label_height > height:
-        return  # a thumbnail: the box alone is clearer than text that hides the picture
-    x = min(max(0, corner[0]), width - label_width)
-    y = corner[1] - label_height if corner[1] >= label_height else corner[1]
-    y = min(max(0, y), height - label_height)
-    cv2.rectangle(image, (x, y), (x + label_width - 1, y + label_height - 1), colour, cv2.FILLED)
-    _put_text(image, text, (x + pad, y + pad + ascent), text_colour(colour), pixels)
+def _draw_label(image: np.ndarray, label: Label, colour: tuple[int, int, int]) -> None:
+    corner = (label.x + label.width - 1, label.y + label.height - 1)
+    cv2.rectangle(image, (label.x, label.y), corner, colour, cv2.FILLED)
+    origin = (label.x + label.pad, label.y + label.baseline)
+    _put_text(image, label.text, origin, text_colour(colour), label.pixels)
 
 
 def _draw_box(image: np.ndarray, corners: tuple[int, int, int, int], colour: tuple[int, int, int], line: int) -> None:
@@ -171,26 +154,48 @@ def _draw_box(image: np.ndarray, corners: tuple[int, int, int, int], colour: tup
             cv2.rectangle(image, (x0, y0), (x1, y1), shade, 1)
 
 
-def draw_detections(image: np.ndarray, detections: Detections) -> np.ndarray:
+@dataclass(frozen=True)
+class DrawOptions:
+    """How detections are drawn. line_width: pixels of a box's line, None for what suits the picture; labels: without
+    them no text at all; scores: in the labels. Raises ConfigError for a width outside 1 to 100."""
+
+    line_width: int | None = None
+    labels: bool = True
+    scores: bool = True
+
+    def __post_init__(self) -> None:
+        if self.line_width is not None and not 1 <= self.line_width <= 100:
+            raise ConfigError(f"line width {self.line_width}: want 1 to 100 pixels")
+
+
+USUAL = DrawOptions()
+
+
+def draw_detections(image: np.ndarray, detections: Detections, options: DrawOptions = USUAL) -> np.ndarray:
     """A copy of the image (uint8 RGB [H, W, 3]) with boxes and "name score" labels; best detections on top.
 
-    Line width and letters grow with the image, so that a shrunk copy still reads.
+    Line width and letters grow with the image, so that a shrunk copy still reads, and letters shrink with their box.
+    Labels stand apart; where there is no room for one its name is shortened, then left out, then the score too.
     """
     canvas = np.ascontiguousarray(image).copy()
     height, width = canvas.shape[:2]
     shorter = min(height, width)
-    line = 1 if shorter < 100 else max(2, round(shorter / 200))
+    line = options.line_width or (1 if shorter < 100 else max(2, round(shorter / 160)))
     pixels = min(max(13, round(shorter / 28)), 160)
-    order = list(reversed(range(len(detections))))
     corners = []
     for x0, y0, x1, y1 in detections.boxes:
         left, top = min(max(0, int(np.floor(x0))), width - 1), min(max(0, int(np.floor(y0))), height - 1)
         right, bottom = min(int(np.ceil(x1)), width) - 1, min(int(np.ceil(y1)), height) - 1
         corners.append((left, top, max(left, right), max(top, bottom)))
-    for row in order:
+    for row in reversed(range(len(detections))):
         _draw_box(canvas, corners[row], class_colour(detections.labels[row]), line)
-    for row in order:  # after all boxes: no line runs through a word
-        label = int(detections.labels[row])
-        text = f"{display_name(detections.names[row], label)} {float(detections.scores[row]):.2f}"
-        _draw_label(canvas, text, corners[row][:2], class_colour(label), pixels)
+    if not options.labels:
+        return canvas
+    layout = LabelLayout(height, width, pixels, corners, _text_size)
+    for row, corner in enumerate(corners):  # after all boxes: no line runs through a word
+        number = int(detections.labels[row])
+        score = f"{float(detections.scores[row]):.2f}" if options.scores else ""
+        label = layout.place(corner, display_name(detections.names[row], number), score)
+        if label is not None:
+            _draw_label(canvas, label, class_colour(number))
     return canvas

@@ -107,6 +107,8 @@ def open_detector(
         thresholds=thresholds,
     )
     detector.learnt = info.selection if names is None else None
+    if set(detector.class_names) <= set(info.category_ids or ()):
+        detector.category_ids = info.category_ids
     return detector
 
 

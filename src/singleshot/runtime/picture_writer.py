@@ -11,11 +11,43 @@ import numpy as np
 from singleshot.errors import ConfigError, printable
 from singleshot.files import abandon, atomic_write
 from singleshot.runtime.detections import Detections
-from singleshot.runtime.names import OutputNames
+from singleshot.runtime.drawing import USUAL, DrawOptions, draw_detections
+from singleshot.runtime.names import OutputNames, safe_stem
 from singleshot.runtime.sources import Frame
 
 _JPEG_LIMIT = 65_500  # pixels a side, libjpeg's JPEG_MAX_DIMENSION
 _DEFAULT_FPS = 25.0  # where a camera or a stream does not say
+
+
+def _write_picture(names: OutputNames, name: str, bgr: np.ndarray) -> None:
+    """A picture under a free name: PNG stays PNG, everything else becomes JPEG. Raises ConfigError."""
+    png = PurePath(name).suffix.lower() == ".png" or max(bgr.shape) > _JPEG_LIMIT
+    path = names.free(name, ".png" if png else ".jpg")
+    options = [] if png else [cv2.IMWRITE_JPEG_QUALITY, 92]
+    good, data = cv2.imencode(path.suffix, bgr, options)
+    if not good:
+        raise ConfigError(f"{printable(path)}: the picture cannot be encoded; use --no-draw, without --crop")
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(data.tobytes())
+
+
+class CropWriter:
+    """One picture for each object, in a folder of its class: what its box holds of the image."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._names: dict[str, OutputNames] = {}
+
+    def add(self, frame: Frame, detections: Detections) -> None:
+        """Write the objects of a frame. Raises ConfigError where that cannot be written."""
+        assert frame.image is not None
+        height, width = frame.image.shape[:2]
+        for box, name in zip(detections.boxes, detections.names, strict=True):
+            x0, y0 = (max(0, int(value)) for value in np.floor(box[:2]))
+            x1, y1 = min(width, int(np.ceil(box[2]))), min(height, int(np.ceil(box[3])))
+            if x0 < x1 and y0 < y1:
+                names = self._names.setdefault(name, OutputNames(self._folder / safe_stem(name)))
+                _write_picture(names, frame.name, cv2.cvtColor(frame.image[y0:y1, x0:x1], cv2.COLOR_RGB2BGR))
 
 
 class PictureWriter:
@@ -25,8 +57,8 @@ class PictureWriter:
     the images' and never leave the folder. A video appears when its last frame is in, or on `close`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._names = OutputNames(folder)
+    def __init__(self, folder: Path, options: DrawOptions = USUAL) -> None:
+        self._names, self._options = OutputNames(folder), options
         self._stack = contextlib.ExitStack()
         self._video: cv2.VideoWriter | None = None
         self._source: str | None = None
@@ -35,10 +67,10 @@ class PictureWriter:
     def add(self, frame: Frame, detections: Detections) -> None:
         """Draw on the frame's image and write it. Raises ConfigError when that cannot be written."""
         assert frame.image is not None
-        drawn = cv2.cvtColor(detections.draw(frame.image), cv2.COLOR_RGB2BGR)
+        drawn = cv2.cvtColor(draw_detections(frame.image, detections, self._options), cv2.COLOR_RGB2BGR)
         if frame.frame is None:
             self.close()
-            self._picture(frame.name, drawn)
+            _write_picture(self._names, frame.name, drawn)
             return
         if frame.source != self._source or frame.frame == 0:
             self.close()
@@ -47,16 +79,6 @@ class PictureWriter:
         if drawn.shape[1::-1] != self._size:  # a stream may change its resolution, a file may not
             drawn = cv2.resize(drawn, self._size, interpolation=cv2.INTER_AREA)
         self._video.write(drawn)
-
-    def _picture(self, name: str, bgr: np.ndarray) -> None:
-        png = PurePath(name).suffix.lower() == ".png" or max(bgr.shape) > _JPEG_LIMIT
-        path = self._names.free(name, ".png" if png else ".jpg")
-        options = [] if png else [cv2.IMWRITE_JPEG_QUALITY, 92]
-        good, data = cv2.imencode(path.suffix, bgr, options)
-        if not good:
-            raise ConfigError(f"{printable(path)}: the annotated picture cannot be encoded; use --no-draw")
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(data.tobytes())
 
     def _start(self, frame: Frame, bgr: np.ndarray) -> None:
         path = self._names.free(frame.source, ".mp4")

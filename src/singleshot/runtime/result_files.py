@@ -6,15 +6,15 @@ import contextlib
 import csv
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from types import TracebackType
-from typing import IO
+from typing import IO, Any, NamedTuple
 from xml.etree import ElementTree
 
 from singleshot.errors import ConfigError, printable
-from singleshot.files import abandon, atomic_write
-from singleshot.runtime.detections import Detections
+from singleshot.files import IMAGE_INFO, abandon, atomic_write
+from singleshot.runtime.detections import Detections, coco_image_id
 from singleshot.runtime.names import OutputNames
 
 
@@ -111,53 +111,94 @@ class JsonWriter(_FileWriter):
         self._file.write(f'\n], "complete": {json.dumps(complete)}}}\n')
 
 
-class CocoIds:
-    """The ids of a COCO data set, for results that its tools take: categories: class name -> id."""
+class CocoIds(NamedTuple):
+    """The ids of COCO's form. categories: class name -> id; image_of: an image's path -> id, None for one that is left
+    out because it, or a single one of its name, is not among those that ids are asked for."""
 
-    def __init__(self, categories: Mapping[str, int], images: Mapping[str, int | str]) -> None:
-        """images: file_name -> id."""
-        self.categories = categories
-        self._by_last: dict[str, list[tuple[str, int | str]]] = {}
+    categories: Mapping[str, int]
+    image_of: Callable[[str], int | str | None]
+
+    @classmethod
+    def by_name_end(cls, categories: Mapping[str, int], images: Mapping[str, int | str]) -> CocoIds:
+        """Images by what their path and a file_name have in common at the end, as far as it goes."""
+        by_last: dict[str, list[tuple[str, int | str]]] = {}
         for name, ident in images.items():
             plain = name.replace("\\", "/")
-            self._by_last.setdefault(plain.rpartition("/")[2], []).append((plain, ident))
+            by_last.setdefault(plain.rpartition("/")[2], []).append((plain, ident))
 
-    def image_of(self, path: str) -> int | str | None:
-        """The id of the image whose file_name ends as the path does, as far as it goes; None for none or several."""
-        parts = path.replace("\\", "/").split("/")
-        found = self._by_last.get(parts[-1], [])
-        for length in range(len(parts), 0, -1):
-            fits = {ident for name, ident in found if name.split("/")[-length:] == parts[-length:]}
-            if fits:
-                return fits.pop() if len(fits) == 1 else None
-        return None
+        def image_of(path: str) -> int | str | None:
+            parts = path.replace("\\", "/").split("/")
+            found = by_last.get(parts[-1], [])
+            for length in range(len(parts), 0, -1):
+                fits = {ident for name, ident in found if name.split("/")[-length:] == parts[-length:]}
+                if fits:
+                    return fits.pop() if len(fits) == 1 else None
+            return None
+
+        return cls(categories, image_of)
+
+    @classmethod
+    def by_path(cls, categories: Mapping[str, int], images: Mapping[str, int | str]) -> CocoIds:
+        """Images by their absolute path; others by the number or name of their file, as in `coco_image_id`."""
+        return cls(categories, lambda path: images.get(os.path.realpath(path), coco_image_id(path)))
 
 
 class CocoWriter(_FileWriter):
     """COCO's results form: one array of {image_id, category_id, bbox, score} over all images.
 
-    image_id is the number that the file is named by, as in COCO itself, else the name; two images whose
-    names are the same number in two folders therefore share one. With `like` ids are those of that data set.
+    Without `ids` image_id is the number that the file is named by, as in COCO itself, else the name, and category_id
+    is label + 1; two images whose names are the same number in two folders therefore share one. Beside a file (not a
+    stream) goes image_info.json: the images and the categories, without which the numbers say nothing.
     """
 
-    def __init__(self, target: Path | IO[str], like: CocoIds | None = None) -> None:
+    def __init__(self, target: Path | IO[str], class_names: Sequence[str] = (), ids: CocoIds | None = None) -> None:
         super().__init__(target)
         self._any = False
-        self._like = like
+        self._info: _ImageInfo | None = None
+        self._ids = ids or CocoIds.by_path({name: label for label, name in enumerate(class_names, 1)}, {})
+        if isinstance(target, Path) and class_names:
+            categories = [{"id": self._ids.categories[name], "name": name} for name in class_names]
+            self._info = _ImageInfo(target.with_name(IMAGE_INFO), categories, self._ids.image_of)
         self._file.write("[")
 
     def _write(self, detections: Detections) -> None:
-        if self._like is None:
-            found = detections.to_coco()
-        else:
-            found = detections.to_coco(self._like.image_of(detections.image), self._like.categories)
-        rows = [json.dumps(row) for row in found]
+        categories = self._ids.categories or None
+        rows = [json.dumps(row) for row in detections.to_coco(self._ids.image_of(detections.image), categories)]
         if rows:
             self._file.write((",\n" if self._any else "\n") + ",\n".join(rows))
             self._any = True
+        if self._info is not None:
+            self._info.add(detections)
 
     def _end(self, complete: bool) -> None:
         self._file.write("\n]\n")
+        if self._info is not None:
+            self._info.close()
+
+    def discard(self) -> None:
+        super().discard()
+        if self._info is not None:
+            self._info.discard()
+
+
+class _ImageInfo(_FileWriter):
+    """COCO's file of images and categories without annotations."""
+
+    def __init__(
+        self, path: Path, categories: list[dict[str, Any]], image_of: Callable[[str], int | str | None]
+    ) -> None:
+        super().__init__(path)
+        self._any, self._image_of = False, image_of
+        self._file.write(f'{{"categories": {json.dumps(categories)}, "annotations": [], "images": [')
+
+    def _write(self, detections: Detections) -> None:
+        size = {"width": detections.width, "height": detections.height}
+        row = {"id": self._image_of(detections.image), "file_name": detections.image, **size}
+        self._file.write((",\n" if self._any else "\n") + json.dumps(row))
+        self._any = True
+
+    def _end(self, complete: bool) -> None:
+        self._file.write("\n]}\n")
 
 
 class CsvWriter(_FileWriter):
@@ -257,17 +298,17 @@ FORMATS = ("json", "coco", "voc", "yolo", "csv")
 
 
 def open_writer(
-    form: str, folder: Path, model: str, class_names: tuple[str, ...], like: CocoIds | None = None
+    form: str, folder: Path, model: str, class_names: tuple[str, ...], ids: CocoIds | None = None
 ) -> tuple[Writer, Path]:
     """The writer of a format inside a results folder, and the file or folder that it fills.
 
     Args:
-        form: "json" or "coco" (results.json), "csv" (results.csv), "voc" (annotations/*.xml) or "yolo" (labels/*.txt,
-            with the class names, one per line, in classes.txt next to that folder).
+        form: "json" (results.json), "coco" (that and image_info.json), "csv" (results.csv), "voc" (annotations/*.xml)
+            or "yolo" (labels/*.txt, with the class names, one per line, in classes.txt next to that folder).
         folder: Where the results go.
         model: What to call the model in the file.
         class_names: By label.
-        like: Ids of form "coco".
+        ids: Of form "coco".
 
     Raises:
         ConfigError: Another format.
@@ -277,7 +318,7 @@ def open_writer(
         return JsonWriter(path, model, class_names), path
     if form == "coco":
         path = folder / "results.json"
-        return CocoWriter(path, like), path
+        return CocoWriter(path, class_names, ids), path
     if form == "csv":
         path = folder / "results.csv"
         return CsvWriter(path), path

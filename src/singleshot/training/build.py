@@ -62,6 +62,8 @@ def build_parts(
     summaries = {"train": DataSummary.of(train_set)}
     if val_set is not None:
         summaries["val"] = DataSummary.of(val_set)
-    checkpoints = Checkpoints(settings.out, stepper, summaries, about, train_set.selection)
+    ids = train_set.ids if isinstance(train_set, Dataset) else None
+    category_ids = None if ids is None else ids.categories
+    checkpoints = Checkpoints(settings.out, stepper, summaries, about, train_set.selection, category_ids)
     total = None if settings.seconds is not None else settings.epochs * len(loader)
     return Parts(stepper, cache, loader, evaluator, checkpoints, Budget(total, settings.seconds))

@@ -37,6 +37,7 @@ class Checkpoints:
         data: Mapping[str, DataSummary],
         about: dict[str, Any],
         selection: ClassSelection | None = None,
+        category_ids: Mapping[str, int] | None = None,
     ) -> None:
         """Write nothing yet.
 
@@ -47,9 +48,10 @@ class Checkpoints:
                 count as the best.
             about: What the checkpoints say of the training besides how far it is; plain values.
             selection: Which of the data's classes are learnt, where it is not all by their names.
+            category_ids: COCO's of the data's classes.
         """
         self._folder, self._stepper, self._data, self._about = folder, stepper, data, about
-        self._selection = selection
+        self._selection, self._category_ids = selection, category_ids
 
     def save(self, progress: Progress) -> None:
         """The state and the latest weights; the state first, which is what a full disk should still take."""
@@ -106,7 +108,10 @@ class Checkpoints:
         position = {"epochs": progress.epoch, "steps": progress.step, "seconds": round(progress.seconds, 1)}
         metrics = {} if score is None else {"val_map50": round(score, 6)}
         info = ModelInfo.of(
-            self._stepper.model, self._data["train"].class_names, metrics=metrics, training={**position, **self._about}
+            self._stepper.model,
+            self._data["train"].class_names,
+            metrics=metrics,
+            training={**position, **self._about},
         )
-        info = replace(info, selection=self._selection)
+        info = replace(info, selection=self._selection, category_ids=self._category_ids)
         save_checkpoint(self._folder / name, self._stepper.eval_state(), info)

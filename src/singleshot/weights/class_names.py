@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 _VOC = (
     "aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse, motorbike, "
     "person, pottedplant, sheep, sofa, train, tvmonitor"
@@ -25,6 +27,12 @@ def coco_by_number() -> tuple[str, ...]:
     """90 names, those of the gaps "unused 12" and the like."""
     names = iter(COCO)
     return tuple(f"unused {n}" if n in _COCO_GAPS else next(names) for n in range(1, 91))
+
+
+def coco_ids(names: Sequence[str]) -> dict[str, int] | None:
+    """COCO's own number of each name where these are its 80 classes, with or without the gaps; else None."""
+    numbers = {name: number for number, name in enumerate(coco_by_number(), 1)}
+    return {name: numbers[name] for name in names} if set(COCO) <= set(names) <= set(numbers) else None
 
 
 def usual_names(count: int) -> tuple[str, ...] | None:

@@ -12,6 +12,7 @@ from singleshot.errors import printable
 from singleshot.model_info import KEY, ModelInfo
 from singleshot.models import SSD
 from singleshot.weights.checkpoint import load_checkpoint
+from singleshot.weights.class_names import coco_ids
 from singleshot.weights.imported_model import ImportedModel
 from singleshot.weights.importing import import_foreign
 
@@ -60,4 +61,5 @@ def names_of(imported: ImportedModel) -> tuple[tuple[str, ...], bool]:
 def info_of(imported: ImportedModel, class_names: tuple[str, ...]) -> ModelInfo:
     """The description of an imported model for our checkpoint."""
     training = {"imported": imported.source, "notes": list(imported.notes)}
-    return ModelInfo.of(imported.model, class_names, thresholds=imported.thresholds, training=training)
+    ids = coco_ids(class_names)
+    return ModelInfo.of(imported.model, class_names, imported.thresholds, training=training, category_ids=ids)

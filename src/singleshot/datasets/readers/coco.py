@@ -5,16 +5,15 @@ COCO's boxes are continuous already. Category ids become labels 0, 1, 2, ... in 
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import re
 from typing import Any, NamedTuple
 
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.packed_strings import is_encodable
-from singleshot.datasets.raw import Box, Notation, RawImage, RawObject, RawSet
-from singleshot.datasets.readers import results
+from singleshot.datasets.raw import Box, DatasetIds, Notation, RawImage, RawObject, RawSet
+from singleshot.datasets.readers import coco_results
+from singleshot.datasets.readers.coco_layout import CocoFile, choose_file, coco_file, coco_files, is_undivided
 from singleshot.datasets.readers.coco_values import box_of, id_of, number, whole
 from singleshot.datasets.readers.common import (
     MADE_SPLITS,
@@ -25,29 +24,14 @@ from singleshot.datasets.readers.common import (
     parse_json,
     whole_side,
 )
-from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split, split_of
-from singleshot.datasets.tree import Tree, join, open_tree
+from singleshot.datasets.tree import Tree, open_tree
 from singleshot.errors import DataError, printable
-from singleshot.images.suffixes import is_image
 
 logger = logging.getLogger(__name__)
 
 MAX_JSON_BYTES = 2 * 2**30
 
-# Files of the COCO download that hold no boxes of objects.
-_OTHER_TASKS = ("person_keypoints_", "captions_", "stuff_", "panoptic_", "image_info_")
-_EXPORTED = "_annotations.coco.json"  # Roboflow's name, one in each split's folder
 _LISTS = ("images", "annotations", "categories")
-_PEEK_BYTES = 1 << 16
-_LIST_KEY = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
-
-
-class CocoFile(NamedTuple):
-    """One annotation file; tag names it ("train2017"); split is "train"."""
-
-    name: str
-    tag: str
-    split: str
 
 
 class _Images(NamedTuple):
@@ -59,59 +43,10 @@ class _Images(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """One file: class names in the order of their ids, and the images."""
+    """One file: class names and their ids, in the order of the ids; whether image ids are numbers; the images."""
 
-    names: tuple[str, ...]
+    ids: DatasetIds
     images: list[RawImage]
-
-
-# ---------------------------------------------------------------------------------------------- files
-
-
-def coco_files(tree: Tree) -> list[CocoFile]:
-    """The annotation files of a COCO folder, by the layouts that are known; [] when there is none."""
-    found = []
-    for place in ("", "annotations"):
-        pictures = {name.rpartition(".")[0] for name in tree.files(place) if is_image(name)}
-        # A JSON beside an image of its name is that image's own label (LabelMe's); others there may have lost theirs.
-        own = {name for name in tree.files(place, (".json",)) if name[:-5] in pictures}
-        for name in tree.files(place, (".json",)):
-            if name.endswith(".json") and not name.startswith(_OTHER_TASKS) and name != _EXPORTED and name not in own:
-                file = _coco_file(join(place, name))
-                usual = file.split in KNOWN_SPLITS or name.startswith("instances_")
-                if (not own or usual) and _is_coco(tree, file.name, usual):
-                    found.append(file)
-    for folder in ("", *tree.folders()):
-        if _EXPORTED in tree.names(folder):
-            found.append(CocoFile(join(folder, _EXPORTED), folder or "all", split_of(folder) or "all"))
-    return found
-
-
-def _coco_file(name: str) -> CocoFile:
-    tag = name.rpartition("/")[2][:-5].removeprefix("instances_")
-    return CocoFile(name, tag, split_of(tag))
-
-
-def _is_coco(tree: Tree, name: str, usual: bool) -> bool:
-    """Whether a JSON file is COCO by its keys; one of a usual name that is no whole JSON is a broken COCO file."""
-    try:
-        start = tree.read(name, _PEEK_BYTES, "annotation", most=_PEEK_BYTES)
-    except DataError:
-        return usual
-    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if results.is_one(text):
-        return False
-    if _LIST_KEY.search(text) and not text.startswith(b"["):
-        return True
-    if not usual or re.search(rb'"(shapes|regions|_via_\w+)"\s*:', text):
-        return False
-    if len(start) == _PEEK_BYTES:  # the lists may come later
-        return text.startswith(b"{")
-    try:
-        json.loads(start)
-    except (ValueError, RecursionError):
-        return True
-    return False
 
 
 def sniff(tree: Tree) -> str | None:
@@ -121,28 +56,10 @@ def sniff(tree: Tree) -> str | None:
 
 def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
     """Names of the splits of a COCO folder, without their years; of a file the one that its name says."""
-    files = [_coco_file(file)] if file else coco_files(tree)
-    if _is_undivided(files, file):
+    files = [coco_file(file)] if file else coco_files(tree)
+    if is_undivided(files, file):
         return MADE_SPLITS
     return tuple(dict.fromkeys(found.split for found in files))
-
-
-def _is_undivided(files: list[CocoFile], named: str) -> bool:
-    """Whether the only file of a folder says no split by its name: CVAT's instances_default.json, annotations.json."""
-    return not named and len(files) == 1 and files[0].split not in KNOWN_SPLITS
-
-
-def choose_file(tree: Tree, split: str) -> CocoFile:
-    """The file of a split, named with its year or without; DataError when there is none, or more than one."""
-    files = coco_files(tree)
-    exact = [file for file in files if file.tag == split]
-    if not exact:
-        name = resolve_split(split, {file.split for file in files}, tree.root)
-        exact = [file for file in files if file.split == name]
-    if len(exact) > 1:
-        there = ", ".join(printable(file.name) for file in exact[:8])
-        raise DataError(f"{printable(tree.root)}: several files for split {printable(split)!r} ({there}); name one")
-    return exact[0]
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -153,18 +70,20 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
 
     A named file is one split, whatever is wanted. A folder's only file that names no split is divided here.
     """
-    files = [_coco_file(file)] if file else coco_files(tree)
-    made = _is_undivided(files, file)
+    files = [coco_file(file)] if file else coco_files(tree)
+    made = is_undivided(files, file)
     if not (made or file or wanted is None):
         files = [choose_file(tree, wanted)]
     names: list[str] = []
+    ids: list[DatasetIds] = []
     unique = UniqueImages()
     splits_of: dict[str, list[int]] = {}
     for one in files:
         found = _read_file(tree, one, problems)
         if found is None:
             continue
-        names += [name for name in found.names if name not in names]
+        names += [name for name in found.ids.categories if name not in names]
+        ids.append(found.ids)
         members = [unique.place(image) for image in found.images]
         # Two files of one split are told apart by their whole names.
         splits_of[one.split if one.split not in splits_of else one.tag] = members
@@ -173,7 +92,17 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     if made:
         splits_of = divide(tree, [image.path for image in unique.images], wanted)
     source = tree.path(files[0].name) if len(files) == 1 else tree.root
-    return RawSet("coco", source, tuple(names), unique.images, splits_of, made, True, Notation(_show_item, _show_box))
+    shown = Notation(_show_item, _show_box)
+    return RawSet("coco", source, tuple(names), unique.images, splits_of, made, True, shown, _joined(ids))
+
+
+def _joined(ids: list[DatasetIds]) -> DatasetIds | None:
+    """The ids of all files together; None where a name has two or two names have the same."""
+    pairs = {pair for one in ids for pair in one.categories.items()}
+    names, numbers = {name for name, _ in pairs}, {number for _, number in pairs}
+    if not pairs or not len(pairs) == len(names) == len(numbers):
+        return None
+    return DatasetIds(dict(sorted(pairs, key=lambda pair: pair[1])), all(one.whole for one in ids))
 
 
 def _show_item(obj: RawObject) -> str:
@@ -207,17 +136,34 @@ def _read_file(tree: Tree, file: CocoFile, problems: RaiseErrors) -> _Read | Non
             objects[found[0]].append(found[1])
     del content
     images = [
-        RawImage(found, str(ident), *listed.sizes[i], objects[i], path)
+        RawImage(found, str(ident), *listed.sizes[i], objects[i], path, listed=listed.files[i])
         for (ident, i), found in zip(listed.position.items(), _find_images(tree, file, listed, problems), strict=True)
         if found
     ]
-    return _Read(tuple(order.values()), images)
+    _report_twice(images, path, problems)
+    whole_ids = all(isinstance(ident, int) for ident in listed.position)
+    return _Read(DatasetIds({name: ident for ident, name in order.items()}, whole_ids), images)
+
+
+def _report_twice(images: list[RawImage], path: str, problems: RaiseErrors) -> None:
+    """Files under several ids, in one finding: what is labelled under one of them is background under the other."""
+    first: dict[str, RawImage] = {}
+    twice = [(first[image.path], image) for image in images if first.setdefault(image.path, image) is not image]
+    if twice:
+        one, other = twice[0]
+        message = (
+            f"{len(twice)} image{'s are' * (len(twice) > 1) or ' is'} listed twice: {printable(one.listed, 120)} is"
+            f" {printable(one.ident, 60)} and {printable(other.ident, 60)}; join their annotations under one id"
+        )
+        problems.add("image-listed-twice", path, message)
 
 
 def load_json(tree: Tree, name: str) -> dict[str, Any]:
     """The file as a dict that has the lists images, annotations and categories; DataError otherwise."""
     where = printable(tree.path(name))
     content = parse_json(tree.read(name, MAX_JSON_BYTES, "annotation"), where)
+    if isinstance(content, list) and all(isinstance(row, dict) and "score" in row for row in content[:1]):
+        content = coco_results.complete(tree, name, content, load_json)
     if not isinstance(content, dict):
         raise DataError(f"{where}: holds a {type(content).__name__}; want a COCO object with {', '.join(_LISTS)}")
     missing = [key for key in _LISTS if not isinstance(content.get(key), list)]
@@ -373,7 +319,8 @@ def _row(
         return None
     x, y, width, height = numbers
     place = images.position[ident]  # type: ignore[index]
-    return place, RawObject(name, (x, y, x + width, y + height), bool(difficult), bool(crowd), area, number=k, tag=own)
+    box, score = (x, y, x + width, y + height), number(item.get("score"))
+    return place, RawObject(name, box, bool(difficult), bool(crowd), area, number=k, tag=own, score=score)
 
 
 # ---------------------------------------------------------------------------------------------- images

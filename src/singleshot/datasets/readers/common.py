@@ -37,6 +37,12 @@ def parse_number(text: str) -> float | None:
         return None
 
 
+def score_of(text: str | None) -> float:
+    """The score of a detection, NaN where a label has none."""
+    score = None if text is None else parse_number(text)
+    return math.nan if score is None else score
+
+
 def json_number(value: object) -> float:
     """A value of JSON as float, NaN for anything that is not a number; what no float holds is infinite."""
     if isinstance(value, bool) or not isinstance(value, int | float):

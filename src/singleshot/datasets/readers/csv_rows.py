@@ -15,7 +15,7 @@ from typing import IO, NamedTuple
 from singleshot.datasets.findings import CollectErrors, RaiseErrors
 from singleshot.datasets.packed_strings import is_encodable, is_text
 from singleshot.datasets.raw import RawObject
-from singleshot.datasets.readers.common import parse_number, whole_side
+from singleshot.datasets.readers.common import parse_number, score_of, whole_side
 from singleshot.datasets.splits import KNOWN_SPLITS
 from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
@@ -38,6 +38,7 @@ _CALLED = {
     "difficult": ("difficult",),
     "crowd": ("crowd", "iscrowd", "isgroupof"),
     "split": ("split",),
+    "score": ("score", "confidence", "conf"),
 }
 # What `detect --format csv` calls them: there x1 is the right side, and "label" a number.
 _OWN = {"x0": "xmin", "y0": "ymin", "x1": "xmax", "y1": "ymax", "label": "", "name": "class"}
@@ -60,6 +61,7 @@ class Columns(NamedTuple):
     difficult: int = -1
     crowd: int = -1
     split: int = -1
+    score: int = -1
     bare: bool = False
     coded: bool = False
     width_of_row: int = 6
@@ -291,7 +293,8 @@ class _Table:
             if flags is None:
                 return
             difficult, crowd = flags
-        image.objects.append(RawObject(name, (x0, y0, x1, y1), difficult, crowd, math.nan, number, line))
+        score = math.nan if columns.score < 0 else score_of(row[columns.score])
+        image.objects.append(RawObject(name, (x0, y0, x1, y1), difficult, crowd, math.nan, number, line, score=score))
 
     def mostly_parts(self) -> bool:
         """Whether the boxes lie within 0..1, most of them: a mistake in one must not turn all into pixels."""

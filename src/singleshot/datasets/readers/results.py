@@ -22,7 +22,7 @@ def is_one(head: bytes) -> bool:
 
 
 def parse(data: bytes, path: str, problems: RaiseErrors) -> ParsedFile:
-    """Every detection is an object. Scores are not used; write fewer with --score-min. Raises UnreadableFileError."""
+    """Every detection is an object with its score. Raises UnreadableFileError."""
     content = load_json(data, path)
     listed = content.get("images") if isinstance(content, dict) else None
     classes = content.get("classes") if isinstance(content, dict) else None
@@ -61,5 +61,6 @@ def _image(item: Any, path: str, number: int, classes: tuple[str, ...], problems
             broken(message="wants box (four numbers) and name (one of classes)", item=place)
             continue
         x0, y0, x1, y1 = (json_number(value) for value in box)
-        objects.append(RawObject(str(label), (x0, y0, x1, y1), number=number, tag=place))
+        score = json_number(row.get("score"))
+        objects.append(RawObject(str(label), (x0, y0, x1, y1), number=number, tag=place, score=score))
     return ListedImage((name,), f"{here} ({printable(name)})", objects, *size)

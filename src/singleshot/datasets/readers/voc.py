@@ -18,7 +18,7 @@ from xml.etree.ElementTree import ParseError
 
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.raw import Box, Notation, RawImage, RawObject, RawSet, show_item
-from singleshot.datasets.readers.common import MAX_SIDE, parse_number, shorten_idents, whole_side
+from singleshot.datasets.readers.common import MAX_SIDE, parse_number, score_of, shorten_idents, whole_side
 from singleshot.datasets.readers.image_finder import ImageFinder
 from singleshot.datasets.readers.voc_layout import IMAGES, LABELS, ImagePlaces, Layout, find_layout, sniff
 from singleshot.datasets.splits import make_splits, resolve_split
@@ -302,7 +302,8 @@ def _object(element: Any, path: str, k: int, problems: RaiseErrors) -> RawObject
         flags.append(_FLAG[flag.lower()])
     x0, y0, x1, y1 = numbers
     # One pixel is given to what starts and ends on the same; an end one pixel or more before its start has no area.
-    return RawObject(name, (x0, y0, x1, y1), flags[0], flags[1], number=k)
+    score = score_of(element.findtext("score"))
+    return RawObject(name, (x0, y0, x1, y1), flags[0], flags[1], number=k, score=score)
 
 
 def _zero_based(text: str) -> float:

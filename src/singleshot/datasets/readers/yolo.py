@@ -246,14 +246,23 @@ def _read_rows(
             problems.add(row.kind, path, row.message, f"object {number}", line=line, number=number)
         else:
             difficult, crowd, _ = flags.get(number, (False, False, 0))
-            obj = RawObject(classes.name(row[0]) or "", row[1], difficult, crowd, number=number, line=line)
-            found.append((row[0], obj))
+            name, box, score = classes.name(row.number) or "", row.box, row.score
+            obj = RawObject(name, box, difficult, crowd, number=number, line=line, score=score)
+            found.append((row.number, obj))
         number += 1
     for beyond, (_, _, line) in flags.items():
         if beyond >= number:
             message = f"object {beyond} of {printable(label)}, which has {number}; correct or remove the row"
             problems.add("annotation-malformed", tree.path(FLAGS_FILE), message, line=line)
     return found
+
+
+class _Row(NamedTuple):
+    """Class number, box, and the score that a detector wrote, NaN in a label."""
+
+    number: int
+    box: Box
+    score: float
 
 
 class _Wrong(NamedTuple):
@@ -263,8 +272,8 @@ class _Wrong(NamedTuple):
     message: str
 
 
-def _row(words: list[str], classes: _Classes) -> tuple[int, Box] | _Wrong:
-    """Class number and box of one row, or what is wrong with it."""
+def _row(words: list[str], classes: _Classes) -> _Row | _Wrong:
+    """What one row says, or what is wrong with it."""
 
     def malformed(message: str) -> _Wrong:
         return _Wrong("annotation-malformed", message)
@@ -276,10 +285,11 @@ def _row(words: list[str], classes: _Classes) -> tuple[int, Box] | _Wrong:
     except ValueError:
         bad = printable(next(word for word in words if not _is_number(word)), 40)
         return malformed(f"{bad!r} is not a number; want a class number, then centre x and y, width, height")
-    first, rest = numbers[0], numbers[1:]
+    first, rest, score = numbers[0], numbers[1:], math.nan
     if not (first >= 0 and first % 1 == 0):  # NaN and infinity too
         return malformed(f"{printable(words[0], 40)} is no class number; want a whole one from 0")
     if len(rest) in (4 + classes.keypoints, 5 + classes.keypoints) and _is_box(rest[4 + classes.keypoints :]):
+        score = next(iter(rest[4 + classes.keypoints :]), math.nan)
         rest = rest[:4]
     elif len(rest) < 6 or len(rest) % 2:
         want = "want class and four (centre x and y, width, height), or class and three points or more"
@@ -290,7 +300,7 @@ def _row(words: list[str], classes: _Classes) -> tuple[int, Box] | _Wrong:
         return malformed(f"{value:.7g} looks like pixels; {want}")
     if classes.name(int(first)) is None:
         return _Wrong("class-unknown", classes.unknown(int(first)))
-    return int(first), _bounds(rest)
+    return _Row(int(first), _bounds(rest), score)
 
 
 def _is_box(more: list[float]) -> bool:

@@ -11,10 +11,13 @@ from typing import IO, Any
 
 from singleshot.datasets.raw import RawObject, RawSet
 from singleshot.datasets.splits import KNOWN_SPLITS
-from singleshot.datasets.writers.common import WritePlan, area_of, make_write_plan, number_text
+from singleshot.datasets.writers.common import WritePlan, area_of, clean_name, make_write_plan, number_text
 from singleshot.errors import DataError, printable
+from singleshot.images.suffixes import is_image
 
 logger = logging.getLogger(__name__)
+
+_DEEPEST = 8  # folders of a name that is kept
 
 
 def plan(raw: RawSet) -> WritePlan:
@@ -22,6 +25,7 @@ def plan(raw: RawSet) -> WritePlan:
     found = make_write_plan(raw)
     if not found.class_names:
         raise DataError(f"{printable(raw.source)}: has no class, and a COCO file needs one; convert to another form")
+    found = _keep_names(found)
     (first, *others) = found.splits
     if others or first in KNOWN_SPLITS:
         return found
@@ -30,27 +34,49 @@ def plan(raw: RawSet) -> WritePlan:
     return replace(found, splits={"train": found.splits[first]})
 
 
+def _keep_names(plan: WritePlan) -> WritePlan:
+    """With the file names that COCO files list, folders included, where each is one in its split."""
+    listed = [image.listed for image in plan.images]
+    keys = [f"{split}/{name}".casefold() for split, name in zip(plan.home, listed, strict=True)]
+    if len(set(keys)) < len(keys) or not all(map(_is_plain, listed)):
+        return plan
+    return replace(plan, names=listed)
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name may stand as it is below images/: it leads nowhere else, and every part is a name everywhere."""
+    parts = name.split("/")
+    plain = all(part and ":" not in part and clean_name(part, "") == part for part in parts)
+    return plain and len(parts) <= _DEEPEST and is_image(name)
+
+
 def place(plan: WritePlan, i: int) -> str:
-    """Where image file i goes, relative to the folder."""
-    return f"images/{plan.names[i]}"
+    """Where image file i goes, relative to the folder; names that repeat in another split lie in folders of splits."""
+    return f"images/{plan.home[i]}/{plan.names[i]}" if plan.names_repeat else f"images/{plan.names[i]}"
 
 
 def write(plan: WritePlan, folder: Path) -> None:
-    """One file for each split. An image and its annotations have the same ids in each of them."""
+    """One file for each split. An image and its annotations have the same ids in each of them, those of the COCO
+    files that were read if it was read from some."""
     labels = folder / "annotations"
     labels.mkdir()
-    category = {name: ident for ident, name in enumerate(plan.class_names, 1)}
+    category, idents = _categories(plan), _image_ids(plan)
     first, starts = 1, []  # of annotation ids
     for image in plan.images:
         starts.append(first)
         first += len(image.objects)
     for split, members in plan.splits.items():
         images = (
-            {"id": i + 1, "file_name": plan.names[i], "width": plan.images[i].width, "height": plan.images[i].height}
+            {
+                "id": idents[i],
+                "file_name": plan.names[i],
+                "width": plan.images[i].width,
+                "height": plan.images[i].height,
+            }
             for i in members
         )
         annotations = (
-            {"id": starts[i] + k, "image_id": i + 1, "category_id": category[obj.name], **_object(obj)}
+            {"id": starts[i] + k, "image_id": idents[i], "category_id": category[obj.name], **_object(obj)}
             for i in members
             for k, obj in enumerate(plan.images[i].objects)
         )
@@ -62,6 +88,21 @@ def write(plan: WritePlan, folder: Path) -> None:
             file.write(",\n")
             _list(file, "categories", ({"id": ident, "name": name} for name, ident in category.items()))
             file.write("}\n")
+
+
+def _categories(plan: WritePlan) -> dict[str, int]:
+    known = {} if plan.ids is None else plan.ids.categories
+    if set(plan.class_names) <= set(known):
+        return {name: known[name] for name in plan.class_names}
+    return {name: ident for ident, name in enumerate(plan.class_names, 1)}
+
+
+def _image_ids(plan: WritePlan) -> list[int] | list[str]:
+    """As they were read where no split has one twice, as it can be when several files are joined."""
+    idents = [image.ident for image in plan.images]
+    if plan.ids is None or any(len({idents[i] for i in some}) < len(some) for some in plan.splits.values()):
+        return list(range(1, len(idents) + 1))
+    return [int(ident) for ident in idents] if plan.ids.whole else idents
 
 
 def _list(file: IO[str], key: str, items: Iterable[dict[str, Any]]) -> None:

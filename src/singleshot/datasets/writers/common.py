@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from singleshot.datasets.box_rules import LIMIT_PX, NON_FINITE
-from singleshot.datasets.raw import Notation, RawImage, RawSet
+from singleshot.datasets.raw import DatasetIds, Notation, RawImage, RawSet
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import FORMATS, MAX_FILE_BYTES, upright_size
 from singleshot.images.headers import ending_of
@@ -34,7 +34,7 @@ _MAX_NAME_BYTES = 230
 class WritePlan:
     """A data set as it will be written. notation: of the form that it was read in; images: those of some split, each
     with a file name of its own in `names`; splits: name -> positions in images, each once; class_names: those of the
-    data set, then any others that objects have."""
+    data set, then any others that objects have; ids: of the COCO files that it was read from."""
 
     notation: Notation
     source: str
@@ -42,6 +42,7 @@ class WritePlan:
     images: list[RawImage]
     names: list[str]
     splits: dict[str, list[int]]
+    ids: DatasetIds | None = None
 
     @cached_property
     def home(self) -> list[str]:
@@ -50,6 +51,11 @@ class WritePlan:
             return [""] * len(self.images)
         split_of = {i: split for split, members in self.splits.items() for i in members}
         return [split_of[i] for i in range(len(self.images))]
+
+    @cached_property
+    def names_repeat(self) -> bool:
+        """Whether images have one name, on some file system."""
+        return len({name.casefold() for name in self.names}) < len(self.names)
 
     @property
     def used(self) -> set[str]:
@@ -91,6 +97,7 @@ def make_write_plan(
             name: [place[i] for i in dict.fromkeys(members)]
             for name, members in zip(split_names, filled.values(), strict=True)
         },
+        raw.ids,
     )
 
 

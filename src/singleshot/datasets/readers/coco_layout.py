@@ -1,0 +1,105 @@
+"""Which annotation files a COCO folder has, by the layouts that tools write, and which split each of them is."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import NamedTuple
+
+from singleshot.datasets.readers import coco_results, results
+from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split, split_of
+from singleshot.datasets.tree import Tree, join
+from singleshot.errors import DataError, printable
+from singleshot.images.suffixes import is_image
+
+# Files of the COCO download that hold no boxes of objects.
+_OTHER_TASKS = ("person_keypoints_", "captions_", "stuff_", "panoptic_", "image_info")
+_EXPORTED = "_annotations.coco.json"  # Roboflow's name, one in each split's folder
+_PEEK_BYTES = 1 << 16
+_FEW = 50
+_LIST_KEY = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
+
+
+class CocoFile(NamedTuple):
+    """One annotation file; tag names it ("train2017"); split is "train"."""
+
+    name: str
+    tag: str
+    split: str
+
+
+def coco_files(tree: Tree) -> list[CocoFile]:
+    """The annotation files of a COCO folder, by the layouts that are known; [] when there is none."""
+    found = []
+    for place in ("", "annotations"):
+        pictures = {name.rpartition(".")[0] for name in tree.files(place) if is_image(name)}
+        # A JSON beside an image of its name is that image's own label (LabelMe's); others there may have lost theirs.
+        own = {name for name in tree.files(place, (".json",)) if name[:-5] in pictures}
+        for name in tree.files(place, (".json",)):
+            if name.endswith(".json") and not name.startswith(_OTHER_TASKS) and name not in (_EXPORTED, *own):
+                file = coco_file(join(place, name))
+                usual = file.split in KNOWN_SPLITS or name.startswith("instances_")
+                if (not own or usual) and _is_coco(tree, file.name, usual):
+                    found.append(file)
+    for folder in ("", *tree.folders()):
+        if _EXPORTED in tree.names(folder):
+            found.append(CocoFile(join(folder, _EXPORTED), folder or "all", split_of(folder) or "all"))
+    return found or _result_lists(tree)
+
+
+def _result_lists(tree: Tree) -> list[CocoFile]:
+    """Lists of detections, which count as labels only where nothing else lies there."""
+    names = [join(place, name) for place in ("", "annotations") for name in tree.files(place, (".json",))[:_FEW]]
+    return [coco_file(name) for name in names if coco_results.is_one(_head(tree, name) or b"")]
+
+
+def coco_file(name: str) -> CocoFile:
+    """A file with what its name says."""
+    tag = name.rpartition("/")[2][:-5].removeprefix("instances_")
+    return CocoFile(name, tag, split_of(tag))
+
+
+def _is_coco(tree: Tree, name: str, usual: bool) -> bool:
+    """Whether a JSON file is COCO by its keys; one of a usual name that is no whole JSON is a broken COCO file."""
+    start = _head(tree, name)
+    if start is None:
+        return usual
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if results.is_one(text) or coco_results.is_one(text):
+        return False
+    if _LIST_KEY.search(text) and not text.startswith(b"["):
+        return True
+    if not usual or re.search(rb'"(shapes|regions|_via_\w+)"\s*:', text):
+        return False
+    if len(start) == _PEEK_BYTES:  # the lists may come later
+        return text.startswith(b"{")
+    try:
+        json.loads(start)
+    except (ValueError, RecursionError):
+        return True
+    return False
+
+
+def _head(tree: Tree, name: str) -> bytes | None:
+    try:
+        return tree.read(name, _PEEK_BYTES, "annotation", most=_PEEK_BYTES)
+    except DataError:
+        return None
+
+
+def is_undivided(files: list[CocoFile], named: str) -> bool:
+    """Whether the only file of a folder says no split by its name: CVAT's instances_default.json, annotations.json."""
+    return not named and len(files) == 1 and files[0].split not in KNOWN_SPLITS
+
+
+def choose_file(tree: Tree, split: str) -> CocoFile:
+    """The file of a split, named with its year or without; DataError when there is none, or more than one."""
+    files = coco_files(tree)
+    exact = [file for file in files if file.tag == split]
+    if not exact:
+        name = resolve_split(split, {file.split for file in files}, tree.root)
+        exact = [file for file in files if file.split == name]
+    if len(exact) > 1:
+        there = ", ".join(printable(file.name) for file in exact[:8])
+        raise DataError(f"{printable(tree.root)}: several files for split {printable(split)!r} ({there}); name one")
+    return exact[0]
