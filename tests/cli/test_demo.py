@@ -31,3 +31,13 @@ def test_data_without_an_unseen_split_is_refused_before_training(scenes: Path, r
         (data / "ImageSets" / "Main" / f"{name}.txt").unlink()
     assert "no split test or val" in refused("demo", data, "--time", "8s", "--out", tmp_path / "demo")
     assert not (tmp_path / "demo").exists()
+
+
+def test_where_no_object_counts_there_is_no_figure() -> None:
+    from singleshot.cli.demo import _score
+    from singleshot.metrics import evaluate
+
+    nothing = evaluate([], [], "voc", ["cat"])
+    assert _score(nothing) == "nothing to measure (no mAP50): no object counts"
+    found, truth = ([[0, 0, 9, 9]], [0.9], [0]), ([[0, 0, 9, 9]], [0])
+    assert _score(evaluate([found], [truth], "voc", ["cat"])) == "mAP50 1.0000"  # type: ignore[list-item]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +17,9 @@ from singleshot.cli.train import watch
 from singleshot.errors import DataError, printable
 from singleshot.extras import require
 from singleshot.files import atomic_write, numbered_folder
+
+if TYPE_CHECKING:
+    from singleshot.metrics import Evaluation
 
 PICTURES = 12
 
@@ -50,7 +54,7 @@ def demo(
         source, model, str(folder), "scratch", time=time, backbone_weights="none", seed=seed, device=device
     )
     run = run_training(options, watch)
-    best = str(run.best)
+    best = str(run.best or run.last)
     if run.interrupted:
         print(f"stopped; go on with: singleshot train --resume --out {folder}")
         raise typer.Exit(STOPPED)
@@ -63,7 +67,7 @@ def demo(
         raise typer.Exit(code)
     evaluation = evaluated.evaluation
     print(f"""
-mAP50 {evaluation.mean_ap:.4f} on {evaluation.images} unseen pictures ({unseen}), after {run.seconds:.0f} s of training
+{_score(evaluation)} on {evaluation.images} unseen pictures ({unseen}), after {run.seconds:.0f} s of training
   the model     {best}
   pictures      {found}
   results       {found}/results.json
@@ -72,6 +76,12 @@ next, with your own labelled images:
   singleshot train path/to/your/data --time 20m --out runs/mine
   singleshot eval runs/mine/best.safetensors path/to/your/data --split test
   singleshot detect runs/mine/best.safetensors photo.jpg folder/ video.mp4""")
+
+
+def _score(evaluation: Evaluation) -> str:
+    """The figure in words; without an object that counts there is none."""
+    measured = not math.isnan(evaluation.mean_ap)
+    return f"mAP50 {evaluation.mean_ap:.4f}" if measured else "nothing to measure (no mAP50): no object counts"
 
 
 def _unseen_split(source: str) -> str:

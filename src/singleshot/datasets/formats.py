@@ -41,11 +41,13 @@ from singleshot.datasets.writers import voc as voc_writer
 from singleshot.datasets.writers import yolo as yolo_writer
 from singleshot.datasets.writers.common import WritePlan
 from singleshot.errors import DataError, printable
+from singleshot.images.suffixes import IMAGE_SUFFIXES
 from singleshot.storage import is_remote
 
 logger = logging.getLogger(__name__)
 
 _LEVELS = 4
+_MODEL_SUFFIXES = ("safetensors", "onnx", "pth", "pt", "ckpt", "h5", "tflite", "caffemodel")
 
 
 class Writer(NamedTuple):
@@ -266,7 +268,10 @@ def _open(path: str | os.PathLike[str], formats: Mapping[str, Format], follow_li
         return _find(open_tree(path, follow_links), where, formats)
     form = _form_by_content(open_tree(parent, follow_links), name, formats) or _form_of_file(name, formats)
     if form is None:
-        raise DataError(f"{where}: not a data set that is read here; {wanted}")
+        suffix = name.lower().rpartition(".")[2]
+        what = "an image" if f".{suffix}" in IMAGE_SUFFIXES else "a model" if suffix in _MODEL_SUFFIXES else ""
+        is_one = f"is {what}, " if what else ""
+        raise DataError(f"{where}: {is_one}not a data set that is read here; {wanted}")
     # Images may lie next to the folder that holds the labels.
     above, _, folder = parent.replace("\\", "/").rpartition("/")
     if folder in ("annotations", "labels"):

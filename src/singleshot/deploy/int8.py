@@ -148,7 +148,7 @@ def open_calibration(data: str, info: ModelInfo, split: str = "val") -> tuple[Da
         if not len(dataset):
             raise DataError(f"{printable(data)}: split {printable(name, 40)} has no images")
         sets.append(dataset if most is None else dataset.subset(spread(len(dataset), most)))
-    if not len(sets[1].labels):
+    if (sets[1].difficult | sets[1].crowd).all():  # those do not count
         raise DataError(f"{printable(data)}: split {printable(split, 40)} has no objects to measure mAP50 on")
     return sets[0], sets[1]
 

@@ -136,11 +136,21 @@ def load_recipe(name: str) -> Recipe:
         raise ConfigError(f"recipe {printable(name)}: {first_problem(error)}") from error
 
 
+# pydantic's words for a type -> plain ones.
+_PLAIN = {"a valid string": "a text", "a valid number": "a number", "a valid integer": "a whole number",
+          "a valid boolean": "true or false"}  # fmt: skip
+
+
 def first_problem(error: Exception) -> str:
     """One line of what pydantic complains about first."""
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"]) or "recipe"
+    if first["type"] == "extra_forbidden":
+        return f"{printable(key, 60)}: no such key{did_you_mean(key, Recipe.model_fields)}"
     came = f", came {printable(repr(first['input']), 60)}" if first["loc"] else ""
-    return f"{key}: {first['msg']}{came}"
+    said = first["msg"].removeprefix("Value error, ").replace("Input should be", "want").partition(", unable to")[0]
+    for words, plain in _PLAIN.items():
+        said = said.replace(words, plain)
+    return f"{key}: {said}{came}"

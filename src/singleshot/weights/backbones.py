@@ -98,7 +98,7 @@ def load_backbone(model: SSD, source: str | Path) -> str:
     """
     path, where = Path(source), printable(source)
     if str(source) != "imagenet" and not path.exists() and not path.with_name(path.name + ".index").exists():
-        raise CheckpointError(f"{where}: no such file")
+        raise CheckpointError(f"{where}: no such file; want auto, imagenet, none or a file")
     if not isinstance(model.backbone, (VGG16, MobileNetV2)):
         raise ConfigError(
             f"backbone weights: model {model.name!r} has a backbone of its own; load them before building it"

@@ -58,7 +58,10 @@ def _opened(path: str | Path) -> Iterator[Any]:
     """The safetensors file, open. Raises CheckpointError that names what is wrong with it."""
     path, where = Path(path), printable(path)
     if not path.exists():
-        raise CheckpointError(f"{where}: no such file")
+        hint = (
+            "; a network's name is for train --model, a file of it comes from training" if str(path) in MODELS else ""
+        )
+        raise CheckpointError(f"{where}: no such file{hint}")
     if path.is_dir():
         if (path / "best.safetensors").is_file():
             raise CheckpointError(f"{where}: is a folder; give {where}/best.safetensors")

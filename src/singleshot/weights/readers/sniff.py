@@ -50,6 +50,10 @@ def read_foreign(path: str | Path, companion: str | Path | None = None) -> Forei
 
         graph = read_graph(path, where)
         return ForeignState(variables(graph), where, "graphdef", find_companions(path, companion, graph))
+    if first.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")):
+        raise CheckpointError(f"{where}: is an image; want a model file, and after it the images or the data")
+    if not first:
+        raise CheckpointError(f"{where}: an empty file; want a model file")
     raise CheckpointError(f"{where}: not a checkpoint that is known (it starts with {printable(repr(first[:8]), 40)})")
 
 
