@@ -111,6 +111,24 @@ LAYOUTS = {
         "coco", {"train/annotations/instances.json": coco(TRAIN), "valid/annotations/instances.json": coco(VAL)},
         images("train/images/", TRAIN) + images("valid/images/", VAL), ("train", "valid"),
     ),
+    "splits of COCO with capitals": (
+        "coco", {"Train/Annotations/instances.json": coco(TRAIN), "Val/Annotations/instances.json": coco(VAL)},
+        images("Train/Images/", TRAIN) + images("Val/Images/", VAL), ("train", "val"),
+    ),
+    "COCO in Annotations": ("coco", {"Annotations/instances_train.json": coco(NAMES)}, images("Images/"), ("train",)),
+    "COCO in annotations of splits": (
+        "coco", {"annotations/train/a.json": coco(TRAIN), "annotations/val/a.json": coco(VAL)}, images("images/"),
+        ("train", "val"),
+    ),
+    "COCO with splits as words": (
+        "coco", {"train_annotations.json": coco(TRAIN), "annotations/coco-test.json": coco(VAL)}, images("images/"),
+        ("test", "train"),
+    ),
+    "one COCO file": ("coco", {"my-test-project.json": coco(NAMES)}, images("images/"), MADE),
+    "COCO beside a folder of VOC": (
+        "coco", {"instances_train.json": coco(NAMES), "old/x.xml": voc("x")}, images("images/"), ("train",),
+    ),
+    "VOC in a folder of another name": ("voc", each("boxes/", voc), images("pictures/"), MADE),
     "Darknet's": ("yolo", {"classes.txt": "cat\n", **each("obj/", ROW, ending="txt")}, images("obj/"), MADE),
     "train and train.csv": (
         "csv", {"train.csv": CSV, "sample_submission.csv": "image_id,PredictionString\nx,1.0 0 0 5 5\n"},

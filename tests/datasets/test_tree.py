@@ -299,7 +299,7 @@ def linked(tmp_path, voc_set, write_image) -> Path:
 
 
 def test_links_that_lead_out_are_followed_where_that_is_asked_for(linked, voc_set, one_line):
-    assert "or give --follow-links where the folder is your own" in one_line(open_dataset, linked)
+    assert "if the folder is your own, give --follow-links to train, eval or data" in one_line(open_dataset, linked)
     found, real = open_dataset(linked, follow_links=True), open_dataset(voc_set)
     assert found.boxes_px.tolist() == real.boxes_px.tolist()
     assert found.sample(0).image.shape == (48, 64, 3)

@@ -322,5 +322,7 @@ def _look(tree: Tree, formats: Mapping[str, Format], level: int = 0) -> Source |
     only = tree.open_folders()
     if nested is None and len(only) == 1 and level < _LEVELS:  # a folder that only holds the folder of the set
         nested = _look(tree.below(only[0]), formats, level + 1)
-    deep = (Source(key, tree, "", form) for key, form in formats.items() if form.is_deep and form.is_deep(tree))
+    deep = (
+        Source(key, tree, "", form, formats) for key, form in formats.items() if form.is_deep and form.is_deep(tree)
+    )
     return nested or next(deep, None)

@@ -49,6 +49,12 @@ def usual_split(name: str) -> str:
     return {"training": "train", "testing": "test"}.get(split, split) if split in KNOWN_SPLITS else ""
 
 
+def word_split(name: str) -> str:
+    """The only usual split among the words of a name: "train" for "labels-train.json"; "" for none and for several."""
+    words = dict.fromkeys(filter(None, map(usual_split, re.findall(r"[A-Za-z]+", name))))
+    return next(iter(words)) if len(words) == 1 else ""
+
+
 def find_split(split: str, splits: Collection[str]) -> str | None:
     """The name under which `split` is there, or None; in another letter case only where it is not there in its own."""
     names = (split, *SPLIT_ALIASES.get(split, ()))

@@ -223,7 +223,8 @@ class LocalTree(Tree):
         if real != self._real and not real.startswith(self._real.rstrip(os.sep) + os.sep):
             raise DataError(
                 f"{printable(path)}: a link that leads out of {printable(self.root)}; "
-                "copy what it points to into the folder, or give --follow-links where the folder is your own"
+                "copy what it points to into the folder, or, if the folder is your own, give --follow-links to train, "
+                "eval or data"
             )
 
 

@@ -7,7 +7,7 @@ import re
 from typing import NamedTuple
 
 from singleshot.datasets.readers import coco_results, results
-from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split, split_of
+from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split, split_of, word_split
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
@@ -31,7 +31,7 @@ class CocoFile(NamedTuple):
 def coco_files(tree: Tree) -> list[CocoFile]:
     """The annotation files of a COCO folder, by the layouts that are known; [] when there is none."""
     found = []
-    for place in _places(tree):
+    for place in ("", *_label_folders(tree, "")):
         pictures = {name.rpartition(".")[0] for name in tree.files(place) if is_image(name)}
         # A JSON beside an image of its name is that image's own label (LabelMe's); others there may have lost theirs.
         own = {name for name in tree.files(place, (".json",)) if name[:-5] in pictures}
@@ -44,18 +44,33 @@ def coco_files(tree: Tree) -> list[CocoFile]:
     for folder in ("", *tree.folders()):
         if _EXPORTED in tree.names(folder):
             found.append(CocoFile(join(folder, _EXPORTED), folder or "all", split_of(folder) or "all"))
-    return found or _files_of_splits(tree) or _result_lists(tree)
+    return _by_words(found) or _files_of_splits(tree) or _result_lists(tree)
 
 
-def _places(tree: Tree) -> list[str]:
-    return ["", *(name for name in tree.folders() if name.lower() in _LABEL_FOLDERS)]
+def _by_words(files: list[CocoFile]) -> list[CocoFile]:
+    """With the split that is a word of a file's name, "train" of "train_boxes.json", where one of several is it."""
+    if len(files) == 1:  # "test-project.json" is all there is
+        return files
+    words = [word_split(file.tag) if file.split not in KNOWN_SPLITS else "" for file in files]
+    taken = [*words, *(file.split for file in files)]
+    return [
+        file._replace(split=word) if word and taken.count(word) == 1 else file
+        for file, word in zip(files, words, strict=True)
+    ]
+
+
+def _label_folders(tree: Tree, folder: str) -> list[str]:
+    return [join(folder, name) for name in tree.folders(folder) if name.lower() in _LABEL_FOLDERS]
 
 
 def _files_of_splits(tree: Tree) -> list[CocoFile]:
-    """Those in the folders of splits or in their annotations/: train/labels.json, val/annotations/instances.json."""
+    """Those in the folders of splits or in their annotations/: train/labels.json, val/annotations/instances.json; or in
+    annotations/train/."""
     found = []
-    for folder in tree.folders():
-        for place in (folder, join(folder, "annotations")) if split_of(folder) in KNOWN_SPLITS else ():
+    inside = [(join(top, name), name) for top in _label_folders(tree, "") for name in tree.folders(top)]
+    for place_of_split, folder in [*((name, name) for name in tree.folders()), *inside]:
+        known = split_of(folder) in KNOWN_SPLITS
+        for place in (place_of_split, *_label_folders(tree, place_of_split)) if known else ():
             names = [name for name in tree.files(place, (".json",)) if not name.startswith(_OTHER_TASKS)]
             pictures = {name.rpartition(".")[0] for name in tree.files(place) if is_image(name)} if names else set()
             mine = [n for n in names[:_FEW] if n[:-5] not in pictures and _is_coco(tree, join(place, n), usual=False)]
@@ -67,7 +82,9 @@ def _files_of_splits(tree: Tree) -> list[CocoFile]:
 
 def _result_lists(tree: Tree) -> list[CocoFile]:
     """Lists of detections, which count as labels only where nothing else lies there."""
-    names = [join(place, name) for place in _places(tree) for name in tree.files(place, (".json",))[:_FEW]]
+    names = [
+        join(place, name) for place in ("", *_label_folders(tree, "")) for name in tree.files(place, (".json",))[:_FEW]
+    ]
     return [coco_file(name) for name in names if coco_results.is_one(_head(tree, name) or b"")]
 
 

@@ -7,7 +7,6 @@ or in the folders of the splits.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -25,7 +24,7 @@ from singleshot.datasets.readers.common import (
     shorten_idents,
 )
 from singleshot.datasets.readers.image_finder import ImageFinder
-from singleshot.datasets.splits import resolve_split, usual_split
+from singleshot.datasets.splits import resolve_split, usual_split, word_split
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
@@ -240,8 +239,7 @@ def _label_file(name: str) -> LabelFile:
     """The split of its folder, "train/labels.json", or the only one that its name says, "labels-train.json"."""
     folder, _, last = name.rpartition("/")
     stem = last.rpartition(".")[0] or last
-    words = dict.fromkeys(filter(None, map(usual_split, re.findall(r"[A-Za-z]+", stem))))
-    split = usual_split(folder) or (next(iter(words)) if len(words) == 1 else "")
+    split = usual_split(folder) or word_split(stem)
     return LabelFile(name, split, folder if usual_split(folder) else stem)
 
 

@@ -38,22 +38,19 @@ def sniff(tree: Tree) -> str | None:
 
     Raises DataError when several folders below are VOC folders.
     """
-    if LABELS in tree.names() or _label_folder(tree) or _has_annotations(tree, "") or _split_folders(tree):
+    if _has_labels(tree, "") or _label_folder(tree) or _has_annotations(tree, "") or _split_folders(tree):
         return ""
     found = [
         join(parent, name)
         for parent in ("", "VOCdevkit")
         for name in tree.open_folders(parent)
-        if LABELS in tree.names(join(parent, name)) or _is_set(tree, join(parent, name))
+        if _has_labels(tree, join(parent, name)) or _is_set(tree, join(parent, name))
     ]
-    nested = only_folder(tree, found, "VOC", certain=True)
-    if nested is None and any(_has_annotations(tree, name) for name in tree.open_folders()):
-        return ""  # annotations in a folder of another name
-    return nested
+    return only_folder(tree, found, "VOC", certain=True)
 
 
 def is_deep(tree: Tree) -> bool:
-    """Whether there are annotations in any folder below: archive/train_zip/train/*.xml."""
+    """Whether there are annotations in any folder below: xml-files/*.xml, archive/train_zip/train/*.xml."""
     return any(_has_annotations(tree, folder) for folder in islice(_folders(tree, ""), _FOLDERS))
 
 
@@ -116,6 +113,16 @@ def _has_annotations(tree: Tree, folder: str) -> bool:
         if _START.search(start.replace(b"\0", b"")):  # UTF-16 too
             return True
     return False
+
+
+def _has_labels(tree: Tree, folder: str) -> bool:
+    """Whether there is a folder Annotations/, and it is not one of JSON files alone, as COCO's may be."""
+    if LABELS not in tree.names(folder):
+        return False
+    place = join(folder, LABELS)
+    names = tree.files(place)
+    json_alone = any(name.lower().endswith(".json") for name in names) and not tree.folders(place)
+    return not json_alone or any(name.lower().endswith(".xml") for name in names)
 
 
 def _label_folder(tree: Tree) -> str:
