@@ -264,6 +264,15 @@ def test_a_broken_list_of_classes_is_said(folder, text, one_line):
     assert raw.class_names == ("cat",)
 
 
+@pytest.mark.parametrize("name", ["classes.txt", "classes.csv"])
+def test_a_list_of_classes_in_another_encoding_is_said_once(folder, name, one_line):
+    root = folder({"train.csv": CAT, name: "dog,1\nh\xe4nd,2\n".encode("cp1252")})
+    said = one_line(open_dataset, root)
+    assert f"{name}:2: is not UTF-8 (byte 0xE4); save it as UTF-8" in said
+    assert said.count(name) == 1
+    assert [(f.kind, f.line) for f in read(root)[1]] == [("annotation-unreadable", 2)]
+
+
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_no_bytes_make_it_fall(tmp_path, data):

@@ -56,6 +56,15 @@ def read(folder):
 # ---------------------------------------------------------------------------------------------- shapes
 
 
+def test_flags_are_the_regions_meta(read):
+    results = [{**rect(), "meta": {"difficult": True}}, {**rect("dog"), "meta": {"text": ["a note"], "crowd": "1"}},
+               {**rect(), "meta": ["odd"]}, {**rect(), "meta": {"crowd": 7}}]  # fmt: skip
+    raw, findings = read(task("a.png", *results))
+    assert [(o.name, o.difficult, o.crowd) for o in raw.images[0].objects] == [
+        ("cat", True, False), ("dog", False, True), ("cat", False, False)]  # fmt: skip
+    assert [f.message for f in findings] == ["crowd 7; want true or false"]
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_percent_become_pixels(folder, way):
     make = WAYS[way]

@@ -3,6 +3,7 @@ which lists them all."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import NamedTuple
 
@@ -89,8 +90,11 @@ class RaiseErrors:
         self._take(Finding(kind, file, message, item, line, number))
 
     def add_unreadable(self, file: str, error: DataError) -> None:
-        """Report a label file that cannot be read; the finding has its path, which the error need not repeat."""
-        self.add("annotation-unreadable", file, str(error).removeprefix(f"{printable(file)}: "))
+        """Report a label file that cannot be read; the finding has its path and line, which are not said twice."""
+        text = str(error)
+        start = re.match(re.escape(printable(file)) + r"(?::(\d{1,9}))?: ", text)
+        line = int(start[1]) if start and start[1] else None
+        self.add("annotation-unreadable", file, text[start.end() :] if start else text, line=line)
 
     def _take(self, finding: Finding) -> None:
         raise DataError(str(finding))

@@ -34,6 +34,8 @@ from singleshot.datasets.readers.unread_forms import find_unread_form
 from singleshot.datasets.tree import Tree, describe_contents, open_tree
 from singleshot.datasets.writers import coco as coco_writer
 from singleshot.datasets.writers import csv as csv_writer
+from singleshot.datasets.writers import cvat as cvat_writer
+from singleshot.datasets.writers import json_forms, split_folders
 from singleshot.datasets.writers import voc as voc_writer
 from singleshot.datasets.writers import yolo as yolo_writer
 from singleshot.datasets.writers.common import WritePlan
@@ -85,7 +87,11 @@ class Format(NamedTuple):
 
 
 def _by_content(
-    form: LabelForm, wanted: str, line: Callable[[bytes, int], int | None] = no_line, suffixes: tuple[str, ...] = ()
+    form: LabelForm,
+    wanted: str,
+    line: Callable[[bytes, int], int | None] = no_line,
+    suffixes: tuple[str, ...] = (),
+    writer: Writer | None = None,
 ) -> Format:
     """The row of a form whose files each hold many images and are known by their first bytes."""
     return Format(
@@ -97,8 +103,13 @@ def _by_content(
         line,
         suffixes=suffixes,
         in_one_file=True,
+        writer=writer,
         is_one=form.is_one,
     )
+
+
+def _in_split_folders(write: Callable[[WritePlan, Path], None]) -> Writer:
+    return Writer(split_folders.plan, split_folders.place, write)
 
 
 # In the order in which they are looked for.
@@ -150,12 +161,29 @@ FORMATS: Mapping[str, Format] = {
         suffixes=(".csv",),
         writer=Writer(csv_writer.plan, csv_writer.place, csv_writer.write),
     ),
-    "cvat": _by_content(cvat.FORM, "a CVAT annotations.xml with its images", suffixes=(".xml",)),
-    "createml": _by_content(
-        createml.FORM, "a Create ML JSON (a list of images with their annotations)", createml.line_of
+    "cvat": _by_content(
+        cvat.FORM,
+        "a CVAT annotations.xml with its images",
+        suffixes=(".xml",),
+        writer=Writer(cvat_writer.plan, cvat_writer.place, cvat_writer.write),
     ),
-    "via": _by_content(via.FORM, "a VGG Image Annotator project, JSON or CSV", via.line_of),
-    "labelstudio": _by_content(labelstudio.FORM, "a Label Studio JSON or JSON-MIN"),
+    "createml": _by_content(
+        createml.FORM,
+        "a Create ML JSON (a list of images with their annotations)",
+        createml.line_of,
+        writer=_in_split_folders(json_forms.CREATEML_FORM.write),
+    ),
+    "via": _by_content(
+        via.FORM,
+        "a VGG Image Annotator project, JSON or CSV",
+        via.line_of,
+        writer=_in_split_folders(json_forms.VIA_FORM.write),
+    ),
+    "labelstudio": _by_content(
+        labelstudio.FORM,
+        "a Label Studio JSON or JSON-MIN",
+        writer=_in_split_folders(json_forms.LABEL_STUDIO_FORM.write),
+    ),
     "labelme": Format(
         "LabelMe",
         "a folder of images with LabelMe's NAME.json for each",
@@ -163,6 +191,7 @@ FORMATS: Mapping[str, Format] = {
         labelme.splits,
         labelme.read,
         labelme.line_of,
+        writer=_in_split_folders(json_forms.write_labelme),
     ),
 }
 

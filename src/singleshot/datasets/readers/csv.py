@@ -262,9 +262,12 @@ def _declared(tree: Tree, files: list[CsvFile], problems: RaiseErrors) -> tuple[
                 names = _listed(text.splitlines(), name.endswith(".csv"))
                 if len(set(names)) < len(names) or not names:
                     raise ValueError("want each name once")
-            except (DataError, ValueError, csv.Error) as error:
-                message = printable(error, 120).removeprefix(f"{printable(where)}: ")
-                problems.add("annotation-unreadable", where, f"is no list of classes ({message}); correct or remove it")
+            except DataError as error:
+                problems.add_unreadable(where, error)
+                continue
+            except (ValueError, csv.Error) as error:
+                message = f"is no list of classes ({printable(error, 120)}); correct or remove it"
+                problems.add("annotation-unreadable", where, message)
                 continue
             return tuple(names)
     return ()

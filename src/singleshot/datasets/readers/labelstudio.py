@@ -20,7 +20,14 @@ from singleshot.datasets.packed_strings import is_encodable
 from singleshot.datasets.raw import Box, RawObject
 from singleshot.datasets.readers.common import surround, whole_side
 from singleshot.datasets.readers.label_files import LabelForm, ListedImage, ParsedFile, UnreadableFileError, load_json
-from singleshot.datasets.readers.shapes import cut_to_image, show, surround_ellipse, surround_rotated_corner, to_number
+from singleshot.datasets.readers.shapes import (
+    cut_to_image,
+    read_flags,
+    show,
+    surround_ellipse,
+    surround_rotated_corner,
+    to_number,
+)
 from singleshot.errors import printable
 from singleshot.images.suffixes import is_image
 
@@ -192,9 +199,10 @@ class _Result:
             broken(message="has no label; say what it is")
         else:
             box = self._box(kind, value, {**value, **result})
-            if not isinstance(box, str):
-                return [RawObject(name, box, number=self._number, tag=here) for name in dict.fromkeys(names)]
-            broken(message=box)
+            flags = read_flags(result["meta"]) if isinstance(result.get("meta"), dict) else {}
+            if not isinstance(box, str) and not isinstance(flags, str):
+                return [RawObject(name, box, **flags, number=self._number, tag=here) for name in dict.fromkeys(names)]
+            broken(message=box if isinstance(box, str) else str(flags))
         return []
 
     def _kind(self, result: dict[str, Any], value: dict[str, Any]) -> tuple[str | None, list[Any]]:

@@ -7,7 +7,6 @@ subtracted from xmin and ymin only, so that a box of xmin == xmax is one pixel w
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +19,7 @@ from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.raw import Box, Notation, RawImage, RawObject, RawSet, show_item
 from singleshot.datasets.readers.common import MAX_SIDE, parse_number, shorten_idents, whole_side
 from singleshot.datasets.readers.image_finder import ImageFinder
+from singleshot.datasets.readers.own_lists import read_class_list
 from singleshot.datasets.readers.voc_layout import IMAGES, LABELS, ImagePlaces, Layout, find_layout, sniff
 from singleshot.datasets.splits import make_splits, resolve_split
 from singleshot.datasets.tree import Tree, join
@@ -29,7 +29,7 @@ from singleshot.images.suffixes import is_image
 from singleshot.text import decode_text
 
 logger = logging.getLogger(__name__)
-__all__ = ["CLASS_LIST", "DEVKIT_CLASSES", "line_of", "parse_annotation", "read", "sniff", "splits"]
+__all__ = ["DEVKIT_CLASSES", "line_of", "parse_annotation", "read", "sniff", "splits"]
 
 MAX_XML_BYTES = 16 * 2**20
 MAX_LIST_BYTES = 256 * 2**20
@@ -37,8 +37,6 @@ MAX_LIST_BYTES = 256 * 2**20
 _LISTS = "ImageSets/Main"
 # What tools call their list when there are no splits.
 _NO_SPLIT = "default"
-# This project's own: classes in their order, as a JSON list, where the annotations do not tell it.
-CLASS_LIST = "singleshot-classes.json"
 DEVKIT_CLASSES = frozenset(
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "  # noqa: SIM905
     "pottedplant sheep sofa train tvmonitor".split()
@@ -95,7 +93,7 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     images = _find_images(tree, stems_of, annotations, xmls, problems)
     position = {stem: i for i, stem in enumerate(images)}
     positions = {s: [position[stem] for stem in members if stem in position] for s, members in stems_of.items()}
-    declared = _class_list(tree, problems)
+    declared = read_class_list(tree, problems)
     order = (*declared, *sorted(names - set(declared)))
     notation = Notation(show_item, _show_box)
     return RawSet("voc", tree.root, order, list(images.values()), positions, there.made, bool(declared), notation)
@@ -110,20 +108,6 @@ def line_of(data: bytes, number: int) -> int | None:
     """The line on which object `number` of an annotation starts."""
     starts = [match.start() for match in re.finditer(rb"<object[\s>]", data)]
     return data.count(b"\n", 0, starts[number]) + 1 if number < len(starts) else None
-
-
-def _class_list(tree: Tree, problems: RaiseErrors) -> tuple[str, ...]:
-    if CLASS_LIST not in tree.names():
-        return ()
-    try:
-        declared = json.loads(tree.read(CLASS_LIST, MAX_XML_BYTES, "class list"))
-    except (ValueError, RecursionError):
-        declared = None
-    if not isinstance(declared, list) or not all(isinstance(name, str) and name.strip() for name in declared):
-        message = "is not a list of names in JSON; correct it or remove it"
-        problems.add("annotation-unreadable", tree.path(CLASS_LIST), message)
-        return ()
-    return tuple(dict.fromkeys(name.strip() for name in declared))
 
 
 # ---------------------------------------------------------------------------------------------- splits
