@@ -135,6 +135,59 @@ def test_openimages(folder, header, place):
     assert all(image.relative for image in read(root)[0].images)
 
 
+@pytest.mark.parametrize(
+    ("table", "names", "image"),
+    [
+        ("train/boxes.csv", "class-descriptions-boxable.csv", "train/a.png"),
+        ("annotations/train.csv", "Class-Descriptions.csv", "images/a.png"),
+        ("labels/detections.csv", "metadata/classes.csv", "data/a.png"),  # FiftyOne's
+        ("data/detections.csv", "data/classes.csv", "data/a.png"),
+    ],
+)
+def test_openimages_names_of_classes_are_found_beside_or_above_and_said(folder, caplog, table, names, image):
+    caplog.set_level("INFO")
+    root = folder({table: OPEN + "a,x,/m/0k4j,1,0.25,0.5,0,1,-1,0\n", names: CODES}, [image])
+    path = root / table if table.startswith("train") else root
+    if path != root:  # what is above a named file's folder is not of the set
+        names_there = path.parent / names
+        names_there.write_text(CODES)
+    assert open_source(path).read().class_names == ("Car",)
+    assert f"{Path(table).name}: names of classes are those of " in caplog.text
+
+
+def test_codes_of_classes_without_names_are_said(folder, caplog):
+    caplog.set_level("INFO")
+    root = folder({"train.csv": OPEN + "a,x,/m/0k4j,1,0,0.5,0,1,0,0\na,x,/m/1,1,0,0.5,0,1,0,0\n"})
+    raw, findings = read(root)
+    assert raw.class_names == ("/m/0k4j", "/m/1")
+    assert [(f.kind, f.severity) for f in findings] == [("columns-assumed", "note")]
+    assert "names of classes are codes (/m/0k4j, ...); put OpenImages' class-descriptions-boxable.csv beside" in str(
+        findings[0]
+    )
+    assert open_dataset(root).class_names == raw.class_names  # a note stops nothing
+    assert caplog.text.count("names of classes are codes") == 1
+
+
+def test_assumed_columns_are_said(folder, caplog):
+    caplog.set_level("INFO")
+    root = folder({"train.csv": "a.png,1,2,10,20,cat\n"})
+    assert [(f.kind, f.line) for f in read(root)[1]] == [("columns-assumed", 1)]
+    open_dataset(root)
+    (line,) = [text for text in caplog.messages if "header" in text]
+    assert line.startswith(
+        f"{root}/train.csv:1: has no header: its columns are taken for image, xmin, ymin, xmax, ymax"
+    )
+
+
+@pytest.mark.parametrize("place", ["", "annotations/", "data/", "labels/"])
+def test_a_csv_beside_voc_is_said(folder, voc_xml, place):
+    """As in the raccoon set of TensorFlow's tutorials."""
+    root = folder({f"{place}train_labels.csv": CAT, "Annotations/a.xml": voc_xml([("cat", (2, 2, 8, 8))])})
+    source = open_source(root)
+    assert (source.form, source.unread) == (
+        "voc", "read as Pascal VOC; the folder holds CSV labels too, which are not read")  # fmt: skip
+
+
 def test_a_header_like_openimages_with_pixels_is_pixels(folder):
     text = "ImageID,XMin,XMax,YMin,YMax,class\na,10,20,5,15,cat\nb,0,64,0,48,cat\n"
     assert shown(open_dataset(folder({"train.csv": text})))["a"] == [("cat", [10, 5, 20, 15])]

@@ -3,11 +3,14 @@ which lists them all."""
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from typing import NamedTuple
 
 from singleshot.errors import DataError, printable
+
+logger = logging.getLogger(__name__)
 
 # What a finding means for a training. An error stops it; a warning spoils it; a note is good to know.
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -46,6 +49,7 @@ KINDS = {
     "image-duplicated": Kind(NOTE, "the same image twice in a split"),
     "image-unlabelled": Kind(WARNING, "an image that no label file mentions"),
     "image-unused": Kind(NOTE, "a labelled image that no split lists"),
+    "columns-assumed": Kind(NOTE, "a CSV whose columns, or names of classes, had to be assumed"),
     "labels-unread": Kind(NOTE, "labels of another form in the same folder"),
     "image-without-objects": Kind(NOTE, "an image labelled as background"),
 }
@@ -80,7 +84,7 @@ class Finding(NamedTuple):
 
 
 class RaiseErrors:
-    """Where readers put what is wrong; this one raises DataError at once."""
+    """Where readers put what is wrong; this one raises DataError at once, and says notes in the log."""
 
     def add(
         self, kind: str, file: str, message: str, item: str = "", line: int | None = None, number: int | None = None
@@ -97,7 +101,9 @@ class RaiseErrors:
         self.add("annotation-unreadable", file, text[start.end() :] if start else text, line=line)
 
     def _take(self, finding: Finding) -> None:
-        raise DataError(str(finding))
+        if finding.severity != NOTE:
+            raise DataError(str(finding))
+        logger.info("%s", finding)
 
 
 RAISE_ERRORS = RaiseErrors()

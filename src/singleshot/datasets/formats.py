@@ -70,7 +70,8 @@ class Format(NamedTuple):
     stands in it; suffixes: endings of files that a user may name in place of a folder; label_folder: the folder and
     the endings where each image has a label file of its name, so that one that no split lists is found; in_one_file:
     labels stand in one file for all images; writer: None for a form that is only read; is_one(first 64 KB): whether a
-    file that a user names is of this form, whatever its ending.
+    file that a user names is of this form, whatever its ending; is_label(the same): whether it is this form's label
+    of a single image, which is no data set.
     """
 
     about: str
@@ -84,6 +85,7 @@ class Format(NamedTuple):
     in_one_file: bool = False
     writer: Writer | None = None
     is_one: Callable[[bytes], bool] | None = None
+    is_label: Callable[[bytes], bool] | None = None
 
 
 def _by_content(
@@ -124,6 +126,7 @@ FORMATS: Mapping[str, Format] = {
         voc.line_of,
         label_folder=("Annotations", (".xml",)),
         writer=Writer(voc_writer.plan, voc_writer.place, voc_writer.write),
+        is_label=voc.is_annotation,
     ),
     "results": _by_content(
         results.FORM,
@@ -192,6 +195,7 @@ FORMATS: Mapping[str, Format] = {
         labelme.read,
         labelme.line_of,
         writer=_in_split_folders(json_forms.write_labelme),
+        is_label=labelme.is_label,
     ),
 }
 
@@ -266,7 +270,7 @@ def open_source(path: str | os.PathLike[str], formats: Mapping[str, Format] = FO
     form = _form_of_file(name, formats)
     if form is None:
         raise DataError(f"{where}: not a data set that is read here; {wanted}")
-    form = _form_by_content(open_tree(parent), name, formats) or form
+    form = _form_by_content(open_tree(parent), name, formats, form)
     # Images may lie next to the folder that holds the labels.
     above, _, folder = parent.replace("\\", "/").rpartition("/")
     if folder in ("annotations", "labels"):
@@ -284,13 +288,23 @@ def _form_of_file(name: str, formats: Mapping[str, Format]) -> str | None:
     return next((key for key, form in formats.items() if form.suffixes and name.lower().endswith(form.suffixes)), None)
 
 
-def _form_by_content(tree: Tree, name: str, formats: Mapping[str, Format]) -> str | None:
-    """The form that a named file is by its first bytes, of those that are known by them."""
+def _form_by_content(tree: Tree, name: str, formats: Mapping[str, Format], form: str) -> str:
+    """The form that a named file is by its first bytes, of those that are known by them; else `form`, by its ending.
+
+    Raises DataError for the label of a single image.
+    """
     try:
         head = tree.read(name, PEEK_BYTES, "annotation", most=PEEK_BYTES)
     except DataError:  # which the reader of the form by its ending says
-        return None
-    return next((key for key, form in formats.items() if form.is_one is not None and form.is_one(head)), None)
+        return form
+    known = next((key for key, one in formats.items() if one.is_one is not None and one.is_one(head)), None)
+    if known is None and formats[form].in_one_file and not coco.has_lists(head):
+        label = next((one for one in formats.values() if one.is_label is not None and one.is_label(head)), None)
+        if label is not None:
+            raise DataError(
+                f"{printable(tree.path(name))}: is {label.about}'s label of one image; give the folder of all of them"
+            )
+    return known or form
 
 
 def _find(tree: Tree, where: str, formats: Mapping[str, Format]) -> Source:

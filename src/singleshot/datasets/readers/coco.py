@@ -101,7 +101,7 @@ def _is_coco(tree: Tree, name: str, usual: bool) -> bool:
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if results.is_one(text):
         return False
-    if _LIST_KEY.search(text) and not text.startswith(b"["):
+    if has_lists(text) and not text.startswith(b"["):
         return True
     if not usual or re.search(rb'"(shapes|regions|_via_\w+)"\s*:', text):
         return False
@@ -112,6 +112,11 @@ def _is_coco(tree: Tree, name: str, usual: bool) -> bool:
     except (ValueError, RecursionError):
         return True
     return False
+
+
+def has_lists(head: bytes) -> bool:
+    """Whether the first bytes of a file have one of COCO's lists."""
+    return _LIST_KEY.search(head) is not None
 
 
 def sniff(tree: Tree) -> str | None:
@@ -339,12 +344,7 @@ def _row(
         message = f"is of type {type(item).__name__}; want an object in braces"
         problems.add("annotation-malformed", path, message, f"annotation {k}", number=k)
         return None
-    own, ident, category, box = (
-        item.get("id"),
-        _image_id(item, images),
-        id_of(item.get("category_id")),
-        item.get("bbox"),
-    )
+    own, ident, category = item.get("id"), _image_id(item, images), id_of(item.get("category_id"))
     kind, message = "annotation-malformed", ""
     crowd, area, name = item.get("iscrowd") or 0, math.nan, ""
     numbers = box_of(item)
@@ -357,8 +357,8 @@ def _row(
         kind, message = "class-unknown", f"category_id {printable(repr(category), 60)} is not in categories ({there})"
     else:
         name = classes[category]
-        if any(map(math.isnan, numbers)):
-            message = f"bbox {printable(repr(box), 80)}; want the four numbers x, y, width, height"
+        if isinstance(numbers, str):
+            message = numbers
         elif crowd not in (0, 1):
             message = f"iscrowd {printable(repr(crowd), 40)}; want 0 or 1"
         elif difficult not in (0, 1):
@@ -367,7 +367,7 @@ def _row(
             area = number(item["area"])
             if not 0 <= area < math.inf:
                 message = f"area {printable(repr(item['area']), 40)}; want square pixels, 0 or more"
-    if message:
+    if message or isinstance(numbers, str):
         shown = f"annotation {k} (id {printable(own, 60)}{', ' * bool(name)}{printable(name, 80)})"
         problems.add(kind, path, message, shown, number=k)
         return None

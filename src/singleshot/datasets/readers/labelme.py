@@ -87,9 +87,13 @@ def _has_pairs(tree: Tree, folder: str) -> bool:
 
 def _starts_as_label(tree: Tree, folder: str, name: str) -> bool:
     found = tree.find(folder, name)
-    start = read_limited(tree.path(found or name), MAX_JSON_BYTES, "annotation", most=_PEEK_BYTES)
+    return is_label(read_limited(tree.path(found or name), MAX_JSON_BYTES, "annotation", most=_PEEK_BYTES))
+
+
+def is_label(head: bytes) -> bool:
+    """Whether a file starts as LabelMe's do."""
     # Written with sorted keys, the image's text comes before the shapes.
-    return re.search(rb'"(shapes|imageData)"\s*:', start) is not None
+    return re.search(rb'"(shapes|imageData)"\s*:', head) is not None
 
 
 def _split_folders(tree: Tree) -> dict[str, str]:

@@ -20,6 +20,7 @@ from singleshot.datasets.packed_strings import is_encodable
 from singleshot.datasets.raw import Box, RawObject
 from singleshot.datasets.readers.common import surround, whole_side
 from singleshot.datasets.readers.label_files import LabelForm, ListedImage, ParsedFile, UnreadableFileError, load_json
+from singleshot.datasets.readers.run_lengths import surround_brush
 from singleshot.datasets.readers.shapes import (
     cut_to_image,
     read_flags,
@@ -193,7 +194,7 @@ class _Result:
         names = [one.strip() for one in labels if isinstance(one, str) and one.strip() and is_encodable(one)]
         shown = f"{here} ({printable(', '.join(names), 80)})" if names else here
         broken = functools.partial(add, item=shown)
-        if kind in _WITHOUT_BOX:
+        if kind in _WITHOUT_BOX and (kind != "brush" or value.get("rle") is None):
             broken(message=f"{_WITHOUT_BOX[kind]} has no box; draw a rectangle round it, or remove it")
         elif not names or len(names) < len(labels):
             broken(message="has no label; say what it is")
@@ -225,6 +226,8 @@ class _Result:
                 return f"{key} is {show(holder.get(key))}; want the image's {key[9:]} in whole pixels"
             sides.append(side)
         width, height = self.size = (sides[0], sides[1])
+        if kind == "brush":
+            return surround_brush(value["rle"], width, height)
         if kind == "polygon":
             return _surround_points(value.get("points"), width, height)
         numbers = []
