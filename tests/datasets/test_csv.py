@@ -168,6 +168,19 @@ def test_codes_of_classes_without_names_are_said(folder, caplog):
     assert caplog.text.count("names of classes are codes") == 1
 
 
+def test_a_file_in_utf_16_is_read_by_its_mark(folder):
+    """As spreadsheets save "Unicode text"."""
+    text = "file\txmin\tymin\txmax\tymax\tclass\r\na.png\t1\t2\t10\t20\t猫\r\na.png\t1\t2\tx\t20\t猫\r\n"
+    root = folder({"train.csv": text.encode("utf-16")})
+    for path in (root, root / "train.csv"):
+        raw, findings = read(path)
+        assert [(o.name, o.box, o.line) for o in raw.images[0].objects] == [("猫", (1, 2, 10, 20), 2)]
+        assert [(f.kind, f.line) for f in findings] == [("annotation-malformed", 3)]
+    assert open_source(root).line(str(root / "train.csv"), 1) == 3
+    (root / "train.csv").write_bytes(text.encode("utf-16") + b"x")  # half a character
+    assert len(read(root)[0].images) == 1
+
+
 def test_assumed_columns_are_said(folder, caplog):
     caplog.set_level("INFO")
     root = folder({"train.csv": "a.png,1,2,10,20,cat\n"})

@@ -72,6 +72,14 @@ def test_every_export_says_the_same(folder, way):
     assert open_dataset(source.tree.root, "trainval").sample(0).boxes_px[0].tolist() == [1, 2, 11, 14.5]
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_texts_with_a_mark_are_read_by_it(folder, way, encoding):
+    name, write = WAYS[way]
+    text = write(entry("a.png", region(**{"class": "猫"}))).encode(encoding)
+    assert open_source(folder({name: text})).read().class_names == ("猫",)
+
+
 def test_regions_of_via_1_are_in_braces(folder):
     one = entry("a.png", region())
     one["regions"] = {"0": one["regions"][0], "1": region(**{"class": "dog"})}

@@ -23,6 +23,7 @@ from singleshot.datasets.readers.label_files import (
 )
 from singleshot.datasets.readers.shapes import read_flags, show, to_number
 from singleshot.errors import printable
+from singleshot.text import utf8_head
 
 _IMAGE_KEYS = ("image", "imagefilename", "imageFilename", "filename")
 _OBJECT_KEYS = ("annotations", "annotation")
@@ -39,7 +40,7 @@ _OBJECT = re.compile(rb'"coordinates"\s*:')
 
 def is_one(head: bytes) -> bool:
     """Whether a file starts as Create ML's do."""
-    head = head.removeprefix(b"\xef\xbb\xbf")
+    head = utf8_head(head)
     if not _LIST.match(head) or _LABEL_STUDIO.search(head):
         return False
     return bool(_COORDINATES.search(head) or _FIRST_IMAGE.match(head))

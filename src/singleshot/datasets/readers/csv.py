@@ -24,6 +24,7 @@ from singleshot.datasets.readers.common import (
     shorten_idents,
 )
 from singleshot.datasets.readers.csv_rows import (
+    PLAIN,
     Columns,
     CsvImage,
     CsvTable,
@@ -108,10 +109,10 @@ def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
 
 def line_of(data: bytes, number: int) -> int | None:
     """The line on which data row `number` stands."""
-    lines = data.decode("utf-8-sig", "replace").splitlines(keepends=True)
-    columns = sniff_columns(lines)
+    columns = sniff_columns(data[:_HEAD_BYTES])
     if columns is None:
         return None
+    lines = data.decode(*columns.encoding).splitlines(keepends=True)
     try:
         reader, before, rows = csv.reader(lines, delimiter=columns.delimiter), 0, -int(columns.header)
         for row in reader:
@@ -141,12 +142,11 @@ def _look(tree: Tree, name: str, split: str, tag: str, must: bool = False) -> Cs
         if must:
             raise
         return None  # whatever it is, it tells no form; what else lies there may
-    columns = sniff_columns(head.decode("utf-8-sig", "surrogateescape").splitlines(keepends=True))
+    columns = sniff_columns(head)
     if columns is not None:
         return CsvFile(name, tag, split, columns)
     if must:
-        message = "is UTF-16; save it as UTF-8" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else f"want {WANTED}"
-        raise DataError(f"{printable(tree.path(name))}:1: no CSV of boxes: {message}")
+        raise DataError(f"{printable(tree.path(name))}:1: no CSV of boxes: want {WANTED}")
     return None
 
 
@@ -325,7 +325,7 @@ def _descriptions(tree: Tree, file: CsvFile, problems: RaiseErrors) -> dict[str,
             if _DESCRIPTIONS not in name.lower() and name.lower() != "classes.csv":
                 continue
             path = join(place, name)
-            with open_rows(tree, path, ",", problems) as rows:
+            with open_rows(tree, path, ",", PLAIN, problems) as rows:
                 found = {row[0].strip(): row[1].strip() for _, row in rows if len(row) >= 2 and row[1].strip()}
             if any(code.startswith("/") for code in found):
                 logger.info("%s: names of classes are those of %s", printable(tree.path(file.name)), printable(path))

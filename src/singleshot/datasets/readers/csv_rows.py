@@ -20,9 +20,11 @@ from singleshot.datasets.splits import KNOWN_SPLITS
 from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
+from singleshot.text import encoding_of
 
 MAX_CSV_BYTES = 4 * 2**30
 MAX_LINE = 1 << 20
+PLAIN = encoding_of(b"")
 
 # What a column is called, in small letters; where a header has two of them, the first here counts.
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -47,7 +49,8 @@ _FLAG = {"": False, "0": False, "1": True, "-1": False, "false": False, "true": 
 
 class Columns(NamedTuple):
     """Where objects stand in a row, -1 where there is no such column. bare: images are named without their endings,
-    as OpenImages does; coded: so are classes, by its codes; width_of_row: columns in all; header: line 1 names them."""
+    as OpenImages does; coded: so are classes, by its codes; width_of_row: columns in all; header: line 1 names them;
+    encoding: and its way with errors."""
 
     image: int = 0
     xmin: int = 1
@@ -65,6 +68,7 @@ class Columns(NamedTuple):
     width_of_row: int = 6
     header: bool = False
     delimiter: str = ","
+    encoding: tuple[str, str] = PLAIN
 
 
 @dataclass(slots=True)
@@ -91,8 +95,10 @@ class CsvTable(NamedTuple):
 # ---------------------------------------------------------------------------------------------- columns
 
 
-def sniff_columns(lines: list[str]) -> Columns | None:
+def sniff_columns(head: bytes) -> Columns | None:
     """What the first line that is not blank says of the columns; None where it is no CSV of boxes."""
+    encoding = encoding_of(head)
+    lines = head.decode(*encoding).splitlines()
     line = next((line for line in lines if line.strip()), "")
     if "\0" in line or len(line) > MAX_LINE:
         return None
@@ -103,7 +109,7 @@ def sniff_columns(lines: list[str]) -> Columns | None:
             continue
         found = _by_header(row, delimiter) or _without_header(row, delimiter)
         if found is not None:
-            return found
+            return found._replace(encoding=encoding)
     return None
 
 
@@ -121,6 +127,7 @@ def _by_header(row: list[str], delimiter: str) -> Columns | None:
         width_of_row=len(row),
         header=True,
         delimiter=delimiter,
+        encoding=PLAIN,
     )
 
 
@@ -146,14 +153,14 @@ def split_name(text: str) -> str:
 
 @contextlib.contextmanager
 def open_rows(
-    tree: Tree, name: str, delimiter: str, problems: RaiseErrors
+    tree: Tree, name: str, delimiter: str, encoding: tuple[str, str], problems: RaiseErrors
 ) -> Iterator[Iterator[tuple[int, list[str]]]]:
     """The rows that are not blank, each with the line on which it starts, from 1.
 
     Nothing but the row in hand is held. What is no CSV is reported, and the reading goes on with the next line.
     """
     with tree.open(name, MAX_CSV_BYTES, "annotation") as stream:
-        text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
+        text = io.TextIOWrapper(stream, *encoding, newline="")
         try:
             yield _rows(text, tree.path(name), delimiter, problems)
         finally:
@@ -201,7 +208,7 @@ def scan_column(tree: Tree, name: str, columns: Columns, at: int) -> list[str]:
     if at < 0:
         return []
     ignored = CollectErrors(0)  # the reading that follows reports
-    with open_rows(tree, name, columns.delimiter, ignored) as rows:
+    with open_rows(tree, name, columns.delimiter, columns.encoding, ignored) as rows:
         next(rows, None)
         return list(dict.fromkeys(row[at].strip() for _, row in rows if len(row) > at))
 
@@ -217,7 +224,7 @@ def read_table(
     """Read one file; descriptions: class as written -> its name; declared: the only classes there are, if any."""
     table = _Table(tree.path(name), columns, descriptions, frozenset(declared), problems)
     table.has_splits = any(scan_column(tree, name, columns, columns.split))
-    with open_rows(tree, name, columns.delimiter, problems) as rows:
+    with open_rows(tree, name, columns.delimiter, columns.encoding, problems) as rows:
         if columns.header:
             next(rows, None)
         for number, (line, row) in enumerate(rows):

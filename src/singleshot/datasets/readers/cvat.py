@@ -21,6 +21,7 @@ from singleshot.datasets.readers.common import parse_number, surround, whole_sid
 from singleshot.datasets.readers.label_files import LabelForm, ListedImage, ParsedFile, UnreadableFileError
 from singleshot.datasets.readers.shapes import cut_to_image, read_flags, surround_ellipse, surround_rotated_box
 from singleshot.errors import printable
+from singleshot.text import utf8_head
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +38,7 @@ _MAX_DEPTH, _MAX_TEXT = 64, 10_000
 
 def is_one(head: bytes) -> bool:
     """Whether a file starts as CVAT's do."""
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        head = head.decode("utf-16", "replace").encode()
-    head = head.removeprefix(b"\xef\xbb\xbf")
+    head = utf8_head(head)
     start = _BEFORE_ROOT.match(head)
     return bool(_ROOT.match(head, start.end() if start else 0))
 

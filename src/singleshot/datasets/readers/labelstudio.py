@@ -31,6 +31,7 @@ from singleshot.datasets.readers.shapes import (
 )
 from singleshot.errors import printable
 from singleshot.images.suffixes import is_image
+from singleshot.text import utf8_head
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ _WITHOUT_BOX = {"brush": "a brush stroke", "keypoint": "a key point", "vector": 
 
 def is_one(head: bytes) -> bool:
     """Whether a file starts as Label Studio's do."""
-    head = head.removeprefix(b"\xef\xbb\xbf")
+    head = utf8_head(head)
     if not _LIST.match(head):
         return False
     return bool((_TASK.search(head) and _RESULT.search(head)) or _MIN.search(head))

@@ -24,7 +24,7 @@ from singleshot.datasets.readers.common import surround
 from singleshot.datasets.readers.label_files import LabelForm, ListedImage, ParsedFile, UnreadableFileError, load_json
 from singleshot.datasets.readers.shapes import FLAG_NAMES, read_flags, show, surround_ellipse, to_number
 from singleshot.errors import DataError, printable
-from singleshot.text import decode_text
+from singleshot.text import decode_text, utf8_head
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class _Entry(NamedTuple):
 
 def is_one(head: bytes) -> bool:
     """Whether a file starts as VIA's do."""
-    head = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    head = utf8_head(head).lstrip()
     if head.startswith(b"{"):
         own = b'"_via_' in head or any(mark in head for mark in _VIA_3)
         return own or (b'"regions"' in head and b'"filename"' in head and not _LABELME.search(head))
@@ -72,7 +72,7 @@ def is_one(head: bytes) -> bool:
 
 def parse(data: bytes, path: str, problems: RaiseErrors) -> ParsedFile:
     """The contents of a project, JSON or CSV; `path` is for messages. Raises UnreadableFileError."""
-    is_json = data.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"{", b"["))
+    is_json = utf8_head(data[:4096]).lstrip().startswith((b"{", b"["))
     entries = _json_entries(data, path, problems) if is_json else _csv_entries(data, path, problems)
     key = _class_key([region for entry in entries for region in entry.regions], path)
     images = []
