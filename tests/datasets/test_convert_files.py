@@ -167,6 +167,16 @@ def test_files_of_the_other_annotation_programs(raw, tmp_path):
     ]
 
 
+def test_what_a_form_has_no_place_for_is_said(raw, tmp_path, caplog):
+    caplog.set_level("INFO")
+    raw.images[1].objects.append(RawObject("cat", (9.0, 1.0, 3.0, 5.0)))
+    for form in ("coco", "voc", "labelme"):
+        write_dataset(raw, tmp_path / form, form)
+    areas = "areas that are not those of the boxes have no place in {}: 1 are left out"
+    order = "boxes that end before they start are written in order: 1"
+    assert caplog.messages == [areas.format("voc"), areas.format("labelme"), order]
+
+
 def test_images_called_as_label_files_are_called_otherwise(raw, tmp_path, write_image):
     stems = ("_annotations.createml", "via_region_data", "labelstudio", "singleshot-splits", "annotations")
     images = []

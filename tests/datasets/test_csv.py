@@ -181,6 +181,30 @@ def test_a_file_in_utf_16_is_read_by_its_mark(folder):
     assert len(read(root)[0].images) == 1
 
 
+KAGGLE = {
+    "wheat": 'image_id,width,height,bbox,source\na,64,48,"[1.0, 2.0, 9.5, 18.0]",x\na,64,48,"[0, 0, 64, 48]",x\n',
+    "chests": "image_id,class_name,class_id,x_min,y_min,x_max,y_max\na,object,1,1,2,10.5,20\na,object,1,0,0,64,48\n",
+    "with classes": 'image_name,bbox,class\na.png,"(1, 2, 9.5, 18)",object\na.png,"[0,0,64,48]",object\nb.png,,\n',
+}
+
+
+@pytest.mark.parametrize("name", KAGGLE)
+def test_columns_as_kaggles_sets_have_them(folder, name):
+    root = folder({"train.csv": KAGGLE[name]}, ["train/a.png", "train/b.png"])
+    assert shown(open_dataset(root))["a"] == [("object", [1, 2, 10.5, 20]), ("object", [0, 0, 64, 48])]
+    _, findings = read(root)
+    assert [f.message.partition(";")[0] for f in findings] == (
+        ["has no column of classes: all objects are of the class 'object'"] if name == "wheat" else [])  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["[1, 2, 3]", "x", "[1, 2, 3, y]", "[1, 2, nan]"])
+def test_a_bbox_that_is_none_is_said(folder, text):
+    _, findings = read(folder({"train.csv": f'image_id,bbox,class\na,"{text}",cat\n'}))
+    (found,) = findings
+    assert (found.kind, found.line) == ("annotation-malformed", 2)
+    assert f"xmin {text!r} is not a number; want pixels" in found.message
+
+
 def test_assumed_columns_are_said(folder, caplog):
     caplog.set_level("INFO")
     root = folder({"train.csv": "a.png,1,2,10,20,cat\n"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,9 +11,11 @@ from typing import NamedTuple
 
 from singleshot.datasets.formats import FORMATS, Format, written_formats
 from singleshot.datasets.raw import RawSet
-from singleshot.datasets.writers.common import copy_images, with_sizes
+from singleshot.datasets.writers.common import WritePlan, area_of, copy_images, with_sizes
 from singleshot.errors import ConfigError, printable
 from singleshot.files import atomic_folder
+
+logger = logging.getLogger(__name__)
 
 
 class Written(NamedTuple):
@@ -43,6 +47,7 @@ def write_dataset(
     if writer is None:
         raise ConfigError(f"{printable(form)}: no form of data sets that is written (want {', '.join(writers)})")
     plan = writer.plan(raw)
+    _say_lost(plan, form)
     # The real place: a link to an empty folder cannot be replaced itself.
     out = Path(os.path.realpath(out))
     try:
@@ -55,3 +60,14 @@ def write_dataset(
         raise ConfigError(f"{printable(out)}: cannot be written ({error.strerror or printable(error)})") from error
     objects = sum(len(image.objects) for image in plan.images)
     return Written(len(plan.images), objects, {name: len(members) for name, members in plan.splits.items()})
+
+
+def _say_lost(plan: WritePlan, form: str) -> None:
+    """Say in the log what the form has no place for and no list of ours keeps."""
+    objects = [obj for image in plan.images for obj in image.objects]
+    areas = sum(not math.isnan(obj.area) and not math.isclose(obj.area, area_of(math.nan, obj.box)) for obj in objects)
+    if areas and form != "coco":
+        logger.info("areas that are not those of the boxes have no place in %s: %d are left out", form, areas)
+    turned = sum(obj.box[0] > obj.box[2] or obj.box[1] > obj.box[3] for obj in objects)
+    if turned and form == "labelme":
+        logger.info("boxes that end before they start are written in order: %d", turned)

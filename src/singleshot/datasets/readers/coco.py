@@ -29,6 +29,7 @@ from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split, split_of
 from singleshot.datasets.tree import Tree, join, open_tree
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
+from singleshot.text import utf8_head
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ def _is_coco(tree: Tree, name: str, usual: bool) -> bool:
         start = tree.read(name, _PEEK_BYTES, "annotation", most=_PEEK_BYTES)
     except DataError:
         return usual
-    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    text = utf8_head(start).lstrip()
     if results.is_one(text):
         return False
     if has_lists(text) and not text.startswith(b"["):

@@ -24,6 +24,7 @@ from singleshot.datasets.readers.common import (
     shorten_idents,
 )
 from singleshot.datasets.readers.csv_rows import (
+    ONLY_CLASS,
     PLAIN,
     Columns,
     CsvImage,
@@ -207,6 +208,9 @@ def _say_assumed(tree: Tree, files: list[CsvFile], tables: list[CsvTable], probl
         path = tree.path(file.name)
         if not file.columns.header:
             message = "has no header: its columns are taken for image, xmin, ymin, xmax, ymax, class; add it as line 1"
+            problems.add("columns-assumed", path, message, line=1)
+        elif file.columns.name < 0:
+            message = f"has no column of classes: all objects are of the class {ONLY_CLASS!r}; add a column 'class'"
             problems.add("columns-assumed", path, message, line=1)
         codes = [name for name in table.names if name.startswith("/")] if file.columns.coded else []
         if codes:

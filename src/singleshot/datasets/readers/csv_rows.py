@@ -7,7 +7,7 @@ import csv
 import gc
 import io
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import IO, NamedTuple
@@ -29,11 +29,23 @@ PLAIN = encoding_of(b"")
 # What a column is called, in small letters; where a header has two of them, the first here counts.
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _CALLED = {
-    "image": ("filename", "file", "file_name", "image_path", "path", "image", "img", "imageid"),
-    "xmin": ("xmin", "x1"),
-    "ymin": ("ymin", "y1"),
-    "xmax": ("xmax", "x2"),
-    "ymax": ("ymax", "y2"),
+    "image": (
+        "filename",
+        "file",
+        "file_name",
+        "image_path",
+        "path",
+        "image",
+        "img",
+        "imageid",
+        "image_id",
+        "image_name",
+    ),
+    "xmin": ("xmin", "x1", "x_min"),
+    "ymin": ("ymin", "y1", "y_min"),
+    "xmax": ("xmax", "x2", "x_max"),
+    "ymax": ("ymax", "y2", "y_max"),
+    "bbox": ("bbox",),
     "name": ("class", "class_name", "label", "labelname", "name"),
     "width": ("width",),
     "height": ("height",),
@@ -43,6 +55,8 @@ _CALLED = {
 }
 # What `detect --format csv` calls them: there x1 is the right side, and "label" a number.
 _OWN = {"x0": "xmin", "y0": "ymin", "x1": "xmax", "y1": "ymax", "label": "", "name": "class"}
+# What objects are called where no column says a class.
+ONLY_CLASS = "object"
 # OpenImages writes -1 where it was not looked at.
 _FLAG = {"": False, "0": False, "1": True, "-1": False, "false": False, "true": True}
 
@@ -50,7 +64,8 @@ _FLAG = {"": False, "0": False, "1": True, "-1": False, "false": False, "true": 
 class Columns(NamedTuple):
     """Where objects stand in a row, -1 where there is no such column. bare: images are named without their endings,
     as OpenImages does; coded: so are classes, by its codes; width_of_row: columns in all; header: line 1 names them;
-    encoding: and its way with errors."""
+    encoding: and its way with errors; bbox: one column of x, y, width and height, as Kaggle's sets have, where no class
+    (name -1) means that there is only one."""
 
     image: int = 0
     xmin: int = 1
@@ -69,6 +84,7 @@ class Columns(NamedTuple):
     header: bool = False
     delimiter: str = ","
     encoding: tuple[str, str] = PLAIN
+    bbox: int = -1
 
 
 @dataclass(slots=True)
@@ -116,14 +132,16 @@ def sniff_columns(head: bytes) -> Columns | None:
 def _by_header(row: list[str], delimiter: str) -> Columns | None:
     cells = [_OWN.get(cell, cell) if "x0" in row else cell for cell in (cell.strip().lower() for cell in row)]
     place = {key: next((cells.index(name) for name in names if name in cells), -1) for key, names in _CALLED.items()}
-    if min(place[key] for key in ("image", "name", *_SIDES)) < 0:
+    if min(place[key] for key in ("image", "name", *_SIDES)) < 0 and min(place["image"], place["bbox"]) < 0:
         return None
+    if min(place[key] for key in _SIDES) >= 0:
+        place["bbox"] = -1
     if min(place["width"], place["height"]) < 0:
         place["width"] = place["height"] = -1
     return Columns(
         **place,
-        bare=cells[place["image"]] == "imageid",
-        coded=cells[place["name"]] == "labelname",
+        bare=cells[place["image"]] in ("imageid", "image_id"),
+        coded=place["name"] >= 0 and cells[place["name"]] == "labelname",
         width_of_row=len(row),
         header=True,
         delimiter=delimiter,
@@ -255,7 +273,10 @@ class _Table:
         self.classes: dict[str, str] = {}  # as written -> its name, "" where it cannot be used
         self.has_splits = False
         self._path, self._columns, self._problems = path, columns, problems
+        self._sides: Callable[[list[str]], tuple[str, ...]]
         self._sides = itemgetter(columns.xmin, columns.ymin, columns.xmax, columns.ymax)
+        if columns.bbox >= 0:
+            self._sides = lambda row: _corners(row[columns.bbox])
         self._sizes = itemgetter(columns.width, columns.height) if columns.width >= 0 else None
         self._has_flags = max(columns.difficult, columns.crowd) >= 0
         self._descriptions, self._declared = descriptions, declared
@@ -277,7 +298,7 @@ class _Table:
             self._take_size(image, sizes[0], sizes[1], key, line)
         if self.has_splits and (row[columns.split] != image.split_text or not image.split):
             self._take_split(image, row[columns.split], key, line)
-        label, texts = row[columns.name], self._sides(row)
+        label, texts = row[columns.name] if columns.name >= 0 else "", self._sides(row)
         try:
             x0, y0, x1, y1 = map(float, texts)
             if "_" in "".join(texts):  # Python's own way to write 1_000
@@ -286,6 +307,7 @@ class _Table:
             if label.strip() or any(text.strip() for text in texts):
                 self._refuse_box(texts, label, line, number)
             return
+        label = label if columns.name >= 0 else ONLY_CLASS
         name = self.classes.get(label)
         if name is None:
             name = self.classes[label] = self._name(label)
@@ -365,6 +387,15 @@ class _Table:
             self._problems.add("split-unusable", self._path, message, f"image {printable(key, 120)}", line=line)
         else:
             image.split, image.split_text = split, text
+
+
+def _corners(text: str) -> tuple[str, ...]:
+    """xmin, ymin, xmax, ymax of "[x, y, width, height]"; the text itself for each where it is none."""
+    numbers = [parse_number(part) for part in text.strip().strip("[]()").split(",")]
+    if len(numbers) != 4 or None in numbers:
+        return (text.strip(),) * 4
+    x, y, width, height = (number or 0.0 for number in numbers)
+    return (repr(x), repr(y), repr(x + width), repr(y + height))
 
 
 def _side(text: str) -> int | None:

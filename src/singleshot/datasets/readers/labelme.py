@@ -35,6 +35,7 @@ from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
 from singleshot.storage import read_limited
+from singleshot.text import utf8_head
 
 # The image itself may lie in the file as text.
 MAX_JSON_BYTES = 512 * 2**20
@@ -93,7 +94,7 @@ def _starts_as_label(tree: Tree, folder: str, name: str) -> bool:
 def is_label(head: bytes) -> bool:
     """Whether a file starts as LabelMe's do."""
     # Written with sorted keys, the image's text comes before the shapes.
-    return re.search(rb'"(shapes|imageData)"\s*:', head) is not None
+    return re.search(rb'"(shapes|imageData)"\s*:', utf8_head(head)) is not None
 
 
 def _split_folders(tree: Tree) -> dict[str, str]:
