@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from singleshot.datasets import open_dataset, open_source
+from singleshot.datasets.findings import CollectErrors
 from singleshot.datasets.formats import written_formats
 from singleshot.datasets.raw import RawImage, RawObject, RawSet
 from singleshot.datasets.writers import common
@@ -165,6 +166,15 @@ def test_files_of_the_other_annotation_programs(raw, tmp_path):
         ("dog", [[0, 1.5], [10.25, 48]], "rectangle", {"difficult": True}),
         ("cat", [[3, 3], [9, 9]], "rectangle", {}),
     ]
+
+
+def test_labelled_images_in_no_split_are_said(raw, tmp_path):
+    write_dataset(raw._replace(splits={"my part": [0, 1], "val": [1]}), tmp_path / "b", "createml")
+    (tmp_path / "b" / "singleshot-splits.json").write_text('[{"split": "my part", "files": ["a.png"]}]')
+    problems = CollectErrors()
+    assert open_source(tmp_path / "b").read(None, problems).splits == {"my part": [0]}
+    (found,) = problems.findings
+    assert (found.kind, found.message.partition(" (as")[0]) == ("image-unused", "1 labelled images are in no split")
 
 
 def test_what_a_form_has_no_place_for_is_said(raw, tmp_path, caplog):

@@ -60,6 +60,10 @@ def listed_splits(
             if tree.path(name) not in place:
                 message = f"split {printable(split)!r} has {printable(name)!r}, which no label file has; take it out"
                 problems.add("split-unusable", tree.path(SPLIT_LIST), message)
+    unused = place.keys() - {tree.path(name) for files in lists.values() for name in files}
+    if unused and wanted is None:
+        message = f"{len(unused)} labelled images are in no split (as {printable(min(unused))}); add them to one"
+        problems.add("image-unused", tree.path(SPLIT_LIST), message)
     at = {split: [place.get(tree.path(name), -1) for name in files] for split, files in lists.items()}
     return {split: [i for i in positions if i >= 0] for split, positions in at.items()}
 
