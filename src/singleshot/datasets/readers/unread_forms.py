@@ -55,6 +55,7 @@ UNREAD_FORMS = (
     UnreadForm((".mat",), _any, "MATLAB's form; convert it to COCO or Pascal VOC"),
     UnreadForm((".txt",), lambda head: bool(_KITTI.match(head)), "KITTI's form; convert it to COCO or Pascal VOC"),
     UnreadForm((".txt",), lambda head: bool(_DOTA.match(head)), "DOTA's form; convert it to YOLO-OBB or COCO"),
+    UnreadForm((".csv", ".tsv"), _with(b"labels", b"annotation_id"), "Label Studio's CSV; export the project as JSON"),
     UnreadForm((".csv",), _with(b"EncodedPixels"), "Kaggle's CSV of masks; convert it to COCO"),
     UnreadForm((".txt",), lambda head: bool(_MOT.match(head)), "tracks in MOTChallenge's form; convert them to COCO"),
 )
