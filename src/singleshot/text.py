@@ -27,3 +27,16 @@ def decode_text(data: bytes, name: str, paths: bool = False) -> str:
         raise DataError(
             f"{printable(name)}:{line}: is not UTF-8 (byte 0x{data[error.start]:02X}); save it as UTF-8"
         ) from error
+
+
+def utf8_head(head: bytes) -> bytes:
+    """The first bytes of a text file without a mark, those of UTF-16 as UTF-8, to look at what the file is."""
+    if head.startswith(_UTF16):
+        return head.decode("utf-16", "replace").encode(errors="replace")
+    return head.removeprefix(codecs.BOM_UTF8)
+
+
+def encoding_of(head: bytes) -> tuple[str, str]:
+    """Encoding and way with errors for reading a text file of these first bytes piece by piece. Bytes that are not
+    UTF-8 are kept, as with the `paths` of `decode_text`."""
+    return ("utf-16", "replace") if head.startswith(_UTF16) else ("utf-8-sig", "surrogateescape")

@@ -31,7 +31,7 @@ def test_help_shows_an_example(run) -> None:
 
 def test_there_and_back(data: Path, run, tmp_path: Path) -> None:
     last = data
-    for form in ("coco", "csv", "yolo", "voc"):
+    for form in ("coco", "csv", "cvat", "labelme", "yolo", "voc"):
         done = run("data", "convert", last, tmp_path / form, "--to", form, "--json")
         assert done.returncode == 0, done.stderr
         report = json.loads(done.stdout)

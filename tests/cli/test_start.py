@@ -36,7 +36,8 @@ def test_the_version_needs_no_torch():
 
 
 def test_only_our_own_log_is_shown():
-    """Other packages' notes, such as matplotlib's on its font cache, are no messages of a command."""
+    """Other packages' notes, such as matplotlib's on its font cache, are no messages of a command. Notes on a data set,
+    which is read once for each split, are shown once."""
     code = (
         "import logging, sys\n"
         "from singleshot.cli import main\n"
@@ -44,6 +45,7 @@ def test_only_our_own_log_is_shown():
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "logging.getLogger('matplotlib.font_manager').info('generated new fontManager')\n"
         "logging.getLogger('singleshot.training').info('ours')\n"
+        "for _ in 'ab':\n    logging.getLogger('singleshot.datasets.readers').info('a %s', 'note')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
-    assert (done.returncode, done.stderr) == (0, "singleshot: ours\n")
+    assert (done.returncode, done.stderr) == (0, "singleshot: ours\nsingleshot: a note\n")

@@ -307,3 +307,12 @@ def test_deeppcb_has_its_counts_and_numbers(shared):
         per_class = [sum(names[a["category_id"]] == n for a in raw["annotations"]) for n in data.class_names]
         assert np.bincount(data.labels).tolist() == per_class
         assert data.sample(0).image.shape == (640, 640, 3)
+
+
+def test_a_file_in_utf_16_is_read_by_its_mark(folder):
+    note = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}
+    images, categories = [{"id": 1, "file_name": "a.png"}], [{"id": 1, "name": "猫"}]
+    text = json.dumps({"images": images, "annotations": [note], "categories": categories}, ensure_ascii=False)
+    root = folder({"train.json": text.encode("utf-16")})
+    for path in (root, root / "train.json"):
+        assert open_dataset(path).class_names == ("猫",)

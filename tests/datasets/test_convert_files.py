@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from singleshot.datasets import open_dataset, open_source
+from singleshot.datasets.findings import CollectErrors
 from singleshot.datasets.formats import written_formats
 from singleshot.datasets.raw import DatasetIds, RawImage, RawObject, RawSet
 from singleshot.datasets.writers import common
@@ -20,6 +21,7 @@ from singleshot.datasets.writing import write_dataset
 from singleshot.errors import ConfigError
 
 FORMS = tuple(written_formats())
+WITHOUT_SIZES = ("createml", "via")
 
 
 def files(folder: Path) -> list[str]:
@@ -143,6 +145,112 @@ def test_csv_files(raw, tmp_path):
     assert "classes.txt" not in files(tmp_path / "c")
 
 
+def test_cvat_files(raw, tmp_path):
+    write_dataset(raw, tmp_path / "b", "cvat")
+    assert files(tmp_path / "b") == ["annotations.xml", "images/a-2.png", "images/a.png", "images/b.jpg"]
+    root = ElementTree.parse(tmp_path / "b" / "annotations.xml").getroot()
+    assert [e.text for e in root.iterfind("meta/task/labels/label/name")] == ["dog", "cat", "axe"]
+    assert [e.text for e in root.iterfind("meta/task/labels/label/attributes/attribute/name")] == [
+        "difficult", "crowd"] * 3  # fmt: skip
+    images = [
+        (e.get("id"), e.get("name"), e.get("subset"), e.get("width"), e.get("height")) for e in root.iter("image")
+    ]
+    assert images == [("0", "a.png", "train", "64", "48"), ("1", "b.jpg", "train", "64", "48"),
+                      ("2", "a-2.png", "val", "64", "48")]  # fmt: skip
+    first = next(root.iter("box"))
+    assert [first.get(k) for k in ("label", "xtl", "ytl", "xbr", "ybr")] == ["dog", "0", "1.5", "10.25", "48"]
+    assert [(e.get("name"), e.text) for e in first] == [("difficult", "true"), ("crowd", "false")]
+
+
+def test_files_of_the_other_annotation_programs(raw, tmp_path):
+    """A folder for each split, images beside their labels."""
+    names = {"createml": "_annotations.createml.json", "via": "via_region_data.json", "labelstudio": "labelstudio.json"}
+    told = {}
+    for form, name in names.items():
+        write_dataset(raw, tmp_path / form, form)
+        images = ["train/a.png", "train/b.jpg", "val/a-2.png"]
+        assert files(tmp_path / form) == sorted(["singleshot-classes.json", f"train/{name}", f"val/{name}", *images])
+        told[form] = json.loads((tmp_path / form / "train" / name).read_text())
+    assert told["createml"] == [
+        {"image": "a.png", "annotations": [
+            {"label": "dog", "difficult": True,
+             "coordinates": {"x": 5.125, "y": 24.75, "width": 10.25, "height": 46.5}},
+            {"label": "cat", "coordinates": {"x": 6, "y": 6, "width": 6, "height": 6}}]},
+        {"image": "b.jpg", "annotations": []},
+    ]  # fmt: skip
+    size = (tmp_path / "via" / "train" / "a.png").stat().st_size
+    assert told["via"][f"a.png{size}"] == {"filename": "a.png", "size": size, "file_attributes": {}, "regions": [
+        {"shape_attributes": {"name": "rect", "x": 0, "y": 1.5, "width": 10.25, "height": 46.5},
+         "region_attributes": {"class": "dog", "difficult": "1"}},
+        {"shape_attributes": {"name": "rect", "x": 3, "y": 3, "width": 6, "height": 6},
+         "region_attributes": {"class": "cat"}}]}  # fmt: skip
+    task = told["labelstudio"][0]
+    assert task["data"] == {"image": "/data/local-files/?d=train/a.png"}
+    first = task["annotations"][0]["result"][0]
+    assert first["value"] == {"x": 0, "y": 3.125, "width": 16.015625, "height": 96.875, "rotation": 0,
+                              "rectanglelabels": ["dog"]}  # fmt: skip
+    assert (first["type"], first["original_width"], first["original_height"]) == ("rectanglelabels", 64, 48)
+    assert first["meta"] == {"difficult": True}
+    write_dataset(raw, tmp_path / "labelme", "labelme")
+    assert files(tmp_path / "labelme") == ["singleshot-classes.json", "train/a.json", "train/a.png", "train/b.jpg",
+                                           "train/b.json", "val/a-2.json", "val/a-2.png"]  # fmt: skip
+    content = json.loads((tmp_path / "labelme" / "train" / "a.json").read_text())
+    assert (content["imagePath"], content["imageWidth"], content["imageHeight"]) == ("a.png", 64, 48)
+    assert [(s["label"], s["points"], s["shape_type"], s["flags"]) for s in content["shapes"]] == [
+        ("dog", [[0, 1.5], [10.25, 48]], "rectangle", {"difficult": True}),
+        ("cat", [[3, 3], [9, 9]], "rectangle", {}),
+    ]
+
+
+def test_labelled_images_in_no_split_are_said(raw, tmp_path):
+    write_dataset(raw._replace(splits={"my part": [0, 1], "val": [1]}), tmp_path / "b", "createml")
+    (tmp_path / "b" / "singleshot-splits.json").write_text('[{"split": "my part", "files": ["a.png"]}]')
+    problems = CollectErrors()
+    assert open_source(tmp_path / "b").read(None, problems).splits == {"my part": [0]}
+    (found,) = problems.findings
+    assert (found.kind, found.message.partition(" (as")[0]) == ("image-unused", "1 labelled images are in no split")
+
+
+def test_what_a_form_has_no_place_for_is_said(raw, tmp_path, caplog):
+    caplog.set_level("INFO")
+    raw.images[1].objects.append(RawObject("cat", (9.0, 1.0, 3.0, 5.0)))
+    for form in ("coco", "voc", "labelme"):
+        write_dataset(raw, tmp_path / form, form)
+    areas = "areas that are not those of the boxes have no place in {}: 1 are left out"
+    order = "boxes that end before they start are written in order: 1"
+    assert caplog.messages == [areas.format("voc"), areas.format("labelme"), order]
+
+
+def test_images_called_as_label_files_are_called_otherwise(raw, tmp_path, write_image):
+    stems = ("_annotations.createml", "via_region_data", "labelstudio", "singleshot-splits", "annotations")
+    images = []
+    for stem in stems:
+        write_image(tmp_path / "from" / f"{stem}.png", 64, 48)
+        path = str(tmp_path / "from" / f"{stem}.png")
+        images.append(raw.images[0]._replace(path=path))
+    for splits in ({"train": [0, 1, 2, 3, 4]}, {"my part": [0, 1, 2, 3, 4]}):
+        for form in FORMS:
+            out = tmp_path / f"{form}-{len(next(iter(splits)))}"
+            write_dataset(raw._replace(images=images, splits=splits), out, form)
+            assert len(open_source(out).read(None).images) == 5
+
+
+@pytest.mark.parametrize(
+    "text", ["[", "{}", '[{"split": "a"}]', '[{"split": " ", "files": []}]', '[{"split": "a", "files": [1]}]']
+)
+def test_a_spoilt_list_of_splits_is_told(raw, tmp_path, text, one_line):
+    for form in ("createml", "labelme"):
+        write_dataset(raw._replace(splits={"my part": [0, 1], "val": [1]}), tmp_path / form, form)
+        (tmp_path / form / "singleshot-splits.json").write_text(text)
+        assert 'singleshot-splits.json: is not a list of {"split"' in one_line(open_source(tmp_path / form).read, None)
+
+
+def test_a_listed_image_without_labels_is_told(raw, tmp_path, one_line):
+    write_dataset(raw._replace(splits={"my part": [0, 1], "val": [1]}), tmp_path / "b", "labelme")
+    (tmp_path / "b" / "a-2.json").unlink()
+    assert "split 'my part' has 'a-2.png', which no label file has" in one_line(open_source(tmp_path / "b").read, None)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_image_files_are_copies_and_the_original_is_left_alone(raw, tmp_path, form):
     before = {name: (tmp_path / "from" / name).read_bytes() for name in files(tmp_path / "from")}
@@ -203,7 +311,7 @@ def test_an_exif_rotated_image_is_measured_upright(tmp_path, form):
     raw = RawSet("test", "x", ("c",), [RawImage(str(path), "a", 0, 0, [RawObject("c", box)], "x")], {"train": [0]})
     write_dataset(raw, tmp_path / "b", form)
     data = open_dataset(tmp_path / "b", "train")
-    assert data.sizes.tolist() == [[48, 64]]
+    assert data.sizes.tolist() == [[0, 0] if form in WITHOUT_SIZES else [48, 64]]
     np.testing.assert_allclose(data.boxes_px, [box], atol=1e-3)
 
 
@@ -285,7 +393,7 @@ def test_an_interruption_leaves_nothing_behind(raw, tmp_path, form):
 
 
 def test_places_that_are_taken_and_forms_that_are_not(raw, tmp_path):
-    with pytest.raises(ConfigError, match=r"tfrecord: no form .*want voc, coco, yolo, csv"):
+    with pytest.raises(ConfigError, match=r"tfrecord: no form .*want voc, coco, yolo, csv, cvat, "):
         write_dataset(raw, tmp_path / "b", "tfrecord")
     with pytest.raises(ConfigError, match="is there already"):
         write_dataset(raw, tmp_path / "from", "voc")
@@ -301,7 +409,16 @@ def test_places_that_are_taken_and_forms_that_are_not(raw, tmp_path):
 
 @pytest.mark.parametrize(
     ("form", "name"),
-    [("voc", "a\x01b"), ("voc", "\ufffe"), ("yolo", "\udc80"), ("csv", "\udc80"), ("csv", "a\0b"), ("csv", "a\nb")],
+    [
+        ("voc", "a\x01b"),
+        ("voc", "\ufffe"),
+        ("yolo", "\udc80"),
+        ("csv", "\udc80"),
+        ("csv", "a\0b"),
+        ("csv", "a\nb"),
+        ("cvat", "a\x01b"),
+        ("cvat", "\udc80"),
+    ],
 )
 def test_class_names_that_a_form_cannot_hold_are_refused(raw, tmp_path, form, name, one_line):
     odd = raw._replace(class_names=("dog", "cat", name))
@@ -312,7 +429,7 @@ def test_class_names_that_a_form_cannot_hold_are_refused(raw, tmp_path, form, na
     assert open_source(tmp_path / "b").read(None).class_names == odd.class_names
 
 
-@pytest.mark.parametrize("form", ["voc", "coco", "yolo"])
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "csv"])
 def test_class_names_of_several_lines(raw, tmp_path, form):
     name = "a\r\nb\tc\u2028d\x85e"
     objects = [RawObject(name, (1.0, 1.0, 5.0, 5.0))]
@@ -357,10 +474,11 @@ def test_bccd_is_the_same_in_every_form(shared, tmp_path, form):
         order = [at[Path(name).name] for name in old.names]
         new = new.subset(order)
         np.testing.assert_array_equal(new.ptr, old.ptr)
-        np.testing.assert_array_equal(new.sizes, old.sizes)
+        np.testing.assert_array_equal(new.sizes, 0 * old.sizes if form in WITHOUT_SIZES else old.sizes)
         np.testing.assert_array_equal(new.labels, old.labels)
         np.testing.assert_array_equal(new.difficult, old.difficult)
-        np.testing.assert_allclose(new.boxes_px, old.boxes_px, rtol=0, atol=1e-3 if form == "yolo" else 0)
+        exact = form not in ("yolo", "createml", "labelstudio")
+        np.testing.assert_allclose(new.boxes_px, old.boxes_px, rtol=0, atol=0 if exact else 1e-3)
 
 
 @pytest.mark.parametrize("text", ["dog\ncat\n", "[]x", '{"a": 1}', "[1]", '[" "]', "[" * 100_000])

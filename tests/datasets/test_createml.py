@@ -66,6 +66,24 @@ def test_an_image_listed_twice_has_the_objects_of_both(folder):
     assert [[o.name for o in im.objects] for im in raw.images] == [["cat", "dog"]]
 
 
+def test_flags_stand_beside_the_box(folder):
+    notes = [note(difficult=True), note(crowd=1), note(difficult="no")]
+    problems = CollectErrors()
+    raw = open_source(folder({"x.json": label(image("a.png", *notes))})).read(None, problems)
+    assert [(o.difficult, o.crowd) for o in raw.images[0].objects] == [(True, False), (False, True)]
+    assert [f.message for f in problems.findings] == ["difficult 'no'; want true or false"]
+
+
+@pytest.mark.parametrize("name", ['say "so".png', "back\\slash.png"])
+def test_a_first_image_with_quotes_and_no_objects_is_recognised(name):
+    assert createml.is_one(label(image(name), indent=None).encode())
+
+
+def test_a_class_called_as_label_studios_key_changes_nothing(folder):
+    raw = open_source(folder({"x.json": label(image("a.png", note("original_width")))})).read()
+    assert raw.class_names == ("original_width",)
+
+
 BAD = {
     "no braces": ([1], "a.png: annotation 1: is a list; want an annotation in braces"),
     "null": (None, "annotation 1: is missing; want"),

@@ -135,6 +135,96 @@ def test_openimages(folder, header, place):
     assert all(image.relative for image in read(root)[0].images)
 
 
+@pytest.mark.parametrize(
+    ("table", "names", "image"),
+    [
+        ("train/boxes.csv", "class-descriptions-boxable.csv", "train/a.png"),
+        ("annotations/train.csv", "Class-Descriptions.csv", "images/a.png"),
+        ("labels/detections.csv", "metadata/classes.csv", "data/a.png"),  # FiftyOne's
+        ("data/detections.csv", "data/classes.csv", "data/a.png"),
+    ],
+)
+def test_openimages_names_of_classes_are_found_beside_or_above_and_said(folder, caplog, table, names, image):
+    caplog.set_level("INFO")
+    root = folder({table: OPEN + "a,x,/m/0k4j,1,0.25,0.5,0,1,-1,0\n", names: CODES}, [image])
+    path = root / table if table.startswith("train") else root
+    if path != root:  # what is above a named file's folder is not of the set
+        names_there = path.parent / names
+        names_there.write_text(CODES)
+    assert open_source(path).read().class_names == ("Car",)
+    assert f"{Path(table).name}: names of classes are those of " in caplog.text
+
+
+def test_codes_of_classes_without_names_are_said(folder, caplog):
+    caplog.set_level("INFO")
+    root = folder({"train.csv": OPEN + "a,x,/m/0k4j,1,0,0.5,0,1,0,0\na,x,/m/1,1,0,0.5,0,1,0,0\n"})
+    raw, findings = read(root)
+    assert raw.class_names == ("/m/0k4j", "/m/1")
+    assert [(f.kind, f.severity) for f in findings] == [("columns-assumed", "note")]
+    assert "names of classes are codes (/m/0k4j, ...); put OpenImages' class-descriptions-boxable.csv beside" in str(
+        findings[0]
+    )
+    assert open_dataset(root).class_names == raw.class_names  # a note stops nothing
+    assert caplog.text.count("names of classes are codes") == 1
+
+
+def test_a_file_in_utf_16_is_read_by_its_mark(folder):
+    """As spreadsheets save "Unicode text"."""
+    text = "file\txmin\tymin\txmax\tymax\tclass\r\na.png\t1\t2\t10\t20\t猫\r\na.png\t1\t2\tx\t20\t猫\r\n"
+    root = folder({"train.csv": text.encode("utf-16")})
+    for path in (root, root / "train.csv"):
+        raw, findings = read(path)
+        assert [(o.name, o.box, o.line) for o in raw.images[0].objects] == [("猫", (1, 2, 10, 20), 2)]
+        assert [(f.kind, f.line) for f in findings] == [("annotation-malformed", 3)]
+    assert open_source(root).line(str(root / "train.csv"), 1) == 3
+    (root / "train.csv").write_bytes(text.encode("utf-16") + b"x")  # half a character
+    assert len(read(root)[0].images) == 1
+
+
+KAGGLE = {
+    "wheat": 'image_id,width,height,bbox,source\na,64,48,"[1.0, 2.0, 9.5, 18.0]",x\na,64,48,"[0, 0, 64, 48]",x\n',
+    "chests": "image_id,class_name,class_id,x_min,y_min,x_max,y_max\na,object,1,1,2,10.5,20\na,object,1,0,0,64,48\n",
+    "with classes": 'image_name,bbox,class\na.png,"(1, 2, 9.5, 18)",object\na.png,"[0,0,64,48]",object\nb.png,,\n',
+}
+
+
+@pytest.mark.parametrize("name", KAGGLE)
+def test_columns_as_kaggles_sets_have_them(folder, name):
+    root = folder({"train.csv": KAGGLE[name]}, ["train/a.png", "train/b.png"])
+    assert shown(open_dataset(root))["a"] == [("object", [1, 2, 10.5, 20]), ("object", [0, 0, 64, 48])]
+    _, findings = read(root)
+    assert [f.message.partition(";")[0] for f in findings] == (
+        ["has no column of classes: all objects are of the class 'object'"] if name == "wheat" else [])  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["[1, 2, 3]", "x", "[1, 2, 3, y]", "[1, 2, nan]"])
+def test_a_bbox_that_is_none_is_said(folder, text):
+    _, findings = read(folder({"train.csv": f'image_id,bbox,class\na,"{text}",cat\n'}))
+    (found,) = findings
+    assert (found.kind, found.line) == ("annotation-malformed", 2)
+    assert f"xmin {text!r} is not a number; want pixels" in found.message
+
+
+def test_assumed_columns_are_said(folder, caplog):
+    caplog.set_level("INFO")
+    root = folder({"train.csv": "a.png,1,2,10,20,cat\n"})
+    assert [(f.kind, f.line) for f in read(root)[1]] == [("columns-assumed", 1)]
+    open_dataset(root)
+    (line,) = [text for text in caplog.messages if "header" in text]
+    assert line.startswith(
+        f"{root}/train.csv:1: has no header: its columns are taken for image, xmin, ymin, xmax, ymax"
+    )
+
+
+@pytest.mark.parametrize("place", ["", "annotations/", "data/", "labels/"])
+def test_a_csv_beside_voc_is_said(folder, voc_xml, place):
+    """As in the raccoon set of TensorFlow's tutorials."""
+    root = folder({f"{place}train_labels.csv": CAT, "Annotations/a.xml": voc_xml([("cat", (2, 2, 8, 8))])})
+    source = open_source(root)
+    assert (source.form, source.unread) == (
+        "voc", "read as Pascal VOC; the folder holds CSV labels too, which are not read")  # fmt: skip
+
+
 def test_a_header_like_openimages_with_pixels_is_pixels(folder):
     text = "ImageID,XMin,XMax,YMin,YMax,class\na,10,20,5,15,cat\nb,0,64,0,48,cat\n"
     assert shown(open_dataset(folder({"train.csv": text})))["a"] == [("cat", [10, 5, 20, 15])]
@@ -262,6 +352,15 @@ def test_a_broken_list_of_classes_is_said(folder, text, one_line):
     raw, findings = read(root)
     assert [f.kind for f in findings] == ["annotation-unreadable"]
     assert raw.class_names == ("cat",)
+
+
+@pytest.mark.parametrize("name", ["classes.txt", "classes.csv"])
+def test_a_list_of_classes_in_another_encoding_is_said_once(folder, name, one_line):
+    root = folder({"train.csv": CAT, name: "dog,1\nh\xe4nd,2\n".encode("cp1252")})
+    said = one_line(open_dataset, root)
+    assert f"{name}:2: is not UTF-8 (byte 0xE4); save it as UTF-8" in said
+    assert said.count(name) == 1
+    assert [(f.kind, f.line) for f in read(root)[1]] == [("annotation-unreadable", 2)]
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])

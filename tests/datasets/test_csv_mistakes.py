@@ -184,7 +184,6 @@ NOT = {
     "empty.csv": "",
     "broken.csv": b'"a.png,1,2,3,4,cat\n',
     "bytes.csv": bytes(range(256)) * 9,
-    "utf16.csv": FIXED.encode("utf-16"),
     "nul.csv": FIXED[:5] + "\0" + FIXED[5:],
 }
 
@@ -194,8 +193,7 @@ def test_other_csv_files_are_none_of_ours(folder, one_line):
     assert "no data set of a known form" in one_line(open_dataset, root)
     for name in NOT:
         text = one_line(open_dataset, root / name)
-        assert f"{name}:1: no CSV of boxes: " in text
-        assert ("UTF-16" in text) == (name == "utf16.csv")
+        assert f"{name}:1: no CSV of boxes: want a header like " in text
     (root / "train.csv").write_text(CAT)
     assert available_splits(root) == ("train",)
     assert open_dataset(root).class_names == ("cat",)
@@ -214,8 +212,7 @@ def test_lines_are_found_for_messages(folder):
     for data in (text.encode(), text.encode("utf-8-sig")):
         places = [(o.number, o.line) for image in raw.images for o in image.objects]
         assert places == [(0, 3), (2, 7)]
-        source = csv_rows.sniff_columns(data.decode("utf-8-sig").splitlines(keepends=True))
-        assert source is not None
+        assert csv_rows.sniff_columns(data) is not None
     path = raw.images[0].file
     opened = open_source(Path(path).parent)
     assert [opened.line(path, number) for number, _ in places] == [3, 7]

@@ -56,6 +56,15 @@ def read(folder):
 # ---------------------------------------------------------------------------------------------- shapes
 
 
+def test_flags_are_the_regions_meta(read):
+    results = [{**rect(), "meta": {"difficult": True}}, {**rect("dog"), "meta": {"text": ["a note"], "crowd": "1"}},
+               {**rect(), "meta": ["odd"]}, {**rect(), "meta": {"crowd": 7}}]  # fmt: skip
+    raw, findings = read(task("a.png", *results))
+    assert [(o.name, o.difficult, o.crowd) for o in raw.images[0].objects] == [
+        ("cat", True, False), ("dog", False, True), ("cat", False, False)]  # fmt: skip
+    assert [f.message for f in findings] == ["crowd 7; want true or false"]
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_percent_become_pixels(folder, way):
     make = WAYS[way]
@@ -234,7 +243,8 @@ BAD = {
     "points": (shape("polygon", points=[[1, 2], [3], [4, 5]]), "points are not pairs of numbers; want [[x, y], ...]"),
     "no points": (shape("polygon"), "points are not pairs"),
     "two points": (shape("polygon", points=[[1, 2], [3, 4]]), "a polygon with 2 points; want at least 3"),
-    "brush": (shape("brush", format="rle", rle=[1, 2]), "(cat): a brush stroke has no box; draw a rectangle"),
+    "brush": (shape("brush", format="rle", rle=[1, 2]), "(cat): its rle is no packed brush stroke of 64 x 48 pixels"),
+    "old brush": (shape("brush", maskDataURL="x"), "(cat): a brush stroke has no box; draw a rectangle"),
     "key point": (shape("keypoint", x=1, y=2), "(cat): a key point has no box"),
     "nan": (rect(x=math.nan), "box [nan, 24, nan, 36] is not a place"),
     "beyond": (rect(x=10**400), "is not a place"),

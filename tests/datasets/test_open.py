@@ -78,3 +78,18 @@ def test_reading_data_imports_no_torch(tmp_path, voc_set):
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_named_label_of_one_image_says_to_give_the_folder(tmp_path, voc_set, one_line):
+    voc_set(tmp_path)
+    label = tmp_path / "Annotations" / "a.xml"
+    labelme = tmp_path / "a.json"
+    labelme.write_text('{"version": "5", "shapes": [], "imagePath": "a.png"}')
+    for path, form in ((label, "Pascal VOC"), (labelme, "LabelMe")):
+        text = one_line(open_dataset, path)
+        assert text == f"{path}: is {form}'s label of one image; give the folder of all of them"
+
+
+def test_a_coco_file_with_a_key_of_labelme_is_coco(tmp_path, coco, write_coco):
+    write_coco(tmp_path / "train.json", {"info": {"shapes": []}, **coco()})
+    assert open_dataset(tmp_path / "train.json").class_names == ("dog", "cat")

@@ -21,6 +21,13 @@ FILES = {
     "data/train-00000.parquet": (b"PAR1", "a table of Hugging Face's datasets"),
     "digitStruct.mat": (b"MATLAB", "MATLAB's form"),
     "label_2/000001.txt": (KITTI, "KITTI's form"),
+    "labelTxt/P0001.txt": ("imagesource:GoogleEarth\ngsd:0.1\n1.0 2 3 4 5 6.5 7 8 small-vehicle 0\n", "DOTA's form"),
+    "labels/P0002.txt": ("1.0 2.0 3.0 4.0 5.0 6.0 7.0 8.0 plane 1\r\n", "DOTA's form; convert it to YOLO-OBB"),
+    "project-1.csv": (
+        'image,label,annotation_id\nx.png,"[{""rectanglelabels"": [""cat""]}]",1\n',
+        "Label Studio's CSV",
+    ),
+    "train_ship_segmentations.csv": ("ImageId,EncodedPixels\na.jpg,1 3 10 5\n", "Kaggle's CSV of masks"),
     "gt/gt.txt": ("1,2,10.5,20,30,40,1,1,0.9\n", "tracks in MOTChallenge's form"),
 }
 

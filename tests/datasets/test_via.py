@@ -72,6 +72,14 @@ def test_every_export_says_the_same(folder, way):
     assert open_dataset(source.tree.root, "trainval").sample(0).boxes_px[0].tolist() == [1, 2, 11, 14.5]
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_texts_with_a_mark_are_read_by_it(folder, way, encoding):
+    name, write = WAYS[way]
+    text = write(entry("a.png", region(**{"class": "猫"}))).encode(encoding)
+    assert open_source(folder({name: text})).read().class_names == ("猫",)
+
+
 def test_regions_of_via_1_are_in_braces(folder):
     one = entry("a.png", region())
     one["regions"] = {"0": one["regions"][0], "1": region(**{"class": "dog"})}
@@ -340,11 +348,33 @@ def test_lines_of_regions(folder, findings):
     assert via.line_of(text.encode(), 2) is None
 
 
+def test_difficult_and_crowd_are_attributes_beside_the_class(folder, one_line):
+    regions = [region(kind="cat", difficult="1"), region(kind="dog", IsCrowd={"yes": True, "no": False}),
+               region(kind="cat", difficult="false", crowd="")]  # fmt: skip
+    raw = open_source(folder({"x.json": json.dumps(plain(entry("a.png", *regions)))})).read()
+    assert [(o.name, o.difficult, o.crowd) for o in raw.images[0].objects] == [
+        ("cat", True, False), ("dog", False, True), ("cat", False, False)]  # fmt: skip
+    root = folder({"x.json": json.dumps(plain(entry("a.png", region(kind="cat", difficult="very"))))})
+    assert "region 0 (cat): difficult 'very'; want true or false" in one_line(open_source(root).read)
+    alone = region(difficult="easy")  # the only attribute is the class, whatever it is called
+    raw = open_source(folder({"x.json": json.dumps(plain(entry("a.png", alone)))})).read()
+    assert [(o.name, o.difficult) for o in raw.images[0].objects] == [("easy", False)]
+
+
+def test_a_class_called_as_a_key_of_another_form_changes_nothing(folder):
+    text = json.dumps(plain(entry("a.png", region(**{"class": "shapes"}))))
+    assert open_source(folder({"x.json": text})).read().class_names == ("shapes",)
+
+
 BAD_FILES = {
     "cut": ("x.json", json.dumps(project(entry()))[:-5], "is not JSON: "),
     "depth": ("x.json", '{"_via_img_metadata": ' + "[" * 200_000, "is not JSON"),
     "number": ("x.json", '{"_via_img_metadata": 7}', "_via_img_metadata is 7; want VIA's images in braces"),
-    "latin": ("x.csv", table(entry("a.png", region())).encode() + b"\xe4.png,1,{},0,0,{},{}\n", "is not UTF-8"),
+    "latin": (
+        "x.csv",
+        table(entry("a.png", region())).encode() + b"\xe4.png,1,{},0,0,{},{}\n",
+        ":3: is not UTF-8",
+    ),
 }
 
 
@@ -352,7 +382,9 @@ BAD_FILES = {
 def test_bad_files_are_refused(folder, one_line, case):
     name, text, message = BAD_FILES[case]
     root = folder({name: text})
-    assert f"{name}: {message}" in one_line(open_source(root).read)
+    said = one_line(open_source(root).read)
+    assert f"{name}{'' if message.startswith(':') else ': '}{message}" in said
+    assert said.count(name) == 1
     found = CollectErrors()
     open_source(root).read(None, found)
     assert [f.kind for f in found.findings] == ["annotation-unreadable"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,18 @@ def test_parts_of_an_object_are_not_objects(voc):
     data = voc([f"<object><name>person</name>{part}{whole}</object>"])
     assert data.class_names == ("person",)
     assert data.boxes_px.tolist() == [[2, 3, 9, 9]]
+
+
+def test_turned_boxes_of_rolabelimg_are_read_by_what_surrounds_them(tmp_path, voc_xml, write_voc, one_line):
+    def turned(angle, x=30):
+        numbers = f"<cx>{x}</cx><cy>20</cy><w>20</w><h>10</h><angle>{angle}</angle>"
+        return f"<object><type>robndbox</type><name>cat</name><robndbox>{numbers}</robndbox></object>"
+
+    quarter, outside = turned(math.pi / 2), turned(math.pi / 2, 62)
+    root = write_voc(tmp_path, {"a": voc_xml([turned(0), quarter, outside])}, {"train": ["a"]})
+    np.testing.assert_allclose(open_dataset(root).boxes_px, [[20, 15, 40, 25], [25, 10, 35, 30], [57, 10, 64, 30]])
+    write_voc(tmp_path, {"a": voc_xml([turned("x")])})
+    assert "object 0 (cat): its <robndbox> has angle 'x'; want a number" in one_line(open_dataset, root)
 
 
 def test_list_lines_may_hold_flags_and_names_may_hold_spaces(tmp_path, voc_xml, write_voc):

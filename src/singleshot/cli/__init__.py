@@ -64,6 +64,17 @@ def _show_our_log() -> None:
     """Print what singleshot logs on standard error; what other packages have to say stays with them."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("singleshot: %(message)s"))
+    said: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        """Of what is noted on a data set, which is read for each of its splits, each line once."""
+        if record.levelno != logging.INFO or not record.name.startswith("singleshot.datasets"):
+            return True
+        size = len(said)
+        said.add(record.getMessage())
+        return len(said) > size
+
+    handler.addFilter(is_new)
     ours = logging.getLogger("singleshot")
     ours.handlers = [handler]
     ours.setLevel(logging.INFO)

@@ -19,7 +19,7 @@ from singleshot.files import is_free
 def convert(
     data: Annotated[str, typer.Argument(metavar="A", help="The data set: a folder, file or address in any form.")],
     out: Annotated[Path, typer.Argument(metavar="B", help="A new folder for the converted one.")],
-    to: Annotated[str, typer.Option("--to", help="voc, coco, yolo or csv.")],
+    to: Annotated[str, typer.Option("--to", help="voc, coco, yolo, csv, cvat, createml, via, labelstudio or labelme.")],
     split_seed: Annotated[
         int | None, typer.Option(min=0, help="Make train, val and test anew, by a hash of names and this number.")
     ] = None,

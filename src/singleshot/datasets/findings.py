@@ -4,6 +4,7 @@ which lists them all."""
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from typing import NamedTuple
 
@@ -53,6 +54,7 @@ KINDS = {
     "image-unlabelled": Kind(WARNING, "an image that no label file mentions"),
     "image-unused": Kind(NOTE, "a labelled image that no split lists"),
     "labels-left-out": Kind(WARNING, "what a repaired copy lacks"),
+    "columns-assumed": Kind(NOTE, "a CSV whose columns, or names of classes, had to be assumed"),
     "labels-unread": Kind(NOTE, "labels of another form in the same folder"),
     "image-without-objects": Kind(NOTE, "an image labelled as background"),
 }
@@ -87,7 +89,7 @@ class Finding(NamedTuple):
 
 
 class RaiseErrors:
-    """Where readers put what is wrong; this one raises DataError at the first error, and logs warnings."""
+    """Where readers put what is wrong; this one raises DataError at the first error, and logs warnings and notes."""
 
     def add(
         self, kind: str, file: str, message: str, item: str = "", line: int | None = None, number: int | None = None
@@ -97,13 +99,16 @@ class RaiseErrors:
         self._take(Finding(kind, file, message, item, line, number))
 
     def add_unreadable(self, file: str, error: DataError) -> None:
-        """Report a label file that cannot be read; the finding has its path, which the error need not repeat."""
-        self.add("annotation-unreadable", file, str(error).removeprefix(f"{printable(file)}: "))
+        """Report a label file that cannot be read; the finding has its path and line, which are not said twice."""
+        text = str(error)
+        start = re.match(re.escape(printable(file)) + r"(?::(\d{1,9}))?: ", text)
+        line = int(start[1]) if start and start[1] else None
+        self.add("annotation-unreadable", file, text[start.end() :] if start else text, line=line)
 
     def _take(self, finding: Finding) -> None:
         if finding.severity == ERROR:
             raise DataError(str(finding))
-        logger.warning("%s", finding)
+        logger.log(logging.WARNING if finding.severity == WARNING else logging.INFO, "%s", finding)
 
 
 RAISE_ERRORS = RaiseErrors()

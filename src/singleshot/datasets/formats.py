@@ -19,6 +19,7 @@ from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.raw import RawSet, above_score
 from singleshot.datasets.readers import (
     coco,
+    coco_layout,
     createml,
     csv,
     cvat,
@@ -37,6 +38,8 @@ from singleshot.datasets.readers.unread_forms import find_unread_form
 from singleshot.datasets.tree import Tree, describe_contents, open_tree
 from singleshot.datasets.writers import coco as coco_writer
 from singleshot.datasets.writers import csv as csv_writer
+from singleshot.datasets.writers import cvat as cvat_writer
+from singleshot.datasets.writers import json_forms, split_folders
 from singleshot.datasets.writers import voc as voc_writer
 from singleshot.datasets.writers import yolo as yolo_writer
 from singleshot.datasets.writers.common import WritePlan
@@ -75,8 +78,9 @@ class Format(NamedTuple):
     stands in it; suffixes: endings of files that a user may name in place of a folder; label_folder: the folder and
     the endings where each image has a label file of its name, so that one that no split lists is found; in_one_file:
     labels stand in one file for all images; writer: None for a form that is only read; is_one(first 64 KB): whether a
-    file that a user names is of this form, whatever its ending; is_deep(tree): whether such data lie anywhere below,
-    asked where nothing else is found.
+    file that a user names is of this form, whatever its ending; is_label(the same): whether it is this form's label
+    of a single image, which is no data set; is_deep(tree): whether such data lie anywhere below, asked where nothing
+    else is found.
     """
 
     about: str
@@ -90,11 +94,16 @@ class Format(NamedTuple):
     in_one_file: bool = False
     writer: Writer | None = None
     is_one: Callable[[bytes], bool] | None = None
+    is_label: Callable[[bytes], bool] | None = None
     is_deep: Callable[[Tree], bool] | None = None
 
 
 def _by_content(
-    form: LabelForm, wanted: str, line: Callable[[bytes, int], int | None] = no_line, suffixes: tuple[str, ...] = ()
+    form: LabelForm,
+    wanted: str,
+    line: Callable[[bytes, int], int | None] = no_line,
+    suffixes: tuple[str, ...] = (),
+    writer: Writer | None = None,
 ) -> Format:
     """The row of a form whose files each hold many images and are known by their first bytes."""
     return Format(
@@ -106,8 +115,13 @@ def _by_content(
         line,
         suffixes=suffixes,
         in_one_file=True,
+        writer=writer,
         is_one=form.is_one,
     )
+
+
+def _in_split_folders(write: Callable[[WritePlan, Path], None]) -> Writer:
+    return Writer(split_folders.plan, split_folders.place, write)
 
 
 # In the order in which they are looked for.
@@ -123,6 +137,7 @@ FORMATS: Mapping[str, Format] = {
         label_folder=("Annotations", (".xml",)),
         is_deep=voc.is_deep,
         writer=Writer(voc_writer.plan, voc_writer.place, voc_writer.write),
+        is_label=voc.is_annotation,
     ),
     "results": _by_content(
         results.FORM,
@@ -160,13 +175,30 @@ FORMATS: Mapping[str, Format] = {
         suffixes=(".csv",),
         writer=Writer(csv_writer.plan, csv_writer.place, csv_writer.write),
     ),
-    "cvat": _by_content(cvat.FORM, "a CVAT annotations.xml with its images", suffixes=(".xml",)),
-    "createml": _by_content(
-        createml.FORM, "a Create ML JSON (a list of images with their annotations)", createml.line_of
+    "cvat": _by_content(
+        cvat.FORM,
+        "a CVAT annotations.xml with its images",
+        suffixes=(".xml",),
+        writer=Writer(cvat_writer.plan, cvat_writer.place, cvat_writer.write),
     ),
-    "via": _by_content(via.FORM, "a VGG Image Annotator project, JSON or CSV", via.line_of),
+    "createml": _by_content(
+        createml.FORM,
+        "a Create ML JSON (a list of images with their annotations)",
+        createml.line_of,
+        writer=_in_split_folders(json_forms.CREATEML_FORM.write),
+    ),
+    "via": _by_content(
+        via.FORM,
+        "a VGG Image Annotator project, JSON or CSV",
+        via.line_of,
+        writer=_in_split_folders(json_forms.VIA_FORM.write),
+    ),
+    "labelstudio": _by_content(
+        labelstudio.FORM,
+        "a Label Studio JSON or JSON-MIN",
+        writer=_in_split_folders(json_forms.LABEL_STUDIO_FORM.write),
+    ),
     "fiftyone": _by_content(fiftyone.FORM, "FiftyOne's labels.json with data/"),
-    "labelstudio": _by_content(labelstudio.FORM, "a Label Studio JSON or JSON-MIN"),
     "tfrecord": _by_content(tfrecord.FORM, "TFRecord files", suffixes=tfrecord.FORM.suffixes),
     "labelme": Format(
         "LabelMe",
@@ -175,6 +207,8 @@ FORMATS: Mapping[str, Format] = {
         labelme.splits,
         labelme.read,
         labelme.line_of,
+        writer=_in_split_folders(json_forms.write_labelme),
+        is_label=labelme.is_label,
     ),
 }
 
@@ -266,7 +300,7 @@ def _open(path: str | os.PathLike[str], formats: Mapping[str, Format], follow_li
             raise DataError(f"{where}: no such file or folder")
     if is_folder:
         return _find(open_tree(path, follow_links), where, formats)
-    form = _form_by_content(open_tree(parent, follow_links), name, formats) or _form_of_file(name, formats)
+    form = _form_by_content(open_tree(parent, follow_links), name, formats)
     if form is None:
         suffix = name.lower().rpartition(".")[2]
         what = "an image" if f".{suffix}" in IMAGE_SUFFIXES else "a model" if suffix in _MODEL_SUFFIXES else ""
@@ -290,12 +324,23 @@ def _form_of_file(name: str, formats: Mapping[str, Format]) -> str | None:
 
 
 def _form_by_content(tree: Tree, name: str, formats: Mapping[str, Format]) -> str | None:
-    """The form that a named file is by its first bytes, of those that are known by them."""
+    """The form that a named file is by its first bytes, of those that are known by them; else the one by its ending.
+
+    Raises DataError for the label of a single image.
+    """
+    by_ending = _form_of_file(name, formats)
     try:
         head = tree.read(name, PEEK_BYTES, "annotation", most=PEEK_BYTES)
     except DataError:  # which the reader of the form by its ending says
-        return None
-    return next((key for key, form in formats.items() if form.is_one is not None and form.is_one(head)), None)
+        return by_ending
+    known = next((key for key, one in formats.items() if one.is_one is not None and one.is_one(head)), None)
+    if known is None and by_ending is not None and formats[by_ending].in_one_file and not coco_layout.has_lists(head):
+        label = next((one for one in formats.values() if one.is_label is not None and one.is_label(head)), None)
+        if label is not None:
+            raise DataError(
+                f"{printable(tree.path(name))}: is {label.about}'s label of one image; give the folder of all of them"
+            )
+    return known or by_ending
 
 
 def _find(tree: Tree, where: str, formats: Mapping[str, Format]) -> Source:

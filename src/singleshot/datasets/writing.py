@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,10 +11,12 @@ from typing import NamedTuple
 
 from singleshot.datasets.formats import FORMATS, Format, written_formats
 from singleshot.datasets.raw import RawSet
-from singleshot.datasets.writers.common import as_annotated, copy_images, measured, with_sizes
+from singleshot.datasets.writers.common import WritePlan, area_of, as_annotated, copy_images, measured, with_sizes
 from singleshot.datasets.writers.strict import refuse_image, refuse_set, usable_boxes
 from singleshot.errors import ConfigError, printable
 from singleshot.files import atomic_folder
+
+logger = logging.getLogger(__name__)
 
 
 class Written(NamedTuple):
@@ -54,6 +58,7 @@ def write_dataset(
         refuse_set(raw)
     plan = writer.plan(raw)
     measure = refuse_image if strict else measured if writer.measured and not trust_sizes else as_annotated
+    _say_lost(plan, form)
     # The real place: a link to an empty folder cannot be replaced itself.
     out = Path(os.path.realpath(out))
     try:
@@ -67,3 +72,14 @@ def write_dataset(
         raise ConfigError(f"{printable(out)}: cannot be written ({error.strerror or printable(error)})") from error
     objects = sum(len(image.objects) for image in plan.images)
     return Written(len(plan.images), objects, {name: len(members) for name, members in plan.splits.items()})
+
+
+def _say_lost(plan: WritePlan, form: str) -> None:
+    """Say in the log what the form has no place for and no list of ours keeps."""
+    objects = [obj for image in plan.images for obj in image.objects]
+    areas = sum(not math.isnan(obj.area) and not math.isclose(obj.area, area_of(math.nan, obj.box)) for obj in objects)
+    if areas and form != "coco":
+        logger.info("areas that are not those of the boxes have no place in %s: %d are left out", form, areas)
+    turned = sum(obj.box[0] > obj.box[2] or obj.box[1] > obj.box[3] for obj in objects)
+    if turned and form == "labelme":
+        logger.info("boxes that end before they start are written in order: %d", turned)

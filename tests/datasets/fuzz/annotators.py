@@ -45,10 +45,20 @@ def cvat(rng: Random, pictures: list[Picture]) -> Files:
     return files
 
 
+def own_lists(rng: Random, images: list[str]) -> Files:
+    """Lists of splits and classes, as they stand in some converted sets."""
+    if rng.random() < 0.7:
+        return {}
+    lists = [{"split": "train", "files": images[1:]}, {"split": "my part", "files": images[:2]}]
+    texts = {"singleshot-splits.json": json.dumps(lists), "singleshot-classes.json": json.dumps(CLASSES)}
+    return {name: text.encode() for name, text in texts.items()}
+
+
 def _in_one_or_two(rng: Random, pictures: list[Picture], name: str, make: Callable[[list[Picture]], bytes]) -> Files:
     """One label file beside the images, or one in the folder of each split."""
     if rng.random() < 0.6:
-        return {name: make(pictures), **{f"{rng.choice(('', 'images/'))}{p.name}": p.data for p in pictures}}
+        files = {f"{rng.choice(('', 'images/'))}{p.name}": p.data for p in pictures}
+        return {name: make(pictures), **files, **own_lists(rng, list(files))}
     files = {}
     for split, part in (("train", pictures[:2]), ("valid", pictures[2:])):
         files[f"{split}/{name}"] = make(part)
@@ -72,10 +82,22 @@ def createml(rng: Random, pictures: list[Picture]) -> Files:
     return _in_one_or_two(rng, pictures, "_annotations.createml.json", make)
 
 
-def via(rng: Random, pictures: list[Picture]) -> Files:
-    """VIA's project, JSON or CSV, or a project of VIA 3."""
-    kind = rng.choice(("project", "plain", "csv", "VIA 3"))
+def via_json(rng: Random, pictures: list[Picture]) -> Files:
+    """The JSON of VIA 2 or 1, or a project of VIA 2."""
+    return _via(rng, pictures, rng.choice(("project", "plain", "plain", "VIA 1")))
 
+
+def via_csv(rng: Random, pictures: list[Picture]) -> Files:
+    """VIA's CSV."""
+    return _via(rng, pictures, "csv")
+
+
+def via_3(rng: Random, pictures: list[Picture]) -> Files:
+    """A project of VIA 3."""
+    return _via(rng, pictures, "VIA 3")
+
+
+def _via(rng: Random, pictures: list[Picture], kind: str) -> Files:
     def shape(box: tuple[int, int, int, int]) -> dict[str, object]:
         x0, y0, x1, y1 = box
         return rng.choice((
@@ -110,7 +132,9 @@ def via(rng: Random, pictures: list[Picture]) -> Files:
             }
             for p in part
         }  # fmt: skip
-        if kind == "plain":
+        if kind == "VIA 1":
+            entries = {key: {**one, "regions": dict(enumerate(one["regions"]))} for key, one in entries.items()}  # type: ignore[arg-type]
+        if kind in ("plain", "VIA 1"):
             return json.dumps(entries, indent=1).encode()
         if kind == "project":
             return json.dumps({"_via_settings": {}, "_via_img_metadata": entries, "_via_attributes": {}}).encode()
@@ -144,6 +168,33 @@ def fiftyone(rng: Random, pictures: list[Picture]) -> Files:
     return _in_one_or_two(rng, pictures, "labels.json", make)
 
 
+def _brush(p: Picture, box: tuple[int, int, int, int]) -> list[int]:
+    """A filled box as Label Studio packs it, in runs of up to 2^16 values."""
+    x0, y0, x1, y1 = box
+    runs: list[tuple[int, int]] = [(0, 4 * (y0 * p.width + x0))]
+    for _ in range(y0, y1):
+        runs += [(255, 4 * (x1 - x0)), (0, 4 * (p.width - x1 + x0))]
+    runs[-1] = (0, 4 * (p.width - x1 + p.width * (p.height - y1)))
+    bits = f"{4 * p.width * p.height:032b}{7:05b}" + f"{15:04b}" * 4
+    bits += "".join(f"100{length - 1:016b}{value:08b}" for value, length in runs if length)
+    bits += "0" * (-len(bits) % 8)
+    return [int(bits[k : k + 8], 2) for k in range(0, len(bits), 8)]
+
+
+def results(rng: Random, pictures: list[Picture]) -> Files:
+    """What `detect --format json` writes."""
+
+    def make(part: list[Picture]) -> bytes:
+        images = [
+            {"image": rng.choice((p.name, f"some/where/{p.name}")), "width": p.width, "height": p.height, "detections": [
+                {"box": list(box), "score": 0.5, "label": CLASSES.index(name), "name": name} for box, name in _objects(p)]}
+            for p in part
+        ]  # fmt: skip
+        return json.dumps({"model": "m.safetensors", "classes": list(CLASSES), "images": images}).encode()
+
+    return _in_one_or_two(rng, pictures, "results.json", make)
+
+
 def labelstudio(rng: Random, pictures: list[Picture]) -> Files:
     """Label Studio's JSON or JSON-MIN."""
     is_flat = rng.random() < 0.4
@@ -155,10 +206,12 @@ def labelstudio(rng: Random, pictures: list[Picture]) -> Files:
             ("rectangle", {"x": x, "y": y, "width": across, "height": down, "rotation": rng.choice((0, 0, 5))}),
             ("ellipse", {"x": x + across / 2, "y": y + down / 2, "radiusX": 3, "radiusY": 2, "rotation": 30}),
             ("polygon", {"points": [[x, y], [x + across, y], [x, y + down]], "closed": True}),
+            ("brush", {"format": "rle", "rle": _brush(p, box)}),
         ))  # fmt: skip
         value = {**value, f"{kind}labels": [name]}
+        flags = rng.choice(({}, {}, {"meta": {"difficult": True}}))
         size = {"original_width": p.width, "original_height": p.height}
-        return {**value, **size} if is_flat else {"id": "r", "type": f"{kind}labels", **size, "value": value}
+        return {**value, **size} if is_flat else {"id": "r", "type": f"{kind}labels", **size, "value": value, **flags}
 
     def make(part: list[Picture]) -> bytes:
         content = []

@@ -118,24 +118,29 @@ def _voc(rng: Random, pictures: list[Picture]) -> Files:
     return files
 
 
-def _coco_json(pictures: list[Picture]) -> bytes:
+def _coco_json(pictures: list[Picture], masks: bool = False) -> bytes:
     images = [{"id": i, "file_name": p.name, "width": p.width, "height": p.height} for i, p in enumerate(pictures)]
-    annotations = [
+    annotations: list[dict[str, object]] = [
         {"id": 100 * i + k, "image_id": i, "category_id": label + 1, "iscrowd": 0, "area": 64.5,
          "bbox": [x0, y0, x1 - x0, y1 - y0]}
         for i, p in enumerate(pictures)
         for k, ((x0, y0, x1, y1), label) in enumerate(zip(p.boxes, p.labels, strict=True))
     ]  # fmt: skip
+    if masks:  # of the first and the last object: COCO's run lengths as numbers and as text
+        first, last, counts = pictures[0], pictures[-1], [3, 5, 60, 5]
+        annotations[0] |= {"bbox": None, "segmentation": {"size": [first.height, first.width], "counts": counts}}
+        annotations[-1] |= {"bbox": [], "segmentation": {"size": [last.height, last.width], "counts": "35i10m1"}}
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
     return json.dumps({"images": images, "annotations": annotations, "categories": categories}, indent=1).encode()
 
 
 def _coco(rng: Random, pictures: list[Picture]) -> Files:
+    masks = rng.random() < 0.3
     if rng.random() < 0.3:  # one file, whose splits are made
-        return {"annotations.json": _coco_json(pictures), **{f"images/{p.name}": p.data for p in pictures}}
+        return {"annotations.json": _coco_json(pictures, masks), **{f"images/{p.name}": p.data for p in pictures}}
     files = {}
     for split, part in (("train", pictures[:2]), ("val", pictures[2:])):
-        files[f"annotations/instances_{split}2017.json"] = _coco_json(part)
+        files[f"annotations/instances_{split}2017.json"] = _coco_json(part, masks)
         files |= {f"{split}2017/{p.name}": p.data for p in part}
     return files
 
@@ -208,7 +213,7 @@ def _labelme(rng: Random, pictures: list[Picture]) -> Files:
         place = ("train/" if i < 2 else "val/") if folders else ""
         files[f"{place}{p.stem}.json"] = json.dumps(content, indent=2).encode()
         files[f"{place}{p.name}"] = p.data
-    return files
+    return files if folders else {**files, **annotators.own_lists(rng, [p.name for p in pictures])}
 
 
 def make_tar(members: list[tuple[str, bytes]]) -> bytes:
@@ -267,8 +272,9 @@ def _tfrecord(rng: Random, pictures: list[Picture]) -> Files:
 
 FORMS: dict[str, Callable[[Random, list[Picture]], Files]] = {
     "voc": _voc, "coco": _coco, "yolo": _yolo, "csv": _csv, "labelme": _labelme, "shards": _shards,
-    "cvat": annotators.cvat, "createml": annotators.createml, "via": annotators.via, "labelstudio": annotators.labelstudio,
-    "tfrecord": _tfrecord, "fiftyone": annotators.fiftyone,
+    "cvat": annotators.cvat, "createml": annotators.createml, "labelstudio": annotators.labelstudio,
+    "via JSON": annotators.via_json, "via CSV": annotators.via_csv, "via 3": annotators.via_3,
+    "results": annotators.results, "tfrecord": _tfrecord, "fiftyone": annotators.fiftyone,
 }  # fmt: skip
 
 

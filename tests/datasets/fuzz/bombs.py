@@ -173,6 +173,11 @@ def _aliases(levels: int = 40) -> str:
     return "\n".join((*lines, f"names: *a{levels}", "train: images", ""))
 
 
+_MASK = '[{"id": 1, "image_id": 1, "category_id": 1, "segmentation": {"size": [1000000, 1000000], "counts": [%s]}}]'
+_BRUSH = (
+    '{"type": "brushlabels", "original_width": 64, "original_height": 64, "value": {"rle": [%s], "brushlabels": ["a"]}}'
+)
+_TASK = '[{"data": {"image": "a.jpg"}, "annotations": [{"result": [%s]}]}]'
 _COCO = '{"images": [{"id": 1, "file_name": "a.jpg", "width": 64, "height": 64}], "categories": [{"id": 1, "name": "a"}], "annotations": %s}'
 
 # Each a data set of one image, images/a.jpg or a.jpg, and a label file.
@@ -192,6 +197,15 @@ LABELS: dict[str, tuple[str, Callable[[], str]]] = {
     "long-line": ("annotations.csv", lambda: "file,xmin,ymin,xmax,ymax,class\n" + "a" * 50_000_000),
     "many-cells": ("annotations.csv", lambda: "file,xmin,ymin,xmax,ymax,class\na.jpg" + "," * 5_000_000),
     "open-quote": ("annotations.csv", lambda: 'file,xmin,ymin,xmax,ymax,class\n"' + "a,1,2,3,4,b\n" * 500_000),
+    "mask": ("annotations.json", lambda: _COCO % _MASK % "0, 1000000000000"),
+    "many-runs": ("annotations.json", lambda: _COCO % _MASK % ("1," * 3_000_000 + "1")),
+    "brush": ("project.json", lambda: _TASK % _BRUSH % ("255," * 3_000_000 + "1")),
+    "deep-cvat": ("annotations.xml", lambda: "<annotations>" + "<image>" * 3_000_000),
+    "entities-cvat": ("annotations.xml", lambda: _laughs().replace("annotation>", "annotations>")),
+    "deep-via": ("via.json", lambda: '{"_via_img_metadata": ' + "[" * 1_000_000),
+    "open-quote-via": (
+        "via.csv", lambda: 'filename,region_shape_attributes,region_attributes\n"' + "a,{},{}\n" * 500_000
+    ),
     "long-label": ("labels/a.txt", lambda: "0 .5 .5 .1 .1 " * 3_000_000),
 }  # fmt: skip
 

@@ -115,6 +115,7 @@ def recode(rng: Random, data: bytes) -> bytes:
 def mutate_json(rng: Random, data: bytes) -> bytes:
     """One or a few nodes of the tree deleted, replaced, renamed, doubled or made deep."""
     content = json.loads(data)
+    room = 3000  # of a list in a list the corpus itself would take gigabytes
     for _ in range(rng.choice((1, 1, 1, 2, 5))):
         holder, key = rng.choice(_nodes(content) or [({}, "")])
         value = holder.get(key) if isinstance(holder, dict) else holder[key]
@@ -124,7 +125,9 @@ def mutate_json(rng: Random, data: bytes) -> bytes:
         elif how == 1 and isinstance(holder, dict):
             holder[rng.choice(NAMES[:20]) or "x"] = holder.pop(key, None)
         elif how == 2 and isinstance(holder, list):
-            holder += [value] * rng.choice((1, 1, 3000))
+            count = min(rng.choice((1, 1, 3000)), room)
+            holder += [value] * count
+            room = max(1, room // count)
         elif how == 3 and isinstance(value, str):
             holder[key] = rng.choice((*NAMES, "\ud800", "\udcff", "\0", _LONG, rng.choice(PATHS).format("png")))
         elif how == 4:
@@ -247,7 +250,8 @@ def mutate_lines(rng: Random, data: bytes, name: str) -> bytes:
             del lines[i]
             lines = lines or [""]
         elif how == 10:
-            lines += [line] * rng.choice((1, 2, 5000))
+            most = 10_000_000 // (len(line) + 1) + 1  # what the corpus itself may take
+            lines += [line] * min(rng.choice((1, 2, 5000)), most)
         elif how == 11:
             lines[i] = rng.choice(YAML_TRICKS) if name.endswith((".yaml", ".yml")) else line[::-1]
         elif how == 12:

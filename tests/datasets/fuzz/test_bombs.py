@@ -16,7 +16,7 @@ SECONDS, MEGABYTES = 5.0, 1024
 # Within the limits, so that they are read as the images that they are.
 READ = ("deep-interlaced.png", "progressive.jpg", "full-colour.jpg", "wide.webp", "wide.tif", "heavy.gif", "wide.bmp")
 # Data sets that end with an error at once rather than with findings.
-DOORS = ("aliases", "deep-yaml", "long-yaml")
+DOORS = ("aliases", "deep-yaml", "long-yaml", "entities-cvat")
 
 
 @pytest.fixture(scope="module")

@@ -291,12 +291,7 @@ def _row(
         message = f"is of type {type(item).__name__}; want an object in braces"
         problems.add("annotation-malformed", path, message, f"annotation {k}", number=k)
         return None
-    own, ident, category, box = (
-        item.get("id"),
-        _image_id(item, images),
-        id_of(item.get("category_id")),
-        item.get("bbox"),
-    )
+    own, ident, category = item.get("id"), _image_id(item, images), id_of(item.get("category_id"))
     kind, message = "annotation-malformed", ""
     crowd, area, name = item.get("iscrowd") or 0, math.nan, ""
     numbers = box_of(item)
@@ -309,8 +304,8 @@ def _row(
         kind, message = "class-unknown", f"category_id {printable(repr(category), 60)} is not in categories ({there})"
     else:
         name = classes[category]
-        if any(map(math.isnan, numbers)):
-            message = f"bbox {printable(repr(box), 80)}; want the four numbers x, y, width, height"
+        if isinstance(numbers, str):
+            message = numbers
         elif crowd not in (0, 1):
             message = f"iscrowd {printable(repr(crowd), 40)}; want 0 or 1"
         elif difficult not in (0, 1):
@@ -319,7 +314,7 @@ def _row(
             area = number(item["area"])
             if not 0 <= area < math.inf:
                 message = f"area {printable(repr(item['area']), 40)}; want square pixels, 0 or more"
-    if message:
+    if message or isinstance(numbers, str):
         shown = f"annotation {k} (id {printable(own, 60)}{', ' * bool(name)}{printable(name, 80)})"
         problems.add(kind, path, message, shown, number=k)
         return None

@@ -11,6 +11,7 @@ from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split, split_of, wo
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
+from singleshot.text import utf8_head
 
 # Files of the COCO download that hold no boxes of objects.
 _OTHER_TASKS = ("person_keypoints_", "captions_", "stuff_", "panoptic_", "image_info")
@@ -99,10 +100,10 @@ def _is_coco(tree: Tree, name: str, usual: bool) -> bool:
     start = _head(tree, name)
     if start is None:
         return usual
-    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    text = utf8_head(start).lstrip()
     if results.is_one(text) or coco_results.is_one(text):
         return False
-    if _LIST_KEY.search(text) and not text.startswith(b"[") and b'"schema_ref"' not in text:  # Darwin's
+    if has_lists(text) and not text.startswith(b"[") and b'"schema_ref"' not in text:  # Darwin's
         return True
     if not usual or re.search(rb'"(shapes|regions|_via_\w+)"\s*:', text):
         return False
@@ -113,6 +114,11 @@ def _is_coco(tree: Tree, name: str, usual: bool) -> bool:
     except (ValueError, RecursionError):
         return True
     return False
+
+
+def has_lists(head: bytes) -> bool:
+    """Whether the first bytes of a file have one of COCO's lists."""
+    return _LIST_KEY.search(head) is not None
 
 
 def _head(tree: Tree, name: str) -> bytes | None:

@@ -21,8 +21,9 @@ from singleshot.datasets.readers.label_files import (
     load_json,
     show_tagged,
 )
-from singleshot.datasets.readers.shapes import show, to_number
+from singleshot.datasets.readers.shapes import read_flags, show, to_number
 from singleshot.errors import printable
+from singleshot.text import utf8_head
 
 _IMAGE_KEYS = ("image", "imagefilename", "imageFilename", "filename")
 _OBJECT_KEYS = ("annotations", "annotation")
@@ -31,15 +32,16 @@ _LIST = re.compile(rb"\s*\[\s*\{")
 _COORDINATES = re.compile(rb'"coordinates"\s*:\s*\{')
 # An image without objects comes first.
 _FIRST_IMAGE = re.compile(
-    rb'\s*\[\s*\{\s*"(?:image|imagefilename|imageFilename)"\s*:\s*"[^"]{0,4000}"\s*,\s*"annotations?"\s*:\s*\['
+    rb'\s*\[\s*\{\s*"(?:image|imagefilename|imageFilename)"\s*:\s*"(?:[^"\\]|\\.){0,4000}"\s*,\s*"annotations?"\s*:\s*\['
 )
+_LABEL_STUDIO = re.compile(rb'"original_width"\s*:')
 _OBJECT = re.compile(rb'"coordinates"\s*:')
 
 
 def is_one(head: bytes) -> bool:
     """Whether a file starts as Create ML's do."""
-    head = head.removeprefix(b"\xef\xbb\xbf")
-    if not _LIST.match(head) or b'"original_width"' in head:
+    head = utf8_head(head)
+    if not _LIST.match(head) or _LABEL_STUDIO.search(head):
         return False
     return bool(_COORDINATES.search(head) or _FIRST_IMAGE.match(head))
 
@@ -100,9 +102,13 @@ def _object(item: Any, path: str, image: str, first: int, k: int, problems: Rais
         if wrong is not None:
             broken(f"{wrong} is {show(item['coordinates'].get(wrong))}; want a number of pixels")
             return None
+        flags = read_flags(item)
+        if isinstance(flags, str):
+            broken(flags)
+            return None
         x, y, width, height = (value or 0.0 for value in numbers.values())
         box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-        return RawObject(name.strip(), box, number=first + k, tag=here)
+        return RawObject(name.strip(), box, **flags, number=first + k, tag=here)
     return None
 
 

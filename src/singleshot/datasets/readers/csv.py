@@ -8,6 +8,7 @@ OpenImages' boxes are parts of the image, its images are named without their end
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
@@ -23,6 +24,8 @@ from singleshot.datasets.readers.common import (
     shorten_idents,
 )
 from singleshot.datasets.readers.csv_rows import (
+    ONLY_CLASS,
+    PLAIN,
     Columns,
     CsvImage,
     CsvTable,
@@ -39,9 +42,14 @@ from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
 from singleshot.text import decode_text
 
+logger = logging.getLogger(__name__)
+
 MAX_LIST_BYTES = 16 * 2**20
 
+_DESCRIPTIONS = "class-descriptions"  # in the name of OpenImages' file of codes and names
 _EXPORTED = "_annotations.csv"  # Roboflow's name, one in each split's folder
+# Where the CSV files lie, if not at the root; "labels" and "data" beside images in other folders.
+_FOLDERS = ("annotations", "labels", "data")
 _HEAD_BYTES = 1 << 16
 _MOST_FILES = 1000  # heads that are looked at in one folder
 WANTED = "a header like file,xmin,ymin,xmax,ymax,class, or rows path,x1,y1,x2,y2,class without one"
@@ -72,12 +80,12 @@ class _Group(NamedTuple):
 def csv_files(tree: Tree) -> list[CsvFile]:
     """The annotation files of a folder, by the layouts that are known and by their first lines; [] for none."""
     found = []
-    for place in ("", "annotations"):
+    for place in ("", *_FOLDERS):
         for name in tree.files(place, (".csv",))[:_MOST_FILES]:
             file = _look(tree, join(place, name), _split_in(name), name[:-4])
             found += [file] if file else []
     for folder in tree.folders():
-        if folder != "annotations" and tree.names(folder).get(_EXPORTED) is False:
+        if folder not in _FOLDERS and tree.names(folder).get(_EXPORTED) is False:
             file = _look(tree, join(folder, _EXPORTED), split_name(folder), folder)
             found += [file] if file else []
     return found
@@ -102,10 +110,10 @@ def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
 
 def line_of(data: bytes, number: int) -> int | None:
     """The line on which data row `number` stands."""
-    lines = data.decode("utf-8-sig", "replace").splitlines(keepends=True)
-    columns = sniff_columns(lines)
+    columns = sniff_columns(data[:_HEAD_BYTES])
     if columns is None:
         return None
+    lines = data.decode(*columns.encoding).splitlines(keepends=True)
     try:
         reader, before, rows = csv.reader(lines, delimiter=columns.delimiter), 0, -int(columns.header)
         for row in reader:
@@ -135,12 +143,11 @@ def _look(tree: Tree, name: str, split: str, tag: str, must: bool = False) -> Cs
         if must:
             raise
         return None  # whatever it is, it tells no form; what else lies there may
-    columns = sniff_columns(head.decode("utf-8-sig", "surrogateescape").splitlines(keepends=True))
+    columns = sniff_columns(head)
     if columns is not None:
         return CsvFile(name, tag, split, columns)
     if must:
-        message = "is UTF-16; save it as UTF-8" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else f"want {WANTED}"
-        raise DataError(f"{printable(tree.path(name))}:1: no CSV of boxes: {message}")
+        raise DataError(f"{printable(tree.path(name))}:1: no CSV of boxes: want {WANTED}")
     return None
 
 
@@ -180,6 +187,7 @@ def _read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> R
     tables = [
         read_table(tree, one.name, one.columns, _descriptions(tree, one, problems), declared, problems) for one in files
     ]
+    _say_assumed(tree, files, tables, problems)
     divided = any(table.has_splits for table in tables)
     made = _is_undivided(files, file, divided)
     groups = _groups(files, tables)
@@ -193,6 +201,24 @@ def _read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> R
     names = declared or tuple(sorted({name for table in tables for name in table.names}))
     source = tree.path(files[0].name) if len(files) == 1 else tree.root
     return RawSet("csv", source, names, images, splits_of, made=made, declared=bool(declared))
+
+
+def _say_assumed(tree: Tree, files: list[CsvFile], tables: list[CsvTable], problems: RaiseErrors) -> None:
+    for file, table in zip(files, tables, strict=True):
+        path = tree.path(file.name)
+        if not file.columns.header:
+            message = "has no header: its columns are taken for image, xmin, ymin, xmax, ymax, class; add it as line 1"
+            problems.add("columns-assumed", path, message, line=1)
+        elif file.columns.name < 0:
+            message = f"has no column of classes: all objects are of the class {ONLY_CLASS!r}; add a column 'class'"
+            problems.add("columns-assumed", path, message, line=1)
+        codes = [name for name in table.names if name.startswith("/")] if file.columns.coded else []
+        if codes:
+            message = (
+                f"names of classes are codes ({printable(codes[0], 40)}{', ...' * (len(codes) > 1)}); put OpenImages' "
+                f"{_DESCRIPTIONS}-boxable.csv beside the file for their names"
+            )
+            problems.add("columns-assumed", path, message)
 
 
 def _groups(files: list[CsvFile], tables: list[CsvTable]) -> list[_Group]:
@@ -245,14 +271,22 @@ def _gather(tree: Tree, groups: list[_Group], problems: RaiseErrors) -> tuple[li
 # ---------------------------------------------------------------------------------------------- classes
 
 
-def _beside(tree: Tree, files: Sequence[CsvFile]) -> list[str]:
-    return list(dict.fromkeys([*(file.name.rpartition("/")[0] for file in files), ""]))
+def _above(files: Sequence[CsvFile]) -> list[str]:
+    """The folders of the files and those above them, up to the root."""
+    found: list[str] = []
+    for file in files:
+        folder = file.name.rpartition("/")[0]
+        while folder:
+            found.append(folder)
+            folder = folder.rpartition("/")[0]
+    return list(dict.fromkeys([*found, ""]))
 
 
 def _declared(tree: Tree, files: list[CsvFile], problems: RaiseErrors) -> tuple[str, ...]:
     """Names of classes.txt (one a line) or classes.csv (name,id as keras-retinanet has it); () where neither is."""
-    for folder in _beside(tree, files):
-        for name in ("classes.txt", "classes.csv"):
+    coded = all(file.columns.coded for file in files)
+    for folder in _above(files):
+        for name in ("classes.txt", "classes.csv")[: 1 if coded else 2]:  # of codes it is no list, see `_descriptions`
             if tree.names(folder).get(name) is not False:
                 continue
             path = join(folder, name)
@@ -262,9 +296,12 @@ def _declared(tree: Tree, files: list[CsvFile], problems: RaiseErrors) -> tuple[
                 names = _listed(text.splitlines(), name.endswith(".csv"))
                 if len(set(names)) < len(names) or not names:
                     raise ValueError("want each name once")
-            except (DataError, ValueError, csv.Error) as error:
-                message = printable(error, 120).removeprefix(f"{printable(where)}: ")
-                problems.add("annotation-unreadable", where, f"is no list of classes ({message}); correct or remove it")
+            except DataError as error:
+                problems.add_unreadable(where, error)
+                continue
+            except (ValueError, csv.Error) as error:
+                message = f"is no list of classes ({printable(error, 120)}); correct or remove it"
+                problems.add("annotation-unreadable", where, message)
                 continue
             return tuple(names)
     return ()
@@ -285,16 +322,18 @@ def _listed(lines: list[str], numbered: bool) -> list[str]:
 
 
 def _descriptions(tree: Tree, file: CsvFile, problems: RaiseErrors) -> dict[str, str]:
-    """OpenImages' code of a class -> its name, where class-descriptions*.csv lies beside."""
-    if not file.columns.coded:
-        return {}
-    for folder in _beside(tree, [file]):
-        for name in tree.files(folder, (".csv",)):
-            if "class-descriptions" not in name:
+    """OpenImages' code of a class -> its name, of a class-descriptions*.csv beside or above, or as FiftyOne has it."""
+    places = [place for folder in _above([file]) for place in (folder, join(folder, "metadata"))]
+    for place in places if file.columns.coded else ():
+        for name in tree.files(place, (".csv",)):
+            if _DESCRIPTIONS not in name.lower() and name.lower() != "classes.csv":
                 continue
-            path = join(folder, name)
-            with open_rows(tree, path, ",", problems) as rows:
-                return {row[0].strip(): row[1].strip() for _, row in rows if len(row) >= 2 and row[1].strip()}
+            path = join(place, name)
+            with open_rows(tree, path, ",", PLAIN, problems) as rows:
+                found = {row[0].strip(): row[1].strip() for _, row in rows if len(row) >= 2 and row[1].strip()}
+            if any(code.startswith("/") for code in found):
+                logger.info("%s: names of classes are those of %s", printable(tree.path(file.name)), printable(path))
+                return found
     return {}
 
 
@@ -305,7 +344,7 @@ def _find_images(tree: Tree, group: _Group, problems: RaiseErrors) -> list[str]:
     """Names in the tree of the files, "" where missing."""
     parent, split, bare = group.file.name.rpartition("/")[0], group.split, group.file.columns.bare
     tags = dict.fromkeys((split, *SPLIT_ALIASES.get(split, ()), split.lower()))
-    places = [parent, "images", *(f"images/{tag}" for tag in tags), *tags, "JPEGImages", ""]
+    places = [parent, "images", *(f"images/{tag}" for tag in tags), *tags, "JPEGImages", "data", ""]
     if bare:
         places += [*KNOWN_SPLITS, *(f"images/{known}" for known in KNOWN_SPLITS)]
     stems: dict[str, dict[str, list[str]]] = {}

@@ -7,7 +7,7 @@ import csv
 import gc
 import io
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import IO, NamedTuple
@@ -20,18 +20,32 @@ from singleshot.datasets.splits import KNOWN_SPLITS
 from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
+from singleshot.text import encoding_of
 
 MAX_CSV_BYTES = 4 * 2**30
 MAX_LINE = 1 << 20
+PLAIN = encoding_of(b"")
 
 # What a column is called, in small letters; where a header has two of them, the first here counts.
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _CALLED = {
-    "image": ("filename", "file", "file_name", "image_path", "path", "image", "img", "imageid"),
-    "xmin": ("xmin", "x1"),
-    "ymin": ("ymin", "y1"),
-    "xmax": ("xmax", "x2"),
-    "ymax": ("ymax", "y2"),
+    "image": (
+        "filename",
+        "file",
+        "file_name",
+        "image_path",
+        "path",
+        "image",
+        "img",
+        "imageid",
+        "image_id",
+        "image_name",
+    ),
+    "xmin": ("xmin", "x1", "x_min"),
+    "ymin": ("ymin", "y1", "y_min"),
+    "xmax": ("xmax", "x2", "x_max"),
+    "ymax": ("ymax", "y2", "y_max"),
+    "bbox": ("bbox",),
     "name": ("class", "class_name", "label", "labelname", "name"),
     "width": ("width",),
     "height": ("height",),
@@ -42,13 +56,17 @@ _CALLED = {
 }
 # What `detect --format csv` calls them: there x1 is the right side, and "label" a number.
 _OWN = {"x0": "xmin", "y0": "ymin", "x1": "xmax", "y1": "ymax", "label": "", "name": "class"}
+# What objects are called where no column says a class.
+ONLY_CLASS = "object"
 # OpenImages writes -1 where it was not looked at.
 _FLAG = {"": False, "0": False, "1": True, "-1": False, "false": False, "true": True}
 
 
 class Columns(NamedTuple):
     """Where objects stand in a row, -1 where there is no such column. bare: images are named without their endings,
-    as OpenImages does; coded: so are classes, by its codes; width_of_row: columns in all; header: line 1 names them."""
+    as OpenImages does; coded: so are classes, by its codes; width_of_row: columns in all; header: line 1 names them;
+    encoding: and its way with errors; bbox: one column of x, y, width and height, as Kaggle's sets have, where no class
+    (name -1) means that there is only one."""
 
     image: int = 0
     xmin: int = 1
@@ -67,6 +85,8 @@ class Columns(NamedTuple):
     width_of_row: int = 6
     header: bool = False
     delimiter: str = ","
+    encoding: tuple[str, str] = PLAIN
+    bbox: int = -1
 
 
 @dataclass(slots=True)
@@ -93,8 +113,10 @@ class CsvTable(NamedTuple):
 # ---------------------------------------------------------------------------------------------- columns
 
 
-def sniff_columns(lines: list[str]) -> Columns | None:
+def sniff_columns(head: bytes) -> Columns | None:
     """What the first line that is not blank says of the columns; None where it is no CSV of boxes."""
+    encoding = encoding_of(head)
+    lines = head.decode(*encoding).splitlines()
     line = next((line for line in lines if line.strip()), "")
     if "\0" in line or len(line) > MAX_LINE:
         return None
@@ -105,24 +127,27 @@ def sniff_columns(lines: list[str]) -> Columns | None:
             continue
         found = _by_header(row, delimiter) or _without_header(row, delimiter)
         if found is not None:
-            return found
+            return found._replace(encoding=encoding)
     return None
 
 
 def _by_header(row: list[str], delimiter: str) -> Columns | None:
     cells = [_OWN.get(cell, cell) if "x0" in row else cell for cell in (cell.strip().lower() for cell in row)]
     place = {key: next((cells.index(name) for name in names if name in cells), -1) for key, names in _CALLED.items()}
-    if min(place[key] for key in ("image", "name", *_SIDES)) < 0:
+    if min(place[key] for key in ("image", "name", *_SIDES)) < 0 and min(place["image"], place["bbox"]) < 0:
         return None
+    if min(place[key] for key in _SIDES) >= 0:
+        place["bbox"] = -1
     if min(place["width"], place["height"]) < 0:
         place["width"] = place["height"] = -1
     return Columns(
         **place,
-        bare=cells[place["image"]] == "imageid",
-        coded=cells[place["name"]] == "labelname",
+        bare=cells[place["image"]] in ("imageid", "image_id"),
+        coded=place["name"] >= 0 and cells[place["name"]] == "labelname",
         width_of_row=len(row),
         header=True,
         delimiter=delimiter,
+        encoding=PLAIN,
     )
 
 
@@ -148,14 +173,14 @@ def split_name(text: str) -> str:
 
 @contextlib.contextmanager
 def open_rows(
-    tree: Tree, name: str, delimiter: str, problems: RaiseErrors
+    tree: Tree, name: str, delimiter: str, encoding: tuple[str, str], problems: RaiseErrors
 ) -> Iterator[Iterator[tuple[int, list[str]]]]:
     """The rows that are not blank, each with the line on which it starts, from 1.
 
     Nothing but the row in hand is held. What is no CSV is reported, and the reading goes on with the next line.
     """
     with tree.open(name, MAX_CSV_BYTES, "annotation") as stream:
-        text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="")
+        text = io.TextIOWrapper(stream, *encoding, newline="")
         try:
             yield _rows(text, tree.path(name), delimiter, problems)
         finally:
@@ -203,7 +228,7 @@ def scan_column(tree: Tree, name: str, columns: Columns, at: int) -> list[str]:
     if at < 0:
         return []
     ignored = CollectErrors(0)  # the reading that follows reports
-    with open_rows(tree, name, columns.delimiter, ignored) as rows:
+    with open_rows(tree, name, columns.delimiter, columns.encoding, ignored) as rows:
         next(rows, None)
         return list(dict.fromkeys(row[at].strip() for _, row in rows if len(row) > at))
 
@@ -219,7 +244,7 @@ def read_table(
     """Read one file; descriptions: class as written -> its name; declared: the only classes there are, if any."""
     table = _Table(tree.path(name), columns, descriptions, frozenset(declared), problems)
     table.has_splits = any(scan_column(tree, name, columns, columns.split))
-    with open_rows(tree, name, columns.delimiter, problems) as rows:
+    with open_rows(tree, name, columns.delimiter, columns.encoding, problems) as rows:
         if columns.header:
             next(rows, None)
         for number, (line, row) in enumerate(rows):
@@ -250,7 +275,10 @@ class _Table:
         self.classes: dict[str, str] = {}  # as written -> its name, "" where it cannot be used
         self.has_splits = False
         self._path, self._columns, self._problems = path, columns, problems
+        self._sides: Callable[[list[str]], tuple[str, ...]]
         self._sides = itemgetter(columns.xmin, columns.ymin, columns.xmax, columns.ymax)
+        if columns.bbox >= 0:
+            self._sides = lambda row: _corners(row[columns.bbox])
         self._sizes = itemgetter(columns.width, columns.height) if columns.width >= 0 else None
         self._has_flags = max(columns.difficult, columns.crowd) >= 0
         self._descriptions, self._declared = descriptions, declared
@@ -272,7 +300,7 @@ class _Table:
             self._take_size(image, sizes[0], sizes[1], key, line)
         if self.has_splits and (row[columns.split] != image.split_text or not image.split):
             self._take_split(image, row[columns.split], key, line)
-        label, texts = row[columns.name], self._sides(row)
+        label, texts = row[columns.name] if columns.name >= 0 else "", self._sides(row)
         try:
             x0, y0, x1, y1 = map(float, texts)
             if "_" in "".join(texts):  # Python's own way to write 1_000
@@ -281,6 +309,7 @@ class _Table:
             if label.strip() or any(text.strip() for text in texts):
                 self._refuse_box(texts, label, line, number)
             return
+        label = label if columns.name >= 0 else ONLY_CLASS
         name = self.classes.get(label)
         if name is None:
             name = self.classes[label] = self._name(label)
@@ -361,6 +390,15 @@ class _Table:
             self._problems.add("split-unusable", self._path, message, f"image {printable(key, 120)}", line=line)
         else:
             image.split, image.split_text = split, text
+
+
+def _corners(text: str) -> tuple[str, ...]:
+    """xmin, ymin, xmax, ymax of "[x, y, width, height]"; the text itself for each where it is none."""
+    numbers = [parse_number(part) for part in text.strip().strip("[]()").split(",")]
+    if len(numbers) != 4 or None in numbers:
+        return (text.strip(),) * 4
+    x, y, width, height = (number or 0.0 for number in numbers)
+    return (repr(x), repr(y), repr(x + width), repr(y + height))
 
 
 def _side(text: str) -> int | None:

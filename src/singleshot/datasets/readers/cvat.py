@@ -19,8 +19,9 @@ from singleshot.datasets.packed_strings import is_encodable
 from singleshot.datasets.raw import Box, RawObject
 from singleshot.datasets.readers.common import parse_number, surround, whole_side
 from singleshot.datasets.readers.label_files import LabelForm, ListedImage, ParsedFile, UnreadableFileError
-from singleshot.datasets.readers.shapes import cut_to_image, surround_ellipse, surround_rotated_box
+from singleshot.datasets.readers.shapes import cut_to_image, read_flags, surround_ellipse, surround_rotated_box
 from singleshot.errors import printable
+from singleshot.text import utf8_head
 
 logger = logging.getLogger(__name__)
 
@@ -32,16 +33,12 @@ _SHAPES = ("box", "polygon", "polyline", "ellipse", "mask", "cuboid")
 _WITHOUT_AREA = ("points", "skeleton")
 # Kinds of labels that objects with a box cannot have.
 _OTHER_LABELS = ("tag", "points", "skeleton")
-_FLAGS = {"difficult": "difficult", "crowd": "crowd", "iscrowd": "crowd", "is_crowd": "crowd"}
-_FLAG = {"": False, "0": False, "1": True, "false": False, "true": True}
 _MAX_DEPTH, _MAX_TEXT = 64, 10_000
 
 
 def is_one(head: bytes) -> bool:
     """Whether a file starts as CVAT's do."""
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        head = head.decode("utf-16", "replace").encode()
-    head = head.removeprefix(b"\xef\xbb\xbf")
+    head = utf8_head(head)
     start = _BEFORE_ROOT.match(head)
     return bool(_ROOT.match(head, start.end() if start else 0))
 
@@ -192,17 +189,13 @@ class _Parsing:
             broken(message="has no label; say what it is")
         else:
             found = _box(tag, shape)
-            said = {_FLAGS[key.lower()]: flags[key] for key in flags if key.lower() in _FLAGS}
-            wrong = next((key for key, text in said.items() if text.lower() not in _FLAG), None)
-            if isinstance(found, str):
-                broken(message=found)
-            elif wrong is not None:
-                broken(message=f"{wrong} {printable(said[wrong], 40)!r}; want true or false")
+            said = read_flags(flags)
+            if isinstance(found, str) or isinstance(said, str):
+                broken(message=found if isinstance(found, str) else str(said))
             else:
                 if shape.get("rotation", "0").strip("0.") or tag == "cuboid":
                     found = cut_to_image(found, image.width, image.height)
-                marks = {key: _FLAG[text.lower()] for key, text in said.items()}
-                image.objects.append(RawObject(name, found, **marks, number=number, line=self._line, tag=here))
+                image.objects.append(RawObject(name, found, **said, number=number, line=self._line, tag=here))
 
 
 def _box(tag: str, shape: dict[str, str]) -> Box | str:

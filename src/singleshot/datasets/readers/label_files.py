@@ -24,6 +24,7 @@ from singleshot.datasets.readers.common import (
     shorten_idents,
 )
 from singleshot.datasets.readers.image_finder import ImageFinder
+from singleshot.datasets.readers.own_lists import listed_splits, read_class_list, read_split_lists
 from singleshot.datasets.splits import resolve_split, usual_split, word_split
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
@@ -119,10 +120,12 @@ class LabelForm:
 
     def splits(self, tree: Tree, file: str = "") -> tuple[str, ...]:
         """Names of the splits: those that images or folders say, or made; a named file without any is one split."""
+        ignored = CollectErrors(0)  # the reading that follows reports
+        if lists := read_split_lists(tree, ignored):
+            return tuple(lists)
         files = self._files(tree, file)
         said: list[list[str]] = [[] for _ in files]
         if self.has_subsets:
-            ignored = CollectErrors(0)  # the reading that follows reports
             parsed = [self._parse(tree, one, ignored) for one in files]
             said = [_split_names(one, found.images if found else []) for one, found in zip(files, parsed, strict=True)]
         if _is_undivided(files, file, said):
@@ -136,16 +139,16 @@ class LabelForm:
         A named file that says no splits is one, whatever is wanted. Class names are the files' own, then all others
         sorted, over all splits, so that train and val agree.
         """
-        files = self._files(tree, file)
+        files, lists = self._files(tree, file), read_split_lists(tree, problems)
         parsed = [self._parse(tree, one, problems) or ParsedFile([]) for one in files]
         said = [_split_names(one, found.images) for one, found in zip(files, parsed, strict=True)]
-        made = _is_undivided(files, file, said)
+        made = not lists and _is_undivided(files, file, said)
         groups = [
             _Group(wanted if file and not names and wanted is not None else split, one, listed)
             for one, found, names in zip(files, parsed, said, strict=True)
             for split, listed in _by_split(one, found.images, names).items()
         ]
-        if wanted is not None and not made:
+        if wanted is not None and not made and not lists:
             chosen = resolve_split(wanted, {group.split for group in groups}, tree.root)
             groups = [group for group in groups if group.split == chosen]
         finder, unique = ImageFinder(tree), UniqueImages()
@@ -155,13 +158,16 @@ class LabelForm:
             splits_of.setdefault(group.split, []).extend(map(unique.place, there))
         idents = shorten_idents([image.ident.rpartition(".")[0] for image in unique.images])
         images = [image._replace(ident=ident) for image, ident in zip(unique.images, idents, strict=True)]
-        if made:
+        if lists:
+            splits_of = listed_splits(tree, lists, images, wanted, problems)
+        elif made:
             splits_of = divide(tree, [image.path for image in images], wanted)
         if wanted is not None and not any(splits_of.values()):
             raise DataError(
                 f"{printable(tree.root)}: split {printable(wanted)!r} has no labelled images; label some more"
             )
-        classes = tuple(dict.fromkeys(name for found in parsed for name in found.classes))
+        own = [name for found in parsed for name in found.classes]
+        classes = tuple(dict.fromkeys((*read_class_list(tree, problems), *own)))
         others = {obj.name for found in parsed for image in found.images for obj in image.objects} - set(classes)
         source = tree.path(files[0].name) if len(files) == 1 else tree.root
         order = (*classes, *sorted(others))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any, NamedTuple
 
-from singleshot.datasets.findings import RaiseErrors
+from singleshot.datasets.findings import CollectErrors, RaiseErrors
 from singleshot.datasets.packed_strings import is_encodable
 from singleshot.datasets.raw import Box, RawImage, RawObject, RawSet
 from singleshot.datasets.readers.common import (
@@ -28,12 +28,14 @@ from singleshot.datasets.readers.common import (
     whole_side,
 )
 from singleshot.datasets.readers.image_finder import ImageFinder
+from singleshot.datasets.readers.own_lists import listed_splits, read_class_list, read_split_lists
 from singleshot.datasets.readers.shapes import show
 from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
 from singleshot.storage import read_limited
+from singleshot.text import utf8_head
 
 # The image itself may lie in the file as text.
 MAX_JSON_BYTES = 512 * 2**20
@@ -86,9 +88,13 @@ def _has_pairs(tree: Tree, folder: str) -> bool:
 
 def _starts_as_label(tree: Tree, folder: str, name: str) -> bool:
     found = tree.find(folder, name)
-    start = read_limited(tree.path(found or name), MAX_JSON_BYTES, "annotation", most=_PEEK_BYTES)
+    return is_label(read_limited(tree.path(found or name), MAX_JSON_BYTES, "annotation", most=_PEEK_BYTES))
+
+
+def is_label(head: bytes) -> bool:
+    """Whether a file starts as LabelMe's do."""
     # Written with sorted keys, the image's text comes before the shapes.
-    return re.search(rb'"(shapes|imageData)"\s*:', start) is not None
+    return re.search(rb'"(shapes|imageData)"\s*:', utf8_head(head)) is not None
 
 
 def _split_folders(tree: Tree) -> dict[str, str]:
@@ -98,15 +104,16 @@ def _split_folders(tree: Tree) -> dict[str, str]:
 
 def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
     """Names of the splits of a LabelMe folder; those that would be made where it has none."""
-    return tuple(_split_folders(tree)) or MADE_SPLITS
+    return tuple(read_split_lists(tree, CollectErrors(0)) or _split_folders(tree)) or MADE_SPLITS
 
 
 def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> RawSet:
-    """Read a LabelMe folder: the split `wanted`, or all of them. Its class names are the sorted names over all splits,
-    so that train and val agree."""
-    folders = _split_folders(tree)
-    made = not folders
-    chosen = None if wanted is None or made else resolve_split(wanted, folders, tree.root)
+    """Read a LabelMe folder: the split `wanted`, or all of them. Its class names are its own list's, then the sorted
+    names over all splits, so that train and val agree."""
+    lists = read_split_lists(tree, problems)
+    folders = {} if lists else _split_folders(tree)
+    made = not folders and not lists
+    chosen = None if wanted is None or not folders else resolve_split(wanted, folders, tree.root)
     images: list[RawImage] = []
     splits_of: dict[str, list[int]] = {}
     names: set[str] = set()
@@ -117,11 +124,15 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
         if chosen in (None, split):
             splits_of[split] = list(range(len(images), len(images) + len(found)))
             images += found
-    if made:
+    if lists:
+        splits_of = listed_splits(tree, lists, images, wanted, problems)
+    elif made:
         splits_of = divide(tree, [image.path for image in images], wanted)
     if wanted is not None and not any(splits_of.values()):
         raise DataError(f"{printable(tree.root)}: split {printable(wanted)!r} has no labelled images; label some more")
-    return RawSet("labelme", tree.root, tuple(sorted(names)), images, splits_of, made=made)
+    declared = read_class_list(tree, problems)
+    order = (*declared, *sorted(names - set(declared)))
+    return RawSet("labelme", tree.root, order, images, splits_of, made, bool(declared))
 
 
 def line_of(data: bytes, number: int) -> int | None:

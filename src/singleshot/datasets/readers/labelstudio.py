@@ -20,9 +20,18 @@ from singleshot.datasets.packed_strings import is_encodable
 from singleshot.datasets.raw import Box, RawObject
 from singleshot.datasets.readers.common import surround, whole_side
 from singleshot.datasets.readers.label_files import LabelForm, ListedImage, ParsedFile, UnreadableFileError, load_json
-from singleshot.datasets.readers.shapes import cut_to_image, show, surround_ellipse, surround_rotated_corner, to_number
+from singleshot.datasets.readers.run_lengths import surround_brush
+from singleshot.datasets.readers.shapes import (
+    cut_to_image,
+    read_flags,
+    show,
+    surround_ellipse,
+    surround_rotated_corner,
+    to_number,
+)
 from singleshot.errors import printable
 from singleshot.images.suffixes import is_image
+from singleshot.text import utf8_head
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +48,7 @@ _WITHOUT_BOX = {"brush": "a brush stroke", "keypoint": "a key point", "vector": 
 
 def is_one(head: bytes) -> bool:
     """Whether a file starts as Label Studio's do."""
-    head = head.removeprefix(b"\xef\xbb\xbf")
+    head = utf8_head(head)
     if not _LIST.match(head):
         return False
     return bool((_TASK.search(head) and _RESULT.search(head)) or _MIN.search(head))
@@ -186,15 +195,16 @@ class _Result:
         names = [one.strip() for one in labels if isinstance(one, str) and one.strip() and is_encodable(one)]
         shown = f"{here} ({printable(', '.join(names), 80)})" if names else here
         broken = functools.partial(add, item=shown)
-        if kind in _WITHOUT_BOX:
+        if kind in _WITHOUT_BOX and (kind != "brush" or value.get("rle") is None):
             broken(message=f"{_WITHOUT_BOX[kind]} has no box; draw a rectangle round it, or remove it")
         elif not names or len(names) < len(labels):
             broken(message="has no label; say what it is")
         else:
             box = self._box(kind, value, {**value, **result})
-            if not isinstance(box, str):
-                return [RawObject(name, box, number=self._number, tag=here) for name in dict.fromkeys(names)]
-            broken(message=box)
+            flags = read_flags(result["meta"]) if isinstance(result.get("meta"), dict) else {}
+            if not isinstance(box, str) and not isinstance(flags, str):
+                return [RawObject(name, box, **flags, number=self._number, tag=here) for name in dict.fromkeys(names)]
+            broken(message=box if isinstance(box, str) else str(flags))
         return []
 
     def _kind(self, result: dict[str, Any], value: dict[str, Any]) -> tuple[str | None, list[Any]]:
@@ -217,6 +227,8 @@ class _Result:
                 return f"{key} is {show(holder.get(key))}; want the image's {key[9:]} in whole pixels"
             sides.append(side)
         width, height = self.size = (sides[0], sides[1])
+        if kind == "brush":
+            return surround_brush(value["rle"], width, height)
         if kind == "polygon":
             return _surround_points(value.get("points"), width, height)
         numbers = []

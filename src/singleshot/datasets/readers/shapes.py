@@ -1,13 +1,27 @@
-"""The boxes round rotated and round shapes; values of JSON as numbers and as messages show them."""
+"""The boxes round rotated and round shapes; values of JSON as numbers, flags and as messages show them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from singleshot.datasets.raw import Box
 from singleshot.datasets.readers.common import json_number, parse_number, surround
 from singleshot.errors import printable
+
+# Attributes of an object that say a flag, in small letters.
+FLAG_NAMES = {"difficult": "difficult", "crowd": "crowd", "iscrowd": "crowd", "is_crowd": "crowd"}
+_FLAG: dict[object, bool] = {
+    None: False,
+    "": False,
+    "0": False,
+    "1": True,
+    "false": False,
+    "true": True,
+    False: False,
+    True: True,
+}
 
 
 def surround_rotated_box(box: Box, degrees: float) -> Box:
@@ -58,6 +72,22 @@ def to_number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return json_number(value)
+
+
+def read_flags(attributes: Mapping[str, Any]) -> dict[str, bool] | str:
+    """difficult and crowd, those that the attributes say, or what is wrong with one of them."""
+    flags: dict[str, bool] = {}
+    for key, value in attributes.items():
+        flag = FLAG_NAMES.get(key.strip().lower())
+        if flag is None:
+            continue
+        known: Any = value.strip().lower() if isinstance(value, str) else value
+        if isinstance(value, dict):  # boxes to tick, as VIA has them
+            known = any(ticked is True for ticked in value.values())
+        if not isinstance(known, str | int | None) or known not in _FLAG:
+            return f"{key.strip()} {show(value)}; want true or false"
+        flags[flag] = flags.get(flag, False) or _FLAG[known]
+    return flags
 
 
 def show(value: Any) -> str:

@@ -37,6 +37,10 @@ def _with(*marks: bytes) -> Callable[[bytes], bool]:
 _KITTI = re.compile(rb"\A[A-Za-z]\S{0,99}(?: -?\d{1,9}(?:\.\d{1,12})?){14,15}\s")
 # MOTChallenge: frame, id, box, confidence and three numbers more.
 _MOT = re.compile(rb"\A\d{1,9},-?\d{1,9}(?:,-?\d{1,9}(?:\.\d{1,12})?){5,8}\s")
+# DOTA's rows: the four corners of a turned box, a class, how difficult; two lines about the image may come first.
+_DOTA = re.compile(
+    rb"\A(?:(?:imagesource|gsd):[^\n]{0,200}\n){0,2}(?:-?\d{1,9}(?:\.\d{1,12})? ){8}[A-Za-z][\w-]{0,99}(?: \d)?\s"
+)
 
 _RECORDS = (".tfrecord", ".tfrecords", ".tfrec", ".record", ".records")
 UNREAD_FORMS = (
@@ -54,6 +58,9 @@ UNREAD_FORMS = (
     UnreadForm((".parquet", ".arrow"), _any, "a table of Hugging Face's datasets; save its images and boxes as COCO"),
     UnreadForm((".mat",), _any, "MATLAB's form; convert it to COCO or Pascal VOC"),
     UnreadForm((".txt",), lambda head: bool(_KITTI.match(head)), "KITTI's form; convert it to COCO or Pascal VOC"),
+    UnreadForm((".txt",), lambda head: bool(_DOTA.match(head)), "DOTA's form; convert it to YOLO-OBB or COCO"),
+    UnreadForm((".csv", ".tsv"), _with(b"labels", b"annotation_id"), "Label Studio's CSV; export the project as JSON"),
+    UnreadForm((".csv",), _with(b"EncodedPixels"), "Kaggle's CSV of masks; convert it to COCO"),
     UnreadForm((".txt",), lambda head: bool(_MOT.match(head)), "tracks in MOTChallenge's form; convert them to COCO"),
 )
 _CLASSIFICATION = "_classes.csv"  # Roboflow's name

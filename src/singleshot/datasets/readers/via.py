@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import math
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -21,8 +22,9 @@ from singleshot.datasets.raw import Box, RawObject
 from singleshot.datasets.readers import via3
 from singleshot.datasets.readers.common import surround
 from singleshot.datasets.readers.label_files import LabelForm, ListedImage, ParsedFile, UnreadableFileError, load_json
-from singleshot.datasets.readers.shapes import show, surround_ellipse, to_number
-from singleshot.errors import printable
+from singleshot.datasets.readers.shapes import FLAG_NAMES, read_flags, show, surround_ellipse, to_number
+from singleshot.errors import DataError, printable
+from singleshot.text import decode_text, utf8_head
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ _NEEDED = {
     "polygon": (), "polyline": (),
 }  # fmt: skip
 _FEWEST = {"polygon": 3, "polyline": 2}
+_LABELME = re.compile(rb'"shapes"\s*:')
 _VIA_3 = (b'"__VIA_PROJECT_ID__"', b'"vid_list"')
 
 
@@ -59,17 +62,17 @@ class _Entry(NamedTuple):
 
 def is_one(head: bytes) -> bool:
     """Whether a file starts as VIA's do."""
-    head = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    head = utf8_head(head).lstrip()
     if head.startswith(b"{"):
         own = b'"_via_' in head or any(mark in head for mark in _VIA_3)
-        return own or (b'"regions"' in head and b'"filename"' in head and b'"shapes"' not in head)
+        return own or (b'"regions"' in head and b'"filename"' in head and not _LABELME.search(head))
     first = head.partition(b"\n")[0]
     return all(name.encode() in first for name in _COLUMNS)
 
 
 def parse(data: bytes, path: str, problems: RaiseErrors) -> ParsedFile:
     """The contents of a project, JSON or CSV; `path` is for messages. Raises UnreadableFileError."""
-    is_json = data.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"{", b"["))
+    is_json = utf8_head(data[:4096]).lstrip().startswith((b"{", b"["))
     entries = _json_entries(data, path, problems) if is_json else _csv_entries(data, path, problems)
     key = _class_key([region for entry in entries for region in entry.regions], path)
     images = []
@@ -141,9 +144,9 @@ def _json_entries(data: bytes, path: str, problems: RaiseErrors) -> list[_Entry]
 
 def _csv_entries(data: bytes, path: str, problems: RaiseErrors) -> list[_Entry]:
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UnreadableFileError(f"{printable(path)}: is not UTF-8; save it as UTF-8") from error
+        text = decode_text(data, path)
+    except DataError as error:
+        raise UnreadableFileError(str(error)) from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     place: dict[str, int] = {}
     entries: dict[str, _Entry] = {}
@@ -206,7 +209,7 @@ def _class_key(regions: Iterable[_Region], path: str) -> str | None:
         some = True
         if isinstance(region.attributes, dict):
             found |= dict.fromkeys(region.attributes)
-    plain = list(found)
+    plain = [key for key in found if key.strip().lower() not in FLAG_NAMES] or list(found)
     called = {key.strip().lower(): key for key in reversed(plain)}
     usual = next((called[key] for key in _CLASS_KEYS if key in called), None)
     if usual is not None:
@@ -236,9 +239,11 @@ def _object(region: _Region, image: str, key: str | None, path: str, problems: R
         broken(f"attribute {printable(key, 40)} is {show(value)}; say what it is")
     else:
         box = _box(region.shape)
-        if not isinstance(box, str):
-            return RawObject(name, box, number=region.number, line=region.line, tag=here)
-        broken(box)
+        others = region.attributes if isinstance(region.attributes, dict) else {}
+        flags = read_flags({attribute: value for attribute, value in others.items() if attribute != key})
+        if not isinstance(box, str) and not isinstance(flags, str):
+            return RawObject(name, box, **flags, number=region.number, line=region.line, tag=here)
+        broken(box if isinstance(box, str) else str(flags))
     return None
 
 

@@ -7,8 +7,8 @@ subtracted from xmin and ymin only, so that a box of xmin == xmax is one pixel w
 from __future__ import annotations
 
 import functools
-import json
 import logging
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
@@ -20,7 +20,18 @@ from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.raw import Box, Notation, RawImage, RawObject, RawSet, show_item
 from singleshot.datasets.readers.common import MAX_SIDE, parse_number, score_of, shorten_idents, whole_side
 from singleshot.datasets.readers.image_finder import ImageFinder
-from singleshot.datasets.readers.voc_layout import IMAGES, LABELS, ImagePlaces, Layout, find_layout, is_deep, sniff
+from singleshot.datasets.readers.own_lists import read_class_list
+from singleshot.datasets.readers.shapes import cut_to_image, surround_rotated_box
+from singleshot.datasets.readers.voc_layout import (
+    IMAGES,
+    LABELS,
+    ImagePlaces,
+    Layout,
+    find_layout,
+    is_annotation,
+    is_deep,
+    sniff,
+)
 from singleshot.datasets.splits import make_splits, resolve_split
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
@@ -29,7 +40,7 @@ from singleshot.images.suffixes import is_image
 from singleshot.text import decode_text
 
 logger = logging.getLogger(__name__)
-__all__ = ["CLASS_LIST", "DEVKIT_CLASSES", "is_deep", "line_of", "parse_annotation", "read", "sniff", "splits"]
+__all__ = ["DEVKIT_CLASSES", "is_annotation", "is_deep", "line_of", "parse_annotation", "read", "sniff", "splits"]
 
 MAX_XML_BYTES = 16 * 2**20
 MAX_LIST_BYTES = 256 * 2**20
@@ -37,13 +48,12 @@ MAX_LIST_BYTES = 256 * 2**20
 _LISTS = "ImageSets/Main"
 # What tools call their list when there are no splits.
 _NO_SPLIT = "default"
-# This project's own: classes in their order, as a JSON list, where the annotations do not tell it.
-CLASS_LIST = "singleshot-classes.json"
 DEVKIT_CLASSES = frozenset(
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "  # noqa: SIM905
     "pottedplant sheep sofa train tvmonitor".split()
 )
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
+_TURNED = ("cx", "cy", "w", "h", "angle")  # pixels and radians
 _FLAG = {"": False, "0": False, "1": True, "false": False, "true": True, "unspecified": False}
 
 
@@ -95,7 +105,7 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     images = _find_images(tree, stems_of, annotations, xmls, problems)
     position = {stem: i for i, stem in enumerate(images)}
     positions = {s: [position[stem] for stem in members if stem in position] for s, members in stems_of.items()}
-    declared = _class_list(tree, problems)
+    declared = read_class_list(tree, problems)
     order = (*declared, *sorted(names - set(declared)))
     notation = Notation(show_item, _show_box)
     return RawSet("voc", tree.root, order, list(images.values()), positions, there.made, bool(declared), notation)
@@ -110,20 +120,6 @@ def line_of(data: bytes, number: int) -> int | None:
     """The line on which object `number` of an annotation starts."""
     starts = [match.start() for match in re.finditer(rb"<object[\s>]", data)]
     return data.count(b"\n", 0, starts[number]) + 1 if number < len(starts) else None
-
-
-def _class_list(tree: Tree, problems: RaiseErrors) -> tuple[str, ...]:
-    if CLASS_LIST not in tree.names():
-        return ()
-    try:
-        declared = json.loads(tree.read(CLASS_LIST, MAX_XML_BYTES, "class list"))
-    except (ValueError, RecursionError):
-        declared = None
-    if not isinstance(declared, list) or not all(isinstance(name, str) and name.strip() for name in declared):
-        message = "is not a list of names in JSON; correct it or remove it"
-        problems.add("annotation-unreadable", tree.path(CLASS_LIST), message)
-        return ()
-    return tuple(dict.fromkeys(name.strip() for name in declared))
 
 
 # ---------------------------------------------------------------------------------------------- splits
@@ -254,7 +250,7 @@ def parse_annotation(data: bytes, path: str, problems: RaiseErrors = RAISE_ERROR
         broken(f"starts with <{printable(root.tag, 40)}>; want a VOC <annotation>")
         return None
     width, height = (_side(root, key, path, problems) for key in ("width", "height"))
-    objects = [_object(element, path, k, problems) for k, element in enumerate(root.findall("object"))]
+    objects = [_object(element, (width, height), path, k, problems) for k, element in enumerate(root.findall("object"))]
     filename = (root.findtext("filename") or "").strip()
     return VocAnnotation(width, height, filename, [obj for obj in objects if obj is not None])
 
@@ -268,7 +264,7 @@ def _side(root: Any, key: str, path: str, problems: RaiseErrors) -> int:
     return side or 0
 
 
-def _object(element: Any, path: str, k: int, problems: RaiseErrors) -> RawObject | None:
+def _object(element: Any, size: tuple[int, int], path: str, k: int, problems: RaiseErrors) -> RawObject | None:
     name = (element.findtext("name") or "").strip()
     item = f"object {k} ({printable(name, 80)})" if name else f"object {k}"
 
@@ -278,21 +274,11 @@ def _object(element: Any, path: str, k: int, problems: RaiseErrors) -> RawObject
     if not name:
         broken("has no <name>; say what it is")
         return None
-    box = element.find("bndbox")
-    if box is None:
-        broken("has no <bndbox>; add xmin, ymin, xmax and ymax")
+    turned = element.find("robndbox") if element.find("bndbox") is None else None
+    found = _corners(element.find("bndbox")) if turned is None else _surround_turned(turned, size)
+    if isinstance(found, str):
+        broken(found)
         return None
-    numbers = []
-    for side in _SIDES:
-        text = box.findtext(side)
-        if text is None:
-            broken(f"its <bndbox> has no <{side}>; add it")
-            return None
-        try:
-            numbers.append(_zero_based(text) if side in ("xmin", "ymin") else float(text))
-        except ValueError:
-            broken(f"{side} {printable(text, 40)!r} is not a number; want pixels")
-            return None
     flags = []
     for key in ("difficult", "crowd"):  # crowd: this project's own, for what comes from COCO
         flag = (element.findtext(key) or "").strip()
@@ -300,10 +286,38 @@ def _object(element: Any, path: str, k: int, problems: RaiseErrors) -> RawObject
             broken(f"{key} {printable(flag, 40)!r}; want 0 or 1")
             return None
         flags.append(_FLAG[flag.lower()])
-    x0, y0, x1, y1 = numbers
     # One pixel is given to what starts and ends on the same; an end one pixel or more before its start has no area.
     score = score_of(element.findtext("score"))
-    return RawObject(name, (x0, y0, x1, y1), flags[0], flags[1], number=k, score=score)
+    return RawObject(name, found, flags[0], flags[1], number=k, score=score)
+
+
+def _corners(box: Any) -> Box | str:
+    """The box of a <bndbox>, or what is wrong with it."""
+    if box is None:
+        return "has no <bndbox>; add xmin, ymin, xmax and ymax"
+    numbers = []
+    for side in _SIDES:
+        text = box.findtext(side)
+        if text is None:
+            return f"its <bndbox> has no <{side}>; add it"
+        try:
+            numbers.append(_zero_based(text) if side in ("xmin", "ymin") else float(text))
+        except ValueError:
+            return f"{side} {printable(text, 40)!r} is not a number; want pixels"
+    return (numbers[0], numbers[1], numbers[2], numbers[3])
+
+
+def _surround_turned(box: Any, size: tuple[int, int]) -> Box | str:
+    """What surrounds the <robndbox> of roLabelImg in an image of that width and height, or what is wrong with it."""
+    texts = [box.findtext(key) or "" for key in _TURNED]
+    numbers = [parse_number(text) for text in texts]
+    x, y, width, height, angle = (math.nan if number is None else number for number in numbers)
+    if not all(map(math.isfinite, (x, y, width, height, angle))):
+        key, text = next((k, t) for k, t, n in zip(_TURNED, texts, numbers, strict=True) if n is None or n - n != 0)
+        return f"its <robndbox> has {key} {printable(text, 40)!r}; want a number"
+    half = (width / 2, height / 2)
+    turned = surround_rotated_box((x - half[0], y - half[1], x + half[0], y + half[1]), math.degrees(angle))
+    return cut_to_image(turned, *size)
 
 
 def _zero_based(text: str) -> float:

@@ -110,7 +110,7 @@ def _has_annotations(tree: Tree, folder: str) -> bool:
             start = tree.read(join(folder, name), _PEEK_BYTES, "annotation", most=_PEEK_BYTES)
         except DataError:  # whatever it is, it tells no form
             continue
-        if _START.search(start.replace(b"\0", b"")):  # UTF-16 too
+        if is_annotation(start):
             return True
     return False
 
@@ -123,6 +123,11 @@ def _has_labels(tree: Tree, folder: str) -> bool:
     names = tree.files(place)
     json_alone = any(name.lower().endswith(".json") for name in names) and not tree.folders(place)
     return not json_alone or any(name.lower().endswith(".xml") for name in names)
+
+
+def is_annotation(head: bytes) -> bool:
+    """Whether a file starts as VOC's annotations do, in UTF-16 too."""
+    return _START.search(head.replace(b"\0", b"")) is not None
 
 
 def _label_folder(tree: Tree) -> str:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from singleshot.datasets.raw import RawObject, RawSet
 from singleshot.datasets.splits import KNOWN_SPLITS
-from singleshot.datasets.writers.common import WritePlan, area_of, clean_name, make_write_plan, number_text
+from singleshot.datasets.writers.common import (
+    WritePlan,
+    area_of,
+    clean_name,
+    make_write_plan,
+    number_text,
+    write_items,
+)
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
 
@@ -81,13 +87,10 @@ def write(plan: WritePlan, folder: Path) -> None:
             for k, obj in enumerate(plan.images[i].objects)
         )
         with (labels / f"instances_{split}.json").open("w", encoding="ascii", newline="\n") as file:
-            file.write("{")
-            _list(file, "images", images)
-            file.write(",\n")
-            _list(file, "annotations", annotations)
-            file.write(",\n")
-            _list(file, "categories", ({"id": ident, "name": name} for name, ident in category.items()))
-            file.write("}\n")
+            categories = ({"id": ident, "name": name} for name, ident in category.items())
+            write_items(file, '{"images": [', map(json.dumps, images), "],\n")
+            write_items(file, '"annotations": [', map(json.dumps, annotations), "],\n")
+            write_items(file, '"categories": [', map(json.dumps, categories), "]}\n")
 
 
 def _categories(plan: WritePlan) -> dict[str, int]:
@@ -103,20 +106,6 @@ def _image_ids(plan: WritePlan) -> list[int] | list[str]:
     if plan.ids is None or any(len({idents[i] for i in some}) < len(some) for some in plan.splits.values()):
         return list(range(1, len(idents) + 1))
     return [int(ident) for ident in idents] if plan.ids.whole else idents
-
-
-def _list(file: IO[str], key: str, items: Iterable[dict[str, Any]]) -> None:
-    """One item a line, written as they come: a whole data set as dicts would be large."""
-    file.writelines(_lines(key, items))
-
-
-def _lines(key: str, items: Iterable[dict[str, Any]]) -> Iterator[str]:
-    yield f'"{key}": ['
-    between = "\n"
-    for item in items:
-        yield between + json.dumps(item)
-        between = ",\n"
-    yield "\n]"
 
 
 def _object(obj: RawObject) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -11,10 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import IO
 from urllib.parse import unquote
+from xml.sax.saxutils import escape
 
 from singleshot.datasets.box_rules import LIMIT_PX, NON_FINITE
+from singleshot.datasets.packed_strings import is_text
 from singleshot.datasets.raw import DatasetIds, Notation, RawImage, RawSet
+from singleshot.datasets.readers.own_lists import CLASS_LIST
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import FORMATS, MAX_FILE_BYTES, upright_size
 from singleshot.images.headers import ending_of
@@ -28,6 +33,8 @@ _NOT_IN_NAMES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _NOR_THESE = frozenset("/\\\ufeff\ufffe\uffff")
 # Most file systems end at 255 bytes; what the forms add to a name (".xml", "-2") must fit too.
 _MAX_NAME_BYTES = 230
+# What XML 1.0 cannot hold at all (its section 2.2), even escaped.
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
@@ -177,6 +184,32 @@ def refuse_texts(plan: WritePlan, holds: Callable[[str], bool], form: str) -> No
                 f"{printable(plan.source)}: class {printable(name)!r} cannot be written as {form}; rename it, "
                 "or convert to coco"
             )
+
+
+def fits_xml(text: str) -> bool:
+    """Whether XML can hold the text."""
+    return is_text(text) and not _NOT_XML.search(text)
+
+
+def escape_xml(text: str) -> str:
+    """The text of an element; a bare carriage return would be read as a line feed."""
+    return escape(text, {"\r": "&#13;"})
+
+
+def write_class_list(plan: WritePlan, folder: Path) -> None:
+    """This project's own list of the classes, where the labels alone would not tell it."""
+    if plan.says_classes:
+        (folder / CLASS_LIST).write_text(json.dumps(plan.class_names, indent=1) + "\n", encoding="utf-8")
+
+
+def write_items(file: IO[str], opening: str, items: Iterable[str], closing: str) -> None:
+    """A list of JSON, one item a line, written as they come: a whole data set in memory would be large."""
+    file.write(opening)
+    between = "\n"
+    for item in items:
+        file.write(between + item)
+        between = ",\n"
+    file.write("\n" + closing)
 
 
 # ---------------------------------------------------------------------------------------------- images

@@ -5,26 +5,29 @@ VOC counts pixels from 1 and includes the last one: 1 is added to xmin and ymin 
 
 from __future__ import annotations
 
-import json
 import re
 from decimal import Decimal
 from pathlib import Path
-from xml.sax.saxutils import escape
 
-from singleshot.datasets.packed_strings import is_text
 from singleshot.datasets.raw import RawImage, RawObject, RawSet
-from singleshot.datasets.readers.voc import CLASS_LIST, DEVKIT_CLASSES
-from singleshot.datasets.writers.common import WritePlan, make_write_plan, refuse_texts, stem_of
+from singleshot.datasets.readers.voc import DEVKIT_CLASSES
+from singleshot.datasets.writers.common import (
+    WritePlan,
+    escape_xml,
+    fits_xml,
+    make_write_plan,
+    refuse_texts,
+    stem_of,
+    write_class_list,
+)
 
-# What XML 1.0 cannot hold at all (its section 2.2), even escaped.
-_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _IMAGES = "JPEGImages"
 
 
 def plan(raw: RawSet) -> WritePlan:
     """Raises DataError as `make_write_plan`, and for a class whose name XML cannot hold."""
     found = make_write_plan(raw, by_stem=True, tidy=_tidy_stem, tidy_split=_tidy_split)
-    refuse_texts(found, lambda name: is_text(name) and not _NOT_XML.search(name), "VOC's XML")
+    refuse_texts(found, fits_xml, "VOC's XML")
     return found
 
 
@@ -53,15 +56,14 @@ def write(plan: WritePlan, folder: Path) -> None:
     for split, members in plan.splits.items():
         text = "".join(f"{stem_of(plan.names[i])}\n" for i in members)
         (lists / f"{split}.txt").write_bytes(text.encode())
-    if plan.says_classes:
-        (folder / CLASS_LIST).write_text(json.dumps(plan.class_names, indent=1) + "\n", encoding="utf-8")
+    write_class_list(plan, folder)
 
 
 def annotation(name: str, image: RawImage) -> str:
     """The XML of one image whose file is called `name`."""
     objects = "".join(_object(obj) for obj in image.objects)
     return (
-        f"<annotation>\n\t<folder>{_IMAGES}</folder>\n\t<filename>{_escape(name)}</filename>\n"
+        f"<annotation>\n\t<folder>{_IMAGES}</folder>\n\t<filename>{escape_xml(name)}</filename>\n"
         f"\t<size>\n\t\t<width>{image.width}</width>\n\t\t<height>{image.height}</height>\n\t\t<depth>3</depth>\n"
         f"\t</size>\n{objects}</annotation>\n"
     )
@@ -73,7 +75,7 @@ def _object(obj: RawObject) -> str:
     box = "".join(f"\t\t\t<{side}>{value}</{side}>\n" for side, value in sides)
     crowd = "\t\t<crowd>1</crowd>\n" * bool(obj.crowd)
     return (
-        f"\t<object>\n\t\t<name>{_escape(obj.name)}</name>\n\t\t<difficult>{int(obj.difficult)}</difficult>\n"
+        f"\t<object>\n\t\t<name>{escape_xml(obj.name)}</name>\n\t\t<difficult>{int(obj.difficult)}</difficult>\n"
         f"{crowd}\t\t<bndbox>\n{box}\t\t</bndbox>\n\t</object>\n"
     )
 
@@ -83,7 +85,3 @@ def _text(value: float, more: int = 0) -> str:
     if value == int(value):
         return str(int(value) + more)
     return format(Decimal(repr(float(value))) + more, "f")
-
-
-def _escape(text: str) -> str:
-    return escape(text, {"\r": "&#13;"})  # a bare one would be read as \n
