@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from singleshot.api.options import DEFAULT_MODEL
-from singleshot.cli.common import STOPPED, ClassesOption, DeviceOption, JsonOption, QuietOption, WorkersOption
+from singleshot.cli.common import STOPPED, ClassesOption, DeviceOption, JsonOption, QuietOption, WorkersOption, count_of
 
 if TYPE_CHECKING:
     from singleshot.api.train import Run, Started, TrainOptions
@@ -115,9 +115,9 @@ def watch(started: Started, quiet: bool = False) -> list[Reporter]:
 
     if not quiet:
         val = "" if started.val_images is None else f", {started.val_images} to validate on"
+        classes = count_of(started.classes, "class", "classes")
         print(
-            f"{started.model} ({started.initial}) on {started.images} images{val}, {started.classes} classes; batch"
-            f" {started.batch}, {started.precision} on {started.device}, {started.length}; into {started.folder}",
+            f"{started.model} ({started.initial}) on {started.images} images{val}, {classes}; batch {started.batch}, {started.precision} on {started.device}, {started.length}; into {started.folder}",
             file=sys.stderr,
         )
     return console_reporter(quiet)
