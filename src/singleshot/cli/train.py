@@ -117,7 +117,8 @@ def watch(started: Started, quiet: bool = False) -> list[Reporter]:
         val = "" if started.val_images is None else f", {started.val_images} to validate on"
         classes = count_of(started.classes, "class", "classes")
         print(
-            f"{started.model} ({started.initial}) on {started.images} images{val}, {classes}; batch {started.batch}, {started.precision} on {started.device}, {started.length}; into {started.folder}",
+            f"{started.model} ({started.initial}) on {started.images} images{val}, {classes}; batch {started.batch}, "
+            f"{started.precision} on {started.device}, {started.length}; into {started.folder}",
             file=sys.stderr,
         )
     return console_reporter(quiet)
