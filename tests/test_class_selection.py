@@ -53,6 +53,7 @@ MISTAKES = [
     (" , ", "names no class"),
     ([], "names no class"),
     ([3], "want texts"),
+    (3, "want texts"),
     ({}, "want new names"),
     ({"vehicle": []}, "want a list of old names"),
     ({"vehicle": "car"}, "want a list of old names"),
@@ -72,9 +73,12 @@ def test_a_file_has_a_group_in_each_line(tmp_path: Path) -> None:
     path.write_text("person\n\ncar, truck = vehicle\nred, round\n", encoding="utf-16")
     groups = {"person": ["person"], "vehicle": ["car", "truck"], "red, round": ["red, round"]}
     assert select_classes(read_groups(str(path)), KNOWN, "data").to_dict() == groups
+    assert read_groups(path) == read_groups([path]) == read_groups(str(path))
     both = select_classes(read_groups([str(path), "a=b"]), KNOWN, "data")
     assert both.names == (*groups, "a=b")
-    assert read_classes(str(path), groups=True) == ("person", "car", "truck", "vehicle", "red, round")
+    new: list[str] = []
+    assert read_classes(str(path), new_names=new) == ("person", "car", "truck", "red, round")
+    assert new == ["vehicle"]
     assert read_classes(str(path)) == ("person", "car, truck = vehicle", "red, round")
     path.write_bytes("größe".encode("cp1252"))
     with pytest.raises(DataError, match="is not UTF-8"):

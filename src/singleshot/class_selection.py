@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from singleshot.errors import ConfigError, did_you_mean, printable
 
 # As texts ("a,b", "car,truck=vehicle"), or new name -> the names that become it.
-Classes = str | Sequence[str] | Mapping[str, Sequence[str]]
+Classes = str | os.PathLike[str] | Sequence[str] | Mapping[str, Sequence[str]]
 
 OPTION = "--classes"
 _SHOWN = 20  # names in a message
@@ -97,8 +98,7 @@ def select_classes(wanted: Classes, known: Sequence[str], where: str) -> ClassSe
     if isinstance(wanted, Mapping):
         groups = list(ClassSelection.from_dict(wanted).groups)
     else:
-        texts = [wanted] if isinstance(wanted, str) else list(wanted)
-        groups = [group for text in texts for group in _groups_of(text, there)]
+        groups = [group for text in class_texts(wanted) for group in _groups_of(text, there)]
     if not groups:
         raise ConfigError(f"{OPTION}: names no class; want some of {list_names(known)}")
     _refuse_doubled([member for group in groups for member in group.members])
@@ -115,6 +115,15 @@ def select_classes(wanted: Classes, known: Sequence[str], where: str) -> ClassSe
             for name, members in joined.items()
         )
     )
+
+
+def class_texts(given: Classes) -> tuple[str, ...]:
+    """The texts that were given, a path as text. Raises ConfigError for anything else."""
+    one = isinstance(given, str | os.PathLike)
+    texts: list[Any] = [given] if one else list(given) if isinstance(given, Iterable) else [None]
+    if not all(isinstance(text, str | os.PathLike) for text in texts):
+        raise ConfigError(f"classes {printable(given, 60)}: want texts such as 'a,b' or 'car,truck=vehicle'")
+    return tuple(os.fspath(text) for text in texts)
 
 
 def list_names(names: Sequence[str]) -> str:

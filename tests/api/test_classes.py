@@ -13,11 +13,13 @@ import singleshot
 from singleshot.api.detect import DetectOptions, run_detection
 from singleshot.api.evaluate import EvaluateOptions, run_evaluation
 from singleshot.api.train import TrainOptions, prepare, resolve
+from singleshot.class_selection import ClassSelection
 from singleshot.datasets import open_dataset
 from singleshot.datasets.formats import open_source
 from singleshot.datasets.writers.shards import read_contents, write_shards
-from singleshot.errors import ConfigError
+from singleshot.errors import CheckpointError, ConfigError, DataError
 from singleshot.loading.shard_stream import ShardStream
+from singleshot.model_info import ModelInfo
 from singleshot.weights.checkpoint import read_info
 
 PLAIN: dict[str, Any] = {"epochs": 1, "batch": 4, "backbone_weights": "none", "workers": 0, "tensorboard": False}
@@ -131,3 +133,33 @@ def test_a_checkpoint_keeps_its_heads_by_name(mapped: singleshot.Run, scenes: Pa
     del options["backbone_weights"]
     prepare(resolve(TrainOptions.of(options)))
     assert "kept leaf; new: cross; left out: shape" in caplog.text
+
+
+def test_flags_stay_and_what_is_left_out_may_be_broken(tmp_path: Path, write_voc, voc_xml) -> None:
+    objects = [
+        ("cat", (1, 1, 9, 9), 1),
+        ("dog", (1, 1, 9, 9), 0),
+        ("dog", (50, 50, 20, 900), 0),
+        ("cat", (3, 3, 9, 9), 0),
+    ]
+    write_voc(tmp_path, {"a": voc_xml(objects), "b": voc_xml([("dog", (1, 1, 9, 9))])}, {"train": ["a", "b"]})
+    whole = ClassSelection.from_dict({"animal": ["cat"]})
+    dataset = open_dataset(tmp_path, "train", selection=whole)
+    assert (dataset.class_names, dict(dataset.left_out)) == (("animal",), {"dog": 3})
+    assert dataset.difficult.tolist() == [True, False]
+    assert [len(dataset.labels_of(i)) for i in range(2)] == [2, 0]
+    with pytest.raises(DataError, match=r"object 2 .dog.*has no area"):
+        open_dataset(tmp_path, "train", selection=ClassSelection.from_dict({"animal": ["dog"]}))
+
+
+def test_a_model_file_whose_mapping_is_not_its_own_is_refused(mapped: singleshot.Run) -> None:
+    good = read_info(mapped.last).to_dict()
+    for members in (
+        {"shape": ["ring"]},
+        {"leaf": ["leaf"], "shape": ["ring"]},
+        {"shape": "ring", "leaf": ["leaf"]},
+        [],
+        3,
+    ):
+        with pytest.raises(CheckpointError, match=r"m: .*class"):
+            ModelInfo.from_json(json.dumps({**good, "class_members": members}), "m")

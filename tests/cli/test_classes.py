@@ -43,7 +43,7 @@ def test_train_learns_these_and_eval_of_it_knows(scenes: Path, run, tmp_path: Pa
     done = run("train", scenes, "--out", tmp_path / "run", "--classes", "ring,star=shape", *options)
     assert done.returncode == 0, done.stderr
     assert "classes: shape (ring, star); left out: " in done.stderr
-    assert ", 1 classes;" in done.stderr
+    assert ", 1 class;" in done.stderr
     done = run("eval", tmp_path / "run/last.safetensors", scenes)
     assert done.returncode == 0, done.stderr
     assert "measured as shape (ring, star)" in done.stderr

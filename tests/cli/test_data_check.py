@@ -111,6 +111,12 @@ def test_mistakes_are_one_line(refused, scenes, words, message):
     assert message in refused("data", "check", *[scenes if word == "DATA" else word for word in words])
 
 
+def test_classes_that_train_would_join_are_right(run, scenes):
+    done = run("data", "check", scenes, "--classes", "ring,star=round", "--classes", "cross,leaf")
+    assert done.returncode == 0, done.stdout
+    assert "class-" not in done.stdout
+
+
 def test_classes_from_a_file(run, scenes, tmp_path):
     report = json.loads(run("data", "check", scenes, "--json").stdout)
     names = list(report["classes"])

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from singleshot.class_selection import Classes, ClassSelection
+from singleshot.class_selection import Classes, ClassSelection, class_texts
 from singleshot.errors import ConfigError, printable
 from singleshot.storage import read_limited
 from singleshot.text import decode_text
@@ -23,25 +23,25 @@ def read_groups(given: Classes) -> tuple[str, ...] | dict[str, list[str]]:
     """
     if isinstance(given, Mapping):
         return ClassSelection.from_dict(given).to_dict()
-    texts = (given,) if isinstance(given, str) else tuple(given)
-    if not all(isinstance(text, str) for text in texts):
-        raise ConfigError(f"--classes {printable(given, 60)}: want texts such as 'a,b' or 'car,truck=vehicle'")
-    return tuple(line for text in texts for line in _lines_of(text) or _none(text))
+    return tuple(line for text in class_texts(given) for line in _lines_of(text) or _none(text))
 
 
-def read_classes(*texts: str, groups: bool = False) -> tuple[str, ...]:
+def read_classes(*texts: str, new_names: list[str] | None = None) -> tuple[str, ...]:
     """Class names of "a,b,c", or of a file with one in each line (UTF-8, or UTF-16 by its mark), each once.
 
-    With `groups` "a,b=c" stands for all three, in a file too: the names that `read_groups` could mean, where nothing is
-    known of those that there are. Raises ConfigError where there is none, DataError for a file that is no such text.
+    new_names: a list that takes c of "a,b=c", in a file too; without it such a text is a name as any other. Raises
+    ConfigError where there is none, DataError for a file that is no such text.
     """
     names: list[str] = []
     for text in texts:
         is_file = _is_file(text)
         for line in _lines_of(text) if is_file else [text]:
-            old, equals, new = line.rpartition("=") if groups else ("", "", line)
-            names += old.split(",") if equals else []
-            names += [new] if is_file or equals else new.split(",")
+            old, equals, new = line.rpartition("=") if new_names is not None else ("", "", line)
+            if equals and new_names is not None:
+                names += old.split(",")
+                new_names.append(new.strip())
+            else:
+                names += [line] if is_file else line.split(",")
         if not is_file and "," not in text and ("/" in text or text.endswith(".txt")):
             raise ConfigError(
                 f"--classes {printable(text)}: no such file (want a,b,c or a file with one name in each line)"

@@ -56,13 +56,14 @@ def check_command(
     place = (Path(_default_out(data)) if out is None else out) if fix else None
     if place is not None and not is_free(place):
         raise ConfigError(f"{printable(place)}: is there already; give another --out, or remove it")
-    names = None if not classes else read_classes(*classes, groups=True)
+    new_names: list[str] = []
+    names = None if not classes else read_classes(*classes, new_names=new_names)
 
     def progress(total: int, what: str) -> AbstractContextManager[Callable[[], None]]:
         return progress_bar(total, what, quiet)
 
     source = open_source(data, score_min=score_min, follow_links=follow_links)
-    result = check_source(source, split, names, workers, progress)
+    result = check_source(source, split, names, workers, progress, new_names=new_names)
     repaired = None
     if not as_json:
         _print_findings(result, most, quiet)

@@ -21,6 +21,7 @@ from singleshot.cli.common import (
     LabelScoreOption,
     QuietOption,
     WorkersOption,
+    count_of,
 )
 
 if TYPE_CHECKING:
@@ -130,9 +131,10 @@ def watch(started: Started, quiet: bool = False) -> list[Reporter]:
 
     if not quiet:
         val = "" if started.val_images is None else f", {started.val_images} to validate on"
+        classes = count_of(started.classes, "class", "classes")
         print(
-            f"{started.model} ({started.initial}) on {started.images} images{val}, {started.classes} classes; batch"
-            f" {started.batch}, {started.precision} on {started.device}, {started.length}; into {started.folder}",
+            f"{started.model} ({started.initial}) on {started.images} images{val}, {classes}; batch {started.batch}, "
+            f"{started.precision} on {started.device}, {started.length}; into {started.folder}",
             file=sys.stderr,
         )
     return console_reporter(quiet)

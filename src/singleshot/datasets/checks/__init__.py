@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -92,13 +92,14 @@ def check_source(
     workers: int | None = None,
     progress: Progress | None = None,
     prefetch_least: int = LEAST,
+    new_names: Collection[str] = (),
 ) -> CheckResult:
     """Read all labels and decode every image of a data set, or of one split, and say what is wrong.
 
     class_names: the classes that a model has, where objects of others are errors. workers: processes that decode,
     None for one per core. progress(total, what): a context that gives the function to call after each image.
-    prefetch_least: fewer images than this are not decoded while the labels are still being read. Raises
-    DataError where the data cannot be read at all.
+    prefetch_least: fewer images than this are not decoded while the labels are still being read. new_names: right
+    beside class_names where they are there. Raises DataError where the data cannot be read at all.
     """
     started = time.perf_counter()
     problems = CollectErrors()
@@ -106,6 +107,8 @@ def check_source(
     whole = split is None
     with looking_ahead(source, workers, whole, prefetch_least) as early:
         raw = source.read(split, problems)
+    if class_names is not None:
+        class_names = tuple(dict.fromkeys((*class_names, *(name for name in new_names if name in raw.class_names))))
     if source.unread:
         problems.add("labels-unread", raw.source, f"{source.unread}; give them a folder of their own")
     if (odd := implausible(raw)) is not None:
