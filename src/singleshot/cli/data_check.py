@@ -71,7 +71,7 @@ def check_command(
         print(json.dumps({"data": data, **result.to_dict(), "fixed": fixed}))
     elif repaired is not None:
         _print_repaired(repaired, most, quiet)
-    elif not quiet and any(KINDS[kind].fixable for kind in result.counts):
+    elif not quiet and result.pictures.usable.any() and any(KINDS[kind].fixable for kind in result.counts):
         again = f" --out {_quoted(_default_out(data))}"
         print(f"to repair what can be repaired, in a copy: singleshot data check {_quoted(data)} --fix{again}")
     if repaired is None and result.severity("error"):
