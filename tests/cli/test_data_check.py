@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 
@@ -159,3 +160,15 @@ def test_ctrl_c_ends_all_processes_at_once(tmp_path, scenes):
     assert err == "singleshot: stopped\n"
     time.sleep(0.1)
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def test_a_copy_that_still_has_what_stops_a_training_is_exit_code_3(run, tmp_path, write_voc, voc_xml, tiff):
+    root = write_voc(
+        tmp_path / "set", {stem: voc_xml([("cat", (1, 1, 30, 30))]) for stem in "ab"}, {"train": ["a", "b"]}
+    )
+    (root / "JPEGImages" / "a.png").write_bytes(tiff(np.zeros((48, 64), np.float32)))
+    done = run("data", "check", root, "--fix", "--out", tmp_path / "fixed")
+    assert done.returncode == 3
+    assert "error image-unread" in done.stdout
+    assert "not fixed: " in done.stdout
+    assert (tmp_path / "fixed" / "JPEGImages" / "a.png").is_file()

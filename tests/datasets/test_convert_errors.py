@@ -97,3 +97,14 @@ def test_sets(tmp_path, one_line, form):
     bare = raw._replace(images=[i._replace(objects=[]) for i in raw.images])
     assert "no image has an object" in one_line(write_dataset, bare, tmp_path / "b", form, strict=True)
     assert [path.name for path in tmp_path.iterdir()] == ["from"]
+
+
+def test_boxes_that_may_be_percent_are_said(tmp_path, caplog):
+    raw = data_set(tmp_path / "from")
+    percent = [RawObject("cat", (10.5 + k, 20.5, 40.5 + k, 60.5)) for k in range(10)]
+    images = []
+    for image in raw.images:
+        cv2.imwrite(image.path, np.zeros((300, 400, 3), np.uint8))
+        images.append(image._replace(objects=percent, width=400, height=300))
+    write_dataset(raw._replace(images=images), tmp_path / "b", "yolo", strict=True)
+    assert "if they are percent" in caplog.text

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from singleshot.cli.data_convert import convert
 from singleshot.datasets import open_source
 from singleshot.datasets.checks import CheckResult, check_source, duplicates
 from singleshot.datasets.checks import images as check_images
@@ -183,6 +184,9 @@ def test_a_file_of_many_images_leaves_a_warning(coco_set):
     assert "train.json:1: annotation 0 (id 0, cat)" in finding.message
     assert finding.message.endswith("; see to it, then remove this file")
     assert len(done.left) == 1
+    copy = Path(finding.file).parent
+    convert(str(copy), copy.parent / "again", "yolo", quiet=True)
+    assert check_source(open_source(copy.parent / "again")).counts["labels-left-out"] == 1
     Path(finding.file).unlink()
     assert check_source(open_source(Path(finding.file).parent)).counts == {"image-without-objects": 1}
 

@@ -128,23 +128,25 @@ def test_bad_boxes_are_counted_and_left_out():
     assert info.quantiles["width"][-1] == 50  # cut to the image
 
 
-def test_unknown_sizes_are_measured(tmp_path):
+def test_unknown_sizes_are_measured(tmp_path, tiff):
     for name in ("a.png", "b.png"):
         assert cv2.imwrite(str(tmp_path / name), np.zeros((60, 120, 3), np.uint8))
     (tmp_path / "c.png").write_bytes(b"no image")
+    (tmp_path / "d.tif").write_bytes(tiff(np.zeros((60, 120), np.float32)))
     images = [
         image(str(tmp_path / "a.png"), [thing("cat", 0.25, 0.5, 0.75, 1.0)], size=(0, 0), relative=True),
         image(str(tmp_path / "b.png"), [thing("cat", 30, 30, 90, 60)], size=(0, 0)),
         image(str(tmp_path / "c.png"), [thing("cat", 0.1, 0.1, 0.9, 0.9)], size=(0, 0), relative=True),
         image("never opened", [thing("cat", 0.25, 0.5, 0.75, 1.0)], size=(120, 60), relative=True),
+        image(str(tmp_path / "d.tif"), [], size=(0, 0)),
     ]
     raw, seen = raw_set(images), []
-    assert to_measure(raw) == 3
+    assert to_measure(raw) == 4
     table = tabulate(raw, lambda: seen.append(1))
     info = describe(raw, table, "ssd320-mini")
-    assert len(seen) == 3
-    assert info.unmeasured == 1
-    assert info.problems == {"image-corrupt": 1}
+    assert len(seen) == 4
+    assert info.unmeasured == 2
+    assert info.problems == {"image-corrupt": 1, "image-unread": 1}
     assert info.total.objects == 4
     assert info.chosen.all.objects == 3
     assert set(info.quantiles["width"]) == {60}

@@ -37,6 +37,20 @@ def test_a_stretch_gives_each_picture_its_own_range(suffix, channels):
     assert half.shape == (12, 16, 3)
 
 
+def test_a_png_of_grey_and_alpha():
+    samples = camera(1)[..., 0]
+    rows = np.dstack([samples, np.full_like(samples, 65535)]).astype(">u2")
+    packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 31, 23, 16, 4, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+    found = decode_image(data, "x", sixteen_bit="stretch")
+    assert (found == by_hand(samples)[..., None]).all()
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_tiffs_of_other_makers(tiff, order):
     for samples in (camera(1), camera(3), camera(1, -500, 900, "int16")):

@@ -13,6 +13,7 @@ import typer
 from singleshot.files import is_free as is_free
 from singleshot.runtime.engines.table import ENGINES
 
+SKIPPED = 3  # exit code where something was left undone
 STOPPED = 130  # exit code after Ctrl-C: 128 + SIGINT, as a shell counts
 
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, or auto.")]

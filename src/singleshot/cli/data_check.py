@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from singleshot.cli.common import FollowLinksOption, JsonOption, LabelScoreOption, QuietOption, count_of, progress_bar
+from singleshot.cli.common import (
+    SKIPPED,
+    FollowLinksOption,
+    JsonOption,
+    LabelScoreOption,
+    QuietOption,
+    count_of,
+    progress_bar,
+)
 from singleshot.errors import ConfigError, printable
 from singleshot.files import is_free
 
@@ -42,7 +50,8 @@ def check_command(
 ) -> None:
     """Find what would break or spoil a training: every label is read, every image decoded.
 
-    Ends with exit code 2 when a training would stop, 0 when it would not, or when --fix has written a repaired copy.
+    Ends with exit code 2 when a training would stop, 0 when it would not, or when --fix has written a repaired copy; 3
+    when that copy still has what stops a training.
 
     Example: singleshot data check path/to/data --fix --out path/to/repaired
     """
@@ -76,11 +85,13 @@ def check_command(
         print(json.dumps({"data": data, **result.to_dict(), "fixed": fixed}))
     elif repaired is not None:
         _print_repaired(repaired, most, quiet)
-    elif not quiet and any(KINDS[kind].fixable for kind in result.counts):
+    elif not quiet and result.pictures.usable.any() and any(KINDS[kind].fixable for kind in result.counts):
         again = f" --out {_quoted(_default_out(data))}{' --follow-links' * follow_links}"
         print(f"to repair what can be repaired, in a copy: singleshot data check {_quoted(data)} --fix{again}")
     if repaired is None and result.severity("error"):
         raise typer.Exit(2)
+    if repaired is not None and result.counts.get("image-unread"):  # left as they are
+        raise typer.Exit(SKIPPED)
 
 
 def _default_out(data: str) -> str:

@@ -39,6 +39,7 @@ def convert(
     Example: singleshot data convert path/to/VOC2007 voc-as-coco --to coco
     """
     from singleshot.datasets import open_source
+    from singleshot.datasets.checks.left_out import read_left_out, write_left_out
     from singleshot.datasets.formats import FORMATS, written_formats
     from singleshot.datasets.splits import make_splits
     from singleshot.datasets.writing import write_dataset
@@ -47,12 +48,14 @@ def convert(
         raise ConfigError(f"--to {printable(to)}: want one of {', '.join(written_formats())}")
     started = time.perf_counter()
     _refuse_place(data, out)
-    raw = open_source(data, score_min=score_min, follow_links=follow_links).read(None)
+    source = open_source(data, score_min=score_min, follow_links=follow_links)
+    raw = source.read(None)
     if split_seed is not None:
         raw = raw._replace(splits=make_splits([image.path for image in raw.images], split_seed))
     used = {i for members in raw.splits.values() for i in members}
     with progress_bar(len(used), "images", quiet) as advance:
         done = write_dataset(raw, out, to, advance, strict=True, clip_boxes=clip_boxes)
+    write_left_out(out, read_left_out(source))
     seconds = round(time.perf_counter() - started, 2)
     if as_json:
         places = {"data": data, "from": raw.form, "out": str(out), "to": to}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from singleshot.cli.common import (
+    SKIPPED,
     STOPPED,
     ClassesOption,
     DeviceOption,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from singleshot.api.detect import Counts, Detected, DetectOptions
     from singleshot.runtime.detector import Found
 
-EXIT_SKIPPED = 3
 EXIT_PIPE = 141  # 128 + SIGPIPE
 _FEW = 20  # images that get a line each
 _PLAIN_EVERY = 100  # images between two lines of progress when there is no terminal
@@ -153,7 +153,7 @@ def run(options: DetectOptions, printer: RunPrinter, stream: TextIO | None = Non
     printer.end(done)
     if done.interrupted:
         return STOPPED
-    return EXIT_SKIPPED if done.counts.skipped else 0
+    return SKIPPED if done.counts.skipped else 0
 
 
 class RunPrinter:

@@ -16,6 +16,7 @@ from singleshot.datasets.findings import ERROR, KINDS
 from singleshot.datasets.raw import RawImage, RawSet
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.images.decode import image_size
+from singleshot.images.samples import UnreadImageError
 from singleshot.prior_coverage import IOU_MIN, REASONS, best_iou, prior_grids, prior_shapes, why_unmatched
 
 # Objects that are compared with the priors; more tell nothing new and take longer.
@@ -142,8 +143,7 @@ def tabulate(raw: RawSet, on_image: Callable[[], None] = lambda: None) -> BoxTab
 
     Images whose size the labels do not say are measured by their headers; on_image is called after each.
     """
-    sizes, broken = _measure(raw.images, on_image)
-    problems = Counter({"image-corrupt": broken} if broken else {})
+    sizes, problems = _measure(raw.images, on_image)
     objects = [(i, obj) for i, image in enumerate(raw.images) for obj in image.objects]
     image = np.array([i for i, _ in objects], np.int64)
     names = list(dict.fromkeys((*raw.class_names, *(obj.name for _, obj in objects))))
@@ -173,22 +173,29 @@ def tabulate(raw: RawSet, on_image: Callable[[], None] = lambda: None) -> BoxTab
     )
 
 
-def _measure(images: Sequence[RawImage], on_image: Callable[[], None]) -> tuple[np.ndarray, int]:
-    """int32 [n, 2] widths and heights, 0 where they cannot be found out, and how many images that are not read."""
+def _measure(images: Sequence[RawImage], on_image: Callable[[], None]) -> tuple[np.ndarray, Counter[str]]:
+    """int32 [n, 2] widths and heights, 0 where they cannot be found out, and kinds of findings about those."""
     sizes = np.array([(image.width, image.height) for image in images], np.int32).reshape(-1, 2)
     todo = np.flatnonzero((sizes <= 0).any(axis=1)).tolist()
 
-    def measure(i: int) -> tuple[int, int]:
+    problems: Counter[str] = Counter()
+
+    def measure(i: int) -> tuple[int, int] | str:
         try:
-            return image_size(images[i].path)
+            size = image_size(images[i].path)
+            return size if all(size) else "image-corrupt"
+        except UnreadImageError:
+            return "image-unread"
         except DataError:
-            return 0, 0
+            return "image-corrupt"
 
     with ThreadPoolExecutor(_THREADS) as pool:
         for i, size in zip(todo, pool.map(measure, todo), strict=True):
-            sizes[i] = size
+            if isinstance(size, str):
+                problems[size] += 1
+            sizes[i] = 0 if isinstance(size, str) else size
             on_image()
-    return sizes, int((sizes == 0).any(axis=1).sum())
+    return sizes, problems
 
 
 def to_measure(raw: RawSet) -> int:

@@ -20,6 +20,7 @@ _READ_BITS, _PACKED = (1, 8, 10, 12, 14, 16), (10, 12, 14)
 _SHORT = 3
 # Of an 8-bit picture with fewer grey values little is to be seen; 12 bits in a file of 16 leave 16 of them.
 FEW_GREYS = 32
+_AT_ONCE = 1 << 20  # samples
 
 
 class UnreadImageError(DataError):
@@ -95,11 +96,24 @@ def needs_16_bits(data: bytes, sixteen_bit: str) -> bool:
 def stretched(image: np.ndarray) -> np.ndarray:
     """uint8 of 16-bit samples [H, W] or [H, W, C]: the lowest of the picture becomes 0, the highest 255, all channels
     alike, so that colours keep their hue; a picture of one value becomes 0."""
+    return _by_table(image, _stretch(image))
+
+
+def _stretch(image: np.ndarray) -> np.ndarray:
+    """uint8 [65536], what each sample becomes, by its bits."""
     low, high = int(image.min()), int(image.max())
-    values = np.arange(low, high + 1, dtype=np.float64) - low
-    table = np.rint(values * (255 / max(high - low, 1))).astype(np.uint8)
-    # Indexed from the lowest value on, which may be below 0.
-    found: np.ndarray = table[image - low if low >= 0 else image.astype(np.int32) - low]
+    values = np.arange(low, high + 1)
+    table = np.zeros(1 << 16, np.uint8)
+    table[values & 0xFFFF] = np.rint((values - low) * (255 / max(high - low, 1)))
+    return table
+
+
+def _by_table(image: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Each 16-bit sample's entry. Rows at a time: numpy makes 8 bytes of each index."""
+    bits, found = image.view(np.uint16), np.empty(image.shape, np.uint8)
+    rows = max(1, _AT_ONCE // max(1, bits[:1].size))
+    for start in range(0, len(bits), rows):
+        found[start : start + rows] = table[bits[start : start + rows]]
     return found
 
 
@@ -109,13 +123,16 @@ def decode_deep(data: bytes, name: str, sixteen_bit: str) -> np.ndarray | None:
     Raises cv2.error as OpenCV does, UnreadImageError for a TIFF of two channels, which OpenCV has in 8 bits only.
     """
     # As BGR: OpenCV 5.0 fills some rows of a TIFF with noise where 16 bits are read as RGB.
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
     if image is None:
         return None
     if image.dtype.itemsize != 2:
         raise UnreadImageError(f"{printable(name)}: 16 bits with an alpha channel are not stretched; save it without")
-    shown = stretched(image) if sixteen_bit == "stretch" else (image // 256).astype(np.uint8)
-    return cv2.cvtColor(shown, cv2.COLOR_BGR2RGB)
+    table = _stretch(image) if sixteen_bit == "stretch" else (np.arange(1 << 16) >> 8).astype(np.uint8)
+    shown = _by_table(image, table)
+    if shown.ndim == 2:
+        return cv2.cvtColor(shown, cv2.COLOR_GRAY2RGB)
+    return cv2.cvtColor(shown, cv2.COLOR_BGR2RGB, dst=shown)
 
 
 class Greys(NamedTuple):
@@ -133,5 +150,6 @@ class Greys(NamedTuple):
 def count_greys(grey: np.ndarray) -> Greys:
     """Of 16-bit grey [H, W]."""
     there = np.zeros(1 << 16, bool)
-    there[grey.view(np.uint16)] = True
+    for row in grey.view(np.uint16):
+        there[row] = True
     return Greys(int(there.reshape(256, 256).any(axis=1).sum()), int(there.sum()))

@@ -35,12 +35,12 @@ def warn_of_few_greys(data: Dataset | ShardStream) -> None:
     few = [greys.kept for greys in found if greys is not None and greys.few]
     if 2 * len(few) <= len(found):
         return
+    values = f"{min(few)} to {max(few)}" if min(few) < max(few) else f"{min(few)}"
     logger.warning(
-        "%s: most of its images have 16 bits, of which 8 keep %d to %d grey values; give --sixteen-bit stretch, or "
-        "convert them",
+        "%s: most of its images have 16 bits, of which 8 keep %s grey values; give --sixteen-bit stretch, or convert "
+        "them",
         printable(data.source),
-        min(few),
-        max(few),
+        values,
     )
 
 

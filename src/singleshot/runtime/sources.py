@@ -65,6 +65,11 @@ def as_rgb(image: np.ndarray, name: str) -> np.ndarray:
     """uint8 RGB [H, W, 3] of an array that is that, grey ([H, W] or one channel) or RGBA; DataError otherwise."""
     if image.dtype != np.uint8:
         hint = "; multiply by 255 and round first" if image.dtype.kind == "f" else ""
+        hint = (
+            "; give the path of its file, which becomes 8 bits as the model wants it"
+            if image.dtype == np.uint16
+            else hint
+        )
         raise DataError(f"{printable(name)}: values of type {image.dtype} (want uint8, 0 to 255){hint}")
     if image.ndim == 2:
         image = image[:, :, None]

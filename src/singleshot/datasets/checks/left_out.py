@@ -23,15 +23,18 @@ def write_left_out(folder: Path, messages: Sequence[str]) -> None:
             temporary.write_text(json.dumps({_KEY: list(messages[:_MOST])}, indent=1) + "\n", encoding="ascii")
 
 
-def check_left_out(source: Source, problems: RaiseErrors) -> None:
-    """Say again what a repaired copy lacks, until somebody has looked and removed the file."""
+def read_left_out(source: Source) -> list[str]:
+    """What a repaired copy lacks; nothing of other data sets."""
     if source.tree.find("", FILE) is None:
-        return
-    path = source.tree.path(FILE)
+        return []
     try:
         content = json.loads(source.tree.read(FILE, _MAX_BYTES, "list of what a repair left out"))
-        messages = [text for text in content[_KEY] if isinstance(text, str)][:_MOST]
+        return [printable(text, _LONGEST) for text in content[_KEY] if isinstance(text, str)][:_MOST]
     except (DataError, ValueError, TypeError, KeyError, RecursionError):
-        messages = ["cannot be read: it is not known what the repair left out"]
-    for message in messages:
-        problems.add("labels-left-out", path, f"{printable(message, _LONGEST)}; see to it, then remove this file")
+        return [f"{FILE} cannot be read: it is not known what the repair left out"]
+
+
+def check_left_out(source: Source, problems: RaiseErrors) -> None:
+    """Say again what a repaired copy lacks, until somebody has looked and removed the file."""
+    for message in read_left_out(source):
+        problems.add("labels-left-out", source.tree.path(FILE), f"{message}; see to it, then remove this file")

@@ -24,10 +24,13 @@ _HAIR_PX = 1e-6
 
 
 def refuse_set(raw: RawSet) -> None:
-    """Raise DataError where all boxes mean something else than pixels."""
+    """Raise DataError where all boxes mean something else than pixels; where that may be, it is said in the log."""
     odd = implausible(raw)
-    if odd is not None and KINDS[odd[0]].severity == ERROR:
+    if odd is None:
+        return
+    if KINDS[odd[0]].severity == ERROR:
         raise DataError(f"{printable(raw.source)}: {odd[1]}, {FIX}")
+    logger.warning("%s: %s", printable(raw.source), odd[1])
 
 
 def refuse_image(image: RawImage, data: bytes) -> tuple[int, int]:
