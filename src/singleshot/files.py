@@ -12,10 +12,8 @@ from pathlib import Path
 
 from singleshot.errors import ConfigError, printable
 
-# Written by detection, known to the readers of data sets: images and categories of COCO results; what lies beside a
-# folder of pictures with boxes drawn on them, and of parts of images, which are no images to learn from.
+# The file of images and categories that detection writes for COCO results, known to the readers of data sets.
 IMAGE_INFO = "image_info.json"
-PICTURES, CROPS, DRAWN_MARK = "pictures", "crops", ".pictures-are-drawn"
 
 
 def abandon(stack: contextlib.ExitStack) -> None:

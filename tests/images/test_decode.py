@@ -11,7 +11,7 @@ import pytest
 
 from singleshot.errors import DataError
 from singleshot.images import decode as images
-from singleshot.images.decode import decode_image, read_image
+from singleshot.images.decode import decode_image, image_size, read_encoded, read_image
 from singleshot.images.headers import header_size
 
 FORMATS = (".jpg", ".png", ".webp", ".bmp", ".tiff", ".gif")
@@ -160,3 +160,15 @@ def test_opencvs_log_level_is_as_before_even_from_threads():
     for thread in threads:
         thread.join()
     assert log.getLogLevel() == before
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png", ".bmp", ".jpg"])
+def test_a_header_without_pixels_is_refused(suffix, tmp_path):
+    data = bytearray(encoded(suffix, noise(6, 8)))
+    at, length = {".gif": (6, 2), ".png": (16, 4), ".bmp": (18, 4), ".jpg": (data.find(b"\xff\xc0") + 7, 2)}[suffix]
+    data[at : at + length] = bytes(length)
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(data)
+    for read in (read_image, image_size, read_encoded):
+        with pytest.raises(DataError, match="0 x 6 pixels, none at all"):
+            read(str(path))

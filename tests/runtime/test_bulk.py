@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from singleshot.errors import DataError
+from singleshot.images import decode
 from singleshot.images.decode import read_encoded
 from singleshot.inputs import InputSpec
 from singleshot.records import ImageDetections
@@ -285,6 +286,32 @@ def test_unreadable_files_among_many_are_frames_with_an_error(save, tmp_path, en
     assert sorted(bad) == ["007", "011", "029"]
     assert all("\n" not in said and ".jpg: " in said for said in bad.values())
     assert (first.path, len(results)) == (first.name, 28)
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [ZeroDivisionError(), MemoryError(), cv2.error("bad"), ValueError("x\ny"), RecursionError(), OSError(5, "I/O")],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_an_image_raises_the_run_goes_on(save, tmp_path, engine, monkeypatch, raised):
+    paths = [save(tmp_path / f"{i}.png") for i in range(3)]
+    read = decode.read_encoded
+
+    def broken(path, *rest):
+        if path.endswith("1.png"):
+            raise raised
+        return read(path, *rest)
+
+    monkeypatch.setattr(decode, "read_encoded", broken)
+    detector = Detector(engine, InputSpec(), ("a", "b"))
+    found = list(detector.stream(open_sources([str(path) for path in paths], decode=False)))
+    assert [one.detections is not None for one in found] == [True, False, True]
+    message = str(found[1].frame.error)
+    assert message.startswith(f"{paths[1]}: ")
+    assert "\n" not in message
+    assert found[1].frame.error.__cause__ is raised
+    with pytest.raises(DataError, match=r"1\.png"):
+        detector.detect(str(paths[1]))
 
 
 def test_the_same_boxes_by_every_way(save, tmp_path, detector):

@@ -291,7 +291,7 @@ class _Results:
                 self._crops.add(found.frame, found.detections)
 
     def _open(self) -> None:
-        from singleshot.files import CROPS, DRAWN_MARK, PICTURES
+        from singleshot.images.drawn_mark import CROPS, PICTURES
         from singleshot.runtime.drawing import DrawOptions
         from singleshot.runtime.picture_writer import CropWriter, PictureWriter
         from singleshot.runtime.result_files import JsonWriter, open_writer
@@ -302,9 +302,6 @@ class _Results:
         if self.folder is not None:
             writer, self.results_at = open_writer(options.form, self.folder, options.model, self.class_names, self.ids)
             self._writers.append(enter(writer))
-            if options.draw or options.crop:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                (self.folder / DRAWN_MARK).touch()
             if options.draw:
                 self.pictures_at = self.folder / PICTURES
                 how = DrawOptions(options.line_width, options.labels, options.scores)

@@ -16,7 +16,7 @@ from typing import IO
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from singleshot.errors import ConfigError, DataError, printable
-from singleshot.files import CROPS, DRAWN_MARK, PICTURES
+from singleshot.images.drawn_mark import CROPS, HEAD_BYTES, PICTURES, is_marked
 from singleshot.images.suffixes import IMAGE_SUFFIXES, is_image
 from singleshot.storage import filesystem, is_remote, open_limited, read_limited, read_remote, reason_of
 
@@ -125,8 +125,20 @@ class Tree:
                 if seen > MAX_FILES:
                     raise DataError(f"{printable(self.root)}: more than {MAX_FILES} files; name the folder you mean")
                 yield join(here, name)
-            drawn = (PICTURES, CROPS) if DRAWN_MARK in self.names(here) else ()
-            queue += [join(here, name) for name in reversed(folders) if name not in drawn]
+            queue += [join(here, name) for name in reversed(folders) if not self._is_drawn(here, name)]
+
+    def _is_drawn(self, folder: str, name: str) -> bool:
+        """Whether a folder holds what `detect` drew or cut out, by the first picture in it or in its first folder."""
+        if name not in (PICTURES, CROPS):
+            return False
+        place = join(folder, name)
+        try:
+            if name == CROPS and (below := self.folders(place)):
+                place = join(place, below[0])
+            first = next(filter(is_image, self.files(place)), None)
+            return first is not None and is_marked(self.read(join(place, first), HEAD_BYTES, "image", most=HEAD_BYTES))
+        except DataError:
+            return False
 
     def images(self) -> Iterator[str]:
         """Names, relative to the root, of all images; folders that lead out or cannot be listed are passed over."""

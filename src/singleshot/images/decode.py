@@ -88,6 +88,8 @@ def check_image(data: bytes, name: str) -> tuple[int, int]:
     if size is None:
         raise DataError(f"{printable(name)}: not an image that is read here (want {FORMATS}); convert or remove it")
     width, height = size
+    if not width * height:
+        raise DataError(f"{printable(name)}: {width} x {height} pixels, none at all; fetch it again or remove it")
     if width * height > MAX_PIXELS:
         raise DataError(
             f"{printable(name)}: {width} x {height} pixels (at most {MAX_PIXELS // 10**6} million are read); "

@@ -16,13 +16,13 @@ from singleshot.inputs import InputSpec
 from singleshot.records import ImageDetections
 from singleshot.runtime.batching import batches
 from singleshot.runtime.class_filter import ClassFilter
-from singleshot.runtime.decoding import ReadPlan, decode_frame
+from singleshot.runtime.decoding import ReadPlan
 from singleshot.runtime.detections import Detections
 from singleshot.runtime.engines.table import Engine, suited_batch
 from singleshot.runtime.merging import TileBoxes, merge
 from singleshot.runtime.pixels import select, to_pixels
 from singleshot.runtime.prefetch import Prefetcher
-from singleshot.runtime.preparing import Prepared, prepare
+from singleshot.runtime.preparing import Prepared, make_ready
 from singleshot.runtime.sources import Frame, frame_of
 from singleshot.runtime.tiles import Tiling, cut
 from singleshot.thresholds import NO_CAP, Thresholds
@@ -151,7 +151,7 @@ class Detector:
         batch_size = _checked_batch(batch_size)
         if not isinstance(source, (list, tuple)):  # no threads for one image
             plan = job.plan(keep=False)
-            (one,) = self._run([prepare(decode_frame(frame_of(source, 0), plan), plan)], job)
+            (one,) = self._run([make_ready(frame_of(source, 0), plan)], job)
             return _of(one)
         frames = (frame_of(one, index) for index, one in enumerate(source))
         return [_of(found) for found in self._stream(frames, batch_size or self._batch_size, job, keep=False)]
@@ -195,9 +195,7 @@ class Detector:
     ) -> Iterator[Found]:
         size = 1 if job.tiling is not None else batch_size or suited_batch(self.engine)
         plan = job.plan(keep, reduce)
-        reader = Prefetcher(
-            frames, lambda frame, reserve: prepare(decode_frame(frame, plan, reserve), plan), ahead=2 * size + 2
-        )
+        reader = Prefetcher(frames, lambda frame, reserve: make_ready(frame, plan, reserve), ahead=2 * size + 2)
         try:
             for batch in batches(reader, size, start_alone=batch_size is None):
                 yield from self._run(batch, job, reader.release)

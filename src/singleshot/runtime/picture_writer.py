@@ -10,6 +10,7 @@ import numpy as np
 
 from singleshot.errors import ConfigError, printable
 from singleshot.files import abandon, atomic_write
+from singleshot.images.drawn_mark import mark_picture
 from singleshot.runtime.detections import Detections
 from singleshot.runtime.drawing import USUAL, DrawOptions, draw_detections
 from singleshot.runtime.names import OutputNames, safe_stem
@@ -28,7 +29,7 @@ def _write_picture(names: OutputNames, name: str, bgr: np.ndarray) -> None:
     if not good:
         raise ConfigError(f"{printable(path)}: the picture cannot be encoded; use --no-draw, without --crop")
     with atomic_write(path) as temporary:
-        temporary.write_bytes(data.tobytes())
+        temporary.write_bytes(mark_picture(data.tobytes()))
 
 
 class CropWriter:

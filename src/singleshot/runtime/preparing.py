@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
+from singleshot.errors import DataError, printable
 from singleshot.inputs import Placement, to_square
-from singleshot.runtime.decoding import Decoded, ReadPlan
+from singleshot.runtime.decoding import Decoded, ReadPlan, Reserve, decode_frame
 from singleshot.runtime.sources import Frame
+
+log = logging.getLogger(__name__)
 
 
 class Prepared(NamedTuple):
@@ -31,6 +36,21 @@ class Prepared(NamedTuple):
     def usable(self) -> bool:
         """Whether there is something to detect in."""
         return self.square is not None or self.pixels is not None
+
+
+def make_ready(frame: Frame, plan: ReadPlan, reserve: Reserve = lambda _: None) -> Prepared:
+    """A frame through the second and third stage. Whatever goes wrong with it becomes its error: no single image ends
+    a run of many."""
+    try:
+        return prepare(decode_frame(frame, plan, reserve), plan)
+    except MemoryError as error:
+        broken = DataError(f"{printable(frame.name)}: does not fit into this machine's memory")
+        broken.__cause__ = error
+    except Exception as error:
+        broken = DataError(f"{printable(frame.name)}: cannot be read ({type(error).__name__}: {printable(error, 120)})")
+        broken.__cause__ = error  # our own mistake, perhaps: who asks sees where
+        log.debug("%s", broken, exc_info=error)
+    return Prepared(replace(frame, image=None, path=None, error=broken))
 
 
 def prepare(decoded: Decoded, plan: ReadPlan) -> Prepared:
