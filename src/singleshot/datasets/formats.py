@@ -290,6 +290,7 @@ def _find(tree: Tree, where: str, formats: Mapping[str, Format]) -> Source:
         raise DataError(f"{where}: empty folder; {_wanted(formats)}")
     found = _look(tree, formats)
     if found is None:
+        tree.refuse_links()  # what is not looked at may be all there is
         there = describe_contents(tree)
         unread = find_unread_form(tree)
         why = f": {unread}" if unread is not None else ""
