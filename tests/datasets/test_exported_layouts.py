@@ -155,6 +155,13 @@ def test_the_folder_alone_is_read(folder, layout):
         assert all(f"/{split}/" in raw.images[i].path for split, at in raw.splits.items() for i in at)
 
 
+def test_labels_that_are_not_read_are_said(folder):
+    form, files, there, _ = LAYOUTS["COCO beside a folder of VOC"]
+    source = open_source(folder(files, there))
+    assert source.form == form
+    assert source.unread == "read as COCO; the folder holds Pascal VOC labels too, which are not read"
+
+
 def findings(folder, content):
     problems = CollectErrors()
     text = content if isinstance(content, str) else json.dumps(content)

@@ -310,6 +310,18 @@ def test_links_that_lead_out_are_followed_where_that_is_asked_for(linked, voc_se
     assert len(open_dataset(linked.parent / "above", follow_links=True)) == len(real)
 
 
+def test_files_that_all_are_links_are_said(tmp_path, voc_set, one_line):
+    root = tmp_path / "flat"
+    root.mkdir()
+    for file in (*(voc_set / "Annotations").iterdir(), *(voc_set / "JPEGImages").iterdir()):
+        (root / file.name).symlink_to(file)
+    assert "a link that leads out of" in one_line(open_dataset, root)
+    assert len(open_dataset(root, "trainval", follow_links=True))
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "set").symlink_to(voc_set)
+    assert "a link that leads out of" in one_line(open_dataset, tmp_path / "one")
+
+
 def test_names_may_not_lead_out_all_the_same(linked, one_line):
     for name in ("../set/x.png", "/etc/passwd"):
         assert "leaves the data set's folder" in one_line(open_tree(linked, follow_links=True).find, "", name)

@@ -236,11 +236,13 @@ class Source:
     @functools.cached_property
     def unread(self) -> str:
         """What is said of labels of other forms in the same folder; "" where there are none. Looked for when asked."""
-        others = []
-        for form in list(self.formats.values())[list(self.formats).index(self.form) + 1 :] if self.formats else ():
+        others, later = [], False
+        for key, form in self.formats.items():
             with contextlib.suppress(DataError):  # what is wrong with labels that are not read does not matter
-                if form.sniff(self.tree) == "":
+                deep = key != self.form and form.is_deep is not None and not is_remote(self.tree.root)
+                if (later and form.sniff(self.tree) == "") or (deep and form.is_deep and form.is_deep(self.tree)):
                     others.append(form.about)
+            later |= key == self.form
         if not others:
             return ""
         return f"read as {self.format.about}; the folder holds {' and '.join(others)} labels too, which are not read"
@@ -348,6 +350,7 @@ def _find(tree: Tree, where: str, formats: Mapping[str, Format]) -> Source:
         raise DataError(f"{where}: empty folder; {_wanted(formats)}")
     found = _look(tree, formats)
     if found is None:
+        tree.refuse_links()  # what is not looked at may be all there is
         there = describe_contents(tree)
         unread = find_unread_form(tree)
         why = f": {unread}" if unread is not None else ""

@@ -57,6 +57,9 @@ class Tree:
         """Whether the folder is a link to one that it lies in. The system ends such a circle after many turns."""
         return False
 
+    def refuse_links(self) -> None:
+        """Raise DataError for the first link that leads out, of those that were listed so far."""
+
     def below(self, folder: str) -> Tree:
         """The tree of a folder in here, under the same rules."""
         return open_tree(self.path(folder), self.follow_links)
@@ -216,6 +219,11 @@ class LocalTree(Tree):
     def _refuse_outside(self, name: str) -> None:
         self.names(_parent(name))  # looks at links, of the folder and in it
         if name in self._links:
+            self._refuse_leaving(self.path(name))
+
+    def refuse_links(self) -> None:
+        """As Tree's."""
+        for name in sorted(self._links):
             self._refuse_leaving(self.path(name))
 
     def _leads_back(self, folder: str) -> bool:

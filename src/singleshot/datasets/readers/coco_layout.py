@@ -52,7 +52,9 @@ def _by_words(files: list[CocoFile]) -> list[CocoFile]:
     """With the split that is a word of a file's name, "train" of "train_boxes.json", where one of several is it."""
     if len(files) == 1:  # "test-project.json" is all there is
         return files
-    words = [word_split(file.tag) if file.split not in KNOWN_SPLITS else "" for file in files]
+    # What follows "instances_" is a split as it stands: our own writer's "instances_a_test.json".
+    odd = [file.split not in KNOWN_SPLITS and "instances_" not in file.name for file in files]
+    words = [word_split(file.tag) if is_odd else "" for file, is_odd in zip(files, odd, strict=True)]
     taken = [*words, *(file.split for file in files)]
     return [
         file._replace(split=word) if word and taken.count(word) == 1 else file
