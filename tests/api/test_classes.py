@@ -163,3 +163,11 @@ def test_a_model_file_whose_mapping_is_not_its_own_is_refused(mapped: singleshot
     ):
         with pytest.raises(CheckpointError, match=r"m: .*class"):
             ModelInfo.from_json(json.dumps({**good, "class_members": members}), "m")
+
+
+def test_an_int8_file_is_calibrated_on_the_classes_that_were_learnt(mapped: singleshot.Run, scenes: Path) -> None:
+    from singleshot.deploy.int8 import open_calibration
+
+    for dataset in open_calibration(str(scenes), read_info(mapped.last)):
+        assert dataset.class_names == ("shape", "leaf")
+        assert "cross" in dataset.left_out
