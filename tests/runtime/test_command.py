@@ -62,7 +62,7 @@ def test_folder_to_results_and_pictures(run, save, tmp_path):
 @pytest.mark.parametrize(
     ("form", "expected"),
     [
-        ("coco", ["results.json"]),
+        ("coco", ["image_info.json", "results.json"]),
         ("csv", ["results.csv"]),
         ("voc", ["annotations/a.xml"]),
         ("yolo", ["classes.txt", "labels/a.txt"]),
