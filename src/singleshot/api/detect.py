@@ -16,6 +16,7 @@ from singleshot.class_selection import Classes
 from singleshot.errors import ConfigError, DataError, printable
 
 if TYPE_CHECKING:
+    from singleshot.runtime.background_worker import BackgroundWorker
     from singleshot.runtime.detector import Detector, Found
     from singleshot.runtime.picture_writer import CropWriter, PictureWriter
     from singleshot.runtime.result_files import CocoIds, Writer

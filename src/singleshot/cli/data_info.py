@@ -19,7 +19,6 @@ from singleshot.files import atomic_write
 from singleshot.text_table import align_columns
 
 if TYPE_CHECKING:
-    from singleshot.datasets.formats import Source
     from singleshot.datasets.statistics import BoxTable, Cover, DataInfo, Part
 
 _PICTURE, _NUMBERS = "data-info.png", "data-info.json"
@@ -55,10 +54,7 @@ def info(
         raise ConfigError(f"--out {printable(out)}: want a name that ends in .png, or a folder")
     if out is not None:
         require("report", "--out: the picture", "matplotlib")
-    from singleshot.datasets import open_source
-
-    source = open_source(data, score_min=score_min, follow_links=follow_links)
-    found, table = collect(source, model, split, quiet)
+    found, table = collect(data, model, split, quiet, score_min, follow_links)
     written = write_files(found, table, out) if out is not None else []
     if as_json:
         print(json.dumps(found.to_dict()))
@@ -68,11 +64,20 @@ def info(
         print(f"written: {', '.join(map(printable, written))}", file=sys.stderr)
 
 
-def collect(source: Source, model: str, split: str | None, quiet: bool) -> tuple[DataInfo, BoxTable]:
+def collect(
+    data: str,
+    model: str,
+    split: str | None,
+    quiet: bool,
+    score_min: float | None = None,
+    follow_links: bool = False,
+) -> tuple[DataInfo, BoxTable]:
     """Read a data set, whatever is wrong with its labels, and count it. Raises DataError where there is nothing."""
+    from singleshot.datasets import open_source
     from singleshot.datasets.findings import CollectErrors
     from singleshot.datasets.statistics import describe, presets, tabulate, to_measure
 
+    source = open_source(data, score_min=score_min, follow_links=follow_links)
     if model not in (known := presets()):
         raise ConfigError(f"--model {printable(model)}: want one of {', '.join(known)}")
     problems = CollectErrors(most=0)

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from singleshot.errors import CheckpointError, printable
+from singleshot.storage import masked_crc32c
 from singleshot.weights.readers.protobuf import parse_binary
 from singleshot.weights.readers.sstable import is_sstable, read_sstable
 from singleshot.weights.readers.tf_tensors import BFLOAT16, DTYPES, STRING, flat_values, from_bfloat16
