@@ -164,8 +164,9 @@ def test_what_detect_wrote_is_read_back_as_labels(run, model, scenes, tmp_path, 
     photos = sorted((scenes / "JPEGImages").iterdir())[:3]
     done = run("detect", model, *photos, "--format", form, "--out", tmp_path / "found", "--json", "--score-min", 0.3)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)["images"]
-    count = sum(len(one["detections"]) for one in found)
+    printed = json.loads(done.stdout)
+    rows = printed if form == "coco" else [row for one in printed["images"] for row in one["detections"]]
+    count = len(rows)
     images = tmp_path / "found" / "images"
     images.mkdir(exist_ok=True)
     for photo in photos:
@@ -176,7 +177,7 @@ def test_what_detect_wrote_is_read_back_as_labels(run, model, scenes, tmp_path, 
     assert (report["images"], report["objects"]) == (3, count), done.stdout
     assert not [one for one in report["findings"] if one["severity"] == "error" and one["kind"] != "box-outside"]
     assert "image-unlabelled" not in {one["kind"] for one in report["findings"]}
-    scores = [row["score"] for one in found for row in one["detections"]]
+    scores = [row["score"] for row in rows]
     least = sorted(scores)[len(scores) // 2] - 1e-5
     done = run("data", "info", tmp_path / "found", "--score-min", least, "--json")
     assert json.loads(done.stdout)["total"]["objects"] == sum(score >= least for score in scores), done.stderr
@@ -226,11 +227,12 @@ def test_ids_of_a_coco_set_are_those_that_its_tools_take(run, refused, model, sc
     assert done.returncode == 3, done.stderr  # the third image is not in the set
     assert f"{photos[2].name}: no image, or several, of that name" in done.stderr
     results = COCO(str(like)).loadRes(str(tmp_path / "found/results.json"))
-    found = {one["image"]: one["detections"] for one in json.loads(done.stdout)["images"]}
-    assert len(found) == 2
-    for i, photo in enumerate(photos[:2]):
+    assert json.loads(done.stdout) == json.loads((tmp_path / "found/results.json").read_text())
+    plain = run("detect", model, *photos[:2], "--score-min", 0.3, "--json")
+    for i, one in enumerate(json.loads(plain.stdout)["images"]):
         mine = results.loadAnns(results.getAnnIds(imgIds=[139 + i]))
-        assert [row["category_id"] for row in mine] == [names[one["name"]] for one in found[str(photo)]]
+        assert [row["category_id"] for row in mine] == [names[row["name"]] for row in one["detections"]]
+    assert "want json or coco" in refused("detect", model, photos[0], "--format", "csv", "--json")
     assert "goes with --format coco" in refused("detect", model, photos[0], "--like", like)
     truth["categories"].pop()
     like.write_text(json.dumps(truth))

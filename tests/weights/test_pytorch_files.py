@@ -172,7 +172,7 @@ def test_truncated_and_spoiled_files_are_refused(tmp_path, options):
     path = tmp_path / "x.pth"
     for cut in (0, 2, 9, 40, len(data) // 3, len(data) // 2, len(data) - 3):
         path.write_bytes(data[:cut])
-        refused(path, "damaged|known|archive")
+        refused(path, "damaged|known|archive|empty")
     generator = np.random.default_rng(0)
     for place in generator.integers(0, len(data), 120):
         spoiled = bytearray(data)
@@ -191,7 +191,7 @@ def test_truncated_safetensors_and_npz_are_refused(tmp_path):
         data = (tmp_path / name).read_bytes()
         for cut in (9, 30, len(data) // 2, len(data) - 2):
             (tmp_path / name).write_bytes(data[:cut])
-            refused(tmp_path / name, "damaged|known|archive")
+            refused(tmp_path / name, "damaged|known|archive|empty")
 
 
 def test_files_without_tensors_are_refused(tmp_path):

@@ -146,6 +146,8 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
     from singleshot.runtime.sources import open_sources
 
     tiling = options.tiling
+    if stream is not None and options.out is None and options.form not in ("json", "coco"):
+        raise ConfigError(f"--format {options.form}: on standard output want json or coco; or give --out FOLDER")
     if options.out is not None:
         check_results_folder("--out", options.out)
     classes = None if options.classes is None else read_groups(options.classes)
@@ -295,11 +297,13 @@ class _Results:
         from singleshot.images.drawn_mark import CROPS, PICTURES
         from singleshot.runtime.drawing import DrawOptions
         from singleshot.runtime.picture_writer import CropWriter, PictureWriter
-        from singleshot.runtime.result_files import JsonWriter, open_writer
+        from singleshot.runtime.result_files import CocoWriter, JsonWriter, open_writer
 
         options, enter = self.options, self.stack.enter_context
         if self.stream is not None:
-            self._writers.append(enter(JsonWriter(self.stream, options.model, self.class_names)))
+            as_coco = options.form == "coco"
+            on_stream = CocoWriter(self.stream, self.class_names, self.ids) if as_coco else None
+            self._writers.append(enter(on_stream or JsonWriter(self.stream, options.model, self.class_names)))
         if self.folder is not None:
             writer, self.results_at = open_writer(options.form, self.folder, options.model, self.class_names, self.ids)
             self._writers.append(enter(writer))

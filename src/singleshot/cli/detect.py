@@ -109,7 +109,10 @@ def detect(
     limit: Annotated[int | None, typer.Option(help="Stop after this many images or frames.")] = None,
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="JSON to standard output, nothing else there; files only with --out or --draw."),
+        typer.Option(
+            "--json",
+            help="JSON to standard output, of --format coco COCO's; files only with --out or --draw.",
+        ),
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what went wrong.")] = False,
 ) -> None:
