@@ -239,7 +239,7 @@ def test_missing_files_and_splits_are_named(tmp_path, voc_xml, write_voc, one_li
     root = write_voc(tmp_path, xmls, splits)
     text = one_line(open_dataset, root, "gone")
     assert "split 'gone' names 'c' but there is no Annotations/c.xml (2 of 3 missing)" in text
-    assert "no split 'val' (there are: gone, none, train, twice)" in one_line(open_dataset, root, "val")
+    assert "no split 'val' (there are: gone, train, twice)" in one_line(open_dataset, root, "val")
     assert "split 'none' has no images" in one_line(open_dataset, root, "none")
     (root / "JPEGImages" / "b.png").unlink()
     text = one_line(open_dataset, root)

@@ -141,8 +141,9 @@ def test_an_image_without_a_label_is_background_but_not_all_of_them(yolo, proble
         open_dataset, root, "val"
     )
     raw, found = problems(files)
-    assert [f.kind for f in found] == ["split-unusable"]
-    assert raw.splits == {"train": [0, 1], "val": []}
+    assert [f.kind for f in found] == ["split-left-out"]
+    assert raw.splits == {"train": [0, 1]}
+    assert available_splits(root) == ("train",)
 
 
 def test_classes_without_names_go_up_to_the_highest_of_any_split(yolo, one_line):

@@ -105,10 +105,22 @@ def above_score(raw: RawSet, least: float) -> RawSet:
     return raw._replace(images=images)
 
 
-def say_same(some: list[RawObject], others: list[RawObject]) -> bool:
-    """Whether two lists are of the same objects; number, line and tag differ from file to file."""
-    return len(some) == len(others) and all(
-        (a.name, a.box, a.difficult, a.crowd) == (b.name, b.box, b.difficult, b.crowd)
-        and (a.area == b.area or (math.isnan(a.area) and math.isnan(b.area)))
+def say_same(some: list[RawObject], others: list[RawObject], near: bool = False) -> bool:
+    """Whether two lists are of the same objects; number, line and tag differ from file to file. near: in any order, and
+    boxes may differ as rounding does; areas do not matter."""
+    if len(some) != len(others):
+        return False
+    if near:
+        some, others = (sorted(objects, key=lambda obj: (obj.name, obj.box)) for objects in (some, others))
+    return all(
+        (a.name, a.difficult, a.crowd) == (b.name, b.difficult, b.crowd)
+        and (a.box == b.box or (near and _rounded(a.box, b.box)))
+        and (near or a.area == b.area or (math.isnan(a.area) and math.isnan(b.area)))
         for a, b in zip(some, others, strict=True)
     )
+
+
+def _rounded(box: Box, other: Box) -> bool:
+    """Whether the numbers of two boxes differ by a pixel, or that part of an image, at most."""
+    step = 1.0 if max(map(abs, (*box, *other))) > 2 else 0.005
+    return all(abs(a - b) <= step for a, b in zip(box, other, strict=True))

@@ -55,6 +55,14 @@ def word_split(name: str) -> str:
     return next(iter(words)) if len(words) == 1 else ""
 
 
+def name_train(splits: Sequence[str]) -> int | None:
+    """The place of the only name that is no usual split, where all others are and none of them is train: that is the
+    one to train on, "annotations" beside "test". None where it is not so plain."""
+    others = [at for at, name in enumerate(splits) if not usual_split(name)]
+    taken = {usual_split(name) for name in splits}
+    return others[0] if len(others) == 1 < len(splits) and not taken & {"train", "trainval"} else None
+
+
 def find_split(split: str, splits: Collection[str]) -> str | None:
     """The name under which `split` is there, or None; in another letter case only where it is not there in its own."""
     names = (split, *SPLIT_ALIASES.get(split, ()))

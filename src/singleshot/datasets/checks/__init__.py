@@ -20,6 +20,7 @@ from singleshot.datasets.checks.labels import (
     check_classes,
     check_empty,
     check_sizes,
+    check_train,
     misspelt_classes,
     tabulate,
 )
@@ -124,6 +125,8 @@ def check_source(
     misspelt = _check_labels(raw, pictures, file_of, base, class_names, whole, problems)
     if whole:
         check_strays(source, raw, read, problems)
+        if not source.file:  # which is one split, whatever it is called
+            check_train(raw, problems)
     exact = exact_groups(pictures, workers)
     files = {name: sorted({int(file_of[i]) for i in members}) for name, members in base.items()}
     near, left = near_pairs(pictures, exact, _main_split(files, len(paths)), workers)

@@ -14,6 +14,7 @@ from singleshot.datasets.box_rules import NON_FINITE, ValidatedBoxes, validate_b
 from singleshot.datasets.dataset import unknown_class
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.raw import RawObject, RawSet
+from singleshot.datasets.splits import usual_split
 from singleshot.errors import printable
 
 # Smaller than this after the image was resized into SSD300's square, a box is less than half a cell of the finest
@@ -311,6 +312,14 @@ def check_empty(table: Table, raw: RawSet, class_names: Sequence[str] | None, pr
     for name, members in raw.splits.items():
         if not members and not raw.made:
             problems.add("split-unusable", raw.source, f"split {printable(name)!r} has no images that can be used")
+
+
+def check_train(raw: RawSet, problems: RaiseErrors) -> None:
+    """That there is a split to train on."""
+    if raw.images and not raw.made and not any(usual_split(split) in ("train", "trainval") for split in raw.splits):
+        there = ", ".join(printable(split, 40) for split in raw.splits)
+        fault = f"no split 'train' (there are: {there}); give train --split, or only the folder of one of them as DATA"
+        problems.add("split-train-missing", raw.source, f"{fault}: without splits it is divided")
 
 
 def _short(path: str) -> str:

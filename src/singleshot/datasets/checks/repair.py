@@ -89,6 +89,7 @@ def repair(
         chosen = {i for members in fixed.splits.values() for i in members}
         if not any(fixed.images[i].objects for i in chosen):
             raise DataError(f"{printable(raw.source)}: nothing usable would be left: {_why_nothing(result)}")
+        unknown += [str(finding) for finding in result.findings if finding.kind == "labels-contradict"]
         odd = implausible(result.raw)
         if odd is not None and odd[0] == "boxes-suspicious":
             unknown.append(odd[1])

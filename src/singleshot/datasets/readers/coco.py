@@ -90,9 +90,9 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
             continue
         names += [name for name in found.ids.categories if name not in names]
         ids.append(found.ids)
-        members = [unique.place(image) for image in found.images]
         # Two files of one split are told apart by their whole names.
-        splits_of[one.split if one.split not in splits_of else one.tag] = members
+        split = one.split if one.split not in splits_of else one.tag
+        splits_of[split] = unique.place(split, found.images)
     if file and wanted is not None:
         splits_of = dict(zip([wanted], splits_of.values(), strict=False))
     if made:

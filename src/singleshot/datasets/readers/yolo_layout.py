@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -264,6 +264,22 @@ def images_of(tree: Tree, split: str, places: list[Place], problems: RaiseErrors
             except DataError as error:
                 problems.add("image-missing", tree.root, f"image {error}")
     return list(found)
+
+
+def is_labelled(tree: Tree, place: Place) -> bool:
+    """Whether one of the images of a place has a label file; True where that cannot be seen, which reading says."""
+    folder = place.name.rpartition("/")[0]
+    try:
+        if place.listed:
+            lines = (line for _, line in _lines(tree, place.name) if line and is_image(line))
+            names: Iterable[str | None] = (find_listed(tree, folder, line) for line in lines)
+        elif place.deep:
+            names = tree.walk(place.name)
+        else:
+            names = (join(place.name, name) for name in tree.files(place.name))
+        return any(name is not None and is_image(name) and label_of(tree, name) is not None for name in names)
+    except DataError:
+        return True
 
 
 def _listed_images(tree: Tree, file: str, problems: RaiseErrors) -> list[str]:
