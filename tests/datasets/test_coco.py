@@ -316,3 +316,12 @@ def test_a_file_in_utf_16_is_read_by_its_mark(folder):
     root = folder({"train.json": text.encode("utf-16")})
     for path in (root, root / "train.json"):
         assert open_dataset(path).class_names == ("猫",)
+
+
+def test_key_points_alone_are_passed_over(tmp_path, coco, write_coco):
+    points = {key: value for key, value in note([1, 2, 3, 4]).items() if key != "bbox"} | {"keypoints": [1, 2, 2]}
+    path = write_coco(tmp_path / "train.json", coco([note([1, 2, 3, 4]), points, {**points, "bbox": []}]))
+    problems = CollectErrors()
+    raw = open_source(path).read(None, problems)
+    assert sum(len(image.objects) for image in raw.images) == 1
+    assert [(f.kind, f.message[:12]) for f in problems.findings] == [("shapes-passed-over", "2 keypoints:")]

@@ -8,12 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from singleshot.datasets.raw import EDGE_PX
 from singleshot.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-# Labelling tools round and count from 0 or 1 as they please: this far outside the image is clipped silently.
-EDGE_PX = 2.0
 # No image that is read has a side this long; beyond it float32 loses whole pixels as well.
 LIMIT_PX = 1e6
 NON_FINITE = f"is not a place (want finite pixels below {LIMIT_PX:.0f})"

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from singleshot.datasets.archives import is_archive, unpacked
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
-from singleshot.datasets.raw import RawSet, above_score
+from singleshot.datasets.raw import RawSet, above_score, cut_hulls
 from singleshot.datasets.readers import (
     coco,
     coco_layout,
@@ -254,7 +254,9 @@ class Source:
         """The annotations of one split, or of all; DataError at the first problem unless they are collected."""
         if self.unread:
             logger.info("%s: %s", printable(self.tree.root), self.unread)
-        raw = self.format.read(self.tree, self.file, split, problems)
+        raw, message = cut_hulls(self.format.read(self.tree, self.file, split, problems))
+        if message:
+            problems.add("shapes-cut", raw.source, message)
         return raw if self.score_min is None else above_score(raw, self.score_min)
 
     def line(self, file: str, number: int) -> int | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
 
 from singleshot.datasets.findings import RaiseErrors
-from singleshot.datasets.raw import Box, RawImage, say_same
+from singleshot.datasets.raw import Box, Hull, RawImage, say_same
 from singleshot.datasets.readers.image_finder import ImageFinder
 from singleshot.datasets.splits import make_splits, resolve_split
 from singleshot.datasets.tree import Tree
@@ -62,7 +62,7 @@ def surround(xs: Sequence[float], ys: Sequence[float]) -> Box:
     """The box around points; all NaN where one coordinate is, since min and max would depend on the order."""
     if any(map(math.isnan, (*xs, *ys))):
         return (math.nan, math.nan, math.nan, math.nan)
-    return (min(xs), min(ys), max(xs), max(ys))
+    return Hull((min(xs), min(ys), max(xs), max(ys)))
 
 
 # ---------------------------------------------------------------------------------------------- JSON

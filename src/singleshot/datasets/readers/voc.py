@@ -28,7 +28,7 @@ from singleshot.datasets.readers.common import (
 )
 from singleshot.datasets.readers.image_finder import ImageFinder
 from singleshot.datasets.readers.own_lists import read_class_list
-from singleshot.datasets.readers.shapes import cut_to_image, surround_rotated_box
+from singleshot.datasets.readers.shapes import surround_rotated_box
 from singleshot.datasets.readers.voc_layout import (
     IMAGES,
     ImagePlaces,
@@ -177,7 +177,7 @@ def parse_annotation(data: bytes, path: str, problems: RaiseErrors = RAISE_ERROR
         broken(f"starts with <{printable(root.tag, 40)}>; want a VOC <annotation>")
         return None
     width, height = (_side(root, key, path, problems) for key in ("width", "height"))
-    objects = [_object(element, (width, height), path, k, problems) for k, element in enumerate(root.findall("object"))]
+    objects = [_object(element, path, k, problems) for k, element in enumerate(root.findall("object"))]
     filename = (root.findtext("filename") or "").strip()
     return VocAnnotation(width, height, filename, [obj for obj in objects if obj is not None])
 
@@ -191,7 +191,7 @@ def _side(root: Any, key: str, path: str, problems: RaiseErrors) -> int:
     return side or 0
 
 
-def _object(element: Any, size: tuple[int, int], path: str, k: int, problems: RaiseErrors) -> RawObject | None:
+def _object(element: Any, path: str, k: int, problems: RaiseErrors) -> RawObject | None:
     name = (element.findtext("name") or "").strip()
     item = f"object {k} ({printable(name, 80)})" if name else f"object {k}"
 
@@ -202,7 +202,7 @@ def _object(element: Any, size: tuple[int, int], path: str, k: int, problems: Ra
         broken("has no <name>; say what it is")
         return None
     turned = element.find("robndbox") if element.find("bndbox") is None else None
-    found = _corners(element.find("bndbox")) if turned is None else _surround_turned(turned, size)
+    found = _corners(element.find("bndbox")) if turned is None else _surround_turned(turned)
     if isinstance(found, str):
         broken(found)
         return None
@@ -234,8 +234,8 @@ def _corners(box: Any) -> Box | str:
     return (numbers[0], numbers[1], numbers[2], numbers[3])
 
 
-def _surround_turned(box: Any, size: tuple[int, int]) -> Box | str:
-    """What surrounds the <robndbox> of roLabelImg in an image of that width and height, or what is wrong with it."""
+def _surround_turned(box: Any) -> Box | str:
+    """What surrounds the <robndbox> of roLabelImg, or what is wrong with it."""
     texts = [box.findtext(key) or "" for key in _TURNED]
     numbers = [parse_number(text) for text in texts]
     x, y, width, height, angle = (math.nan if number is None else number for number in numbers)
@@ -243,8 +243,7 @@ def _surround_turned(box: Any, size: tuple[int, int]) -> Box | str:
         key, text = next((k, t) for k, t, n in zip(_TURNED, texts, numbers, strict=True) if n is None or n - n != 0)
         return f"its <robndbox> has {key} {printable(text, 40)!r}; want a number"
     half = (width / 2, height / 2)
-    turned = surround_rotated_box((x - half[0], y - half[1], x + half[0], y + half[1]), math.degrees(angle))
-    return cut_to_image(turned, *size)
+    return surround_rotated_box((x - half[0], y - half[1], x + half[0], y + half[1]), math.degrees(angle))
 
 
 def _zero_based(text: str) -> float:

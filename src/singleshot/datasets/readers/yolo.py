@@ -16,7 +16,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from singleshot.datasets.findings import CollectErrors, RaiseErrors
-from singleshot.datasets.raw import Box, Notation, RawImage, RawObject, RawSet, show_item
+from singleshot.datasets.raw import Box, Hull, Notation, RawImage, RawObject, RawSet, show_item
 from singleshot.datasets.readers.common import MADE_SPLITS, divide, folders_below, only_folder, surround
 from singleshot.datasets.readers.yolo_classes import MAX_LABEL_BYTES, Classes, decide_first
 from singleshot.datasets.readers.yolo_layout import (
@@ -114,6 +114,8 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
 
 def _show_box(box: Box) -> str:
     x0, y0, x1, y1 = box
+    if isinstance(box, Hull):
+        return f"points from x {x0:.7g}, y {y0:.7g} to x {x1:.7g}, y {y1:.7g}"
     return f"box {(x0 + x1) / 2:.7g} {(y0 + y1) / 2:.7g} {x1 - x0:.7g} {y1 - y0:.7g} (centre, width, height)"
 
 
