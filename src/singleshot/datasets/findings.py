@@ -29,6 +29,8 @@ KINDS = {
     "annotation-malformed": Kind(ERROR, "an entry of a label file that cannot be used", fixable=True),
     "image-missing": Kind(ERROR, "a labelled image that is not there", fixable=True),
     "image-corrupt": Kind(ERROR, "an image that does not decode", fixable=True),
+    "image-pointer": Kind(ERROR, "Git LFS pointers in place of images"),
+    "archive-packed": Kind(NOTE, "an archive beside labels whose images are missing"),
     "image-unread": Kind(ERROR, "a whole image, whose samples are of a kind that is not read"),
     "image-few-greys": Kind(WARNING, "16-bit images of which 8 bits keep few grey values"),
     "image-damaged": Kind(WARNING, "an image that decodes with errors"),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from singleshot.datasets.box_rules import NON_FINITE, ValidatedBoxes, validate_boxes
+from singleshot.datasets.box_rules import NON_FINITE, SWAPPED, ValidatedBoxes, swapped_corners, validate_boxes
 from singleshot.datasets.dataset import unknown_class
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.raw import RawObject, RawSet
@@ -123,7 +123,12 @@ def check_boxes(table: Table, problems: RaiseErrors) -> None:
         return f"{width} x {height} pixels"
 
     each("box-not-finite", non_finite, lambda j: f"{box(j)} {NON_FINITE}; correct it")
-    each("box-without-area", degenerate, lambda j: f"{box(j)} has no area; correct it or remove it")
+    swapped = swapped_corners(table.boxes, table.sizes[table.image_of])
+
+    def flat(j: int) -> str:
+        return f"{box(j)} has no area{f': {SWAPPED}' if swapped[j] else ''}; correct it or remove it"
+
+    each("box-without-area", degenerate, flat)
     each("box-outside", outside, lambda j: f"{box(j)} lies outside the image of {size(j)}; correct it")
     for j, other in duplicated_boxes(table).items():
         annotated = notation.item(table.objects[other])

@@ -177,11 +177,14 @@ def find_images(
                 except DataError as error:
                     refused[name] = f"image {error}"
         fewest = best.count("")
+    where = f"not in {printable(tree.path(best_place))}); add the files there"
+    if fewest == len(wanted):
+        where = f"not below {printable(tree.root)}); add the files"
     for (name, line), there in zip(wanted, best, strict=True):
         if not there:
             message = refused.get(name) or (
-                f"image {printable(name)!r} is missing ({fewest} of {len(wanted)} are not in "
-                f"{printable(tree.path(best_place))}); add the files there, or take the images out of this file"
+                f"image {printable(name)!r} is missing ({fewest} of {len(wanted)} are {where}, or take the images out "
+                "of this file"
             )
             problems.add("image-missing", path, message, line=line)
     return best

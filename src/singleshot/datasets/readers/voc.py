@@ -92,7 +92,7 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     if others:
         more = _read_annotations(tree, sorted(others & set(xmls)), xmls, problems)
         names |= {obj.name for annotation in more.values() for obj in annotation.objects}
-    images = _find_images(tree, stems_of, annotations, xmls, problems)
+    images = _find_images(tree, {} if there.made else stems_of, annotations, xmls, problems)
     unique = UniqueImages()  # copies of annotations in folders below are of the same images
     positions = {
         s: unique.place(s, (images[stem] for stem in members if stem in images)) for s, members in stems_of.items()
@@ -281,6 +281,12 @@ def _find_images(
         images[stem] = RawImage(
             tree.path(found), idents[stem], annotation.width, annotation.height, annotation.objects, file
         )
+    for stem in sorted(missing) if not stems_of else ():  # there is no list that names it
+        message = (
+            f"image {printable(stem)!r} is missing ({len(missing)} of {len(annotations)} are not below "
+            f"{printable(tree.root)}); add the files, or remove their annotations"
+        )
+        problems.add("image-missing", tree.path(xmls[stem]), message)
     for split, stems in stems_of.items():
         gone = [stem for stem in stems if stem in missing]
         missing -= set(gone)
