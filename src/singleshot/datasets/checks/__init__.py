@@ -21,6 +21,7 @@ from singleshot.datasets.checks.labels import (
     check_class_splits,
     check_classes,
     check_empty,
+    check_names,
     check_sizes,
     check_train,
     misspelt_classes,
@@ -180,6 +181,7 @@ def _check_labels(
     table = tabulate(raw, sizes)
     counts = dict(Counter(obj.name for obj in table.objects))
     misspelt = misspelt_classes(counts, class_names or ())
+    check_names(raw, problems)
     check_sizes(raw, sizes, pictures.orientations[file_of], problems)
     check_boxes(table, problems)
     check_classes(table, class_names, misspelt, problems)

@@ -22,6 +22,7 @@ from singleshot.errors import printable
 _SQUARE, _TINY_PX = 300, 4.0
 _HUGE = 0.98
 _SAME_IOU = 0.95
+_MANY, _MANY_PARTS = 10, 0.1  # images without a label file: more may be a mistake
 # Boxes of one image and class are compared with so many that start near them; bounds the work of a hostile file.
 _REACH = 256
 
@@ -310,6 +311,12 @@ def check_empty(table: Table, raw: RawSet, class_names: Sequence[str] | None, pr
     if raw.images and not table.objects and class_names is None:
         problems.add("nothing-labelled", raw.source, "no annotation has an object; label some before training")
     empty = [i for i, image in enumerate(raw.images) if not image.objects]
+    bare = {i for i in empty if raw.images[i].file == raw.images[i].path}  # which no label file says
+    if table.objects and len(bare) >= _MANY and len(bare) > _MANY_PARTS * len(raw.images):
+        fault = f"{len(bare)} of {len(raw.images)} images have no label file and train as background; label them, take "
+        fault += "them out, or put an empty file for each that shows nothing"
+        problems.add("image-without-label", raw.source, f"{fault} ({_short(raw.images[min(bare)].path)} is the first)")
+        empty = [i for i in empty if i not in bare]
     if empty and table.objects:
         shown = ", ".join(_short(raw.images[i].path) for i in empty[:5]) + (", ..." if len(empty) > 5 else "")
         fault = f"{len(empty)} of {len(raw.images)} images have no objects ({shown}); they train as background"
@@ -317,6 +324,16 @@ def check_empty(table: Table, raw: RawSet, class_names: Sequence[str] | None, pr
     for name, members in raw.splits.items():
         if not members and not raw.made:
             problems.add("split-unusable", raw.source, f"split {printable(name)!r} has no images that can be used")
+
+
+def check_names(raw: RawSet, problems: RaiseErrors) -> None:
+    """That the numbers of YOLO's classes have names."""
+    if raw.form == "yolo" and not raw.declared and raw.class_names:
+        fault = (
+            f"no names of the {len(raw.class_names)} classes: they are called after their numbers; put a list of "
+            "names, such as classes.txt or obj.names, into this folder, or give the folder above if it lies there"
+        )
+        problems.add("classes-unnamed", raw.source, fault)
 
 
 def check_train(raw: RawSet, problems: RaiseErrors) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -34,6 +35,8 @@ from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split, usual_split
 from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
 from singleshot.text import decode_text
+
+logger = logging.getLogger(__name__)
 
 MAX_FLAGS_BYTES = 256 * 2**20
 # The images with most objects that anyone labels have some thousands.
@@ -106,6 +109,7 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
         if wanted is not None:
             highest = max(highest, _highest_elsewhere(tree, layout, set(position), classes))
         class_names = tuple(f"class {i}" for i in range(highest + 1))
+        logger.info("%s: no names of classes, they are called after their numbers", printable(tree.root))
     positions = {split: [position[name] for name in names] for split, names in members.items()}
     source = tree.path(layout.yaml) if file else tree.root
     notation = Notation(show_item, _show_box)

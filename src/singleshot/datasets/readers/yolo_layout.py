@@ -329,6 +329,19 @@ def label_of(tree: Tree, image: str) -> str | None:
     return None
 
 
+def labels_without_image(tree: Tree, folder: str, most: int) -> list[str]:
+    """The label files for a folder of images whose image is not in it; at most so many are looked at."""
+    images = {name.rpartition(".")[0] for name in tree.files(folder) if is_image(name)}
+    others = (*NAME_FILES, *_LISTS)
+    alone = (
+        join(place, name)
+        for place in dict.fromkeys((_labels_folder(folder), folder))
+        for name in tree.files(place, (".txt",))
+        if name[:-4] not in images and name not in others
+    )
+    return [name for name in islice(alone, most) if _starts_with_numbers(tree, name)]
+
+
 def _labels_folder(folder: str) -> str:
     """The folder with its last part "images" replaced by "labels"."""
     parts = folder.split("/")
