@@ -132,3 +132,8 @@ def test_that_there_is_nothing_to_train_on_is_said(folder, findings, voc_xml):
     (found,) = findings(root)["split-train-missing"]
     assert "no split 'train' (there are: test)" in found.message
     assert read(root / "test")[0].made
+
+
+def test_names_of_splits_that_are_not_usual_stay(folder):
+    texts = {name: f"{HEADER}{name[0]}.png,1,1,5,5,cat\n" for name in ("a part.csv", "b_test.csv")}
+    assert set(available_splits(folder(texts))) == {"a part", "test"}

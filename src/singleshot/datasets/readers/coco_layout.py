@@ -46,7 +46,7 @@ def coco_files(tree: Tree) -> list[CocoFile]:
         if _EXPORTED in tree.names(folder):
             found.append(CocoFile(join(folder, _EXPORTED), folder or "all", split_of(folder) or "all"))
     found = _by_words(found)
-    at = name_train([file.split for file in found])
+    at = name_train([(file.split, file.name) for file in found])
     if at is not None:
         found[at] = found[at]._replace(split="train")
     return found or _files_of_splits(tree) or _result_lists(tree)

@@ -88,7 +88,7 @@ def csv_files(tree: Tree) -> list[CsvFile]:
         if folder not in _FOLDERS and tree.names(folder).get(_EXPORTED) is False:
             file = _look(tree, join(folder, _EXPORTED), split_name(folder), folder)
             found += [file] if file else []
-    at = name_train([file.split for file in found])
+    at = name_train([(file.split, file.name) for file in found])
     if at is not None and found[at].columns.split < 0:
         found[at] = found[at]._replace(split="train")
     return found

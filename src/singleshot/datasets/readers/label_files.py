@@ -198,7 +198,7 @@ class LabelForm:
         if file:
             return [_label_file(file)]
         own = self._own_files(tree, strict=True)
-        at = name_train([one.split for one in own])
+        at = name_train([(one.split, one.name) for one in own])
         if at is not None:
             own[at] = own[at]._replace(split="train")
         return own or [one for _, files in self._files_below(tree) for one in files]
