@@ -18,6 +18,8 @@ from singleshot.extras import needs
 _REMOTE_SECONDS = 60.0
 _REMOTE_BYTES_PER_SECOND = 1000
 _CHUNK_BYTES = 1 << 20
+# Source: github.com/git-lfs/git-lfs, docs/spec.md.
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 # The end of a path to bytes inside a shard or a TFRecord: train-000000.tar#OFFSET+LENGTH.
 _PART = re.compile(r"(\.(?:tar|tfrecords?|tfrec|records?)|-\d{5}-of-\d{5})#(\d{1,15})\+(\d{1,15})$", re.IGNORECASE)
 
@@ -63,6 +65,10 @@ def filesystem(address: str) -> tuple[Any, str]:
     return system, path
 
 
+class LfsPointerError(DataError):
+    """A file of which a clone of a Git repository holds only the pointer."""
+
+
 def read_limited(path: str | os.PathLike[str], limit: int, what: str, most: int | None = None) -> bytes:
     """All bytes of a regular file, local or remote; with `most` its first bytes only.
 
@@ -81,6 +87,10 @@ def read_limited(path: str | os.PathLike[str], limit: int, what: str, most: int 
             data = _read_local(path, where, what, wanted, start)
     if most is None and len(data) > limit:
         raise _too_large(where, limit, what)
+    if data.startswith(_LFS_POINTER) and not start:
+        raise LfsPointerError(
+            f"{printable(where)}: is a Git LFS pointer, not the {what} itself; fetch the files with: git lfs pull"
+        )
     return data
 
 

@@ -97,7 +97,7 @@ def test_splits_that_join_others_are_known(splits, base):
 def test_nothing_labelled_and_empty_splits(voc, kinds):
     assert kinds(voc({"a": [], "b": []})) == {"nothing-labelled": 1}
     root = voc({"a": [("cat", BOX)], "b": []}, {"train": ["a", "b"], "none": []})
-    assert kinds(root) == {"split-unusable": 1, "image-without-objects": 1}
+    assert kinds(root) == {"split-left-out": 1, "image-without-objects": 1}
 
 
 def test_images_that_nobody_mentions(voc, findings, kinds):

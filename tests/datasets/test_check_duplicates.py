@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from singleshot.datasets import open_source
 from singleshot.datasets.checks import check_source
-from singleshot.datasets.checks.duplicates import differences, same_picture
+from singleshot.datasets.checks.duplicates import _confirmed, differences, same_picture
 from singleshot.datasets.checks.images import look_at
 from singleshot.datasets.checks.prefetch import looking_ahead
 
@@ -151,3 +152,18 @@ def test_a_board_with_one_more_flaw_is_another_picture():
     assert same_picture(board, noisy)
     assert same_picture(board, cv2.resize(board, (320, 320), interpolation=cv2.INTER_AREA))
     assert differences(board, np.full_like(board, 7))[0] == np.inf
+
+
+def test_files_decoded_once_are_compared_as_two_pictures_are(tmp_path):
+    pictures = {"a": scene(1, 400, 300)}
+    pictures |= {f"a {how}": image for how, image in copies(pictures["a"]).items()}
+    pictures |= {"small": cv2.resize(pictures["a"], (120, 90)), "other": scene(2, 400, 300), "blank": scene(1) // 64}
+    paths = [str(tmp_path / f"{name}.png") for name in pictures]
+    for path, image in zip(paths, pictures.values(), strict=True):
+        cv2.imwrite(path, image)
+    looks = look_at(paths, 1)
+    pairs = list(itertools.combinations(range(len(paths)), 2))
+    grey = [cv2.imread(path, cv2.IMREAD_GRAYSCALE) for path in paths]
+    expected = [(i, j) for i, j in pairs if same_picture(grey[i], grey[j])]
+    assert sorted(_confirmed(looks, pairs, 1)) == expected
+    assert len(expected) > 3

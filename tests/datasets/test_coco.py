@@ -272,7 +272,7 @@ def test_missing_images_are_counted_and_the_first_named(tmp_path, coco, write_co
     text = one_line(open_dataset, path)
     assert f"train.json: image 'a.png' is missing (1 of 2 are not in {tmp_path}/images)" in text
     (tmp_path / "images" / "b.png").unlink()
-    assert "image 'a.png' is missing (2 of 2" in one_line(open_dataset, path)
+    assert f"image 'a.png' is missing (2 of 2 are not below {tmp_path})" in one_line(open_dataset, path)
 
 
 @pytest.mark.parametrize("name", ["../a.png", "/etc/passwd", "x/../../a.png", "\\\\host\\a.png", "a\0.png"])
@@ -316,3 +316,12 @@ def test_a_file_in_utf_16_is_read_by_its_mark(folder):
     root = folder({"train.json": text.encode("utf-16")})
     for path in (root, root / "train.json"):
         assert open_dataset(path).class_names == ("猫",)
+
+
+def test_key_points_alone_are_passed_over(tmp_path, coco, write_coco):
+    points = {key: value for key, value in note([1, 2, 3, 4]).items() if key != "bbox"} | {"keypoints": [1, 2, 2]}
+    path = write_coco(tmp_path / "train.json", coco([note([1, 2, 3, 4]), points, {**points, "bbox": []}]))
+    problems = CollectErrors()
+    raw = open_source(path).read(None, problems)
+    assert sum(len(image.objects) for image in raw.images) == 1
+    assert [(f.kind, f.message[:12]) for f in problems.findings] == [("shapes-passed-over", "2 keypoints:")]

@@ -91,7 +91,7 @@ SHAPES = {
 def test_shapes_become_boxes(read, case):
     body, box = SHAPES[case]
     objects, found = read(body)
-    assert not found
+    assert [f.kind for f in found] == ["shapes-cut"] * ("out of the image" in case)
     np.testing.assert_allclose(objects[0].box, box, atol=1e-9)
     assert (objects[0].name, objects[0].line) == ("cat", 5)
 
@@ -110,8 +110,6 @@ def test_turned_shapes_against_their_points(x, y, width, height, degrees):
 
 
 BAD_SHAPES = {
-    "points": ('<points label="cat" points="1,2;3,4"/>', "points 1 (cat): points have no area to detect; draw"),
-    "skeleton": ('<skeleton label="cat"><points label="x"/></skeleton>', "skeleton 1 (cat): a skeleton has no area"),
     "other": ('<hexagon label="cat"/>', "<hexagon> is no known shape; want box, polygon"),
     "no label": ('<box xtl="1" ytl="2" xbr="3" ybr="4"/>', "box 1: has no label; say what it is"),
     "blank label": ('<box label=" " xtl="1" ytl="2" xbr="3" ybr="4"/>', "box 1: has no label"),
@@ -142,13 +140,22 @@ def test_bad_shapes_are_refused_with_their_line(folder, one_line, case):
 
 
 def test_bad_shapes_are_all_reported_and_the_others_read(read):
-    bodies = [BAD_SHAPES["points"][0], BOX, BAD_SHAPES["no label"][0], BOX.replace("cat", "dog")]
+    bodies = [BAD_SHAPES["no side"][0], BOX, BAD_SHAPES["no label"][0], BOX.replace("cat", "dog")]
     objects, found = read("\n".join(bodies))
     assert [(f.kind, f.line, f.number) for f in found] == [
         ("annotation-malformed", 5, 0),
         ("annotation-malformed", 7, 2),
     ]
     assert [(o.name, o.line, o.number) for o in objects] == [("cat", 6, 1), ("dog", 8, 3)]
+
+
+def test_points_are_passed_over_and_counted(read):
+    points = '<points label="cat" points="1,2;3,4"/>\n<skeleton label="cat"><points label="x"/></skeleton>'
+    objects, found = read(f"{points}\n{BOX}")
+    assert len(objects) == 1
+    assert [(f.kind, f.message) for f in found] == [
+        ("shapes-passed-over", "1 points, 1 skeleton: no objects with a box, passed over")
+    ]
 
 
 def test_difficult_and_crowd_are_attributes(read):

@@ -80,7 +80,7 @@ SHAPES = {
     "polygon": (shape(((5, 1), (9, 8), (2, 6)), "polygon"), (2, 1, 9, 8)),
     "no kind": (shape(((5, 1), (9, 8), (2, 6)), None), (2, 1, 9, 8)),
     "rotation": (shape(((5, 0), (10, 5), (5, 10), (0, 5)), "rotation"), (0, 0, 10, 10)),
-    "linestrip": (shape(((5, 1), (9, 8)), "linestrip"), (5, 1, 9, 8)),
+    "linestrip": (shape(((5, 1), (9, 8), (6, 2)), "linestrip"), (5, 1, 9, 8)),
     "circle": (shape(((20, 20), (23, 24)), "circle"), (15, 15, 25, 25)),
     "mask, its last pixel inside": (shape(((3, 4), (9, 9)), "mask", mask="iVBOR"), (3, 4, 10, 10)),
     "outline of a mask": (shape(((3, 4), (9, 9), (5, 5)), "mask"), (3, 4, 9, 9)),
@@ -111,9 +111,6 @@ def test_a_circle_by_any_point_of_its_edge(x, y, angle, radius):
 
 
 BAD_SHAPES = {
-    "point": (shape(((1, 2),), "point"), "(cat): a point has no area to detect; draw a rectangle"),
-    "points": (shape(((1, 2), (3, 4)), "points"), "(cat): a points has no area"),
-    "line": (shape(kind="line"), "(cat): a line has no area"),
     "other": (shape(kind="hexagon"), "(cat): shape_type is 'hexagon'; want rectangle"),
     "kind of lists": (shape(kind=[["x"]]), "(cat): shape_type is a list"),
     "one corner": (shape(((1, 2),)), "(cat): a rectangle with 1 point; want at least 2"),
@@ -152,9 +149,30 @@ def test_bad_shapes_are_refused(folder, one_line, case):
 
 
 def test_bad_shapes_are_all_reported_with_their_numbers(read):
-    raw, found = read(shape(kind="point"), shape(), shape(label=""), shape(label="dog"))
+    raw, found = read(shape(kind="hexagon"), shape(), shape(label=""), shape(label="dog"))
     assert [(f.kind, f.number) for f in found] == [("annotation-malformed", 0), ("annotation-malformed", 2)]
     assert [(o.name, o.number) for o in raw.images[0].objects] == [("cat", 1), ("dog", 3)]
+
+
+def test_what_is_no_object_is_passed_over_and_counted(read):
+    points = [shape(((1, 2),), "point"), shape(((1, 2), (3, 4)), "points"), shape(kind="line")]
+    others = [shape(kind="linestrip"), shape(label="__ignore__"), shape(label="_background_")]
+    raw, found = read(*points, shape(), *others)
+    assert len(raw.images[0].objects) == 1
+    assert raw.class_names == ("cat",)
+    (finding,) = found
+    assert (finding.kind, finding.severity) == ("shapes-passed-over", "note")
+    assert finding.message.startswith("1 point, 1 points, 2 line, 1 __ignore__, 1 _background_: no objects")
+
+
+def test_shapes_of_one_label_and_group_are_one_object(read):
+    parts = [shape(((1, 2), (5, 6)), group_id=0), shape(((20, 30), (25, 40)), group_id=0, flags={"difficult": True})]
+    others = [shape(group_id=1), shape(group_id=None), shape(label="dog", group_id=0)]
+    raw, found = read(*parts, *others)
+    objects = raw.images[0].objects
+    assert [obj.name for obj in objects] == ["cat", "cat", "cat", "dog"]
+    assert (objects[0].box, objects[0].difficult, objects[0].number) == ((1, 2, 25, 40), True, 0)
+    assert [f.kind for f in found] == ["shapes-joined"]
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_everything_at_once(tmp_path, broken):
         "labels without an image left out": 1,
         "misspelt classes renamed": 2,
         "boxes that lie mostly outside their image, or nowhere": 3,
-        "boxes without area dropped": 1,
+        "corners in the wrong order swapped": 1,
         "boxes clipped to their image": 1,
         "duplicated boxes dropped": 2,
         "images left out, since not all of their objects are known": 2,

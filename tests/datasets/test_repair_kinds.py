@@ -3,6 +3,7 @@ would teach something wrong comes out as sound."""
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from singleshot.datasets.checks import CheckResult, check_source, duplicates
 from singleshot.datasets.checks import images as check_images
 from singleshot.datasets.checks.left_out import FILE
 from singleshot.datasets.checks.repair import Repaired, repair
-from singleshot.datasets.findings import KINDS
+from singleshot.datasets.findings import KINDS, CollectErrors
 from singleshot.errors import DataError
 
 SIDE = 240
@@ -127,8 +128,26 @@ def test_boxes_that_can_be_put_right(coco_set, kind, box, boxes):
     assert [list(obj.box) for obj in image.objects] == boxes
 
 
-@pytest.mark.parametrize("box", [[100, 30, -50, 40], [100, 90, 50, -40], [100, 90, -50, -40]])
-def test_a_box_with_its_corners_in_the_wrong_order_is_dropped_with_a_warning(coco_set, box):
+@pytest.mark.parametrize(
+    ("box", "sides"),
+    [
+        ([100, 30, -50, 40], [50, 30, 100, 70]),
+        ([100, 90, 50, -40], [100, 50, 150, 90]),
+        ([100, 90, -50, -40], [50, 50, 100, 90]),
+    ],
+)
+def test_corners_in_the_wrong_order_are_swapped(coco_set, box, sides):
+    result, done, again = fixed(coco_set({2: [GOOD, box]}))
+    assert result.counts == {"box-without-area": 1}
+    assert "has no area: its corners are in the wrong order" in result.findings[0].message
+    assert (again.counts, done.left) == ({}, [])
+    assert done.counts == {"corners in the wrong order swapped": 1}
+    (image,) = (image for image in again.raw.images if Path(image.path).stem == "2")
+    assert [list(obj.box) for obj in image.objects] == [[20, 30, 70, 70], sides]
+
+
+@pytest.mark.parametrize("box", [[100, 30, -150, 40], [100, 90, 50, -140]])
+def test_a_box_whose_corners_lie_outside_in_order_is_dropped_with_a_warning(coco_set, box):
     result, done, again = fixed(coco_set({2: [GOOD, box]}))
     assert result.counts == {"box-without-area": 1}
     assert again.counts == {"labels-left-out": 1}
@@ -288,3 +307,32 @@ def test_every_kind_that_is_called_fixable_is_looked_at_here_or_in_test_repair()
 def test_nothing_is_left_without_objects(coco_set):
     with pytest.raises(DataError, match="no image has an object; label some"):
         repair(check_source(open_source(coco_set({k: [] for k in range(6)}))), coco_set().parent / "fixed")
+
+
+def test_counts_are_those_of_all_findings(coco_set, tmp_path, monkeypatch):
+    from singleshot.datasets import checks
+
+    monkeypatch.setattr(checks, "CollectErrors", functools.partial(CollectErrors, 2))
+    result = check_source(open_source(coco_set({2: [GOOD, *[[1, 2, "x", 4]] * 5]})), workers=1)
+    done = repair(result, tmp_path / "out")
+    assert done.counts["unreadable entries of label files left out"] == 5
+    assert len(done.actions["unreadable entries of label files left out"]) == 2
+
+
+def test_pointers_of_git_lfs_are_named_once(voc, findings):
+    root = voc({stem: [("cat", (5, 5, 20, 20))] for stem in "abc"})
+    for stem in "ab":
+        (root / "JPEGImages" / f"{stem}.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\n")
+    (found,) = findings(root)["image-pointer"]
+    assert "2 of 3 images are Git LFS pointers" in found.message
+    assert found.message.endswith("git lfs pull")
+
+
+def test_an_archive_beside_labels_without_images_is_named(coco_set, findings):
+    path = coco_set({2: [GOOD]})
+    root = path if path.is_dir() else path.parent
+    (root / "pictures.zip").write_bytes(b"PK")
+    assert "archive-packed" not in findings(root)
+    next(root.rglob("2.*g")).unlink()
+    found = findings(root)
+    assert [Path(one.file).name for one in found["archive-packed"]] == ["pictures.zip"]

@@ -141,6 +141,36 @@ def test_several_attributes_of_which_none_is_the_class(folder, one_line):
     assert "x.json: regions have several attributes (fruit, colour); call the one that is the class 'class'" in said
 
 
+def test_attributes_that_always_agree_are_one(folder, caplog):
+    both = region(inseto="kudzu", insect=" kudzu ")
+    one = region(insect="moth")
+    with caplog.at_level("INFO"):
+        raw = open_source(folder({"x.json": json.dumps(plain(entry("a.png", both, one)))})).read()
+    assert [obj.name for obj in raw.images[0].objects] == ["kudzu", "moth"]
+    assert "the attributes inseto, insect always agree" in caplog.text
+
+
+def test_attributes_of_different_regions_or_values_are_not_one(folder, one_line):
+    apart = folder({"x.json": json.dumps(plain(entry("a.png", region(a="x"), region(b="x"))))})
+    assert "several attributes (a, b)" in one_line(open_source(apart).read)
+    (apart / "x.json").write_text(json.dumps(plain(entry("a.png", region(a="x", b="x"), region(a="x", b="y")))))
+    assert "the class 'class' (one region has a 'x', b 'y')" in one_line(open_source(apart).read)
+
+
+def test_points_are_passed_over_and_counted(folder):
+    point = region({"name": "point", "cx": 1, "cy": 2})
+    for content in (
+        json.dumps(plain(entry("a.png", region(), point, point))),
+        json.dumps(project3(mark(2, 1, 2, 3, 4), mark(1, 5, 5), mark(1, 6, 6))),
+    ):
+        found = CollectErrors()
+        raw = open_source(folder({"x.json": content})).read(None, found)
+        assert [(f.kind, f.message) for f in found.findings] == [
+            ("shapes-passed-over", "2 point: no objects with a box, passed over")
+        ]
+        assert len(raw.images[0].objects) == 1
+
+
 # ---------------------------------------------------------------------------------------------- splits, files
 
 
@@ -235,7 +265,6 @@ def test_choices_of_via_3_by_their_text_and_marks_that_are_no_regions(folder, ca
 
 
 BAD_3 = {
-    "point": (mark(1, 5, 5), "a point has no area to detect"),
     "short": (mark(2, 1, 2, 3), "height is missing; want a number of pixels"),
     "odd": (mark(7, 1, 2, 3, 4, 5), "has 3 numbers in all_points_x, 2 in all_points_y"),
     "shape": (mark(9, 1, 2), "its shape is 'shape 9'; want rect"),
@@ -266,7 +295,6 @@ def test_a_spoilt_project_of_via_3_ends_in_findings(folder, key, value):
 
 
 BAD = {
-    "point": (region({"name": "point", "cx": 1, "cy": 2}), "a point has no area to detect; draw a rectangle"),
     "kind": (region({"name": "hexagon"}), "its shape is 'hexagon'; want rect, polygon"),
     "kind of lists": (region({"name": [["x"]]}), "its shape is a list"),
     "no kind": (region({"x": 1}), "its shape is missing"),

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from singleshot.datasets import available_splits, open_dataset
+from singleshot.datasets import available_splits, open_dataset, open_source
+from singleshot.datasets.findings import CollectErrors
 from singleshot.datasets.readers import voc as module
 from singleshot.errors import DataError
 
@@ -239,7 +240,7 @@ def test_missing_files_and_splits_are_named(tmp_path, voc_xml, write_voc, one_li
     root = write_voc(tmp_path, xmls, splits)
     text = one_line(open_dataset, root, "gone")
     assert "split 'gone' names 'c' but there is no Annotations/c.xml (2 of 3 missing)" in text
-    assert "no split 'val' (there are: gone, none, train, twice)" in one_line(open_dataset, root, "val")
+    assert "no split 'val' (there are: gone, train, twice)" in one_line(open_dataset, root, "val")
     assert "split 'none' has no images" in one_line(open_dataset, root, "none")
     (root / "JPEGImages" / "b.png").unlink()
     text = one_line(open_dataset, root)
@@ -345,3 +346,13 @@ def test_real_folders_have_their_counts(shared):
         for i in range(0, len(data), len(data) // 5):
             height, width = data.sample(i).image.shape[:2]
             assert data.sizes[i].tolist() == [width, height]
+
+
+def test_missing_images_of_a_folder_without_lists_are_those_of_annotations(tmp_path, voc_xml, write_image):
+    for stem in "abc":
+        (tmp_path / f"{stem}.xml").write_text(voc_xml([("cat", (1, 1, 5, 5))]))
+    write_image(tmp_path / "a.png", 64, 48)
+    problems = CollectErrors()
+    open_source(tmp_path).read(None, problems)
+    assert [(Path(f.file).name, f.kind) for f in problems.findings] == [(f"{s}.xml", "image-missing") for s in "bc"]
+    assert f"image 'b' is missing (2 of 3 are not below {tmp_path})" in problems.findings[0].message

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from singleshot.datasets import open_dataset
+from singleshot.datasets import open_dataset, open_source
+from singleshot.datasets.findings import CollectErrors
 from singleshot.datasets.readers import yolo as module
 
 NAMES = "names: [cat, dog]\n"
@@ -125,3 +126,18 @@ def test_limits_of_a_label_file(opened, monkeypatch, one_line):
 def test_line_of_an_object():
     data = b"\xef\xbb\xbf\r\n" + b"0 1 1 1 1\r\n\r\n1 1 1 1 1"
     assert [module.line_of(data, n) for n in range(3)] == [2, 4, None]
+
+
+def test_polygons_over_the_edge_are_cut_and_counted(yolo, one_line):
+    turned = "0 0.9 0.4 1.1 0.5 0.9 0.6 0.7 0.5"
+    root = yolo({"images/a.png": "", "labels/a.txt": f"{turned}\n{turned}\n0 0.5 0.5 0.2 0.2", "classes.txt": "cat"})
+    found = CollectErrors()
+    raw = open_source(root).read(None, found)
+    assert [obj.box[2] for obj in raw.images[0].objects] == [1, 1, 0.6]
+    assert [(f.kind, f.message[:33]) for f in found.findings] == [("shapes-cut", "2 polygons or turned boxes reach ")]
+    assert open_dataset(root, "trainval").boxes_px[0].tolist() == pytest.approx([44.8, 19.2, 64, 28.8])
+    (root / "labels/a.txt").write_text("0 1.2 1.2 1.3 1.2 1.3 1.4 1.2 1.4")
+    said = one_line(open_dataset, root, "trainval")
+    assert "points from x 1.2, y 1.2 to x 1.3, y 1.4 lies outside" in said
+    (root / "labels/a.txt").write_text("0 0.95 0.5 0.3 0.2")
+    assert "box 0.95 0.5 0.3 0.2 (centre, width, height) lies outside" in one_line(open_dataset, root, "trainval")

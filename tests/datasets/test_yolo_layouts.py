@@ -141,8 +141,9 @@ def test_an_image_without_a_label_is_background_but_not_all_of_them(yolo, proble
         open_dataset, root, "val"
     )
     raw, found = problems(files)
-    assert [f.kind for f in found] == ["split-unusable"]
-    assert raw.splits == {"train": [0, 1], "val": []}
+    assert [f.kind for f in found] == ["split-left-out"]
+    assert raw.splits == {"train": [0, 1]}
+    assert available_splits(root) == ("train",)
 
 
 def test_classes_without_names_go_up_to_the_highest_of_any_split(yolo, one_line):
@@ -232,3 +233,34 @@ def test_a_remote_folder_is_read_the_same_way(yolo):
         data = open_dataset(address)
         assert data.boxes_px.tolist() == [[16, 12, 48, 36]]
         assert data.sample(0).image.shape == (48, 64, 3)
+
+
+ELSE = "0 0.5 0.5 0.2 0.2"
+
+
+def test_label_files_without_an_image_are_counted(yolo, findings):
+    images = {f"images/{k}.png": "" for k in "ab"}
+    labels = {f"labels/{k}.txt": ELSE for k in "abcd"}
+    root = yolo({**images, **labels, "labels/notes.txt": "to do", "labels/classes.txt": "cat"})
+    (found,) = findings(root)["label-without-image"]
+    assert Path(found.file).name == "labels"
+    assert "2 label files have no image (c.txt, d.txt)" in found.message
+    assert len(open_dataset(root)) == 2
+
+
+def test_images_with_labels_that_no_list_names(yolo, findings):
+    files = {f"img/{k}.{end}": ELSE for k in "abc" for end in ("png", "txt")}
+    root = yolo({**files, "img/d.png": "", "train.txt": "img/a.png", "obj.names": "cat"})
+    found = findings(root)
+    assert {kind: [Path(f.file).name for f in found[kind]] for kind in found if kind.startswith("image-un")} == {
+        "image-unused": ["b.png", "c.png"],
+        "image-unlabelled": ["d.png"],
+    }
+
+
+def test_many_images_without_a_label_file_are_a_warning(yolo, findings):
+    files = {f"images/{k}.png": "" for k in range(20)} | {f"labels/{k}.txt": ELSE for k in range(10)}
+    found = findings(yolo({**files, "labels/9.txt": ""}))
+    assert "10 of 20 images have no label file" in found["image-without-label"][0].message
+    assert "1 of 20 images have no objects (9.png)" in found["image-without-objects"][0].message
+    assert "no names of the 1 classes" in found["classes-unnamed"][0].message

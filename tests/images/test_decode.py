@@ -117,10 +117,12 @@ def test_cut_short_files_are_refused_whatever_the_format(suffix, part, capfd):
 def test_what_is_no_image_says_where_and_what_to_do(tmp_path):
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "folder.jpg").mkdir()
-    (tmp_path / "text\n.jpg").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (tmp_path / "text\n.jpg").write_text("<html>not found</html>\n")
+    (tmp_path / "pointer.jpg").write_text("version https://git-lfs.github.com/spec/v1\n")
     wanted = {
         "empty.jpg": r"empty\.jpg: empty file .* fetch it again",
         "folder.jpg": r"folder\.jpg: is a folder",
+        "pointer.jpg": r"pointer\.jpg: is a Git LFS pointer, not the image itself; .* git lfs pull",
         "none.jpg": r"none\.jpg: no such image file",
         "text\n.jpg": r"text\\n\.jpg: not an image that is read here \(want JPEG, PNG",
         "nul\0.jpg": r"nul\\x00\.jpg: cannot be read",

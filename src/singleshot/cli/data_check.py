@@ -85,7 +85,7 @@ def check_command(
         print(json.dumps({"data": data, **result.to_dict(), "fixed": fixed}))
     elif repaired is not None:
         _print_repaired(repaired, most, quiet)
-    elif not quiet and result.pictures.usable.any() and any(KINDS[kind].fixable for kind in result.counts):
+    elif not quiet and result.objects and any(KINDS[kind].fixable for kind in result.counts):
         again = f" --out {_quoted(_default_out(data))}{' --follow-links' * follow_links}"
         print(f"to repair what can be repaired, in a copy: singleshot data check {_quoted(data)} --fix{again}")
     if repaired is None and result.severity("error"):
@@ -142,11 +142,12 @@ def _print_findings(result: CheckResult, most: int, quiet: bool) -> None:
 
 def _print_repaired(repaired: Repaired, most: int, quiet: bool) -> None:
     for action, changes in repaired.actions.items():
-        print(f"fixed: {action} ({len(changes)})")
+        count = repaired.counts[action]
+        print(f"fixed: {action} ({count})")
         for change in changes[:most]:
             print(f"  {change}")
-        if len(changes) > most:
-            print(f"  ... and {len(changes) - most} more")
+        if count > min(most, len(changes)):
+            print(f"  ... and {count - min(most, len(changes))} more")
     for fault in repaired.left[:most]:
         print(f"not fixed: {fault}")
     if len(repaired.left) > most:

@@ -8,12 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from singleshot.datasets.raw import EDGE_PX
 from singleshot.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-# Labelling tools round and count from 0 or 1 as they please: this far outside the image is clipped silently.
-EDGE_PX = 2.0
 # No image that is read has a side this long; beyond it float32 loses whole pixels as well.
 LIMIT_PX = 1e6
 NON_FINITE = f"is not a place (want finite pixels below {LIMIT_PX:.0f})"
@@ -59,6 +58,18 @@ def validate_boxes(boxes_px: np.ndarray, sizes: np.ndarray) -> ValidatedBoxes:
     return ValidatedBoxes(non_finite, degenerate & ~non_finite, outside & ~non_finite, empty, inside)
 
 
+SWAPPED = "its corners are in the wrong order, xmax below xmin or ymax below ymin"
+
+
+def swapped_corners(boxes_px: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """bool [M]: boxes float64 [M, 4] that have an area and lie in their images (sizes [M, 2]) once the corners that are
+    in the wrong order are swapped."""
+    wrong = (boxes_px[:, 2:] < boxes_px[:, :2]).any(axis=1) & (boxes_px[:, 2:] != boxes_px[:, :2]).all(axis=1)
+    checked = validate_boxes(np.sort(boxes_px.reshape(-1, 2, 2), axis=1).reshape(-1, 4), sizes)
+    swapped: np.ndarray = wrong & ~(checked.non_finite | checked.outside | checked.empty)
+    return swapped
+
+
 def clean_boxes(boxes_px: np.ndarray, sizes: np.ndarray, clip: bool, describe: Callable[[int], str]) -> CleanBoxes:
     """Check and clip boxes, the arguments of `validate_boxes`; describe(j) names box j and its numbers for messages.
 
@@ -73,7 +84,8 @@ def clean_boxes(boxes_px: np.ndarray, sizes: np.ndarray, clip: bool, describe: C
     if bad.any() and not clip:
         j = int(np.argmax(bad))
         if degenerate[j]:
-            raise DataError(f"{describe(j)} has no area; correct it, or set clip_boxes to drop such boxes")
+            why = f": {SWAPPED}" if swapped_corners(boxes_px[j : j + 1], sizes[j : j + 1])[0] else ""
+            raise DataError(f"{describe(j)} has no area{why}; correct it, or set clip_boxes to drop such boxes")
         width, height = sizes[j]
         raise DataError(
             f"{describe(j)} lies outside the image of {width:.0f} x {height:.0f} pixels; "

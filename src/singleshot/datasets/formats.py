@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from singleshot.datasets.archives import is_archive, unpacked
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
-from singleshot.datasets.raw import RawSet, above_score
+from singleshot.datasets.raw import RawSet, above_score, cut_hulls
 from singleshot.datasets.readers import (
     coco,
     coco_layout,
@@ -35,6 +35,7 @@ from singleshot.datasets.readers import (
 )
 from singleshot.datasets.readers.label_files import PEEK_BYTES, LabelForm
 from singleshot.datasets.readers.unread_forms import find_unread_form
+from singleshot.datasets.readers.yolo_layout import label_of, labels_without_image
 from singleshot.datasets.tree import Tree, describe_contents, open_tree
 from singleshot.datasets.writers import coco as coco_writer
 from singleshot.datasets.writers import csv as csv_writer
@@ -64,6 +65,14 @@ class Writer(NamedTuple):
     measured: bool = False
 
 
+class OwnLabels(NamedTuple):
+    """of(tree, image): its label file, or None; without_image(tree, folder of images, most): the label files for that
+    folder whose image is not there, the first `most` that are looked at."""
+
+    of: Callable[[Tree, str], str | None]
+    without_image: Callable[[Tree, str, int], list[str]]
+
+
 def no_line(data: bytes, number: int) -> int | None:
     """The `Format.line` of a form whose lines are known when it is read, or that has none."""
     return None
@@ -77,7 +86,8 @@ class Format(NamedTuple):
     file is "" or the one that the user named; line(contents of a label file, object's number): where that object
     stands in it; suffixes: endings of files that a user may name in place of a folder; label_folder: the folder and
     the endings where each image has a label file of its name, so that one that no split lists is found; in_one_file:
-    labels stand in one file for all images; writer: None for a form that is only read; is_one(first 64 KB): whether a
+    labels stand in one file for all images; writer: None for a form that is only read; own_labels: of a form whose
+    images each have a label file that names no image; is_one(first 64 KB): whether a
     file that a user names is of this form, whatever its ending; is_label(the same): whether it is this form's label
     of a single image, which is no data set; is_deep(tree): whether such data lie anywhere below, asked where nothing
     else is found.
@@ -93,6 +103,7 @@ class Format(NamedTuple):
     label_folder: tuple[str, tuple[str, ...]] | None = None
     in_one_file: bool = False
     writer: Writer | None = None
+    own_labels: OwnLabels | None = None
     is_one: Callable[[bytes], bool] | None = None
     is_label: Callable[[bytes], bool] | None = None
     is_deep: Callable[[Tree], bool] | None = None
@@ -164,6 +175,7 @@ FORMATS: Mapping[str, Format] = {
         yolo.line_of,
         suffixes=(".yaml", ".yml"),
         writer=Writer(yolo_writer.plan, yolo_writer.place, yolo_writer.write, measured=True),
+        own_labels=OwnLabels(label_of, labels_without_image),
     ),
     "csv": Format(
         "CSV",
@@ -256,7 +268,9 @@ class Source:
         """The annotations of one split, or of all; DataError at the first problem unless they are collected."""
         if self.unread:
             logger.info("%s: %s", printable(self.tree.root), self.unread)
-        raw = self.format.read(self.tree, self.file, split, problems)
+        raw, message = cut_hulls(self.format.read(self.tree, self.file, split, problems))
+        if message:
+            problems.add("shapes-cut", raw.source, message)
         return raw if self.score_min is None else above_score(raw, self.score_min)
 
     def line(self, file: str, number: int) -> int | None:

@@ -9,6 +9,15 @@ from typing import NamedTuple
 from singleshot.errors import ConfigError, printable
 
 Box = tuple[float, float, float, float]
+# Labelling tools round and count from 0 or 1 as they please: this far outside the image is cut without a word.
+EDGE_PX = 2.0
+
+
+class Hull(tuple[float, float, float, float]):
+    """A Box that surrounds a polygon, an ellipse or a turned box. It may reach out of the image where tools draw such
+    shapes over its edge, and is cut then; its sides are numbers of the file, its centre is not."""
+
+    __slots__ = ()
 
 
 class RawObject(NamedTuple):
@@ -92,6 +101,32 @@ class RawSet(NamedTuple):
     ids: DatasetIds | None = None
 
 
+def cut_hulls(raw: RawSet) -> tuple[RawSet, str]:
+    """The same with each Hull cut to its image where a part of it lies inside and the size is known; and what to
+    say of those that are not only rounded, "" for none."""
+    images, count, first = list(raw.images), 0, ""
+    for i, image in enumerate(images):
+        width, height = (1.0, 1.0) if image.relative else (float(image.width), float(image.height))
+        edge = 0.003 if image.relative else EDGE_PX
+        cut = [_cut(obj, width, height) if isinstance(obj.box, Hull) else obj for obj in image.objects]
+        for obj, inside in zip(image.objects, cut, strict=True):
+            if obj is not inside and max(abs(a - b) for a, b in zip(obj.box, inside.box, strict=True)) > edge:
+                count, first = count + 1, first or raw.notation.where(image, obj)
+        if any(obj is not inside for obj, inside in zip(image.objects, cut, strict=True)):
+            images[i] = image._replace(objects=cut)
+    what = f"{count} polygons or turned boxes reach out of their images and are cut there" if count > 1 else ""
+    what = what or "1 polygon or turned box reaches out of its image and is cut there"
+    return raw._replace(images=images), f"{what} (first: {first})" if count else ""
+
+
+def _cut(obj: RawObject, width: float, height: float) -> RawObject:
+    x0, y0, x1, y1 = obj.box
+    inside = Hull((max(x0, 0.0), max(y0, 0.0), min(x1, width), min(y1, height)))
+    overlaps = inside[0] < inside[2] and inside[1] < inside[3]
+    same = inside == obj.box or not overlaps or not all(map(math.isfinite, obj.box))
+    return obj if same else obj._replace(box=inside)
+
+
 def has_scores(raw: RawSet) -> bool:
     """Whether an object has one, as detections have and labels made by hand have not."""
     return any(not math.isnan(obj.score) for image in raw.images for obj in image.objects)
@@ -105,10 +140,22 @@ def above_score(raw: RawSet, least: float) -> RawSet:
     return raw._replace(images=images)
 
 
-def say_same(some: list[RawObject], others: list[RawObject]) -> bool:
-    """Whether two lists are of the same objects; number, line and tag differ from file to file."""
-    return len(some) == len(others) and all(
-        (a.name, a.box, a.difficult, a.crowd) == (b.name, b.box, b.difficult, b.crowd)
-        and (a.area == b.area or (math.isnan(a.area) and math.isnan(b.area)))
+def say_same(some: list[RawObject], others: list[RawObject], near: bool = False) -> bool:
+    """Whether two lists are of the same objects; number, line and tag differ from file to file. near: in any order, and
+    boxes may differ as rounding does; areas do not matter."""
+    if len(some) != len(others):
+        return False
+    if near:
+        some, others = (sorted(objects, key=lambda obj: (obj.name, obj.box)) for objects in (some, others))
+    return all(
+        (a.name, a.difficult, a.crowd) == (b.name, b.difficult, b.crowd)
+        and (a.box == b.box or (near and _rounded(a.box, b.box)))
+        and (near or a.area == b.area or (math.isnan(a.area) and math.isnan(b.area)))
         for a, b in zip(some, others, strict=True)
     )
+
+
+def _rounded(box: Box, other: Box) -> bool:
+    """Whether the numbers of two boxes differ by a pixel, or that part of an image, at most."""
+    step = 1.0 if max(map(abs, (*box, *other))) > 2 else 0.005
+    return all(abs(a - b) <= step for a, b in zip(box, other, strict=True))

@@ -22,6 +22,8 @@ KNOWN_SPLITS = (
     *("train", "val", "valid", "validation", "test", "trainval", "dev", "minival", "unlabeled"),
     *("training", "testing"),
 )
+# Words in names of label files that say no split.
+_LABEL_WORDS = {"annotations", "annotation", "labels", "label", "instances", "boxes", "bboxes", "data", "dataset"}
 # Parts held back for val and for test where splits are made.
 HELD_BACK = 0.1
 
@@ -53,6 +55,22 @@ def word_split(name: str) -> str:
     """The only usual split among the words of a name: "train" for "labels-train.json"; "" for none and for several."""
     words = dict.fromkeys(filter(None, map(usual_split, re.findall(r"[A-Za-z]+", name))))
     return next(iter(words)) if len(words) == 1 else ""
+
+
+def name_train(files: Sequence[tuple[str, str]]) -> int | None:
+    """The place of the label file to train on, of several (split that its name says, or any other text; path): the only
+    one that says no split, where the others say all but train, and whose name is of words that theirs have too or that
+    such files usually have: "annotations.csv" beside "annotations_test.csv". None where there is none."""
+    others = [at for at, (split, _) in enumerate(files) if not usual_split(split)]
+    if len(others) != 1 or len(files) < 2 or {usual_split(split) for split, _ in files} & {"train", "trainval"}:
+        return None
+    words = [_words(name) for _, name in files]
+    shared = set.intersection(*(words[at] for at in range(len(files)) if at not in others))
+    return others[0] if words[others[0]] <= shared | _LABEL_WORDS else None
+
+
+def _words(path: str) -> set[str]:
+    return set(re.findall(r"[a-z]+", path.lower().rpartition("/")[2].partition(".")[0]))
 
 
 def find_split(split: str, splits: Collection[str]) -> str | None:

@@ -7,19 +7,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 
+from singleshot.datasets.archives import is_archive
 from singleshot.datasets.checks.duplicates import check_duplicates, exact_groups, near_pairs
-from singleshot.datasets.checks.images import Pictures, check_greys, look_at
+from singleshot.datasets.checks.images import Pictures, check_greys, look_at, report_problems
 from singleshot.datasets.checks.labels import (
     base_splits,
     check_boxes,
     check_class_splits,
     check_classes,
     check_empty,
+    check_names,
     check_sizes,
+    check_train,
     misspelt_classes,
     tabulate,
 )
@@ -30,6 +34,7 @@ from singleshot.datasets.findings import ERROR, KINDS, NOTE, WARNING, CollectErr
 from singleshot.datasets.formats import Format, Source, no_line
 from singleshot.datasets.plausible import implausible
 from singleshot.datasets.raw import RawSet
+from singleshot.datasets.tree import join
 from singleshot.errors import DataError
 from singleshot.storage import is_remote, read_limited
 
@@ -38,6 +43,7 @@ __all__ = ["CheckResult", "check_source"]
 SEVERITIES = (ERROR, WARNING, NOTE)
 # Label files are read again to find lines: so many bytes at most, in all.
 _LINE_BYTES = 256 * 2**20
+_FOLDERS = 1000
 _REMOTE_FILES = 100  # each costs a round trip
 
 Progress = Callable[[int, str], AbstractContextManager[Callable[[], None]]]
@@ -114,19 +120,21 @@ def check_source(
     if (odd := implausible(raw)) is not None:
         problems.add(odd[0], raw.source, odd[1])
     check_left_out(source, problems)
+    _check_archives(source, problems)
     read = list(problems.findings)
     paths = list(dict.fromkeys(image.path for image in raw.images))
     place = {path: k for k, path in enumerate(paths)}
     file_of = np.array([place[image.path] for image in raw.images], np.int64)
     with progress(len(paths), "images") if progress else contextlib.nullcontext(None) as advance:
         pictures = look_at(paths, workers, advance, early)
-    for k, (kind, message) in sorted(pictures.problems.items()):
-        problems.add(kind, paths[k], message)
+    report_problems(pictures, raw.source, problems)
     check_greys(pictures, raw.source, problems)
     base = base_splits(raw.splits)
     misspelt = _check_labels(raw, pictures, file_of, base, class_names, whole, problems)
     if whole:
         check_strays(source, raw, read, problems)
+        if not source.file:  # which is one split, whatever it is called
+            check_train(raw, problems)
     exact = exact_groups(pictures, workers)
     files = {name: sorted({int(file_of[i]) for i in members}) for name, members in base.items()}
     near, left = near_pairs(pictures, exact, _main_split(files, len(paths)), workers)
@@ -153,6 +161,15 @@ def check_source(
     )
 
 
+def _check_archives(source: Source, problems: CollectErrors) -> None:
+    """Name an archive that may hold the images that are missing."""
+    folders = ("", *islice(source.tree.open_folders(), _FOLDERS)) if problems.counts["image-missing"] else ()
+    for folder in folders:
+        for name in filter(is_archive, source.tree.files(folder)[:_FOLDERS]):
+            message = "lies beside labels whose images are missing; if it holds them, unpack it there"
+            problems.add("archive-packed", source.tree.path(join(folder, name)), message)
+
+
 def _check_labels(
     raw: RawSet,
     pictures: Pictures,
@@ -167,6 +184,7 @@ def _check_labels(
     table = tabulate(raw, sizes)
     counts = dict(Counter(obj.name for obj in table.objects))
     misspelt = misspelt_classes(counts, class_names or ())
+    check_names(raw, problems)
     check_sizes(raw, sizes, pictures.orientations[file_of], problems)
     check_boxes(table, problems)
     check_classes(table, class_names, misspelt, problems)

@@ -82,14 +82,25 @@ def near_pairs(
         return [], 0
     order = np.argsort(split_of[first] == split_of[second], kind="stable")[:_MAX_CONFIRMED]
     asked = [(int(min(a, b)), int(max(a, b))) for a, b in zip(first[order], second[order], strict=True)]
-    found = []
-    with closing(
-        spread(_same, [(pictures.paths[i], pictures.paths[j]) for i, j in asked], workers, chunk=8)
-    ) as results:
-        for k, same in results:
-            if same is True:
-                found.append(asked[k])
-    return sorted(found), len(first) - len(asked)
+    return sorted(_confirmed(pictures, asked, workers)), len(first) - len(asked)
+
+
+def _confirmed(pictures: Pictures, asked: list[tuple[int, int]], workers: int | None) -> list[tuple[int, int]]:
+    """Those of the pairs that show the same picture in every place. Each file is decoded once: its small grey pictures
+    are kept (36 KB in most cases)."""
+    side_of = {pair: min(_SIDE, int(pictures.sizes[list(pair)].min())) for pair in asked}
+    sides: dict[int, set[int]] = {}
+    for pair, side in side_of.items():
+        for i in pair:
+            sides.setdefault(i, set()).add(side)
+    files = sorted(sides)
+    small: dict[tuple[int, int], np.ndarray] = {}
+    with closing(spread(_shrunk, [(pictures.paths[i], sorted(sides[i])) for i in files], workers, chunk=8)) as results:
+        for k, found in results:
+            if isinstance(found, list):  # the process lived
+                small.update(((files[k], picture.shape[0]), picture) for picture in found)
+    pairs = [(pair, [small.get((i, side)) for i in pair]) for pair, side in side_of.items()]
+    return [pair for pair, (a, b) in pairs if a is not None and b is not None and _is_same(*_differences(a, b))]
 
 
 def check_duplicates(
@@ -248,22 +259,34 @@ def _colours(path: str) -> bytes:
     return b"" if image is None else hashlib.sha256(np.ascontiguousarray(image).data).digest()
 
 
-def _same(paths: tuple[str, str]) -> bool:
-    """Whether two files show the same picture in every place."""
-    first, second = (_decode(path, cv2.IMREAD_GRAYSCALE) for path in paths)
-    return first is not None and second is not None and same_picture(first, second)
+def _shrunk(item: tuple[str, list[int]]) -> list[np.ndarray]:
+    """The grey squares of those sides that a file shows; [] where it cannot be read any more."""
+    path, sides = item
+    image = _decode(path, cv2.IMREAD_GRAYSCALE)
+    return [] if image is None else [_square(image, side) for side in sides]
+
+
+def _square(image: np.ndarray, side: int) -> np.ndarray:
+    return cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
 
 
 def same_picture(first: np.ndarray, second: np.ndarray) -> bool:
     """Whether two grey images uint8 [H, W] are one picture but for coding, scale, brightness and contrast."""
-    whole, place = differences(first, second)
+    return _is_same(*differences(first, second))
+
+
+def _is_same(whole: float, place: float) -> bool:
     return whole <= _WHOLE_APART and place <= _PLACE_APART
 
 
 def differences(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     """Root mean square of the difference on the whole, and the largest in a small place, in standard deviations."""
     side = min(_SIDE, *first.shape, *second.shape)
-    small = [cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA) for image in (first, second)]
+    return _differences(_square(first, side), _square(second, side))
+
+
+def _differences(*small: np.ndarray) -> tuple[float, float]:
+    side = small[0].shape[0]
     if min(image.std() for image in small) < _FLAT:
         return np.inf, np.inf
     a, b = (_standard(cv2.GaussianBlur(image, (0, 0), 0.8)[None]).reshape(side, side) for image in small)

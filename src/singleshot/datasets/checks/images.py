@@ -21,7 +21,7 @@ from singleshot.errors import DataError, printable
 from singleshot.images.decode import MAX_FILE_BYTES, check_image, ends_early
 from singleshot.images.headers import header_size, orientation
 from singleshot.images.samples import UnreadImageError, count_greys, deep_bits, stretched
-from singleshot.storage import read_limited
+from singleshot.storage import LfsPointerError, read_limited
 
 THUMB = 16
 
@@ -130,6 +130,8 @@ def look(path: str) -> Look:
         check_image(data, path)
     except UnreadImageError as error:
         return _unread(data, str(error).removeprefix(f"{printable(path)}: "))
+    except LfsPointerError as error:
+        return Look("image-pointer", str(error).removeprefix(f"{printable(path)}: "))
     except DataError as error:
         kind = "image-missing" if isinstance(error.__cause__, FileNotFoundError) else "image-corrupt"
         return Look(kind, str(error).removeprefix(f"{printable(path)}: "))
@@ -176,6 +178,18 @@ def _unread(data: bytes, message: str) -> Look:
     width, height = header_size(data) or (0, 0)
     sides = (height, width) if turn >= 5 else (width, height)
     return Look("image-unread", message, *sides, turn, hashlib.sha256(data).digest()[:16])
+
+
+def report_problems(pictures: Pictures, source: str, problems: RaiseErrors) -> None:
+    """Say what is wrong with each file; of Git LFS pointers, which come in sets, once."""
+    pointers = [k for k, (kind, _) in pictures.problems.items() if kind == "image-pointer"]
+    if pointers:
+        first = printable(pictures.paths[min(pointers)])
+        fault = f"{len(pointers)} of {len(pictures.paths)} images are Git LFS pointers, not the images themselves"
+        problems.add("image-pointer", source, f"{fault} ({first} is the first); fetch them with: git lfs pull")
+    for k, (kind, message) in sorted(pictures.problems.items()):
+        if kind != "image-pointer":
+            problems.add(kind, pictures.paths[k], message)
 
 
 def check_greys(pictures: Pictures, source: str, problems: RaiseErrors) -> None:

@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from singleshot.datasets.box_rules import NON_FINITE, ValidatedBoxes, validate_boxes
+from singleshot.datasets.box_rules import NON_FINITE, SWAPPED, ValidatedBoxes, swapped_corners, validate_boxes
 from singleshot.datasets.dataset import unknown_class
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.raw import RawObject, RawSet
+from singleshot.datasets.splits import usual_split
 from singleshot.errors import printable
 
 # Smaller than this after the image was resized into SSD300's square, a box is less than half a cell of the finest
@@ -21,6 +22,7 @@ from singleshot.errors import printable
 _SQUARE, _TINY_PX = 300, 4.0
 _HUGE = 0.98
 _SAME_IOU = 0.95
+_MANY, _MANY_PARTS = 10, 0.1  # images without a label file: more may be a mistake
 # Boxes of one image and class are compared with so many that start near them; bounds the work of a hostile file.
 _REACH = 256
 
@@ -122,7 +124,12 @@ def check_boxes(table: Table, problems: RaiseErrors) -> None:
         return f"{width} x {height} pixels"
 
     each("box-not-finite", non_finite, lambda j: f"{box(j)} {NON_FINITE}; correct it")
-    each("box-without-area", degenerate, lambda j: f"{box(j)} has no area; correct it or remove it")
+    swapped = swapped_corners(table.boxes, table.sizes[table.image_of])
+
+    def flat(j: int) -> str:
+        return f"{box(j)} has no area{f': {SWAPPED}' if swapped[j] else ''}; correct it or remove it"
+
+    each("box-without-area", degenerate, flat)
     each("box-outside", outside, lambda j: f"{box(j)} lies outside the image of {size(j)}; correct it")
     for j, other in duplicated_boxes(table).items():
         annotated = notation.item(table.objects[other])
@@ -304,6 +311,12 @@ def check_empty(table: Table, raw: RawSet, class_names: Sequence[str] | None, pr
     if raw.images and not table.objects and class_names is None:
         problems.add("nothing-labelled", raw.source, "no annotation has an object; label some before training")
     empty = [i for i, image in enumerate(raw.images) if not image.objects]
+    bare = {i for i in empty if raw.images[i].file == raw.images[i].path}  # which no label file says
+    if table.objects and len(bare) >= _MANY and len(bare) > _MANY_PARTS * len(raw.images):
+        fault = f"{len(bare)} of {len(raw.images)} images have no label file and train as background; label them, take "
+        fault += "them out, or put an empty file for each that shows nothing"
+        problems.add("image-without-label", raw.source, f"{fault} ({_short(raw.images[min(bare)].path)} is the first)")
+        empty = [i for i in empty if i not in bare]
     if empty and table.objects:
         shown = ", ".join(_short(raw.images[i].path) for i in empty[:5]) + (", ..." if len(empty) > 5 else "")
         fault = f"{len(empty)} of {len(raw.images)} images have no objects ({shown}); they train as background"
@@ -311,6 +324,24 @@ def check_empty(table: Table, raw: RawSet, class_names: Sequence[str] | None, pr
     for name, members in raw.splits.items():
         if not members and not raw.made:
             problems.add("split-unusable", raw.source, f"split {printable(name)!r} has no images that can be used")
+
+
+def check_names(raw: RawSet, problems: RaiseErrors) -> None:
+    """That the numbers of YOLO's classes have names."""
+    if raw.form == "yolo" and not raw.declared and raw.class_names:
+        fault = (
+            f"no names of the {len(raw.class_names)} classes: they are called after their numbers; put a list of "
+            "names, such as classes.txt or obj.names, into this folder, or give the folder above if it lies there"
+        )
+        problems.add("classes-unnamed", raw.source, fault)
+
+
+def check_train(raw: RawSet, problems: RaiseErrors) -> None:
+    """That there is a split to train on."""
+    if raw.images and not raw.made and not any(usual_split(split) in ("train", "trainval") for split in raw.splits):
+        there = ", ".join(printable(split, 40) for split in raw.splits)
+        fault = f"no split 'train' (there are: {there}); give train --split, or only the folder of one of them as DATA"
+        problems.add("split-train-missing", raw.source, f"{fault}: without splits it is divided")
 
 
 def _short(path: str) -> str:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from singleshot.datasets.box_rules import swapped_corners
 from singleshot.datasets.checks import CheckResult, Progress
 from singleshot.datasets.checks.labels import Table, base_splits, duplicated_boxes, role, tabulate, turned
 from singleshot.datasets.checks.left_out import write_left_out
@@ -32,11 +33,19 @@ from singleshot.storage import read_limited
 _SAME_PX = 0.01
 # A box that keeps less of its area within its image than this is not the object's any more.
 _LEAST_LEFT = 0.5
+_ACTIONS = {
+    "annotation-unreadable": "unreadable entries of label files left out",
+    "annotation-malformed": "unreadable entries of label files left out",
+    "split-unusable": "unusable entries of split lists left out",
+    "class-unknown": "objects of unknown classes left out",
+    "image-missing": "labels without an image left out",
+}
 _LOST = ("annotation-unreadable", "annotation-malformed", "class-unknown")
 
 
 class Repaired(NamedTuple):
-    """out: the folder written, in `form`; actions: what was done -> to what, a line each; left: what is still wrong."""
+    """out: the folder written, in `form`; actions: what was done -> to what, a line each; left: what is still wrong;
+    counts: what was done -> how often, of which `actions` has the first thousands."""
 
     out: str
     form: str
@@ -45,6 +54,7 @@ class Repaired(NamedTuple):
     splits: dict[str, int]
     actions: dict[str, list[str]]
     left: list[str]
+    counts: dict[str, int]
 
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
@@ -56,9 +66,14 @@ class _Log:
 
     def __init__(self) -> None:
         self.actions: dict[str, list[str]] = {}
+        self.more = Counter[str]()
 
     def add(self, action: str, obj: str) -> None:
         self.actions.setdefault(action, []).append(obj)
+
+    def counts(self) -> dict[str, int]:
+        """How often each was done."""
+        return {action: len(objects) + self.more[action] for action, objects in self.actions.items()}
 
 
 def repair(
@@ -73,6 +88,7 @@ def repair(
     raw = _in_pixels(_rename(result, log), log)
     sizes = result.pictures.sizes[result.file_of]
     lost, unknown = _images_of_lost_entries(result)
+    raw = _swap_corners(raw, tabulate(raw, sizes), log)
     table = tabulate(raw, sizes)
     images, doubtful = _repair_objects(table, result, log)
     with tempfile.TemporaryDirectory(prefix="singleshot-") as folder:
@@ -89,6 +105,7 @@ def repair(
         chosen = {i for members in fixed.splits.values() for i in members}
         if not any(fixed.images[i].objects for i in chosen):
             raise DataError(f"{printable(raw.source)}: nothing usable would be left: {_why_nothing(result)}")
+        unknown += [str(finding) for finding in result.findings if finding.kind == "labels-contradict"]
         odd = implausible(result.raw)
         if odd is not None and odd[0] == "boxes-suspicious":
             unknown.append(odd[1])
@@ -98,7 +115,7 @@ def repair(
         unknown += _turned_boxes(table, kept)
         write_left_out(out, unknown)
     left = [*unknown, *_unread_images(result)]  # those are found again
-    return Repaired(str(out), form, written.images, written.objects, written.splits, log.actions, left)
+    return Repaired(str(out), form, written.images, written.objects, written.splits, log.actions, left, log.counts())
 
 
 def _images_of_lost_entries(result: CheckResult) -> tuple[set[int], list[str]]:
@@ -145,6 +162,7 @@ def _why_nothing(result: CheckResult) -> str:
         "image-missing": "labelled images are not there; put them where the labels name them, or give the folder above "
         "that holds both",
         "image-corrupt": "images do not decode; fetch them again",
+        "image-pointer": "set has Git LFS pointers in place of its images; fetch them with: git lfs pull",
         "size-mismatch": "images are of another size than their labels say; take those that were labelled",
         "annotation-unreadable": "label files cannot be read; export them again",
         "annotation-malformed": "entries of label files cannot be used; export them again",
@@ -175,15 +193,13 @@ def _in_pixels(raw: RawSet, log: _Log) -> RawSet:
 
 def _unreadable(result: CheckResult, log: _Log) -> None:
     """What the readers could not use is not in the raw set any more."""
+    kept = Counter(finding.kind for finding in result.findings)
     for finding in result.findings:
-        if finding.kind in ("annotation-unreadable", "annotation-malformed"):
-            log.add("unreadable entries of label files left out", str(finding))
-        elif finding.kind == "split-unusable":
-            log.add("unusable entries of split lists left out", str(finding))
-        elif finding.kind == "class-unknown" and result.wanted is None:
-            log.add("objects of unknown classes left out", str(finding))
-        elif finding.kind == "image-missing":
-            log.add("labels without an image left out", str(finding))
+        if finding.kind in _ACTIONS and not (finding.kind == "class-unknown" and result.wanted is not None):
+            log.add(_ACTIONS[finding.kind], str(finding))
+    for kind, action in _ACTIONS.items():
+        if action in log.actions:
+            log.more[action] += result.counts[kind] - kept[kind] if kind in result.counts else 0
 
 
 def _rename(result: CheckResult, log: _Log) -> RawSet:
@@ -242,6 +258,24 @@ def _repair_objects(table: Table, result: CheckResult, log: _Log) -> tuple[list[
             objects[i].append(obj)
     images = [image._replace(objects=objects[i]) for i, image in enumerate(raw.images)]
     return images, set(table.image_of[doubtful].tolist())
+
+
+def _swap_corners(raw: RawSet, table: Table, log: _Log) -> RawSet:
+    """With the corners in order of boxes that lie in their images then, in the units in which they were written."""
+    swapped = swapped_corners(table.boxes, table.sizes[table.image_of]) & table.known
+    if not swapped.any():
+        return raw
+    objects: list[list[RawObject]] = [[] for _ in raw.images]
+    shift = first_pixel(raw)
+    for j, obj in enumerate(table.objects):
+        i = int(table.image_of[j])
+        if swapped[j]:
+            log.add("corners in the wrong order swapped", f"{raw.notation.where(raw.images[i], obj)}")
+            x0, y0, x1, y1 = (np.sort((np.array(obj.box) + shift).reshape(2, 2), axis=0).ravel() - shift).tolist()
+            objects[i].append(obj._replace(box=(x0, y0, x1, y1), area=float("nan")))
+        else:
+            objects[i].append(obj)
+    return raw._replace(images=[im._replace(objects=mine) for im, mine in zip(raw.images, objects, strict=True)])
 
 
 def _doubtful(table: Table) -> np.ndarray:

@@ -14,6 +14,8 @@ from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
 
+_MOST = 1000  # label files without an image that are looked at, in one folder
+
 
 def check_strays(source: Source, raw: RawSet, known: Sequence[Finding], problems: RaiseErrors) -> None:
     """known: what the readers found; an image that they speak of is not reported a second time."""
@@ -27,7 +29,10 @@ def check_strays(source: Source, raw: RawSet, known: Sequence[Finding], problems
     # An image that has a label file is labelled, whether or not it is listed.
     labels = tree.files(*source.format.label_folder) if source.format.label_folder else []
     labelled = {name.rpartition(".")[0] for name in labels}
+    own = source.format.own_labels
     for place in _folders(tree, used):
+        if own is not None:
+            _check_orphans(tree, own.without_image(tree, place, _MOST), problems)
         for name in _files(tree, place):
             path = tree.path(join(place, name))
             if not is_image(name) or path in used:
@@ -36,12 +41,20 @@ def check_strays(source: Source, raw: RawSet, known: Sequence[Finding], problems
             stem = name.rpartition(".")[0]
             if name in spoken or stem in spoken:
                 continue
-            if stem in labelled:
+            if stem in labelled or (own is not None and own.of(tree, join(place, name)) is not None):
                 fault = "has a label file, but no split lists it; add it to one, or remove it"
                 problems.add("image-unused", path, fault)
             else:
                 fault = "no label mentions it; label it, say that it shows nothing, or remove it"
                 problems.add("image-unlabelled", path, fault)
+
+
+def _check_orphans(tree: Tree, labels: list[str], problems: RaiseErrors) -> None:
+    if labels:
+        shown = ", ".join(printable(name.rpartition("/")[2], 80) for name in labels[:3]) + ", ..." * (len(labels) > 3)
+        count = f"{len(labels)} label files have" if len(labels) > 1 else "1 label file has"
+        fault = f"{count} no image ({shown}); add the images, or remove the files"
+        problems.add("label-without-image", tree.path(labels[0].rpartition("/")[0]), fault)
 
 
 def _files(tree: Tree, place: str) -> list[str]:

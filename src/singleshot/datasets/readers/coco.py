@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from itertools import islice
 from typing import Any, NamedTuple
 
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.packed_strings import is_encodable
-from singleshot.datasets.raw import Box, DatasetIds, Notation, RawImage, RawObject, RawSet
+from singleshot.datasets.raw import Box, DatasetIds, Hull, Notation, RawImage, RawObject, RawSet
 from singleshot.datasets.readers import coco_results
 from singleshot.datasets.readers.coco_layout import CocoFile, choose_file, coco_file, coco_files, is_undivided
-from singleshot.datasets.readers.coco_values import box_of, id_of, number, whole
+from singleshot.datasets.readers.coco_values import box_of, id_of, is_points_alone, number, whole
 from singleshot.datasets.readers.common import (
     MADE_SPLITS,
     UniqueImages,
@@ -27,6 +28,7 @@ from singleshot.datasets.readers.common import (
     parse_json,
     whole_side,
 )
+from singleshot.datasets.readers.shapes import report_passed
 from singleshot.datasets.tree import Tree, join, open_tree
 from singleshot.errors import DataError, printable
 
@@ -90,9 +92,9 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
             continue
         names += [name for name in found.ids.categories if name not in names]
         ids.append(found.ids)
-        members = [unique.place(image) for image in found.images]
         # Two files of one split are told apart by their whole names.
-        splits_of[one.split if one.split not in splits_of else one.tag] = members
+        split = one.split if one.split not in splits_of else one.tag
+        splits_of[split] = unique.place(split, found.images)
     if file and wanted is not None:
         splits_of = dict(zip([wanted], splits_of.values(), strict=False))
     if made:
@@ -136,10 +138,15 @@ def _read_file(tree: Tree, file: CocoFile, problems: RaiseErrors) -> _Read | Non
         return None
     listed = _images(content["images"], path, problems)
     objects: list[list[RawObject]] = [[] for _ in listed.files]
+    passed = Counter[str]()
     for k, item in enumerate(content["annotations"]):
+        if is_points_alone(item):
+            passed["keypoints"] += 1
+            continue
         found = _row(item, path, k, listed, order, problems)
         if found is not None:
             objects[found[0]].append(found[1])
+    report_passed(problems, path, passed)
     del content
     images = [
         RawImage(found, str(ident), *listed.sizes[i], objects[i], path, listed=listed.files[i])
@@ -320,7 +327,8 @@ def _row(
         return None
     x, y, width, height = numbers
     place = images.position[ident]  # type: ignore[index]
-    box, score = (x, y, x + width, y + height), number(item.get("score"))
+    box: Box = (x, y, x + width, y + height)
+    box, score = Hull(box) if item.get("bbox") in (None, []) else box, number(item.get("score"))
     return place, RawObject(name, box, bool(difficult), bool(crowd), area, number=k, tag=own, score=score)
 
 

@@ -7,7 +7,7 @@ import re
 from typing import NamedTuple
 
 from singleshot.datasets.readers import coco_results, results
-from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split, split_of, word_split
+from singleshot.datasets.splits import KNOWN_SPLITS, name_train, resolve_split, split_of, word_split
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
@@ -45,7 +45,11 @@ def coco_files(tree: Tree) -> list[CocoFile]:
     for folder in ("", *tree.folders()):
         if _EXPORTED in tree.names(folder):
             found.append(CocoFile(join(folder, _EXPORTED), folder or "all", split_of(folder) or "all"))
-    return _by_words(found) or _files_of_splits(tree) or _result_lists(tree)
+    found = _by_words(found)
+    at = name_train([(file.split, file.name) for file in found])
+    if at is not None:
+        found[at] = found[at]._replace(split="train")
+    return found or _files_of_splits(tree) or _result_lists(tree)
 
 
 def _by_words(files: list[CocoFile]) -> list[CocoFile]:

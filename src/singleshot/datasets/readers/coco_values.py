@@ -48,6 +48,15 @@ def box_of(item: dict[str, Any]) -> list[float] | str:
     return f"bbox {printable(repr(box), 80)}; want the four numbers x, y, width, height"
 
 
+def is_points_alone(item: object) -> bool:
+    """Whether an annotation has key points and neither a box nor an outline."""
+    return (
+        isinstance(item, dict)
+        and isinstance(item.get("keypoints"), list)
+        and all(item.get(key) in (None, []) for key in ("bbox", "segmentation"))
+    )
+
+
 def _surround_outline(outline: object) -> Box | str | None:
     """The box round polygons or a mask, or what is wrong with the mask; None where there is nothing to surround."""
     if isinstance(outline, dict):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
 
 from singleshot.datasets.findings import RaiseErrors
-from singleshot.datasets.raw import Box, RawImage, say_same
+from singleshot.datasets.raw import Box, Hull, RawImage, say_same
 from singleshot.datasets.readers.image_finder import ImageFinder
 from singleshot.datasets.splits import make_splits, resolve_split
 from singleshot.datasets.tree import Tree
@@ -62,7 +62,7 @@ def surround(xs: Sequence[float], ys: Sequence[float]) -> Box:
     """The box around points; all NaN where one coordinate is, since min and max would depend on the order."""
     if any(map(math.isnan, (*xs, *ys))):
         return (math.nan, math.nan, math.nan, math.nan)
-    return (min(xs), min(ys), max(xs), max(ys))
+    return Hull((min(xs), min(ys), max(xs), max(ys)))
 
 
 # ---------------------------------------------------------------------------------------------- JSON
@@ -177,11 +177,14 @@ def find_images(
                 except DataError as error:
                     refused[name] = f"image {error}"
         fewest = best.count("")
+    where = f"not in {printable(tree.path(best_place))}); add the files there"
+    if fewest == len(wanted):
+        where = f"not below {printable(tree.root)}); add the files"
     for (name, line), there in zip(wanted, best, strict=True):
         if not there:
             message = refused.get(name) or (
-                f"image {printable(name)!r} is missing ({fewest} of {len(wanted)} are not in "
-                f"{printable(tree.path(best_place))}); add the files there, or take the images out of this file"
+                f"image {printable(name)!r} is missing ({fewest} of {len(wanted)} are {where}, or take the images out "
+                "of this file"
             )
             problems.add("image-missing", path, message, line=line)
     return best
@@ -205,19 +208,46 @@ def shorten_idents(idents: Sequence[str]) -> list[str]:
 
 class UniqueImages:
     """Images of several files: the same one in two of them (train and trainval) is one, unless they say different
-    objects of it."""
+    objects of it. A split has it once: the first of its label files counts."""
 
     def __init__(self) -> None:
         self.images: list[RawImage] = []
         self._seen: dict[str, int] = {}
+        self._first: dict[str, dict[str, RawImage]] = {}
+        self._again: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
 
-    def place(self, image: RawImage) -> int:
-        """Its position among the images, put there if it is new."""
+    def place(self, split: str, images: Iterable[RawImage]) -> list[int]:
+        """The positions of a split's further images among all, put there if they are new."""
+        return [at for at in (self._place(split, image) for image in images) if at is not None]
+
+    def _place(self, split: str, image: RawImage) -> int | None:
+        first = self._first.setdefault(split, {}).setdefault(image.path, image)
+        if first is not image and first.file != image.file:  # under two ids of one COCO file it is said there
+            same = say_same(first.objects, image.objects, near=True)
+            self._again.setdefault((first.file, image.file), ([], []))[same].append(image.path)
+            return None
         at = self._seen.get(image.path)
         if at is None or not say_same(self.images[at].objects, image.objects):
             at = self._seen[image.path] = len(self.images)
             self.images.append(image)
         return at
+
+    def report(self, problems: RaiseErrors) -> None:
+        """Say which label files are of the same images of a split."""
+        for (first, file), (other, same) in self._again.items():
+            if other:
+                message = (
+                    f"{len(other)} image{'s' * (len(other) > 1)} with other objects than in {printable(first)} "
+                    f"({printable(other[0].rpartition('/')[2], 80)} is the first); both are of one split: keep one of "
+                    "the two files, or join them"
+                )
+                problems.add("labels-contradict", file, message)
+            if same:
+                message = (
+                    f"{len(same)} image{'s' * (len(same) > 1)} with the objects that {printable(first)} has; they "
+                    "count once: remove one of the two files"
+                )
+                problems.add("labels-repeated", file, message)
 
 
 # ---------------------------------------------------------------------------------------------- splits

@@ -36,7 +36,7 @@ from singleshot.datasets.readers.csv_rows import (
     split_name,
     without_gc,
 )
-from singleshot.datasets.splits import KNOWN_SPLITS, SPLIT_ALIASES, resolve_split
+from singleshot.datasets.splits import KNOWN_SPLITS, SPLIT_ALIASES, name_train, resolve_split
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
@@ -88,6 +88,9 @@ def csv_files(tree: Tree) -> list[CsvFile]:
         if folder not in _FOLDERS and tree.names(folder).get(_EXPORTED) is False:
             file = _look(tree, join(folder, _EXPORTED), split_name(folder), folder)
             found += [file] if file else []
+    at = name_train([(file.split, file.name) for file in found])
+    if at is not None and found[at].columns.split < 0:
+        found[at] = found[at]._replace(split="train")
     return found
 
 
@@ -262,7 +265,8 @@ def _gather(tree: Tree, groups: list[_Group], problems: RaiseErrors) -> tuple[li
                 # All of the name for now; its last part if that is enough.
                 ident = name.rpartition(".")[0]
                 mine[name] = RawImage(tree.path(name), ident, *image.size, image.objects, label, group.relative)
-        splits_of.setdefault(group.split, []).extend(map(unique.place, mine.values()))
+        splits_of.setdefault(group.split, []).extend(unique.place(group.split, mine.values()))
+    unique.report(problems)
     idents = shorten_idents([image.ident for image in unique.images])
     images = [image._replace(ident=ident) for image, ident in zip(unique.images, idents, strict=True)]
     return images, splits_of

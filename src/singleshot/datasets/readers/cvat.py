@@ -19,7 +19,7 @@ from singleshot.datasets.packed_strings import is_encodable
 from singleshot.datasets.raw import Box, RawObject
 from singleshot.datasets.readers.common import parse_number, surround, whole_side
 from singleshot.datasets.readers.label_files import LabelForm, ListedImage, ParsedFile, UnreadableFileError
-from singleshot.datasets.readers.shapes import cut_to_image, read_flags, surround_ellipse, surround_rotated_box
+from singleshot.datasets.readers.shapes import read_flags, report_passed, surround_ellipse, surround_rotated_box
 from singleshot.errors import printable
 from singleshot.text import utf8_head
 
@@ -68,6 +68,7 @@ class _Parsing:
         self._flags: dict[str, str] = {}
         self._count = self._line = 0
         self._passed: Counter[str] = Counter()
+        self._without_area: Counter[str] = Counter()
         self._parser = expat.ParserCreate()
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end
@@ -87,6 +88,7 @@ class _Parsing:
         if self._passed:
             there = ", ".join(f"{n} {kind}{'s' * (n > 1)}" for kind, n in self._passed.items())
             logger.warning("%s: %s of whole images passed over: they are no objects", where, there)
+        report_passed(self._problems, self._path, self._without_area)
         return ParsedFile(self.images, tuple(self.classes))
 
     def _refuse_doctype(self, *_: Any) -> None:
@@ -181,8 +183,7 @@ class _Parsing:
         if tag == "tag":
             self._passed[tag] += 1
         elif tag in _WITHOUT_AREA:
-            kind = "points have" if tag == "points" else "a skeleton has"
-            broken(message=f"{kind} no area to detect; draw a rectangle round it, or remove it")
+            self._without_area[tag] += 1
         elif tag not in _SHAPES:
             broken(message=f"<{printable(tag, 40)}> is no known shape; want box, polygon, polyline, ellipse or mask")
         elif not name or not is_encodable(name):
@@ -193,8 +194,6 @@ class _Parsing:
             if isinstance(found, str) or isinstance(said, str):
                 broken(message=found if isinstance(found, str) else str(said))
             else:
-                if shape.get("rotation", "0").strip("0.") or tag == "cuboid":
-                    found = cut_to_image(found, image.width, image.height)
                 image.objects.append(RawObject(name, found, **said, number=number, line=self._line, tag=here))
 
 

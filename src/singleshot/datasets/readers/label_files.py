@@ -25,7 +25,7 @@ from singleshot.datasets.readers.common import (
 )
 from singleshot.datasets.readers.image_finder import ImageFinder
 from singleshot.datasets.readers.own_lists import listed_splits, read_class_list, read_split_lists
-from singleshot.datasets.splits import resolve_split, usual_split, word_split
+from singleshot.datasets.splits import name_train, resolve_split, usual_split, word_split
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
@@ -155,7 +155,9 @@ class LabelForm:
         splits_of: dict[str, list[int]] = {}
         for group in groups:
             there = _find_images(tree, group.file, group.images, finder, problems)
-            splits_of.setdefault(group.split, []).extend(map(unique.place, there))
+            key = "" if made else group.split
+            splits_of.setdefault(group.split, []).extend(unique.place(key, there))
+        unique.report(problems)
         idents = shorten_idents([image.ident.rpartition(".")[0] for image in unique.images])
         images = [image._replace(ident=ident) for image, ident in zip(unique.images, idents, strict=True)]
         if lists:
@@ -196,6 +198,9 @@ class LabelForm:
         if file:
             return [_label_file(file)]
         own = self._own_files(tree, strict=True)
+        at = name_train([(one.split, one.name) for one in own])
+        if at is not None:
+            own[at] = own[at]._replace(split="train")
         return own or [one for _, files in self._files_below(tree) for one in files]
 
     def _own_files(self, tree: Tree, strict: bool) -> list[LabelFile]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable
 from itertools import islice
 from typing import Any, NamedTuple
 
 from singleshot.datasets.findings import CollectErrors, RaiseErrors
 from singleshot.datasets.packed_strings import is_encodable
-from singleshot.datasets.raw import Box, RawImage, RawObject, RawSet
+from singleshot.datasets.raw import Box, Hull, RawImage, RawObject, RawSet
 from singleshot.datasets.readers.common import (
     MADE_SPLITS,
     divide,
@@ -29,7 +30,7 @@ from singleshot.datasets.readers.common import (
 )
 from singleshot.datasets.readers.image_finder import ImageFinder
 from singleshot.datasets.readers.own_lists import listed_splits, read_class_list, read_split_lists
-from singleshot.datasets.readers.shapes import show
+from singleshot.datasets.readers.shapes import report_passed, show
 from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
@@ -43,8 +44,11 @@ MAX_JSON_BYTES = 512 * 2**20
 _PEEK_BYTES = 1 << 16
 _FEW = 5
 # Shapes whose box surrounds their points, and the points that they need at least.
-_SURROUNDED = {"polygon": 3, "quadrilateral": 3, "rotation": 3, "linestrip": 2, "rectangle": 2, "mask": 2}
+_SURROUNDED = {"polygon": 3, "quadrilateral": 3, "rotation": 3, "linestrip": 3, "rectangle": 2, "mask": 2}
 _WITHOUT_AREA = ("point", "points", "line")
+# What LabelMe's own converters leave out.
+_IGNORED = ("__ignore__", "_background_")
+_PARTS = "parts"
 _FLAG: dict[object, bool] = {None: False, False: False, True: True}
 
 
@@ -117,13 +121,18 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     images: list[RawImage] = []
     splits_of: dict[str, list[int]] = {}
     names: set[str] = set()
+    passed = Counter[str]()
     own = "" if folders or _has_pairs(tree, "") else _label_folder(tree)
     for split, folder in (folders or {"": own}).items():
-        found = [_image(tree, folder, pair, problems) for pair in _read_pairs(tree, folder, problems)]
+        found = [_image(tree, pair, problems, passed) for pair in _read_pairs(tree, folder, problems)]
         names |= {obj.name for image in found for obj in image.objects}
         if chosen in (None, split):
             splits_of[split] = list(range(len(images), len(images) + len(found)))
             images += found
+    report_passed(problems, tree.root, {kind: count for kind, count in passed.items() if kind != _PARTS})
+    if passed[_PARTS]:
+        message = f"{passed[_PARTS]} shapes are further parts of objects: they have the label and group_id of another"
+        problems.add("shapes-joined", tree.root, message)
     if lists:
         splits_of = listed_splits(tree, lists, images, wanted, problems)
     elif made:
@@ -220,14 +229,30 @@ def _image_of(tree: Tree, folder: str, image_path: Any, same: list[str], stems: 
 # ---------------------------------------------------------------------------------------------- shapes
 
 
-def _image(tree: Tree, folder: str, pair: _Pair, problems: RaiseErrors) -> RawImage:
+def _image(tree: Tree, pair: _Pair, problems: RaiseErrors, passed: Counter[str]) -> RawImage:
     path = tree.path(pair.json)
     width, height = (_side(pair.content, key, path, problems) for key in ("imageWidth", "imageHeight"))
     if not (width and height):
         width = height = 0
-    objects = [_object(item, path, k, problems) for k, item in enumerate(pair.content["shapes"])]
+    objects: dict[tuple[str, object], RawObject] = {}
+    for k, item in enumerate(pair.content["shapes"]):
+        obj = _object(item, path, k, problems, passed)
+        if obj is None:
+            continue
+        group = item.get("group_id")
+        key = (obj.name, k if not isinstance(group, int | str) else f"group {group}")
+        if key in objects:  # one object in parts, as LabelMe's own converters have it
+            passed[_PARTS] += 1
+            obj = _joined(objects[key], obj)
+        objects[key] = obj
     ident = pair.json.rpartition("/")[2][:-5]
-    return RawImage(tree.path(pair.image), ident, width, height, [obj for obj in objects if obj], path)
+    return RawImage(tree.path(pair.image), ident, width, height, list(objects.values()), path)
+
+
+def _joined(one: RawObject, other: RawObject) -> RawObject:
+    (x0, y0, x1, y1), (x2, y2, x3, y3) = one.box, other.box
+    box = surround((x0, x1, x2, x3), (y0, y1, y2, y3))
+    return one._replace(box=box, difficult=one.difficult or other.difficult, crowd=one.crowd or other.crowd)
 
 
 def _side(content: dict[str, Any], key: str, path: str, problems: RaiseErrors) -> int:
@@ -239,7 +264,7 @@ def _side(content: dict[str, Any], key: str, path: str, problems: RaiseErrors) -
     return side or 0
 
 
-def _object(item: Any, path: str, k: int, problems: RaiseErrors) -> RawObject | None:
+def _object(item: Any, path: str, k: int, problems: RaiseErrors, passed: Counter[str]) -> RawObject | None:
     name = item.get("label") if isinstance(item, dict) else None
     shown = f"object {k} ({printable(name, 80)})" if isinstance(name, str) and name.strip() else f"object {k}"
 
@@ -252,11 +277,25 @@ def _object(item: Any, path: str, k: int, problems: RaiseErrors) -> RawObject | 
     if not isinstance(name, str) or not name.strip() or not is_encodable(name):
         broken(f"label is {show(name)}; say what it is")
         return None
+    kind = _passed_over(item, name.strip())
+    if kind:
+        passed[kind] += 1
+        return None
     box = _box(item, broken)
     flags = _flags(item, broken) if box is not None else None
     if box is None or flags is None:
         return None
     return RawObject(name.strip(), box, *flags, number=k)
+
+
+def _passed_over(item: dict[str, Any], name: str) -> str:
+    """What a shape is that is no object: of a label to be ignored, or without area; "" for others."""
+    kind, points = item.get("shape_type"), item.get("points")
+    if name in _IGNORED:
+        return name
+    if kind == "linestrip" and isinstance(points, list) and len(points) == 2:
+        return "line"
+    return str(kind) if kind in _WITHOUT_AREA else ""
 
 
 def _box(item: dict[str, Any], broken: Callable[[str], None]) -> Box | None:
@@ -266,9 +305,7 @@ def _box(item: dict[str, Any], broken: Callable[[str], None]) -> Box | None:
     points = item.get("points")
     numbers = [_point(point) for point in points] if isinstance(points, list) else [None]
     known = [point for point in numbers if point is not None]
-    if kind in _WITHOUT_AREA:
-        broken(f"a {kind} has no area to detect; draw a rectangle round it, or remove it")
-    elif not isinstance(kind, str) or kind not in (*_SURROUNDED, "circle"):
+    if not isinstance(kind, str) or kind not in (*_SURROUNDED, "circle"):
         broken(f"shape_type is {show(kind)}; want rectangle, polygon, circle, linestrip or mask")
     elif len(known) < len(numbers):
         broken("its points are not pairs of numbers; want [[x, y], [x, y], ...] in pixels")
@@ -279,12 +316,13 @@ def _box(item: dict[str, Any], broken: Callable[[str], None]) -> Box | None:
     elif kind == "circle":
         (x, y), (edge_x, edge_y) = known
         radius = math.hypot(edge_x - x, edge_y - y)
-        return (x - radius, y - radius, x + radius, y + radius)
+        return Hull((x - radius, y - radius, x + radius, y + radius))
     else:
         x0, y0, x1, y1 = surround(*zip(*known, strict=True))
         # The second point of a mask is its last pixel, not where it ends.
         last = kind == "mask" and len(known) == 2
-        return (x0, y0, x1 + last, y1 + last)
+        box = (x0, y0, x1 + last, y1 + last)
+        return box if last or kind == "rectangle" else Hull(box)
     return None
 
 

@@ -22,7 +22,6 @@ from singleshot.datasets.readers.common import surround, whole_side
 from singleshot.datasets.readers.label_files import LabelForm, ListedImage, ParsedFile, UnreadableFileError, load_json
 from singleshot.datasets.readers.run_lengths import surround_brush
 from singleshot.datasets.readers.shapes import (
-    cut_to_image,
     read_flags,
     show,
     surround_ellipse,
@@ -43,7 +42,7 @@ _MIN = re.compile(rb'"(?:rectangle|polygon|ellipse|brush|keypoint)labels"|"annot
 _PREFIX = re.compile(r"[0-9a-f]{8}-(?=.)")
 _IMAGE_KEYS = ("image", "img", "image_url", "picture")
 _NEEDED = {"rectangle": ("x", "y", "width", "height"), "ellipse": ("x", "y", "radiusX", "radiusY"), "polygon": ()}
-_WITHOUT_BOX = {"brush": "a brush stroke", "keypoint": "a key point", "vector": "a vector"}
+_WITHOUT_BOX = ("brush", "keypoint", "vector")
 
 
 def is_one(head: bytes) -> bool:
@@ -189,14 +188,14 @@ class _Result:
             add(message=f"is {show(result if value is None else value)}; want a value in braces", item=here)
             return []
         kind, labels = self._kind(result, value)
-        if kind is None:
-            self._passed[str(result.get("type") or "others")[:40]] += 1
+        if kind is None or kind in ("keypoint", "vector"):
+            self._passed[str(kind or result.get("type") or "others")[:40]] += 1
             return []
         names = [one.strip() for one in labels if isinstance(one, str) and one.strip() and is_encodable(one)]
         shown = f"{here} ({printable(', '.join(names), 80)})" if names else here
         broken = functools.partial(add, item=shown)
-        if kind in _WITHOUT_BOX and (kind != "brush" or value.get("rle") is None):
-            broken(message=f"{_WITHOUT_BOX[kind]} has no box; draw a rectangle round it, or remove it")
+        if kind == "brush" and value.get("rle") is None:
+            broken(message="a brush stroke has no box; draw a rectangle round it, or remove it")
         elif not names or len(names) < len(labels):
             broken(message="has no label; say what it is")
         else:
@@ -245,7 +244,7 @@ class _Result:
             box = surround_ellipse(x, y, across, down, rotation)
         else:
             box = surround_rotated_corner((x, y, x + across, y + down), rotation)
-        return cut_to_image(box, width, height) if rotation else box
+        return box
 
 
 def _surround_points(points: Any, width: int, height: int) -> Box | str:

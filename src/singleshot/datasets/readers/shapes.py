@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from singleshot.datasets.raw import Box
+from singleshot.datasets.findings import RaiseErrors
+from singleshot.datasets.raw import Box, Hull
 from singleshot.datasets.readers.common import json_number, parse_number, surround
 from singleshot.errors import printable
 
@@ -56,15 +57,6 @@ def surround_ellipse(x: float, y: float, radius_x: float, radius_y: float, degre
     return _around(x, y, reach_x, reach_y)
 
 
-def cut_to_image(box: Box, width: int, height: int) -> Box:
-    """The part of the box in the image, for a box round a turned shape: its corners may lie outside though the shape
-    does not. As it is where the image's size is 0, not known, or nothing of the box lies in it."""
-    x0, y0, x1, y1 = box
-    cut = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
-    overlaps = cut[0] < cut[2] and cut[1] < cut[3]
-    return cut if width and height and overlaps and all(map(math.isfinite, box)) else box
-
-
 def to_number(value: Any) -> float | None:
     """A number, or a text that is one, as float; None for anything else."""
     if isinstance(value, str):
@@ -90,6 +82,13 @@ def read_flags(attributes: Mapping[str, Any]) -> dict[str, bool] | str:
     return flags
 
 
+def report_passed(problems: RaiseErrors, path: str, passed: Mapping[str, int]) -> None:
+    """Say how many shapes of each kind are no objects; nothing where there are none."""
+    if passed:
+        there = ", ".join(f"{count} {printable(kind, 40)}" for kind, count in passed.items())
+        problems.add("shapes-passed-over", path, f"{there}: no objects with a box, passed over")
+
+
 def show(value: Any) -> str:
     """A value for messages; of what holds others the kind alone."""
     if isinstance(value, dict | list):
@@ -108,4 +107,4 @@ def _turn(degrees: float) -> tuple[float, float]:
 
 
 def _around(x: float, y: float, reach_x: float, reach_y: float) -> Box:
-    return (x - reach_x, y - reach_y, x + reach_x, y + reach_y)
+    return Hull((x - reach_x, y - reach_y, x + reach_x, y + reach_y))

@@ -13,7 +13,6 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from singleshot.datasets.findings import RaiseErrors
@@ -22,7 +21,7 @@ from singleshot.datasets.raw import Box, RawObject
 from singleshot.datasets.readers import via3
 from singleshot.datasets.readers.common import surround
 from singleshot.datasets.readers.label_files import LabelForm, ListedImage, ParsedFile, UnreadableFileError, load_json
-from singleshot.datasets.readers.shapes import FLAG_NAMES, read_flags, show, surround_ellipse, to_number
+from singleshot.datasets.readers.shapes import FLAG_NAMES, read_flags, report_passed, show, surround_ellipse, to_number
 from singleshot.errors import DataError, printable
 from singleshot.text import decode_text, utf8_head
 
@@ -31,6 +30,7 @@ logger = logging.getLogger(__name__)
 _CLASS_KEYS = ("class", "label", "name", "type", "category", "object")
 # What objects are called where no region has an attribute: one class was so plain that nobody wrote it.
 ONLY_CLASS = "object"
+_MOST_KEYS = 16  # attributes of which it is looked whether they agree
 _COLUMNS = ("filename", "region_shape_attributes", "region_attributes")
 _NEEDED = {
     "rect": ("x", "y", "width", "height"), "circle": ("cx", "cy", "r"), "ellipse": ("cx", "cy", "rx", "ry"),
@@ -74,12 +74,15 @@ def parse(data: bytes, path: str, problems: RaiseErrors) -> ParsedFile:
     """The contents of a project, JSON or CSV; `path` is for messages. Raises UnreadableFileError."""
     is_json = utf8_head(data[:4096]).lstrip().startswith((b"{", b"["))
     entries = _json_entries(data, path, problems) if is_json else _csv_entries(data, path, problems)
-    key = _class_key([region for entry in entries for region in entry.regions], path)
-    images = []
+    keys = _class_keys([region for entry in entries for region in entry.regions], path)
+    images, points = [], 0
     for entry in entries:
         shown = printable(entry.name, 80)
-        objects = [_object(region, shown, key, path, problems) for region in entry.regions]
+        regions = [region for region in entry.regions if not _is_point(region)]
+        points += len(entry.regions) - len(regions)
+        objects = [_object(region, shown, keys, path, problems) for region in regions]
         images.append(ListedImage((entry.name,), entry.item, [obj for obj in objects if obj], line=entry.line))
+    report_passed(problems, path, {"point": points} if points else {})
     return ParsedFile(images)
 
 
@@ -200,33 +203,51 @@ def _cell(text: str) -> Any:
 # ---------------------------------------------------------------------------------------------- regions
 
 
-def _class_key(regions: Iterable[_Region], path: str) -> str | None:
-    """The attribute that is the class; None where no region has any. Raises UnreadableFileError for several that might
-    be it."""
+def _is_point(region: _Region) -> bool:
+    return isinstance(region.shape, dict) and region.shape.get("name") == "point"
+
+
+def _class_keys(regions: list[_Region], path: str) -> list[str]:
+    """The attributes that are the class: one, or several that always agree; [] where no region has any. Raises
+    UnreadableFileError for several that might be it."""
     found: dict[str, None] = {}
-    some = False
     for region in regions:
-        some = True
         if isinstance(region.attributes, dict):
             found |= dict.fromkeys(region.attributes)
     plain = [key for key in found if key.strip().lower() not in FLAG_NAMES] or list(found)
     called = {key.strip().lower(): key for key in reversed(plain)}
     usual = next((called[key] for key in _CLASS_KEYS if key in called), None)
     if usual is not None:
-        return usual
-    if len(plain) > 1:
+        return [usual]
+    compared = regions if 1 < len(plain) <= _MOST_KEYS else []
+    values = [[_class_of(region.attributes, [key]) for key in plain] for region in compared]
+    if len(plain) > 1 and not (_agree(values) and any(all(row) for row in values)):
         there = ", ".join(printable(key, 40) for key in plain[:8])
+        odd = next((k for k, row in enumerate(values) if not _agree([row])), None)
+        example = ""
+        if odd is not None:
+            pairs = [f"{printable(k, 40)} {printable(v, 40)!r}" for k, v in zip(plain, values[odd], strict=True) if v]
+            example = f" (one region has {', '.join(pairs[:3])})"
         raise UnreadableFileError(
             f"{printable(path)}: regions have several attributes ({there}); call the one that is the class 'class'"
+            f"{example}"
         )
-    if some and not plain:
+    if len(plain) > 1:
+        there = ", ".join(printable(key, 40) for key in plain[:8])
+        logger.info("%s: the attributes %s always agree: they are the class", printable(path), there)
+    if regions and not plain:
         logger.warning("%s: no region has an attribute, all are of the class %r", printable(path), ONLY_CLASS)
-    return plain[0] if plain else None
+    return plain
 
 
-def _object(region: _Region, image: str, key: str | None, path: str, problems: RaiseErrors) -> RawObject | None:
+def _agree(values: list[list[str]]) -> bool:
+    """Whether no row has two different texts."""
+    return all(len(set(filter(None, row))) < 2 for row in values)
+
+
+def _object(region: _Region, image: str, keys: list[str], path: str, problems: RaiseErrors) -> RawObject | None:
     here = f"{image}: region {region.place}"
-    name = ONLY_CLASS if key is None else _class_of(region.attributes, key)
+    name = _class_of(region.attributes, keys) if keys else ONLY_CLASS
     shown = f"{here} ({printable(name, 80)})" if name else here
 
     def broken(message: str) -> None:
@@ -235,21 +256,28 @@ def _object(region: _Region, image: str, key: str | None, path: str, problems: R
     if not isinstance(region.shape, dict):
         broken(f"shape_attributes is {show(region.shape)}; want name and coordinates in braces")
     elif not name or not is_encodable(name):
-        value = region.attributes.get(key) if isinstance(region.attributes, dict) else region.attributes
-        broken(f"attribute {printable(key, 40)} is {show(value)}; say what it is")
+        value = region.attributes.get(keys[0]) if isinstance(region.attributes, dict) else region.attributes
+        broken(f"attribute {printable(keys[0], 40)} is {show(value)}; say what it is")
     else:
         box = _box(region.shape)
         others = region.attributes if isinstance(region.attributes, dict) else {}
-        flags = read_flags({attribute: value for attribute, value in others.items() if attribute != key})
+        flags = read_flags({attribute: value for attribute, value in others.items() if attribute not in keys})
         if not isinstance(box, str) and not isinstance(flags, str):
             return RawObject(name, box, **flags, number=region.number, line=region.line, tag=here)
         broken(box if isinstance(box, str) else str(flags))
     return None
 
 
-def _class_of(attributes: Any, key: str) -> str:
-    """The class that the attribute says: a text, or the only box that is ticked; "" for none."""
-    value = attributes.get(key) if isinstance(attributes, dict) else None
+def _class_of(attributes: Any, keys: list[str]) -> str:
+    """The class that the first of the attributes says that says any: a text, or the only box that is ticked; "" for
+    none."""
+    for key in keys if isinstance(attributes, dict) else ():
+        if name := _text_of(attributes.get(key)):
+            return name
+    return ""
+
+
+def _text_of(value: Any) -> str:
     if isinstance(value, dict):
         ticked = [name for name, is_on in value.items() if is_on is True]
         value = ticked[0] if len(ticked) == 1 else None
@@ -261,8 +289,6 @@ def _class_of(attributes: Any, key: str) -> str:
 def _box(shape: dict[str, Any]) -> Box | str:
     """What surrounds a shape, or what is wrong with it."""
     kind = shape.get("name")
-    if kind == "point":
-        return "a point has no area to detect; draw a rectangle round it, or remove it"
     if not isinstance(kind, str) or kind not in _NEEDED:
         return f"its shape is {show(kind)}; want rect, polygon, polyline, circle or ellipse"
     if kind in _FEWEST:

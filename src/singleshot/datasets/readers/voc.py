@@ -16,42 +16,38 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 from xml.etree.ElementTree import ParseError
 
-from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
+from singleshot.datasets.findings import RAISE_ERRORS, CollectErrors, RaiseErrors
 from singleshot.datasets.raw import Box, Notation, RawImage, RawObject, RawSet, show_item
-from singleshot.datasets.readers.common import MAX_SIDE, parse_number, score_of, shorten_idents, whole_side
+from singleshot.datasets.readers.common import (
+    MAX_SIDE,
+    UniqueImages,
+    parse_number,
+    score_of,
+    shorten_idents,
+    whole_side,
+)
 from singleshot.datasets.readers.image_finder import ImageFinder
 from singleshot.datasets.readers.own_lists import read_class_list
-from singleshot.datasets.readers.shapes import cut_to_image, surround_rotated_box
+from singleshot.datasets.readers.shapes import surround_rotated_box
 from singleshot.datasets.readers.voc_layout import (
     IMAGES,
-    LABELS,
     ImagePlaces,
-    Layout,
     find_layout,
     is_annotation,
     is_deep,
     sniff,
 )
-from singleshot.datasets.splits import make_splits, resolve_split
-from singleshot.datasets.tree import Tree, join
+from singleshot.datasets.readers.voc_splits import DEVKIT_CLASSES, LISTS, NO_SPLIT, read_splits, require_annotations
+from singleshot.datasets.splits import find_split, resolve_split
+from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
 from singleshot.extras import needs
 from singleshot.images.suffixes import is_image
-from singleshot.text import decode_text
 
 logger = logging.getLogger(__name__)
 __all__ = ["DEVKIT_CLASSES", "is_annotation", "is_deep", "line_of", "parse_annotation", "read", "sniff", "splits"]
 
 MAX_XML_BYTES = 16 * 2**20
-MAX_LIST_BYTES = 256 * 2**20
-
-_LISTS = "ImageSets/Main"
-# What tools call their list when there are no splits.
-_NO_SPLIT = "default"
-DEVKIT_CLASSES = frozenset(
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "  # noqa: SIM905
-    "pottedplant sheep sofa train tvmonitor".split()
-)
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _TURNED = ("cx", "cy", "w", "h", "angle")  # pixels and radians
 _FLAG = {"": False, "0": False, "1": True, "false": False, "true": True, "unspecified": False}
@@ -66,35 +62,29 @@ class VocAnnotation(NamedTuple):
     objects: list[RawObject]
 
 
-class _Splits(NamedTuple):
-    """stems: split -> names of its annotations; made: there are no lists and no folders, the splits were made here."""
-
-    stems: dict[str, list[str]]
-    made: bool
-
-
 def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
     """Names of the splits of a VOC folder; DataError when it holds no annotation."""
-    return tuple(_read_splits(tree, find_layout(tree), RAISE_ERRORS).stems)
+    return tuple(read_splits(tree, find_layout(tree), CollectErrors(0)).stems)  # the reading that follows reports
 
 
 def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> RawSet:
     """Read a VOC folder: the split `wanted`, or all of them. Its class names are the sorted names over all splits, so
     that train and val agree."""
     layout = find_layout(tree)
-    there = _read_splits(tree, layout, problems)
+    there = read_splits(tree, layout, problems)
     stems_of = there.stems
     if wanted is not None:
+        name = None if find_split(wanted, stems_of) else find_split(wanted, there.left_out)
+        if name is not None:
+            raise DataError(f"{printable(tree.root)}: split {printable(name)!r} {there.left_out[name]}")
         split = resolve_split(wanted, stems_of, tree.root)
-        if not stems_of[split]:
-            raise DataError(f"{printable(tree.root)}: split {printable(split)!r} has no images; add some to its list")
         stems_of = {split: stems_of[split]}
     if there.made:
         counts = ", ".join(f"{name} {len(members)}" for name, members in there.stems.items())
-        lists = f"{_LISTS}/{_NO_SPLIT}.txt is no split" if tree.files(_LISTS) else f"no {_LISTS}/*.txt"
+        lists = f"{LISTS}/{NO_SPLIT}.txt is no split" if tree.files(LISTS) else f"no {LISTS}/*.txt"
         logger.info("%s: %s, split by hash of the names: %s", printable(tree.root), lists, counts)
     xmls = layout.xmls
-    stems_of = {split: _require_annotations(tree, split, stems, xmls, problems) for split, stems in stems_of.items()}
+    stems_of = {split: require_annotations(tree, split, stems, xmls, problems) for split, stems in stems_of.items()}
     stems = list(dict.fromkeys(stem for members in stems_of.values() for stem in members))
     annotations = _read_annotations(tree, stems, xmls, problems)
     names = {obj.name for annotation in annotations.values() for obj in annotation.objects}
@@ -102,13 +92,16 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     if others:
         more = _read_annotations(tree, sorted(others & set(xmls)), xmls, problems)
         names |= {obj.name for annotation in more.values() for obj in annotation.objects}
-    images = _find_images(tree, stems_of, annotations, xmls, problems)
-    position = {stem: i for i, stem in enumerate(images)}
-    positions = {s: [position[stem] for stem in members if stem in position] for s, members in stems_of.items()}
+    images = _find_images(tree, {} if there.made else stems_of, annotations, xmls, problems)
+    unique = UniqueImages()  # copies of annotations in folders below are of the same images
+    positions = {
+        s: unique.place(s, (images[stem] for stem in members if stem in images)) for s, members in stems_of.items()
+    }
+    unique.report(problems)
     declared = read_class_list(tree, problems)
     order = (*declared, *sorted(names - set(declared)))
     notation = Notation(show_item, _show_box)
-    return RawSet("voc", tree.root, order, list(images.values()), positions, there.made, bool(declared), notation)
+    return RawSet("voc", tree.root, order, unique.images, positions, there.made, bool(declared), notation)
 
 
 def _show_box(box: Box) -> str:
@@ -120,72 +113,6 @@ def line_of(data: bytes, number: int) -> int | None:
     """The line on which object `number` of an annotation starts."""
     starts = [match.start() for match in re.finditer(rb"<object[\s>]", data)]
     return data.count(b"\n", 0, starts[number]) + 1 if number < len(starts) else None
-
-
-# ---------------------------------------------------------------------------------------------- splits
-
-
-def _read_splits(tree: Tree, layout: Layout, problems: RaiseErrors) -> _Splits:
-    listed = {name[:-4]: name for name in tree.files(_LISTS) if name.endswith(".txt")}
-    if layout.splits:
-        return _Splits({split: sorted(stems) for split, stems in layout.splits.items()}, made=False)
-    if listed:
-        # The devkit has one list per class and split besides: "aeroplane_train.txt" beside "train.txt".
-        own = sorted(s for s in listed if "_" not in s or s.partition("_")[0] not in DEVKIT_CLASSES)
-        stems_of = {s: _read_list(tree, listed[s], layout, problems) for s in own}
-        if list(stems_of) != [_NO_SPLIT]:
-            return _Splits(stems_of, made=False)
-        stems = sorted(_require_annotations(tree, _NO_SPLIT, stems_of[_NO_SPLIT], layout.xmls, problems))
-    else:
-        stems = sorted(layout.xmls)
-    if not stems:
-        where = printable(tree.path(layout.base or LABELS))
-        raise DataError(f"{where}: no .xml file; want one annotation for each image")
-    return _Splits({s: [stems[i] for i in members] for s, members in make_splits(stems).items()}, made=True)
-
-
-def _read_list(tree: Tree, name: str, layout: Layout, problems: RaiseErrors) -> list[str]:
-    path = join(_LISTS, name)
-    text = decode_text(tree.read(path, MAX_LIST_BYTES, "split list"), tree.path(path), paths=True)
-    stems: dict[str, None] = {}
-    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
-        stem = line.strip()
-        if not stem:
-            continue
-        if stem not in layout.xmls:
-            stem = _listed_stem(stem, layout.xmls)
-        if stem in stems:
-            message = f"line {number} lists {printable(stem)!r} again; remove one of them"
-            problems.add("split-unusable", tree.path(path), message, line=None)
-            continue
-        stems[stem] = None
-    return list(stems)
-
-
-def _listed_stem(line: str, xmls: Mapping[str, str]) -> str:
-    """The annotation that a line of a list means which is not simply its name."""
-    parts = line.rsplit(None, 1)
-    if parts[-1] in ("1", "-1", "0"):  # the per-class lists' flag; a name may hold spaces itself
-        line = parts[0]
-    if line in xmls or not is_image(line):
-        return line
-    stem = line.rpartition(".")[0]  # tools that list image files, with their folders or without
-    return next((name for name in (stem, stem.rpartition("/")[2]) if name in xmls), line)
-
-
-def _require_annotations(
-    tree: Tree, split: str, stems: list[str], xmls: Mapping[str, str], problems: RaiseErrors
-) -> list[str]:
-    missing = [stem for stem in stems if stem not in xmls]
-    for stem in missing:
-        problems.add(
-            "split-unusable",
-            tree.root,
-            f"split {printable(split)!r} names {printable(stem)!r} but there is no "
-            f"{LABELS}/{printable(stem)}.xml ({len(missing)} of {len(stems)} missing); "
-            "add the files or take the names out of the list",
-        )
-    return [stem for stem in stems if stem in xmls]
 
 
 # ---------------------------------------------------------------------------------------------- annotations
@@ -250,7 +177,7 @@ def parse_annotation(data: bytes, path: str, problems: RaiseErrors = RAISE_ERROR
         broken(f"starts with <{printable(root.tag, 40)}>; want a VOC <annotation>")
         return None
     width, height = (_side(root, key, path, problems) for key in ("width", "height"))
-    objects = [_object(element, (width, height), path, k, problems) for k, element in enumerate(root.findall("object"))]
+    objects = [_object(element, path, k, problems) for k, element in enumerate(root.findall("object"))]
     filename = (root.findtext("filename") or "").strip()
     return VocAnnotation(width, height, filename, [obj for obj in objects if obj is not None])
 
@@ -264,7 +191,7 @@ def _side(root: Any, key: str, path: str, problems: RaiseErrors) -> int:
     return side or 0
 
 
-def _object(element: Any, size: tuple[int, int], path: str, k: int, problems: RaiseErrors) -> RawObject | None:
+def _object(element: Any, path: str, k: int, problems: RaiseErrors) -> RawObject | None:
     name = (element.findtext("name") or "").strip()
     item = f"object {k} ({printable(name, 80)})" if name else f"object {k}"
 
@@ -275,7 +202,7 @@ def _object(element: Any, size: tuple[int, int], path: str, k: int, problems: Ra
         broken("has no <name>; say what it is")
         return None
     turned = element.find("robndbox") if element.find("bndbox") is None else None
-    found = _corners(element.find("bndbox")) if turned is None else _surround_turned(turned, size)
+    found = _corners(element.find("bndbox")) if turned is None else _surround_turned(turned)
     if isinstance(found, str):
         broken(found)
         return None
@@ -307,8 +234,8 @@ def _corners(box: Any) -> Box | str:
     return (numbers[0], numbers[1], numbers[2], numbers[3])
 
 
-def _surround_turned(box: Any, size: tuple[int, int]) -> Box | str:
-    """What surrounds the <robndbox> of roLabelImg in an image of that width and height, or what is wrong with it."""
+def _surround_turned(box: Any) -> Box | str:
+    """What surrounds the <robndbox> of roLabelImg, or what is wrong with it."""
     texts = [box.findtext(key) or "" for key in _TURNED]
     numbers = [parse_number(text) for text in texts]
     x, y, width, height, angle = (math.nan if number is None else number for number in numbers)
@@ -316,8 +243,7 @@ def _surround_turned(box: Any, size: tuple[int, int]) -> Box | str:
         key, text = next((k, t) for k, t, n in zip(_TURNED, texts, numbers, strict=True) if n is None or n - n != 0)
         return f"its <robndbox> has {key} {printable(text, 40)!r}; want a number"
     half = (width / 2, height / 2)
-    turned = surround_rotated_box((x - half[0], y - half[1], x + half[0], y + half[1]), math.degrees(angle))
-    return cut_to_image(turned, *size)
+    return surround_rotated_box((x - half[0], y - half[1], x + half[0], y + half[1]), math.degrees(angle))
 
 
 def _zero_based(text: str) -> float:
@@ -355,6 +281,12 @@ def _find_images(
         images[stem] = RawImage(
             tree.path(found), idents[stem], annotation.width, annotation.height, annotation.objects, file
         )
+    for stem in sorted(missing) if not stems_of else ():  # there is no list that names it
+        message = (
+            f"image {printable(stem)!r} is missing ({len(missing)} of {len(annotations)} are not below "
+            f"{printable(tree.root)}); add the files, or remove their annotations"
+        )
+        problems.add("image-missing", tree.path(xmls[stem]), message)
     for split, stems in stems_of.items():
         gone = [stem for stem in stems if stem in missing]
         missing -= set(gone)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -16,7 +17,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from singleshot.datasets.findings import CollectErrors, RaiseErrors
-from singleshot.datasets.raw import Box, Notation, RawImage, RawObject, RawSet, show_item
+from singleshot.datasets.raw import Box, Hull, Notation, RawImage, RawObject, RawSet, show_item
 from singleshot.datasets.readers.common import MADE_SPLITS, divide, folders_below, only_folder, surround
 from singleshot.datasets.readers.yolo_classes import MAX_LABEL_BYTES, Classes, decide_first
 from singleshot.datasets.readers.yolo_layout import (
@@ -26,13 +27,16 @@ from singleshot.datasets.readers.yolo_layout import (
     find_yaml,
     ident_of,
     images_of,
+    is_labelled,
     label_of,
     plain_splits,
 )
-from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split
+from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split, usual_split
 from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
 from singleshot.text import decode_text
+
+logger = logging.getLogger(__name__)
 
 MAX_FLAGS_BYTES = 256 * 2**20
 # The images with most objects that anyone labels have some thousands.
@@ -72,7 +76,11 @@ def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
     layout = find_layout(tree, file)
     if "" in layout.splits:
         return MADE_SPLITS
-    return (*layout.splits, *(name for name in layout.broken if name != _ABSENT))
+    useless = _useless(tree, layout)
+    return (
+        *(name for name in layout.splits if name not in useless),
+        *(name for name in layout.broken if name != _ABSENT),
+    )
 
 
 def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> RawSet:
@@ -101,6 +109,7 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
         if wanted is not None:
             highest = max(highest, _highest_elsewhere(tree, layout, set(position), classes))
         class_names = tuple(f"class {i}" for i in range(highest + 1))
+        logger.info("%s: no names of classes, they are called after their numbers", printable(tree.root))
     positions = {split: [position[name] for name in names] for split, names in members.items()}
     source = tree.path(layout.yaml) if file else tree.root
     notation = Notation(show_item, _show_box)
@@ -109,6 +118,8 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
 
 def _show_box(box: Box) -> str:
     x0, y0, x1, y1 = box
+    if isinstance(box, Hull):
+        return f"points from x {x0:.7g}, y {y0:.7g} to x {x1:.7g}, y {y1:.7g}"
     return f"box {(x0 + x1) / 2:.7g} {(y0 + y1) / 2:.7g} {x1 - x0:.7g} {y1 - y0:.7g} (centre, width, height)"
 
 
@@ -131,7 +142,7 @@ def _members(
         if wanted is not None and not any(made.values()):
             raise DataError(f"{printable(tree.root)}: too few images ({len(names)}) for a split {printable(wanted)!r}")
         return made, True
-    known = [*layout.splits, *layout.broken]
+    known, useless = [*layout.splits, *layout.broken], _useless(tree, layout)
     chosen = known if wanted is None else [resolve_split(wanted, known, tree.root)]
     members = {}
     for split in chosen:
@@ -142,10 +153,33 @@ def _members(
             if split != _ABSENT:
                 problems.add("split-unusable", tree.path(layout.yaml), message)
             continue
+        if split in useless and wanted is None:
+            problems.add("split-left-out", tree.root, f"{useless[split]}; training does without it")
+            continue
         members[split] = _labelled(tree, split, layout.splits[split], problems)
         if wanted is not None and not members[split]:
             raise DataError(f"{printable(tree.root)}: split {printable(split)!r} has no images; add some to it")
     return members, False
+
+
+def _useless(tree: Tree, layout: Layout) -> dict[str, str]:
+    """The splits to evaluate on of which no image is labelled, with what to say; training does without them."""
+    there = [split for split, places in layout.splits.items() if any(is_labelled(tree, place) for place in places)]
+    found = {}
+    for split in layout.splits if there else ():
+        if split not in there and usual_split(split) != "train":
+            names = images_of(tree, split, layout.splits[split], CollectErrors(0))
+            places = ", ".join(printable(place.name, 80) for place in layout.splits[split])
+            shown = f"split {printable(split)!r}: "
+            found[split] = shown + (_no_label(names) if names else f"{places} has no image that is there")
+    return found
+
+
+def _no_label(names: list[str]) -> str:
+    return (
+        f"none of its {len(names)} images has a label file ({printable(names[0], 120)} is the first); want "
+        'labels/NAME.txt for images/NAME.jpg, or NAME.txt beside it; an empty one means "nothing to find"'
+    )
 
 
 def _labelled(tree: Tree, split: str, places: list[Place], problems: RaiseErrors) -> list[str]:
@@ -154,9 +188,7 @@ def _labelled(tree: Tree, split: str, places: list[Place], problems: RaiseErrors
     if not names or any(label_of(tree, name) is not None for name in names):
         return names
     shown = f"split {printable(split)!r}: " if split else ""
-    message = f"{shown}none of its {len(names)} images has a label file ({printable(names[0], 120)} is the first)"
-    hint = 'want labels/NAME.txt for images/NAME.jpg, or NAME.txt beside it; an empty one means "nothing to find"'
-    problems.add("split-unusable", tree.root, f"{message}; {hint}")
+    problems.add("split-unusable", tree.root, shown + _no_label(names))
     return []
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -266,6 +266,22 @@ def images_of(tree: Tree, split: str, places: list[Place], problems: RaiseErrors
     return list(found)
 
 
+def is_labelled(tree: Tree, place: Place) -> bool:
+    """Whether one of the images of a place has a label file; True where that cannot be seen, which reading says."""
+    folder = place.name.rpartition("/")[0]
+    try:
+        if place.listed:
+            lines = (line for _, line in _lines(tree, place.name) if line and is_image(line))
+            names: Iterable[str | None] = (find_listed(tree, folder, line) for line in lines)
+        elif place.deep:
+            names = tree.walk(place.name)
+        else:
+            names = (join(place.name, name) for name in tree.files(place.name))
+        return any(name is not None and is_image(name) and label_of(tree, name) is not None for name in names)
+    except DataError:
+        return True
+
+
 def _listed_images(tree: Tree, file: str, problems: RaiseErrors) -> list[str]:
     found: dict[str, None] = {}
     path, folder = tree.path(file), file.rpartition("/")[0]
@@ -311,6 +327,19 @@ def label_of(tree: Tree, image: str) -> str | None:
         if f"{last}.txt" in tree.names(place):
             return tree.find(place, f"{last}.txt")
     return None
+
+
+def labels_without_image(tree: Tree, folder: str, most: int) -> list[str]:
+    """The label files for a folder of images whose image is not in it; at most so many are looked at."""
+    images = {name.rpartition(".")[0] for name in tree.files(folder) if is_image(name)}
+    others = (*NAME_FILES, *_LISTS)
+    alone = (
+        join(place, name)
+        for place in dict.fromkeys((_labels_folder(folder), folder))
+        for name in tree.files(place, (".txt",))
+        if name[:-4] not in images and name not in others
+    )
+    return [name for name in islice(alone, most) if _starts_with_numbers(tree, name)]
 
 
 def _labels_folder(folder: str) -> str:

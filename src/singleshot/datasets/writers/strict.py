@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from singleshot.datasets.box_rules import EDGE_PX, validate_boxes
+from singleshot.datasets.box_rules import validate_boxes
 from singleshot.datasets.findings import ERROR, KINDS
 from singleshot.datasets.plausible import implausible
-from singleshot.datasets.raw import RawImage, RawSet
+from singleshot.datasets.raw import EDGE_PX, RawImage, RawSet
 from singleshot.datasets.writers.common import WritePlan
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import verify_image
