@@ -19,7 +19,7 @@ from singleshot.files import atomic_write
 from singleshot.text_table import align_columns
 
 if TYPE_CHECKING:
-    from singleshot.datasets.formats import Source
+    from singleshot.datasets.sources import Source
     from singleshot.datasets.statistics import BoxTable, Cover, DataInfo, Part
 
 _PICTURE, _NUMBERS = "data-info.png", "data-info.json"

@@ -27,9 +27,10 @@ from singleshot.datasets.checks.left_out import check_left_out
 from singleshot.datasets.checks.prefetch import LEAST, looking_ahead
 from singleshot.datasets.checks.unlabelled import check_strays
 from singleshot.datasets.findings import ERROR, KINDS, NOTE, WARNING, CollectErrors, Finding, RaiseErrors
-from singleshot.datasets.formats import Format, Source, no_line
+from singleshot.datasets.formats import Format, no_line
 from singleshot.datasets.plausible import implausible
 from singleshot.datasets.raw import RawSet
+from singleshot.datasets.sources import Source
 from singleshot.errors import DataError
 from singleshot.storage import is_remote, read_limited
 
@@ -106,8 +107,8 @@ def check_source(
     whole = split is None
     with looking_ahead(source, workers, whole, prefetch_least) as early:
         raw = source.read(split, problems)
-    if source.unread:
-        problems.add("labels-unread", raw.source, f"{source.unread}; give them a folder of their own")
+    for unread in filter(None, (source.unread, source.unread_beside(raw) if whole else "")):
+        problems.add("labels-unread", raw.source, f"{unread}; give them a folder of their own")
     if (odd := implausible(raw)) is not None:
         problems.add(odd[0], raw.source, odd[1])
     check_left_out(source, problems)

@@ -91,9 +91,9 @@ def csv_files(tree: Tree) -> list[CsvFile]:
     return found
 
 
-def sniff(tree: Tree) -> str | None:
-    """ "" for a folder with such CSV files, None for others."""
-    return "" if csv_files(tree) else None
+def sniff(tree: Tree) -> bool:
+    """Whether it is a folder with such CSV files."""
+    return bool(csv_files(tree))
 
 
 def splits(tree: Tree, file: str = "") -> tuple[str, ...]:

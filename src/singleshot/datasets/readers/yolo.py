@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from singleshot.datasets.findings import CollectErrors, RaiseErrors
 from singleshot.datasets.raw import Box, Notation, RawImage, RawObject, RawSet, show_item
-from singleshot.datasets.readers.common import MADE_SPLITS, divide, folders_below, only_folder, surround
+from singleshot.datasets.readers.common import MADE_SPLITS, divide, surround
 from singleshot.datasets.readers.yolo_classes import MAX_LABEL_BYTES, Classes, decide_first
 from singleshot.datasets.readers.yolo_layout import (
     Layout,
@@ -29,7 +29,7 @@ from singleshot.datasets.readers.yolo_layout import (
     label_of,
     plain_splits,
 )
-from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split
+from singleshot.datasets.splits import resolve_split
 from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
 from singleshot.text import decode_text
@@ -50,18 +50,9 @@ FLAGS_HEADER = ["label", "object", "difficult", "crowd"]
 Flags = dict[str, dict[int, tuple[bool, bool, int]]]
 
 
-def sniff(tree: Tree) -> str | None:
-    """The folder with data.yaml, with images and their labels, or with their lists: the tree's own (""), or the only
-    one below it; else None.
-
-    Raises DataError when several folders below are such folders and nothing else lies here.
-    """
-    if find_yaml(tree) or plain_splits(tree):
-        return ""
-    skip = ("images", "labels", *KNOWN_SPLITS)
-    return only_folder(
-        tree, folders_below(tree, lambda below: bool(find_yaml(below) or plain_splits(below)), skip), "YOLO"
-    )
+def sniff(tree: Tree) -> bool:
+    """Whether it is a folder with data.yaml, with images and their labels, or with their lists."""
+    return bool(find_yaml(tree) or plain_splits(tree))
 
 
 def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
