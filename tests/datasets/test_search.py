@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from singleshot.datasets import open_source
+from singleshot.datasets import open_dataset, open_source
 from singleshot.datasets.checks import check_source
 from singleshot.datasets.tree import EnoughError, open_tree
 
@@ -16,6 +16,7 @@ BOX = "<bndbox><xmin>17</xmin><ymin>13</ymin><xmax>48</xmax><ymax>36</ymax></bnd
 VOC = f"<annotation>{SIZE}<object><name>cat</name>{BOX}</object></annotation>"
 EMPTY_VOC = f"<annotation>{SIZE}</annotation>"
 YOLO = "0 0.5 0.5 0.5 0.5\n"
+YAML = "train: train/images\nnames: [cat]\n"
 CSV = "filename,xmin,ymin,xmax,ymax,class\na.png,16,12,48,36,cat\n"
 CVAT = (
     '<annotations><image id="0" name="old.png"><box label="cat" xtl="1" ytl="1" xbr="9" ybr="9"/></image></annotations>'
@@ -52,10 +53,60 @@ ONE_BELOW = {
         ["dataset/train/a.png"], "coco", "dataset",
     ),
     "a broken yaml above it": (
-        {"data.yaml": "train: /train/images\nnames: [cat]", "datasets/train/labels/a.txt": YOLO},
+        {"data.yaml": "train: /train/images\nnames: [cat]", "datasets/data.yaml": YAML,
+         "datasets/train/labels/a.txt": YOLO},
         ["datasets/train/images/a.png"], "yolo", "datasets",
     ),
 }  # fmt: skip
+
+
+LABEL_STUDIO = json.dumps({"categories": [{"id": 0, "name": "cat"}], "info": {"contributor": "Label Studio"}})
+WEB = (
+    "<annotation><filename>a.png</filename><object><name>cat</name><deleted>0</deleted><polygon>"
+    + "".join(f"<pt><x>{x}</x><y>{y}</y></pt>" for x, y in ((16, 12), (48, 20), (20, 36)))
+    + "</polygon></object><object><name>old</name><deleted>1</deleted></object></annotation>"
+)
+BY_CONTENT = {
+    "Label Studio's YOLO": (
+        {"notes.json": LABEL_STUDIO, "classes.txt": "cat\n", "data/train/labels/a.txt": YOLO},
+        ["data/train/images/a.png"], "yolo",
+    ),
+    "persons of COCO": ({"annotations/person_keypoints_train2017.json": coco()}, ["train2017/a.png"], "coco"),
+    "YOLO in Annotations": ({"Annotations/a.txt": YOLO, "obj.names": "cat\n"}, ["Images/a.png"], "yolo"),
+    "YOLO in annotations": ({"annotations/x/a.txt": YOLO, "obj.names": "cat\n"}, ["images/x/a.png"], "yolo"),
+    "LabelMe's web tool": ({"Annotations/a.xml": WEB}, ["Images/a.png"], "voc"),
+    "a path with a folder too many": (
+        {"data.yaml": "train: ./plates/images/train\nnames: [cat]\n", "labels/train/a.txt": YOLO},
+        ["images/train/a.png"], "yolo",
+    ),
+    "a path with a folder too few": (
+        {"data.yaml": "train: ../train/images\nnames: [cat]\n", "plates-1/train/labels/a.txt": YOLO},
+        ["plates-1/train/images/a.png"], "yolo",
+    ),
+    "JSON without COCO's lists": (
+        {"train.json": '{"categories": [{"id": 1}]}', "labels/a.txt": YOLO, "classes.txt": "cat\n"}, ["images/a.png"],
+        "yolo",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BY_CONTENT)
+def test_the_content_decides_and_not_the_name(folder, case) -> None:
+    files, images, form = BY_CONTENT[case]
+    source = open_source(folder({**README, **files}, images))
+    assert source.form == form
+    data = open_dataset(source.tree.root, source.splits[0])
+    assert (data.class_names, data.boxes_px.tolist()) == (("cat",), [[16, 12, 48, 36]])
+
+
+def test_a_path_that_was_moved_is_said_and_no_split_becomes_another(folder, problems, one_line) -> None:
+    yaml = "train: ./plates/images/train\nval: more/images/train\nnames: [cat]\n"
+    root = folder({"data.yaml": yaml, "labels/train/a.txt": YOLO}, ["images/train/a.png"])
+    (moved, broken) = problems({})[1]
+    assert (moved.kind, broken.kind) == ("path-moved", "split-unusable")
+    assert "'./plates/images/train' is not there; images/train is read in its place" in moved.message
+    (root / "data.yaml").write_text("train: plates/images\nnames: [cat]\n")
+    assert "'plates/images' is not in" in one_line(open_source(root).read)
 
 
 @pytest.mark.parametrize("case", ONE_BELOW)

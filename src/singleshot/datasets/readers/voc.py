@@ -18,7 +18,7 @@ from xml.etree.ElementTree import ParseError
 
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.raw import Box, Notation, RawImage, RawObject, RawSet, show_item
-from singleshot.datasets.readers.common import MAX_SIDE, parse_number, score_of, shorten_idents, whole_side
+from singleshot.datasets.readers.common import MAX_SIDE, parse_number, score_of, shorten_idents, surround, whole_side
 from singleshot.datasets.readers.image_finder import ImageFinder
 from singleshot.datasets.readers.own_lists import read_class_list
 from singleshot.datasets.readers.shapes import cut_to_image, surround_rotated_box
@@ -250,7 +250,11 @@ def parse_annotation(data: bytes, path: str, problems: RaiseErrors = RAISE_ERROR
         broken(f"starts with <{printable(root.tag, 40)}>; want a VOC <annotation>")
         return None
     width, height = (_side(root, key, path, problems) for key in ("width", "height"))
-    objects = [_object(element, (width, height), path, k, problems) for k, element in enumerate(root.findall("object"))]
+    objects = [
+        _object(element, (width, height), path, k, problems)
+        for k, element in enumerate(root.findall("object"))
+        if (element.findtext("deleted") or "").strip() != "1"
+    ]  # LabelMe's old web tool keeps them
     filename = (root.findtext("filename") or "").strip()
     return VocAnnotation(width, height, filename, [obj for obj in objects if obj is not None])
 
@@ -274,8 +278,7 @@ def _object(element: Any, size: tuple[int, int], path: str, k: int, problems: Ra
     if not name:
         broken("has no <name>; say what it is")
         return None
-    turned = element.find("robndbox") if element.find("bndbox") is None else None
-    found = _corners(element.find("bndbox")) if turned is None else _surround_turned(turned, size)
+    found = _box(element, size)
     if isinstance(found, str):
         broken(found)
         return None
@@ -289,6 +292,28 @@ def _object(element: Any, size: tuple[int, int], path: str, k: int, problems: Ra
     # One pixel is given to what starts and ends on the same; an end one pixel or more before its start has no area.
     score = score_of(element.findtext("score"))
     return RawObject(name, found, flags[0], flags[1], number=k, score=score)
+
+
+def _box(element: Any, size: tuple[int, int]) -> Box | str:
+    """The box of an <object> in an image of that width and height, or what is wrong with it."""
+    box, turned, polygon = (element.find(key) for key in ("bndbox", "robndbox", "polygon"))
+    if box is None and turned is not None:
+        return _surround_turned(turned, size)
+    return _corners(box) if box is not None or polygon is None else _surround_points(polygon)
+
+
+def _surround_points(polygon: Any) -> Box | str:
+    """What surrounds the points of LabelMe's old web tool, in continuous pixels, or what is wrong with them."""
+    xs, ys = (
+        [
+            math.nan if (number := parse_number(point.findtext(key) or "")) is None else number
+            for point in polygon.iter("pt")
+        ]
+        for key in ("x", "y")
+    )
+    if len(xs) < 2 or not all(map(math.isfinite, (*xs, *ys))):
+        return "its <polygon> has no two points <pt> with numbers x and y; add them"
+    return surround(xs, ys)
 
 
 def _corners(box: Any) -> Box | str:

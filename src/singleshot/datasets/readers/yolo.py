@@ -21,7 +21,6 @@ from singleshot.datasets.readers.common import MADE_SPLITS, divide, surround
 from singleshot.datasets.readers.yolo_classes import MAX_LABEL_BYTES, Classes, decide_first
 from singleshot.datasets.readers.yolo_layout import (
     Layout,
-    Place,
     find_layout,
     find_yaml,
     ident_of,
@@ -29,6 +28,7 @@ from singleshot.datasets.readers.yolo_layout import (
     label_of,
     plain_splits,
 )
+from singleshot.datasets.readers.yolo_places import Place
 from singleshot.datasets.splits import resolve_split
 from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
@@ -72,6 +72,8 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     Without declared names the classes are "class 0" up to the highest number in any split.
     """
     layout = find_layout(tree, file)
+    for message in layout.moved:
+        problems.add("path-moved", tree.path(layout.yaml), message)
     members, made = _members(tree, layout, wanted, problems)
     classes = decide_first(tree, layout, members, problems)
     flags = _read_flags(tree, problems)
