@@ -17,6 +17,7 @@ from singleshot.datasets.readers import (
     csv,
     cvat,
     fiftyone,
+    keras_txt,
     labelme,
     labelstudio,
     results,
@@ -152,6 +153,7 @@ FORMATS: Mapping[str, Format] = {
         suffixes=(".csv",),
         writer=Writer(csv_writer.plan, csv_writer.place, csv_writer.write),
     ),
+    "keras-txt": _by_content(keras_txt.FORM),
     "cvat": _by_content(
         cvat.FORM,
         suffixes=(".xml",),
