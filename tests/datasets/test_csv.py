@@ -391,6 +391,15 @@ KAGGLE_FILES = {
     "numbers of classes": ("labels.csv", "frame,xmin,xmax,ymin,ymax,class_id\na.png,16,48,12,36,cat\n"),
     "corner and size": ("x.csv", "image_name,label_name,x1,y1,w,h\na.png,cat,16,12,32,24\n"),
     "corner and size as x and y": ("x.csv", "img_name,x,y,w,h,category\na.png,16,12,32,24,cat\n"),
+    "LISA's": (
+        "annotations.csv",
+        "Filename;Annotation tag;Upper left corner X;Upper left corner Y;Lower right corner X;Lower right corner Y;"
+        "Occluded\na.png;cat;16;12;48;36;0\n",
+    ),
+    "GTSRB's": (
+        "Train.csv",
+        "Width,Height,Roi.X1,Roi.Y1,Roi.X2,Roi.Y2,ClassId,Path\n64,48,16,12,48,36,cat,a.png\n",
+    ),
     "VinDr's": (
         "train.csv",
         "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max\na,cat,3,R1,16,12,48,36\nb,No finding,14,R1,,,,\n",

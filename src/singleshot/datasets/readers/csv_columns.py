@@ -12,7 +12,7 @@ from singleshot.text import encoding_of
 MAX_LINE = 1 << 20
 PLAIN = encoding_of(b"")
 
-# What a column is called, in small letters; where a header has two of them, the first here counts.
+# What a column is called, in small letters (the last of LISA and of GTSRB); where a header has two of them, the first here counts.
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 _CALLED = {
     "image": (
@@ -29,12 +29,24 @@ _CALLED = {
         "img_name",
         "frame",
     ),
-    "xmin": ("xmin", "x1", "x_min"),
-    "ymin": ("ymin", "y1", "y_min"),
-    "xmax": ("xmax", "x2", "x_max"),
-    "ymax": ("ymax", "y2", "y_max"),
+    "xmin": ("xmin", "x1", "x_min", "upper left corner x", "roi.x1"),
+    "ymin": ("ymin", "y1", "y_min", "upper left corner y", "roi.y1"),
+    "xmax": ("xmax", "x2", "x_max", "lower right corner x", "roi.x2"),
+    "ymax": ("ymax", "y2", "y_max", "lower right corner y", "roi.y2"),
     "bbox": ("bbox",),
-    "name": ("class", "class_name", "label", "labelname", "label_name", "name", "category", "object", "class_id"),
+    "name": (
+        "class",
+        "class_name",
+        "label",
+        "labelname",
+        "label_name",
+        "name",
+        "category",
+        "object",
+        "annotation tag",
+        "class_id",
+        "classid",
+    ),
     "width": ("width",),
     "height": ("height",),
     "difficult": ("difficult",),
