@@ -12,7 +12,7 @@ from singleshot.text import encoding_of
 MAX_LINE = 1 << 20
 PLAIN = encoding_of(b"")
 
-# What a column is called, in small letters (the last of LISA and of GTSRB); where a header has two of them, the first here counts.
+# What a column is called, in small letters; where a header has two of them, the first here counts. Last: LISA, GTSRB.
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 _CALLED = {
     "image": (
