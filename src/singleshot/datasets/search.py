@@ -51,7 +51,8 @@ def choose(tree: Tree, formats: Mapping[str, Format]) -> Choice | None:
     all that have one. Raises DataError that lists them where there are several below.
     """
     here = [Found(key, "", None) for key, form in formats.items() if form.sniff(tree)]
-    if len(here) == 1 and not any(map(_may_be_set, tree.folders())):
+    certain = len(here) == 1 and not formats[here[0].form].is_copy
+    if certain and not any(map(_may_be_set, tree.folders())):
         return Choice(here[0])  # no rival is possible, so that nothing has to be read
     empty = []
     for one in here:
