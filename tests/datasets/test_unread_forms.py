@@ -10,6 +10,7 @@ KITTI = "Car 0.00 0 -1.57 599.41 156.40 629.75 189.25 2.85 2.63 12.34 0.47 1.49 
 FILES = {
     "train.tfrecord": (b"\x1f\x8b\x08", "compressed TFRecord; unpack it (gunzip)"),
     "train/cats.tfrecord-00000-of-00002": (b"\x10\0\0", "called like a TFRecord and is none, or damaged"),
+    "labels.csv": ("version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS; fetch what it stands for"),
     "cats.vott": ("{}", "a VoTT project; export it from VoTT as Pascal VOC"),
     "x-asset.json": ('{"asset": {"name": "a.png"}, "regions": []}', "VoTT's JSON"),
     "ds/ann/a.png.json": ('{"objects": [{"classTitle": "cat"}]}', "Supervisely's form; export the project as COCO"),
@@ -62,7 +63,9 @@ def test_labels_of_whole_images_are_no_boxes(folder):
 
 
 def test_images_alone(folder):
-    assert "there are images and no labels; draw boxes" in str(find_unread_form(open_tree(folder({}, ["a.png"]))))
+    assert "there are images and no labels; draw boxes" in str(
+        find_unread_form(open_tree(folder({"requirements.txt": "x", "package.json": "{}"}, ["a.png"])))
+    )
     root = folder({}, ["cat/a.png", "dog/b.png"])
     (root / "a.png").unlink()
     assert "there are images in 2 folders and no labels" in str(find_unread_form(open_tree(root)))

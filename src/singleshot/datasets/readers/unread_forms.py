@@ -69,7 +69,15 @@ def _named_row(corners: bool) -> Callable[[bytes], bool]:
 
 
 _RECORDS = (".tfrecord", ".tfrecords", ".tfrec", ".record", ".records")
+_LABEL_SUFFIXES = (".json", ".xml", ".txt", ".csv", ".yaml")
+# What lies in any project.
+_NO_LABELS = re.compile(r"(?:requirements|readme|license|package|tsconfig|manifest|cmakelists|robots)\b")
 UNREAD_FORMS = (
+    UnreadForm(
+        (*_LABEL_SUFFIXES, ".zip", ".parquet", ".arrow", ".mat", ".vott", *_RECORDS),
+        lambda head: head.startswith(b"version https://git-lfs"),
+        "a pointer of Git LFS; fetch what it stands for (git lfs pull)",
+    ),
     UnreadForm(_RECORDS, lambda head: head[:2] == b"\x1f\x8b", "compressed TFRecord; unpack it (gunzip)"),
     UnreadForm(_RECORDS, _any, "called like a TFRecord and is none, or damaged; fetch it again, or export it as COCO"),
     UnreadForm((".vott",), _any, "a VoTT project; export it from VoTT as Pascal VOC"),
@@ -128,7 +136,7 @@ def find_unread_form(tree: Tree) -> str | None:
             archives.append(name)
             continue
         suffix = last[last.rfind(".") :] if "." in last else ""
-        labels += suffix in (".json", ".xml", ".txt", ".csv", ".yaml")
+        labels += suffix in _LABEL_SUFFIXES and not _NO_LABELS.match(last)
         if last == _CLASSIFICATION:
             return f"{printable(name)} has classes of whole images, without boxes; label the objects"
         task = task or next(
@@ -188,7 +196,7 @@ def _files(tree: Tree) -> Iterator[str]:
 def _known(tree: Tree, name: str, suffix: str) -> str:
     rows = [row for row in UNREAD_FORMS if suffix in row.suffixes or name.lower().endswith(row.suffixes)]
     if re.search(r"\.tfrecord-\d{5}-of-\d{5}$", name.lower()):
-        rows += UNREAD_FORMS[:2]
+        rows += [row for row in UNREAD_FORMS if row.suffixes == _RECORDS]
     if not rows:
         return ""
     try:
