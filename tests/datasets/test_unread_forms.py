@@ -93,9 +93,12 @@ def test_other_tasks_of_coco_are_named(folder, one_line, name, what):
 
 
 def test_a_table_that_is_no_csv_of_boxes_says_its_columns(folder, one_line):
-    said = one_line(open_source, folder({"data/x.csv": "image,kind,score\na.png,cat,1\n"}, ["data/a.png"]))
+    root = folder({"data/x.csv": "image,kind,score\na.png,cat,1\n"}, ["data/a.png"])
+    said = one_line(open_source, root)
     assert "data/x.csv starts with 'image,kind,score'; want a header like file,xmin,ymin,xmax,ymax,class" in said
     assert len(said) < 500
+    (root / "data/x.csv").write_text("epoch,train/box_loss,lr\n1,2,3\n")
+    assert "data/x.csv" not in one_line(open_source, root)
 
 
 def test_what_nobody_knows_and_what_leads_out(folder, tmp_path):

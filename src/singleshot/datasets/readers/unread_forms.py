@@ -116,6 +116,9 @@ UNREAD_FORMS = (
 )
 # Files of the COCO download that hold no boxes of objects, by their names.
 _COCO_TASKS = {"captions_": "captions", "stuff_": "areas", "panoptic_": "areas", "image_info": "images without labels"}
+_OF_IMAGES = re.compile(
+    r"(?:^|[\s,;\"_])(?:image|img|file|path|frame|bbox|x_?min|x_?1)|\.(?:jpe?g|png)\b", re.IGNORECASE
+)
 _CLASSIFICATION = "_classes.csv"  # Roboflow's name
 
 
@@ -155,8 +158,8 @@ def find_unread_form(tree: Tree) -> str | None:
             return f"{printable(name)} is {about}"
     if task:
         return task
-    if tables:
-        return _columns(tree, tables[0])
+    if about := next(filter(None, (_columns(tree, name) for name in tables[:_FEW])), ""):
+        return about
     if archives:
         one = printable(archives[0])
         if len(archives) > 1:
@@ -170,12 +173,14 @@ def find_unread_form(tree: Tree) -> str | None:
 
 
 def _columns(tree: Tree, name: str) -> str:
-    """What is said of a table that is no CSV of boxes."""
+    """What is said of a table of images that is no CSV of boxes; "" of other tables."""
     try:
         line = tree.read(name, _PEEK_BYTES, "annotation", most=_PEEK_BYTES).decode("utf-8-sig", "replace").splitlines()
-    except DataError as error:
-        return str(error)
-    return f"{printable(name)} starts with {printable((line or [''])[0], 120)!r}; want {WANTED}"
+    except DataError:  # whatever it is, nothing can be said of it
+        return ""
+    if not line or not _OF_IMAGES.search(line[0]):
+        return ""
+    return f"{printable(name)} starts with {printable(line[0], 120)!r}; want {WANTED}"
 
 
 def _files(tree: Tree) -> Iterator[str]:
