@@ -16,7 +16,7 @@ from singleshot.datasets.tree import EnoughError, Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.storage import is_remote
 
-_LEVELS, _FOLDERS, _FAR_FOLDERS = 4, 300, 50
+_LEVELS, _FOLDERS, _FAR_FOLDERS = 4, 1000, 50
 # What is read to find out whether a set has a labelled image; one of more counts as having some.
 _FILES, _BYTES, _COUNTED = 1500, 16 * 2**20, 30
 _SHOWN = 8
@@ -158,9 +158,10 @@ def _sets_below(tree: Tree, formats: Mapping[str, Format], has_parts: bool, used
                 if left < 0:
                     return found
                 one = None if folder in used else _set_in(tree.below(folder), folder, formats, len(found) < _COUNTED)
-                if one is not None and not _is_part_of(one, found):
+                weak = one is None or one.labelled == 0 or formats[one.form].is_copy
+                if one is not None and not (weak and _is_part_of(one, found)):
                     found.append(one)
-                if one is None or one.labelled == 0:
+                if weak:
                     below.append(folder)
         level = below
     if not found and not has_parts:
@@ -175,10 +176,8 @@ def _may_be_set(name: str) -> bool:
 
 
 def _is_part_of(one: Found, found: list[Found]) -> bool:
-    """Whether it is empty and lies in an empty set of its form."""
-    return one.labelled == 0 and any(
-        one.form == other.form and one.folder.startswith(f"{other.folder}/") for other in found
-    )
+    """Whether it lies in a set of its form."""
+    return any(one.form == other.form and one.folder.startswith(f"{other.folder}/") for other in found)
 
 
 def _set_in(tree: Tree, folder: str, formats: Mapping[str, Format], is_counted: bool) -> Found | None:
