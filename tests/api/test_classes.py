@@ -15,7 +15,7 @@ from singleshot.api.evaluate import EvaluateOptions, run_evaluation
 from singleshot.api.train import TrainOptions, prepare, resolve
 from singleshot.class_selection import ClassSelection
 from singleshot.datasets import open_dataset
-from singleshot.datasets.formats import open_source
+from singleshot.datasets.sources import open_source
 from singleshot.datasets.writers.shards import read_contents, write_shards
 from singleshot.errors import CheckpointError, ConfigError, DataError
 from singleshot.loading.shard_stream import ShardStream

@@ -135,7 +135,7 @@ def test_voc_in_any_layout(voc, layout: str) -> None:
 
 def test_sets_in_several_folders_are_named(voc, one_line) -> None:
     root = voc({"before/a.xml": None, "before/a.png": None, "after/a.xml": None, "after/a.png": None})
-    assert "several VOC folders (after, before)" in one_line(open_dataset, root)
+    assert "sets below: after (Pascal VOC, 1), before (Pascal VOC, 1); name one" in one_line(open_dataset, root)
 
 
 @pytest.fixture

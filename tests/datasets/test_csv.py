@@ -383,3 +383,46 @@ def test_no_bytes_make_it_fall(tmp_path, data):
     else:
         assert all("\n" not in str(finding) for finding in findings)
         assert all(math.isnan(obj.area) for image in raw.images for obj in image.objects)
+
+
+KAGGLE_FILES = {
+    "SKU-110K's, without a header": ("annotations/annotations_train.csv", "a.png,16,12,48,36,cat,64,48\n"),
+    "GTSDB's": ("gt.txt", "a.png;16;12;48;36;cat\n"),
+    "numbers of classes": ("labels.csv", "frame,xmin,xmax,ymin,ymax,class_id\na.png,16,48,12,36,cat\n"),
+    "corner and size": ("x.csv", "image_name,label_name,x1,y1,w,h\na.png,cat,16,12,32,24\n"),
+    "corner and size as x and y": ("x.csv", "img_name,x,y,w,h,category\na.png,16,12,32,24,cat\n"),
+    "LISA's": (
+        "annotations.csv",
+        "Filename;Annotation tag;Upper left corner X;Upper left corner Y;Lower right corner X;Lower right corner Y;"
+        "Occluded\na.png;cat;16;12;48;36;0\n",
+    ),
+    "GTSRB's": (
+        "Train.csv",
+        "Width,Height,Roi.X1,Roi.Y1,Roi.X2,Roi.Y2,ClassId,Path\n64,48,16,12,48,36,cat,a.png\n",
+    ),
+    "VinDr's": (
+        "train.csv",
+        "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max\na,cat,3,R1,16,12,48,36\nb,No finding,14,R1,,,,\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", KAGGLE_FILES)
+def test_kaggles_files_are_read(folder, case):
+    name, text = KAGGLE_FILES[case]
+    found = CollectErrors()
+    raw = open_source(folder({name: text})).read(None, found)
+    assert [obj.box for image in raw.images for obj in image.objects] == [(16, 12, 48, 36)]
+    assert raw.class_names == ("cat",)
+    assert {one.kind for one in found.findings} <= {"columns-assumed"}
+    if case == "VinDr's":
+        assert len(raw.images) == 2
+        assert "1 row of 'No finding' without a box: read as images without objects" in found.findings[0].message
+
+
+def test_boxes_alone_are_of_one_class_and_an_unknown_column_is_no_class(folder, one_line):
+    root = folder({"data/train_boxes (1).csv": "image,xmin,ymin,xmax,ymax\na.png,16,12,48,36\n"})
+    raw = open_source(root).read()
+    assert (raw.class_names, list(raw.splits)) == (("object",), ["train"])
+    (root / "data/train_boxes (1).csv").write_text("image,xmin,ymin,xmax,ymax,species\na.png,16,12,48,36,cat\n")
+    assert "starts with 'image,xmin,ymin,xmax,ymax,species'; want a header like" in one_line(open_source, root)

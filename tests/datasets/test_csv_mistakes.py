@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from singleshot.datasets import available_splits, open_dataset, open_source
 from singleshot.datasets.findings import CollectErrors
-from singleshot.datasets.readers import csv_rows
+from singleshot.datasets.readers import csv_columns, csv_rows
 
 FIXED = "file,xmin,ymin,xmax,ymax,class\n"
 
@@ -129,7 +129,7 @@ def test_a_quote_that_never_closes_costs_no_memory_and_is_said(folder, one_line)
 
 
 def test_a_line_without_end_is_given_up_on(folder, one_line):
-    text = FIXED + "a.png,1,2,9,9,cat\n" + "x" * (2 * csv_rows.MAX_LINE) + "\na.png,1,2,9,9,cat\n"
+    text = FIXED + "a.png,1,2,9,9,cat\n" + "x" * (2 * csv_columns.MAX_LINE) + "\na.png,1,2,9,9,cat\n"
     root = folder({"train.csv": text})
     assert "train.csv:3: has a line of more than 1 MB" in one_line(open_dataset, root)
     raw, findings = read(root)
@@ -212,7 +212,7 @@ def test_lines_are_found_for_messages(folder):
     for data in (text.encode(), text.encode("utf-8-sig")):
         places = [(o.number, o.line) for image in raw.images for o in image.objects]
         assert places == [(0, 3), (2, 7)]
-        assert csv_rows.sniff_columns(data) is not None
+        assert csv_columns.sniff_columns(data) is not None
     path = raw.images[0].file
     opened = open_source(Path(path).parent)
     assert [opened.line(path, number) for number, _ in places] == [3, 7]

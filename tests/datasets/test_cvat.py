@@ -367,10 +367,10 @@ def test_a_folder_that_leads_out_is_said_when_it_is_needed(folder, tmp_path, one
     root = folder({"annotations.xml": xml(image())})
     (root / "more").symlink_to(tmp_path / "away")
     (tmp_path / "away" / "x.txt").touch()
-    assert cvat.FORM.sniff(open_tree(root)) == ""
+    assert cvat.FORM.sniff(open_tree(root))
     assert len(cvat.FORM.read(open_tree(root), "", None, RAISE_ERRORS).images) == 1
     (root / "train").symlink_to(tmp_path / "away")
-    assert cvat.FORM.sniff(open_tree(root)) == ""
+    assert cvat.FORM.sniff(open_tree(root))
     said = one_line(cvat.FORM.read, open_tree(root), "", None, RAISE_ERRORS)
     assert "train: a link that leads out of" in said
 

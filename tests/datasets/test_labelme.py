@@ -16,6 +16,7 @@ from singleshot.datasets.readers import labelme as module
 from singleshot.errors import DataError
 
 MADE = ("train", "val", "test", "trainval")
+BOX = {"id": 1, "image_id": 20, "category_id": 7, "bbox": [1, 2, 3, 4]}
 
 
 def shape(points=((1, 2), (11, 12)), kind="rectangle", label="cat", **more):
@@ -338,18 +339,18 @@ def test_one_file_is_enough_to_tell(folder, monkeypatch, key):
 def test_what_is_no_labelme_folder(folder, one_line, files):
     said = one_line(open_dataset, folder(files))
     assert "no data set of a known form" in said
-    assert "LabelMe's NAME.json" in said
+    assert "LabelMe" in said
 
 
 def test_one_below_is_found_and_several_are_named(folder, one_line):
     root = folder({"x/a.png": "", "x/a.json": label(shape())})
     assert len(open_dataset(root)) == 1
     folder({"y/a.png": "", "y/a.json": label(shape())})
-    assert "several LabelMe folders (x, y); name the one" in one_line(open_dataset, root)
+    assert "sets below: x (LabelMe, 1), y (LabelMe, 1); name one" in one_line(open_dataset, root)
 
 
 def test_a_coco_file_among_labelled_images_is_coco(folder, coco):
-    root = folder({"a.png": "", "b.png": "", "a.json": label(shape()), "train.json": coco()})
+    root = folder({"a.png": "", "b.png": "", "a.json": label(shape()), "train.json": coco([BOX])})
     assert open_source(root).form == "coco"
     assert available_splits(root) == ("train",)
 

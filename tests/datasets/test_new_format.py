@@ -25,8 +25,8 @@ from singleshot.errors import DataError
 MAX_BYTES = 64 * 2**20
 
 
-def sniff(tree: Tree) -> str | None:
-    return "" if tree.files("", (".jsonl",)) else None
+def sniff(tree: Tree) -> bool:
+    return bool(tree.files("", (".jsonl",)))
 
 
 def splits(tree: Tree, file: str) -> tuple[str, ...]:
@@ -74,7 +74,6 @@ WITH_LINES = {
     **FORMATS,
     "lines": Format(
         "JSON lines",
-        "a folder with train.jsonl and images/",
         sniff,
         splits,
         read,
@@ -108,9 +107,10 @@ def test_it_is_found_by_its_row_and_by_it_alone(folder: Path, one_line) -> None:
     for path in (folder, folder / "train.jsonl"):
         source = open_source(path, WITH_LINES)
         assert (source.form, source.splits) == ("lines", ("train",))
-    said = one_line(open_source, folder / "images", WITH_LINES)
-    assert "LabelMe's NAME.json for each, or a folder with train.jsonl and images/" in said
-    assert "jsonl" not in one_line(open_source, folder / "images")
+    (folder.parent / "none").mkdir()
+    said = one_line(open_source, folder.parent / "none", WITH_LINES)
+    assert "LabelMe or JSON lines (see docs: Data)" in said
+    assert "JSON lines" not in one_line(open_source, folder.parent / "none")
     with pytest.raises(DataError, match="no data set of a known form"):
         open_source(folder)
 

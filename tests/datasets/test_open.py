@@ -40,9 +40,8 @@ def test_a_nested_voc_folder_is_found_if_it_is_the_only_one(tmp_path, voc_set, b
     assert available_splits(tmp_path) == ("train",)
     voc_set(tmp_path / below.replace("2007", "2012"))
     text = one_line(open_dataset, tmp_path)
-    assert "several VOC folders" in text
-    assert "VOC2007" in text
-    assert "VOC2012" in text
+    other = below.replace("2007", "2012")
+    assert text == f"{tmp_path}: sets below: {below} (Pascal VOC, 1), {other} (Pascal VOC, 1); name one"
 
 
 def test_what_is_no_data_set_says_what_was_wanted_and_what_is_there(tmp_path, write_image, one_line):
@@ -63,8 +62,9 @@ def test_what_is_no_data_set_says_what_was_wanted_and_what_is_there(tmp_path, wr
             text = one_line(call, tmp_path / name)
             assert message in text
             of_forms = "no such file" not in text  # a wrong path is no question of forms
-            assert ("Annotations/*.xml" in text) == of_forms
-            assert ("COCO JSON" in text) == of_forms
+            assert ("Pascal VOC" in text) == of_forms or name == "plain"
+            assert ("COCO" in text) == of_forms
+            assert len(text) < 400 + len(str(tmp_path / name))
 
 
 def test_a_voc_folder_without_annotations_is_said(tmp_path, one_line):

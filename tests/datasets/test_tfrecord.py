@@ -276,3 +276,15 @@ def test_recognised_by_content():
     assert tfrecord.is_one(record)
     for head in (b"", record[:13], record[1:], b"\x0a" * 99, record_file([field(2, feature([1]))])):
         assert not tfrecord.is_one(head)
+
+
+def test_records_count_after_the_labels_that_they_were_made_of(tmp_path, made, write_image):
+    (tmp_path / "test.record").write_bytes(record_file([made()]))
+    assert open_source(tmp_path).form == "tfrecord"
+    write_image(tmp_path / "images" / "train" / "a.png", 64, 48)
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+    xml = f"<annotation><object><name>cat</name>{box}</object></annotation>"
+    (tmp_path / "images" / "train" / "a.xml").write_text(xml)
+    source = open_source(tmp_path)
+    assert (source.form, source.tree.root) == ("voc", f"{tmp_path}/images")
+    assert source.others == f"the folder itself (TFRecord) in {tmp_path}"

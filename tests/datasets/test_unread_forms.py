@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from singleshot.datasets import open_source
 from singleshot.datasets.readers.unread_forms import UNREAD_FORMS, find_unread_form
 from singleshot.datasets.tree import open_tree
 
@@ -9,6 +10,7 @@ KITTI = "Car 0.00 0 -1.57 599.41 156.40 629.75 189.25 2.85 2.63 12.34 0.47 1.49 
 FILES = {
     "train.tfrecord": (b"\x1f\x8b\x08", "compressed TFRecord; unpack it (gunzip)"),
     "train/cats.tfrecord-00000-of-00002": (b"\x10\0\0", "called like a TFRecord and is none, or damaged"),
+    "labels.csv": ("version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS; fetch what it stands for"),
     "cats.vott": ("{}", "a VoTT project; export it from VoTT as Pascal VOC"),
     "x-asset.json": ('{"asset": {"name": "a.png"}, "regions": []}', "VoTT's JSON"),
     "ds/ann/a.png.json": ('{"objects": [{"classTitle": "cat"}]}', "Supervisely's form; export the project as COCO"),
@@ -28,6 +30,15 @@ FILES = {
         "Label Studio's CSV",
     ),
     "train_ship_segmentations.csv": ("ImageId,EncodedPixels\na.jpg,1 3 10 5\n", "Kaggle's CSV of masks"),
+    "gt_img_1.txt": ('\ufeff377,117,463,117,465,130,378,130,"Genaxis"\r\n', "ICDAR's form (corners, text)"),
+    "wider_face_split/wider_face_train_bbx_gt.txt": (
+        "0--Parade/0_Parade_1.jpg\n1\n449 330 122 149 0 0 0 0 0 0\n",
+        "WIDER FACE's form",
+    ),
+    "Labels/001/1.txt": ("2\n20 30 120 130\n40 50 80 90\n", "BBox-Label-Tool's form (a count, then x1 y1 x2 y2)"),
+    "Labels/2.txt": ("1\r\n20 30 120 130 cat\r\n", "BBox-Label-Tool's form"),
+    "ground-truth/1.txt": ("cat 20 30 120 130\nwine glass 4.5 5 8 9\n", "rows of class x1 y1 x2 y2 (mAP, OIDv4)"),
+    "groundtruths/1.txt": ("cat 120 130 20 30\ndog 4 5 6 9", "rows of class x y width height; convert them to a CSV"),
     "gt/gt.txt": ("1,2,10.5,20,30,40,1,1,0.9\n", "tracks in MOTChallenge's form"),
 }
 
@@ -52,10 +63,42 @@ def test_labels_of_whole_images_are_no_boxes(folder):
 
 
 def test_images_alone(folder):
-    assert "there are images and no labels; draw boxes" in str(find_unread_form(open_tree(folder({}, ["a.png"]))))
+    assert "there are images and no labels; draw boxes" in str(
+        find_unread_form(open_tree(folder({"requirements.txt": "x", "package.json": "{}"}, ["a.png"])))
+    )
     root = folder({}, ["cat/a.png", "dog/b.png"])
     (root / "a.png").unlink()
     assert "there are images in 2 folders and no labels" in str(find_unread_form(open_tree(root)))
+
+
+def test_labels_behind_many_other_texts_are_named(folder):
+    files = {f"training/calib/{i:06d}.txt": "P0: 7.0e+02 0.0e+00\n" for i in range(20)}
+    said = find_unread_form(open_tree(folder({**files, "training/label_2/000000.txt": KITTI})))
+    assert said == "training/label_2/000000.txt is KITTI's form; convert it to COCO or Pascal VOC"
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("captions_val2017.json", "captions"),
+        ("panoptic_train.json", "areas"),
+        ("stuff_val.json", "areas"),
+        ("image_info_test2017.json", "images without labels"),
+    ],
+)
+def test_other_tasks_of_coco_are_named(folder, one_line, name, what):
+    root = folder({f"annotations/{name}": '{"images": [{"id": 1}], "annotations": [{"id": 1}], "categories": []}'})
+    said = one_line(open_source, root)
+    assert said.endswith(f"annotations/{name} holds {what}; add instances_*.json, which has the boxes")
+
+
+def test_a_table_that_is_no_csv_of_boxes_says_its_columns(folder, one_line):
+    root = folder({"data/x.csv": "image,kind,score\na.png,cat,1\n"}, ["data/a.png"])
+    said = one_line(open_source, root)
+    assert "data/x.csv starts with 'image,kind,score'; want a header like file,xmin,ymin,xmax,ymax,class" in said
+    assert len(said) < 500
+    (root / "data/x.csv").write_text("epoch,train/box_loss,lr\n1,2,3\n")
+    assert "data/x.csv" not in one_line(open_source, root)
 
 
 def test_what_nobody_knows_and_what_leads_out(folder, tmp_path):

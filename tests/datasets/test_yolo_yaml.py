@@ -157,14 +157,15 @@ def test_a_link_back_to_its_folder_ends(yolo, one_line):
 def test_what_is_no_yolo_folder(yolo, one_line, files):
     said = one_line(open_dataset, yolo(files))
     assert "no data set of a known form" in said
-    assert "a YOLO data.yaml" in said
+    assert "COCO, YOLO, CSV" in said
 
 
 def test_voc_and_coco_folders_stay_what_they_are(yolo, voc_xml, write_voc, coco, write_coco):
     voc = write_voc(yolo({"labels/a.txt": ROW, "images/a.png": ""}), {"a": voc_xml([("cat", (1, 1, 5, 5))])})
     assert open_source(voc).form == "voc"
+    box = {"id": 1, "image_id": 20, "category_id": 7, "bbox": [1, 2, 3, 4]}
     both = yolo(plain(ROW), voc.parent / "both")
-    write_coco(both / "annotations" / "instances_train2017.json", coco())
+    write_coco(both / "annotations" / "instances_train2017.json", coco([box]))
     assert open_source(both).form == "coco"
     label_studio = yolo({**plain(ROW), "notes.json": "{}"}, voc.parent / "studio")
     assert open_source(label_studio).form == "yolo"
@@ -172,7 +173,7 @@ def test_voc_and_coco_folders_stay_what_they_are(yolo, voc_xml, write_voc, coco,
 
 def test_several_below_are_named(yolo, one_line):
     root = yolo({f"{k}/{name}": text for k in "xy" for name, text in plain(ROW).items()})
-    assert "several YOLO folders (x, y); name the one" in one_line(open_dataset, root)
+    assert "sets below: x (YOLO, 1), y (YOLO, 1); name one" in one_line(open_dataset, root)
 
 
 def test_flags_stand_beside_the_labels(yolo):

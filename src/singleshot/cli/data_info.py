@@ -89,7 +89,8 @@ def collect(
         of = f"{printable(raw.source)}{'' if split is None else f', split {printable(split, 60)}'}"
         there = "no image" if not raw.images else f"no object in {count_of(found.total.images, 'image')}"
         wrong = sum(found.problems.values())
-        why = f" that can be used ({count_of(wrong, 'problem')}; list them: singleshot data check {printable(data)})"
+        data = printable(source.tree.path(source.file))
+        why = f" that can be used ({count_of(wrong, 'problem')}; list them: singleshot data check {data})"
         raise DataError(f"{of}: {there}{why if wrong else ''}; there is nothing to describe")
     return found, table
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from singleshot.class_selection import ClassSelection
 from singleshot.datasets.build_dataset import build_dataset
 from singleshot.datasets.dataset import Dataset
-from singleshot.datasets.formats import Source, open_source
+from singleshot.datasets.sources import Source, open_source
 from singleshot.datasets.splits import find_split
 
 __all__ = ["Dataset", "Source", "available_splits", "find_split", "open_dataset", "open_source"]

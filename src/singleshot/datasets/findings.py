@@ -67,6 +67,7 @@ KINDS = {
     "image-unused": Kind(NOTE, "a labelled image that no split lists"),
     "labels-left-out": Kind(WARNING, "what a repaired copy lacks"),
     "columns-assumed": Kind(NOTE, "a CSV whose columns, or names of classes, had to be assumed"),
+    "path-moved": Kind(NOTE, "a path that is not there, and what is read in its place"),
     "labels-unread": Kind(NOTE, "labels of another form in the same folder"),
     "image-without-objects": Kind(NOTE, "an image labelled as background"),
 }

@@ -7,6 +7,7 @@ relative to the folder, with "/" between their parts, on every system and for ev
 from __future__ import annotations
 
 import contextlib
+import copy
 import html
 import os
 import re
@@ -32,10 +33,32 @@ _LINK = re.compile(
 )
 
 
+class EnoughError(Exception):
+    """More of a tree was to be read than it was `limited` to."""
+
+
+class _Allowance:
+    """How much may still be read of a limited tree."""
+
+    def __init__(self, files: int, most_bytes: int) -> None:
+        self._files, self._bytes = files, most_bytes
+
+    def read(self, path: str, limit: int, what: str, most: int | None) -> bytes:
+        """As `read_limited`; EnoughError where nothing is left."""
+        self._files -= 1
+        wanted = min(limit if most is None else most, self._bytes)
+        data = read_limited(path, limit, what, wanted + 1) if self._files >= 0 else b""
+        self._bytes -= len(data)
+        if self._files < 0 or self._bytes < 0 or (most is None and len(data) > limit):
+            raise EnoughError
+        return data if most is None else data[:most]
+
+
 class Tree:
     """The files under `root`; each folder is listed once, so that thousands of images cost one call per folder."""
 
     follow_links = False
+    _allowance: _Allowance | None = None
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         scheme, separator, rest = str(root).partition("://")
@@ -63,6 +86,12 @@ class Tree:
     def below(self, folder: str) -> Tree:
         """The tree of a folder in here, under the same rules."""
         return open_tree(self.path(folder), self.follow_links)
+
+    def limited(self, files: int, most_bytes: int) -> Tree:
+        """The same tree, which raises EnoughError once more than that has been read of it."""
+        tree = copy.copy(self)
+        tree._allowance = _Allowance(files, most_bytes)
+        return tree
 
     def names(self, folder: str = "") -> dict[str, bool]:
         """Names in a folder -> whether that is a folder; {} where there is none.
@@ -169,12 +198,16 @@ class Tree:
     def read(self, name: str, limit: int, what: str, most: int | None = None) -> bytes:
         """All bytes of a file in here, or with `most` its first ones; DataError as `read_limited`."""
         self._refuse_outside(name)
-        return read_limited(self.path(name), limit, what, most)
+        if self._allowance is None:
+            return read_limited(self.path(name), limit, what, most)
+        return self._allowance.read(self.path(name), limit, what, most)
 
     @contextlib.contextmanager
     def open(self, name: str, limit: int, what: str) -> Iterator[IO[bytes]]:
         """A file in here for reading piece by piece; DataError as `read_limited`."""
         self._refuse_outside(name)
+        if self._allowance is not None:
+            self._allowance.read(self.path(name), limit, what, None)
         with open_limited(self.path(name), limit, what) as file:
             yield file
 

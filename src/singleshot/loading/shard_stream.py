@@ -20,9 +20,9 @@ from singleshot.datasets.box_rules import clean_boxes
 from singleshot.datasets.dataset import format_box, unknown_class
 from singleshot.datasets.encoded_image import EncodedImage
 from singleshot.datasets.findings import RAISE_ERRORS
-from singleshot.datasets.formats import open_source
 from singleshot.datasets.shard_index import INDEX, find_shard, parse_label, read_index
 from singleshot.datasets.shard_tar import read_samples
+from singleshot.datasets.sources import open_source
 from singleshot.datasets.splits import resolve_split
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.images.decode import Encoded, check_image

@@ -168,6 +168,19 @@ def fiftyone(rng: Random, pictures: list[Picture]) -> Files:
     return _in_one_or_two(rng, pictures, "labels.json", make)
 
 
+def keras_txt(rng: Random, pictures: list[Picture]) -> Files:
+    """keras-yolo3's lines."""
+
+    def make(part: list[Picture]) -> bytes:
+        rows = []
+        for p in part:
+            boxes = [",".join(map(str, (*box, label))) for box, label in zip(p.boxes, p.labels, strict=True)]
+            rows.append(" ".join([p.name, *boxes]))
+        return "".join(f"{row}\n" for row in rows).encode()
+
+    return {**_in_one_or_two(rng, pictures, "_annotations.txt", make), "_classes.txt": "\n".join(CLASSES).encode()}
+
+
 def _brush(p: Picture, box: tuple[int, int, int, int]) -> list[int]:
     """A filled box as Label Studio packs it, in runs of up to 2^16 values."""
     x0, y0, x1, y1 = box

@@ -31,9 +31,10 @@ from singleshot.datasets.checks.left_out import check_left_out
 from singleshot.datasets.checks.prefetch import LEAST, looking_ahead
 from singleshot.datasets.checks.unlabelled import check_strays
 from singleshot.datasets.findings import ERROR, KINDS, NOTE, WARNING, CollectErrors, Finding, RaiseErrors
-from singleshot.datasets.formats import Format, Source, no_line
+from singleshot.datasets.formats import Format, no_line
 from singleshot.datasets.plausible import implausible
 from singleshot.datasets.raw import RawSet
+from singleshot.datasets.sources import Source
 from singleshot.datasets.tree import join
 from singleshot.errors import DataError
 from singleshot.storage import is_remote, read_limited
@@ -115,8 +116,8 @@ def check_source(
         raw = source.read(split, problems)
     if class_names is not None:
         class_names = tuple(dict.fromkeys((*class_names, *(name for name in new_names if name in raw.class_names))))
-    if source.unread:
-        problems.add("labels-unread", raw.source, f"{source.unread}; give them a folder of their own")
+    for unread in filter(None, (source.unread, source.unread_beside(raw) if whole else "")):
+        problems.add("labels-unread", raw.source, f"{unread}; give them a folder of their own")
     if (odd := implausible(raw)) is not None:
         problems.add(odd[0], raw.source, odd[1])
     check_left_out(source, problems)

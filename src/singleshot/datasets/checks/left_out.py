@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from singleshot.datasets.findings import RaiseErrors
-from singleshot.datasets.formats import Source
+from singleshot.datasets.sources import Source
 from singleshot.errors import DataError, printable
 from singleshot.files import atomic_write
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from singleshot.datasets.checks.images import Look, look
 from singleshot.datasets.checks.process_pool import ProcessPool
-from singleshot.datasets.formats import Source
+from singleshot.datasets.sources import Source
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError
 from singleshot.images.suffixes import is_image

@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 from urllib.parse import unquote
 
 from singleshot.datasets.findings import Finding, RaiseErrors
-from singleshot.datasets.formats import Source
 from singleshot.datasets.raw import RawSet
+from singleshot.datasets.sources import Source
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image

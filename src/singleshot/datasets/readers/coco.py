@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from itertools import islice
 from typing import Any, NamedTuple
 
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
@@ -22,9 +21,7 @@ from singleshot.datasets.readers.common import (
     UniqueImages,
     divide,
     find_images,
-    folders_below,
     line_of_item,
-    only_folder,
     parse_json,
     whole_side,
 )
@@ -54,12 +51,9 @@ class _Read(NamedTuple):
     images: list[RawImage]
 
 
-def sniff(tree: Tree) -> str | None:
-    """ "" for a folder with COCO files, the only one below with such files and images, None for others."""
-    if coco_files(tree):
-        return ""
-    below = folders_below(tree, lambda one: bool(coco_files(one)) and any(islice(one.images(), 1)))
-    return only_folder(tree, below, "COCO")
+def sniff(tree: Tree) -> bool:
+    """Whether it is a folder with COCO files."""
+    return bool(coco_files(tree))
 
 
 def splits(tree: Tree, file: str = "") -> tuple[str, ...]:

@@ -14,7 +14,9 @@ from singleshot.images.suffixes import is_image
 from singleshot.text import utf8_head
 
 # Files of the COCO download that hold no boxes of objects.
-_OTHER_TASKS = ("person_keypoints_", "captions_", "stuff_", "panoptic_", "image_info")
+OTHER_TASKS = ("captions_", "stuff_", "panoptic_", "image_info")
+# Boxes too, of persons alone; read where nothing else is.
+_KEYPOINTS = "person_keypoints_"
 _EXPORTED = "_annotations.coco.json"  # Roboflow's name, one in each split's folder
 _LABEL_FOLDERS = ("annotations", "annotation", "labels")
 _PEEK_BYTES, _FEW = 1 << 16, 50
@@ -37,7 +39,11 @@ def coco_files(tree: Tree) -> list[CocoFile]:
         # A JSON beside an image of its name is that image's own label (LabelMe's); others there may have lost theirs.
         own = {name for name in tree.files(place, (".json",)) if name[:-5] in pictures}
         for name in tree.files(place, (".json",)):
-            if name.endswith(".json") and not name.startswith(_OTHER_TASKS) and name not in (_EXPORTED, *own):
+            if (
+                name.endswith(".json")
+                and not name.startswith((*OTHER_TASKS, _KEYPOINTS))
+                and name not in (_EXPORTED, *own)
+            ):
                 file = coco_file(join(place, name))
                 usual = file.split in KNOWN_SPLITS or name.startswith("instances_")
                 if (not own or usual) and _is_coco(tree, file.name, usual):
@@ -49,7 +55,7 @@ def coco_files(tree: Tree) -> list[CocoFile]:
     at = name_train([(file.split, file.name) for file in found])
     if at is not None:
         found[at] = found[at]._replace(split="train")
-    return found or _files_of_splits(tree) or _result_lists(tree)
+    return found or _files_of_splits(tree) or _keypoints(tree) or _result_lists(tree)
 
 
 def _by_words(files: list[CocoFile]) -> list[CocoFile]:
@@ -78,13 +84,19 @@ def _files_of_splits(tree: Tree) -> list[CocoFile]:
     for place_of_split, folder in [*((name, name) for name in tree.folders()), *inside]:
         known = split_of(folder) in KNOWN_SPLITS
         for place in (place_of_split, *_label_folders(tree, place_of_split)) if known else ():
-            names = [name for name in tree.files(place, (".json",)) if not name.startswith(_OTHER_TASKS)]
+            names = [name for name in tree.files(place, (".json",)) if not name.startswith(OTHER_TASKS)]
             pictures = {name.rpartition(".")[0] for name in tree.files(place) if is_image(name)} if names else set()
             mine = [n for n in names[:_FEW] if n[:-5] not in pictures and _is_coco(tree, join(place, n), usual=False)]
             for name in mine:
                 tag = folder if len(mine) == 1 else f"{folder}/{name[:-5]}"
                 found.append(CocoFile(join(place, name), tag, split_of(folder)))
     return found
+
+
+def _keypoints(tree: Tree) -> list[CocoFile]:
+    names = [join(place, name) for place in ("", *_label_folders(tree, "")) for name in tree.files(place, (".json",))]
+    mine = [name for name in names if name.rpartition("/")[2].startswith(_KEYPOINTS)]
+    return [coco_file(name) for name in mine[:_FEW] if _is_coco(tree, name, usual=False)]
 
 
 def _result_lists(tree: Tree) -> list[CocoFile]:
@@ -97,7 +109,7 @@ def _result_lists(tree: Tree) -> list[CocoFile]:
 
 def coco_file(name: str) -> CocoFile:
     """A file with what its name says."""
-    tag = name.rpartition("/")[2][:-5].removeprefix("instances_")
+    tag = name.rpartition("/")[2][:-5].removeprefix("instances_").removeprefix(_KEYPOINTS)
     return CocoFile(name, tag, split_of(tag))
 
 
@@ -110,7 +122,9 @@ def _is_coco(tree: Tree, name: str, usual: bool) -> bool:
     if results.is_one(text) or coco_results.is_one(text):
         return False
     if has_lists(text) and not text.startswith(b"[") and b'"schema_ref"' not in text:  # Darwin's
-        return True
+        # Of a longer file the other lists may come later; Label Studio's notes.json has categories alone.
+        lists = set(_LIST_KEY.findall(text))
+        return usual or len(start) == _PEEK_BYTES or (b"images" in lists and len(lists) > 1)
     if not usual or re.search(rb'"(shapes|regions|_via_\w+)"\s*:', text):
         return False
     if len(start) == _PEEK_BYTES:  # the lists may come later

@@ -6,8 +6,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
 
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.raw import Box, Hull, RawImage, say_same
@@ -22,8 +21,6 @@ logger = logging.getLogger(__name__)
 MAX_SIDE = 1_000_000
 # The splits of a data set that has none, see `make_splits`.
 MADE_SPLITS = ("train", "val", "test", "trainval")
-# Folders below the one that is given, in which a data set is looked for.
-_FOLDERS = 200
 _BLANK = re.compile(r"[\s,]*")
 
 # ---------------------------------------------------------------------------------------------- numbers and boxes
@@ -101,29 +98,6 @@ def line_of_item(text: str, key: str, number: int) -> int | None:
 
 
 # ---------------------------------------------------------------------------------------------- folders and images
-
-
-def folders_below(tree: Tree, is_one: Callable[[Tree], bool], skip: Collection[str] = ()) -> list[str]:
-    """Names of the first folders below whose tree `is_one`. Raises DataError for a link that leads out."""
-    found = []
-    for name in islice(tree.folders(), _FOLDERS):
-        if name not in skip:
-            tree.names(name)  # refuses a link
-            if is_one(tree.below(name)):
-                found.append(name)
-    return found
-
-
-def only_folder(tree: Tree, found: list[str], form: str, certain: bool = False) -> str | None:
-    """The only one of the folders that were found, else None.
-
-    Raises DataError when there are several and they are what the user must mean: nothing else lies in the tree, or
-    they are `certain` to be of that form.
-    """
-    if len(found) > 1 and (certain or not tree.files()):
-        there = ", ".join(printable(name) for name in found[:8])
-        raise DataError(f"{printable(tree.root)}: several {form} folders ({there}); name the one that you mean")
-    return found[0] if len(found) == 1 else None
 
 
 def images_by_stem(tree: Tree, folder: str) -> dict[str, list[str]]:

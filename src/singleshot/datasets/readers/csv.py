@@ -23,16 +23,14 @@ from singleshot.datasets.readers.common import (
     images_by_stem,
     shorten_idents,
 )
+from singleshot.datasets.readers.csv_columns import PLAIN, Columns, sniff_columns
 from singleshot.datasets.readers.csv_rows import (
     ONLY_CLASS,
-    PLAIN,
-    Columns,
     CsvImage,
     CsvTable,
     open_rows,
     read_table,
     scan_column,
-    sniff_columns,
     split_name,
     without_gc,
 )
@@ -49,7 +47,8 @@ MAX_LIST_BYTES = 16 * 2**20
 _DESCRIPTIONS = "class-descriptions"  # in the name of OpenImages' file of codes and names
 _EXPORTED = "_annotations.csv"  # Roboflow's name, one in each split's folder
 # Where the CSV files lie, if not at the root; "labels" and "data" beside images in other folders.
-_FOLDERS = ("annotations", "labels", "data")
+_FOLDERS = ("annotations", "labels", "data", "csv")
+_TEXTS = ("gt.txt",)  # GTSDB's; MOT's of that name has no images in its rows
 _HEAD_BYTES = 1 << 16
 _MOST_FILES = 1000  # heads that are looked at in one folder
 WANTED = "a header like file,xmin,ymin,xmax,ymax,class, or rows path,x1,y1,x2,y2,class without one"
@@ -81,7 +80,7 @@ def csv_files(tree: Tree) -> list[CsvFile]:
     """The annotation files of a folder, by the layouts that are known and by their first lines; [] for none."""
     found = []
     for place in ("", *_FOLDERS):
-        for name in tree.files(place, (".csv",))[:_MOST_FILES]:
+        for name in (*tree.files(place, (".csv",))[:_MOST_FILES], *tree.files(place, _TEXTS)):
             file = _look(tree, join(place, name), _split_in(name), name[:-4])
             found += [file] if file else []
     for folder in tree.folders():
@@ -94,9 +93,9 @@ def csv_files(tree: Tree) -> list[CsvFile]:
     return found
 
 
-def sniff(tree: Tree) -> str | None:
-    """ "" for a folder with such CSV files, None for others."""
-    return "" if csv_files(tree) else None
+def sniff(tree: Tree) -> bool:
+    """Whether it is a folder with such CSV files."""
+    return bool(csv_files(tree))
 
 
 def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
@@ -210,7 +209,8 @@ def _say_assumed(tree: Tree, files: list[CsvFile], tables: list[CsvTable], probl
     for file, table in zip(files, tables, strict=True):
         path = tree.path(file.name)
         if not file.columns.header:
-            message = "has no header: its columns are taken for image, xmin, ymin, xmax, ymax, class; add it as line 1"
+            taken = f"image, xmin, ymin, xmax, ymax, class{', width, height' * (file.columns.width >= 0)}"
+            message = f"has no header: its columns are taken for {taken}; add it as line 1"
             problems.add("columns-assumed", path, message, line=1)
         elif file.columns.name < 0:
             message = f"has no column of classes: all objects are of the class {ONLY_CLASS!r}; add a column 'class'"

@@ -1,4 +1,4 @@
-"""One CSV file of boxes, read row by row: what its columns mean, and what its rows say of each image."""
+"""One CSV file of boxes, read row by row: what its rows say of each image."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import csv
 import gc
 import io
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -15,78 +16,20 @@ from typing import IO, NamedTuple
 from singleshot.datasets.findings import CollectErrors, RaiseErrors
 from singleshot.datasets.packed_strings import is_encodable, is_text
 from singleshot.datasets.raw import RawObject
-from singleshot.datasets.readers.common import parse_number, score_of, whole_side
+from singleshot.datasets.readers.common import parse_number, score_of
+from singleshot.datasets.readers.csv_columns import MAX_LINE, SIDES, Columns, side_of
 from singleshot.datasets.splits import KNOWN_SPLITS
 from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
-from singleshot.images.suffixes import is_image
-from singleshot.text import encoding_of
 
 MAX_CSV_BYTES = 4 * 2**30
-MAX_LINE = 1 << 20
-PLAIN = encoding_of(b"")
 
-# What a column is called, in small letters; where a header has two of them, the first here counts.
-_SIDES = ("xmin", "ymin", "xmax", "ymax")
-_CALLED = {
-    "image": (
-        "filename",
-        "file",
-        "file_name",
-        "image_path",
-        "path",
-        "image",
-        "img",
-        "imageid",
-        "image_id",
-        "image_name",
-    ),
-    "xmin": ("xmin", "x1", "x_min"),
-    "ymin": ("ymin", "y1", "y_min"),
-    "xmax": ("xmax", "x2", "x_max"),
-    "ymax": ("ymax", "y2", "y_max"),
-    "bbox": ("bbox",),
-    "name": ("class", "class_name", "label", "labelname", "name"),
-    "width": ("width",),
-    "height": ("height",),
-    "difficult": ("difficult",),
-    "crowd": ("crowd", "iscrowd", "isgroupof"),
-    "split": ("split",),
-    "score": ("score", "confidence", "conf"),
-}
-# What `detect --format csv` calls them: there x1 is the right side, and "label" a number.
-_OWN = {"x0": "xmin", "y0": "ymin", "x1": "xmax", "y1": "ymax", "label": "", "name": "class"}
+# Classes of rows without a box that say that there is nothing (VinDr's), in small letters.
+_NOTHING = ("no finding", "none", "nothing", "normal", "negative", "background")
 # What objects are called where no column says a class.
 ONLY_CLASS = "object"
 # OpenImages writes -1 where it was not looked at.
 _FLAG = {"": False, "0": False, "1": True, "-1": False, "false": False, "true": True}
-
-
-class Columns(NamedTuple):
-    """Where objects stand in a row, -1 where there is no such column. bare: images are named without their endings,
-    as OpenImages does; coded: so are classes, by its codes; width_of_row: columns in all; header: line 1 names them;
-    encoding: and its way with errors; bbox: one column of x, y, width and height, as Kaggle's sets have, where no class
-    (name -1) means that there is only one."""
-
-    image: int = 0
-    xmin: int = 1
-    ymin: int = 2
-    xmax: int = 3
-    ymax: int = 4
-    name: int = 5
-    width: int = -1
-    height: int = -1
-    difficult: int = -1
-    crowd: int = -1
-    split: int = -1
-    score: int = -1
-    bare: bool = False
-    coded: bool = False
-    width_of_row: int = 6
-    header: bool = False
-    delimiter: str = ","
-    encoding: tuple[str, str] = PLAIN
-    bbox: int = -1
 
 
 @dataclass(slots=True)
@@ -108,58 +51,6 @@ class CsvTable(NamedTuple):
     names: list[str]
     has_splits: bool
     relative: bool
-
-
-# ---------------------------------------------------------------------------------------------- columns
-
-
-def sniff_columns(head: bytes) -> Columns | None:
-    """What the first line that is not blank says of the columns; None where it is no CSV of boxes."""
-    encoding = encoding_of(head)
-    lines = head.decode(*encoding).splitlines()
-    line = next((line for line in lines if line.strip()), "")
-    if "\0" in line or len(line) > MAX_LINE:
-        return None
-    for delimiter in ",;\t":
-        try:
-            row = next(csv.reader([line], delimiter=delimiter, strict=True))
-        except (csv.Error, StopIteration):
-            continue
-        found = _by_header(row, delimiter) or _without_header(row, delimiter)
-        if found is not None:
-            return found._replace(encoding=encoding)
-    return None
-
-
-def _by_header(row: list[str], delimiter: str) -> Columns | None:
-    cells = [_OWN.get(cell, cell) if "x0" in row else cell for cell in (cell.strip().lower() for cell in row)]
-    place = {key: next((cells.index(name) for name in names if name in cells), -1) for key, names in _CALLED.items()}
-    if min(place[key] for key in ("image", "name", *_SIDES)) < 0 and min(place["image"], place["bbox"]) < 0:
-        return None
-    if min(place[key] for key in _SIDES) >= 0:
-        place["bbox"] = -1
-    if min(place["width"], place["height"]) < 0:
-        place["width"] = place["height"] = -1
-    return Columns(
-        **place,
-        bare=cells[place["image"]] in ("imageid", "image_id"),
-        coded=place["name"] >= 0 and cells[place["name"]] == "labelname",
-        width_of_row=len(row),
-        header=True,
-        delimiter=delimiter,
-        encoding=PLAIN,
-    )
-
-
-def _without_header(row: list[str], delimiter: str) -> Columns | None:
-    if len(row) != 6 or not is_image(row[0].strip()):
-        return None
-    if any(row[1:]):
-        try:
-            [float(cell) for cell in row[1:5]]
-        except ValueError:
-            return None
-    return Columns(delimiter=delimiter)
 
 
 def split_name(text: str) -> str:
@@ -249,6 +140,11 @@ def read_table(
             next(rows, None)
         for number, (line, row) in enumerate(rows):
             table.take(row, number, line)
+    for label, count in table.nothing.items():
+        message = (
+            f"{count} row{'s' * (count > 1)} of {printable(label, 40)!r} without a box: read as images without objects"
+        )
+        problems.add("columns-assumed", tree.path(name), message)
     classes = list(dict.fromkeys(found for found in table.classes.values() if found))
     return CsvTable(table.images, classes, table.has_splits, columns.bare and table.mostly_parts())
 
@@ -274,11 +170,15 @@ class _Table:
         self.images: dict[str, CsvImage] = {}
         self.classes: dict[str, str] = {}  # as written -> its name, "" where it cannot be used
         self.has_splits = False
+        self.nothing: Counter[str] = Counter()  # rows without a box that say so
         self._path, self._columns, self._problems = path, columns, problems
         self._sides: Callable[[list[str]], tuple[str, ...]]
         self._sides = itemgetter(columns.xmin, columns.ymin, columns.xmax, columns.ymax)
         if columns.bbox >= 0:
             self._sides = lambda row: _corners(row[columns.bbox])
+        elif columns.sized:
+            pick = self._sides
+            self._sides = lambda row: _corners(",".join(pick(row)))
         self._sizes = itemgetter(columns.width, columns.height) if columns.width >= 0 else None
         self._has_flags = max(columns.difficult, columns.crowd) >= 0
         self._descriptions, self._declared = descriptions, declared
@@ -306,7 +206,9 @@ class _Table:
             if "_" in "".join(texts):  # Python's own way to write 1_000
                 raise ValueError
         except ValueError:
-            if label.strip() or any(text.strip() for text in texts):
+            if not any(text.strip(" ,") for text in texts) and label.strip().lower() in _NOTHING:
+                self.nothing[label.strip()] += 1
+            elif label.strip() or any(text.strip(" ,") for text in texts):
                 self._refuse_box(texts, label, line, number)
             return
         label = label if columns.name >= 0 else ONLY_CLASS
@@ -334,7 +236,7 @@ class _Table:
         self._problems.add(kind, self._path, message, item, line=line, number=number)
 
     def _refuse_box(self, texts: tuple[str, ...], label: str, line: int, number: int) -> None:
-        side, text = next((s, t) for s, t in zip(_SIDES, texts, strict=True) if parse_number(t) is None)
+        side, text = next((s, t) for s, t in zip(SIDES, texts, strict=True) if parse_number(t) is None)
         item = f"object {number} ({printable(label.strip(), 80)})"
         self._report(f"{side} {printable(text, 40)!r} is not a number; want pixels", item, line, number)
 
@@ -365,7 +267,7 @@ class _Table:
         return found[0], found[1]
 
     def _take_size(self, image: CsvImage, width: str, height: str, key: str, line: int) -> None:
-        size, message = (_side(width), _side(height)), ""
+        size, message = (side_of(width), side_of(height)), ""
         if size[0] is None or size[1] is None:
             name, text = ("width", width) if size[0] is None else ("height", height)
             message = f"{name} {printable(text, 40)!r}; want the image's {name} in whole pixels"
@@ -399,8 +301,3 @@ def _corners(text: str) -> tuple[str, ...]:
         return (text.strip(),) * 4
     x, y, width, height = (number or 0.0 for number in numbers)
     return (repr(x), repr(y), repr(x + width), repr(y + height))
-
-
-def _side(text: str) -> int | None:
-    """Whole pixels, 0 where nothing is said; None for anything else."""
-    return whole_side(parse_number(text.strip() or "0"))

@@ -19,7 +19,6 @@ from singleshot.datasets.readers.common import (
     UniqueImages,
     divide,
     images_by_stem,
-    only_folder,
     parse_json,
     shorten_idents,
 )
@@ -108,15 +107,12 @@ class LabelForm:
     has_subsets: bool = False
     notation: Notation = TAGGED
 
-    def sniff(self, tree: Tree) -> str | None:
-        """The folder where such files lie: the tree's own (""), or the only one below that has images of its own; else
-        None. Raises DataError when several folders below have such files and nothing else lies here."""
+    def sniff(self, tree: Tree) -> bool:
+        """Whether such files lie here, or in the only folder below that has them, whose images lie elsewhere."""
         if self._own_files(tree, strict=False):
-            return ""
-        below = only_folder(tree, [folder for folder, _ in self._files_below(tree)], self.about)
-        if below is None:
-            return None
-        return below if any(map(is_image, islice(tree.walk(below), _FEW_IMAGES))) else ""
+            return True
+        below = [folder for folder, _ in self._files_below(tree)]
+        return len(below) == 1 and not any(map(is_image, islice(tree.walk(below[0], lenient=True), _FEW_IMAGES)))
 
     def splits(self, tree: Tree, file: str = "") -> tuple[str, ...]:
         """Names of the splits: those that images or folders say, or made; a named file without any is one split."""

@@ -19,11 +19,9 @@ from singleshot.datasets.raw import Box, Hull, RawImage, RawObject, RawSet
 from singleshot.datasets.readers.common import (
     MADE_SPLITS,
     divide,
-    folders_below,
     images_by_stem,
     json_number,
     line_of_item,
-    only_folder,
     parse_json,
     surround,
     whole_side,
@@ -60,15 +58,8 @@ class _Pair(NamedTuple):
     content: dict[str, Any]
 
 
-def sniff(tree: Tree) -> str | None:
-    """The folder with such pairs, or with splits that have them: the tree's own (""), or the only one below; else None.
-
-    Raises DataError when several folders below are such folders and nothing else lies here.
-    """
-    return "" if _sniff_here(tree) else only_folder(tree, folders_below(tree, _sniff_here), "LabelMe")
-
-
-def _sniff_here(tree: Tree) -> bool:
+def sniff(tree: Tree) -> bool:
+    """Whether it is a folder with such pairs, or with splits that have them."""
     return bool(_split_folders(tree)) or _has_pairs(tree, "") or bool(_label_folder(tree))
 
 

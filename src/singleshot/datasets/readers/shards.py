@@ -15,9 +15,9 @@ from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError
 
 
-def sniff(tree: Tree) -> str | None:
-    """ "" for a folder with shards.json, None for others."""
-    return "" if tree.names().get(INDEX) is False else None
+def sniff(tree: Tree) -> bool:
+    """Whether it is a folder with shards.json."""
+    return tree.names().get(INDEX) is False
 
 
 def splits(tree: Tree, file: str = "") -> tuple[str, ...]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
 from singleshot.datasets.archives import ARCHIVES, is_archive
+from singleshot.datasets.readers.csv import WANTED
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
 
 _PEEK_BYTES = 1 << 16
-_FOLDERS, _FEW = 50, 5
+# Folders of a level; files of an ending that are looked at, in each folder and in all.
+_FOLDERS, _FEW, _MANY = 50, 3, 100
 
 
 class UnreadForm(NamedTuple):
@@ -42,8 +45,39 @@ _DOTA = re.compile(
     rb"\A(?:(?:imagesource|gsd):[^\n]{0,200}\n){0,2}(?:-?\d{1,9}(?:\.\d{1,12})? ){8}[A-Za-z][\w-]{0,99}(?: \d)?\s"
 )
 
+_NUMBER = rb"-?\d{1,9}(?:\.\d{1,12})?"
+_NAME = rb"[A-Za-z][^\s,;]{0,99}"
+# ICDAR's: four corners and the text in them.
+_ICDAR = re.compile(rb"\A(?:\xef\xbb\xbf)?(?:%b, ?){8}[^\s\d-]" % _NUMBER)
+_WIDER = re.compile(rb"\A[^\n]{1,200}\.(?:jpg|jpeg|png)\r?\n\d{1,6}\r?\n(?:\d{1,9} ){9}\d", re.IGNORECASE)
+# BBox-Label-Tool: how many, then x1 y1 x2 y2 and, in later versions, the class.
+_COUNTED = re.compile(rb"\A\d{1,4}\r?\n%b(?: %b){3}(?: %b)?\s" % (_NUMBER, _NUMBER, _NAME))
+_NAMED_ROWS = re.compile(rb"\A(%b(?: [A-Za-z]\S{0,99}){0,5})((?: %b){4})\s*(?:\n|\Z)" % (_NAME, _NUMBER))
+
+
+def _named_row(corners: bool) -> Callable[[bytes], bool]:
+    """Whether the first line is a class and four numbers in pixels, of which the last are beyond the first or not."""
+
+    def is_one(head: bytes) -> bool:
+        rows = [_NAMED_ROWS.match(line) for line in head.split(b"\n")[:50] if line.strip()]
+        found = [[float(number) for number in row[2].split()] for row in rows if row is not None]
+        if not found or len(found) < len(rows):
+            return False
+        return all(x0 < x1 and y0 < y1 for x0, y0, x1, y1 in found) is corners
+
+    return is_one
+
+
 _RECORDS = (".tfrecord", ".tfrecords", ".tfrec", ".record", ".records")
+_LABEL_SUFFIXES = (".json", ".xml", ".txt", ".csv", ".yaml")
+# What lies in any project.
+_NO_LABELS = re.compile(r"(?:requirements|readme|license|package|tsconfig|manifest|cmakelists|robots)\b")
 UNREAD_FORMS = (
+    UnreadForm(
+        (*_LABEL_SUFFIXES, ".zip", ".parquet", ".arrow", ".mat", ".vott", *_RECORDS),
+        lambda head: head.startswith(b"version https://git-lfs"),
+        "a pointer of Git LFS; fetch what it stands for (git lfs pull)",
+    ),
     UnreadForm(_RECORDS, lambda head: head[:2] == b"\x1f\x8b", "compressed TFRecord; unpack it (gunzip)"),
     UnreadForm(_RECORDS, _any, "called like a TFRecord and is none, or damaged; fetch it again, or export it as COCO"),
     UnreadForm((".vott",), _any, "a VoTT project; export it from VoTT as Pascal VOC"),
@@ -59,9 +93,31 @@ UNREAD_FORMS = (
     UnreadForm((".mat",), _any, "MATLAB's form; convert it to COCO or Pascal VOC"),
     UnreadForm((".txt",), lambda head: bool(_KITTI.match(head)), "KITTI's form; convert it to COCO or Pascal VOC"),
     UnreadForm((".txt",), lambda head: bool(_DOTA.match(head)), "DOTA's form; convert it to YOLO-OBB or COCO"),
+    UnreadForm((".txt",), lambda head: bool(_ICDAR.match(head)), "ICDAR's form (corners, text); convert it to COCO"),
+    UnreadForm((".txt",), lambda head: bool(_WIDER.match(head)), "WIDER FACE's form; convert it to COCO or Pascal VOC"),
+    UnreadForm(
+        (".txt",),
+        lambda head: bool(_COUNTED.match(head)),
+        "BBox-Label-Tool's form (a count, then x1 y1 x2 y2); convert it to a CSV of file,xmin,ymin,xmax,ymax,class",
+    ),
+    UnreadForm(
+        (".txt",),
+        _named_row(corners=True),
+        "rows of class x1 y1 x2 y2 (mAP, OIDv4); convert them to a CSV of file,xmin,ymin,xmax,ymax,class",
+    ),
+    UnreadForm(
+        (".txt",),
+        _named_row(corners=False),
+        "rows of class x y width height; convert them to a CSV of file,xmin,ymin,xmax,ymax,class",
+    ),
     UnreadForm((".csv", ".tsv"), _with(b"labels", b"annotation_id"), "Label Studio's CSV; export the project as JSON"),
     UnreadForm((".csv",), _with(b"EncodedPixels"), "Kaggle's CSV of masks; convert it to COCO"),
     UnreadForm((".txt",), lambda head: bool(_MOT.match(head)), "tracks in MOTChallenge's form; convert them to COCO"),
+)
+# Files of the COCO download that hold no boxes of objects, by their names.
+_COCO_TASKS = {"captions_": "captions", "stuff_": "areas", "panoptic_": "areas", "image_info": "images without labels"}
+_OF_IMAGES = re.compile(
+    r"(?:^|[\s,;\"_])(?:image|img|file|path|frame|bbox|x_?min|x_?1)|\.(?:jpe?g|png)\b", re.IGNORECASE
 )
 _CLASSIFICATION = "_classes.csv"  # Roboflow's name
 
@@ -70,7 +126,8 @@ def find_unread_form(tree: Tree) -> str | None:
     """What lies in a folder in which no form was found, and what to do: "labels.vott is a VoTT project; export it ...";
     None where that is not known either. Looks at a few files of each ending in the folder and three levels below."""
     images = labels = 0
-    looked: dict[str, int] = {}
+    looked: Counter[tuple[str, str]] = Counter()
+    tables, task = [], ""
     image_folders, archives = set(), []
     for name in _files(tree):
         last = name.rpartition("/")[2].lower()
@@ -82,12 +139,27 @@ def find_unread_form(tree: Tree) -> str | None:
             archives.append(name)
             continue
         suffix = last[last.rfind(".") :] if "." in last else ""
-        labels += suffix in (".json", ".xml", ".txt", ".csv", ".yaml")
+        labels += suffix in _LABEL_SUFFIXES and not _NO_LABELS.match(last)
         if last == _CLASSIFICATION:
             return f"{printable(name)} has classes of whole images, without boxes; label the objects"
-        looked[suffix] = looked.get(suffix, 0) + 1
-        if looked[suffix] <= _FEW and (about := _known(tree, name, suffix)):
+        task = task or next(
+            (
+                f"{printable(name)} holds {what}; add instances_*.json, which has the boxes"
+                for start, what in _COCO_TASKS.items()
+                if suffix == ".json" and last.startswith(start)
+            ),
+            "",
+        )
+        tables += [name] if suffix in (".csv", ".tsv") else []
+        # Of each folder: beside KITTI's labels lie more files of calib/.
+        looked.update([(suffix, ""), (suffix, name.rpartition("/")[0])])
+        is_first = looked[suffix, name.rpartition("/")[0]] <= _FEW and looked[suffix, ""] <= _MANY
+        if is_first and (about := _known(tree, name, suffix)):
             return f"{printable(name)} is {about}"
+    if task:
+        return task
+    if about := next(filter(None, (_columns(tree, name) for name in tables[:_FEW])), ""):
+        return about
     if archives:
         one = printable(archives[0])
         if len(archives) > 1:
@@ -98,6 +170,17 @@ def find_unread_form(tree: Tree) -> str | None:
         sorted_in = f" in {len(image_folders)} folders" if len(image_folders) > 1 else ""
         return f"there are images{sorted_in} and no labels; draw boxes round the objects with any tool, as COCO or VOC"
     return None
+
+
+def _columns(tree: Tree, name: str) -> str:
+    """What is said of a table of images that is no CSV of boxes; "" of other tables."""
+    try:
+        line = tree.read(name, _PEEK_BYTES, "annotation", most=_PEEK_BYTES).decode("utf-8-sig", "replace").splitlines()
+    except DataError:  # whatever it is, nothing can be said of it
+        return ""
+    if not line or not _OF_IMAGES.search(line[0]):
+        return ""
+    return f"{printable(name)} starts with {printable(line[0], 120)!r}; want {WANTED}"
 
 
 def _files(tree: Tree) -> Iterator[str]:
@@ -118,7 +201,7 @@ def _files(tree: Tree) -> Iterator[str]:
 def _known(tree: Tree, name: str, suffix: str) -> str:
     rows = [row for row in UNREAD_FORMS if suffix in row.suffixes or name.lower().endswith(row.suffixes)]
     if re.search(r"\.tfrecord-\d{5}-of-\d{5}$", name.lower()):
-        rows += UNREAD_FORMS[:2]
+        rows += [row for row in UNREAD_FORMS if row.suffixes == _RECORDS]
     if not rows:
         return ""
     try:

@@ -24,6 +24,7 @@ from singleshot.datasets.readers.common import (
     parse_number,
     score_of,
     shorten_idents,
+    surround,
     whole_side,
 )
 from singleshot.datasets.readers.image_finder import ImageFinder
@@ -177,7 +178,11 @@ def parse_annotation(data: bytes, path: str, problems: RaiseErrors = RAISE_ERROR
         broken(f"starts with <{printable(root.tag, 40)}>; want a VOC <annotation>")
         return None
     width, height = (_side(root, key, path, problems) for key in ("width", "height"))
-    objects = [_object(element, path, k, problems) for k, element in enumerate(root.findall("object"))]
+    objects = [
+        _object(element, path, k, problems)
+        for k, element in enumerate(root.findall("object"))
+        if (element.findtext("deleted") or "").strip() != "1"
+    ]  # LabelMe's old web tool keeps them
     filename = (root.findtext("filename") or "").strip()
     return VocAnnotation(width, height, filename, [obj for obj in objects if obj is not None])
 
@@ -201,8 +206,7 @@ def _object(element: Any, path: str, k: int, problems: RaiseErrors) -> RawObject
     if not name:
         broken("has no <name>; say what it is")
         return None
-    turned = element.find("robndbox") if element.find("bndbox") is None else None
-    found = _corners(element.find("bndbox")) if turned is None else _surround_turned(turned)
+    found = _box(element)
     if isinstance(found, str):
         broken(found)
         return None
@@ -216,6 +220,28 @@ def _object(element: Any, path: str, k: int, problems: RaiseErrors) -> RawObject
     # One pixel is given to what starts and ends on the same; an end one pixel or more before its start has no area.
     score = score_of(element.findtext("score"))
     return RawObject(name, found, flags[0], flags[1], number=k, score=score)
+
+
+def _box(element: Any) -> Box | str:
+    """The box of an <object>, or what is wrong with it."""
+    box, turned, polygon = (element.find(key) for key in ("bndbox", "robndbox", "polygon"))
+    if box is None and turned is not None:
+        return _surround_turned(turned)
+    return _corners(box) if box is not None or polygon is None else _surround_points(polygon)
+
+
+def _surround_points(polygon: Any) -> Box | str:
+    """What surrounds the points of LabelMe's old web tool, in continuous pixels, or what is wrong with them."""
+    xs, ys = (
+        [
+            math.nan if (number := parse_number(point.findtext(key) or "")) is None else number
+            for point in polygon.iter("pt")
+        ]
+        for key in ("x", "y")
+    )
+    if len(xs) < 2 or not all(map(math.isfinite, (*xs, *ys))):
+        return "its <polygon> has no two points <pt> with numbers x and y; add them"
+    return surround(xs, ys)
 
 
 def _corners(box: Any) -> Box | str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
-from singleshot.datasets.readers.common import images_by_stem, only_folder
+from singleshot.datasets.readers.common import images_by_stem
 from singleshot.datasets.splits import KNOWN_SPLITS, split_of
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError
@@ -16,6 +16,7 @@ LABELS, IMAGES = "Annotations", "JPEGImages"
 # Folders of images, in the order in which they are looked into, in any letter case.
 _IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img", "data", "photos", "pictures")
 _LABEL_FOLDERS = ("annotations", "annotation", "labels", "label", "xml", "xmls")
+_OTHER_LABELS = (".json", ".txt", ".csv")
 _DEEP = 6  # folders below the root that are looked into
 _FOLDERS = 1000  # in all, to find out whether it is a VOC set
 _PEEK_BYTES = 4096
@@ -33,20 +34,9 @@ class Layout(NamedTuple):
     base: str
 
 
-def sniff(tree: Tree) -> str | None:
-    """The folder that holds a VOC set: the tree's own (""), or the only one of */ and VOCdevkit/*/; else None.
-
-    Raises DataError when several folders below are VOC folders.
-    """
-    if _has_labels(tree, "") or _label_folder(tree) or _has_annotations(tree, "") or _split_folders(tree):
-        return ""
-    found = [
-        join(parent, name)
-        for parent in ("", "VOCdevkit")
-        for name in tree.open_folders(parent)
-        if _has_labels(tree, join(parent, name)) or _is_set(tree, join(parent, name))
-    ]
-    return only_folder(tree, found, "VOC", certain=True)
+def sniff(tree: Tree) -> bool:
+    """Whether the folder holds a VOC set."""
+    return bool(_has_labels(tree) or _label_folder(tree) or _has_annotations(tree, "") or _split_folders(tree))
 
 
 def is_deep(tree: Tree) -> bool:
@@ -115,14 +105,12 @@ def _has_annotations(tree: Tree, folder: str) -> bool:
     return False
 
 
-def _has_labels(tree: Tree, folder: str) -> bool:
-    """Whether there is a folder Annotations/, and it is not one of JSON files alone, as COCO's may be."""
-    if LABELS not in tree.names(folder):
+def _has_labels(tree: Tree) -> bool:
+    """Whether there is a folder Annotations/, and it is not one of other labels alone, as COCO's and YOLO's may be."""
+    if LABELS not in tree.names():
         return False
-    place = join(folder, LABELS)
-    names = tree.files(place)
-    json_alone = any(name.lower().endswith(".json") for name in names) and not tree.folders(place)
-    return not json_alone or any(name.lower().endswith(".xml") for name in names)
+    others_alone = tree.files(LABELS, _OTHER_LABELS) and not tree.folders(LABELS)
+    return not others_alone or bool(tree.files(LABELS, (".xml",)))
 
 
 def is_annotation(head: bytes) -> bool:
@@ -145,13 +133,6 @@ def _split_folders(tree: Tree) -> list[str]:
         for name in tree.open_folders()
         if split_of(name) in KNOWN_SPLITS and next(_annotated(tree, name), None) is not None
     ]
-
-
-def _is_set(tree: Tree, folder: str) -> bool:
-    """Whether the folder is a set of its own: annotations beside images, or in a folder of labels."""
-    if _has_annotations(tree, folder) and images_by_stem(tree, folder):
-        return True
-    return bool(_label_folder(tree.below(folder)))
 
 
 class ImagePlaces:

@@ -18,11 +18,10 @@ from typing import NamedTuple
 
 from singleshot.datasets.findings import CollectErrors, RaiseErrors
 from singleshot.datasets.raw import Box, Hull, Notation, RawImage, RawObject, RawSet, show_item
-from singleshot.datasets.readers.common import MADE_SPLITS, divide, folders_below, only_folder, surround
+from singleshot.datasets.readers.common import MADE_SPLITS, divide, surround
 from singleshot.datasets.readers.yolo_classes import MAX_LABEL_BYTES, Classes, decide_first
 from singleshot.datasets.readers.yolo_layout import (
     Layout,
-    Place,
     find_layout,
     find_yaml,
     ident_of,
@@ -31,7 +30,8 @@ from singleshot.datasets.readers.yolo_layout import (
     label_of,
     plain_splits,
 )
-from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split, usual_split
+from singleshot.datasets.readers.yolo_places import Place
+from singleshot.datasets.splits import resolve_split, usual_split
 from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
 from singleshot.text import decode_text
@@ -54,18 +54,9 @@ FLAGS_HEADER = ["label", "object", "difficult", "crowd"]
 Flags = dict[str, dict[int, tuple[bool, bool, int]]]
 
 
-def sniff(tree: Tree) -> str | None:
-    """The folder with data.yaml, with images and their labels, or with their lists: the tree's own (""), or the only
-    one below it; else None.
-
-    Raises DataError when several folders below are such folders and nothing else lies here.
-    """
-    if find_yaml(tree) or plain_splits(tree):
-        return ""
-    skip = ("images", "labels", *KNOWN_SPLITS)
-    return only_folder(
-        tree, folders_below(tree, lambda below: bool(find_yaml(below) or plain_splits(below)), skip), "YOLO"
-    )
+def sniff(tree: Tree) -> bool:
+    """Whether it is a folder with data.yaml, with images and their labels, or with their lists."""
+    return bool(find_yaml(tree) or plain_splits(tree))
 
 
 def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
@@ -89,6 +80,8 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     Without declared names the classes are "class 0" up to the highest number in any split.
     """
     layout = find_layout(tree, file)
+    for message in layout.moved:
+        problems.add("path-moved", tree.path(layout.yaml), message)
     members, made = _members(tree, layout, wanted, problems)
     classes = decide_first(tree, layout, members, problems)
     flags = _read_flags(tree, problems)

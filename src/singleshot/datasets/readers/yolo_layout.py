@@ -7,12 +7,12 @@ Nothing is taken from outside the folder, whatever a path in a yaml or a list sa
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
 from singleshot.datasets.findings import RaiseErrors
+from singleshot.datasets.readers.yolo_places import MAX_PARTS, Place, described_splits, move, split_path
 from singleshot.datasets.readers.yolo_yaml import YAMLS, Description, check_names, describes, load_description
 from singleshot.datasets.splits import KNOWN_SPLITS, split_of
 from singleshot.datasets.tree import Tree, join
@@ -26,23 +26,17 @@ MAX_NAMES_BYTES = 2**20
 NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "predefined_classes.txt", "_darknet.labels")
 _LISTS = ("train.txt", "val.txt", "valid.txt", "test.txt")
 _IMAGES, _LABELS = "images", "labels"
-# More parts or characters than any path has; ends the search through a hostile one.
-_MAX_PARTS, _MAX_PATH = 64, 4096
+_DATA = ("data", "dataset", "obj")
+_LABEL_FOLDERS = (_LABELS, "label", "annotations", "annotation")
+_MAX_PATH = 4096  # more than any path has; ends the search through a hostile one
 _FEW = 100
-
-
-class Place(NamedTuple):
-    """Where images are: a folder, with those below it where `deep`, or a .txt list of them where `listed`."""
-
-    name: str
-    deep: bool = True
-    listed: bool = False
 
 
 class Layout(NamedTuple):
     """splits: name -> places, {"": places} where there are none; broken: split -> what is wrong with its places;
     class_names: the declared ones, None if there are none; declared_in: the file that has them; yaml: its name or "";
-    keypoints: numbers that follow the box in each row; first: the number of the first class, None where unsaid."""
+    keypoints: numbers that follow the box in each row; first: the number of the first class, None where unsaid;
+    moved: what is said of places that are not where the yaml says."""
 
     splits: dict[str, list[Place]]
     broken: dict[str, str]
@@ -51,13 +45,16 @@ class Layout(NamedTuple):
     yaml: str
     keypoints: int
     first: int | None
+    moved: tuple[str, ...] = ()
 
 
 def find_layout(tree: Tree, file: str) -> Layout:
     """The layout of a folder, or of the one that the named yaml lies in. Raises DataError where there is none."""
     yaml = file or find_yaml(tree)
     described = load_description(tree, yaml) if yaml else Description("", {}, None, 0, None)
-    splits, broken = _described_splits(tree, yaml.rpartition("/")[0], described)
+    home = yaml.rpartition("/")[0]
+    splits, broken = described_splits(tree, home, described)
+    moved = move(tree, home, described, splits, broken) if broken else ()
     if not described.splits:
         splits = plain_splits(tree)
     if not splits and not broken:
@@ -68,7 +65,7 @@ def find_layout(tree: Tree, file: str) -> Layout:
     names, declared_in = described.names, yaml
     if names is None:
         names, declared_in = _names_in_files(tree, splits)
-    return Layout(splits, broken, names, declared_in, yaml, described.keypoints, described.first)
+    return Layout(splits, broken, names, declared_in, yaml, described.keypoints, described.first, moved)
 
 
 # ---------------------------------------------------------------------------------------------- data.yaml
@@ -90,74 +87,6 @@ def find_yaml(tree: Tree) -> str:
     return found[0] if found else ""
 
 
-def _described_splits(tree: Tree, home: str, described: Description) -> tuple[dict[str, list[Place]], dict[str, str]]:
-    splits: dict[str, list[Place]] = {}
-    broken: dict[str, str] = {}
-    for split, entries in described.splits.items():
-        places = []
-        for entry in entries:
-            try:
-                places.append(_resolve(tree, home, described.path, entry))
-            except DataError as error:
-                broken.setdefault(split, f"{split}: {error}")
-        if split not in broken:
-            splits[split] = places
-    return splits, broken
-
-
-def _resolve(tree: Tree, home: str, path: str, entry: str) -> Place:
-    """The folder or list inside the tree that a yaml in the folder `home` means by `entry` under its `path`."""
-    own, absolute = split_path(entry)[0], _is_absolute(entry)
-    described = entry if absolute or not path else f"{path}/{entry}"
-    whole, leads_out = split_path(described)
-    if len(whole) > _MAX_PARTS:
-        raise DataError(f"{printable(described, 120)!r} has more than {_MAX_PARTS} parts; want a folder in this one")
-    # Of the entry itself nothing may be left out, unless it is absolute.
-    shortest = min(len(own), 1) if absolute else len(own)
-    tails = [whole[i:] for i in range(max(len(whole) - shortest, 0) + 1)]
-    if not absolute and own[:1] == [tree.root.replace("\\", "/").rpartition("/")[2]]:
-        tails.append(own[1:])  # "set/train/images" in set/data.yaml
-    for tail in tails:
-        found = tree.find(home, "/".join(tail)) if tail else home
-        if found is None:
-            continue
-        if not tail or tree.is_dir(found):
-            return Place(found)
-        if found.lower().endswith(".txt"):
-            return Place(found, listed=True)
-        raise DataError(f"{printable(described, 120)!r} is a file; want a folder of images, or a .txt list of them")
-    if leads_out:
-        raise DataError(
-            f"{printable(described, 120)!r} leads out of {printable(tree.root)} and nothing in there has its name; "
-            "move images, labels and yaml into one folder, and write the path from there"
-        )
-    raise DataError(
-        f"{printable(described, 120)!r} is not in {printable(tree.root)}; correct the path, or add the folder"
-    )
-
-
-def _is_absolute(text: str) -> bool:
-    return re.match(r"\s*([/\\~]|[A-Za-z]:)", text) is not None
-
-
-def split_path(text: str) -> tuple[list[str], bool]:
-    """Parts of a path, "a/../b" being "b", and whether it is absolute or climbs out of where it starts.
-
-    What leads out (the drive, the root, each ".." without a part before it) is no longer in the parts.
-    """
-    far = _is_absolute(text)
-    text = text.strip().replace("\\", "/")
-    parts: list[str] = []
-    for part in text.split("/"):
-        if part == ".." and parts:
-            parts.pop()
-        elif part == "..":
-            far = True
-        elif part not in ("", ".") and (parts or not re.fullmatch(r"[A-Za-z]:|~", part)):
-            parts.append(part)
-    return parts, far
-
-
 # ---------------------------------------------------------------------------------------------- folders and lists
 
 
@@ -166,9 +95,9 @@ def plain_splits(tree: Tree) -> dict[str, list[Place]]:
     lists = {name[:-4]: [Place(name, listed=True)] for name in _LISTS if _is_image_list(tree, name)}
     if lists:
         return lists
-    if labelled(tree, ""):
-        folders = _split_folders(tree, _IMAGES)
-        return folders or {"": [Place(_IMAGES)]}
+    if images := labelled(tree, ""):
+        folders = _split_folders(tree, images)
+        return folders or {"": [Place(images)]}
     inside = _split_folders(tree, _IMAGES)
     beside = {split: places for split, places in inside.items() if has_labels_beside(tree, places[0].name)}
     if beside:
@@ -177,8 +106,8 @@ def plain_splits(tree: Tree) -> dict[str, list[Place]]:
         return {"": [Place(_IMAGES)]}
     splits = {}
     for split, (place,) in _split_folders(tree, "").items():
-        if labelled(tree, place.name):
-            splits[split] = [Place(join(place.name, _IMAGES))]
+        if images := labelled(tree, place.name):
+            splits[split] = [Place(images)]
         elif has_labels_beside(tree, place.name):
             splits[split] = [Place(place.name, deep=False)]
     if splits:
@@ -188,7 +117,17 @@ def plain_splits(tree: Tree) -> dict[str, list[Place]]:
     # Darknet's: obj.names, and images with their labels in data/ or obj/.
     named = any(name in NAME_FILES for name in tree.files())
     beside_each = [Place(name) for name in islice(tree.open_folders(), _FEW) if named and has_labels_beside(tree, name)]
-    return {"": beside_each} if beside_each else {}
+    if beside_each or not named:
+        return {"": beside_each} if beside_each else {}
+    # Label Studio's: classes.txt, and the splits in data/.
+    for name in tree.open_folders():
+        below = plain_splits(tree.below(name)) if name.lower() in _DATA else {}
+        if below:
+            return {
+                split: [place._replace(name=join(name, place.name)) for place in places]
+                for split, places in below.items()
+            }
+    return {}
 
 
 def _split_folders(tree: Tree, folder: str) -> dict[str, list[Place]]:
@@ -203,14 +142,25 @@ def _split_folders(tree: Tree, folder: str) -> dict[str, list[Place]]:
     return found
 
 
-def labelled(tree: Tree, folder: str) -> bool:
-    """Whether a folder has images/ with an image and labels/ with a .txt in them or below."""
-    images, labels = join(folder, _IMAGES), join(folder, _LABELS)
-    if not (tree.names(folder).get(_IMAGES) and tree.names(folder).get(_LABELS)):
-        return False
-    return any(is_image(name) for name in tree.walk(images)) and any(
-        name.lower().endswith(".txt") and name.rpartition("/")[2] not in NAME_FILES for name in tree.walk(labels)
-    )
+def labelled(tree: Tree, folder: str) -> str:
+    """The folder images/ of a folder where it has an image in it or below, and labels/ or annotations/ has a .txt (of
+    numbers, where it is not called labels); "" otherwise. Letter case does not matter."""
+    images = next((name for name in tree.folders(folder) if name.lower() == _IMAGES), "")
+    labels = label_folders(tree, folder) if images else []
+    if not labels or not any(is_image(name) for name in tree.walk(join(folder, images))):
+        return ""
+    for place in labels:
+        texts = (name for name in tree.walk(place) if name.lower().endswith(".txt"))
+        own = (name for name in texts if name.rpartition("/")[2] not in NAME_FILES)
+        if any(place.endswith(_LABELS) or _starts_with_numbers(tree, name) for name in islice(own, _FEW)):
+            return join(folder, images)
+    return ""
+
+
+def label_folders(tree: Tree, folder: str) -> list[str]:
+    """Folders of labels beside images/, labels/ itself first."""
+    names = [name for name in tree.folders(folder) if name.lower() in _LABEL_FOLDERS]
+    return [join(folder, name) for name in sorted(names, key=lambda name: (name != _LABELS, name))]
 
 
 def has_labels_beside(tree: Tree, folder: str) -> bool:
@@ -311,7 +261,7 @@ def find_listed(tree: Tree, folder: str, line: str) -> str | None:
     if len(line) > _MAX_PATH or "\0" in line:
         return None
     parts = split_path(line)[0]
-    if not 0 < len(parts) <= _MAX_PARTS:
+    if not 0 < len(parts) <= MAX_PARTS:
         return None
     found = tree.find(folder, "/".join(parts))
     for i in range(len(parts)):
@@ -324,6 +274,14 @@ def label_of(tree: Tree, image: str) -> str | None:
     stem = image.rpartition(".")[0]
     folder, _, last = stem.rpartition("/")
     for place in dict.fromkeys((_labels_folder(folder), folder)):
+        if f"{last}.txt" in tree.names(place):
+            return tree.find(place, f"{last}.txt")
+    parts = folder.split("/")
+    at = _last_images(parts)
+    if at is None:
+        return None
+    for labels in label_folders(tree, "/".join(parts[:at])):
+        place = "/".join([labels, *parts[at + 1 :]])
         if f"{last}.txt" in tree.names(place):
             return tree.find(place, f"{last}.txt")
     return None
@@ -350,7 +308,7 @@ def _labels_folder(folder: str) -> str:
 
 
 def _last_images(parts: list[str]) -> int | None:
-    return next((i for i in reversed(range(len(parts))) if parts[i] == _IMAGES), None)
+    return next((i for i in reversed(range(len(parts))) if parts[i].lower() == _IMAGES), None)
 
 
 def ident_of(image: str, splits: Collection[str] = ()) -> str:

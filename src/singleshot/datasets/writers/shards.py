@@ -26,9 +26,9 @@ import numpy as np
 from singleshot.datasets.box_rules import clean_boxes
 from singleshot.datasets.build_dataset import build_dataset
 from singleshot.datasets.dataset import Dataset
-from singleshot.datasets.formats import Source
 from singleshot.datasets.shard_index import INDEX, VERSION, is_text
 from singleshot.datasets.shard_tar import MAX_LABEL_BYTES
+from singleshot.datasets.sources import Source
 from singleshot.datasets.splits import resolve_split
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.files import atomic_folder

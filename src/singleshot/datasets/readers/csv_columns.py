@@ -1,0 +1,151 @@
+"""What the columns of a CSV file of boxes mean, by its first line."""
+
+from __future__ import annotations
+
+import csv
+from typing import NamedTuple
+
+from singleshot.datasets.readers.common import parse_number, whole_side
+from singleshot.images.suffixes import is_image
+from singleshot.text import encoding_of
+
+MAX_LINE = 1 << 20
+PLAIN = encoding_of(b"")
+
+# What a column is called, in small letters; where a header has two of them, the first here counts. Last: LISA, GTSRB.
+SIDES = ("xmin", "ymin", "xmax", "ymax")
+_CALLED = {
+    "image": (
+        "filename",
+        "file",
+        "file_name",
+        "image_path",
+        "path",
+        "image",
+        "img",
+        "imageid",
+        "image_id",
+        "image_name",
+        "img_name",
+        "frame",
+    ),
+    "xmin": ("xmin", "x1", "x_min", "upper left corner x", "roi.x1"),
+    "ymin": ("ymin", "y1", "y_min", "upper left corner y", "roi.y1"),
+    "xmax": ("xmax", "x2", "x_max", "lower right corner x", "roi.x2"),
+    "ymax": ("ymax", "y2", "y_max", "lower right corner y", "roi.y2"),
+    "bbox": ("bbox",),
+    "name": (
+        "class",
+        "class_name",
+        "label",
+        "labelname",
+        "label_name",
+        "name",
+        "category",
+        "object",
+        "annotation tag",
+        "class_id",
+        "classid",
+    ),
+    "width": ("width",),
+    "height": ("height",),
+    "difficult": ("difficult",),
+    "crowd": ("crowd", "iscrowd", "isgroupof"),
+    "split": ("split",),
+    "score": ("score", "confidence", "conf"),
+}
+# What `detect --format csv` calls them: there x1 is the right side, and "label" a number.
+_OWN = {"x0": "xmin", "y0": "ymin", "x1": "xmax", "y1": "ymax", "label": "", "name": "class"}
+# Left upper corner, width and height in place of corners; "width" and "height" are the image's.
+_SIZED = {"xmin": ("xmin", "x_min", "x1", "x"), "ymin": ("ymin", "y_min", "y1", "y"), "xmax": ("w",), "ymax": ("h",)}
+
+
+class Columns(NamedTuple):
+    """Where objects stand in a row, -1 where there is no such column. bare: images are named without their endings,
+    as OpenImages does; coded: so are classes, by its codes; width_of_row: columns in all; header: line 1 names them;
+    encoding: and its way with errors; bbox: one column of x, y, width and height, as Kaggle's sets have; sized: xmax
+    and ymax are width and height. Without a class (name -1) there is only one."""
+
+    image: int = 0
+    xmin: int = 1
+    ymin: int = 2
+    xmax: int = 3
+    ymax: int = 4
+    name: int = 5
+    width: int = -1
+    height: int = -1
+    difficult: int = -1
+    crowd: int = -1
+    split: int = -1
+    score: int = -1
+    bare: bool = False
+    coded: bool = False
+    width_of_row: int = 6
+    header: bool = False
+    delimiter: str = ","
+    encoding: tuple[str, str] = PLAIN
+    bbox: int = -1
+    sized: bool = False
+
+
+def sniff_columns(head: bytes) -> Columns | None:
+    """What the first line that is not blank says of the columns; None where it is no CSV of boxes."""
+    encoding = encoding_of(head)
+    lines = head.decode(*encoding).splitlines()
+    line = next((line for line in lines if line.strip()), "")
+    if "\0" in line or len(line) > MAX_LINE:
+        return None
+    for delimiter in ",;\t":
+        try:
+            row = next(csv.reader([line], delimiter=delimiter, strict=True))
+        except (csv.Error, StopIteration):
+            continue
+        found = _by_header(row, delimiter) or _without_header(row, delimiter)
+        if found is not None:
+            return found._replace(encoding=encoding)
+    return None
+
+
+def _by_header(row: list[str], delimiter: str) -> Columns | None:
+    cells = [_OWN.get(cell, cell) if "x0" in row else cell for cell in (cell.strip().lower() for cell in row)]
+    place = {key: next((cells.index(name) for name in names if name in cells), -1) for key, names in _CALLED.items()}
+    sized = {key: next((cells.index(name) for name in names if name in cells), -1) for key, names in _SIZED.items()}
+    is_sized = min(place["xmax"], place["ymax"]) < 0 <= min(sized.values())
+    place |= sized if is_sized else {}
+    has_sides = min(place[key] for key in SIDES) >= 0
+    # A column that is not known may be that of the classes, unless the boxes are of Kaggle's kind.
+    has_classes = place["name"] >= 0 or set(cells) <= {name for names in _CALLED.values() for name in names}
+    if place["image"] < 0 or not ((has_sides and has_classes) or place["bbox"] >= 0):
+        return None
+    if has_sides:
+        place["bbox"] = -1
+    if min(place["width"], place["height"]) < 0:
+        place["width"] = place["height"] = -1
+    return Columns(
+        **place,
+        sized=is_sized and has_sides,
+        bare=cells[place["image"]] in ("imageid", "image_id"),
+        coded=place["name"] >= 0 and cells[place["name"]] == "labelname",
+        width_of_row=len(row),
+        header=True,
+        delimiter=delimiter,
+        encoding=PLAIN,
+    )
+
+
+def _without_header(row: list[str], delimiter: str) -> Columns | None:
+    # With eight the last are the image's width and height (SKU-110K).
+    if len(row) not in (6, 8) or not is_image(row[0].strip()) or not all(side_of(cell) for cell in row[6:]):
+        return None
+    if any(row[1:]):
+        try:
+            [float(cell) for cell in row[1:5]]
+        except ValueError:
+            return None
+    width, height = (6, 7) if len(row) == 8 else (-1, -1)
+    return Columns(width=width, height=height, width_of_row=len(row), delimiter=delimiter)
+
+
+def side_of(text: str) -> int | None:
+    """Whole pixels, 0 where nothing is said; None for anything else."""
+    return whole_side(parse_number(text.strip() or "0"))

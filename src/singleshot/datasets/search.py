@@ -1,0 +1,203 @@
+"""Which data set lies in a folder or below it: all forms are tried in it, and where none has a labelled image, in the
+folders below."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
+
+from singleshot.datasets.findings import CollectErrors
+from singleshot.datasets.formats import Format
+from singleshot.datasets.raw import RawSet
+from singleshot.datasets.splits import KNOWN_SPLITS, split_of, word_split
+from singleshot.datasets.tree import EnoughError, Tree, join
+from singleshot.errors import DataError, printable
+from singleshot.storage import is_remote
+
+_LEVELS, _FOLDERS, _FAR_FOLDERS = 4, 1000, 50
+# What is read to find out whether a set has a labelled image; one of more counts as having some.
+_FILES, _BYTES, _COUNTED = 1500, 16 * 2**20, 30
+_SHOWN = 8
+_CODE = ("node_modules", "__pycache__", "site-packages", "venv", "env", "dist", "build", "docs")
+# Folders that are parts of a set.
+_PARTS = frozenset(
+    "annotations annotation labels label jpegimages images image imgs img imagesets labeltxt xml xmls "  # noqa: SIM905
+    "segmentationclass segmentationobject".split()
+)
+
+
+class Found(NamedTuple):
+    """One set: its form in FORMATS, its folder below the tree ("" for the tree itself), how many images have an object
+    (None where that was not counted)."""
+
+    form: str
+    folder: str
+    labelled: int | None
+
+
+class Choice(NamedTuple):
+    """The set that is meant, and the others that were seen on the way to it."""
+
+    chosen: Found
+    others: tuple[Found, ...] = ()
+
+
+def choose(tree: Tree, formats: Mapping[str, Format]) -> Choice | None:
+    """The set in a folder, or the only one below it; None where there is none.
+
+    A set without a labelled image counts only where no other is there, and copies of others (`Format.is_copy`) after
+    all that have one. Raises DataError that lists them where there are several below.
+    """
+    here = [Found(key, "", None) for key, form in formats.items() if form.sniff(tree)]
+    certain = len(here) == 1 and not formats[here[0].form].is_copy
+    if certain and not any(map(_may_be_set, tree.folders())):
+        return Choice(here[0])  # no rival is possible, so that nothing has to be read
+    empty = []
+    for one in here:
+        if not formats[one.form].is_copy:
+            counted = one._replace(labelled=count_labelled(formats[one.form], tree))
+            if counted.labelled != 0:
+                return Choice(counted)
+            empty.append(counted)
+    below = _sets_below(tree, formats, has_parts=bool(empty))
+    for group in _by_rank(tree, formats, here, empty, below):
+        if len(group) > 1:
+            raise DataError(f"{printable(tree.root)}: sets below: {describe(group, formats)}; name one")
+        if group:
+            others = [one for one in (*here, *below) if (one.form, one.folder) != (group[0].form, group[0].folder)]
+            return Choice(group[0], tuple(others))
+    return None
+
+
+def _by_rank(
+    tree: Tree, formats: Mapping[str, Format], here: list[Found], empty: list[Found], below: list[Found]
+) -> Iterator[list[Found]]:
+    """Groups of sets of which the first that is not empty has the one that is meant; empty: those here without a
+    labelled image."""
+    full = [one for one in below if one.labelled != 0]
+    usable = [one for one in full if not formats[one.form].is_copy]
+    yield _splits_of_one(tree, formats, usable) or usable
+    deep = [Found(key, "", None) for key, form in formats.items() if not empty and form.is_deep and form.is_deep(tree)]
+    yield [one for one in deep if count_labelled(formats[one.form], tree) != 0][:1]
+    yield [one for one in here if formats[one.form].is_copy][:1]
+    yield [one for one in full if formats[one.form].is_copy]
+    yield empty[:1]
+    yield deep[:1]
+    yield below
+
+
+def describe(sets: list[Found] | tuple[Found, ...], formats: Mapping[str, Format]) -> str:
+    """ "images (Pascal VOC, 180), data (CSV, 2)": folders, forms and numbers of labelled images."""
+    shown = []
+    for one in sets[:_SHOWN]:
+        count = "" if one.labelled is None else f", {one.labelled}"
+        shown.append(f"{printable(one.folder or 'the folder itself', 80)} ({formats[one.form].about}{count})")
+    more = f" and {len(sets) - _SHOWN} more" if len(sets) > _SHOWN else ""
+    return ", ".join(shown) + more
+
+
+def sets_beside(tree: Tree, formats: Mapping[str, Format], raw: RawSet) -> list[Found]:
+    """Sets below a folder that was read, in folders of which no label was read."""
+    if is_remote(tree.root):
+        return []
+    start = len(tree.path("x")) - 1
+    read = {image.file[start:].rpartition("/")[0] for image in raw.images}
+    used = {"/".join(parts[:n]) for parts in (name.split("/") for name in read) for n in range(1, len(parts) + 1)}
+    below = _sets_below(tree, formats, has_parts=True, used=used)
+    return [one for one in below if one.labelled != 0 and one.folder not in used]
+
+
+def count_labelled(form: Format, tree: Tree) -> int | None:
+    """How many images of a set are there and have an object; None where that would be read from afar or be much."""
+    if is_remote(tree.root):
+        return None
+    try:
+        with _quiet():
+            raw = form.read(tree.limited(_FILES, _BYTES), "", None, CollectErrors(0))
+    except EnoughError:
+        return None
+    except DataError:
+        return 0
+    return sum(bool(image.objects) for image in raw.images)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What the readers say of a set that is only counted is said when it is read."""
+    log = logging.getLogger("singleshot.datasets.readers")
+    before = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
+# ---------------------------------------------------------------------------------------------- folders below
+
+
+def _sets_below(tree: Tree, formats: Mapping[str, Format], has_parts: bool, used: Collection[str] = ()) -> list[Found]:
+    """The sets in folders below, the nearest first, of each folder the first with a labelled image or else the first.
+
+    has_parts: there is a set in the tree itself, whose parts are none; used: folders that are known to be its parts.
+    Below a set with a labelled image no other is looked for, nor in folders of code. Raises DataError where nothing is
+    found and a folder cannot be looked into.
+    """
+    found: list[Found] = []
+    level, left = [""], _FAR_FOLDERS if is_remote(tree.root) else _FOLDERS
+    for _ in range(_LEVELS):
+        below: list[str] = []
+        for parent in level:
+            for name in tree.open_folders(parent):
+                folder = join(parent, name)
+                if name.lower() in _CODE or (has_parts and not parent and not _may_be_set(name)):
+                    continue
+                left -= 1
+                if left < 0:
+                    return found
+                one = None if folder in used else _set_in(tree.below(folder), folder, formats, len(found) < _COUNTED)
+                weak = one is None or one.labelled == 0 or formats[one.form].is_copy
+                if one is not None and not (weak and _is_part_of(one, found)):
+                    found.append(one)
+                if weak:
+                    below.append(folder)
+        level = below
+    if not found and not has_parts:
+        for name in tree.folders():
+            tree.names(name)  # refuses a link
+    return found
+
+
+def _may_be_set(name: str) -> bool:
+    """Whether a folder beside labels may be a set of its own, by its name."""
+    return name.lower() not in (*_PARTS, *_CODE) and split_of(name) not in KNOWN_SPLITS
+
+
+def _is_part_of(one: Found, found: list[Found]) -> bool:
+    """Whether it lies in a set of its form."""
+    return any(one.form == other.form and one.folder.startswith(f"{other.folder}/") for other in found)
+
+
+def _set_in(tree: Tree, folder: str, formats: Mapping[str, Format], is_counted: bool) -> Found | None:
+    first = None
+    for key, form in formats.items():
+        with contextlib.suppress(DataError):  # whatever lies there, it is no set that can be read
+            if form.sniff(tree):
+                one = Found(key, folder, count_labelled(form, tree) if is_counted else None)
+                if one.labelled != 0:
+                    return one
+                first = first or one
+    return first
+
+
+def _splits_of_one(tree: Tree, formats: Mapping[str, Format], sets: list[Found]) -> list[Found]:
+    """The folder itself where all of several sets below are splits of one that is read from there; else []."""
+    forms = {one.form for one in sets}
+    if len(sets) < 2 or len(forms) > 1:
+        return []
+    form, splits = formats[sets[0].form], sorted(word_split(one.folder) for one in sets)
+    if form.is_deep is None or not form.is_deep(tree) or sorted(form.splits(tree, "")) != splits:
+        return []
+    return [Found(sets[0].form, "", sum(one.labelled or 0 for one in sets))]

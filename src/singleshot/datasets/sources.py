@@ -1,0 +1,187 @@
+"""A data set that was found at a path or address: its form, its folder, and reading it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from singleshot.datasets.archives import is_archive, unpacked
+from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
+from singleshot.datasets.formats import FORMATS, Format, no_line
+from singleshot.datasets.raw import RawSet, above_score, cut_hulls
+from singleshot.datasets.readers import coco_layout
+from singleshot.datasets.readers.label_files import PEEK_BYTES
+from singleshot.datasets.readers.unread_forms import find_unread_form
+from singleshot.datasets.search import choose, describe, sets_beside
+from singleshot.datasets.tree import Tree, describe_contents, open_tree
+from singleshot.errors import DataError, printable
+from singleshot.images.suffixes import IMAGE_SUFFIXES, is_image
+from singleshot.storage import is_remote
+
+logger = logging.getLogger(__name__)
+
+_MODEL_SUFFIXES = ("safetensors", "onnx", "pth", "pt", "ckpt", "h5", "tflite", "caffemodel")
+# Folders of labels whose images may lie beside the folder; the last ones only where none lie in it.
+_LABEL_FOLDERS = ("annotations", "labels")
+_FURTHER_FOLDERS = ("annotation", "label", "csv", "data")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that was found: the name of its form, its folder, the file that the user named ("" for a folder).
+
+    formats: those that were looked for in its folder, {} for a named file; others: what was found besides and is not
+    read, for messages; score_min: of detections that are read as labels, the lowest score to take; None for all.
+    """
+
+    form: str
+    tree: Tree
+    file: str
+    format: Format
+    formats: Mapping[str, Format] = field(default_factory=dict)
+    others: str = ""
+    score_min: float | None = None
+
+    @functools.cached_property
+    def unread(self) -> str:
+        """What is said of labels of other forms in the same folder; "" where there are none. Looked for when asked."""
+        others = []
+        for key, form in self.formats.items():
+            with contextlib.suppress(DataError):  # what is wrong with labels that are not read does not matter
+                if key != self.form and form.sniff(self.tree):
+                    others.append(form.about)
+        if not others:
+            return ""
+        return f"read as {self.format.about}; the folder holds {' and '.join(others)} labels too, which are not read"
+
+    def unread_beside(self, raw: RawSet) -> str:
+        """What is said of sets in other folders, by what was read of all splits; "" where there are none."""
+        others = self.others or describe(sets_beside(self.tree, self.formats, raw), self.formats)
+        return f"read as {self.format.about}; also there and not read: {others}" if others else ""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits that are there or would be made."""
+        return self.format.splits(self.tree, self.file)
+
+    def read(self, split: str | None = None, problems: RaiseErrors = RAISE_ERRORS) -> RawSet:
+        """The annotations of one split, or of all; DataError at the first problem unless they are collected."""
+        if self.unread:
+            logger.info("%s: %s", printable(self.tree.root), self.unread)
+        raw, message = cut_hulls(self.format.read(self.tree, self.file, split, problems))
+        if message:
+            problems.add("shapes-cut", raw.source, message)
+        return raw if self.score_min is None else above_score(raw, self.score_min)
+
+    def line(self, file: str, number: int) -> int | None:
+        """The line on which object `number` stands in a label file, given by its whole path; None if unknown."""
+        if self.format.line is no_line:
+            return None
+        try:
+            data = Path(file).read_bytes() if not is_remote(file) else b""
+        except OSError:
+            return None
+        return self.format.line(data, number)
+
+
+def open_source(
+    path: str | os.PathLike[str],
+    formats: Mapping[str, Format] = FORMATS,
+    score_min: float | None = None,
+    follow_links: bool = False,
+) -> Source:
+    """Find out what lies at a path or address. Raises DataError with what is wanted and what is there.
+
+    score_min: see Source; follow_links: links may lead out of the folder, ConfigError for an address.
+    """
+    return replace(_open(path, formats, follow_links), score_min=score_min)
+
+
+def _open(path: str | os.PathLike[str], formats: Mapping[str, Format], follow_links: bool) -> Source:
+    where, wanted = printable(path), _wanted(formats)
+    if is_archive(str(path)) and ("::" not in str(path) if is_remote(path) else Path(path).is_file()):
+        path = unpacked(path)
+        where = printable(path)
+    if is_remote(path):
+        parent, _, name = str(path).rstrip("/").rpartition("/")
+        is_folder = _form_of_file(name, formats) is None
+    else:
+        place = Path(path)
+        parent, name = str(place.parent), place.name
+        try:
+            is_folder, is_there = place.is_dir(), place.exists()
+        except (OSError, ValueError) as error:  # a name too long, or with a NUL
+            raise DataError(f"{where}: is no path ({error}); {wanted}") from error
+        if not is_there:
+            raise DataError(f"{where}: no such file or folder")
+    if is_folder:
+        return _find(open_tree(path, follow_links), where, formats)
+    form = _form_by_content(open_tree(parent, follow_links), name, formats)
+    if form is None:
+        suffix = name.lower().rpartition(".")[2]
+        what = "an image" if f".{suffix}" in IMAGE_SUFFIXES else "a model" if suffix in _MODEL_SUFFIXES else ""
+        is_one = f"is {what}, " if what else ""
+        raise DataError(f"{where}: {is_one}not a data set that is read here; {wanted}")
+    above, _, folder = parent.replace("\\", "/").rpartition("/")
+    if _is_beside_images(open_tree(parent, follow_links), folder):
+        return Source(form, open_tree(above or ".", follow_links), f"{folder}/{name}", formats[form])
+    return Source(form, open_tree(parent, follow_links), name, formats[form])
+
+
+def _is_beside_images(tree: Tree, folder: str) -> bool:
+    """Whether the images of a label file may lie next to its folder, of that name, in place of in it."""
+    if folder in _LABEL_FOLDERS:
+        return True
+    return folder.lower() in _FURTHER_FOLDERS and not tree.folders() and not any(map(is_image, tree.files()))
+
+
+def _wanted(formats: Mapping[str, Format]) -> str:
+    *first, last = (form.about for form in formats.values())
+    return f"want {', '.join(first)}{' or ' if first else ''}{last} (see docs: Data)"
+
+
+def _form_of_file(name: str, formats: Mapping[str, Format]) -> str | None:
+    """The form that a file is by its ending."""
+    return next((key for key, form in formats.items() if form.suffixes and name.lower().endswith(form.suffixes)), None)
+
+
+def _form_by_content(tree: Tree, name: str, formats: Mapping[str, Format]) -> str | None:
+    """The form that a named file is by its first bytes, of those that are known by them; else the one by its ending.
+
+    Raises DataError for the label of a single image.
+    """
+    by_ending = _form_of_file(name, formats)
+    try:
+        head = tree.read(name, PEEK_BYTES, "annotation", most=PEEK_BYTES)
+    except DataError:  # which the reader of the form by its ending says
+        return by_ending
+    known = next((key for key, one in formats.items() if one.is_one is not None and one.is_one(head)), None)
+    if known is None and by_ending is not None and formats[by_ending].in_one_file and not coco_layout.has_lists(head):
+        label = next((one for one in formats.values() if one.is_label is not None and one.is_label(head)), None)
+        if label is not None:
+            raise DataError(
+                f"{printable(tree.path(name))}: is {label.about}'s label of one image; give the folder of all of them"
+            )
+    return known or by_ending
+
+
+def _find(tree: Tree, where: str, formats: Mapping[str, Format]) -> Source:
+    """The source that lies in a folder or below it."""
+    if not tree.names():
+        raise DataError(f"{where}: empty folder; {_wanted(formats)}")
+    choice = choose(tree, formats)
+    if choice is None:
+        tree.refuse_links()  # what is not looked at may be all there is
+        unread = find_unread_form(tree)
+        why = unread if unread is not None else _wanted(formats)
+        raise DataError(f"{where}: no data set of a known form (found {describe_contents(tree)}): {why}")
+    form, others = choice.chosen, f"{describe(choice.others, formats)} in {where}" if choice.others else ""
+    below = tree.below(form.folder) if form.folder else tree
+    if form.folder:
+        logger.info("%s: the set is %s", where, describe([form], formats))
+    return Source(form.form, below, "", formats[form.form], formats, others)

@@ -1,0 +1,175 @@
+"""Which set of a folder, or of the folders below it, is read: one with labelled images, and what else lies there is
+said."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from singleshot.datasets import open_dataset, open_source
+from singleshot.datasets.checks import check_source
+from singleshot.datasets.tree import EnoughError, open_tree
+
+SIZE = "<size><width>64</width><height>48</height><depth>3</depth></size>"
+BOX = "<bndbox><xmin>17</xmin><ymin>13</ymin><xmax>48</xmax><ymax>36</ymax></bndbox>"
+VOC = f"<annotation>{SIZE}<object><name>cat</name>{BOX}</object></annotation>"
+EMPTY_VOC = f"<annotation>{SIZE}</annotation>"
+YOLO = "0 0.5 0.5 0.5 0.5\n"
+YAML = "train: train/images\nnames: [cat]\n"
+CSV = "filename,xmin,ymin,xmax,ymax,class\na.png,16,12,48,36,cat\n"
+CVAT = (
+    '<annotations><image id="0" name="old.png"><box label="cat" xtl="1" ytl="1" xbr="9" ybr="9"/></image></annotations>'
+)
+README = {"README.md": "x", "LICENSE": "x"}
+
+
+def coco(name="a.png"):
+    note = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [16, 12, 32, 24]}
+    images = [{"id": 1, "file_name": name, "width": 64, "height": 48}]
+    return json.dumps({"images": images, "annotations": [note], "categories": [{"id": 1, "name": "cat"}]})
+
+
+ONE_BELOW = {
+    "the folders of TensorFlow's tutorial": (
+        {"images/train/a.xml": VOC, "images/test/b.xml": VOC, "train.record": b"\x10\0\0"},
+        ["images/train/a.png", "images/test/b.png"], "voc", "images",
+    ),
+    "COCO of splits": (
+        {"dataset/train/_annotations.coco.json": coco(), "dataset/val/_annotations.coco.json": coco("b.png")},
+        ["dataset/train/a.png", "dataset/val/b.png"], "coco", "dataset",
+    ),
+    "three below": ({"x/y/data/a.txt": YOLO}, ["x/y/data/a.png"], "yolo", "x/y/data"),
+    "lower case": ({"pets/annotations/a.xml": VOC}, ["pets/images/a.png"], "voc", "pets"),
+    "an empty set beside it": (
+        {"images/a.xml": EMPTY_VOC, "sets/one/labels/a.txt": YOLO}, ["images/a.png", "sets/one/images/a.png"],
+        "yolo", "sets/one",
+    ),
+    "a set without its images beside it": (
+        {"dataset/annotations.csv": CSV, "dataset/annotations.xml": CVAT}, ["dataset/images/a.png"], "csv", "dataset",
+    ),
+    "labels of others deeper": (
+        {"dataset/train.json": coco(), "parts/me/x.json": '{"shapes": [], "imagePath": "x.png"}'},
+        ["dataset/train/a.png"], "coco", "dataset",
+    ),
+    "a broken yaml above it": (
+        {"data.yaml": "train: /train/images\nnames: [cat]", "datasets/data.yaml": YAML,
+         "datasets/train/labels/a.txt": YOLO},
+        ["datasets/train/images/a.png"], "yolo", "datasets",
+    ),
+}  # fmt: skip
+
+
+LABEL_STUDIO = json.dumps({"categories": [{"id": 0, "name": "cat"}], "info": {"contributor": "Label Studio"}})
+WEB = (
+    "<annotation><filename>a.png</filename><object><name>cat</name><deleted>0</deleted><polygon>"
+    + "".join(f"<pt><x>{x}</x><y>{y}</y></pt>" for x, y in ((16, 12), (48, 20), (20, 36)))
+    + "</polygon></object><object><name>old</name><deleted>1</deleted></object></annotation>"
+)
+BY_CONTENT = {
+    "Label Studio's YOLO": (
+        {"notes.json": LABEL_STUDIO, "classes.txt": "cat\n", "data/train/labels/a.txt": YOLO},
+        ["data/train/images/a.png"], "yolo",
+    ),
+    "persons of COCO": ({"annotations/person_keypoints_train2017.json": coco()}, ["train2017/a.png"], "coco"),
+    "YOLO in Annotations": ({"Annotations/a.txt": YOLO, "obj.names": "cat\n"}, ["Images/a.png"], "yolo"),
+    "YOLO in annotations": ({"annotations/x/a.txt": YOLO, "obj.names": "cat\n"}, ["images/x/a.png"], "yolo"),
+    "LabelMe's web tool": ({"Annotations/a.xml": WEB}, ["Images/a.png"], "voc"),
+    "a path with a folder too many": (
+        {"data.yaml": "train: ./plates/images/train\nnames: [cat]\n", "labels/train/a.txt": YOLO},
+        ["images/train/a.png"], "yolo",
+    ),
+    "a path with a folder too few": (
+        {"data.yaml": "train: ../train/images\nnames: [cat]\n", "plates-1/train/labels/a.txt": YOLO},
+        ["plates-1/train/images/a.png"], "yolo",
+    ),
+    "JSON without COCO's lists": (
+        {"train.json": '{"categories": [{"id": 1}]}', "labels/a.txt": YOLO, "classes.txt": "cat\n"}, ["images/a.png"],
+        "yolo",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BY_CONTENT)
+def test_the_content_decides_and_not_the_name(folder, case) -> None:
+    files, images, form = BY_CONTENT[case]
+    source = open_source(folder({**README, **files}, images))
+    assert source.form == form
+    data = open_dataset(source.tree.root, source.splits[0])
+    assert (data.class_names, data.boxes_px.tolist()) == (("cat",), [[16, 12, 48, 36]])
+
+
+def test_a_path_that_was_moved_is_said_and_no_split_becomes_another(folder, problems, one_line) -> None:
+    yaml = "train: ./plates/images/train\nval: more/images/train\nnames: [cat]\n"
+    root = folder({"data.yaml": yaml, "labels/train/a.txt": YOLO}, ["images/train/a.png"])
+    (moved, broken) = problems({})[1]
+    assert (moved.kind, broken.kind) == ("path-moved", "split-unusable")
+    assert "'./plates/images/train' is not there; images/train is read in its place" in moved.message
+    (root / "data.yaml").write_text("train: plates/images\nnames: [cat]\n")
+    assert "'plates/images' is not in" in one_line(open_source(root).read)
+
+
+@pytest.mark.parametrize("case", ONE_BELOW)
+def test_the_only_set_below_is_read_and_said(folder, case, caplog) -> None:
+    files, images, form, place = ONE_BELOW[case]
+    root = folder({**README, **files}, images)
+    with caplog.at_level("INFO"):
+        source = open_source(root)
+    assert (source.form, source.tree.root) == (form, f"{root}/{place}")
+    assert f"{root}: the set is {place} (" in caplog.text
+    assert {obj.name for image in source.read().images for obj in image.objects} in ({"cat"}, {"class 0"})
+
+
+def test_several_below_are_listed_by_form_folder_and_number(folder, one_line) -> None:
+    files = {"images/train/a.xml": VOC, "images/train/b.xml": VOC, "more/train.csv": CSV, "old/x.xml": EMPTY_VOC}
+    root = folder({**README, **files}, ["images/train/a.png", "images/train/b.png", "more/a.png", "old/x.png"])
+    said = one_line(open_source, root)
+    assert said == f"{root}: sets below: images (Pascal VOC, 2), more (CSV, 1); name one"
+    many = folder({f"s{i:02d}/train.csv": CSV for i in range(12)}, [f"s{i:02d}/a.png" for i in range(12)])
+    assert "and 6 more; name one" in one_line(open_source, many)
+
+
+def test_code_and_hidden_folders_are_passed_over(folder) -> None:
+    files = {"set/train.csv": CSV, ".cache/x/train.csv": CSV, "venv/lib/a.xml": VOC, "node_modules/y/train.csv": CSV}
+    root = folder(files, ["set/a.png", "venv/lib/a.png", "node_modules/y/a.png", ".cache/x/a.png"])
+    assert open_source(root).tree.root == f"{root}/set"
+
+
+def test_an_empty_set_alone_is_read(folder) -> None:
+    source = open_source(folder({"one/a.xml": EMPTY_VOC, **README}, ["one/a.png"]))
+    assert (source.form, check_source(source, workers=1).counts.get("nothing-labelled")) == ("voc", 1)
+
+
+def test_a_broken_set_is_not_hidden_by_its_parts(folder, one_line) -> None:
+    files = {"data.yaml": "train: train/images\nnames: [cat]\nnc: 2\n", "train/labels/a.txt": YOLO}
+    root = folder(files, ["train/images/a.png"])
+    assert "nc is 2 but names has 1" in one_line(open_source(root).read)
+
+
+def test_sets_that_are_not_read_are_said(folder) -> None:
+    files = {"Annotations/a.xml": VOC, "idenprof/train/a.xml": VOC, "more/b/train.csv": CSV}
+    root = folder(files, ["JPEGImages/a.png", "idenprof/train/a.png", "more/b/a.png"])
+    (found,) = (one for one in check_source(open_source(root), workers=1).findings if one.kind == "labels-unread")
+    assert "also there and not read: idenprof (Pascal VOC, 1), more/b (CSV, 1)" in found.message
+
+
+def test_what_was_passed_over_is_said(folder) -> None:
+    files, images, *_ = ONE_BELOW["an empty set beside it"]
+    root = folder(files, images)
+    (found,) = (one for one in check_source(open_source(root), workers=1).findings if one.kind == "labels-unread")
+    assert f"read as YOLO; also there and not read: images (Pascal VOC, 0) in {root}" in found.message
+
+
+def test_forms_before_the_one_that_is_read_are_said(folder) -> None:
+    files, images, *_ = ONE_BELOW["a set without its images beside it"]
+    assert "the folder holds CVAT labels too" in open_source(folder(files, images)).unread
+
+
+def test_a_tree_that_is_limited_reads_no_more(folder) -> None:
+    tree = open_tree(folder({"a.txt": "12345", "b.txt": "1"})).limited(2, 6)
+    assert (tree.read("a.txt", 9, "x"), tree.read("b.txt", 9, "x")) == (b"12345", b"1")
+    for limits in ((0, 99), (9, 4)):
+        with pytest.raises(EnoughError):
+            open_tree(folder({})).limited(*limits).read("a.txt", 99, "x")
+    with pytest.raises(EnoughError), open_tree(folder({})).limited(9, 4).open("a.txt", 99, "x"):
+        pass
