@@ -153,6 +153,16 @@ def test_sets_that_are_not_read_are_said(folder) -> None:
     assert "also there and not read: idenprof (Pascal VOC, 1), more/b (CSV, 1)" in found.message
 
 
+def test_labels_beside_the_images_of_a_csv_are_said(folder) -> None:
+    files = {"annotations/train.csv": CSV, "images/train/a.xml": VOC}
+    (found,) = (
+        one
+        for one in check_source(open_source(folder(files, ["images/train/a.png"])), workers=1).findings
+        if one.kind == "labels-unread"
+    )
+    assert "read as CSV; also there and not read: images (Pascal VOC, 1)" in found.message
+
+
 def test_what_was_passed_over_is_said(folder) -> None:
     files, images, *_ = ONE_BELOW["an empty set beside it"]
     root = folder(files, images)

@@ -105,7 +105,7 @@ def sets_beside(tree: Tree, formats: Mapping[str, Format], raw: RawSet) -> list[
     start = len(tree.path("x")) - 1
     read = {image.file[start:].rpartition("/")[0] for image in raw.images}
     used = {"/".join(parts[:n]) for parts in (name.split("/") for name in read) for n in range(1, len(parts) + 1)}
-    below = _sets_below(tree, formats, has_parts=True, used=used)
+    below = _sets_below(tree, formats, has_parts=False, used={"", *used})
     return [one for one in below if one.labelled != 0 and one.folder not in used]
 
 
@@ -141,7 +141,7 @@ def _quiet() -> Iterator[None]:
 def _sets_below(tree: Tree, formats: Mapping[str, Format], has_parts: bool, used: Collection[str] = ()) -> list[Found]:
     """The sets in folders below, the nearest first, of each folder the first with a labelled image or else the first.
 
-    has_parts: there is a set in the tree itself, whose parts are none; used: folders that are known to be its parts.
+    has_parts: there is a set in the tree itself, whose parts are none; used: folders that were read of it.
     Below a set with a labelled image no other is looked for, nor in folders of code. Raises DataError where nothing is
     found and a folder cannot be looked into.
     """
@@ -164,7 +164,7 @@ def _sets_below(tree: Tree, formats: Mapping[str, Format], has_parts: bool, used
                 if weak:
                     below.append(folder)
         level = below
-    if not found and not has_parts:
+    if not found and not has_parts and not used:
         for name in tree.folders():
             tree.names(name)  # refuses a link
     return found
