@@ -157,9 +157,9 @@ def test_the_folder_alone_is_read(folder, layout):
 
 def test_labels_that_are_not_read_are_said(folder):
     form, files, there, _ = LAYOUTS["COCO beside a folder of VOC"]
-    source = open_source(folder(files, there))
+    source = open_source(folder(files, [*there, "old/x.png"]))
     assert source.form == form
-    assert source.unread == "read as COCO; the folder holds Pascal VOC labels too, which are not read"
+    assert source.unread_beside(source.read()) == "read as COCO; also there and not read: old (Pascal VOC, 1)"
 
 
 def findings(folder, content):

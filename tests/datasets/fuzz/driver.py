@@ -122,7 +122,7 @@ def try_everything(trial: Trial) -> None:
     if raw is not None:
         look_inside(trial, raw)
     for key, every, call in (
-        ("info", 5, lambda: data_info.format_info(data_info.collect(open_source(path), "ssd300-vgg16", None, True)[0], str(path))),
+        ("info", 5, lambda: data_info.format_info(data_info.collect(str(path), "ssd300-vgg16", None, True)[0], str(path))),
         ("convert", 4, lambda: raw and convert(trial, raw)),
         ("strict", 3, lambda: raw and convert_strictly(trial, raw)),
         ("shard", 7, lambda: shard(trial, source)),

@@ -13,6 +13,7 @@ from singleshot.datasets.readers.csv import WANTED
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
+from singleshot.storage import LfsPointerError
 
 _PEEK_BYTES = 1 << 16
 # Folders of a level; files of an ending that are looked at, in each folder and in all.
@@ -73,11 +74,6 @@ _LABEL_SUFFIXES = (".json", ".xml", ".txt", ".csv", ".yaml")
 # What lies in any project.
 _NO_LABELS = re.compile(r"(?:requirements|readme|license|package|tsconfig|manifest|cmakelists|robots)\b")
 UNREAD_FORMS = (
-    UnreadForm(
-        (*_LABEL_SUFFIXES, ".zip", ".parquet", ".arrow", ".mat", ".vott", *_RECORDS),
-        lambda head: head.startswith(b"version https://git-lfs"),
-        "a pointer of Git LFS; fetch what it stands for (git lfs pull)",
-    ),
     UnreadForm(_RECORDS, lambda head: head[:2] == b"\x1f\x8b", "compressed TFRecord; unpack it (gunzip)"),
     UnreadForm(_RECORDS, _any, "called like a TFRecord and is none, or damaged; fetch it again, or export it as COCO"),
     UnreadForm((".vott",), _any, "a VoTT project; export it from VoTT as Pascal VOC"),
@@ -206,6 +202,8 @@ def _known(tree: Tree, name: str, suffix: str) -> str:
         return ""
     try:
         head = tree.read(name, _PEEK_BYTES, "annotation", most=_PEEK_BYTES)
+    except LfsPointerError:
+        return "a pointer of Git LFS; fetch what it stands for (git lfs pull)"
     except DataError:  # whatever it is, nothing can be said of it
         return ""
     return next((row.about for row in rows if row.is_one(head)), "")
