@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from singleshot.cli.data_info import _advice, _encodable, collect, verdict
+from singleshot.datasets import open_source
 from singleshot.datasets.statistics import Cover, Part
 from singleshot.errors import DataError
 from singleshot.prior_coverage import REASONS
@@ -128,10 +129,10 @@ def test_where_there_is_nothing_it_says_so(tmp_path, write_voc, write_coco, voc_
     }
     for (path, split), words in cases.items():
         with pytest.raises(DataError) as caught:
-            collect(str(path), "ssd320-mini", split, quiet=True)
+            collect(open_source(path), "ssd320-mini", split, quiet=True)
         assert words in str(caught.value), path
         assert "\n" not in str(caught.value)
-    found, _ = collect(str(voc), "ssd320-mini", None, quiet=True)
+    found, _ = collect(open_source(voc), "ssd320-mini", None, quiet=True)
     assert found.total.objects == 1
 
 

@@ -107,8 +107,10 @@ def check_source(
     whole = split is None
     with looking_ahead(source, workers, whole, prefetch_least) as early:
         raw = source.read(split, problems)
-    for unread in filter(None, (source.unread, source.unread_beside(raw) if whole else "")):
-        problems.add("labels-unread", raw.source, f"{unread}; give them a folder of their own")
+    if source.unread:
+        problems.add("labels-unread", raw.source, f"{source.unread}; give them a folder of their own")
+    if beside := source.unread_beside(raw) if whole else "":
+        problems.add("labels-unread", raw.source, f"{beside}; to read one of them, name its folder")
     if (odd := implausible(raw)) is not None:
         problems.add(odd[0], raw.source, odd[1])
     check_left_out(source, problems)
