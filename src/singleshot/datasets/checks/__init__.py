@@ -116,8 +116,10 @@ def check_source(
         raw = source.read(split, problems)
     if class_names is not None:
         class_names = tuple(dict.fromkeys((*class_names, *(name for name in new_names if name in raw.class_names))))
-    for unread in filter(None, (source.unread, source.unread_beside(raw) if whole else "")):
-        problems.add("labels-unread", raw.source, f"{unread}; give them a folder of their own")
+    if source.unread:
+        problems.add("labels-unread", raw.source, f"{source.unread}; give them a folder of their own")
+    if beside := source.unread_beside(raw) if whole else "":
+        problems.add("labels-unread", raw.source, f"{beside}; to read one of them, name its folder")
     if (odd := implausible(raw)) is not None:
         problems.add(odd[0], raw.source, odd[1])
     check_left_out(source, problems)
