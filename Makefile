@@ -21,7 +21,7 @@ else
 SIZE := about 3.4 GB to download on Linux, 6.6 GB in $(VENV) (PyTorch with CUDA; TORCH=cpu takes about 0.6 GB)
 endif
 
-.PHONY: demo test coverage test-slow test-latest test-commands test-data test-engines test-core setup check fast lock docs protos clean
+.PHONY: demo test coverage test-slow test-latest test-commands test-pages test-data test-engines test-core setup check fast lock docs protos clean
 
 demo: $(STAMP)
 	$(BIN)/singleshot demo $(if $(DATA),"$(DATA)") $(ARGS)
@@ -34,10 +34,13 @@ ENGINES := tests/bench tests/deploy tests/runtime tests/weights
 DATA_ROOMS := tests/datasets tests/images tests/loading tests/scenes
 
 test: check
-	@$(MAKE) --no-print-directory -j2 test-commands test-engines test-core test-data
+	@$(MAKE) --no-print-directory -j2 test-commands test-engines test-data test-core test-pages
 
 test-commands: $(STAMP)
-	$(PYTEST) tests/cli $(ARGS)
+	$(PYTEST) tests/cli --ignore=tests/cli/test_pages.py $(ARGS)
+
+test-pages: $(STAMP)
+	$(PYTEST) tests/cli/test_pages.py $(ARGS)
 
 test-data: $(STAMP)
 	$(PYTEST) $(DATA_ROOMS) $(ARGS)
@@ -58,7 +61,7 @@ test-latest:
 # The same tests, counting the lines of src that they run; commands' own processes count too.
 coverage: $(STAMP)
 	$(BIN)/coverage erase
-	@$(MAKE) --no-print-directory -j2 test-commands test-engines test-core test-data ARGS="--cov --cov-report= $(ARGS)"
+	@$(MAKE) --no-print-directory -j2 test-commands test-engines test-data test-core test-pages ARGS="--cov --cov-report= $(ARGS)"
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --skip-covered --sort=cover | tail -60
 
