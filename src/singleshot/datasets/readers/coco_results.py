@@ -1,7 +1,7 @@
 """COCO's results form as labels: a list of image_id, category_id, bbox and score.
 
-What images and classes are called is in the file that `detect --format coco` writes beside it, or in the COCO file that
-it was made for.
+What images and classes are called is in the file that `detect --format coco` writes next to it, or in the COCO file
+that it was made for.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def complete(tree: Tree, name: str, rows: list[Any], load: Callable[[Tree, str],
             return {**content, "annotations": rows}
     raise DataError(
         f"{printable(tree.path(name))}: a list of COCO results, which names neither images nor classes; put"
-        f" {IMAGE_INFO} of the same run beside it, or the COCO file that the results belong to"
+        f" {IMAGE_INFO} of the same run next to it, or the COCO file that the results belong to"
     )
 
 

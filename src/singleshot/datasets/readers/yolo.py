@@ -171,7 +171,7 @@ def _useless(tree: Tree, layout: Layout) -> dict[str, str]:
 def _no_label(names: list[str]) -> str:
     return (
         f"none of its {len(names)} images has a label file ({printable(names[0], 120)} is the first); want "
-        'labels/NAME.txt for images/NAME.jpg, or NAME.txt beside it; an empty one means "nothing to find"'
+        'labels/NAME.txt for images/NAME.jpg, or NAME.txt next to it; an empty one means "nothing to find"'
     )
 
 
