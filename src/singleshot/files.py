@@ -14,6 +14,7 @@ from singleshot.errors import ConfigError, printable
 
 # The file of images and categories that detection writes for COCO results, known to the readers of data sets.
 IMAGE_INFO = "image_info.json"
+LOCK = ".lock"
 
 
 def abandon(stack: contextlib.ExitStack) -> None:
@@ -74,6 +75,26 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path, busy: str = "") -> Iterator[None]:
+    """Hold the folder by its file LOCK, which the system lets go with the process, however that ends.
+
+    Where another process holds it: raises ConfigError that says `busy`, or waits for it where that is "". On Windows
+    nothing is held.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError as error:
+            raise ConfigError(busy) from error
+        yield
 
 
 def is_free(path: Path) -> bool:

@@ -129,10 +129,7 @@ def _one_too_many(word: str, command: Any) -> str:
         return f"a model is named by --model {word}"
     if word.endswith((".safetensors", ".pth", ".pt")) and "--start" in own:
         return f"a checkpoint to start from is named by --start {word}"
-    arguments = (
-        [] if command is None else [one.name.upper() for one in command.params if one.name and not _is_option(one)]
-    )
-    return f"want {' '.join(arguments) or 'options alone'}, and what has spaces in it in quotes"
+    return f"want {' '.join(_arguments(command)) or 'options alone'}, and what has spaces in it in quotes"
 
 
 def _option(name: str, command: Any) -> str:
@@ -145,8 +142,7 @@ def _option(name: str, command: Any) -> str:
         return f"use {ours}"
     if name in _ELSEWHERE and _ELSEWHERE[name][0] in ("", *own):
         return _ELSEWHERE[name][1]
-    arguments = [] if command is None else [one.name.upper() for one in command.params if not _is_option(one)]
-    if name in _FIRST and arguments:
+    if name in _FIRST and (arguments := _arguments(command)):
         return f"give it without an option: {' '.join(arguments)}"
     return ""
 
@@ -155,5 +151,6 @@ def _own_options(command: Any) -> list[str]:
     return [] if command is None else [opt for one in command.params for opt in one.opts if opt.startswith("--")]
 
 
-def _is_option(parameter: Any) -> bool:
-    return bool(parameter.param_type_name != "argument")
+def _arguments(command: Any) -> list[str]:
+    arguments = [] if command is None else [one for one in command.params if one.param_type_name == "argument"]
+    return [one.name.upper() for one in arguments]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from singleshot.errors import ConfigError, DataError, printable
-from singleshot.files import atomic_folder
+from singleshot.files import atomic_folder, locked_folder
 from singleshot.storage import is_remote, reason_of
 
 logger = logging.getLogger(__name__)
@@ -51,7 +49,7 @@ def unpacked(path: str | os.PathLike[str]) -> Path:
     if not place.is_dir():
         try:
             home.mkdir(parents=True, exist_ok=True)
-            with _alone(home):
+            with locked_folder(home):  # another process may unpack the same archive: wait for it
                 if not place.is_dir():
                     _unpack(where, place)
         except OSError as error:
@@ -101,16 +99,3 @@ def _key(archive: Path) -> str:
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", archive.name.partition(".")[0])[:40]
     return f"{stem}-{digest[:16]}"
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder; waits for another process that unpacks the same archive."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: the slower of two finds the folder there and says so
-        yield
-        return
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # goes away with the process, however that ends
-        yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,14 +11,11 @@ import numpy as np
 from singleshot.class_selection import ClassSelection
 from singleshot.datasets.box_rules import clean_boxes
 from singleshot.datasets.dataset import Dataset, unknown_class
-from singleshot.datasets.findings import ERROR, KINDS
 from singleshot.datasets.packed_strings import StringTable, offsets_of
-from singleshot.datasets.plausible import implausible
+from singleshot.datasets.plausible import require_plausible
 from singleshot.datasets.raw import Notation, RawImage, RawObject, RawSet
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import image_size
-
-logger = logging.getLogger(__name__)
 
 # Headers are read in threads: what takes time is waiting for the disk or the network.
 _THREADS = 16
@@ -42,11 +38,7 @@ def build_dataset(
     names = tuple(raw.class_names if class_names is None else class_names) if selection is None else selection.names
     if not names:
         raise DataError(f"{printable(raw.source)}: no annotation has an object; label some before training")
-    if (odd := implausible(raw)) is not None:
-        kind, message = odd
-        if KINDS[kind].severity == ERROR:
-            raise DataError(f"{printable(raw.source)}: {message}")
-        logger.warning("%s: %s", printable(raw.source), message)
+    require_plausible(raw)
     images = [raw.images[i] for i in raw.splits[split]]
     sizes, scales = measure(images)
     owners = [(i, obj) for i, image in enumerate(images) for obj in image.objects]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 
@@ -42,6 +43,11 @@ def is_encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def is_name(value: object) -> TypeGuard[str]:
+    """Whether it is a text that is more than blanks and that a StringTable can hold."""
+    return isinstance(value, str) and bool(value.strip()) and is_encodable(value)
 
 
 @dataclass(frozen=True, eq=False)

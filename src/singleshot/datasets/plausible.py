@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
+from singleshot.datasets.findings import ERROR, KINDS
 from singleshot.datasets.raw import RawImage, RawSet
+from singleshot.errors import DataError, printable
+
+logger = logging.getLogger(__name__)
 
 # Fewer objects than this prove nothing about what only may be wrong.
 _LEAST = 10
@@ -38,6 +44,18 @@ def implausible(raw: RawSet) -> tuple[str, str] | None:
             "multiply them by the image's sides / 100",
         )
     return _as_corners(images) if raw.form == "coco" else None
+
+
+def require_plausible(raw: RawSet, advice: str = "") -> None:
+    """Raise DataError, which ends in `advice`, where all boxes mean something else than pixels; where that only may be,
+    it is said in the log."""
+    odd = implausible(raw)
+    if odd is None:
+        return
+    kind, message = odd
+    if KINDS[kind].severity == ERROR:
+        raise DataError(f"{printable(raw.source)}: {message}{advice}")
+    logger.warning("%s: %s", printable(raw.source), message)
 
 
 def first_pixel(raw: RawSet) -> np.ndarray:

@@ -106,6 +106,8 @@ def cut_hulls(raw: RawSet) -> tuple[RawSet, str]:
     say of those that are not only rounded, "" for none."""
     images, count, first = list(raw.images), 0, ""
     for i, image in enumerate(images):
+        if not any(isinstance(obj.box, Hull) for obj in image.objects):
+            continue
         width, height = (1.0, 1.0) if image.relative else (float(image.width), float(image.height))
         edge = 0.003 if image.relative else EDGE_PX
         cut = [_cut(obj, width, height) if isinstance(obj.box, Hull) else obj for obj in image.objects]

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from singleshot.datasets.formats import FORMATS, Format, written_formats
+from singleshot.datasets.plausible import require_plausible
 from singleshot.datasets.raw import RawSet
 from singleshot.datasets.writers.common import WritePlan, area_of, as_annotated, copy_images, measured, with_sizes
-from singleshot.datasets.writers.strict import refuse_image, refuse_set, usable_boxes
+from singleshot.datasets.writers.strict import FIX, refuse_image, usable_boxes
 from singleshot.errors import ConfigError, printable
 from singleshot.files import atomic_folder
 
@@ -55,7 +56,7 @@ def write_dataset(
     if writer is None:
         raise ConfigError(f"{printable(form)}: no form of data sets that is written (want {', '.join(writers)})")
     if strict:
-        refuse_set(raw)
+        require_plausible(raw, f", {FIX}")
     plan = writer.plan(raw)
     measure = refuse_image if strict else measured if writer.measured and not trust_sizes else as_annotated
     _say_lost(plan, form)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +12,12 @@ from singleshot.datasets.fetch.catalogue import Archive, FreeSet, free_sets
 from singleshot.datasets.fetch.download import Progress, download_archive, free_bytes, ignore_progress, with_mirror
 from singleshot.datasets.fetch.unpack import content_checksum, unpack_archive
 from singleshot.errors import ConfigError, DataError, printable
+from singleshot.files import LOCK, locked_folder
 
 __all__ = ["Archive", "Fetched", "FreeSet", "Progress", "fetch_set", "find_set", "free_sets", "show_bytes"]
 
 # Lies in each result; says where it came from. Not .txt or .json: readers look into those.
 _SOURCE = "SOURCE.md"
-_LOCK = ".lock"
 # Twice what is expected, and never less than this, may come out of a set's archives (GitHub's hold other objects too).
 _LEAST_BOUND = 256 * 2**20
 
@@ -81,7 +80,8 @@ def fetch_set(
     work = place.with_name(f"{place.name}.fetch")
     try:
         work.mkdir(parents=True, exist_ok=True)
-        with _alone(work):
+        # Two runs would write to the same part file.
+        with locked_folder(work, f"{printable(work)}: another run is fetching into it; wait for it"):
             files, count, archives = _fetch(name, entry, place, work, mirror, progress)
             if not keep:
                 _clear(work, archives)
@@ -127,7 +127,7 @@ def _fetch(
 
 def _clear(work: Path, archives: list[Path]) -> None:
     """Remove the archives, and their folder if nothing else lies in it."""
-    for path in (*archives, work / _LOCK):
+    for path in (*archives, work / LOCK):
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         work.rmdir()
@@ -186,19 +186,3 @@ def _verify_content(entry: FreeSet, folder: Path, archives: list[Path]) -> None:
             f"{names}: sha256 of the content is {found}; want {entry.content}; run it again, or see {entry.home} "
             "for what has changed"
         )
-
-
-@contextlib.contextmanager
-def _alone(work: Path) -> Iterator[None]:
-    """Hold the folder: two runs would write to the same part file. Raises ConfigError when another holds it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: left to the user
-        yield
-        return
-    with (work / _LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes away with the process, however that ends
-        except BlockingIOError as error:
-            raise ConfigError(f"{printable(work)}: another run is fetching into it; wait for it") from error
-        yield

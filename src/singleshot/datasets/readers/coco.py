@@ -11,7 +11,7 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
-from singleshot.datasets.packed_strings import is_encodable
+from singleshot.datasets.packed_strings import is_encodable, is_name
 from singleshot.datasets.raw import Box, DatasetIds, Hull, Notation, RawImage, RawObject, RawSet
 from singleshot.datasets.readers import coco_results
 from singleshot.datasets.readers.coco_layout import CocoFile, choose_file, coco_file, coco_files, is_undivided
@@ -75,7 +75,7 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     files = [coco_file(file)] if file else coco_files(tree)
     made = is_undivided(files, file)
     if not (made or file or wanted is None):
-        files = [choose_file(tree, wanted)]
+        files = [choose_file(tree, files, wanted)]
     names: list[str] = []
     ids: list[DatasetIds] = []
     unique = UniqueImages()
@@ -274,7 +274,7 @@ def _classes(items: list[Any], where: str) -> dict[int, str]:
         ident, name = id_of(item.get("id")), item.get("name")
         if not whole(ident):
             raise DataError(f"{here}: id {printable(repr(ident), 60)}; want a whole number")
-        if not isinstance(name, str) or not name.strip() or not is_encodable(name):
+        if not is_name(name):
             raise DataError(f"{here} (id {ident}): name {printable(repr(name), 60)}; want a name")
         if ident in names:
             raise DataError(f"{here} ({printable(name)}): id {ident} is {printable(names[ident])!r} already")
@@ -331,10 +331,9 @@ def _row(
 
 def _find_images(tree: Tree, file: CocoFile, listed: _Images, problems: RaiseErrors) -> list[str]:
     """Paths of the image files, "" where missing."""
-    tags = dict.fromkeys((file.tag, file.split))
+    tags, folder = dict.fromkeys((file.tag, file.split)), file.name.rpartition("/")[0]
     places = [f"images/{tag}" for tag in tags] + ["images"]
-    places += [*tags, f"{file.split}2017", *(f"{tag}_images" for tag in tags), file.name.rpartition("/")[0], ""]
-    folder = file.name.rpartition("/")[0]
+    places += [*tags, f"{file.split}2017", *(f"{tag}_images" for tag in tags), folder, ""]
     places += ["JPEGImages", "data", "img", join(folder, "images"), join(folder, "data")]
     wanted = [(name, None) for name in listed.files]
     found = find_images(tree, file.name, wanted, places, tree.find, problems)

@@ -7,14 +7,15 @@ import re
 from typing import NamedTuple
 
 from singleshot.datasets.readers import coco_results, results
+from singleshot.datasets.readers.common import images_by_stem
 from singleshot.datasets.splits import KNOWN_SPLITS, name_train, resolve_split, split_of, word_split
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
-from singleshot.images.suffixes import is_image
 from singleshot.text import utf8_head
 
-# Files of the COCO download that hold no boxes of objects.
-OTHER_TASKS = ("captions_", "stuff_", "panoptic_", "image_info")
+# Files of the COCO download that hold no boxes of objects: what their names start with -> what they hold.
+OTHER_TASKS = {"captions_": "captions", "stuff_": "areas", "panoptic_": "areas", "image_info": "images without labels"}
+_OTHERS = tuple(OTHER_TASKS)
 # Boxes too, of persons alone; read where nothing else is.
 _KEYPOINTS = "person_keypoints_"
 _EXPORTED = "_annotations.coco.json"  # Roboflow's name, one in each split's folder
@@ -34,16 +35,12 @@ class CocoFile(NamedTuple):
 def coco_files(tree: Tree) -> list[CocoFile]:
     """The annotation files of a COCO folder, by the layouts that are known; [] when there is none."""
     found = []
-    for place in ("", *_label_folders(tree, "")):
-        pictures = {name.rpartition(".")[0] for name in tree.files(place) if is_image(name)}
+    for place in _label_places(tree):
+        pictures = images_by_stem(tree, place)
         # A JSON beside an image of its name is that image's own label (LabelMe's); others there may have lost theirs.
         own = {name for name in tree.files(place, (".json",)) if name[:-5] in pictures}
         for name in tree.files(place, (".json",)):
-            if (
-                name.endswith(".json")
-                and not name.startswith((*OTHER_TASKS, _KEYPOINTS))
-                and name not in (_EXPORTED, *own)
-            ):
+            if name.endswith(".json") and not name.startswith((*_OTHERS, _KEYPOINTS)) and name not in (_EXPORTED, *own):
                 file = coco_file(join(place, name))
                 usual = file.split in KNOWN_SPLITS or name.startswith("instances_")
                 if (not own or usual) and _is_coco(tree, file.name, usual):
@@ -72,6 +69,16 @@ def _by_words(files: list[CocoFile]) -> list[CocoFile]:
     ]
 
 
+def _label_places(tree: Tree) -> list[str]:
+    """The folder itself and those of labels in it."""
+    return ["", *_label_folders(tree, "")]
+
+
+def _json_files(tree: Tree, most: int | None = None) -> list[str]:
+    """The JSON files there, so many of each folder at most."""
+    return [join(place, name) for place in _label_places(tree) for name in tree.files(place, (".json",))[:most]]
+
+
 def _label_folders(tree: Tree, folder: str) -> list[str]:
     return [join(folder, name) for name in tree.folders(folder) if name.lower() in _LABEL_FOLDERS]
 
@@ -84,8 +91,8 @@ def _files_of_splits(tree: Tree) -> list[CocoFile]:
     for place_of_split, folder in [*((name, name) for name in tree.folders()), *inside]:
         known = split_of(folder) in KNOWN_SPLITS
         for place in (place_of_split, *_label_folders(tree, place_of_split)) if known else ():
-            names = [name for name in tree.files(place, (".json",)) if not name.startswith(OTHER_TASKS)]
-            pictures = {name.rpartition(".")[0] for name in tree.files(place) if is_image(name)} if names else set()
+            names = [name for name in tree.files(place, (".json",)) if not name.startswith(_OTHERS)]
+            pictures = images_by_stem(tree, place) if names else {}
             mine = [n for n in names[:_FEW] if n[:-5] not in pictures and _is_coco(tree, join(place, n), usual=False)]
             for name in mine:
                 tag = folder if len(mine) == 1 else f"{folder}/{name[:-5]}"
@@ -94,17 +101,13 @@ def _files_of_splits(tree: Tree) -> list[CocoFile]:
 
 
 def _keypoints(tree: Tree) -> list[CocoFile]:
-    names = [join(place, name) for place in ("", *_label_folders(tree, "")) for name in tree.files(place, (".json",))]
-    mine = [name for name in names if name.rpartition("/")[2].startswith(_KEYPOINTS)]
+    mine = [name for name in _json_files(tree) if name.rpartition("/")[2].startswith(_KEYPOINTS)]
     return [coco_file(name) for name in mine[:_FEW] if _is_coco(tree, name, usual=False)]
 
 
 def _result_lists(tree: Tree) -> list[CocoFile]:
     """Lists of detections, which count as labels only where nothing else lies there."""
-    names = [
-        join(place, name) for place in ("", *_label_folders(tree, "")) for name in tree.files(place, (".json",))[:_FEW]
-    ]
-    return [coco_file(name) for name in names if coco_results.is_one(_head(tree, name) or b"")]
+    return [coco_file(name) for name in _json_files(tree, _FEW) if coco_results.is_one(_head(tree, name) or b"")]
 
 
 def coco_file(name: str) -> CocoFile:
@@ -153,9 +156,8 @@ def is_undivided(files: list[CocoFile], named: str) -> bool:
     return not named and len(files) == 1 and files[0].split not in KNOWN_SPLITS
 
 
-def choose_file(tree: Tree, split: str) -> CocoFile:
+def choose_file(tree: Tree, files: list[CocoFile], split: str) -> CocoFile:
     """The file of a split, named with its year or without; DataError when there is none, or more than one."""
-    files = coco_files(tree)
     exact = [file for file in files if file.tag == split]
     if not exact:
         name = resolve_split(split, {file.split for file in files}, tree.root)

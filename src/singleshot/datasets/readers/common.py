@@ -19,6 +19,8 @@ from singleshot.images.suffixes import is_image
 logger = logging.getLogger(__name__)
 
 MAX_SIDE = 1_000_000
+# What objects are called where a form says no class of any: one class was so plain that nobody wrote it.
+ONLY_CLASS = "object"
 # The splits of a data set that has none, see `make_splits`.
 MADE_SPLITS = ("train", "val", "test", "trainval")
 _BLANK = re.compile(r"[\s,]*")

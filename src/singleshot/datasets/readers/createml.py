@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from singleshot.datasets.findings import RaiseErrors
-from singleshot.datasets.packed_strings import is_encodable
+from singleshot.datasets.packed_strings import is_name
 from singleshot.datasets.raw import Box, Notation, RawObject
 from singleshot.datasets.readers.label_files import (
     LabelForm,
@@ -65,7 +65,7 @@ def parse(data: bytes, path: str, problems: RaiseErrors) -> ParsedFile:
             broken(message=f"annotations is {show(listed)}; want a list")
             continue
         first, count = count, count + len(listed)
-        if not isinstance(name, str) or not name.strip() or not is_encodable(name):
+        if not is_name(name):
             broken(message=f"image is {show(name)}; want the name of a file")
             continue
         shown = printable(name, 80)
@@ -92,7 +92,7 @@ def _object(item: Any, path: str, image: str, first: int, k: int, problems: Rais
 
     if not isinstance(item, dict):
         broken(f"is {show(item)}; want an annotation in braces")
-    elif not isinstance(name, str) or not name.strip() or not is_encodable(name):
+    elif not is_name(name):
         broken(f"label is {show(name)}; say what it is")
     elif not isinstance(item.get("coordinates"), dict):
         broken(f"coordinates is {show(item.get('coordinates'))}; want x, y, width and height in braces")

@@ -17,6 +17,7 @@ from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.raw import RawImage, RawSet
 from singleshot.datasets.readers.common import (
     MADE_SPLITS,
+    ONLY_CLASS,
     UniqueImages,
     divide,
     find_images,
@@ -25,7 +26,6 @@ from singleshot.datasets.readers.common import (
 )
 from singleshot.datasets.readers.csv_columns import PLAIN, Columns, sniff_columns
 from singleshot.datasets.readers.csv_rows import (
-    ONLY_CLASS,
     CsvImage,
     CsvTable,
     open_rows,

@@ -16,7 +16,7 @@ from typing import IO, NamedTuple
 from singleshot.datasets.findings import CollectErrors, RaiseErrors
 from singleshot.datasets.packed_strings import is_encodable, is_text
 from singleshot.datasets.raw import RawObject
-from singleshot.datasets.readers.common import parse_number, score_of
+from singleshot.datasets.readers.common import ONLY_CLASS, parse_number, score_of
 from singleshot.datasets.readers.csv_columns import MAX_LINE, SIDES, Columns, side_of
 from singleshot.datasets.splits import KNOWN_SPLITS
 from singleshot.datasets.tree import Tree
@@ -26,8 +26,6 @@ MAX_CSV_BYTES = 4 * 2**30
 
 # Classes of rows without a box that say that there is nothing (VinDr's), in small letters.
 _NOTHING = ("no finding", "none", "nothing", "normal", "negative", "background")
-# What objects are called where no column says a class.
-ONLY_CLASS = "object"
 # OpenImages writes -1 where it was not looked at.
 _FLAG = {"": False, "0": False, "1": True, "-1": False, "false": False, "true": True}
 

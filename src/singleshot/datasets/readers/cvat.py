@@ -15,7 +15,7 @@ from typing import Any
 from xml.parsers import expat
 
 from singleshot.datasets.findings import RaiseErrors
-from singleshot.datasets.packed_strings import is_encodable
+from singleshot.datasets.packed_strings import is_encodable, is_name
 from singleshot.datasets.raw import Box, RawObject
 from singleshot.datasets.readers.common import parse_number, surround, whole_side
 from singleshot.datasets.readers.label_files import LabelForm, ListedImage, ParsedFile, UnreadableFileError
@@ -150,7 +150,7 @@ class _Parsing:
         name, line = attributes.get("name", ""), self._parser.CurrentLineNumber
         item = f"image {len(self.images)} ({printable(name)})" if name.strip() else f"image {len(self.images)}"
         self._image = None
-        if not name.strip() or not is_encodable(name):
+        if not is_name(name):
             self._problems.add("annotation-malformed", self._path, "has no name; export it again", item, line)
             return
         sides = []

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from singleshot.datasets.findings import RaiseErrors
-from singleshot.datasets.packed_strings import is_encodable
+from singleshot.datasets.packed_strings import is_name
 from singleshot.datasets.raw import RawObject
 from singleshot.datasets.readers.common import json_number
 from singleshot.datasets.readers.label_files import LabelForm, ListedImage, ParsedFile, UnreadableFileError, load_json
@@ -28,11 +28,11 @@ def parse(data: bytes, path: str, problems: RaiseErrors) -> ParsedFile:
     content = load_json(data, path)
     labels = content.get("labels") if isinstance(content, dict) else None
     classes = (content.get("classes") or []) if isinstance(content, dict) else None
-    if not isinstance(labels, dict) or not isinstance(classes, list) or not all(map(_is_name, classes)):
+    if not isinstance(labels, dict) or not isinstance(classes, list) or not all(map(is_name, classes)):
         raise UnreadableFileError(f"{printable(path)}: wants labels, an object of lists, and classes, a list of names")
     images = []
     for stem, items in labels.items():
-        if not _is_name(stem):
+        if not is_name(stem):
             problems.add("annotation-malformed", path, "names no image; want its name without the ending", repr(stem))
             continue
         objects = [
@@ -59,7 +59,7 @@ def _object(item: Any, stem: str, k: int, classes: list[str], path: str, problem
             problems.add("class-unknown", path, message, here)
             return None
         label = classes[label]
-    if not isinstance(label, str) or not _is_name(label):
+    if not is_name(label):
         broken(message=f"label {printable(repr(label), 60)}; want a name, or a number in classes")
         return None
     if not isinstance(box, list) or len(box) != 4:
@@ -67,7 +67,3 @@ def _object(item: Any, stem: str, k: int, classes: list[str], path: str, problem
         return None
     x, y, width, height = map(json_number, box)
     return RawObject(label, (x, y, x + width, y + height), number=k, tag=here)
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and is_encodable(value)

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from singleshot.datasets.findings import CollectErrors, RaiseErrors
-from singleshot.datasets.packed_strings import is_encodable
+from singleshot.datasets.packed_strings import is_name
 from singleshot.datasets.raw import Box, Hull, RawImage, RawObject, RawSet
 from singleshot.datasets.readers.common import (
     MADE_SPLITS,
@@ -265,7 +265,7 @@ def _object(item: Any, path: str, k: int, problems: RaiseErrors, passed: Counter
     if not isinstance(item, dict):
         broken(f"is {show(item)}; want a shape in braces")
         return None
-    if not isinstance(name, str) or not name.strip() or not is_encodable(name):
+    if not is_name(name):
         broken(f"label is {show(name)}; say what it is")
         return None
     kind = _passed_over(item, name.strip())

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from singleshot.datasets.findings import RaiseErrors
-from singleshot.datasets.packed_strings import is_encodable
+from singleshot.datasets.packed_strings import is_name
 from singleshot.datasets.raw import RawImage
 from singleshot.datasets.splits import resolve_split
 from singleshot.datasets.tree import Tree
@@ -23,7 +23,7 @@ def read_class_list(tree: Tree, problems: RaiseErrors) -> tuple[str, ...]:
     found = _read(tree, CLASS_LIST, problems)
     if found is None:
         return ()
-    if not isinstance(found, list) or not all(_is_name(name) for name in found):
+    if not isinstance(found, list) or not all(map(is_name, found)):
         message = "is not a list of names in JSON; correct it or remove it"
         problems.add("annotation-unreadable", tree.path(CLASS_LIST), message)
         return ()
@@ -38,7 +38,7 @@ def read_split_lists(tree: Tree, problems: RaiseErrors) -> dict[str, list[str]]:
     lists: dict[str, list[str]] = {}
     for item in found if isinstance(found, list) else [None]:
         split, files = (item.get("split"), item.get("files")) if isinstance(item, dict) else (None, None)
-        if not isinstance(split, str) or not isinstance(files, list) or not all(map(_is_name, (split, *files))):
+        if not isinstance(split, str) or not isinstance(files, list) or not all(map(is_name, (split, *files))):
             message = 'is not a list of {"split": ..., "files": [...]}; correct it or remove it'
             problems.add("split-unusable", tree.path(SPLIT_LIST), message)
             return {}
@@ -66,10 +66,6 @@ def listed_splits(
         problems.add("image-unused", tree.path(SPLIT_LIST), message)
     at = {split: [place.get(tree.path(name), -1) for name in files] for split, files in lists.items()}
     return {split: [i for i in positions if i >= 0] for split, positions in at.items()}
-
-
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and is_encodable(value)
 
 
 def _read(tree: Tree, name: str, problems: RaiseErrors) -> object:

@@ -9,6 +9,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from singleshot.datasets.archives import ARCHIVES, is_archive
+from singleshot.datasets.readers import tfrecord
+from singleshot.datasets.readers.coco_layout import OTHER_TASKS
 from singleshot.datasets.readers.csv import WANTED
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
@@ -69,7 +71,7 @@ def _named_row(corners: bool) -> Callable[[bytes], bool]:
     return is_one
 
 
-_RECORDS = (".tfrecord", ".tfrecords", ".tfrec", ".record", ".records")
+_RECORDS = tfrecord.FORM.suffixes
 _LABEL_SUFFIXES = (".json", ".xml", ".txt", ".csv", ".yaml")
 # What lies in any project.
 _NO_LABELS = re.compile(r"(?:requirements|readme|license|package|tsconfig|manifest|cmakelists|robots)\b")
@@ -110,8 +112,6 @@ UNREAD_FORMS = (
     UnreadForm((".csv",), _with(b"EncodedPixels"), "Kaggle's CSV of masks; convert it to COCO"),
     UnreadForm((".txt",), lambda head: bool(_MOT.match(head)), "tracks in MOTChallenge's form; convert them to COCO"),
 )
-# Files of the COCO download that hold no boxes of objects, by their names.
-_COCO_TASKS = {"captions_": "captions", "stuff_": "areas", "panoptic_": "areas", "image_info": "images without labels"}
 _OF_IMAGES = re.compile(
     r"(?:^|[\s,;\"_])(?:image|img|file|path|frame|bbox|x_?min|x_?1)|\.(?:jpe?g|png)\b", re.IGNORECASE
 )
@@ -141,7 +141,7 @@ def find_unread_form(tree: Tree) -> str | None:
         task = task or next(
             (
                 f"{printable(name)} holds {what}; add instances_*.json, which has the boxes"
-                for start, what in _COCO_TASKS.items()
+                for start, what in OTHER_TASKS.items()
                 if suffix == ".json" and last.startswith(start)
             ),
             "",

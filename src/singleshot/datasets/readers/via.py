@@ -16,10 +16,10 @@ import re
 from typing import Any, NamedTuple
 
 from singleshot.datasets.findings import RaiseErrors
-from singleshot.datasets.packed_strings import is_encodable
+from singleshot.datasets.packed_strings import is_encodable, is_name
 from singleshot.datasets.raw import Box, RawObject
 from singleshot.datasets.readers import via3
-from singleshot.datasets.readers.common import surround
+from singleshot.datasets.readers.common import ONLY_CLASS, surround
 from singleshot.datasets.readers.label_files import LabelForm, ListedImage, ParsedFile, UnreadableFileError, load_json
 from singleshot.datasets.readers.shapes import FLAG_NAMES, read_flags, report_passed, show, surround_ellipse, to_number
 from singleshot.errors import DataError, printable
@@ -28,8 +28,6 @@ from singleshot.text import decode_text, utf8_head
 logger = logging.getLogger(__name__)
 
 _CLASS_KEYS = ("class", "label", "name", "type", "category", "object")
-# What objects are called where no region has an attribute: one class was so plain that nobody wrote it.
-ONLY_CLASS = "object"
 _MOST_KEYS = 16  # attributes of which it is looked whether they agree
 _COLUMNS = ("filename", "region_shape_attributes", "region_attributes")
 _NEEDED = {
@@ -129,7 +127,7 @@ def _json_entries(data: bytes, path: str, problems: RaiseErrors) -> list[_Entry]
             broken(message=f"regions is {show(regions)}; want a list")
             continue
         first, count = count, count + len(regions)
-        if not isinstance(name, str) or not name.strip() or not is_encodable(name):
+        if not is_name(name):
             broken(message=f"filename is {show(name)}; want the name of a file")
             continue
         read = []
@@ -175,7 +173,7 @@ def _csv_entries(data: bytes, path: str, problems: RaiseErrors) -> list[_Entry]:
             problems.add("annotation-malformed", path, message, line=line, number=number)
             continue
         name, shape, attributes = (row[place[key]] for key in _COLUMNS)
-        if not name.strip() or not is_encodable(name):
+        if not is_name(name):
             message = f"filename {printable(name, 40)!r}; want the name of a file"
             problems.add("annotation-malformed", path, message, line=line, number=number)
             continue

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from singleshot.datasets.findings import RaiseErrors
+from singleshot.datasets.readers.common import images_by_stem
 from singleshot.datasets.readers.yolo_places import MAX_PARTS, Place, described_splits, move, split_path
 from singleshot.datasets.readers.yolo_yaml import YAMLS, Description, check_names, describes, load_description
 from singleshot.datasets.splits import KNOWN_SPLITS, split_of
@@ -166,7 +167,7 @@ def label_folders(tree: Tree, folder: str) -> list[str]:
 def has_labels_beside(tree: Tree, folder: str) -> bool:
     """Whether an image in the folder has a .txt beside it whose first line is five numbers or more."""
     texts = tree.files(folder, (".txt",))
-    images = {name.rpartition(".")[0] for name in tree.files(folder) if is_image(name)} if texts else ()
+    images = images_by_stem(tree, folder) if texts else {}
     own = (name for name in texts if name[:-4] in images)
     return any(_starts_with_numbers(tree, join(folder, name)) for name in islice(own, _FEW))
 
@@ -181,7 +182,7 @@ def _starts_with_numbers(tree: Tree, name: str) -> bool:
 
 def _is_image_list(tree: Tree, name: str) -> bool:
     """Whether it is there and one of its first lines names an image of this folder that has a label file."""
-    if name not in tree.files() or any(name[:-4] == one.rpartition(".")[0] and is_image(one) for one in tree.files()):
+    if name not in tree.files() or name[:-4] in images_by_stem(tree, ""):
         return False
     first = islice((line for _, line in _lines(tree, name) if line), _FEW)
     found = (find_listed(tree, "", line) for line in first if is_image(line))
@@ -289,7 +290,7 @@ def label_of(tree: Tree, image: str) -> str | None:
 
 def labels_without_image(tree: Tree, folder: str, most: int) -> list[str]:
     """The label files for a folder of images whose image is not in it; at most so many are looked at."""
-    images = {name.rpartition(".")[0] for name in tree.files(folder) if is_image(name)}
+    images = images_by_stem(tree, folder)
     others = (*NAME_FILES, *_LISTS)
     alone = (
         join(place, name)
@@ -337,7 +338,7 @@ def _names_in_files(tree: Tree, splits: dict[str, list[Place]]) -> tuple[tuple[s
     best: tuple[str, ...] | None = None
     source = ""
     for folder in dict.fromkeys(folders):
-        images = {name.rpartition(".")[0] for name in tree.files(folder) if is_image(name)}
+        images = images_by_stem(tree, folder)
         there = tree.files(folder)
         name = next((n for n in NAME_FILES if n in there and n.rpartition(".")[0] not in images), None)
         if name is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-from singleshot.datasets.packed_strings import is_encodable
+from singleshot.datasets.packed_strings import is_encodable, is_name
 from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
 from singleshot.extras import needs
@@ -114,7 +114,7 @@ def check_names(names: list[Any], where: str) -> tuple[str, ...]:
         raise DataError(f"{where}: {len(names)} class names; at most {MAX_CLASSES} are read")
     seen: dict[str, int] = {}
     for i, name in enumerate(names):
-        if not isinstance(name, str) or not name.strip() or not is_encodable(name):
+        if not is_name(name):
             kind = f"a {_kind(name)}" if not isinstance(name, str) else "no name" if name.strip() else "blank"
             raise DataError(f"{where}: class {i} is {kind}; want a name for each number from 0")
         if name.strip() in seen:

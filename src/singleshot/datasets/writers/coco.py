@@ -14,6 +14,7 @@ from singleshot.datasets.writers.common import (
     WritePlan,
     area_of,
     clean_name,
+    corner_and_size,
     make_write_plan,
     number_text,
     write_items,
@@ -109,8 +110,7 @@ def _image_ids(plan: WritePlan) -> list[int] | list[str]:
 
 
 def _object(obj: RawObject) -> dict[str, Any]:
-    x0, y0, x1, y1 = map(float, obj.box)
-    box = [number_text(v) for v in (x0, y0, x1 - x0, y1 - y0)]
+    box = [number_text(value) for value in corner_and_size(obj)]
     item = {"bbox": box, "area": number_text(area_of(obj.area, obj.box)), "iscrowd": int(obj.crowd)}
     # The key that other converters of VOC's difficult objects write.
     return {**item, "ignore": 1} if obj.difficult else item

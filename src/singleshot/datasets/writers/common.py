@@ -18,7 +18,7 @@ from xml.sax.saxutils import escape
 
 from singleshot.datasets.box_rules import LIMIT_PX, NON_FINITE
 from singleshot.datasets.packed_strings import is_text
-from singleshot.datasets.raw import DatasetIds, Notation, RawImage, RawSet
+from singleshot.datasets.raw import DatasetIds, Notation, RawImage, RawObject, RawSet
 from singleshot.datasets.readers.own_lists import CLASS_LIST
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import FORMATS, MAX_FILE_BYTES, upright_size
@@ -269,6 +269,12 @@ def with_sizes(plan: WritePlan, sizes: Sequence[tuple[int, int]]) -> WritePlan:
             ]
         images.append(image._replace(width=width, height=height, objects=objects, relative=False))
     return replace(plan, images=images)
+
+
+def corner_and_size(obj: RawObject) -> tuple[float, float, float, float]:
+    """x, y, width and height of its box, in pixels."""
+    x0, y0, x1, y1 = map(float, obj.box)
+    return x0, y0, x1 - x0, y1 - y0
 
 
 def number_text(value: float) -> int | float:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from singleshot.datasets.raw import RawObject
-from singleshot.datasets.writers.common import WritePlan, number_text, stem_of, write_items
+from singleshot.datasets.writers.common import WritePlan, corner_and_size, number_text, stem_of, write_items
 from singleshot.datasets.writers.split_folders import (
     CREATEML,
     LABEL_STUDIO,
@@ -41,11 +41,6 @@ class JsonForm(NamedTuple):
         write_lists(plan, folder)
 
 
-def _corner_and_size(obj: RawObject) -> tuple[float, float, float, float]:
-    x0, y0, x1, y1 = map(float, obj.box)
-    return x0, y0, x1 - x0, y1 - y0
-
-
 def _flags(obj: RawObject, yes: object = True) -> dict[str, object]:
     """Those that are set."""
     return {key: yes for key, flag in (("difficult", obj.difficult), ("crowd", obj.crowd)) if flag}
@@ -57,7 +52,7 @@ def _flags(obj: RawObject, yes: object = True) -> dict[str, object]:
 def _createml_image(plan: WritePlan, i: int, folder: Path) -> str:
     notes = []
     for obj in plan.images[i].objects:
-        x, y, width, height = _corner_and_size(obj)
+        x, y, width, height = corner_and_size(obj)
         middle = {"x": x + width / 2, "y": y + height / 2, "width": width, "height": height}
         box = {key: number_text(value) for key, value in middle.items()}
         notes.append({"label": obj.name, "coordinates": box, **_flags(obj)})
@@ -70,7 +65,7 @@ def _createml_image(plan: WritePlan, i: int, folder: Path) -> str:
 def _via_image(plan: WritePlan, i: int, folder: Path) -> str:
     regions = []
     for obj in plan.images[i].objects:
-        values = dict(zip(("x", "y", "width", "height"), map(number_text, _corner_and_size(obj)), strict=True))
+        values = dict(zip(("x", "y", "width", "height"), map(number_text, corner_and_size(obj)), strict=True))
         attributes = {"class": obj.name, **_flags(obj, "1")}  # those of VIA are texts
         regions.append({"shape_attributes": {"name": "rect", **values}, "region_attributes": attributes})
     name, size = plan.names[i], (folder / place(plan, i)).stat().st_size
@@ -87,7 +82,7 @@ def _studio_task(plan: WritePlan, i: int, folder: Path) -> str:
     results = []
     for k, obj in enumerate(image.objects):
         sides = (image.width, image.height) * 2
-        percent = [number_text(100 * v / side) for v, side in zip(_corner_and_size(obj), sides, strict=True)]
+        percent = [number_text(100 * v / side) for v, side in zip(corner_and_size(obj), sides, strict=True)]
         value: dict[str, Any] = dict(zip(("x", "y", "width", "height"), percent, strict=True))
         value |= {"rotation": 0, "rectanglelabels": [obj.name]}
         control = {"type": "rectanglelabels", "from_name": "label", "to_name": "image"}

@@ -8,9 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from singleshot.datasets.box_rules import validate_boxes
-from singleshot.datasets.findings import ERROR, KINDS
-from singleshot.datasets.plausible import implausible
-from singleshot.datasets.raw import EDGE_PX, RawImage, RawSet
+from singleshot.datasets.raw import EDGE_PX, RawImage
 from singleshot.datasets.writers.common import WritePlan
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import verify_image
@@ -21,16 +19,6 @@ FIX = "or let singleshot data check --fix write a repaired copy first"
 CUT = "or give --clip-boxes, which cuts such boxes and drops those of which nothing is left"
 # Forms round differently: no box is written that another reading may find a hair too far out, or too thin.
 _HAIR_PX = 1e-6
-
-
-def refuse_set(raw: RawSet) -> None:
-    """Raise DataError where all boxes mean something else than pixels; where that may be, it is said in the log."""
-    odd = implausible(raw)
-    if odd is None:
-        return
-    if KINDS[odd[0]].severity == ERROR:
-        raise DataError(f"{printable(raw.source)}: {odd[1]}, {FIX}")
-    logger.warning("%s: %s", printable(raw.source), odd[1])
 
 
 def refuse_image(image: RawImage, data: bytes) -> tuple[int, int]:
