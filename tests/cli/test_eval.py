@@ -32,8 +32,14 @@ def test_the_figure_of_the_training_is_what_eval_finds(model: Path, scenes: Path
 
     assert report["mean_ap"] == pytest.approx(read_info(model).metrics["val_map50"], abs=1e-4)
     assert report["images"] == 8
+    assert set(report["errors"]["gains"]) > set(report["errors"]["counts"]) == set(report["errors"]["by_class"]["ring"])
+    assert sum(one["objects"] for one in report["errors"]["by_size"][:3]) == sum(
+        c["truths"] for c in report["per_class"]
+    )
     assert json.loads((tmp_path / "report" / "eval.json").read_text())["mean_ap"] == report["mean_ap"]
     assert (tmp_path / "report" / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    table = run("eval", model, scenes, "--split", "val").stdout
+    assert "errors at IoU 0.5" in table and "objects found: under 32 px" in table
 
 
 @pytest.mark.parametrize("metric", ["voc07", "coco"])

@@ -94,7 +94,8 @@ def evaluate(
     follow_links: bool = False,
     progress: Progress = no_progress,
 ) -> Evaluation:
-    """Average precision of a model on labelled images, per class and over all; an exported file needs no PyTorch.
+    """Average precision of a model on labelled images, per class and over all, and which kinds of errors cost how much
+    of it (`.errors`); an exported file needs no PyTorch.
 
     Args:
         model: A checkpoint, ours or another project's, or an exported file.
@@ -135,7 +136,7 @@ def run_evaluation(options: EvaluateOptions, progress: Progress = no_progress) -
     """As `evaluate`, with what was asked for and the seconds it took."""
     from singleshot.evaluation.engine_loop import SquareBatch, evaluate_engine, read_batches
     from singleshot.evaluation.measured_classes import ModelClasses, open_measured
-    from singleshot.metrics import METRICS
+    from singleshot.metrics import METRICS, analyse_errors
     from singleshot.metrics.evaluation import with_rows
     from singleshot.runtime.class_filter import ClassFilter
     from singleshot.runtime.engines.table import is_exported
@@ -165,8 +166,11 @@ def run_evaluation(options: EvaluateOptions, progress: Progress = no_progress) -
     with progress(len(dataset), "images") as advance:
         batches = read_batches(dataset, spec, options.batch, options.workers)
         evaluated = evaluate_engine(detect, batches, dataset, spec.sides, options.metric, advance)
-    evaluation = with_rows(evaluated.evaluation, rows, unknown)
-    done = Evaluated(options, evaluation, time.perf_counter() - started, classes)
+    seconds = time.perf_counter() - started
+    truths = [dataset.truth(i) for i in range(len(dataset))]
+    errors = analyse_errors(evaluated.detections, truths, dataset.class_names, image_sizes=dataset.sizes)
+    evaluation = replace(with_rows(evaluated.evaluation, rows, unknown), errors=errors)
+    done = Evaluated(options, evaluation, seconds, classes)
     if options.save is not None:
         _save_detections(options, dataset, evaluated.detections)
     if options.out is not None:

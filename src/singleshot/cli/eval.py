@@ -61,6 +61,8 @@ def evaluate_command(
 ) -> None:
     """Average precision of a model on labelled images: per class and over all; difficult objects are ignored.
 
+    Then what is wrong (class, location, duplicates, background, missed objects) and how much of it each kind costs.
+
     Example: singleshot eval runs/train-1/best.safetensors path/to/VOC2007 --split test --metric voc07 --out report
     """
     from singleshot.api.evaluate import EvaluateOptions, run_evaluation
@@ -70,9 +72,11 @@ def evaluate_command(
     if as_json:
         print(json.dumps(done.to_dict()))
         return
-    from singleshot.metrics.table import format_table
+    from singleshot.metrics import format_errors, format_table
 
     print(format_table(done.evaluation))
+    if done.evaluation.errors is not None:
+        print(f"\n{format_errors(done.evaluation.errors)}")
     if not quiet:
         print(f"{done.evaluation.images} images of {split} in {done.seconds:.1f} s", file=sys.stderr)
         if out is not None:

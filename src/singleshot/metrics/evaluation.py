@@ -11,6 +11,7 @@ import numpy as np
 
 from singleshot.errors import ConfigError, printable
 from singleshot.metrics.coco import COCO_STATS, coco_average_precision
+from singleshot.metrics.error_analysis import ErrorAnalysis
 from singleshot.metrics.flat import count_classes, flatten
 from singleshot.metrics.voc import Curve, average_precision, voc_curves
 from singleshot.records import ImageDetections, ImageTruth
@@ -48,7 +49,8 @@ class Evaluation:
 
     mean_ap: the headline, mean over the classes that have ground truth (nan if none has): at iou_min for voc07 and
     voc, AP .5:.95 for coco. stats: COCO's 12 figures (empty for the VOC metrics). curves: one per class, in the
-    order of per_class, always matched by VOC's rule at iou_min.
+    order of per_class, always matched by VOC's rule at iou_min. errors: what is wrong and what it costs, where it was
+    asked for (`analyse_errors`).
     """
 
     metric: str
@@ -59,6 +61,7 @@ class Evaluation:
     iou_min: float
     score_min: float
     curves: tuple[Curve, ...] = field(repr=False)
+    errors: ErrorAnalysis | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, nan as None; without the curves, which have a point per detection."""
@@ -70,6 +73,7 @@ class Evaluation:
             "score_min": self.score_min,
             "stats": {name: _plain(value) for name, value in self.stats.items()},
             "per_class": [{key: _plain(value) for key, value in vars(one).items()} for one in self.per_class],
+            **({} if self.errors is None else {"errors": self.errors.to_dict()}),
         }
 
 

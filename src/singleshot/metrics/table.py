@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from singleshot.errors import printable
+from singleshot.metrics.error_analysis import KINDS, ErrorAnalysis
 from singleshot.metrics.evaluation import ClassResult, Evaluation, mean_known
 from singleshot.text_table import align_columns
 
@@ -28,6 +29,19 @@ def format_table(evaluation: Evaluation) -> str:
     if evaluation.stats:
         body += ["", "  ".join(f"{name} {_rate(value)}" for name, value in evaluation.stats.items())]
     return "\n".join(body)
+
+
+def format_errors(errors: ErrorAnalysis) -> str:
+    """What correcting each kind of error would add to AP and how many there are; then how many objects of each size
+    were found."""
+    head = (f"errors at IoU {errors.iou_min:g}", *KINDS)
+    gains = (
+        "AP without them",
+        *(f"+{gain:.3f}" if (gain := errors.gains[kind]) is not None else "-" for kind in KINDS),
+    )
+    lines = align_columns([head, gains, ("how many", *(str(errors.counts[kind]) for kind in KINDS))])
+    sizes = [f"{one.name} {one.found} of {one.objects}" for one in errors.by_size if one.objects]
+    return "\n".join([*lines, f"objects found: {', '.join(sizes)}"] if sizes else lines)
 
 
 def _cells(name: str, one: ClassResult, coco: bool) -> tuple[str, ...]:
