@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,10 +25,12 @@ def abandon(stack: contextlib.ExitStack) -> None:
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on success rename it over `path`, on failure remove it.
+def atomic_write(path: str | Path, *, durable: bool = False, before: Path | None = None) -> Iterator[Path]:
+    """Give a temporary path next to `path`; on success rename it over `path`, on failure remove it.
 
-    The temporary name keeps the suffix, since some writers choose a format by it. Parent folders are made.
+    The temporary name keeps the suffix, since some writers choose a format by it. Parent folders are made. durable:
+    the disk has the file before the name is given, so that a power failure leaves the old file or the new one. before:
+    where the old file goes; in between, for a moment, nothing is called `path`.
     Raises ConfigError when the folder cannot be written.
     """
     path = Path(path)
@@ -42,7 +45,13 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         yield temporary
         # mkstemp makes files private; a result should have the mode that any new file has.
         temporary.chmod(0o666 & ~_umask())
+        if durable:
+            _sync(temporary)
+        if before is not None and path.exists():
+            path.replace(before)
         temporary.replace(path)
+        if durable and os.name != "nt":  # Windows opens no folders
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -81,25 +90,37 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 def locked_folder(folder: Path, busy: str = "") -> Iterator[None]:
     """Hold the folder by its file LOCK, which the system lets go with the process, however that ends.
 
-    Where another process holds it: raises ConfigError that says `busy`, or waits for it where that is "". On Windows
-    nothing is held.
+    Where another process holds it: raises ConfigError that says `busy` and which process it is, or waits for it where
+    that is "". On Windows nothing is held.
     """
     try:
         import fcntl
     except ImportError:
         yield
         return
-    with (folder / LOCK).open("w") as file:
+    with (folder / LOCK).open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
         except BlockingIOError as error:
-            raise ConfigError(busy) from error
+            file.seek(0)
+            holder = file.read(200)
+            raise ConfigError(f"{busy} ({printable(holder)})" if holder else busy) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
         yield
 
 
-def is_free(path: Path) -> bool:
-    """Whether results may go there: nothing is there yet, or an empty folder."""
-    return not path.exists() or (path.is_dir() and next(path.iterdir(), None) is None)
+def remove_parts(folder: Path) -> None:
+    """Remove what a killed process left half-written in a folder; only for who holds it (`locked_folder`)."""
+    for part in folder.glob(".part-*"):
+        if part.is_file():
+            part.unlink(missing_ok=True)
+
+
+def is_free(path: Path, but: str = "") -> bool:
+    """Whether results may go there: nothing is there yet, or an empty folder; but: a file that may be in it."""
+    return not path.exists() or (path.is_dir() and all(one.name == but for one in path.iterdir()))
 
 
 def try_folder(path: Path) -> None:
@@ -122,11 +143,27 @@ def try_folder(path: Path) -> None:
 
 
 def numbered_folder(parent: Path, name: str) -> Path:
-    """parent/name-1, or the first number that is not there yet."""
+    """Make parent/name-1, or the first number that is not there yet: two processes never get the same.
+
+    Raises OSError where it cannot be made.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
     number = 1
-    while (parent / f"{name}-{number}").exists():
+    while True:
+        folder = parent / f"{name}-{number}"
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
         number += 1
-    return parent / f"{name}-{number}"
+
+
+def _sync(path: Path) -> None:
+    """Wait until the disk has the file or folder. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

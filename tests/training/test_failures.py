@@ -112,12 +112,12 @@ def test_a_full_disk_keeps_what_was_saved_before(make, tmp_path: Path, monkeypat
     monkeypatch.setattr(loop, "_SAVE_EVERY", 0.0)  # after each step
     save, calls = checkpoints.save_state, iter(range(10**6))
 
-    def full_from_the_second(*args) -> None:
-        if next(calls) >= 1:
+    def full_after_the_first_step(*args) -> None:
+        if next(calls) >= 2:  # one before the first step
             raise FULL
         save(*args)
 
-    monkeypatch.setattr(checkpoints, "save_state", full_from_the_second)
+    monkeypatch.setattr(checkpoints, "save_state", full_after_the_first_step)
     with pytest.raises(TrainingStoppedError, match="the disk is full"):
         trainer.run()
     assert trainer.saved_step == 1

@@ -173,7 +173,7 @@ def test_a_run_goes_on_with_other_images_says_so_and_counts_epochs(make, tmp_pat
     second = on_fewer_images(make, tmp_path / "run", 16, epochs=3)
     second.resume()
     assert "the data changed since (train: 16 images now, 24 then" in caplog.text
-    assert (second.progress.epoch, second.progress.batch) == (2, 0)  # it has two batches an epoch
+    assert (second.progress.epoch, second.progress.batch) == (1, 2)  # it has two batches an epoch: this one only ends
     assert second.done == pytest.approx(2 / 3)
     result = second.run()
     assert (result.epochs, result.steps) == (3, 7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,10 @@ def trained(tiny_ssd, recipe: Recipe, steps: int, seed: int = 0) -> Stepper:
 @pytest.mark.parametrize("recipe", [Recipe(), Recipe(optimizer="adamw", ema=0.9), Recipe(momentum=0.0)])
 def test_a_state_goes_there_and_back_bit_for_bit(tiny_ssd, tmp_path: Path, recipe: Recipe) -> None:
     first, second = trained(tiny_ssd, recipe, 3), trained(tiny_ssd, recipe, 1, seed=9)
-    progress = Progress(epoch=2, batch=1, step=3, seconds=1.5, best=0.25, last_map=0.125, history=[{"epoch": 0}])
+    history, losses = [{"epoch": 0}], [0.1 + 0.2, 1e-7, 3.0]
+    progress = Progress(2, 1, 3, seconds=1.5, best=0.25, last_map=0.125, history=history, losses=losses, counted=1)
     save_state(tmp_path / "state", first, progress)
-    assert load_state(tmp_path / "state", second) == progress
+    assert load_state(tmp_path / "state", second) == replace(progress, seconds=0.0)  # see clock
     for stepper in (first, second):
         stepper(make_batch(7), 0.5)  # what comes after must be the same too
     for key, value in first.model.state_dict().items():
@@ -70,7 +72,7 @@ def test_the_file_holds_tensors_and_json(tiny_ssd, tmp_path: Path) -> None:
     with safe_open(tmp_path / "state", "pt") as file:
         about, keys = json.loads(file.metadata()[KEY]), set(file.keys())
     assert about["progress"]["step"] == about["updates"] == 1
-    assert {key.split(".")[0] for key in keys} == {"model", "average", "optimizer"}
+    assert {key.split(".")[0] for key in keys} == {"model", "average", "optimizer", "random"}
 
 
 def test_what_is_no_state_is_refused(tiny_ssd, tmp_path: Path) -> None:
@@ -87,6 +89,32 @@ def test_what_is_no_state_is_refused(tiny_ssd, tmp_path: Path) -> None:
     (tmp_path / "cut").write_bytes(b"12345")
     with pytest.raises(CheckpointError):
         load_state(tmp_path / "cut", stepper)
+
+
+def test_a_flipped_bit_is_noticed(tiny_ssd, tmp_path: Path) -> None:
+    stepper = trained(tiny_ssd, Recipe(), 1)
+    save_state(tmp_path / "state", stepper, Progress(step=1))
+    whole = (tmp_path / "state").read_bytes()
+    for place in (
+        len(whole) - 1,
+        len(whole) // 2,
+        whole.index(b"momentum_buffer") + 400,
+        whole.index(b'step\\": 1') + 8,
+    ):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        (tmp_path / "state").write_bytes(damaged)
+        with pytest.raises(CheckpointError):
+            load_state(tmp_path / "state", stepper)
+
+
+def test_what_the_clock_says_is_no_part_of_the_state(tiny_ssd, tmp_path: Path) -> None:
+    stepper = trained(tiny_ssd, Recipe(), 1)
+    row = {"epoch": 0, "step": 1, "loss": 0.5}
+    for name, seconds in (("a", 1.0), ("b", 2.0)):
+        timed = {**row, "seconds": seconds, "images_per_second": 1 / seconds}
+        save_state(tmp_path / name, stepper, Progress(seconds=seconds, history=[timed], pending=timed))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_a_state_of_other_classes_is_refused(tiny_ssd, tmp_path: Path) -> None:

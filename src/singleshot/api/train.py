@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shlex
-import traceback
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +14,7 @@ from singleshot.api.train_options import RUN_FILE, TrainOptions, resolve, saved_
 from singleshot.class_selection import Classes
 from singleshot.errors import CheckpointError, ConfigError, DataError, SingleshotError, printable
 from singleshot.extras import needs
-from singleshot.files import atomic_write, is_free, numbered_folder, try_folder
+from singleshot.files import atomic_write, remove_parts
 
 if TYPE_CHECKING:
     from singleshot.datasets.dataset import Dataset
@@ -27,6 +25,8 @@ if TYPE_CHECKING:
     from singleshot.training.loop import Trainer
     from singleshot.training.recipes import Recipe
     from singleshot.training.reports import Reporter
+
+log = logging.getLogger(__name__)
 
 __all__ = ["OnStart", "Run", "Started", "TrainOptions", "resolve", "run_training", "train"]
 
@@ -179,27 +179,41 @@ def train(
 def run_training(options: TrainOptions, on_start: OnStart | None = None) -> Run:
     """As `train`, with options that `resolve` gave."""
     with needs("train", "training"):
-        from singleshot.training import loop, reports
+        from singleshot.api.run_folder import held, new_folder
 
-    trainer, options, initial = prepare(options)
+    if options.resume:
+        with held(Path(str(options.out)), fresh=False):
+            return _run(prepare(options), on_start)
+    if options.out is None:
+        with new_folder(Path("runs"), "train") as folder:
+            return run_training(replace(options, out=str(folder)), on_start)
+    ready = prepare(options)
+    with held(ready[0].settings.out, fresh=True):
+        return _run(ready, on_start)
+
+
+def _run(ready: tuple[Trainer, TrainOptions, str], on_start: OnStart | None) -> Run:
+    """Train in a folder that this process holds."""
+    from singleshot.api.run_folder import saved_words, write_traceback, writing
+    from singleshot.training import loop, reports
+
+    trainer, options, initial = ready
     folder = trainer.settings.out
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(folder / RUN_FILE) as temporary:
+    with writing(folder):
+        remove_parts(folder)
+        with atomic_write(folder / RUN_FILE, durable=True) as temporary:
             temporary.write_text(json.dumps({"options": options.kept(), "recipe": trainer.recipe.to_dict()}, indent=2))
-        trainer.reporters.append(reports.CsvReporter(folder / "log.csv", trainer.progress.history))
+        trainer.reporters.append(reports.CsvReporter(folder / loop.LOG, trainer.progress.history))
         if options.tensorboard:
             trainer.reporters.append(reports.TensorBoardReporter(folder))
-    except OSError as error:
-        raise ConfigError(f"{printable(folder)}: cannot write there ({error.strerror}); give another --out") from error
     if on_start is not None:
         trainer.reporters += on_start(_started(trainer, options, initial))
     try:
         result = trainer.run()
     except SingleshotError as error:
         kind = type(error) if isinstance(error, DataError | loop.TrainingStoppedError) else ConfigError
-        details = _write_traceback(folder, error) if kind is loop.TrainingStoppedError else ""
-        raise kind(f"{error}; {_saved_words(trainer)}{details}") from error
+        details = write_traceback(folder, error) if kind is loop.TrainingStoppedError else ""
+        raise kind(f"{error}; {saved_words(trainer)}{details}") from error
     best = folder / loop.BEST
     return Run(
         folder=folder,
@@ -215,44 +229,23 @@ def run_training(options: TrainOptions, on_start: OnStart | None = None) -> Run:
     )
 
 
-def _write_traceback(folder: Path, error: BaseException) -> str:
-    """Write where an error came from into the run's folder; words that name the file, where it could be written."""
-    path = folder / "error.txt"
-    try:
-        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="backslashreplace")
-    except OSError:  # the disk is full, perhaps
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-        return ""
-    return f" (details: {printable(path)})"
-
-
-def _saved_words(trainer: Trainer) -> str:
-    """What is left of a training that failed, and how to go on."""
-    from singleshot.training.checkpoints import LAST
-
-    folder, saved, weights = trainer.settings.out, trainer.saved_step, trainer.weights_step
-    parts = []
-    if saved is not None:
-        go_on = f"singleshot train --resume --out {shlex.quote(str(folder))}"
-        parts.append(f"saved after step {saved}; go on with: {printable(go_on)}")
-    if weights is not None and weights != saved:  # a full disk took them, but not the state
-        parts.append(f"{printable(folder / LAST)} holds the weights after step {weights}, for --start")
-    return "; ".join(parts) or f"nothing was saved yet in {printable(folder)}"
-
-
 def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
     """Open the data, build the model; gives the trainer, the options with what was still open decided, and words about
     the initial weights. Writes nothing."""
     import torch
 
+    from singleshot.api.run_folder import check_folder
     from singleshot.api.train_data import open_train, open_validation
     from singleshot.devices import pick_device
     from singleshot.loading.few_greys import warn_of_few_greys
     from singleshot.training import loop
+    from singleshot.training.checkpoints import has_state
 
     options = options.filled()
-    folder = _folder(options)
+    folder = Path(str(options.out))
+    check_folder(folder, options.resume)
+    if options.resume and not has_state(folder):
+        log.warning("%s: no state to go on from, so the run starts again", printable(folder))
     place = pick_device(options.device)
     train_set = open_train(options)
     val_set = open_validation(options, train_set)
@@ -288,7 +281,7 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
         cache_bytes=cache_bytes,
     )
     trainer = loop.Trainer(model, train_set, val_set, recipe, settings)
-    if options.resume:
+    if options.resume and has_state(folder):
         trainer.resume()
         _refuse_if_over(trainer, options)
     return trainer, options, initial
@@ -308,23 +301,6 @@ def _refuse_if_over(trainer: Trainer, options: TrainOptions) -> None:
         f"{folder}: this run is over, {progress.epoch} of {trainer.settings.epochs} epochs; go on with a higher"
         " --epochs, or with --time"
     )
-
-
-def _folder(options: TrainOptions) -> Path:
-    """The run's folder, free unless it goes on, and tried: it can be written. Raises ConfigError."""
-    from singleshot.training.checkpoints import STATE
-
-    try:
-        folder = numbered_folder(Path("runs"), "train") if options.out is None else Path(options.out)
-        free = options.resume or is_free(folder)
-    except OSError as error:
-        said = f"--out {printable(options.out)}: cannot write there ({error.strerror}); give another --out"
-        raise ConfigError(said) from error
-    if not free:
-        other = "go on with that run: --resume" if (folder / STATE).is_file() else "remove it"
-        raise ConfigError(f"{printable(folder)}: is there already; give another --out, or {other}")
-    try_folder(folder)
-    return folder
 
 
 def _started(trainer: Trainer, options: TrainOptions, initial: str) -> Started:
@@ -359,13 +335,15 @@ def _model(options: TrainOptions, class_names: tuple[str, ...]) -> tuple[SSD, st
     """The model with its initial weights, words about where they come from, and whether they are pretrained."""
     from singleshot.models import build
     from singleshot.presets import MODELS
-    from singleshot.training.checkpoints import LAST
+    from singleshot.training.checkpoints import LAST, has_state
     from singleshot.weights.checkpoint import build_model, read_info
     from singleshot.weights.initial_weights import start_from_checkpoint, start_model
 
-    if options.resume and options.out and (Path(options.out) / LAST).is_file():
+    going_on = options.resume and has_state(Path(str(options.out)))
+    last = Path(str(options.out)) / LAST
+    if going_on and last.is_file():
         # The network as it is: what it was started from may have been moved since.
-        return build_model(read_info(Path(options.out) / LAST)), "resumed", True
+        return build_model(read_info(last)), "resumed", True
     if options.start:
         rules = options.resize, options.sixteen_bit
         return *start_from_checkpoint(options.start, class_names, options.model, *rules), True
@@ -375,7 +353,7 @@ def _model(options: TrainOptions, class_names: tuple[str, ...]) -> tuple[SSD, st
         rule = options.sixteen_bit or inputs.sixteen_bit
         inputs = replace(inputs, resize=options.resize or inputs.resize, sixteen_bit=rule)
     model = build(name, len(class_names), input_spec=inputs)
-    return model, *start_model(model, options.backbone_weights or "auto", fresh=not options.resume)
+    return model, *start_model(model, options.backbone_weights or "auto", fresh=not going_on)
 
 
 def _recipe(options: TrainOptions) -> Recipe:

@@ -16,7 +16,7 @@ from singleshot.cli.detect import run as detect
 from singleshot.cli.train import watch
 from singleshot.errors import DataError, printable
 from singleshot.extras import require
-from singleshot.files import atomic_write, numbered_folder
+from singleshot.files import atomic_write
 
 if TYPE_CHECKING:
     from singleshot.metrics import Evaluation
@@ -48,12 +48,14 @@ def demo(
     source = data if data is not None else _scenes(out)
     unseen = _unseen_split(source)
     test_set = open_dataset(source, unseen)  # before training: a mistake in it should show at once
-    folder = numbered_folder(out, "run")
     print("starting ...", file=sys.stderr, flush=True)  # PyTorch takes seconds to import
-    options = TrainOptions(
-        source, model, str(folder), "scratch", time=time, backbone_weights="none", seed=seed, device=device
-    )
-    run = run_training(options, watch)
+    from singleshot.api.run_folder import new_folder
+
+    with new_folder(out, "run") as folder:
+        options = TrainOptions(
+            source, model, str(folder), "scratch", time=time, backbone_weights="none", seed=seed, device=device
+        )
+        run = run_training(options, watch)
     best = str(run.best or run.last)
     if run.interrupted:
         print(f"stopped; go on with: singleshot train --resume --out {folder}")

@@ -9,15 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from singleshot.class_selection import ClassSelection
-from singleshot.errors import printable
+from singleshot.errors import CheckpointError, printable
+from singleshot.training.clock import read_seconds, with_clock, write_seconds
 from singleshot.training.data_summary import DataSummary, check_class_names
-from singleshot.training.state import Progress, load_state, read_about, save_state
+from singleshot.training.state import Progress, SavedState, put_state, read_state, save_state
 from singleshot.training.step import Stepper
 from singleshot.weights.checkpoint import ModelInfo, read_info, save_checkpoint
 
 log = logging.getLogger(__name__)
 
-BEST, LAST, STATE = "best.safetensors", "last.safetensors", "resume.safetensors"
+BEST, LAST, STATE, LOG = "best.safetensors", "last.safetensors", "resume.safetensors", "log.csv"
+BEFORE = "resume-before.safetensors"  # the state before, where STATE turns out damaged
+
+
+def has_state(folder: Path) -> bool:
+    """Whether there is a state to go on from in a run's folder."""
+    return any((folder / name).is_file() for name in (STATE, BEFORE))
 
 
 class Checkpoints:
@@ -55,8 +62,9 @@ class Checkpoints:
 
     def save(self, progress: Progress) -> None:
         """The state and the latest weights; the state first, which is what a full disk should still take."""
-        save_state(self._folder / STATE, self._stepper, progress, self._data)
+        save_state(self._folder / STATE, self._stepper, progress, self._data, self._folder / BEFORE)
         self.saved_step = progress.step
+        write_seconds(self._folder, progress.seconds)
         self._save_last(progress)
         if "val" not in self._data or not progress.measurable:
             self._save_weights(BEST, progress, None)
@@ -85,7 +93,8 @@ class Checkpoints:
 
         Raises CheckpointError where it cannot be read, ConfigError for data of other classes.
         """
-        before = read_about(self._folder / STATE).data
+        saved = self._newest_whole()
+        before = saved.about.data
         if "train" in before:
             known: tuple[str, ...] | None = before["train"].class_names
         else:  # a state from before it knew its data
@@ -96,7 +105,9 @@ class Checkpoints:
             changes = before[split].changes(self._data[split])
             if changes:
                 log.warning("%s: the data changed since (%s: %s)", printable(self._folder), split, changes)
-        progress = load_state(self._folder / STATE, self._stepper)
+        progress = put_state(saved, self._stepper)
+        self._restore_clock(progress)
+        self._check_best(progress)
         if "val" in before and ("val" not in self._data or before["val"].changes(self._data["val"])):
             # What was reached on other images says nothing about these.
             log.warning("%s: validation is another, so the best of it starts anew", printable(self._folder))
@@ -104,8 +115,45 @@ class Checkpoints:
         self.saved_step = progress.step
         return progress
 
+    def _newest_whole(self) -> SavedState:
+        """The newest state, or the one before where that is damaged, which the log says."""
+        newest = self._folder / STATE
+        try:
+            return read_state(newest)
+        except CheckpointError as error:
+            try:
+                saved = read_state(self._folder / BEFORE)
+            except CheckpointError:
+                raise error from None
+            reason = error if newest.exists() else f"{printable(newest)}: is not there"
+            log.warning("%s; going on from the state before it, of step %d", reason, saved.about.progress.step)
+            return saved
+
+    def _restore_clock(self, progress: Progress) -> None:
+        progress.history = with_clock(progress.history, self._folder / LOG)
+        known = [row["seconds"] for row in progress.history if row["seconds"] is not None]
+        seconds = read_seconds(self._folder)
+        progress.seconds = seconds if seconds is not None else known[-1] if known else progress.seconds
+
+    def _check_best(self, progress: Progress) -> None:
+        """The best starts anew, which the log says, where its file is not the one that this run wrote."""
+        if progress.best < 0:
+            return
+        path = self._folder / BEST
+        try:
+            score = read_info(path).metrics.get("val_map50")
+        except CheckpointError as error:
+            log.warning("%s; the best starts anew", error)
+        else:
+            if score is not None and score >= round(progress.best, 6):
+                return
+            log.warning(
+                "%s: not the best of this run, which has mAP50 %.4f; it starts anew", printable(path), progress.best
+            )
+        progress.best = -1.0
+
     def _save_weights(self, name: str, progress: Progress, score: float | None) -> None:
-        position = {"epochs": progress.epoch, "steps": progress.step, "seconds": round(progress.seconds, 1)}
+        position = {"epochs": progress.epoch, "steps": progress.step}
         metrics = {} if score is None else {"val_map50": round(score, 6)}
         info = ModelInfo.of(
             self._stepper.model,

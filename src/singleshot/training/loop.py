@@ -17,7 +17,7 @@ from singleshot.loading.shard_stream import ShardStream
 from singleshot.models import SSD
 from singleshot.records import Batch
 from singleshot.training.build import build_parts
-from singleshot.training.checkpoints import BEST, LAST, STATE
+from singleshot.training.checkpoints import BEST, LAST, LOG, STATE
 from singleshot.training.failures import TrainingStoppedError, describe
 from singleshot.training.meter import Meter, layer_weights, update_ratios
 from singleshot.training.recipes import Recipe
@@ -28,7 +28,17 @@ from singleshot.training.state import Progress
 from singleshot.training.step import NonFiniteLossError
 from singleshot.training.stopping import StopRequest
 
-__all__ = ["BEST", "LAST", "STATE", "NonFiniteLossError", "Result", "Settings", "Trainer", "TrainingStoppedError"]
+__all__ = [
+    "BEST",
+    "LAST",
+    "LOG",
+    "STATE",
+    "NonFiniteLossError",
+    "Result",
+    "Settings",
+    "Trainer",
+    "TrainingStoppedError",
+]
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +82,7 @@ class Trainer:
         self.dtype = self.stepper.dtype
         self.progress = Progress()
         self._stop = StopRequest()
+        self._meter = Meter(settings.batch, settings.report_seconds)
         self._before = 0.0
         self._started = self._last_save = time.monotonic()
 
@@ -80,10 +91,11 @@ class Trainer:
 
         Raises CheckpointError where it cannot be read, ConfigError for data of other classes.
         """
-        self.progress = self.checkpoints.load()
-        self._before = self.progress.seconds
-        if self.progress.batch >= len(self.loader):  # the data has fewer batches than it had
-            self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
+        self.progress = progress = self.checkpoints.load()
+        self._before = progress.seconds
+        if progress.batch:
+            settings = self.settings
+            self._meter = Meter(settings.batch, settings.report_seconds, progress.losses, progress.counted)
 
     @property
     def seconds(self) -> float:
@@ -99,7 +111,8 @@ class Trainer:
     @property
     def over(self) -> bool:
         """Whether a run that was gone on from has nothing left to do."""
-        return self.progress.pending is None and (self.done >= 1.0 or self.progress.finished == self._length)
+        between = self.progress.pending is None and self.progress.batch < len(self.loader)
+        return between and (self.done >= 1.0 or self.progress.finished == self._length)
 
     @property
     def _length(self) -> str:
@@ -152,19 +165,26 @@ class Trainer:
         return self.checkpoints.weights_step
 
     def _train(self) -> None:
+        if self.saved_step is None:  # before the first step, too, there is something to go on from
+            self._save()
         if self.evaluator is not None:
             self.evaluator.start()
         if self.progress.pending is not None:  # stopped between an epoch's last step and its end
             self._end_epoch()
+        elif self.progress.batch >= len(self.loader):  # after its last step, or the data has fewer batches than it had
+            self._finish_epoch()
         while self.done < 1.0:
             self._epoch()
 
     def _save_last(self, interrupted: bool) -> None:
         self.progress.seconds = self.seconds
         if interrupted:
+            if self._stop.twice:  # at once, in the middle of whatever it was
+                raise TrainingStoppedError("stopped at once, by a second signal")
             self.stepper.check()
+            self._keep_losses()
             self.checkpoints.save_if_whole(self.progress)
-            if self.saved_step != self.progress.step:  # a second Ctrl-C does not wait for the end of a step
+            if self.saved_step != self.progress.step:
                 raise TrainingStoppedError("stopped in the middle of a step")
         else:
             self.progress.finished = self._length
@@ -173,7 +193,10 @@ class Trainer:
     def _rescue(self) -> None:
         """Save after an error, as far as that is possible: the error that ends the training is the one to tell of."""
         self.progress.seconds, self.progress.finished = self.seconds, ""
+        if self._stop.twice:
+            return
         try:
+            self._keep_losses()
             self.checkpoints.save_if_whole(self.progress)
         except Exception as error:
             log.debug("saving after an error: %s", describe(error), exc_info=error)
@@ -191,7 +214,7 @@ class Trainer:
 
     def _epoch(self) -> None:
         """From the next batch to the end of its epoch, or of the training."""
-        progress, meter = self.progress, Meter(self.settings.batch, self.settings.report_seconds)
+        progress, meter = self.progress, self._meter
         batches = self.loader.epoch(progress.epoch, progress.batch)
         with contextlib.closing(batches):  # type: ignore[type-var]
             for batch in batches:
@@ -204,10 +227,16 @@ class Trainer:
                 if time.monotonic() - self._last_save >= _SAVE_EVERY:
                     self._save()
         self.stepper.check()
+        self._finish_epoch()
+
+    def _finish_epoch(self) -> None:
+        """The row of an epoch whose steps are done, all or as many as the training has; then its end."""
+        progress, meter = self.progress, self._meter
         if progress.batch >= len(self.loader):
             progress.epoch, progress.batch = progress.epoch + 1, 0
         progress.pending = {**meter.values(), **self._position()}
         progress.pending["epoch"] = progress.epoch - (1 if progress.batch == 0 else 0)
+        self._meter = Meter(self.settings.batch, self.settings.report_seconds)
         self._end_epoch()
 
     def _step(self, batch: Batch, done: float, meter: Meter) -> None:
@@ -218,6 +247,7 @@ class Trainer:
         before = layer_weights(self.model) if due and self.settings.update_ratios else None
         losses = self.stepper(batch, factor)
         progress.step, progress.batch = progress.step + 1, progress.batch + 1
+        progress.lr = self.stepper.optimizer.param_groups[0]["lr"]
         meter.add(losses)
         if due:
             values = {**meter.values(), **self._position()}
@@ -272,13 +302,18 @@ class Trainer:
             "step": progress.step,
             "seconds": round(seconds, 2),
             "progress": done,
-            "lr": self.stepper.optimizer.param_groups[0]["lr"],
+            "lr": progress.lr,
             "last_map": progress.last_map,
             "seconds_left": self.budget.seconds_left(done, seconds),
         }
 
+    def _keep_losses(self) -> None:
+        """Into the progress, for a state in the middle of an epoch."""
+        self.progress.losses, self.progress.counted = self._meter.state()
+
     def _save(self) -> None:
         self.stepper.check()  # weights that hold NaN are not worth keeping
         self.progress.seconds = self.seconds
+        self._keep_losses()
         self.checkpoints.save(self.progress)
         self._last_save = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +14,11 @@ from singleshot.records import Losses
 class Meter:
     """Mean losses and speed since it was made, without asking the device more than once in `interval` seconds."""
 
-    def __init__(self, batch: int, interval: float) -> None:
-        """batch: images in a step."""
+    def __init__(self, batch: int, interval: float, losses: Sequence[float] = (), counted: int = 0) -> None:
+        """batch: images in a step; losses, counted: what `state` gave, to go on from."""
         self._batch, self._interval = batch, interval
-        self._sums: Tensor | None = None
-        self._steps = 0
+        self._sums = torch.tensor(losses, dtype=torch.float32) if counted else None
+        self._steps, self._before = counted, counted
         self._started = self._last = time.monotonic()
 
     def due(self) -> bool:
@@ -30,15 +31,19 @@ class Meter:
     def add(self, losses: Losses) -> None:
         """Count a step; its losses may still be in the making on the device."""
         values = torch.stack([losses.total, losses.location, losses.confidence])
-        self._sums = values if self._sums is None else self._sums + values
+        self._sums = values if self._sums is None else self._sums.to(values) + values
         self._steps += 1
+
+    def state(self) -> tuple[list[float], int]:
+        """Sums of the losses so far, exactly, and over how many steps."""
+        return (self._sums.tolist() if self._sums is not None else []), self._steps
 
     def values(self) -> dict[str, float]:
         """loss, loss_location, loss_confidence (NaN before the first step) and images_per_second."""
         total, location, confidence = (
             (self._sums / self._steps).tolist() if self._sums is not None else [float("nan")] * 3
         )
-        speed = self._steps * self._batch / max(time.monotonic() - self._started, 1e-9)
+        speed = (self._steps - self._before) * self._batch / max(time.monotonic() - self._started, 1e-9)
         return {"loss": total, "loss_location": location, "loss_confidence": confidence, "images_per_second": speed}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -15,12 +17,12 @@ _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP
 class StopRequest:
     """While entered, the first Ctrl-C, SIGTERM or SIGHUP is noted, for `check` to raise; a second one raises at once.
 
-    Weights that are half updated could not be gone on from exactly. Outside the main thread, where Python allows no
-    handlers, nothing is caught; nor is a signal that is ignored already, as `nohup` does.
+    Weights that are half updated could not be gone on from exactly. twice: whether the second came. Outside the main
+    thread, where Python allows no handlers, nothing is caught; nor is a signal that is ignored already, as by `nohup`.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = self.twice = False
         self._before: dict[signal.Signals, Any] = {}
         self._on_child: Callable[[int, FrameType | None], Any] | None = None
         self._child_ended = False
@@ -39,8 +41,11 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
+            self.twice = True
             raise KeyboardInterrupt
         self.asked = True
+        with contextlib.suppress(OSError):  # not through a logger, which may be in use this very moment
+            os.write(2, b"\nstopping after this step, and saving; once more stops at once, without saving\n")
 
     def defer_children(self) -> None:
         """Have `check` run the present handler of a child's end, which torch sets with its first workers: it raises

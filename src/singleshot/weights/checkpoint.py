@@ -47,9 +47,12 @@ def build_model(info: ModelInfo, num_classes: int | None = None) -> SSD:
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, Tensor], info: ModelInfo) -> None:
-    """Write the file whole or not at all. state: the model's state_dict or an average of several."""
+    """Write the file whole or not at all, also where the power fails.
+
+    state: the model's state_dict or an average of several.
+    """
     tensors = {key: value.detach().contiguous().cpu() for key, value in state.items()}
-    with atomic_write(path) as temporary:
+    with atomic_write(path, durable=True) as temporary:
         save_file(tensors, temporary, metadata={KEY: info.to_json()})
 
 

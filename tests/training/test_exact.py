@@ -1,0 +1,257 @@
+"""A training that is stopped, however and wherever, ends with the bytes of one that was not."""
+
+from __future__ import annotations
+
+import csv
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from singleshot.datasets import open_dataset
+from singleshot.errors import CheckpointError
+from singleshot.training import checkpoints, clock, loop
+from singleshot.training.failures import TrainingStoppedError
+from singleshot.training.recipes import load_recipe
+from singleshot.training.reports import CsvReporter
+from singleshot.training.state import read_about
+
+FILES = (loop.BEST, loop.LAST, loop.STATE)
+EPOCHS = 3  # of three steps
+
+
+@pytest.fixture(scope="module")
+def make(scenes: Path, tiny_ssd):
+    """make(out): a trainer into `out`, which goes on where there is a state; what else is given is of its settings."""
+
+    def make(out: Path, val: bool = True, seed: int = 0, **options) -> loop.Trainer:
+        out.mkdir(exist_ok=True)
+        data = open_dataset(scenes, "train")
+        settings = loop.Settings(
+            out=out, epochs=EPOCHS, batch=8, precision="float32", workers=0, pictures=0, val_every=2
+        )
+        sets = data, open_dataset(scenes, "val") if val else None, load_recipe("scratch")
+        trainer = loop.Trainer(tiny_ssd(len(data.class_names), seed), *sets, replace(settings, **options))
+        if checkpoints.has_state(out):
+            trainer.resume()
+        trainer.reporters.append(CsvReporter(out / loop.LOG, trainer.progress.history))
+        return trainer
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def straight(make, tmp_path_factory) -> Path:
+    """The folder of a run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("straight")
+    make(folder).run()
+    return folder
+
+
+def log_rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / loop.LOG).open(newline="") as file:
+        return [clock.without_clock(row) for row in csv.DictReader(file)]
+
+
+def assert_equal_runs(a: Path, b: Path) -> None:
+    for name in FILES:
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+    assert log_rows(a) == log_rows(b)
+
+
+def before_step(trainer: loop.Trainer, step: int, what) -> None:
+    """Call `what` in the forward pass of a step, counted over this part of the run."""
+    forward, steps = trainer.stepper.forward, iter(range(10**6))
+
+    def meddled(images):
+        if next(steps) == step:
+            what()
+        return forward(images)
+
+    trainer.stepper.forward = meddled
+
+
+class KilledError(BaseException):
+    """As SIGKILL: nothing is caught, nothing is saved."""
+
+
+def killed() -> None:
+    raise KilledError
+
+
+@pytest.mark.parametrize("step", range(9))
+def test_killed_in_any_step(make, straight: Path, tmp_path: Path, monkeypatch, step: int) -> None:
+    """States are saved after every second step here: the second half of the work is done twice."""
+    out = tmp_path / "run"
+    trainer = make(out)
+    save, due = trainer._save, iter(range(10**6))
+    monkeypatch.setattr(loop, "_SAVE_EVERY", 0.0)
+    trainer._save = lambda: save() if next(due) % 2 == 0 else None
+    before_step(trainer, step, killed)
+    with pytest.raises(KilledError):
+        trainer.run()
+    monkeypatch.undo()
+    make(out, seed=9).run()  # nothing but the state may bring the weights back
+    assert_equal_runs(out, straight)
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 4, 8])
+def test_one_signal_saves_and_says_that_it_was_heard(make, straight: Path, tmp_path: Path, capfd, step: int) -> None:
+    out = tmp_path / "run"
+    trainer = make(out)
+    before_step(trainer, step, lambda: signal.raise_signal(signal.SIGINT))
+    assert trainer.run().interrupted
+    assert "stopping after this step" in capfd.readouterr().err
+    assert read_about(out / loop.STATE).progress.step == step + 1
+    make(out, seed=9).run()
+    assert_equal_runs(out, straight)
+
+
+@pytest.mark.parametrize("step", [0, 4])
+def test_two_signals_stop_at_once_and_save_nothing(make, straight: Path, tmp_path: Path, step: int) -> None:
+    out = tmp_path / "run"
+    trainer = make(out)
+
+    def twice() -> None:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+
+    before_step(trainer, step, twice)
+    with pytest.raises(TrainingStoppedError, match="stopped at once"):
+        trainer.run()
+    assert read_about(out / loop.STATE).progress.step == (0 if step == 0 else 3)
+    make(out, seed=9).run()
+    assert_equal_runs(out, straight)
+
+
+@pytest.mark.parametrize("name", ["save_state", "save_checkpoint", "write_seconds"])
+@pytest.mark.parametrize("call", [0, 1, 3])
+def test_killed_in_a_write(make, straight: Path, tmp_path: Path, monkeypatch, name: str, call: int) -> None:
+    """Before, between and after the files of a state."""
+    out = tmp_path / "run"
+    trainer = make(out)
+    write, calls = getattr(checkpoints, name), iter(range(10**6))
+    monkeypatch.setattr(checkpoints, name, lambda *args: killed() if next(calls) == call else write(*args))
+    monkeypatch.setattr(loop, "_SAVE_EVERY", 0.0)
+    with pytest.raises(KilledError):
+        trainer.run()
+    monkeypatch.undo()
+    make(out).run()
+    assert_equal_runs(out, straight)
+
+
+def test_killed_after_the_last_step(make, straight: Path, tmp_path: Path, monkeypatch) -> None:
+    """The state of the last step is there, the end of its epoch is not: the run is not over."""
+    out = tmp_path / "run"
+    trainer = make(out)
+    monkeypatch.setattr(loop, "_SAVE_EVERY", 0.0)
+    finish, calls = trainer._finish_epoch, iter(range(10**6))
+    trainer._finish_epoch = lambda: killed() if next(calls) == EPOCHS - 1 else finish()
+    with pytest.raises(KilledError):
+        trainer.run()
+    monkeypatch.undo()
+    again = make(out)
+    assert not again.over
+    again.run()
+    assert make(out).over
+    assert_equal_runs(out, straight)
+
+
+def test_killed_in_validation(make, straight: Path, tmp_path: Path) -> None:
+    for after_best in (False, True):
+        out = tmp_path / f"run{after_best}"
+        trainer = make(out)
+        if after_best:  # the best is written, the state does not know of it
+            save_best = trainer.checkpoints.save_best
+            trainer.checkpoints.save_best = lambda progress, save_best=save_best: (save_best(progress), killed())
+        else:
+            trainer.evaluator.__class__ = type("Killed", (type(trainer.evaluator),), {"__call__": lambda *_: killed()})
+        with pytest.raises(KilledError):
+            trainer.run()
+        make(out).run()
+        assert_equal_runs(out, straight)
+
+
+def test_without_validation(make, tmp_path: Path) -> None:
+    make(tmp_path / "straight", val=False).run()
+    trainer = make(tmp_path / "run", val=False)
+    before_step(trainer, 4, killed)
+    with pytest.raises(KilledError):
+        trainer.run()
+    make(tmp_path / "run", val=False, seed=9).run()
+    assert_equal_runs(tmp_path / "run", tmp_path / "straight")
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
+def test_a_damaged_state_is_replaced_by_the_one_before(
+    make, straight: Path, tmp_path: Path, monkeypatch, caplog, damage: str
+) -> None:
+    out = tmp_path / "run"
+    trainer = make(out)
+    monkeypatch.setattr(loop, "_SAVE_EVERY", 0.0)
+    before_step(trainer, 5, killed)
+    with pytest.raises(KilledError):
+        trainer.run()
+    monkeypatch.undo()
+    state = out / loop.STATE
+    whole = state.read_bytes()
+    if damage == "missing":
+        state.unlink()
+    else:
+        state.write_bytes(whole[:5000] if damage == "cut" else whole[:-9] + bytes([whole[-9] ^ 64]) + whole[-8:])
+    make(out, seed=9).run()
+    assert "going on from the state before it, of step 4" in caplog.text
+    assert_equal_runs(out, straight)
+
+
+def test_two_damaged_states_are_refused(make, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    make(out).run()
+    (out / loop.STATE).write_bytes(b"x" * 100)
+    (out / checkpoints.BEFORE).write_bytes(b"x" * 100)
+    with pytest.raises(CheckpointError, match=loop.STATE):
+        make(out)
+
+
+def test_the_times_of_the_first_part_stay_in_the_log(make, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    trainer = make(out)
+    before_step(trainer, 7, lambda: signal.raise_signal(signal.SIGINT))
+    trainer.run()
+    with (out / loop.LOG).open(newline="") as file:
+        first = list(csv.DictReader(file))
+    seconds = trainer.seconds
+    again = make(out)
+    assert 0 < again.progress.seconds <= seconds
+    assert again.run().seconds > again.progress.history[0]["seconds"] > 0
+    with (out / loop.LOG).open(newline="") as file:
+        assert list(csv.DictReader(file))[: len(first)] == first
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"seconds": "x"}', '{"seconds": NaN}', '{"seconds": -1}', "[" * 10**5])
+def test_a_clock_that_cannot_be_read_is_not_known(tmp_path: Path, content: str) -> None:
+    (tmp_path / clock.CLOCK).write_text(content)
+    assert clock.read_seconds(tmp_path) is None
+    row = {"epoch": 0, "step": 3, "loss": 1.0}
+    (tmp_path / loop.LOG).write_text(content)
+    assert clock.with_clock([row], tmp_path / loop.LOG) == [{**row, "seconds": None, "images_per_second": None}]
+
+
+@pytest.mark.parametrize("what", ["missing", "worse"])
+def test_a_best_that_is_not_this_runs_starts_anew(make, straight: Path, tmp_path: Path, caplog, what: str) -> None:
+    out = tmp_path / "run"
+    trainer = make(out)
+    before_step(trainer, 7, lambda: signal.raise_signal(signal.SIGINT))
+    trainer.run()
+    assert trainer.progress.best > 0
+    if what == "missing":
+        (out / loop.BEST).unlink()
+    else:
+        (out / loop.LAST).replace(out / loop.BEST)
+        trainer.checkpoints._save_weights(loop.BEST, trainer.progress, 0.0)
+    again = make(out)
+    assert again.progress.best < 0
+    assert "best" in caplog.text
+    again.run()
+    assert (out / loop.BEST).is_file()
