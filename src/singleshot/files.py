@@ -16,6 +16,7 @@ from singleshot.errors import ConfigError, printable
 # The file of images and categories that detection writes for COCO results, known to the readers of data sets.
 IMAGE_INFO = "image_info.json"
 LOCK = ".lock"
+_PART = ".part-"
 
 
 def abandon(stack: contextlib.ExitStack) -> None:
@@ -36,7 +37,7 @@ def atomic_write(path: str | Path, *, durable: bool = False, before: Path | None
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".part-", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=_PART, suffix=path.suffix, dir=path.parent)
     except OSError as error:
         raise ConfigError(f"{printable(path)}: cannot write there ({error.strerror}); give another --out") from error
     os.close(handle)
@@ -108,19 +109,29 @@ def locked_folder(folder: Path, busy: str = "") -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            file.truncate(0)
 
 
 def remove_parts(folder: Path) -> None:
     """Remove what a killed process left half-written in a folder; only for who holds it (`locked_folder`)."""
-    for part in folder.glob(".part-*"):
+    for part in folder.glob(f"{_PART}*"):
         if part.is_file():
             part.unlink(missing_ok=True)
 
 
-def is_free(path: Path, but: str = "") -> bool:
-    """Whether results may go there: nothing is there yet, or an empty folder; but: a file that may be in it."""
-    return not path.exists() or (path.is_dir() and all(one.name == but for one in path.iterdir()))
+def is_free(path: Path) -> bool:
+    """Whether results may go there: nothing is there yet, or an empty folder."""
+    return not path.exists() or (path.is_dir() and next(path.iterdir(), None) is None)
+
+
+def is_unused(path: Path) -> bool:
+    """As `is_free`, where a process that was killed at its start may have left a lock or half a file."""
+    if not path.is_dir():
+        return not path.exists()
+    return all(one.name == LOCK or one.name.startswith(_PART) for one in path.iterdir())
 
 
 def try_folder(path: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import singleshot
+from singleshot.files import locked_folder
 from singleshot.weights.checkpoint import read_info
 
 
@@ -280,6 +281,26 @@ def test_a_run_that_is_over_says_so(trained: Path, refused) -> None:
     line = refused("train", "--resume", "--out", trained, "--time", "1s")
     assert re.search(r"trained for \d+ s already, which --time 1s leaves nothing of; go on with a longer --time", line)
     assert {path: path.read_bytes() for path in trained.iterdir()} == files
+
+
+def test_one_run_one_folder(trained: Path, refused) -> None:
+    with locked_folder(trained):
+        line = refused("train", "--resume", "--out", trained, "--epochs", 3)
+        assert f"{trained}: is being trained into; wait for it" in line
+        assert f"process {os.getpid()} on " in line
+
+
+def test_a_run_without_a_state_starts_again(trained: Path, run, tmp_path: Path) -> None:
+    """Killed before the first state was there, which leaves run.json and perhaps half a file."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    shutil.copy(trained / "run.json", folder)
+    (folder / ".part-x.safetensors").write_bytes(b"half")
+    done = run("train", "--resume", "--out", folder, "--epochs", 1)
+    assert done.returncode == 0, done.stderr
+    assert "no state to go on from, so the run starts again" in done.stderr
+    assert {"best.safetensors", "resume.safetensors"} <= {path.name for path in folder.iterdir()}
+    assert not list(folder.glob(".part*"))
 
 
 def test_the_last_lines_name_what_exists(shared: Path, run, tmp_path: Path) -> None:

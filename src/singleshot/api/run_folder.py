@@ -7,12 +7,14 @@ import shlex
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from singleshot.api.train_options import RUN_FILE
 from singleshot.errors import ConfigError, printable
-from singleshot.files import LOCK, is_free, locked_folder, numbered_folder, try_folder
-from singleshot.training.checkpoints import LAST
-from singleshot.training.loop import Trainer
+from singleshot.files import is_unused, locked_folder, numbered_folder, try_folder
+
+if TYPE_CHECKING:
+    from singleshot.training.loop import Trainer
 
 
 @contextlib.contextmanager
@@ -35,7 +37,7 @@ def held(folder: Path, fresh: bool) -> Iterator[None]:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=fresh or folder.is_dir())
             stack.enter_context(locked_folder(folder, busy))
-        if fresh and not is_free(folder, LOCK):
+        if fresh and not is_unused(folder):
             raise ConfigError(_taken(folder))
         yield
 
@@ -56,7 +58,7 @@ def new_folder(parent: Path, name: str) -> Iterator[Path]:
 def check_folder(folder: Path, resume: bool) -> None:
     """Raise ConfigError unless the folder of a run is free or goes on, and can be written."""
     with writing(folder):
-        free = resume or is_free(folder, LOCK)
+        free = resume or is_unused(folder)
     if not free:
         raise ConfigError(_taken(folder))
     try_folder(folder)
@@ -81,6 +83,8 @@ def write_traceback(folder: Path, error: BaseException) -> str:
 
 def saved_words(trainer: Trainer) -> str:
     """What is left of a training that failed, and how to go on."""
+    from singleshot.training.checkpoints import LAST
+
     folder, saved, weights = trainer.settings.out, trainer.saved_step, trainer.weights_step
     parts = []
     if saved is not None:
