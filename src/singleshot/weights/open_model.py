@@ -12,7 +12,7 @@ from singleshot.errors import printable
 from singleshot.model_info import KEY, ModelInfo
 from singleshot.models import SSD
 from singleshot.weights.checkpoint import load_checkpoint
-from singleshot.weights.class_names import coco_ids
+from singleshot.weights.class_names import coco_ids, numbered_names
 from singleshot.weights.imported_model import ImportedModel
 from singleshot.weights.importing import import_foreign
 
@@ -55,7 +55,7 @@ def names_of(imported: ImportedModel) -> tuple[tuple[str, ...], bool]:
     """Class names, numbered where nobody knows them, and whether they are known."""
     if imported.class_names is not None:
         return imported.class_names, True
-    return tuple(f"class {i + 1}" for i in range(imported.model.num_classes)), False
+    return numbered_names(imported.model.num_classes), False
 
 
 def info_of(imported: ImportedModel, class_names: tuple[str, ...]) -> ModelInfo:

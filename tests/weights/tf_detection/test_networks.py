@@ -69,7 +69,7 @@ class TestNetworks:
             foreign = import_foreign(
                 {**v1, **more, "global_step": np.array(7), f"{V1}/Conv2d_0/act_quant/min": np.float32(0)}
             )
-            assert [note.split(" ")[0] for note in foreign.notes] == ["its", "trained", "no"]
+            assert [note.split(" ")[0] for note in foreign.notes] == ["its", "trained", "no", "assumed"]
             model = foreign.model
         else:
             named = {k.replace(V1, f"{V1}/MobilenetV1") if rewrite == "doubled" else f"{k}:0": v for k, v in v1.items()}
