@@ -156,7 +156,10 @@ def run_import(options: ImportOptions, ask_names: AskNames | None = None) -> Imp
     mean, std = _numbers("mean", options.mean), _numbers("std", options.std)
     settings = ImportSettings(options.size, options.priors, mean, std, options.colour_order)
     foreign = import_foreign(options.checkpoint, options.source, companion=options.companion, settings=settings)
-    info = info_of(foreign, _class_names(foreign, options, ask_names))
+    names = _class_names(foreign, options, ask_names)
+    if options.class_names is None and foreign.names_note:
+        foreign = foreign._replace(notes=(*foreign.notes, foreign.names_note))
+    info = info_of(foreign, names)
     found, difference = _write_and_try(foreign, info, path, photo)
     picture = Path(options.picture) if options.picture is not None else None
     if picture is None and options.image is not None:
@@ -197,7 +200,7 @@ def _class_names(foreign: ImportedModel, options: ImportOptions, ask: AskNames |
         if foreign.class_names is not None:
             return foreign.class_names
         if ask is None:
-            where, why = printable(options.checkpoint), f" ({foreign.unnamed})" if foreign.unnamed else ""
+            where, why = printable(options.checkpoint), f" ({foreign.names_note})" if foreign.names_note else ""
             wanted = f"give --classes a,b,... or a file, or --classes {NUMBERED} for class 1, class 2, ..."
             raise ConfigError(f"{where}: does not name its {count} classes{why}; {wanted}")
         given = ask(count)

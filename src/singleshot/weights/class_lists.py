@@ -37,23 +37,21 @@ class ClassList(NamedTuple):
 def with_found_names(foreign: ImportedModel, path: Path) -> ImportedModel:
     """The model with the class names of the file next to its checkpoint, where the checkpoint has none of its own.
 
-    Two files that fit and differ are named in a note, and neither is taken.
+    Two files that fit and differ are named in `names_note`, and neither is taken.
     """
     count = foreign.model.num_classes
     if foreign.class_names not in (None, usual_names(count)):
         return foreign
     found, others = find_class_lists(path, count)
     if not found:
-        misfits = "; ".join(others[:2])
-        note = f"{misfits} for {count} classes: not taken" if others else ""
-        return foreign._replace(unnamed=misfits, notes=(*foreign.notes, *([note] if note else [])))
+        note = f"{'; '.join(others[:2])} for {count} classes: not taken" if others else ""
+        return foreign._replace(names_note=note)
     if len({one.names for one in found}) > 1:
         files = " and ".join(printable(one.path.name, 60) for one in found[:3])
-        why = f"{files} next to it fit and differ"
-        return foreign._replace(class_names=None, unnamed=why, notes=(*foreign.notes, f"{why}: none is taken"))
+        return foreign._replace(class_names=None, names_note=f"{files} next to it fit and differ: none is taken")
     note = f"class names from {printable(found[0].path.name, 80)} next to it"
     note += ", its background left out" if found[0].shortened else ""
-    return foreign._replace(class_names=found[0].names, notes=(*foreign.notes, note))
+    return foreign._replace(class_names=found[0].names, names_note=note)
 
 
 def find_class_lists(path: Path, count: int) -> tuple[list[ClassList], list[str]]:

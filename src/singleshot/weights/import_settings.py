@@ -84,10 +84,11 @@ def apply_settings(foreign: ImportedModel, settings: ImportSettings, described: 
 
 def _size_note(spec: InputSpec, about: str, settings: ImportSettings, fixed: tuple[str, ...]) -> str:
     """What the input and the default boxes are by."""
+    size = f"{spec.height} x {spec.width}"
     if settings.size is None and settings.priors is None:
-        assumed = "the source's own: the weights do not say (--size, --priors)"
-        return "" if "size" in fixed else f"assumed {spec.size_text} and {about}, {assumed}"
-    return f"input {spec.size_text}{' as given' if settings.size is not None else ''}, {about}"
+        own = "the source's own, since the weights do not say (--size, --priors)"
+        return "" if "size" in fixed else f"assumed: input {size} and {about}, {own}"
+    return f"input {size}{' as given' if settings.size is not None else ''}, {about}"
 
 
 def _pixel_note(foreign: ImportedModel, spec: InputSpec) -> str:

@@ -36,7 +36,7 @@ class ImportedModel(NamedTuple):
         fixed: what the file itself says, so that the user cannot: "size", "priors", "mean", "std". None for size and
             priors of a format that describes its network, and nothing of others.
         sized_priors: the source's rule for other sizes of the input; None for boxes that grow with the input.
-        unnamed: why there are no class names, for the message that asks for them.
+        names_note: where the class names come from, or why none of the lists next to the file was taken.
     """
 
     model: SSD
@@ -46,7 +46,7 @@ class ImportedModel(NamedTuple):
     notes: tuple[str, ...] = ()
     fixed: tuple[str, ...] | None = None
     sized_priors: SizedPriors | None = None
-    unnamed: str = ""
+    names_note: str = ""
 
 
 class Importer(NamedTuple):

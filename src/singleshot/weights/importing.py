@@ -96,7 +96,7 @@ def import_foreign(
     if companion is not None and tensors.kind not in _OWN_COMPANION and not isinstance(tensors.structure, Companions):
         names = read_class_list(companion, foreign.model.num_classes, "--beside")
         return foreign._replace(class_names=names)
-    if isinstance(path_or_state_dict, Mapping):
+    if isinstance(path_or_state_dict, Mapping) or getattr(tensors.structure, "given", False):
         return foreign
     return with_found_names(foreign, Path(path_or_state_dict))
 

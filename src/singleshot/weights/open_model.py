@@ -29,6 +29,8 @@ def open_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[SS
     imported = import_foreign(path)
     names, known = names_of(imported)
     log.info("%s: %s, converted; `singleshot import` writes it down", printable(path), imported.source)
+    if imported.names_note:
+        log.info("%s: %s", printable(path), imported.names_note)
     if not known:
         log.warning("%s: does not name its classes; `singleshot import --classes` does", printable(path))
     return imported.model.to(device), info_of(imported, names)

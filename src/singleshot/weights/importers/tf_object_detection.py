@@ -163,10 +163,11 @@ def _convert(tensors: ForeignState) -> ImportedModel:
     model = build.net.build(num_classes, priors, input_spec, name)
     if not described:
         notes.append("no pipeline.config next to it: anchors and thresholds are those of the API's samples")
-    classes, fixed = _class_names(companions, num_classes, where), ("size", "priors") if described else ()
-    if classes not in (None, usual_names(num_classes)) and companions.label_file and not companions.given:
-        notes.append(f"class names from {printable(companions.label_file, 80)} next to it")
-    return ImportedModel(model, source, classes, settings.thresholds, tuple(notes), fixed)
+    classes, note = _class_names(companions, num_classes, where), ""
+    if classes not in (None, usual_names(num_classes)) and not companions.given:
+        note = f"class names from {printable(companions.label_file, 80)} next to it"
+    fixed = ("size", "priors") if described else ()
+    return ImportedModel(model, source, classes, settings.thresholds, tuple(notes), fixed, names_note=note)
 
 
 def _ignore_training(tensors: ForeignState) -> list[str]:
