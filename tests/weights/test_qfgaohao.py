@@ -212,6 +212,11 @@ def test_what_does_not_fit_is_named(kind, state, source_network, says_what_does_
 # ------------------------------------------------------------------------------------------------- another resolution
 
 
+@pytest.fixture(scope="module")
+def small(source_network):
+    return source_network("mb2-ssd-lite", columns=4, width=0.25)
+
+
 def priors_by_resolution(size, maps):
     """What dusty-nv/pytorch-ssd trains with at --resolution SIZE, box by box."""
     shares, rows = [(10, 20), (20, 37), (37, 54), (54, 71), (71, 88), (88, 105)], []
@@ -230,7 +235,7 @@ def priors_by_resolution(size, maps):
     ("mb1-ssd", 512, (32, 16, 8, 4, 2, 1)), ("mb2-ssd-lite", 400, (25, 13, 7, 4, 2, 1)),
 ])  # fmt: skip
 def test_another_resolution_has_the_boxes_of_its_training(kind, size, maps, source_network, golden_inputs, outputs):
-    reference = source_network(kind)
+    reference = source_network(kind, columns=3, **({"width": 0.25} if kind == "mb2-ssd-lite" else {}))
     foreign = import_foreign(reference.state_dict(), settings=ImportSettings(size=size))
     assert foreign.model.input_spec.size == size
     assert foreign.model.prior_spec.maps == maps
@@ -239,16 +244,16 @@ def test_another_resolution_has_the_boxes_of_its_training(kind, size, maps, sour
     agree(foreign.model, reference, golden_inputs, outputs)
 
 
-def test_the_usual_resolution_keeps_the_usual_table(source_network):
-    state = source_network("mb2-ssd-lite", columns=4, width=0.5).state_dict()
+def test_the_usual_resolution_keeps_the_usual_table(small):
+    state = small.state_dict()
     plain, given = import_foreign(state), import_foreign(state, settings=ImportSettings(size=300))
     assert plain.model.prior_spec == given.model.prior_spec == prior_spec("ssd300-mobilenet-qfgaohao")
     assert plain.notes[0].startswith("assumed: input 300 x 300 and default boxes ssd300-mobilenet-qfgaohao")
     assert not any(note.startswith("assumed") for note in given.notes)
 
 
-def test_boxes_by_name_by_file_and_scaled(source_network, tmp_path):
-    state = source_network("mb2-ssd-lite", columns=4, width=0.5).state_dict()
+def test_boxes_by_name_by_file_and_scaled(small, tmp_path):
+    state = small.state_dict()
 
     def table(priors, size=None):
         return import_checkpoint(state, priors=str(priors), size=size).prior_spec
@@ -285,19 +290,19 @@ def test_boxes_by_name_by_file_and_scaled(source_network, tmp_path):
         ({"colour_order": "gbr"}, "want one of rgb, bgr"),
     ],
 )
-def test_what_cannot_be_kept_to_is_refused(options, said, source_network, tmp_path):
+def test_what_cannot_be_kept_to_is_refused(options, said, small, tmp_path):
     (tmp_path / "BAD.json").write_text("[" * 100_000)
     (tmp_path / "NONE.json").write_text(json.dumps({**prior_spec("ssd300-voc").to_dict(), "steps": [1.0]}))
     if options.get("priors", "").isupper() or "." in options.get("priors", ""):
         options = {**options, "priors": str(tmp_path / options["priors"])}
     with pytest.raises(ConfigError, match=said) as caught:
-        import_checkpoint(source_network("mb2-ssd-lite", columns=4, width=0.5).state_dict(), **options)
+        import_checkpoint(small.state_dict(), **options)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 1500
 
 
-def test_pixels_are_prepared_as_the_user_says(source_network):
-    reference = source_network("mb2-ssd-lite", columns=4, width=0.5)
+def test_pixels_are_prepared_as_the_user_says(small):
+    reference = small
     options = {"mean": (123.0, 117.0, 104.0), "std": 2.0, "colour_order": "bgr"}
     foreign = import_foreign(reference.state_dict(), settings=ImportSettings(**options))
     image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 300, 300)).astype(np.float32))

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from singleshot.boxes import to_corners
-from singleshot.errors import CheckpointError, ConfigError
-from singleshot.inputs import IMAGENET_MEAN
+from singleshot.errors import CheckpointError
 from singleshot.priors import PRIORS
 from singleshot.weights.import_settings import ImportSettings
 from singleshot.weights.importing import import_checkpoint, import_foreign
@@ -206,26 +205,6 @@ def test_a_prototxt_that_does_not_fit_is_refused(caffe, tmp_path):
     refused(r"conv11_mbox_conf of type Convolution gives 12x19x19, want 3 x 7 x", [*rows[:-1], (*rows[-1][:4], seven)])
 
 
-# ------------------------------------------------------------------------------------------- what the user says
-
-
-def test_the_user_says_what_weights_alone_do_not(caffe, wide512, ssd300, tmp_path):
-    path = tmp_path / "alone.caffemodel"
-    path.write_bytes(caffe.model(wide512))
-    settings = ImportSettings(size=600, mean=IMAGENET_MEAN, colour_order="rgb")
-    spec = import_foreign(path, settings=settings).model.input_spec
-    assert (spec.size, spec.mean, spec.colour_order) == (600, IMAGENET_MEAN, "rgb")
-    with pytest.raises(ConfigError, match="--size 512: the file says its own"):
-        import_foreign(ssd300, settings=ImportSettings(size=512))
-    assert import_foreign(ssd300, settings=ImportSettings(std=2)).model.input_spec.std == (2.0,) * 3
-
-
-def test_names_come_from_a_label_map(ssd300, tmp_path):
-    for name in (ssd300.name, ssd300.with_suffix(".prototxt").name):
-        (tmp_path / name).write_bytes((ssd300.parent / name).read_bytes())
-    names = ["none_of_the_above", *(f"thing {i}" for i in range(1, 21))]
-    rows = [f'item {{ name: "n{i}" label: {i} display_name: "{name}" }}' for i, name in enumerate(names)]
-    (tmp_path / "labelmap_own.prototxt").write_text("\n".join(rows))
-    foreign = import_foreign(tmp_path / ssd300.name)
-    assert foreign.class_names == tuple(names[1:])
-    assert foreign.names_note == "class names from labelmap_own.prototxt next to it, its background left out"
+def test_the_user_says_what_weights_alone_do_not(vgg_arrays):
+    spec = import_foreign(vgg_arrays, settings=ImportSettings(size=320)).model.input_spec
+    assert (spec.size, spec.mean, spec.colour_order) == (320, (123.0, 117.0, 104.0), "bgr")
