@@ -94,7 +94,9 @@ def import_command(
 
 
 def _ask_names(count: int) -> str:
-    return str(typer.prompt(f"Names of its {count} classes, in the order of its outputs, separated by commas"))
+    return str(
+        typer.prompt(f"Names of its {count} classes, in the order of its outputs, separated by commas (or numbered)")
+    )
 
 
 def _print_model(done: Imported) -> None:

@@ -69,8 +69,9 @@ def apply_settings(foreign: ImportedModel, settings: ImportSettings, described: 
     for name in fixed:
         value = getattr(settings, name)
         if value is not None:
+            shown = value if isinstance(value, str | int | float) else ",".join(f"{v:g}" for v in value)
             raise ConfigError(
-                f"--{name} {printable(value, 60)}: the file says its own ({foreign.source}); leave it out"
+                f"--{name} {printable(shown, 60)}: the file says its own ({foreign.source}); leave it out"
             )
     model, notes = foreign.model, list(foreign.notes)
     spec = _input_spec(model.input_spec, settings)
@@ -142,7 +143,9 @@ def _numbers(name: str, value: Numbers | None, channels: int) -> tuple[float, ..
 def _priors(foreign: ImportedModel, spec: InputSpec, settings: ImportSettings) -> tuple[PriorSpec, str]:
     """The default boxes for that input, and where they come from, in words. Raises ConfigError."""
     own = foreign.model.prior_spec
-    known = next((name for name, table in PRIORS.items() if table == own), "")
+    names = [name for name, table in PRIORS.items() if table == own]
+    # Some tables have a name for each source.
+    known = next((name for name in names if name.rpartition("-")[2] in foreign.source.lower()), (names or [""])[0])
     if settings.priors is None:
         if settings.size is None or spec.sides == own.image:
             return own, f"default boxes {known}" if known else "its default boxes"

@@ -34,7 +34,7 @@ class ImportedModel(NamedTuple):
         thresholds: how its outputs become detections.
         notes: what a user should know of the conversion.
         fixed: what the file itself says, so that the user cannot: "size", "priors", "mean", "std". None for size and
-            priors of a format that describes its network, and nothing of others.
+            priors of a kind of file that describes its network, and nothing of one that holds weights alone.
         sized_priors: the source's rule for other sizes of the input; None for boxes that grow with the input.
         names_note: where the class names come from, or why none of the lists next to the file was taken.
     """

@@ -18,6 +18,8 @@ from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers import IMPORTERS
 from singleshot.weights.readers.tf_companions import Companions
 
+# Kinds of files that hold weights and no network.
+_WEIGHTS_ALONE = ("", "pytorch", "keras", "tensorflow")
 # Formats whose companion is a file of their own.
 _OWN_COMPANION = ("caffe", "graphdef")
 _MAX_PREFIXES = 50  # tried
@@ -90,7 +92,7 @@ def import_foreign(
         raise CheckpointError(
             f"{tensors.where}: {foreign.source} with {foreign.model.num_classes} classes, not {num_classes}"
         )
-    foreign = apply_settings(foreign, settings, importer.matches is not None)
+    foreign = apply_settings(foreign, settings, tensors.kind not in _WEIGHTS_ALONE)
     if prefix:
         foreign = foreign._replace(notes=(*foreign.notes, f"prefix {prefix} of its names left out"))
     if companion is not None and tensors.kind not in _OWN_COMPANION and not isinstance(tensors.structure, Companions):
