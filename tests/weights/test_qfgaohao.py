@@ -281,6 +281,7 @@ def test_boxes_by_name_by_file_and_scaled(small, tmp_path):
         ({"priors": "boxes.json"}, "boxes.json: no such file"),
         ({"priors": "BAD.json"}, "want a table as .* prints it"),
         ({"priors": "NONE.json"}, "entries, want one per map"),
+        ({"priors": "TEXT.json"}, "want a table as .* prints it"),
         ({"size": 16}, "want 32 to 4096 pixels"),
         ({"mean": 0.5}, "--mean 127.5,127.5,127.5"),
         ({"std": (0.229, 0.224, 0.225)}, "--std 58.395,57.12,57.375"),
@@ -293,6 +294,7 @@ def test_boxes_by_name_by_file_and_scaled(small, tmp_path):
 def test_what_cannot_be_kept_to_is_refused(options, said, small, tmp_path):
     (tmp_path / "BAD.json").write_text("[" * 100_000)
     (tmp_path / "NONE.json").write_text(json.dumps({**prior_spec("ssd300-voc").to_dict(), "steps": [1.0]}))
+    (tmp_path / "TEXT.json").write_text(json.dumps({**prior_spec("ssd300-voc").to_dict(), "steps": "abcdef"}))
     if options.get("priors", "").isupper() or "." in options.get("priors", ""):
         options = {**options, "priors": str(tmp_path / options["priors"])}
     with pytest.raises(ConfigError, match=said) as caught:

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.inputs import InputSpec
 from singleshot.model_info import ModelInfo
 from singleshot.models import SSD
 from singleshot.models.dry_run import shown
-from singleshot.prior_boxes import PriorSpec
+from singleshot.prior_boxes import PriorSpec, prior_table
 from singleshot.prior_tables import PRIORS, prior_spec
 from singleshot.weights.checkpoint import build_model
 from singleshot.weights.imported_model import ImportedModel, SizedPriors
@@ -175,6 +177,10 @@ def _read_table(name: str) -> PriorSpec:
         try:
             values = json.loads(read_bytes(Path(name), where, _MAX_BYTES))
             table = PriorSpec.from_dict({k: v for k, v in values.items() if k not in _OTHER_KEYS})
+            with np.errstate(over="raise", invalid="raise"):
+                boxes = prior_table(table)
+            if not np.isfinite([*boxes.ravel(), *table.variances]).all() or len(table.variances) != 2:
+                raise ValueError("default boxes that are no numbers, or not two variances")
         except CheckpointError as error:
             raise ConfigError(f"--priors {error}") from error
         except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:

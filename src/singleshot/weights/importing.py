@@ -20,8 +20,8 @@ from singleshot.weights.readers.tf_companions import Companions
 
 # Kinds of files that hold weights and no network.
 _WEIGHTS_ALONE = ("", "pytorch", "keras", "tensorflow")
-# Formats whose companion is a file of their own.
-_OWN_COMPANION = ("caffe", "graphdef")
+# Those next to which the only companion that there may be is a class list.
+_LIST_ALONE = (*_WEIGHTS_ALONE, "tflite")
 _MAX_PREFIXES = 50  # tried
 # From which a layout is worth naming: the share of its signature that is there, or of all names that it has a use for.
 _NEAR_SIGNATURE, _NEAR_NAMES = 0.8, 0.5
@@ -95,7 +95,7 @@ def import_foreign(
     foreign = apply_settings(foreign, settings, tensors.kind not in _WEIGHTS_ALONE)
     if prefix:
         foreign = foreign._replace(notes=(*foreign.notes, f"prefix {prefix} of its names left out"))
-    if companion is not None and tensors.kind not in _OWN_COMPANION and not isinstance(tensors.structure, Companions):
+    if companion is not None and tensors.kind in _LIST_ALONE and not isinstance(tensors.structure, Companions):
         names = read_class_list(companion, foreign.model.num_classes, "--beside")
         return foreign._replace(class_names=names)
     if isinstance(path_or_state_dict, Mapping) or getattr(tensors.structure, "given", False):
