@@ -39,7 +39,8 @@ def test_gives_the_outputs_and_priors_of_the_source(foreign, agrees, golden):
     assert np.abs(foreign.model.priors.numpy() - priors).max() < 1e-6
     assert foreign.class_names is not None
     assert len(foreign.class_names) == foreign.model.num_classes == 20
-    assert foreign.notes == ()
+    assert len(foreign.notes) == 1
+    assert "input 300 x 300 and default boxes ssd300-balancap" in foreign.notes[0]
     assert foreign.thresholds == DETECTION["balancap"]
     assert (foreign.thresholds.keep_per_class, foreign.thresholds.keep) == (200, NO_CAP)
 
@@ -58,7 +59,7 @@ def test_from_a_file_with_optimizer_and_averages(tmp_path, arrays, training, for
     bundle_writer(tmp_path / "model.ckpt-120000", arrays | training)
     read = import_foreign(tmp_path / "model.ckpt-120000")
     assert same(read.model, foreign.model)
-    assert len(read.notes) == 1
+    assert len(read.notes) == 2
     assert "moving averages" in read.notes[0]
 
 

@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import itertools
+import json
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from singleshot.conventions import DETECTION
+from singleshot.errors import ConfigError
+from singleshot.prior_tables import prior_spec
 from singleshot.thresholds import NO_CAP
+from singleshot.weights.import_settings import ImportSettings
 from singleshot.weights.importing import import_checkpoint, import_foreign
 
 # ------------------------------------------------- the source's networks, as modules with its names for everything
@@ -157,7 +165,7 @@ def test_vgg_gives_the_outputs_and_priors_of_the_source(state, agrees, golden):
 
 
 def agree(model, reference, golden_inputs, outputs):
-    image = torch.from_numpy(golden_inputs.image(300)).permute(2, 0, 1)[None].float()
+    image = torch.from_numpy(golden_inputs.image(model.input_spec.size)).permute(2, 0, 1)[None].float()
     with torch.inference_mode():
         wanted = [rows.double().numpy() for rows in reference((image - 127) / 128)]
     for got, want in zip(outputs(model), wanted, strict=True):
@@ -199,3 +207,112 @@ def test_what_does_not_fit_is_named(kind, state, source_network, says_what_does_
     tensors = state("qfgaohao_vgg300") if kind == "vgg16-ssd" else source_network(kind).state_dict()
     key = next(key for key in tensors if key.startswith("extras.1") and key.endswith("weight"))
     says_what_does_not_fit(tensors, key)
+
+
+# ------------------------------------------------------------------------------------------------- another resolution
+
+
+@pytest.fixture(scope="module")
+def small(source_network):
+    return source_network("mb2-ssd-lite", columns=4, width=0.25)
+
+
+def priors_by_resolution(size, maps):
+    """What dusty-nv/pytorch-ssd trains with at --resolution SIZE, box by box."""
+    shares, rows = [(10, 20), (20, 37), (37, 54), (54, 71), (71, 88), (88, 105)], []
+    for cells, (low, high) in zip(maps, shares, strict=True):
+        step = -(-size // cells)
+        small, between = low / 100, math.sqrt(low * high) / 100
+        for row, column in itertools.product(range(cells), repeat=2):
+            boxes = [(small, small), (between, between)]
+            for root in (math.sqrt(2), math.sqrt(3)):
+                boxes += [(small * root, small / root), (small / root, small * root)]
+            rows += [((column + 0.5) * step / size, (row + 0.5) * step / size, w, h) for w, h in boxes]
+    return np.array(rows).clip(0, 1)
+
+
+@pytest.mark.parametrize(("kind", "size", "maps"), [
+    ("mb1-ssd", 512, (32, 16, 8, 4, 2, 1)), ("mb2-ssd-lite", 400, (25, 13, 7, 4, 2, 1)),
+])  # fmt: skip
+def test_another_resolution_has_the_boxes_of_its_training(kind, size, maps, source_network, golden_inputs, outputs):
+    reference = source_network(kind, columns=3, **({"width": 0.25} if kind == "mb2-ssd-lite" else {}))
+    foreign = import_foreign(reference.state_dict(), settings=ImportSettings(size=size))
+    assert foreign.model.input_spec.size == size
+    assert foreign.model.prior_spec.maps == maps
+    assert np.abs(foreign.model.priors.numpy() - priors_by_resolution(size, maps)).max() < 1e-6
+    assert any(f"input {size} x {size} as given" in note and "dusty-nv" in note for note in foreign.notes)
+    agree(foreign.model, reference, golden_inputs, outputs)
+
+
+def test_the_usual_resolution_keeps_the_usual_table(small):
+    state = small.state_dict()
+    plain, given = import_foreign(state), import_foreign(state, settings=ImportSettings(size=300))
+    assert plain.model.prior_spec == given.model.prior_spec == prior_spec("ssd300-mobilenet-qfgaohao")
+    assert plain.notes[0].startswith("assumed: input 300 x 300 and default boxes ssd300-mobilenet-qfgaohao")
+    assert not any(note.startswith("assumed") for note in given.notes)
+
+
+def test_boxes_by_name_by_file_and_scaled(small, tmp_path):
+    state = small.state_dict()
+
+    def table(priors, size=None):
+        return import_checkpoint(state, priors=str(priors), size=size).prior_spec
+
+    lite = prior_spec("ssd320-mobilenet-lufficc")
+    assert table("ssd320-mobilenet-lufficc") == lite
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps({"name": "mine", "count": lite.count, **replace(lite, variances=(0.2, 0.3)).to_dict()}))
+    assert table(path) == replace(lite, variances=(0.2, 0.3))
+    larger = table("ssd320-mobilenet-lufficc", 640)
+    assert (larger.image_size, larger.maps) == (640, (40, 20, 10, 5, 3, 2))
+    assert larger.min_sizes == tuple(2 * side for side in lite.min_sizes)
+    assert larger.steps == (16.0, 32.0, 64.0, 128.0, 640 / 3, 320.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"priors": "ssd300-voc"}, "4 6 6 6 4 4 boxes a cell, but the heads of this network have 6 6 6 6 6 6"),
+        ({"priors": "ssd512-voc"}, "for 7 maps, but this network has 6"),
+        ({"priors": "ssd512-voc", "size": 300}, "for 7 maps, but this network has 6"),
+        ({"priors": "ssd300-squeezenet-qfgaohao"}, "for maps of 17 x 17, .* but this network has 19 x 19"),
+        ({"priors": "ssd300-nvidia"}, "its order is box"),
+        ({"priors": "ssd300-mobil"}, "want one of"),
+        ({"priors": "boxes.json"}, "boxes.json: no such file"),
+        ({"priors": "BAD.json"}, "want a table as .* prints it"),
+        ({"priors": "NONE.json"}, "entries, want one per map"),
+        ({"priors": "TEXT.json"}, "want a table as .* prints it"),
+        ({"size": 16}, "want 32 to 4096 pixels"),
+        ({"mean": 0.5}, "--mean 127.5,127.5,127.5"),
+        ({"std": (0.229, 0.224, 0.225)}, "--std 58.395,57.12,57.375"),
+        ({"mean": (1.0, 2.0)}, "want one number, or 3"),
+        ({"mean": (float("nan"),) * 3}, "want one number, or 3"),
+        ({"std": 0.0}, "want three positive"),
+        ({"colour_order": "gbr"}, "want one of rgb, bgr"),
+    ],
+)
+def test_what_cannot_be_kept_to_is_refused(options, said, small, tmp_path):
+    (tmp_path / "BAD.json").write_text("[" * 100_000)
+    (tmp_path / "NONE.json").write_text(json.dumps({**prior_spec("ssd300-voc").to_dict(), "steps": [1.0]}))
+    (tmp_path / "TEXT.json").write_text(json.dumps({**prior_spec("ssd300-voc").to_dict(), "steps": "abcdef"}))
+    if options.get("priors", "").isupper() or "." in options.get("priors", ""):
+        options = {**options, "priors": str(tmp_path / options["priors"])}
+    with pytest.raises(ConfigError, match=said) as caught:
+        import_checkpoint(small.state_dict(), **options)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1500
+
+
+def test_pixels_are_prepared_as_the_user_says(small):
+    reference = small
+    options = {"mean": (123.0, 117.0, 104.0), "std": 2.0, "colour_order": "bgr"}
+    foreign = import_foreign(reference.state_dict(), settings=ImportSettings(**options))
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 300, 300)).astype(np.float32))
+    seen = ((image - torch.tensor([123.0, 117.0, 104.0]).view(3, 1, 1)) / 2).flip(1)
+    with torch.inference_mode():
+        wanted = reference(seen)
+        raw = foreign.model(image)
+    assert wanted[0].std() > 0.1
+    assert (raw.offsets[0] - wanted[0]).abs().max() < 1e-4 * max(1.0, float(wanted[0].std()))
+    assert "as given: mean 123 117 104 in place of 127 127 127, std 2 2 2 in place of 128 128 128" in foreign.notes[-1]
+    assert foreign.notes[-1].endswith("colour order BGR in place of RGB")

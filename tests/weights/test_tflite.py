@@ -18,10 +18,11 @@ from flatbuffers import flexbuffers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from singleshot.errors import CheckpointError, MissingExtraError
+from singleshot.errors import CheckpointError, ConfigError, MissingExtraError
 from singleshot.postprocess import to_detections
 from singleshot.priors import PriorSpec, make_priors
 from singleshot.records import RawOutput
+from singleshot.weights.import_settings import ImportSettings
 from singleshot.weights.importing import import_checkpoint, import_foreign
 from singleshot.weights.readers.tflite import read_tflite
 
@@ -237,6 +238,45 @@ def test_names_come_from_the_archive_behind_the_network(tiny, tmp_path):
             archive.writestr("labelmap.txt", "\n".join(lines))
         (tmp_path / "named.tflite").write_bytes(tiny.read_bytes() + stored.getvalue())
         assert import_foreign(tmp_path / "named.tflite").class_names == ("cat", "dog", "unused 3", "owl")
+
+
+@pytest.mark.parametrize("text", ["0 cat\n1 dog\n3 owl\n", "cat\ndog\n???\nowl\n", "BACKGROUND\ncat\ndog\nn/a\nowl"])
+def test_names_come_from_the_list_next_to_the_network(tiny, tmp_path, text):
+    (tmp_path / "labelmap.txt").write_text(text)
+    (tmp_path / "detect.tflite").write_bytes(tiny.read_bytes())
+    foreign = import_foreign(tmp_path / "detect.tflite")
+    assert foreign.class_names == ("cat", "dog", "unused 3", "owl")
+    assert foreign.names_note.startswith("class names from labelmap.txt next to it")
+
+
+def test_the_user_says_how_pixels_are_prepared_where_the_file_does_not(tiny):
+    spec = import_foreign(tiny, settings=ImportSettings(mean=0, std=(255, 255, 255))).model.input_spec
+    assert (spec.mean, spec.std) == ((0.0,) * 3, (255.0,) * 3)
+
+
+@pytest.mark.parametrize("options", [{"size": 300}, {"priors": "ssd300-voc"}])
+def test_what_the_file_says_cannot_be_said_again(tiny, options):
+    with pytest.raises(ConfigError, match=r"the file says its own .*; leave it out"):
+        import_checkpoint(tiny, **options)
+
+
+def test_the_pixels_of_a_quantised_network_are_its_own(detector):
+    with pytest.raises(
+        ConfigError, match=r"--mean 0: the file says its own \(TensorFlow Lite SSD, quantised \(uint8\)"
+    ):
+        import_checkpoint(detector, mean=0)
+
+
+def test_a_network_of_the_edge_tpu_is_named(tmp_path):
+    writer = Tiny()
+    image, boxes, scores = writer.graph.inputs[0], *list(writer.graph.operators[-1].inputs)[:2]
+    detection = writer.graph.operators[-1]
+    writer.graph.operators = []
+    writer.op("edgetpu-custom-op", [image], [boxes, scores], custom={"version": 1})
+    writer.graph.operators.append(detection)
+    with pytest.raises(CheckpointError, match=r"compiled for the Edge TPU.*edgetpu_compiler") as caught:
+        import_checkpoint(writer.write(tmp_path / "ssd_edgetpu.tflite"))
+    assert one_line(caught)
 
 
 # ------------------------------------------------------------------------------------------- what is refused

@@ -12,7 +12,6 @@ from singleshot.storage import read_limited
 from singleshot.text import decode_text
 
 _MAX_BYTES = 1 << 20
-_BACKGROUND = ("background", "__background__", "_background_", "bg")
 
 
 def read_groups(given: Classes) -> tuple[str, ...] | dict[str, list[str]]:
@@ -64,10 +63,3 @@ def _lines_of(text: str) -> list[str]:
 
 def _none(text: str) -> list[str]:
     raise ConfigError(f"--classes {printable(text)!r}: names no class (want a,b,c or a file with one in each line)")
-
-
-def without_background(names: tuple[str, ...], count: int) -> tuple[str, ...]:
-    """The names without a leading "background", where there are `count` only then."""
-    if len(names) == count + 1 and names[0].lower() in _BACKGROUND:
-        return names[1:]
-    return names

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from singleshot.api.class_names import read_classes, without_background
+from singleshot.api.class_names import read_classes
 from singleshot.api.options import Options, refuse_place
 from singleshot.errors import ConfigError, printable
 from singleshot.extras import needs
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from singleshot.weights.checkpoint import ModelInfo
     from singleshot.weights.imported_model import ImportedModel
 
+NUMBERED = "numbered"  # as class_names: class 1, class 2, ...
 _MOST_DIFFERENCE = 1e-4  # between raw outputs of what was read and what was written
 
 AskNames = Callable[[int], str]
@@ -28,8 +30,8 @@ AskNames = Callable[[int], str]
 
 @dataclass(frozen=True)
 class ImportOptions(Options):
-    """What is imported and how; see `import_checkpoint`. class_names: of them all, or one text, either the names
-    separated by commas or a file with one a line."""
+    """What is imported and how; see `import_checkpoint`. class_names: of them all, or one text: the names separated by
+    commas, a file of them, or "numbered". mean, std: also as text, "123,117,104"."""
 
     checkpoint: str
     out: str | None = None
@@ -38,6 +40,11 @@ class ImportOptions(Options):
     class_names: tuple[str, ...] | str | None = None
     image: str | None = None
     picture: str | None = None
+    size: int | None = None
+    priors: str | None = None
+    mean: tuple[float, ...] | float | str | None = None
+    std: tuple[float, ...] | float | str | None = None
+    colour_order: str | None = None
 
     @property
     def path(self) -> Path:
@@ -102,6 +109,11 @@ def import_checkpoint(
     class_names: Sequence[str] | str | Path | None = None,
     image: str | Path | None = None,
     picture: str | Path | None = None,
+    size: int | None = None,
+    priors: str | Path | None = None,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
+    colour_order: str | None = None,
 ) -> Imported:
     """Convert an SSD checkpoint of another project to one file of ours, and try it on a picture.
 
@@ -112,9 +124,15 @@ def import_checkpoint(
         out: The file to write; None for the checkpoint's name with .safetensors, in this folder.
         source: Whose it is, instead of recognising it: a name that `singleshot import --list` shows.
         companion: Caffe's prototxt, or a label map, where it is not found by its name.
-        class_names: In the order of the outputs, or a text file with one a line; None for the checkpoint's own.
+        class_names: In the order of the outputs, or a text file with one a line; "numbered" for class 1, class 2, ...;
+            None for the checkpoint's own, or those of the class list next to it.
         image: A photo to try the model on; None for a drawn scene.
         picture: Where the photo with its detections goes; None for the model's name with .jpg, with `image` only.
+        size: Side of its input in pixels, where the file does not say; None for the source's own.
+        priors: Its default boxes, likewise: a table of `singleshot priors show`, or a JSON file of one.
+        mean: Of values 0..255, in place of the source's: one number, or R, G, B.
+        std: Likewise.
+        colour_order: What the network's first layer takes, in place of the source's: "rgb" or "bgr".
 
     Raises:
         CheckpointError: The file is not a checkpoint that is known, or does not fit.
@@ -131,11 +149,17 @@ def run_import(options: ImportOptions, ask_names: AskNames | None = None) -> Imp
     refuse_place(path, ".safetensors")
     photo = _photo(options.image)
     with needs("train", "importing"):
+        from singleshot.weights.import_settings import ImportSettings
         from singleshot.weights.importing import import_foreign
         from singleshot.weights.open_model import info_of
 
-    foreign = import_foreign(options.checkpoint, options.source, companion=options.companion)
-    info = info_of(foreign, _class_names(foreign, options, ask_names))
+    mean, std = _numbers("mean", options.mean), _numbers("std", options.std)
+    settings = ImportSettings(options.size, options.priors, mean, std, options.colour_order)
+    foreign = import_foreign(options.checkpoint, options.source, companion=options.companion, settings=settings)
+    names = _class_names(foreign, options, ask_names)
+    if options.class_names is None and foreign.names_note:
+        foreign = foreign._replace(notes=(*foreign.notes, foreign.names_note))
+    info = info_of(foreign, names)
     found, difference = _write_and_try(foreign, info, path, photo)
     picture = Path(options.picture) if options.picture is not None else None
     if picture is None and options.image is not None:
@@ -143,6 +167,16 @@ def run_import(options: ImportOptions, ask_names: AskNames | None = None) -> Imp
     if picture is not None:
         _draw(found, photo, picture)
     return Imported(options.checkpoint, path, foreign.source, foreign.notes, info, found, difference, picture)
+
+
+def _numbers(name: str, value: Sequence[float] | float | str | None) -> Sequence[float] | float | None:
+    """Those of a text, "127.5" or "123,117,104". Raises ConfigError."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return [float(part) for part in value.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--{name} {printable(value, 60)}: want a number, or three as in 123,117,104") from error
 
 
 def _photo(image: str | None) -> np.ndarray:
@@ -158,14 +192,22 @@ def _photo(image: str | None) -> np.ndarray:
 
 def _class_names(foreign: ImportedModel, options: ImportOptions, ask: AskNames | None) -> tuple[str, ...]:
     """Those that were given, that the file or habit tells, or that the user gives now."""
+    from singleshot.weights.class_lists import read_class_list
+    from singleshot.weights.class_names import numbered_names, without_background
+
     count, given = foreign.model.num_classes, options.class_names
     if given is None:
         if foreign.class_names is not None:
             return foreign.class_names
         if ask is None:
-            where = printable(options.checkpoint)
-            raise ConfigError(f"{where}: does not name its {count} classes; give --classes a,b,... or a file")
+            where, why = printable(options.checkpoint), f" ({foreign.names_note})" if foreign.names_note else ""
+            wanted = f"give --classes a,b,... or a file, or --classes {NUMBERED} for class 1, class 2, ..."
+            raise ConfigError(f"{where}: does not name its {count} classes{why}; {wanted}")
         given = ask(count)
+    if given == NUMBERED:
+        return numbered_names(count)
+    if isinstance(given, str) and os.path.isfile(given):  # noqa: PTH113 (Path.is_file raises for a text too long)
+        return read_class_list(given, count, "--classes")
     names = without_background(read_classes(given) if isinstance(given, str) else given, count)
     if len(names) != count or not all(names):
         shown = printable(given if isinstance(given, str) else ",".join(names), 60)

@@ -28,10 +28,29 @@ def import_command(
     source: Annotated[str, typer.Option(help="Whose it is, instead of recognising it: a name of --list.")] = "auto",
     show_list: Annotated[bool, typer.Option("--list", help="List what is recognised, and stop.")] = False,
     beside: Annotated[
-        Path | None, typer.Option(help="Caffe's prototxt, or a label map, where it is not found by its name.")
+        Path | None, typer.Option(help="Caffe's prototxt, or a class list, where it is not found by its name.")
     ] = None,
     classes: Annotated[
-        str | None, typer.Option(help="Names, separated by commas, or a text file with one a line. Default: its own.")
+        str | None,
+        typer.Option(
+            help="Names, separated by commas, or a file of them; numbered for class 1, class 2, ... Default: its own,"
+            " or those of the labels.txt and the like next to it."
+        ),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side of its input, where the file does not say. Default: the source's.")
+    ] = None,
+    priors: Annotated[
+        str | None, typer.Option(help="Its default boxes, likewise: a table of priors show, or a JSON file of one.")
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="Mean of its pixels (0..255): one number, or R,G,B. Default: the source's.")
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(help="What they are divided by: one number, or R,G,B. Default: the source's.")
+    ] = None,
+    colour_order: Annotated[
+        str | None, typer.Option(help="What its first layer takes, rgb or bgr. Default: the source's.")
     ] = None,
     image: Annotated[
         Path | None, typer.Option(help="A photo to try the converted model on. Default: a drawn scene.")
@@ -45,6 +64,8 @@ def import_command(
     """Convert an SSD checkpoint of another project to one file of ours, and try it on a picture.
 
     Example: singleshot import ssd300_mAP_77.43.pth --image photo.jpg
+
+    Example: singleshot import mb1-ssd-Epoch-99.pth --size 512 --classes labels.txt
 
     Caffe, Keras, TensorFlow, TensorFlow Lite and PyTorch files are recognised by what they hold; of these only PyTorch
     needs to be installed, and no code in a file is run.
@@ -73,7 +94,9 @@ def import_command(
 
 
 def _ask_names(count: int) -> str:
-    return str(typer.prompt(f"Names of its {count} classes, in the order of its outputs, separated by commas"))
+    return str(
+        typer.prompt(f"Names of its {count} classes, in the order of its outputs, separated by commas (or numbered)")
+    )
 
 
 def _print_model(done: Imported) -> None:

@@ -17,6 +17,10 @@ _COCO = (
     "dining table, toilet, tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, "
     "refrigerator, book, clock, vase, scissors, teddy bear, hair drier, toothbrush"
 )
+# What lists of classes call the background, in lower case; none_of_the_above: Caffe's label maps, unlabeled: NVIDIA's.
+BACKGROUND = frozenset({
+    "background", "__background__", "_background_", "bg", "__bg__", "none_of_the_above", "unlabeled", "unlabelled",
+})  # fmt: skip
 VOC, COCO = tuple(_VOC.split(", ")), tuple(_COCO.split(", "))
 
 # COCO numbers its 80 classes from 1 to 90 with gaps; torchvision and TensorFlow's API keep outputs for the gaps.
@@ -38,3 +42,14 @@ def coco_ids(names: Sequence[str]) -> dict[str, int] | None:
 def usual_names(count: int) -> tuple[str, ...] | None:
     """The names of a data set with so many classes that everybody trains on; None when there is none."""
     return {20: VOC, 80: COCO, 90: coco_by_number()}.get(count)
+
+
+def numbered_names(count: int) -> tuple[str, ...]:
+    """class 1, class 2, ...: for classes that nobody names."""
+    return tuple(f"class {i}" for i in range(1, count + 1))
+
+
+def without_background(names: Sequence[str], count: int) -> tuple[str, ...]:
+    """The names without a leading "background", where there are `count` only then."""
+    shortened = len(names) == count + 1 and names[0].lower() in BACKGROUND
+    return tuple(names[1:] if shortened else names)

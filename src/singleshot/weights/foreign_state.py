@@ -19,7 +19,8 @@ class ForeignState(Mapping[str, Tensor]):
     `finish` raises CheckpointError when something was missing, or is left over.
 
     where: what messages call the file; kind: "pytorch", "keras", "tensorflow", "caffe", "graphdef" or "tflite", or ""
-    for a dict that was given; structure: the network, of those formats that describe one.
+    for a dict that was given; structure: the network, of those formats that describe one; given_size: side of the input
+    that the user says, None for the source's own.
     """
 
     def __init__(self, values: Mapping[str, Any], where: str, kind: str = "", structure: Any = None) -> None:
@@ -30,6 +31,8 @@ class ForeignState(Mapping[str, Tensor]):
         self._taken: set[str] = set()
         self._missing: list[str] = []
         self._misshapen: list[str] = []
+        self.given_size: int | None = None
+        self.size_taken = False
 
     def __getitem__(self, key: str) -> Tensor:
         return self._tensor(key)
@@ -46,6 +49,23 @@ class ForeignState(Mapping[str, Tensor]):
             self._missing.append(key)
             return ()
         return tuple(self._values[key].shape)
+
+    def without_prefix(self, prefix: str) -> ForeignState:
+        """The same with that prefix taken off the names that have it."""
+        values = {key.removeprefix(prefix): value for key, value in self._values.items()}
+        return ForeignState(values, self.where, self.kind, self.structure)
+
+    def take_size(self, usual: int) -> int:
+        """Side of the input, for importers whose layers depend on it: what the user says, else the usual one."""
+        self.size_taken = True
+        return usual if self.given_size is None else self.given_size
+
+    @property
+    def fitting(self) -> float:
+        """Share of the names that `take` found, of the right shape, in all that were asked for or are there."""
+        wrong = {text.partition(" is ")[0] for text in self._misshapen}
+        every = {*self._values, *self._missing}
+        return len(self._taken - wrong) / len(every) if every else 0.0
 
     def _tensor(self, key: str) -> Tensor:
         value = self._values[key]

@@ -5,25 +5,48 @@ An importer knows one layout: a few names that identify it (its signature), and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from singleshot.errors import CheckpointError
 from singleshot.importable import importable
 from singleshot.models import SSD
+from singleshot.prior_boxes import PriorSpec
 from singleshot.thresholds import Thresholds
 from singleshot.weights.foreign_state import ForeignState
 
 
+class SizedPriors(NamedTuple):
+    """How a source makes default boxes for an input of any size. make: side of the input and of each map -> the boxes;
+    about: whose rule it is."""
+
+    make: Callable[[int, Sequence[int]], PriorSpec]
+    about: str
+
+
 class ImportedModel(NamedTuple):
-    """An imported model. source: what it was, in words; class_names: None where neither the file nor habit tells;
-    notes: what a user should know of the conversion."""
+    """An imported model.
+
+    Attributes:
+        model: with its weights, in eval mode.
+        source: what it was, in words.
+        class_names: None where neither the file nor habit tells.
+        thresholds: how its outputs become detections.
+        notes: what a user should know of the conversion.
+        fixed: what the file itself says, so that the user cannot: "size", "priors", "mean", "std". None for size and
+            priors of a kind of file that describes its network, and nothing of one that holds weights alone.
+        sized_priors: the source's rule for other sizes of the input; None for boxes that grow with the input.
+        names_note: where the class names come from, or why none of the lists next to the file was taken.
+    """
 
     model: SSD
     source: str
     class_names: tuple[str, ...] | None
     thresholds: Thresholds
     notes: tuple[str, ...] = ()
+    fixed: tuple[str, ...] | None = None
+    sized_priors: SizedPriors | None = None
+    names_note: str = ""
 
 
 class Importer(NamedTuple):

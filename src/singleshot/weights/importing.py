@@ -5,27 +5,59 @@ The file formats are in `readers`, the layouts in `importers`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.models import SSD
+from singleshot.weights.class_lists import read_class_list, with_found_names
 from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.import_settings import ImportSettings, Numbers, apply_settings
 from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers import IMPORTERS
+from singleshot.weights.readers.tf_companions import Companions
+
+# Kinds of files that hold weights and no network.
+_WEIGHTS_ALONE = ("", "pytorch", "keras", "tensorflow")
+# Those next to which the only companion that there may be is a class list.
+_LIST_ALONE = (*_WEIGHTS_ALONE, "tflite")
+_MAX_PREFIXES = 50  # tried
+# From which a layout is worth naming: the share of its signature that is there, or of all names that it has a use for.
+_NEAR_SIGNATURE, _NEAR_NAMES = 0.8, 0.5
 
 
 def import_checkpoint(
-    path_or_state_dict: str | Path | Mapping[str, Any], source: str = "auto", num_classes: int | None = None
+    path_or_state_dict: str | Path | Mapping[str, Any],
+    source: str = "auto",
+    num_classes: int | None = None,
+    *,
+    size: int | None = None,
+    priors: str | None = None,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
+    colour_order: str | None = None,
 ) -> SSD:
     """A model of ours from another project's checkpoint: a file, or a dict of name -> tensor or array.
 
-    source: "auto", or the name of an importer; num_classes: real classes, checked when given. The model is in eval
-    mode, takes RGB 0..255 and holds its own priors and normalisation, as every model here. Raises CheckpointError
-    or ConfigError with one line that says what was found and what is missing.
+    The model is in eval mode, takes RGB 0..255 and holds its own priors and normalisation, as every model here.
+
+    Args:
+        path_or_state_dict: The checkpoint.
+        source: "auto", or the name of an importer.
+        num_classes: Real classes, checked when given.
+        size: Side of the input in pixels, where the file does not say; None for the source's own.
+        priors: Its default boxes, likewise: a table's name, or a JSON file of one.
+        mean: Of values 0..255, in place of the source's: one number, or R, G, B.
+        std: Likewise.
+        colour_order: What the network's first layer takes, in place of the source's: "rgb" or "bgr".
+
+    Raises:
+        CheckpointError: With one line that says what was found and what is missing.
+        ConfigError: An option is wrong, or the file itself says what it would.
     """
-    return import_foreign(path_or_state_dict, source, num_classes).model
+    settings = ImportSettings(size, priors, mean, std, colour_order)
+    return import_foreign(path_or_state_dict, source, num_classes, settings=settings).model
 
 
 def import_foreign(
@@ -33,11 +65,14 @@ def import_foreign(
     source: str = "auto",
     num_classes: int | None = None,
     companion: str | Path | None = None,
+    settings: ImportSettings | None = None,
 ) -> ImportedModel:
-    """As `import_checkpoint`, with what else the file says.
+    """As `import_checkpoint`, with what else the file and the class list next to it say.
 
     companion: Caffe's prototxt or a label map, where it is not found by name. Raises as `import_checkpoint`.
     """
+    settings = settings or ImportSettings()
+    settings.check()
     if isinstance(path_or_state_dict, Mapping):
         from singleshot.weights.readers.wrappers import unwrap
 
@@ -47,7 +82,8 @@ def import_foreign(
         from singleshot.weights.readers.sniff import read_foreign
 
         tensors = read_foreign(path_or_state_dict, companion)
-    importer = _pick(tensors, source)
+    importer, tensors, prefix = _pick(tensors, source)
+    tensors.given_size = settings.size
     try:
         foreign = importer.convert(tensors)
     except ConfigError as error:  # layers, heads and priors that do not fit together
@@ -56,28 +92,76 @@ def import_foreign(
         raise CheckpointError(
             f"{tensors.where}: {foreign.source} with {foreign.model.num_classes} classes, not {num_classes}"
         )
-    return foreign
+    foreign = apply_settings(foreign, settings, tensors.kind not in _WEIGHTS_ALONE)
+    if prefix:
+        foreign = foreign._replace(notes=(*foreign.notes, f"prefix {prefix} of its names left out"))
+    if companion is not None and tensors.kind in _LIST_ALONE and not isinstance(tensors.structure, Companions):
+        names = read_class_list(companion, foreign.model.num_classes, "--beside")
+        return foreign._replace(class_names=names)
+    if isinstance(path_or_state_dict, Mapping) or getattr(tensors.structure, "given", False):
+        return foreign
+    return with_found_names(foreign, Path(path_or_state_dict))
 
 
-def _pick(tensors: ForeignState, source: str) -> Importer:
-    known = IMPORTERS
+def _pick(tensors: ForeignState, source: str) -> tuple[Importer, ForeignState, str]:
+    """The importer, the tensors by the names that it knows, and the prefix that was taken off them."""
+    known = _candidates(source)
+    best = max(known, key=lambda i: (i.fits(tensors), len(i.signature)))
+    if best.fits(tensors) == 1.0:
+        return best, tensors, ""
+    for prefix in _prefixes(tensors, known):
+        shorter = tensors.without_prefix(prefix)
+        found = [i for i in known if i.fits(shorter) == 1.0 and len(shorter) == len(tensors)]
+        if found:
+            return max(found, key=lambda i: len(i.signature)), shorter, prefix
     if source != "auto":
-        named = [i for i in known if i.name == source] or [i for i in known if i.name.startswith(f"{source}-")]
-        if named:  # "torchvision" for whichever of torchvision's fits best
-            return max(named, key=lambda i: i.fits(tensors))
-        raise ConfigError(f"source {printable(source, 60)!r}: want auto or one of {', '.join(i.name for i in known)}")
-    fits = [(importer.fits(tensors), len(importer.signature), importer) for importer in known]
-    best, _, importer = max(fits, key=lambda row: row[:2])
-    if best == 1.0:
-        return importer
+        return best, tensors, ""
+    raise _unknown(tensors, best)
+
+
+def _candidates(source: str) -> Sequence[Importer]:
+    """All importers, or those of that name. Raises ConfigError."""
+    known = IMPORTERS
+    if source == "auto":
+        return known
+    # "torchvision" for whichever of torchvision's fits best
+    named = [i for i in known if i.name == source] or [i for i in known if i.name.startswith(f"{source}-")]
+    if named:
+        return named
+    raise ConfigError(f"source {printable(source, 60)!r}: want auto or one of {', '.join(i.name for i in known)}")
+
+
+def _prefixes(tensors: ForeignState, known: Sequence[Importer]) -> list[str]:
+    """What names may begin with before those that an importer knows, shortest first: model., net.module., ..."""
+    one = next(iter(tensors), "")
+    starts = {one[: i + 1] for i, character in enumerate(one) if character in "./"}
+    found = {start for start in starts if all(name.startswith(start) for name in tensors)}
+    for first in {importer.signature[0] for importer in known if importer.signature}:
+        ends = tuple(f"{separator}{first}" for separator in "./")
+        found |= {name.removesuffix(first) for name in tensors if name.endswith(ends)}
+    return sorted(found, key=lambda prefix: (len(prefix), prefix))[:_MAX_PREFIXES]
+
+
+def _unknown(tensors: ForeignState, nearest: Importer) -> CheckpointError:
+    """For names that no importer knows; the nearest layout only where it is near."""
     names = printable(", ".join(list(tensors)[:3]), 120)
-    if best == 0.0 or not importer.signature:
-        raise CheckpointError(
-            f"{tensors.where}: no layout that is known (it holds {len(tensors)} tensors: {names} ...)"
-        )
-    missing = [name for name in importer.signature if name not in tensors]
-    raise CheckpointError(
-        f"{tensors.where}: no layout that is known; nearest is {importer.name} ({importer.about}), but"
-        f" {printable(', '.join(missing[:3]), 120)} {'is' if len(missing) == 1 else 'are'} missing"
-        f" (it holds {len(tensors)} tensors: {names} ...)"
+    holds = f"it holds {len(tensors)} tensors: {names} ..."
+    missing = [name for name in nearest.signature if name not in tensors]
+    fits = nearest.fits(tensors)
+    near = fits >= _NEAR_SIGNATURE or (fits > 0 and _explained(tensors, nearest) >= _NEAR_NAMES)
+    if not near or not missing:
+        return CheckpointError(f"{tensors.where}: no layout that is known ({holds}; known: singleshot import --list)")
+    return CheckpointError(
+        f"{tensors.where}: no layout that is known; nearest is {nearest.name} ({nearest.about}), but"
+        f" {printable(', '.join(missing[:3]), 120)} {'is' if len(missing) == 1 else 'are'} missing ({holds})"
     )
+
+
+def _explained(tensors: ForeignState, importer: Importer) -> float:
+    """Share of the tensors, by name and shape, that the layout has a use for."""
+    copy = tensors.without_prefix("")
+    try:
+        importer.convert(copy)
+    except Exception:  # a network of zeros for what is missing need not fit together
+        return copy.fitting
+    return copy.fitting

@@ -12,7 +12,7 @@ from singleshot.errors import printable
 from singleshot.model_info import KEY, ModelInfo
 from singleshot.models import SSD
 from singleshot.weights.checkpoint import load_checkpoint
-from singleshot.weights.class_names import coco_ids
+from singleshot.weights.class_names import coco_ids, numbered_names
 from singleshot.weights.imported_model import ImportedModel
 from singleshot.weights.importing import import_foreign
 
@@ -29,6 +29,8 @@ def open_model(path: str | Path, device: str | torch.device = "cpu") -> tuple[SS
     imported = import_foreign(path)
     names, known = names_of(imported)
     log.info("%s: %s, converted; `singleshot import` writes it down", printable(path), imported.source)
+    if imported.names_note:
+        log.info("%s: %s", printable(path), imported.names_note)
     if not known:
         log.warning("%s: does not name its classes; `singleshot import --classes` does", printable(path))
     return imported.model.to(device), info_of(imported, names)
@@ -55,7 +57,7 @@ def names_of(imported: ImportedModel) -> tuple[tuple[str, ...], bool]:
     """Class names, numbered where nobody knows them, and whether they are known."""
     if imported.class_names is not None:
         return imported.class_names, True
-    return tuple(f"class {i + 1}" for i in range(imported.model.num_classes)), False
+    return numbered_names(imported.model.num_classes), False
 
 
 def info_of(imported: ImportedModel, class_names: tuple[str, ...]) -> ModelInfo:

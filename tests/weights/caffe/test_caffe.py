@@ -7,6 +7,7 @@ import torch
 from singleshot.boxes import to_corners
 from singleshot.errors import CheckpointError
 from singleshot.priors import PRIORS
+from singleshot.weights.import_settings import ImportSettings
 from singleshot.weights.importing import import_checkpoint, import_foreign
 
 VOC_300 = [30, 60, 111, 162, 213, 264, 315]
@@ -202,3 +203,8 @@ def test_a_prototxt_that_does_not_fit_is_refused(caffe, tmp_path):
     refused("no layer of type DetectionOutput or MultiBoxLoss", rows[:-1])
     seven = {"detection_output_param": {"num_classes": 7, "code_type": "CENTER_SIZE"}}
     refused(r"conv11_mbox_conf of type Convolution gives 12x19x19, want 3 x 7 x", [*rows[:-1], (*rows[-1][:4], seven)])
+
+
+def test_the_user_says_what_weights_alone_do_not(vgg_arrays):
+    spec = import_foreign(vgg_arrays, settings=ImportSettings(size=320)).model.input_spec
+    assert (spec.size, spec.mean, spec.colour_order) == (320, (123.0, 117.0, 104.0), "bgr")

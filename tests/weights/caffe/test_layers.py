@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from singleshot.boxes import to_corners
-from singleshot.errors import CheckpointError
+from singleshot.errors import CheckpointError, ConfigError
+from singleshot.inputs import IMAGENET_MEAN, IMAGENET_STD
 from singleshot.weights.checkpoint import ModelInfo
+from singleshot.weights.import_settings import ImportSettings
 from singleshot.weights.importing import import_foreign
 
 SIDE = 64
@@ -259,3 +261,45 @@ def test_the_network_inside_a_caffemodel(caffe, tables, agree, tmp_path):
     images = torch.rand(1, 3, SIDE, SIDE) * 255
     with torch.inference_mode():
         assert torch.equal(foreign.model(images).logits, wanted.model(images).logits)
+
+
+# ------------------------------------------------------------------------------------------- what the user says
+
+
+@pytest.fixture
+def small(caffe, tmp_path):
+    rows = [*trunk(caffe), *ending(caffe, "c2")]
+    return caffe.both(tmp_path, caffe.weights(rows), rows, SIDE)
+
+
+def test_the_mean_of_the_training_in_place_of_what_is_assumed(small):
+    settings = ImportSettings(mean=IMAGENET_MEAN, std=IMAGENET_STD, colour_order="rgb")
+    usual, foreign = import_foreign(small), import_foreign(small, settings=settings)
+    spec = foreign.model.input_spec
+    assert (spec.mean, spec.std, spec.colour_order) == (IMAGENET_MEAN, IMAGENET_STD, "rgb")
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, SIDE, SIDE)).astype(np.float32))
+    mean, std = (torch.tensor(row).view(3, 1, 1) for row in (IMAGENET_MEAN, IMAGENET_STD))
+    caffe_mean = torch.tensor([123.0, 117.0, 104.0]).view(3, 1, 1)
+    with torch.inference_mode():
+        # What the first layer sees, given to the usual model as pixels that it makes the same of.
+        wanted = usual.model(((image - mean) / std).flip(1) + caffe_mean)
+        got = foreign.model(image)
+    assert wanted.logits.std() > 0.05
+    assert (wanted.logits - got.logits).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("options", [{"size": 128}, {"priors": "ssd300-voc"}])
+def test_what_the_prototxt_says_is_not_said_again(small, options):
+    with pytest.raises(ConfigError, match="the file says its own"):
+        import_foreign(small, settings=ImportSettings(**options))
+
+
+def test_names_come_from_a_label_map(small):
+    rows = [
+        f'item {{ name: "n{i}" label: {i} display_name: "{name}" }}'
+        for i, name in enumerate(["none_of_the_above", "cat", "dog"])
+    ]
+    (small.parent / "labelmap_own.prototxt").write_text("\n".join(rows))
+    foreign = import_foreign(small)
+    assert foreign.class_names == ("cat", "dog")
+    assert foreign.names_note == "class names from labelmap_own.prototxt next to it, its background left out"

@@ -9,6 +9,7 @@ import torch
 from singleshot.conventions import DETECTION
 from singleshot.errors import CheckpointError
 from singleshot.weights.class_names import coco_by_number
+from singleshot.weights.import_settings import ImportSettings
 from singleshot.weights.importing import import_checkpoint, import_foreign
 
 V1 = "FeatureExtractor/MobilenetV1"
@@ -36,6 +37,12 @@ class TestNetworks:
         assert foreign.model.prior_spec.variances == (0.1, 0.2)
         found = foreign.thresholds
         assert found == DETECTION["tf-object-detection"]
+
+    def test_another_size_pads_as_tensorflow_does_there(self, v1, same):
+        foreign = import_foreign(v1, settings=ImportSettings(size=320))
+        assert foreign.model.prior_spec.maps == (20, 10, 5, 3, 2, 1)
+        assert foreign.model.input_spec.size == 320
+        same(foreign.model, v1)
 
     def test_anchors_are_those_of_a_published_model(self, shared, v1):
         """Rounded to 8 bits in that file, which holds nothing over 1.6455."""
@@ -69,7 +76,7 @@ class TestNetworks:
             foreign = import_foreign(
                 {**v1, **more, "global_step": np.array(7), f"{V1}/Conv2d_0/act_quant/min": np.float32(0)}
             )
-            assert [note.split(" ")[0] for note in foreign.notes] == ["its", "trained", "no"]
+            assert [note.split(" ")[0] for note in foreign.notes] == ["its", "trained", "no", "assumed:"]
             model = foreign.model
         else:
             named = {k.replace(V1, f"{V1}/MobilenetV1") if rewrite == "doubled" else f"{k}:0": v for k, v in v1.items()}

@@ -63,10 +63,10 @@ def _by_network_or_name(tensors: ForeignState) -> ImportedModel:
         if net.where != tensors.where:
             raise CheckpointError(f"{net.where}: no SSD; it has no layer of type {' or '.join(caffe_heads.ENDS)}")
     if _has(tensors, VGG_SIGN):
-        return _vgg_by_name(tensors)
+        return _vgg_by_name(tensors)._replace(fixed=())
     if _has(tensors, MOBILE_SIGN):
         described = parse_prototxt(_mobilenet_prototxt(tensors), tensors.where)
-        return _network(tensors, described, described.layers)
+        return _network(tensors, described, described.layers)._replace(fixed=())
     raise CheckpointError(
         f"{tensors.where}: Caffe weights ({printable(', '.join(list(tensors)[:3]), 80)} ...) without their network; put"
         " the prototxt next to the file under the same name"

@@ -69,7 +69,8 @@ def _convert(tensors: ForeignState) -> ImportedModel:
     model = vgg_model(find, num_classes, priors, spec)
     tensors.finish(f"pierluigiferrari/ssd_keras SSD{side}")
     source = f"pierluigiferrari/ssd_keras SSD{side} on VGG16"
-    return ImportedModel(model, source, usual_names(num_classes), SSD_KERAS.detection["ssd_keras"], notes)
+    rule, fixed = SSD_KERAS.detection["ssd_keras"], () if network is None else ("size", "priors")
+    return ImportedModel(model, source, usual_names(num_classes), rule, notes, fixed)
 
 
 def _boxes_per_cell(tensors: ForeignState, names: Mapping[str, str]) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 from singleshot.conventions import QFGAOHAO
+from singleshot.prior_boxes import PriorSpec
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
-from singleshot.weights.imported_model import ImportedModel, Importer
+from singleshot.weights.imported_model import ImportedModel, Importer, SizedPriors
 from singleshot.weights.importers.mobilenet_blocks import (
     EXPAND_14,
     V1_STRIDES,
@@ -86,6 +88,25 @@ def _extra(net: TorchBuilder, x: str, name: str, stride: int, padding: int) -> s
     return net.conv_bias(x, f"{name}.2.2", kernel=1)
 
 
+def boxes_by_resolution(size: int, maps: Sequence[int]) -> PriorSpec:
+    """dusty-nv/pytorch-ssd, train_ssd.py --resolution: set_image_size(size, min_ratio=20, max_ratio=90) of
+    vision/ssd/config/mobilenetv1_ssd_config.py, which keeps the usual table for 300 pixels."""
+    step = (90 - 20) // (len(maps) - 2)
+    ratios = [10, *range(20, 91, step)][: len(maps)]
+    return PriorSpec(
+        image_size=size,
+        maps=tuple(maps),
+        min_sizes=tuple(size * ratio / 100 for ratio in ratios),
+        max_sizes=tuple(size * ratio / 100 for ratio in [20, *(ratio + step for ratio in ratios[1:])]),
+        ratios=((2.0, 3.0),) * len(maps),
+        steps=tuple(float(math.ceil(size / cells)) for cells in maps),
+        clip="center",
+    )
+
+
+_BY_RESOLUTION = SizedPriors(boxes_by_resolution, "dusty-nv/pytorch-ssd's for that resolution (--priors names others)")
+
+
 def _convert(tensors: ForeignState, trunk: Trunk, network: str, name: str) -> ImportedModel:
     """network: whose default boxes it has, a key of QFGAOHAO.priors."""
     priors = QFGAOHAO.prior_spec(network)
@@ -105,7 +126,10 @@ def _convert(tensors: ForeignState, trunk: Trunk, network: str, name: str) -> Im
     source = f"qfgaohao/pytorch-ssd {name}"
     tensors.finish(source)
     model = net.build(num_classes, priors, input_spec, f"{name}-qfgaohao")
-    return ImportedModel(model, source, usual_names(num_classes), QFGAOHAO.detection["qfgaohao"])
+    names, thresholds = usual_names(num_classes), QFGAOHAO.detection["qfgaohao"]
+    return ImportedModel(
+        model, source, names, thresholds, sized_priors=_BY_RESOLUTION if network == "mb1-ssd" else None
+    )
 
 
 def _convert_vgg(tensors: ForeignState) -> ImportedModel:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch.nn.functional as F
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.inputs import InputSpec
-from singleshot.weights.class_names import coco_by_number
+from singleshot.weights.class_names import coco_by_number, usual_names
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.graph_builder import swap_xy, widened
 from singleshot.weights.imported_model import ImportedModel, Importer, classes_of
@@ -136,7 +137,10 @@ def _convert(tensors: ForeignState) -> ImportedModel:
         raise CheckpointError(
             f"{where}: no SSD on MobileNet v1, v2 or Inception v2 of the Object Detection API (it holds {names} ...)"
         )
+    described = companions.graph is not None or companions.config is not None
     settings = settings_of(companions.graph, companions.config, where)
+    if not described:
+        settings = replace(settings, size=tensors.take_size(settings.size))
     build = Builder(tensors, settings)
     boxes, columns = _boxes_and_columns(build, where)
     num_classes = classes_of(columns, where)
@@ -157,9 +161,13 @@ def _convert(tensors: ForeignState) -> ImportedModel:
     name = f"tf-{'ssdlite' if lite else 'ssd'}-{network.replace(' ', '').lower()}"
     priors = settings.priors([build.sides[x] for x in maps], boxes, where)
     model = build.net.build(num_classes, priors, input_spec, name)
-    if companions.graph is None and companions.config is None:
-        notes.append("no pipeline.config next to it: input size, anchors and thresholds are those of the API's samples")
-    return ImportedModel(model, source, _class_names(companions, num_classes, where), settings.thresholds, tuple(notes))
+    if not described:
+        notes.append("no pipeline.config next to it: anchors and thresholds are those of the API's samples")
+    classes, note = _class_names(companions, num_classes, where), ""
+    if classes not in (None, usual_names(num_classes)) and not companions.given:
+        note = f"class names from {printable(companions.label_file, 80)} next to it"
+    fixed = ("size", "priors") if described else ()
+    return ImportedModel(model, source, classes, settings.thresholds, tuple(notes), fixed, names_note=note)
 
 
 def _ignore_training(tensors: ForeignState) -> list[str]:

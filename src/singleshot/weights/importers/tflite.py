@@ -18,6 +18,7 @@ from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.inputs import InputSpec
 from singleshot.prior_boxes import PriorSpec, from_shapes, prior_table
 from singleshot.thresholds import Thresholds
+from singleshot.weights.class_lists import fit_names
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.graph_builder import swap_xy, widened
@@ -27,6 +28,7 @@ from singleshot.weights.importers.tflite_graph import SAME_VALUES, GraphImport
 from singleshot.weights.readers.tflite import Network, Operation
 
 # Options of the operator that must be there.
+_EDGE_TPU = "edgetpu-custom-op"
 _LIMITS = ("nms_score_threshold", "nms_iou_threshold", "max_detections")
 # object_detection/models/*mobilenet*: preprocess() brings 0..255 to -1..1.
 _USUAL_MEAN = 127.5
@@ -74,12 +76,19 @@ def _detector(graph: GraphImport, op: Operation) -> ImportedModel:
     graph.tensors.ignore(*graph.tensors)  # a file may hold more than its network uses
     graph.tensors.finish("an SSD of TensorFlow's Object Detection API")
     model = graph.assembly.build(num_classes, priors, spec, "custom")
-    about = f"TensorFlow Lite SSD, {_precision(graph.network)}, input {spec.size}"
-    return ImportedModel(model, about, _names(graph.network, num_classes), thresholds, (*notes, *more))
+    precision = _precision(graph.network)
+    fixed = ("size", "priors") if precision == "float" else ("size", "priors", "mean", "std")
+    about, names = f"TensorFlow Lite SSD, {precision}, input {spec.size}", _names(graph.network, num_classes)
+    return ImportedModel(model, about, names, thresholds, (*notes, *more), fixed)
 
 
 def _detection(graph: GraphImport) -> Operation:
     """The operator that ends a detector; CheckpointError says what the network is instead."""
+    if any(op.kind == _EDGE_TPU for op in graph.network.operations):
+        raise CheckpointError(
+            f"{graph.where}: compiled for the Edge TPU, whose code holds its layers; want the .tflite that"
+            " edgetpu_compiler was given (its name has no _edgetpu)"
+        )
     found = [op for op in graph.network.operations if op.kind == OPERATOR]
     if len(found) == 1:
         return found[0]
@@ -284,9 +293,9 @@ def input_spec(network: Network, where: str) -> tuple[InputSpec, tuple[str, ...]
 def _names(network: Network, num_classes: int) -> tuple[str, ...] | None:
     """Of the label file that has a line for each class, or one more for background, first."""
     for lines in network.labels:
-        if len(lines) in (num_classes, num_classes + 1):
-            names = lines[len(lines) - num_classes :]
-            return tuple(printable(n, 100) if n.strip("?") else f"unused {i}" for i, n in enumerate(names, 1))
+        names, _ = fit_names(lines, num_classes)
+        if names is not None:
+            return tuple(printable(name, 100) for name in names)
     return usual_names(num_classes)
 
 

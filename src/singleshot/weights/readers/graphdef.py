@@ -26,6 +26,7 @@ MAX_NAME = 1000
 _MAX_STEPS = 16  # nodes passed on the way to a constant, or along what was folded
 
 _FLOATS = (1, 2, BFLOAT16, HALF)
+_ROUNDED = (11, 12, 13)  # types.proto: DT_QINT8, DT_QUINT8, DT_QINT32
 _CONVS = ("Conv2D", "DepthwiseConv2dNative")
 _PASSED = ("Identity", "StopGradient", "FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxArgs", "Enter")
 _NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
@@ -172,6 +173,16 @@ def variables(graph: GraphDef) -> dict[str, np.ndarray]:
     Where a tool has folded a batch normalisation, the convolution's weights and biases are what it made of them.
     Raises CheckpointError when there are none.
     """
+    rounded = sum(
+        node.op == "Const" and node.attrs["value"].tensor.dtype in _ROUNDED
+        for node in graph.nodes.values()
+        if "value" in node.attrs
+    )
+    if rounded:
+        raise CheckpointError(
+            f"{graph.where}: a graph whose weights a tool (quantize_weights, quantize_nodes) has rounded to 8 bits, in"
+            f" {rounded} constants; that form is not read: want the graph before that"
+        )
     values: dict[str, np.ndarray] = {}
     for node in graph.nodes.values():
         if node.op == "Const" and _is_variable(graph, node):
@@ -181,7 +192,7 @@ def variables(graph: GraphDef) -> dict[str, np.ndarray]:
     if not values:
         raise CheckpointError(
             f"{graph.where}: a TensorFlow graph of {len(graph.nodes)} nodes without weights; want a frozen one"
-            " (frozen_inference_graph.pb), or the checkpoint beside it"
+            " (frozen_inference_graph.pb), or the checkpoint next to it"
         )
     return values
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.weights.foreign_state import MAX_NAMES, ForeignState
+from singleshot.weights.readers.other_formats import zip_contents
 from singleshot.weights.readers.pickle_check import MAX_PICKLE, check_pickle, stand_ins
 from singleshot.weights.readers.reading import reading
 from singleshot.weights.readers.wrappers import unwrap
@@ -66,7 +67,12 @@ def _read_zip(path: Path, file: BinaryIO, where: str) -> ForeignState:
             if any(name.endswith(".npy") for name in names):
                 return _read_npz(archive, where)
             if any(name.endswith("/constants.pkl") for name in names):
-                raise CheckpointError(f"{where}: TorchScript, which holds code; nothing was run; {_SAY_STATE_DICT}")
+                save = 'torch.save(torch.jit.load("FILE").state_dict(), "weights.pth")'
+                raise CheckpointError(
+                    f"{where}: TorchScript, which holds code; nothing was run; save its state dict: {save}"
+                )
+            if not any(name.endswith("/data.pkl") for name in names) and (other := zip_contents(names)):
+                raise CheckpointError(f"{where}: {other}")
             _check_archive(archive, path.stat().st_size, where)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, RuntimeError) as error:
         raise _damaged(where, error) from error

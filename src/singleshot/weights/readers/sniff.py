@@ -6,6 +6,7 @@ from pathlib import Path
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.readers.other_formats import folder_contents, not_a_model, other_format
 from singleshot.weights.readers.reading import reading
 
 MAX_BYTES = 4 * 2**30
@@ -19,7 +20,7 @@ def read_foreign(path: str | Path, companion: str | Path | None = None) -> Forei
     """
     path, where = Path(path), printable(path)
     if path.is_dir():
-        raise CheckpointError(f"{where}: is a folder; name the checkpoint file in it")
+        raise CheckpointError(f"{where}: {folder_contents(path)}")
     if _is_tensorflow(path, where):
         from singleshot.weights.readers.bundle import read_bundle
         from singleshot.weights.readers.tf_companions import companions_of_variables
@@ -27,6 +28,8 @@ def read_foreign(path: str | Path, companion: str | Path | None = None) -> Forei
         values = read_bundle(path, where)
         return ForeignState(values, where, "tensorflow", companions_of_variables(values, path, companion))
     first = _first_bytes(path, where)
+    if other := other_format(path, first):
+        raise CheckpointError(f"{where}: {other}")
     if first.startswith(b"\x89HDF\r\n\x1a\n"):
         from singleshot.weights.readers.hdf5 import read_hdf5
 
@@ -50,11 +53,7 @@ def read_foreign(path: str | Path, companion: str | Path | None = None) -> Forei
 
         graph = read_graph(path, where)
         return ForeignState(variables(graph), where, "graphdef", find_companions(path, companion, graph))
-    if first.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")):
-        raise CheckpointError(f"{where}: is an image; want a model file, and after it the images or the data")
-    if not first:
-        raise CheckpointError(f"{where}: an empty file; want a model file")
-    raise CheckpointError(f"{where}: not a checkpoint that is known (it starts with {printable(repr(first[:8]), 40)})")
+    raise CheckpointError(f"{where}: {not_a_model(path, first)}")
 
 
 def _is_tensorflow(path: Path, where: str) -> bool:

@@ -24,12 +24,14 @@ class Companions(NamedTuple):
         config: a TrainEvalPipelineConfig, with the API's defaults.
         labels: number of a class (from 1) -> its name.
         given: whether the user named the label map.
+        label_file: its name, "" where there is none.
     """
 
     graph: GraphDef | None = None
     config: Any = None
     labels: dict[int, str] | None = None
     given: bool = False
+    label_file: str = ""
 
 
 def find_companions(path: Path, companion: str | Path | None, graph: GraphDef | None = None) -> Companions:
@@ -43,20 +45,22 @@ def find_companions(path: Path, companion: str | Path | None, graph: GraphDef | 
         text = _text(Path(companion))
         if _is_config(text):
             found = found._replace(config=_parse_config(Path(companion), text))
-        elif _is_label_map(text):
-            found = found._replace(labels=_parse_labels(Path(companion), text), given=True)
+        elif is_label_map(text):
+            labels = parse_labels(Path(companion), text)
+            found = found._replace(labels=labels, given=True, label_file=Path(companion).name)
         else:
             raise CheckpointError(
-                f"{printable(companion)}: neither a label map (item {{ id: 1 ... }}) nor a pipeline.config"
+                f"{printable(companion)}: neither a label map (item {{ id: 1 ... }}) nor a pipeline.config;"
+                " a plain list of names goes to --classes"
             )
     folder = path.parent
     config = folder / "pipeline.config"
     if found.config is None and config.is_file():
         found = found._replace(config=_parse_config(config, _text(config)))
     if found.labels is None:
-        maps = [(file, text) for file in _candidates(folder) if _is_label_map(text := _text(file))]
+        maps = [(file, text) for file in _candidates(folder) if is_label_map(text := _text(file))]
         if len(maps) == 1:
-            found = found._replace(labels=_parse_labels(*maps[0]))
+            found = found._replace(labels=parse_labels(*maps[0]), label_file=maps[0][0].name)
     return found
 
 
@@ -78,7 +82,7 @@ def _text(path: Path) -> str:
     return read_bytes(path, printable(path), MAX_BYTES).decode("utf-8-sig", errors="replace")
 
 
-def _is_label_map(text: str) -> bool:
+def is_label_map(text: str) -> bool:
     return re.search(r"^\s*item\s*:?\s*[{<]", text, re.MULTILINE) is not None
 
 
@@ -90,7 +94,7 @@ def _parse_config(path: Path, text: str) -> Any:
     return parse_text("object_detection.TrainEvalPipelineConfig", text, printable(path))
 
 
-def _parse_labels(path: Path, text: str) -> dict[int, str]:
+def parse_labels(path: Path, text: str) -> dict[int, str]:
     """protos/string_int_label_map.proto: the name for people, else the other one."""
     labels: dict[int, str] = {}
     for item in parse_text("object_detection.StringIntLabelMap", text, printable(path)).item:

@@ -75,3 +75,17 @@ class TestDamagedGraphs:
         write_network(graph, v1)
         with pytest.raises(CheckpointError, match="not resized to one fixed size"):
             imported(graph)
+
+
+def test_weights_rounded_to_8_bits_are_named_as_such(graph, tmp_path):
+    """As TensorFlow's quantize_weights leaves them: a constant of quint8 and what makes floats of it."""
+    proto = graph.proto
+    for dtype in (11, 12, 13):
+        tensor = proto.message(8, proto.number(1, dtype) + proto.message(4, bytes(9)))
+        graph.node(f"conv{dtype}/weights_const", "Const", value=tensor)
+        graph.node(f"conv{dtype}/weights", "Dequantize", f"conv{dtype}/weights_const")
+    path = tmp_path / "quantized_graph.pb"
+    path.write_bytes(graph.data)
+    with pytest.raises(CheckpointError, match=r"rounded to 8 bits, in 3 constants") as caught:
+        import_checkpoint(path)
+    assert "without weights" not in str(caught.value)
