@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +22,7 @@ from singleshot.cli.common import (
     RuleOption,
     ThreadsOption,
     hush_stdout,
+    stop_on_signals,
 )
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.files import is_free
@@ -107,6 +109,10 @@ def detect(
     threads: ThreadsOption = None,
     precision: PrecisionOption = None,
     limit: Annotated[int | None, typer.Option(help="Stop after this many images or frames.")] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the run in --out that was stopped; the other options as they were."),
+    ] = False,
     as_json: Annotated[
         bool,
         typer.Option(
@@ -128,7 +134,7 @@ def detect(
 
     Exit code 3: done, but some inputs were skipped.
 
-    Exit code 130: stopped with Ctrl-C; what was finished is kept.
+    Exit code 130: stopped with Ctrl-C, SIGTERM or SIGHUP; what was finished is kept, and --resume goes on.
     """
     from singleshot.api.detect import DetectOptions
 
@@ -138,7 +144,7 @@ def detect(
     if as_json and crop and out is None and draw is None:
         values["draw"] = False  # crops were asked for, and nothing else
     if out is None and (not as_json or draw or crop):
-        values["out"] = _default_folder()
+        values["out"] = _default_folder(resume)
     console = RunPrinter(to_stderr=as_json, quiet=quiet)
     raise typer.Exit(run(DetectOptions.of(values), console, sys.stdout if as_json else None))
 
@@ -148,7 +154,7 @@ def run(options: DetectOptions, printer: RunPrinter, stream: TextIO | None = Non
     from singleshot.api.detect import Listener, run_detection
 
     try:
-        with printer:
+        with printer, stop_on_signals():
             done = run_detection(options, stream, Listener(printer.image, printer.skip))
     except BrokenPipeError:
         hush_stdout()
@@ -207,12 +213,15 @@ class RunPrinter:
     def end(self, done: Detected) -> None:
         """Sum up, and name what was written."""
         images, objects, skipped = done.counts
-        rate = images / max(done.seconds, 1e-9)
+        rate = (images - done.resumed) / max(done.seconds, 1e-9)
         text = f"{'stopped after ' if done.interrupted else ''}{images} images, {objects} objects, {rate:.1f} images/s"
+        text += f", {done.resumed} of the images from before" if done.resumed else ""
         self._print(f"{text}, {skipped} skipped" if skipped else text)
         for what, where in (("results", done.results), ("pictures", done.pictures)):
             if where is not None:
                 self._print(f"{what}: {printable(where)}")
+        if done.interrupted and done.results is not None:
+            self._print(f"go on:  the same command with --resume --out {shlex.quote(str(done.results.parent))}")
 
 
 def _batch_size(text: str) -> int | None:
@@ -224,7 +233,10 @@ def _batch_size(text: str) -> int | None:
     return int(text)
 
 
-def _default_folder() -> Path:
-    """detections, or the first of detections-2, ... that holds nothing yet."""
+def _default_folder(resume: bool) -> Path:
+    """detections, or the first of detections-2, ... that holds nothing yet; to resume, the last that does."""
     names = itertools.chain(["detections"], (f"detections-{number}" for number in itertools.count(2)))
-    return next(path for path in map(Path, names) if is_free(path))
+    if not resume:
+        return next(path for path in map(Path, names) if is_free(path))
+    used = list(itertools.takewhile(lambda path: not is_free(path), map(Path, names)))
+    return used[-1] if used else Path("detections")

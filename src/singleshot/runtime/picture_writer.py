@@ -13,7 +13,7 @@ from singleshot.files import abandon, atomic_write
 from singleshot.images.drawn_mark import mark_picture
 from singleshot.runtime.detections import Detections
 from singleshot.runtime.drawing import USUAL, DrawOptions, draw_detections
-from singleshot.runtime.names import OutputNames, safe_stem
+from singleshot.runtime.names import Begun, OutputNames, safe_stem
 from singleshot.runtime.sources import Frame
 
 _JPEG_LIMIT = 65_500  # pixels a side, libjpeg's JPEG_MAX_DIMENSION
@@ -35,8 +35,8 @@ def _write_picture(names: OutputNames, name: str, bgr: np.ndarray) -> None:
 class CropWriter:
     """One picture for each object, in a folder of its class: what its box holds of the image."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, begun: Begun = lambda _: None) -> None:
+        self._folder, self._begun = folder, begun
         self._names: dict[str, OutputNames] = {}
 
     def add(self, frame: Frame, detections: Detections) -> None:
@@ -47,7 +47,7 @@ class CropWriter:
             x0, y0 = (max(0, int(value)) for value in np.floor(box[:2]))
             x1, y1 = min(width, int(np.ceil(box[2]))), min(height, int(np.ceil(box[3])))
             if x0 < x1 and y0 < y1:
-                names = self._names.setdefault(name, OutputNames(self._folder / safe_stem(name)))
+                names = self._names.setdefault(name, OutputNames(self._folder / safe_stem(name), self._begun))
                 _write_picture(names, frame.name, cv2.cvtColor(frame.image[y0:y1, x0:x1], cv2.COLOR_RGB2BGR))
 
 
@@ -58,8 +58,8 @@ class PictureWriter:
     the images' and never leave the folder. A video appears when its last frame is in, or on `close`.
     """
 
-    def __init__(self, folder: Path, options: DrawOptions = USUAL) -> None:
-        self._names, self._options = OutputNames(folder), options
+    def __init__(self, folder: Path, options: DrawOptions = USUAL, begun: Begun = lambda _: None) -> None:
+        self._names, self._options = OutputNames(folder, begun), options
         self._stack = contextlib.ExitStack()
         self._video: cv2.VideoWriter | None = None
         self._source: str | None = None

@@ -106,7 +106,11 @@ class _Item:
 
 
 def open_sources(
-    sources: Sequence[str], stdin: BinaryIO | None = None, decode: bool = True, sixteen_bit: str = "scale"
+    sources: Sequence[str],
+    stdin: BinaryIO | None = None,
+    decode: bool = True,
+    sixteen_bit: str = "scale",
+    is_done: Callable[[str], bool] = lambda source: False,
 ) -> Iterator[Frame]:
     """Frames of all sources in the order given, read one at a time.
 
@@ -124,6 +128,7 @@ def open_sources(
         decode: Without it image files are not even opened: their frames have a `path` for Detector.stream, which
             reads several at a time.
         sixteen_bit: How 16-bit images that are decoded here become 8 bits, as the model's input_spec has it.
+        is_done: Asked of each file in turn, whether to leave it out.
 
     Raises:
         DataError: A source does not exist or has no images; at once, before anything is read.
@@ -131,7 +136,16 @@ def open_sources(
     if not sources:
         raise DataError("no source given: want an image, folder, pattern, video, camera number, address or -")
     plans = [_plan(source) for source in sources]
-    return _number(frame for plan in plans for item in plan() for frame in _open(item, stdin, decode, sixteen_bit))
+    items = (item for plan in plans for item in plan() if not is_done(item.name))
+    return _number(frame for item in items for frame in _open(item, stdin, decode, sixteen_bit))
+
+
+def is_lasting(source: str) -> bool:
+    """Whether a source, which exists, gives the same once more: no camera, stream or standard input."""
+    if source == "-" or re.match(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]*://", source):
+        return False
+    path = Path(source)
+    return not path.is_char_device() and (path.exists() or not source.isdigit())
 
 
 def _number(frames: Iterator[Frame]) -> Iterator[Frame]:
