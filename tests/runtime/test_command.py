@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from singleshot.errors import ConfigError, DataError
+from singleshot.runtime.video_writer import usable_codec
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 
@@ -117,7 +118,9 @@ def test_video_limit_and_batch(run, clip, engine, tmp_path):
     result = run("clip.avi", "--limit", "7", "--batch", "3", "--format", "csv")
     assert result.exit_code == 0
     assert engine.batches == [3, 3, 1]
-    assert files("detections") == ["pictures/clip.mp4", "results.csv"]
+    codec = usable_codec(160, 120, 10.0)
+    assert files("detections") == [f"pictures/clip{codec.suffix}", "results.csv"]
+    assert f"pictures: detections/pictures (videos: {codec.title})" in result.stdout
     with Path("detections/results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == [f"clip.avi#{i:06d}" for i in range(7)]

@@ -109,7 +109,8 @@ class Counts(NamedTuple):
 
 class Detected(NamedTuple):
     """How a run ended. interrupted: by Ctrl-C; results: the file or folder that was written, pictures: the folder of
-    annotated ones; None where there is none. resumed: how many of the images an earlier run had finished."""
+    annotated ones; None where there is none. resumed: how many of the images an earlier run had finished; codecs: of
+    the videos among the pictures."""
 
     counts: Counts
     seconds: float
@@ -117,6 +118,7 @@ class Detected(NamedTuple):
     results: Path | None
     pictures: Path | None
     resumed: int = 0
+    codecs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,7 @@ def write_results(
         resumed = run.counts.images
         interrupted = run.work(found)
     seconds = time.perf_counter() - started
-    done = Detected(run.counts, seconds, interrupted, results.results_at, results.pictures_at, resumed)
+    done = Detected(run.counts, seconds, interrupted, results.results_at, results.pictures_at, resumed, results.codecs)
     if done.counts.images or interrupted or results.broken is not None:
         run.report_skip()
         if results.broken is not None:

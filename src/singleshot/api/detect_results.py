@@ -57,6 +57,11 @@ class Results:
         self._pictures: PictureWriter | None = None
         self._crops: CropWriter | None = None
 
+    @property
+    def codecs(self) -> tuple[str, ...]:
+        """What drawn videos were written in."""
+        return () if self._pictures is None else tuple(sorted(self._pictures.codecs))
+
     def add(self, found: Found) -> None:
         """Write an image's. Raises ConfigError."""
         frame, detections = found

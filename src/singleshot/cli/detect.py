@@ -217,9 +217,10 @@ class RunPrinter:
         text = f"{'stopped after ' if done.interrupted else ''}{images} images, {objects} objects, {rate:.1f} images/s"
         text += f", {done.resumed} of the images from before" if done.resumed else ""
         self._print(f"{text}, {skipped} skipped" if skipped else text)
-        for what, where in (("results", done.results), ("pictures", done.pictures)):
+        codecs = f" (videos: {'; '.join(done.codecs)})" if done.codecs else ""
+        for what, where, how in (("results", done.results, ""), ("pictures", done.pictures, codecs)):
             if where is not None:
-                self._print(f"{what}: {printable(where)}")
+                self._print(f"{what}: {printable(where)}{how}")
         if done.interrupted and done.results is not None:
             self._print(f"go on:  the same command with --resume --out {shlex.quote(str(done.results.parent))}")
 

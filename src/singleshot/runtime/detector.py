@@ -224,7 +224,7 @@ class Detector:
             detections = None
             if found is not None:
                 found = select(found, job.score_min, self.max_detections)
-                detections = Detections.of(found, self.class_names, frame.name, item.width, item.height)
+                detections = Detections.of(found, self.class_names, frame.name, item.width, item.height, frame.time)
             held = item.held
             del item, found
             yield Found(frame, detections)

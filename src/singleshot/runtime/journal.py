@@ -47,7 +47,7 @@ class Journal:
         """All that belongs to a frame is written; None: it was skipped."""
         row: dict[str, Any] = {"source": frame.source, "frame": frame.frame, "stamp": _stamp(frame.source)}
         if detections is not None:
-            row |= {"image": detections.image, "size": [detections.width, detections.height]}
+            row |= {"image": detections.image, "size": [detections.width, detections.height], "time": detections.time}
             row |= {key: getattr(detections, key).tolist() for key in ("boxes", "scores", "labels")}
         self._write(row)
 
@@ -101,7 +101,9 @@ class Finished:
             labels = np.array(row["labels"], np.int64)
             boxes = np.array(row["boxes"], np.float32).reshape(-1, 4)
             names = tuple(class_names[label] for label in labels)
-            yield Detections(boxes, np.array(row["scores"], np.float32), labels, names, row["image"], *row["size"])
+            scores = np.array(row["scores"], np.float32)
+            width, height = row["size"]
+            yield Detections(boxes, scores, labels, names, row["image"], width, height, row["time"])
 
     def takes(self, source: str) -> bool:
         """Whether the next file of the sources is finished; they must come as they did. Raises DataError."""
