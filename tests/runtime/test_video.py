@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 from benchmarks import odd_videos
-from singleshot.errors import ConfigError
+from singleshot.cli.detect import RunPrinter
+from singleshot.errors import ConfigError, DataError
 from singleshot.runtime import Detections, open_sources, picture_writer
 from singleshot.runtime.picture_writer import PictureWriter
 from singleshot.runtime.prefetch import Prefetcher
@@ -202,3 +204,43 @@ def test_browsers_play_what_is_written(tmp_path):
         assert b"moov" in data
     capture = cv2.VideoCapture(str(path))
     assert int(capture.get(cv2.CAP_PROP_CODEC_PIXEL_FORMAT)).to_bytes(4, "little") == b"I420"
+
+
+@pytest.mark.parametrize("options", [(), ("--quiet",), ("--json",)])
+def test_a_bar_in_place_of_lines_on_a_terminal_alone(run, clip, tmp_path, monkeypatch, options):
+    """Standard error as a terminal; the bar is all that may use it."""
+    moved = []
+    monkeypatch.setattr(RunPrinter, "_move_bar", lambda self, frame, line: moved.append((frame.frame, frame.total)))
+    clip(tmp_path / "clip.avi", frames=25)
+    monkeypatch.setattr(sys.modules[RunPrinter.__module__], "sys", Terminal())
+    result = run("clip.avi", "--no-draw", *options)
+    assert result.exit_code == 0
+    assert moved == ([] if options else [(i, 25) for i in range(25)])
+    assert "#000003:" not in result.stdout
+
+
+class Terminal:
+    """The module sys, its standard error a terminal."""
+
+    def __getattr__(self, name: str):
+        if name != "stderr":
+            return getattr(sys, name)
+        return type("Stream", (), {"isatty": lambda _: True, "write": sys.stderr.write, "flush": sys.stderr.flush})()
+
+
+def test_the_bar_is_drawn(monkeypatch):
+    import io
+
+    from rich.console import Console
+
+    text = io.StringIO()
+    monkeypatch.setattr("rich.console.Console", lambda stderr: Console(file=text, force_terminal=True, width=100))
+    with RunPrinter() as printer:
+        for i in range(3):
+            frame = Frame("a[b].mp4", None, kind="video", source="a[b].mp4", frame=i, total=3)
+            printer._move_bar(frame, "1 images, 2 objects, 0 skipped")
+        printer._bar.refresh()
+        printer.skip(DataError("x.png: broken"))
+        printer._move_bar(Frame("a.png", None), "2 images, 3 objects, 1 skipped")
+    assert "a[b].mp4 3/3, 1 images" in text.getvalue()
+    assert "skipped: x.png: broken" in text.getvalue()

@@ -28,10 +28,11 @@ from singleshot.errors import ConfigError, DataError, printable
 from singleshot.files import is_free
 
 if TYPE_CHECKING:
-    from rich.status import Status
+    from rich.progress import Progress
 
     from singleshot.api.detect import Counts, Detected, DetectOptions
     from singleshot.runtime.detector import Found
+    from singleshot.runtime.sources import Frame
 
 EXIT_PIPE = 141  # 128 + SIGPIPE
 _FEW = 20  # images that get a line each
@@ -166,18 +167,19 @@ def run(options: DetectOptions, printer: RunPrinter, stream: TextIO | None = Non
 
 
 class RunPrinter:
-    """Prints how a run of `detect` goes: first a line for each image, then now and then one for all."""
+    """Prints how a run of `detect` goes: first a line for each image, then, and for videos at once, a bar on a terminal
+    and elsewhere now and then a line for all."""
 
     def __init__(self, to_stderr: bool = False, quiet: bool = False) -> None:
         self.to_stderr, self.quiet = to_stderr, quiet
-        self._status: Status | None = None
+        self._bar: Progress | None = None
 
     def __enter__(self) -> RunPrinter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._status is not None:
-            self._status.stop()
+        if self._bar is not None:
+            self._bar.stop()
 
     def _print(self, text: str) -> None:
         if not self.quiet:
@@ -186,29 +188,44 @@ class RunPrinter:
     def skip(self, error: DataError) -> None:
         """Name an input that could not be read."""
         text = f"skipped: {printable(error, limit=500)}"
-        if self._status is not None:  # above the moving line, and not broken at the terminal's width
-            self._status.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if self._bar is not None:  # above the moving line, and not broken at the terminal's width
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             print(text, file=sys.stderr, flush=True)
 
     def image(self, found: Found, counts: Counts) -> None:
         """Print what was found in an image, or where the run is."""
-        assert found.detections is not None
+        frame, detections = found
+        assert detections is not None
         if self.quiet:
             return
         line = f"{counts.images} images, {counts.objects} objects, {counts.skipped} skipped"
-        if counts.images <= _FEW:
-            self._print(f"{printable(found.frame.name)}: {printable(found.detections.summary(), limit=400)}")
-        elif sys.stderr.isatty():
-            if self._status is None:
-                from rich.console import Console
-                from rich.status import Status
-
-                self._status = Status("", console=Console(stderr=True))
-                self._status.start()
-            self._status.update(line)
+        has_bar = sys.stderr.isatty() and not self.to_stderr
+        if counts.images <= _FEW and not (has_bar and frame.frame is not None):
+            self._print(f"{printable(frame.name)}: {printable(detections.summary(), limit=400)}")
+        elif has_bar:
+            self._move_bar(frame, line)
         elif counts.images % _PLAIN_EVERY == 0:
             self._print(line)
+
+    def _move_bar(self, frame: Frame, line: str) -> None:
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn()
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bar.add_task("", total=None)
+            self._bar.start()
+        task = self._bar.task_ids[0]
+        if frame.frame is None:
+            self._bar.update(task, description=line, total=None)
+            return
+        if frame.frame == 0:
+            self._bar.reset(task, total=frame.total)
+        number = f"{frame.frame + 1}" if frame.total is None else f"{frame.frame + 1}/{frame.total}"
+        description = f"{printable(frame.source, 40)} {number}, {line}"
+        self._bar.update(task, description=description, completed=frame.frame + 1, total=frame.total)
 
     def end(self, done: Detected) -> None:
         """Sum up, and name what was written."""
