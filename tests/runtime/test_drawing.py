@@ -55,14 +55,14 @@ def test_a_class_keeps_its_colour_in_any_order_and_few_are_far_apart():
     apart = np.linalg.norm(lab[:, None] - lab[None], axis=3).min(axis=2) + 1e3 * np.eye(len(names))
     assert apart.min() >= 15  # for the worst of three eyes
     alone = [drawing.class_colours((name,))[name] == colours[name] for name in names]
-    assert sum(alone) >= len(names) // 2  # the others gave way
+    assert sum(alone) >= len(names) // 3  # the others gave way
 
 
 def test_the_colours_of_a_picture_are_those_of_the_model(found):
     image = np.full((100, 200, 3), 128, np.uint8)
     one = found()
-    every = replace(one, class_names=("zebra", "dog", "cat"))
-    assert (every.draw(image) == replace(one, class_names=("cat", "zebra", "dog")).draw(image)).all()
+    every = replace(one, every_class=("zebra", "dog", "cat"))
+    assert (every.draw(image) == replace(one, every_class=("cat", "zebra", "dog")).draw(image)).all()
     assert (every[0].draw(image)[60, 10] == every.draw(image)[60, 10]).all()
 
 

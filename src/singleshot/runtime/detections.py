@@ -25,7 +25,8 @@ class Detections:
     boxes: float32 [N, 4], corner form x0 y0 x1 y1 in continuous pixels of the original image (0 is the left
     or top edge, width or height the right or bottom one); scores: float32 [N] in 0..1; labels: int64 [N],
     0-based; names: the class name of each; image: what the image is called; width, height: its pixels; time: of a
-    video's frame, in seconds; class_names: all that the model finds, by label, where known.
+    video's frame, in seconds; every_class: names of all classes of the model, those that were not
+    asked for too, of which colours are made.
     Indexing by a number, a slice, an index array or a mask gives Detections again.
     """
 
@@ -37,7 +38,7 @@ class Detections:
     width: int
     height: int
     time: float | None = None
-    class_names: tuple[str, ...] = ()
+    every_class: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -48,10 +49,11 @@ class Detections:
         width: int,
         height: int,
         time: float | None = None,
+        every_class: tuple[str, ...] = (),
     ) -> Detections:
-        """From boxes in pixels, scores and labels; class_names: by label."""
+        """From boxes in pixels, scores and labels; class_names: by label; every_class: see the class."""
         names = tuple(class_names[label] for label in found.labels)
-        return cls(found.boxes, found.scores, found.labels, names, image, width, height, time, tuple(class_names))
+        return cls(found.boxes, found.scores, found.labels, names, image, width, height, time, every_class)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -67,7 +69,7 @@ class Detections:
             self.width,
             self.height,
             self.time,
-            self.class_names,
+            self.every_class,
         )
 
     def __iter__(self) -> Iterator[Detections]:

@@ -214,7 +214,7 @@ def draw_detections(image: np.ndarray, detections: Detections, options: DrawOpti
         left, top = min(max(0, int(np.floor(x0))), width - 1), min(max(0, int(np.floor(y0))), height - 1)
         right, bottom = min(int(np.ceil(x1)), width) - 1, min(int(np.ceil(y1)), height) - 1
         corners.append((left, top, max(left, right), max(top, bottom)))
-    colours = class_colours(detections.class_names or detections.names)
+    colours = class_colours(tuple(dict.fromkeys((*detections.every_class, *detections.names))))
     for row in reversed(range(len(detections))):
         _draw_box(canvas, corners[row], colours[detections.names[row]], line)
     if not options.labels:
