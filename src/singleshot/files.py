@@ -7,9 +7,11 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from singleshot.errors import ConfigError, printable
 
@@ -85,6 +87,52 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+class RowFile:
+    """An unbuffered file that grows by whole rows: of rows that the disk has no room for nothing is written.
+
+    held: bytes that wait to be written together; reserve: bytes that the file holds on the disk past its rows, so that
+    the rows that wait and a last one still go in when the disk is full (where the system can allocate: not on Windows).
+    """
+
+    def __init__(self, file: BinaryIO, held: int = 1 << 15, reserve: int = 1 << 17) -> None:
+        self._file, self._held = file, held
+        self._reserve = reserve if hasattr(os, "posix_fallocate") else 0
+        self._rows: list[bytes] = []
+        self._waiting = 0
+        self._end = file.tell()
+        if self._reserve:
+            os.posix_fallocate(file.fileno(), self._end, self._reserve)
+
+    def write(self, row: bytes) -> None:
+        """Add a row. Raises OSError; the file then ends with the last rows that were written, and the others wait."""
+        self._rows.append(row)
+        self._waiting += len(row)
+        if self._waiting >= self._held:
+            self._flush(self._reserve)
+
+    def _flush(self, reserve: int) -> None:
+        data = memoryview(b"".join(self._rows))
+        try:
+            if reserve:
+                os.posix_fallocate(self._file.fileno(), self._end, len(data) + reserve)
+            written = 0
+            while written < len(data):
+                written += self._file.write(data[written:])
+        except OSError:
+            self._held = sys.maxsize  # what comes now, such as a last row, waits for `finish`
+            self._file.seek(self._end)
+            if not self._reserve:
+                self._file.truncate()
+            raise
+        self._end += len(data)
+        self._rows, self._waiting = [], 0
+
+    def finish(self) -> None:
+        """Write what waits; the file then ends with it. Raises OSError."""
+        self._flush(0)
+        self._file.truncate(self._end)
 
 
 @contextlib.contextmanager

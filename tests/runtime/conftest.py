@@ -8,7 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from singleshot.cli.detect import detect
 from singleshot.inputs import InputSpec
 from singleshot.records import ImageDetections
 from singleshot.runtime import Detections, Detector
@@ -157,3 +160,20 @@ def scene() -> Callable[..., np.ndarray]:
         return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
 
     return make
+
+
+@pytest.fixture
+def run(detector, tmp_path, monkeypatch):
+    """Runs the command in an empty folder; its own errors come as exceptions, as the command line's main gets them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("singleshot.api.load.load", lambda path, device=None, **options: detector)
+    app = typer.Typer()
+    app.command()(detect)
+
+    def invoke(*arguments: str, stdin: bytes | None = None):
+        result = CliRunner().invoke(app, ["m.onnx", *arguments], input=stdin)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return invoke

@@ -13,30 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from singleshot.cli.detect import detect
 from singleshot.errors import ConfigError, DataError
+from singleshot.runtime.video_writer import usable_codec
 
 SRC = Path(__file__).resolve().parents[2] / "src"
-
-
-@pytest.fixture
-def run(detector, tmp_path, monkeypatch):
-    """Runs the command in an empty folder; its own errors come as exceptions, as the command line's main gets them."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("singleshot.api.load.load", lambda path, device=None, **options: detector)
-    app = typer.Typer()
-    app.command()(detect)
-
-    def invoke(*arguments: str, stdin: bytes | None = None):
-        result = CliRunner().invoke(app, ["m.onnx", *arguments], input=stdin)
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-
-    return invoke
 
 
 def files(folder="."):
@@ -137,7 +118,9 @@ def test_video_limit_and_batch(run, clip, engine, tmp_path):
     result = run("clip.avi", "--limit", "7", "--batch", "3", "--format", "csv")
     assert result.exit_code == 0
     assert engine.batches == [3, 3, 1]
-    assert files("detections") == ["pictures/clip.mp4", "results.csv"]
+    codec = usable_codec(160, 120, 10.0)
+    assert files("detections") == [f"pictures/clip{codec.suffix}", "results.csv"]
+    assert f"pictures: detections/pictures (videos: {codec.title})" in result.stdout
     with Path("detections/results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == [f"clip.avi#{i:06d}" for i in range(7)]
@@ -174,7 +157,7 @@ def test_tiles(run, picture, engine, tmp_path):
 
 @pytest.mark.parametrize("draw", ["--draw", "--no-draw"])
 @pytest.mark.parametrize("k", [0, 1, 12])
-def test_a_writer_that_fails_ends_the_run_and_leaves_nothing_half(run, save, tmp_path, monkeypatch, draw, k):
+def test_a_writer_that_fails_ends_the_run_and_what_is_finished_is_kept(run, save, tmp_path, monkeypatch, draw, k):
     from singleshot.runtime.result_files import JsonWriter
 
     count = 0
@@ -190,10 +173,11 @@ def test_a_writer_that_fails_ends_the_run_and_leaves_nothing_half(run, save, tmp
     monkeypatch.setattr(JsonWriter, "add", failing)
     for i in range(40):
         save(tmp_path / f"in/{i:03}.png")
-    with pytest.raises(ConfigError, match=r"^--out found: cannot write there \(No space left on device\)$"):
+    with pytest.raises(ConfigError, match=r"^--out found: cannot write there \(No space left on device\); what is"):
         run("in", "--out", "found", draw)
     assert count == k
-    assert not (tmp_path / "found/results.json").exists()
+    read = json.loads((tmp_path / "found/results.json").read_text())
+    assert (len(read["images"]), read["complete"]) == (k, False)
     assert not list(tmp_path.rglob(".part-*"))
 
 
@@ -210,7 +194,8 @@ def test_an_engine_that_fails_ends_the_run(run, save, tmp_path, engine, monkeypa
         save(tmp_path / f"in/{i:03}.png")
     with pytest.raises(RuntimeError, match="the network is gone"):
         run("in", "--out", "found")
-    assert not (tmp_path / "found/results.json").exists()
+    read = json.loads((tmp_path / "found/results.json").read_text())
+    assert (len(read["images"]), read["complete"]) == (5, False)
 
 
 def test_standard_input(run, save, tmp_path):
@@ -264,8 +249,10 @@ def test_ctrl_c_while_many_wait_to_be_written(save, tmp_path):
     assert b"Traceback" not in errors
 
 
-@pytest.mark.parametrize("source", ["in", "-"])
-def test_ctrl_c_keeps_what_is_finished(save, tmp_path, source):
+@pytest.mark.parametrize(
+    ("source", "number"), [("in", signal.SIGINT), ("-", signal.SIGINT), ("in", signal.SIGTERM), ("in", signal.SIGHUP)]
+)
+def test_a_signal_keeps_what_is_finished(save, tmp_path, source, number):
     for i in range(200):
         save(tmp_path / f"in/{i:03d}.png")
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -276,7 +263,7 @@ def test_ctrl_c_keeps_what_is_finished(save, tmp_path, source):
     for _ in range(3):
         process.stdout.readline()
     time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 130, errors
     assert b"Fatal" not in errors

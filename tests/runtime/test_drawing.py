@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -23,13 +25,45 @@ def contrast(a, b):
 
 
 def test_colours_are_distinct_and_their_text_readable():
-    colours = [drawing.class_colour(label) for label in range(90)]
+    colours = list(drawing.class_colours(tuple(f"class {label}" for label in range(90))).values())
     assert len(set(colours)) == 90
     lab = cv2.cvtColor(np.array([colours], np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
     apart = np.linalg.norm(lab[:, None] - lab[None], axis=-1) + 1e3 * np.eye(90)
     assert apart.min() > 5  # about 2.3 is just noticeable
     assert all(contrast(colour, drawing.text_colour(colour)) >= 4.5 for colour in colours)  # WCAG AA
-    assert drawing.class_colour(1_000_000) in drawing._palette()
+    assert len(drawing.class_colours(tuple(map(str, range(500))))) == 500
+
+
+def test_a_class_keeps_its_colour_in_any_order_and_few_are_far_apart():
+    names = (
+        "person",
+        "car",
+        "traffic light",
+        "dog",
+        "a\udcff",
+        "bicycle",
+        "tv",
+        "cup",
+        "plate",
+        "Platelets",
+        "RBC",
+        "WBC",
+    )
+    colours = drawing.class_colours(names)
+    assert drawing.class_colours(names[::-1]) == colours
+    lab = drawing._seen(np.array(list(colours.values()), np.uint8))
+    apart = np.linalg.norm(lab[:, None] - lab[None], axis=3).min(axis=2) + 1e3 * np.eye(len(names))
+    assert apart.min() >= 15  # for the worst of three eyes
+    alone = [drawing.class_colours((name,))[name] == colours[name] for name in names]
+    assert sum(alone) >= len(names) // 3  # the others gave way
+
+
+def test_the_colours_of_a_picture_are_those_of_the_model(found):
+    image = np.full((100, 200, 3), 128, np.uint8)
+    one = found()
+    every = replace(one, every_class=("zebra", "dog", "cat"))
+    assert (every.draw(image) == replace(one, every_class=("cat", "zebra", "dog")).draw(image)).all()
+    assert (every[0].draw(image)[60, 10] == every.draw(image)[60, 10]).all()
 
 
 def test_draw_leaves_the_original_alone_and_marks_the_box(found):
@@ -38,7 +72,7 @@ def test_draw_leaves_the_original_alone_and_marks_the_box(found):
     assert (image == 128).all()
     assert drawn.shape == image.shape
     assert drawn.dtype == np.uint8
-    assert tuple(drawn[60, 10]) == drawing.class_colour(1)  # on the left edge of the dog's box
+    assert tuple(drawn[60, 10]) == drawing.class_colours(("cat", "dog"))["dog"]  # on the left edge of the dog's box
     assert (drawn[50:75, 20:100] == 128).all()  # its inside is free
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from singleshot.api.class_names import read_groups
+from singleshot.api.detect_results import Results
 from singleshot.api.options import Options, check_range, check_results_folder
 from singleshot.class_selection import Classes
 from singleshot.errors import ConfigError, DataError, printable
@@ -18,8 +17,8 @@ from singleshot.errors import ConfigError, DataError, printable
 if TYPE_CHECKING:
     from singleshot.runtime.background_worker import BackgroundWorker
     from singleshot.runtime.detector import Detector, Found
-    from singleshot.runtime.picture_writer import CropWriter, PictureWriter
-    from singleshot.runtime.result_files import CocoIds, Writer
+    from singleshot.runtime.journal import Finished
+    from singleshot.runtime.result_files import CocoIds
     from singleshot.runtime.sources import Frame
     from singleshot.runtime.tiles import Tiling
 
@@ -34,8 +33,8 @@ class DetectOptions(Options):
     videos too; line_width, labels, scores: how, see runtime.drawing.DrawOptions; crop: write each object as a picture
     of its own; score_min: None for the model's own; rule: of a checkpoint, see `load`; batch: images per run of the
     network, None for what suits engine and source; tile: pixels of a side, "640" or with the overlap "640:0.25", to
-    look at tiles too; tiles_only: not at the whole image; limit: stop after so many images or frames; device, engine,
-    threads, precision: as in `load`.
+    look at tiles too; tiles_only: not at the whole image; limit: stop after so many images or frames; resume: go on
+    with the stopped run in `out`, by the same options; device, engine, threads, precision: as in `load`.
     Raises ConfigError for a value that is out of range.
     """
 
@@ -60,6 +59,7 @@ class DetectOptions(Options):
     threads: int | None = None
     precision: str | None = None
     limit: int | None = None
+    resume: bool = False
 
     def __post_init__(self) -> None:
         if self.score_min is not None and not 0 <= self.score_min <= 1:
@@ -83,6 +83,8 @@ class DetectOptions(Options):
                 )
         if self.crop and self.out is None:
             raise ConfigError("--crop: where to? Give --out")
+        if self.resume and self.out is None:
+            raise ConfigError("--resume: which run? Give its --out")
 
     @property
     def tiling(self) -> Tiling | None:
@@ -107,13 +109,16 @@ class Counts(NamedTuple):
 
 class Detected(NamedTuple):
     """How a run ended. interrupted: by Ctrl-C; results: the file or folder that was written, pictures: the folder of
-    annotated ones; None where there is none."""
+    annotated ones; None where there is none. resumed: how many of the images an earlier run had finished; codecs: of
+    the videos among the pictures."""
 
     counts: Counts
     seconds: float
     interrupted: bool
     results: Path | None
     pictures: Path | None
+    resumed: int = 0
+    codecs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
 
     Raises:
         DataError: None of the inputs could be read.
-        ConfigError: An option is wrong, or results cannot be written.
+        ConfigError: An option is wrong, or results cannot be written; those of finished images are kept.
         BrokenPipeError: The reader of `stream` went away; what was finished is kept.
         CheckpointError, MissingExtraError: As `load`.
     """
@@ -148,11 +153,13 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
     tiling = options.tiling
     if stream is not None and options.out is None and options.form not in ("json", "coco"):
         raise ConfigError(f"--format {options.form}: on standard output want json or coco; or give --out FOLDER")
-    if options.out is not None:
+    if options.out is not None and not options.resume:
         check_results_folder("--out", options.out)
     classes = None if options.classes is None else read_groups(options.classes)
     keep = (options.draw or options.crop) and options.out is not None
     open_sources(list(options.sources))  # a wrong one is said before the model is loaded; nothing is read yet
+    head = _journal_head(options, classes)
+    finished = _finished(options, head) if options.resume else None
     detector = load(
         options.model,
         device=options.device,
@@ -164,10 +171,42 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
         classes=classes,
     )
     ids = _coco_ids(options, detector) if options.form == "coco" else None
-    frames = open_sources(list(options.sources), decode=False, sixteen_bit=detector.input_spec.sixteen_bit)
-    frames = _first(frames, options.limit)
+    frames = _frames(options, detector.input_spec.sixteen_bit, finished)
     found = detector.stream(frames, options.batch, options.score_min, tile=tiling, keep_images=keep)
-    return write_results(found, options, tuple(detector.class_names), stream, listener, ids)
+    results = Results(options, tuple(detector.class_names), stream, ids, head)
+    return write_results(found, results, listener, finished)
+
+
+def _journal_head(options: DetectOptions, classes: Classes | None) -> dict[str, Any]:
+    """What a run that is resumed must have been started with."""
+    from singleshot.runtime.journal import digest
+
+    if options.out is None:
+        return {}
+    values = {k: v for k, v in options.to_dict().items() if k not in ("out", "resume")}
+    files = {path: digest(path) for path in (options.model, options.like) if path is not None}
+    return {"options": {**values, "classes": classes}, "files": files}
+
+
+def _finished(options: DetectOptions, head: dict[str, Any]) -> Finished:
+    from singleshot.runtime.journal import Finished
+    from singleshot.runtime.sources import is_lasting
+
+    for source in options.sources:
+        if not is_lasting(source):
+            raise ConfigError(f"--resume: {printable(source)} cannot be read once more from where it was stopped")
+    return Finished(Path(str(options.out)), head)
+
+
+def _frames(options: DetectOptions, sixteen_bit: str, finished: Finished | None) -> Iterator[Frame]:
+    from singleshot.runtime.sources import open_sources
+
+    sources = list(options.sources)
+    if finished is None:
+        return _first(open_sources(sources, decode=False, sixteen_bit=sixteen_bit), options.limit)
+    left = open_sources(sources, decode=False, sixteen_bit=sixteen_bit, is_done=finished.takes)
+    limit = None if options.limit is None else options.limit - finished.inputs
+    return _first(finished.check_all_taken(left), limit)
 
 
 def _coco_ids(options: DetectOptions, detector: Detector) -> CocoIds:
@@ -179,27 +218,25 @@ def _coco_ids(options: DetectOptions, detector: Detector) -> CocoIds:
 
 
 def write_results(
-    found: Iterator[Found],
-    options: DetectOptions,
-    class_names: tuple[str, ...],
-    stream: TextIO | None = None,
-    listener: Listener | None = None,
-    ids: CocoIds | None = None,
+    found: Iterator[Found], results: Results, listener: Listener | None = None, finished: Finished | None = None
 ) -> Detected:
     """Write what a detector finds, by a thread of its own while the network goes on; see `run_detection`.
 
-    Of the options those about results count: model (its name), out, form and draw.
+    finished: what an earlier run had written of it, before what is found now.
     """
     started = time.perf_counter()
-    with ExitStack() as stack:
-        run = _Run(_Results(options, class_names, stream, stack, ids), listener or Listener())
+    with results:
+        run = _Run(results, listener or Listener())
+        if finished is not None:
+            run.replay(finished)
+        resumed = run.counts.images
         interrupted = run.work(found)
-    where = run.results
-    done = Detected(run.counts, time.perf_counter() - started, interrupted, where.results_at, where.pictures_at)
-    if done.counts.images or interrupted or where.broken is not None:
+    seconds = time.perf_counter() - started
+    done = Detected(run.counts, seconds, interrupted, results.results_at, results.pictures_at, resumed, results.codecs)
+    if done.counts.images or interrupted or results.broken is not None:
         run.report_skip()
-        if where.broken is not None:
-            raise where.broken
+        if results.broken is not None:
+            raise results.broken
         return done
     if done.counts.skipped == 1 and run.unreported is not None:
         raise run.unreported
@@ -212,13 +249,23 @@ def write_results(
 class _Run:
     """What was counted, and who hears of it."""
 
-    def __init__(self, results: _Results, listener: Listener) -> None:
+    def __init__(self, results: Results, listener: Listener) -> None:
         self.results, self.listener = results, listener
         self.counts = Counts()
         self.unreported: DataError | None = None
 
+    def replay(self, finished: Finished) -> None:
+        """Write the results of an earlier run's images again."""
+        for one in finished.results(self.results.class_names):
+            images, objects, skipped = self.counts
+            if one is None:
+                self.counts = Counts(images, objects, skipped + 1)
+            else:
+                self.results.replay(one)
+                self.counts = Counts(images + 1, objects + len(one), skipped)
+
     def work(self, stream: Iterator[Found]) -> bool:
-        """Work through the stream; returns whether Ctrl-C ended it."""
+        """Work through the stream; returns whether Ctrl-C ended it. What is finished is kept however it ends."""
         from singleshot.runtime.background_worker import BackgroundWorker
 
         interrupted = False
@@ -227,6 +274,10 @@ class _Run:
             interrupted = _feed(writing, stream)
         except BrokenPipeError as error:
             self.results.broken = error
+        except BaseException:
+            writing.stop()
+            self.results.keep()
+            raise
         finally:
             writing.stop()
         self.results.close(complete=not interrupted)
@@ -237,11 +288,13 @@ class _Run:
         images, objects, skipped = self.counts
         if found.detections is None:
             self.counts = Counts(images, objects, skipped + 1)
+            self.results.skip(found.frame)
             self.unreported = found.frame.error or DataError(f"{printable(found.frame.name)}: no image")
             return
         ids = self.results.ids
         if ids is not None and ids.image_of(found.detections.image) is None:
             self.counts = Counts(images, objects, skipped + 1)
+            self.results.skip(found.frame)
             self.unreported = DataError(
                 f"{printable(found.detections.image)}: no image, or several, of that name in --like "
                 f"{printable(self.results.options.like)}; left out"
@@ -258,86 +311,6 @@ class _Run:
             self.listener.on_skip(error)
 
 
-class _Results:
-    """The files of a run, opened with the first image: a run without any leaves nothing behind.
-
-    Left by an exception, the stack discards what is unfinished. broken: the reader of the stream went away.
-    """
-
-    def __init__(
-        self,
-        options: DetectOptions,
-        class_names: tuple[str, ...],
-        stream: TextIO | None,
-        stack: ExitStack,
-        ids: CocoIds | None,
-    ) -> None:
-        self.options, self.class_names, self.stream, self.stack, self.ids = options, class_names, stream, stack, ids
-        self.folder = None if options.out is None else Path(options.out)
-        self.results_at: Path | None = None
-        self.pictures_at: Path | None = None
-        self.broken: BrokenPipeError | None = None
-        self._writers: list[Writer] = []
-        self._pictures: PictureWriter | None = None
-        self._crops: CropWriter | None = None
-
-    def add(self, found: Found) -> None:
-        assert found.detections is not None
-        with self._named_errors():
-            if not self._writers:
-                self._open()
-            for writer in self._writers:
-                writer.add(found.detections)
-            if self._pictures is not None:
-                self._pictures.add(found.frame, found.detections)
-            if self._crops is not None:
-                self._crops.add(found.frame, found.detections)
-
-    def _open(self) -> None:
-        from singleshot.images.drawn_mark import CROPS, PICTURES
-        from singleshot.runtime.drawing import DrawOptions
-        from singleshot.runtime.picture_writer import CropWriter, PictureWriter
-        from singleshot.runtime.result_files import CocoWriter, JsonWriter, open_writer
-
-        options, enter = self.options, self.stack.enter_context
-        if self.stream is not None:
-            as_coco = options.form == "coco"
-            on_stream = CocoWriter(self.stream, self.class_names, self.ids) if as_coco else None
-            self._writers.append(enter(on_stream or JsonWriter(self.stream, options.model, self.class_names)))
-        if self.folder is not None:
-            writer, self.results_at = open_writer(options.form, self.folder, options.model, self.class_names, self.ids)
-            self._writers.append(enter(writer))
-            if options.draw:
-                self.pictures_at = self.folder / PICTURES
-                how = DrawOptions(options.line_width, options.labels, options.scores)
-                self._pictures = PictureWriter(self.pictures_at, how)
-                self.stack.callback(self._pictures.close)
-            if options.crop:
-                self._crops = CropWriter(self.folder / CROPS)
-
-    def close(self, complete: bool) -> None:
-        """Close everything; a reader that left before the last words is noted only."""
-        for writer in reversed(self._writers):
-            try:
-                with self._named_errors():
-                    writer.close(complete=complete and self.broken is None)
-            except BrokenPipeError as error:
-                self.broken = error
-        if self._pictures is not None:
-            self._pictures.close()
-
-    @contextlib.contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        """A full disk in one line; a reader that leaves stays a BrokenPipeError."""
-        try:
-            yield
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            where = "standard output" if self.folder is None else f"--out {printable(self.folder)}"
-            raise ConfigError(f"{where}: cannot write there ({printable(error.strerror or error, 100)})") from error
-
-
 def _feed(writing: BackgroundWorker[Found], stream: Iterator[Found]) -> bool:
     try:
         try:
@@ -352,6 +325,9 @@ def _feed(writing: BackgroundWorker[Found], stream: Iterator[Found]) -> bool:
     except KeyboardInterrupt:
         writing.finish()  # what was found is kept
         return True
+    except Exception:
+        writing.finish()
+        raise
     return False
 
 
@@ -362,6 +338,8 @@ def _bytes_of(found: Found) -> int:
 
 def _first(frames: Iterator[Frame], limit: int | None) -> Iterator[Frame]:
     """At most `limit` of the frames, whose source is closed with this."""
+    if limit == 0:
+        return
     try:
         for number, frame in enumerate(frames, start=1):
             yield frame

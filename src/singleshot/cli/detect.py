@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -21,15 +22,17 @@ from singleshot.cli.common import (
     RuleOption,
     ThreadsOption,
     hush_stdout,
+    stop_on_signals,
 )
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.files import is_free
 
 if TYPE_CHECKING:
-    from rich.status import Status
+    from rich.progress import Progress
 
     from singleshot.api.detect import Counts, Detected, DetectOptions
     from singleshot.runtime.detector import Found
+    from singleshot.runtime.sources import Frame
 
 EXIT_PIPE = 141  # 128 + SIGPIPE
 _FEW = 20  # images that get a line each
@@ -107,6 +110,10 @@ def detect(
     threads: ThreadsOption = None,
     precision: PrecisionOption = None,
     limit: Annotated[int | None, typer.Option(help="Stop after this many images or frames.")] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the run in --out that was stopped; the other options as they were."),
+    ] = False,
     as_json: Annotated[
         bool,
         typer.Option(
@@ -128,7 +135,7 @@ def detect(
 
     Exit code 3: done, but some inputs were skipped.
 
-    Exit code 130: stopped with Ctrl-C; what was finished is kept.
+    Exit code 130: stopped with Ctrl-C, SIGTERM or SIGHUP; what was finished is kept, and --resume goes on.
     """
     from singleshot.api.detect import DetectOptions
 
@@ -138,7 +145,7 @@ def detect(
     if as_json and crop and out is None and draw is None:
         values["draw"] = False  # crops were asked for, and nothing else
     if out is None and (not as_json or draw or crop):
-        values["out"] = _default_folder()
+        values["out"] = _default_folder(resume)
     console = RunPrinter(to_stderr=as_json, quiet=quiet)
     raise typer.Exit(run(DetectOptions.of(values), console, sys.stdout if as_json else None))
 
@@ -148,7 +155,7 @@ def run(options: DetectOptions, printer: RunPrinter, stream: TextIO | None = Non
     from singleshot.api.detect import Listener, run_detection
 
     try:
-        with printer:
+        with printer, stop_on_signals():
             done = run_detection(options, stream, Listener(printer.image, printer.skip))
     except BrokenPipeError:
         hush_stdout()
@@ -160,18 +167,19 @@ def run(options: DetectOptions, printer: RunPrinter, stream: TextIO | None = Non
 
 
 class RunPrinter:
-    """Prints how a run of `detect` goes: first a line for each image, then now and then one for all."""
+    """Prints how a run of `detect` goes: first a line for each image, then, and for videos at once, a bar on a terminal
+    and elsewhere now and then a line for all."""
 
     def __init__(self, to_stderr: bool = False, quiet: bool = False) -> None:
         self.to_stderr, self.quiet = to_stderr, quiet
-        self._status: Status | None = None
+        self._bar: Progress | None = None
 
     def __enter__(self) -> RunPrinter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._status is not None:
-            self._status.stop()
+        if self._bar is not None:
+            self._bar.stop()
 
     def _print(self, text: str) -> None:
         if not self.quiet:
@@ -180,39 +188,58 @@ class RunPrinter:
     def skip(self, error: DataError) -> None:
         """Name an input that could not be read."""
         text = f"skipped: {printable(error, limit=500)}"
-        if self._status is not None:  # above the moving line, and not broken at the terminal's width
-            self._status.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if self._bar is not None:  # above the moving line, and not broken at the terminal's width
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             print(text, file=sys.stderr, flush=True)
 
     def image(self, found: Found, counts: Counts) -> None:
         """Print what was found in an image, or where the run is."""
-        assert found.detections is not None
+        frame, detections = found
+        assert detections is not None
         if self.quiet:
             return
         line = f"{counts.images} images, {counts.objects} objects, {counts.skipped} skipped"
-        if counts.images <= _FEW:
-            self._print(f"{printable(found.frame.name)}: {printable(found.detections.summary(), limit=400)}")
-        elif sys.stderr.isatty():
-            if self._status is None:
-                from rich.console import Console
-                from rich.status import Status
-
-                self._status = Status("", console=Console(stderr=True))
-                self._status.start()
-            self._status.update(line)
+        has_bar = sys.stderr.isatty() and not self.to_stderr
+        if counts.images <= _FEW and not (has_bar and frame.frame is not None):
+            self._print(f"{printable(frame.name)}: {printable(detections.summary(), limit=400)}")
+        elif has_bar:
+            self._move_bar(frame, line)
         elif counts.images % _PLAIN_EVERY == 0:
             self._print(line)
+
+    def _move_bar(self, frame: Frame, line: str) -> None:
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn()
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bar.add_task("", total=None)
+            self._bar.start()
+        task = self._bar.task_ids[0]
+        if frame.frame is None:
+            self._bar.update(task, description=line, total=None)
+            return
+        if frame.frame == 0:
+            self._bar.reset(task, total=frame.total)
+        number = f"{frame.frame + 1}" if frame.total is None else f"{frame.frame + 1}/{frame.total}"
+        description = f"{printable(frame.source, 40)} {number}, {line}"
+        self._bar.update(task, description=description, completed=frame.frame + 1, total=frame.total)
 
     def end(self, done: Detected) -> None:
         """Sum up, and name what was written."""
         images, objects, skipped = done.counts
-        rate = images / max(done.seconds, 1e-9)
+        rate = (images - done.resumed) / max(done.seconds, 1e-9)
         text = f"{'stopped after ' if done.interrupted else ''}{images} images, {objects} objects, {rate:.1f} images/s"
+        text += f", {done.resumed} of the images from before" if done.resumed else ""
         self._print(f"{text}, {skipped} skipped" if skipped else text)
-        for what, where in (("results", done.results), ("pictures", done.pictures)):
+        codecs = f" (videos: {'; '.join(done.codecs)})" if done.codecs else ""
+        for what, where, how in (("results", done.results, ""), ("pictures", done.pictures, codecs)):
             if where is not None:
-                self._print(f"{what}: {printable(where)}")
+                self._print(f"{what}: {printable(where)}{how}")
+        if done.interrupted and done.results is not None:
+            self._print(f"go on:  the same command with --resume --out {shlex.quote(str(done.results.parent))}")
 
 
 def _batch_size(text: str) -> int | None:
@@ -224,7 +251,10 @@ def _batch_size(text: str) -> int | None:
     return int(text)
 
 
-def _default_folder() -> Path:
-    """detections, or the first of detections-2, ... that holds nothing yet."""
+def _default_folder(resume: bool) -> Path:
+    """detections, or the first of detections-2, ... that holds nothing yet; to resume, the last that does."""
     names = itertools.chain(["detections"], (f"detections-{number}" for number in itertools.count(2)))
-    return next(path for path in map(Path, names) if is_free(path))
+    if not resume:
+        return next(path for path in map(Path, names) if is_free(path))
+    used = list(itertools.takewhile(lambda path: not is_free(path), map(Path, names)))
+    return used[-1] if used else Path("detections")

@@ -24,7 +24,9 @@ class Detections:
 
     boxes: float32 [N, 4], corner form x0 y0 x1 y1 in continuous pixels of the original image (0 is the left
     or top edge, width or height the right or bottom one); scores: float32 [N] in 0..1; labels: int64 [N],
-    0-based; names: the class name of each; image: what the image is called; width, height: its pixels.
+    0-based; names: the class name of each; image: what the image is called; width, height: its pixels; time: of a
+    video's frame, in seconds; every_class: names of all classes of the model, those that were not
+    asked for too, of which colours are made.
     Indexing by a number, a slice, an index array or a mask gives Detections again.
     """
 
@@ -35,12 +37,23 @@ class Detections:
     image: str
     width: int
     height: int
+    time: float | None = None
+    every_class: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, found: ImageDetections, class_names: Sequence[str], image: str, width: int, height: int) -> Detections:
-        """From boxes in pixels, scores and labels; class_names: by label."""
+    def of(
+        cls,
+        found: ImageDetections,
+        class_names: Sequence[str],
+        image: str,
+        width: int,
+        height: int,
+        time: float | None = None,
+        every_class: tuple[str, ...] = (),
+    ) -> Detections:
+        """From boxes in pixels, scores and labels; class_names: by label; every_class: see the class."""
         names = tuple(class_names[label] for label in found.labels)
-        return cls(found.boxes, found.scores, found.labels, names, image, width, height)
+        return cls(found.boxes, found.scores, found.labels, names, image, width, height, time, every_class)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -55,6 +68,8 @@ class Detections:
             self.image,
             self.width,
             self.height,
+            self.time,
+            self.every_class,
         )
 
     def __iter__(self) -> Iterator[Detections]:
@@ -97,11 +112,13 @@ class Detections:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: the image, its size, and per object box (x0 y0 x1 y1 px), score, label, name."""
+        """Plain values for JSON: the image, its size, in a video the time in seconds, and of each object its box (x0 y0
+        x1 y1 in pixels), score, label and name."""
         return {
             "image": self.image,
             "width": self.width,
             "height": self.height,
+            **({} if self.time is None else {"time": round(self.time, 3)}),
             "detections": [
                 {
                     "box": [round(float(v), 3) for v in box],

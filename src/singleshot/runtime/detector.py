@@ -99,6 +99,7 @@ class Detector:
             self._filter = ClassFilter(labels, self.nms_iou)
             self._most = NO_CAP if thresholds is None or -1 not in labels else thresholds.keep
             self.class_names = selection.names
+        self._every_class = tuple(dict.fromkeys((*class_names, *self.class_names)))
 
     @property
     def batch_size(self) -> int:
@@ -224,7 +225,10 @@ class Detector:
             detections = None
             if found is not None:
                 found = select(found, job.score_min, self.max_detections)
-                detections = Detections.of(found, self.class_names, frame.name, item.width, item.height)
+                size = item.width, item.height
+                detections = Detections.of(
+                    found, self.class_names, frame.name, *size, time=frame.time, every_class=self._every_class
+                )
             held = item.held
             del item, found
             yield Found(frame, detections)

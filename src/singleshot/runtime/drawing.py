@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,11 @@ _COLOUR_BLIND = (
     ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
     ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
 )
-_PALETTE = 128  # distinct colours; a label past them takes an earlier one's
+_PALETTE = 128  # distinct colours
+# How far colours of one model's classes are apart in CIE Lab, as long as there are such; vivid ones first, which have
+# such a chroma and lightness: a thin line of others looks like its rim.
+_APART = (15.0, 10.0, 5.0, 0.1)
+_VIVID_CHROMA, _VIVID_LIGHTNESS, _VIVID_FIRST = 45.0, (40.0, 88.0), 1  # the last: so many of the distances
 
 
 def _seen(rgb: np.ndarray) -> np.ndarray:
@@ -67,9 +72,28 @@ def _palette() -> tuple[tuple[int, int, int], ...]:
     return tuple(chosen)
 
 
-def class_colour(label: int) -> tuple[int, int, int]:
-    """RGB colour of a class, the same in every run: distinct for 128 classes, to colour-blind eyes too."""
-    return _palette()[int(label) % _PALETTE]
+@functools.lru_cache(maxsize=64)
+def class_colours(names: tuple[str, ...]) -> dict[str, tuple[int, int, int]]:
+    """RGB colours by class name, whatever the order: the name chooses one of 128, and the next where that is too near
+    to another's of these classes, to colour-blind eyes too. Past 128 classes colours come again."""
+    palette = _palette()
+    seen = _seen(np.array(palette, np.uint8))
+    apart = np.linalg.norm(seen[:, None] - seen[None], axis=3).min(axis=2)
+    wanted = {name: int(hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest(), 16) for name in names}
+    lightness, chroma = seen[:, 0, 0], np.hypot(seen[:, 0, 1], seen[:, 0, 2])
+    vivid = (chroma >= _VIVID_CHROMA) & (lightness >= _VIVID_LIGHTNESS[0]) & (lightness <= _VIVID_LIGHTNESS[1])
+    nearest = np.full(_PALETTE, np.inf)
+    found = {}
+    for name in sorted(wanted, key=lambda one: (wanted[one], one)):
+        tries = [(np.flatnonzero(vivid), least) for least in _APART[:_VIVID_FIRST]]
+        tries += [(np.arange(_PALETTE), least) for least in _APART]
+        turns = ((np.roll(which, -(wanted[name] % len(which))), least) for which, least in tries)
+        pick = next(
+            (int(turn[nearest[turn] >= least][0]) for turn, least in turns if (nearest[turn] >= least).any()), 0
+        )
+        found[name] = palette[pick]
+        nearest = np.minimum(nearest, apart[pick])
+    return found
 
 
 def text_colour(background: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -145,9 +169,12 @@ def _draw_label(image: np.ndarray, label: Label, colour: tuple[int, int, int]) -
 
 
 def _draw_box(image: np.ndarray, corners: tuple[int, int, int, int], colour: tuple[int, int, int], line: int) -> None:
-    """The box's own outermost `line` pixels, with a thin rim on both sides that keeps it visible on any ground."""
+    """The box's own outermost `line` pixels, with a thin rim on both sides that keeps it visible on any ground; for a
+    line of one pixel the rim outside is enough."""
     rim = max(1, line // 4)
-    for depth in range(-rim, line + rim):  # nested, since OpenCV's thick lines are wider than asked for
+    for depth in range(
+        -rim, line + (rim if line > 1 else 0)
+    ):  # nested, since OpenCV's thick lines are wider than asked for
         x0, y0, x1, y1 = corners[0] + depth, corners[1] + depth, corners[2] - depth, corners[3] - depth
         if x0 <= x1 and y0 <= y1:
             shade = colour if 0 <= depth < line else text_colour(colour)
@@ -187,8 +214,9 @@ def draw_detections(image: np.ndarray, detections: Detections, options: DrawOpti
         left, top = min(max(0, int(np.floor(x0))), width - 1), min(max(0, int(np.floor(y0))), height - 1)
         right, bottom = min(int(np.ceil(x1)), width) - 1, min(int(np.ceil(y1)), height) - 1
         corners.append((left, top, max(left, right), max(top, bottom)))
+    colours = class_colours(tuple(dict.fromkeys((*detections.every_class, *detections.names))))
     for row in reversed(range(len(detections))):
-        _draw_box(canvas, corners[row], class_colour(detections.labels[row]), line)
+        _draw_box(canvas, corners[row], colours[detections.names[row]], line)
     if not options.labels:
         return canvas
     layout = LabelLayout(height, width, pixels, corners, _text_size)
@@ -197,5 +225,5 @@ def draw_detections(image: np.ndarray, detections: Detections, options: DrawOpti
         score = f"{float(detections.scores[row]):.2f}" if options.scores else ""
         label = layout.place(corner, display_name(detections.names[row], number), score)
         if label is not None:
-            _draw_label(canvas, label, class_colour(number))
+            _draw_label(canvas, label, colours[detections.names[row]])
     return canvas

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from singleshot.images.suffixes import IMAGE_SUFFIXES
@@ -13,6 +14,8 @@ VIDEO_SUFFIXES = frozenset(
     | {".m2ts", ".3gp", ".ogv", ".mjpeg", ".mjpg", ".h264"}
 )
 _MAX_BYTES = 120  # of a stem: leaves room for "-123" and a suffix under the usual limit of 255
+# Called with a path that is about to be written.
+Begun = Callable[[Path], None]
 _COUNTERS = 10_000  # remembered collisions; forgotten ones are found again by looking at the disk
 
 
@@ -40,12 +43,17 @@ class OutputNames:
     names that collided are remembered, and few of those.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, begun: Begun = lambda _: None) -> None:
+        self.folder, self._begun = folder, begun
         self._next: dict[str, int] = {}
 
     def free(self, name: str, suffix: str) -> Path:
         """A path in the folder that does not exist yet."""
+        path = self._free(name, suffix)
+        self._begun(path)
+        return path
+
+    def _free(self, name: str, suffix: str) -> Path:
         stem = safe_stem(name)
         key = stem + suffix
         path = self.folder / key

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from singleshot.devices import cores
 from singleshot.runtime.decoding import Reserve
 from singleshot.runtime.preparing import Prepared
-from singleshot.runtime.sources import Frame
+from singleshot.runtime.sources import LIVE_KINDS, Frame
 
 # Pixels that may be held at once, over all threads; one image alone may be larger.
 HELD_BYTES = 256 * 2**20
@@ -38,7 +38,7 @@ class Prefetcher:
         self._state = threading.Condition()  # for all that follows
         self._done: dict[int, Prepared] = {}
         self._asked = self._given = self._held = 0
-        self._ended = self._stopped = self._closed = False
+        self._ended = self._stopped = self._closed = self._live = False
         count = threads or min(max(cores(), 2), _MOST_THREADS)
         self._threads = [
             threading.Thread(target=self._run, name="singleshot-read", daemon=True) for _ in range(min(count, ahead))
@@ -94,7 +94,7 @@ class Prefetcher:
     def _next(self) -> Frame | None:
         """Ask for the next frame when there is room for it; None at the end, however that comes."""
         with self._state:
-            while not self._stopped and not self._ended and self._asked - self._given >= self._ahead:
+            while not self._stopped and not self._ended and self._is_full:
                 self._state.wait()
             if self._ended:
                 return None
@@ -114,8 +114,14 @@ class Prefetcher:
             if failure is not None and not self._stopped:
                 self._done[self._asked - 1] = Prepared(None, failure=failure)
             self._ended = frame is None
+            self._live = frame is not None and frame.kind in LIVE_KINDS
             self._state.notify_all()
         return frame
+
+    @property
+    def _is_full(self) -> bool:
+        """A live source is asked for no more than one frame ahead: it would be an old one when it is taken."""
+        return self._asked - self._given >= (1 if self._live else self._ahead)
 
     def _close_source(self, failure: BaseException | None) -> BaseException | None:
         """A generator: release its video or camera here, now. Returns what went wrong first."""

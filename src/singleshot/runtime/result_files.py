@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from types import TracebackType
 from typing import IO, Any, NamedTuple
 from xml.etree import ElementTree
 
 from singleshot.errors import ConfigError, printable
-from singleshot.files import IMAGE_INFO, abandon, atomic_write
+from singleshot.files import IMAGE_INFO, RowFile, abandon, atomic_write
 from singleshot.runtime.detections import Detections, coco_image_id
-from singleshot.runtime.names import OutputNames
+from singleshot.runtime.names import Begun, OutputNames
 
 
 class Writer:
@@ -28,6 +29,10 @@ class Writer:
     def add(self, detections: Detections) -> None:
         """Write the detections of the next image. Raises ConfigError where it cannot be written."""
         raise NotImplementedError
+
+    def replay(self, detections: Detections) -> None:
+        """Take the detections of an image that an earlier run, which was stopped, had finished."""
+        self.add(detections)
 
     def close(self, complete: bool = True) -> None:
         """Finish. complete: whether every input was reached. Closing twice does nothing."""
@@ -53,36 +58,45 @@ class Writer:
 class _FileWriter(Writer):
     """One text file, either a path that appears at the end or an open stream that is written as it goes."""
 
-    def __init__(self, target: Path | IO[str], encoding_errors: str = "strict") -> None:
+    encoding_errors = "strict"
+
+    def __init__(self, target: Path | IO[str], head: str) -> None:
         self._stack = contextlib.ExitStack()
         self._closed = False
-        self._live = not isinstance(target, Path)
+        self._rows: RowFile | None = None
         if isinstance(target, Path):
             temporary = self._stack.enter_context(atomic_write(target))
-            self._file: IO[str] = self._stack.enter_context(
-                temporary.open("w", encoding="utf-8", newline="", errors=encoding_errors)
-            )
+            self._rows = RowFile(self._stack.enter_context(temporary.open("wb", buffering=0)))
         else:
-            self._file = target
+            self._stream = target
+        self._write(head)
+
+    def _write(self, text: str) -> None:
+        if self._rows is not None:
+            self._rows.write(text.encode("utf-8", self.encoding_errors))
+        else:
+            self._stream.write(text)
+            self._stream.flush()  # a program reads along
 
     def add(self, detections: Detections) -> None:
-        self._write(detections)
-        if self._live:
-            self._file.flush()  # a program reads along
+        self._write(self._text(detections))
 
-    def _write(self, detections: Detections) -> None:
+    def _text(self, detections: Detections) -> str:
+        """All that is written for an image: of one nothing but the whole is kept."""
         raise NotImplementedError
 
-    def _end(self, complete: bool) -> None:
-        """Write what comes after the last image."""
+    def _tail(self, complete: bool) -> str:
+        """What comes after the last image."""
+        return ""
 
     def close(self, complete: bool = True) -> None:
         if self._closed:
             return
         self._closed = True
         with self._stack:
-            self._end(complete)
-            self._file.flush()
+            self._write(self._tail(complete))
+            if self._rows is not None:
+                self._rows.finish()
 
     def discard(self) -> None:
         if not self._closed:
@@ -97,18 +111,16 @@ class JsonWriter(_FileWriter):
     """
 
     def __init__(self, target: Path | IO[str], model: str, class_names: tuple[str, ...]) -> None:
-        super().__init__(target)
-        self._any = False
+        self._between = "\n"
         head = json.dumps({"model": model, "classes": list(class_names)})
-        self._file.write(head[:-1] + ', "images": [')
+        super().__init__(target, head[:-1] + ', "images": [')
 
-    def _write(self, detections: Detections) -> None:
-        # Joined first: an interrupt between two writes would leave a comma without an object.
-        self._file.write((",\n" if self._any else "\n") + json.dumps(detections.to_dict()))
-        self._any = True
+    def _text(self, detections: Detections) -> str:
+        before, self._between = self._between, ",\n"
+        return before + json.dumps(detections.to_dict())
 
-    def _end(self, complete: bool) -> None:
-        self._file.write(f'\n], "complete": {json.dumps(complete)}}}\n')
+    def _tail(self, complete: bool) -> str:
+        return f'\n], "complete": {json.dumps(complete)}}}\n'
 
 
 class CocoIds(NamedTuple):
@@ -152,28 +164,31 @@ class CocoWriter(_FileWriter):
     """
 
     def __init__(self, target: Path | IO[str], class_names: Sequence[str] = (), ids: CocoIds | None = None) -> None:
-        super().__init__(target)
-        self._any = False
+        self._between = "\n"
         self._info: _ImageInfo | None = None
         self._ids = ids or CocoIds.by_path({name: label for label, name in enumerate(class_names, 1)}, {})
         if isinstance(target, Path) and class_names:
             categories = [{"id": self._ids.categories[name], "name": name} for name in class_names]
             self._info = _ImageInfo(target.with_name(IMAGE_INFO), categories, self._ids.image_of)
-        self._file.write("[")
+        super().__init__(target, "[")
 
-    def _write(self, detections: Detections) -> None:
+    def _text(self, detections: Detections) -> str:
         categories = self._ids.categories or None
         rows = [json.dumps(row) for row in detections.to_coco(self._ids.image_of(detections.image), categories)]
-        if rows:
-            self._file.write((",\n" if self._any else "\n") + ",\n".join(rows))
-            self._any = True
         if self._info is not None:
             self._info.add(detections)
+        if not rows:
+            return ""
+        before, self._between = self._between, ",\n"
+        return before + ",\n".join(rows)
 
-    def _end(self, complete: bool) -> None:
-        self._file.write("\n]\n")
+    def _tail(self, complete: bool) -> str:
+        return "\n]\n"
+
+    def close(self, complete: bool = True) -> None:
+        super().close(complete)
         if self._info is not None:
-            self._info.close()
+            self._info.close(complete)
 
     def discard(self) -> None:
         super().discard()
@@ -187,18 +202,17 @@ class _ImageInfo(_FileWriter):
     def __init__(
         self, path: Path, categories: list[dict[str, Any]], image_of: Callable[[str], int | str | None]
     ) -> None:
-        super().__init__(path)
-        self._any, self._image_of = False, image_of
-        self._file.write(f'{{"categories": {json.dumps(categories)}, "annotations": [], "images": [')
+        self._between, self._image_of = "\n", image_of
+        super().__init__(path, f'{{"categories": {json.dumps(categories)}, "annotations": [], "images": [')
 
-    def _write(self, detections: Detections) -> None:
+    def _text(self, detections: Detections) -> str:
         size = {"width": detections.width, "height": detections.height}
         row = {"id": self._image_of(detections.image), "file_name": detections.image, **size}
-        self._file.write((",\n" if self._any else "\n") + json.dumps(row))
-        self._any = True
+        before, self._between = self._between, ",\n"
+        return before + json.dumps(row)
 
-    def _end(self, complete: bool) -> None:
-        self._file.write("\n]}\n")
+    def _tail(self, complete: bool) -> str:
+        return "\n]}\n"
 
 
 class CsvWriter(_FileWriter):
@@ -206,19 +220,23 @@ class CsvWriter(_FileWriter):
 
     COLUMNS = ("image", "width", "height", "label", "name", "score", "x0", "y0", "x1", "y1")
 
-    def __init__(self, target: Path | IO[str]) -> None:
-        # A file name that is not valid UTF-8 must not end the run.
-        super().__init__(target, encoding_errors="backslashreplace")
-        self._rows = csv.writer(self._file, lineterminator="\n")
-        self._rows.writerow(self.COLUMNS)
+    encoding_errors = "backslashreplace"  # a file name that is not valid UTF-8 must not end the run
 
-    def _write(self, detections: Detections) -> None:
+    def __init__(self, target: Path | IO[str]) -> None:
+        super().__init__(target, self._lines([self.COLUMNS]))
+
+    def _text(self, detections: Detections) -> str:
         values = detections.to_dict()
         head = [values["image"], values["width"], values["height"]]
-        # A list: Ctrl-C cannot come between two rows of one image.
-        self._rows.writerows(
-            [[*head, one["label"], one["name"], one["score"], *one["box"]] for one in values["detections"]]
+        return self._lines(
+            [*head, one["label"], one["name"], one["score"], *one["box"]] for one in values["detections"]
         )
+
+    @staticmethod
+    def _lines(rows: Iterable[Iterable[object]]) -> str:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        return text.getvalue()
 
 
 class _FolderWriter(Writer):
@@ -226,8 +244,11 @@ class _FolderWriter(Writer):
 
     suffix = ""
 
-    def __init__(self, folder: Path) -> None:
-        self._names = OutputNames(folder)
+    def __init__(self, folder: Path, begun: Begun = lambda _: None) -> None:
+        self._names = OutputNames(folder, begun)
+
+    def replay(self, detections: Detections) -> None:
+        """Its file is there."""
 
     def add(self, detections: Detections) -> None:
         path = self._names.free(detections.image, self.suffix)
@@ -298,7 +319,12 @@ FORMATS = ("json", "coco", "voc", "yolo", "csv")
 
 
 def open_writer(
-    form: str, folder: Path, model: str, class_names: tuple[str, ...], ids: CocoIds | None = None
+    form: str,
+    folder: Path,
+    model: str,
+    class_names: tuple[str, ...],
+    ids: CocoIds | None = None,
+    begun: Begun = lambda _: None,
 ) -> tuple[Writer, Path]:
     """The writer of a format inside a results folder, and the file or folder that it fills.
 
@@ -309,6 +335,7 @@ def open_writer(
         model: What to call the model in the file.
         class_names: By label.
         ids: Of form "coco".
+        begun: Called with the path of each image's file, of forms that have such, before it is written.
 
     Raises:
         ConfigError: Another format.
@@ -324,11 +351,11 @@ def open_writer(
         return CsvWriter(path), path
     if form == "voc":
         path = folder / "annotations"
-        return VocWriter(path), path
+        return VocWriter(path, begun), path
     if form == "yolo":
         path = folder / "labels"
         with atomic_write(folder / "classes.txt") as temporary:
             text = "".join(f"{printable(name)}\n" for name in class_names)
             temporary.write_text(text, encoding="utf-8")
-        return YoloWriter(path), path
+        return YoloWriter(path, begun), path
     raise ConfigError(f"format {form!r}: want one of {', '.join(FORMATS)}")

@@ -8,19 +8,19 @@ import io
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit, urlunsplit
 
-import cv2
 import numpy as np
 
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import IMAGE_SUFFIXES
 from singleshot.runtime.names import VIDEO_SUFFIXES
+from singleshot.runtime.video_reader import LiveReader, VideoReader, open_capture
 
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
 LIVE_KINDS = frozenset({"camera", "stream"})
@@ -45,7 +45,9 @@ class Frame:
         kind: image, video, camera, stream or stdin.
         source: The file, camera or address it came from (one video's frames share it).
         frame: 0-based number in a video.
-        fps: Frames per second of a video, None where unknown.
+        time: Seconds from the beginning of a video, or since a live source was opened.
+        fps: Frames per second of a video, None where unknown; where they vary, by the shortest distance of two.
+        total: How many frames the video has about, None where unknown.
         error: Why there is no image.
         path: The file that is still to be read.
     """
@@ -56,7 +58,9 @@ class Frame:
     kind: str = "image"
     source: str = ""
     frame: int | None = None
+    time: float | None = None
     fps: float | None = None
+    total: int | None = None
     error: DataError | None = None
     path: str | None = None
 
@@ -106,7 +110,11 @@ class _Item:
 
 
 def open_sources(
-    sources: Sequence[str], stdin: BinaryIO | None = None, decode: bool = True, sixteen_bit: str = "scale"
+    sources: Sequence[str],
+    stdin: BinaryIO | None = None,
+    decode: bool = True,
+    sixteen_bit: str = "scale",
+    is_done: Callable[[str], bool] = lambda source: False,
 ) -> Iterator[Frame]:
     """Frames of all sources in the order given, read one at a time.
 
@@ -124,6 +132,7 @@ def open_sources(
         decode: Without it image files are not even opened: their frames have a `path` for Detector.stream, which
             reads several at a time.
         sixteen_bit: How 16-bit images that are decoded here become 8 bits, as the model's input_spec has it.
+        is_done: Asked of each file in turn, whether to leave it out.
 
     Raises:
         DataError: A source does not exist or has no images; at once, before anything is read.
@@ -131,7 +140,16 @@ def open_sources(
     if not sources:
         raise DataError("no source given: want an image, folder, pattern, video, camera number, address or -")
     plans = [_plan(source) for source in sources]
-    return _number(frame for plan in plans for item in plan() for frame in _open(item, stdin, decode, sixteen_bit))
+    items = (item for plan in plans for item in plan() if not is_done(item.name))
+    return _number(frame for item in items for frame in _open(item, stdin, decode, sixteen_bit))
+
+
+def is_lasting(source: str) -> bool:
+    """Whether a source, which exists, gives the same once more: no camera, stream or standard input."""
+    if source == "-" or re.match(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]*://", source):
+        return False
+    path = Path(source)
+    return not path.is_char_device() and (path.exists() or not source.isdigit())
 
 
 def _number(frames: Iterator[Frame]) -> Iterator[Frame]:
@@ -234,7 +252,7 @@ def _file_item(path: Path) -> _Item:
         with path.open("rb") as file:
             if _IMAGE_HEADS.match(file.read(16)):
                 return _Item("image", name, name)
-        capture = _capture(name)
+        capture = open_capture(name)
         if capture is not None:
             capture.release()
             return _Item("video", name, name)
@@ -325,26 +343,9 @@ def _failed(name: str, kind: str, why: str) -> Frame:
     return Frame(name, None, kind=kind, source=name, error=DataError(f"{printable(name)}: {why}"))
 
 
-def _capture(target: str | int) -> cv2.VideoCapture | None:
-    """An opened video or None. OpenCV prints its own complaints; the caller has one line instead."""
-    log = cv2.utils.logging
-    level = log.getLogLevel()
-    log.setLogLevel(log.LOG_LEVEL_SILENT)
-    try:
-        capture = cv2.VideoCapture(target)
-    except cv2.error:
-        return None
-    finally:
-        log.setLogLevel(level)
-    if not capture.isOpened():
-        capture.release()
-        return None
-    return capture
-
-
 def _video_frames(item: _Item) -> Iterator[Frame]:
     """Frames of a video, camera or stream until it ends; a last frame with an error when it broke off."""
-    capture = _capture(int(item.target) if item.target.isdigit() and item.kind == "camera" else item.target)
+    capture = open_capture(int(item.target) if item.target.isdigit() and item.kind == "camera" else item.target)
     if capture is None:
         wanted = {
             "video": "not a video that OpenCV can read",
@@ -353,24 +354,26 @@ def _video_frames(item: _Item) -> Iterator[Frame]:
         }
         yield _failed(item.name, item.kind, wanted[item.kind])
         return
+    number = 0
+    video = VideoReader(capture, item.target if item.kind == "video" else None)
+    kind = "video" if video.is_recorded and item.kind == "stream" else item.kind  # a file at an address
+    reader = LiveReader(capture) if kind in LIVE_KINDS else video
     try:
-        rate = capture.get(cv2.CAP_PROP_FPS)
-        fps = float(rate) if np.isfinite(rate) and 0 < rate <= 1000 else None
-        expected = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        number = 0
-        while True:
-            good, bgr = capture.read()
-            if not good or bgr is None:
-                break
-            name = f"{item.name}#{number:06d}"
-            image = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-            yield Frame(name, image, kind=item.kind, source=item.name, frame=number, fps=fps)
-            number += 1
+        for number, (seconds, image) in enumerate(reader, start=1):
+            yield Frame(
+                f"{item.name}#{number - 1:06d}",
+                image,
+                kind=kind,
+                source=item.name,
+                frame=number - 1,
+                time=seconds,
+                fps=reader.rate,
+                total=video.total,
+            )
+            del image
     finally:
-        capture.release()
-    # The count in a header is an estimate for some containers: only a clear shortfall is worth a word.
-    if number == 0:
-        yield _failed(item.name, item.kind, "no frame in it can be read")
-    elif item.kind == "video" and np.isfinite(expected) and number < 0.9 * expected:
-        why = f"broke off after {number} of about {expected:.0f} frames"
-        yield _failed(item.name, item.kind, why)
+        if reader is video:
+            capture.release()
+    why = video.broke_off if reader is video else None if number else "no frame of it can be read"
+    if why is not None:
+        yield replace(_failed(item.name, kind, why), frame=number)
