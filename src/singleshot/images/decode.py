@@ -1,8 +1,9 @@
 """Bytes of an image file -> pixels, with limits that hold before anything is decoded.
 
 Only formats whose header is read here are decoded, so that the pixel limit holds for every one of them.
-OpenCV's behaviour is kept where formats differ: an EXIF rotation is applied, alpha is dropped, grey becomes
-three equal channels, 16 bits become 8 (their upper half, or stretched), and of an animation the first frame is taken.
+OpenCV's behaviour is kept where formats differ: alpha is dropped, grey becomes three equal channels, 16 bits become 8
+(their upper half, or stretched), and of an animation the first frame is taken. Pictures are turned upright as
+`orientation` reads it.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ import numpy as np
 
 from singleshot.errors import DataError, printable
 from singleshot.images.decode_limits import is_whole_png, overload
-from singleshot.images.headers import header_size, may_follow, orientation
+from singleshot.images.extra_decoders import decode_extra, is_extra, missing_decoder
+from singleshot.images.headers import ending_of, header_size
+from singleshot.images.orientation import has_own_tag, may_follow, orientation, turned
 from singleshot.images.samples import UnreadImageError, decode_deep, deep_bits, needs_16_bits, unread_samples
 from singleshot.storage import read_limited
 
 MAX_FILE_BYTES = 256 * 2**20
 MAX_PIXELS = 100_000_000
-FORMATS = "JPEG, PNG, WebP, BMP, TIFF or GIF"
+FORMATS = "JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC or JPEG XL"
 
-_RGB = cv2.IMREAD_COLOR_RGB
+_RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # OpenCV names the reduced reading for BGR only; its flags are the sums.
 _READ = {1: _RGB, **{r: _RGB | (8 * r) for r in (2, 4, 8)}}
 _DAMAGED = "damaged or cut short, does not decode; fetch it again or remove it from the data set"
@@ -54,7 +57,10 @@ def decode_image(data: bytes, name: str, reduce: int = 1, sixteen_bit: str = "sc
 
 def _decode(data: bytes, name: str, reduce: int, sixteen_bit: str) -> np.ndarray:
     image, cause = None, None
-    if not ends_early(data):
+    ending = ending_of(data)
+    if is_extra(ending):
+        image = _shrunk(decode_extra(data, ending), reduce)
+    elif not ends_early(data):
         try:
             with _quiet_opencv():
                 if needs_16_bits(data, sixteen_bit):
@@ -65,7 +71,7 @@ def _decode(data: bytes, name: str, reduce: int, sixteen_bit: str) -> np.ndarray
             cause = error
     if image is None:
         raise DataError(f"{printable(name)}: {_DAMAGED}") from cause
-    return image
+    return image if is_extra(ending) or has_own_tag(data) else turned(image, orientation(data))
 
 
 def _shrunk(image: np.ndarray | None, reduce: int) -> np.ndarray | None:
@@ -87,6 +93,9 @@ def check_image(data: bytes, name: str) -> tuple[int, int]:
     size = header_size(data)
     if size is None:
         raise DataError(f"{printable(name)}: not an image that is read here (want {FORMATS}); convert or remove it")
+    missing = missing_decoder(ending_of(data))
+    if missing:
+        raise UnreadImageError(f"{printable(name)}: {missing}")
     width, height = size
     if not width * height:
         raise DataError(f"{printable(name)}: {width} x {height} pixels, none at all; fetch it again or remove it")
@@ -118,7 +127,9 @@ def verify_image(data: bytes, name: str) -> tuple[int, int]:
     # A JPEG of an eighth of the sides is read as a whole all the same; it takes a third of the time.
     flag = cv2.IMREAD_REDUCED_GRAYSCALE_8 if data[:2] == b"\xff\xd8" else cv2.IMREAD_GRAYSCALE
     image = None
-    if not ends_early(data):
+    if is_extra(ending_of(data)):
+        image = decode_extra(data, ending_of(data))
+    elif not ends_early(data):
         with contextlib.suppress(cv2.error), _quiet_opencv():
             deep = cv2.IMREAD_ANYDEPTH * bool(deep_bits(data))
             image = cv2.imdecode(np.frombuffer(data, np.uint8), flag | deep)

@@ -18,6 +18,7 @@ _MOST_CHANNELS, _PALETTE = 4, 3
 # Bits of numbers that OpenCV 5.0 reads; it spreads those of the middle over 16, and reads them as such only.
 _READ_BITS, _PACKED = (1, 8, 10, 12, 14, 16), (10, 12, 14)
 _SHORT = 3
+_AS_IT_IS = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 # Of an 8-bit picture with fewer grey values little is to be seen; 12 bits in a file of 16 leave 16 of them.
 FEW_GREYS = 32
 _AT_ONCE = 1 << 20  # samples
@@ -123,7 +124,7 @@ def decode_deep(data: bytes, name: str, sixteen_bit: str) -> np.ndarray | None:
     Raises cv2.error as OpenCV does, UnreadImageError for a TIFF of two channels, which OpenCV has in 8 bits only.
     """
     # As BGR: OpenCV 5.0 fills some rows of a TIFF with noise where 16 bits are read as RGB.
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), _AS_IT_IS)
     if image is None:
         return None
     if image.dtype.itemsize != 2:

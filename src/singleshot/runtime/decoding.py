@@ -78,7 +78,7 @@ def _kept(frame: Frame, pixels: np.ndarray, plan: ReadPlan) -> Frame:
 
 def reduction(encoded: Encoded, spec: InputSpec) -> int:
     """The largest reduction on decoding that leaves SPARE pixels for each of the square's along both sides, or 1."""
-    from singleshot.images.headers import orientation
+    from singleshot.images.orientation import orientation
 
     width, height = encoded.width, encoded.height
     place = placement(height, width, spec.sides, spec.resize)

@@ -19,7 +19,8 @@ from singleshot.datasets.checks.process_pool import Died, spread, take_stderr
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import MAX_FILE_BYTES, check_image, ends_early
-from singleshot.images.headers import header_size, orientation
+from singleshot.images.headers import header_size
+from singleshot.images.orientation import orientation
 from singleshot.images.samples import UnreadImageError, count_greys, deep_bits, stretched
 from singleshot.storage import LfsPointerError, read_limited
 
