@@ -22,7 +22,14 @@ from singleshot.images.decode_limits import is_whole_png, overload
 from singleshot.images.extra_decoders import decode_extra, is_extra, missing_decoder
 from singleshot.images.headers import ending_of, header_size
 from singleshot.images.orientation import has_own_tag, may_follow, orientation, turned
-from singleshot.images.samples import UnreadImageError, decode_deep, deep_bits, needs_16_bits, unread_samples
+from singleshot.images.samples import (
+    UnreadImageError,
+    decode_deep,
+    deep_bits,
+    needs_16_bits,
+    unread_samples,
+    without_premultiplying,
+)
 from singleshot.storage import read_limited
 
 MAX_FILE_BYTES = 256 * 2**20
@@ -65,13 +72,23 @@ def _decode(data: bytes, name: str, reduce: int, sixteen_bit: str) -> np.ndarray
             with _quiet_opencv():
                 if needs_16_bits(data, sixteen_bit):
                     image = _shrunk(decode_deep(data, name, sixteen_bit), reduce)
+                elif ending == "avif":
+                    image = _shrunk(_read_avif(data), reduce)
                 else:
-                    image = cv2.imdecode(np.frombuffer(data, np.uint8), _READ[reduce])
+                    image = cv2.imdecode(np.frombuffer(without_premultiplying(data), np.uint8), _READ[reduce])
         except cv2.error as error:
             cause = error
     if image is None:
         raise DataError(f"{printable(name)}: {_DAMAGED}") from cause
+    if ending == "bmp" and data[28:30] == b"\x10\0":  # 16 bits: OpenCV leaves the lowest bits of each channel 0
+        image |= image >> 5
     return image if is_extra(ending) or has_own_tag(data) else turned(image, orientation(data))
+
+
+def _read_avif(data: bytes) -> np.ndarray | None:
+    """As BGR: OpenCV 5.0 leaves it so where RGB is asked for and there is an alpha channel."""
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
 def _shrunk(image: np.ndarray | None, reduce: int) -> np.ndarray | None:

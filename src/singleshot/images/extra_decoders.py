@@ -44,7 +44,8 @@ def decode_extra(data: bytes, ending: str) -> np.ndarray | None:
 def _decode_heif(data: bytes) -> np.ndarray:
     import pi_heif
 
-    return np.asarray(pi_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=True))
+    image = pi_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=True)
+    return np.array(image)  # a copy: the pixels are gone with their owner
 
 
 def _decode_jpeg_xl(data: bytes) -> np.ndarray:

@@ -64,7 +64,9 @@ def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]
 
 
 def _primary(data: bytes, start: int, end: int) -> PrimaryImage | None:
-    item, properties, linked = None, [], []
+    item = None
+    properties: list[tuple[bytes, int, int]] = []
+    linked: list[tuple[int, int, int, int]] = []
     for kind, at, stop in _boxes(data, start, end):
         if kind == b"pitm":
             item = struct.unpack_from(">I" if data[at] else ">H", data, at + 4)[0]
@@ -75,7 +77,8 @@ def _primary(data: bytes, start: int, end: int) -> PrimaryImage | None:
                 properties = list(_boxes(data, body, last))
             elif inner == b"ipma":
                 linked += list(_associations(data, body))
-    size, turn, mirror, clean, turns = None, 0, None, None, []
+    size, turn, mirror, clean = None, 0, None, None
+    turns: list[tuple[int, int]] = []
     for owner, index, place, length in linked:
         if owner != item or not 0 < index <= len(properties):
             continue
@@ -92,7 +95,7 @@ def _primary(data: bytes, start: int, end: int) -> PrimaryImage | None:
         return None
     if clean is not None and iso_ending(data) == "heic" and clean[1] and clean[3]:  # AVIF's decoders leave it alone
         size = min(size[0], clean[0] // clean[1]), min(size[1], clean[2] // clean[3])
-    return PrimaryImage(*size, _ORIENTATIONS[turn, mirror], tuple(turns))
+    return PrimaryImage(size[0], size[1], _ORIENTATIONS[turn, mirror], tuple(turns))
 
 
 def _associations(data: bytes, at: int) -> Iterator[tuple[int, int, int, int]]:

@@ -181,8 +181,8 @@ def _by_xmp(data: bytes, ending: str) -> Turn | None:
                 text, place = _text(data, name, start + len(_XMP_KEY), start + length)
                 return _in_xmp(text, place)
         return None
-    place = _xmp_place(data, ending)
-    return None if place is None else _in_xmp(data[slice(*place)], place[0])
+    where = _xmp_place(data, ending)
+    return None if where is None else _in_xmp(data[slice(*where)], where[0])
 
 
 def _in_xmp(text: bytes, place: int | None) -> Turn | None:
@@ -205,9 +205,9 @@ def _xmp_place(data: bytes, ending: str) -> tuple[int, int] | None:
             order, big = tiff_order(data) or "<", data[2:4] in (b"+\0", b"\0+")
             form = "Q" if big else "I"
             width = struct.calcsize("=" + form)
-            for tag, _, place in tiff_entries(data):
+            for tag, _, entry in tiff_entries(data):
                 if tag == _XMP_TAG:
-                    count, at = struct.unpack_from(order + 2 * form, data, place - width)
+                    count, at = struct.unpack_from(order + 2 * form, data, entry - width)
                     return at, at + count
     except struct.error:
         return None
