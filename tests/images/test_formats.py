@@ -178,3 +178,20 @@ def test_changed_files_decode_or_end_in_a_line(form):
         except DataError:
             continue
         assert image.ndim == 3
+
+
+@pytest.mark.parametrize("form", sorted(WHOLE))
+def test_data_sets_take_them(tmp_path, write_coco, form):
+    from singleshot.datasets import open_dataset, open_source
+    from singleshot.datasets.checks import check_source
+
+    (tmp_path / f"a.{form}").write_bytes(WHOLE[form])
+    width, height = upright_size(WHOLE[form], "a")
+    images = [{"id": 1, "file_name": f"a.{form}", "width": width, "height": height}]
+    objects = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [4, 4, 20, 20], "area": 400, "iscrowd": 0}]
+    content = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "a"}]}
+    write_coco(tmp_path / "annotations.json", content)
+    kinds = {finding.kind for finding in check_source(open_source(tmp_path)).findings}
+    assert not kinds & {"image-corrupt", "image-unread", "image-damaged", "size-wrong"}
+    sample = open_dataset(tmp_path, "train").sample(0)
+    assert np.array_equal(sample.image, decode_image(WHOLE[form], "a"))

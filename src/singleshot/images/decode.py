@@ -144,15 +144,25 @@ def verify_image(data: bytes, name: str) -> tuple[int, int]:
     # A JPEG of an eighth of the sides is read as a whole all the same; it takes a third of the time.
     flag = cv2.IMREAD_REDUCED_GRAYSCALE_8 if data[:2] == b"\xff\xd8" else cv2.IMREAD_GRAYSCALE
     image = None
-    if is_extra(ending_of(data)):
-        image = decode_extra(data, ending_of(data))
-    elif not ends_early(data):
+    if not ends_early(data):
         with contextlib.suppress(cv2.error), _quiet_opencv():
-            deep = cv2.IMREAD_ANYDEPTH * bool(deep_bits(data))
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), flag | deep)
+            image = decode_unscaled(data, flag)
     if image is None:
         raise DataError(f"{printable(name)}: {_DAMAGED}")
     return size
+
+
+def decode_unscaled(data: bytes, flag: int) -> np.ndarray | None:
+    """Grey [H, W] or BGR [H, W, 3] by OpenCV's flag, upright, in 16 bits where a PNG or TIFF has more than 8, of bytes
+    that passed `check_image`; None where they do not decode. May raise cv2.error."""
+    ending = ending_of(data)
+    if is_extra(ending):
+        image = decode_extra(data, ending)
+        as_asked = cv2.COLOR_RGB2BGR if flag & cv2.IMREAD_COLOR else cv2.COLOR_RGB2GRAY
+        return None if image is None else cv2.cvtColor(image, as_asked)
+    flag |= cv2.IMREAD_IGNORE_ORIENTATION | cv2.IMREAD_ANYDEPTH * bool(deep_bits(data))
+    image = cv2.imdecode(np.frombuffer(without_premultiplying(data), np.uint8), flag)
+    return image if image is None or has_own_tag(data) else turned(image, orientation(data))
 
 
 class Encoded(NamedTuple):
