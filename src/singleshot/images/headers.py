@@ -40,7 +40,8 @@ WIDTH, HEIGHT = 256, 257  # tags of a TIFF
 
 def ending_of(data: bytes) -> str:
     """The usual ending of the format that a file starts as, "jpg" or "png"; "" for what is not read here."""
-    return next((ending for magic, ending in _MAGIC.items() if data.startswith(magic)), "") or iso_ending(data)
+    ending = next((ending for magic, ending in _MAGIC.items() if data.startswith(magic)), "") or iso_ending(data)
+    return "" if ending == "webp" and data[8:12] != b"WEBP" else ending
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from singleshot.errors import DataError
+from singleshot.errors import DataError, SingleshotError
 from singleshot.inputs import InputSpec, placement
 from singleshot.runtime.sources import Frame
 
@@ -57,23 +57,33 @@ def decode_frame(frame: Frame, plan: ReadPlan, reserve: Reserve = lambda _: None
             reserve(frame.image.nbytes)
         height, width = frame.image.shape[:2]
         return Decoded(_kept(frame, frame.image, plan), frame.image, width, height)
-    if frame.path is None or frame.error is not None:
+    if (frame.path is None and frame.data is None) or frame.error is not None:
         return Decoded(frame)
-    from singleshot.images.decode import read_encoded
-
     try:
-        encoded = read_encoded(frame.path, plan.spec.sixteen_bit)
+        encoded = _encoded(frame, plan.spec.sixteen_bit)
         width, height = encoded.width, encoded.height
         reduced = reduction(encoded, plan.spec) if plan.reduce and not plan.whole and not plan.keep else 1
         reserve(3 * -(-width // reduced) * -(-height // reduced))
         pixels = encoded.decode(reduced)
-    except DataError as error:
-        return Decoded(replace(frame, path=None, error=error))
+    except SingleshotError as error:
+        text = str(error) if frame.path is None else str(error).replace(frame.path, frame.name)  # an address's password
+        if not isinstance(error, DataError) or text != str(error):
+            error = DataError(text)
+        return Decoded(replace(frame, path=None, data=None, error=error))
     return Decoded(_kept(frame, pixels, plan), pixels, width, height, reduced)
 
 
+def _encoded(frame: Frame, sixteen_bit: str) -> Encoded:
+    from singleshot.images.decode import Encoded, read_encoded, upright_size
+
+    if frame.data is None:
+        assert frame.path is not None
+        return read_encoded(frame.path, sixteen_bit)
+    return Encoded(frame.data, *upright_size(frame.data, frame.name), frame.name, sixteen_bit)
+
+
 def _kept(frame: Frame, pixels: np.ndarray, plan: ReadPlan) -> Frame:
-    return replace(frame, image=pixels if plan.keep else None, path=None)
+    return replace(frame, image=pixels if plan.keep else None, path=None, data=None)
 
 
 def reduction(encoded: Encoded, spec: InputSpec) -> int:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
@@ -23,7 +22,8 @@ from singleshot.runtime.merging import TileBoxes, merge
 from singleshot.runtime.pixels import select, to_pixels
 from singleshot.runtime.prefetch import Prefetcher
 from singleshot.runtime.preparing import Prepared, make_ready
-from singleshot.runtime.sources import Frame, frame_of
+from singleshot.runtime.python_sources import Image, SourceFrames, frame_of
+from singleshot.runtime.sources import Frame
 from singleshot.runtime.tiles import Tiling, cut
 from singleshot.thresholds import NO_CAP, Thresholds
 
@@ -41,8 +41,7 @@ class Found(NamedTuple):
     detections: Detections | None
 
 
-Source = np.ndarray | str | Path
-Sources = list[str] | list[Path] | list[np.ndarray] | list[Source] | tuple[Source, ...]
+Sources = list[Any] | tuple[Any, ...]  # of images
 Tile = Tiling | int | tuple[int, float]
 
 
@@ -107,38 +106,47 @@ class Detector:
 
     @overload
     def detect(
-        self, source: Source, score_min: float | None = None, *, batch_size: int | None = None, tile: Tile | None = None
-    ) -> Detections: ...
-
-    @overload
-    def detect(
         self,
         source: Sources,
         score_min: float | None = None,
         *,
         batch_size: int | None = None,
         tile: Tile | None = None,
+        bgr: bool = False,
     ) -> list[Detections]: ...
 
+    @overload
     def detect(
         self,
-        source: Source | Sources,
+        source: Image,
         score_min: float | None = None,
         *,
         batch_size: int | None = None,
         tile: Tile | None = None,
+        bgr: bool = False,
+    ) -> Detections: ...
+
+    def detect(
+        self,
+        source: Image | Sources,
+        score_min: float | None = None,
+        *,
+        batch_size: int | None = None,
+        tile: Tile | None = None,
+        bgr: bool = False,
     ) -> Detections | list[Detections]:
         """Objects in one image, or in each of a list of images.
 
-        For folders and videos see `stream` and `open_sources`.
+        For folders and videos see `stream`.
 
         Args:
-            source: uint8 RGB [H, W, 3] (grey [H, W] works, an alpha channel is dropped) or the path of an image file,
-                or a list or tuple of those.
+            source: uint8 RGB [H, W, 3] (grey [H, W] works, an alpha channel is dropped), the path of an image file, its
+                bytes or the file opened for reading, a Pillow image, or a list or tuple of those.
             score_min: In place of the detector's own threshold.
             batch_size: In place of the detector's own.
             tile: Also look at tiles of that many pixels a side, or (side, overlap), see Tiling, for objects that are
                 small in the whole image.
+            bgr: Arrays have their colours in OpenCV's order.
 
         Returns:
             Detections, boxes in pixels of the image; a list of them for a list.
@@ -151,39 +159,45 @@ class Detector:
         batch_size = _checked_batch(batch_size)
         if not isinstance(source, (list, tuple)):  # no threads for one image
             plan = job.plan(keep=False)
-            (one,) = self._run([make_ready(frame_of(source, 0), plan)], job)
+            frame = frame_of(source, 0, self.input_spec.sixteen_bit, bgr)
+            (one,) = self._run([make_ready(frame, plan)], job)
             return _of(one)
-        frames = (frame_of(one, index) for index, one in enumerate(source))
+        frames = (frame_of(one, index, self.input_spec.sixteen_bit, bgr) for index, one in enumerate(source))
         return [_of(found) for found in self._stream(frames, batch_size or self._batch_size, job, keep=False)]
 
     def stream(
         self,
-        frames: Iterable[Frame],
+        sources: Image | int | Iterable[Any],
         batch_size: int | None = None,
         score_min: float | None = None,
         *,
         tile: Tile | None = None,
         keep_images: bool = True,
+        bgr: bool = False,
     ) -> Iterator[Found]:
-        """Detections of every frame, in order, with a frame's error passed on.
+        """Detections of every image and frame, in order; what cannot be read comes with its error, and ends nothing.
 
         Threads read, decode and resize ahead while the engine works; what they hold is bounded, in number and in
         bytes, however many frames there are. Live frames (camera, stream) never wait for a batch to fill. Closing the
-        generator stops the threads and closes `frames`.
+        generator stops the threads and closes `sources`.
 
         Args:
-            frames: Such as open_sources gives; what they raise is raised here.
+            sources: What the command line takes (a file, folder, pattern, list of paths, video, camera, address), an
+                image as `detect` takes it, a Frame, or an iterable of any of these; what the iterable raises is raised.
             batch_size: In place of the detector's own.
             score_min: Likewise.
             tile: See `detect`.
             keep_images: Without it frames come back without their pixels, images are let go of early, and JPEG files
                 much larger than the network's input are decoded at a part of their size, which moves boxes by little.
+            bgr: See `detect`.
 
         Raises:
+            DataError: A source that is given alone does not exist, or has no images.
             ConfigError: An option is out of range.
         """
         job = self._job(score_min, tile)
         batch_size = _checked_batch(batch_size)
+        frames = SourceFrames(sources, self.input_spec.sixteen_bit, bgr)
         return self._stream(frames, batch_size or self._batch_size, job, keep_images, reduce=not keep_images)
 
     def _job(self, score_min: float | None, tile: Tile | None) -> _Job:

@@ -50,7 +50,7 @@ def make_ready(frame: Frame, plan: ReadPlan, reserve: Reserve = lambda _: None) 
         broken = DataError(f"{printable(frame.name)}: cannot be read ({type(error).__name__}: {printable(error, 120)})")
         broken.__cause__ = error  # our own mistake, perhaps: who asks sees where
         log.debug("%s", broken, exc_info=error)
-    return Prepared(replace(frame, image=None, path=None, error=broken))
+    return Prepared(replace(frame, image=None, path=None, data=None, error=broken))
 
 
 def prepare(decoded: Decoded, plan: ReadPlan) -> Prepared:
