@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, overload
@@ -48,6 +50,7 @@ Tile = Tiling | int | tuple[int, float]
 class Detector:
     """Finds objects in images with one engine.
 
+    It can be pickled where `reopen` opens its engine anew, or the engine can; after a fork the child opens it anew too.
     learnt: which of its training data's classes the model's are, where it learnt some under other names, or not all;
     nms_iou: IoU over which a weaker box of a class is dropped.
 
@@ -90,6 +93,9 @@ class Detector:
         self.nms_iou = (thresholds or Thresholds()).nms_iou
         self.learnt: ClassSelection | None = None
         self.category_ids: Mapping[str, int] | None = None  # COCO's, of the data that it was trained on
+        self.reopen: Callable[[], Engine] | None = None
+        self._process, self._reopening = os.getpid(), threading.Lock()
+        self._inherited: list[Engine] = []  # by a fork: they hang when they are let go of
         self._filter: ClassFilter | None = None
         self._most = NO_CAP  # boxes of all classes that the engine gives
         if classes is not None:
@@ -98,6 +104,20 @@ class Detector:
             self._filter = ClassFilter(labels, self.nms_iou)
             self._most = NO_CAP if thresholds is None or -1 not in labels else thresholds.keep
             self.class_names = selection.names
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        for name in ("_process", "_reopening", "_inherited"):
+            del state[name]
+        if self.reopen is not None:
+            del state["engine"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._process, self._reopening, self._inherited = os.getpid(), threading.Lock(), []
+        if self.reopen is not None:
+            self.engine = self.reopen()
 
     @property
     def batch_size(self) -> int:
@@ -245,7 +265,17 @@ class Detector:
             del frame, detections
             release(held)
 
+    def _after_fork(self) -> None:
+        """Threads and locks of an engine stay with the process that opened it."""
+        with self._reopening:
+            if self._process != os.getpid() and self.reopen is not None:
+                self._inherited.append(self.engine)
+                self.engine = self.reopen()
+            self._process = os.getpid()
+
     def _engine(self, squares: list[np.ndarray], score_min: float) -> list[ImageDetections]:
+        if self._process != os.getpid():
+            self._after_fork()
         found = self.engine(np.stack(squares))
         if len(found) != len(squares):
             raise RuntimeError(f"the engine gave {len(found)} results for {len(squares)} images")
