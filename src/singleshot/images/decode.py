@@ -43,6 +43,10 @@ _DAMAGED = "damaged or cut short, does not decode; fetch it again or remove it f
 _HEADER_BYTES = 1 << 18  # previews inside a camera's EXIF are smaller
 
 
+class TooLargeError(DataError):
+    """An image of more pixels than are decoded at once."""
+
+
 def read_image(path: str | Path, sixteen_bit: str = "scale") -> np.ndarray:
     """Decode one file to uint8 RGB [H, W, 3]. sixteen_bit: how 16 bits become 8, one of inputs.SIXTEEN_BIT.
 
@@ -117,9 +121,9 @@ def check_image(data: bytes, name: str) -> tuple[int, int]:
     if not width * height:
         raise DataError(f"{printable(name)}: {width} x {height} pixels, none at all; fetch it again or remove it")
     if width * height > MAX_PIXELS:
-        raise DataError(
+        raise TooLargeError(
             f"{printable(name)}: {width} x {height} pixels (at most {MAX_PIXELS // 10**6} million are read); "
-            "cut or shrink it"
+            "cut or shrink it, or detect in it with --tile"
         )
     message = overload(data, width, height)
     if message:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from singleshot.errors import DataError, SingleshotError
+from singleshot.errors import DataError, SingleshotError, printable
 from singleshot.inputs import InputSpec, placement
 from singleshot.runtime.sources import Frame
+from singleshot.storage import is_remote
 
 if TYPE_CHECKING:
     from singleshot.images.decode import Encoded
+    from singleshot.images.large import LargeImage
 
 # A reduced image keeps that many pixels for each of the square's, along both sides: resizing then averages as few or
 # more of them as from the whole image, and the square differs by noise only.
@@ -41,7 +44,7 @@ class Decoded(NamedTuple):
     """
 
     frame: Frame
-    pixels: np.ndarray | None = None
+    pixels: np.ndarray | LargeImage | None = None
     width: int = 0
     height: int = 0
     reduced: int = 1
@@ -60,6 +63,10 @@ def decode_frame(frame: Frame, plan: ReadPlan, reserve: Reserve = lambda _: None
     if (frame.path is None and frame.data is None) or frame.error is not None:
         return Decoded(frame)
     try:
+        large = _large(frame, plan)
+        if large is not None:
+            reserve(large.nbytes)
+            return Decoded(replace(frame, path=None), large, large.shape[1], large.shape[0])
         encoded = _encoded(frame, plan.spec.sixteen_bit)
         width, height = encoded.width, encoded.height
         reduced = reduction(encoded, plan.spec) if plan.reduce and not plan.whole and not plan.keep else 1
@@ -71,6 +78,29 @@ def decode_frame(frame: Frame, plan: ReadPlan, reserve: Reserve = lambda _: None
             error = DataError(text)
         return Decoded(replace(frame, path=None, data=None, error=error))
     return Decoded(_kept(frame, pixels, plan), pixels, width, height, reduced)
+
+
+def _large(frame: Frame, plan: ReadPlan) -> LargeImage | None:
+    """A file of which tiles are wanted, and that has more pixels than are decoded at once."""
+    if frame.path is None or not plan.whole or is_remote(frame.path) or not Path(frame.path).is_file():
+        return None
+    from singleshot.images.decode import MAX_FILE_BYTES, MAX_PIXELS, TooLargeError, image_size
+    from singleshot.images.large import LargeImage
+
+    try:
+        if Path(frame.path).stat().st_size <= MAX_FILE_BYTES:
+            image_size(frame.path)
+            return None
+    except TooLargeError:
+        pass  # which is what is looked for
+    except DataError:
+        return None  # which decoding says
+    if plan.keep:
+        raise DataError(
+            f"{printable(frame.name)}: nothing is drawn or cut out of more than {MAX_PIXELS // 10**6} million pixels;"
+            " detect with --no-draw (keep_images=False in Python)"
+        )
+    return LargeImage(frame.path, plan.spec.sixteen_bit)
 
 
 def _encoded(frame: Frame, sixteen_bit: str) -> Encoded:

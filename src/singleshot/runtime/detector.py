@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from singleshot.runtime.python_sources import Image, SourceFrames, frame_of
 from singleshot.runtime.sources import Frame
 from singleshot.runtime.tiles import Tiling, cut
 from singleshot.thresholds import NO_CAP, Thresholds
+
+if TYPE_CHECKING:
+    from singleshot.images.large import LargeImage
 
 log = logging.getLogger(__name__)
 
@@ -290,7 +293,7 @@ class Detector:
             self._most = NO_CAP  # said once
         return [self._filter(one) for one in found]
 
-    def _in_tiles(self, image: np.ndarray, name: str, job: _Job) -> ImageDetections:
+    def _in_tiles(self, image: np.ndarray | LargeImage, name: str, job: _Job) -> ImageDetections:
         """The whole image and its tiles, one result in pixels of the image. Raises DataError for too many tiles."""
         assert job.tiling is not None
         height, width = image.shape[:2]
