@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import singleshot
-from singleshot.errors import CheckpointError
+from singleshot.errors import CheckpointError, ConfigError
 from singleshot.inputs import InputSpec
 from singleshot.runtime import Detector
 
@@ -60,16 +60,19 @@ def test_an_engine_of_ones_own_is_pickled_itself():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="signals")
 @pytest.mark.parametrize("engine", FILES)
-def test_after_a_fork_it_detects_the_same(exported, scene, engine):
+def test_after_a_fork_it_detects_the_same_or_says_why_not(exported, scene, engine):
     detector = singleshot.load(exported(FILES[engine]), engine=engine, threads=2)
     wanted = detector.detect(scene())
     detector.detect([scene(1)] * 20)  # its threads are at work once
     child = os.fork()
     if child == 0:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(30)  # a hang ends
-        good = same(detector.detect(scene()), wanted)
-        good = good and all(same(one, wanted) for one in detector.detect([scene()] * 4))
+        signal.alarm(25)  # a hang ends
+        try:
+            good = same(detector.detect(scene()), wanted)
+            good = good and all(same(one, wanted) for one in detector.detect([scene()] * 4))
+        except ConfigError as error:
+            good = engine == "openvino" and "spawn" in str(error)  # which hangs: better a line
         os._exit(0 if good else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert same(detector.detect(scene()), wanted)  # and the parent goes on

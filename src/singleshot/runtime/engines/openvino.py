@@ -44,6 +44,11 @@ class OpenVINOEngine:
     name = "openvino"
 
     def __init__(self, path: str | Path, options: EngineOptions = AS_USUAL) -> None:
+        if any(process != os.getpid() for process in _CORES):  # TBB waits for ever for the threads that stayed behind
+            raise ConfigError(
+                f"{printable(path)}: OpenVINO hangs in a process that was forked from one that uses it; start processes"
+                " by spawn or forkserver (a detector can be pickled), or take engine onnxruntime"
+            )
         self._core = shared_core()
         self.decode: Decode = detections_of
         self._where = printable(path)
