@@ -15,7 +15,7 @@ from singleshot.datasets.checks import check_source
 from singleshot.datasets.checks.repair import repair
 from singleshot.datasets.findings import CollectErrors
 from singleshot.errors import ConfigError, DataError
-from singleshot.images.headers import orientation
+from singleshot.images.orientation import orientation
 
 BOX = (5, 5, 30, 30)
 

@@ -98,7 +98,7 @@ def test_lists_paths_and_grey_arrays(detector, picture, save, tmp_path):
     ("source", "message"),
     [
         (np.zeros((4, 4, 3), np.float32), "float32.*want uint8.*multiply by 255"),
-        (np.zeros((4, 4, 2), np.uint8), r"shape \[4, 4, 2\]"),
+        (np.zeros((4, 4, 5), np.uint8), r"shape \[4, 4, 5\]"),
         (np.zeros((0, 4, 3), np.uint8), r"shape \[0, 4, 3\]"),
         (None, "type NoneType: want a path"),
         ("no/such.jpg", "no/such.jpg"),

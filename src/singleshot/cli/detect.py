@@ -55,7 +55,7 @@ def detect(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="Image, folder, 'glob pattern', video, camera number, stream address, or - for standard "
+            help="Image, folder, 'glob pattern', .txt list of paths, video, camera number, address, or - for standard "
             "input (an image, or a list of paths).",
         ),
     ],

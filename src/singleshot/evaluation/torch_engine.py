@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,9 @@ from singleshot.records import ImageDetections, RawOutput
 from singleshot.runtime.engines.table import EngineOptions
 from singleshot.thresholds import Thresholds
 from singleshot.weights.open_model import open_model
+
+log = logging.getLogger(__name__)
+_IMPORTED_BY = os.getpid()
 
 
 class TorchEngine:
@@ -61,6 +66,10 @@ def open_checkpoint(path: Path, options: EngineOptions) -> TorchEngine:
 
     PyTorch's number of threads is one for the whole process. Raises ConfigError, CheckpointError.
     """
+    if os.getpid() != _IMPORTED_BY and torch.get_num_threads() > 1:
+        log.warning("PyTorch computes with one thread in a process that was forked: its others did not come along")
+        torch.set_num_threads(1)
+        options = options._replace(threads=None)
     # A wrong name is refused before anything is read.
     rule = None if options.rule is None else detection_rule(options.rule)
     device = pick_device(options.device)

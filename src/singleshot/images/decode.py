@@ -1,8 +1,9 @@
 """Bytes of an image file -> pixels, with limits that hold before anything is decoded.
 
 Only formats whose header is read here are decoded, so that the pixel limit holds for every one of them.
-OpenCV's behaviour is kept where formats differ: an EXIF rotation is applied, alpha is dropped, grey becomes
-three equal channels, 16 bits become 8 (their upper half, or stretched), and of an animation the first frame is taken.
+OpenCV's behaviour is kept where formats differ: alpha is dropped, grey becomes three equal channels, 16 bits become 8
+(their upper half, or stretched), and of an animation the first frame is taken. Pictures are turned upright as
+`orientation` reads it.
 """
 
 from __future__ import annotations
@@ -18,19 +19,32 @@ import numpy as np
 
 from singleshot.errors import DataError, printable
 from singleshot.images.decode_limits import is_whole_png, overload
-from singleshot.images.headers import header_size, may_follow, orientation
-from singleshot.images.samples import UnreadImageError, decode_deep, deep_bits, needs_16_bits, unread_samples
+from singleshot.images.extra_decoders import decode_extra, is_extra, missing_decoder
+from singleshot.images.headers import ending_of, header_size
+from singleshot.images.orientation import has_own_tag, may_follow, orientation, turned
+from singleshot.images.samples import (
+    UnreadImageError,
+    decode_deep,
+    deep_bits,
+    needs_16_bits,
+    unread_samples,
+    without_premultiplying,
+)
 from singleshot.storage import read_limited
 
 MAX_FILE_BYTES = 256 * 2**20
 MAX_PIXELS = 100_000_000
-FORMATS = "JPEG, PNG, WebP, BMP, TIFF or GIF"
+FORMATS = "JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC or JPEG XL"
 
-_RGB = cv2.IMREAD_COLOR_RGB
+_RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # OpenCV names the reduced reading for BGR only; its flags are the sums.
 _READ = {1: _RGB, **{r: _RGB | (8 * r) for r in (2, 4, 8)}}
 _DAMAGED = "damaged or cut short, does not decode; fetch it again or remove it from the data set"
 _HEADER_BYTES = 1 << 18  # previews inside a camera's EXIF are smaller
+
+
+class TooLargeError(DataError):
+    """An image of more pixels than are decoded at once."""
 
 
 def read_image(path: str | Path, sixteen_bit: str = "scale") -> np.ndarray:
@@ -54,18 +68,31 @@ def decode_image(data: bytes, name: str, reduce: int = 1, sixteen_bit: str = "sc
 
 def _decode(data: bytes, name: str, reduce: int, sixteen_bit: str) -> np.ndarray:
     image, cause = None, None
-    if not ends_early(data):
+    ending = ending_of(data)
+    if is_extra(ending):
+        image = _shrunk(decode_extra(data, ending), reduce)
+    elif not ends_early(data):
         try:
             with _quiet_opencv():
                 if needs_16_bits(data, sixteen_bit):
                     image = _shrunk(decode_deep(data, name, sixteen_bit), reduce)
+                elif ending == "avif":
+                    image = _shrunk(_read_avif(data), reduce)
                 else:
-                    image = cv2.imdecode(np.frombuffer(data, np.uint8), _READ[reduce])
+                    image = cv2.imdecode(np.frombuffer(without_premultiplying(data), np.uint8), _READ[reduce])
         except cv2.error as error:
             cause = error
     if image is None:
         raise DataError(f"{printable(name)}: {_DAMAGED}") from cause
-    return image
+    if ending == "bmp" and data[28:30] == b"\x10\0":  # 16 bits: OpenCV leaves the lowest bits of each channel 0
+        image |= image >> 5
+    return image if is_extra(ending) or has_own_tag(data) else turned(image, orientation(data))
+
+
+def _read_avif(data: bytes) -> np.ndarray | None:
+    """As BGR: OpenCV 5.0 leaves it so where RGB is asked for and there is an alpha channel."""
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
 def _shrunk(image: np.ndarray | None, reduce: int) -> np.ndarray | None:
@@ -87,13 +114,16 @@ def check_image(data: bytes, name: str) -> tuple[int, int]:
     size = header_size(data)
     if size is None:
         raise DataError(f"{printable(name)}: not an image that is read here (want {FORMATS}); convert or remove it")
+    missing = missing_decoder(ending_of(data))
+    if missing:
+        raise UnreadImageError(f"{printable(name)}: {missing}")
     width, height = size
     if not width * height:
         raise DataError(f"{printable(name)}: {width} x {height} pixels, none at all; fetch it again or remove it")
     if width * height > MAX_PIXELS:
-        raise DataError(
+        raise TooLargeError(
             f"{printable(name)}: {width} x {height} pixels (at most {MAX_PIXELS // 10**6} million are read); "
-            "cut or shrink it"
+            "cut or shrink it, or detect in it with --tile"
         )
     message = overload(data, width, height)
     if message:
@@ -120,11 +150,23 @@ def verify_image(data: bytes, name: str) -> tuple[int, int]:
     image = None
     if not ends_early(data):
         with contextlib.suppress(cv2.error), _quiet_opencv():
-            deep = cv2.IMREAD_ANYDEPTH * bool(deep_bits(data))
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), flag | deep)
+            image = decode_unscaled(data, flag)
     if image is None:
         raise DataError(f"{printable(name)}: {_DAMAGED}")
     return size
+
+
+def decode_unscaled(data: bytes, flag: int) -> np.ndarray | None:
+    """Grey [H, W] or BGR [H, W, 3] by OpenCV's flag, upright, in 16 bits where a PNG or TIFF has more than 8, of bytes
+    that passed `check_image`; None where they do not decode. May raise cv2.error."""
+    ending = ending_of(data)
+    if is_extra(ending):
+        image = decode_extra(data, ending)
+        as_asked = cv2.COLOR_RGB2BGR if flag & cv2.IMREAD_COLOR else cv2.COLOR_RGB2GRAY
+        return None if image is None else cv2.cvtColor(image, as_asked)
+    flag |= cv2.IMREAD_IGNORE_ORIENTATION | cv2.IMREAD_ANYDEPTH * bool(deep_bits(data))
+    image = cv2.imdecode(np.frombuffer(without_premultiplying(data), np.uint8), flag)
+    return image if image is None or has_own_tag(data) else turned(image, orientation(data))
 
 
 class Encoded(NamedTuple):

@@ -11,6 +11,7 @@ import struct
 import zlib
 
 from singleshot.images.headers import JPEG_FRAMES, ending_of, png_chunks, tiff_numbers
+from singleshot.images.jpeg_xl import image_header
 
 # GIF, animations and JPEGs of four inks take 11 bytes for each pixel (others 3 to 9): 1.2 GB.
 MAX_HEAVY_PIXELS = 50_000_000
@@ -24,6 +25,7 @@ _SPARE_BYTES = 1 << 16
 _LONG_STREAM = 2 << 20
 # A tile or strip of a TIFF is held whole, beside the image.
 _USUAL_TILE, _MAX_TILE = 1 << 24, 1 << 26
+_MAX_EXTRA_CHANNELS = 4  # of a JPEG XL: alpha, depth; the format allows 4096
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of PNG's colour types
 
 # The next marker after the coded data of a scan, where FF 00 is a byte and FF D0..D7 a restart.
@@ -44,6 +46,10 @@ def overload(data: bytes, width: int, height: int) -> str:
         return _jpeg(data, pixels)
     if ending == "gif" or (data[8:16] == b"WEBPVP8X" and data[20:21] and data[20] & 2):
         return _heavy(pixels, "a GIF or an animation")
+    if ending in ("heic", "avif"):
+        return _heavy(pixels, "a HEIC or AVIF")
+    if ending == "jxl":
+        return _jpeg_xl(data, pixels)
     return _tiff(data, width, height) if ending == "tif" else ""
 
 
@@ -146,3 +152,13 @@ def _tiff(data: bytes, width: int, height: int) -> str:
     if tile > max(_USUAL_TILE, min(2 * width * height, _MAX_TILE)):
         return f"a tile or strip of {tile} pixels in a TIFF (save it with smaller ones)"
     return ""
+
+
+# ---------------------------------------------------------------------------------------------- JPEG XL
+
+
+def _jpeg_xl(data: bytes, pixels: int) -> str:
+    header = image_header(data)
+    if header is not None and header.extra > _MAX_EXTRA_CHANNELS:
+        return f"{header.extra} channels next to those of colour in a JPEG XL (at most {_MAX_EXTRA_CHANNELS} are read)"
+    return _heavy(pixels, "a JPEG XL")

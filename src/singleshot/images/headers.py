@@ -1,15 +1,17 @@
 """The parts of an image file that stand before its pixels: which format it is, its segments, chunks and directories,
-and the size and orientation that it declares. Nothing here is decoded, and every walk is bounded.
+and the size that it declares. Nothing here is decoded, and every walk is bounded.
 
-By hand, and not by Pillow: `upright` needs the place of the orientation, the runtime half has no Pillow, and where
-files are damaged Pillow's answer is another one than OpenCV's more often than this one is.
+By hand, and not by Pillow: `orientation.upright` needs the place of the orientation, the runtime half has no Pillow,
+and where files are damaged Pillow's answer is another one than OpenCV's more often than this one is.
 """
 
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterator
+
+from singleshot.images.iso_media import iso_ending, primary_image
+from singleshot.images.jpeg_xl import CODESTREAM, CONTAINER, image_header
 
 # First bytes -> the format's usual ending.
 _MAGIC = {
@@ -22,6 +24,8 @@ _MAGIC = {
     b"MM\0*": "tif",
     b"II+\0": "tif",
     b"MM\0+": "tif",
+    CODESTREAM: "jxl",
+    CONTAINER: "jxl",
 }
 # More segments and chunks than any file has that a program wrote; ends the walk through a hostile one.
 _MOST = 1_000_000
@@ -32,13 +36,12 @@ JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_BARE = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})
 _TIFF_FORMS = {3: "H", 4: "I", 16: "Q"}
 WIDTH, HEIGHT = 256, 257  # tags of a TIFF
-_ORIENTATION, _LONG = 0x0112, 4  # a tag of TIFF and EXIF; a type of values
-_EXIF_CHUNKS = (b"eXIf", b"EXIF")  # in a PNG, in a WebP
 
 
 def ending_of(data: bytes) -> str:
     """The usual ending of the format that a file starts as, "jpg" or "png"; "" for what is not read here."""
-    return next((ending for magic, ending in _MAGIC.items() if data.startswith(magic)), "")
+    ending = next((ending for magic, ending in _MAGIC.items() if data.startswith(magic)), "") or iso_ending(data)
+    return "" if ending == "webp" and data[8:12] != b"WEBP" else ending
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
@@ -172,6 +175,16 @@ def _tiff_size(data: bytes) -> tuple[int, int] | None:
     return (width, height) if min(width, height) >= 0 else None
 
 
+def _iso_size(data: bytes) -> tuple[int, int] | None:
+    image = primary_image(data)
+    return None if image is None else (image.width, image.height)
+
+
+def _jxl_size(data: bytes) -> tuple[int, int] | None:
+    header = image_header(data)
+    return None if header is None else (header.width, header.height)
+
+
 _SIZES = {
     "jpg": _jpeg_size,
     "png": _png_size,
@@ -179,75 +192,7 @@ _SIZES = {
     "webp": _webp_size,
     "bmp": _bmp_size,
     "tif": _tiff_size,
+    "avif": _iso_size,
+    "heic": _iso_size,
+    "jxl": _jxl_size,
 }
-
-
-# ---------------------------------------------------------------------------------------------- orientation
-
-
-def orientation(data: bytes) -> int:
-    """1 to 8 as EXIF has it, by the rules by which OpenCV applies it; 1, upright, for a file without it or of another
-    format than JPEG, PNG, WebP and TIFF.
-
-    From 5 on, width and height change places.
-    """
-    where = locate(data)
-    return 1 if where is None else int(struct.unpack_from(where[1] + "H", data, where[0])[0])
-
-
-def locate(data: bytes) -> tuple[int, str] | None:
-    """Where the two bytes of the orientation stand, and their order ("<" or ">"); None where there are none."""
-    start = _exif_block(data)
-    order = None if start is None else tiff_order(data, start)
-    if start is None or order is None:
-        return None
-    try:
-        for tag, kind, place in tiff_entries(data, start):
-            if tag == _ORIENTATION:
-                # A TIFF may have it as a long, whose lower half stands last in big-endian order.
-                where = place + (2 if start == 0 and kind == _LONG and order == ">" else 0)
-                return (where, order) if 1 <= struct.unpack_from(order + "H", data, where)[0] <= 8 else None
-    except struct.error:
-        return None
-    return None
-
-
-def may_follow(data: bytes) -> bool:
-    """Whether what says the orientation may stand after the pixels, beyond these first bytes of a file."""
-    is_flagged = data[8:16] == b"WEBPVP8X" and any(b & 8 for b in data[20:21])
-    return (is_flagged or ending_of(data) == "png") and _exif_block(data) is None
-
-
-def upright(data: bytes) -> bytes:
-    """The same file saying that its pixels lie as they should be shown; nothing else changes."""
-    where = locate(data)
-    if where is None:
-        return data
-    at, order = where
-    turned = data[:at] + struct.pack(order + "H", 1) + data[at + 2 :]
-    if ending_of(data) != "png":
-        return turned
-    # A PNG chunk ends in a checksum of its name and body, unless the file is damaged.
-    start, length = next((start, length) for name, start, length in png_chunks(data) if name in _EXIF_CHUNKS)
-    end = start + length
-    if not at + 2 <= end <= len(data) - 4:
-        return turned
-    return turned[:end] + struct.pack(">I", zlib.crc32(turned[start - 4 : end])) + turned[end + 4 :]
-
-
-def _exif_block(data: bytes) -> int | None:
-    """Where the TIFF header of the EXIF data starts: at 0 in a TIFF, whose own directory says the same."""
-    ending = ending_of(data)
-    try:
-        if ending == "jpg":
-            found = (
-                at + 6 for marker, at in jpeg_segments(data) if marker == 0xE1 and data.startswith(b"Exif\0\0", at)
-            )
-            return next(found, None)
-        # JPEG's "Exif\0\0" before it, which some write, makes the decoder see nothing.
-        if ending in ("png", "webp"):
-            chunks = png_chunks(data) if ending == "png" else riff_chunks(data)
-            return next((start for name, start, _ in chunks if name in _EXIF_CHUNKS), None)
-    except struct.error:
-        return None
-    return 0 if ending == "tif" else None

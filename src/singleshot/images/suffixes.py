@@ -5,7 +5,7 @@ from __future__ import annotations
 # It names more than is decoded, so that a format that is not is reported and not silently passed over.
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif"),
-    *(".avif", ".heic", ".heif", ".jp2", ".pgm", ".ppm"),
+    *(".avif", ".heic", ".heif", ".hif", ".jxl", ".jp2", ".pgm", ".ppm"),
 )
 
 

@@ -26,7 +26,7 @@ from singleshot.datasets.sources import open_source
 from singleshot.datasets.splits import resolve_split
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.images.decode import Encoded, check_image
-from singleshot.images.headers import orientation
+from singleshot.images.orientation import orientation
 from singleshot.loading.sampling import (
     BatchSamples,
     Part,

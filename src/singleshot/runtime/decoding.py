@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from singleshot.errors import DataError
+from singleshot.errors import DataError, SingleshotError, printable
 from singleshot.inputs import InputSpec, placement
 from singleshot.runtime.sources import Frame
+from singleshot.storage import is_remote
 
 if TYPE_CHECKING:
     from singleshot.images.decode import Encoded
+    from singleshot.images.large import LargeImage
 
 # A reduced image keeps that many pixels for each of the square's, along both sides: resizing then averages as few or
 # more of them as from the whole image, and the square differs by noise only.
@@ -41,7 +44,7 @@ class Decoded(NamedTuple):
     """
 
     frame: Frame
-    pixels: np.ndarray | None = None
+    pixels: np.ndarray | LargeImage | None = None
     width: int = 0
     height: int = 0
     reduced: int = 1
@@ -57,28 +60,65 @@ def decode_frame(frame: Frame, plan: ReadPlan, reserve: Reserve = lambda _: None
             reserve(frame.image.nbytes)
         height, width = frame.image.shape[:2]
         return Decoded(_kept(frame, frame.image, plan), frame.image, width, height)
-    if frame.path is None or frame.error is not None:
+    if (frame.path is None and frame.data is None) or frame.error is not None:
         return Decoded(frame)
-    from singleshot.images.decode import read_encoded
-
     try:
-        encoded = read_encoded(frame.path, plan.spec.sixteen_bit)
+        large = _large(frame, plan)
+        if large is not None:
+            reserve(large.nbytes)
+            return Decoded(replace(frame, path=None), large, large.shape[1], large.shape[0])
+        encoded = _encoded(frame, plan.spec.sixteen_bit)
         width, height = encoded.width, encoded.height
         reduced = reduction(encoded, plan.spec) if plan.reduce and not plan.whole and not plan.keep else 1
         reserve(3 * -(-width // reduced) * -(-height // reduced))
         pixels = encoded.decode(reduced)
-    except DataError as error:
-        return Decoded(replace(frame, path=None, error=error))
+    except SingleshotError as error:
+        text = str(error) if frame.path is None else str(error).replace(frame.path, frame.name)  # an address's password
+        if not isinstance(error, DataError) or text != str(error):
+            error = DataError(text)
+        return Decoded(replace(frame, path=None, data=None, error=error))
     return Decoded(_kept(frame, pixels, plan), pixels, width, height, reduced)
 
 
+def _large(frame: Frame, plan: ReadPlan) -> LargeImage | None:
+    """A file of which tiles are wanted, and that has more pixels than are decoded at once."""
+    if frame.path is None or not plan.whole or is_remote(frame.path) or not Path(frame.path).is_file():
+        return None
+    from singleshot.images.decode import MAX_FILE_BYTES, MAX_PIXELS, TooLargeError, image_size
+    from singleshot.images.large import LargeImage
+
+    try:
+        if Path(frame.path).stat().st_size <= MAX_FILE_BYTES:
+            image_size(frame.path)
+            return None
+    except TooLargeError:
+        pass  # which is what is looked for
+    except DataError:
+        return None  # which decoding says
+    if plan.keep:
+        raise DataError(
+            f"{printable(frame.name)}: nothing is drawn or cut out of more than {MAX_PIXELS // 10**6} million pixels;"
+            " detect with --no-draw (keep_images=False in Python)"
+        )
+    return LargeImage(frame.path, plan.spec.sixteen_bit)
+
+
+def _encoded(frame: Frame, sixteen_bit: str) -> Encoded:
+    from singleshot.images.decode import Encoded, read_encoded, upright_size
+
+    if frame.data is None:
+        assert frame.path is not None
+        return read_encoded(frame.path, sixteen_bit)
+    return Encoded(frame.data, *upright_size(frame.data, frame.name), frame.name, sixteen_bit)
+
+
 def _kept(frame: Frame, pixels: np.ndarray, plan: ReadPlan) -> Frame:
-    return replace(frame, image=pixels if plan.keep else None, path=None)
+    return replace(frame, image=pixels if plan.keep else None, path=None, data=None)
 
 
 def reduction(encoded: Encoded, spec: InputSpec) -> int:
     """The largest reduction on decoding that leaves SPARE pixels for each of the square's along both sides, or 1."""
-    from singleshot.images.headers import orientation
+    from singleshot.images.orientation import orientation
 
     width, height = encoded.width, encoded.height
     place = placement(height, width, spec.sides, spec.resize)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 
@@ -23,9 +24,13 @@ from singleshot.runtime.merging import TileBoxes, merge
 from singleshot.runtime.pixels import select, to_pixels
 from singleshot.runtime.prefetch import Prefetcher
 from singleshot.runtime.preparing import Prepared, make_ready
-from singleshot.runtime.sources import Frame, frame_of
+from singleshot.runtime.python_sources import Image, SourceFrames, frame_of
+from singleshot.runtime.sources import Frame
 from singleshot.runtime.tiles import Tiling, cut
 from singleshot.thresholds import NO_CAP, Thresholds
+
+if TYPE_CHECKING:
+    from singleshot.images.large import LargeImage
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +46,14 @@ class Found(NamedTuple):
     detections: Detections | None
 
 
-Source = np.ndarray | str | Path
-Sources = list[str] | list[Path] | list[np.ndarray] | list[Source] | tuple[Source, ...]
+Sources = list[Any] | tuple[Any, ...]  # of images
 Tile = Tiling | int | tuple[int, float]
 
 
 class Detector:
     """Finds objects in images with one engine.
 
+    It can be pickled where `reopen` opens its engine anew, or the engine can; after a fork the child opens it anew too.
     learnt: which of its training data's classes the model's are, where it learnt some under other names, or not all;
     nms_iou: IoU over which a weaker box of a class is dropped.
 
@@ -91,6 +96,9 @@ class Detector:
         self.nms_iou = (thresholds or Thresholds()).nms_iou
         self.learnt: ClassSelection | None = None
         self.category_ids: Mapping[str, int] | None = None  # COCO's, of the data that it was trained on
+        self.reopen: Callable[[], Engine] | None = None
+        self._process, self._reopening = os.getpid(), threading.Lock()
+        self._inherited: list[Engine] = []  # by a fork: they hang when they are let go of
         self._filter: ClassFilter | None = None
         self._most = NO_CAP  # boxes of all classes that the engine gives
         if classes is not None:
@@ -101,15 +109,24 @@ class Detector:
             self.class_names = selection.names
         self._every_class = tuple(dict.fromkeys((*class_names, *self.class_names)))
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        for name in ("_process", "_reopening", "_inherited"):
+            del state[name]
+        if self.reopen is not None:
+            del state["engine"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._process, self._reopening, self._inherited = os.getpid(), threading.Lock(), []
+        if self.reopen is not None:
+            self.engine = self.reopen()
+
     @property
     def batch_size(self) -> int:
         """Images per call of the engine in a long job."""
         return self._batch_size or suited_batch(self.engine)
-
-    @overload
-    def detect(
-        self, source: Source, score_min: float | None = None, *, batch_size: int | None = None, tile: Tile | None = None
-    ) -> Detections: ...
 
     @overload
     def detect(
@@ -119,27 +136,41 @@ class Detector:
         *,
         batch_size: int | None = None,
         tile: Tile | None = None,
+        bgr: bool = False,
     ) -> list[Detections]: ...
 
+    @overload
     def detect(
         self,
-        source: Source | Sources,
+        source: Image,
         score_min: float | None = None,
         *,
         batch_size: int | None = None,
         tile: Tile | None = None,
+        bgr: bool = False,
+    ) -> Detections: ...
+
+    def detect(
+        self,
+        source: Image | Sources,
+        score_min: float | None = None,
+        *,
+        batch_size: int | None = None,
+        tile: Tile | None = None,
+        bgr: bool = False,
     ) -> Detections | list[Detections]:
         """Objects in one image, or in each of a list of images.
 
-        For folders and videos see `stream` and `open_sources`.
+        For folders and videos see `stream`.
 
         Args:
-            source: uint8 RGB [H, W, 3] (grey [H, W] works, an alpha channel is dropped) or the path of an image file,
-                or a list or tuple of those.
+            source: uint8 RGB [H, W, 3] (grey [H, W] works, an alpha channel is dropped), the path of an image file, its
+                bytes or the file opened for reading, a Pillow image, or a list or tuple of those.
             score_min: In place of the detector's own threshold.
             batch_size: In place of the detector's own.
             tile: Also look at tiles of that many pixels a side, or (side, overlap), see Tiling, for objects that are
                 small in the whole image.
+            bgr: Arrays have their colours in OpenCV's order.
 
         Returns:
             Detections, boxes in pixels of the image; a list of them for a list.
@@ -152,39 +183,45 @@ class Detector:
         batch_size = _checked_batch(batch_size)
         if not isinstance(source, (list, tuple)):  # no threads for one image
             plan = job.plan(keep=False)
-            (one,) = self._run([make_ready(frame_of(source, 0), plan)], job)
+            frame = frame_of(source, 0, self.input_spec.sixteen_bit, bgr)
+            (one,) = self._run([make_ready(frame, plan)], job)
             return _of(one)
-        frames = (frame_of(one, index) for index, one in enumerate(source))
+        frames = (frame_of(one, index, self.input_spec.sixteen_bit, bgr) for index, one in enumerate(source))
         return [_of(found) for found in self._stream(frames, batch_size or self._batch_size, job, keep=False)]
 
     def stream(
         self,
-        frames: Iterable[Frame],
+        sources: Image | int | Iterable[Any],
         batch_size: int | None = None,
         score_min: float | None = None,
         *,
         tile: Tile | None = None,
         keep_images: bool = True,
+        bgr: bool = False,
     ) -> Iterator[Found]:
-        """Detections of every frame, in order, with a frame's error passed on.
+        """Detections of every image and frame, in order; what cannot be read comes with its error, and ends nothing.
 
         Threads read, decode and resize ahead while the engine works; what they hold is bounded, in number and in
         bytes, however many frames there are. Live frames (camera, stream) never wait for a batch to fill. Closing the
-        generator stops the threads and closes `frames`.
+        generator stops the threads and closes `sources`.
 
         Args:
-            frames: Such as open_sources gives; what they raise is raised here.
+            sources: What the command line takes (a file, folder, pattern, list of paths, video, camera, address), an
+                image as `detect` takes it, a Frame, or an iterable of any of these; what the iterable raises is raised.
             batch_size: In place of the detector's own.
             score_min: Likewise.
             tile: See `detect`.
             keep_images: Without it frames come back without their pixels, images are let go of early, and JPEG files
                 much larger than the network's input are decoded at a part of their size, which moves boxes by little.
+            bgr: See `detect`.
 
         Raises:
+            DataError: A source that is given alone does not exist, or has no images.
             ConfigError: An option is out of range.
         """
         job = self._job(score_min, tile)
         batch_size = _checked_batch(batch_size)
+        frames = SourceFrames(sources, self.input_spec.sixteen_bit, bgr)
         return self._stream(frames, batch_size or self._batch_size, job, keep_images, reduce=not keep_images)
 
     def _job(self, score_min: float | None, tile: Tile | None) -> _Job:
@@ -235,7 +272,17 @@ class Detector:
             del frame, detections
             release(held)
 
+    def _after_fork(self) -> None:
+        """Threads and locks of an engine stay with the process that opened it."""
+        with self._reopening:
+            if self._process != os.getpid() and self.reopen is not None:
+                self._inherited.append(self.engine)
+                self.engine = self.reopen()
+            self._process = os.getpid()
+
     def _engine(self, squares: list[np.ndarray], score_min: float) -> list[ImageDetections]:
+        if self._process != os.getpid():
+            self._after_fork()
         found = self.engine(np.stack(squares))
         if len(found) != len(squares):
             raise RuntimeError(f"the engine gave {len(found)} results for {len(squares)} images")
@@ -250,7 +297,7 @@ class Detector:
             self._most = NO_CAP  # said once
         return [self._filter(one) for one in found]
 
-    def _in_tiles(self, image: np.ndarray, name: str, job: _Job) -> ImageDetections:
+    def _in_tiles(self, image: np.ndarray | LargeImage, name: str, job: _Job) -> ImageDetections:
         """The whole image and its tiles, one result in pixels of the image. Raises DataError for too many tiles."""
         assert job.tiling is not None
         height, width = image.shape[:2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def open_detector(
         MissingExtraError: A package is not installed.
     """
     path = Path(path)
+    given = classes
     _check_options(path, engine, options)
     spec = None if input_spec is None else _input_of(input_spec)
     names = None if class_names is None else _names_of(class_names)
@@ -106,10 +108,17 @@ def open_detector(
         classes=classes,
         thresholds=thresholds,
     )
+    chosen = engine if engine != "auto" else str(getattr(opened, "name", engine))
+    detector.reopen = partial(_reopened, path.absolute(), chosen, options, input_spec, class_names, given)
     detector.learnt = info.selection if names is None else None
     if set(detector.class_names) <= set(info.category_ids or ()):
         detector.category_ids = info.category_ids
     return detector
+
+
+def _reopened(path: Path, *how: Any) -> Engine:
+    """The engine of a detector that was opened so, in another process."""
+    return open_detector(path, *how).engine
 
 
 def _check_options(path: Path, engine: str | None, options: EngineOptions) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from singleshot.errors import DataError, printable
 from singleshot.inputs import Placement, to_square
 from singleshot.runtime.decoding import Decoded, ReadPlan, Reserve, decode_frame
 from singleshot.runtime.sources import Frame
+
+if TYPE_CHECKING:
+    from singleshot.images.large import LargeImage
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +29,7 @@ class Prepared(NamedTuple):
     frame: Frame | None
     square: np.ndarray | None = None
     place: Placement | None = None
-    pixels: np.ndarray | None = None
+    pixels: np.ndarray | LargeImage | None = None
     width: int = 0
     height: int = 0
     held: int = 0
@@ -50,7 +53,7 @@ def make_ready(frame: Frame, plan: ReadPlan, reserve: Reserve = lambda _: None) 
         broken = DataError(f"{printable(frame.name)}: cannot be read ({type(error).__name__}: {printable(error, 120)})")
         broken.__cause__ = error  # our own mistake, perhaps: who asks sees where
         log.debug("%s", broken, exc_info=error)
-    return Prepared(replace(frame, image=None, path=None, error=broken))
+    return Prepared(replace(frame, image=None, path=None, data=None, error=broken))
 
 
 def prepare(decoded: Decoded, plan: ReadPlan) -> Prepared:
@@ -61,6 +64,7 @@ def prepare(decoded: Decoded, plan: ReadPlan) -> Prepared:
     held = pixels.nbytes if plan.keep or plan.whole else 0
     if plan.whole:
         return Prepared(frame, pixels=pixels, width=width, height=height, held=held)
+    assert isinstance(pixels, np.ndarray)
     square, place = to_square(pixels, plan.spec)
     if reduced > 1:  # a pixel of the reduced image is exactly that many of the original
         place = Placement(place.scale_x / reduced, place.scale_y / reduced, place.shift_x, place.shift_y)

@@ -10,26 +10,26 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 
-from singleshot.errors import DataError, printable
-from singleshot.images.suffixes import IMAGE_SUFFIXES
+from singleshot.errors import DataError, SingleshotError, printable
+from singleshot.images.headers import ending_of
+from singleshot.images.suffixes import IMAGE_SUFFIXES, is_image
 from singleshot.runtime.names import VIDEO_SUFFIXES
 from singleshot.runtime.video_reader import LiveReader, VideoReader, open_capture
 
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
 LIVE_KINDS = frozenset({"camera", "stream"})
-# First bytes of image files, which a list of paths does not start with.
-_IMAGE_HEADS = re.compile(
-    rb"\xff\xd8\xff|\x89PNG|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|BM....\0\0\0\0|P[1-7]\n|\0\0\0\x0cjP  "
-    rb"|....ftypavi[fs]",
-    re.DOTALL,
-)
+# First bytes of image files, which a list of paths does not start with, next to those that `ending_of` knows.
+_IMAGE_HEADS = re.compile(rb"BM....\0\0\0\0|P[1-7]\n|\0\0\0\x0cjP  ", re.DOTALL)
+_HEAD_BYTES = 64
+Item = TypeVar("Item")
 _LONGEST_PATH = 4096 * 4  # bytes: Linux's PATH_MAX, four times for safety
 
 
@@ -50,6 +50,7 @@ class Frame:
         total: How many frames the video has about, None where unknown.
         error: Why there is no image.
         path: The file that is still to be read.
+        data: The bytes of an image file that are still to be decoded.
     """
 
     name: str
@@ -63,41 +64,7 @@ class Frame:
     total: int | None = None
     error: DataError | None = None
     path: str | None = None
-
-
-def as_rgb(image: np.ndarray, name: str) -> np.ndarray:
-    """uint8 RGB [H, W, 3] of an array that is that, grey ([H, W] or one channel) or RGBA; DataError otherwise."""
-    if image.dtype != np.uint8:
-        hint = "; multiply by 255 and round first" if image.dtype.kind == "f" else ""
-        hint = (
-            "; give the path of its file, which becomes 8 bits as the model wants it"
-            if image.dtype == np.uint16
-            else hint
-        )
-        raise DataError(f"{printable(name)}: values of type {image.dtype} (want uint8, 0 to 255){hint}")
-    if image.ndim == 2:
-        image = image[:, :, None]
-    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or 0 in image.shape:
-        raise DataError(f"{printable(name)}: array of shape {list(image.shape)} (want RGB [height, width, 3])")
-    if image.shape[2] == 1:
-        image = np.repeat(image, 3, axis=2)
-    return np.ascontiguousarray(image[:, :, :3])
-
-
-def frame_of(source: object, index: int) -> Frame:
-    """The frame of an array (see `as_rgb`), or of the path of an image file that is still to be read.
-
-    Raises DataError for anything else.
-    """
-    if isinstance(source, np.ndarray):
-        name = f"image {index}"
-        return Frame(name, as_rgb(source, name), index)
-    if isinstance(source, (str, Path)):
-        if Path(source).is_dir():
-            raise DataError(f"{printable(source)}: a folder; use detector.stream(open_sources([...])) for it")
-        return Frame(str(source), None, index, source=str(source), path=str(source))
-    kind = type(source).__name__
-    raise DataError(f"source of type {kind}: want a path, a uint8 RGB array [height, width, 3] or a list of them")
+    data: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -119,12 +86,13 @@ def open_sources(
     """Frames of all sources in the order given, read one at a time.
 
     A source is an image or video file, a folder (its images, sorted by name, subfolders not entered), a glob
-    pattern ("shots/**/*.jpg"), a camera number, a stream address (rtsp, rtmp, http, ...) or "-": standard
-    input, which holds one image or a list of paths, one per line (separated by NUL bytes also works). An
-    existing file or folder called "0" wins over camera 0. A file's kind is detected by suffix, then by content.
+    pattern ("shots/**/*.jpg"), a text file (.txt) with a path in each line, a camera number, a stream address (rtsp,
+    rtmp, http, ...), an image's address (https://host/a.jpg) or "-": standard input, which holds one image or a list
+    of paths, one per line (separated by NUL bytes also works). An existing file or folder called "0" wins over camera
+    0. A file's kind is detected by suffix, then by content.
 
-    An image that cannot be read comes as a frame with `error` set, so that the caller can report it and go
-    on. Only the names of one folder or pattern are held in memory.
+    What cannot be read comes as a frame with `error` set, whatever was raised, so that the caller can report it and
+    go on with the next. Only the names of one folder or pattern are held in memory.
 
     Args:
         sources: At least one.
@@ -139,9 +107,17 @@ def open_sources(
     """
     if not sources:
         raise DataError("no source given: want an image, folder, pattern, video, camera number, address or -")
-    plans = [_plan(source) for source in sources]
-    items = (item for plan in plans for item in plan() if not is_done(item.name))
-    return _number(frame for item in items for frame in _open(item, stdin, decode, sixteen_bit))
+    plans = [(source, _plan(source)) for source in sources]
+
+    def frames_of(item: _Item) -> Iterator[Frame]:
+        return _safely(partial(_open, item, stdin, decode, sixteen_bit), item.name, item.kind)
+
+    return _number(
+        frame
+        for source, plan in plans
+        for item in _safely(plan, source, "image")
+        for frame in ([item] if isinstance(item, Frame) else () if is_done(item.name) else frames_of(item))
+    )
 
 
 def is_lasting(source: str) -> bool:
@@ -150,6 +126,17 @@ def is_lasting(source: str) -> bool:
         return False
     path = Path(source)
     return not path.is_char_device() and (path.exists() or not source.isdigit())
+
+
+def _safely(items: Callable[[], Iterator[Item]], name: str, kind: str) -> Iterator[Item | Frame]:
+    """The items, at whose end a frame with what they raised: no source ends those after it."""
+    try:
+        yield from items()
+    except MemoryError:
+        yield _failed(name, kind, "does not fit into this machine's memory")
+    except Exception as error:
+        why = error if isinstance(error, SingleshotError) else f"{type(error).__name__}: {printable(error, 120)}"
+        yield _failed(name, kind, f"cannot be read ({why})")
 
 
 def _number(frames: Iterator[Frame]) -> Iterator[Frame]:
@@ -166,7 +153,8 @@ def _plan(source: str) -> Callable[[], Iterator[_Item]]:
     if address is not None and address[1].lower() != "file":
         if address[1].lower() not in STREAM_SCHEMES:
             raise DataError(f"{printable(source)}: unknown kind of address; want {', '.join(STREAM_SCHEMES)}")
-        return lambda: iter([_Item("stream", source, _without_secrets(source))])
+        is_file = address[1].lower() in ("http", "https") and is_image(urlsplit(source).path)
+        return lambda: iter([_Item("image" if is_file else "stream", source, _without_secrets(source))])
     path = Path(source[len("file://") :] if address is not None else source)
     try:
         exists = path.exists()
@@ -248,9 +236,11 @@ def _file_item(path: Path) -> _Item:
         return _Item("image", name, name)
     if suffix in VIDEO_SUFFIXES:
         return _Item("video", name, name)
+    if suffix == ".txt":
+        return _Item("list", name, name)
     if path.is_file():
         with path.open("rb") as file:
-            if _IMAGE_HEADS.match(file.read(16)):
+            if _is_image(file.read(_HEAD_BYTES)):
                 return _Item("image", name, name)
         capture = open_capture(name)
         if capture is not None:
@@ -264,6 +254,9 @@ def _open(item: _Item, stdin: BinaryIO | None, decode: bool, sixteen_bit: str) -
         yield _image_frame(item, sixteen_bit) if decode else Frame(item.name, None, source=item.name, path=item.target)
     elif item.kind == "stdin":
         yield from _stdin_frames(stdin if stdin is not None else _standard_input(), decode, sixteen_bit)
+    elif item.kind == "list":
+        with Path(item.target).open("rb") as file:
+            yield from _listed_frames(file, file.readline(_LONGEST_PATH), item, decode, sixteen_bit)
     else:
         yield from _video_frames(item)
 
@@ -294,27 +287,43 @@ def _stdin_frames(stream: BinaryIO, decode: bool, sixteen_bit: str) -> Iterator[
     head = stream.readline(_LONGEST_PATH)
     if len(head) < 16:
         head += stream.read(16 - len(head))
+    if head[4:8] == b"ftyp" and len(head) < _HEAD_BYTES:
+        head += stream.read(_HEAD_BYTES - len(head))
     if not head.strip():
         yield _failed("standard input", "stdin", "it is empty; want an image or a list of paths, one per line")
-    elif _IMAGE_HEADS.match(head):
+    elif _is_image(head):
         try:
             image = decode_image(head + stream.read(), "standard input", sixteen_bit=sixteen_bit)
             yield Frame("stdin", image, kind="stdin", source="-")
         except DataError as error:
             yield Frame("stdin", None, kind="stdin", source="-", error=error)
     else:
-        for path in _paths(stream, head):
-            if path is None:
-                yield _failed("standard input", "stdin", "it is neither an image nor a list of paths")
-                return
-            if not path:
-                continue
-            try:
-                item = _file_item(Path(path))
-            except (OSError, ValueError) as error:
-                yield _failed(path, "image", str(error))
-                continue
-            yield from _open(item, None, decode, sixteen_bit)
+        yield from _listed_frames(stream, head, _Item("stdin", "", "standard input"), decode, sixteen_bit)
+
+
+def _is_image(head: bytes) -> bool:
+    return bool(ending_of(head) not in ("", "bmp") or _IMAGE_HEADS.match(head))
+
+
+def _listed_frames(stream: BinaryIO, head: bytes, where: _Item, decode: bool, sixteen_bit: str) -> Iterator[Frame]:
+    """Of a list of paths that starts with `head`. A relative path in a file is of the working folder, or else of the
+    file's."""
+    for path in _paths(stream, head):
+        if path is None:
+            yield _failed(where.name, where.kind, "it is neither an image nor a list of paths")
+            return
+        if not path.strip():
+            continue
+        try:
+            here, near = Path(path), Path(where.target).parent / path
+            item = _file_item(near if where.kind == "list" and not here.exists() and near.exists() else here)
+        except (OSError, ValueError) as error:
+            yield _failed(path, "image", str(error))
+            continue
+        if item.kind == "list":
+            yield _failed(path, "image", "a list in a list; give it as a source of its own")
+            continue
+        yield from _safely(partial(_open, item, None, decode, sixteen_bit), item.name, item.kind)
 
 
 def _paths(stream: BinaryIO, head: bytes) -> Iterator[str | None]:

@@ -19,8 +19,8 @@ from singleshot.datasets.checks.labels import role
 from singleshot.datasets.checks.process_pool import spread
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.errors import DataError, printable
-from singleshot.images.decode import MAX_FILE_BYTES, check_image
-from singleshot.images.samples import deep_bits, stretched
+from singleshot.images.decode import MAX_FILE_BYTES, check_image, decode_unscaled
+from singleshot.images.samples import stretched
 from singleshot.storage import read_limited
 
 Thing = TypeVar("Thing")
@@ -247,7 +247,7 @@ def _decode(path: str, flag: int) -> np.ndarray | None:
     try:
         data = read_limited(path, MAX_FILE_BYTES, "image")
         check_image(data, path)
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flag | cv2.IMREAD_ANYDEPTH * bool(deep_bits(data)))
+        image = decode_unscaled(data, flag)
         return stretched(image) if image is not None and image.dtype.itemsize == 2 else image
     except (DataError, cv2.error, MemoryError):
         return None

@@ -18,9 +18,10 @@ import numpy as np
 from singleshot.datasets.checks.process_pool import Died, spread, take_stderr
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.errors import DataError, printable
-from singleshot.images.decode import MAX_FILE_BYTES, check_image, ends_early
-from singleshot.images.headers import header_size, orientation
-from singleshot.images.samples import UnreadImageError, count_greys, deep_bits, stretched
+from singleshot.images.decode import MAX_FILE_BYTES, check_image, decode_unscaled, ends_early
+from singleshot.images.headers import header_size
+from singleshot.images.orientation import orientation
+from singleshot.images.samples import UnreadImageError, count_greys, stretched
 from singleshot.storage import LfsPointerError, read_limited
 
 THUMB = 16
@@ -142,9 +143,7 @@ def look(path: str) -> Look:
     take_stderr()
     try:
         # Grey is decoded from the same bytes as colour, with the same words about damage, in two thirds of the time.
-        grey = cv2.imdecode(
-            np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH * bool(deep_bits(data))
-        )
+        grey = decode_unscaled(data, cv2.IMREAD_GRAYSCALE)
     except (cv2.error, MemoryError):
         grey = None
     words = _words(take_stderr())

@@ -26,7 +26,7 @@ from singleshot.datasets.raw import Box, RawImage, RawObject, RawSet
 from singleshot.datasets.writing import write_dataset
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import MAX_FILE_BYTES
-from singleshot.images.headers import upright
+from singleshot.images.orientation import upright
 from singleshot.storage import read_limited
 
 # Two boxes of the same corners up to rounding.

@@ -139,7 +139,7 @@ def _file_name(image: RawImage, tidy: Callable[[str], str]) -> tuple[str, str]:
     if is_image(base):
         stem, _, ending = base.rpartition(".")
         return tidy(clean_name(stem, "image")), f".{ending}"
-    ending = ending_of(read_limited(path, MAX_FILE_BYTES, "image", most=16))
+    ending = ending_of(read_limited(path, MAX_FILE_BYTES, "image", most=64))
     if not ending:
         raise DataError(f"{printable(path)}: not an image that is read here (want {FORMATS}); convert or remove it")
     return tidy(clean_name(base if part_of(path) is None else image.ident, "image")), f".{ending}"

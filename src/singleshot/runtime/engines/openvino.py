@@ -7,6 +7,7 @@ inside the network this was faster in every measurement, and no batch size needs
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 _CAPABILITIES = {"bfloat16": "BF16", "float16": "FP16"}
 _PATIENCE = 16  # runs; a compilation takes as long as about five
-_CORE: list[openvino.Core] = []
+_CORES: dict[int, openvino.Core] = {}  # by process: what a fork inherits has no threads, and hangs
 _CORE_LOCK = threading.Lock()
 RT_INFO = [KEY]  # path of the description in an OpenVINO model's rt_info
 
@@ -43,6 +44,11 @@ class OpenVINOEngine:
     name = "openvino"
 
     def __init__(self, path: str | Path, options: EngineOptions = AS_USUAL) -> None:
+        if any(process != os.getpid() for process in _CORES):  # TBB waits for ever for the threads that stayed behind
+            raise ConfigError(
+                f"{printable(path)}: OpenVINO hangs in a process that was forked from one that uses it; start processes"
+                " by spawn or forkserver (a detector can be pickled), or take engine onnxruntime"
+            )
         self._core = shared_core()
         self.decode: Decode = detections_of
         self._where = printable(path)
@@ -170,9 +176,9 @@ def shared_core() -> openvino.Core:
     import openvino
 
     with _CORE_LOCK:
-        if not _CORE:
-            _CORE.append(openvino.Core())
-        return _CORE[0]
+        if os.getpid() not in _CORES:
+            _CORES[os.getpid()] = openvino.Core()
+        return _CORES[os.getpid()]
 
 
 def _pick_device(core: openvino.Core, device: str | None) -> str:
