@@ -1,7 +1,7 @@
 """What each public codebase of SSD does, stated once: default boxes, offsets, input, detection, weight decay.
 
 Importers take their constants from here, `--rule` its detection rules, docs/variants.md its tables. Every value is read
-from the codebase's own files, which `Convention.sources` names. Face detectors' are in conventions_faces.py. No torch here.
+from the codebase's own files, which `Convention.sources` names; face detectors: conventions_faces.py. No torch here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the public face detectors of SSD's kind do: the part of conventions.py that is about one class. No torch here."""
+"""What the public face detectors of SSD's kind do: a part of conventions.py. No torch here."""
 
 from __future__ import annotations
 

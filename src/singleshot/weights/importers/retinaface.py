@@ -81,9 +81,8 @@ def _convert(tensors: ForeignState, body: Callable[[TorchBuilder], list[str]], s
     source = f"{RETINAFACE.project} on {what}"
     tensors.finish(source)
     model = net.build(num_classes, priors, RETINAFACE.inputs[network], f"{network}-{what.lower()}")
-    notes = (f"taken at {side} x {side} pixels, letterboxed",)
-    if landmarks:
-        notes = ("its five landmarks of a face are left out: boxes and scores alone", *notes)
+    left_out = ("its five landmarks of a face are left out: boxes and scores alone",) if landmarks else ()
+    notes = (*left_out, f"taken at {side} x {side} pixels, letterboxed")
     return ImportedModel(model, source, face_names(num_classes), RETINAFACE.detection["retinaface"], notes)
 
 
