@@ -76,14 +76,10 @@ def test_a_table_with_centres_survives_json_and_others_stay_as_they_were():
     spec = PRIORS["faceboxes1024"]
     assert PriorSpec.from_dict(spec.to_dict()) == spec
     assert "centres" not in PRIORS["retinaface640"].to_dict()
-    for centres, said in (
-        (spec.centres[:2], "one for each"),
-        ((((0.5, 2.0),) * 21, *spec.centres[1:]), "from 0 to 1"),
-        (((float("nan"),) * 2,) * 3, "centres"),
-    ):
-        with pytest.raises((ConfigError, TypeError), match="centres|len"):
+    nan = ((float("nan"),) * 2,)
+    for centres in (spec.centres[:2], (((0.5, 2.0),) * 21, *spec.centres[1:]), (nan * 21, *spec.centres[1:])):
+        with pytest.raises(ConfigError, match="priors: centres: want"):
             replace(spec, centres=centres)
-        assert said
     with pytest.raises(ConfigError, match="centres without shapes"):
         replace(PRIORS["ssd300-voc"], centres=spec.centres)
 
