@@ -30,6 +30,7 @@ SOURCES = {
     "sgrvinod": ("sgrvinod", 300, 300, 20, "sgrvinod"),
 }
 SMALL = ("ultraface_rfb", "ultraface_slim", "faceboxes", "retinaface_mobilenet")
+# Of 22 million weights and more.
 LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in SOURCES if name not in SMALL]
 
 
