@@ -290,7 +290,12 @@ _TABLES: dict[str, tuple[str, PriorSpec]] = {
     ),
     "s3fd640": (
         "yxlijun/S3FD.pytorch data/config.py at 640 pixels",
-        from_shapes(640, (160, 80, 40, 20, 10, 5), squares((16,), (32,), (64,), (128,), (256,), (512,))),
+        from_shapes(
+            640,
+            (160, 80, 40, 20, 10, 5),
+            squares((16,), (32,), (64,), (128,), (256,), (512,)),
+            steps=(4.0, 8.0, 16.0, 32.0, 64.0, 128.0),
+        ),
     ),
 }
 

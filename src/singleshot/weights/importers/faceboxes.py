@@ -60,7 +60,7 @@ def _convert(tensors: ForeignState) -> ImportedModel:
     tensors.finish(FACEBOXES.project)
     model = net.build(num_classes, priors, FACEBOXES.inputs[_NETWORK], "faceboxes1024")
     names, thresholds = face_names(num_classes), FACEBOXES.detection["faceboxes"]
-    return ImportedModel(model, FACEBOXES.project, names, thresholds, ("taken at 1024 x 1024 pixels, letterboxed",))
+    return ImportedModel(model, FACEBOXES.project, names, thresholds)
 
 
 IMPORTERS = (Importer("faceboxes", _convert),)

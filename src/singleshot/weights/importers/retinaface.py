@@ -81,8 +81,7 @@ def _convert(tensors: ForeignState, body: Callable[[TorchBuilder], list[str]], s
     source = f"{RETINAFACE.project} on {what}"
     tensors.finish(source)
     model = net.build(num_classes, priors, RETINAFACE.inputs[network], f"{network}-{what.lower()}")
-    left_out = ("its five landmarks of a face are left out: boxes and scores alone",) if landmarks else ()
-    notes = (*left_out, f"taken at {side} x {side} pixels, letterboxed")
+    notes = ("its five landmarks of a face are left out: boxes and scores alone",) if landmarks else ()
     return ImportedModel(model, source, face_names(num_classes), RETINAFACE.detection["retinaface"], notes)
 
 

@@ -60,7 +60,7 @@ def _convert(tensors: ForeignState) -> ImportedModel:
     tensors.finish(S3FD.project)
     model = net.build(num_classes, priors, S3FD.inputs[_NETWORK], _NETWORK)
     names, thresholds = face_names(num_classes), S3FD.detection["s3fd"]
-    return ImportedModel(model, S3FD.project, names, thresholds, ("taken at 640 x 640 pixels, letterboxed",))
+    return ImportedModel(model, S3FD.project, names, thresholds)
 
 
 IMPORTERS = (Importer("s3fd", _convert),)

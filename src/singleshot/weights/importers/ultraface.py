@@ -65,8 +65,8 @@ def _convert(tensors: ForeignState, kind: str, width: int) -> ImportedModel:
     model = net.build(num_classes, priors, spec, f"ultraface-{kind}-{width}".lower())
     other = 960 - width
     note = (
-        f"its weights do not say their input: taken as {width} x {spec.height} pixels; for {other} x {other * 3 // 4}"
-        f" give --source ultraface-{kind.lower()}-{other}"
+        f"weights for {other} x {other * 3 // 4} pixels look the same: give --source ultraface-{kind.lower()}-{other}"
+        " for those"
     )
     return ImportedModel(model, source, face_names(num_classes), ULTRAFACE.detection["ultraface"], (note,))
 
