@@ -93,7 +93,7 @@ def prior_rows() -> list[list[str]]:
     for name, spec in PRIORS.items():
         sizes = [min(cell_shapes(spec, i)[0]) for i in range(len(spec.maps))]
         own = spec.steps is None or all(
-            math.isclose(step, spec.image_size / size) for step, size in zip(spec.steps, spec.maps, strict=True)
+            math.isclose(step, spec.image[0] / rows) for step, (rows, _) in zip(spec.steps, spec.grids, strict=True)
         )
         steps = "the maps'" if own or spec.steps is None else " ".join(f"{step:g}" for step in spec.steps)
         shown = " ".join(f"{size:.4g}" for size in sizes)
@@ -179,21 +179,27 @@ def layout_rows() -> list[list[str]]:
 # ---------------------------------------------------------------------------------------------- default boxes
 
 
-def cell_boxes(spec: PriorSpec, i: int, at: int) -> torch.Tensor:
-    """Boxes of map i's cell in row and column `at`, cx cy w h, whatever the table's order."""
-    sides, counts = spec.maps, spec.per_cell
-    start = sum(f * f * n for f, n in zip(sides[:i], counts[:i], strict=True))
-    here = make_priors(spec)[start : start + sides[i] ** 2 * counts[i]]
-    grid = (sides[i], sides[i], counts[i], 4)
-    ordered = here.view(counts[i], sides[i], sides[i], 4).permute(1, 2, 0, 3) if spec.order == "box" else here
-    return ordered.reshape(grid)[at, at]
+def cell_boxes(spec: PriorSpec, i: int, at: tuple[int, int]) -> torch.Tensor:
+    """Boxes of map i's cell in that row and column, cx cy w h, whatever the table's order."""
+    (rows, columns), boxes = spec.grids[i], spec.per_cell[i]
+    start = sum(spec.per_map[:i])
+    level = make_priors(spec)[start : start + spec.per_map[i]]
+    if spec.order == "box":
+        return level.view(boxes, rows, columns, 4)[:, at[0], at[1]]
+    return level.view(rows, columns, boxes, 4)[at]
+
+
+def middle(spec: PriorSpec, i: int) -> tuple[int, int]:
+    """Row and column of map i's middle cell."""
+    rows, columns = spec.grids[i]
+    return rows // 2, columns // 2
 
 
 def draw_priors() -> Any:
     """The boxes of a middle cell of the first two maps, one panel for all tables that agree there."""
     panels: dict[tuple, list[str]] = {}
     for name, spec in PRIORS.items():
-        cells = (cell_boxes(spec, i, spec.maps[i] // 2).mul(500).round().tolist() for i in (0, 1))
+        cells = (cell_boxes(spec, i, middle(spec, i)).mul(500).round().tolist() for i in (0, 1))
         key = tuple(tuple(sorted(map(tuple, cell))) for cell in cells)
         panels.setdefault(key, []).append(name)
     columns = 5
@@ -203,10 +209,10 @@ def draw_priors() -> Any:
         spec = PRIORS[names[0]]
         scenery(axis, margin=-0.08)
         for i, colour in ((1, COLOURS[1]), (0, COLOURS[0])):
-            for box in cell_boxes(spec, i, spec.maps[i] // 2):
+            for box in cell_boxes(spec, i, middle(spec, i)):
                 outline(axis, to_corners(box), colour, 1.6)
-        maps = " and ".join(f"{side}x{side}" for side in spec.maps[:2])
-        title(axis, names, f"maps {maps} of {spec.image_size}")
+        maps = " and ".join(f"{high}x{wide}" for high, wide in spec.grids[:2])
+        title(axis, names, f"maps {maps} of {'x'.join(map(str, dict.fromkeys(spec.image)))}")
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     figure.suptitle("Default boxes of a middle cell: first map (red) and second map (blue)", fontsize=12)
@@ -222,7 +228,7 @@ def draw_clips() -> Any:
     for row, level in ((0, 3), (1, 5)):
         for axis, clip in zip(axes[row], CLIPS, strict=True):
             scenery(axis, margin=0.42 if level == 3 else 0.2)
-            boxes, cut = cell_boxes(plain, level, 0), cell_boxes(replace(plain, clip=clip), level, 0)
+            boxes, cut = cell_boxes(plain, level, (0, 0)), cell_boxes(replace(plain, clip=clip), level, (0, 0))
             for colour, before, after in zip(cycle(COLOURS), boxes, cut, strict=False):
                 outline(axis, to_corners(before), "#8a929c", 0.9, dashes=True)
                 outline(axis, to_corners(after), colour, 1.8)

@@ -46,8 +46,8 @@ def test_a_recipe_may_train_as_a_codebase_does() -> None:
 def test_inputs_have_the_side_of_their_tables() -> None:
     for convention in CONVENTIONS.values():
         for network, spec in convention.inputs.items():
-            sides = {PRIORS[table].image_size for key, table in convention.priors.items() if key.startswith(network)}
-            assert sides <= {spec.size}, network
+            sides = {PRIORS[table].image for key, table in convention.priors.items() if key.startswith(network)}
+            assert sides <= {spec.sides}, network
 
 
 def test_every_table_of_another_codebase_is_in_a_convention() -> None:

@@ -25,7 +25,9 @@ GROUPS: dict[str, dict[str, set[str]]] = {
     "SSD itself": {
         "boxes": set(), "prior_boxes": set(), "inputs": set(), "thresholds": set(), "presets": {"inputs"},
         "prior_tables": {"prior_boxes"},
-        "conventions": {"prior_boxes", "prior_tables", "inputs", "thresholds"},
+        "convention_records": {"prior_boxes", "prior_tables", "inputs", "thresholds"},
+        "conventions_faces": {"convention_records", "inputs", "thresholds"},
+        "conventions": {"convention_records", "conventions_faces", "inputs", "thresholds"},
         "priors": {"prior_boxes", "prior_tables"},
         "prior_coverage": {"prior_boxes"},
         "matching": {"boxes"}, "losses": set(), "postprocess": {"boxes", "thresholds"},

@@ -1,19 +1,18 @@
 """What each public codebase of SSD does, stated once: default boxes, offsets, input, detection, weight decay.
 
 Importers take their constants from here, `--rule` its detection rules, docs/variants.md its tables. Every value is read
-from the codebase's own files, which `Convention.sources` names. No torch here.
+from the codebase's own files, which `Convention.sources` names; face detectors: conventions_faces.py. No torch here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TypeVar
 
+from singleshot.convention_records import Convention, Offsets, WeightDecay
+from singleshot.conventions_faces import FACES
 from singleshot.errors import ConfigError, did_you_mean, printable
 from singleshot.inputs import CAFFE_MEAN, IMAGENET_MEAN, IMAGENET_STD, InputSpec
-from singleshot.prior_boxes import PriorSpec
-from singleshot.prior_tables import prior_spec
 from singleshot.thresholds import NO_CAP, Thresholds
 
 _Entry = TypeVar("_Entry")
@@ -22,66 +21,6 @@ _ONE, _HALF = (1.0,) * 3, (127.5,) * 3
 TF_SAMPLE_RATIOS = (1.0, 2.0, 0.5, 3.0, 0.3333)
 # mmdetection's SSDLite and torchvision's: eps and momentum of every batch normalisation.
 LITE_NORM_EPS, LITE_NORM_MOMENTUM = 0.001, 0.03
-
-
-@dataclass(frozen=True)
-class Offsets:
-    """How boxes are coded against their priors.
-
-    variances: of centres and of log sizes. order: of the four numbers. background: the column of the class scores,
-    "first" or "last". note: what else there is to know.
-    """
-
-    variances: tuple[float, float] = (0.1, 0.2)
-    order: str = "x y w h"
-    background: str = "first"
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class WeightDecay:
-    """How weights are held small in training.
-
-    value: as a recipe's `weight_decay` has it, None where the codebase has no value of its own. pulls_on: as a recipe's
-    `decay_only`. bias_lr_factor: how many times the learning rate of biases is that of weights.
-    """
-
-    value: float | None
-    pulls_on: str
-    bias_lr_factor: float = 1.0
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Convention:
-    """One codebase.
-
-    project: where it is. priors: network and data ("ssd300-voc") -> name of a table of prior_tables.PRIORS. inputs:
-    network -> what its model does to an image first. detection: name, as `--rule` takes it -> thresholds. matching,
-    loss: the rules of matching.RULES and losses.LOSS_RULES that it trains with. sources: part -> the file that says so.
-    """
-
-    project: str
-    priors: Mapping[str, str]
-    inputs: Mapping[str, InputSpec]
-    detection: Mapping[str, Thresholds]
-    matching: str = ""
-    loss: str = ""
-    decay: WeightDecay | None = None
-    offsets: Offsets = Offsets()
-    sources: Mapping[str, str] = field(default_factory=dict)
-
-    def prior_spec(self, network: str) -> PriorSpec:
-        """The default boxes of a network of this codebase: a key of `priors`."""
-        return prior_spec(self.priors[network])
-
-    def recipe(self) -> dict[str, str | float]:
-        """How it trains, as keys of a recipe: what is known of matching, loss and weight decay."""
-        values: dict[str, str | float | None] = {"matching": self.matching or None, "loss": self.loss or None}
-        if self.decay is not None:
-            values |= {"weight_decay": self.decay.value, "decay_only": self.decay.pulls_on}
-            values["bias_lr_factor"] = self.decay.bias_lr_factor
-        return {key: value for key, value in values.items() if value is not None}
 
 
 def data_of(num_classes: int) -> str:
@@ -209,6 +148,20 @@ QFGAOHAO = Convention(
         "input": "vision/ssd/config/*.py",
         "detection": "vision/ssd/predictor.py",
         "decay": "train_ssd.py",
+    },
+)
+SGRVINOD = Convention(
+    project="sgrvinod/a-PyTorch-Tutorial-to-Object-Detection",
+    priors={"ssd300": "ssd300-sgrvinod"},
+    inputs={"ssd300": _imagenet(300)},
+    detection={"sgrvinod": Thresholds(score_min=0.01, nms_iou=0.45, per_class=NO_CAP, keep=200)},
+    matching="index",
+    decay=WeightDecay(5e-4, "everything", 2.0),
+    sources={
+        "priors": "model.py, create_prior_boxes",
+        "input": "datasets.py; utils.py, transform",
+        "detection": "eval.py; model.py, detect_objects",
+        "decay": "train.py",
     },
 )
 SSD_KERAS = Convention(
@@ -372,6 +325,7 @@ CONVENTIONS: dict[str, Convention] = {
     "lufficc": LUFFICC,
     "bubbliiiing": BUBBLIIIING,
     "qfgaohao": QFGAOHAO,
+    "sgrvinod": SGRVINOD,
     "ssd_keras": SSD_KERAS,
     "balancap": BALANCAP,
     "ljanyst": LJANYST,
@@ -379,6 +333,7 @@ CONVENTIONS: dict[str, Convention] = {
     "mmdet": MMDET,
     "nvidia": NVIDIA,
     "tf-object-detection": TF_OBJECT_DETECTION,
+    **FACES,
 }
 # Every detection rule by the name that `--rule` takes.
 DETECTION: dict[str, Thresholds] = {

@@ -37,7 +37,8 @@ class PriorSpec:
     of a cell, per map, in place of min_sizes, max_sizes and ratios, which are then empty: for tables that no rule
     gives. order: "location", or "box" for all cells of a map's first box, then of its second (NVIDIA, ljanyst); models
     here want "location". rounding: cx cy w h are whole multiples of it, as quantised TensorFlow Lite files store them;
-    0: not rounded.
+    0: not rounded. centres: (x, y) in cells of every box within its cell, as `shapes` lists them, in place of offset:
+    for boxes that stand more densely than the cells (FaceBoxes, section 3.2).
     """
 
     image_size: Sides
@@ -54,6 +55,7 @@ class PriorSpec:
     shapes: tuple[Shapes, ...] | None = None
     order: str = "location"
     rounding: float = 0.0
+    centres: tuple[Shapes, ...] | None = None
 
     def __post_init__(self) -> None:
         # A square is one number, so that equal tables are equal specs and files stay as they were.
@@ -77,6 +79,8 @@ class PriorSpec:
             if (found := len(getattr(self, name))) != len(self.maps):
                 raise ConfigError(f"priors: {name} has {found} entries, want one per map ({len(self.maps)})")
         if self.shapes is None:
+            if self.centres is not None:
+                raise ConfigError("priors: centres without shapes")
             return
         if self.min_sizes or self.max_sizes or self.ratios:
             raise ConfigError("priors: shapes and also sizes or ratios: want one of them")
@@ -84,6 +88,12 @@ class PriorSpec:
             raise ConfigError("priors: shapes: want a positive width and height each")
         if not all(self.shapes):
             raise ConfigError("priors: shapes: a map without any")
+        if self.centres is None:
+            return
+        if tuple(map(len, self.centres)) != self.per_cell:
+            raise ConfigError("priors: centres: want one for each of the shapes")
+        if any(len(c) != 2 or not 0 <= min(c) <= max(c) <= 1 for centres in self.centres for c in centres):
+            raise ConfigError("priors: centres: want x and y from 0 to 1 each")
 
     def _check_numbers(self) -> None:
         for low, high in zip(self.min_sizes, self.max_sizes, strict=True):
@@ -124,8 +134,11 @@ class PriorSpec:
         return tuple(rows * columns * n for (rows, columns), n in zip(self.grids, self.per_cell, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it; inverse of `from_dict`."""
-        return asdict(self)
+        """As JSON can hold it; inverse of `from_dict`. centres are named where there are any."""
+        values = asdict(self)
+        if self.centres is None:
+            del values["centres"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PriorSpec:
@@ -169,8 +182,8 @@ def prior_table(spec: PriorSpec) -> np.ndarray:
     for i, (rows, columns) in enumerate(spec.grids):
         shapes = np.array(cell_shapes(spec, i), np.float64) / (width, height)
         grid = np.empty((rows, columns, len(shapes), 4), np.float64)
-        grid[..., 0] = _centres(spec, i, columns, width)[None, :, None]
-        grid[..., 1] = _centres(spec, i, rows, height)[:, None, None]
+        grid[..., 0] = _centres(spec, i, 0, columns, width)[None]
+        grid[..., 1] = _centres(spec, i, 1, rows, height)[:, None]
         grid[..., 2:] = shapes
         levels.append((grid if spec.order == "location" else grid.transpose(2, 0, 1, 3)).reshape(-1, 4))
     priors = _clip(np.concatenate(levels), spec.clip)
@@ -179,10 +192,12 @@ def prior_table(spec: PriorSpec) -> np.ndarray:
     return priors.astype(np.float32)
 
 
-def _centres(spec: PriorSpec, i: int, cells: int, pixels: int) -> np.ndarray:
-    """float64 [cells] in 0..1: the centres of one direction of map i, whose input has so many pixels there."""
+def _centres(spec: PriorSpec, i: int, axis: int, cells: int, pixels: int) -> np.ndarray:
+    """float64 [cells, boxes], or [cells, 1] where all boxes of a cell have one centre, in 0..1: along x (axis 0) or y
+    of map i, whose input has so many pixels there."""
     step = spec.steps[i] if spec.steps is not None else pixels / cells
-    centres: np.ndarray = (np.arange(cells, dtype=np.float64) + spec.offset) * step / pixels
+    within = spec.offset if spec.centres is None else np.array(spec.centres[i], np.float64)[:, axis]
+    centres: np.ndarray = (np.arange(cells, dtype=np.float64)[:, None] + within) * step / pixels
     return centres
 
 
@@ -362,8 +377,8 @@ def ljanyst_boxes(
 
 
 def from_shapes(
-    image_size: int,
-    maps: Sequence[int],
+    image_size: Sides,
+    maps: Sequence[Sides],
     shapes: Sequence[Shapes],
     steps: Sequence[float] = (),
     clip: str = "none",
@@ -381,6 +396,11 @@ def from_shapes(
         shapes=tuple(shapes),
         order=order,
     )
+
+
+def squares(*sizes: Sequence[float]) -> tuple[Shapes, ...]:
+    """Square boxes of these sides in pixels, for each map: the face detectors' anchors."""
+    return tuple(tuple((float(side), float(side)) for side in row) for row in sizes)
 
 
 def _stretched(size: float, ratio: float) -> tuple[float, float]:

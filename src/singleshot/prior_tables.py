@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from itertools import pairwise
 
 from singleshot.errors import ConfigError
 from singleshot.prior_boxes import (
@@ -13,6 +15,7 @@ from singleshot.prior_boxes import (
     caffe_cell,
     from_shapes,
     ljanyst_boxes,
+    squares,
     tf_object_detection,
     torchvision_boxes,
 )
@@ -70,6 +73,11 @@ def _mobile(
     )
 
 
+def _sgrvinod_cell(low: float, between: float, ratios: tuple[float, ...]) -> list[tuple[float, float]]:
+    """model.py, create_prior_boxes: (width, height) of a cell's boxes in parts of the side."""
+    return [(low, low), (between, between), *((low * math.sqrt(r), low / math.sqrt(r)) for r in ratios)]
+
+
 def _scales(side: int, *scales: float) -> tuple[float, ...]:
     return tuple(round(side * s, 6) for s in scales)
 
@@ -103,6 +111,40 @@ CHUANQI305_SIZES = (
 _CHUANQI305 = from_shapes(
     300, _MAPS_MOBILE, [caffe_cell(low, high, [2.0, 3.0] if high else [2.0]) for low, high in CHUANQI305_SIZES]
 )
+
+# sgrvinod's tutorial: a third as .333, the last map's larger square of the whole side.
+_SGRVINOD_SCALES = (0.1, 0.2, 0.375, 0.55, 0.725, 0.9)
+_SGRVINOD = from_shapes(
+    300,
+    _MAPS_300,
+    [
+        tuple((w * 300, h * 300) for w, h in _sgrvinod_cell(low, between, ratios))
+        for low, between, ratios in zip(
+            _SGRVINOD_SCALES,
+            [*(math.sqrt(a * b) for a, b in pairwise(_SGRVINOD_SCALES)), 1.0],
+            [(2.0, 0.5), *[(2.0, 3.0, 0.5, 0.333)] * 3, (2.0, 0.5), (2.0, 0.5)],
+            strict=True,
+        )
+    ],
+    clip="center",
+)
+
+_ULTRAFACE_SIZES = squares((10, 16, 24), (32, 48), (64, 96), (128, 192, 256))
+# FaceBoxes, section 3.2: anchors of 32 and 64 pixels stand four and two times as densely as those of 128, row by row
+# from the cell's corner.
+_FACEBOXES = replace(
+    from_shapes(1024, (32, 16, 8), squares((32,) * 16 + (64,) * 4 + (128,), (256,), (512,)), steps=(32.0, 64.0, 128.0)),
+    centres=(
+        (
+            *((x / 4, y / 4) for y in range(4) for x in range(4)),
+            *((x / 2, y / 2) for y in range(2) for x in range(2)),
+            (0.5, 0.5),
+        ),
+        ((0.5, 0.5),),
+        ((0.5, 0.5),),
+    ),
+)
+_RETINAFACE_SIZES, _RETINAFACE_STEPS = squares((16, 32), (64, 128), (256, 512)), (8.0, 16.0, 32.0)
 
 # name: (where it comes from, the table)
 _TABLES: dict[str, tuple[str, PriorSpec]] = {
@@ -227,6 +269,33 @@ _TABLES: dict[str, tuple[str, PriorSpec]] = {
     "ssd320-tf": (
         "TensorFlow Object Detection API ssd_anchor_generator, 320 pixels",
         tf_object_detection(_MAPS_LITE, 320),
+    ),
+    "ssd300-sgrvinod": ("sgrvinod/a-PyTorch-Tutorial-to-Object-Detection model.py", _SGRVINOD),
+    "ultraface320": (
+        "Linzaer/Ultra-Light-Fast-Generic-Face-Detector-1MB vision/ssd/config/fd_config.py, 320 x 240",
+        from_shapes((240, 320), ((30, 40), (15, 20), (8, 10), (4, 5)), _ULTRAFACE_SIZES, clip="center"),
+    ),
+    "ultraface640": (
+        "the same, 640 x 480",
+        from_shapes((480, 640), ((60, 80), (30, 40), (15, 20), (8, 10)), _ULTRAFACE_SIZES, clip="center"),
+    ),
+    "faceboxes1024": ("zisianw/FaceBoxes.PyTorch layers/functions/prior_box.py at 1024 pixels", _FACEBOXES),
+    "retinaface640": (
+        "biubug6/Pytorch_Retinaface data/config.py, cfg_mnet",
+        from_shapes(640, (80, 40, 20), _RETINAFACE_SIZES, _RETINAFACE_STEPS),
+    ),
+    "retinaface840": (
+        "biubug6/Pytorch_Retinaface data/config.py, cfg_re50",
+        from_shapes(840, (105, 53, 27), _RETINAFACE_SIZES, _RETINAFACE_STEPS),
+    ),
+    "s3fd640": (
+        "yxlijun/S3FD.pytorch data/config.py at 640 pixels",
+        from_shapes(
+            640,
+            (160, 80, 40, 20, 10, 5),
+            squares((16,), (32,), (64,), (128,), (256,), (512,)),
+            steps=(4.0, 8.0, 16.0, 32.0, 64.0, 128.0),
+        ),
     ),
 }
 

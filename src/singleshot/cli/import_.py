@@ -104,10 +104,11 @@ def _print_model(done: Imported) -> None:
     info = done.info
     spec, priors, rule, names = info.input_spec, info.priors, info.thresholds, info.class_names
     mean, std, variances = (" ".join(f"{v:g}" for v in row) for row in (spec.mean, spec.std, priors.variances[:2]))
-    maps = " ".join(map(str, priors.maps))
+    maps = " ".join(str(cells) if isinstance(cells, int) else "{}x{}".format(*cells) for cells in priors.maps)
     few = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
     print(f"{printable(done.checkpoint)}: {printable(done.source)}")
-    print(f"  input   {spec.size} x {spec.size}, {spec.resize}, {spec.colour_order.upper()}, mean {mean}, std {std}")
+    size = f"{spec.height} x {spec.width}" + ("" if spec.height == spec.width else " (height x width)")
+    print(f"  input   {size}, {spec.resize}, {spec.colour_order.upper()}, mean {mean}, std {std}")
     print(f"  priors  {priors.count} on maps of {maps}, clip {priors.clip}, variances {variances}")
     print(f"  detect  {rule.summary()}")
     print(f"  classes {len(names)}: {printable(few)}")

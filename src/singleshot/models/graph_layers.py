@@ -162,6 +162,45 @@ class Clamp(nn.Module):
         return x.clamp(self.low, self.high)
 
 
+class LeakyReLU(nn.LeakyReLU):
+    """slope: what negative values are multiplied by, 0 to 1."""
+
+    def __init__(self, slope: float = 0.01) -> None:
+        super().__init__(min(max(float(slope), 0.0), 1.0))
+
+
+class CReLU(nn.Module):
+    """The positive parts of a map, then those of its negative: twice the channels (Shang et al. 2016)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, 2 C, H, W]"""
+        return torch.cat([x, -x], dim=1).relu()
+
+
+class EnlargeTo(nn.Module):
+    """The first map as large as the second one, by the nearest cell: how a feature pyramid goes up."""
+
+    def forward(self, x: Tensor, like: Tensor) -> Tensor:
+        """[B, C, h, w], [B, D, H, W] -> [B, C, H, W]"""
+        return F.interpolate(x, size=like.shape[2:], mode="nearest")
+
+
+class MaxOut(nn.Module):
+    """The largest of the first channels in their place (S3FD's max-out background).
+
+    Args:
+        first: how many channels become one.
+    """
+
+    def __init__(self, first: int) -> None:
+        super().__init__()
+        self.first = _whole("first channels", first, 1, MAX_CHANNELS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C - first + 1, H, W]"""
+        return torch.cat([x[:, : self.first].amax(dim=1, keepdim=True), x[:, self.first :]], dim=1)
+
+
 class Quantise(nn.Module):
     """Rounds to the values that an 8-bit map can hold: scale * (0..255 - zero)."""
 
@@ -210,6 +249,9 @@ KINDS: Mapping[str, Callable[..., nn.Module]] = {
     "scale": Scale,
     "l2norm": lambda channels: L2Norm(_channels(channels)),
     "relu": _without_options(nn.ReLU),
+    "leakyrelu": LeakyReLU,
+    "crelu": CReLU,
+    "maxout": MaxOut,
     "relu6": _without_options(nn.ReLU6),
     "hardswish": _without_options(nn.Hardswish),
     "hardsigmoid": _without_options(nn.Hardsigmoid),
@@ -221,4 +263,5 @@ KINDS: Mapping[str, Callable[..., nn.Module]] = {
     "add": lambda: Join("add"),
     "mul": lambda: Join("mul"),
     "concat": lambda: Join("concat"),
+    "enlarge": EnlargeTo,
 }

@@ -5,14 +5,19 @@ from singleshot.weights.importers import (
     balancap,
     bubbliiiing,
     caffe,
+    faceboxes,
     keras,
     lufficc,
     mmdet,
     nvidia,
     qfgaohao,
+    retinaface,
+    s3fd,
+    sgrvinod,
     tf_object_detection,
     tflite,
     torchvision,
+    ultraface,
 )
 
 IMPORTERS = (
@@ -28,4 +33,9 @@ IMPORTERS = (
     *tflite.IMPORTERS,
     *torchvision.IMPORTERS,
     *tf_object_detection.IMPORTERS,
+    *faceboxes.IMPORTERS,
+    *retinaface.IMPORTERS,
+    *s3fd.IMPORTERS,
+    *sgrvinod.IMPORTERS,
+    *ultraface.IMPORTERS,
 )

@@ -36,9 +36,7 @@ def _trunk_vgg(net: TorchBuilder) -> tuple[list[str], str]:
         if i in pools:
             x = net.add(f"base_net.{i + 2}", "maxpool", x, kernel=2, stride=2, round_up=pools[i])
     x = net.add("base_net.30", "maxpool", x, kernel=3, stride=1, padding=1)
-    weight = net.tensors.take("base_net.31.weight", None, net.channels[x], 3, 3)
-    x = net.conv("base_net.31", x, weight, net.tensors.take("base_net.31.bias", len(weight)), padding=6, dilation=6)
-    x = net.add("base_net.32", "relu", x)
+    x = net.conv_bias(x, "base_net.31", "relu", 3, padding=6, dilation=6)
     x = net.conv_bias(x, "base_net.33", "relu", 1)
     return [first, x], x
 
@@ -47,9 +45,7 @@ def _trunk_v1(net: TorchBuilder) -> tuple[list[str], str]:
     """vision/nn/mobilenet.py; the maps behind blocks 11 and 13."""
     maps = [net.conv_norm(net.image, "base_net.0.0", "base_net.0.1", "relu", 3, 2)]
     for i, stride in enumerate(V1_STRIDES, 1):
-        block = f"base_net.{i}"
-        x = net.conv_norm(maps[-1], f"{block}.0", f"{block}.1", "relu", 3, stride, depthwise=True)
-        maps.append(net.conv_norm(x, f"{block}.3", f"{block}.4", "relu", 1))
+        maps.append(net.separable_norm(maps[-1], f"base_net.{i}", "relu", stride))
     return [maps[11], maps[13]], maps[13]
 
 

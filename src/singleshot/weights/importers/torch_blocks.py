@@ -5,12 +5,15 @@ from __future__ import annotations
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.graph_builder import GraphBuilder
 
+Activation = str | float
+
 
 class TorchBuilder(GraphBuilder):
     """A GraphBuilder that takes the weights of its layers from a checkpoint of PyTorch's.
 
     Each method adds one block and returns its last layer's name; it raises CheckpointError where a tensor is missing or
-    misshapen. eps, momentum: of every batch normalisation of the source's network.
+    misshapen. eps, momentum: of every batch normalisation of the source's network. activation: a kind of layer, the
+    slope of a LeakyReLU, or "" for none.
     """
 
     def __init__(self, tensors: ForeignState, eps: float = 1e-5, momentum: float = 0.1) -> None:
@@ -22,13 +25,13 @@ class TorchBuilder(GraphBuilder):
         x: str,
         conv: str,
         norm: str,
-        activation: str = "",
+        activation: Activation = "",
         kernel: int | None = None,
         stride: int = 1,
         padding: int | None = None,
         depthwise: bool = False,
     ) -> str:
-        """A convolution without bias, its batch normalisation, and an activation ("" for none).
+        """A convolution without bias, its batch normalisation, and an activation.
 
         conv, norm: names in the checkpoint, and of the layers; kernel: None for that of the weight; padding: None for
         half the kernel, which keeps the side at stride 1.
@@ -40,13 +43,26 @@ class TorchBuilder(GraphBuilder):
         y = self.conv(conv, x, weight, stride=stride, padding=half, groups=channels if depthwise else 1)
         return self.active(norm, self.batch_norm(y, norm), activation)
 
+    def separable_norm(self, x: str, block: str, activation: Activation, stride: int = 1) -> str:
+        """MobileNetV1's block: a depthwise 3x3 and a 1x1, each normalised and activated ({block}.0, .1, .3, .4)."""
+        y = self.conv_norm(x, f"{block}.0", f"{block}.1", activation, 3, stride, depthwise=True)
+        return self.conv_norm(y, f"{block}.3", f"{block}.4", activation, 1)
+
     def conv_bias(
-        self, x: str, conv: str, activation: str = "", kernel: int | None = None, stride: int = 1, padding: int = 0
+        self,
+        x: str,
+        conv: str,
+        activation: Activation = "",
+        kernel: int | None = None,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
     ) -> str:
-        """A convolution with bias, and an activation ("" for none)."""
+        """A convolution with bias, and an activation."""
         weight = self.tensors.take(f"{conv}.weight", None, self.channels[x], kernel, kernel)
         bias = self.tensors.take(f"{conv}.bias", weight.shape[0])
-        return self.active(conv, self.conv(conv, x, weight, bias, stride=stride, padding=padding), activation)
+        y = self.conv(conv, x, weight, bias, stride=stride, padding=padding, dilation=dilation)
+        return self.active(conv, y, activation)
 
     def batch_norm(self, x: str, name: str) -> str:
         """A batch normalisation alone."""
@@ -90,6 +106,8 @@ class TorchBuilder(GraphBuilder):
             count += 1
         return x, count
 
-    def active(self, name: str, x: str, activation: str) -> str:
+    def active(self, name: str, x: str, activation: Activation) -> str:
         """The activation behind the layer of that name; x itself where it is ""."""
+        if isinstance(activation, float):
+            return self.add(f"{name}.leakyrelu", "leakyrelu", x, slope=activation)
         return self.add(f"{name}.{activation}", activation, x) if activation else x

@@ -21,6 +21,7 @@ WRAPPERS = (
     "net_state_dict",
     "model_state",
     "weights",
+    "weight",
     "params",
     "state",
     "module",

@@ -1,0 +1,81 @@
+"""What the public face detectors of SSD's kind do: a part of conventions.py. No torch here."""
+
+from __future__ import annotations
+
+from singleshot.convention_records import Convention, WeightDecay
+from singleshot.inputs import CAFFE_MEAN, InputSpec
+from singleshot.thresholds import NO_CAP, Thresholds
+
+FACE = ("face",)
+
+# Their cfg of 128 to 1280 pixels wide: only these two were published.
+ULTRAFACE = Convention(
+    project="Linzaer/Ultra-Light-Fast-Generic-Face-Detector-1MB",
+    priors={"ultraface320": "ultraface320", "ultraface640": "ultraface640"},
+    inputs={
+        f"ultraface{width}": InputSpec(height=width * 3 // 4, width=width, mean=(127.0,) * 3, std=(128.0,) * 3)
+        for width in (320, 640)
+    },
+    # candidate_size 1500 enters NMS, top_k of half of it leaves; shown from 0.6.
+    detection={
+        "ultraface": Thresholds(
+            score_min=0.01, nms_iou=0.3, per_class=1500, keep_per_class=750, keep=NO_CAP, show_min=0.6
+        )
+    },
+    matching="forced",
+    loss="caffe",
+    decay=WeightDecay(5e-4, "everything"),
+    sources={
+        "priors": "vision/ssd/config/fd_config.py; vision/utils/box_utils.py, generate_priors",
+        "input": "vision/ssd/config/fd_config.py",
+        "detection": "detect_imgs.py; vision/ssd/predictor.py",
+        "decay": "train.py",
+    },
+)
+# Input of any size in its tests; here the side that it trains at, and letterboxed, for its crops keep the proportions.
+_CROPPED = {side: InputSpec(side, "letterbox", "bgr", CAFFE_MEAN) for side in (640, 840, 1024)}
+FACEBOXES = Convention(
+    project="zisianw/FaceBoxes.PyTorch",
+    priors={"faceboxes1024": "faceboxes1024"},
+    inputs={"faceboxes1024": _CROPPED[1024]},
+    detection={"faceboxes": Thresholds(score_min=0.05, nms_iou=0.3, per_class=5000, keep=750, show_min=0.5)},
+    loss="caffe",
+    decay=WeightDecay(5e-4, "everything"),
+    sources={
+        "priors": "data/config.py; layers/functions/prior_box.py",
+        "input": "test.py; train.py, img_dim",
+        "detection": "test.py",
+        "decay": "train.py",
+    },
+)
+RETINAFACE = Convention(
+    project="biubug6/Pytorch_Retinaface",
+    priors={"retinaface640": "retinaface640", "retinaface840": "retinaface840"},
+    inputs={"retinaface640": _CROPPED[640], "retinaface840": _CROPPED[840]},
+    detection={"retinaface": Thresholds(score_min=0.02, nms_iou=0.4, per_class=5000, keep=750, show_min=0.6)},
+    loss="caffe",
+    decay=WeightDecay(5e-4, "everything"),
+    sources={
+        "priors": "data/config.py; layers/functions/prior_box.py",
+        "input": "detect.py; data/config.py, image_size",
+        "detection": "detect.py",
+        "decay": "train.py",
+    },
+)
+S3FD = Convention(
+    project="yxlijun/S3FD.pytorch",
+    priors={"s3fd640": "s3fd640"},
+    # Colours turn twice on the way, to BGR and back, with the mean taken off in between.
+    inputs={"s3fd640": InputSpec(640, "letterbox", mean=CAFFE_MEAN)},
+    detection={"s3fd": Thresholds(score_min=0.05, nms_iou=0.3, per_class=5000, keep=750, show_min=0.6)},
+    loss="caffe",
+    decay=WeightDecay(5e-4, "everything"),
+    sources={
+        "priors": "data/config.py; layers/functions/prior_box.py",
+        "input": "demo.py",
+        "detection": "data/config.py; layers/functions/detection.py; demo.py",
+        "decay": "train.py",
+    },
+)
+
+FACES = {"ultraface": ULTRAFACE, "faceboxes": FACEBOXES, "retinaface": RETINAFACE, "s3fd": S3FD}

@@ -1,0 +1,66 @@
+"""zisianw/FaceBoxes.PyTorch (models/faceboxes.py)."""
+
+from __future__ import annotations
+
+from singleshot.conventions_faces import FACEBOXES
+from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.imported_model import ImportedModel, Importer
+from singleshot.weights.importers.faces import add_heads, face_names
+from singleshot.weights.importers.torch_blocks import TorchBuilder
+from singleshot.weights.importers.vgg import count_classes
+
+_NETWORK = "faceboxes1024"
+# Inception: what each of the four branches goes through; "pool" is the average of 3x3 cells.
+_BRANCHES = (
+    ("branch1x1",),
+    ("pool", "branch1x1_2"),
+    ("branch3x3_reduce", "branch3x3"),
+    ("branch3x3_reduce_2", "branch3x3_2", "branch3x3_3"),
+)
+
+
+def _unit(net: TorchBuilder, x: str, name: str, activation: str = "relu", stride: int = 1) -> str:
+    return net.conv_norm(x, f"{name}.conv", f"{name}.bn", activation, stride=stride)
+
+
+def _crelu(net: TorchBuilder, x: str, name: str, stride: int) -> str:
+    """A convolution whose positive and negative parts are kept, then pooling: the side by 2 * stride."""
+    x = _unit(net, x, name, "", stride)
+    x = net.add(f"{name}.crelu", "crelu", x, channels=2 * net.channels[x])
+    return net.add(f"{name}.pool", "maxpool", x, kernel=3, stride=2, padding=1)
+
+
+def _inception(net: TorchBuilder, x: str, name: str) -> str:
+    ends = []
+    for branch in _BRANCHES:
+        y = x
+        for part in branch:
+            if part == "pool":
+                y = net.add(f"{name}.pool", "avgpool", y, kernel=3, stride=1, padding=1, count_padding=True)
+            else:
+                y = _unit(net, y, f"{name}.{part}")
+        ends.append(y)
+    return net.add(name, "concat", *ends, channels=sum(net.channels[end] for end in ends))
+
+
+def _convert(tensors: ForeignState) -> ImportedModel:
+    priors = FACEBOXES.prior_spec(_NETWORK)
+    num_classes = count_classes(tensors, "conf.2.bias", priors.per_cell[2])
+    net = TorchBuilder(tensors)
+    x = _crelu(net, net.image, "conv1", 4)
+    x = _crelu(net, x, "conv2", 2)
+    for i in (1, 2, 3):
+        x = _inception(net, x, f"inception{i}")
+    maps = [x]
+    for i in (3, 4):
+        x = _unit(net, x, f"conv{i}_1")
+        x = _unit(net, x, f"conv{i}_2", stride=2)
+        maps.append(x)
+    add_heads(net, maps, ("loc.{}", "conf.{}"), priors, num_classes)
+    tensors.finish(FACEBOXES.project)
+    model = net.build(num_classes, priors, FACEBOXES.inputs[_NETWORK], "faceboxes1024")
+    names, thresholds = face_names(num_classes), FACEBOXES.detection["faceboxes"]
+    return ImportedModel(model, FACEBOXES.project, names, thresholds)
+
+
+IMPORTERS = (Importer("faceboxes", _convert),)

@@ -1,0 +1,20 @@
+"""What the importers of face detectors share."""
+
+from __future__ import annotations
+
+from singleshot.conventions_faces import FACE
+from singleshot.prior_boxes import PriorSpec
+from singleshot.weights.importers.mobilenet_blocks import add_head
+from singleshot.weights.importers.torch_blocks import TorchBuilder
+
+
+def face_names(num_classes: int) -> tuple[str, ...] | None:
+    """ "face" for one class; other counts are somebody's own training."""
+    return FACE if num_classes == len(FACE) else None
+
+
+def add_heads(net: TorchBuilder, maps: list[str], names: tuple[str, str], priors: PriorSpec, num_classes: int) -> None:
+    """A head on each map. names: of the convolutions of location and of confidence, with the map's number as {}."""
+    for i, (x, boxes) in enumerate(zip(maps, priors.per_cell, strict=True)):
+        location, confidence = (name.format(i) for name in names)
+        add_head(net, x, location, confidence, boxes, num_classes + 1)

@@ -1,0 +1,99 @@
+"""biubug6/Pytorch_Retinaface on MobileNetV1 0.25 and ResNet50 (models/retinaface.py, models/net.py): a feature pyramid
+and SSH context modules under SSD's heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from singleshot.conventions_faces import RETINAFACE
+from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.imported_model import ImportedModel, Importer
+from singleshot.weights.importers.faces import add_heads, face_names
+from singleshot.weights.importers.mobilenet_blocks import V1_STRIDES
+from singleshot.weights.importers.torch_blocks import Activation, TorchBuilder
+from singleshot.weights.importers.vgg import count_classes
+
+_LEAK = 0.1
+_BLOCKS = (5, 6, 2)  # of V1_STRIDES in stage1 to stage3; stage1 begins with a convolution
+_HEADS = ("BboxHead.{}.conv1x1", "ClassHead.{}.conv1x1")
+
+
+def _mobilenet(net: TorchBuilder) -> list[str]:
+    x = net.conv_norm(net.image, "body.stage1.0.0", "body.stage1.0.1", _LEAK, 3, 2)
+    strides, maps = iter(V1_STRIDES), []
+    for stage, blocks in enumerate(_BLOCKS, 1):
+        for i in range(blocks):
+            x = net.separable_norm(x, f"body.stage{stage}.{i + (stage == 1)}", _LEAK, next(strides))
+        maps.append(x)
+    return maps
+
+
+def _resnet(net: TorchBuilder) -> list[str]:
+    x = net.conv_norm(net.image, "body.conv1", "body.bn1", "relu", 7, 2, 3)
+    x = net.add("body.maxpool", "maxpool", x, kernel=3, stride=2, padding=1)
+    maps = []
+    for stage in (1, 2, 3, 4):
+        x, _ = net.residual_stage(x, f"body.layer{stage}", bottleneck=True, stride=1 if stage == 1 else 2)
+        maps.append(x)
+    return maps[1:]
+
+
+def _pyramid(net: TorchBuilder, maps: list[str], activation: Activation) -> list[str]:
+    """net.py, FPN: from the smallest map up."""
+    sides = [net.conv_norm(x, f"fpn.output{i}.0", f"fpn.output{i}.1", activation, 1) for i, x in enumerate(maps, 1)]
+    for i in (1, 0):
+        merge = f"fpn.merge{i + 1}"
+        up = net.add(f"{merge}.up", "enlarge", sides[i + 1], sides[i])
+        x = net.add(f"{merge}.add", "add", sides[i], up)
+        sides[i] = net.conv_norm(x, f"{merge}.0", f"{merge}.1", activation, 3)
+    return sides
+
+
+def _context(net: TorchBuilder, x: str, name: str, activation: Activation) -> str:
+    """net.py, SSH: what 3x3, 5x5 and 7x7 cells show, the last two by 3x3 convolutions in a row."""
+
+    def unit(x: str, part: str, activation: Activation = "") -> str:
+        return net.conv_norm(x, f"{name}.{part}.0", f"{name}.{part}.1", activation, 3)
+
+    shared = unit(x, "conv5X5_1", activation)
+    parts = (
+        unit(x, "conv3X3"),
+        unit(shared, "conv5X5_2"),
+        unit(unit(shared, "conv7X7_2", activation), "conv7x7_3"),
+    )
+    y = net.add(f"{name}.concat", "concat", *parts, channels=sum(net.channels[part] for part in parts))
+    return net.add(f"{name}.relu", "relu", y)
+
+
+def _convert(tensors: ForeignState, body: Callable[[TorchBuilder], list[str]], side: int, what: str) -> ImportedModel:
+    network = f"retinaface{side}"
+    priors = RETINAFACE.prior_spec(network)
+    num_classes = count_classes(tensors, "ClassHead.0.conv1x1.bias", priors.per_cell[0])
+    net = TorchBuilder(tensors)
+    maps = body(net)
+    # Leaky where the pyramid is narrow: 64 channels in MobileNet's, 256 in ResNet's.
+    width = len(tensors.take("fpn.output1.0.weight", None, None, 1, 1))
+    activation: Activation = _LEAK if width <= 64 else "relu"
+    maps = [_context(net, x, f"ssh{i}", activation) for i, x in enumerate(_pyramid(net, maps, activation), 1)]
+    add_heads(net, maps, _HEADS, priors, num_classes)
+    landmarks = [key for key in tensors if key.startswith("LandmarkHead.")]
+    tensors.ignore(*landmarks)
+    source = f"{RETINAFACE.project} on {what}"
+    tensors.finish(source)
+    model = net.build(num_classes, priors, RETINAFACE.inputs[network], f"{network}-{what.lower()}")
+    notes = ("its five landmarks of a face are left out: boxes and scores alone",) if landmarks else ()
+    return ImportedModel(model, source, face_names(num_classes), RETINAFACE.detection["retinaface"], notes)
+
+
+def _convert_mobilenet(tensors: ForeignState) -> ImportedModel:
+    return _convert(tensors, _mobilenet, 640, "MobileNetV1-0.25")
+
+
+def _convert_resnet(tensors: ForeignState) -> ImportedModel:
+    return _convert(tensors, _resnet, 840, "ResNet50")
+
+
+IMPORTERS = (
+    Importer("retinaface-mobilenet", _convert_mobilenet),
+    Importer("retinaface-resnet50", _convert_resnet),
+)
