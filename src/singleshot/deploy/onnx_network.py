@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import warnings
@@ -74,7 +75,7 @@ def _joined(head: nn.Module) -> nn.Conv2d | None:
 def network_model(model: SSD) -> onnx.ModelProto:
     """The network as ONNX: images uint8 [N, H, W, C], any N -> offsets [N, P, 4], logits [N, P, C + 1]."""
     door, example, shapes = _door(model)
-    with silent():
+    with silent(), _means(model):
         program = torch.onnx.export(
             door,
             (example,),
@@ -92,17 +93,31 @@ def network_model(model: SSD) -> onnx.ModelProto:
     return proto
 
 
-def network_program(model: SSD) -> torch.export.ExportedProgram:
-    """The network as PyTorch's own export keeps it, with a dynamic batch."""
-    door, example, shapes = _door(model)
-    with silent():
-        return torch.export.export(door, (example,), dynamic_shapes=shapes)
+def network_program(model: SSD, batch: int | None = None) -> torch.export.ExportedProgram:
+    """The network as PyTorch's own export keeps it. batch: how many images it takes, None for any number."""
+    door, example, shapes = _door(model, batch or 2)
+    with silent(), _means(model):
+        return torch.export.export(door, (example,), dynamic_shapes=shapes if batch is None else None)
 
 
-def _door(model: SSD) -> tuple[RawNetwork, Tensor, dict[str, Any]]:
-    example = torch.zeros(2, *model.input_spec.shape, dtype=torch.uint8, device=model.priors.device)
+def _door(model: SSD, images: int = 2) -> tuple[RawNetwork, Tensor, dict[str, Any]]:
+    example = torch.zeros(images, *model.input_spec.shape, dtype=torch.uint8, device=model.priors.device)
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     return RawNetwork(model).eval(), example, {"images": {0: batch}}
+
+
+@contextlib.contextmanager
+def _means(model: nn.Module) -> Iterator[None]:
+    """Let average pooling to a single cell, as in squeeze-and-excitation, be a mean: the exporter makes an index into
+    memory of it, which few readers take and none runs fast."""
+    pools = [one for one in model.modules() if type(one) is nn.AdaptiveAvgPool2d and one.output_size in (1, (1, 1))]
+    for pool in pools:
+        setattr(pool, "forward", functools.partial(torch.mean, dim=(-2, -1), keepdim=True))  # noqa: B010 - a method
+    try:
+        yield
+    finally:
+        for pool in pools:
+            del pool.forward
 
 
 def consumers_of(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
