@@ -170,7 +170,7 @@ def export(
     Args:
         model: A checkpoint of singleshot's, or one of another project that `import_checkpoint` knows.
         out: The file to write; None for the model's name with .onnx, in this folder.
-        to: "onnx", "openvino", "torch" (a torch.export archive); or the weights for another project's code:
+        to: "onnx", "openvino", "tflite", "torch" (a torch.export archive); or the weights for another project's code:
             "torchvision", "amdegroot", "amdegroot-unclipped".
         raw: Stop at offsets and logits: no decoding, no NMS.
         tensorrt: ONNX without branches, for TensorRT 10.

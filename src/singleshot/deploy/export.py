@@ -14,9 +14,10 @@ import torch
 
 from singleshot.deploy.engines import FORMATS, engines_for
 from singleshot.deploy.onnx_file import attach_postprocess, description
-from singleshot.deploy.onnx_network import network_model, network_program, silent
+from singleshot.deploy.onnx_network import network_model, network_program, silent, tail_model
 from singleshot.deploy.onnx_opset import DETECTIONS_FROM, OPSETS, fix_batch, to_opset
 from singleshot.deploy.parity import EXACT, HALF, Agreement, Limits, compare, compare_raw, refuse_unless_good
+from singleshot.deploy.tflite_file import QuantisedTFLite, tflite_file
 from singleshot.errors import ConfigError, printable
 from singleshot.evaluation.torch_engine import TorchEngine
 from singleshot.extras import require
@@ -80,6 +81,8 @@ class Form(NamedTuple):
             raise ConfigError("--half: goes with --to openvino; other engines take the precision when they run")
         if self.tensorrt_compatible and self.to != "onnx":
             raise ConfigError("--tensorrt: goes with --to onnx")
+        if self.to == "tflite" and self.batch not in (None, 1):
+            raise ConfigError("--to tflite: its operator for detections takes one image, so --batch can be 1 alone")
         if self.opset is not None:
             self._check_opset(self.opset)
 
@@ -215,7 +218,7 @@ def export_model(
     out: Path,
     images: np.ndarray,
     form: Form = DETECTOR,
-    quantised: Quantised | None = None,
+    quantised: Quantised | QuantisedTFLite | None = None,
 ) -> Exported:
     """Write a model for other engines, checked before it gets its name.
 
@@ -237,9 +240,15 @@ def export_model(
             _save_archive(model, info, temporary, form.batch)
             return Exported((out,), check_file(model, info, temporary, form._replace(raw=True), check, what))
     need_onnx(f"{what}: exporting")
+    if form.to == "tflite":
+        require("litert", f"{what}: --to tflite", "ai_edge_litert")
+        with atomic_write(out) as temporary:
+            found = quantised if isinstance(quantised, QuantisedTFLite) else QuantisedTFLite(tail_model(model))
+            temporary.write_bytes(tflite_file(found, model, info, form.raw))
+            return Exported((out,), check_file(model, info, temporary, form, check, what))
     if form.to == "openvino":
         require("export", f"{what}: --to openvino", "openvino")
-    network, about = quantised or Quantised(network_model(model), {})
+    network, about = quantised if isinstance(quantised, Quantised) else Quantised(network_model(model), {})
     precision = "int8" if quantised is not None else "float16" if form.half else "float32"
     proto = attach_postprocess(network, model, info, form.raw, form.tensorrt_compatible, precision, about)
     if form.opset is not None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from singleshot.deploy.onnx_post import IR_VERSION, OPSET
 from singleshot.models import SSD
 from singleshot.models.heads import Head
+from singleshot.models.ssd import as_list
 
 if TYPE_CHECKING:
     import onnx
@@ -72,15 +73,39 @@ def _joined(head: nn.Module) -> nn.Conv2d | None:
     return joined
 
 
+class _Tail(nn.Module):
+    """What comes behind normalisation: float [1, C, H, W] -> offsets and logits, heads as they are."""
+
+    def __init__(self, model: SSD) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        raw = self.model.predict(self.model.neck(as_list(self.model.backbone(image))))
+        return raw.offsets, raw.logits
+
+
 def network_model(model: SSD) -> onnx.ModelProto:
     """The network as ONNX: images uint8 [N, H, W, C], any N -> offsets [N, P, 4], logits [N, P, C + 1]."""
     door, example, shapes = _door(model)
+    return _exported(model, door, example, "images", shapes)
+
+
+def tail_model(model: SSD) -> onnx.ModelProto:
+    """What comes behind normalisation, as ONNX: "image" float32 [1, C, H, W], in the order of colours that the network
+    wants -> offsets [1, P, 4], logits [1, P, C + 1]."""
+    height, width, channels = model.input_spec.shape
+    example = torch.zeros(1, channels, height, width, device=model.priors.device)
+    return _exported(model, _Tail(model).eval(), example, "image", None)
+
+
+def _exported(model: SSD, door: nn.Module, example: Tensor, name: str, shapes: Any) -> onnx.ModelProto:
     with silent(), _means(model):
         program = torch.onnx.export(
             door,
             (example,),
             dynamo=True,
-            input_names=["images"],
+            input_names=[name],
             output_names=list(OUTPUTS),
             dynamic_shapes=shapes,
             opset_version=OPSET,
