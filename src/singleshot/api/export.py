@@ -14,8 +14,9 @@ from singleshot.errors import ConfigError, printable
 from singleshot.extras import needs
 
 if TYPE_CHECKING:
-    from singleshot.deploy.export import Exported
+    from singleshot.deploy.export import Exported, Quantised
     from singleshot.deploy.int8 import Report
+    from singleshot.deploy.tflite_file import QuantisedTFLite
     from singleshot.models import SSD
     from singleshot.weights.checkpoint import ModelInfo
 
@@ -210,6 +211,7 @@ def _export_for_engines(options: ExportOptions, path: Path, on_line: Callable[[s
         from singleshot.deploy.check_images import check_pictures
         from singleshot.deploy.export import Form, export_model
         from singleshot.deploy.int8 import open_calibration, quantise
+        from singleshot.deploy.tflite_file import check_thresholds
         from singleshot.weights.open_model import open_model
 
     form = Form(options.to, options.raw, options.tensorrt, options.half, options.opset, options.batch)
@@ -217,9 +219,17 @@ def _export_for_engines(options: ExportOptions, path: Path, on_line: Callable[[s
     network, info = open_model(options.model)
     data = None if options.int8 is None else open_calibration(options.int8, info, options.split)
     pictures = check_pictures(options.images or options.int8, network)
-    quantised = report = None
+    quantised: Quantised | QuantisedTFLite | None = None
+    report: Report | None = None
+    if form.to == "tflite" and not form.raw:
+        check_thresholds(info.thresholds)
     if data is not None:
-        quantised, report = quantise(network, info, *data, options.split, form.tensorrt_compatible, on_line)
+        if form.to == "tflite":
+            from singleshot.deploy.tflite_int8 import quantise_tflite
+
+            quantised, report = quantise_tflite(network, info, *data, options.split, form.raw, on_line)
+        else:
+            quantised, report = quantise(network, info, *data, options.split, form.tensorrt_compatible, on_line)
     exported = export_model(network, info, path, pictures, form, quantised)
     return EngineExport(options, info.class_names, exported, len(pictures), report)
 

@@ -150,7 +150,7 @@ def _detections(builder: TFLiteBuilder, offsets: int, logits: int, model: SSD, r
 
 
 def _best_of_class(builder: TFLiteBuilder, scores: int, count: int) -> int:
-    """Scores [1, P, C + 1] with zeros for those under the count-th best of each class: a cap that the operator lacks."""
+    """Scores [1, P, C + 1] with zeros for those under the count-th best of each class: the operator has no such cap."""
     _, priors, columns = builder.shapes[scores]
     turn = builder.constant("turn", [0, 2, 1], np.int32)
     rows = builder.tensor("score rows", (1, columns, priors))

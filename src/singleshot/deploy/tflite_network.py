@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from singleshot.deploy.tflite_builder import Quantum
-from singleshot.deploy.tflite_tensors import TO_FIRST, TO_LAST, GraphTensors, StoredMap
+from singleshot.deploy.tflite_tensors import TO_FIRST, TO_LAST, GraphTensors, Squares, StoredMap
 from singleshot.errors import ConfigError, printable
 from singleshot.weights.graph_builder import same_padding
 
@@ -28,6 +28,10 @@ class NetworkConverter(GraphTensors):
 
     def _in_int8(self, node: onnx.NodeProto) -> bool:
         return self._int8 is not None and node.name not in self._int8.floats
+
+    def _as_it_is(self, node: onnx.NodeProto) -> bool:
+        """Whether the map that a node takes is in int8 already: for nodes that compute nothing of their own."""
+        return (self._name(node.input[0]), True) in self._stored
 
     # ------------------------------------------------------------------------------------------ the walk
 
@@ -123,7 +127,7 @@ class NetworkConverter(GraphTensors):
 
     def _pool(self, node: onnx.NodeProto) -> None:
         attributes, highest = self._attributes[node.output[0]], node.op_type == "MaxPool"
-        int8 = self._in_int8(node)
+        int8 = self._as_it_is(node) if highest else self._in_int8(node)
         x = self._tensor(node.input[0], int8)
         kernel = tuple(attributes["kernel_shape"])
         if set(attributes.get("dilations", [1])) != {1}:
@@ -196,7 +200,10 @@ class NetworkConverter(GraphTensors):
         map_name = node.input[1 if constant == 0 else 0]
         kind = node.op_type.upper()
         if node.input[0] in self._squares:  # what is added inside the root
-            self._squares[node.output[0]] = self._squares[node.input[0]]
+            addend = float(self._constants.get(node.input[1], np.float32(np.nan)))
+            if kind != "ADD" or not np.isfinite(addend):
+                raise self._refuse(node, "of squares is not written")
+            self._squares[node.output[0]] = self._squares[node.input[0]]._replace(addend=addend)
             return None
         int8 = constant is None and kind in ("ADD", "MUL") and self._in_int8(node)
         inputs = []
@@ -214,20 +221,32 @@ class NetworkConverter(GraphTensors):
         """Pow, ReduceSum and Sqrt of L2Norm, whose division is written as one operator."""
         source = node.input[0]
         if node.op_type == "Pow" and float(self._constants.get(node.input[1], np.float32(0))) == 2:
-            self._squares[node.output[0]] = self._name(source)
+            self._squares[node.output[0]] = Squares(self._name(source))
         elif node.op_type != "Pow" and source in self._squares:
             axes = self._constants[node.input[1]].tolist() if node.op_type == "ReduceSum" else [1]
-            if axes != [1] or not self._maps[self._squares[source]].last:
+            if axes != [1] or not self._maps[self._squares[source].of].last:
                 raise self._refuse(node, "is not over channels")
             self._squares[node.output[0]] = self._squares[source]
         else:
             raise self._refuse(node, "is written as a part of L2 normalisation alone")
 
     def _normalise(self, node: onnx.NodeProto) -> None:
-        if self._squares[node.input[1]] != self._name(node.input[0]):
+        if self._squares[node.input[1]].of != self._name(node.input[0]):
             raise self._refuse(node, "divides by the length of another map")
-        x = self._tensor(node.input[0], False)
-        self.builder.op("L2_NORMALIZATION", [x], [self._new(self._result(node, node.input[0]), False)], "L2NormOptions")
+        x, name = self._tensor(node.input[0], False), self._result(node, node.input[0])
+        map_shape = self.builder.shapes[x]
+        # Not L2_NORMALIZATION, which has another least length than ours.
+        squares = self.builder.tensor(f"{name}/squares", map_shape)
+        total, more, length = (
+            self.builder.tensor(f"{name}/{n}", (*map_shape[:3], 1)) for n in ("sum", "more", "rsqrt")
+        )
+        axis = self.builder.constant(f"{name}/axis", [3], np.int32)
+        epsilon = self.builder.constant(f"{name}/epsilon", self._squares[node.input[1]].addend)
+        self.builder.op("MUL", [x, x], [squares], "MulOptions")
+        self.builder.op("SUM", [squares, axis], [total], "ReducerOptions", keepDims=True)
+        self.builder.op("ADD", [total, epsilon], [more], "AddOptions")
+        self.builder.op("RSQRT", [more], [length])
+        self.builder.op("MUL", [x, length], [self._new(name, False)], "MulOptions")
 
     # ------------------------------------------------------------------------------------------ form
 
@@ -275,7 +294,7 @@ class NetworkConverter(GraphTensors):
         lowest = value < -1e30  # before a maximum
         if len(pads) != 8 or any(pads[:2] + pads[4:6]) or mode != b"constant" or not (lowest or value == 0):
             raise self._refuse(node, "is not around height and width, by zeros")
-        x = self._tensor(node.input[0], self._in_int8(node))
+        x = self._tensor(node.input[0], self._as_it_is(node))
         name = self._result(node, node.input[0])
         y = self._padded(x, [[pads[2], pads[6]], [pads[3], pads[7]]], -np.inf if lowest else None)
         self._stored[name, self.builder.quantum(x) is not None] = y
@@ -286,8 +305,9 @@ class NetworkConverter(GraphTensors):
         way = attributes.get("mode", b"nearest")
         if way != b"nearest" or rows % height or columns % width:
             raise self._refuse(node, f"by {way.decode()} is not written; want nearest, to a multiple")
-        x = self._tensor(node.input[0], self._in_int8(node))
-        y = self._new(self._result(node, node.input[0]), self._in_int8(node), self.builder.quantum(x))
+        int8 = self._as_it_is(node)
+        x = self._tensor(node.input[0], int8)
+        y = self._new(self._result(node, node.input[0]), int8, self.builder.quantum(x))
         size = self.builder.constant(f"{node.output[0]}/size", [rows, columns], np.int32)
         self.builder.op("RESIZE_NEAREST_NEIGHBOR", [x, size], [y], "ResizeNearestNeighborOptions")
 

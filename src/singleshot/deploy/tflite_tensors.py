@@ -36,6 +36,13 @@ class StoredMap(NamedTuple):
         return tuple(self.shape[i] for i in TO_LAST) if self.last else self.shape
 
 
+class Squares(NamedTuple):
+    """What is computed on the way to the length of a map's channels. addend: what is added inside the root."""
+
+    of: str
+    addend: float = 0.0
+
+
 class GraphTensors:
     """Which tensor of the file holds which of the graph.
 
@@ -64,7 +71,7 @@ class GraphTensors:
         self._maps: dict[str, StoredMap] = {}
         self._stored: dict[tuple[str, bool], int] = {}  # by name and whether in int8
         self._origin: dict[str, str] = {}  # what a name of the same values is called in the file
-        self._squares: dict[str, str] = {}  # on the way to a length: of which map
+        self._squares: dict[str, Squares] = {}
         self._done: set[str] = set()
 
     # ------------------------------------------------------------------------------------------ tensors
