@@ -32,6 +32,7 @@ from singleshot.runtime.model_file import tflite_description
 from singleshot.scenes.scenes import make_scene
 from singleshot.thresholds import NO_CAP, Thresholds
 from singleshot.weights.checkpoint import ModelInfo
+from singleshot.weights.open_model import open_model
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("ai_edge_litert")
@@ -164,6 +165,23 @@ def test_a_detector_runs_the_file(wide, tmp_path: Path) -> None:
     assert engines_of(tmp_path / "other.tflite") == ("torch",)  # another project's: imported
 
 
+@pytest.mark.parametrize("int8", [False, True], ids=["float32", "int8"])
+def test_import_reads_the_file_back(int8: bool, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    spec = InputSpec(height=64, width=96, std=(58.0,), channels=1)
+    layers = nn.Sequential(nn.Conv2d(1, 16, 4, 4), nn.ReLU6(), L2Norm(16), nn.Conv2d(16, 16, 3, 2, 1), nn.Hardswish())
+    model = build_on(layers, len(CLASSES), spec, lite=False, extra_channels=(24,)).eval()
+    images = np.stack([to_square(make_scene(0, "test", i)[0], spec)[0] for i in range(2)])
+    net = Net(model, tail_model(model), images)
+    ranges = q.map_ranges(net.tail, list(images), spec)
+    info = net.write(tmp_path / "m.tflite", Thresholds(per_class=40), int8=Int8(ranges) if int8 else None)
+    found, read = open_model(tmp_path / "m.tflite")
+    assert (read.class_names, read.thresholds, read.prior_spec) == (info.class_names, info.thresholds, info.prior_spec)
+    assert read.input_spec == spec
+    for one, other in zip(raw_of(net._replace(model=found)), raw_of(net), strict=True):
+        assert np.abs(one - other).max() < (0.3 if int8 else 1e-4) * other.std()
+
+
 def test_a_damaged_description_is_none(square, tmp_path: Path) -> None:
     square.write(tmp_path / "m.tflite", Thresholds())
     data = bytearray((tmp_path / "m.tflite").read_bytes())
@@ -195,7 +213,7 @@ def test_int8_is_near(square, wide, tmp_path: Path) -> None:
             ]
             errors.append(max(gaps))
         assert errors[0] < 0.03
-        assert errors[1] < 0.2 * errors[0]
+        assert errors[1] < 0.3 * errors[0]  # the image itself is rounded always
     from ai_edge_litert.interpreter import Interpreter
 
     square.write(
@@ -209,7 +227,7 @@ def test_int8_is_near(square, wide, tmp_path: Path) -> None:
     assert image["dtype"] is np.uint8
     assert image["quantization"] == (1.0, 0)
     kinds = [one["dtype"] for one in network.get_tensor_details() if one["name"].endswith("/weight")]
-    assert kinds and set(kinds) == {np.int8}
+    assert set(kinds) == {np.int8}
     assert json.loads(str(tflite_description(tmp_path / "m.tflite")))["precision"] == "int8"
 
 
@@ -245,7 +263,8 @@ def test_the_whole_way_and_its_options(square, tmp_path: Path, monkeypatch) -> N
     info = ModelInfo.of(square.model, CLASSES)
     done = export_model(square.model, info, tmp_path / "m.tflite", square.images, Form("tflite", batch=1))
     assert [row.speed.engine for row in done.rows] == ["pytorch", "litert"]
-    assert done.rows[1].agreement is not None and done.rows[1].agreement.good()
+    assert done.rows[1].agreement is not None
+    assert done.rows[1].agreement.good()
     for form, says in (
         (Form("tflite", batch=2), "takes one image"),
         (Form("tflite", opset=12), "--opset: goes with --to onnx"),

@@ -20,6 +20,7 @@ from singleshot.model_info import KEY, ModelInfo
 from singleshot.models import SSD
 from singleshot.runtime.engines.litert import OPERATOR_OUTPUTS
 from singleshot.thresholds import Thresholds
+from singleshot.weights.importers.tflite import NORMALISED
 
 if TYPE_CHECKING:
     import onnx
@@ -91,7 +92,7 @@ def _normalised(converter: NetworkConverter, model: SSD, image: int, int8: Int8 
         builder.op("CAST", [image], [pixels], "CastOptions", inDataType=3, outDataType=0)
     else:
         builder.op("QUANTIZE", [image], [pixels])
-    normalised = builder.tensor("normalised", (1, *spec.shape), dtype, scaled)
+    normalised = builder.tensor(NORMALISED, (1, *spec.shape), dtype, scaled)
     parts = converter.weights("normalised", pixels, weight, bias, 0)
     return builder.op("CONV_2D", [pixels, *parts], [normalised], "Conv2DOptions", padding=1, strideH=1, strideW=1)
 
