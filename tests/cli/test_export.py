@@ -55,7 +55,7 @@ def test_amdegroot_by_its_usual_name_and_back(vgg: Path, run, tmp_path: Path) ->
 
 
 def test_mistakes(vgg: Path, refused, tmp_path: Path) -> None:
-    assert "want one of onnx, openvino, torch, torchvision" in refused("export", vgg, "--to", "tensorrt")
+    assert "want one of onnx, openvino, torch, tflite, torchvision" in refused("export", vgg, "--to", "tensorrt")
     assert "--raw has no meaning" in refused("export", vgg, "--to", "torchvision", "--raw")
     assert "ends in .pth" in refused("export", vgg, "--to", "torchvision", "--out", tmp_path / "w.onnx")
     assert "no such file" in refused("export", tmp_path / "none.safetensors", "--to", "torchvision")

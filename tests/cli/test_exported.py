@@ -49,7 +49,9 @@ def test_detect_finds_the_same(exported, model, scenes, run, tmp_path) -> None:
 
 def test_mistakes(exported, model, scenes, refused) -> None:
     picture = next((scenes / "JPEGImages").iterdir())
-    assert "want one of openvino, onnxruntime, torch, auto" in refused("detect", exported, picture, "--engine", "tf")
+    assert "want one of openvino, onnxruntime, litert, torch, auto" in refused(
+        "detect", exported, picture, "--engine", "tf"
+    )
     assert "`singleshot export`" in refused("detect", model, picture, "--engine", "openvino")
     assert "precision double" in refused("detect", exported, picture, "--precision", "double")
     assert "for exported files" in refused("eval", model, scenes, "--engine", "onnxruntime")

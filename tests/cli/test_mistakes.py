@@ -77,7 +77,7 @@ CASES = {
     "detect BEST IMAGE --score-min 40": "want a number from 0 to 1",
     "detect BEST IMAGE --format pascal": "'pascal': want one of 'json', 'coco', 'voc', 'yolo', 'csv'",
     "detect BEST IMAGE --tile 640x640": "want pixels a side, or with the overlap as in 640:0.25",
-    "detect BEST IMAGE --engine onnx": "want one of openvino, onnxruntime, torch, auto",
+    "detect BEST IMAGE --engine onnx": "want one of openvino, onnxruntime, litert, torch, auto",
     "detect BEST IMAGE --rule cafe": "did you mean caffe?",
     "eval BEST SCENES --metric map": "want one of voc07, voc, coco",
     "export BEST --to torchscript": "torchscript",

@@ -256,7 +256,7 @@ def test_raw_files(mini, engines, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("form", "said"),
     [
-        (Form("tflite"), "want one of onnx"),
+        (Form("coreml"), "want one of onnx"),
         (Form(half=True), "--half: goes with --to openvino"),
         (Form("openvino", tensorrt_compatible=True), "--tensorrt: goes with --to onnx"),
     ],

@@ -81,7 +81,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_new_engine_is_loaded_and_detects(toy: Path) -> None:
-    assert engine_choices() == ("openvino", "onnxruntime", "torch", "toy", "auto")
+    assert engine_choices() == ("openvino", "onnxruntime", "litert", "torch", "toy", "auto")
     assert engines_of(toy) == ("toy",)
     assert is_exported(toy)
     image = np.zeros((128, 128, 3), np.uint8)
@@ -96,7 +96,7 @@ def test_a_new_engine_is_loaded_and_detects(toy: Path) -> None:
 
 
 def test_errors_list_a_new_engine(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="want one of openvino, onnxruntime, torch, toy, auto"):
+    with pytest.raises(ConfigError, match="want one of openvino, onnxruntime, litert, torch, toy, auto"):
         singleshot.load(toy, engine="toi")
     with pytest.raises(ConfigError, match=r"openvino runs exported files .*model\.toy is for toy"):
         singleshot.load(toy, engine="openvino")
@@ -111,7 +111,7 @@ def test_the_command_line_offers_a_new_engine(toy: Path) -> None:
     from singleshot.cli import common
 
     fresh = runpy.run_path(common.__file__)  # the module as a new process has it
-    assert "openvino, onnxruntime, torch, toy, or auto" in get_args(fresh["EngineOption"])[1].help
+    assert "openvino, onnxruntime, litert, torch, toy, or auto" in get_args(fresh["EngineOption"])[1].help
 
 
 @pytest.mark.parametrize("name", ENGINES)

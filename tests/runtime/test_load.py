@@ -169,7 +169,7 @@ def test_the_description_in_a_file_beside_it(without_description, exported, scen
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"engine": "tensorflow"}, "want one of openvino, onnxruntime, torch, auto"),
+        ({"engine": "tensorflow"}, "want one of openvino, onnxruntime, litert, torch, auto"),
         ({"engine": "torch"}, "torch runs checkpoints"),
         ({"threads": 0}, "threads 0"),
         ({"batch": 0}, "batch 0"),

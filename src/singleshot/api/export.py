@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from singleshot.api.options import Options, check_range, refuse_place
 from singleshot.deploy.engines import FORMATS as ENGINE_FORMATS
+from singleshot.deploy.onnx_opset import INT8_FROM
 from singleshot.errors import ConfigError, printable
 from singleshot.extras import needs
 
 if TYPE_CHECKING:
-    from singleshot.deploy.export import Exported
+    from singleshot.deploy.export import Exported, Quantised
     from singleshot.deploy.int8 import Report
+    from singleshot.deploy.tflite_file import QuantisedTFLite
     from singleshot.models import SSD
     from singleshot.weights.checkpoint import ModelInfo
 
@@ -42,21 +44,26 @@ class ExportOptions(Options):
     int8: str | None = None
     split: str = "val"
     images: str | None = None
-    batch: int = 1
+    batch: int | None = None
+    opset: int | None = None
 
     def __post_init__(self) -> None:
         if self.to not in FORMATS:
             raise ConfigError(f"--to {printable(self.to, 60)}: want one of {', '.join(FORMATS)}")
-        check_range("--batch", self.batch, 1, 256)
-        given = [f"--{name}" for name, on in (*self._switches, ("int8", self.int8 is not None)) if on]
+        if self.batch is not None:
+            check_range("--batch", self.batch, 1, 256)
+        given = [f"--{name}" for name, on in self._switches if on]
+        given += [f"--{name}" for name in ("int8", "opset", "batch") if getattr(self, name) is not None]
         if self.to in WEIGHT_FORMATS and (given or self.images is not None):
             raise ConfigError(f"--to {self.to}: writes the weights alone, so {[*given, '--images'][0]} has no meaning")
-        if self.to == "torch" and (wrong := [name for name in given if name != "--raw"]):
+        if self.to == "torch" and (wrong := [name for name in given if name not in ("--raw", "--batch")]):
             raise ConfigError(f"--to torch: writes the network in float with raw outputs, so {wrong[0]} has no meaning")
         if self.half and self.to != "openvino":
             raise ConfigError("--half: goes with --to openvino; other engines take the precision when they run")
         if self.tensorrt and self.to != "onnx":
             raise ConfigError("--tensorrt: goes with --to onnx")
+        if self.opset is not None and self.int8 is not None and self.opset < INT8_FROM:
+            raise ConfigError(f"--opset {self.opset}: weights in int8 by channel want {INT8_FROM} or more")
         if self.int8 is not None and self.half:
             raise ConfigError("--int8, --half: want one of them")
         if self.int8 is not None and self.tensorrt:
@@ -155,7 +162,8 @@ def export(
     int8: str | Path | None = None,
     split: str = "val",
     images: str | Path | None = None,
-    batch: int = 1,
+    batch: int | None = None,
+    opset: int | None = None,
     on_line: Callable[[str], None] | None = None,
 ) -> Path:
     """Write a model as one file that OpenVINO, ONNX Runtime and others run without PyTorch, and check it first.
@@ -163,7 +171,7 @@ def export(
     Args:
         model: A checkpoint of singleshot's, or one of another project that `import_checkpoint` knows.
         out: The file to write; None for the model's name with .onnx, in this folder.
-        to: "onnx", "openvino", "torch" (a torch.export archive); or the weights for another project's code:
+        to: "onnx", "openvino", "tflite", "torch" (a torch.export archive); or the weights for another project's code:
             "torchvision", "amdegroot", "amdegroot-unclipped".
         raw: Stop at offsets and logits: no decoding, no NMS.
         tensorrt: ONNX without branches, for TensorRT 10.
@@ -171,7 +179,9 @@ def export(
         int8: Labelled images of the same classes, to quantise on.
         split: With int8, the split on which mAP50 is measured.
         images: Pictures to check with, an image, a folder or a data set; None for drawn scenes.
-        batch: Images in a run that is timed; the file takes any number.
+        batch: Images that the file takes at a time, 1 to 256; None for any number.
+        opset: With "onnx", the version of its operators, 11 to 18; None for 18. Below 12 with `raw` alone, below 13 not
+            with `int8`.
         on_line: Takes lines about the course of a quantisation.
 
     Returns:
@@ -201,17 +211,26 @@ def _export_for_engines(options: ExportOptions, path: Path, on_line: Callable[[s
         from singleshot.deploy.check_images import check_pictures
         from singleshot.deploy.export import Form, export_model
         from singleshot.deploy.int8 import open_calibration, quantise
+        from singleshot.deploy.tflite_file import check_thresholds
         from singleshot.weights.open_model import open_model
 
-    form = Form(options.to, options.raw, options.tensorrt, options.half)
+    form = Form(options.to, options.raw, options.tensorrt, options.half, options.opset, options.batch)
     form.check()
     network, info = open_model(options.model)
     data = None if options.int8 is None else open_calibration(options.int8, info, options.split)
     pictures = check_pictures(options.images or options.int8, network)
-    quantised = report = None
+    quantised: Quantised | QuantisedTFLite | None = None
+    report: Report | None = None
+    if form.to == "tflite" and not form.raw:
+        check_thresholds(info.thresholds)
     if data is not None:
-        quantised, report = quantise(network, info, *data, options.split, form.tensorrt_compatible, on_line)
-    exported = export_model(network, info, path, pictures, form, options.batch, quantised)
+        if form.to == "tflite":
+            from singleshot.deploy.tflite_int8 import quantise_tflite
+
+            quantised, report = quantise_tflite(network, info, *data, options.split, form.raw, on_line)
+        else:
+            quantised, report = quantise(network, info, *data, options.split, form.tensorrt_compatible, on_line)
+    exported = export_model(network, info, path, pictures, form, quantised)
     return EngineExport(options, info.class_names, exported, len(pictures), report)
 
 

@@ -41,7 +41,14 @@ def export_command(
         str | None,
         typer.Option(help="Pictures to check with: an image, a folder or a data set. Default: drawn scenes."),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, max=256, help="Images in a run that is timed; the file takes any.")] = 1,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, max=256, help="Images that the file takes at a time. Default: any number."),
+    ] = None,
+    opset: Annotated[
+        int | None,
+        typer.Option(min=11, max=18, help="Of ONNX, for readers that take no newer one. Default: 18."),
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -60,6 +67,11 @@ def export_command(
 
     --tensorrt writes only what TensorRT 10's parser lists as supported: no branches, and ONNX's own NonMaxSuppression,
     which needs no plugin (none with --raw). TensorRT is not run here: build the engine where it will work and check it.
+
+    --opset writes ONNX for readers that take no newer one: TensorRT 8 and OpenCV's dnn want --raw --opset 12 --batch 1.
+
+    --to tflite writes TensorFlow Lite for phones and small boards, from bytes to TFLite_Detection_PostProcess, with class
+    names and metadata inside; --int8 and --raw go with it. What that operator cannot do is refused.
 
     --to torchvision or amdegroot writes a PyTorch state dict for that project's code. They take SSD300 on VGG16;
     torchvision also an SSDLite320 that came from it. How they normalise images and their default boxes are fixed in
@@ -97,7 +109,7 @@ def _int8_lines(report: Report) -> str:
 
 def _table(done: EngineExport) -> str:
     """Size, speed and agreement; what it was measured on below."""
-    rows, batch = done.exported.rows, done.options.batch
+    rows, batch = done.exported.rows, done.options.batch or 1
     compared = any(row.agreement is not None for row in rows)
     head = f"{'engine':<14}{'MB':>8}{'ms/image':>10}"
     lines = [f"{head}{'boxes':>8}{'box px':>9}{'score':>9}" if compared else head]

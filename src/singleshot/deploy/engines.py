@@ -17,7 +17,7 @@ from singleshot.runtime.engines.table import (
 )
 
 # What can be exported, and the suffix of its main file.
-FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "tflite": ".tflite"}
 # Suffixes of the files that engines run.
 EXPORTED = tuple(dict.fromkeys(suffix for row in ENGINES.values() for suffix in row.files))
 

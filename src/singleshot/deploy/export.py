@@ -14,13 +14,16 @@ import torch
 
 from singleshot.deploy.engines import FORMATS, engines_for
 from singleshot.deploy.onnx_file import attach_postprocess, description
-from singleshot.deploy.onnx_network import network_model, network_program, silent
+from singleshot.deploy.onnx_network import network_model, network_program, silent, tail_model
+from singleshot.deploy.onnx_opset import DETECTIONS_FROM, OPSETS, fix_batch, to_opset
 from singleshot.deploy.parity import EXACT, HALF, Agreement, Limits, compare, compare_raw, refuse_unless_good
+from singleshot.deploy.tflite_file import QuantisedTFLite, tflite_file
 from singleshot.errors import ConfigError, printable
 from singleshot.evaluation.torch_engine import TorchEngine
 from singleshot.extras import require
 from singleshot.files import atomic_write
 from singleshot.models import SSD
+from singleshot.runtime.engines.results import padded
 from singleshot.timing import time_in_turns
 from singleshot.weights.checkpoint import ModelInfo
 
@@ -59,13 +62,16 @@ class Form(NamedTuple):
     """How to export.
 
     to: a key of FORMATS; raw: offsets and logits without decoding; tensorrt_compatible: without branches; half: weights
-    in 16 bits (OpenVINO).
+    in 16 bits (OpenVINO); opset: of ONNX, None for the newest that is written; batch: images that the file takes at a
+    time, None for any number.
     """
 
     to: str = "onnx"
     raw: bool = False
     tensorrt_compatible: bool = False
     half: bool = False
+    opset: int | None = None
+    batch: int | None = None
 
     def check(self) -> None:
         """Raise ConfigError for what cannot go together."""
@@ -75,6 +81,18 @@ class Form(NamedTuple):
             raise ConfigError("--half: goes with --to openvino; other engines take the precision when they run")
         if self.tensorrt_compatible and self.to != "onnx":
             raise ConfigError("--tensorrt: goes with --to onnx")
+        if self.to == "tflite" and self.batch not in (None, 1):
+            raise ConfigError("--to tflite: its operator for detections takes one image, so --batch can be 1 alone")
+        if self.opset is not None:
+            self._check_opset(self.opset)
+
+    def _check_opset(self, opset: int) -> None:
+        if self.to != "onnx":
+            raise ConfigError("--opset: goes with --to onnx")
+        if opset not in OPSETS:
+            raise ConfigError(f"--opset {opset}: want {OPSETS[0]} to {OPSETS[-1]}")
+        if opset < DETECTIONS_FROM and not self.raw:
+            raise ConfigError(f"--opset {opset}: decoding and NMS want {DETECTIONS_FROM} or more; add --raw")
 
 
 DETECTOR = Form()
@@ -96,11 +114,10 @@ def need_onnx(what: str) -> None:
 
 
 class Check(NamedTuple):
-    """How a file is checked. images: uint8 [N, H, W, C]; batch: images in a run that is timed; exact: whether the file
-    must give the model's boxes (a quantised one need not)."""
+    """How a file is checked. images: uint8 [N, H, W, C]; exact: whether the file must give the model's boxes (a
+    quantised one need not)."""
 
     images: np.ndarray
-    batch: int = 1
     exact: bool = True
 
 
@@ -124,10 +141,12 @@ def check_file(
         ConfigError: The file gives other results than the model.
         MissingExtraError: No engine that runs it is installed.
     """
-    images, batch = check.images, check.batch
+    images, batch = check.images, form.batch or 1
     limits = HALF if form.half else EXACT
     some = np.concatenate([images] * (batch // len(images) + 1))[:batch]
-    engines: Mapping[str, Any] = {"torch.export": _Archive(path)} if form.to == "torch" else engines_for(path)
+    engines: Mapping[str, Any] = (
+        {"torch.export": _Archive(path, form.batch)} if form.to == "torch" else engines_for(path)
+    )
     rows = [Row(_time("pytorch", _torch_runner(model, info, form.raw), some), None, None)]
     for name, engine in engines.items():
         found = _agreement(model, info, engine, check, form.raw, limits) if check.exact else None
@@ -173,7 +192,8 @@ def _torch_runner(model: SSD, info: ModelInfo, raw: bool) -> Callable[[np.ndarra
 class _Archive:
     """A torch.export archive, read back as its user would."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, batch: int | None = None) -> None:
+        self._batch = batch
         extra = {DESCRIPTION: ""}
         with silent():
             self._module = torch.export.load(str(path), extra_files=extra).module()
@@ -181,9 +201,12 @@ class _Archive:
 
     def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Offsets and logits by name."""
+        rows = self._batch or len(images)
         with torch.inference_mode():
-            found = self._module(torch.from_numpy(np.ascontiguousarray(images)))
-        return dict(zip(("offsets", "logits"), (values.numpy() for values in found), strict=True))
+            chunks = [padded(images[start : start + rows], rows) for start in range(0, len(images), rows)]
+            parts = zip(*(self._module(torch.from_numpy(chunk)) for chunk in chunks), strict=True)
+            found = [torch.cat(part).numpy()[: len(images)] for part in parts]
+        return dict(zip(("offsets", "logits"), found, strict=True))
 
 
 # ------------------------------------------------------------------------------------------------------------ files
@@ -195,8 +218,7 @@ def export_model(
     out: Path,
     images: np.ndarray,
     form: Form = DETECTOR,
-    batch: int = 1,
-    quantised: Quantised | None = None,
+    quantised: Quantised | QuantisedTFLite | None = None,
 ) -> Exported:
     """Write a model for other engines, checked before it gets its name.
 
@@ -205,7 +227,6 @@ def export_model(
         out: The file; with OpenVINO's form its weights are written next to it, as .bin.
         images: uint8 [N, H, W, C] to check it on.
         form: As what to write it.
-        batch: Images in a run that is timed.
         quantised: The network to write instead of the model's own, whose results have been accepted.
 
     Raises:
@@ -213,17 +234,27 @@ def export_model(
         MissingExtraError: A package is missing.
     """
     form.check()
-    check, what = Check(images, batch, exact=quantised is None), printable(out)
+    check, what = Check(images, exact=quantised is None), printable(out)
     if form.to == "torch":
         with atomic_write(out) as temporary:
-            _save_archive(model, info, temporary)
+            _save_archive(model, info, temporary, form.batch)
             return Exported((out,), check_file(model, info, temporary, form._replace(raw=True), check, what))
     need_onnx(f"{what}: exporting")
+    if form.to == "tflite":
+        require("litert", f"{what}: --to tflite", "ai_edge_litert")
+        with atomic_write(out) as temporary:
+            found = quantised if isinstance(quantised, QuantisedTFLite) else QuantisedTFLite(tail_model(model))
+            temporary.write_bytes(tflite_file(found, model, info, form.raw))
+            return Exported((out,), check_file(model, info, temporary, form, check, what))
     if form.to == "openvino":
         require("export", f"{what}: --to openvino", "openvino")
-    network, about = quantised or Quantised(network_model(model), {})
+    network, about = quantised if isinstance(quantised, Quantised) else Quantised(network_model(model), {})
     precision = "int8" if quantised is not None else "float16" if form.half else "float32"
     proto = attach_postprocess(network, model, info, form.raw, form.tensorrt_compatible, precision, about)
+    if form.opset is not None:
+        to_opset(proto, form.opset)
+    if form.batch is not None:
+        fix_batch(proto, form.batch)
     if form.to == "onnx":
         with atomic_write(out) as temporary:
             temporary.write_bytes(proto.SerializeToString())
@@ -235,10 +266,10 @@ def export_model(
         return Exported((out, weights), check_file(model, info, temporary, form, check, what, size))
 
 
-def _save_archive(model: SSD, info: ModelInfo, path: Path) -> None:
+def _save_archive(model: SSD, info: ModelInfo, path: Path, batch: int | None) -> None:
     written = description(info, True)
     with silent():
-        torch.export.save(network_program(model), str(path), extra_files={DESCRIPTION: written})
+        torch.export.save(network_program(model, batch), str(path), extra_files={DESCRIPTION: written})
     if json.loads(_Archive(path).description) != json.loads(written):
         raise ConfigError(f"{printable(path)}: PyTorch did not keep the description; nothing was written")
 

@@ -17,7 +17,8 @@ _PASSES = ("MaxPool", "Relu", "Clip", "Concat", "Reshape", "Transpose", "Identit
 _LITTLE = 0.02  # score under which a prior says nothing that matters
 _CENTRE_VARIANCE = 0.1  # Caffe's (ssd_pascal.py: prior_variance), which offsets are divided by
 
-Outputs = Callable[["onnx.ModelProto"], tuple[np.ndarray, np.ndarray]]
+RawArrays = tuple[np.ndarray, np.ndarray]  # offsets [N, P, 4], logits [N, P, C + 1]
+Outputs = Callable[["onnx.ModelProto"], RawArrays]
 
 
 def quantised_layers(quantised: onnx.ModelProto, floating: onnx.ModelProto) -> dict[str, str]:
@@ -94,19 +95,27 @@ def rank_layers(
         layers: As `quantised_layers` gives them.
         outputs: Runs a network on some images -> offsets [N, P, 4], logits [N, P, C + 1].
     """
-    offsets, logits = outputs(floating)
+
+    def alone(name: str) -> RawArrays:
+        return outputs(with_float(quantised, floating, [layers[name]]))
+
+    return rank_by_error(list(layers), outputs(floating), alone)
+
+
+def rank_by_error(layers: Sequence[str], floating: RawArrays, alone: Callable[[str], RawArrays]) -> list[str]:
+    """As `rank_layers`, by raw outputs: of the floating network, and with one layer alone in float."""
+    offsets, logits = floating
     scores = _softmax(logits)[..., 1:]
     speaks = scores.max(axis=-1) > _LITTLE
     if not speaks.any():
         speaks = np.ones_like(speaks)
 
-    def error(network: onnx.ModelProto) -> float:
+    def error(found_offsets: np.ndarray, found_logits: np.ndarray) -> float:
         """Mean squared differences of scores, and of offsets in units of a prior's size, where objects may be."""
-        found_offsets, found_logits = outputs(network)
         moved = np.square(found_offsets - offsets)[speaks].mean() * _CENTRE_VARIANCE**2
         return float(moved + np.square(_softmax(found_logits)[..., 1:] - scores)[speaks].mean())
 
-    errors = {name: error(with_float(quantised, floating, [node])) for name, node in layers.items()}
+    errors = {name: error(*alone(name)) for name in layers}
     return sorted(errors, key=lambda name: errors[name])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import warnings
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from singleshot.deploy.onnx_post import IR_VERSION, OPSET
 from singleshot.models import SSD
 from singleshot.models.heads import Head
+from singleshot.models.ssd import as_list
 
 if TYPE_CHECKING:
     import onnx
@@ -71,15 +73,39 @@ def _joined(head: nn.Module) -> nn.Conv2d | None:
     return joined
 
 
+class _Tail(nn.Module):
+    """What comes behind normalisation: float [1, C, H, W] -> offsets and logits, heads as they are."""
+
+    def __init__(self, model: SSD) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        raw = self.model.predict(self.model.neck(as_list(self.model.backbone(image))))
+        return raw.offsets, raw.logits
+
+
 def network_model(model: SSD) -> onnx.ModelProto:
     """The network as ONNX: images uint8 [N, H, W, C], any N -> offsets [N, P, 4], logits [N, P, C + 1]."""
     door, example, shapes = _door(model)
-    with silent():
+    return _exported(model, door, example, "images", shapes)
+
+
+def tail_model(model: SSD) -> onnx.ModelProto:
+    """What comes behind normalisation, as ONNX: "image" float32 [1, C, H, W], in the order of colours that the network
+    wants -> offsets [1, P, 4], logits [1, P, C + 1]."""
+    height, width, channels = model.input_spec.shape
+    example = torch.zeros(1, channels, height, width, device=model.priors.device)
+    return _exported(model, _Tail(model).eval(), example, "image", None)
+
+
+def _exported(model: SSD, door: nn.Module, example: Tensor, name: str, shapes: Any) -> onnx.ModelProto:
+    with silent(), _means(model):
         program = torch.onnx.export(
             door,
             (example,),
             dynamo=True,
-            input_names=["images"],
+            input_names=[name],
             output_names=list(OUTPUTS),
             dynamic_shapes=shapes,
             opset_version=OPSET,
@@ -92,17 +118,31 @@ def network_model(model: SSD) -> onnx.ModelProto:
     return proto
 
 
-def network_program(model: SSD) -> torch.export.ExportedProgram:
-    """The network as PyTorch's own export keeps it, with a dynamic batch."""
-    door, example, shapes = _door(model)
-    with silent():
-        return torch.export.export(door, (example,), dynamic_shapes=shapes)
+def network_program(model: SSD, batch: int | None = None) -> torch.export.ExportedProgram:
+    """The network as PyTorch's own export keeps it. batch: how many images it takes, None for any number."""
+    door, example, shapes = _door(model, batch or 2)
+    with silent(), _means(model):
+        return torch.export.export(door, (example,), dynamic_shapes=shapes if batch is None else None)
 
 
-def _door(model: SSD) -> tuple[RawNetwork, Tensor, dict[str, Any]]:
-    example = torch.zeros(2, *model.input_spec.shape, dtype=torch.uint8, device=model.priors.device)
+def _door(model: SSD, images: int = 2) -> tuple[RawNetwork, Tensor, dict[str, Any]]:
+    example = torch.zeros(images, *model.input_spec.shape, dtype=torch.uint8, device=model.priors.device)
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     return RawNetwork(model).eval(), example, {"images": {0: batch}}
+
+
+@contextlib.contextmanager
+def _means(model: nn.Module) -> Iterator[None]:
+    """Let average pooling to a single cell, as in squeeze-and-excitation, be a mean: the exporter makes an index into
+    memory of it, which few readers take and none runs fast."""
+    pools = [one for one in model.modules() if type(one) is nn.AdaptiveAvgPool2d and one.output_size in (1, (1, 1))]
+    for pool in pools:
+        setattr(pool, "forward", functools.partial(torch.mean, dim=(-2, -1), keepdim=True))  # noqa: B010 - a method
+    try:
+        yield
+    finally:
+        for pool in pools:
+            del pool.forward
 
 
 def consumers_of(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:

@@ -86,7 +86,7 @@ class SSD(nn.Module):
         """Every map that a head looks at, largest first."""
         x = (images.to(self.mean.dtype) - self.mean) / self.std
         if self.input_spec.colour_order == "bgr":
-            x = x.flip(1)
+            x = torch.cat(torch.split(x, 1, dim=1)[::-1], dim=1)  # flip(1), which OpenCV does not take from an export
         maps: list[Tensor] = self.neck(as_list(self.backbone(x)))
         return maps
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from singleshot.model_info import EXPORTED, KEY, ModelInfo
 MAX_BYTES = 2**31  # the most that ONNX's own format can hold
 # Field numbers of onnx.proto: ModelProto.graph and metadata_props, and StringStringEntryProto's key and value.
 _GRAPH, _METADATA_PROPS, _NAME, _VALUE = 7, 14, 1, 2
+_MAX_ENTRIES = 1000  # of metadata in a .tflite file
 
 
 def read_onnx_info(path: str | Path) -> ModelInfo:
@@ -95,3 +97,53 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
     raise ValueError("cut short")
+
+
+def tflite_description(path: str | Path) -> str | None:
+    """The description's JSON in a .tflite file, None where it has none, or where it is no such file.
+
+    A .tflite file is a FlatBuffer (tensorflow/lite/schema/schema.fbs): of the model, metadata is field 6 and buffers
+    are field 4; of an entry, the name is field 0 and the number of its buffer field 1; of a buffer, data is field 0.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            if file.read(8)[4:] != b"TFL3" or os.fstat(file.fileno()).st_size > MAX_BYTES:
+                return None
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _tflite_description(data)
+    except (OSError, ValueError, struct.error):
+        return None
+
+
+def _tflite_description(data: mmap.mmap) -> str | None:
+    def number(at: int) -> int:
+        return int(struct.unpack_from("<I", data, at)[0])
+
+    def field(table: int, index: int) -> int:
+        """Where a table's field is; 0 where it has none."""
+        fields = table - struct.unpack_from("<i", data, table)[0]
+        size = struct.unpack_from("<H", data, fields)[0]
+        away = struct.unpack_from("<H", data, fields + 4 + 2 * index)[0] if 4 + 2 * index < size else 0
+        return table + away if away else 0
+
+    def vector(table: int, index: int) -> tuple[int, int]:
+        """Where a vector's first element is, and how many there are."""
+        at = field(table, index)
+        start = at + number(at) if at else 0
+        return (start + 4, number(start)) if at else (0, 0)
+
+    def text(table: int, index: int) -> bytes:
+        start, count = vector(table, index)
+        return data[start : start + count]
+
+    model = number(0)
+    entries, count = vector(model, 6)
+    buffers, there = vector(model, 4)
+    for at in range(entries, entries + 4 * min(count, _MAX_ENTRIES), 4):
+        entry = at + number(at)
+        if text(entry, 0) == KEY.encode():
+            index = number(field(entry, 1))
+            if index < there:
+                place = buffers + 4 * index
+                return text(place + number(place), 0).decode("utf-8", "replace")
+    return None

@@ -9,7 +9,7 @@ import numpy as np
 
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.records import ImageDetections
-from singleshot.runtime.engines.results import Decode, detections_of, padded
+from singleshot.runtime.engines.results import Decode, detections_of, joined, padded
 from singleshot.runtime.engines.table import AS_USUAL, EngineOptions
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -68,7 +68,7 @@ class OnnxRuntimeEngine:
             return self._run(images)
         starts = range(0, len(images), rows)  # a file made for a fixed batch
         parts = [self._run(padded(images[start : start + rows], rows)) for start in starts]
-        return {name: np.concatenate([part[name] for part in parts])[: len(images)] for name in self.output_names}
+        return {name: values[: len(images)] for name, values in joined(parts).items()}
 
     def __call__(self, images: np.ndarray) -> list[ImageDetections]:
         return self.decode(self.outputs(images))

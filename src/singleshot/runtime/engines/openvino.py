@@ -18,7 +18,7 @@ import numpy as np
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.model_info import KEY
 from singleshot.records import ImageDetections
-from singleshot.runtime.engines.results import Decode, detections_of, padded
+from singleshot.runtime.engines.results import Decode, detections_of, joined, padded
 from singleshot.runtime.engines.table import AS_USUAL, EngineOptions
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class OpenVINOEngine:
         """Every output by name, of all images."""
         with self._lock:
             parts = [{k: v[:n].copy() for k, v in found.items()} for found, n in self._run(images)]
-        return {name: np.concatenate([part[name] for part in parts]) for name in self.output_names}
+        return joined(parts)
 
     def __call__(self, images: np.ndarray) -> list[ImageDetections]:
         with self._lock:

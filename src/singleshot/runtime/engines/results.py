@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -24,6 +24,18 @@ def to_records(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, counts
 def detections_of(outputs: Outputs) -> list[ImageDetections]:
     """The records in a file's outputs by name, where decoding and NMS are inside."""
     return to_records(*(outputs[name] for name in DETECTIONS))
+
+
+def joined(parts: Sequence[Outputs]) -> dict[str, np.ndarray]:
+    """The outputs of several runs as one. Where a file gives as many rows as it finds, shorter ones get empty rows."""
+    return {name: _stacked([part[name] for part in parts]) for name in parts[0]}
+
+
+def _stacked(values: list[np.ndarray]) -> np.ndarray:
+    if len({one.shape[1:] for one in values}) > 1:
+        most = max(one.shape[1] for one in values)
+        values = [np.pad(v, [(0, 0), (0, most - v.shape[1]), *[(0, 0)] * (v.ndim - 2)]) for v in values]
+    return np.concatenate(values)
 
 
 def padded(images: np.ndarray, rows: int) -> np.ndarray:

@@ -142,6 +142,18 @@ ENGINES: dict[str, EngineRow] = {
         batch=4,
         releases=("onnxruntime", "onnxruntime-gpu"),
     ),
+    "litert": EngineRow(
+        opener="singleshot.runtime.engines.litert:LiteRTEngine",
+        package="ai_edge_litert",
+        title="LiteRT",
+        install="pip install 'singleshot[litert]'",
+        runs="exported files (.tflite)",
+        files=(".tflite",),
+        devices=("cpu",),
+        precisions=("float32",),
+        batch=1,
+        releases=("ai-edge-litert",),
+    ),
     "torch": EngineRow(
         opener="singleshot.evaluation.torch_engine:open_checkpoint",
         package="torch",
@@ -163,9 +175,15 @@ def engine_choices() -> tuple[str, ...]:
 
 
 def engines_of(path: str | Path) -> tuple[str, ...]:
-    """Names of the engines that run such a file, by its ending, the usual one first."""
+    """Names of the engines that run such a file, by its ending, the usual one first; of a .tflite file, those of a
+    checkpoint unless singleshot wrote it."""
     suffix = Path(path).suffix.lower()
     fitting = tuple(name for name, row in ENGINES.items() if suffix in row.files)
+    if suffix == ".tflite" and Path(path).is_file():
+        from singleshot.runtime.model_file import tflite_description
+
+        # Another project's says nothing of its classes and input: it is imported.
+        fitting = fitting if tflite_description(path) is not None else ()
     return fitting or tuple(name for name, row in ENGINES.items() if not row.files)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.inputs import InputSpec
+from singleshot.model_info import EXPORTED, ModelInfo
 from singleshot.prior_boxes import PriorSpec, from_shapes, prior_table
 from singleshot.thresholds import Thresholds
 from singleshot.weights.class_lists import fit_names
@@ -27,20 +28,27 @@ from singleshot.weights.importers.tf_suppression import OPERATOR, of_operator
 from singleshot.weights.importers.tflite_graph import SAME_VALUES, GraphImport
 from singleshot.weights.readers.tflite import Network, Operation
 
-# Options of the operator that must be there.
 _EDGE_TPU = "edgetpu-custom-op"
+# Options of the operator that must be there.
 _LIMITS = ("nms_score_threshold", "nms_iou_threshold", "max_detections")
+# The image behind normalisation in a file that singleshot exported.
+NORMALISED = "normalised"
 # object_detection/models/*mobilenet*: preprocess() brings 0..255 to -1..1.
 _USUAL_MEAN = 127.5
 
 
 class _Head(NamedTuple):
-    """One map. location, confidence: its last convolutions; side: of the map; boxes: of a cell."""
+    """One map. location, confidence: its last convolutions; sides: its height and width; boxes: of a cell."""
 
     location: Operation
     confidence: Operation
-    side: int
+    sides: tuple[int, int]
     boxes: int
+
+    @property
+    def priors(self) -> int:
+        """Of boxes in all cells."""
+        return self.sides[0] * self.sides[1] * self.boxes
 
 
 def _convert(tensors: ForeignState) -> ImportedModel:
@@ -60,26 +68,46 @@ def _detector(graph: GraphImport, op: Operation) -> ImportedModel:
         raise CheckpointError(f"{where}: scores of shape {columns} for {num_classes} classes")
     heads, activation = _heads(graph, op, columns[0])
     anchors, quantum = _anchors(graph, graph.input(op, 2))
-    boxes = sum(head.side**2 * head.boxes for head in heads)
+    boxes = sum(head.priors for head in heads)
     if boxes != len(anchors):
         raise CheckpointError(f"{where}: {len(anchors)} anchors for {boxes} boxes")
-    spec, notes = input_spec(graph.network, where)
+    ours = _our_description(graph, num_classes, anchors)
+    spec, notes = (ours.input_spec, ()) if ours else input_spec(graph.network, where)
     scales = {name: float(_option(options, f"{name}_scale", where)) for name in "yxhw"}
     if min(scales.values()) <= 0:
         raise CheckpointError(f"{where}: box scales {scales}: want positive numbers")
     variances = 1 / scales["x"], 1 / scales["w"]
-    priors = _prior_spec(anchors, quantum, heads, spec.size, variances, where)
+    priors = ours.priors if ours else _prior_spec(anchors, quantum, heads, spec.size, variances, where)
     graph.run([part.inputs[0] for head in heads for part in (head.location, head.confidence)])
     for head in heads:
         _add_head(graph, head, num_classes, columns[0], scales)
-    thresholds, more = _thresholds(options, activation, where)
+    thresholds, more = (ours.thresholds, ()) if ours else _thresholds(options, activation, where)
     graph.tensors.ignore(*graph.tensors)  # a file may hold more than its network uses
     graph.tensors.finish("an SSD of TensorFlow's Object Detection API")
     model = graph.assembly.build(num_classes, priors, spec, "custom")
     precision = _precision(graph.network)
-    fixed = ("size", "priors") if precision == "float" else ("size", "priors", "mean", "std")
-    about, names = f"TensorFlow Lite SSD, {precision}, input {spec.size}", _names(graph.network, num_classes)
+    fixed = ("size", "priors") if precision == "float" and not ours else ("size", "priors", "mean", "std")
+    about = f"TensorFlow Lite SSD, {precision}, input {spec.size_text}"
+    names = ours.class_names if ours else _names(graph.network, num_classes)
     return ImportedModel(model, about, names, thresholds, (*notes, *more), fixed)
+
+
+def _our_description(graph: GraphImport, num_classes: int, anchors: np.ndarray) -> ModelInfo | None:
+    """That of a file that singleshot exported, whose image is taken from behind its normalisation. Raises
+    CheckpointError where it is not of this network."""
+    if graph.network.description is None:
+        return None
+    info = ModelInfo.from_json(graph.network.description, graph.where, (*EXPORTED, "priors"))
+    names = [value.name for value in graph.network.values]
+    shape = () if NORMALISED not in names else graph.network.values[names.index(NORMALISED)].shape
+    table = prior_table(info.priors)
+    if shape != (1, *info.input_spec.shape) or len(info.class_names) != num_classes:
+        raise CheckpointError(f"{graph.where}: its description is of another network")
+    if table.shape != anchors.shape or not np.abs(table - anchors).max() < 1e-5:
+        raise CheckpointError(f"{graph.where}: its anchors are not those of its description")
+    graph.layers[names.index(NORMALISED)] = graph.assembly.image
+    graph.assembly.channels[graph.assembly.image] = info.input_spec.channels
+    return info
 
 
 def _detection(graph: GraphImport) -> Operation:
@@ -130,11 +158,12 @@ def _heads(graph: GraphImport, op: Operation, columns: int) -> tuple[list[_Head]
     for location, confidence in zip(locations, confidences, strict=True):
         sides = [graph.side(part.outputs[0]) for part in (location, confidence)]
         (height, width, outputs), (height2, width2, _) = sides
-        if len({height, width, height2, width2}) > 1:
+        ours = graph.network.description is not None
+        if (height, width) != (height2, width2) or not (ours or height == width):
             raise CheckpointError(f"{graph.where}: a head of {height}x{width} and {height2}x{width2}: want squares")
         if outputs % 4 or sides[1][2] != outputs // 4 * columns:
             raise CheckpointError(f"{graph.where}: a head of {outputs} and {sides[1][2]} outputs for {columns} scores")
-        heads.append(_Head(location, confidence, height, outputs // 4))
+        heads.append(_Head(location, confidence, (height, width), outputs // 4))
     return heads, activation
 
 
@@ -156,11 +185,17 @@ def _pieces(graph: GraphImport, index: int) -> tuple[list[Operation], str]:
             stack.append(graph.input(op, 0))
         elif op.kind == "CONCATENATION" and op.options["axis"] in (1, -2):
             stack += reversed(op.inputs)
-        elif op.kind in SAME_VALUES:
+        elif op.kind in SAME_VALUES or _is_cap(graph, op):
             stack.append(graph.input(op, 0))
         else:
             raise CheckpointError(f"{graph.where}: boxes or scores come from {printable(op.kind, 60)}, want CONV_2D")
     return found, activation
+
+
+def _is_cap(graph: GraphImport, op: Operation) -> bool:
+    """Whether it makes zeros of all scores but a class's best, as singleshot's own files cap them."""
+    mask = graph.producers.get(graph.input(op, 1)) if op.kind == "MUL" else None
+    return graph.network.description is not None and mask is not None and mask.kind == "CAST"
 
 
 def _add_head(graph: GraphImport, head: _Head, num_classes: int, columns: int, scales: Mapping[str, float]) -> None:
@@ -215,13 +250,12 @@ def _prior_spec(
     """The grids that the anchors follow: a spec that gives them back. Raises CheckpointError when there is none."""
     grids, start = [], 0
     for head in heads:
-        count = head.side**2 * head.boxes
-        grids.append(anchors[start : start + count].reshape(head.side, head.side, head.boxes, 4))
-        start += count
+        grids.append(anchors[start : start + head.priors].reshape(*head.sides, head.boxes, 4))
+        start += head.priors
     shapes = tuple(tuple((float(w) * size, float(h) * size) for w, h in grid[0, 0, :, 2:]) for grid in grids)
     for steps, offset in ((None, 0.5), _fitted(grids, size)):
         spec = replace(
-            from_shapes(size, [head.side for head in heads], shapes, steps or ()),
+            from_shapes(size, [head.sides[0] for head in heads], shapes, steps or ()),
             offset=offset,
             variances=variances,
             rounding=quantum,

@@ -37,6 +37,7 @@ class GraphImport:
         self.layers: dict[int, str] = {self.network.inputs[0]: GraphBuilder.image} if self.network.inputs else {}
         self._padded: dict[int, tuple[int, Pads]] = {}
         self._names: set[str] = set()
+        self._lengths: dict[int, str] = {}  # on the way to the length of a map's channels: of which layer
         self._kinds: dict[str, Callable[[Operation], None]] = {
             "CONV_2D": self._conv,
             "DEPTHWISE_CONV_2D": self._conv,
@@ -55,6 +56,8 @@ class GraphImport:
             "AVERAGE_POOL_2D": self._pool,
             "MEAN": self._mean,
             "PAD": self._pad,
+            "SUM": self._length,
+            "RSQRT": self._length,
         }
 
     # ------------------------------------------------------------------------------------------ the walk
@@ -74,7 +77,7 @@ class GraphImport:
         stack = list(wanted)
         while stack:
             index = stack.pop()
-            if index in reached or index < 0:
+            if index in reached or index < 0 or index in self.layers:
                 continue
             reached.add(index)
             op = self.producers.get(index)
@@ -232,6 +235,8 @@ class GraphImport:
     def _arithmetic(self, op: Operation) -> None:
         a, b = self.input(op, 0), self.input(op, 1)
         kind = op.kind.lower()
+        if self._of_length(op, a, b):
+            return None
         if not self._is_constant(a) and not self._is_constant(b):
             if kind == "sub":
                 raise CheckpointError(f"{self.where}: SUB of two maps cannot be imported")
@@ -252,6 +257,27 @@ class GraphImport:
         else:
             weight, bias = (-weight, values) if self._is_constant(a) else (weight, -values)
         return self._done(op, self.assembly.scale(self._name(op), self._layer(x, op), weight, bias))
+
+    def _of_length(self, op: Operation, a: int, b: int) -> bool:
+        """Note the squares of a map and what is added to their sum; a map times its length's inverse is L2Norm."""
+        if op.kind == "MUL" and a == b:
+            self._lengths[op.outputs[0]] = self._layer(a, op)
+        elif op.kind == "ADD" and a in self._lengths and self._is_constant(b):
+            self._lengths[op.outputs[0]] = self._lengths[a]
+            self.constant(b)
+        elif op.kind == "MUL" and b in self._lengths and self.layers.get(a) == self._lengths[b]:
+            ones = torch.ones(self.side(a)[2])
+            self._done(op, self.assembly.l2norm(self._name(op), self._layer(a, op), ones))
+        else:
+            return False
+        return True
+
+    def _length(self, op: Operation) -> None:
+        index = self.input(op, 0)
+        axes = [3] if op.kind == "RSQRT" else self.constant(self.input(op, 1)).reshape(-1).tolist()
+        if index not in self._lengths or [a % 4 for a in axes] != [3]:
+            raise CheckpointError(f"{self.where}: {op.kind} is imported as a part of L2 normalisation alone")
+        self._lengths[op.outputs[0]] = self._lengths[index]
 
     def _concatenation(self, op: Operation) -> None:
         if op.options["axis"] not in (3, -1) or not op.inputs:

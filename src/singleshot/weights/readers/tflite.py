@@ -18,6 +18,7 @@ import numpy as np
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.extras import needs
+from singleshot.model_info import KEY
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.readers.reading import read_bytes
 
@@ -108,7 +109,7 @@ class Operation(NamedTuple):
 
 class Network(NamedTuple):
     """The first subgraph. labels: lines of each text file in the archive behind it; normalisation: mean and std of the
-    input's values as the metadata has them, None where it does not say."""
+    input's values as the metadata has them, None where it does not say; description: singleshot's, of its own files."""
 
     values: tuple[Value, ...]
     operations: tuple[Operation, ...]
@@ -116,6 +117,7 @@ class Network(NamedTuple):
     outputs: tuple[int, ...]
     labels: tuple[tuple[str, ...], ...] = ()
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    description: str | None = None
 
 
 def read_tflite(path: str | Path) -> ForeignState:
@@ -157,7 +159,8 @@ def _network(data: bytes) -> Network:
             raise _RefusedError(f"operators with more than {MAX_INPUTS} inputs in all")
         operations.append(operation)
     ends = [_indices(graph, number, len(values)) for number in (1, 2)]
-    return Network(values, tuple(operations), ends[0], ends[1], _labels(data), _normalisation(model, buffers))
+    about = _labels(data), _normalisation(model, buffers), _description(model, buffers)
+    return Network(values, tuple(operations), ends[0], ends[1], *about)
 
 
 def _values(graph: _Table, buffers: list[_Table]) -> tuple[Value, ...]:
@@ -308,6 +311,14 @@ def _normalisation(model: _Table, buffers: list[_Table]) -> tuple[tuple[float, .
                     if int(unit.number(0, "Uint8", 0)) == 1 and options is not None:
                         mean, std = (tuple(options.vector(n, "<f4", 64).tolist()) for n in (0, 1))
                         return mean, std
+    return None
+
+
+def _description(model: _Table, buffers: list[_Table]) -> str | None:
+    for entry in model.tables(6, 1_000):
+        stored = _buffer(buffers, int(entry.number(1, "Uint32", 0))) if entry.string(0) == KEY else None
+        if stored is not None:
+            return stored.tobytes().decode("utf-8", "replace")
     return None
 
 
