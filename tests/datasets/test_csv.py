@@ -391,6 +391,12 @@ KAGGLE_FILES = {
     "numbers of classes": ("labels.csv", "frame,xmin,xmax,ymin,ymax,class_id\na.png,16,48,12,36,cat\n"),
     "corner and size": ("x.csv", "image_name,label_name,x1,y1,w,h\na.png,cat,16,12,32,24\n"),
     "corner and size as x and y": ("x.csv", "img_name,x,y,w,h,category\na.png,16,12,32,24,cat\n"),
+    "MakeSense's, without a header": ("labels_my-project_2021-01-01.csv", "cat,16,12,32,24,a.png,64,48\n"),
+    "MakeSense's": (
+        "labels_my-project_2023-01-01.csv",
+        "label_name,bbox_x,bbox_y,bbox_width,bbox_height,image_name,image_width,image_height\n"
+        "cat,16,12,32,24,a.png,64,48\n",
+    ),
     "LISA's": (
         "annotations.csv",
         "Filename;Annotation tag;Upper left corner X;Upper left corner Y;Lower right corner X;Lower right corner Y;"
@@ -415,6 +421,10 @@ def test_kaggles_files_are_read(folder, case):
     assert [obj.box for image in raw.images for obj in image.objects] == [(16, 12, 48, 36)]
     assert raw.class_names == ("cat",)
     assert {one.kind for one in found.findings} <= {"columns-assumed"}
+    if case.startswith("MakeSense's"):
+        assert (raw.images[0].width, raw.images[0].height) == (64, 48)
+        assert ["taken for class, left upper corner, width" in one.message for one in found.findings] == [
+            True] * case.endswith("header")  # fmt: skip
     if case == "VinDr's":
         assert len(raw.images) == 2
         assert "1 row of 'No finding' without a box: read as images without objects" in found.findings[0].message
@@ -426,3 +436,9 @@ def test_boxes_alone_are_of_one_class_and_an_unknown_column_is_no_class(folder, 
     assert (raw.class_names, list(raw.splits)) == (("object",), ["train"])
     (root / "data/train_boxes (1).csv").write_text("image,xmin,ymin,xmax,ymax,species\na.png,16,12,48,36,cat\n")
     assert "starts with 'image,xmin,ymin,xmax,ymax,species'; want a header like" in one_line(open_source, root)
+
+
+def test_x_and_y_with_width_and_height_may_be_a_centre_and_are_not_guessed(folder, one_line):
+    root = folder({"x.csv": "image;label;x;y;width;height\na.png;cat;32;24;32;24\n"})
+    said = one_line(open_source, root)
+    assert "x.csv has x, y, width and height, where x and y may be a box's corner or its centre; call them xmin" in said

@@ -374,3 +374,41 @@ def test_a_remote_folder_is_read_the_same_way(folder):
     data = open_dataset(f"memory:/{place}")
     assert data.boxes_px.tolist() == [[1, 2, 11, 12]]
     assert data.sample(0).image.shape == (48, 64, 3)
+
+
+def isat(*objects):
+    """A label file as ISAT writes it, of a.png."""
+    info = {"description": "ISAT", "folder": "/x", "name": "a.png", "width": 64, "height": 48, "depth": 3, "note": ""}
+    return {"info": info, "objects": list(objects)}
+
+
+def isat_object(points, category="cat", group="", crowd=False):
+    more = {"area": 1.0, "layer": 1.0, "bbox": [0, 0, 1, 1], "iscrowd": crowd, "note": ""}
+    return {"category": category, "group": group, "segmentation": points, **more}
+
+
+@pytest.mark.parametrize("place", ["", "annotations/"])
+def test_isats_files_are_read(folder, place):
+    square = [[16, 12], [48, 12], [48, 36]]
+    parts = [isat_object([[1, 2], [5, 2], [5, 9]], "dog", 3), isat_object([[9, 2], [20, 2], [20, 9]], "dog", 3, True)]
+    nothing = isat_object(square, "__background__")
+    root = folder({"a.png": "", f"{place}a.json": isat(isat_object(square), nothing, *parts)})
+    source, found = open_source(root), CollectErrors()
+    (image,) = source.read(None, found).images
+    assert (image.width, image.height) == (64, 48)
+    assert [(obj.name, tuple(obj.box), obj.crowd) for obj in image.objects] == [
+        ("cat", (16, 12, 48, 36), False),
+        ("dog", (1, 2, 20, 9), True),
+    ]
+    assert source.line(image.file, 1) == (root / f"{place}a.json").read_text().split("__background__")[0].count("\n")
+
+
+@pytest.mark.parametrize(
+    ("objects", "said"),
+    [([7], "is 7; want a shape in braces"), ([isat_object("x")], "its points are not pairs"),
+     ([isat_object([[1, 2]] * 3, None)], "label is missing"), ([isat_object([[1, 2]] * 3, crowd="x")], "crowd is 'x'")],
+)  # fmt: skip
+def test_a_broken_object_of_isats_is_said(folder, objects, said):
+    found = CollectErrors()
+    open_source(folder({"a.png": "", "a.json": isat(*objects)})).read(None, found)
+    assert said in found.findings[0].message

@@ -129,6 +129,101 @@ def test_several_below_are_listed_by_form_folder_and_number(folder, one_line) ->
     assert "and 6 more; name one" in one_line(open_source, many)
 
 
+JOINED = {
+    "a word before or after": ("Training_Images/x.csv", "Test_Images/x.csv"),
+    "one deeper": ("a/train_data/export/x.csv", "a/test_data/x.csv"),
+    "words that are not apart": ("TrainImages/x.csv", "TestImages/x.csv"),
+    "the splits themselves": ("train/labels.csv", "test/labels.csv"),
+    "a shared word of a split above": ("test_bench/train_set/x.csv", "test_bench/test_set/x.csv"),
+}
+
+
+@pytest.mark.parametrize("case", JOINED)
+def test_sets_called_after_splits_are_one_set(folder, caplog, case) -> None:
+    train, test = JOINED[case]
+    files = {train: CSV, test: CSV.replace("cat", "dog")}
+    images = [name.rpartition("/")[0] + "/a.png" for name in files]
+    root = folder({**README, **files}, images)
+    with caplog.at_level("INFO"):
+        source = open_source(root)
+        raw = source.read()
+    places = [name.rpartition("/")[0] for name in files]
+    assert f"{root}: the set is {places[0]} as train and {places[1]} as test (CSV, 2)" in caplog.text
+    assert "split by hash" not in caplog.text
+    assert (source.splits, raw.class_names, raw.made) == (("train", "test"), ("cat", "dog"), False)
+    assert [(raw.images[0].objects[0].name, raw.images[1].objects[0].name), raw.splits] == [
+        ("cat", "dog"), {"train": [0], "test": [1]},
+    ]  # fmt: skip
+    assert raw.images[0].ident != raw.images[1].ident
+    (only,) = source.read("test").images
+    assert only.path == f"{root}/{images[1]}"
+    assert len(open_dataset(root, "train").boxes_px) == 1
+    assert "labels-unread" not in check_source(source, workers=1).counts
+
+
+JOINED_FORMS = {
+    "voc": {"{}/a.xml": VOC},
+    "coco": {"{}/instances.json": coco()},
+    "yolo": {"{}/labels/a.txt": YOLO, "{}/classes.txt": "cat\n"},
+    "cvat": {"{}/annotations.xml": CVAT.replace("old.png", "a.png")},
+    "labelme": {
+        "{}/a.json": json.dumps({"shapes": [{"label": "cat", "points": [[1, 2], [9, 8]], "shape_type": "rectangle"}]})
+    },
+}
+
+
+@pytest.mark.parametrize("form", JOINED_FORMS)
+def test_every_form_is_joined(folder, form) -> None:
+    places = ("train_set", "validation_set", "test_set")
+    files = {name.format(place): text for name, text in JOINED_FORMS[form].items() for place in places}
+    inner = "images/a.png" if form == "yolo" else "a.png"
+    root = folder({**README, **files}, [f"{place}/{inner}" for place in places])
+    source = open_source(root)
+    raw = source.read()
+    assert (source.form, source.splits, raw.class_names) == (form, ("train", "test", "validation"), ("cat",))
+    for split, place in zip(("train", "val", "test"), places, strict=True):
+        data = open_dataset(root, split)
+        assert (len(data), data.class_names, len(data.boxes_px)) == (1, ("cat",), 1)
+        assert source.read(split).images[0].path == f"{root}/{place}/{inner}"
+    kinds = check_source(source, workers=1).counts
+    assert not {"labels-unread", "image-unlabelled", "image-unused", "label-without-image"} & set(kinds)
+
+
+def test_sets_that_are_not_all_splits_stay_apart(folder, one_line) -> None:
+    for others in (
+        ["train_a/x.csv", "train_b/x.csv"],
+        ["val_a/x.csv", "test_a/x.csv"],
+        ["train_a/x.csv", "cats/x.csv"],
+    ):
+        root = folder(dict.fromkeys(others, CSV), [name.replace("x.csv", "a.png") for name in others])
+        assert "sets below: " in one_line(open_source, root)
+        for name in others:
+            (root / name).unlink()
+    root = folder({"train_a/x.csv": CSV, "test_a/x.xml": VOC}, ["train_a/a.png", "test_a/x.png"])
+    assert "sets below: " in one_line(open_source, root)
+
+
+def test_what_comes_with_a_program_counts_where_nothing_else_is(folder) -> None:
+    files = {"tool/sample_data/x.csv": CSV, "mine/x.csv": CSV}
+    root = folder(files, ["tool/sample_data/a.png", "mine/a.png"])
+    source = open_source(root)
+    (found,) = (one for one in check_source(source, workers=1).findings if one.kind == "labels-unread")
+    assert source.tree.root == f"{root}/mine"
+    assert "also there and not read: tool/sample_data (CSV, 1)" in found.message
+    (root / "mine/x.csv").unlink()
+    assert open_source(root).tree.root == f"{root}/tool/sample_data"
+
+
+def test_labels_of_another_form_next_to_those_that_were_read_are_said(folder) -> None:
+    files = {"images/a.txt": YOLO, "images/a.xml": VOC, "classes.txt": "cat\n"}
+    (found,) = (
+        one
+        for one in check_source(open_source(folder(files, ["images/a.png"])), workers=1).findings
+        if one.kind == "labels-unread"
+    )
+    assert "also there and not read: images (Pascal VOC, 1)" in found.message
+
+
 def test_code_and_hidden_folders_are_passed_over(folder) -> None:
     files = {"set/train.csv": CSV, ".cache/x/train.csv": CSV, "venv/lib/a.xml": VOC, "node_modules/y/train.csv": CSV}
     root = folder(files, ["set/a.png", "venv/lib/a.png", "node_modules/y/a.png", ".cache/x/a.png"])

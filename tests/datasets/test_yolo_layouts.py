@@ -258,6 +258,14 @@ def test_images_with_labels_that_no_list_names(yolo, findings):
     }
 
 
+@pytest.mark.parametrize("place", ["img/classes.txt", "img/train/classes.txt"])
+def test_names_lie_next_to_the_labels_of_listed_images(yolo, findings, place):
+    files = {f"img/train/{k}.{end}": ELSE for k in "ab" for end in ("png", "txt")}
+    root = yolo({**files, "train.txt": "C:/me/img/train/a.png\nimg/train/b.png", "x.names": "dog", place: "cat\r\ncow"})
+    assert open_dataset(root).class_names == ("cat", "cow")
+    assert "classes-unnamed" not in findings(root)
+
+
 def test_many_images_without_a_label_file_are_a_warning(yolo, findings):
     files = {f"images/{k}.png": "" for k in range(20)} | {f"labels/{k}.txt": ELSE for k in range(10)}
     found = findings(yolo({**files, "labels/9.txt": ""}))

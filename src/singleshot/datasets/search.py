@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from singleshot.datasets.findings import CollectErrors
 from singleshot.datasets.formats import Format
 from singleshot.datasets.raw import RawSet
+from singleshot.datasets.readers.common import MADE_SPLITS
 from singleshot.datasets.splits import KNOWN_SPLITS, split_of, word_split
 from singleshot.datasets.tree import EnoughError, Tree, join
 from singleshot.errors import DataError, printable
@@ -26,15 +28,19 @@ _PARTS = frozenset(
     "annotations annotation labels label jpegimages images image imgs img imagesets labeltxt xml xmls "  # noqa: SIM905
     "segmentationclass segmentationobject".split()
 )
+# Words in names of folders whose sets count only where no other is: what comes with a program to show how it works.
+_DEMOS = frozenset(("sample", "samples", "demo", "demos", "example", "examples", "tutorial", "tutorials"))
 
 
 class Found(NamedTuple):
     """One set: its form in FORMATS, its folder below the tree ("" for the tree itself), how many images have an object
-    (None where that was not counted)."""
+    (None where that was not counted); parts: the split and folder of each, of a set whose splits are sets of their
+    own."""
 
     form: str
     folder: str
     labelled: int | None
+    parts: tuple[tuple[str, str], ...] = ()
 
 
 class Choice(NamedTuple):
@@ -66,7 +72,8 @@ def choose(tree: Tree, formats: Mapping[str, Format]) -> Choice | None:
         if len(group) > 1:
             raise DataError(f"{printable(tree.root)}: sets below: {describe(group, formats)}; name one")
         if group:
-            others = [one for one in (*here, *below) if (one.form, one.folder) != (group[0].form, group[0].folder)]
+            read = {group[0].folder, *(folder for _, folder in group[0].parts)}
+            others = [one for one in (*here, *below) if one.form != group[0].form or one.folder not in read]
             return Choice(group[0], tuple(others))
     return None
 
@@ -78,7 +85,8 @@ def _by_rank(
     labelled image."""
     full = [one for one in below if one.labelled != 0]
     usable = [one for one in full if not formats[one.form].is_copy]
-    yield _splits_of_one(tree, formats, usable) or usable
+    usable = [one for one in usable if not _is_demo(one.folder)] or usable
+    yield _splits_of_one(tree, formats, usable) or _joined_splits(tree, formats, usable) or usable
     deep = [Found(key, "", None) for key, form in formats.items() if not empty and form.is_deep and form.is_deep(tree)]
     yield [one for one in deep if count_labelled(formats[one.form], tree) != 0][:1]
     yield [one for one in here if formats[one.form].is_copy][:1]
@@ -93,20 +101,27 @@ def describe(sets: list[Found] | tuple[Found, ...], formats: Mapping[str, Format
     shown = []
     for one in sets[:_SHOWN]:
         count = "" if one.labelled is None else f", {one.labelled}"
-        shown.append(f"{printable(one.folder or 'the folder itself', 80)} ({formats[one.form].about}{count})")
+        place = " and ".join(f"{printable(folder, 80)} as {split}" for split, folder in one.parts)
+        place = place or printable(one.folder or "the folder itself", 80)
+        shown.append(f"{place} ({formats[one.form].about}{count})")
     more = f" and {len(sets) - _SHOWN} more" if len(sets) > _SHOWN else ""
     return ", ".join(shown) + more
 
 
 def sets_beside(tree: Tree, formats: Mapping[str, Format], raw: RawSet) -> list[Found]:
-    """Sets below a folder that was read, in folders of which no label was read."""
+    """Sets below a folder that was read: in folders of which no label was read, and of other forms in folders of
+    which some was."""
     if is_remote(tree.root):
         return []
     start = len(tree.path("x")) - 1
     read = {image.file[start:].rpartition("/")[0] for image in raw.images}
     used = {"/".join(parts[:n]) for parts in (name.split("/") for name in read) for n in range(1, len(parts) + 1)}
     below = _sets_below(tree, formats, has_parts=False, used={"", *used})
-    return [one for one in below if one.labelled != 0 and one.folder not in used]
+    others = {key: form for key, form in formats.items() if key != raw.form}
+    same = [_set_in(tree.below(folder), folder, others, is_counted=True) for folder in sorted(read - {""})[:_SHOWN]]
+    return [one for one in same if one and one.labelled != 0] + [
+        one for one in below if one.labelled != 0 and one.folder not in used
+    ]
 
 
 def count_labelled(form: Format, tree: Tree) -> int | None:
@@ -201,3 +216,29 @@ def _splits_of_one(tree: Tree, formats: Mapping[str, Format], sets: list[Found])
     if form.is_deep is None or not form.is_deep(tree) or sorted(form.splits(tree, "")) != splits:
         return []
     return [Found(sets[0].form, "", sum(one.labelled or 0 for one in sets))]
+
+
+def _joined_splits(tree: Tree, formats: Mapping[str, Format], sets: list[Found]) -> list[Found]:
+    """One set of several below whose folders are each called after another usual split, one of them train, where all
+    have the same form and none has splits of its own ("train_set/labels.csv" and "test_set/labels.csv"); else []."""
+    if len(sets) < 2 or len({one.form for one in sets}) > 1 or any(one.labelled is None for one in sets):
+        return []
+    names = [one.folder.split("/") for one in sets]
+    shared = 0
+    while len({tuple(parts[: shared + 1]) for parts in names}) == 1:
+        shared += 1
+    # "TrainImages" is two words.
+    words = [re.sub(r"(?<=[a-z])(?=[A-Z])", " ", " ".join(parts[shared:])) for parts in names]
+    splits, form = [word_split(text) for text in words], formats[sets[0].form]
+    if "train" not in splits or "" in splits or len(set(splits)) < len(splits):
+        return []
+    own = [form.splits(tree.below(one.folder), "") for one in sets]
+    if any(len(names) > 1 and names != MADE_SPLITS for names in own):
+        return []
+    parts = tuple(sorted(zip(splits, (one.folder for one in sets), strict=True), key=lambda part: part[0] != "train"))
+    return [Found(sets[0].form, "", sum(one.labelled or 0 for one in sets), parts)]
+
+
+def _is_demo(folder: str) -> bool:
+    """Whether a set comes with a program to show how it works, by the words of its folder's name."""
+    return any(word in _DEMOS for word in re.findall(r"[a-z]+", folder.lower()))

@@ -13,6 +13,7 @@ from pathlib import Path
 from singleshot.datasets.archives import is_archive, unpacked
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.formats import FORMATS, Format, no_line
+from singleshot.datasets.joined_splits import join_splits
 from singleshot.datasets.raw import RawSet, above_score, cut_hulls
 from singleshot.datasets.readers import coco_layout
 from singleshot.datasets.readers.label_files import PEEK_BYTES
@@ -182,6 +183,7 @@ def _find(tree: Tree, where: str, formats: Mapping[str, Format]) -> Source:
         raise DataError(f"{where}: no data set of a known form (found {describe_contents(tree)}): {why}")
     form, others = choice.chosen, f"{describe(choice.others, formats)} in {where}" if choice.others else ""
     below = tree.below(form.folder) if form.folder else tree
-    if form.folder:
+    if form.folder or form.parts:
         logger.info("%s: the set is %s", where, describe([form], formats))
-    return Source(form.form, below, "", formats[form.form], formats, others)
+    row = join_splits(formats[form.form], dict(form.parts)) if form.parts else formats[form.form]
+    return Source(form.form, below, "", row, formats, others)

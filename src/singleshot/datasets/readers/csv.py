@@ -210,6 +210,8 @@ def _say_assumed(tree: Tree, files: list[CsvFile], tables: list[CsvTable], probl
         path = tree.path(file.name)
         if not file.columns.header:
             taken = f"image, xmin, ymin, xmax, ymax, class{', width, height' * (file.columns.width >= 0)}"
+            if file.columns.sized:
+                taken = "class, left upper corner, width and height of the box, image, its width and height"
             message = f"has no header: its columns are taken for {taken}; add it as line 1"
             problems.add("columns-assumed", path, message, line=1)
         elif file.columns.name < 0:

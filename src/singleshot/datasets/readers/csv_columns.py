@@ -47,8 +47,8 @@ _CALLED = {
         "class_id",
         "classid",
     ),
-    "width": ("width",),
-    "height": ("height",),
+    "width": ("image_width", "img_width", "width"),
+    "height": ("image_height", "img_height", "height"),
     "difficult": ("difficult",),
     "crowd": ("crowd", "iscrowd", "isgroupof"),
     "split": ("split",),
@@ -56,8 +56,14 @@ _CALLED = {
 }
 # What `detect --format csv` calls them: there x1 is the right side, and "label" a number.
 _OWN = {"x0": "xmin", "y0": "ymin", "x1": "xmax", "y1": "ymax", "label": "", "name": "class"}
-# Left upper corner, width and height in place of corners; "width" and "height" are the image's.
-_SIZED = {"xmin": ("xmin", "x_min", "x1", "x"), "ymin": ("ymin", "y_min", "y1", "y"), "xmax": ("w",), "ymax": ("h",)}
+# Left upper corner, width and height in place of corners, as MakeSense has it. "x,y,width,height" is left out: in one
+# set they say the corner, in another, made for Create ML, the centre.
+_SIZED = {
+    "xmin": ("xmin", "x_min", "x1", "bbox_x", "x"),
+    "ymin": ("ymin", "y_min", "y1", "bbox_y", "y"),
+    "xmax": ("w", "bbox_width", "box_width"),
+    "ymax": ("h", "bbox_height", "box_height"),
+}
 
 
 class Columns(NamedTuple):
@@ -134,6 +140,9 @@ def _by_header(row: list[str], delimiter: str) -> Columns | None:
 
 
 def _without_header(row: list[str], delimiter: str) -> Columns | None:
+    if len(row) == 8 and is_image(row[5].strip()) and all(parse_number(row[at]) is not None for at in (1, 2, 3, 4)):
+        # MakeSense's: class, left upper corner, width, height, image, its width and height.
+        return Columns(5, 1, 2, 3, 4, 0, 6, 7, sized=True, width_of_row=8, delimiter=delimiter)
     # With eight the last are the image's width and height (SKU-110K).
     if len(row) not in (6, 8) or not is_image(row[0].strip()) or not all(side_of(cell) for cell in row[6:]):
         return None

@@ -1,7 +1,8 @@
 """LabelMe folders: images and for each a NAME.json with its shapes, in the same folder or in one of their own.
 
 Coordinates are continuous pixels. A detector needs boxes: a polygon, a circle or a mask is taken by what surrounds it.
-Images without a JSON are not labelled yet and no part of the set.
+Images without a JSON are not labelled yet and no part of the set. ISAT's files are read as these: "objects" with a
+category and a polygon each (github.com/yatengLG/ISAT_with_segment_anything, docs: annotation format).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _FEW = 5
 _SURROUNDED = {"polygon": 3, "quadrilateral": 3, "rotation": 3, "linestrip": 3, "rectangle": 2, "mask": 2}
 _WITHOUT_AREA = ("point", "points", "line")
 # What LabelMe's own converters leave out.
-_IGNORED = ("__ignore__", "_background_")
+_IGNORED = ("__ignore__", "_background_", "__background__")
 _PARTS = "parts"
 _FLAG: dict[object, bool] = {None: False, False: False, True: True}
 
@@ -89,7 +90,7 @@ def _starts_as_label(tree: Tree, folder: str, name: str) -> bool:
 def is_label(head: bytes) -> bool:
     """Whether a file starts as LabelMe's do."""
     # Written with sorted keys, the image's text comes before the shapes.
-    return re.search(rb'"(shapes|imageData)"\s*:', utf8_head(head)) is not None
+    return re.search(rb'"(shapes|imageData)"\s*:|"description"\s*:\s*"ISAT"', utf8_head(head)) is not None
 
 
 def _split_folders(tree: Tree) -> dict[str, str]:
@@ -137,7 +138,8 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
 
 def line_of(data: bytes, number: int) -> int | None:
     """The line on which shape `number` starts."""
-    return line_of_item(data.decode("utf-8-sig", "replace"), "shapes", number)
+    text = data.decode("utf-8-sig", "replace")
+    return line_of_item(text, "shapes", number) or line_of_item(text, "objects", number)
 
 
 # ---------------------------------------------------------------------------------------------- files
@@ -158,7 +160,7 @@ def _read_pairs(tree: Tree, folder: str, problems: RaiseErrors) -> list[_Pair]:
         except DataError as error:
             problems.add_unreadable(path, error)
             continue
-        same = by_stem.get(name[:-5], [])
+        content, same = _as_shapes(content), by_stem.get(name[:-5], [])
         if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
             if same:  # any other JSON is no label file
                 problems.add("annotation-unreadable", path, 'has no list "shapes"; want what LabelMe writes')
@@ -198,6 +200,22 @@ def _image_elsewhere(finder: ImageFinder, folder: str, stem: str, image_path: ob
         if found is not None:
             return found
     return finder.of_stem(stem, [folder])
+
+
+def _as_shapes(content: Any) -> Any:
+    """The content of ISAT's file as LabelMe writes it; any other as it is."""
+    info, objects = (content.get("info"), content.get("objects")) if isinstance(content, dict) else (None, None)
+    if not isinstance(info, dict) or info.get("description") != "ISAT" or not isinstance(objects, list):
+        return content
+    shapes = [_as_shape(item) if isinstance(item, dict) else item for item in objects]
+    sides = {"imageWidth": info.get("width"), "imageHeight": info.get("height")}
+    return {"shapes": shapes, "imagePath": info.get("name"), **sides}
+
+
+def _as_shape(item: dict[str, Any]) -> dict[str, Any]:
+    group = item.get("group")
+    shape = {"label": item.get("category"), "points": item.get("segmentation"), "crowd": item.get("iscrowd")}
+    return {**shape, "group_id": None if group == "" else group}
 
 
 def _slim(content: dict[str, Any]) -> dict[str, Any]:

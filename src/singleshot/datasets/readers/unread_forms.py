@@ -176,6 +176,11 @@ def _columns(tree: Tree, name: str) -> str:
         return ""
     if not line or not _OF_IMAGES.search(line[0]):
         return ""
+    if {"x", "y", "width", "height"} <= set(re.findall(r"\w+", line[0].lower())):
+        return (
+            f"{printable(name)} has x, y, width and height, where x and y may be a box's corner or its centre; call "
+            "them xmin,ymin,w,h if they are the left upper corner, else convert them"
+        )
     return f"{printable(name)} starts with {printable(line[0], 120)!r}; want {WANTED}"
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Collection, Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
-from singleshot.datasets.findings import RaiseErrors
+from singleshot.datasets.findings import CollectErrors, RaiseErrors
 from singleshot.datasets.readers.common import images_by_stem
 from singleshot.datasets.readers.yolo_places import MAX_PARTS, Place, described_splits, move, split_path
 from singleshot.datasets.readers.yolo_yaml import YAMLS, Description, check_names, describes, load_description
@@ -330,11 +330,26 @@ def _names_in_files(tree: Tree, splits: dict[str, list[Place]]) -> tuple[tuple[s
 
     Raises DataError when those of several folders differ; one may have more at its end, as labelImg appends.
     """
-    folders = ["", _LABELS]
-    for place in (place for places in splits.values() for place in places if not place.listed):
-        parts = _labels_folder(place.name).split("/")
+    places = list(chain.from_iterable(splits.values()))
+    found = _names_in(tree, ["", _LABELS, *_folders_of(place.name for place in places if not place.listed)])
+    if found[0] is not None or not any(place.listed for place in places):
+        return found
+    ignored = CollectErrors(0)  # the reading that follows reports
+    listed = (_listed_images(tree, place.name, ignored) for place in places if place.listed)
+    return _names_in(tree, _folders_of({image.rpartition("/")[0] for images in listed for image in images}))
+
+
+def _folders_of(image_folders: Iterable[str]) -> list[str]:
+    """Where a list of classes may lie: the folders of labels with those above them, and the images' own."""
+    folders: list[str] = []
+    for folder in sorted(image_folders):
+        parts = _labels_folder(folder).split("/")
         folders += ["/".join(parts[:n]) for n in range(1, len(parts) + 1)]
-        folders.append(place.name)
+        folders.append(folder)
+    return folders
+
+
+def _names_in(tree: Tree, folders: Iterable[str]) -> tuple[tuple[str, ...] | None, str]:
     best: tuple[str, ...] | None = None
     source = ""
     for folder in dict.fromkeys(folders):

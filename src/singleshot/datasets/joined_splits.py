@@ -1,0 +1,59 @@
+"""A data set whose splits are sets of their own, each in a folder that is called after it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+
+from singleshot.datasets.findings import RaiseErrors
+from singleshot.datasets.formats import Format
+from singleshot.datasets.raw import RawImage, RawSet
+from singleshot.datasets.readers.common import shorten_idents
+from singleshot.datasets.splits import resolve_split
+from singleshot.datasets.tree import Tree
+
+
+def join_splits(form: Format, folders: Mapping[str, str]) -> Format:
+    """The form with these splits; folders: each split's folder below the tree that is read."""
+
+    def splits(tree: Tree, file: str) -> tuple[str, ...]:
+        return tuple(folders)
+
+    def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> RawSet:
+        chosen = None if wanted is None else resolve_split(wanted, folders, tree.root)
+        # All are read, so that train and test have the same classes.
+        with _made_splits_unsaid():
+            parts = {name: form.read(tree.below(folder), "", None, problems) for name, folder in folders.items()}
+        images: list[RawImage] = []
+        places: dict[str, list[int]] = {}
+        for name, part in parts.items():
+            if chosen in (None, name):
+                places[name] = list(range(len(images), len(images) + len(part.images)))
+                images += [image._replace(ident=f"{folders[name]}/{image.ident}") for image in part.images]
+        idents = shorten_idents([image.ident for image in images])
+        images = [image._replace(ident=ident) for image, ident in zip(images, idents, strict=True)]
+        names = list(dict.fromkeys(name for part in parts.values() for name in part.class_names))
+        declared = all(part.declared for part in parts.values())
+        order = tuple(names if declared else sorted(names))
+        first = next(iter(parts.values()))
+        return RawSet(first.form, tree.root, order, images, places, declared=declared, notation=first.notation)
+
+    return form._replace(splits=splits, read=read, label_folder=None)
+
+
+@contextlib.contextmanager
+def _made_splits_unsaid() -> Iterator[None]:
+    """A part is one split: those that its reader makes of it are not used."""
+    loggers = [logging.getLogger(f"singleshot.datasets.readers.{name}") for name in ("common", "voc")]
+    for log in loggers:
+        log.addFilter(_is_other)
+    try:
+        yield
+    finally:
+        for log in loggers:
+            log.removeFilter(_is_other)
+
+
+def _is_other(record: logging.LogRecord) -> bool:
+    return "split by hash of the names" not in str(record.msg)
