@@ -310,3 +310,18 @@ def test_tensors_of_unusual_kinds_are_refused(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="no such file"):
         read_pytorch(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": False}])
+def test_objects_among_the_settings_of_a_lightning_checkpoint_are_not_made(tmp_path, options):
+    saved = {
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": {"weight": torch.ones(2)},
+        "hyper_parameters": {"lr": 0.1, "head": torch.nn.Linear(1, 1)},
+    }
+    torch.save(saved, tmp_path / "last.ckpt", **options)
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: needs code.*linear\.Linear.*nothing was run; give a file"):
+        read_pytorch(tmp_path / "last.ckpt")
+    saved["hyper_parameters"] = {"lr": 0.1, "classes": ["a", "b"]}
+    torch.save(saved, tmp_path / "last.ckpt", **options)
+    assert list(read_pytorch(tmp_path / "last.ckpt")) == ["weight"]
