@@ -92,10 +92,8 @@ def prior_rows() -> list[list[str]]:
     rows = [["name", "boxes", "smaller side of the first box per map, pixels", "steps", "clip", "order", "source"]]
     for name, spec in PRIORS.items():
         sizes = [min(cell_shapes(spec, i)[0]) for i in range(len(spec.maps))]
-        own = spec.steps is None or all(
-            math.isclose(step, spec.image_size / size) for step, size in zip(spec.steps, spec.maps, strict=True)
-        )
-        steps = "the maps'" if own or spec.steps is None else " ".join(f"{step:g}" for step in spec.steps)
+        own = all(math.isclose(spec.step(i)[0], spec.image_size / size) for i, size in enumerate(spec.maps))
+        steps = "the maps'" if own else " ".join(f"{spec.step(i)[0]:g}" for i in range(len(spec.maps)))
         shown = " ".join(f"{size:.4g}" for size in sizes)
         rows.append([f"`{name}`", str(spec.count), shown, steps, spec.clip, spec.order, SOURCES[name]])
     return rows

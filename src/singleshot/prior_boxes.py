@@ -21,6 +21,7 @@ ORDERS = ("location", "box")
 Shapes = tuple[tuple[float, float], ...]  # (width, height) in pixels of the boxes of a cell
 Anchors = tuple[tuple[float, float], ...]  # (scale as a part of the side, width / height) of the boxes of a cell
 Sides = int | tuple[int, int]  # side of a square, or height and width: of an image in pixels, of a map in cells
+Step = float | tuple[float, float]  # pixels from one cell to the next, or those down and those across
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class PriorSpec:
     """Everything that decides the default boxes of a model.
 
     image_size: side of the input in pixels, or (height, width). maps: side of each feature map in cells, or (rows,
-    columns). steps: pixels from one cell to the next per map, or None for image_size / map (Caffe's step 0).
+    columns). steps: pixels from one cell to the next per map, or (down, across), or None for image_size / map (Caffe's
+    step 0).
     min_sizes, max_sizes: pixels, per map; each cell has a square of min, a square of sqrt(min * max), and per ratio r
     a box of min * sqrt(r) x min / sqrt(r) and its transpose. clip: "none"; "corners" clamps x0 y0 x1 y1 to 0..1 and
     recomputes the centre form; "center" clamps cx cy w h; "size" clamps w and h alone. truncate: sizes cut to whole
@@ -45,7 +47,7 @@ class PriorSpec:
     min_sizes: tuple[float, ...]
     max_sizes: tuple[float, ...]
     ratios: tuple[tuple[float, ...], ...]
-    steps: tuple[float, ...] | None = None
+    steps: tuple[Step, ...] | None = None
     offset: float = 0.5
     clip: str = "none"
     truncate: bool = False
@@ -76,6 +78,9 @@ class PriorSpec:
         for name in lists:
             if (found := len(getattr(self, name))) != len(self.maps):
                 raise ConfigError(f"priors: {name} has {found} entries, want one per map ({len(self.maps)})")
+        for step in self.steps or ():
+            if isinstance(step, tuple) and len(step) != 2:
+                raise ConfigError(f"priors: step {printable(step, 60)}: want a number, or those down and across")
         if self.shapes is None:
             return
         if self.min_sizes or self.max_sizes or self.ratios:
@@ -105,6 +110,14 @@ class PriorSpec:
     def grids(self) -> tuple[tuple[int, int], ...]:
         """Rows and columns of each map."""
         return tuple(height_width(cells) for cells in self.maps)
+
+    def step(self, i: int) -> tuple[float, float]:
+        """Pixels from one cell of map i to the next, down and across."""
+        if self.steps is None:
+            (height, width), (rows, columns) = self.image, self.grids[i]
+            return height / rows, width / columns
+        step = self.steps[i]
+        return step if isinstance(step, tuple) else (step, step)
 
     @property
     def per_cell(self) -> tuple[int, ...]:
@@ -169,21 +182,15 @@ def prior_table(spec: PriorSpec) -> np.ndarray:
     for i, (rows, columns) in enumerate(spec.grids):
         shapes = np.array(cell_shapes(spec, i), np.float64) / (width, height)
         grid = np.empty((rows, columns, len(shapes), 4), np.float64)
-        grid[..., 0] = _centres(spec, i, columns, width)[None, :, None]
-        grid[..., 1] = _centres(spec, i, rows, height)[:, None, None]
+        down, across = spec.step(i)
+        grid[..., 0] = ((np.arange(columns, dtype=np.float64) + spec.offset) * across / width)[None, :, None]
+        grid[..., 1] = ((np.arange(rows, dtype=np.float64) + spec.offset) * down / height)[:, None, None]
         grid[..., 2:] = shapes
         levels.append((grid if spec.order == "location" else grid.transpose(2, 0, 1, 3)).reshape(-1, 4))
     priors = _clip(np.concatenate(levels), spec.clip)
     if spec.rounding:
         priors = np.round(priors / spec.rounding) * spec.rounding
     return priors.astype(np.float32)
-
-
-def _centres(spec: PriorSpec, i: int, cells: int, pixels: int) -> np.ndarray:
-    """float64 [cells] in 0..1: the centres of one direction of map i, whose input has so many pixels there."""
-    step = spec.steps[i] if spec.steps is not None else pixels / cells
-    centres: np.ndarray = (np.arange(cells, dtype=np.float64) + spec.offset) * step / pixels
-    return centres
 
 
 def cell_shapes(spec: PriorSpec, i: int) -> Sequence[tuple[float, float]]:
@@ -362,10 +369,10 @@ def ljanyst_boxes(
 
 
 def from_shapes(
-    image_size: int,
-    maps: Sequence[int],
+    image_size: Sides,
+    maps: Sequence[Sides],
     shapes: Sequence[Shapes],
-    steps: Sequence[float] = (),
+    steps: Sequence[Step] = (),
     clip: str = "none",
     order: str = "location",
 ) -> PriorSpec:
