@@ -17,7 +17,7 @@ from singleshot.prior_boxes import PriorSpec, caffe_cell
 from singleshot.thresholds import NO_CAP, Thresholds
 from singleshot.weights.graph_builder import widened
 from singleshot.weights.importers.caffe_net import Body, Op
-from singleshot.weights.importers.fused_graph import FusedGraph, Shape
+from singleshot.weights.importers.fused_graph import AnyOp, FusedGraph, Shape
 from singleshot.weights.importers.prior_rows import PriorRow, four_variances, spec_of_rows
 
 CODE_TYPE = "CENTER_SIZE"
@@ -32,7 +32,7 @@ class End(NamedTuple):
     """What DetectionOutput, or in a training network MultiBoxLoss, says. classes: columns, background included;
     background: which of them, -1 for none; box_of_each_class: as many boxes as columns, of which one is real."""
 
-    op: Op
+    op: AnyOp
     classes: int
     background: int
     unit_variances: bool
@@ -101,7 +101,7 @@ def _activation(ops: Sequence[Op], end: Op, where: str) -> str:
     raise CheckpointError(f"{where}: {end} takes confidences without Softmax or Sigmoid")
 
 
-def read_maps(ops: Sequence[Op], end: Op, where: str) -> list[Map]:
+def read_maps(ops: Sequence[Op], end: AnyOp, where: str) -> list[Map]:
     """The maps in the order in which their outputs are joined."""
     if len(end.takes) < 3:
         raise CheckpointError(f"{where}: {end} takes {len(end.takes)} blobs, want locations, confidences and priors")
@@ -128,7 +128,7 @@ def _joined(ops: Sequence[Op], i: int, through: tuple[str, ...]) -> tuple[int, .
     return ops[i].takes if i >= 0 and ops[i].layer.type == "Concat" else (i,)
 
 
-def _unflattened(ops: Sequence[Op], i: int, end: Op, where: str) -> list[int]:
+def _unflattened(ops: Sequence[Op], i: int, end: AnyOp, where: str) -> list[int]:
     """For each map the op whose output is permuted to [H, W, channels] and flattened."""
     sources = []
     for part in _joined(ops, i, (*_RESHAPES, "Softmax", "Sigmoid")):
