@@ -93,9 +93,9 @@ def prior_rows() -> list[list[str]]:
     for name, spec in PRIORS.items():
         sizes = [min(cell_shapes(spec, i)[0]) for i in range(len(spec.maps))]
         own = spec.steps is None or all(
-            math.isclose(step, spec.image[0] / rows) for step, (rows, _) in zip(spec.steps, spec.grids, strict=True)
+            math.isclose(spec.step(i)[0], spec.image[0] / rows) for i, (rows, _) in enumerate(spec.grids)
         )
-        steps = "the maps'" if own or spec.steps is None else " ".join(f"{step:g}" for step in spec.steps)
+        steps = "the maps'" if own else " ".join(f"{spec.step(i)[0]:g}" for i in range(len(spec.maps)))
         shown = " ".join(f"{size:.4g}" for size in sizes)
         rows.append([f"`{name}`", str(spec.count), shown, steps, spec.clip, spec.order, SOURCES[name]])
     return rows

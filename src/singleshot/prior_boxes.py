@@ -21,6 +21,7 @@ ORDERS = ("location", "box")
 Shapes = tuple[tuple[float, float], ...]  # (width, height) in pixels of the boxes of a cell
 Anchors = tuple[tuple[float, float], ...]  # (scale as a part of the side, width / height) of the boxes of a cell
 Sides = int | tuple[int, int]  # side of a square, or height and width: of an image in pixels, of a map in cells
+Step = float | tuple[float, float]  # pixels from one cell to the next, or those down and those across
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class PriorSpec:
     """Everything that decides the default boxes of a model.
 
     image_size: side of the input in pixels, or (height, width). maps: side of each feature map in cells, or (rows,
-    columns). steps: pixels from one cell to the next per map, or None for image_size / map (Caffe's step 0).
+    columns). steps: pixels from one cell to the next per map, or (down, across), or None for image_size / map (Caffe's
+    step 0).
     min_sizes, max_sizes: pixels, per map; each cell has a square of min, a square of sqrt(min * max), and per ratio r
     a box of min * sqrt(r) x min / sqrt(r) and its transpose. clip: "none"; "corners" clamps x0 y0 x1 y1 to 0..1 and
     recomputes the centre form; "center" clamps cx cy w h; "size" clamps w and h alone. truncate: sizes cut to whole
@@ -46,7 +48,7 @@ class PriorSpec:
     min_sizes: tuple[float, ...]
     max_sizes: tuple[float, ...]
     ratios: tuple[tuple[float, ...], ...]
-    steps: tuple[float, ...] | None = None
+    steps: tuple[Step, ...] | None = None
     offset: float = 0.5
     clip: str = "none"
     truncate: bool = False
@@ -78,16 +80,18 @@ class PriorSpec:
         for name in lists:
             if (found := len(getattr(self, name))) != len(self.maps):
                 raise ConfigError(f"priors: {name} has {found} entries, want one per map ({len(self.maps)})")
+        if any(isinstance(step, tuple) and len(step) != 2 for step in self.steps or ()):
+            raise ConfigError("priors: steps: want a number for each map, or those down and across")
+        if self.shapes is None and self.centres is not None:
+            raise ConfigError("priors: centres without shapes")
         if self.shapes is None:
-            if self.centres is not None:
-                raise ConfigError("priors: centres without shapes")
             return
         if self.min_sizes or self.max_sizes or self.ratios:
             raise ConfigError("priors: shapes and also sizes or ratios: want one of them")
-        if any(len(s) != 2 or not 0 < min(s) <= max(s) < math.inf for shapes in self.shapes for s in shapes):
-            raise ConfigError("priors: shapes: want a positive width and height each")
-        if not all(self.shapes):
-            raise ConfigError("priors: shapes: a map without any")
+        if not all(self.shapes) or any(
+            len(s) != 2 or not 0 < min(s) <= max(s) < math.inf for shapes in self.shapes for s in shapes
+        ):
+            raise ConfigError("priors: shapes: want a positive width and height each, and one or more for a map")
         if self.centres is None:
             return
         if tuple(map(len, self.centres)) != self.per_cell:
@@ -115,6 +119,14 @@ class PriorSpec:
     def grids(self) -> tuple[tuple[int, int], ...]:
         """Rows and columns of each map."""
         return tuple(height_width(cells) for cells in self.maps)
+
+    def step(self, i: int) -> tuple[float, float]:
+        """Pixels from one cell of map i to the next, down and across."""
+        if self.steps is None:
+            (height, width), (rows, columns) = self.image, self.grids[i]
+            return height / rows, width / columns
+        step = self.steps[i]
+        return step if isinstance(step, tuple) else (step, step)
 
     @property
     def per_cell(self) -> tuple[int, ...]:
@@ -195,7 +207,7 @@ def prior_table(spec: PriorSpec) -> np.ndarray:
 def _centres(spec: PriorSpec, i: int, axis: int, cells: int, pixels: int) -> np.ndarray:
     """float64 [cells, boxes], or [cells, 1] where all boxes of a cell have one centre, in 0..1: along x (axis 0) or y
     of map i, whose input has so many pixels there."""
-    step = spec.steps[i] if spec.steps is not None else pixels / cells
+    step = spec.step(i)[1 - axis]
     within = spec.offset if spec.centres is None else np.array(spec.centres[i], np.float64)[:, axis]
     centres: np.ndarray = (np.arange(cells, dtype=np.float64)[:, None] + within) * step / pixels
     return centres
@@ -380,7 +392,7 @@ def from_shapes(
     image_size: Sides,
     maps: Sequence[Sides],
     shapes: Sequence[Shapes],
-    steps: Sequence[float] = (),
+    steps: Sequence[Step] = (),
     clip: str = "none",
     order: str = "location",
 ) -> PriorSpec:

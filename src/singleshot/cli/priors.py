@@ -56,5 +56,4 @@ def show(
     print(f"  from {SOURCES[name]}")
     for i, ((high, wide), boxes) in enumerate(zip(spec.grids, spec.per_cell, strict=True)):
         shapes = ", ".join(f"{w:.1f}x{h:.1f}" for w, h in cell_shapes(spec, i))
-        step = spec.steps[i] if spec.steps is not None else spec.image[0] / high
-        print(f"  {high:>3} x {wide:<3} cells, step {step:.4g} px, {boxes} a cell: {shapes}")
+        print(f"  {high:>3} x {wide:<3} cells, step {spec.step(i)[0]:.4g} px, {boxes} a cell: {shapes}")

@@ -256,6 +256,8 @@ KINDS: Mapping[str, Callable[..., nn.Module]] = {
     "hardswish": _without_options(nn.Hardswish),
     "hardsigmoid": _without_options(nn.Hardsigmoid),
     "sigmoid": _without_options(nn.Sigmoid),
+    "silu": _without_options(nn.SiLU),
+    "elu": lambda alpha=1.0: nn.ELU(float(alpha)),
     "clamp": Clamp,
     "quantise": Quantise,
     "maxpool": MaxPool,

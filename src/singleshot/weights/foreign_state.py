@@ -18,9 +18,9 @@ class ForeignState(Mapping[str, Tensor]):
     """name -> float32 tensor (whole numbers stay int64). `take` is how importers read, so that nothing is forgotten:
     `finish` raises CheckpointError when something was missing, or is left over.
 
-    where: what messages call the file; kind: "pytorch", "keras", "tensorflow", "caffe", "graphdef" or "tflite", or ""
-    for a dict that was given; structure: the network, of those formats that describe one; given_size: side of the input
-    that the user says, None for the source's own.
+    where: what messages call the file; kind: "pytorch", "keras", "tensorflow", "caffe", "graphdef", "tflite" or
+    "openvino", or "" for a dict that was given; structure: the network, of those formats that describe one; given_size:
+    side of the input that the user says, None for the source's own.
     """
 
     def __init__(self, values: Mapping[str, Any], where: str, kind: str = "", structure: Any = None) -> None:

@@ -24,12 +24,13 @@ class GraphBuilder:
 
     image = IMAGE
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 3) -> None:
+        """channels: of the image."""
         self._layers: list[Layer] = []
         self._state: dict[str, Tensor] = {}
         self._heads: list[HeadInput] = []
         self._head_state: dict[str, Tensor] = {}
-        self.channels: dict[str, int] = {IMAGE: 3}
+        self.channels: dict[str, int] = {IMAGE: channels}
 
     def add(
         self,

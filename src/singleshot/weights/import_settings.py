@@ -203,10 +203,9 @@ def scaled(table: PriorSpec, size: int, maps: Sequence[int]) -> PriorSpec:
     by = size / table.image[0]
     steps = None
     if table.steps is not None:
+        before = [table.step(i)[0] for i in range(len(maps))]  # the tables of such sources are square
         even = [size / cells for cells in maps]
-        steps = tuple(
-            old if abs(old / new - 1) < _SAME_STEP else new for old, new in zip(table.steps, even, strict=True)
-        )
+        steps = tuple(old if abs(old / new - 1) < _SAME_STEP else new for old, new in zip(before, even, strict=True))
     return replace(
         table,
         image_size=size,

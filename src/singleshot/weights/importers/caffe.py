@@ -13,14 +13,15 @@ from torch import Tensor
 
 from singleshot.conventions import CAFFE, CHUANQI305, data_of
 from singleshot.errors import CheckpointError, ConfigError, printable
-from singleshot.inputs import CAFFE_MEAN, InputSpec
+from singleshot.inputs import CAFFE_MEAN, CHANNELS, InputSpec
 from singleshot.prior_tables import CHUANQI305_SIZES
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers import caffe_heads
-from singleshot.weights.importers.caffe_net import Body, Op, ancestors, in_phase, link
+from singleshot.weights.importers.caffe_net import Body, Op, in_phase, link
 from singleshot.weights.importers.caffe_vgg import as_preset
+from singleshot.weights.importers.fused_graph import Shape, ancestors
 from singleshot.weights.importers.vgg import count_classes, vgg_model
 from singleshot.weights.readers.caffe import CaffeNet, parse_prototxt
 
@@ -90,19 +91,18 @@ def _ending(net: CaffeNet) -> tuple[tuple[Any, ...], Any]:
 
 def _network(tensors: ForeignState, net: CaffeNet, layers: tuple[Any, ...]) -> ImportedModel:
     """The model of a network that is described."""
-    images, size = _image_inputs(net, layers)
+    images, image = _image_inputs(net, layers)
     ops = link(layers, images)
     last = next(i for kind in caffe_heads.ENDS for i, op in enumerate(ops) if op.layer.type == kind)
     where = net.where
     end = caffe_heads.read_end(ops, last, where)
     maps = caffe_heads.read_maps(ops, end.op, where)
-    prepared = _prepared(net, tensors)
-    input_spec = _input_spec(size, prepared)
+    prepared = _prepared(net, tensors, image.channels)
     outputs = [i for m in maps for i in (m.location, m.confidence)]
     needed = ancestors(ops, [*outputs, *(m.feature for m in maps)])
-    body = Body(ops, needed, outputs, size, tensors)
-    priors = caffe_heads.prior_spec(maps, end, body, size)
-    model = caffe_heads.build(maps, end, body, priors, input_spec)
+    body = Body(ops, needed, outputs, image, tensors)
+    table = caffe_heads.prior_spec(maps, end, body, (image.height, image.width))
+    model = caffe_heads.build(maps, end, body, table, _input_spec(image, prepared))
     if not all(bool(torch.isfinite(values).all()) for values in model.parameters()):
         raise CheckpointError(f"{tensors.where}: weights become infinite with {where}; one of the two is damaged")
     used = {ops[i].layer.name for i in needed}
@@ -113,7 +113,7 @@ def _network(tensors: ForeignState, net: CaffeNet, layers: tuple[Any, ...]) -> I
     if net.where != tensors.where:
         notes.append(f"network taken from {net.where}")
     model = preset or model
-    source, names = _source(tensors, net, preset is not None, size), _names(tensors, model.num_classes)
+    source, names = _source(tensors, net, preset is not None, image.height), _names(tensors, model.num_classes)
     return ImportedModel(model, source, names, end.thresholds, tuple(notes))
 
 
@@ -137,8 +137,9 @@ def _names(tensors: ForeignState, num_classes: int) -> tuple[str, ...] | None:
     return ("face",) if num_classes == 1 and _has(tensors, FACE_SIGN) else usual_names(num_classes)
 
 
-def _image_inputs(net: CaffeNet, layers: tuple[Any, ...]) -> tuple[list[str], int]:
-    """Names of the blobs that hold the image, and its side. Raises CheckpointError unless there is one, and square."""
+def _image_inputs(net: CaffeNet, layers: tuple[Any, ...]) -> tuple[list[str], Shape]:
+    """Names of the blobs that hold the image, and its shape. Raises CheckpointError unless there is one, in colour or
+    grey."""
     found: list[tuple[str, tuple[int, ...]]] = list(net.inputs)
     for layer in layers:
         if layer.bottom or not layer.top:
@@ -150,39 +151,46 @@ def _image_inputs(net: CaffeNet, layers: tuple[Any, ...]) -> tuple[list[str], in
         if layer.type == "Input":
             found += zip(layer.top, (tuple(shape.dim) for shape in layer.input_param.shape), strict=False)
         elif all(sides):
-            found.append((layer.top[0], (1, 3, *sides)))
+            found.append((layer.top[0], (1, 1 if p.force_gray else 3, *sides)))
     images = [(name, shape) for name, shape in found if len(shape) == 4]
     if not images:
         raise CheckpointError(f"{net.where}: does not say how large its image is (input_shape, or resize_param)")
     _, channels, height, width = images[0][1]
-    if channels != 3 or height != width:
-        raise CheckpointError(f"{net.where}: takes images of {channels}x{height}x{width}; want 3 channels and a square")
-    return [name for name, shape in images if shape[1:] == images[0][1][1:]], int(width)
+    if channels not in CHANNELS:
+        raise CheckpointError(
+            f"{net.where}: takes images of {channels}x{height}x{width}; want 3 channels, or 1 for grey"
+        )
+    names = [name for name, shape in images if shape[1:] == images[0][1][1:]]
+    return names, Shape(int(channels), int(height), int(width))
 
 
-def _prepared(net: CaffeNet, tensors: ForeignState) -> Prepared:
+def _prepared(net: CaffeNet, tensors: ForeignState, channels: int) -> Prepared:
     """From the transform_param of prototxt or caffemodel, else as the layout is known to want it."""
     for p in net.transforms:
         if p.mean_value or p.scale != 1:
             wild = not 1e-6 < p.scale < 1e6 or not all(abs(v) <= 1e6 for v in p.mean_value)
-            if wild or len(p.mean_value) not in (0, 1, 3):
+            if wild or len(p.mean_value) not in (0, 1, channels):
                 raise CheckpointError(f"{net.where}: transform_param with {len(p.mean_value)} means, scale {p.scale}")
-            mean = (tuple(p.mean_value) or (0.0,)) * (1 if len(p.mean_value) == 3 else 3)
+            mean = (tuple(p.mean_value) or (0.0,)) * (1 if len(p.mean_value) == channels else channels)
             resize = "letterbox" if p.resize_param.resize_mode == 3 else "stretch"
             return Prepared(mean, p.scale, resize)
-    if _has(tensors, MOBILE_SIGN):
+    if _has(tensors, MOBILE_SIGN) and channels == 3:
         spec = CHUANQI305.inputs["ssd300"]
         return Prepared(spec.mean, 1 / spec.std[0])
+    if channels == 1:
+        return Prepared((0.0,), 1.0, note="its files do not say how images are prepared: grey, 0 to 255, is assumed")
     bgr = CAFFE_MEAN[::-1]
     if _has(tensors, VGG_SIGN) or _has(tensors, FACE_SIGN):
         return Prepared(bgr, 1.0)
     return Prepared(bgr, 1.0, note="its files do not say how images are prepared: BGR minus 104, 117, 123 is assumed")
 
 
-def _input_spec(size: int, prepared: Prepared) -> InputSpec:
+def _input_spec(image: Shape, prepared: Prepared) -> InputSpec:
     red_first = tuple(float(v) for v in prepared.mean[::-1])
-    std = 1.0 / round(prepared.scale, 9)
-    return InputSpec(size, prepared.resize, "bgr", (red_first[0], red_first[1], red_first[2]), (std, std, std))
+    std = (1.0 / round(prepared.scale, 9),) * image.channels
+    order = "bgr" if image.channels == 3 else "rgb"
+    channels, height, width = image
+    return InputSpec(None, prepared.resize, order, red_first, std, height=height, width=width, channels=channels)
 
 
 # ---------------------------------------------------------------------------------------------- known by name

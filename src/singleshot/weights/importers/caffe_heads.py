@@ -12,27 +12,33 @@ from torch import Tensor
 from singleshot.errors import CheckpointError, printable
 from singleshot.inputs import InputSpec
 from singleshot.models import SSD
-from singleshot.prior_boxes import PriorSpec, Shapes, caffe_cell, from_shapes
+from singleshot.models.graph_spec import MAX_CHANNELS
+from singleshot.prior_boxes import PriorSpec, caffe_cell
 from singleshot.thresholds import NO_CAP, Thresholds
 from singleshot.weights.graph_builder import widened
-from singleshot.weights.importers.caffe_net import Body, Op, Shape
+from singleshot.weights.importers.caffe_net import Body, Op
+from singleshot.weights.importers.fused_graph import AnyOp, FusedGraph, Shape
+from singleshot.weights.importers.prior_rows import PriorRow, four_variances, spec_of_rows
 
+CODE_TYPE = "CENTER_SIZE"
 ENDS = ("DetectionOutput", "MultiBoxLoss")
 _RESHAPES = ("Flatten", "Reshape")
 _MAX_SIZES = 64  # of one PriorBox
 _MAX_IDENTITY = 4096  # channels of a map that is passed on as it is
+_NEVER = -100.0  # logit of a background that a network does not have
 
 
 class End(NamedTuple):
     """What DetectionOutput, or in a training network MultiBoxLoss, says. classes: columns, background included;
-    background: which of them."""
+    background: which of them, -1 for none; box_of_each_class: as many boxes as columns, of which one is real."""
 
-    op: Op
+    op: AnyOp
     classes: int
     background: int
     unit_variances: bool
     activation: str
     thresholds: Thresholds
+    box_of_each_class: bool = False
 
 
 class Map(NamedTuple):
@@ -41,7 +47,7 @@ class Map(NamedTuple):
     location: int
     confidence: int
     feature: int
-    priors: Any  # PriorBoxParameter
+    priors: Any  # the layer that makes them
 
 
 def read_end(ops: Sequence[Op], i: int, where: str) -> End:
@@ -49,16 +55,16 @@ def read_end(ops: Sequence[Op], i: int, where: str) -> End:
     op = ops[i]
     loss = op.layer.type == "MultiBoxLoss"
     p = op.layer.multibox_loss_param if loss else op.layer.detection_output_param
-    if not p.share_location:
-        raise CheckpointError(f"{where}: {op} has boxes of its own for each class (share_location: false)")
-    if p.code_type != 2:
-        raise CheckpointError(f"{where}: {op} has code_type {p.code_type}, want CENTER_SIZE")
-    if not 0 <= p.background_label_id < p.num_classes or p.num_classes < 2:
-        raise CheckpointError(f"{where}: {op} has {p.num_classes} classes with background {p.background_label_id}")
+    code_type = {1: "CORNER", 2: CODE_TYPE, 3: "CORNER_SIZE"}.get(p.code_type, str(p.code_type))
+    classes, background = p.num_classes, p.background_label_id
+    check_boxes(f"{where}: {op}", classes, background, code_type, p.share_location)
     if loss:
         activation = "sigmoid" if p.conf_loss_type == 1 else "softmax"
         thresholds = Thresholds(activation=activation)
-        return End(op, p.num_classes, p.background_label_id, p.encode_variance_in_target, activation, thresholds)
+        unit = p.encode_variance_in_target
+        return End(op, classes, background, unit, activation, thresholds, not p.share_location)
+    if p.nms_param.eta != 1:
+        raise CheckpointError(f"{where}: {op} lowers its NMS threshold as it goes (eta {p.nms_param.eta:g}), want 1")
     activation = _activation(ops, op, where)
     per_class, keep = (top_k if 0 < top_k < NO_CAP else NO_CAP for top_k in (p.nms_param.top_k, p.keep_top_k))
     thresholds = Thresholds(
@@ -69,7 +75,20 @@ def read_end(ops: Sequence[Op], i: int, where: str) -> End:
         activation=activation,
         clip=p.clip,
     )
-    return End(op, p.num_classes, p.background_label_id, p.variance_encoded_in_target, activation, thresholds)
+    unit = p.variance_encoded_in_target
+    return End(op, classes, background, unit, activation, thresholds, not p.share_location)
+
+
+def check_boxes(what: str, classes: int, background: int, code_type: str, share_location: bool) -> None:
+    """Raise CheckpointError for boxes that our models cannot mean. what: the file and the layer."""
+    if code_type != CODE_TYPE:
+        reason = "its offsets are those of corners, which no model here has"
+        raise CheckpointError(f"{what} has code_type {printable(code_type, 60)} ({reason}), want {CODE_TYPE}")
+    real = classes - (0 <= background < classes)
+    if not 1 <= real <= classes <= MAX_CHANNELS or background >= classes:
+        raise CheckpointError(f"{what} has {classes} classes with background {background}")
+    if not share_location and real > 1:
+        raise CheckpointError(f"{what} has boxes of its own for each of {real} classes (share_location: false)")
 
 
 def _activation(ops: Sequence[Op], end: Op, where: str) -> str:
@@ -82,7 +101,7 @@ def _activation(ops: Sequence[Op], end: Op, where: str) -> str:
     raise CheckpointError(f"{where}: {end} takes confidences without Softmax or Sigmoid")
 
 
-def read_maps(ops: Sequence[Op], end: Op, where: str) -> list[Map]:
+def read_maps(ops: Sequence[Op], end: AnyOp, where: str) -> list[Map]:
     """The maps in the order in which their outputs are joined."""
     if len(end.takes) < 3:
         raise CheckpointError(f"{where}: {end} takes {len(end.takes)} blobs, want locations, confidences and priors")
@@ -109,7 +128,7 @@ def _joined(ops: Sequence[Op], i: int, through: tuple[str, ...]) -> tuple[int, .
     return ops[i].takes if i >= 0 and ops[i].layer.type == "Concat" else (i,)
 
 
-def _unflattened(ops: Sequence[Op], i: int, end: Op, where: str) -> list[int]:
+def _unflattened(ops: Sequence[Op], i: int, end: AnyOp, where: str) -> list[int]:
     """For each map the op whose output is permuted to [H, W, channels] and flattened."""
     sources = []
     for part in _joined(ops, i, (*_RESHAPES, "Softmax", "Sigmoid")):
@@ -126,33 +145,40 @@ def _unflattened(ops: Sequence[Op], i: int, end: Op, where: str) -> list[int]:
 # ---------------------------------------------------------------------------------------------- priors
 
 
-def prior_spec(maps: Sequence[Map], end: End, body: Body, size: int) -> PriorSpec:
-    """PriorBox of all maps (prior_box_layer.cpp). As a table of sizes and ratios where that can say the same."""
+def prior_spec(maps: Sequence[Map], end: End, body: Body, image: tuple[int, int]) -> tuple[PriorSpec, list[Tensor]]:
+    """PriorBox of all maps (prior_box_layer.cpp), as a table of sizes and ratios where that can say the same; and what
+    `spec_of_rows` gives with it. image: height and width."""
     where = body.tensors.where
-    rows = [m.priors for m in maps]
-    for row in rows:
-        _check_row(row, where)
-    variances = (1.0, 1.0) if end.unit_variances else _one([_variances(row, where) for row in rows], "variance", where)
-    maps_of = [body.shapes[m.feature] for m in maps]
-    if any(shape.height != shape.width for shape in maps_of):
-        raise CheckpointError(f"{where}: PriorBox on maps that are not square")
-    sides, images = [shape.width for shape in maps_of], [_image(row, size, where) for row in rows]
-    shapes = [_shapes(row, size / image) for row, image in zip(rows, images, strict=True)]
-    clip = "corners" if _one([row.clip for row in rows], "clip", where) else "none"
+    for m in maps:
+        _check_row(m.priors, where)
+    params, images = [m.priors for m in maps], [_image(m.priors, image, where) for m in maps]
+    rows = [_row(p, own, image, end, where) for p, own in zip(params, images, strict=True)]
+    spec, factors = spec_of_rows(rows, [body.shapes[m.feature] for m in maps], image, where)
+    if set(images) != {image} or not all(_is_plain(p) for p in params):
+        return spec, factors
     spec = replace(
-        from_shapes(size, sides, shapes, _steps(rows, images, sides, size, where), clip),
-        variances=variances,
-        offset=round(_one([row.offset for row in rows], "offset", where), 6),
-    )
-    if set(images) != {size} or not all(_is_plain(row) for row in rows):
-        return spec
-    return replace(
         spec,
         shapes=None,
-        min_sizes=tuple(round(row.min_size[0], 4) for row in rows),
-        max_sizes=tuple(round(row.max_size[0], 4) for row in rows),
-        ratios=tuple(tuple(round(r, 6) for r in row.aspect_ratio) for row in rows),
+        min_sizes=tuple(round(p.min_size[0], 4) for p in params),
+        max_sizes=tuple(round(p.max_size[0], 4) for p in params),
+        ratios=tuple(tuple(round(r, 6) for r in p.aspect_ratio) for p in params),
         truncate=True,
+    )
+    return spec, factors
+
+
+def _row(p: Any, own: tuple[int, int], image: tuple[int, int], end: End, where: str) -> PriorRow:
+    """own: height and width of the image that its sizes and steps are meant for."""
+    down, across = image[0] / own[0], image[1] / own[1]
+    cell = caffe_cell(p.min_size, p.max_size, p.aspect_ratio, p.flip)
+    variances = (1.0, 1.0, 1.0, 1.0) if end.unit_variances else four_variances(p.variance, where)
+    step = _step(p, where)
+    return PriorRow(
+        tuple((w * across, h * down) for w, h in cell),
+        (step[0] * down, step[1] * across),
+        round(p.offset, 6),
+        p.clip,
+        variances,
     )
 
 
@@ -172,49 +198,20 @@ def _is_plain(row: Any) -> bool:
     return len(row.min_size) == len(row.max_size) == 1 and (row.flip or not ratios) and all_differ
 
 
-def _shapes(row: Any, factor: float) -> Shapes:
-    cell = caffe_cell(row.min_size, row.max_size, row.aspect_ratio, row.flip)
-    return tuple((w * factor, h * factor) for w, h in cell)
+def _image(row: Any, image: tuple[int, int], where: str) -> tuple[int, int]:
+    """Height and width of the image that sizes and steps are meant for."""
+    height, width = row.img_h or row.img_size or image[0], row.img_w or row.img_size or image[1]
+    if not (1 <= height <= 10**6 and 1 <= width <= 10**6):
+        raise CheckpointError(f"{where}: PriorBox for images of {width}x{height}")
+    return height, width
 
 
-def _steps(rows: Sequence[Any], images: Sequence[int], sides: Sequence[int], size: int, where: str) -> list[float]:
-    """Pixels between cells of each map; [] where all are those of the maps."""
-    steps = [_step(row, where) for row in rows]
-    if not any(steps):
-        return []
-    return [(step or image / side) * size / image for step, image, side in zip(steps, images, sides, strict=True)]
-
-
-def _one(values: Sequence[Any], name: str, where: str) -> Any:
-    if len(set(values)) != 1:
-        raise CheckpointError(f"{where}: PriorBox with another {name} on each map ({printable(values, 60)}): want one")
-    return values[0]
-
-
-def _variances(row: Any, where: str) -> tuple[float, float]:
-    values = [round(v, 6) for v in row.variance] or [0.1]
-    values = values * 4 if len(values) == 1 else values
-    if len(values) != 4 or values[0] != values[1] or values[2] != values[3] or not 0 < min(values) < 1e3:
-        raise CheckpointError(
-            f"{where}: PriorBox with variance {printable(values, 60)}: want one for x and y, one for sides"
-        )
-    return values[0], values[2]
-
-
-def _image(row: Any, size: int, where: str) -> int:
-    """Side of the image that sizes and steps are meant for."""
-    height, width = row.img_h or row.img_size or size, row.img_w or row.img_size or size
-    if height != width or not 1 <= width <= 10**6:
-        raise CheckpointError(f"{where}: PriorBox for images of {width}x{height}: want a square")
-    return int(width)
-
-
-def _step(row: Any, where: str) -> float:
-    """Pixels between cells; 0 for those of the map."""
-    x, y = row.step_w or row.step, row.step_h or row.step
-    if x != y or not 0 <= x < 1e6:
-        raise CheckpointError(f"{where}: PriorBox with steps of {x} and {y} pixels: want one")
-    return round(float(x), 4)
+def _step(row: Any, where: str) -> tuple[float, float]:
+    """Pixels between cells, down and across; 0 for those of the map."""
+    down, across = row.step_h or row.step, row.step_w or row.step
+    if not (0 <= down < 1e6 and 0 <= across < 1e6):
+        raise CheckpointError(f"{where}: PriorBox with steps of {across} and {down} pixels")
+    return round(float(down), 4), round(float(across), 4)
 
 
 # ---------------------------------------------------------------------------------------------- heads
@@ -228,10 +225,14 @@ class Last(NamedTuple):
     bias: Tensor | None
 
 
-def build(maps: Sequence[Map], end: End, body: Body, priors: PriorSpec, input_spec: InputSpec) -> SSD:
-    """Adds the heads and makes the model."""
-    for m, boxes, (rows, cells) in zip(maps, priors.per_cell, priors.grids, strict=True):
-        for i, columns in ((m.location, 4), (m.confidence, end.classes)):
+def build(
+    maps: Sequence[Map], end: End, body: FusedGraph, table: tuple[PriorSpec, list[Tensor]], input_spec: InputSpec
+) -> SSD:
+    """Adds the heads and makes the model. table: as `spec_of_rows` gives it."""
+    priors, factors = table
+    of_cell = end.classes if end.box_of_each_class else 1
+    for m, boxes, (rows, cells), factor in zip(maps, priors.per_cell, priors.grids, factors, strict=True):
+        for i, columns in ((m.location, 4 * of_cell), (m.confidence, end.classes)):
             if body.shapes[i] != Shape(boxes * columns, rows, cells):
                 found, op = body.shapes[i], body.ops[i]
                 raise body.refuse(
@@ -239,16 +240,18 @@ def build(maps: Sequence[Map], end: End, body: Body, priors: PriorSpec, input_sp
                     f"gives {found.channels}x{found.height}x{found.width}, want {boxes} x {columns} x {rows} x {cells}",
                 )
         location, confidence = _last(body, m.location), _last(body, m.confidence)
+        location = _one_box(location, boxes, end, factor)
         confidence = _background_first(confidence, boxes, end)
         kernel = max(location.weight.shape[-1], confidence.weight.shape[-1])
         location, confidence = _same_form(location, kernel, confidence), _same_form(confidence, kernel, location)
         body.assembly.head(
             location.source, confidence.source, location.weight, location.bias, confidence.weight, confidence.bias
         )
-    return body.assembly.build(end.classes - 1, priors, input_spec, "custom")
+    real = end.classes - (end.background >= 0)
+    return body.assembly.build(real, priors, input_spec, "custom")
 
 
-def _last(body: Body, i: int) -> Last:
+def _last(body: FusedGraph, i: int) -> Last:
     """The convolution itself where it has a form that heads have; else a convolution that passes its output on."""
     held = body.pending(i)
     if held is not None:
@@ -264,15 +267,33 @@ def _last(body: Body, i: int) -> Last:
     return Last(body.value(i), torch.eye(channels).view(channels, channels, 1, 1), None)
 
 
+def _one_box(last: Last, boxes: int, end: End, factor: Tensor) -> Last:
+    """The box of the only real class where each has one; and dx dy dw dh times `factor`."""
+
+    def taken(values: Tensor) -> Tensor:
+        rows = values.reshape(boxes, -1, 4, *values.shape[1:])
+        rows = rows[:, next(c for c in range(end.classes) if c != end.background) if end.box_of_each_class else 0]
+        return (rows * factor.view(4, *[1] * (values.dim() - 1)).float()).reshape(-1, *values.shape[1:])
+
+    return last._replace(weight=taken(last.weight), bias=None if last.bias is None else taken(last.bias))
+
+
 def _background_first(last: Last, boxes: int, end: End) -> Last:
+    """The background's column in front; where there is none, one that never has a score."""
     if end.background == 0:
         return last
     order = [end.background, *(c for c in range(end.classes) if c != end.background)]
 
-    def moved(values: Tensor) -> Tensor:
-        return values.reshape(boxes, end.classes, *values.shape[1:])[:, order].reshape(values.shape)
+    def moved(values: Tensor, nothing: float) -> Tensor:
+        rows = values.reshape(boxes, end.classes, *values.shape[1:])
+        none = torch.full_like(rows[:, :1], nothing)
+        rows = torch.cat([none, rows], dim=1) if end.background < 0 else rows[:, order]
+        return rows.reshape(-1, *values.shape[1:])
 
-    return last._replace(weight=moved(last.weight), bias=None if last.bias is None else moved(last.bias))
+    bias = last.bias
+    if bias is None and end.background < 0:
+        bias = torch.zeros(len(last.weight))
+    return last._replace(weight=moved(last.weight, 0.0), bias=None if bias is None else moved(bias, _NEVER))
 
 
 def _same_form(last: Last, kernel: int, other: Last) -> Last:

@@ -6,20 +6,18 @@ with the ops it takes, so that names no longer matter. BatchNorm and Scale are t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from singleshot.errors import CheckpointError, printable
+from singleshot.errors import printable
 from singleshot.models.graph_layers import MAX_KERNEL
-from singleshot.models.graph_spec import IMAGE, MAX_CHANNELS
 from singleshot.weights.foreign_state import ForeignState
-from singleshot.weights.graph_builder import GraphBuilder
+from singleshot.weights.importers.fused_graph import IMAGE_OP, NOTHING, Convert, FusedGraph, Shape, Windows, count_uses
 from singleshot.weights.readers.caffe import CaffeNet
 
-IMAGE_OP, NOTHING = -1, -2  # what an op may take apart from other ops: the image; something that no layer makes
 _SAME = ("Dropout", "Split")  # give what they take
 CONVOLUTIONS = ("Convolution", "DepthwiseConvolution", "ConvolutionDepthwise")  # forks have layers of their own for it
 
@@ -30,26 +28,13 @@ class Op(NamedTuple):
     layer: Any
     takes: tuple[int, ...]
 
+    @property
+    def name(self) -> str:
+        """The file's own."""
+        return str(self.layer.name)
+
     def __str__(self) -> str:
         return f"layer {printable(self.layer.name, 60)} of type {printable(self.layer.type, 40)}"
-
-
-class Shape(NamedTuple):
-    """Channels, height and width of a map."""
-
-    channels: int
-    height: int
-    width: int
-
-
-class Pending(NamedTuple):
-    """A convolution, or channels times weight plus bias, that may still take in the layer behind it."""
-
-    op: Op
-    source: int
-    weight: Tensor  # convolution [outputs, inputs, kh, kw], float64; else [C]
-    bias: Tensor | None  # [C], float64
-    options: dict[str, Any]  # stride, padding, dilation, groups of a convolution
 
 
 def in_phase(net: CaffeNet, test: bool) -> tuple[Any, ...]:
@@ -79,63 +64,23 @@ def link(layers: Iterable[Any], images: Iterable[str]) -> list[Op]:
     return ops
 
 
-def ancestors(ops: list[Op], of: Iterable[int]) -> list[int]:
-    """These ops and all that they need, in running order."""
-    needed: set[int] = set()
-    todo = list(of)
-    while todo:
-        i = todo.pop()
-        if i >= 0 and i not in needed:
-            needed.add(i)
-            todo.extend(ops[i].takes)
-    return sorted(needed)
+class Body(FusedGraph):
+    """A Caffe network's ops in a graph; BatchNorm and Scale go into the convolution before them."""
 
-
-class Body:
-    """Adds ops to an GraphBuilder. `value(i)` afterwards is the name of the layer that gives what op i gives."""
-
-    def __init__(self, ops: list[Op], needed: list[int], ends: Iterable[int], side: int, tensors: ForeignState) -> None:
-        """needed: ops to convert, in running order; ends: those whose value is wanted; side: of the image."""
-        self.ops, self.tensors, self.assembly = ops, tensors, GraphBuilder()
-        self.shapes: dict[int, Shape] = {IMAGE_OP: Shape(3, side, side)}
-        self._names: dict[int, str] = {IMAGE_OP: IMAGE}
-        self._pending: dict[int, Pending] = {}
-        self._uses = dict.fromkeys([*needed, IMAGE_OP], 0)
-        for taken in [*(take for i in needed for take in ops[i].takes), *ends]:
-            self._uses[taken] = self._uses.get(taken, 0) + 1
+    def __init__(self, ops: list[Op], needed: list[int], ends: Iterable[int], image: Shape, tensors: ForeignState):
+        """needed: ops to convert, in running order; ends: those whose value is wanted."""
+        super().__init__(ops, count_uses(ops, needed, ends), image, tensors.where)
+        self.ops: list[Op] = ops
+        self.tensors = tensors
         for i in needed:
             self._convert(i)
-
-    # ---------------------------------------------------------------------------------------- what others ask for
-
-    def value(self, i: int) -> str:
-        """Name of the layer; a pending convolution is added now."""
-        if i in self._pending:
-            held = self._pending.pop(i)
-            source, name = self.value(held.source), self._free_name(held.op.layer.name)
-            bias = None if held.bias is None else held.bias.float()
-            if held.weight.dim() == 1:
-                shift = torch.zeros(len(held.weight)) if bias is None else bias
-                self._names[i] = self.assembly.scale(name, source, held.weight.float(), shift)
-            else:
-                self._names[i] = self.assembly.conv(name, source, held.weight.float(), bias, **held.options)
-        return self._names[i]
-
-    def pending(self, i: int) -> Pending | None:
-        """The convolution that op i is, if it is one that nothing else has taken yet and only one op wants."""
-        held = self._pending.get(i)
-        return held if held is not None and held.weight.dim() == 4 and self._uses[i] == 1 else None
-
-    def refuse(self, op: Op, reason: str) -> CheckpointError:
-        """The error that names the file and the layer, for the caller to raise."""
-        return CheckpointError(f"{self.tensors.where}: {op} {reason}")
 
     # ---------------------------------------------------------------------------------------- one op after another
 
     def _convert(self, i: int) -> None:
         op = self.ops[i]
         kind = "Convolution" if op.layer.type in CONVOLUTIONS else op.layer.type
-        method: Callable[[int, Op, Shape], None] | None = getattr(self, f"_to_{kind.lower()}", None)
+        method: Convert | None = getattr(self, f"_to_{kind.lower()}", None)
         if kind not in _KINDS or method is None:
             raise self.refuse(op, "is not known")
         for name, take in zip(op.layer.bottom, op.takes, strict=True):
@@ -154,19 +99,6 @@ class Body:
             raise self.refuse(op, f"does not fit: {printable(key, 80)} is {'x'.join(map(str, found))}, want {want}")
         return self.tensors.take(key, *shape).double()
 
-    def _free_name(self, name: str) -> str:
-        """The layer's name, or with a number behind it where it is taken."""
-        wanted, n = name or "layer", 1
-        while wanted in self.assembly.channels:
-            wanted, n = f"{name}_{n}", n + 1
-        return wanted
-
-    def _add(self, i: int, op: Op, kind: str, shape: Shape, **options: Any) -> None:
-        inputs = [self.value(take) for take in op.takes]
-        name = self._free_name(op.layer.name)
-        self._names[i] = self.assembly.add(name, kind, *inputs, channels=shape.channels, **options)
-        self.shapes[i] = shape
-
     # ---------------------------------------------------------------------------------------- convolutions and norms
 
     def _to_convolution(self, i: int, op: Op, x: Shape) -> None:
@@ -176,38 +108,10 @@ class Body:
         groups = p.group
         if op.layer.type != "Convolution" and not p.HasField("group"):
             groups = x.channels
-        if not (1 <= p.num_output <= MAX_CHANNELS and all(1 <= n <= MAX_KERNEL for n in (*kernel, *stride, *dilation))):
-            raise self.refuse(op, f"has {p.num_output} outputs of {kernel}, stride {stride}, dilation {dilation}")
-        if not 1 <= groups <= x.channels or x.channels % groups or p.num_output % groups or max(pad) > MAX_KERNEL * 4:
-            raise self.refuse(
-                op, f"has {x.channels} inputs and {p.num_output} outputs in {groups} groups, padded {pad}"
-            )
+        windows = Windows(kernel, stride, (pad[1], pad[1], pad[0], pad[0]), dilation)
+        self._check_windows(op, x, p.num_output, windows, groups)
         weight = self._take(op, 0, p.num_output, x.channels // groups, *kernel)
-        bias = self._take(op, 1, p.num_output) if p.bias_term else None
-        pads = (pad[1], pad[1], pad[0], pad[0])
-        options = {"stride": stride, "padding": pads, "dilation": dilation, "groups": groups}
-        sides = [
-            (n + 2 * q - d * (k - 1) - 1) // s + 1
-            for n, q, d, k, s in zip((x.height, x.width), pad, dilation, kernel, stride, strict=True)
-        ]
-        self._hold(i, Pending(op, op.takes[0], weight, bias, options), Shape(p.num_output, sides[0], sides[1]))
-
-    def _hold(self, i: int, held: Pending, shape: Shape) -> None:
-        if min(shape) < 1:
-            raise self.refuse(held.op, f"leaves a map of {shape.height}x{shape.width}")
-        self.value(held.source)
-        self._pending[i], self.shapes[i] = held, shape
-
-    def _affine(self, i: int, op: Op, x: Shape, factor: Tensor, shift: Tensor | None) -> None:
-        """Channels times factor plus shift: into what is before it, or a layer of its own that may take in the next."""
-        before = self._pending.get(op.takes[0])
-        if before is None or self._uses[op.takes[0]] > 1:
-            self._hold(i, Pending(op, op.takes[0], factor, shift, {}), x)
-            return
-        del self._pending[op.takes[0]]
-        weight = before.weight * factor.view(-1, *[1] * (before.weight.dim() - 1))
-        bias = shift if before.bias is None else before.bias * factor + (0 if shift is None else shift)
-        self._hold(i, before._replace(weight=weight, bias=bias), x)
+        self._convolve(i, op, weight, self._take(op, 1, p.num_output) if p.bias_term else None, windows, groups)
 
     def _to_batchnorm(self, i: int, op: Op, x: Shape) -> None:
         mean, variance = self._take(op, 0, x.channels), self._take(op, 1, x.channels)
@@ -222,7 +126,7 @@ class Body:
         if f"{op.layer.name}[4]" in self.tensors:  # NVIDIA's Caffe keeps scale and bias in the same layer
             gamma, beta = self._take(op, 3, x.channels), self._take(op, 4, x.channels)
             factor, shift = factor * gamma, shift * gamma + beta
-        self._affine(i, op, x, factor, shift)
+        self._affine(i, op, op.takes[0], factor, shift)
 
     def _to_scale(self, i: int, op: Op, x: Shape) -> None:
         p = op.layer.scale_param
@@ -232,17 +136,17 @@ class Body:
         if len(op.takes) != 1 or p.axis not in (1, -3) or p.num_axes != 1:
             raise self.refuse(op, "is not known with several inputs or on another axis than channels")
         bias = self._take(op, 1, x.channels) if p.bias_term else None
-        self._affine(i, op, x, self._take(op, 0, x.channels), bias)
+        self._affine(i, op, op.takes[0], self._take(op, 0, x.channels), bias)
 
     def _to_bias(self, i: int, op: Op, x: Shape) -> None:
-        self._affine(i, op, x, torch.ones(x.channels).double(), self._take(op, 0, x.channels))
+        self._affine(i, op, op.takes[0], torch.ones(x.channels).double(), self._take(op, 0, x.channels))
 
     def _to_power(self, i: int, op: Op, x: Shape) -> None:
         p = op.layer.power_param
         if p.power != 1:
             raise self.refuse(op, "is known with power 1 alone")
         ones = torch.ones(x.channels).double()
-        self._affine(i, op, x, ones * p.scale, ones * p.shift)
+        self._affine(i, op, op.takes[0], ones * p.scale, ones * p.shift)
 
     def _to_normalize(self, i: int, op: Op, x: Shape) -> None:
         p = op.layer.norm_param
@@ -252,31 +156,20 @@ class Body:
         key = f"{op.layer.name}[0]"
         scalar = p.channel_shared and self.tensors.get(key) is not None and self.tensors.shape(key) == ()
         weight = (self._take(op, 0) if scalar else self._take(op, 0, count)).float().reshape(-1).expand(x.channels)
-        name = self._free_name(op.layer.name)
-        self._names[i] = self.assembly.l2norm(name, self.value(op.takes[0]), weight.clone())
-        self.shapes[i] = x
+        self._l2norm(i, op, weight)
 
     # ---------------------------------------------------------------------------------------- everything else
 
     def _to_relu(self, i: int, op: Op, x: Shape) -> None:
         slope = op.layer.relu_param.negative_slope
         if slope:
-            self._leaky(i, op, x, torch.full((x.channels,), slope))
+            self._leaky(i, op, torch.full((x.channels,), slope))
         else:
             self._add(i, op, "relu", x)
 
     def _to_prelu(self, i: int, op: Op, x: Shape) -> None:
         slopes = self._take(op, 0, 1 if op.layer.prelu_param.channel_shared else x.channels)
-        self._leaky(i, op, x, slopes.float().expand(x.channels).clone())
-
-    def _leaky(self, i: int, op: Op, x: Shape, slopes: Tensor) -> None:
-        """relu(x) - slope * relu(-x), of the layers that there are."""
-        name, source, zeros = op.layer.name, self.value(op.takes[0]), torch.zeros(x.channels)
-        add, free = self.assembly.add, self._free_name
-        turned = self.assembly.scale(free(f"{name}/turned"), source, -torch.ones(x.channels), zeros)
-        below = self.assembly.scale(free(f"{name}/slope"), add(free(f"{name}/below"), "relu", turned), -slopes, zeros)
-        self._names[i] = add(free(name), "add", add(free(f"{name}/above"), "relu", source), below)
-        self.shapes[i] = x
+        self._leaky(i, op, slopes.float().expand(x.channels).clone())
 
     def _to_relu6(self, i: int, op: Op, x: Shape) -> None:
         self._add(i, op, "relu6", x)

@@ -25,7 +25,8 @@ def as_preset(model: SSD) -> SSD | None:
     count = len(model.heads)
     if not isinstance(model.backbone, GraphNet) or count not in _MAPS:
         return None
-    if (model.input_spec.size, model.prior_spec.maps) != _MAPS[count]:
+    side, maps = _MAPS[count]
+    if (model.input_spec.shape, model.prior_spec.maps) != ((side, side, 3), maps):
         return None
     graph = model.backbone.graph
     wanted, sources = _expected(count)

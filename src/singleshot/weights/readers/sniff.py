@@ -15,8 +15,8 @@ MAX_BYTES = 4 * 2**30
 def read_foreign(path: str | Path, companion: str | Path | None = None) -> ForeignState:
     """The tensors of a file, with the network where the format describes one. Raises CheckpointError.
 
-    companion: Caffe's prototxt; a label map or pipeline.config of TensorFlow's Object Detection API. A TensorFlow
-    checkpoint is named by its prefix or by any of its files.
+    companion: Caffe's prototxt; the .bin of an OpenVINO network; a label map or pipeline.config of TensorFlow's Object
+    Detection API. A TensorFlow checkpoint is named by its prefix or by any of its files.
     """
     path, where = Path(path), printable(path)
     if path.is_dir():
@@ -38,6 +38,13 @@ def read_foreign(path: str | Path, companion: str | Path | None = None) -> Forei
         from singleshot.weights.readers.pytorch import read_pytorch
 
         return read_pytorch(path, where)
+    from singleshot.weights.readers.openvino_ir import looks_like_ir, read_ir
+
+    if looks_like_ir(first):
+        return read_ir(path, companion)
+    if path.suffix == ".bin" and looks_like_ir(_first_bytes_of(path.with_suffix(".xml"))):
+        xml = printable(path.with_suffix(".xml").name)
+        raise CheckpointError(f"{where}: the weights of an OpenVINO network; name {xml} next to it")
     if first[4:8] == b"TFL3":
         from singleshot.weights.readers.tflite import read_tflite
 
@@ -61,6 +68,11 @@ def _is_tensorflow(path: Path, where: str) -> bool:
 
     with reading(where):
         return is_bundle(path)
+
+
+def _first_bytes_of(path: Path) -> bytes:
+    """Of a file that may not be there; empty then."""
+    return _first_bytes(path, printable(path)) if path.is_file() else b""
 
 
 def _first_bytes(path: Path, where: str) -> bytes:
