@@ -82,15 +82,14 @@ class PriorSpec:
                 raise ConfigError(f"priors: {name} has {found} entries, want one per map ({len(self.maps)})")
         if any(isinstance(step, tuple) and len(step) != 2 for step in self.steps or ()):
             raise ConfigError("priors: steps: want a number for each map, or those down and across")
-        if self.shapes is None and self.centres is not None:
-            raise ConfigError("priors: centres without shapes")
         if self.shapes is None:
+            if self.centres is not None:
+                raise ConfigError("priors: centres without shapes")
             return
         if self.min_sizes or self.max_sizes or self.ratios:
             raise ConfigError("priors: shapes and also sizes or ratios: want one of them")
-        if not all(self.shapes) or any(
-            len(s) != 2 or not 0 < min(s) <= max(s) < math.inf for shapes in self.shapes for s in shapes
-        ):
+        wrong = any(len(s) != 2 or not 0 < min(s) <= max(s) < math.inf for shapes in self.shapes for s in shapes)
+        if wrong or not all(self.shapes):
             raise ConfigError("priors: shapes: want a positive width and height each, and one or more for a map")
         if self.centres is None:
             return
