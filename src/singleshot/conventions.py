@@ -1,7 +1,8 @@
 """What each public codebase of SSD does, stated once: default boxes, offsets, input, detection, weight decay.
 
 Importers take their constants from here, `--rule` its detection rules, docs/variants.md its tables. Every value is read
-from the codebase's own files, which `Convention.sources` names. Face detectors' are in conventions_faces.py. No torch here.
+from the codebase's own files, which `Convention.sources` names. Face detectors' are in conventions_faces.py. No torch
+here.
 """
 
 from __future__ import annotations
@@ -166,8 +167,10 @@ SGRVINOD = Convention(
 )
 SSD_KERAS = Convention(
     project="pierluigiferrari/ssd_keras",
-    priors={f"ssd{side}-{data}": f"ssd{side}-{data}-keras" for side in (300, 512) for data in ("voc", "coco")},
-    inputs=_vgg_inputs("ssd300", "ssd512", colour_order="bgr"),
+    priors={f"ssd{side}-{data}": f"ssd{side}-{data}-keras" for side in (300, 512) for data in ("voc", "coco")}
+    | {"ssd7": "ssd7-keras"},
+    inputs=_vgg_inputs("ssd300", "ssd512", colour_order="bgr")
+    | {"ssd7": InputSpec(height=300, width=480, mean=_HALF, std=_HALF)},
     detection={
         # nms_max_output_size 400 of the layer DecodeDetections: of each class, after NMS.
         "ssd_keras": Thresholds(score_min=0.01, nms_iou=0.45, per_class=NO_CAP, keep_per_class=400, keep=200),
@@ -180,7 +183,8 @@ SSD_KERAS = Convention(
         1e-3, "convolutions", note="a term l2_reg * w² of the loss, without a half: its .0005 is .001 here"
     ),
     sources={
-        "priors": "ssd300_training.ipynb; models/keras_ssd512.py; ssd_encoder_decoder/ssd_input_encoder.py",
+        "priors": "ssd300_training.ipynb; ssd7_training.ipynb; models/keras_ssd512.py; "
+        "ssd_encoder_decoder/ssd_input_encoder.py",
         "detection": "ssd_encoder_decoder/ssd_output_decoder.py; keras_layers/keras_layer_DecodeDetections.py",
         "decay": "models/keras_ssd300.py, l2_regularization",
     },

@@ -252,6 +252,7 @@ KINDS: Mapping[str, Callable[..., nn.Module]] = {
     "leakyrelu": LeakyReLU,
     "crelu": CReLU,
     "maxout": MaxOut,
+    "elu": _without_options(nn.ELU),
     "relu6": _without_options(nn.ReLU6),
     "hardswish": _without_options(nn.Hardswish),
     "hardsigmoid": _without_options(nn.Hardsigmoid),

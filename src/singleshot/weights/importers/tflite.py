@@ -20,7 +20,7 @@ from singleshot.prior_boxes import PriorSpec, from_shapes, prior_table
 from singleshot.thresholds import Thresholds
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
-from singleshot.weights.graph_builder import swap_xy, widened
+from singleshot.weights.graph_builder import swap_xy, widened, with_background
 from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.tf_suppression import OPERATOR, of_operator
 from singleshot.weights.importers.tflite_graph import SAME_VALUES, GraphImport
@@ -56,7 +56,7 @@ def _detector(graph: GraphImport, op: Operation) -> ImportedModel:
     num_classes = int(_option(options, "num_classes", where))
     if columns not in ((num_classes,), (num_classes + 1,)) or num_classes < 1:
         raise CheckpointError(f"{where}: scores of shape {columns} for {num_classes} classes")
-    heads, activation = _heads(graph, op, columns[0])
+    heads, activation = outputs_of(graph, graph.input(op, 0), graph.input(op, 1), columns[0])
     anchors, quantum = _anchors(graph, graph.input(op, 2))
     boxes = sum(head.side**2 * head.boxes for head in heads)
     if boxes != len(anchors):
@@ -67,9 +67,7 @@ def _detector(graph: GraphImport, op: Operation) -> ImportedModel:
         raise CheckpointError(f"{where}: box scales {scales}: want positive numbers")
     variances = 1 / scales["x"], 1 / scales["w"]
     priors = _prior_spec(anchors, quantum, heads, spec.size, variances, where)
-    graph.run([part.inputs[0] for head in heads for part in (head.location, head.confidence)])
-    for head in heads:
-        _add_head(graph, head, num_classes, columns[0], scales)
+    run_heads(graph, heads, num_classes, columns[0], scales)
     thresholds, more = _thresholds(options, activation, where)
     graph.tensors.ignore(*graph.tensors)  # a file may hold more than its network uses
     graph.tensors.finish("an SSD of TensorFlow's Object Detection API")
@@ -109,10 +107,11 @@ def _ending(graph: GraphImport, output: int) -> str:
 # ---------------------------------------------------------------------------------------------- heads
 
 
-def _heads(graph: GraphImport, op: Operation, columns: int) -> tuple[list[_Head], str]:
-    """The maps' last convolutions, largest map first, and what makes scores of logits."""
-    locations, _ = _pieces(graph, graph.input(op, 0))
-    confidences, activation = _pieces(graph, graph.input(op, 1))
+def outputs_of(graph: GraphImport, boxes: int, scores: int, columns: int) -> tuple[list[_Head], str]:
+    """The maps' last convolutions, largest map first, and what makes scores of logits, of the tensors with these
+    indices: [1, P, 4] and [1, P, columns]. Raises CheckpointError."""
+    locations, _ = _pieces(graph, boxes)
+    confidences, activation = _pieces(graph, scores)
     if not activation:
         raise CheckpointError(f"{graph.where}: neither LOGISTIC nor SOFTMAX makes scores of its logits")
     if len(locations) != len(confidences):
@@ -154,17 +153,28 @@ def _pieces(graph: GraphImport, index: int) -> tuple[list[Operation], str]:
     return found, activation
 
 
-def _add_head(graph: GraphImport, head: _Head, num_classes: int, columns: int, scales: Mapping[str, float]) -> None:
+def run_heads(
+    graph: GraphImport, heads: list[_Head], num_classes: int, columns: int, scales: Mapping[str, float] | None = None
+) -> None:
+    """Add all layers up to the heads, and these. scales: of TensorFlow's order ty tx th tw; None for x y w h."""
+    graph.run([part.inputs[0] for head in heads for part in (head.location, head.confidence)])
+    for head in heads:
+        _add_head(graph, head, num_classes, columns, scales)
+
+
+def _add_head(
+    graph: GraphImport, head: _Head, num_classes: int, columns: int, scales: Mapping[str, float] | None
+) -> None:
     parts = [_last_conv(graph, op) for op in (head.location, head.confidence)]
     side = max(weight.shape[-1] for weight, _ in parts)
     (location, location_bias), (confidence, confidence_bias) = ((widened(w, side), b) for w, b in parts)
-    # dx dy dw dh with one variance for both: what TensorFlow scales apart goes into the weights.
-    factors = torch.tensor([1.0, scales["x"] / scales["y"], 1.0, scales["w"] / scales["h"]]).repeat(head.boxes)
-    location = swap_xy(location, head.boxes) * factors.view(-1, 1, 1, 1)
-    location_bias = swap_xy(location_bias, head.boxes) * factors
-    if columns == num_classes:  # no background: a column that says nothing, first
-        confidence = _with_background(confidence, head.boxes, 0.0)
-        confidence_bias = _with_background(confidence_bias, head.boxes, -20.0)
+    if scales is not None:
+        # dx dy dw dh with one variance for both: what TensorFlow scales apart goes into the weights.
+        factors = torch.tensor([1.0, scales["x"] / scales["y"], 1.0, scales["w"] / scales["h"]]).repeat(head.boxes)
+        location = swap_xy(location, head.boxes) * factors.view(-1, 1, 1, 1)
+        location_bias = swap_xy(location_bias, head.boxes) * factors
+    if columns == num_classes:
+        confidence, confidence_bias = with_background(confidence, confidence_bias, head.boxes)
     seen = [graph.layers.get(op.inputs[0]) for op in (head.location, head.confidence)]
     if seen[0] is None or seen[1] is None:
         raise CheckpointError(f"{graph.where}: a head takes a map that is not computed")
@@ -180,12 +190,6 @@ def _last_conv(graph: GraphImport, op: Operation) -> tuple[Tensor, Tensor]:
     if not kept or steps != {1} or groups != 1 or options["activation"] != "none":
         raise CheckpointError(f"{graph.where}: a head of kernel {kernel}, steps {sorted(steps)}, {groups} groups")
     return weight, torch.zeros(len(weight)) if bias is None else bias
-
-
-def _with_background(rows: Tensor, boxes: int, value: float) -> Tensor:
-    parts = rows.reshape(boxes, -1, *rows.shape[1:])
-    first = torch.full((boxes, 1, *rows.shape[1:]), value)
-    return torch.cat([first, parts], dim=1).reshape(-1, *rows.shape[1:])
 
 
 # ---------------------------------------------------------------------------------------------- anchors
