@@ -20,6 +20,8 @@ _Entry = TypeVar("_Entry")
 _ONE, _HALF = (1.0,) * 3, (127.5,) * 3
 # What the sample configurations of TensorFlow's Object Detection API write for a third, and in which order.
 TF_SAMPLE_RATIOS = (1.0, 2.0, 0.5, 3.0, 0.3333)
+# models/ssd_resnet_v1_fpn_*feature_extractor.py, preprocess: slim's means for VGG and ResNet, RGB.
+RESNET_MEAN = (123.68, 116.779, 103.939)
 # mmdetection's SSDLite and torchvision's: eps and momentum of every batch normalisation.
 LITE_NORM_EPS, LITE_NORM_MOMENTUM = 0.001, 0.03
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from singleshot.conventions import RESNET_MEAN
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.inputs import InputSpec
 from singleshot.prior_boxes import PriorSpec, from_shapes, prior_table
@@ -214,34 +215,31 @@ def _prior_spec(
         grids.append(anchors[start : start + count].reshape(head.side, head.side, head.boxes, 4))
         start += count
     shapes = tuple(tuple((float(w) * size, float(h) * size) for w, h in grid[0, 0, :, 2:]) for grid in grids)
-    for steps, offset in ((None, 0.5), _fitted(grids, size)):
-        spec = replace(
-            from_shapes(size, [head.side for head in heads], shapes, steps or ()),
-            offset=offset,
-            variances=variances,
-            rounding=quantum,
-        )
+    maps = [head.side for head in heads]
+    usual = replace(from_shapes(size, maps, shapes), variances=variances, rounding=quantum)
+    for spec in (usual, _fitted(usual, grids)):
         if np.abs(prior_table(spec).astype(np.float64) - anchors).max() < 1e-6:
             return spec
     raise CheckpointError(f"{where}: its anchors do not lie on a grid of each map's cells, with one set of shapes")
 
 
-def _fitted(grids: list[np.ndarray], size: int) -> tuple[tuple[float, ...], float]:
-    """Steps in pixels and the offset in cells that are nearest to the anchors' centres."""
-    slopes, offsets = [], []
+def _fitted(usual: PriorSpec, grids: list[np.ndarray]) -> PriorSpec:
+    """With the steps in pixels and the offsets in cells that are nearest to the anchors' centres."""
+    size, steps, offsets = usual.image[0], [], []
     for grid in grids:
         centres = grid[0, :, 0, 0]
         if len(centres) > 1:
             slope, start = np.polyfit(np.arange(len(centres)), centres, 1)
-            slopes.append(float(slope))
-            offsets.append(float(start / slope) if slope else 0.5)
-        else:
-            slopes.append(0.0)
-    offset = round(offsets[0], 6) if offsets else 0.5
-    steps = [
-        slope or float(grid[0, 0, 0, 0]) / (offset or 0.5) for slope, grid in zip(slopes, grids, strict=True)
-    ]  # a single cell says where it is, not how far the next would be
-    return tuple(round(step * size, 4) for step in steps), offset
+            steps.append(float(slope))
+            offsets.append(round(float(start / slope), 6) if slope else 0.5)
+        else:  # a single cell says where it is, not how far the next would be
+            offsets.append(offsets[0] if offsets else 0.5)
+            steps.append(float(centres[0]) / (offsets[-1] or 0.5))
+    spec = replace(usual, steps=tuple(round(step * size, 4) for step in steps), offset=offsets[0])
+    if len(set(offsets)) == 1:
+        return spec
+    within = [min(max(offset, 0.0), 1.0) for offset in offsets]
+    return replace(spec, offset=0.5, centres=tuple(((x, x),) * n for x, n in zip(within, usual.per_cell, strict=True)))
 
 
 # ---------------------------------------------------------------------------------------------- what goes with it
@@ -281,6 +279,9 @@ def input_spec(network: Network, where: str) -> tuple[InputSpec, tuple[str, ...]
     if network.normalisation is not None and all(len(part) in (1, 3) for part in network.normalisation):
         mean3, std3 = ((part * 3)[:3] for part in network.normalisation)
         return InputSpec(size=size, mean=tuple(mean3), std=tuple(std3)), ()
+    if any(len(op.inputs) > 1 and network.values[op.inputs[1]].shape[1:] == (7, 7, 3) for op in network.operations):
+        spec = InputSpec(size=size, mean=RESNET_MEAN, std=(1.0,) * 3)
+        return spec, ("the file does not say how its input is normalised: taken to be ResNet's, a mean taken off",)
     spec = InputSpec(size=size, mean=(_USUAL_MEAN,) * 3, std=(_USUAL_MEAN,) * 3)
     return spec, ("the file does not say how its input is normalised: taken to be -1..1",)
 
