@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch.nn.functional as F
 
@@ -21,7 +22,7 @@ from singleshot.weights.imported_model import ImportedModel, Importer, classes_o
 from singleshot.weights.importers.tf_detection_settings import settings_of
 from singleshot.weights.importers.tf_keras_names import INCEPTION, V1, V2, is_keras
 from singleshot.weights.importers.tf_networks import Builder, inception_v2, mobilenet_v1, mobilenet_v2
-from singleshot.weights.importers.tf_pyramid import has_pyramid, pyramid_model
+from singleshot.weights.importers.tf_pyramid import PYRAMID_SIZE, has_pyramid, pyramid_model
 from singleshot.weights.readers.graphdef import MAX_NAME
 from singleshot.weights.readers.tf_companions import Companions
 from singleshot.weights.readers.tf_tensors import OPTIMIZER_SLOT
@@ -125,6 +126,9 @@ def _convert(tensors: ForeignState) -> ImportedModel:
         if any(part in name for name in tensors):
             raise CheckpointError(f"{where}: {what}")
     settings = settings_of(companions.graph, companions.config, where)
+    described = companions.graph is not None or companions.config is not None
+    if not described and any("/fpn/" in name or "/_fpn_" in name for name in tensors):
+        settings = replace(settings, size=PYRAMID_SIZE)
     build = Builder(tensors, settings)
     if has_pyramid(build):
         model, source = pyramid_model(build)
@@ -135,7 +139,7 @@ def _convert(tensors: ForeignState) -> ImportedModel:
     num_classes = model.num_classes
     if settings.num_classes not in (0, num_classes):
         raise CheckpointError(f"{where}: {num_classes} classes, but pipeline.config says {settings.num_classes}")
-    if companions.graph is None and companions.config is None:
+    if not described:
         notes.append("no pipeline.config next to it: input size, anchors and thresholds are those of the API's samples")
     return ImportedModel(model, source, _class_names(companions, num_classes, where), settings.thresholds, tuple(notes))
 

@@ -19,6 +19,7 @@ from singleshot.weights.importers.tf_detection_settings import Block
 from singleshot.weights.importers.tf_keras_names import RESNET, RESNET_UNITS, SHARED, V1, V2
 from singleshot.weights.importers.tf_networks import Builder, mobilenet_v1, mobilenet_v2_pyramid, resnet_v1
 
+PYRAMID_SIZE = 640  # samples/configs/ssd_*_fpn_shared_box_predictor_640x640_coco14_sync.config
 _TOP_LEVEL = 5  # of the backbones: a stride of 32
 
 

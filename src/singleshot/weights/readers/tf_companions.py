@@ -50,7 +50,9 @@ def find_companions(path: Path, companion: str | Path | None, graph: GraphDef | 
                 f"{printable(companion)}: neither a label map (item {{ id: 1 ... }}) nor a pipeline.config"
             )
     folder = path.parent
-    if folder.resolve().name == "checkpoint":  # as TensorFlow 2's models are packed
+    if (
+        folder.resolve().name == "checkpoint" and not (folder / "pipeline.config").is_file()
+    ):  # as TensorFlow 2's models are packed
         folder = folder.resolve().parent
     config = folder / "pipeline.config"
     if found.config is None and config.is_file():
