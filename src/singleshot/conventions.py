@@ -19,6 +19,8 @@ _Entry = TypeVar("_Entry")
 _ONE, _HALF = (1.0,) * 3, (127.5,) * 3
 # What the sample configurations of TensorFlow's Object Detection API write for a third, and in which order.
 TF_SAMPLE_RATIOS = (1.0, 2.0, 0.5, 3.0, 0.3333)
+# models/ssd_resnet_v1_fpn_*feature_extractor.py, preprocess: slim's means for VGG and ResNet, RGB.
+RESNET_MEAN = (123.68, 116.779, 103.939)
 # mmdetection's SSDLite and torchvision's: eps and momentum of every batch normalisation.
 LITE_NORM_EPS, LITE_NORM_MOMENTUM = 0.001, 0.03
 
@@ -166,8 +168,10 @@ SGRVINOD = Convention(
 )
 SSD_KERAS = Convention(
     project="pierluigiferrari/ssd_keras",
-    priors={f"ssd{side}-{data}": f"ssd{side}-{data}-keras" for side in (300, 512) for data in ("voc", "coco")},
-    inputs=_vgg_inputs("ssd300", "ssd512", colour_order="bgr"),
+    priors={f"ssd{side}-{data}": f"ssd{side}-{data}-keras" for side in (300, 512) for data in ("voc", "coco")}
+    | {"ssd7": "ssd7-keras"},
+    inputs=_vgg_inputs("ssd300", "ssd512", colour_order="bgr")
+    | {"ssd7": InputSpec(height=300, width=480, mean=_HALF, std=_HALF)},
     detection={
         # nms_max_output_size 400 of the layer DecodeDetections: of each class, after NMS.
         "ssd_keras": Thresholds(score_min=0.01, nms_iou=0.45, per_class=NO_CAP, keep_per_class=400, keep=200),
@@ -180,7 +184,8 @@ SSD_KERAS = Convention(
         1e-3, "convolutions", note="a term l2_reg * w² of the loss, without a half: its .0005 is .001 here"
     ),
     sources={
-        "priors": "ssd300_training.ipynb; models/keras_ssd512.py; ssd_encoder_decoder/ssd_input_encoder.py",
+        "priors": "ssd300_training.ipynb; ssd7_training.ipynb; models/keras_ssd512.py; "
+        "ssd_encoder_decoder/ssd_input_encoder.py",
         "detection": "ssd_encoder_decoder/ssd_output_decoder.py; keras_layers/keras_layer_DecodeDetections.py",
         "decay": "models/keras_ssd300.py, l2_regularization",
     },

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from singleshot.convention_records import Convention, WeightDecay
+from singleshot.convention_records import Convention, Offsets, WeightDecay
 from singleshot.inputs import CAFFE_MEAN, InputSpec
 from singleshot.thresholds import NO_CAP, Thresholds
 
 FACE = ("face",)
+MASKED = ("mask", "no mask")  # AIZOO's id2class: Mask, NoMask
 
 # Their cfg of 128 to 1280 pixels wide: only these two were published.
 ULTRAFACE = Convention(
@@ -78,4 +79,28 @@ S3FD = Convention(
     },
 )
 
-FACES = {"ultraface": ULTRAFACE, "faceboxes": FACEBOXES, "retinaface": RETINAFACE, "s3fd": S3FD}
+# Its scores are two sigmoids, without background. NMS goes across both, and adds .001 to the sides of boxes of 0..1.
+AIZOO = Convention(
+    project="AIZOOTech/FaceMaskDetection",
+    priors={f"ssd{side}": f"ssd{side}-aizoo" for side in (260, 360)},
+    inputs={f"ssd{side}": InputSpec(side, mean=(0.0,) * 3, std=(255.0,) * 3) for side in (260, 360)},
+    detection={
+        "aizoo": Thresholds(
+            score_min=0.5,
+            nms_iou=0.4,
+            per_class=NO_CAP,
+            keep=NO_CAP,
+            class_agnostic=True,
+            activation="sigmoid",
+            show_min=0.5,
+            background_competes=False,
+        )
+    },
+    offsets=Offsets(background="none", note="sigmoids"),
+    sources={
+        "priors": "keras_infer.py; pytorch_infer.py; utils/anchor_generator.py",
+        "input": "keras_infer.py, inference",
+        "detection": "keras_infer.py, inference; utils/nms.py",
+    },
+)
+FACES = {"ultraface": ULTRAFACE, "faceboxes": FACEBOXES, "retinaface": RETINAFACE, "s3fd": S3FD, "aizoo": AIZOO}

@@ -12,6 +12,7 @@ from itertools import pairwise
 from singleshot.errors import ConfigError
 from singleshot.prior_boxes import (
     PriorSpec,
+    anchor_shapes,
     caffe_cell,
     from_shapes,
     ljanyst_boxes,
@@ -71,6 +72,20 @@ def _mobile(
         steps=steps,
         clip=clip,
     )
+
+
+def _aizoo(side: int, maps: tuple[int, ...]) -> PriorSpec:
+    """utils/anchor_generator.py, generate_anchors: two squares, and ratios .62 and .42 of the first."""
+    cells = [
+        anchor_shapes(((small, 1.0), (large, 1.0), (small, 0.62), (small, 0.42)), side)
+        for small, large in ((0.04, 0.056), (0.08, 0.11), (0.16, 0.22), (0.32, 0.45), (0.64, 0.72))
+    ]
+    return from_shapes(side, maps, cells)
+
+
+def _ssd7_cell(scale: float, following: float) -> tuple[tuple[float, float], ...]:
+    """keras_layer_AnchorBoxes.py: ratios .5, 1 (two boxes) and 2, in parts of the shorter side."""
+    return anchor_shapes(((scale, 0.5), (scale, 1.0), (math.sqrt(scale * following), 1.0), (scale, 2.0)), 300)
 
 
 def _sgrvinod_cell(low: float, between: float, ratios: tuple[float, ...]) -> list[tuple[float, float]]:
@@ -147,6 +162,14 @@ _FACEBOXES = replace(
 _RETINAFACE_SIZES, _RETINAFACE_STEPS = squares((16, 32), (64, 128), (256, 512)), (8.0, 16.0, 32.0)
 
 # name: (where it comes from, the table)
+_SSD7 = replace(
+    from_shapes(
+        (300, 480),
+        ((37, 60), (18, 30), (9, 15), (4, 7)),
+        [_ssd7_cell(*pair) for pair in pairwise((0.08, 0.16, 0.32, 0.64, 0.96))],
+    ),
+    variances=(1.0, 1.0),
+)
 _TABLES: dict[str, tuple[str, PriorSpec]] = {
     # Caffe truncates sizes to whole pixels, which only SSD512 notices (prior_box_layer.cpp:149,163).
     "ssd300-voc": (
@@ -270,6 +293,9 @@ _TABLES: dict[str, tuple[str, PriorSpec]] = {
         "TensorFlow Object Detection API ssd_anchor_generator, 320 pixels",
         tf_object_detection(_MAPS_LITE, 320),
     ),
+    "ssd7-keras": ("pierluigiferrari/ssd_keras ssd7_training.ipynb, 480 x 300", _SSD7),
+    "ssd260-aizoo": ("AIZOOTech/FaceMaskDetection keras_infer.py, 260 pixels", _aizoo(260, (33, 17, 9, 5, 3))),
+    "ssd360-aizoo": ("the same, 360 pixels (pytorch_infer.py)", _aizoo(360, (45, 23, 12, 6, 4))),
     "ssd300-sgrvinod": ("sgrvinod/a-PyTorch-Tutorial-to-Object-Detection model.py", _SGRVINOD),
     "ultraface320": (
         "Linzaer/Ultra-Light-Fast-Generic-Face-Detector-1MB vision/ssd/config/fd_config.py, 320 x 240",

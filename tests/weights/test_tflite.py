@@ -87,7 +87,9 @@ class Writer:
 class Tiny(Writer):
     """An SSD of two maps with every kind of layer that such networks have: 48 pixels, 4 classes and background."""
 
-    def __init__(self, half: bool = False, anchors: np.ndarray | None = None, activation: str = "LOGISTIC") -> None:
+    def __init__(
+        self, half: bool = False, anchors: np.ndarray | None = None, activation: str = "LOGISTIC", enlarge: str = ""
+    ) -> None:
         super().__init__()
         self.half, self.rng = half, np.random.default_rng(0)
         x = self.tensor("image", (1, 48, 48, 3))
@@ -111,6 +113,8 @@ class Tiny(Writer):
         self.op("LOGISTIC", [mean], [gate])
         two = self.tensor("two", (1, 6, 6, 12))
         self.op("MUL", [pool, gate], [two], "MulOptions", fusedActivationFunction=0)
+        if enlarge:
+            one = self.pyramid(one, two, enlarge)
         boxes, scores = [], []
         for i, (x, side, kernel) in enumerate(((one, 12, 3), (two, 6, 1))):
             for values, rows in ((4, boxes), (5, scores)):
@@ -125,6 +129,26 @@ class Tiny(Writer):
         self.op(activation, whole[1:2], whole[2:])
         anchors = tiny_anchors() if anchors is None else anchors
         self.detection([whole[0], whole[2], self.tensor("anchors", anchors.shape, anchors)])
+
+    def pyramid(self, one: int, two: int, enlarge: str) -> int:
+        """The smaller map, twice as large, added to the larger one."""
+        up, joined = self.tensor("up", (1, 12, 12, 12)), self.tensor("joined", (1, 12, 12, 12))
+        if enlarge == "RESIZE_NEAREST_NEIGHBOR":
+            size = self.tensor("size", (2,), np.array([12, 12], np.int32), 2)
+            self.op(enlarge, [two, size], [up], "ResizeNearestNeighborOptions", alignCorners=False)
+        else:  # utils/ops.py, nearest_neighbor_upsampling
+            forms = (1, 6, 6, 2, 12), (1, 6, 12, 12), (1, 6, 2, 12, 12), (1, 12, 12, 12)
+            last = two
+            for i, form in enumerate(forms):
+                out = up if i == 3 else self.tensor(f"form{i}", form)
+                if i % 2:
+                    shape = self.tensor(f"up/shape{i}", (4,), np.array(form, np.int32), 2)
+                    self.op("RESHAPE", [last, shape], [out])
+                else:
+                    self.op("PACK", [last, last], [out], "PackOptions", axis=3 - i // 2, valuesCount=2)
+                last = out
+        self.op("ADD", [one, up], [joined], "AddOptions", fusedActivationFunction=0)
+        return joined
 
     def conv(
         self, name: str, x: int, shape: tuple[int, ...], kernel: int, stride=1, fused=0, same=True, depthwise=False
@@ -179,8 +203,9 @@ def raw_of(model: torch.nn.Module, image: np.ndarray) -> RawOutput:
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
-def test_a_float_network_gives_the_outputs_of_litert(tmp_path, half, litert):
-    path = Tiny(half).write(tmp_path / "tiny.tflite")
+@pytest.mark.parametrize("enlarge", ["", "PACK", "RESIZE_NEAREST_NEIGHBOR"])
+def test_a_float_network_gives_the_outputs_of_litert(tmp_path, half, enlarge, litert):
+    path = Tiny(half, enlarge=enlarge).write(tmp_path / "tiny.tflite")
     foreign = import_foreign(path)
     assert foreign.class_names is None
     assert "float" in foreign.source
@@ -191,6 +216,15 @@ def test_a_float_network_gives_the_outputs_of_litert(tmp_path, half, litert):
     assert np.abs(raw.offsets[0].numpy() - wanted["boxes"][0][:, [1, 0, 3, 2]]).max() < 1e-4
     assert np.abs(raw.logits[0].numpy() - wanted["logits"][0]).max() < 1e-4
     assert np.abs(foreign.model.priors.numpy() - tiny_anchors()[:, [1, 0, 3, 2]]).max() < 1e-6
+
+
+def test_maps_may_begin_at_places_of_their_own(tmp_path):
+    """multiscale_grid_anchor_generator.py: half a step in, or not at all where the stride does not divide the image."""
+    anchors = tiny_anchors()
+    anchors[288:, :2] -= 0.5 / 6
+    model = import_checkpoint(Tiny(anchors=anchors).write(tmp_path / "tiny.tflite"))
+    assert np.abs(model.priors.numpy() - anchors[:, [1, 0, 3, 2]]).max() < 1e-6
+    assert model.prior_spec.centres == (((0.5, 0.5),) * 2, ((0.0, 0.0),) * 2)
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
@@ -289,8 +323,25 @@ def one_line(error: pytest.ExceptionInfo) -> bool:
 def test_unknown_operators_are_named(tmp_path):
     writer = Tiny()
     codes = [code for code in writer.model.operatorCodes if code.builtinCode == BUILTIN.HARD_SWISH]
-    codes[0].builtinCode = codes[0].deprecatedBuiltinCode = BUILTIN.RESIZE_NEAREST_NEIGHBOR
-    with pytest.raises(CheckpointError, match=r"cannot be imported: RESIZE_NEAREST_NEIGHBOR \(1\)") as caught:
+    codes[0].builtinCode = codes[0].deprecatedBuiltinCode = BUILTIN.RESIZE_BILINEAR
+    with pytest.raises(CheckpointError, match=r"cannot be imported: RESIZE_BILINEAR \(1\)") as caught:
+        import_checkpoint(writer.write(tmp_path / "odd.tflite"))
+    assert one_line(caught)
+
+
+@pytest.mark.parametrize(
+    ("enlarge", "change", "said"),
+    [
+        ("PACK", {"axis": 1}, "PACK that is not the enlarging of a map"),
+        ("RESIZE_NEAREST_NEIGHBOR", {"alignCorners": True}, "with align_corners"),
+    ],
+)
+def test_other_ways_to_enlarge_a_map_are_refused(tmp_path, enlarge, change, said):
+    writer = Tiny(enlarge=enlarge)
+    for op in writer.graph.operators:
+        if op.builtinOptionsType in (OPTIONS.PackOptions, OPTIONS.ResizeNearestNeighborOptions):
+            vars(op.builtinOptions).update(change)
+    with pytest.raises(CheckpointError, match=said) as caught:
         import_checkpoint(writer.write(tmp_path / "odd.tflite"))
     assert one_line(caught)
 

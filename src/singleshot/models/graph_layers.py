@@ -185,6 +185,23 @@ class EnlargeTo(nn.Module):
         return F.interpolate(x, size=like.shape[2:], mode="nearest")
 
 
+class Upsample(nn.Module):
+    """Each cell as so many rows and columns of the same: TensorFlow's nearest_neighbor_upsampling.
+
+    Args:
+        scale: rows and columns, or one number for both.
+    """
+
+    def __init__(self, scale: object = 2) -> None:
+        super().__init__()
+        rows, columns = _pair("scale", scale, 1, MAX_KERNEL)
+        self.scale = float(rows), float(columns)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] -> [B, C, rows h, columns w]"""
+        return F.interpolate(x, scale_factor=self.scale, mode="nearest")
+
+
 class MaxOut(nn.Module):
     """The largest of the first channels in their place (S3FD's max-out background).
 
@@ -266,4 +283,5 @@ KINDS: Mapping[str, Callable[..., nn.Module]] = {
     "mul": lambda: Join("mul"),
     "concat": lambda: Join("concat"),
     "enlarge": EnlargeTo,
+    "upsample": Upsample,
 }

@@ -89,7 +89,11 @@ class TestRefusals:
         ("name", "match"),
         [
             ("FirstStageFeatureExtractor/resnet_v1_101/conv1/weights", "two-stage detector"),
-            ("FeatureExtractor/resnet_v1_50/conv1/weights", "SSD on ResNet with a feature pyramid"),
+            ("FeatureExtractor/NasNet/fpn/projection_1/weights", "SSD on NasNet with a feature pyramid"),
+            ("model/_feature_extractor/_bifpn_stage/node/kernel", "an EfficientDet, not an SSD"),
+            ("model/_feature_extractor/_first_stage_box_predictor/kernel", "two-stage detector"),
+            ("model/_feature_extractor/_network/_prediction_head_dict/kernel", "a CenterNet"),
+            ("_model/_feature_extractor/variables/0/kernel", "a SavedModel has its variables by number"),
             ("WeightSharedConvolutionalBoxPredictor/BoxPredictor/weights", "one predictor for all maps"),
             ("FeatureExtractor/MobilenetV3/Conv/weights", "MobileNet v3"),
             ("FeatureExtractor/InceptionV3/Conv2d_2b_1x1/weights", "SSD on Inception v3"),

@@ -1,12 +1,14 @@
 """Other projects' layouts -> our models: one module per project."""
 
 from singleshot.weights.importers import (
+    aizoo,
     amdegroot,
     balancap,
     bubbliiiing,
     caffe,
     faceboxes,
     keras,
+    keras_ssd7,
     lufficc,
     mmdet,
     nvidia,
@@ -22,11 +24,13 @@ from singleshot.weights.importers import (
 )
 
 IMPORTERS = (
+    *aizoo.IMPORTERS,
     *amdegroot.IMPORTERS,
     *balancap.IMPORTERS,
     *caffe.IMPORTERS,
     *bubbliiiing.IMPORTERS,
     *keras.IMPORTERS,
+    *keras_ssd7.IMPORTERS,
     *lufficc.IMPORTERS,
     *mmdet.IMPORTERS,
     *nvidia.IMPORTERS,

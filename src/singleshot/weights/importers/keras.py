@@ -23,7 +23,7 @@ from singleshot.weights.importers.vgg import count_classes, extra_names, vgg_mod
 _GAMMA = "conv4_3_norm/conv4_3_norm_gamma"
 
 
-def _short_names(names: Mapping[str, Any]) -> dict[str, str]:
+def short_names(names: Mapping[str, Any]) -> dict[str, str]:
     """Layer and part ("conv1_1/kernel") -> the name in the file, which adds scopes and the number of an output, as in
     "model_weights/conv1_1/conv1_1_1/kernel:0"."""
     short: dict[str, str] = {}
@@ -36,23 +36,23 @@ def _short_names(names: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _matches(tensors: ForeignState) -> bool:
-    names = _short_names(tensors)
+    names = short_names(tensors)
     return all(name in names for name in importable()["keras"].signature)
 
 
 def _convert(tensors: ForeignState) -> ImportedModel:
-    names = _short_names(tensors)
+    names = short_names(tensors)
     maps = 7 if "conv10_2/kernel" in names else 6
     side = 300 if maps == 6 else 512
     sources = ["conv4_3_norm", "fc7", *extra_names(maps)[1::2]]
     whole = tensors.kind == "keras" and tensors.structure is not None
-    network = _Network(tensors.structure, tensors.where) if whole else None
+    network = KerasNetwork(tensors.structure, tensors.where) if whole else None
     key = "conv4_3_norm_mbox_conf/bias"
     num_classes = count_classes(tensors, names.get(key, key), _boxes_per_cell(tensors, names))
     priors, spec = SSD_KERAS.prior_spec(f"ssd{side}-{data_of(num_classes)}"), SSD_KERAS.inputs[f"ssd{side}"]
     notes: tuple[str, ...] = ()
     if network is not None:
-        priors, spec = network.priors(priors, sources), network.input(spec)
+        priors, spec = network.priors(priors, [f"{source}_mbox_priorbox" for source in sources]), network.input(spec)
     elif num_classes not in (20, 80):
         notes = ("a file of weights alone says nothing of its default boxes; those of its VOC models were taken",)
 
@@ -82,7 +82,7 @@ def _boxes_per_cell(tensors: ForeignState, names: Mapping[str, str]) -> int:
     return shape[0] // 4
 
 
-class _Network:
+class KerasNetwork:
     """What a file that `model.save` wrote says of its layers (model_config). Every reading raises CheckpointError."""
 
     def __init__(self, structure: Any, where: str) -> None:
@@ -93,13 +93,21 @@ class _Network:
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{where}: its model_config is not a Keras model's") from error
 
-    def priors(self, usual: PriorSpec, sources: list[str]) -> PriorSpec:
-        """Its AnchorBoxes layers as a spec: `usual` where they are the same."""
-        rows = [self.layers.get(f"{source}_mbox_priorbox") for source in sources]
+    def sides(self) -> tuple[int, int] | None:
+        """Height and width of its input; None where it does not say."""
+        for layer in self.layers.values():
+            shape = layer.get("batch_input_shape", layer.get("batch_shape"))
+            if isinstance(shape, list) and len(shape) == 4 and all(isinstance(side, int) for side in shape[1:3]):
+                return shape[1], shape[2]
+        return None
+
+    def priors(self, usual: PriorSpec, names: list[str]) -> PriorSpec:
+        """Its AnchorBoxes layers of these names as a spec: `usual` where they are the same."""
+        rows = [self.layers.get(name) for name in names]
         if None in rows:
             return usual
         try:
-            read = [_anchors(row, usual.image[0]) for row in rows if row is not None]
+            read = [_anchors(row, usual.image) for row in rows if row is not None]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"{self.where}: its AnchorBoxes layers cannot be read") from error
         except ConfigError as error:
@@ -137,7 +145,8 @@ class _Network:
     def _three(self, name: str, usual: tuple[float, float, float] | None) -> tuple[float, float, float]:
         """The three numbers of a Lambda layer: Keras writes them next to its code, which is not looked at."""
         try:
-            a, b, c = (float(value) for value in self.layers[name]["function"][2][0])
+            numbers = self.layers[name]["function"][2][0]
+            a, b, c = (float(value) for value in (numbers if isinstance(numbers, list) else [numbers] * 3))
         except (KeyError, TypeError, ValueError, IndexError) as error:
             if usual is None:
                 raise CheckpointError(f"{self.where}: the numbers of its layer {name} cannot be read") from error
@@ -147,13 +156,17 @@ class _Network:
         return a, b, c
 
 
-def _anchors(config: Mapping[str, Any], side: int) -> tuple[Shapes, str, tuple[float, float]]:
-    """Sizes in pixels, clip and variances of one AnchorBoxes layer (keras_layer_AnchorBoxes.py: call)."""
+def _anchors(config: Mapping[str, Any], image: tuple[int, int]) -> tuple[Shapes, str, tuple[float, float]]:
+    """Sizes in pixels, clip and variances of one AnchorBoxes layer (keras_layer_AnchorBoxes.py: call).
+
+    Whether it normalises coordinates does not matter: the offsets are in sides of the anchors.
+    """
     size = int(config["img_height"]), int(config["img_width"])
-    if size != (side, side):
-        raise ConfigError(f"made for images of {size[1]} x {size[0]}, want {side} x {side}")
-    if config["coords"] != "centroids" or not config["normalize_coords"]:
-        raise ConfigError("boxes are not centre, width and height from 0 to 1, which is all that is read")
+    if size != image:
+        raise ConfigError(f"made for images of {size[1]} x {size[0]}, want {image[1]} x {image[0]}")
+    if config["coords"] != "centroids":
+        raise ConfigError("boxes are not centre, width and height, which is all that is read")
+    side = min(image)
     ratios, scale = [float(ratio) for ratio in config["aspect_ratios"]], float(config["this_scale"])
     if len(ratios) > 100 or min(ratios, default=0.0) <= 0:
         raise ConfigError("aspect ratios that are none")
@@ -169,7 +182,8 @@ def _anchors(config: Mapping[str, Any], side: int) -> tuple[Shapes, str, tuple[f
     x, y, w, h = (float(value) for value in config["variances"])
     if x != y or w != h or not math.isfinite(x + w):
         raise ConfigError(f"variances {x:g}, {y:g}, {w:g}, {h:g}: want the same for both axes")
-    return tuple(shapes), "corners" if config["clip_boxes"] else "none", (x, w)
+    clip = config["clip_boxes"] if "clip_boxes" in config else config["limit_boxes"]  # its first versions
+    return tuple(shapes), "corners" if clip else "none", (x, w)
 
 
 def _same(shapes: tuple[Shapes, ...], spec: PriorSpec) -> bool:

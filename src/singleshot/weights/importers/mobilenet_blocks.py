@@ -13,6 +13,7 @@ from singleshot.weights.importers.torch_blocks import TorchBuilder
 V1_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
 # MobileNetV2 paper, table 2: strides of the 17 blocks between the first and the last convolution.
 V2_STRIDES = (1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1)
+V2_WIDTHS = (16, 24, 24, 32, 32, 32, 64, 64, 64, 64, 96, 96, 96, 160, 160, 160, 320)
 EXPAND_14 = "expand 14"
 
 # Of one block: (convolution, normalisation) of expansion, depthwise and projection; without expansion two pairs.

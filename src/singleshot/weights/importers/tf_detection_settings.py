@@ -13,7 +13,16 @@ import numpy as np
 
 from singleshot.conventions import TF_OBJECT_DETECTION, TF_SAMPLE_RATIOS
 from singleshot.errors import CheckpointError, printable
-from singleshot.prior_boxes import Anchors, PriorSpec, Shapes, anchor_shapes, create_ssd_anchors, evenly, prior_table
+from singleshot.prior_boxes import (
+    Anchors,
+    PriorSpec,
+    Shapes,
+    anchor_shapes,
+    create_ssd_anchors,
+    evenly,
+    from_shapes,
+    prior_table,
+)
 from singleshot.thresholds import Thresholds
 from singleshot.weights.importers.tf_suppression import OPERATOR, of_operator, within_limits
 from singleshot.weights.readers.graphdef import GraphDef, shape_of
@@ -40,6 +49,31 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Pyramid:
+    """multiscale_anchor_generator (anchor_generators/multiscale_grid_anchor_generator.py) and the levels: a cell of
+    level n is 2^n pixels wide. The default is the samples'."""
+
+    min_level: int = 3
+    anchor_scale: float = 4.0
+    ratios: tuple[float, ...] = (1.0, 2.0, 0.5)
+    scales_per_octave: int = 2
+
+    def priors(self, size: int, maps: Sequence[int], variances: tuple[float, float]) -> PriorSpec:
+        """Every ratio in every scale; a cell is halfway between steps, or on one that does not divide the image."""
+        strides = [2 ** (self.min_level + i) for i in range(len(maps))]
+        octaves = [2 ** (i / self.scales_per_octave) for i in range(self.scales_per_octave)]
+        shapes = tuple(
+            anchor_shapes(tuple((scale * self.anchor_scale * stride, r) for r in self.ratios for scale in octaves), 1)
+            for stride in strides
+        )
+        begin = [0.0 if size % stride else 0.5 for stride in strides]
+        count = len(self.ratios) * len(octaves)
+        spec = from_shapes(size, maps, shapes, [float(stride) for stride in strides])
+        centres = tuple(((x, x),) * count for x in begin) if min(begin) < 0.5 else None
+        return replace(spec, variances=variances, centres=centres)
+
+
+@dataclass(frozen=True)
 class Settings:
     """size: of the input. boxes: for each map, None where nothing tells; anchors: [P, 4] cy cx h w instead, where the
     file holds them ready. variances: of centres and sizes. base, extras, predictor: parts of the network; scopes: what
@@ -58,6 +92,7 @@ class Settings:
     explicit_padding: bool = False
     clipped: bool = False
     num_classes: int = 0
+    pyramid: Pyramid = Pyramid()
 
     def priors(self, maps: Sequence[int], per_cell: Sequence[int], where: str) -> PriorSpec:
         """maps: sides of the feature maps; per_cell: boxes that each map's predictor has. Raises CheckpointError."""
@@ -116,7 +151,7 @@ def _from_config(config: Any, where: str) -> dict[str, Any]:
     if extractor.pad_to_multiple > 1 and known["size"] % extractor.pad_to_multiple:
         raise CheckpointError(f"{where}: pad_to_multiple {extractor.pad_to_multiple}, which is not done here")
     if anchors.HasField("multiscale_anchor_generator"):
-        raise CheckpointError(f"{where}: multiscale_anchor_generator: a pyramid (FPN), not SSD's plain form")
+        known["pyramid"] = _pyramid(anchors.multiscale_anchor_generator, where)
     if anchors.HasField("ssd_anchor_generator"):
         known["boxes"] = _configured_boxes(anchors.ssd_anchor_generator, where)
     coder = ssd.box_coder.faster_rcnn_box_coder
@@ -129,9 +164,21 @@ def _from_config(config: Any, where: str) -> dict[str, Any]:
     predictor = ssd.box_predictor
     if predictor.HasField("convolutional_box_predictor"):
         known["predictor"] = _block(predictor.convolutional_box_predictor.conv_hyperparams)
+    if predictor.HasField("weight_shared_convolutional_box_predictor"):
+        known["predictor"] = _block(predictor.weight_shared_convolutional_box_predictor.conv_hyperparams)
     if ssd.HasField("post_processing"):
         known["thresholds"] = _configured_thresholds(ssd.post_processing, where)
     return known
+
+
+def _pyramid(table: Any, where: str) -> Pyramid:
+    numbers = [table.anchor_scale, *table.aspect_ratios]
+    if not (2 <= table.min_level <= 5 and 1 <= table.scales_per_octave <= 8 and len(table.aspect_ratios) <= 16):
+        raise CheckpointError(f"{where}: anchors of level {table.min_level}, {table.scales_per_octave} an octave")
+    if min(numbers) <= 0 or not math.isfinite(sum(numbers)) or not table.normalize_coordinates:
+        raise CheckpointError(f"{where}: anchors of scale or ratio 0, or in pixels: want positive numbers, normalised")
+    ratios = tuple(map(float, table.aspect_ratios)) or Pyramid.ratios
+    return Pyramid(table.min_level, table.anchor_scale, ratios, table.scales_per_octave)
 
 
 def _block(hyperparams: Any) -> Block:

@@ -1,4 +1,4 @@
-"""TensorFlow's Object Detection API: SSD on MobileNet v1 and v2 and on Inception v2, and SSDLite.
+"""TensorFlow's Object Detection API: SSD on MobileNet v1 and v2 and on Inception v2, SSDLite, and on pyramids (FPN).
 
 From checkpoints and frozen graphs, which have the same variables. Names and structure: tensorflow/models,
 research/object_detection/models/feature_map_generators.py and predictors/convolutional_box_predictor.py.
@@ -14,20 +14,15 @@ import torch.nn.functional as F
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.inputs import InputSpec
+from singleshot.models import SSD
 from singleshot.weights.class_names import coco_by_number, usual_names
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.graph_builder import swap_xy, widened
 from singleshot.weights.imported_model import ImportedModel, Importer, classes_of
-from singleshot.weights.importers.tf_detection_settings import scope_of, settings_of
-from singleshot.weights.importers.tf_networks import (
-    INCEPTION,
-    V1,
-    V2,
-    Builder,
-    inception_v2,
-    mobilenet_v1,
-    mobilenet_v2,
-)
+from singleshot.weights.importers.tf_detection_settings import settings_of
+from singleshot.weights.importers.tf_keras_names import INCEPTION, V1, V2, is_keras
+from singleshot.weights.importers.tf_networks import Builder, inception_v2, mobilenet_v1, mobilenet_v2
+from singleshot.weights.importers.tf_pyramid import PYRAMID_SIZE, has_pyramid, pyramid_model
 from singleshot.weights.readers.graphdef import MAX_NAME
 from singleshot.weights.readers.tf_companions import Companions
 from singleshot.weights.readers.tf_tensors import OPTIMIZER_SLOT
@@ -35,14 +30,13 @@ from singleshot.weights.readers.tf_tensors import OPTIMIZER_SLOT
 # Other models of the same API, by a part of their names.
 _OTHERS = (
     ("FirstStage", "a two-stage detector (Faster R-CNN, R-FCN or Mask R-CNN), not an SSD"),
-    ("WeightSharedConvolutionalBoxPredictor", "an SSD with one predictor for all maps (FPN, PPN), not the plain form"),
-    ("/fpn/", "an SSD on a feature pyramid (FPN), not the plain form"),
-    ("_feature_extractor/", "a model of TensorFlow 2's Keras classes; only those of TensorFlow 1 are read"),
+    ("_bifpn", "an EfficientDet, not an SSD"),
+    ("/_first_stage_", "a two-stage detector (Faster R-CNN), not an SSD"),
+    ("/_prediction_head_dict/", "a CenterNet, not an SSD"),
     ("FeatureExtractor/MobilenetV3", "an SSDLite on MobileNet v3, which is not read from TensorFlow"),
     ("FeatureExtractor/MobilenetEdgeTPU", "an SSDLite on MobileNet EdgeTPU, which is not read"),
     ("FeatureExtractor/MobileDet", "an SSDLite on MobileDet, which is not read"),
     ("FeatureExtractor/InceptionV3", "an SSD on Inception v3, which is not read"),
-    ("FeatureExtractor/resnet", "an SSD on ResNet with a feature pyramid (FPN), not the plain form"),
 )
 # What training leaves in a checkpoint: slots of optimizers, counters, ranges of fake quantisation.
 _SLOTS = re.compile(
@@ -131,36 +125,21 @@ def _convert(tensors: ForeignState) -> ImportedModel:
     for part, what in _OTHERS:
         if any(part in name for name in tensors):
             raise CheckpointError(f"{where}: {what}")
-    found = [row for row in _NETWORKS if any(scope_of(name).startswith(f"{row[0]}/") for name in tensors)]
-    if len(found) != 1:
-        names = printable(", ".join(list(tensors)[:3]), 120)
-        raise CheckpointError(
-            f"{where}: no SSD on MobileNet v1, v2 or Inception v2 of the Object Detection API (it holds {names} ...)"
-        )
-    described = companions.graph is not None or companions.config is not None
     settings = settings_of(companions.graph, companions.config, where)
+    described = companions.graph is not None or companions.config is not None
     if not described:
-        settings = replace(settings, size=tensors.take_size(settings.size))
+        pyramid = any("/fpn/" in name or "/_fpn_" in name for name in tensors)
+        settings = replace(settings, size=tensors.take_size(PYRAMID_SIZE if pyramid else settings.size))
     build = Builder(tensors, settings)
-    boxes, columns = _boxes_and_columns(build, where)
-    num_classes = classes_of(columns, where)
+    if has_pyramid(build):
+        model, source = pyramid_model(build)
+    else:
+        model, source = _plain_model(build)
+    notes = _ignore_training(tensors)
+    tensors.finish(source)
+    num_classes = model.num_classes
     if settings.num_classes not in (0, num_classes):
         raise CheckpointError(f"{where}: {num_classes} classes, but pipeline.config says {settings.num_classes}")
-    _, network, make = found[0]
-    prefix, maps = make(build)
-    maps = maps[: len(boxes)]
-    _extras(build, prefix, maps, len(boxes))
-    for i, (x, count) in enumerate(zip(maps, boxes, strict=False)):
-        _head(build, i, x, count, columns)
-    notes = _ignore_training(tensors)
-    lite = build.has("BoxPredictor_0/BoxEncodingPredictor_depthwise/depthwise_weights")
-    source = f"TensorFlow Object Detection API SSD{'Lite' if lite else ''} on {network}"
-    tensors.finish(source)
-    # preprocess() of all three feature extractors: (2 / 255) x - 1.
-    input_spec = InputSpec(settings.size, "stretch", "rgb", (127.5,) * 3, (127.5,) * 3)
-    name = f"tf-{'ssdlite' if lite else 'ssd'}-{network.replace(' ', '').lower()}"
-    priors = settings.priors([build.sides[x] for x in maps], boxes, where)
-    model = build.net.build(num_classes, priors, input_spec, name)
     if not described:
         notes.append("no pipeline.config next to it: anchors and thresholds are those of the API's samples")
     classes, note = _class_names(companions, num_classes, where), ""
@@ -168,6 +147,33 @@ def _convert(tensors: ForeignState) -> ImportedModel:
         note = f"class names from {printable(companions.label_file, 80)} next to it"
     fixed = ("size", "priors") if described else ()
     return ImportedModel(model, source, classes, settings.thresholds, tuple(notes), fixed, names_note=note)
+
+
+def _plain_model(build: Builder) -> tuple[SSD, str]:
+    """-> the model, and what it is; every map has its own predictor."""
+    where = build.tensors.where
+    found = [row for row in _NETWORKS if any(name.startswith(f"{row[0]}/") for name in build.names)]
+    if len(found) != 1:
+        names = printable(", ".join(list(build.tensors)[:3]), 120)
+        raise CheckpointError(
+            f"{where}: no SSD on MobileNet v1, v2 or Inception v2 of the Object Detection API (it holds {names} ...)"
+        )
+    boxes, columns = _boxes_and_columns(build, where)
+    _, network, make = found[0]
+    prefix, maps = make(build)
+    maps = maps[: len(boxes)]
+    _extras(build, prefix, maps, len(boxes))
+    for i, (x, count) in enumerate(zip(maps, boxes, strict=False)):
+        _head(build, i, x, count, columns)
+    lite = build.has("BoxPredictor_0/BoxEncodingPredictor_depthwise/depthwise_weights")
+    source = f"TensorFlow Object Detection API SSD{'Lite' if lite else ''} on {network}"
+    # preprocess() of all three feature extractors: (2 / 255) x - 1.
+    input_spec = InputSpec(build.settings.size, "stretch", "rgb", (127.5,) * 3, (127.5,) * 3)
+    name = f"tf-{'ssdlite' if lite else 'ssd'}-{network.replace(' ', '').lower()}"
+    if len(maps) < len(boxes):
+        build.tensors.finish(source)
+    priors = build.settings.priors([build.sides[x] for x in maps], boxes, where)
+    return build.net.build(classes_of(columns, where), priors, input_spec, name), source
 
 
 def _ignore_training(tensors: ForeignState) -> list[str]:
@@ -200,6 +206,8 @@ def _class_names(companions: Companions, num_classes: int, where: str) -> tuple[
 def _matches(tensors: ForeignState) -> bool:
     """Names of the Object Detection API, also those of models that are then refused by name."""
     starts = ("FeatureExtractor/", "BoxPredictor_0/", "FirstStage", "WeightSharedConvolutionalBoxPredictor")
+    if is_keras(tensors):
+        return True
     return any(name.startswith(starts) for name in tensors)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from singleshot.conventions import RESNET_MEAN
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.inputs import InputSpec
 from singleshot.model_info import EXPORTED, ModelInfo
@@ -22,7 +23,7 @@ from singleshot.thresholds import Thresholds
 from singleshot.weights.class_lists import fit_names
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
-from singleshot.weights.graph_builder import swap_xy, widened
+from singleshot.weights.graph_builder import swap_xy, widened, with_background
 from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.tf_suppression import OPERATOR, of_operator
 from singleshot.weights.importers.tflite_graph import SAME_VALUES, GraphImport
@@ -66,7 +67,7 @@ def _detector(graph: GraphImport, op: Operation) -> ImportedModel:
     num_classes = int(_option(options, "num_classes", where))
     if columns not in ((num_classes,), (num_classes + 1,)) or num_classes < 1:
         raise CheckpointError(f"{where}: scores of shape {columns} for {num_classes} classes")
-    heads, activation = _heads(graph, op, columns[0])
+    heads, activation = outputs_of(graph, graph.input(op, 0), graph.input(op, 1), columns[0])
     anchors, quantum = _anchors(graph, graph.input(op, 2))
     boxes = sum(head.priors for head in heads)
     if boxes != len(anchors):
@@ -78,9 +79,7 @@ def _detector(graph: GraphImport, op: Operation) -> ImportedModel:
         raise CheckpointError(f"{where}: box scales {scales}: want positive numbers")
     variances = 1 / scales["x"], 1 / scales["w"]
     priors = ours.priors if ours else _prior_spec(anchors, quantum, heads, spec.size, variances, where)
-    graph.run([part.inputs[0] for head in heads for part in (head.location, head.confidence)])
-    for head in heads:
-        _add_head(graph, head, num_classes, columns[0], scales)
+    run_heads(graph, heads, num_classes, columns[0], scales)
     thresholds, more = (ours.thresholds, ()) if ours else _thresholds(options, activation, where)
     graph.tensors.ignore(*graph.tensors)  # a file may hold more than its network uses
     graph.tensors.finish("an SSD of TensorFlow's Object Detection API")
@@ -146,10 +145,11 @@ def _ending(graph: GraphImport, output: int) -> str:
 # ---------------------------------------------------------------------------------------------- heads
 
 
-def _heads(graph: GraphImport, op: Operation, columns: int) -> tuple[list[_Head], str]:
-    """The maps' last convolutions, largest map first, and what makes scores of logits."""
-    locations, _ = _pieces(graph, graph.input(op, 0))
-    confidences, activation = _pieces(graph, graph.input(op, 1))
+def outputs_of(graph: GraphImport, boxes: int, scores: int, columns: int) -> tuple[list[_Head], str]:
+    """The maps' last convolutions, largest map first, and what makes scores of logits, of the tensors with these
+    indices: [1, P, 4] and [1, P, columns]. Raises CheckpointError."""
+    locations, _ = _pieces(graph, boxes)
+    confidences, activation = _pieces(graph, scores)
     if not activation:
         raise CheckpointError(f"{graph.where}: neither LOGISTIC nor SOFTMAX makes scores of its logits")
     if len(locations) != len(confidences):
@@ -198,17 +198,28 @@ def _is_cap(graph: GraphImport, op: Operation) -> bool:
     return graph.network.description is not None and mask is not None and mask.kind == "CAST"
 
 
-def _add_head(graph: GraphImport, head: _Head, num_classes: int, columns: int, scales: Mapping[str, float]) -> None:
+def run_heads(
+    graph: GraphImport, heads: list[_Head], num_classes: int, columns: int, scales: Mapping[str, float] | None = None
+) -> None:
+    """Add all layers up to the heads, and these. scales: of TensorFlow's order ty tx th tw; None for x y w h."""
+    graph.run([part.inputs[0] for head in heads for part in (head.location, head.confidence)])
+    for head in heads:
+        _add_head(graph, head, num_classes, columns, scales)
+
+
+def _add_head(
+    graph: GraphImport, head: _Head, num_classes: int, columns: int, scales: Mapping[str, float] | None
+) -> None:
     parts = [_last_conv(graph, op) for op in (head.location, head.confidence)]
     side = max(weight.shape[-1] for weight, _ in parts)
     (location, location_bias), (confidence, confidence_bias) = ((widened(w, side), b) for w, b in parts)
-    # dx dy dw dh with one variance for both: what TensorFlow scales apart goes into the weights.
-    factors = torch.tensor([1.0, scales["x"] / scales["y"], 1.0, scales["w"] / scales["h"]]).repeat(head.boxes)
-    location = swap_xy(location, head.boxes) * factors.view(-1, 1, 1, 1)
-    location_bias = swap_xy(location_bias, head.boxes) * factors
-    if columns == num_classes:  # no background: a column that says nothing, first
-        confidence = _with_background(confidence, head.boxes, 0.0)
-        confidence_bias = _with_background(confidence_bias, head.boxes, -20.0)
+    if scales is not None:
+        # dx dy dw dh with one variance for both: what TensorFlow scales apart goes into the weights.
+        factors = torch.tensor([1.0, scales["x"] / scales["y"], 1.0, scales["w"] / scales["h"]]).repeat(head.boxes)
+        location = swap_xy(location, head.boxes) * factors.view(-1, 1, 1, 1)
+        location_bias = swap_xy(location_bias, head.boxes) * factors
+    if columns == num_classes:
+        confidence, confidence_bias = with_background(confidence, confidence_bias, head.boxes)
     seen = [graph.layers.get(op.inputs[0]) for op in (head.location, head.confidence)]
     if seen[0] is None or seen[1] is None:
         raise CheckpointError(f"{graph.where}: a head takes a map that is not computed")
@@ -224,12 +235,6 @@ def _last_conv(graph: GraphImport, op: Operation) -> tuple[Tensor, Tensor]:
     if not kept or steps != {1} or groups != 1 or options["activation"] != "none":
         raise CheckpointError(f"{graph.where}: a head of kernel {kernel}, steps {sorted(steps)}, {groups} groups")
     return weight, torch.zeros(len(weight)) if bias is None else bias
-
-
-def _with_background(rows: Tensor, boxes: int, value: float) -> Tensor:
-    parts = rows.reshape(boxes, -1, *rows.shape[1:])
-    first = torch.full((boxes, 1, *rows.shape[1:]), value)
-    return torch.cat([first, parts], dim=1).reshape(-1, *rows.shape[1:])
 
 
 # ---------------------------------------------------------------------------------------------- anchors
@@ -253,34 +258,31 @@ def _prior_spec(
         grids.append(anchors[start : start + head.priors].reshape(*head.sides, head.boxes, 4))
         start += head.priors
     shapes = tuple(tuple((float(w) * size, float(h) * size) for w, h in grid[0, 0, :, 2:]) for grid in grids)
-    for steps, offset in ((None, 0.5), _fitted(grids, size)):
-        spec = replace(
-            from_shapes(size, [head.sides[0] for head in heads], shapes, steps or ()),
-            offset=offset,
-            variances=variances,
-            rounding=quantum,
-        )
+    maps = [head.sides[0] for head in heads]
+    usual = replace(from_shapes(size, maps, shapes), variances=variances, rounding=quantum)
+    for spec in (usual, _fitted(usual, grids)):
         if np.abs(prior_table(spec).astype(np.float64) - anchors).max() < 1e-6:
             return spec
     raise CheckpointError(f"{where}: its anchors do not lie on a grid of each map's cells, with one set of shapes")
 
 
-def _fitted(grids: list[np.ndarray], size: int) -> tuple[tuple[float, ...], float]:
-    """Steps in pixels and the offset in cells that are nearest to the anchors' centres."""
-    slopes, offsets = [], []
+def _fitted(usual: PriorSpec, grids: list[np.ndarray]) -> PriorSpec:
+    """With the steps in pixels and the offsets in cells that are nearest to the anchors' centres."""
+    size, steps, offsets = usual.image[0], [], []
     for grid in grids:
         centres = grid[0, :, 0, 0]
         if len(centres) > 1:
             slope, start = np.polyfit(np.arange(len(centres)), centres, 1)
-            slopes.append(float(slope))
-            offsets.append(float(start / slope) if slope else 0.5)
-        else:
-            slopes.append(0.0)
-    offset = round(offsets[0], 6) if offsets else 0.5
-    steps = [
-        slope or float(grid[0, 0, 0, 0]) / (offset or 0.5) for slope, grid in zip(slopes, grids, strict=True)
-    ]  # a single cell says where it is, not how far the next would be
-    return tuple(round(step * size, 4) for step in steps), offset
+            steps.append(float(slope))
+            offsets.append(round(float(start / slope), 6) if slope else 0.5)
+        else:  # a single cell says where it is, not how far the next would be
+            offsets.append(offsets[0] if offsets else 0.5)
+            steps.append(float(centres[0]) / (offsets[-1] or 0.5))
+    spec = replace(usual, steps=tuple(round(step * size, 4) for step in steps), offset=offsets[0])
+    if len(set(offsets)) == 1:
+        return spec
+    within = [min(max(offset, 0.0), 1.0) for offset in offsets]
+    return replace(spec, offset=0.5, centres=tuple(((x, x),) * n for x, n in zip(within, usual.per_cell, strict=True)))
 
 
 # ---------------------------------------------------------------------------------------------- what goes with it
@@ -320,6 +322,9 @@ def input_spec(network: Network, where: str) -> tuple[InputSpec, tuple[str, ...]
     if network.normalisation is not None and all(len(part) in (1, 3) for part in network.normalisation):
         mean3, std3 = ((part * 3)[:3] for part in network.normalisation)
         return InputSpec(size=size, mean=tuple(mean3), std=tuple(std3)), ()
+    if any(len(op.inputs) > 1 and network.values[op.inputs[1]].shape[1:] == (7, 7, 3) for op in network.operations):
+        spec = InputSpec(size=size, mean=RESNET_MEAN, std=(1.0,) * 3)
+        return spec, ("the file does not say how its input is normalised: taken to be ResNet's, a mean taken off",)
     spec = InputSpec(size=size, mean=(_USUAL_MEAN,) * 3, std=(_USUAL_MEAN,) * 3)
     return spec, ("the file does not say how its input is normalised: taken to be -1..1",)
 

@@ -36,6 +36,7 @@ class GraphImport:
         self.assembly = GraphBuilder()
         self.layers: dict[int, str] = {self.network.inputs[0]: GraphBuilder.image} if self.network.inputs else {}
         self._padded: dict[int, tuple[int, Pads]] = {}
+        self._stacked: dict[int, int] = {}  # a map in rows or columns that repeat -> the map itself
         self._names: set[str] = set()
         self._lengths: dict[int, str] = {}  # on the way to the length of a map's channels: of which layer
         self._kinds: dict[str, Callable[[Operation], None]] = {
@@ -58,6 +59,9 @@ class GraphImport:
             "PAD": self._pad,
             "SUM": self._length,
             "RSQRT": self._length,
+            "RESIZE_NEAREST_NEIGHBOR": self._resize,
+            "PACK": self._pack,
+            "RESHAPE": self._reshape,
         }
 
     # ------------------------------------------------------------------------------------------ the walk
@@ -317,3 +321,37 @@ class GraphImport:
             raise CheckpointError(f"{self.where}: PAD by {printable(rows, 60)}: want height and width alone")
         self._layer(index, op)
         self._padded[op.outputs[0]] = index, (rows[2][0], rows[2][1], rows[1][0], rows[1][1])
+
+    def _resize(self, op: Operation) -> None:
+        if op.options["align_corners"]:
+            raise CheckpointError(f"{self.where}: {op.kind} with align_corners cannot be imported")
+        self._enlarged(self.input(op, 0), op)
+
+    def _enlarged(self, index: int, op: Operation) -> None:
+        """The output as the map of that index in whole multiples."""
+        (height, width, channels), (rows, columns, same) = self.side(index), self.side(op.outputs[0])
+        if rows % height or columns % width or channels != same:
+            raise CheckpointError(
+                f"{self.where}: {op.kind} of {height} x {width} to {rows} x {columns}: want multiples"
+            )
+        scale = rows // height, columns // width
+        self._done(op, self.assembly.add(self._name(op), "upsample", self._layer(index, op), scale=scale))
+
+    def _pack(self, op: Operation) -> None:
+        """ops.nearest_neighbor_upsampling of the Object Detection API: a map put next to itself in columns, reshaped,
+        and in rows, reshaped."""
+        index, axis = self.input(op, 0), op.options["axis"]
+        if len(set(op.inputs)) > 1 or axis != (2 if index in self._stacked else 3):
+            raise CheckpointError(f"{self.where}: PACK that is not the enlarging of a map cannot be imported")
+        self._stacked[op.outputs[0]] = self._stacked.get(index, index)
+
+    def _reshape(self, op: Operation) -> None:
+        index = self.input(op, 0)
+        if index not in self._stacked:
+            if self.side(index) != self.side(op.outputs[0]):
+                raise CheckpointError(f"{self.where}: a RESHAPE between maps cannot be imported")
+            self.layers[op.outputs[0]] = self._layer(index, op)
+        elif len(self.value(index).shape) == 5 and self.side(op.outputs[0])[0] == self.side(self._stacked[index])[0]:
+            self._stacked[op.outputs[0]] = self._stacked[index]  # columns are there, rows follow
+        else:
+            self._enlarged(self._stacked[index], op)

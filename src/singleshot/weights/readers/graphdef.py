@@ -213,7 +213,8 @@ def _add_folded(graph: GraphDef, conv: Node, values: dict[str, np.ndarray]) -> N
     scope, _, part = source.name.rpartition("/")
     if part not in _KERNELS:
         scope, part = _CONV_OP.sub("", conv.name), "depthwise_weights" if conv.op == _CONVS[1] else "weights"
-    if any(f"{scope}/{name}" in values for name in ("BatchNorm/moving_mean", "biases")):
+    # feature_0: of the first of several levels that share the convolution, each with its own normalisation
+    if any(f"{scope}/{n}" in values for n in ("BatchNorm/moving_mean", "BatchNorm/feature_0/moving_mean", "biases")):
         return
     weight = values[f"{scope}/{part}"] if f"{scope}/{part}" in values else graph.value(source)
     if weight.ndim != 4:

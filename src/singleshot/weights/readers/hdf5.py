@@ -30,6 +30,7 @@ MAX_BYTES = 4 * 2**30
 _DATASPACE, _LINK_INFO, _DATATYPE, _LINK, _EXTERNAL, _LAYOUT = 0x1, 0x2, 0x3, 0x6, 0x7, 0x8
 _FILTERS, _ATTRIBUTE, _CONTINUED, _SYMBOLS = 0xB, 0xC, 0x10, 0x11
 _SHARED = 2  # flag of a message that lies elsewhere
+_MODELS = ("Model", "Functional")  # what versions of Keras call a network of layers
 _NEWER = "written in a newer form of HDF5 than Keras writes; load it in Keras and save the weights again"
 # Exponent and mantissa (place and bits each) and bias of IEEE 754's numbers, by their bytes.
 _FLOATS = {2: (10, 5, 0, 10, 15), 4: (23, 8, 0, 23, 127), 8: (52, 11, 0, 52, 1023)}
@@ -40,7 +41,8 @@ class _RefusedError(ValueError):
 
 
 def read_hdf5(path: Path, where: str) -> ForeignState:
-    """Names as in the file without "model_weights/"; `structure` is the model_config of a whole model.
+    """Names as in the file without "model_weights/"; `structure` is the model_config of a whole model, or of the .json
+    of that name next to weights alone.
 
     Raises CheckpointError: damaged, or with links, packing or types that Keras does not write.
     """
@@ -54,11 +56,24 @@ def read_hdf5(path: Path, where: str) -> ForeignState:
                 root = reader.visit(links["model_weights"])
                 links = reader.links(root)
             reader.collect(links, "", 0)
-            return ForeignState(reader.arrays, where, "keras", None if structure is None else json.loads(structure))
+            described = _description_beside(path) if structure is None else json.loads(structure)
+            return ForeignState(reader.arrays, where, "keras", described)
     except _RefusedError as error:
         raise CheckpointError(f"{where}: {error}") from error
     except (ValueError, RecursionError) as error:  # of the JSON, which is all that is left
         raise CheckpointError(f"{where}: its model_config is not JSON ({printable(error, 80)})") from error
+
+
+def _description_beside(path: Path) -> Any:
+    """What `model.to_json()` wrote next to the weights, under their name; None without one."""
+    file = path.with_suffix(".json")
+    if not file.is_file() or file.stat().st_size > MAX_CONFIG:
+        return None
+    try:
+        found = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        return None  # another program's
+    return found if isinstance(found, dict) and found.get("class_name") in _MODELS else None
 
 
 class _Message(NamedTuple):

@@ -54,6 +54,10 @@ def find_companions(path: Path, companion: str | Path | None, graph: GraphDef | 
                 " a plain list of names goes to --classes"
             )
     folder = path.parent
+    if (
+        folder.resolve().name == "checkpoint" and not (folder / "pipeline.config").is_file()
+    ):  # as TensorFlow 2's models are packed
+        folder = folder.resolve().parent
     config = folder / "pipeline.config"
     if found.config is None and config.is_file():
         found = found._replace(config=_parse_config(config, _text(config)))
@@ -66,7 +70,8 @@ def find_companions(path: Path, companion: str | Path | None, graph: GraphDef | 
 
 def companions_of_variables(names: Iterable[str], path: Path, companion: str | Path | None) -> Companions | None:
     """The same for a checkpoint, when its names are this API's; None for those of other projects."""
-    return find_companions(path, companion) if any(name.startswith("FeatureExtractor/") for name in names) else None
+    starts = ("FeatureExtractor/", "model/_feature_extractor/")
+    return find_companions(path, companion) if any(name.startswith(starts) for name in names) else None
 
 
 def _candidates(folder: Path) -> list[Path]:

@@ -61,8 +61,16 @@ _OPTIONS: dict[str, tuple[int, tuple[str, ...]]] = {
     "MUL": (21, ("activation",)),
     "MEAN": (27, ("keep_dims",)),
     "SUB": (28, ("activation",)),
+    "PACK": (59, ("values_count", "axis")),
+    "RESIZE_NEAREST_NEIGHBOR": (74, ("align_corners", "half_pixel_centers")),
 }
-_OPTION_TYPES = {"padding": "Int8", "activation": "Int8", "keep_dims": "Bool"}  # others are Int32
+_OPTION_TYPES = {
+    "padding": "Int8",
+    "activation": "Int8",
+    "keep_dims": "Bool",
+    "align_corners": "Bool",
+    "half_pixel_centers": "Bool",
+}  # others are Int32
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,79 @@
+"""pierluigiferrari/ssd_keras: SSD7, seven convolutions of any input size (models/keras_ssd7.py)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from singleshot.conventions import SSD_KERAS
+from singleshot.errors import CheckpointError
+from singleshot.importable import importable
+from singleshot.weights.class_names import usual_names
+from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.graph_builder import GraphBuilder
+from singleshot.weights.imported_model import ImportedModel, Importer, classes_of
+from singleshot.weights.importers.keras import KerasNetwork, short_names
+
+_HEADS = (4, 5, 6, 7)  # the convolutions that boxes are predicted from
+_EPS, _MOMENTUM = 0.001, 0.01  # of Keras' BatchNormalization, and of the network's own .99
+
+
+def _matches(tensors: ForeignState) -> bool:
+    names = short_names(tensors)
+    return all(name in names for name in importable()["keras-ssd7"].signature)
+
+
+def _convert(tensors: ForeignState) -> ImportedModel:
+    names = short_names(tensors)
+    input_spec, priors = SSD_KERAS.inputs["ssd7"], SSD_KERAS.prior_spec("ssd7")
+    notes: tuple[str, ...] = ()
+    if tensors.kind == "keras" and tensors.structure is not None:
+        network = KerasNetwork(tensors.structure, tensors.where)
+        height, width = network.sides() or input_spec.sides
+        maps = tuple((height // 2**i, width // 2**i) for i in range(3, 7))
+        if min(map(min, maps)) < 1:
+            raise CheckpointError(f"{tensors.where}: SSD7 on images of {height} x {width}: too small for its last map")
+        priors = network.priors(replace(priors, image_size=(height, width), maps=maps), [f"anchors{i}" for i in _HEADS])
+        input_spec = network.input(replace(input_spec, height=height, width=width))
+    else:
+        notes = (
+            "a file of weights alone says nothing of its input and default boxes: those of its tutorial were taken",
+        )
+
+    def take(layer: str, part: str, *shape: int | None) -> Tensor:
+        return tensors.take(names.get(f"{layer}/{part}", f"{layer}/{part}"), *shape)
+
+    net = GraphBuilder()
+    x, seen = net.image, []
+    for i in range(1, 8):
+        if i > 1:
+            x = net.add(f"pool{i - 1}", "maxpool", x, kernel=2)
+        kernel = 5 if i == 1 else 3
+        weight = take(f"conv{i}", "kernel", kernel, kernel, net.channels[x], None).permute(3, 2, 0, 1).contiguous()
+        bias = take(f"conv{i}", "bias", len(weight))
+        x = net.conv(f"conv{i}", x, weight, bias, padding=kernel // 2)
+        gamma, beta, mean, variance = (
+            take(f"bn{i}", part, len(weight)) for part in ("gamma", "beta", "moving_mean", "moving_variance")
+        )
+        x = net.norm(f"bn{i}", x, gamma, beta, mean, variance, _EPS, _MOMENTUM)
+        x = net.add(f"elu{i}", "elu", x)
+        if i in _HEADS:
+            seen.append(x)
+    outputs = tensors.shape(names.get("classes4/bias", "classes4/bias"))
+    columns = outputs[0] // priors.per_cell[0] if outputs else 0
+    for i, x, boxes in zip(_HEADS, seen, priors.per_cell, strict=True):
+
+        def head(name: str, count: int, x: str = x) -> tuple[Tensor, Tensor]:
+            weight = take(name, "kernel", 3, 3, net.channels[x], count).permute(3, 2, 0, 1).contiguous()
+            return weight, take(name, "bias", count)
+
+        net.head(x, x, *head(f"boxes{i}", 4 * boxes), *head(f"classes{i}", columns * boxes))
+    source = "pierluigiferrari/ssd_keras SSD7"
+    tensors.finish(source)
+    num_classes = classes_of(columns, tensors.where)
+    model = net.build(num_classes, priors, input_spec, "custom")
+    return ImportedModel(model, source, usual_names(num_classes), SSD_KERAS.detection["ssd_keras"], notes)
+
+
+IMPORTERS = (Importer("keras-ssd7", _convert, "keras", _matches),)
