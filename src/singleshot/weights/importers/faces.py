@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from singleshot.conventions_faces import FACE
 from singleshot.prior_boxes import PriorSpec
+from singleshot.weights.imported_model import SizedPriors
 from singleshot.weights.importers.mobilenet_blocks import add_head
 from singleshot.weights.importers.torch_blocks import TorchBuilder
 
@@ -18,3 +22,12 @@ def add_heads(net: TorchBuilder, maps: list[str], names: tuple[str, str], priors
     for i, (x, boxes) in enumerate(zip(maps, priors.per_cell, strict=True)):
         location, confidence = (name.format(i) for name in names)
         add_head(net, x, location, confidence, boxes, num_classes + 1)
+
+
+def same_pixels(priors: PriorSpec) -> SizedPriors:
+    """Their rule for other inputs: anchors and steps are so many pixels, whatever the size of the image."""
+
+    def make(size: int, maps: Sequence[int]) -> PriorSpec:
+        return replace(priors, image_size=size, maps=tuple(maps))
+
+    return SizedPriors(make, "its own, of the same sizes in pixels")
