@@ -48,7 +48,14 @@ class Made:
         count = x.shape[1]
         gamma, variance = (self.get(f"{key}/{n}", (count,), 0.5) for n in ("gamma", "moving_variance"))
         beta, mean = (self.get(f"{key}/{n}", (count,)) for n in ("beta", "moving_mean"))
-        return F.batch_norm(x, mean, variance, gamma, beta, eps=0.001)
+        return F.batch_norm(
+            x,
+            mean,
+            variance,
+            gamma,
+            beta,
+            eps=1e-5 if RESNET in key and "/fpn/" not in key and not self.keras else 0.001,
+        )
 
     def kernel(self, scope, x, outputs, size, stride, kind="weights", pads=None):
         inputs = x.shape[1]
@@ -118,9 +125,10 @@ class Made:
         scope, maps = getattr(self, network)(x - mean if network == "resnet" else x * 2 / 255 - 1)
         top = self.biased(f"{scope}/fpn/projection_3", maps[2], DEPTH, 1)
         levels = [top]
+        rest = top
         for i in (2, 1):
-            up = levels[0].repeat_interleave(2, 2).repeat_interleave(2, 3)
-            x = up + self.biased(f"{scope}/fpn/projection_{i}", maps[i - 1], DEPTH, 1)
+            up = (levels[0] if self.keras else rest).repeat_interleave(2, 2).repeat_interleave(2, 3)
+            x = rest = up + self.biased(f"{scope}/fpn/projection_{i}", maps[i - 1], DEPTH, 1)
             levels.insert(0, self.unit(f"{scope}/fpn/smoothing_{i}", x, 1))
         for name in (
             ("bottom_up_block5", "bottom_up_block6")

@@ -29,6 +29,7 @@ from singleshot.weights.readers.graphdef import GraphDef, shape_of
 
 # core/post_processing.py with the samples' post_processing.
 THRESHOLDS = TF_OBJECT_DETECTION.detection["tf-object-detection"]
+RESNET_EPSILON = 1e-5  # slim/nets/resnet_utils.py, resnet_arg_scope; keras_models/resnet_v1.py
 _ACTIVATIONS = {1: "relu", 2: "relu6"}  # hyperparams.proto
 # TFLite_Detection_PostProcess: options and the field of an AttrValue that each is in.
 _OPTIONS = {
@@ -161,6 +162,8 @@ def _from_config(config: Any, where: str) -> dict[str, Any]:
         known["extras"] = _block(extractor.conv_hyperparams)
         if extractor.override_base_feature_extractor_hyperparams:
             known["base"] = known["extras"]
+        elif "resnet" in extractor.type:
+            known["base"] = Block("relu", RESNET_EPSILON)
     predictor = ssd.box_predictor
     if predictor.HasField("convolutional_box_predictor"):
         known["predictor"] = _block(predictor.convolutional_box_predictor.conv_hyperparams)
@@ -284,7 +287,8 @@ def scope_of(name: str) -> str:
     """The layer that a variable or an operation belongs to: its name without the last parts and without the scope that
     operations have twice."""
     name = re.sub(r"(/BatchNorm(/.*)?|/Relu6?(_\d+)?)$", "", name)
-    return re.sub(r"(?<=/)(Mobilenet\w+|InceptionV\d)/\1(?=/)", r"\1", name)
+    name = re.sub(r"(?<=/fpn)/top_down(?=/)", "", name)
+    return re.sub(r"(?<=/)(Mobilenet\w+|InceptionV\d|resnet_v1_\d+)/\1(?=/)", r"\1", name)
 
 
 def _graph_size(graph: GraphDef) -> tuple[int, int] | None:

@@ -7,6 +7,7 @@ as research/object_detection/models/ssd_*_feature_extractor.py take them.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from singleshot.errors import CheckpointError, printable
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.graph_builder import GraphBuilder, same_padding
 from singleshot.weights.importers.mobilenet_blocks import V1_STRIDES, V2_STRIDES, V2_WIDTHS
-from singleshot.weights.importers.tf_detection_settings import Block, Settings, scope_of
+from singleshot.weights.importers.tf_detection_settings import RESNET_EPSILON, Block, Settings, scope_of
 from singleshot.weights.importers.tf_keras_names import (
     INCEPTION,
     RESNET,
@@ -239,6 +240,8 @@ def resnet_v1(build: Builder, layers: int) -> list[str]:
     """slim/nets/resnet_v1.py with store_non_strided_activations: maps of stride 4 to 32. Keras' networks are the same
     but for the limit of 6 behind each unit, where the configuration has it."""
     network, block, maps = f"{RESNET}{layers}", build.settings.base, []
+    if not build.keras:  # of which the configuration overrides the activation alone
+        block = replace(block, epsilon=RESNET_EPSILON)
     x = build.conv(f"{network}/conv1", GraphBuilder.image, block, stride=2)
     x = build.pool(f"{network}/pool1", x, "maxpool", 2)
     for number, count in enumerate(RESNET_UNITS[layers], 1):

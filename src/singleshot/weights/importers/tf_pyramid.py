@@ -95,8 +95,8 @@ def _pyramid(build: Builder, scope: str, maps: list[str]) -> list[str]:
                 f"{build.tensors.where}: a pyramid on images of {build.settings.size} pixels: want a multiple of 32"
             )
         x = build.follow(side, build.net.add(f"{scope}/add_{level}", "add", up, side))
-        x = _unit(build, f"{scope}/smoothing_{level}", x, block, 1)
-        found.insert(0, x)
+        found.insert(0, _unit(build, f"{scope}/smoothing_{level}", x, block, 1))
+        x = found[0] if build.keras else x  # TensorFlow 1's goes on from the sum, which is not smoothed
     coarse = {match[0] for name in build.names if (match := re.match(rf"{scope}/bottom_up_\w*\d+(?=/)", name))}
     for name in sorted(coarse, key=lambda name: int(re.findall(r"\d+$", name)[0])):
         found.append(_unit(build, name, found[-1], block, 2))
