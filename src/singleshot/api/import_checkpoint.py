@@ -111,7 +111,7 @@ def import_checkpoint(
         checkpoint: Another project's model file; a TensorFlow checkpoint also by its prefix. No code in it is run.
         out: The file to write; None for the checkpoint's name with .safetensors, in this folder.
         source: Whose it is, instead of recognising it: a name that `singleshot import --list` shows.
-        companion: Caffe's prototxt, or a label map, where it is not found by its name.
+        companion: Caffe's prototxt, OpenVINO's .bin, or a label map, where it is not found by its name.
         class_names: In the order of the outputs, or a text file with one a line; None for the checkpoint's own.
         image: A photo to try the model on; None for a drawn scene.
         picture: Where the photo with its detections goes; None for the model's name with .jpg, with `image` only.

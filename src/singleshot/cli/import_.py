@@ -28,7 +28,8 @@ def import_command(
     source: Annotated[str, typer.Option(help="Whose it is, instead of recognising it: a name of --list.")] = "auto",
     show_list: Annotated[bool, typer.Option("--list", help="List what is recognised, and stop.")] = False,
     beside: Annotated[
-        Path | None, typer.Option(help="Caffe's prototxt, or a label map, where it is not found by its name.")
+        Path | None,
+        typer.Option(help="Caffe's prototxt, OpenVINO's .bin, or a label map, where it is not found by its name."),
     ] = None,
     classes: Annotated[
         str | None, typer.Option(help="Names, separated by commas, or a text file with one a line. Default: its own.")
@@ -46,8 +47,8 @@ def import_command(
 
     Example: singleshot import ssd300_mAP_77.43.pth --image photo.jpg
 
-    Caffe, Keras, TensorFlow, TensorFlow Lite and PyTorch files are recognised by what they hold; of these only PyTorch
-    needs to be installed, and no code in a file is run.
+    Caffe, Keras, OpenVINO, TensorFlow, TensorFlow Lite and PyTorch files are recognised by what they hold; of these
+    only PyTorch needs to be installed, and no code in a file is run.
     """
     if show_list:
         from singleshot.importable import importable
@@ -81,10 +82,11 @@ def _print_model(done: Imported) -> None:
     info = done.info
     spec, priors, rule, names = info.input_spec, info.priors, info.thresholds, info.class_names
     mean, std, variances = (" ".join(f"{v:g}" for v in row) for row in (spec.mean, spec.std, priors.variances[:2]))
-    maps = " ".join(map(str, priors.maps))
+    maps = " ".join(str(high) if high == wide else f"{high}x{wide}" for high, wide in priors.grids)
     few = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
     print(f"{printable(done.checkpoint)}: {printable(done.source)}")
-    print(f"  input   {spec.size} x {spec.size}, {spec.resize}, {spec.colour_order.upper()}, mean {mean}, std {std}")
+    colours = spec.colour_order.upper() if spec.channels == 3 else "grey"
+    print(f"  input   {spec.height} x {spec.width}, {spec.resize}, {colours}, mean {mean}, std {std}")
     print(f"  priors  {priors.count} on maps of {maps}, clip {priors.clip}, variances {variances}")
     print(f"  detect  {rule.summary()}")
     print(f"  classes {len(names)}: {printable(few)}")

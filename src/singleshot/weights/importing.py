@@ -36,7 +36,8 @@ def import_foreign(
 ) -> ImportedModel:
     """As `import_checkpoint`, with what else the file says.
 
-    companion: Caffe's prototxt or a label map, where it is not found by name. Raises as `import_checkpoint`.
+    companion: Caffe's prototxt, OpenVINO's .bin or a label map, where it is not found by name. Raises as
+    `import_checkpoint`.
     """
     if isinstance(path_or_state_dict, Mapping):
         from singleshot.weights.readers.wrappers import unwrap
