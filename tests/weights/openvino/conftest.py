@@ -134,7 +134,17 @@ def ir(tmp_path: Path) -> SimpleNamespace:
         return path
 
     return SimpleNamespace(
-        builder=Builder, end=_end, small=small, save=save, agree=agree, run=run, op=op, ov=ov, sides=(HEIGHT, WIDTH)
+        builder=Builder,
+        end=_end,
+        small=small,
+        save=save,
+        agree=agree,
+        run=run,
+        op=op,
+        ov=ov,
+        sides=(HEIGHT, WIDTH),
+        prior_box=prior_box,
+        detection=DETECTION,
     )
 
 
