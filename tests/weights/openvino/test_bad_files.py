@@ -60,11 +60,11 @@ CHANGES = [
     ("<dim>40</dim>", "<dim>9999999999999999</dim>", "a dimension .* want a whole number"),
     ('<edge from-layer="0" ', '<edge from-layer="999" ', "a layer that is not there"),
     ('<layer id="1" ', '<layer id="0" ', "two layers have the same id"),
-    ("<net ", "<annotation ", "not a checkpoint that is known"),
+    ("<net ", "<annotation ", "an XML file, not a model"),
     (
         '<?xml version="1.0"?>',
         '<?xml version="1.0"?><!DOCTYPE net [<!ENTITY a "aaaa">]>',
-        "not a checkpoint|not plain XML",
+        "an OpenVINO network that is not plain XML",
     ),
     ("<layers>", "<!DOCTYPE net><layers>", "is not plain XML"),
     ("</layers>", "", "is not plain XML"),
@@ -106,7 +106,7 @@ def test_weights_that_are_missing_or_cut(ir):
     other.write_bytes(data)
     assert import_foreign(path, companion=other).model.num_classes == 2
     weights.write_bytes(data)
-    refused(weights, r"the weights of an OpenVINO network; name net\.xml")
+    refused(weights, r"the weights of an OpenVINO model, which net.xml describes; name that")
 
 
 def test_weights_that_are_no_numbers(ir):
