@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from singleshot.conventions import DETECTION
 from singleshot.errors import CheckpointError
+from singleshot.weights.import_settings import ImportSettings
 from singleshot.weights.importing import import_foreign
 
 WIDTHS = (3, 4, 5, 5, 6, 7, 7, 4, 4)
@@ -132,7 +133,8 @@ def test_gives_the_outputs_and_boxes_of_the_source(arrays, form):
     assert raw.logits[..., 0].max() < -19
     assert np.abs(model.priors.numpy() - anchors((33, 17, 9, 5, 3))).max() < 1e-6
     assert (foreign.class_names, foreign.thresholds) == (("mask", "no mask"), DETECTION["aizoo"])
-    assert "taken to be 260" in foreign.notes[0]
+    assert "assumed: input 260" in foreign.notes[0]
+    assert import_foreign(FORMS[form](arrays), settings=ImportSettings(size=360)).model.prior_spec.maps[0] == 45
 
 
 @pytest.mark.parametrize(("side", "maps"), [(360, (45, 23, 12, 6, 4)), (260, (33, 17, 9, 5, 3)), (300, None)])

@@ -115,7 +115,7 @@ def test_weights_alone_are_those_of_the_tutorial(tmp_path, arrays):
     assert (model.input_spec.sides, model.num_classes, foreign.class_names) == ((300, 480), CLASSES, None)
     assert np.abs(model.priors.numpy() - anchors(300, 480)).max() < 1e-6
     assert model.prior_spec.variances == (1.0, 1.0)
-    assert "tutorial" in foreign.notes[0]
+    assert "assumed: input 300 x 480" in foreign.notes[0]
     agrees(model, arrays)
 
 

@@ -68,7 +68,7 @@ def _side(tensors: ForeignState) -> int | None:
 
 
 def _convert(tensors: ForeignState) -> ImportedModel:
-    notes: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ("size", "priors")
     if isinstance(tensors.structure, Network):
         graph = GraphImport(tensors)
         heads, _ = outputs_of(graph, tensors.structure.outputs[0], tensors.structure.outputs[1], len(MASKED))
@@ -78,19 +78,16 @@ def _convert(tensors: ForeignState) -> ImportedModel:
         net = graph.assembly
     else:
         known = _side(tensors)
-        side = known or 260
+        side = known or tensors.take_size(260)
         net = _network(tensors, side)
-        if known is None:
-            notes = (
-                "the file does not say the side of its input: taken to be 260, that of the model that is not model360",
-            )
+        fixed = () if known is None else fixed
     source = "AIZOOTech/FaceMaskDetection"
     tensors.finish(source)
     if f"ssd{side}" not in AIZOO.priors:
         raise CheckpointError(f"{tensors.where}: {source} of {side} pixels: want 260 or 360")
     name = f"ssd{side}"
     model = net.build(len(MASKED), AIZOO.prior_spec(name), AIZOO.inputs[name], "custom")
-    return ImportedModel(model, source, MASKED, AIZOO.detection["aizoo"], notes)
+    return ImportedModel(model, source, MASKED, AIZOO.detection["aizoo"], fixed=fixed)
 
 
 def _network(tensors: ForeignState, side: int) -> GraphBuilder:

@@ -27,7 +27,7 @@ def _matches(tensors: ForeignState) -> bool:
 def _convert(tensors: ForeignState) -> ImportedModel:
     names = short_names(tensors)
     input_spec, priors = SSD_KERAS.inputs["ssd7"], SSD_KERAS.prior_spec("ssd7")
-    notes: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
     if tensors.kind == "keras" and tensors.structure is not None:
         network = KerasNetwork(tensors.structure, tensors.where)
         height, width = network.sides() or input_spec.sides
@@ -35,11 +35,7 @@ def _convert(tensors: ForeignState) -> ImportedModel:
         if min(map(min, maps)) < 1:
             raise CheckpointError(f"{tensors.where}: SSD7 on images of {height} x {width}: too small for its last map")
         priors = network.priors(replace(priors, image_size=(height, width), maps=maps), [f"anchors{i}" for i in _HEADS])
-        input_spec = network.input(replace(input_spec, height=height, width=width))
-    else:
-        notes = (
-            "a file of weights alone says nothing of its input and default boxes: those of its tutorial were taken",
-        )
+        input_spec, fixed = network.input(replace(input_spec, height=height, width=width)), ("size", "priors")
 
     def take(layer: str, part: str, *shape: int | None) -> Tensor:
         return tensors.take(names.get(f"{layer}/{part}", f"{layer}/{part}"), *shape)
@@ -73,7 +69,7 @@ def _convert(tensors: ForeignState) -> ImportedModel:
     tensors.finish(source)
     num_classes = classes_of(columns, tensors.where)
     model = net.build(num_classes, priors, input_spec, "custom")
-    return ImportedModel(model, source, usual_names(num_classes), SSD_KERAS.detection["ssd_keras"], notes)
+    return ImportedModel(model, source, usual_names(num_classes), SSD_KERAS.detection["ssd_keras"], fixed=fixed)
 
 
 IMPORTERS = (Importer("keras-ssd7", _convert, "keras", _matches),)
