@@ -70,8 +70,8 @@ def export_command(
 
     --opset writes ONNX for readers that take no newer one: TensorRT 8 and OpenCV's dnn want --raw --opset 12 --batch 1.
 
-    --to tflite writes TensorFlow Lite for phones and small boards, TFLite_Detection_PostProcess at its end and class names
-    inside; --int8 and --raw go with it. What that operator cannot do is refused.
+    --to tflite writes TensorFlow Lite for phones and small boards, TFLite_Detection_PostProcess at its end and class
+    names inside; --int8 and --raw go with it. What that operator cannot do is refused.
 
     --to torchvision or amdegroot writes a PyTorch state dict for that project's code. They take SSD300 on VGG16;
     torchvision also an SSDLite320 that came from it. How they normalise images and their default boxes are fixed in
