@@ -178,6 +178,7 @@ def test_import_reads_the_file_back(int8: bool, tmp_path: Path) -> None:
     found, read = open_model(tmp_path / "m.tflite")
     assert (read.class_names, read.thresholds, read.prior_spec) == (info.class_names, info.thresholds, info.prior_spec)
     assert read.input_spec == spec
+    assert ("float" in read.training["imported"]) != int8
     for one, other in zip(raw_of(net._replace(model=found)), raw_of(net), strict=True):
         assert np.abs(one - other).max() < (0.3 if int8 else 1e-4) * other.std()
 

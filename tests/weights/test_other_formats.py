@@ -54,7 +54,11 @@ def line_of(path):
         ("ssd.tar", bytes(257) + b"ustar" + NOISE, "an archive; unpack it"),
         ("ssd.pth", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
         ("ssd.caffe", b"<!DOCTYPE html><html><body>Google Drive", "an HTML page"),
-        ("ssd.xml", b'<?xml version="1.0"?>\n<net name="ssd" version="11">', "an OpenVINO network"),
+        (
+            "ssd.xml",
+            b'<?xml version="1.0"?>\n<!DOCTYPE net>\n<net name="ssd">',
+            "an OpenVINO network that is not plain XML",
+        ),
         ("000001.xml", b"<annotation><object/></annotation>", "an XML file"),
         ("model.json", b'{"format": "graph-model", "modelTopology": {}}', "a TensorFlow.js model"),
         ("checkpoint", b'model_checkpoint_path: "model.ckpt-9"\n', "only says which checkpoint is the last"),

@@ -123,7 +123,7 @@ def import_checkpoint(
         checkpoint: Another project's model file; a TensorFlow checkpoint also by its prefix. No code in it is run.
         out: The file to write; None for the checkpoint's name with .safetensors, in this folder.
         source: Whose it is, instead of recognising it: a name that `singleshot import --list` shows.
-        companion: Caffe's prototxt, or a label map, where it is not found by its name.
+        companion: Caffe's prototxt, OpenVINO's .bin, or a label map, where it is not found by its name.
         class_names: In the order of the outputs, or a text file with one a line; "numbered" for class 1, class 2, ...;
             None for the checkpoint's own, or those of the class list next to it.
         image: A photo to try the model on; None for a drawn scene.

@@ -28,7 +28,8 @@ def import_command(
     source: Annotated[str, typer.Option(help="Whose it is, instead of recognising it: a name of --list.")] = "auto",
     show_list: Annotated[bool, typer.Option("--list", help="List what is recognised, and stop.")] = False,
     beside: Annotated[
-        Path | None, typer.Option(help="Caffe's prototxt, or a class list, where it is not found by its name.")
+        Path | None,
+        typer.Option(help="Caffe's prototxt, OpenVINO's .bin, or a class list, where it is not found by its name."),
     ] = None,
     classes: Annotated[
         str | None,
@@ -67,8 +68,8 @@ def import_command(
 
     Example: singleshot import mb1-ssd-Epoch-99.pth --size 512 --classes labels.txt
 
-    Caffe, Keras, TensorFlow, TensorFlow Lite and PyTorch files are recognised by what they hold; of these only PyTorch
-    needs to be installed, and no code in a file is run.
+    Caffe, Keras, OpenVINO, TensorFlow, TensorFlow Lite and PyTorch files are recognised by what they hold; of these
+    only PyTorch needs to be installed, and no code in a file is run.
     """
     if show_list:
         from singleshot.importable import importable
@@ -104,11 +105,12 @@ def _print_model(done: Imported) -> None:
     info = done.info
     spec, priors, rule, names = info.input_spec, info.priors, info.thresholds, info.class_names
     mean, std, variances = (" ".join(f"{v:g}" for v in row) for row in (spec.mean, spec.std, priors.variances[:2]))
-    maps = " ".join(str(cells) if isinstance(cells, int) else "{}x{}".format(*cells) for cells in priors.maps)
+    maps = " ".join(str(high) if high == wide else f"{high}x{wide}" for high, wide in priors.grids)
     few = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
     print(f"{printable(done.checkpoint)}: {printable(done.source)}")
     size = f"{spec.height} x {spec.width}" + ("" if spec.height == spec.width else " (height x width)")
-    print(f"  input   {size}, {spec.resize}, {spec.colour_order.upper()}, mean {mean}, std {std}")
+    colours = spec.colour_order.upper() if spec.channels == 3 else "grey"
+    print(f"  input   {size}, {spec.resize}, {colours}, mean {mean}, std {std}")
     print(f"  priors  {priors.count} on maps of {maps}, clip {priors.clip}, variances {variances}")
     print(f"  detect  {rule.summary()}")
     print(f"  classes {len(names)}: {printable(few)}")

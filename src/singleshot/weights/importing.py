@@ -69,7 +69,8 @@ def import_foreign(
 ) -> ImportedModel:
     """As `import_checkpoint`, with what else the file and the class list next to it say.
 
-    companion: Caffe's prototxt or a label map, where it is not found by name. Raises as `import_checkpoint`.
+    companion: Caffe's prototxt, OpenVINO's .bin or a label map, where it is not found by name. Raises as
+    `import_checkpoint`.
     """
     settings = settings or ImportSettings()
     settings.check()

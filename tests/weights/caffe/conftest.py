@@ -260,11 +260,11 @@ def _mobilenet(norms: bool, columns: int = 21, thin: int = 1) -> list[Row]:
 # -------------------------------------------------------------------------------------------------- computing
 
 
-def _weights(rows: Sequence[Row], side: int = 300, seed: int = 0) -> dict[str, np.ndarray]:
-    """Blobs for all layers that have some, small enough for values to stay near 1."""
+def _weights(rows: Sequence[Row], seed: int = 0, channels: int = 3) -> dict[str, np.ndarray]:
+    """Blobs for all layers that have some, small enough for values to stay near 1. channels: of the image."""
     random = np.random.default_rng(seed)
     arrays: dict[str, np.ndarray] = {}
-    widths = {"data": 3}
+    widths, image = {"data": channels}, channels
 
     def put(name: str, i: int, values: np.ndarray) -> None:
         arrays[f"{name}[{i}]"] = values.astype(np.float32)
@@ -277,7 +277,7 @@ def _weights(rows: Sequence[Row], side: int = 300, seed: int = 0) -> dict[str, n
             outputs = widths[top] = p["num_output"]
             high, wide = p.get("kernel_h", p.get("kernel_size")), p.get("kernel_w", p.get("kernel_size"))
             shape = (outputs, channels // p.get("group", 1), high, wide)
-            sees_pixels = 1 / 60 if channels == 3 else 1.0
+            sees_pixels = 1 / 60 if channels == image else 1.0
             put(name, 0, random.uniform(-1, 1, shape) * np.sqrt(6 / np.prod(shape[1:])) * sees_pixels)
             if p.get("bias_term", True):
                 put(name, 1, random.uniform(-0.1, 0.1, outputs))

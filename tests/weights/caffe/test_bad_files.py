@@ -196,3 +196,10 @@ def test_a_caffemodel_is_known_by_its_content(caffe, small, tables):
         assert read_foreign(other).kind != "caffe"
     except CheckpointError as error:
         assert "Caffe" not in str(error)
+
+
+def test_default_boxes_that_are_in_code(caffe, small):
+    """As AIZOO's face mask detector and Ultra-Light have it: heads, joined, and nothing that says what boxes are."""
+    rows, arrays, path = small
+    kept = [row for row in rows if row[1] not in ("PriorBox", "DetectionOutput") and row[0] != "mbox_priorbox"]
+    refused(caffe.both(path.parent, arrays, kept, SIDE), "2 heads, but neither PriorBox nor DetectionOutput")

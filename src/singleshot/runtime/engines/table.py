@@ -166,6 +166,7 @@ ENGINES: dict[str, EngineRow] = {
     ),
 }
 GPU_DEVICES = ("cuda", "tensorrt")
+_MAX_XML = 8 * 2**20  # bytes of another project's network that are looked at
 _BATCH, _GPU_BATCH = 8, 32  # images in a call of an engine without a row; of any on a GPU
 
 
@@ -184,7 +185,18 @@ def engines_of(path: str | Path) -> tuple[str, ...]:
 
         # Another project's says nothing of its classes and input: it is imported.
         fitting = fitting if tflite_description(path) is not None else ()
+    if suffix == ".xml" and _is_foreign_network(Path(path)):
+        fitting = ()
     return fitting or tuple(name for name, row in ENGINES.items() if not row.files)
+
+
+def _is_foreign_network(path: Path) -> bool:
+    """Whether OpenVINO's .xml is another project's SSD, a checkpoint here: exported files have no DetectionOutput."""
+    try:
+        with path.open("rb") as file:
+            return b'type="DetectionOutput"' in file.read(_MAX_XML)
+    except OSError:
+        return False
 
 
 def is_exported(path: str | Path) -> bool:

@@ -61,6 +61,7 @@ def _by_network_or_name(tensors: ForeignState) -> ImportedModel:
         layers, end = _ending(net)
         if end is not None:
             return _network(tensors, net, layers)
+        _refuse_boxes_in_code(net)
         if net.where != tensors.where:
             raise CheckpointError(f"{net.where}: no SSD; it has no layer of type {' or '.join(caffe_heads.ENDS)}")
     if _has(tensors, VGG_SIGN):
@@ -72,6 +73,17 @@ def _by_network_or_name(tensors: ForeignState) -> ImportedModel:
         f"{tensors.where}: Caffe weights ({printable(', '.join(list(tensors)[:3]), 80)} ...) without their network; put"
         " the prototxt next to the file under the same name"
     )
+
+
+def _refuse_boxes_in_code(net: CaffeNet) -> None:
+    """Raise CheckpointError for a network with heads that says nothing of its default boxes: AIZOO's, Ultra-Light's."""
+    kinds = [layer.type for layer in net.layers]
+    heads = kinds.count("Permute")
+    if heads and "PriorBox" not in kinds:
+        raise CheckpointError(
+            f"{net.where}: {heads} heads, but neither PriorBox nor DetectionOutput: its default boxes are in its"
+            " project's code, not in its files; import the project's PyTorch or TensorFlow weights, or add those layers"
+        )
 
 
 def _ending(net: CaffeNet) -> tuple[tuple[Any, ...], Any]:

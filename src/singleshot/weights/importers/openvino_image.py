@@ -69,7 +69,7 @@ def read_image(network: IrNetwork, constants: Constants, where: str) -> ImageInp
             notes.append("the file does not say in which order colours come: blue first, as in Open Model Zoo")
     if pixels.turned:
         order = {"bgr": "rgb", "rgb": "bgr"}[order]
-    mean, std = -pixels.shift / pixels.factor, 1 / pixels.factor
+    mean, std = 0.0 - pixels.shift / pixels.factor, 1 / pixels.factor
     if order == "bgr":
         mean, std = mean[::-1], std[::-1]
     mean3, std3 = (tuple(round(float(v), 6) for v in part) for part in (mean, std))

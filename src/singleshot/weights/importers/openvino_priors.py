@@ -33,8 +33,9 @@ def row_of(node: Node, image: tuple[int, int], grid: tuple[int, int], unit: bool
         if own not in (0, side):
             raise CheckpointError(f"{what} is for images of another size ({name} {own}, not {side})")
     variances = _UNIT if unit else four_variances(node.numbers("variance"), where)
-    clip, offset = node.flag("clip"), round(node.number("offset", 0.5), 6)
-    if node.kind == "PriorBoxClustered":
+    clustered = node.kind == "PriorBoxClustered"
+    clip, offset = node.flag("clip", clustered), round(node.number("offset"), 6)
+    if clustered:
         widths, heights = node.numbers("width"), node.numbers("height")
         shapes: Shapes = tuple(zip(widths, heights, strict=False))
         steps = [node.number(f"step_{axis}", 0) or node.number("step", 0) for axis in "hw"]
@@ -88,7 +89,6 @@ def rows_of_table(
     table: np.ndarray, maps: Sequence[Shape], per_cell: Sequence[int], image: tuple[int, int], unit: bool, where: str
 ) -> list[PriorRow]:
     """From constants [2, P * 4], corners and variances, or [1, P * 4] corners alone: the grids that they follow."""
-    height, width = image
     counts = [m.height * m.width * n for m, n in zip(maps, per_cell, strict=True)]
     flat = table.reshape(-1, table.shape[-1])
     if flat.shape[1] != 4 * sum(counts) or len(flat) not in (1, 2) or (len(flat) == 1 and not unit):
@@ -96,49 +96,61 @@ def rows_of_table(
     if not bool(np.isfinite(flat).all()):
         raise CheckpointError(f"{where}: priors that are not numbers; the file is damaged")
     corners = flat[0].reshape(-1, 4).astype(np.float64)
-    boxes = np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], axis=1)
-    boxes *= np.array([width, height] * 2)
+    clip = bool((corners >= 0).all() and (corners <= 1).all())
     rows, start = [], 0
-    clipped = bool((corners >= -1e-6).all() and (corners <= 1 + 1e-6).all())
     for m, n, count in zip(maps, per_cell, counts, strict=True):
-        part = boxes[start : start + count].reshape(m.height, m.width, n, 4)
         variances = _UNIT
         if not unit:
             given = flat[1].reshape(-1, 4)[start : start + count]
             if np.abs(given - given[0]).max() > 1e-6:
                 raise CheckpointError(f"{where}: priors with another variance in each cell")
             variances = four_variances(given[0].tolist(), where)
-        rows.append(_fitted(part, clipped, variances))
+        row = _fitted(corners[start : start + count].reshape(m.height, m.width, n, 4), clip, image)
+        if row is None:
+            what = f"its priors of a map of {m.height}x{m.width}"
+            raise CheckpointError(f"{where}: {what} do not lie on a grid of its cells, with one set of shapes")
+        rows.append(row._replace(variances=variances))
         start += count
-    # A map of one cell says where it is, not how far the next would be: its offset is that of the others.
-    known = [row.offset for row, m in zip(rows, maps, strict=True) if max(m.height, m.width) > 1]
-    offset = known[0] if known else 0.5
-    return [
-        row._replace(offset=offset, step=(row.step[0] * row.offset / offset, row.step[1] * row.offset / offset))
-        if max(m.height, m.width) == 1
-        else row
-        for row, m in zip(rows, maps, strict=True)
-    ]
+    return rows
 
 
-def _fitted(part: np.ndarray, clipped: bool, variances: Variances) -> PriorRow:
-    """part: cx cy w h in pixels, [rows, columns, boxes, 4]. The smallest box is cut at the border least, or not."""
-    sizes = part[..., 2:].max(axis=(0, 1))
-    smallest = int(sizes.prod(axis=1).argmin())
-    found = []
-    for line in (part[:, part.shape[1] // 2, smallest, 1], part[part.shape[0] // 2, :, smallest, 0]):
-        if len(line) == 1:
-            found.append((float(line[0]) / 0.5, 0.5))
-            continue
-        inner = slice(1, -1) if len(line) > 3 else slice(None)
-        places = np.arange(len(line))[inner]
-        step, first = np.polyfit(places, line[inner], 1)
-        found.append((float(step), float(first / step) if abs(step) > 1e-9 else 0.5))
-    offset = found[0][1] if part.shape[0] > 1 else found[1][1]
-    offset = 0.5 if abs(offset - 0.5) < 0.02 else round(offset, 3)
-    shapes = tuple((float(w), float(h)) for w, h in sizes)
-    steps = tuple(round(step * own / offset, 3) if offset else step for step, own in found)
-    return PriorRow(shapes, (steps[0], steps[1]), offset, clipped, variances)
+def _fitted(corners: np.ndarray, clip: bool, image: tuple[int, int]) -> PriorRow | None:
+    """corners: [rows, columns, boxes, 4] in 0..1. The middles of cells are tried first, then a line through the centres
+    of boxes that nothing cuts."""
+    rows, columns, _, _ = corners.shape
+    sides = np.array([image[1], image[0]] * 2, np.float64)
+    pixels = corners * sides
+    halves = bool((corners.astype(np.float16).astype(np.float64) == corners).all())
+    tolerance = 1e-3 if halves else 2e-5
+    own = (image[0] / rows, image[1] / columns)
+    lines = [_line(pixels[..., n::2], sides[n], axis) for axis, n in ((0, 1), (1, 0))]
+    offset = next((start / step for step, start in filter(None, lines) if step > 0), 0.5)
+    offset = 0.5 if abs(offset - 0.5) < 0.01 else round(offset, 3)
+    fitted = [line[0] if line else side for line, side in zip(lines, own, strict=True)]
+    rounded = [round(step) if abs(step - round(step)) < 0.01 else step for step in fitted]
+    for steps, start in ((own, 0.5), (tuple(rounded), offset), (tuple(fitted), offset)):
+        cy, cx = ((np.arange(n) + start) * step for n, step in zip((rows, columns), steps, strict=True))
+        centres = np.stack(np.broadcast_arrays(cx[None, :], cy[:, None]), axis=-1)[:, :, None]
+        reach = np.maximum(centres - pixels[..., :2], pixels[..., 2:] - centres).max(axis=(0, 1))
+        made = np.concatenate([centres - reach, centres + reach], axis=-1) / sides
+        if np.abs((made.clip(0, 1) if clip else made) - corners).max() < tolerance and reach.min() > 0:
+            shapes = tuple((2 * float(w), 2 * float(h)) for w, h in reach)
+            return PriorRow(shapes, (0.0, 0.0) if steps == own else (steps[0], steps[1]), start, clip, _UNIT)
+    return None
+
+
+def _line(edges: np.ndarray, side: float, axis: int) -> tuple[float, float] | None:
+    """Step and first centre, in pixels, of boxes whose low and high edges [rows, columns, boxes, 2] lie in the image;
+    None where there are not two in a line."""
+    inside = (edges[..., 0] > 0) & (edges[..., 1] < side)
+    centres = edges.mean(axis=-1)
+    if axis == 1:
+        inside, centres = inside.swapaxes(0, 1), centres.swapaxes(0, 1)
+    places = np.argwhere(inside)
+    if len(np.unique(places[:, 0])) < 2:
+        return None
+    step, start = np.polyfit(places[:, 0], centres[inside], 1)
+    return float(step), float(start)
 
 
 def check_table(spec: PriorSpec, table: np.ndarray, where: str) -> None:
@@ -146,6 +158,5 @@ def check_table(spec: PriorSpec, table: np.ndarray, where: str) -> None:
     boxes = prior_table(spec).astype(np.float64)
     own = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1)
     given = table.reshape(-1, table.shape[-1])[0].reshape(-1, 4)
-    halves = bool((given.astype(np.float16).astype(np.float64) == given).all())
-    if np.abs(own - given).max() > (1e-3 if halves else 2e-5):
-        raise CheckpointError(f"{where}: its priors do not lie on a grid of each map's cells, with one set of shapes")
+    if np.abs(own - given).max() > 2e-3:
+        raise CheckpointError(f"{where}: its priors do not lie on grids of its maps")

@@ -340,6 +340,8 @@ def _names(network: Network, num_classes: int) -> tuple[str, ...] | None:
 
 def _precision(network: Network) -> str:
     value = network.values[network.inputs[0]]
+    if not len(value.scales):  # bytes may be an input of a network in float too
+        return "float"
     return {"u1": "quantised (uint8)", "i1": "quantised (int8)"}.get(value.dtype, "float")
 
 

@@ -102,7 +102,7 @@ def _text(path: Path, text: str) -> str:
         return "an HTML page, not a model; download the file itself"
     if start.startswith("<"):
         network = re.search(r"<net\b", text) is not None
-        return f"an OpenVINO network, which is not read; {_ORIGIN}" if network else "an XML file, not a model"
+        return f"an OpenVINO network that is not plain XML; {_ORIGIN}" if network else "an XML file, not a model"
     if start.startswith("{") and '"nodes"' in text and ('"arg_nodes"' in text or '"op"' in text):
         return f"an MXNet network without its weights; {_ORIGIN}"
     if start.startswith("{") and ('"modelTopology"' in text or '"weightsManifest"' in text or '"format"' in text):

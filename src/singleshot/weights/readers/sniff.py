@@ -42,9 +42,6 @@ def read_foreign(path: str | Path, companion: str | Path | None = None) -> Forei
 
     if looks_like_ir(first):
         return read_ir(path, companion)
-    if path.suffix == ".bin" and looks_like_ir(_first_bytes_of(path.with_suffix(".xml"))):
-        xml = printable(path.with_suffix(".xml").name)
-        raise CheckpointError(f"{where}: the weights of an OpenVINO network; name {xml} next to it")
     if first[4:8] == b"TFL3":
         from singleshot.weights.readers.tflite import read_tflite
 
@@ -68,11 +65,6 @@ def _is_tensorflow(path: Path, where: str) -> bool:
 
     with reading(where):
         return is_bundle(path)
-
-
-def _first_bytes_of(path: Path) -> bytes:
-    """Of a file that may not be there; empty then."""
-    return _first_bytes(path, printable(path)) if path.is_file() else b""
 
 
 def _first_bytes(path: Path, where: str) -> bytes:
