@@ -59,6 +59,12 @@ def read_foreign(path: str | Path, companion: str | Path | None = None) -> Forei
         return ForeignState(variables(graph), where, "graphdef", find_companions(path, companion, graph))
     if first.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")):
         raise CheckpointError(f"{where}: is an image; want a model file, and after it the images or the data")
+    # ModelProto: ir_version, then the producer's name.
+    if path.suffix.lower() == ".onnx" or (first[:1] == b"\x08" and first[2:3] == b"\x12" and first[1:2] < b"\x40"):
+        raise CheckpointError(
+            f"{where}: an ONNX network, which is not imported; name the checkpoint that it was exported from (PyTorch,"
+            " TensorFlow, Caffe, .tflite or OpenVINO); what `singleshot export` wrote runs as it is"
+        )
     if not first:
         raise CheckpointError(f"{where}: an empty file; want a model file")
     raise CheckpointError(f"{where}: not a checkpoint that is known (it starts with {printable(repr(first[:8]), 40)})")
