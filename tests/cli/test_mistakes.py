@@ -111,7 +111,7 @@ CASES = {
     "detect IMAGE BEST": "IMAGE: is an image; want a model file, and after it the images",
     "detect BEST": "Missing argument 'SOURCE...'",
     "detect BEST EMPTY": "no image in this folder",
-    "detect BEST NOTES.txt": "not an image that is read here",
+    "detect BEST NOTES.txt": "nothing that anybody reads: no such image file",  # a list of paths
     "detect BEST NOTHING.jpg": "empty file",
     "detect BEST IMAGE --out result.json": "want a folder; the results file goes into it",
     "detect NOTHING.onnx IMAGE": "an empty file; export it again",

@@ -235,6 +235,9 @@ class _Detector:
         needed = [i for i in ancestors(ops, ends) if i not in self.constants and i not in image.nodes]
         graph = IrGraph(ops, count_uses(ops, needed, ends), image.shape, self.constants, self.tensors)
         graph.convert(needed)
+        for i in ends:
+            if i not in graph.shapes:
+                raise CheckpointError(f"{self.where}: {ops[i]} is taken for a head, but is no map of the image")
         return graph
 
     def _priors(self, end: End, heads: _Heads, graph: IrGraph, image: Shape) -> tuple[PriorSpec, list[Tensor]]:

@@ -42,7 +42,7 @@ class Constants:
 
     def input(self, node: Node, number: int) -> np.ndarray:
         """Value of an input; CheckpointError where it is none, or is computed from the image."""
-        source = node.takes[number][0] if number < len(node.takes) else -1
+        source = node.takes[number][0] if 0 <= number < len(node.takes) else -1
         if source not in self._constant:
             raise CheckpointError(f"{self.where}: {node} takes no constant as its input {number}, which it needs here")
         return self.value(source)
