@@ -19,7 +19,7 @@ from singleshot.weights.readers.sniff import read_foreign
 def test_an_onnx_network_is_named(name: str, data: bytes, tmp_path: Path):
     path = tmp_path / name
     path.write_bytes(data)
-    with pytest.raises(CheckpointError, match="an ONNX file, which is not read; .*import the checkpoint"):
+    with pytest.raises(CheckpointError, match=r"an ONNX file, which is not read; .*import the checkpoint"):
         read_foreign(path)
 
 
