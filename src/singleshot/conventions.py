@@ -169,7 +169,7 @@ SGRVINOD = Convention(
 SSD_KERAS = Convention(
     project="pierluigiferrari/ssd_keras",
     priors={f"ssd{side}-{data}": f"ssd{side}-{data}-keras" for side in (300, 512) for data in ("voc", "coco")}
-    | {"ssd7": "ssd7-keras"},
+    | {"ssd7": "ssd480-keras-ssd7"},
     inputs=_vgg_inputs("ssd300", "ssd512", colour_order="bgr")
     | {"ssd7": InputSpec(height=300, width=480, mean=_HALF, std=_HALF)},
     detection={

@@ -293,7 +293,7 @@ _TABLES: dict[str, tuple[str, PriorSpec]] = {
         "TensorFlow Object Detection API ssd_anchor_generator, 320 pixels",
         tf_object_detection(_MAPS_LITE, 320),
     ),
-    "ssd7-keras": ("pierluigiferrari/ssd_keras ssd7_training.ipynb, 480 x 300", _SSD7),
+    "ssd480-keras-ssd7": ("pierluigiferrari/ssd_keras ssd7_training.ipynb, 480 x 300", _SSD7),
     "ssd260-aizoo": ("AIZOOTech/FaceMaskDetection keras_infer.py, 260 pixels", _aizoo(260, (33, 17, 9, 5, 3))),
     "ssd360-aizoo": ("the same, 360 pixels (pytorch_infer.py)", _aizoo(360, (45, 23, 12, 6, 4))),
     "ssd300-sgrvinod": ("sgrvinod/a-PyTorch-Tutorial-to-Object-Detection model.py", _SGRVINOD),
