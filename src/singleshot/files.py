@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
 
 from singleshot.errors import ConfigError, printable
 
@@ -73,7 +73,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise ConfigError(f"{printable(path)}: cannot write there ({error.strerror}); give another --out") from error
     # Named first and made within `try`: Ctrl-C between the two would leave it behind.
-    temporary = path.parent / f".part-{secrets.token_hex(16)}"
+    temporary = path.parent / f"{_PART}{secrets.token_hex(16)}"
     try:
         try:
             temporary.mkdir(mode=0o700)
@@ -135,6 +135,19 @@ class RowFile:
         self._file.truncate(self._end)
 
 
+def hold_file(file: IO[Any], wait: bool = False) -> None:
+    """Keep other processes from holding an open file until it is closed, or this process ends.
+
+    Where another one holds it: raises BlockingIOError, or waits. Raises OSError where the file system has no locks. On
+    Windows nothing is held.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
 @contextlib.contextmanager
 def locked_folder(folder: Path, busy: str = "") -> Iterator[None]:
     """Hold the folder by its file LOCK, which the system lets go with the process, however that ends.
@@ -142,14 +155,9 @@ def locked_folder(folder: Path, busy: str = "") -> Iterator[None]:
     Where another process holds it: raises ConfigError that says `busy` and which process it is, or waits for it where
     that is "". On Windows nothing is held.
     """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
     with (folder / LOCK).open("a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+            hold_file(file, wait=not busy)
         except BlockingIOError as error:
             file.seek(0)
             holder = file.read(200)
@@ -191,7 +199,7 @@ def try_folder(path: Path) -> None:
         whole = nearest = Path(os.path.abspath(path))  # noqa: PTH100 - no ".." may lead out of the trial
         while not nearest.exists() and nearest != nearest.parent:
             nearest = nearest.parent
-        with tempfile.TemporaryDirectory(prefix=".part-", dir=nearest) as made:
+        with tempfile.TemporaryDirectory(prefix=_PART, dir=nearest) as made:
             # The missing folders are made in there, under their own names.
             trial = Path(made) / whole.relative_to(nearest)
             trial.mkdir(parents=True, exist_ok=True)

@@ -133,6 +133,41 @@ def choose_float_layers(
     return Outcome(before, seen[enough], tuple(ranked[:enough]), len(seen))
 
 
+def keep_precision(
+    before: float,
+    measure: Callable[[tuple[str, ...], float], float],
+    rank: Callable[[np.ndarray], Sequence[str]],
+    layers: int,
+    images: tuple[PreprocessedImages, PreprocessedImages],
+    say: Say,
+) -> Outcome:
+    """`choose_float_layers` for a network.
+
+    Args:
+        before: mAP50 of the network in float.
+        measure: Layers in float, and the mAP50 that is enough -> mAP50.
+        rank: Images uint8 [N, H, W, C] -> layers, those first whose rounding changes most what is computed of them.
+        layers: How many there are.
+        images: For calibration, and those that mAP50 is measured on.
+        say: Gets lines of progress.
+
+    Raises:
+        ConfigError: As `choose_float_layers`, and where the model finds nothing to begin with.
+    """
+    feed, judged = images
+    if not before > 0:
+        raise ConfigError(
+            f"int8: the model finds nothing on {printable(judged.dataset.source)} (mAP50 {before:.4f}), so what"
+            " rounding costs cannot be measured"
+        )
+
+    def ranked() -> Sequence[str]:
+        say(f"ranking {layers} layers by what their rounding does")
+        return rank(np.stack([feed[i].square for i in spread(len(feed), RANKING)]))
+
+    return choose_float_layers(lambda names: measure(names, before - MOST_FALL), ranked, before, layers, say=say)
+
+
 # -------------------------------------------------------------------------------------------------------- measuring
 
 
@@ -253,20 +288,13 @@ def quantise(
 
     with tempfile.TemporaryDirectory(prefix="singleshot-") as folder:
         judge = _Judge(folder, finish, judged)
-        before = judge.map50(network)
-        if not before > 0:
-            raise ConfigError(
-                f"int8: the model finds nothing on {printable(judged.dataset.source)} (mAP50 {before:.4f}), so what"
-                " rounding costs cannot be measured"
-            )
-
-        def rank() -> list[str]:
-            say(f"ranking {len(layers)} layers by what their rounding does")
-            some = np.stack([feed[i].square for i in spread(len(feed), RANKING)])
-            return rank_layers(rounded, network, layers, lambda proto: judge.outputs(proto, some))
-
-        outcome = choose_float_layers(
-            lambda names: judge.map50(back_in_float(names), before - MOST_FALL), rank, before, len(layers), say=say
+        outcome = keep_precision(
+            judge.map50(network),
+            lambda names, floor: judge.map50(back_in_float(names), floor),
+            lambda some: rank_layers(rounded, network, layers, lambda proto: judge.outputs(proto, some)),
+            len(layers),
+            (feed, judged),
+            say,
         )
     report = Report(outcome, len(layers), len(feed), len(judged), len(validation), split)
     return Quantised(back_in_float(outcome.float_layers), {"quantisation": report.to_dict()}), report

@@ -14,12 +14,11 @@ from singleshot.datasets.dataset import Dataset
 from singleshot.deploy.check_images import PreprocessedImages, spread
 from singleshot.deploy.engines import engines_for
 from singleshot.deploy.export import need_onnx
-from singleshot.deploy.int8 import MOST_FALL, RANKING, VALIDATION, Report, Say, choose_float_layers, map50
+from singleshot.deploy.int8 import VALIDATION, Report, Say, keep_precision, map50
 from singleshot.deploy.int8_layers import RawArrays, rank_by_error
 from singleshot.deploy.onnx_network import OUTPUTS, tail_model
 from singleshot.deploy.tflite_file import QuantisedTFLite, tflite_file
 from singleshot.deploy.tflite_tensors import Int8, Ranges
-from singleshot.errors import ConfigError, printable
 from singleshot.extras import require
 from singleshot.inputs import InputSpec
 from singleshot.models import SSD
@@ -127,25 +126,20 @@ def quantise_tflite(
             made.decode = lambda found: decoder(*(found[name] for name in OUTPUTS))
         return made
 
-    before = map50(engine(QuantisedTFLite(network), raw), judged)
-    if not before > 0:
-        raise ConfigError(
-            f"int8: the model finds nothing on {printable(judged.dataset.source)} (mAP50 {before:.4f}), so what"
-            " rounding costs cannot be measured"
-        )
-
-    def rank() -> list[str]:
-        say(f"ranking {len(layers)} layers by what their rounding does")
-        some = np.stack([feed[i].square for i in spread(len(feed), RANKING)])
-
+    def rank(some: np.ndarray) -> list[str]:
         def outputs(one: QuantisedTFLite) -> RawArrays:
             found = engine(one, True).outputs(some)
             return found["offsets"], found["logits"]
 
         return rank_by_error(list(layers), outputs(QuantisedTFLite(network)), lambda name: outputs(quantised([name])))
 
-    outcome = choose_float_layers(
-        lambda names: map50(engine(quantised(names), raw), judged), rank, before, len(layers), MOST_FALL, say
+    outcome = keep_precision(
+        map50(engine(QuantisedTFLite(network), raw), judged),
+        lambda names, floor: map50(engine(quantised(names), raw), judged),
+        rank,
+        len(layers),
+        (feed, judged),
+        say,
     )
     report = Report(outcome, len(layers), len(feed), len(judged), len(validation), split)
     return quantised(outcome.float_layers)._replace(about={"quantisation": report.to_dict()}), report

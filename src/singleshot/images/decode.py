@@ -9,8 +9,6 @@ OpenCV's behaviour is kept where formats differ: alpha is dropped, grey becomes 
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +20,7 @@ from singleshot.images.decode_limits import is_whole_png, overload
 from singleshot.images.extra_decoders import decode_extra, is_extra, missing_decoder
 from singleshot.images.headers import ending_of, header_size
 from singleshot.images.orientation import has_own_tag, may_follow, orientation, turned
+from singleshot.images.quiet import quiet_opencv
 from singleshot.images.samples import (
     UnreadImageError,
     decode_deep,
@@ -73,7 +72,7 @@ def _decode(data: bytes, name: str, reduce: int, sixteen_bit: str) -> np.ndarray
         image = _shrunk(decode_extra(data, ending), reduce)
     elif not ends_early(data):
         try:
-            with _quiet_opencv():
+            with quiet_opencv():
                 if needs_16_bits(data, sixteen_bit):
                     image = _shrunk(decode_deep(data, name, sixteen_bit), reduce)
                 elif ending == "avif":
@@ -149,7 +148,7 @@ def verify_image(data: bytes, name: str) -> tuple[int, int]:
     flag = cv2.IMREAD_REDUCED_GRAYSCALE_8 if data[:2] == b"\xff\xd8" else cv2.IMREAD_GRAYSCALE
     image = None
     if not ends_early(data):
-        with contextlib.suppress(cv2.error), _quiet_opencv():
+        with contextlib.suppress(cv2.error), quiet_opencv():
             image = decode_unscaled(data, flag)
     if image is None:
         raise DataError(f"{printable(name)}: {_DAMAGED}")
@@ -207,27 +206,3 @@ def ends_early(data: bytes) -> bool:
     if data[:2] == b"\xff\xd8":
         return data.rfind(b"\xff\xd9") < 0
     return data[:4] == b"\x89PNG" and not is_whole_png(data)
-
-
-_quiet_lock = threading.Lock()
-_quiet_depth = 0
-_quiet_before = 0
-
-
-@contextlib.contextmanager
-def _quiet_opencv() -> Iterator[None]:
-    """Silence OpenCV's own log, since the DataError says it; the level comes back when the last thread leaves."""
-    global _quiet_depth, _quiet_before
-    log = cv2.utils.logging
-    with _quiet_lock:
-        if _quiet_depth == 0:
-            _quiet_before = log.getLogLevel()
-            log.setLogLevel(log.LOG_LEVEL_SILENT)
-        _quiet_depth += 1
-    try:
-        yield
-    finally:
-        with _quiet_lock:
-            _quiet_depth -= 1
-            if _quiet_depth == 0:
-                log.setLogLevel(_quiet_before)

@@ -40,7 +40,7 @@ def dry_run(make: Callable[[], SSD], what: str) -> None:
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"{what}: its layers do not fit together ({printable(reason, 120)})") from error
-    grids = [_grid(m) for m in maps]
+    grids = [grid_of(m) for m in maps]
     spec = model.prior_spec
     if tuple(grids) != spec.grids or raw.offsets.shape[1] != spec.count:
         raise ConfigError(f"{what}: maps of {shown(grids)} cells, but priors for {shown(spec.grids)}")
@@ -51,7 +51,7 @@ def shown(grids: Iterable[tuple[int, int]]) -> str:
     return ", ".join(f"{rows} x {columns}" for rows, columns in grids)
 
 
-def _grid(maps: Tensor | tuple[Tensor, ...]) -> tuple[int, int]:
+def grid_of(maps: Tensor | tuple[Tensor, ...]) -> tuple[int, int]:
     """Rows and columns of what a head looks at, which may be several maps of one size; (0, 0) where they differ."""
     sizes = {(m.shape[-2], m.shape[-1]) for m in ((maps,) if isinstance(maps, Tensor) else maps)}
     return sizes.pop() if len(sizes) == 1 else (0, 0)

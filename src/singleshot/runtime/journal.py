@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn
 import numpy as np
 
 from singleshot.errors import ConfigError, DataError, printable
-from singleshot.files import RowFile
+from singleshot.files import RowFile, hold_file
 from singleshot.runtime.detections import Detections
 from singleshot.runtime.sources import Frame
 
@@ -212,10 +212,6 @@ _OPTIONS = {"model": "MODEL", "sources": "SOURCE", "form": "--format"}
 def _hold(file: BinaryIO, path: Path) -> None:
     """Keep other processes from going on with the same run, until the file is closed. On Windows nothing is held."""
     try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        hold_file(file)
     except OSError as error:
         raise ConfigError(f"{printable(path)}: another process writes results there; give another --out") from error

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from singleshot.errors import DataError, SingleshotError, printable
+from singleshot.errors import DataError, printable
 from singleshot.images.decode import MAX_FILE_BYTES
-from singleshot.runtime.sources import Frame, open_sources
+from singleshot.runtime.sources import Frame, open_sources, unreadable
 
 Bytes = bytes | bytearray | memoryview
 # An image: an array, a path, the bytes of an image file, a file that is open for reading, or a picture of Pillow (which
@@ -121,8 +121,7 @@ class SourceFrames:
 def _failed(error: Exception, source: object, index: int) -> Frame:
     name = str(source) if isinstance(source, (str, Path, int)) else f"image {index}"
     if not isinstance(error, DataError):
-        why = error if isinstance(error, SingleshotError) else f"{type(error).__name__}: {printable(error, 120)}"
-        error = DataError(f"{printable(name)}: cannot be read ({why})")
+        error = DataError(f"{printable(name)}: {unreadable(error)}")
     return Frame(name, None, index, error=error)
 
 

@@ -63,6 +63,7 @@ class _FileWriter(Writer):
     def __init__(self, target: Path | IO[str], head: str) -> None:
         self._stack = contextlib.ExitStack()
         self._closed = False
+        self._between = "\n"  # before the next item of a JSON list
         self._rows: RowFile | None = None
         if isinstance(target, Path):
             temporary = self._stack.enter_context(atomic_write(target))
@@ -84,6 +85,11 @@ class _FileWriter(Writer):
     def _text(self, detections: Detections) -> str:
         """All that is written for an image: of one nothing but the whole is kept."""
         raise NotImplementedError
+
+    def _next_item(self, text: str) -> str:
+        """One more of a JSON list, on a line of its own."""
+        before, self._between = self._between, ",\n"
+        return before + text
 
     def _tail(self, complete: bool) -> str:
         """What comes after the last image."""
@@ -111,13 +117,11 @@ class JsonWriter(_FileWriter):
     """
 
     def __init__(self, target: Path | IO[str], model: str, class_names: tuple[str, ...]) -> None:
-        self._between = "\n"
         head = json.dumps({"model": model, "classes": list(class_names)})
         super().__init__(target, head[:-1] + ', "images": [')
 
     def _text(self, detections: Detections) -> str:
-        before, self._between = self._between, ",\n"
-        return before + json.dumps(detections.to_dict())
+        return self._next_item(json.dumps(detections.to_dict()))
 
     def _tail(self, complete: bool) -> str:
         return f'\n], "complete": {json.dumps(complete)}}}\n'
@@ -164,7 +168,6 @@ class CocoWriter(_FileWriter):
     """
 
     def __init__(self, target: Path | IO[str], class_names: Sequence[str] = (), ids: CocoIds | None = None) -> None:
-        self._between = "\n"
         self._info: _ImageInfo | None = None
         self._ids = ids or CocoIds.by_path({name: label for label, name in enumerate(class_names, 1)}, {})
         if isinstance(target, Path) and class_names:
@@ -177,10 +180,7 @@ class CocoWriter(_FileWriter):
         rows = [json.dumps(row) for row in detections.to_coco(self._ids.image_of(detections.image), categories)]
         if self._info is not None:
             self._info.add(detections)
-        if not rows:
-            return ""
-        before, self._between = self._between, ",\n"
-        return before + ",\n".join(rows)
+        return self._next_item(",\n".join(rows)) if rows else ""
 
     def _tail(self, complete: bool) -> str:
         return "\n]\n"
@@ -202,14 +202,13 @@ class _ImageInfo(_FileWriter):
     def __init__(
         self, path: Path, categories: list[dict[str, Any]], image_of: Callable[[str], int | str | None]
     ) -> None:
-        self._between, self._image_of = "\n", image_of
+        self._image_of = image_of
         super().__init__(path, f'{{"categories": {json.dumps(categories)}, "annotations": [], "images": [')
 
     def _text(self, detections: Detections) -> str:
         size = {"width": detections.width, "height": detections.height}
         row = {"id": self._image_of(detections.image), "file_name": detections.image, **size}
-        before, self._between = self._between, ",\n"
-        return before + json.dumps(row)
+        return self._next_item(json.dumps(row))
 
     def _tail(self, complete: bool) -> str:
         return "\n]}\n"

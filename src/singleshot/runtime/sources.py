@@ -135,8 +135,13 @@ def _safely(items: Callable[[], Iterator[Item]], name: str, kind: str) -> Iterat
     except MemoryError:
         yield _failed(name, kind, "does not fit into this machine's memory")
     except Exception as error:
-        why = error if isinstance(error, SingleshotError) else f"{type(error).__name__}: {printable(error, 120)}"
-        yield _failed(name, kind, f"cannot be read ({why})")
+        yield _failed(name, kind, unreadable(error))
+
+
+def unreadable(error: Exception) -> str:
+    """Whatever a source raised, in words."""
+    why = error if isinstance(error, SingleshotError) else f"{type(error).__name__}: {printable(error, 120)}"
+    return f"cannot be read ({why})"
 
 
 def _number(frames: Iterator[Frame]) -> Iterator[Frame]:

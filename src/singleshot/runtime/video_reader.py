@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
+from singleshot.images.quiet import quiet_opencv
+
 # Packets whose times say how far frames are apart.
 _PACKETS = 300
 _HIGHEST_RATE = 240.0  # frames per second: slow motion of phones; WebM files of browsers say 1000
@@ -22,18 +24,14 @@ _WHOLE = 0.9
 
 def open_capture(target: str | int, packets: bool = False) -> cv2.VideoCapture | None:
     """An opened video or None; packets: as they are in the file, not decoded. OpenCV's complaints are not printed."""
-    log = cv2.utils.logging
-    level = log.getLogLevel()
-    log.setLogLevel(log.LOG_LEVEL_SILENT)
     try:
-        if packets:
-            capture = cv2.VideoCapture(str(target), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
-        else:
-            capture = cv2.VideoCapture(target)
+        with quiet_opencv():
+            if packets:
+                capture = cv2.VideoCapture(str(target), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+            else:
+                capture = cv2.VideoCapture(target)
     except cv2.error:
         return None
-    finally:
-        log.setLogLevel(level)
     if not capture.isOpened():
         capture.release()
         return None

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from singleshot.images.quiet import quiet_opencv
 from singleshot.runtime.video_reader import open_capture
 
 _LEAST_SIDE = 16  # pixels: a macroblock, which all encoders take
@@ -113,10 +114,6 @@ class VideoFile:
                 errno.EIO, f"{there:.0f} of {self._written} frames of a video were written; is the disk full?"
             )
 
-    def abandon(self) -> None:
-        """Let go of a file that is of no use."""
-        self._writer.release()
-
 
 def _even_size(width: int, height: int) -> tuple[int, int]:
     """What encoders take: colours are stored for two by two pixels."""
@@ -124,14 +121,8 @@ def _even_size(width: int, height: int) -> tuple[int, int]:
 
 
 def _open_writer(path: Path, codec: Codec, rate: float, size: tuple[int, int]) -> cv2.VideoWriter:
-    log = cv2.utils.logging
-    level = log.getLogLevel()
-    log.setLogLevel(log.LOG_LEVEL_SILENT)
-    try:
-        with _quiet_stderr():
-            return cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec.tag), rate, size)
-    finally:
-        log.setLogLevel(level)
+    with quiet_opencv(), _quiet_stderr():
+        return cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec.tag), rate, size)
 
 
 def _count(path: Path) -> float:

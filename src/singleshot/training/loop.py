@@ -82,7 +82,7 @@ class Trainer:
         self.dtype = self.stepper.dtype
         self.progress = Progress()
         self._stop = StopRequest()
-        self._meter = Meter(settings.batch, settings.report_seconds)
+        self._meter = self._new_meter()
         self._before = 0.0
         self._started = self._last_save = time.monotonic()
 
@@ -94,8 +94,7 @@ class Trainer:
         self.progress = progress = self.checkpoints.load()
         self._before = progress.seconds
         if progress.batch:
-            settings = self.settings
-            self._meter = Meter(settings.batch, settings.report_seconds, progress.losses, progress.counted)
+            self._meter = self._new_meter(progress.losses, progress.counted)
 
     @property
     def seconds(self) -> float:
@@ -236,7 +235,7 @@ class Trainer:
             progress.epoch, progress.batch = progress.epoch + 1, 0
         progress.pending = {**meter.values(), **self._position()}
         progress.pending["epoch"] = progress.epoch - (1 if progress.batch == 0 else 0)
-        self._meter = Meter(self.settings.batch, self.settings.report_seconds)
+        self._meter = self._new_meter()
         self._end_epoch()
 
     def _step(self, batch: Batch, done: float, meter: Meter) -> None:
@@ -306,6 +305,9 @@ class Trainer:
             "last_map": progress.last_map,
             "seconds_left": self.budget.seconds_left(done, seconds),
         }
+
+    def _new_meter(self, losses: Sequence[float] = (), counted: int = 0) -> Meter:
+        return Meter(self.settings.batch, self.settings.report_seconds, losses, counted)
 
     def _keep_losses(self) -> None:
         """Into the progress, for a state in the middle of an epoch."""

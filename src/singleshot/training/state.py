@@ -120,16 +120,18 @@ def _checksum(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
 
 def read_about(path: Path) -> SavedAbout:
     """What a saved state says besides its tensors, which are not read. Raises CheckpointError."""
-    return _about(read_metadata(path), printable(path))
+    return _about(read_metadata(path), printable(path))[0]
 
 
-def _about(metadata: Mapping[str, str], where: str) -> SavedAbout:
+def _about(metadata: Mapping[str, str], where: str) -> tuple[SavedAbout, dict[str, Any]]:
+    """What the metadata say, also as they say it."""
     if KEY not in metadata:
         raise CheckpointError(f"{where}: not the state of a training; --resume wants a folder that train wrote")
     try:
         values = json.loads(metadata[KEY])
         progress = Progress(**values["progress"])
-        return SavedAbout(progress, int(values["updates"]), values["scaler"], read_summaries(values.get("data", {})))
+        data = read_summaries(values.get("data", {}))
+        return SavedAbout(progress, int(values["updates"]), values["scaler"], data), values
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         reason = printable(f"{type(error).__name__}: {error}", 100)
         raise CheckpointError(f"{where}: its description cannot be read ({reason})") from error
@@ -139,8 +141,7 @@ def read_state(path: Path) -> SavedState:
     """Read a saved state and look whether it is whole. Raises CheckpointError."""
     tensors, metadata = read_tensors(path)
     where = printable(path)
-    about = _about(metadata, where)
-    values = json.loads(metadata[KEY])
+    about, values = _about(metadata, where)
     kept = values.pop("checksum", None)  # none in states from before there was one
     if kept is not None and kept != _checksum(values, tensors):
         raise CheckpointError(f"{where}: damaged, its checksum is another")

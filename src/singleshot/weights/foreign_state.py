@@ -32,7 +32,6 @@ class ForeignState(Mapping[str, Tensor]):
         self._missing: list[str] = []
         self._misshapen: list[str] = []
         self.given_size: int | None = None
-        self.size_taken = False
 
     def __getitem__(self, key: str) -> Tensor:
         return self._tensor(key)
@@ -57,7 +56,6 @@ class ForeignState(Mapping[str, Tensor]):
 
     def take_size(self, usual: int) -> int:
         """Side of the input, for importers whose layers depend on it: what the user says, else the usual one."""
-        self.size_taken = True
         return usual if self.given_size is None else self.given_size
 
     @property

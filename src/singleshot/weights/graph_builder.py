@@ -168,15 +168,16 @@ def move_background(weight: Tensor, boxes: int) -> Tensor:
     return torch.cat([rows[:, -1:], rows[:, :-1]], dim=1).reshape(weight.shape)
 
 
-def with_background(weight: Tensor, bias: Tensor, boxes: int) -> tuple[Tensor, Tensor]:
-    """A confidence head without background, which goes with sigmoids -> one with a column, first, that says nothing."""
+def with_background(weight: Tensor, bias: Tensor, boxes: int, logit: float = -20.0) -> tuple[Tensor, Tensor]:
+    """A confidence head without background -> one with a column, first, that is always `logit`: with sigmoids it says
+    nothing."""
 
     def rows(values: Tensor, value: float) -> Tensor:
         parts = values.reshape(boxes, -1, *values.shape[1:])
         first = torch.full((boxes, 1, *values.shape[1:]), value)
         return torch.cat([first, parts], dim=1).reshape(-1, *values.shape[1:])
 
-    return rows(weight, 0.0), rows(bias, -20.0)
+    return rows(weight, 0.0), rows(bias, logit)
 
 
 def widened(weight: Tensor, side: int) -> Tensor:

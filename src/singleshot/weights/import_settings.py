@@ -13,7 +13,7 @@ from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.inputs import InputSpec
 from singleshot.model_info import ModelInfo
 from singleshot.models import SSD
-from singleshot.models.dry_run import shown
+from singleshot.models.dry_run import grid_of, shown
 from singleshot.prior_boxes import PriorSpec, prior_table
 from singleshot.prior_tables import PRIORS, prior_spec
 from singleshot.weights.checkpoint import build_model
@@ -233,7 +233,7 @@ def maps_of(model: SSD, spec: InputSpec) -> tuple[int, ...]:
         maps = shape.feature_maps(torch.zeros(1, spec.channels, *spec.sides, device="meta"))
     except RuntimeError as error:
         raise ConfigError(f"--size {spec.height}: too small for the layers of this network") from error
-    return tuple(int((m[0] if isinstance(m, tuple) else m).shape[-1]) for m in maps)
+    return tuple(grid_of(m)[1] for m in maps)
 
 
 def _same_maps(settings: ImportSettings, table: PriorSpec, maps: int) -> None:

@@ -15,7 +15,7 @@ from singleshot.models import SSD
 from singleshot.models.graph_spec import MAX_CHANNELS
 from singleshot.prior_boxes import PriorSpec, caffe_cell
 from singleshot.thresholds import NO_CAP, Thresholds
-from singleshot.weights.graph_builder import widened
+from singleshot.weights.graph_builder import widened, with_background
 from singleshot.weights.importers.caffe_net import Body, Op
 from singleshot.weights.importers.fused_graph import AnyOp, FusedGraph, Shape
 from singleshot.weights.importers.prior_rows import PriorRow, four_variances, spec_of_rows
@@ -282,18 +282,15 @@ def _background_first(last: Last, boxes: int, end: End) -> Last:
     """The background's column in front; where there is none, one that never has a score."""
     if end.background == 0:
         return last
+    if end.background < 0:
+        bias = torch.zeros(len(last.weight)) if last.bias is None else last.bias
+        return Last(last.source, *with_background(last.weight, bias, boxes, _NEVER))
     order = [end.background, *(c for c in range(end.classes) if c != end.background)]
 
-    def moved(values: Tensor, nothing: float) -> Tensor:
-        rows = values.reshape(boxes, end.classes, *values.shape[1:])
-        none = torch.full_like(rows[:, :1], nothing)
-        rows = torch.cat([none, rows], dim=1) if end.background < 0 else rows[:, order]
-        return rows.reshape(-1, *values.shape[1:])
+    def moved(values: Tensor) -> Tensor:
+        return values.reshape(boxes, end.classes, *values.shape[1:])[:, order].reshape(values.shape)
 
-    bias = last.bias
-    if bias is None and end.background < 0:
-        bias = torch.zeros(len(last.weight))
-    return last._replace(weight=moved(last.weight, 0.0), bias=None if bias is None else moved(bias, _NEVER))
+    return last._replace(weight=moved(last.weight), bias=None if last.bias is None else moved(last.bias))
 
 
 def _same_form(last: Last, kernel: int, other: Last) -> Last:

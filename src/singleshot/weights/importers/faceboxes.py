@@ -5,7 +5,7 @@ from __future__ import annotations
 from singleshot.conventions_faces import FACEBOXES
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
-from singleshot.weights.importers.faces import add_heads, face_names, same_pixels
+from singleshot.weights.importers.faces import add_heads, face_model
 from singleshot.weights.importers.torch_blocks import TorchBuilder
 from singleshot.weights.importers.vgg import count_classes
 
@@ -59,8 +59,7 @@ def _convert(tensors: ForeignState) -> ImportedModel:
     add_heads(net, maps, ("loc.{}", "conf.{}"), priors, num_classes)
     tensors.finish(FACEBOXES.project)
     model = net.build(num_classes, priors, FACEBOXES.inputs[_NETWORK], "faceboxes1024")
-    names, thresholds = face_names(num_classes), FACEBOXES.detection["faceboxes"]
-    return ImportedModel(model, FACEBOXES.project, names, thresholds, sized_priors=same_pixels(priors))
+    return face_model(model, FACEBOXES.project, FACEBOXES.detection["faceboxes"])
 
 
 IMPORTERS = (Importer("faceboxes", _convert),)

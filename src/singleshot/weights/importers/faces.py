@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from singleshot.conventions_faces import FACE
+from singleshot.models import SSD
 from singleshot.prior_boxes import PriorSpec
-from singleshot.weights.imported_model import SizedPriors
+from singleshot.thresholds import Thresholds
+from singleshot.weights.imported_model import ImportedModel, SizedPriors
 from singleshot.weights.importers.mobilenet_blocks import add_head
 from singleshot.weights.importers.torch_blocks import TorchBuilder
 
@@ -24,7 +26,14 @@ def add_heads(net: TorchBuilder, maps: list[str], names: tuple[str, str], priors
         add_head(net, x, location, confidence, boxes, num_classes + 1)
 
 
-def same_pixels(priors: PriorSpec) -> SizedPriors:
+def face_model(model: SSD, source: str, thresholds: Thresholds, notes: tuple[str, ...] = ()) -> ImportedModel:
+    """A detector of faces as it is imported."""
+    return ImportedModel(
+        model, source, face_names(model.num_classes), thresholds, notes, sized_priors=_same_pixels(model.prior_spec)
+    )
+
+
+def _same_pixels(priors: PriorSpec) -> SizedPriors:
     """Their rule for other inputs: anchors and steps are so many pixels, whatever the size of the image."""
 
     def make(size: int, maps: Sequence[int]) -> PriorSpec:

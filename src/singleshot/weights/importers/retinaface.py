@@ -8,7 +8,7 @@ from collections.abc import Callable
 from singleshot.conventions_faces import RETINAFACE
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
-from singleshot.weights.importers.faces import add_heads, face_names, same_pixels
+from singleshot.weights.importers.faces import add_heads, face_model
 from singleshot.weights.importers.mobilenet_blocks import V1_STRIDES
 from singleshot.weights.importers.torch_blocks import Activation, TorchBuilder
 from singleshot.weights.importers.vgg import count_classes
@@ -82,14 +82,7 @@ def _convert(tensors: ForeignState, body: Callable[[TorchBuilder], list[str]], s
     tensors.finish(source)
     model = net.build(num_classes, priors, RETINAFACE.inputs[network], f"{network}-{what.lower()}")
     notes = ("its five landmarks of a face are left out: boxes and scores alone",) if landmarks else ()
-    return ImportedModel(
-        model,
-        source,
-        face_names(num_classes),
-        RETINAFACE.detection["retinaface"],
-        notes,
-        sized_priors=same_pixels(priors),
-    )
+    return face_model(model, source, RETINAFACE.detection["retinaface"], notes)
 
 
 def _convert_mobilenet(tensors: ForeignState) -> ImportedModel:

@@ -9,7 +9,7 @@ from singleshot.conventions_faces import S3FD
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.graph_builder import widened
 from singleshot.weights.imported_model import ImportedModel, Importer
-from singleshot.weights.importers.faces import face_names, same_pixels
+from singleshot.weights.importers.faces import face_model
 from singleshot.weights.importers.mobilenet_blocks import add_head
 from singleshot.weights.importers.torch_blocks import TorchBuilder
 from singleshot.weights.importers.vgg import VGG_INDEX, count_classes
@@ -59,8 +59,7 @@ def _convert(tensors: ForeignState) -> ImportedModel:
             add_head(net, x, f"loc.{i}", f"conf.{i}", 1, num_classes + 1)
     tensors.finish(S3FD.project)
     model = net.build(num_classes, priors, S3FD.inputs[_NETWORK], _NETWORK)
-    names, thresholds = face_names(num_classes), S3FD.detection["s3fd"]
-    return ImportedModel(model, S3FD.project, names, thresholds, sized_priors=same_pixels(priors))
+    return face_model(model, S3FD.project, S3FD.detection["s3fd"])
 
 
 IMPORTERS = (Importer("s3fd", _convert),)

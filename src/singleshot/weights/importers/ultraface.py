@@ -7,7 +7,7 @@ from functools import partial
 from singleshot.conventions_faces import ULTRAFACE
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
-from singleshot.weights.importers.faces import add_heads, face_names, same_pixels
+from singleshot.weights.importers.faces import add_heads, face_model
 from singleshot.weights.importers.mobilenet_blocks import depthwise_bias
 from singleshot.weights.importers.torch_blocks import TorchBuilder
 from singleshot.weights.importers.vgg import count_classes
@@ -68,14 +68,7 @@ def _convert(tensors: ForeignState, kind: str, width: int) -> ImportedModel:
         f"weights for {other} x {other * 3 // 4} pixels look the same: give --source ultraface-{kind.lower()}-{other}"
         " for those"
     )
-    return ImportedModel(
-        model,
-        source,
-        face_names(num_classes),
-        ULTRAFACE.detection["ultraface"],
-        (note,),
-        sized_priors=same_pixels(priors),
-    )
+    return face_model(model, source, ULTRAFACE.detection["ultraface"], (note,))
 
 
 # Both sizes have the same tensors; 320 x 240, which is its own default, comes first.
