@@ -59,6 +59,10 @@ class MiniNet(nn.Module):
         self.stage16 = _down(w[2], w[3], 2)
         self.stage32 = _down(w[3], w[4], 1)
 
+    def parts(self) -> list[nn.Module]:
+        """In the order in which an image passes them: the stem and the three stages."""
+        return [*self.children()]
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """The three maps, largest first."""
         stride8 = self.stage8(self.stem(x))

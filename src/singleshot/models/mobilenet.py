@@ -37,6 +37,10 @@ class MobileNetV2(nn.Module):
             stem = self.features[0][0]
             self.features[0][0] = nn.Conv2d(channels, stem.out_channels, 3, stride=2, padding=1, bias=False)
 
+    def parts(self) -> list[nn.Module]:
+        """In the order in which an image passes them: the 19 feature blocks."""
+        return [*self.features]
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """[B, C, H, W] -> the sources, largest first."""
         maps = []

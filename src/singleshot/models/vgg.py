@@ -61,6 +61,17 @@ class VGG16(nn.Module):
             channels = 1024
         self.layers = nn.Sequential(stages)
 
+    def parts(self) -> list[nn.Module]:
+        """In the order in which an image passes them: conv1 to conv5, each with its pooling, then fc6 and fc7."""
+        parts: list[nn.Module] = []
+        layers: list[nn.Module] = []
+        for name, layer in self.layers.named_children():
+            layers.append(layer)
+            if name.startswith("pool") or name in ("relu_fc6", "relu_fc7"):
+                parts.append(nn.Sequential(*layers))
+                layers = []
+        return parts
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """[B, C, H, W] -> [B, 512, H/8, W/8], [B, 1024, H/16, W/16]"""
         conv4_3 = x
