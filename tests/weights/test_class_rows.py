@@ -12,6 +12,7 @@ from singleshot.model_info import ModelInfo
 from singleshot.models import build
 from singleshot.presets import MODELS
 from singleshot.weights.checkpoint import save_checkpoint
+from singleshot.weights.class_names import COCO, VOC
 from singleshot.weights.class_rows import boxes_by_class_tensor, describe_match, match_classes
 from singleshot.weights.initial_weights import start_from_checkpoint
 
@@ -81,6 +82,25 @@ def test_classes_meet_by_name() -> None:
     assert match_classes(("a", "a"), ("a",)).pairs == ((0, 0),)
     many = [f"c{i}" for i in range(30)]
     assert describe_match(match_classes([], many)).endswith("c19 and 10 more")
+
+
+def test_names_of_voc_and_coco_meet_and_so_do_other_spellings() -> None:
+    match = match_classes(COCO, VOC)
+    assert len(match.kept) == 20 and not match.new
+    assert match.renamed == {
+        "aeroplane": "airplane", "diningtable": "dining table", "motorbike": "motorcycle",
+        "pottedplant": "potted plant", "sofa": "couch", "tvmonitor": "tv",
+    }  # fmt: skip
+    assert all(match.renamed.get(VOC[b], VOC[b]) == COCO[a] for a, b in match.pairs)
+    back = match_classes(VOC, COCO)
+    assert sorted((b, a) for a, b in back.pairs) == sorted(match.pairs)
+    assert match_classes(["Traffic_Light", "Car"], ["car", "traffic light"]).pairs == ((1, 0), (0, 1))
+    # Exact names come first, and what is not single on both sides meets nobody.
+    assert match_classes(["Car", "car"], ["car"]).pairs == ((1, 0),)
+    assert match_classes(["Car", "CAR"], ["car"]).pairs == ()
+    assert match_classes(["Car"], ["car", "c-ar"]).pairs == ()
+    assert match_classes(["tv"], ["tv", "tvmonitor"]).pairs == ((0, 0),)
+    assert describe_match(match_classes(["airplane"], ["aeroplane"])) == "kept aeroplane (its airplane); new: none"
 
 
 def test_another_model_and_another_resize_rule(tmp_path: Path) -> None:

@@ -276,6 +276,7 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
         compiled=options.compile,
         workers=options.workers,
         val_every=options.val_every or 1,
+        validate_start=bool(options.start),
         update_ratios=options.update_ratios,
         cache=options.cache or "none",
         cache_bytes=cache_bytes,
