@@ -11,6 +11,7 @@ from singleshot.errors import ConfigError
 from singleshot.model_info import ModelInfo
 from singleshot.models import build
 from singleshot.presets import MODELS
+from singleshot.thresholds import Thresholds
 from singleshot.weights.checkpoint import save_checkpoint
 from singleshot.weights.class_names import COCO, VOC
 from singleshot.weights.class_rows import boxes_by_class_tensor, describe_match, match_classes
@@ -41,6 +42,20 @@ def test_a_class_predicts_as_before_under_its_name_and_the_background_too(name: 
     assert torch.allclose(before.logits[..., [0, 1, 3]], after.logits[..., [0, 3, 2]], atol=1e-5)
     assert not torch.allclose(before.logits[..., 2], after.logits[..., 1], atol=1e-3)  # auto took nothing of car's
     assert "2 of 4 classes new" in words
+
+
+def test_a_sigmoid_networks_scores_survive_under_the_softmax(tmp_path: Path) -> None:
+    path, old = saved(tmp_path, "ssd320-mini")
+    info = ModelInfo.of(old, OLD, Thresholds(activation="sigmoid"))
+    save_checkpoint(path, old.state_dict(), info)
+    new, _ = start_from_checkpoint(str(path), OLD)
+    images = torch.randint(0, 256, (1, 3, *old.input_spec.sides), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        before, after = old(images).logits, new.eval()(images).logits
+    assert after[..., 0].abs().max() == 0 < before[..., 0].abs().max()
+    assert torch.allclose(before[..., 1:], after[..., 1:], atol=1e-5)
+    one = torch.tensor([0.0, 4.0, -9.0, -9.0])
+    assert one.softmax(0)[1] == pytest.approx(float(one[1].sigmoid()), abs=1e-4)
 
 
 def test_the_same_classes_in_another_order_lose_nothing(tmp_path: Path) -> None:

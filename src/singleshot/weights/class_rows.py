@@ -80,7 +80,11 @@ def boxes_by_class_tensor(info: ModelInfo) -> dict[str, int]:
 
 
 def take_over(
-    old: Mapping[str, Tensor], fresh: Mapping[str, Tensor], boxes: Mapping[str, int], match: ClassMatch
+    old: Mapping[str, Tensor],
+    fresh: Mapping[str, Tensor],
+    boxes: Mapping[str, int],
+    match: ClassMatch,
+    activation: str = "softmax",
 ) -> dict[str, Tensor]:
     """The state of a network for other classes.
 
@@ -89,6 +93,9 @@ def take_over(
         fresh: State of a new one for the classes that are wanted.
         boxes: What `boxes_by_class_tensor` gave of the old one.
         match: Its classes against those wanted.
+        activation: What the old network's scores are made by. A sigmoid looks at each class alone; for the softmax of
+            the new one the background's output becomes 0, which gives e^x / (1 + e^x + ...): the same score wherever
+            one class stands out.
 
     Returns:
         What does not depend on the classes from `old`; of what does, the rows of the background and of each class
@@ -104,5 +111,7 @@ def take_over(
             continue
         by_box = value.clone().reshape(boxes[key], -1, *value.shape[1:])
         by_box[:, columns_new] = old[key].reshape(boxes[key], -1, *value.shape[1:])[:, columns_old].to(by_box)
+        if pairs and activation == "sigmoid":
+            by_box[:, 0] = 0
         state[key] = by_box.flatten(0, 1)
     return state

@@ -75,7 +75,8 @@ def start_from_checkpoint(
     spec = info.input_spec
     spec = replace(spec, resize=resize or spec.resize, sixteen_bit=sixteen_bit or spec.sixteen_bit)
     model = build_model(replace(info, input_spec=spec), len(class_names))
-    model.load_state_dict(take_over(old.state_dict(), model.state_dict(), boxes_by_class_tensor(info), match))
+    boxes, activation = boxes_by_class_tensor(info), info.thresholds.activation
+    model.load_state_dict(take_over(old.state_dict(), model.state_dict(), boxes, match, activation))
     log.info("%s: its classes by name: %s", where, describe_match(match))
     total = len(class_names)
     return model, f"from {where}" + (f", {len(match.new)} of {total} classes new" if match.new else "")
