@@ -18,7 +18,7 @@ def one_step(name: str, recipe: Recipe) -> tuple[torch.nn.Module, dict[str, torc
     """A model after a step of training, and its state before it."""
     torch.manual_seed(0)
     model = build(name, 2)
-    freeze_backbone(model, recipe.freeze, recipe.freeze_norms)
+    freeze_backbone(model, recipe)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     optimizer = make_optimizer(model, recipe, 1e-2)
     model.train()
@@ -31,7 +31,7 @@ def one_step(name: str, recipe: Recipe) -> tuple[torch.nn.Module, dict[str, torc
 @pytest.mark.parametrize(("name", "parts"), [("ssd320-mini", 2), ("ssd320-lite0", 4)])
 def test_what_is_frozen_stays_and_the_rest_moves(name: str, parts: int) -> None:
     model, before = one_step(name, Recipe(freeze=parts))
-    all_parts = model.backbone.parts()
+    all_parts = [part.module for part in model.backbone.parts()]
     for i, part in enumerate(all_parts):
         ids = {id(value) for value in part.state_dict(keep_vars=True).values()}
         keys = [key for key, value in model.state_dict(keep_vars=True).items() if id(value) in ids]
@@ -53,18 +53,41 @@ def test_frozen_norms_keep_their_statistics_and_train_their_scales() -> None:
 @pytest.mark.parametrize("name", PARTS)
 def test_all_of_a_backbone_may_be_frozen_and_no_more(name: str) -> None:
     model = build(name, 2)
-    freeze_backbone(model, PARTS[name], norms=False)
+    freeze_backbone(model, Recipe(freeze=PARTS[name]))
     assert not any(parameter.requires_grad for parameter in model.backbone.parameters())
     assert all(parameter.requires_grad for parameter in model.heads.parameters())
     with pytest.raises(ConfigError, match=f"has {PARTS[name]} parts"):
-        freeze_backbone(model, PARTS[name] + 1, norms=False)
+        freeze_backbone(model, Recipe(freeze=PARTS[name] + 1))
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_strides_of_parts_are_those_of_their_maps(name: str) -> None:
+    model = build(name, 2).eval()
+    x = torch.zeros(1, 3, 64, 64)
+    for part in model.backbone.parts():
+        with torch.no_grad():
+            x = part.module(x)
+        assert x.shape[-1] == 64 // part.stride
+
+
+@pytest.mark.parametrize(("stride", "frozen"), [(0, 0), (2, 2), (4, 4), (8, 6), (32, 17)])
+def test_parts_may_be_frozen_by_their_stride(stride: int, frozen: int) -> None:
+    model = build("ssd320-lite0", 2)
+    freeze_backbone(model, Recipe(freeze_stride=stride))
+    assert [not any(p.requires_grad for p in part.module.parameters()) for part in model.backbone.parts()] == [
+        i < frozen for i in range(17)
+    ]
+    model = build("ssd320-lite0", 2)
+    freeze_backbone(model, Recipe(freeze_stride=stride, freeze=0))
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_a_backbone_without_parts_cannot_be_frozen_in_part(tiny_ssd) -> None:
     model = tiny_ssd()
-    freeze_backbone(model, 0, norms=True)
+    freeze_backbone(model, Recipe(freeze_norms=True, freeze_stride=8))
+    assert all(parameter.requires_grad for parameter in model.parameters())
     with pytest.raises(ConfigError, match="no parts"):
-        freeze_backbone(model, 1, norms=False)
+        freeze_backbone(model, Recipe(freeze=1))
 
 
 def test_the_backbone_learns_at_its_own_rate() -> None:

@@ -101,6 +101,7 @@ def train(
     time: str | float | None = None,
     batch: int | None = None,
     lr: float | None = None,
+    freeze: int | None = None,
     backbone_weights: str | Path | None = None,
     start: str | Path | None = None,
     resize: str | None = None,
@@ -136,6 +137,7 @@ def train(
         time: Train for this long instead, such as "20m" or "1h30m", or seconds.
         batch: Images per step; None for the recipe's.
         lr: Learning rate at the recipe's base batch; None for the recipe's.
+        freeze: Parts of the backbone, from the image on, that stay as they are; 0 for none, None for the recipe's.
         backbone_weights: "imagenet", "none", a file, or None and "auto" for ImageNet where it can be downloaded.
         start: A checkpoint to start from, ours or another project's; its classes may differ.
         resize: "stretch" or "letterbox"; None for the model's.
@@ -369,9 +371,12 @@ def _recipe(options: TrainOptions) -> Recipe:
             raise CheckpointError(f"{where}: its recipe cannot be read ({printable(first_problem(error))})") from error
     assert options.recipe is not None
     recipe = load_recipe(options.recipe)
-    if options.lr is None:
-        return recipe
-    try:
-        return Recipe.model_validate({**dict(recipe), "lr": options.lr})
-    except ValueError as error:
-        raise ConfigError(f"--lr {options.lr}: {first_problem(error)}") from error
+    for name in ("lr", "freeze"):
+        value = getattr(options, name)
+        if value is None:
+            continue
+        try:
+            recipe = Recipe.model_validate({**dict(recipe), name: value})
+        except ValueError as error:
+            raise ConfigError(f"--{name} {value}: {first_problem(error)}") from error
+    return recipe

@@ -52,6 +52,10 @@ def train(
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, max=4096, help="Images per step. Default: the recipe's.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate at the recipe's base batch.")] = None,
+    freeze: Annotated[
+        int | None,
+        typer.Option(min=0, max=1000, help="First parts of the backbone that stay as they are. Default: the recipe's."),
+    ] = None,
     backbone_weights: Annotated[
         str | None,
         typer.Option(

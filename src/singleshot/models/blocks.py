@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
+
+
+class Part(NamedTuple):
+    """A part of a backbone that can be frozen, and the stride of its map in pixels of the image."""
+
+    module: nn.Module
+    stride: int
 
 
 class L2Norm(nn.Module):

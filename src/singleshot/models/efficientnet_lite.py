@@ -5,6 +5,7 @@ EfficientNet-Lite (Tan, Liu 2020) has ReLU6 and no squeeze-and-excitation, so it
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from singleshot.inputs import InputSpec
-from singleshot.models.blocks import SamePad, init_he, init_xavier, use_fast_depthwise
+from singleshot.models.blocks import Part, SamePad, init_he, init_xavier, use_fast_depthwise
 from singleshot.models.heads import make_heads
 from singleshot.models.necks import TopDownNeck
 from singleshot.models.ssd import SSD
@@ -92,9 +93,12 @@ class EfficientNetLite0(nn.Module):
                 width = stage.channels
         self.sources = tuple(sources)
 
-    def parts(self) -> list[nn.Module]:
-        """In the order in which an image passes them: what `freeze` counts."""
-        return [self.stem, *self.blocks]
+    def parts(self) -> list[Part]:
+        """In the order in which an image passes them: the stem and the 16 blocks."""
+        strides = [2, *(stage.stride for stage in STAGES)]
+        repeats = [1, *(stage.blocks for stage in STAGES)]
+        of_blocks = [math.prod(strides[: i + 1]) for i, count in enumerate(repeats) for _ in range(count)]
+        return [Part(module, stride) for module, stride in zip([self.stem, *self.blocks], of_blocks, strict=True)]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """The maps, largest first."""

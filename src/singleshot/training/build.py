@@ -47,7 +47,7 @@ def build_parts(
     if device.type == "cpu":
         keep_freed_memory()
     place_model(model, device)
-    freeze_backbone(model, recipe.freeze, recipe.freeze_norms)
+    freeze_backbone(model, recipe)
     use_running_statistics(model, settings.batch)
     dtype = pick_precision(settings.precision, device)
     stepper = Stepper(model, recipe, settings.batch, device, dtype, settings.compiled)

@@ -38,7 +38,8 @@ class Recipe(BaseModel):
     decay_only: Literal["convolutions", "all-but-biases", "everything"] = "convolutions"
     bias_lr_factor: float = Field(2.0, ge=0, le=100)
     backbone_lr_factor: float = Field(1.0, ge=0, le=100, description="the backbone's learning rate as a part of lr")
-    freeze: int = Field(0, ge=0, le=1000, description="first parts of the backbone that stay as they are")
+    freeze: int | None = Field(None, ge=0, le=1000, description="first parts of the backbone that stay as they are")
+    freeze_stride: int = Field(0, ge=0, le=32, description="without freeze: parts whose maps have that stride at most")
     freeze_norms: bool = Field(False, description="the backbone's running statistics stay as they are")
     epochs: int = Field(232, ge=1, le=100_000)
     schedule: Literal["step", "cosine"] = "step"
