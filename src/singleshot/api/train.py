@@ -131,8 +131,8 @@ def train(
         data: Folder, file or address in any form that `singleshot data check` reads; not needed with resume.
         model: Which network, a key of singleshot.models.MODELS; None for ssd320-mini.
         out: Folder of the run; None for runs/train-N.
-        recipe: "paper", "scratch", "finetune" or a TOML file; None for scratch without pretrained weights, else
-            finetune.
+        recipe: "paper", "scratch", "finetune", "finetune-sgd" or a TOML file; None for scratch without pretrained
+            weights, else finetune, or finetune-sgd where the backbone has no batch normalisation.
         epochs: Times through the training images; None for the recipe's.
         time: Train for this long instead, such as "20m" or "1h30m", or seconds.
         batch: Images per step; None for the recipe's.
@@ -255,8 +255,13 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
     model, initial, pretrained = _model(options, train_set.class_names)
     if model.input_spec.sixteen_bit == "scale" and not options.resume and not options.sixteen_bit:
         warn_of_few_greys(train_set)
-    options = replace(options, recipe=options.recipe or ("finetune" if pretrained else "scratch"))
+    options = replace(options, recipe=options.recipe or _usual_recipe(model, pretrained))
     recipe = _recipe(options)
+    if not pretrained and (recipe.freeze or (recipe.freeze is None and recipe.freeze_stride)):
+        raise ConfigError(
+            f"recipe {printable(options.recipe, 60)}: keeps parts of the backbone as they are, and this one starts from"
+            " scratch; give weights (--start, --backbone-weights), --freeze 0, or --recipe scratch"
+        )
     cache_bytes = parse_bytes(options.cache_size or "", "--cache-size")
     options = replace(
         options,
@@ -357,6 +362,15 @@ def _model(options: TrainOptions, class_names: tuple[str, ...]) -> tuple[SSD, st
         inputs = replace(inputs, resize=options.resize or inputs.resize, sixteen_bit=rule)
     model = build(name, len(class_names), input_spec=inputs)
     return model, *start_model(model, options.backbone_weights or "auto", fresh=not going_on)
+
+
+def _usual_recipe(model: SSD, pretrained: bool) -> str:
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    if not pretrained:
+        return "scratch"
+    norms = any(isinstance(layer, _BatchNorm) for layer in model.backbone.modules())
+    return "finetune" if norms else "finetune-sgd"
 
 
 def _recipe(options: TrainOptions) -> Recipe:

@@ -41,7 +41,8 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="paper, scratch, finetune or a TOML file. Default: scratch without pretrained weights, else finetune."
+            help="paper, scratch, finetune, finetune-sgd or a TOML file. Default: scratch without pretrained weights, "
+            "else finetune (finetune-sgd for a backbone without batch normalisation)."
         ),
     ] = None,
     epochs: Annotated[
