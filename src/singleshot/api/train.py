@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from singleshot.api.options import DEFAULT_MODEL, parse_bytes, parse_duration
+from singleshot.api.train_choice import Choice, choose_model, choose_recipe
 from singleshot.api.train_options import RUN_FILE, TrainOptions, resolve, saved_run
 from singleshot.class_selection import Classes
 from singleshot.errors import CheckpointError, ConfigError, DataError, SingleshotError, printable
@@ -129,7 +130,7 @@ def train(
 
     Args:
         data: Folder, file or address in any form that `singleshot data check` reads; not needed with resume.
-        model: Which network, a key of singleshot.models.MODELS; None for ssd320-mini.
+        model: Which network, a key of singleshot.models.MODELS; None for what suits the data.
         out: Folder of the run; None for runs/train-N.
         recipe: "paper", "scratch", "finetune", "finetune-sgd" or a TOML file; None for scratch without pretrained
             weights, else finetune, or finetune-sgd where the backbone has no batch normalisation.
@@ -252,10 +253,16 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
     train_set = open_train(options)
     val_set = open_validation(options, train_set)
     torch.manual_seed(options.seed or 0)
+    chosen: dict[str, Choice] = {}
+    if not (options.model or options.start or options.resume):
+        chosen["model"] = choose_model(train_set, options.backbone_weights)
+        options = replace(options, model=chosen["model"].value)
     model, initial, pretrained = _model(options, train_set.class_names)
     if model.input_spec.sixteen_bit == "scale" and not options.resume and not options.sixteen_bit:
         warn_of_few_greys(train_set)
-    options = replace(options, recipe=options.recipe or _usual_recipe(model, pretrained))
+    if options.recipe is None:
+        chosen["recipe"] = choose_recipe(model, pretrained)
+        options = replace(options, recipe=chosen["recipe"].value)
     recipe = _recipe(options)
     if not pretrained and (recipe.freeze or (recipe.freeze is None and recipe.freeze_stride)):
         raise ConfigError(
@@ -292,6 +299,8 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
     if options.resume and has_state(folder):
         trainer.resume()
         _refuse_if_over(trainer, options)
+    for name, choice in chosen.items():  # once all the input has been checked: a mistake is one line
+        log.info("%s %s: %s; --%s chooses another", name, choice.value, choice.reason, name)
     return trainer, options, initial
 
 
@@ -362,15 +371,6 @@ def _model(options: TrainOptions, class_names: tuple[str, ...]) -> tuple[SSD, st
         inputs = replace(inputs, resize=options.resize or inputs.resize, sixteen_bit=rule)
     model = build(name, len(class_names), input_spec=inputs)
     return model, *start_model(model, options.backbone_weights or "auto", fresh=not going_on)
-
-
-def _usual_recipe(model: SSD, pretrained: bool) -> str:
-    from torch.nn.modules.batchnorm import _BatchNorm
-
-    if not pretrained:
-        return "scratch"
-    norms = any(isinstance(layer, _BatchNorm) for layer in model.backbone.modules())
-    return "finetune" if norms else "finetune-sgd"
 
 
 def _recipe(options: TrainOptions) -> Recipe:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from singleshot.api.options import DEFAULT_MODEL
 from singleshot.cli.common import (
     STOPPED,
     ClassesOption,
@@ -35,7 +34,8 @@ def train(
         typer.Argument(help="Folder, file or address in any form that data check reads. Not needed with --resume."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help=f"Which network; default {DEFAULT_MODEL}. See: priors show.")
+        str | None,
+        typer.Option(help="Which network. Default: by the data and the weights installed. See: priors show."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/train-N.")] = None,
     recipe: Annotated[
