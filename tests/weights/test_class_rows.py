@@ -34,21 +34,21 @@ def saved(folder: Path, name: str, class_names: tuple[str, ...] = OLD) -> tuple[
 @pytest.mark.parametrize("name", ["ssd320-mini", "ssdlite320-mobilenetv2", "ssd300-vgg16"])
 def test_a_class_predicts_as_before_under_its_name_and_the_background_too(name: str, tmp_path: Path) -> None:
     path, old = saved(tmp_path, name)
-    new, words = start_from_checkpoint(str(path), NEW)
+    new, words, kept = start_from_checkpoint(str(path), NEW)
     images = torch.randint(0, 256, (1, 3, *old.input_spec.sides), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         before, after = old(images), new.eval()(images)
     assert torch.allclose(before.offsets, after.offsets, atol=1e-5)
     assert torch.allclose(before.logits[..., [0, 1, 3]], after.logits[..., [0, 3, 2]], atol=1e-5)
     assert not torch.allclose(before.logits[..., 2], after.logits[..., 1], atol=1e-3)  # auto took nothing of car's
-    assert "2 of 4 classes new" in words
+    assert kept and "2 of 4 classes new" in words
 
 
 def test_a_sigmoid_networks_scores_survive_under_the_softmax(tmp_path: Path) -> None:
     path, old = saved(tmp_path, "ssd320-mini")
     info = ModelInfo.of(old, OLD, Thresholds(activation="sigmoid"))
     save_checkpoint(path, old.state_dict(), info)
-    new, _ = start_from_checkpoint(str(path), OLD)
+    new, *_ = start_from_checkpoint(str(path), OLD)
     images = torch.randint(0, 256, (1, 3, *old.input_spec.sides), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         before, after = old(images).logits, new.eval()(images).logits
@@ -60,8 +60,8 @@ def test_a_sigmoid_networks_scores_survive_under_the_softmax(tmp_path: Path) -> 
 
 def test_the_same_classes_in_another_order_lose_nothing(tmp_path: Path) -> None:
     path, old = saved(tmp_path, "ssd320-mini")
-    new, words = start_from_checkpoint(str(path), OLD[::-1])
-    assert words == f"from {path}"
+    new, words, kept = start_from_checkpoint(str(path), OLD[::-1])
+    assert kept and words == f"from {path}"
     images = torch.zeros(1, 3, 320, 320, dtype=torch.uint8)
     with torch.inference_mode():
         assert torch.allclose(old(images).logits[..., 1:], new.eval()(images).logits[..., 1:].flip(-1), atol=1e-5)
@@ -69,8 +69,8 @@ def test_the_same_classes_in_another_order_lose_nothing(tmp_path: Path) -> None:
 
 def test_without_a_class_in_common_the_confidence_is_all_fresh(tmp_path: Path) -> None:
     path, old = saved(tmp_path, "ssd320-mini")
-    new, words = start_from_checkpoint(str(path), ("x", "y", "z"))
-    assert "3 of 3 classes new" in words
+    new, words, kept = start_from_checkpoint(str(path), ("x", "y", "z"))
+    assert not kept and "3 of 3 classes new" in words
     state = new.state_dict()
     for key, value in old.state_dict().items():
         if "confidence" in key and value.ndim > 1:
@@ -122,7 +122,7 @@ def test_another_model_and_another_resize_rule(tmp_path: Path) -> None:
     path, _ = saved(tmp_path, "ssd320-mini")
     with pytest.raises(ConfigError, match="is a ssd320-mini; leave --model out"):
         start_from_checkpoint(str(path), OLD, "ssd300-vgg16")
-    model, _ = start_from_checkpoint(str(path), OLD, resize="letterbox")
+    model, *_ = start_from_checkpoint(str(path), OLD, resize="letterbox")
     assert model.input_spec.resize == "letterbox"
     with pytest.raises(ConfigError, match="want one of stretch, letterbox"):
         start_from_checkpoint(str(path), OLD, resize="crop")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from singleshot.api.options import DEFAULT_MODEL, parse_bytes, parse_duration
-from singleshot.api.train_choice import Choice, choose_model, choose_recipe
+from singleshot.api.train_choice import Choice, Pretrained, choose_model, choose_recipe
 from singleshot.api.train_options import RUN_FILE, TrainOptions, resolve, saved_run
 from singleshot.class_selection import Classes
 from singleshot.errors import CheckpointError, ConfigError, DataError, SingleshotError, printable
@@ -132,8 +132,8 @@ def train(
         data: Folder, file or address in any form that `singleshot data check` reads; not needed with resume.
         model: Which network, a key of singleshot.models.MODELS; None for what suits the data.
         out: Folder of the run; None for runs/train-N.
-        recipe: "paper", "scratch", "finetune", "finetune-sgd" or a TOML file; None for scratch without pretrained
-            weights, else finetune, or finetune-sgd where the backbone has no batch normalisation.
+        recipe: "paper", "scratch", "finetune", "finetune-sgd", "adapt" or a TOML file; None for what suits the weights
+            that it starts from.
         epochs: Times through the training images; None for the recipe's.
         time: Train for this long instead, such as "20m" or "1h30m", or seconds.
         batch: Images per step; None for the recipe's.
@@ -264,7 +264,7 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
         chosen["recipe"] = choose_recipe(model, pretrained)
         options = replace(options, recipe=chosen["recipe"].value)
     recipe = _recipe(options)
-    if not pretrained and (recipe.freeze or (recipe.freeze is None and recipe.freeze_stride)):
+    if pretrained == "nothing" and (recipe.freeze or (recipe.freeze is None and recipe.freeze_stride)):
         raise ConfigError(
             f"recipe {printable(options.recipe, 60)}: keeps parts of the backbone as they are, and this one starts from"
             " scratch; give weights (--start, --backbone-weights), --freeze 0, or --recipe scratch"
@@ -348,8 +348,8 @@ def _cache(wanted: str, train_set: Dataset | ShardStream, size: Size, most: int)
     return "none"
 
 
-def _model(options: TrainOptions, class_names: tuple[str, ...]) -> tuple[SSD, str, bool]:
-    """The model with its initial weights, words about where they come from, and whether they are pretrained."""
+def _model(options: TrainOptions, class_names: tuple[str, ...]) -> tuple[SSD, str, Pretrained]:
+    """The model with its initial weights, words about where they come from, and what of it is pretrained."""
     from singleshot.models import build
     from singleshot.presets import MODELS
     from singleshot.training.checkpoints import LAST, has_state
@@ -360,17 +360,19 @@ def _model(options: TrainOptions, class_names: tuple[str, ...]) -> tuple[SSD, st
     last = Path(str(options.out)) / LAST
     if going_on and last.is_file():
         # The network as it is: what it was started from may have been moved since.
-        return build_model(read_info(last)), "resumed", True
+        return build_model(read_info(last)), "resumed", "detector"
     if options.start:
         rules = options.resize, options.sixteen_bit
-        return *start_from_checkpoint(options.start, class_names, options.model, *rules), True
+        model, initial, knows = start_from_checkpoint(options.start, class_names, options.model, *rules)
+        return model, initial, "detector" if knows else "backbone"
     name = options.model or DEFAULT_MODEL
     inputs = MODELS[name].input_spec if name in MODELS else None
     if inputs is not None:
         rule = options.sixteen_bit or inputs.sixteen_bit
         inputs = replace(inputs, resize=options.resize or inputs.resize, sixteen_bit=rule)
     model = build(name, len(class_names), input_spec=inputs)
-    return model, *start_model(model, options.backbone_weights or "auto", fresh=not going_on)
+    initial, pretrained = start_model(model, options.backbone_weights or "auto", fresh=not going_on)
+    return model, initial, "backbone" if pretrained else "nothing"
 
 
 def _recipe(options: TrainOptions) -> Recipe:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from singleshot.api.options import DEFAULT_MODEL, PRETRAINED_MODEL
 
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from singleshot.datasets.dataset import Dataset
     from singleshot.loading.shard_stream import ShardStream
     from singleshot.models import SSD
+
+# What of a model is pretrained; "detector": its heads too, for one of the classes at least.
+Pretrained = Literal["nothing", "backbone", "detector"]
 
 
 class Choice(NamedTuple):
@@ -38,12 +41,12 @@ def choose_model(data: Dataset | ShardStream, backbone_weights: str | None) -> C
     return Choice(PRETRAINED_MODEL, "the pictures have colours, and ImageNet weights are installed")
 
 
-def choose_recipe(model: SSD, pretrained: bool) -> Choice:
+def choose_recipe(model: SSD, pretrained: Pretrained) -> Choice:
     """The recipe for a model and the weights that it starts from."""
-    from torch.nn.modules.batchnorm import _BatchNorm
-
-    if not pretrained:
+    if pretrained == "nothing":
         return Choice("scratch", "nothing is pretrained")
-    if any(isinstance(layer, _BatchNorm) for layer in model.backbone.modules()):
-        return Choice("finetune", "the weights are pretrained")
-    return Choice("finetune-sgd", "the weights are pretrained, without batch normalisation")
+    if pretrained == "detector":
+        return Choice("adapt", "the start knows classes of the data")
+    if model.name in ("ssd300-vgg16", "ssd512-vgg16"):
+        return Choice("finetune-sgd", "the weights are pretrained, without batch normalisation")
+    return Choice("finetune", "the weights are pretrained")

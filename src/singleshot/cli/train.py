@@ -41,8 +41,8 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="paper, scratch, finetune, finetune-sgd or a TOML file. Default: scratch without pretrained weights, "
-            "else finetune (finetune-sgd for a backbone without batch normalisation)."
+            help="paper, scratch, finetune, finetune-sgd, adapt or a TOML file. Default: by what is pretrained: "
+            "nothing (scratch), the backbone (finetune), a whole detector (adapt)."
         ),
     ] = None,
     epochs: Annotated[
