@@ -212,7 +212,8 @@ def boxes_in_input(boxes_px: np.ndarray, sizes: np.ndarray, spec: InputSpec) -> 
     places = [placement(height, width, spec.sides, spec.resize) for width, height in different.tolist()]
     place = np.array(places, np.float64).reshape(-1, 4)[which.reshape(-1)]
     boxes: np.ndarray = boxes_px.astype(np.float64) * np.tile(place[:, :2], 2) + np.tile(place[:, 2:], 2)
-    return boxes / _corner_sides(spec.sides)
+    boxes /= _corner_sides(spec.sides)
+    return boxes
 
 
 def boxes_from_square(boxes: np.ndarray, place: Placement, size: Size, height: int, width: int) -> np.ndarray:

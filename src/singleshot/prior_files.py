@@ -51,6 +51,6 @@ def _read_file(name: str) -> PriorSpec:
 
 def write_priors(path: str | Path, table: PriorSpec, name: str, source: str) -> None:
     """What `read_priors` reads. source: where the table comes from, in words. Raises ConfigError."""
-    with atomic_write(path) as temporary:
+    with atomic_write(path, durable=True) as temporary:
         values = {"name": name, "source": source, "count": table.count, **table.to_dict()}
         temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")

@@ -38,7 +38,7 @@ _MOVES = (0.12, 0.06, 0.03, 0.015)  # of the logarithm of a side and, in cells, 
 
 
 class _Shape(NamedTuple):
-    """A prior of every cell of a map: width and height in parts of the input, centre in cells from the cell's corner."""
+    """A prior of each cell of a map: width and height in parts of the input, centre in cells from the corner."""
 
     level: int
     width: float
@@ -109,16 +109,15 @@ class _Fit:
         self.cells = [rows * columns for rows, columns in table.grids]
         self.bands = _bands(table)
 
-    def overlap(self, level: int, axis: int, side: float | np.ndarray, place: float) -> np.ndarray:
-        """[M], or [sides, M]: what the nearest prior of that side covers of each box along x (axis 0) or y."""
+    def overlap(self, level: int, axis: int, side: float, place: float) -> np.ndarray:
+        """[M] what the nearest prior of that side covers of each box along x (axis 0) or y."""
         cells, pixels = self.table.grids[level][1 - axis], self.table.image[1 - axis]
         step = self.table.step(level)[1 - axis] / pixels
         centre = self.centre[:, axis]
         nearest = (np.rint(centre / step - place).clip(0, cells - 1) + place) * step
-        far, half = np.abs(centre - nearest), np.asarray(side)[..., None] / 2
-        own = self.half[:, axis]
-        covered: np.ndarray = np.minimum(np.minimum(2 * half, 2 * own), half + own - far)
-        return covered.clip(0, None)
+        far, half, own = np.abs(centre - nearest), side / 2, self.half[:, axis]
+        covered: np.ndarray = np.minimum(np.minimum(2 * half, 2 * own), half + own - far).clip(0, None)
+        return covered
 
     def iou(self, shape: _Shape) -> np.ndarray:
         """[M] best IoU with the priors of one shape."""
@@ -128,12 +127,14 @@ class _Fit:
 
     def best(self, shapes: Sequence[_Shape]) -> np.ndarray:
         """[M] best IoU with the priors of any of the shapes."""
-        return np.max([self.iou(shape) for shape in shapes], axis=0, initial=0.0)
+        best: np.ndarray = np.max([self.iou(shape) for shape in shapes], axis=0, initial=0.0)
+        return best
 
     def worth(self, iou: np.ndarray) -> np.ndarray:
-        """What objects are worth by their best IoU: 1 more from iou_min on, with a slope up to it."""
+        """What objects are worth by their best IoU: more from iou_min on, with a slope that leads there."""
         slope: np.ndarray = ((iou - 0.8 * self.iou_min) / (0.2 * self.iou_min)).clip(0, 1)
-        return 10 * (iou >= self.iou_min) + 2 * slope + iou
+        worth: np.ndarray = 3.0 * (iou >= self.iou_min) + 0.75 * slope + iou
+        return worth
 
     def matched(self, shapes: Sequence[_Shape]) -> float:
         """Share of the objects that a prior matches."""
@@ -250,7 +251,7 @@ class _Fit:
         if move_centres:
             for x, y in ((-1, 0), (1, 0), (0, -1), (0, 1)):
                 at = shape._replace(x=shape.x + x * 2 * move, y=shape.y + y * 2 * move)
-                found += [at] if 0 <= min(at.x, at.y) and max(at.x, at.y) <= 1 else []
+                found += [at] if min(at.x, at.y) >= 0 and max(at.x, at.y) <= 1 else []
         return found
 
 

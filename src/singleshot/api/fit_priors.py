@@ -50,7 +50,9 @@ class FitPriorsOptions(Options):
         check_range("--iou-min", self.iou_min, 0.05, 0.95)
         check_range("--seed", self.seed, 0, 2**31 - 1)
         if self.out is not None and Path(self.out).suffix.lower() != ".json":
-            raise ConfigError(f"--out {printable(self.out)}: want a name that ends in .json; the picture goes next to it")
+            raise ConfigError(
+                f"--out {printable(self.out)}: want a name that ends in .json; the picture goes next to it"
+            )
 
 
 class SplitFit(NamedTuple):
@@ -167,7 +169,9 @@ def run_fit(options: FitPriorsOptions, progress: Progress = no_progress) -> Prio
     source, table, splits = _read(options, progress)
     rows = {name: at[table.placed[at]] for name, at in splits.items()}
     first = next(iter(rows))
-    boxes = {name: boxes_in_input(table.boxes_px[at], table.sizes[table.image[at]], inputs) for name, at in rows.items()}
+    boxes = {
+        name: boxes_in_input(table.boxes_px[at], table.sizes[table.image[at]], inputs) for name, at in rows.items()
+    }
     if not len(boxes[first]):
         raise DataError(f"{printable(source)} ({printable(first)}): no object to fit default boxes to")
     found = fit_table(boxes[first], old, iou_min=options.iou_min, max_priors=options.max_priors, seed=options.seed)

@@ -74,7 +74,8 @@ def show(
     if as_json:
         print(json.dumps({"name": name, "source": source, "count": spec.count, **spec.to_dict()}))
         return
-    print(f"{printable(name)}: {spec.count} priors on an input of {spec.image_size} px, clip {spec.clip}, order {spec.order}")
+    words = f"{spec.count} priors on an input of {spec.image_size} px, clip {spec.clip}, order {spec.order}"
+    print(f"{printable(name)}: {words}")
     print(f"  from {source}")
     print("\n".join(shape_lines(spec)))
 
@@ -124,7 +125,7 @@ def fit(
 
 
 def shape_lines(spec: PriorSpec) -> list[str]:
-    """Each map with the boxes of its cells, in pixels; where their centres are not the cell's middle, those in cells."""
+    """Each map with the boxes of its cells, in pixels; centres in cells where they are not the middle."""
     from singleshot.prior_boxes import cell_shapes
 
     lines = []

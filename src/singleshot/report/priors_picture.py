@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from singleshot.datasets.statistics import Cover, spans
+from singleshot.datasets.statistics import Cover
 from singleshot.errors import printable
 from singleshot.extras import needs
 from singleshot.prior_boxes import PriorSpec
 from singleshot.prior_coverage import best_iou, prior_grids, prior_shapes
-from singleshot.report.data_picture import draw_sizes, draw_sides
+from singleshot.report.data_picture import draw_sides, draw_sizes
 
 
 def draw_priors(

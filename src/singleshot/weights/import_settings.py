@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-
 from singleshot.errors import ConfigError, printable
 from singleshot.inputs import InputSpec
 from singleshot.model_info import ModelInfo
