@@ -85,6 +85,7 @@ def _sample(boxes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """[_SAMPLE, 4] of the boxes that have an area, moved and zoomed a little within the input; [0, 4] of none."""
     size = boxes[:, 2:] - boxes[:, :2]
     boxes = boxes[(size > 0).all(axis=1)]
+    boxes = boxes[np.lexsort(boxes.T)]  # in which order they come plays no part
     if not len(boxes):
         return boxes
     rounds = -(-_SAMPLE // len(boxes))
