@@ -33,7 +33,7 @@ def read_priors(name: str) -> PriorSpec:
 def _read_file(name: str) -> PriorSpec:
     where = printable(name)
     try:
-        values = json.loads(read_limited(name, _MAX_BYTES, "table of default boxes"))
+        values = json.loads(read_limited(name, _MAX_BYTES, "priors"))
         table = PriorSpec.from_dict({k: v for k, v in values.items() if k not in _OTHER_KEYS})
         with np.errstate(over="raise", invalid="raise"):
             boxes = prior_table(table)

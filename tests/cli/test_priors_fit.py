@@ -86,7 +86,7 @@ def test_a_split_without_objects(refused, tmp_path, write_voc, voc_xml):
     ("words", "message"),
     [
         (["--priors", "ssd300-voc"], "--priors ssd300-voc: for an input of 300 px with maps of (38, 19, 10, 5, 3, 1)"),
-        (["--priors", "none.json"], "--priors none.json: no such file"),
+        (["--priors", "none.json"], "--priors none.json: no such priors file"),
         (["--priors", "broken.json"], "want a table as `singleshot priors show ssd300-voc --json` prints it"),
         (["--priors", "ssdlite320-fine", "--fit-priors"], "exclude each other"),
     ],
