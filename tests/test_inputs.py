@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from singleshot.errors import ConfigError
-from singleshot.inputs import InputSpec, boxes_from_square, boxes_to_square, to_square
+from singleshot.inputs import InputSpec, boxes_from_square, boxes_in_input, boxes_to_square, placement, to_square
 
 side = st.integers(8, 900)
 
@@ -128,3 +128,17 @@ def test_grey_is_the_luminance_that_the_mean_is_of() -> None:
     colours = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     own, _ = to_square(colours, InputSpec(40, channels=1))
     np.testing.assert_allclose(own[..., 0], colours @ (0.299, 0.587, 0.114), atol=0.51)
+
+
+@pytest.mark.parametrize("resize", ["stretch", "letterbox"])
+def test_boxes_of_many_images_lie_where_each_image_puts_them(resize):
+    rng = np.random.default_rng(0)
+    sizes = np.array([(640, 480), (333, 1000), (640, 480), (50, 50)])
+    boxes = rng.random((4, 4)) * np.tile(sizes, 2)
+    spec = InputSpec(height=200, width=320, resize=resize)
+    want = [
+        boxes_to_square(box[None], placement(height, width, spec.sides, resize), spec.sides)[0]
+        for box, (width, height) in zip(boxes, sizes.tolist(), strict=True)
+    ]
+    np.testing.assert_allclose(boxes_in_input(boxes, sizes, spec), want, rtol=1e-6)
+    assert boxes_in_input(np.zeros((0, 4)), np.zeros((0, 2), int), spec).shape == (0, 4)

@@ -30,6 +30,7 @@ GROUPS: dict[str, dict[str, set[str]]] = {
         "conventions": {"convention_records", "conventions_faces", "inputs", "thresholds"},
         "priors": {"prior_boxes", "prior_tables"},
         "prior_coverage": {"prior_boxes"},
+        "prior_fitting": {"prior_boxes", "prior_coverage"},
         "matching": {"boxes"}, "losses": set(), "postprocess": {"boxes", "thresholds"},
         "metrics": set(),
         "models": {"priors", "prior_boxes", "prior_tables", "inputs", "presets", "conventions"},
@@ -37,6 +38,7 @@ GROUPS: dict[str, dict[str, set[str]]] = {
     "without torch": {
         "model_info": set(),
         "importable": set(),
+        "prior_files": set(),
         "images": set(),
         "datasets": {"images"},
         "scenes": {"datasets"},
@@ -59,12 +61,13 @@ PURE_GROUP = "SSD itself"
 NOT_PURE = {"os", "pathlib", "socket", "urllib", "requests", "time", "logging", "random", "typer", "pydantic"}
 NOT_PURE |= {f"singleshot.{room}" for room in ("files", "storage", "devices", "memory", "timing")}
 # The runtime half and what it may reach. `devices` speaks of PyTorch's devices in functions that import it themselves.
-TORCH_FREE = ("images", "scenes", "datasets", "runtime", "serve", "model_info", "importable", "presets")
+TORCH_FREE = ("images", "scenes", "datasets", "runtime", "serve", "model_info", "importable", "presets", "prior_files")
 TORCH_FREE_FILES = (
     "singleshot.evaluation.engine_loop",
     "singleshot.evaluation.measured_classes",
     "singleshot.report.curves",
     "singleshot.report.data_picture",
+    "singleshot.report.priors_picture",
 )
 # What a user of the runtime half imports too: they may reach torch in functions, where they say which extra is missing.
 TORCH_FREE_WHEN_IMPORTED = ("__init__", "__main__", "api", "cli")

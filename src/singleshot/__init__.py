@@ -17,6 +17,7 @@ from singleshot._version import __version__
 if TYPE_CHECKING:
     from singleshot.api.evaluate import evaluate
     from singleshot.api.export import export
+    from singleshot.api.fit_priors import fit_priors
     from singleshot.api.import_checkpoint import import_checkpoint
     from singleshot.api.load import load
     from singleshot.api.train import Run, train
@@ -32,6 +33,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "export",
+    "fit_priors",
     "import_checkpoint",
     "load",
     "train",
@@ -46,6 +48,7 @@ _HOMES = {
     "Tiling": "singleshot.runtime",
     "evaluate": "singleshot.api.evaluate",
     "export": "singleshot.api.export",
+    "fit_priors": "singleshot.api.fit_priors",
     "import_checkpoint": "singleshot.api.import_checkpoint",
     "load": "singleshot.api.load",
     "train": "singleshot.api.train",

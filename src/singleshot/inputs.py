@@ -205,6 +205,17 @@ def boxes_to_square(boxes_px: np.ndarray, place: Placement, size: Size) -> np.nd
     return boxes.astype(np.float32)
 
 
+def boxes_in_input(boxes_px: np.ndarray, sizes: np.ndarray, spec: InputSpec) -> np.ndarray:
+    """Pixel boxes [M, 4] of images of `sizes` [M, 2], width and height -> float64 [M, 4] in parts of the input, where
+    `to_square` puts them."""
+    different, which = np.unique(sizes, axis=0, return_inverse=True)
+    places = [placement(height, width, spec.sides, spec.resize) for width, height in different.tolist()]
+    place = np.array(places, np.float64).reshape(-1, 4)[which.reshape(-1)]
+    boxes: np.ndarray = boxes_px.astype(np.float64) * np.tile(place[:, :2], 2) + np.tile(place[:, 2:], 2)
+    boxes /= _corner_sides(spec.sides)
+    return boxes
+
+
 def boxes_from_square(boxes: np.ndarray, place: Placement, size: Size, height: int, width: int) -> np.ndarray:
     """Boxes [N, 4] normalised to the input of `size` pixels -> float32 pixels of the original image of height x width,
     clipped to it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import pytest
 import singleshot
 from singleshot.api.train import TrainOptions, prepare, resolve
 from singleshot.errors import CheckpointError, ConfigError
+from singleshot.prior_files import write_priors
+from singleshot.prior_tables import PRIORS
 
 REFUSED = object()
 # By option: a value that differs from the run's, and what shows that it is used: a path of attributes of the trainer
@@ -50,6 +52,8 @@ RESUME = {
     "sixteen_bit": ("stretch", REFUSED, None),
     "seed": (3, REFUSED, None),
     "classes": ("ring,star", REFUSED, None),
+    "priors": ("ssdlite320-fine", REFUSED, None),
+    "fit_priors": (True, REFUSED, None),
 }
 START = {
     **SAME_FOR_BOTH,
@@ -65,6 +69,8 @@ START = {
     "seed": (3, "settings.seed", 3),
     "classes": ("star,ring", "train_set.class_names", ("star", "ring")),
     "resume": (True, REFUSED, None),
+    "priors": ("PRIORS", "model.prior_spec.clip", "center"),
+    "fit_priors": (True, "model.prior_spec.shapes", lambda found: found is not None),
 }
 
 
@@ -109,7 +115,8 @@ def test_with_resume(name: str, folder: Path, other: Path) -> None:
 @pytest.mark.parametrize("name", START)
 def test_with_start(name: str, run: singleshot.Run, scenes: Path, other: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"data": scenes, "start": run.last, "workers": 0, "_OTHER": other}
-    options |= {"out": tmp_path / "new", "_NEW": tmp_path / "new"}
+    options |= {"out": tmp_path / "new", "_NEW": tmp_path / "new", "_PRIORS": tmp_path / "priors.json"}
+    write_priors(tmp_path / "priors.json", replace(PRIORS["ssdlite320-fine"], clip="center"), "mine", "a test")
     if name == "resume":
         shutil.copytree(run.folder, tmp_path / "new")
     used_or_refused(name, START, options)

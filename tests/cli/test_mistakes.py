@@ -28,7 +28,7 @@ CASES = {
     "benchmark x": "singleshot bench does that",
     "data chek SCENES": "Did you mean 'check'",
     "priors shw": "Did you mean 'show'",
-    "priors fit": "fit: no such command; want one of show",
+    "priors fti SCENES": "Did you mean 'fit'",
     "data": "which command? want one of check, ",
     "data download voc2007": "singleshot data fetch does that",
     "info SCENES": "singleshot data info does that",

@@ -38,6 +38,7 @@ WORK = [
     (["data", "info", "DATA"], "A prior matches"),
     (["data", "fetch", "--list"], "licence"),
     (["priors", "show"], "ssd300-vgg16"),
+    (["priors", "fit", "DATA", "--split", "val"], "matched before"),
     (["priors", "show", "ssd300-voc"], "42.4x21.2"),
     (["import", "--list"], "amdegroot"),
     (["bench", "MODEL", "--rounds", "1", "--batch", "1", "--precisions", "float32", "--json"], '"openvino float32"'),
@@ -53,6 +54,7 @@ REFUSED = [
     (["bench", "best.safetensors"], "train"),
     (["eval", "MODEL", "DATA", "--split", "test", "--out", "report"], "report"),
     (["data", "info", "DATA", "--out", "info.png"], "report"),
+    (["priors", "fit", "DATA", "--out", "priors.json"], "report"),
 ]
 
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from singleshot.api.options import DEFAULT_MODEL, parse_bytes, parse_duration
 from singleshot.api.train_choice import Choice, Pretrained, choose_model, choose_recipe
-from singleshot.api.train_options import RUN_FILE, TrainOptions, resolve, saved_run
+from singleshot.api.train_options import PRIORS_FILE, RUN_FILE, TrainOptions, resolve, saved_run
 from singleshot.class_selection import Classes
 from singleshot.errors import CheckpointError, ConfigError, DataError, SingleshotError, printable
 from singleshot.extras import needs
 from singleshot.files import atomic_write, remove_parts
+from singleshot.prior_files import write_priors
 
 if TYPE_CHECKING:
     from singleshot.datasets.dataset import Dataset
@@ -124,6 +125,8 @@ def train(
     cache: str | Path | None = None,
     cache_size: str | int | None = None,
     classes: Classes | None = None,
+    priors: str | Path | None = None,
+    fit_priors: bool = False,
     on_start: OnStart | None = None,
 ) -> Run:
     """Train a detector on labelled images. Nothing is written before all the input has been checked.
@@ -163,6 +166,8 @@ def train(
         cache_size: The most that the cache may take, such as "4G" (None), or bytes.
         classes: Learn these only, in this order: names of the data's classes, "car,truck=vehicle" for some that become
             one, a file with such lines, or {new name: [old names]}; objects of others are left out. None for all.
+        priors: Default boxes in place of the model's: a JSON file of `singleshot priors fit`, or a table's name.
+        fit_priors: Fit the default boxes to the objects that are trained on, as many of them as the model has.
         on_start: Called once, when all the input has been checked; gives the reporters that are to be called.
 
     Returns:
@@ -204,6 +209,9 @@ def _run(ready: tuple[Trainer, TrainOptions, str], on_start: OnStart | None) -> 
     folder = trainer.settings.out
     with writing(folder):
         remove_parts(folder)
+        if options.priors or options.fit_priors:
+            about = f"fitted to {trainer.train_set.source}" if options.fit_priors else f"of {options.priors}"
+            write_priors(folder / PRIORS_FILE, trainer.model.prior_spec, f"{trainer.model.name}, {folder.name}", about)
         with atomic_write(folder / RUN_FILE, durable=True) as temporary:
             temporary.write_text(json.dumps({"options": options.kept(), "recipe": trainer.recipe.to_dict()}, indent=2))
         trainer.reporters.append(reports.CsvReporter(folder / loop.LOG, trainer.progress.history))
@@ -257,7 +265,7 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
     if not (options.model or options.start or options.resume):
         chosen["model"] = choose_model(train_set, options.backbone_weights)
         options = replace(options, model=chosen["model"].value)
-    model, initial, pretrained = _model(options, train_set.class_names)
+    model, initial, pretrained = _model(options, train_set)
     if model.input_spec.sixteen_bit == "scale" and not options.resume and not options.sixteen_bit:
         warn_of_few_greys(train_set)
     if options.recipe is None:
@@ -348,10 +356,12 @@ def _cache(wanted: str, train_set: Dataset | ShardStream, size: Size, most: int)
     return "none"
 
 
-def _model(options: TrainOptions, class_names: tuple[str, ...]) -> tuple[SSD, str, Pretrained]:
+def _model(options: TrainOptions, train_set: Dataset | ShardStream) -> tuple[SSD, str, Pretrained]:
     """The model with its initial weights, words about where they come from, and what of it is pretrained."""
+    from singleshot.api.train_priors import PriorChoice
     from singleshot.models import build
     from singleshot.presets import MODELS
+    from singleshot.prior_tables import PRIORS
     from singleshot.training.checkpoints import LAST, has_state
     from singleshot.weights.checkpoint import build_model, read_info
     from singleshot.weights.initial_weights import start_from_checkpoint, start_model
@@ -361,16 +371,21 @@ def _model(options: TrainOptions, class_names: tuple[str, ...]) -> tuple[SSD, st
     if going_on and last.is_file():
         # The network as it is: what it was started from may have been moved since.
         return build_model(read_info(last)), "resumed", "detector"
+    class_names = train_set.class_names
+    iou_min = _recipe(options if options.recipe else replace(options, recipe="scratch")).iou_min
+    choose_priors = PriorChoice(options, train_set, iou_min)
     if options.start:
         rules = options.resize, options.sixteen_bit
-        model, initial, knows = start_from_checkpoint(options.start, class_names, options.model, *rules)
+        model, initial, knows = start_from_checkpoint(options.start, class_names, options.model, *rules, choose_priors)
         return model, initial, "detector" if knows else "backbone"
     name = options.model or DEFAULT_MODEL
-    inputs = MODELS[name].input_spec if name in MODELS else None
-    if inputs is not None:
+    inputs = table = None
+    if name in MODELS:
+        inputs = MODELS[name].input_spec
         rule = options.sixteen_bit or inputs.sixteen_bit
         inputs = replace(inputs, resize=options.resize or inputs.resize, sixteen_bit=rule)
-    model = build(name, len(class_names), input_spec=inputs)
+        table = choose_priors(PRIORS[MODELS[name].priors], inputs)
+    model = build(name, len(class_names), table, inputs)
     initial, pretrained = start_model(model, options.backbone_weights or "auto", fresh=not going_on)
     return model, initial, "backbone" if pretrained else "nothing"
 

@@ -13,8 +13,10 @@ from singleshot.api.options import Options, check_range
 from singleshot.class_selection import Classes, ClassSelection, select_classes
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.extras import needs, require
+from singleshot.prior_files import read_priors
 
 RUN_FILE = "run.json"
+PRIORS_FILE = "priors.json"  # of a run whose default boxes are not its model's own
 # Where and how a run is done on this machine: what is not kept in run.json.
 _NOT_KEPT = ("out", "resume", "device", "compile", "workers", "tensorboard", "update_ratios")
 # What a resumed run keeps: another value is refused.
@@ -85,6 +87,8 @@ class TrainOptions(Options):
     cache: str | None = None
     cache_size: str | int | None = None
     classes: Classes | None = None
+    priors: str | None = None
+    fit_priors: bool = False
 
     def __post_init__(self) -> None:
         check_range("--epochs", self.epochs, 1, 10**9)
@@ -124,6 +128,8 @@ def resolve(given: TrainOptions) -> TrainOptions:
         raise ConfigError("--time and --epochs exclude each other: a budget of time decides the epochs")
     if given.start and given.backbone_weights and not given.resume:
         raise ConfigError("--start and --backbone-weights exclude each other: --start brings the backbone's too")
+    if given.priors and given.fit_priors:
+        raise ConfigError("--priors and --fit-priors exclude each other: leave one of them out")
     if given.resume:
         return _resumed(given)
     if not given.data:
@@ -149,7 +155,8 @@ def saved_run(folder: str | Path) -> SavedRun:
         content = json.loads(path.read_text(encoding="utf-8"))
         values, recipe = content["options"], content["recipe"]
         if isinstance(values, dict):
-            values = {"sixteen_bit": "scale", **values}  # which older runs do not say
+            # which older runs do not say
+            values = {"sixteen_bit": "scale", "priors": None, "fit_priors": False, **values}
         if not isinstance(values, dict) or set(values) != set(TrainOptions().kept()) or not isinstance(recipe, dict):
             raise ValueError("other options than this version's")
         return SavedRun(TrainOptions.from_dict(values), recipe)
@@ -163,6 +170,7 @@ def _resumed(given: TrainOptions) -> TrainOptions:
         raise ConfigError("--resume: which run? Give its folder with --out")
     saved, recipe = saved_run(given.out)
     _refuse_changes(given, saved, recipe)
+    _refuse_other_priors(given, saved, Path(given.out) / PRIORS_FILE)
     changes = {name: getattr(given, name) for name in _NOT_KEPT}
     changes |= {name: getattr(given, name) for name in _MAY_CHANGE if getattr(given, name)}
     if given.epochs is not None or given.time is not None:
@@ -199,6 +207,21 @@ def _refuse_changes(given: TrainOptions, saved: TrainOptions, recipe: Mapping[st
         raise ConfigError(
             f"--resume: --recipe {printable(given.recipe)}: is not what it was when the run started; leave it out (the"
             " run keeps its own), or start a new run with another --out"
+        )
+
+
+def _refuse_other_priors(given: TrainOptions, saved: TrainOptions, own: Path) -> None:
+    """Raise ConfigError for default boxes that are not the run's, which are in the file `own` if not its model's."""
+    if given.fit_priors and not saved.fit_priors:
+        has = "its model's own default boxes" if saved.priors is None else f"those of {printable(saved.priors, 60)}"
+        raise ConfigError(
+            f"--resume: --fit-priors cannot change in a run (it has {has}); leave it out, or start a new run with"
+            " another --out"
+        )
+    if given.priors is not None and not (own.is_file() and read_priors(given.priors) == read_priors(str(own))):
+        raise ConfigError(
+            f"--resume: --priors {printable(given.priors, 60)}: are not the default boxes of this run; leave it out"
+            " (the run keeps its own), or start a new run with another --out"
         )
 
 

@@ -279,7 +279,7 @@ def verdict(model: str, chosen: Cover, covers: Sequence[Cover]) -> str:
 
 def _advice(reason: str, cover: Cover, better: bool) -> str:
     """What to do about objects that are not matched for a reason; better: there is a preset that matches more."""
-    own = "(in Python singleshot.models.build(name, classes, priors=PriorSpec(...)))"
+    own = "(singleshot priors fit finds them)"
     preset = "Take the preset named above, or" if better else "No preset does better:"
     if reason == "small":
         return (

@@ -106,6 +106,12 @@ def train(
     ] = None,
     cache_size: Annotated[str | None, typer.Option(help="The most that the cache may take. Default: 4G.")] = None,
     classes: ClassesOption = None,
+    priors: Annotated[
+        str | None, typer.Option(help="Default boxes in place of the model's: a file of priors fit, or a table's name.")
+    ] = None,
+    fit_priors: Annotated[
+        bool, typer.Option("--fit-priors", help="Fit the default boxes to this data. See: priors fit.")
+    ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:

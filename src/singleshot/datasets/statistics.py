@@ -6,7 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from singleshot.datasets.raw import RawImage, RawSet
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.images.decode import image_size
 from singleshot.images.samples import UnreadImageError
+from singleshot.prior_boxes import PriorSpec
 from singleshot.prior_coverage import IOU_MIN, REASONS, best_iou, prior_grids, prior_shapes, why_unmatched
 
 # Objects that are compared with the priors; more tell nothing new and take longer.
@@ -25,8 +26,8 @@ _THREADS = 16
 POINTS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 # COCO's sizes (cocoeval.py, areaRng): small below 32 x 32 pixels, large from 96 x 96.
 SIZES = {"small": (0.0, 32.0), "medium": (32.0, 96.0), "large": (96.0, np.inf)}
-# Sides sqrt(width * height) in pixels of the network's square.
-_SIDES = (0, 8, 16, 32, 64, 128, 256)
+# Sides sqrt(width * height) in pixels of the network's square, from each to the next.
+SIDES = (0, 8, 16, 32, 64, 128, 256)
 
 
 class BoxTable(NamedTuple):
@@ -339,8 +340,17 @@ def _covers(table: BoxTable, rows: np.ndarray, choices: dict[str, Choice]) -> tu
 def _cover(table: BoxTable, rows: np.ndarray, models: tuple[str, ...], choice: Choice) -> Cover:
     from singleshot.prior_tables import PRIORS
 
-    spec, px = PRIORS[choice.priors], choice.input_px
-    boxes = table.square[rows]
+    return replace(
+        measure_cover(table, rows, PRIORS[choice.priors], table.square[rows]), models=models, priors=choice.priors
+    )
+
+
+def measure_cover(
+    table: BoxTable, rows: np.ndarray, spec: PriorSpec, boxes: np.ndarray, iou_min: float = IOU_MIN
+) -> Cover:
+    """How well default boxes meet the objects at those rows. boxes: float [len(rows), 4], them in parts of the input,
+    which is square. models and priors are left empty."""
+    px = spec.image[0]
     best = best_iou(boxes, prior_grids(spec))
     plain = ~table.difficult[rows]
     shapes = prior_shapes(spec)
@@ -352,22 +362,22 @@ def _cover(table: BoxTable, rows: np.ndarray, models: tuple[str, ...], choice: C
 
     def part(name: str, chosen: np.ndarray) -> Part:
         of = best[chosen]
-        matched = float((of >= IOU_MIN).mean()) if len(of) else None
+        matched = float((of >= iou_min).mean()) if len(of) else None
         return Part(name, len(of), matched, float(of.mean()) if len(of) else None)
 
-    reasons = Counter(why_unmatched(boxes[plain & (best < IOU_MIN)], shapes).tolist())
-    ends = [*_SIDES[1:], np.inf]
-    names = [f"< {_SIDES[1]}", *(f"{a}-{b}" for a, b in itertools.pairwise(_SIDES[1:])), f">= {_SIDES[-1]}"]
+    reasons = Counter(why_unmatched(boxes[plain & (best < iou_min)], shapes, iou_min).tolist())
+    ends = [*SIDES[1:], np.inf]
+    names = [f"< {SIDES[1]}", *(f"{a}-{b}" for a, b in itertools.pairwise(SIDES[1:])), f">= {SIDES[-1]}"]
     return Cover(
-        models=models,
-        priors=choice.priors,
+        models=(),
+        priors="",
         count=spec.count,
         input_px=px,
         all=part("all", plain),
         difficult=part("difficult", ~plain),
         sizes=tuple(part(name, plain & (side_px >= a) & (side_px < b)) for name, (a, b) in SIZES.items()),
         sides=tuple(
-            part(name, plain & (side >= a) & (side < b)) for name, a, b in zip(names, _SIDES, ends, strict=True)
+            part(name, plain & (side >= a) & (side < b)) for name, a, b in zip(names, SIDES, ends, strict=True)
         ),
         classes=tuple(part(name, plain & (label == k)) for k, name in enumerate(table.class_names)),
         unmatched={key: reasons[key] for key in REASONS if reasons[key]},

@@ -42,8 +42,11 @@ def draw_info(info: DataInfo, table: BoxTable, path: str | Path) -> None:
     rows = compared_rows(table)
     boxes, plain = table.square[rows], ~table.difficult[rows]
     _draw_classes(top_left, info)
-    _draw_sizes(figure, top_right, info, boxes, prior_shapes(spec) * info.input_px)
-    _draw_sides(low_left, info, boxes[plain], best_iou(boxes[plain], prior_grids(spec)))
+    px, label = info.input_px, f"priors of {info.model}"
+    draw_sizes(figure, top_right, boxes * px, prior_shapes(spec) * px, label, px)
+    matched = best_iou(boxes[plain], prior_grids(spec)) >= IOU_MIN
+    draw_sides(low_left, boxes[plain] * px, matched, IOU_MIN, label)
+    low_left.set_ylabel("objects" if not info.chosen.difficult.objects else "objects, without difficult ones")
     _draw_places(figure, low_right, boxes, int(table.placed.sum()))
     title = figure.suptitle(
         f"{printable(info.source, 90)}: {info.total.images} images, {info.total.objects} objects, "
@@ -79,13 +82,15 @@ def _draw_classes(axes: Axes, info: DataInfo) -> None:
     _bare(axes)
 
 
-def _draw_sizes(figure: Figure, axes: Axes, info: DataInfo, boxes: np.ndarray, shapes_px: np.ndarray) -> None:
-    """Width and height of all objects in the square, and the priors over them."""
+def draw_sizes(
+    figure: Figure, axes: Axes, boxes_px: np.ndarray, shapes_px: np.ndarray, label: str, input_px: int
+) -> None:
+    """Width and height of boxes [M, 4] in pixels of the input, and over them the shapes [S, 2] of priors."""
     from matplotlib.colors import LogNorm
 
-    width, height = (np.maximum(side * info.input_px, 1) for side in spans(boxes))
+    width, height = (np.maximum(side, 1) for side in spans(boxes_px))
     low = min(float(side.min(initial=8)) for side in (width, height))
-    edges = np.geomspace(low, info.input_px, 61 if len(boxes) > 2000 else 31)
+    edges = np.geomspace(low, input_px, 61 if len(boxes_px) > 2000 else 31)
     counts, _, _ = np.histogram2d(np.minimum(width, edges[-1]), np.minimum(height, edges[-1]), bins=(edges, edges))
     counts = np.ma.masked_equal(counts.T, 0)
     # From below 1, so that a single object is not white on white.
@@ -95,41 +100,40 @@ def _draw_sizes(figure: Figure, axes: Axes, info: DataInfo, boxes: np.ndarray, s
     bar.ax.set_ylim(1)
     bar.minorticks_off()
     bar.set_ticks([tick for tick in _COUNTS if tick <= norm.vmax])
-    axes.plot(*shapes_px.T, "x", color="C3", markersize=6, markeredgewidth=1.3, label=f"priors of {info.model}")
+    axes.plot(*shapes_px.T, "x", color="C3", markersize=6, markeredgewidth=1.3, label=label)
     axes.plot(edges[[0, -1]], edges[[0, -1]], color="0.6", linewidth=0.8)
     for scale, ticks in ((axes.set_xscale, axes.set_xticks), (axes.set_yscale, axes.set_yticks)):
         scale("log")
-        ticks([tick for tick in _TICKS if low <= tick <= info.input_px], minor=False)
+        ticks([tick for tick in _TICKS if low <= tick <= input_px], minor=False)
         ticks([], minor=True)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
-    limits = (low, max(float(shapes_px.max(initial=1)), info.input_px) * 1.06)
+    limits = (low, max(float(shapes_px.max(initial=1)), input_px) * 1.06)
     axes.set(xlim=limits, ylim=limits, aspect="equal", xlabel="width (px)", ylabel="height (px)")
-    axes.set_title(f"box sizes in the square of {info.input_px} px")
+    axes.set_title(f"box sizes in the square of {input_px} px")
     axes.legend(loc="lower right", fontsize=9)
 
 
-def _draw_sides(axes: Axes, info: DataInfo, boxes: np.ndarray, best: np.ndarray) -> None:
-    """Histogram of sqrt(area) of the objects that are not difficult, split by whether a prior matches."""
-    width, height = spans(boxes)
-    side = np.maximum(np.sqrt(width * height) * info.input_px, 1)
+def draw_sides(axes: Axes, boxes_px: np.ndarray, matched: np.ndarray, iou_min: float, title: str) -> None:
+    """Histogram of sqrt(area) of boxes [M, 4] in pixels of the input, split by whether a prior matches, bool [M]."""
+    width, height = spans(boxes_px)
+    side = np.maximum(np.sqrt(width * height), 1)
     edges = np.geomspace(float(side.min(initial=8)), float(side.max(initial=16)) * 1.0001, 41)
-    matched = best >= IOU_MIN
     axes.hist(
         [side[matched], side[~matched]],
         bins=list(edges),
         stacked=True,
         color=["C0", "C3"],
-        label=[f"a prior matches (IoU >= {IOU_MIN:g})", "none does"],
+        label=[f"a prior matches (IoU >= {iou_min:g})", "none does"],
     )
     axes.set_xscale("log")
     axes.set_xticks([tick for tick in _TICKS if edges[0] <= tick <= edges[-1]])
     axes.set_xticks([], minor=True)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("sqrt(width x height) in px of the square")
-    axes.set_ylabel("objects" if not info.chosen.difficult.objects else "objects, without difficult ones")
-    share = f": {matched.mean():.1%} matched" if len(best) else ""
-    axes.set_title(f"priors of {info.model}{share}")
+    axes.set_ylabel("objects")
+    share = f": {matched.mean():.1%} matched" if len(matched) else ""
+    axes.set_title(f"{title}{share}")
     axes.legend(fontsize=9)
     _bare(axes)
 

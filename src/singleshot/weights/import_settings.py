@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import numpy as np
-
-from singleshot.errors import CheckpointError, ConfigError, printable
+from singleshot.errors import ConfigError, printable
 from singleshot.inputs import InputSpec
 from singleshot.model_info import ModelInfo
 from singleshot.models import SSD
 from singleshot.models.dry_run import grid_of, shown
-from singleshot.prior_boxes import PriorSpec, prior_table
-from singleshot.prior_tables import PRIORS, prior_spec
+from singleshot.prior_boxes import PriorSpec
+from singleshot.prior_files import read_priors
+from singleshot.prior_tables import PRIORS
 from singleshot.weights.checkpoint import build_model
 from singleshot.weights.imported_model import ImportedModel, SizedPriors
-from singleshot.weights.readers.reading import read_bytes
 
-_MAX_BYTES = 2**20
-_OTHER_KEYS = ("name", "source", "count")  # of `priors show --json`, besides the table's own
 _SAME_STEP = 0.1  # the most that a layer's stride differs from size / map, as a part of it, and is kept
 Numbers = float | Sequence[float]
 
@@ -53,7 +47,7 @@ class ImportSettings:
             std=_numbers("std", self.std, 3),
         )
         if self.priors is not None:
-            _read_table(self.priors)
+            _read_square(self.priors)
 
 
 def apply_settings(foreign: ImportedModel, settings: ImportSettings, described: bool) -> ImportedModel:
@@ -156,7 +150,7 @@ def _priors(foreign: ImportedModel, spec: InputSpec, settings: ImportSettings) -
             f"those of {known or 'its source'}, scaled from {own.image[0]} px (--priors names others)",
         )
         return rule.make(spec.size, maps_of(foreign.model, spec)), f"default boxes: {rule.about}"
-    table, about = _read_table(settings.priors), f"default boxes {printable(settings.priors, 60)}"
+    table, about = _read_square(settings.priors), f"default boxes {printable(settings.priors, 60)}"
     if settings.priors in PRIORS:
         table = replace(table, variances=own.variances)
     if settings.size is not None and table.image != spec.sides:
@@ -166,30 +160,9 @@ def _priors(foreign: ImportedModel, spec: InputSpec, settings: ImportSettings) -
     return table, about
 
 
-def _read_table(name: str) -> PriorSpec:
+def _read_square(name: str) -> PriorSpec:
     """A table by its name, or of a JSON file. Raises ConfigError."""
-    if name in PRIORS or not (name.endswith(".json") or Path(name).is_file()):
-        if name not in PRIORS and ("/" in name or name.endswith(".json")):
-            raise ConfigError(f"--priors {printable(name)}: no such file")
-        table = prior_spec(name)
-    else:
-        where = printable(name)
-        try:
-            values = json.loads(read_bytes(Path(name), where, _MAX_BYTES))
-            table = PriorSpec.from_dict({k: v for k, v in values.items() if k not in _OTHER_KEYS})
-            with np.errstate(over="raise", invalid="raise"):
-                boxes = prior_table(table)
-            if not np.isfinite([*boxes.ravel(), *table.variances]).all() or len(table.variances) != 2:
-                raise ValueError("default boxes that are no numbers, or not two variances")
-        except CheckpointError as error:
-            raise ConfigError(f"--priors {error}") from error
-        except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
-            shape = "want a table as `singleshot priors show ssd300-voc --json` prints it"
-            raise ConfigError(f"--priors {where}: {shape} ({printable(error, 80)})") from error
-        except ConfigError as error:
-            raise ConfigError(f"--priors {where}: {error}") from error
-    if table.order != "location":
-        raise ConfigError(f"--priors {printable(name, 60)}: its order is {table.order}; want one of order location")
+    table = read_priors(name)
     if table.image[0] != table.image[1]:
         raise ConfigError(f"--priors {printable(name, 60)}: for an input of {table.image_size} px; want a square")
     return table

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 from singleshot.errors import CheckpointError, ConfigError, printable
+from singleshot.inputs import InputSpec
 from singleshot.models import SSD
+from singleshot.prior_boxes import PriorSpec, cell_shapes
 from singleshot.weights.backbones import has_imagenet_weights, load_backbone
 from singleshot.weights.checkpoint import build_model
 from singleshot.weights.class_rows import boxes_by_class_tensor, describe_match, match_classes, take_over
@@ -52,6 +55,7 @@ def start_from_checkpoint(
     name: str | None = None,
     resize: str | None = None,
     sixteen_bit: str | None = None,
+    choose_priors: Callable[[PriorSpec, InputSpec], PriorSpec] | None = None,
 ) -> tuple[SSD, str, bool]:
     """A checkpoint's network, ours or another project's, for the classes that are wanted, words about it, and whether
     it knows one of them.
@@ -63,6 +67,8 @@ def start_from_checkpoint(
         name: What the preset must be; None for any.
         resize: "stretch" or "letterbox" in place of the checkpoint's own rule.
         sixteen_bit: "scale" or "stretch", likewise.
+        choose_priors: Gives the default boxes for those of the checkpoint and its input; None keeps them. The
+            outputs of a map that gets others start fresh, which the log says: they are relative to its boxes.
 
     Raises:
         CheckpointError: It cannot be read.
@@ -75,10 +81,26 @@ def start_from_checkpoint(
     match = match_classes(info.class_names, class_names)
     spec = info.input_spec
     spec = replace(spec, resize=resize or spec.resize, sixteen_bit=sixteen_bit or spec.sixteen_bit)
-    model = build_model(replace(info, input_spec=spec), len(class_names))
-    boxes, activation = boxes_by_class_tensor(info), info.thresholds.activation
-    model.load_state_dict(take_over(old.state_dict(), model.state_dict(), boxes, match, activation))
+    priors = info.priors if choose_priors is None else choose_priors(info.priors, spec)
+    model = build_model(replace(info, input_spec=spec, prior_spec=priors), len(class_names))
+    state, boxes = model.state_dict(), boxes_by_class_tensor(info)
+    changed = changed_maps(info.priors, priors)
+    kept = {key: v for key, v in state.items() if not key.startswith(tuple(f"heads.{i}." for i in changed))}
+    model.load_state_dict(state | take_over(old.state_dict(), kept, boxes, match, info.thresholds.activation))
+    if changed:
+        maps = ", ".join(map(str, (priors.maps[i] for i in changed)))
+        log.info("%s: has other default boxes; the outputs of its maps of %s cells start fresh", where, maps)
     log.info("%s: its classes by name: %s", where, describe_match(match))
     total = len(class_names)
     words = f"from {where}" + (f", {len(match.new)} of {total} classes new" if match.new else "")
-    return model, words, bool(match.kept)
+    return model, words, bool(match.kept) and len(changed) < len(priors.maps)
+
+
+def changed_maps(old: PriorSpec, new: PriorSpec) -> list[int]:
+    """The maps of which offsets mean something else: boxes, places or variances are others."""
+
+    def of(spec: PriorSpec, i: int) -> tuple[object, ...]:
+        places = spec.offset if spec.centres is None else spec.centres[i]
+        return tuple(cell_shapes(spec, i)), places, spec.step(i), spec.variances
+
+    return [i for i in range(len(new.maps)) if of(old, i) != of(new, i)]

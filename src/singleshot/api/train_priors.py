@@ -1,0 +1,124 @@
+"""The default boxes of a training: the model's own, those of a file, or some that are fitted to what it trains on."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from singleshot.api.train_options import PRIORS_FILE, TrainOptions
+from singleshot.datasets.build_dataset import build_dataset
+from singleshot.datasets.dataset import Dataset
+from singleshot.datasets.sources import open_source
+from singleshot.errors import ConfigError, printable
+from singleshot.images.decode import image_size
+from singleshot.inputs import InputSpec, boxes_in_input
+from singleshot.prior_boxes import PriorSpec
+from singleshot.prior_coverage import best_iou, prior_grids
+from singleshot.prior_files import read_priors
+from singleshot.prior_fitting import fit_priors
+
+if TYPE_CHECKING:
+    from singleshot.loading.shard_stream import ShardStream
+
+log = logging.getLogger(__name__)
+
+# Where more than this share of the objects is matched by no prior, a line says so.
+_UNMATCHED = 0.05
+_MOST = 20_000  # objects that are compared, of more a sample
+_THREADS = 16
+
+
+@dataclass(frozen=True)
+class PriorChoice:
+    """Which default boxes a training gets. iou_min: of its recipe."""
+
+    options: TrainOptions
+    train_set: Dataset | ShardStream
+    iou_min: float
+
+    def __call__(self, own: PriorSpec, inputs: InputSpec) -> PriorSpec:
+        """In place of a model's own, for its input; the log says how many objects they match where that is few.
+
+        Raises ConfigError for a table that is not for the model, DataError for images that cannot be measured.
+        """
+        options, chosen = self.options, own
+        fixed = Path(str(options.out)) / PRIORS_FILE
+        if options.resume and fixed.is_file():
+            return read_priors(str(fixed))
+        if options.priors is not None:
+            chosen = _for_model(options.priors, own)
+        elif options.fit_priors:
+            return self._fit(own, inputs)
+        if not options.resume and isinstance(self.train_set, Dataset):
+            boxes = self._boxes(self.train_set, inputs)
+            if len(boxes) and (left := 1 - self._matched(boxes, chosen)) > _UNMATCHED:
+                log.warning(
+                    "%s: no default box matches %.1f %% of the %d objects (IoU %g); --fit-priors fits them to it",
+                    printable(self.train_set.source),
+                    100 * left,
+                    len(boxes),
+                    self.iou_min,
+                )
+        return chosen
+
+    def _fit(self, own: PriorSpec, inputs: InputSpec) -> PriorSpec:
+        data = self._with_labels()
+        boxes = self._boxes(_measured(data), inputs)
+        if not len(boxes):
+            raise ConfigError(f"--fit-priors: {printable(data.source)} has no object to fit default boxes to")
+        found = fit_priors(boxes, own, iou_min=self.iou_min)
+        log.info(
+            "%s: default boxes fitted, %d (%d before); they match %.1f %% of the %d objects (%.1f %% before)",
+            printable(data.source),
+            found.count,
+            own.count,
+            100 * self._matched(boxes, found),
+            len(boxes),
+            100 * self._matched(boxes, own),
+        )
+        return found
+
+    def _with_labels(self) -> Dataset:
+        """What is trained on, whose labels are read where it is a stream."""
+        if isinstance(self.train_set, Dataset):
+            return self.train_set
+        options = self.options
+        raw = open_source(options.data, follow_links=options.follow_links).read(options.split or "train")
+        (name,) = raw.splits
+        selection, names = self.train_set.selection, self.train_set.class_names
+        return build_dataset(raw, name, names, options.clip_boxes, selection)
+
+    def _boxes(self, data: Dataset, inputs: InputSpec) -> np.ndarray:
+        """float64 [M, 4] the objects in parts of the input, crowds and those of images of unknown size left out."""
+        image = np.repeat(np.arange(len(data)), np.diff(data.ptr))
+        rows = np.flatnonzero(~data.crowd & (data.sizes[image] > 0).all(axis=1))
+        return boxes_in_input(data.boxes_px[rows], data.sizes[image[rows]], inputs)
+
+    def _matched(self, boxes: np.ndarray, table: PriorSpec) -> float:
+        if len(boxes) > _MOST:
+            boxes = np.random.default_rng(0).choice(boxes, _MOST, replace=False)
+        return float((best_iou(boxes, prior_grids(table)) >= self.iou_min).mean())
+
+
+def _measured(data: Dataset) -> Dataset:
+    """With the sizes of images that are not annotated, by their headers. Raises DataError."""
+    todo = np.flatnonzero((data.sizes <= 0).any(axis=1) & (np.diff(data.ptr) > 0))
+    sizes = data.sizes.copy()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for i, size in zip(todo, pool.map(image_size, [data.names[i] for i in todo.tolist()]), strict=True):
+            sizes[i] = size
+    return replace(data, sizes=sizes)
+
+
+def _for_model(name: str, own: PriorSpec) -> PriorSpec:
+    """A table by its name or of a file. Raises ConfigError where it is not for the input and maps of `own`."""
+    table = read_priors(name)
+    if (table.image, table.grids) != (own.image, own.grids):
+        words = (f"an input of {one.image_size} px with maps of {one.maps} cells" for one in (table, own))
+        raise ConfigError("--priors {}: for {}, but the model has {}".format(printable(name, 60), *words))
+    return table

@@ -1,0 +1,183 @@
+"""Training with default boxes that are not the model's own: fitted to the data, or of a file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import singleshot
+from singleshot.api.train import TrainOptions, prepare, resolve
+from singleshot.datasets import open_source
+from singleshot.datasets.writers.shards import read_contents, write_shards
+from singleshot.errors import ConfigError
+from singleshot.prior_boxes import cell_shapes, from_shapes
+from singleshot.prior_files import read_priors, write_priors
+from singleshot.prior_tables import PRIORS
+from singleshot.weights.checkpoint import load_checkpoint, read_info
+
+QUICK = {"batch": 4, "workers": 0, "tensorboard": False}
+
+
+@pytest.fixture(scope="module")
+def thin(scenes: Path, tmp_path_factory) -> Path:
+    """The drawn scenes, five times as wide."""
+    folder = Path(shutil.copytree(scenes, tmp_path_factory.mktemp("data") / "thin"))
+    for path in (folder / "Annotations").iterdir():
+        tree = ElementTree.parse(path)
+        for tag in ("width", "xmin", "xmax"):
+            for node in tree.iter(tag):
+                value = float(node.text or "")
+                node.text = str(5 * value if tag == "width" else 5 * (value - 1) + 1)
+        tree.write(path)
+    for path in (folder / "JPEGImages").iterdir():
+        image = cv2.imread(str(path))
+        cv2.imwrite(str(path), cv2.resize(image, (5 * image.shape[1], image.shape[0])))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fitted(scenes: Path, tmp_path_factory) -> singleshot.Run:
+    return singleshot.train(
+        scenes,
+        out=tmp_path_factory.mktemp("runs") / "fitted",
+        epochs=1,
+        backbone_weights="none",
+        fit_priors=True,
+        **QUICK,
+    )
+
+
+def options_of(data: Path | str, out: Path, **more) -> TrainOptions:
+    return resolve(TrainOptions.of({"data": data, "out": out, "workers": 0, "tensorboard": False, **more}))
+
+
+def test_the_run_and_its_model_have_what_priors_fit_finds(fitted, scenes):
+    found = singleshot.fit_priors(scenes)
+    assert found.table != PRIORS["ssdlite320-fine"]
+    assert read_priors(str(fitted.folder / "priors.json")) == found.table
+    assert {read_info(path).prior_spec for path in (fitted.best, fitted.last)} == {found.table}
+    assert found.splits[0].after.all.mean_iou > found.splits[0].before.all.mean_iou
+
+
+def test_a_run_that_goes_on_keeps_its_default_boxes(fitted, thin, tmp_path):
+    folder = Path(shutil.copytree(fitted.folder, tmp_path / "run"))
+    own = read_priors(str(folder / "priors.json"))
+    again = {"resume": True, "epochs": 2}
+    for same in ({}, {"fit_priors": True}, {"priors": folder / "priors.json"}):
+        trainer, _, _ = prepare(options_of(thin, folder, **again, **same))
+        assert trainer.model.prior_spec == own
+    (folder / "last.safetensors").unlink()  # there is the state alone
+    assert prepare(options_of(thin, folder, **again))[0].model.prior_spec == own
+    with pytest.raises(ConfigError, match="--priors ssdlite320-fine: are not the default boxes of this run"):
+        options_of(thin, folder, **again, priors="ssdlite320-fine")
+    assert singleshot.train(out=folder, workers=0, tensorboard=False, **again).epochs == 2
+    assert read_info(folder / "last.safetensors").prior_spec == own
+
+
+def test_a_run_without_them_does_not_begin_to_fit(run, tmp_path):
+    folder = Path(shutil.copytree(run.folder, tmp_path / "run"))
+    with pytest.raises(ConfigError, match="--fit-priors cannot change in a run \\(it has its model's own"):
+        options_of("", folder, resume=True, epochs=3, fit_priors=True)
+    saved = json.loads((folder / "run.json").read_text())
+    del saved["options"]["priors"], saved["options"]["fit_priors"]  # as older versions wrote it
+    (folder / "run.json").write_text(json.dumps(saved))
+    trainer, _, _ = prepare(options_of("", folder, resume=True, epochs=3))
+    assert trainer.model.prior_spec == PRIORS["ssdlite320-fine"]
+
+
+def test_export_gives_the_same_boxes(fitted, scenes, tmp_path):
+    images = sorted(map(str, (scenes / "JPEGImages").iterdir()))[:3]
+    want = singleshot.load(fitted.best, device="cpu").detect(images, score_min=0.02)
+    assert sum(len(one.boxes) for one in want) > 20
+    for name, engine in (("model.onnx", "onnxruntime"), ("model.onnx", "openvino"), ("model.xml", "openvino")):
+        path = tmp_path / name
+        if not path.exists():
+            singleshot.export(fitted.best, out=path)
+        found = singleshot.load(path, engine=engine).detect(images, score_min=0.02)
+        for one, other in zip(want, found, strict=True):
+            np.testing.assert_allclose(one.boxes, other.boxes, atol=0.05)
+            np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
+            assert one.names == other.names
+    assert singleshot.evaluate(path, scenes).mean_ap == pytest.approx(
+        singleshot.evaluate(fitted.best, scenes, device="cpu").mean_ap, abs=0.01
+    )
+
+
+def test_other_projects_do_not_take_them(fitted, tmp_path):
+    with pytest.raises(ConfigError, match="torchvision takes SSD300 on VGG16 alone"):
+        singleshot.export(fitted.best, out=tmp_path / "model.pth", to="torchvision")
+
+
+def test_a_start_from_a_checkpoint_keeps_what_is_not_relative_to_its_boxes(run, thin, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    old, _ = load_checkpoint(run.last)
+    table = singleshot.fit_priors(thin).table
+    trainer, _, _ = prepare(options_of(thin, tmp_path / "a", start=run.last, fit_priors=True))
+    model = trainer.model
+    assert model.prior_spec == table
+    assert "the outputs of its maps of 40, 20, " in caplog.text
+    for key, value in old.state_dict().items():
+        if not key.startswith("heads"):
+            assert (model.state_dict()[key] == value).all(), key
+    # The first map alone has other boxes.
+    fine = PRIORS["ssdlite320-fine"]
+    shapes = [tuple(cell_shapes(fine, i)) for i in range(len(fine.maps))]
+    write_priors(tmp_path / "p.json", from_shapes(320, fine.maps, [shapes[0][:2], *shapes[1:]]), "mine", "a test")
+    trainer, _, _ = prepare(options_of(thin, tmp_path / "b", start=run.last, priors=tmp_path / "p.json"))
+    now = trainer.model.state_dict()
+    kept = {
+        key for key, value in old.state_dict().items() if now[key].shape == value.shape and (now[key] == value).all()
+    }
+    assert {key for key in now if key.startswith("heads.0.")} == now.keys() - kept
+
+
+def test_shards_are_fitted_to_as_the_data_they_are_made_of(scenes, tmp_path):
+    write_shards(read_contents(open_source(scenes)), tmp_path / "shards")
+    trainer, _, _ = prepare(options_of(tmp_path / "shards", tmp_path / "run", fit_priors=True, backbone_weights="none"))
+    assert trainer.model.prior_spec == singleshot.fit_priors(scenes).table
+
+
+def test_a_line_says_where_few_objects_can_be_matched(scenes, thin, tmp_path, caplog):
+    plain = {"backbone_weights": "none", "model": "ssdlite320-mobilenetv2", "val_split": "none"}
+    prepare(options_of(thin, tmp_path / "run", resize="letterbox", **plain))
+    (line,) = [one for one in caplog.messages if "--fit-priors" in one]
+    assert "no default box matches" in line
+    caplog.clear()
+    prepare(options_of(thin, tmp_path / "run", resize="letterbox", fit_priors=True, **plain))
+    prepare(options_of(scenes, tmp_path / "run", backbone_weights="none"))
+    assert not [one for one in caplog.messages if "--fit-priors" in one]
+
+
+def test_the_resize_rule_decides_how_boxes_look(thin):
+    stretched, boxed = (singleshot.fit_priors(thin, resize=rule) for rule in ("stretch", "letterbox"))
+    assert stretched.table != boxed.table
+    widths = [
+        np.median((one.boxes[:, 2] - one.boxes[:, 0]) / (one.boxes[:, 3] - one.boxes[:, 1]))
+        for one in (stretched, boxed)
+    ]
+    assert widths[1] > 4 * widths[0]
+    assert boxed.splits[0].before.all.matched < 0.5
+    assert boxed.splits[0].after.all.matched > 0.9
+
+
+def test_some_of_the_classes(scenes, tmp_path):
+    found = singleshot.fit_priors(scenes, classes="star,ring")
+    assert [part.name for part in found.splits[0].after.classes] == ["star", "ring"]
+    trainer, _, _ = prepare(
+        options_of(scenes, tmp_path / "run", classes="star,ring", fit_priors=True, backbone_weights="none")
+    )
+    assert trainer.model.prior_spec == found.table
+
+
+def test_the_recipes_iou_min_counts(scenes, tmp_path):
+    (tmp_path / "mine.toml").write_text("iou_min = 0.35\n")
+    more = {"recipe": tmp_path / "mine.toml", "fit_priors": True, "backbone_weights": "none"}
+    trainer, _, _ = prepare(options_of(scenes, tmp_path / "run", **more))
+    assert trainer.model.prior_spec == singleshot.fit_priors(scenes, iou_min=0.35).table
