@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from singleshot.api.options import DEFAULT_MODEL, parse_bytes, parse_duration
-from singleshot.api.train_options import RUN_FILE, TrainOptions, resolve, saved_run
+from singleshot.api.train_options import RUN_FILE, TrainOptions, resolve
 from singleshot.class_selection import Classes
 from singleshot.errors import CheckpointError, ConfigError, DataError, SingleshotError, printable
 from singleshot.extras import needs
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from singleshot.loading.shard_stream import ShardStream
     from singleshot.models import SSD
     from singleshot.runtime.detector import Detector
-    from singleshot.training.loop import Trainer
-    from singleshot.training.recipes import Recipe
+    from singleshot.training.loop import Result, Trainer
     from singleshot.training.reports import Reporter
 
 log = logging.getLogger(__name__)
@@ -108,7 +107,8 @@ def train(
     split: str | None = None,
     val_split: str | None = None,
     val_every: int | None = None,
-    resume: bool = False,
+    resume: bool | str = False,
+    accept_changes: bool = False,
     seed: int | None = None,
     device: str | None = "auto",
     precision: str | None = None,
@@ -122,6 +122,7 @@ def train(
     cache: str | Path | None = None,
     cache_size: str | int | None = None,
     classes: Classes | None = None,
+    skip_broken: bool = False,
     on_start: OnStart | None = None,
 ) -> Run:
     """Train a detector on labelled images. Nothing is written before all the input has been checked.
@@ -145,7 +146,10 @@ def train(
         val_split: Split to validate on, "none" for no validation; None for "val" where there is one.
         val_every: Epochs between validations, None for 1; with `time` they come as time allows.
         resume: Go on with the run in `out`, by the options that it was started with. Of those that are given again,
-            data, length, splits, cache and where it runs may be others; the rest must be the same.
+            length, cache and where it runs may be others; the rest, and the data, must be the same. "auto": start the
+            run where there is none yet, and leave one that is over as it is.
+        accept_changes: Go on with images, boxes, recipe, batch, seed, splits, precision and versions as they are now
+            where they are not what the run had before; what differs is logged. Classes cannot change.
         seed: Seed of everything random; None for 0.
         device: "cpu", "cuda", "cuda:N", or "auto".
         precision: "auto" (None), "float32", "bfloat16" or "float16" (CUDA).
@@ -160,6 +164,7 @@ def train(
         cache_size: The most that the cache may take, such as "4G" (None), or bytes.
         classes: Learn these only, in this order: names of the data's classes, "car,truck=vehicle" for some that become
             one, a file with such lines, or {new name: [old names]}; objects of others are left out. None for all.
+        skip_broken: Train with another image in place of one that cannot be read, and count them, instead of stopping.
         on_start: Called once, when all the input has been checked; gives the reporters that are to be called.
 
     Returns:
@@ -199,6 +204,11 @@ def _run(ready: tuple[Trainer, TrainOptions, str], on_start: OnStart | None) -> 
 
     trainer, options, initial = ready
     folder = trainer.settings.out
+    if trainer.over:  # which --resume auto does not mind
+        log.info("%s: this run is over, nothing is left to do", printable(folder))
+        progress = trainer.progress
+        best = progress.best if progress.best >= 0 else None
+        return _ended(trainer, loop.Result(progress.epoch, progress.step, progress.seconds, best, False, 0.0))
     with writing(folder):
         remove_parts(folder)
         with atomic_write(folder / RUN_FILE, durable=True) as temporary:
@@ -214,6 +224,13 @@ def _run(ready: tuple[Trainer, TrainOptions, str], on_start: OnStart | None) -> 
         kind = type(error) if isinstance(error, DataError | loop.TrainingStoppedError) else ConfigError
         details = write_traceback(folder, error) if kind is loop.TrainingStoppedError else ""
         raise kind(f"{error}; {saved_words(trainer)}{details}") from error
+    return _ended(trainer, result)
+
+
+def _ended(trainer: Trainer, result: Result) -> Run:
+    from singleshot.training import loop
+
+    folder = trainer.settings.out
     best = folder / loop.BEST
     return Run(
         folder=folder,
@@ -236,6 +253,7 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
 
     from singleshot.api.run_folder import check_folder
     from singleshot.api.train_data import open_train, open_validation
+    from singleshot.api.train_recipe import recipe_of
     from singleshot.devices import pick_device
     from singleshot.loading.few_greys import warn_of_few_greys
     from singleshot.training import loop
@@ -243,7 +261,7 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
 
     options = options.filled()
     folder = Path(str(options.out))
-    check_folder(folder, options.resume)
+    check_folder(folder, bool(options.resume))
     if options.resume and not has_state(folder):
         log.warning("%s: no state to go on from, so the run starts again", printable(folder))
     place = pick_device(options.device)
@@ -254,7 +272,7 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
     if model.input_spec.sixteen_bit == "scale" and not options.resume and not options.sixteen_bit:
         warn_of_few_greys(train_set)
     options = replace(options, recipe=options.recipe or ("finetune" if pretrained else "scratch"))
-    recipe = _recipe(options)
+    recipe = recipe_of(options)
     cache_bytes = parse_bytes(options.cache_size or "", "--cache-size")
     options = replace(
         options,
@@ -262,7 +280,6 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
         classes=None if train_set.selection is None else train_set.selection.to_dict(),
         resize=model.input_spec.resize,
         sixteen_bit=model.input_spec.sixteen_bit,
-        batch=options.batch or recipe.batch,
         cache=_cache(options.cache or "auto", train_set, model.input_spec.sides, cache_bytes),
     )
     settings = loop.Settings(
@@ -279,11 +296,15 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
         update_ratios=options.update_ratios,
         cache=options.cache or "none",
         cache_bytes=cache_bytes,
+        split=options.split or "train",
+        val_split=options.val_split or "val",
+        skip_broken=options.skip_broken,
     )
     trainer = loop.Trainer(model, train_set, val_set, recipe, settings)
     if options.resume and has_state(folder):
-        trainer.resume()
-        _refuse_if_over(trainer, options)
+        trainer.resume(options.accept_changes)
+        if options.resume != "auto":
+            _refuse_if_over(trainer, options)
     return trainer, options, initial
 
 
@@ -335,15 +356,18 @@ def _model(options: TrainOptions, class_names: tuple[str, ...]) -> tuple[SSD, st
     """The model with its initial weights, words about where they come from, and whether they are pretrained."""
     from singleshot.models import build
     from singleshot.presets import MODELS
-    from singleshot.training.checkpoints import LAST, has_state
+    from singleshot.training.checkpoints import BEST, LAST, has_state
     from singleshot.weights.checkpoint import build_model, read_info
     from singleshot.weights.initial_weights import start_from_checkpoint, start_model
 
     going_on = options.resume and has_state(Path(str(options.out)))
-    last = Path(str(options.out)) / LAST
-    if going_on and last.is_file():
+    for path in (Path(str(options.out)) / name for name in (LAST, BEST)):
         # The network as it is: what it was started from may have been moved since.
-        return build_model(read_info(last)), "resumed", True
+        if going_on and path.is_file():
+            try:
+                return build_model(read_info(path)), "resumed", True
+            except CheckpointError as error:
+                log.warning("%s; it is written again", error)
     if options.start:
         rules = options.resize, options.sixteen_bit
         return *start_from_checkpoint(options.start, class_names, options.model, *rules), True
@@ -354,23 +378,3 @@ def _model(options: TrainOptions, class_names: tuple[str, ...]) -> tuple[SSD, st
         inputs = replace(inputs, resize=options.resize or inputs.resize, sixteen_bit=rule)
     model = build(name, len(class_names), input_spec=inputs)
     return model, *start_model(model, options.backbone_weights or "auto", fresh=not going_on)
-
-
-def _recipe(options: TrainOptions) -> Recipe:
-    from singleshot.training.recipes import Recipe, first_problem, load_recipe
-
-    if options.resume:
-        assert options.out is not None
-        try:  # the run's own: a file may have been edited since
-            return Recipe(**saved_run(options.out).recipe)
-        except (ValueError, TypeError, ConfigError) as error:
-            where = printable(Path(options.out) / RUN_FILE)
-            raise CheckpointError(f"{where}: its recipe cannot be read ({printable(first_problem(error))})") from error
-    assert options.recipe is not None
-    recipe = load_recipe(options.recipe)
-    if options.lr is None:
-        return recipe
-    try:
-        return Recipe.model_validate({**dict(recipe), "lr": options.lr})
-    except ValueError as error:
-        raise ConfigError(f"--lr {options.lr}: {first_problem(error)}") from error

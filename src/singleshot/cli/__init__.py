@@ -19,7 +19,7 @@ from singleshot.cli.export import export_command
 from singleshot.cli.import_ import import_command
 from singleshot.cli.mistakes import say_usage
 from singleshot.cli.priors import priors_app
-from singleshot.cli.train import train
+from singleshot.cli.train import TrainCommand, train
 from singleshot.errors import SingleshotError, printable
 
 app = typer.Typer(
@@ -30,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(train)
+app.command(cls=TrainCommand)(train)
 app.command(name="eval")(evaluate_command)
 app.command()(detect)
 app.command(name="import")(import_command)

@@ -225,7 +225,7 @@ def _prepare_train_batch(
 ) -> Batch:
     samples = source.take(job)
     examples: list[Example] = []
-    names = []
+    names, checksums = [], []
     for k in range(len(samples.indices)):
         # By position, not by index: a repeated image is augmented differently.
         rng = np.random.default_rng((seed, samples.epoch, samples.position + k))
@@ -233,12 +233,13 @@ def _prepare_train_batch(
         others = functools.partial(samples.others, rng)
         examples.append(augmenter(encoded, rng, others))
         names.append(encoded.name)
-    return collate(examples, samples.indices, names, shape)
+        checksums.append(encoded.checksum)
+    return collate(examples, samples.indices, names, shape)._replace(checksums=torch.tensor(checksums))
 
 
 def _prepare_eval_batch(dataset: Samples, input_spec: InputSpec, indices: np.ndarray) -> EvalBatch:
     examples: list[Example] = []
-    placements, sizes, names = [], [], []
+    placements, sizes, names, checksums = [], [], [], []
     for index in indices.tolist():
         sample = dataset.sample(index)
         image, place = to_square(sample.image, input_spec)
@@ -246,7 +247,8 @@ def _prepare_eval_batch(dataset: Samples, input_spec: InputSpec, indices: np.nda
         placements.append(place)
         sizes.append((sample.image.shape[1], sample.image.shape[0]))
         names.append(sample.name)
-    batch = collate(examples, indices, names, input_spec.shape)
+        checksums.append(sample.checksum)
+    batch = collate(examples, indices, names, input_spec.shape)._replace(checksums=torch.tensor(checksums))
     return EvalBatch(batch, placements, np.array(sizes, np.int64).reshape(-1, 2))
 
 

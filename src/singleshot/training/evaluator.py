@@ -14,11 +14,12 @@ import numpy as np
 from singleshot.datasets.dataset import Dataset
 from singleshot.errors import printable
 from singleshot.evaluation.validate import Validation, validate
-from singleshot.loading.loader import EvalLoader
+from singleshot.loading.loader import EvalBatch, EvalLoader
 from singleshot.memory import release_freed_memory
 from singleshot.runtime.detections import Detections
 from singleshot.runtime.drawing import draw_detections
 from singleshot.thresholds import Thresholds
+from singleshot.training.data_files import DataFiles
 from singleshot.training.settings import Settings
 from singleshot.training.step import Stepper
 
@@ -43,9 +44,12 @@ class Evaluator:
     seconds: how long the last validation took; 0 before the first.
     """
 
-    def __init__(self, stepper: Stepper, dataset: Dataset, loader: EvalLoader, settings: Settings) -> None:
+    def __init__(
+        self, stepper: Stepper, dataset: Dataset, loader: EvalLoader, settings: Settings, files: DataFiles | None = None
+    ) -> None:
+        """files: of the data set, where the checksums of what is read are kept."""
         self._stepper, self._settings = stepper, settings
-        self.dataset, self._loader = dataset, loader
+        self.dataset, self._loader, self._files = dataset, loader, files
         self.seconds = 0.0
         self._said = False
         self._last = time.monotonic()
@@ -72,7 +76,7 @@ class Evaluator:
         stepper, model, device = self._stepper, self._stepper.model, self._stepper.device
         with self._averaged_weights():
             result = validate(
-                model, self.dataset, self._loader, Thresholds(), device, loss_of=stepper.objective, on_image=on_image
+                model, self.dataset, self._batches(), Thresholds(), device, loss_of=stepper.objective, on_image=on_image
             )
         release_freed_memory()
         self._last = time.monotonic()
@@ -81,6 +85,12 @@ class Evaluator:
         if math.isnan(score):
             self._say_nothing_to_measure()
         return Score(None if math.isnan(score) else float(score), result)
+
+    def _batches(self) -> Iterator[EvalBatch]:
+        for images in self._loader:
+            if self._files is not None:
+                self._files.note(images.batch.indices, images.batch.checksums)
+            yield images
 
     def _say_nothing_to_measure(self) -> None:
         """Once: the log says why there is no mAP50."""

@@ -86,12 +86,9 @@ class Trainer:
         self._before = 0.0
         self._started = self._last_save = time.monotonic()
 
-    def resume(self) -> None:
-        """Go on from the state in settings.out.
-
-        Raises CheckpointError where it cannot be read, ConfigError for data of other classes.
-        """
-        self.progress = progress = self.checkpoints.load()
+    def resume(self, accept_changes: bool = False) -> None:
+        """Go on from the state in settings.out; raises as `Checkpoints.load`."""
+        self.progress = progress = self.checkpoints.load(accept_changes)
         self._before = progress.seconds
         if progress.batch:
             self._meter = self._new_meter(progress.losses, progress.counted)
@@ -244,6 +241,7 @@ class Trainer:
         factor = lr_factor(done, recipe.schedule, warmup, recipe.milestones, recipe.gamma, recipe.final_lr)
         due = meter.due()
         before = layer_weights(self.model) if due and self.settings.update_ratios else None
+        self.checkpoints.fingerprint.files["train"].note(batch.indices, batch.checksums)
         losses = self.stepper(batch, factor)
         progress.step, progress.batch = progress.step + 1, progress.batch + 1
         progress.lr = self.stepper.optimizer.param_groups[0]["lr"]

@@ -9,6 +9,12 @@ from torch import Tensor, nn
 
 from singleshot.training.recipes import Recipe
 
+# What each optimizer keeps of a parameter, by name.
+SLOTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.SGD: ("momentum_buffer",),
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+}
+
 
 def parameter_groups(
     model: nn.Module, weight_decay: float, bias_lr_factor: float, decay_only: str = "convolutions"
