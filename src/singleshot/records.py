@@ -37,7 +37,8 @@ class Batch(NamedTuple):
 
     images: uint8 [B, C, H, W]; boxes: float32 [B, G, 4] normalised, rows past an image's last object are 0;
     labels: int64 [B, G], -1 where there is no object; indices: int64 [B], positions in the data set;
-    names: B paths; checksums: int64 [B] as in Sample, None where nobody asked.
+    names: B paths; checksums: int64 [B] as in Sample, None where nobody asked; skipped: what is wrong with images
+    in whose place others stand.
     """
 
     images: torch.Tensor
@@ -46,6 +47,7 @@ class Batch(NamedTuple):
     indices: torch.Tensor
     names: tuple[str, ...]
     checksums: torch.Tensor | None = None
+    skipped: tuple[str, ...] = ()
 
 
 class RawOutput(NamedTuple):

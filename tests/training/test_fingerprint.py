@@ -1,4 +1,4 @@
-"""A run goes on with what it had, or says what is another: data, images, recipe, seed, versions, the best, positions."""
+"""A run goes on with what it had, or says what is another: data, recipe, seed, versions, the best, positions."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_changed_image_is_refused_or_accepted(make: Make, copied, caplog, spli
     line = refused(make(data, out))
     assert str(image) in line
     assert f"{split}: " in line
-    words = "other bytes: checksum " if how == "flipped" else f"{len(whole)} bytes then, {len(whole) + 2} now"
+    words = "other bytes: checksum " if how == "flipped" else f"{len(whole)} bytes then, {len(whole) + 2} bytes now"
     assert words in line
     assert "--accept-changes" in line
     trainer = make(data, out)
@@ -198,7 +198,7 @@ def test_other_boxes_names_and_counts(make: Make, copied) -> None:
 def test_swapped_classes_are_refused_always(make: Make, scenes: Path, stopped: Path) -> None:
     swapped = ("leaf", "cross", "ring", "star")
     for accept in (False, True):
-        with pytest.raises(ConfigError, match="a run cannot change its classes: .* the same in another order"):
+        with pytest.raises(ConfigError, match=r"a run cannot change its classes: .* the same in another order"):
             make(scenes, stopped, names=swapped).resume(accept)
 
 
@@ -226,10 +226,11 @@ def test_a_best_that_is_missing_or_damaged_is_said_and_found_anew(
 def test_the_best_is_never_replaced_by_a_worse_one(make: Make, scenes: Path, stopped: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(stopped, tmp_path / "run"))
     before = (out / checkpoints.BEST).read_bytes()
-    trainer = make(scenes, out, Recipe.model_validate({**load_recipe("scratch").to_dict(), "lr": 10.0, "ema": 0.0}))
-    trainer.resume(accept_changes=True)
+    trainer = make(scenes, out)
+    trainer.resume()
+    trainer.progress.best = 0.99
     trainer.run()
-    assert trainer.progress.last_map < trainer.progress.best
+    assert 0 <= trainer.progress.last_map < 0.99
     assert (out / checkpoints.BEST).read_bytes() == before
 
 

@@ -55,7 +55,9 @@ def build_parts(
     fingerprint = Fingerprint.of(train_set, val_set, recipe, settings, dtype)
     pinned = device.type == "cuda"
     options = settings.batch, settings.seed, settings.workers
-    loader = TrainLoader(cache or train_set, recipe.augment, spec, *options, pin_memory=pinned)
+    loader = TrainLoader(
+        cache or train_set, recipe.augment, spec, *options, pin_memory=pinned, skip_broken=settings.skip_broken
+    )
     evaluator = None
     if val_set is not None:
         val_loader = EvalLoader(val_set, spec, settings.batch, settings.workers, pin_memory=pinned)

@@ -51,12 +51,13 @@ class Evaluator:
         self._stepper, self._settings = stepper, settings
         self.dataset, self._loader, self._files = dataset, loader, files
         self.seconds = 0.0
+        self.now: Callable[[], float] = time.monotonic  # or the clock of a run, which knows of pauses
         self._said = False
-        self._last = time.monotonic()
+        self._last = self.now()
 
     def start(self) -> None:
         """The training starts: time counts from now on. A data set without an object to measure on is said."""
-        self._last = time.monotonic()
+        self._last = self.now()
         if not (~self.dataset.difficult & ~self.dataset.crowd).any():
             self._say_nothing_to_measure()
 
@@ -68,18 +69,18 @@ class Evaluator:
             return epoch % self._settings.val_every == 0
         if self.seconds == 0.0:
             return done >= _FIRST_VALIDATION
-        return (time.monotonic() - self._last) * _VALIDATION_SHARE >= self.seconds
+        return (self.now() - self._last) * _VALIDATION_SHARE >= self.seconds
 
     def __call__(self, on_image: Callable[[], None] | None = None) -> Score:
         """Losses and mAP50 of the validation images; on_image is called after each and may raise to stop."""
-        started = time.monotonic()
+        started = self.now()
         stepper, model, device = self._stepper, self._stepper.model, self._stepper.device
         with self._averaged_weights():
             result = validate(
                 model, self.dataset, self._batches(), Thresholds(), device, loss_of=stepper.objective, on_image=on_image
             )
         release_freed_memory()
-        self._last = time.monotonic()
+        self._last = self.now()
         self.seconds = self._last - started
         score = result.evaluation.mean_ap
         if math.isnan(score):

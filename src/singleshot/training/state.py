@@ -6,8 +6,9 @@ It holds no clock time (see `clock`): two runs of the same training, stopped or 
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ from singleshot.training.optimizers import SLOTS
 from singleshot.training.step import Stepper
 from singleshot.weights.checkpoint import check_state, checksum_of, read_metadata, read_tensors
 
+log = logging.getLogger(__name__)
+
 KEY = "singleshot-training"
+_MOST_SKIPPED, _SKIPPED_SHOWN = 1000, 8
 _MOST = 2**53  # of a count that a file may name
 _KINDS: dict[str, tuple[type, ...]] = {
     "finished": (str,), "best_checksum": (str,), "measurable": (bool,), "history": (list,), "losses": (list,),
@@ -41,7 +45,7 @@ class Progress:
     whose end (validation, reports) is still to come; lr: of the last step; losses, counted: sums of the epoch's losses
     so far and over how many steps; finished: the length, in words, of a training that reached its end; best_checksum:
     of the tensors of best.safetensors; parts: in how many a batch is trained where memory has no room for it at once;
-    skipped: images that could not be read, by path.
+    skipped: what was said of images that could not be read.
     """
 
     epoch: int = 0
@@ -79,6 +83,14 @@ class Progress:
         if not all(isinstance(row, dict) and {"epoch", "step"} <= row.keys() for row in rows):
             raise ValueError("history: want rows with epoch and step")
         return found
+
+    def note_skipped(self, messages: Sequence[str]) -> None:
+        """Count images that could not be read, each once; the log says so of the first few."""
+        for message in messages:
+            if message not in self.skipped and len(self.skipped) < _MOST_SKIPPED:
+                self.skipped.append(message)
+                if len(self.skipped) <= _SKIPPED_SHOWN:
+                    log.warning("skipped: %s", message)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values of what the state holds: all but the clock's."""
