@@ -56,7 +56,8 @@ class Run:
     folder: where everything lies; best: the checkpoint with the highest validation mAP50 (without validation the last
     one; None where nothing was validated before a stop); last: the latest; metrics: {"val_map50": of the best, None
     where there was none}; history: a row per epoch, by the columns of log.csv; seconds: spent training, earlier parts
-    of a resumed run included; interrupted: by Ctrl-C; images_per_second: trained on, in this part of the run.
+    of a resumed run included; interrupted: by Ctrl-C; images_per_second: trained on, in this part of the run; skipped:
+    what is wrong with images that could not be read (`skip_broken`).
     """
 
     folder: Path
@@ -69,6 +70,7 @@ class Run:
     seconds: float
     interrupted: bool
     images_per_second: float
+    skipped: tuple[str, ...] = ()
 
     def load(self, device: str | None = None, **options: Any) -> Detector:
         """A detector of the best checkpoint, of the last one where there is no best; options: as `singleshot.load`."""
@@ -87,6 +89,7 @@ class Run:
             **self.metrics,
             "interrupted": self.interrupted,
             "images_per_second": round(self.images_per_second, 2),
+            "skipped": list(self.skipped),
         }
 
 
@@ -243,6 +246,7 @@ def _ended(trainer: Trainer, result: Result) -> Run:
         seconds=result.seconds,
         interrupted=result.interrupted,
         images_per_second=result.images_per_second,
+        skipped=tuple(trainer.progress.skipped),
     )
 
 

@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 
 from singleshot.api.options import DEFAULT_MODEL
 from singleshot.cli.common import (
+    SKIPPED,
     STOPPED,
     ClassesOption,
     DeviceOption,
@@ -160,6 +161,10 @@ def train(
         _print_end(run, options)
     if run.interrupted:
         raise typer.Exit(STOPPED)
+    if run.skipped:
+        if not quiet:
+            print(f"{count_of(len(run.skipped), 'image')} could not be read and were skipped", file=sys.stderr)
+        raise typer.Exit(SKIPPED)
 
 
 def watch(started: Started, quiet: bool = False) -> list[Reporter]:

@@ -169,10 +169,16 @@ class EvalLoader:
         _check_not_empty(dataset)
         dataset = read_as(dataset, input_spec.sixteen_bit)
         self.batch_size = batch_size
+        self._settings = input_spec, batch_size, workers, pin_memory
         self._images = len(dataset)
         self.workers = pick_workers(workers, batch_size, input_spec.sides)
         prepare = functools.partial(_prepare_eval_batch, dataset, input_spec)
         self._pool = WorkerPool(prepare, self.workers, pin_memory, batch_size * math.prod(input_spec.shape))
+
+    def of(self, dataset: Samples) -> EvalLoader:
+        """One of the same settings for other images."""
+        input_spec, batch_size, workers, pin_memory = self._settings
+        return EvalLoader(dataset, input_spec, batch_size, workers, pin_memory=pin_memory)
 
     def __len__(self) -> int:
         """Batches in all."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -108,11 +111,12 @@ class WorkerPool(Generic[Job, T]):
             gap = taken % self._loader.num_workers if self._loader.num_workers else 0
             results = self._start([*[None] * gap, *jobs[taken:]])
             try:
-                for number, result in enumerate(_watched(results, HANG_SECONDS * 2**failures, self._is_full)):
-                    if number >= gap:
-                        taken, failures = taken + 1, 0
-                    if result is not None:
-                        yield _raised(result)
+                with self._watched(results, HANG_SECONDS * 2**failures) as watched:
+                    for number, result in enumerate(watched):
+                        if number >= gap:
+                            taken, failures = taken + 1, 0
+                        if result is not None:
+                            yield _raised(result)
             except _WorkerLostError as error:
                 self._kill()
                 failures += 1
@@ -149,6 +153,30 @@ class WorkerPool(Generic[Job, T]):
             # By itself it goes when nothing refers to it any more; after an error a traceback may, for long.
             pool._shutdown_workers()
 
+    @contextlib.contextmanager
+    def _watched(self, results: Iterator[Any], patience: float) -> Iterator[Iterator[Any]]:
+        """The results, which raise _WorkerLostError where a worker died, or gave none for `patience` seconds.
+
+        A thread kills workers that hang: whoever waits for one may do so in the middle of its result.
+        """
+        wait, ended, pool = _Wait(), threading.Event(), self._loader._iterator
+
+        def watch() -> None:
+            while not ended.wait(_LOOK_SECONDS):
+                since = wait.since
+                if since is not None and time.monotonic() - since > patience:
+                    wait.hung = f"DataLoader worker gave nothing for {patience:.0f} s"
+                    for worker in getattr(pool, "_workers", ()):
+                        worker.kill()
+                    return
+
+        if isinstance(pool, _MultiProcessingDataLoaderIter):
+            threading.Thread(target=watch, name="singleshot-workers", daemon=True).start()
+        try:
+            yield _results(results, wait, self._is_full)
+        finally:
+            ended.set()
+
     def _kill(self) -> None:
         """As `close`, where a worker may not listen."""
         pool = self._loader._iterator
@@ -169,26 +197,34 @@ class _WorkerLostError(Exception):
         self.full = full
 
 
-def _watched(results: Iterator[Any], patience: float, is_full: Callable[[], bool]) -> Iterator[Any]:
-    """The results; raises _WorkerLostError where a worker died, or none came for `patience` seconds."""
-    waiting = time.monotonic()
+@dataclass
+class _Wait:
+    """since: when the present wait for a result began, None between two; hung: what to say of workers that did."""
+
+    since: float | None = None
+    hung: str = ""
+
+
+def _results(results: Iterator[Any], wait: _Wait, is_full: Callable[[], bool]) -> Iterator[Any]:
     while True:
+        wait.since = wait.since or time.monotonic()
         try:
             result = next(results)
         except StopIteration:
             return
-        except RuntimeError as error:
+        except (RuntimeError, ConnectionError, EOFError) as error:
             text = str(error).partition("\n")[0]
+            if text.startswith("Caught "):  # raised by a job: its worker is well
+                raise
             if "DataLoader timed out" in text:
-                full = is_full()  # a worker that finds no room there loses its result and goes on
-                if time.monotonic() - waiting < patience and not full:
-                    continue
-                raise _WorkerLostError(f"DataLoader worker gave nothing for {patience:.0f} s", full) from error
-            if "DataLoader worker" in text:
-                raise _WorkerLostError(text, "Bus error" in str(error) or is_full()) from error
+                if is_full():  # a worker that finds no room there loses its result and goes on
+                    raise _WorkerLostError("DataLoader worker lost its result", True) from error
+                continue
+            if "DataLoader worker" in text or not isinstance(error, RuntimeError):
+                raise _WorkerLostError(wait.hung or text, "Bus error" in str(error) or is_full()) from error
             raise
+        wait.since = None
         yield result
-        waiting = time.monotonic()
 
 
 def _raised(result: Any) -> Any:

@@ -46,14 +46,15 @@ class DataFiles:
     sizes: np.ndarray
     times: np.ndarray
     checksums: np.ndarray
+    skip_missing: bool = False  # whether files that are gone are no change: a training that skips them says so itself
 
     @classmethod
-    def of(cls, data: Dataset | ShardStream) -> DataFiles:
+    def of(cls, data: Dataset | ShardStream, skip_missing: bool = False) -> DataFiles:
         """Of an opened split, nothing read yet."""
         names: Any = data.paths if isinstance(data, ShardStream) else data.names  # a StringTable is no Sequence
         with ThreadPoolExecutor(_THREADS) as pool:  # a network's file system answers many at a time
             stats = np.array(list(pool.map(_stat, names)), np.int64).reshape(-1, 2)
-        return cls(names, stats[:, 0], stats[:, 1], np.full(len(data), -1, np.int64))
+        return cls(names, stats[:, 0], stats[:, 1], np.full(len(data), -1, np.int64), skip_missing)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a state keeps."""
@@ -64,7 +65,8 @@ class DataFiles:
         """Inverse of `tensors`; None where a state has none."""
         if not all(name in tensors and tensors[name].dtype is torch.int64 for name in _FIELDS):
             return None
-        return cls(names, *(tensors[name].numpy().copy() for name in _FIELDS))
+        sizes, times, checksums = (tensors[name].numpy().copy() for name in _FIELDS)
+        return cls(names, sizes, times, checksums)
 
     def note(self, indices: Tensor, checksums: Tensor | None) -> None:
         """Keep the checksums of images that were read. Raises DataError where one was another the last time."""
@@ -85,7 +87,10 @@ class DataFiles:
         """What `now`, of the same images, has other than this one, which takes over the checksums that still hold."""
         if len(self.sizes) != len(now.sizes) or len(self.checksums) != len(now.checksums):
             return FileChanges(f"{len(self.sizes)} files then, {len(now.sizes)} now", 0)
-        others = np.flatnonzero((self.sizes != now.sizes) | (self.times != now.times)).tolist()
+        differ = (self.sizes != now.sizes) | (self.times != now.times)
+        if now.skip_missing:
+            differ &= now.sizes >= 0
+        others = np.flatnonzero(differ).tolist()
         now.checksums[:] = self.checksums
         if len(self.sizes) != len(self.checksums):  # shards: each sample is compared when its turn comes
             found = {i: self._sizes(now, i) for i in others if self.sizes[i] != now.sizes[i]}

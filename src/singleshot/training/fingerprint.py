@@ -62,7 +62,7 @@ class Fingerprint:
         return cls(
             {split: DataSummary.of(one) for split, one in sets.items()},
             values,
-            {split: DataFiles.of(one) for split, one in sets.items()},
+            {split: DataFiles.of(one, settings.skip_broken) for split, one in sets.items()},
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -278,6 +278,7 @@ class Trainer:
         assert self.evaluator is not None
         progress = self.progress
         score, result = self.evaluator(self._stop.check)
+        progress.note_skipped(self.evaluator.skipped)
         self.budget.reserve = self.evaluator.seconds
         progress.last_map, progress.measurable = score, score is not None
         best = score is not None and score > progress.best
