@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from singleshot.api.train_options import RUN_FILE, TrainOptions, read_recipe, saved_run
 from singleshot.errors import CheckpointError, ConfigError, printable
-from singleshot.training.checkpoints import has_state
-from singleshot.training.recipes import Recipe, first_problem, load_recipe, recipe_names
+
+if TYPE_CHECKING:
+    from singleshot.training.recipes import Recipe
 
 log = logging.getLogger(__name__)
 
 
 def recipe_of(options: TrainOptions) -> Recipe:
     """The recipe that is asked for, its learning rate by --lr. Raises ConfigError, CheckpointError."""
+    from singleshot.training.recipes import Recipe, first_problem, load_recipe
+
     assert options.recipe is not None
     recipe = _own_recipe(options) if options.resume else load_recipe(options.recipe)
     if options.lr is None:
@@ -28,6 +32,9 @@ def recipe_of(options: TrainOptions) -> Recipe:
 def _own_recipe(options: TrainOptions) -> Recipe:
     """The recipe of a run that goes on: its file as it is now, which is compared with what the run had, where there is
     one and something to compare with."""
+    from singleshot.training.checkpoints import has_state
+    from singleshot.training.recipes import first_problem, load_recipe, recipe_names
+
     folder, name = Path(str(options.out)), str(options.recipe)
     saved = saved_run(folder)
     try:
