@@ -159,7 +159,7 @@ def test_resume_auto(folder: Path, scenes: Path, tmp_path: Path, caplog) -> None
     assert "is over, nothing is left to do" in caplog.text
     assert singleshot.train(scenes, out=out, **{**start, "epochs": 2}).steps == 4
     for wrong in ({"resume": "always", "out": out}, {"resume": "auto"}, {"resume": "auto", "out": tmp_path / "none"}):
-        with pytest.raises(ConfigError, match="want auto after it|Give its folder|which data"):
+        with pytest.raises(ConfigError, match=r"want auto after it|Give its folder|which data"):
             singleshot.train(**wrong)
 
 

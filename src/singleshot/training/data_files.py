@@ -52,9 +52,15 @@ class DataFiles:
     def of(cls, data: Dataset | ShardStream, skip_missing: bool = False) -> DataFiles:
         """Of an opened split, nothing read yet."""
         names: Any = data.paths if isinstance(data, ShardStream) else data.names  # a StringTable is no Sequence
+        stats = np.empty((2, len(names)), np.int64)
+
+        def take(start: int) -> None:
+            for i in range(start, len(names), _THREADS):
+                stats[:, i] = _stat(names[i])
+
         with ThreadPoolExecutor(_THREADS) as pool:  # a network's file system answers many at a time
-            stats = np.array(list(pool.map(_stat, names)), np.int64).reshape(-1, 2)
-        return cls(names, stats[:, 0], stats[:, 1], np.full(len(data), -1, np.int64), skip_missing)
+            list(pool.map(take, range(_THREADS)))
+        return cls(names, stats[0], stats[1], np.full(len(data), -1, np.int64), skip_missing)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a state keeps."""
