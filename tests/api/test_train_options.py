@@ -149,7 +149,8 @@ def test_a_run_file_that_says_anything_else_is_refused(folder: Path, change: dic
         resolve(TrainOptions(out=str(folder), resume=True))
 
 
-def test_resume_auto(folder: Path, scenes: Path, tmp_path: Path, caplog) -> None:
+def test_resume_auto(scenes: Path, tmp_path: Path, caplog) -> None:
+    caplog.set_level("INFO", logger="singleshot")
     start = {"batch": 4, "epochs": 1, "backbone_weights": "none", "workers": 0, "tensorboard": False, "resume": "auto"}
     out = tmp_path / "new"
     assert singleshot.train(scenes, out=out, **start).steps == 2
