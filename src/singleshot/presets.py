@@ -34,6 +34,8 @@ _CAFFE_300 = InputSpec(size=300, mean=CAFFE_MEAN)
 _CAFFE_512 = InputSpec(size=512, mean=CAFFE_MEAN)
 _IMAGENET_300 = InputSpec(size=300, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 _IMAGENET_320 = InputSpec(size=320, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+# EfficientNet-Lite0's pixels were (x - 127) / 128.
+_LITE0_320 = InputSpec(size=320, mean=(127.0,) * 3, std=(128.0,) * 3)
 # Feature blocks of MobileNetV2 that the heads look at, and their channels (see models.mobilenet).
 _LAST_TWO = {13: 96, 18: 1280}
 _FROM_STRIDE_8 = {(7, "expand"): 192, (14, "expand"): 576, 18: 1280}
@@ -81,5 +83,12 @@ MODELS: dict[str, Preset] = {
         "ssdlite320-fine",
         _IMAGENET_320,
         "mini",
+    ),
+    "ssd320-lite0": Preset(
+        "SSD on EfficientNet-Lite0 with a top-down neck and maps from stride 8: for photos, from ImageNet weights",
+        "ssdlite320-fine",
+        _LITE0_320,
+        "efficientnet_lite",
+        {"width": 96, "lite": False},
     ),
 }

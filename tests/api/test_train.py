@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import singleshot
-from singleshot.api.train import TrainOptions, parse_bytes, parse_duration, resolve
+from singleshot.api.train import TrainOptions, parse_bytes, parse_duration, prepare, resolve
 from singleshot.errors import CheckpointError, ConfigError, DataError, SingleshotError
 from singleshot.training.reports import Reporter
 from singleshot.weights.checkpoint import read_info
@@ -115,3 +116,29 @@ def test_an_error_in_training_saves_and_leaves_its_details(scenes: Path, tmp_pat
     assert "on_epoch" in (folder / "error.txt").read_text()
     again = singleshot.train(out=folder, resume=True, workers=0, tensorboard=False)
     assert (again.epochs, again.steps, len(again.history)) == (2, 4, 2)
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "recipe", "why"),
+    [
+        ("ssd320-lite0", None, "finetune", "pretrained, with batch normalisation"),
+        ("ssd320-lite0", "none", "scratch", "not pretrained"),
+        ("ssd320-mini", None, "scratch", "there are no weights for it"),
+    ],
+)
+def test_the_recipe_follows_from_the_weights(
+    model: str, weights: str | None, recipe: str, why: str, scenes: Path, tmp_path: Path
+) -> None:
+    options = TrainOptions(str(scenes), model, str(tmp_path / "run"), backbone_weights=weights, workers=0)
+    trainer, decided, _ = prepare(resolve(options))
+    assert decided.recipe == recipe, why
+    frozen = [p for p in trainer.model.parameters() if not p.requires_grad]
+    assert bool(frozen) == (recipe == "finetune")
+
+
+def test_a_backbone_from_scratch_is_not_frozen(scenes: Path, tmp_path: Path) -> None:
+    options = TrainOptions(str(scenes), "ssd320-mini", str(tmp_path / "run"), "finetune", workers=0)
+    with pytest.raises(ConfigError, match="from scratch"):
+        prepare(resolve(options))
+    trainer, _, _ = prepare(resolve(replace(options, freeze=0)))
+    assert all(p.requires_grad for p in trainer.model.parameters())

@@ -275,7 +275,7 @@ def spoil_image(content: bytes):
 def test_broken_data_is_one_line_that_names_the_file(change, says: str, scenes: Path, refused, tmp_path: Path) -> None:
     data = broken_copy(scenes, tmp_path / "data", change)
     (data / "scenes.json").unlink()
-    line = refused("train", data, "--model", "ssd320-mini", "--backbone-weights", "none", "--epochs", 1, "--batch", 8,
+    line = refused("train", data, "--model", "ssd320-mini", "--recipe", "scratch", "--epochs", 1, "--batch", 8,
                    "--out", tmp_path / "run")  # fmt: skip
     assert says in line
     assert str(data) in line

@@ -263,3 +263,29 @@ def test_a_best_that_is_not_this_runs_starts_anew(make, straight: Path, tmp_path
     assert "best" in caplog.text
     again.run()
     assert (out / loop.BEST).is_file()
+
+
+def test_a_start_that_is_stopped_in_its_validation_goes_on_exactly(make, tmp_path: Path) -> None:
+    make(tmp_path / "straight", validate_start=True).run()
+    trainer = make(tmp_path / "stopped", validate_start=True)
+    assert trainer.evaluator is not None
+    trainer.evaluator = _Stopping(trainer.evaluator)
+    assert trainer.run().interrupted
+    assert not (tmp_path / "stopped" / loop.BEST).exists()
+    make(tmp_path / "stopped", validate_start=True).run()
+    for name in FILES:
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes(), name
+    assert log_rows(tmp_path / "stopped") == log_rows(tmp_path / "straight")
+
+
+class _Stopping:
+    """An evaluator in whose first validation somebody presses Ctrl-C."""
+
+    def __init__(self, evaluator) -> None:
+        self._evaluator = evaluator
+
+    def __getattr__(self, name: str):
+        return getattr(self._evaluator, name)
+
+    def __call__(self, on_image=None):
+        raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 from dataclasses import replace
@@ -283,3 +284,20 @@ def test_settings_are_frozen() -> None:
     with pytest.raises(AttributeError):
         loop.Settings(out=Path("x"), epochs=1, batch=1).epochs = 2  # type: ignore[misc]
     assert replace(loop.Settings(out=Path("x"), epochs=1, batch=1), epochs=2).epochs == 2
+
+
+def test_what_a_start_reaches_is_the_first_best_and_a_training_that_ruins_it_does_not_replace_it(
+    make, tmp_path: Path
+) -> None:
+    first = make(tmp_path / "first", epochs=12)
+    reached = first.run().best_map
+    assert reached is not None and reached > 0
+    wild = load_recipe("scratch").model_copy(update={"lr": 10.0, "clip_norm": 0.0, "optimizer": "sgd", "ema": 0.0})
+    second = make(tmp_path / "second", epochs=1, recipe=wild, validate_start=True)
+    load_into(second.model, tmp_path / "first" / loop.BEST)
+    start = weights(second)
+    with contextlib.suppress(NonFiniteLossError):  # ruined as thoroughly as can be
+        second.run()
+    info = read_info(tmp_path / "second" / loop.BEST)
+    assert info.metrics["val_map50"] == pytest.approx(reached, abs=1e-6)
+    assert_same(load_file(tmp_path / "second" / loop.BEST), start)

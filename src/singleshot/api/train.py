@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from singleshot.api.options import DEFAULT_MODEL, parse_bytes, parse_duration
+from singleshot.api.train_choice import Choice, Pretrained, choose_model, choose_recipe
 from singleshot.api.train_options import RUN_FILE, TrainOptions, resolve
 from singleshot.class_selection import Classes
 from singleshot.errors import CheckpointError, ConfigError, DataError, SingleshotError, printable
@@ -103,6 +104,7 @@ def train(
     time: str | float | None = None,
     batch: int | None = None,
     lr: float | None = None,
+    freeze: int | None = None,
     backbone_weights: str | Path | None = None,
     start: str | Path | None = None,
     resize: str | None = None,
@@ -132,14 +134,15 @@ def train(
 
     Args:
         data: Folder, file or address in any form that `singleshot data check` reads; not needed with resume.
-        model: Which network, a key of singleshot.models.MODELS; None for ssd320-mini.
+        model: Which network, a key of singleshot.models.MODELS; None for what suits the data.
         out: Folder of the run; None for runs/train-N.
-        recipe: "paper", "scratch", "finetune" or a TOML file; None for scratch without pretrained weights, else
-            finetune.
+        recipe: "paper", "scratch", "finetune", "finetune-sgd", "adapt" or a TOML file; None for what suits the weights
+            that it starts from.
         epochs: Times through the training images; None for the recipe's.
         time: Train for this long instead, such as "20m" or "1h30m", or seconds.
         batch: Images per step; None for the recipe's.
         lr: Learning rate at the recipe's base batch; None for the recipe's.
+        freeze: Parts of the backbone, from the image on, that stay as they are; 0 for none, None for the recipe's.
         backbone_weights: "imagenet", "none", a file, or None and "auto" for ImageNet where it can be downloaded.
         start: A checkpoint to start from, ours or another project's; its classes may differ.
         resize: "stretch" or "letterbox"; None for the model's.
@@ -272,11 +275,22 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
     train_set = open_train(options)
     val_set = open_validation(options, train_set)
     torch.manual_seed(options.seed or 0)
+    chosen: dict[str, Choice] = {}
+    if not (options.model or options.start or options.resume):
+        chosen["model"] = choose_model(train_set, options.backbone_weights)
+        options = replace(options, model=chosen["model"].value)
     model, initial, pretrained = _model(options, train_set.class_names)
     if model.input_spec.sixteen_bit == "scale" and not options.resume and not options.sixteen_bit:
         warn_of_few_greys(train_set)
-    options = replace(options, recipe=options.recipe or ("finetune" if pretrained else "scratch"))
+    if options.recipe is None:
+        chosen["recipe"] = choose_recipe(model, pretrained)
+        options = replace(options, recipe=chosen["recipe"].value)
     recipe = recipe_of(options)
+    if pretrained == "nothing" and (recipe.freeze or (recipe.freeze is None and recipe.freeze_stride)):
+        raise ConfigError(
+            f"recipe {printable(options.recipe, 60)}: keeps parts of the backbone as they are, and this one starts from"
+            " scratch; give weights (--start, --backbone-weights), --freeze 0, or --recipe scratch"
+        )
     cache_bytes = parse_bytes(options.cache_size or "", "--cache-size")
     options = replace(
         options,
@@ -297,6 +311,7 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
         compiled=options.compile,
         workers=options.workers,
         val_every=options.val_every or 1,
+        validate_start=bool(options.start),
         update_ratios=options.update_ratios,
         cache=options.cache or "none",
         cache_bytes=cache_bytes,
@@ -309,6 +324,8 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
         trainer.resume(options.accept_changes)
         if options.resume != "auto":
             _refuse_if_over(trainer, options)
+    for name, choice in chosen.items():  # once all the input has been checked: a mistake is one line
+        log.info("%s %s: %s; --%s chooses another", name, choice.value, choice.reason, name)
     return trainer, options, initial
 
 
@@ -356,8 +373,8 @@ def _cache(wanted: str, train_set: Dataset | ShardStream, size: Size, most: int)
     return "none"
 
 
-def _model(options: TrainOptions, class_names: tuple[str, ...]) -> tuple[SSD, str, bool]:
-    """The model with its initial weights, words about where they come from, and whether they are pretrained."""
+def _model(options: TrainOptions, class_names: tuple[str, ...]) -> tuple[SSD, str, Pretrained]:
+    """The model with its initial weights, words about where they come from, and what of it is pretrained."""
     from singleshot.models import build
     from singleshot.presets import MODELS
     from singleshot.training.checkpoints import BEST, LAST, has_state
@@ -369,16 +386,18 @@ def _model(options: TrainOptions, class_names: tuple[str, ...]) -> tuple[SSD, st
         # The network as it is: what it was started from may have been moved since.
         if going_on and path.is_file():
             try:
-                return build_model(read_info(path)), "resumed", True
+                return build_model(read_info(path)), "resumed", "detector"
             except CheckpointError as error:
                 log.warning("%s; it is written again", error)
     if options.start:
         rules = options.resize, options.sixteen_bit
-        return *start_from_checkpoint(options.start, class_names, options.model, *rules), True
+        model, initial, knows = start_from_checkpoint(options.start, class_names, options.model, *rules)
+        return model, initial, "detector" if knows else "backbone"
     name = options.model or DEFAULT_MODEL
     inputs = MODELS[name].input_spec if name in MODELS else None
     if inputs is not None:
         rule = options.sixteen_bit or inputs.sixteen_bit
         inputs = replace(inputs, resize=options.resize or inputs.resize, sixteen_bit=rule)
     model = build(name, len(class_names), input_spec=inputs)
-    return model, *start_model(model, options.backbone_weights or "auto", fresh=not going_on)
+    initial, pretrained = start_model(model, options.backbone_weights or "auto", fresh=not going_on)
+    return model, initial, "backbone" if pretrained else "nothing"

@@ -26,9 +26,21 @@ RUN_FILE = "run.json"
 # Where and how a run is done on this machine: what is not kept in run.json.
 _NOT_KEPT = ("out", "resume", "accept_changes", "device", "compile", "workers", "tensorboard", "update_ratios")
 # What a resumed run keeps: another value is refused.
-_FIXED = ("classes", "model", "recipe", "batch", "lr", "backbone_weights", "start", "resize", "sixteen_bit", "seed")
+_FIXED = (
+    "classes",
+    "model",
+    "recipe",
+    "batch",
+    "lr",
+    "freeze",
+    "backbone_weights",
+    "start",
+    "resize",
+    "sixteen_bit",
+    "seed",
+)
 # Of these, what --accept-changes takes all the same.
-_ACCEPTED = ("recipe", "batch", "lr", "seed")
+_ACCEPTED = ("recipe", "batch", "lr", "freeze", "seed")
 # What may change in a run where it is given again; its length besides. Data that differs needs --accept-changes.
 _MAY_CHANGE = (
     "data",
@@ -62,6 +74,7 @@ class TrainOptions(Options):
     time: str | float | None = None
     batch: int | None = None
     lr: float | None = None
+    freeze: int | None = None
     backbone_weights: str | None = None
     start: str | None = None
     resize: str | None = None
@@ -90,6 +103,7 @@ class TrainOptions(Options):
         check_range("--epochs", self.epochs, 1, 10**9)
         check_range("--batch", self.batch, 1, 4096)
         check_range("--val-every", self.val_every, 1, 10**9)
+        check_range("--freeze", self.freeze, 0, 1000)
         check_range("--score-min", self.score_min, 0, 1)
         check_range("--seed", self.seed, 0, 2**31 - 1)
         if self.resume not in (True, False, "auto"):
@@ -190,7 +204,12 @@ def _refuse_changes(given: TrainOptions, saved: TrainOptions, recipe: Mapping[st
     for name in _FIXED:
         wanted, has = getattr(given, name), getattr(saved, name)
         if has is None:
-            has = {"batch": recipe.get("batch"), "lr": recipe.get("lr"), **DEFAULTS}.get(name)
+            has = {
+                "batch": recipe.get("batch"),
+                "lr": recipe.get("lr"),
+                "freeze": recipe.get("freeze"),
+                **DEFAULTS,
+            }.get(name)
         if wanted is None or has in (wanted, _absolute(name, wanted)):
             continue
         if name in _ACCEPTED and (given.accept_changes or (name == "recipe" and _same_recipe(wanted, recipe))):
@@ -218,12 +237,12 @@ def _same_classes(wanted: Classes, has: Classes) -> bool:
 
 
 def _same_recipe(name: str, recipe: Mapping[str, Any]) -> bool:
-    """Whether a recipe of that name or file is the run's, the learning rate aside, which has an option of its own."""
+    """Whether a recipe of that name or file is the run's, but for what has an option of its own."""
     with needs("train", "training"):
         from singleshot.training.recipes import load_recipe
 
     own = read_recipe(recipe).to_dict()
-    return {**load_recipe(name).to_dict(), "lr": own["lr"]} == own
+    return {**load_recipe(name).to_dict(), "lr": own["lr"], "freeze": own["freeze"]} == own
 
 
 def read_recipe(values: Mapping[str, Any]) -> Recipe:

@@ -21,12 +21,15 @@ def recipe_of(options: TrainOptions) -> Recipe:
 
     assert options.recipe is not None
     recipe = _own_recipe(options) if options.resume else load_recipe(options.recipe)
-    if options.lr is None:
-        return recipe
-    try:
-        return Recipe.model_validate({**dict(recipe), "lr": options.lr})
-    except ValueError as error:
-        raise ConfigError(f"--lr {options.lr}: {first_problem(error)}") from error
+    for name in ("lr", "freeze"):
+        value = getattr(options, name)
+        if value is None:
+            continue
+        try:
+            recipe = Recipe.model_validate({**dict(recipe), name: value})
+        except ValueError as error:
+            raise ConfigError(f"--{name} {value}: {first_problem(error)}") from error
+    return recipe
 
 
 def _own_recipe(options: TrainOptions) -> Recipe:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from singleshot.api.options import DEFAULT_MODEL
 from singleshot.cli.common import (
     SKIPPED,
     STOPPED,
@@ -55,13 +54,15 @@ def train(
         typer.Argument(help="Folder, file or address in any form that data check reads. Not needed with --resume."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help=f"Which network; default {DEFAULT_MODEL}. See: priors show.")
+        str | None,
+        typer.Option(help="Which network. Default: by the data and the weights installed. See: priors show."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/train-N.")] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="paper, scratch, finetune or a TOML file. Default: scratch without pretrained weights, else finetune."
+            help="paper, scratch, finetune, finetune-sgd, adapt or a TOML file. Default: by what is pretrained: "
+            "nothing (scratch), the backbone (finetune), a whole detector (adapt)."
         ),
     ] = None,
     epochs: Annotated[
@@ -72,6 +73,10 @@ def train(
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, max=4096, help="Images per step. Default: the recipe's.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate at the recipe's base batch.")] = None,
+    freeze: Annotated[
+        int | None,
+        typer.Option(min=0, max=1000, help="First parts of the backbone that stay as they are. Default: the recipe's."),
+    ] = None,
     backbone_weights: Annotated[
         str | None,
         typer.Option(

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
+
+
+class Part(NamedTuple):
+    """A part of a backbone that can be frozen, and the stride of its map in pixels of the image."""
+
+    module: nn.Module
+    stride: int
 
 
 class L2Norm(nn.Module):
@@ -50,7 +57,7 @@ def conv(
 
 
 class _Depthwise(torch.autograd.Function):
-    """Depthwise 3x3 convolution whose gradient for its input is a plain convolution.
+    """Depthwise convolution whose gradient for its input is a plain convolution.
 
     In bfloat16 on a CPU that gradient has no fast kernel at stride 2: it takes 15 to 90 times as long as a depthwise
     convolution of the same size, and half of a MobileNet's training step. It is the correlation of the incoming
@@ -59,34 +66,67 @@ class _Depthwise(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-        """x: [B, C, H, W]; weight: [C, 1, 3, 3]; stride: 1 or 2."""
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+        """x: [B, C, H, W]; weight: [C, 1, k, k]; stride: 1 or 2; padding: under k."""
         ctx.save_for_backward(x, weight)
-        ctx.stride = stride
-        return nn.functional.conv2d(x, weight, None, stride, 1, 1, x.shape[1])
+        ctx.stride, ctx.padding = stride, padding
+        return nn.functional.conv2d(x, weight, None, stride, padding, 1, x.shape[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         """Gradients for the input and the weight."""
         x, weight = ctx.saved_tensors
-        channels, step = x.shape[1], ctx.stride
+        channels, step, padding = x.shape[1], ctx.stride, ctx.padding
+        kernel = weight.shape[-1]
         grad_x, grad_weight = None, None
         if ctx.needs_input_grad[0]:
             spread = grad
             if step == 2:
-                spread = torch.zeros_like(x)
+                rows, columns = (side + 2 * padding - kernel + 1 for side in x.shape[2:])
+                spread = x.new_zeros(*x.shape[:2], rows, columns).to(memory_format=memory_format(x))
                 spread[:, :, ::2, ::2] = grad
-            grad_x = nn.functional.conv2d(spread, weight.flip(2, 3), None, 1, 1, 1, channels)
+            grad_x = nn.functional.conv2d(spread, weight.flip(2, 3), None, 1, kernel - 1 - padding, 1, channels)
         if ctx.needs_input_grad[1]:
-            strides, one, wanted = [step, step], [1, 1], [False, True, False]
-            grad_weight = torch.ops.aten.convolution_backward(
-                grad, x, weight, None, strides, one, one, False, [0, 0], channels, wanted
-            )[1]
-        return grad_x, grad_weight, None
+            grad_weight = _weight_gradient(grad, x, weight, step, padding)
+        return grad_x, grad_weight, None, None
+
+
+def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    """Of a depthwise convolution. That of a 3x3 kernel has a fast form on a CPU; one of a larger kernel, which has none
+    and takes 30 to 100 times as long, is put together from tiles of 3x3, each of the input from where the tile starts.
+    """
+    channels, kernel = x.shape[1], weight.shape[-1]
+    if kernel <= 3:
+        return _plain_weight_gradient(grad, x, weight, stride, padding)
+    tiles = -(-kernel // 3)
+    beyond = padding + 3 * tiles - kernel
+    x = nn.functional.pad(x, (padding, beyond, padding, beyond))
+    whole = weight.new_empty(channels, 1, 3 * tiles, 3 * tiles)
+    rows, columns = (stride * (side - 1) + 3 for side in grad.shape[2:])
+    lie = memory_format(x)
+    for i in range(0, 3 * tiles, 3):
+        for j in range(0, 3 * tiles, 3):
+            part = x[:, :, i : i + rows, j : j + columns].contiguous(memory_format=lie)
+            tile = weight[:, :, :3, :3].contiguous()
+            whole[:, :, i : i + 3, j : j + 3] = _plain_weight_gradient(grad, part, tile, stride, 0)
+    return whole[:, :, :kernel, :kernel].contiguous()
+
+
+def _plain_weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    strides, pads, one, wanted = [stride, stride], [padding, padding], [1, 1], [False, True, False]
+    gradient: Tensor = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, strides, pads, one, False, [0, 0], x.shape[1], wanted
+    )[1]
+    return gradient
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """How the values of a map [B, C, H, W] lie."""
+    return torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """nn.Conv2d for depthwise 3x3 layers: the same numbers, gradients faster in bfloat16 on a CPU."""
+    """nn.Conv2d for depthwise layers: the same numbers, gradients faster in bfloat16 on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, H / stride, W / stride]"""
@@ -94,14 +134,32 @@ class DepthwiseConv2d(nn.Conv2d):
         if not quick or torch.compiler.is_compiling():
             return super().forward(x)
         dtype = torch.get_autocast_dtype("cpu")
-        maps: Tensor = _Depthwise.apply(x.to(dtype), self.weight.to(dtype), self.stride[0])
+        padding = self.padding[0]
+        assert isinstance(padding, int), padding
+        maps: Tensor = _Depthwise.apply(x.to(dtype), self.weight.to(dtype), self.stride[0], padding)
         return maps
+
+
+class SamePad(nn.Module):
+    """TensorFlow's SAME for a stride of 2: zeros at the lower and right edge first, (k - 2) of them at even sizes."""
+
+    def __init__(self, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H + zeros, W + zeros]"""
+        rows, columns = (self._zeros(side) for side in x.shape[-2:])
+        return nn.functional.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+
+    def _zeros(self, side: int) -> int:
+        return max((-(-side // self.stride) - 1) * self.stride + self.kernel - side, 0)
 
 
 def use_fast_depthwise(module: nn.Module) -> None:
     """Make a network quicker to train on a CPU, in place; it computes the same numbers.
 
-    Depthwise 3x3 convolutions become DepthwiseConv2d. ReLU and ReLU6 write to a map of their own: in
+    Depthwise convolutions become DepthwiseConv2d. ReLU and ReLU6 write to a map of their own: in
     bfloat16 writing over their input takes a CPU twice as long. Measured: benchmarks/depthwise.py.
     """
     for layer in module.modules():
@@ -110,7 +168,9 @@ def use_fast_depthwise(module: nn.Module) -> None:
         if (
             type(layer) is nn.Conv2d
             and layer.groups == layer.in_channels == layer.out_channels > 1
-            and (layer.kernel_size, layer.padding, layer.dilation) == ((3, 3), (1, 1), (1, 1))
+            and layer.kernel_size in ((3, 3), (5, 5))
+            and layer.padding in ((0, 0), (1, 1), (2, 2))
+            and layer.dilation == (1, 1)
             and layer.stride in ((1, 1), (2, 2))
             and layer.bias is None
         ):

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from singleshot.inputs import InputSpec
-from singleshot.models.blocks import conv, init_he, init_xavier, use_fast_depthwise
+from singleshot.models.blocks import Part, conv, init_he, init_xavier, use_fast_depthwise
 from singleshot.models.heads import make_heads
 from singleshot.models.ssd import SSD, PlainNeck
 from singleshot.priors import PriorSpec
@@ -58,6 +58,10 @@ class MiniNet(nn.Module):
         self.stage8 = _down(w[1], w[2], 2)
         self.stage16 = _down(w[2], w[3], 2)
         self.stage32 = _down(w[3], w[4], 1)
+
+    def parts(self) -> list[Part]:
+        """In the order in which an image passes them: the stem and the three stages."""
+        return [Part(stage, stride) for stage, stride in zip(self.children(), (4, 8, 16, 32), strict=True)]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """The three maps, largest first."""

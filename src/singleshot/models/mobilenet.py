@@ -8,13 +8,16 @@ from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
 
 from singleshot.inputs import InputSpec
-from singleshot.models.blocks import InvertedResidual, L2Norm, init_xavier, use_fast_depthwise
+from singleshot.models.blocks import InvertedResidual, L2Norm, Part, init_xavier, use_fast_depthwise
 from singleshot.models.heads import make_heads
 from singleshot.models.ssd import SSD, PlainNeck
 from singleshot.priors import PriorSpec
 
 # A map to take: that of a feature block, or of the expansion inside it, (block, "expand").
 Tap = int | tuple[int, str]
+
+# Of the feature blocks' maps, in pixels of the image (MobileNetV2, table 2).
+STRIDES = (*[2] * 2, *[4] * 2, *[8] * 3, *[16] * 7, *[32] * 5)
 
 # (channels, expansion) of the four inverted residuals of stride 2 after the backbone.
 EXTRAS = ((512, 0.2), (256, 0.25), (256, 0.5), (64, 0.25))
@@ -36,6 +39,10 @@ class MobileNetV2(nn.Module):
         if channels != 3:
             stem = self.features[0][0]
             self.features[0][0] = nn.Conv2d(channels, stem.out_channels, 3, stride=2, padding=1, bias=False)
+
+    def parts(self) -> list[Part]:
+        """In the order in which an image passes them: the 19 feature blocks."""
+        return [Part(block, stride) for block, stride in zip(self.features, STRIDES, strict=True)]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[B, C, H, W] -> the sources, largest first."""

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from singleshot.inputs import InputSpec
-from singleshot.models.blocks import L2Norm, conv, init_xavier
+from singleshot.models.blocks import L2Norm, Part, conv, init_xavier
 from singleshot.models.heads import make_heads
 from singleshot.models.ssd import SSD, PlainNeck
 from singleshot.priors import PriorSpec
@@ -60,6 +60,17 @@ class VGG16(nn.Module):
             stages.update((name if kind == "conv" else f"{kind}_{name}", layer) for kind, layer in layers)
             channels = 1024
         self.layers = nn.Sequential(stages)
+
+    def parts(self) -> list[Part]:
+        """In the order in which an image passes them: conv1 to conv5, each with its pooling, then fc6 and fc7."""
+        parts: list[Part] = []
+        layers: list[nn.Module] = []
+        for name, layer in self.layers.named_children():
+            layers.append(layer)
+            if name.startswith("pool") or name in ("relu_fc6", "relu_fc7"):
+                parts.append(Part(nn.Sequential(*layers), min(2 ** (len(parts) + 1), 16)))
+                layers = []
+        return parts
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """[B, C, H, W] -> [B, 512, H/8, W/8], [B, 1024, H/16, W/16]"""

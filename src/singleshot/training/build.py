@@ -14,6 +14,7 @@ from singleshot.models import SSD
 from singleshot.training.checkpoints import Checkpoints
 from singleshot.training.evaluator import Evaluator
 from singleshot.training.fingerprint import Fingerprint
+from singleshot.training.freezing import freeze_backbone
 from singleshot.training.recipes import Recipe
 from singleshot.training.schedule import Budget
 from singleshot.training.settings import Settings
@@ -46,6 +47,7 @@ def build_parts(
     if device.type == "cpu":
         keep_freed_memory()
     place_model(model, device)
+    freeze_backbone(model, recipe)
     use_running_statistics(model, settings.batch)
     dtype = pick_precision(settings.precision, device)
     stepper = Stepper(model, recipe, settings.batch, device, dtype, settings.compiled)

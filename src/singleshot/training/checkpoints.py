@@ -160,10 +160,7 @@ class Checkpoints:
         else:
             if checksum != info.training.get("checksum"):
                 log.warning("%s: damaged, its checksum is another; the best starts anew", printable(path))
-            # One that is written after the state, by this run before it was killed, is made once more.
-            elif checksum == progress.best_checksum or (
-                info.training["steps"] > progress.step and info.metrics.get("val_map50", -1.0) >= progress.best
-            ):
+            elif checksum == progress.best_checksum or _is_newer(info, progress):
                 return
             else:
                 log.warning(
@@ -194,6 +191,13 @@ class Checkpoints:
         if aside:
             self._set_aside = False
         return checksum
+
+
+def _is_newer(info: ModelInfo, progress: Progress) -> bool:
+    """Whether a best was written after the state, by a run that was killed then: its validation is made once more."""
+    steps = info.training.get("steps", 0)
+    after = steps > progress.step or (steps == progress.step and progress.pending is not None)
+    return after and info.metrics.get("val_map50", -1.0) >= round(progress.best, 6)
 
 
 def _checksum(info: ModelInfo, tensors: Mapping[str, Tensor]) -> str:

@@ -168,12 +168,20 @@ class Trainer:
             self._save()
         if self.evaluator is not None:
             self.evaluator.start()
+            if self.settings.validate_start and self.progress.step == 0:
+                self._validate_start()
         if self.progress.pending is not None:  # stopped between an epoch's last step and its end
             self._end_epoch()
         elif self.progress.batch >= len(self.loader):  # after its last step, or the data has fewer batches than it had
             self._finish_epoch()
         while self.done < 1.0:
             self._epoch()
+
+    def _validate_start(self) -> None:
+        """What the weights reach as they are is the first best, which the training has to beat."""
+        score = self._validate()["val_map50"]
+        if score is not None:
+            log.info("before the first step: mAP50 %.4f", score)
 
     def _save_last(self, interrupted: bool) -> None:
         self.progress.seconds = self.seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ SLOTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
     torch.optim.SGD: ("momentum_buffer",),
     torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
 }
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
 def parameter_groups(
@@ -27,7 +29,6 @@ def parameter_groups(
     weight_decay of 0.001 here. "all-but-biases": the scales as well, as Caffe, whose decay_mult is 0 for biases alone.
     "everything": as one group of torch.optim (amdegroot, lufficc, torchvision).
     """
-    norm_types = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
     weights: list[nn.Parameter] = []
     biases: list[nn.Parameter] = []
     scales: list[nn.Parameter] = []
@@ -36,7 +37,7 @@ def parameter_groups(
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
-            if isinstance(module, norm_types) or (parameter.ndim <= 1 and name != "bias"):
+            if isinstance(module, _NORMS) or (parameter.ndim <= 1 and name != "bias"):
                 (shifts if name == "bias" else scales).append(parameter)
             elif name == "bias":
                 biases.append(parameter)
@@ -52,9 +53,23 @@ def parameter_groups(
     ]
 
 
+def slower_backbone(groups: list[dict[str, Any]], backbone: nn.Module, factor: float) -> list[dict[str, Any]]:
+    """Each of the groups as two: the backbone's parameters at `factor` times the rate, and the others."""
+    slow = {id(parameter) for parameter in backbone.parameters()}
+    return [
+        {**group, "params": [p for p in group["params"] if (id(p) in slow) == there], "factor": group["factor"] * rate}
+        for there, rate in ((True, factor), (False, 1.0))
+        for group in groups
+    ]
+
+
 def make_optimizer(model: nn.Module, recipe: Recipe, lr: float) -> torch.optim.Optimizer:
     """SGD or AdamW, fused: one pass over the parameters. Each group keeps its `factor` on the learning rate."""
+    groups: list[dict[str, Any]]
     groups = parameter_groups(model, recipe.weight_decay, recipe.bias_lr_factor, recipe.decay_only)
+    if recipe.backbone_lr_factor != 1.0:
+        assert isinstance(model.backbone, nn.Module)
+        groups = slower_backbone(groups, model.backbone, recipe.backbone_lr_factor)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, fused=True)
     return torch.optim.AdamW(groups, lr=lr, betas=(recipe.momentum, 0.999), fused=True)

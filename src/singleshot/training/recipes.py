@@ -37,6 +37,10 @@ class Recipe(BaseModel):
     weight_decay: float = Field(5e-4, ge=0, le=1)
     decay_only: Literal["convolutions", "all-but-biases", "everything"] = "convolutions"
     bias_lr_factor: float = Field(2.0, ge=0, le=100)
+    backbone_lr_factor: float = Field(1.0, ge=0, le=100, description="the backbone's learning rate as a part of lr")
+    freeze: int | None = Field(None, ge=0, le=1000, description="first parts of the backbone that stay as they are")
+    freeze_stride: int = Field(0, ge=0, le=32, description="without freeze: parts whose maps have that stride at most")
+    freeze_norms: bool = Field(False, description="the backbone's running statistics stay as they are")
     epochs: int = Field(232, ge=1, le=100_000)
     schedule: Literal["step", "cosine"] = "step"
     milestones: tuple[float, ...] = (2 / 3, 5 / 6)

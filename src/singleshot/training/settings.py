@@ -25,6 +25,7 @@ class Settings:
         cache: Where decoded training images are kept: "none", "ram" or a folder.
         cache_bytes: The most that they may take.
         val_every: Epochs between two validations; with `seconds` they come as time allows.
+        validate_start: Whether the weights are validated before the first step too.
         update_ratios: Whether reports say how far each layer's weights move.
         pictures: Validation images that are drawn for reporters that want them.
         report_seconds: At least so many between two reports within an epoch.
@@ -45,6 +46,7 @@ class Settings:
     cache: str = "none"
     cache_bytes: int = 4 << 30
     val_every: int = 1
+    validate_start: bool = False
     update_ratios: bool = False
     pictures: int = 4
     report_seconds: float = 0.5

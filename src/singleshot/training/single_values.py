@@ -42,8 +42,13 @@ def use_running_statistics(model: SSD, batch: int) -> int:
         for handle in handles:
             handle.remove()
     for layer in found:
-        layer.register_forward_pre_hook(_in_eval_mode)
+        always_running_statistics(layer)
     return len(found)
+
+
+def always_running_statistics(layer: nn.Module) -> None:
+    """Make a normalisation layer use its running statistics in training too, and leave them as they are."""
+    layer.register_forward_pre_hook(_in_eval_mode)
 
 
 def _in_eval_mode(module: nn.Module, _: object) -> None:

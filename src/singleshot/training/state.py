@@ -221,9 +221,9 @@ def _put_slots(saved: Mapping[str, Tensor], stepper: Stepper, where: str) -> Non
         owner, _, name = key.rpartition(".")
         if owner not in parameters:
             raise CheckpointError(f"{where}: moments of {printable(owner, 60)!r}, which its model does not have")
-        if name not in SLOTS[type(stepper.optimizer)]:
-            continue
         like = parameters[owner]
+        if name not in SLOTS[type(stepper.optimizer)] or like not in numbers:  # it may be frozen now
+            continue
         # Fused optimizers walk memory: a moment must lie in it as its (channels-last) parameter does.
         own = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
         slots.setdefault(numbers[like], {})[name] = own

@@ -13,8 +13,10 @@ from torch import Tensor
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.inputs import IMAGENET_MEAN, IMAGENET_STD, InputSpec
 from singleshot.models import SSD
+from singleshot.models.efficientnet_lite import EfficientNetLite0
 from singleshot.models.mobilenet import MobileNetV2
 from singleshot.models.vgg import VGG16
+from singleshot.weights.backbone_tensors import adapted, assign, need
 from singleshot.weights.checkpoint import load_checkpoint
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.graph_builder import folded
@@ -22,6 +24,7 @@ from singleshot.weights.imported_model import ImportedModel
 from singleshot.weights.importers import IMPORTERS
 from singleshot.weights.importers.vgg import VGG_CONVS, VGG_INDEX
 from singleshot.weights.importing import import_foreign
+from singleshot.weights.lite0_backbone import load_lite0, packaged_weights
 from singleshot.weights.open_model import is_ours
 from singleshot.weights.readers.sniff import read_foreign
 from singleshot.weights.tflite_backbone import load_tflite_mobilenet
@@ -84,7 +87,8 @@ def load_backbone(model: SSD, source: str | Path) -> str:
 
     Args:
         model: changed in place.
-        source: "imagenet" (torchvision downloads it), or a file: torchvision's vgg16, vgg16_bn or mobilenet_v2; VGG16
+        source: "imagenet" (torchvision downloads it; EfficientNet-Lite0's come with the extra "pretrained"), or a file:
+            torchvision's vgg16, vgg16_bn or mobilenet_v2; EfficientNet-Lite0 of EfficientNet-PyTorch or timm; VGG16
             reduced for SSD, as numbered layers (`vgg16_reducedfc.pth`) or under Caffe's or Keras' names
             (`VGG_ILSVRC_16_layers_fc_reduced.caffemodel`, .h5, .npz); a whole detector, ours or another project's, on
             the same backbone.
@@ -99,7 +103,7 @@ def load_backbone(model: SSD, source: str | Path) -> str:
     path, where = Path(source), printable(source)
     if str(source) != "imagenet" and not path.exists() and not path.with_name(path.name + ".index").exists():
         raise CheckpointError(f"{where}: no such file; want auto, imagenet, none or a file")
-    if not isinstance(model.backbone, (VGG16, MobileNetV2)):
+    if not isinstance(model.backbone, (VGG16, MobileNetV2, EfficientNetLite0)):
         raise ConfigError(
             f"backbone weights: model {model.name!r} has a backbone of its own; load them before building it"
         )
@@ -107,6 +111,8 @@ def load_backbone(model: SSD, source: str | Path) -> str:
         return _copy(model, load_checkpoint(path)[0], where, "")
     if model.input_spec.channels != 3:
         raise ConfigError(f"backbone weights: {where} sees colours, this model one channel")
+    if isinstance(model.backbone, EfficientNetLite0):
+        return load_lite0(model, None if str(source) == "imagenet" else path)
     load = _load_vgg if isinstance(model.backbone, VGG16) else _load_mobilenet
     if str(source) == "imagenet":
         return load(model, ForeignState(_download(model), "ImageNet weights"), None)
@@ -117,8 +123,10 @@ def load_backbone(model: SSD, source: str | Path) -> str:
 
 
 def has_imagenet_weights(model: SSD) -> bool:
-    """Whether torchvision has weights for the model's backbone, which see colours."""
-    return isinstance(model.backbone, (VGG16, MobileNetV2)) and model.input_spec.channels == 3
+    """Whether there are ImageNet weights for the model's backbone: torchvision's, or an installed package's."""
+    if isinstance(model.backbone, EfficientNetLite0) and packaged_weights() is None:
+        return False
+    return isinstance(model.backbone, (VGG16, MobileNetV2, EfficientNetLite0)) and model.input_spec.channels == 3
 
 
 def _download(model: SSD) -> dict[str, Tensor]:
@@ -136,14 +144,6 @@ def _download(model: SSD) -> dict[str, Tensor]:
             f"ImageNet weights: cannot be downloaded ({printable(error, 100)});"
             " give a file with --backbone-weights FILE, or train from scratch with --backbone-weights none"
         ) from error
-
-
-def adapted(weight: Tensor, theirs: InputSpec, ours: InputSpec) -> Tensor:
-    """A first convolution [O, C, kh, kw] for our channel order and std; the means are taken for the same."""
-    scale = [o / t for o, t in zip(ours.std, theirs.std, strict=True)]
-    rgb = weight.flip(1) if theirs.colour_order == "bgr" else weight
-    rgb = rgb * torch.tensor(scale).view(1, -1, 1, 1)
-    return rgb.flip(1) if ours.colour_order == "bgr" else rgb
 
 
 # ------------------------------------------------------------------------------------------------------- detectors
@@ -166,9 +166,9 @@ def _copy(model: SSD, other: SSD, where: str, source: str) -> str:
         )
     if type(model.backbone) is not type(other.backbone) or own.keys() != new.keys():
         raise CheckpointError(f"{where}: {about}, whose backbone is not that of {model.name}")
-    first = "layers.conv1_1.weight" if isinstance(model.backbone, VGG16) else "features.0.0.weight"
+    first = next(iter(new))  # the first convolution's weight
     new[first] = adapted(new[first], other.input_spec, model.input_spec)
-    _assign(own, new, where)
+    assign(own, new, where)
     model.backbone.load_state_dict(own)
     return f"that of {about}"
 
@@ -195,7 +195,7 @@ def _load_vgg(model: SSD, tensors: ForeignState, path: Path | None) -> str:
     new["conv1_1.weight"] = adapted(new["conv1_1.weight"], found.spec, model.input_spec)
     for layer, key in found.norms.items():
         shape = new[f"{layer}.bias"].shape
-        parts = [_need(tensors, found.about, f"{key}.{part}", *shape) for part in _BN_PARTS]
+        parts = [need(tensors, found.about, f"{key}.{part}", *shape) for part in _BN_PARTS]
         if norm:
             new |= {f"bn{layer[4:]}.{part}": value.clone() for part, value in zip(_BN_PARTS, parts, strict=True)}
         else:
@@ -204,7 +204,7 @@ def _load_vgg(model: SSD, tensors: ForeignState, path: Path | None) -> str:
             new[f"{layer}.weight"], new[f"{layer}.bias"] = folded(weight, bias, gamma, beta, mean, variance, 1e-5)
     if norm:
         new = _without_biases(new)
-    _assign(own, {f"layers.{key}": value for key, value in new.items()}, tensors.where)
+    assign(own, {f"layers.{key}": value for key, value in new.items()}, tensors.where)
     model.backbone.load_state_dict(own)
     return f"{found.about}, {'fc6 and fc7 included' if 'fc7' in layers else 'fc6 and fc7 start from scratch'}"
 
@@ -254,7 +254,7 @@ def _taken(tensors: ForeignState, found: _Found, layer: str, part: str, shape: t
     key = found.names.get(layer, {}).get(part)
     if key is None:
         raise CheckpointError(f"{tensors.where}: {found.about}, but {layer}'s {part} is missing")
-    value = _need(tensors, found.about, key)
+    value = need(tensors, found.about, key)
     if value.shape == shape:
         return value
     if len(shape) == 4 and value.shape == (shape[2], shape[3], shape[1], shape[0]):  # [kh, kw, in, out]
@@ -270,18 +270,6 @@ def _taken(tensors: ForeignState, found: _Found, layer: str, part: str, shape: t
     raise CheckpointError(
         f"{tensors.where}: {printable(key, 80)} has shape {tuple(value.shape)}, want {shape} ({found.about})"
     )
-
-
-def _need(tensors: ForeignState, about: str, key: str, *shape: int) -> Tensor:
-    """The tensor of that name; CheckpointError if it is missing, misshapen or not finite."""
-    if key not in tensors:
-        raise CheckpointError(f"{tensors.where}: {about}, but {printable(key, 80)} is missing")
-    value = tensors[key]
-    if shape and value.shape != shape:
-        raise CheckpointError(f"{tensors.where}: {printable(key, 80)} has shape {tuple(value.shape)}, want {shape}")
-    if not bool(torch.isfinite(value).all()):
-        raise CheckpointError(f"{tensors.where}: {printable(key, 80)} holds NaN or infinity; the file is damaged")
-    return value
 
 
 def _without_biases(new: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -313,10 +301,10 @@ def _load_mobilenet(model: SSD, tensors: ForeignState, path: Path | None) -> str
             continue
         name = key.removeprefix("features.")
         name = name if prefix is not None else _flat_name(name)
-        new[key] = _need(tensors, about, f"{start}{name}", *value.shape)
+        new[key] = need(tensors, about, f"{start}{name}", *value.shape)
     spec = detector.model.input_spec if detector is not None else _IMAGENET
     new["features.0.0.weight"] = adapted(new["features.0.0.weight"], spec, model.input_spec)
-    _assign(own, new, tensors.where)
+    assign(own, new, tensors.where)
     model.backbone.load_state_dict(own)
     return about if prefix is not None or detector is not None else "MobileNetV2 with its layers numbered through"
 
@@ -331,14 +319,6 @@ def _flat_name(name: str) -> str:
     last = 1 if match[1] == "1" else 2
     number = 3 * unit + int(inner) if inner is not None else 3 * last + unit - last
     return f"{match[1]}.conv.{number}.{match[4]}"
-
-
-def _assign(own: dict[str, Tensor], new: Mapping[str, Tensor], where: str) -> None:
-    for key, value in new.items():
-        if key not in own or own[key].shape != value.shape:
-            want = tuple(own[key].shape) if key in own else "nothing of that name"
-            raise CheckpointError(f"{where}: {key} has shape {tuple(value.shape)}, want {want}")
-        own[key] = value
 
 
 def _unknown(tensors: ForeignState, wanted: str) -> CheckpointError:

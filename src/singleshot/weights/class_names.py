@@ -23,6 +23,12 @@ BACKGROUND = frozenset({
 })  # fmt: skip
 VOC, COCO = tuple(_VOC.split(", ")), tuple(_COCO.split(", "))
 
+# What VOC calls a class -> what COCO calls the same objects.
+_VOC_AS_COCO = {
+    "aeroplane": "airplane", "diningtable": "dining table", "motorbike": "motorcycle", "pottedplant": "potted plant",
+    "sofa": "couch", "tvmonitor": "tv",
+}  # fmt: skip
+
 # COCO numbers its 80 classes from 1 to 90 with gaps; torchvision and TensorFlow's API keep outputs for the gaps.
 _COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 
@@ -53,3 +59,10 @@ def without_background(names: Sequence[str], count: int) -> tuple[str, ...]:
     """The names without a leading "background", where there are `count` only then."""
     shortened = len(names) == count + 1 and names[0].lower() in BACKGROUND
     return tuple(names[1:] if shortened else names)
+
+
+def plain_name(name: str) -> str:
+    """A name as it is compared where no other is the same letter by letter: "Dining_Table" and VOC's "diningtable" are
+    COCO's "dining table"; letter case, spaces, "-" and "_" set aside."""
+    letters = "".join(name.casefold().split()).replace("-", "").replace("_", "")
+    return _VOC_AS_COCO.get(letters, letters).replace(" ", "")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -11,36 +12,55 @@ from torch import Tensor
 from singleshot.errors import printable
 from singleshot.model_info import ModelInfo
 from singleshot.weights.checkpoint import build_model
+from singleshot.weights.class_names import plain_name
 
 
 class ClassMatch(NamedTuple):
     """How the classes of a checkpoint meet those of a data set, by name.
 
     pairs: (old label, new label) of each class that both have; kept, new, left_out: names, in the new order, the last
-    in the old.
+    in the old; renamed: new name -> old name, where they are not the same letter by letter.
     """
 
     pairs: tuple[tuple[int, int], ...]
     kept: tuple[str, ...]
     new: tuple[str, ...]
     left_out: tuple[str, ...]
+    renamed: Mapping[str, str] = MappingProxyType({})
 
 
 def match_classes(old: Sequence[str], new: Sequence[str]) -> ClassMatch:
-    """Classes of the same name, whatever their positions; of a name that comes twice the first counts."""
+    """Classes of the same name, whatever their positions; of a name that comes twice the first counts.
+
+    A class that has no other of exactly its name meets one that differs in letter case, spaces, "-" and "_" alone, or
+    by what VOC and COCO call the same objects, where there is one such class on both sides.
+    """
     labels = {name: label for label, name in reversed(list(enumerate(old)))}
-    kept = tuple(name for name in new if name in labels)
+    free_old = _single_by_plain_name(name for name in labels if name not in set(new))
+    free_new = _single_by_plain_name(name for name in dict.fromkeys(new) if name not in labels)
+    renamed = {name: free_old[plain] for plain, name in free_new.items() if plain in free_old}
+    found = {name: name for name in new if name in labels} | renamed
     return ClassMatch(
-        tuple((labels[name], label) for label, name in enumerate(new) if name in labels),
-        kept,
-        tuple(name for name in new if name not in labels),
-        tuple(name for name in old if name not in set(kept)),
+        tuple((labels[found[name]], label) for label, name in enumerate(new) if name in found),
+        tuple(name for name in new if name in found),
+        tuple(name for name in new if name not in found),
+        tuple(name for name in old if name not in set(found.values())),
+        renamed,
     )
+
+
+def _single_by_plain_name(names: Iterable[str]) -> dict[str, str]:
+    """plain name -> name, of those that share it with no other."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(plain_name(name), []).append(name)
+    return {plain: group[0] for plain, group in groups.items() if len(group) == 1}
 
 
 def describe_match(match: ClassMatch) -> str:
     """ "kept a, b; new: c; left out: d", with a few names of each kind."""
-    parts = [f"kept {_few(match.kept)}", f"new: {_few(match.new)}"]
+    kept = [f"{name} (its {match.renamed[name]})" if name in match.renamed else name for name in match.kept]
+    parts = [f"kept {_few(kept)}", f"new: {_few(match.new)}"]
     return "; ".join([*parts, f"left out: {_few(match.left_out)}"] if match.left_out else parts)
 
 
@@ -60,7 +80,11 @@ def boxes_by_class_tensor(info: ModelInfo) -> dict[str, int]:
 
 
 def take_over(
-    old: Mapping[str, Tensor], fresh: Mapping[str, Tensor], boxes: Mapping[str, int], match: ClassMatch
+    old: Mapping[str, Tensor],
+    fresh: Mapping[str, Tensor],
+    boxes: Mapping[str, int],
+    match: ClassMatch,
+    activation: str = "softmax",
 ) -> dict[str, Tensor]:
     """The state of a network for other classes.
 
@@ -69,6 +93,9 @@ def take_over(
         fresh: State of a new one for the classes that are wanted.
         boxes: What `boxes_by_class_tensor` gave of the old one.
         match: Its classes against those wanted.
+        activation: What the old network's scores are made by. A sigmoid looks at each class alone; for the softmax of
+            the new one the background's output becomes 0, which gives e^x / (1 + e^x + ...): the same score wherever
+            one class stands out.
 
     Returns:
         What does not depend on the classes from `old`; of what does, the rows of the background and of each class
@@ -84,5 +111,7 @@ def take_over(
             continue
         by_box = value.clone().reshape(boxes[key], -1, *value.shape[1:])
         by_box[:, columns_new] = old[key].reshape(boxes[key], -1, *value.shape[1:])[:, columns_old].to(by_box)
+        if pairs and activation == "sigmoid":
+            by_box[:, 0] = 0
         state[key] = by_box.flatten(0, 1)
     return state

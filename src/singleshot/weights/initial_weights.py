@@ -52,8 +52,9 @@ def start_from_checkpoint(
     name: str | None = None,
     resize: str | None = None,
     sixteen_bit: str | None = None,
-) -> tuple[SSD, str]:
-    """A checkpoint's network, ours or another project's, for the classes that are wanted, and words about it.
+) -> tuple[SSD, str, bool]:
+    """A checkpoint's network, ours or another project's, for the classes that are wanted, words about it, and whether
+    it knows one of them.
 
     Args:
         path: The checkpoint.
@@ -75,7 +76,9 @@ def start_from_checkpoint(
     spec = info.input_spec
     spec = replace(spec, resize=resize or spec.resize, sixteen_bit=sixteen_bit or spec.sixteen_bit)
     model = build_model(replace(info, input_spec=spec), len(class_names))
-    model.load_state_dict(take_over(old.state_dict(), model.state_dict(), boxes_by_class_tensor(info), match))
+    boxes, activation = boxes_by_class_tensor(info), info.thresholds.activation
+    model.load_state_dict(take_over(old.state_dict(), model.state_dict(), boxes, match, activation))
     log.info("%s: its classes by name: %s", where, describe_match(match))
     total = len(class_names)
-    return model, f"from {where}" + (f", {len(match.new)} of {total} classes new" if match.new else "")
+    words = f"from {where}" + (f", {len(match.new)} of {total} classes new" if match.new else "")
+    return model, words, bool(match.kept)

