@@ -280,3 +280,18 @@ def test_the_cache_keeps_the_checksums(scenes: Path, tmp_path: Path) -> None:
             assert [one.checksum for one in pictures] == [data.picture(i).checksum for i in range(len(data))]
             assert all(np.any(one.pixels(one.reductions[0])) for one in pictures)
         assert cache.filled == len(data)
+
+
+def test_a_best_that_is_newer_than_the_state_is_the_runs_own(
+    make: Make, scenes: Path, stopped: Path, tmp_path: Path, caplog
+) -> None:
+    """Killed after a best was written, before the state that knows of it."""
+    out = Path(shutil.copytree(stopped, tmp_path / "run"))
+    trainer = make(scenes, out)
+    trainer.resume()
+    trainer.progress.step += 1
+    trainer.checkpoints._save_weights(loop.BEST, trainer.progress, 0.9)
+    again = make(scenes, out)
+    again.resume()
+    assert again.progress.best == pytest.approx(read_about(out / loop.STATE).progress.best)
+    assert caplog.text == ""
