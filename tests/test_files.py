@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from singleshot.errors import ConfigError, printable
-from singleshot.files import atomic_write, try_folder
+from singleshot.files import atomic_folder, atomic_write, try_folder
 
 
 def test_it_appears_whole_with_the_mode_of_any_new_file(tmp_path: Path) -> None:
@@ -60,3 +61,19 @@ def test_a_folder_is_tried_and_nothing_is_left(tmp_path: Path, monkeypatch) -> N
             try_folder(path)
         assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_fault_of_the_disk_names_the_file_whoever_wrote(tmp_path: Path) -> None:
+    for fault in (OSError(errno.ENOSPC, "No space left on device"), RuntimeError("io: No space left on device (28)")):
+        with (
+            pytest.raises(OSError, match=r"No space left on device.*'.*there'") as caught,
+            atomic_write(tmp_path / "there"),
+        ):
+            raise fault
+        assert caught.value.errno == errno.ENOSPC
+        with pytest.raises(OSError, match=r"'.*folder'"), atomic_folder(tmp_path / "folder") as folder:
+            (folder / "some").touch()
+            raise fault
+        assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match=r"^other$"), atomic_write(tmp_path / "there"):
+        raise ValueError("other")

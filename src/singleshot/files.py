@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -13,18 +14,40 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from singleshot.errors import ConfigError, printable
+from singleshot.errors import ConfigError, SingleshotError, printable
 
 # The file of images and categories that detection writes for COCO results, known to the readers of data sets.
 IMAGE_INFO = "image_info.json"
 LOCK = ".lock"
 _PART = ".part-"
 
+# What a disk says that is full, read-only, broken, or has a quota or a limit of its own.
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
+# The same by libraries that write by themselves: safetensors, PyTorch.
+_DISK_WORDS = ("No space left on device", "os error 28", "os error 27", "File too large", "file write failed")
+
 
 def abandon(stack: contextlib.ExitStack) -> None:
     """Leave a stack as an exception would: every `atomic_write` in it removes its file."""
     with contextlib.suppress(InterruptedError), stack:
         raise InterruptedError
+
+
+@contextlib.contextmanager
+def _named_faults(path: Path) -> Iterator[None]:
+    """A fault of the disk is an OSError that names the path, whoever wrote."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FAULTS:
+            error.filename = str(path)
+        raise
+    except SingleshotError:
+        raise
+    except Exception as error:
+        if any(words in str(error) for words in _DISK_WORDS):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
 
 
 @contextlib.contextmanager
@@ -45,11 +68,12 @@ def atomic_write(path: str | Path, *, durable: bool = False, before: Path | None
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        # mkstemp makes files private; a result should have the mode that any new file has.
-        temporary.chmod(0o666 & ~_umask())
-        if durable:
-            _sync(temporary)
+        with _named_faults(path):
+            yield temporary
+            # mkstemp makes files private; a result should have the mode that any new file has.
+            temporary.chmod(0o666 & ~_umask())
+            if durable:
+                _sync(temporary)
         if before is not None and path.exists():
             path.replace(before)
         temporary.replace(path)
@@ -80,7 +104,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         except OSError as error:
             said = f"{printable(path)}: cannot write there ({error.strerror}); give another --out"
             raise ConfigError(said) from error
-        yield temporary
+        with _named_faults(path):
+            yield temporary
         temporary.chmod(0o777 & ~_umask())
         if path.exists():
             path.rmdir()

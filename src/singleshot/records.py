@@ -20,7 +20,8 @@ class Sample(NamedTuple):
     """One image with its objects, as read from disk.
 
     image: uint8 RGB [H, W, 3]; boxes_px: float32 [N, 4]; labels: int64 [N]; difficult: bool [N];
-    name: what to call the image in messages and results (its path).
+    name: what to call the image in messages and results (its path); checksum: CRC-32 of the file's bytes, -1 where they
+    are not at hand.
     """
 
     image: np.ndarray
@@ -28,6 +29,7 @@ class Sample(NamedTuple):
     labels: np.ndarray
     difficult: np.ndarray
     name: str
+    checksum: int = -1
 
 
 class Batch(NamedTuple):
@@ -35,7 +37,8 @@ class Batch(NamedTuple):
 
     images: uint8 [B, C, H, W]; boxes: float32 [B, G, 4] normalised, rows past an image's last object are 0;
     labels: int64 [B, G], -1 where there is no object; indices: int64 [B], positions in the data set;
-    names: B paths.
+    names: B paths; checksums: int64 [B] as in Sample, None where nobody asked; skipped: what is wrong with images
+    in whose place others stand.
     """
 
     images: torch.Tensor
@@ -43,6 +46,8 @@ class Batch(NamedTuple):
     labels: torch.Tensor
     indices: torch.Tensor
     names: tuple[str, ...]
+    checksums: torch.Tensor | None = None
+    skipped: tuple[str, ...] = ()
 
 
 class RawOutput(NamedTuple):

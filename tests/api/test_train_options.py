@@ -37,10 +37,12 @@ SAME_FOR_BOTH: dict[str, Any] = {
     "score_min": (0.5, REFUSED, None),
     "cache": ("none", "settings.cache", "none"),
     "cache_size": ("2G", "settings.cache_bytes", 2 << 30),
+    "skip_broken": (True, "settings.skip_broken", True),
 }
 RESUME = {
     **SAME_FOR_BOTH,
     "out": ("RUN", "settings.out", lambda found: found.name == "run"),
+    "accept_changes": (True, "options.accept_changes", True),
     "model": ("ssd300-vgg16", REFUSED, None),
     "recipe": ("paper", REFUSED, None),
     "batch": (2, REFUSED, None),
@@ -71,6 +73,7 @@ START = {
     "resume": (True, REFUSED, None),
     "priors": ("PRIORS", "model.prior_spec.clip", "center"),
     "fit_priors": (True, "model.prior_spec.shapes", lambda found: found is not None),
+    "accept_changes": (True, REFUSED, None),
 }
 
 
@@ -109,7 +112,64 @@ def test_with_resume(name: str, folder: Path, other: Path) -> None:
     options: dict[str, Any] = {"out": folder, "resume": True, "workers": 0, "_RUN": folder, "_OTHER": other}
     if name not in ("epochs", "time"):
         options["epochs"] = 5  # the run itself is over
+    if name in ("split", "val_split", "precision"):
+        with pytest.raises(ConfigError, match=f"{name.replace('_', ' ')}: .* then, .* now.*--accept-changes"):
+            prepare(resolve(TrainOptions.of({**options, name: RESUME[name][0]})))
+        options["accept_changes"] = True
     used_or_refused(name, RESUME, options)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "where"),
+    [("recipe", "paper", "recipe.optimizer"), ("batch", 2, "settings.batch"), ("lr", 0.5, "recipe.lr"),
+     ("seed", 3, "settings.seed")],
+)  # fmt: skip
+def test_what_may_change_where_changes_are_accepted(folder: Path, caplog, name: str, value: Any, where: str) -> None:
+    options: dict[str, Any] = {"out": folder, "resume": True, "workers": 0, "epochs": 5, "accept_changes": True}
+    trainer, _, _ = prepare(resolve(TrainOptions.of({**options, name: value})))
+    found: Any = trainer
+    for part in where.split("."):
+        found = getattr(found, part)
+    assert found == ("sgd" if name == "recipe" else value)
+    assert "going on with changes: " in caplog.text
+
+
+def test_a_run_file_of_another_version(folder: Path, caplog) -> None:
+    path = folder / "run.json"
+    content = json.loads(path.read_text())
+    assert Path(content["options"]["data"]).is_absolute()
+    content["options"] |= {"new_option": 3}
+    content["recipe"] |= {"new_rule": 3}
+    content["recipe"]["augment"] |= {"new_drawing": 1}
+    for part, key in ((content["options"], "cache_size"), (content["recipe"], "label_smoothing")):
+        del part[key]
+    path.write_text(json.dumps(content | {"more": {}}))
+    trainer, _, _ = prepare(resolve(TrainOptions(out=str(folder), resume=True, epochs=5, workers=0)))
+    assert trainer.progress.step == 4
+    assert "the run's recipe: new_rule, augment.new_drawing: not known to this version, left out" in caplog.text
+
+
+@pytest.mark.parametrize("change", [{"data": 3}, {"batch": "4"}, {"data": ""}, {"seed": -1}, {"clip_boxes": None}])
+def test_a_run_file_that_says_anything_else_is_refused(folder: Path, change: dict[str, Any]) -> None:
+    content = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**content, "options": content["options"] | change}))
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        resolve(TrainOptions(out=str(folder), resume=True))
+
+
+def test_resume_auto(scenes: Path, tmp_path: Path, caplog) -> None:
+    caplog.set_level("INFO", logger="singleshot")
+    start = {"batch": 4, "epochs": 1, "backbone_weights": "none", "workers": 0, "tensorboard": False, "resume": "auto"}
+    out = tmp_path / "new"
+    assert singleshot.train(scenes, out=out, **start).steps == 2
+    files = {path: path.read_bytes() for path in out.iterdir()}
+    assert singleshot.train(scenes, out=out, **start).steps == 2  # over: it is left as it is
+    assert {path: path.read_bytes() for path in out.iterdir()} == files
+    assert "is over, nothing is left to do" in caplog.text
+    assert singleshot.train(scenes, out=out, **{**start, "epochs": 2}).steps == 4
+    for wrong in ({"resume": "always", "out": out}, {"resume": "auto"}, {"resume": "auto", "out": tmp_path / "none"}):
+        with pytest.raises(ConfigError, match=r"want auto after it|Give its folder|which data"):
+            singleshot.train(**wrong)
 
 
 @pytest.mark.parametrize("name", START)
@@ -138,12 +198,16 @@ def test_a_run_keeps_its_recipe_and_its_network_whatever_happens_to_their_files(
     singleshot.train(scenes, out=out, recipe=recipe, start=start, **plain)
     start.unlink()
     recipe.write_text('optimizer = "adamw"\nlr = 1e-3\nepochs = 1\nbatch = 4\n')
-    with pytest.raises(ConfigError, match="is not what it was when the run started"):
-        singleshot.train(out=out, recipe=recipe, resume=True, epochs=2, **plain)
+    for given in ({}, {"recipe": recipe}):  # known by its file, whether it is given again or not
+        with pytest.raises(ConfigError, match="recipe optimizer: sgd then, adamw now"):
+            singleshot.train(out=out, resume=True, epochs=2, **given, **plain)
     recipe.unlink()
     again = singleshot.train(out=out, resume=True, epochs=2, **plain)
     assert again.epochs == 2
     assert json.loads((out / "run.json").read_text())["recipe"]["optimizer"] == "sgd"
+    recipe.write_text('optimizer = "adamw"\nlr = 1e-3\nepochs = 1\nbatch = 4\n')
+    assert singleshot.train(out=out, resume=True, epochs=3, accept_changes=True, **plain).epochs == 3
+    assert json.loads((out / "run.json").read_text())["recipe"]["optimizer"] == "adamw"
 
 
 def test_a_run_of_time_that_has_ended_is_over_though_validation_left_some_of_it(folder: Path, scenes: Path) -> None:

@@ -99,6 +99,8 @@ def test_an_image_that_turns_out_broken_costs_no_step(scenes: Path, run, tmp_pat
     whole = image.read_bytes()
     image.write_bytes(whole[: len(whole) // 3])
     done = run("train", "--resume", "--out", tmp_path / "run", "--epochs", 2)
+    assert f"{image} ({len(whole)} bytes then, {len(whole) // 3} bytes now)" in done.stderr
+    done = run("train", "--resume", "--out", tmp_path / "run", "--epochs", 2, "--accept-changes")
     assert done.returncode == 2, done.stderr
     line = done.stderr.splitlines()[-1]
     assert str(image) in line
@@ -106,9 +108,14 @@ def test_an_image_that_turns_out_broken_costs_no_step(scenes: Path, run, tmp_pat
     assert found is not None
     assert int(found[1]) >= 6
     image.write_bytes(whole)
-    done = run(*shlex.split(found[2])[1:])
+    done = run(*shlex.split(found[2])[1:], "--accept-changes")
     assert done.returncode == 0, done.stderr
     assert "trained after 2 epochs" in done.stdout
+    image.write_bytes(whole[: len(whole) // 3])
+    done = run("train", *shlex.split(found[2])[2:], "--accept-changes", "--skip-broken", "--epochs", 3)
+    assert done.returncode == 3, done.stderr
+    assert "1 image could not be read and were skipped" in done.stderr
+    assert str(image) in done.stderr
 
 
 def test_start_from_a_checkpoint_with_other_classes(model: Path, shared: Path, run, tmp_path: Path) -> None:
@@ -280,6 +287,15 @@ def test_a_run_that_is_over_says_so(trained: Path, refused) -> None:
     assert "this run is over, 2 of 1 epochs" in refused("train", "--resume", "--out", trained, "--epochs", 1)
     line = refused("train", "--resume", "--out", trained, "--time", "1s")
     assert re.search(r"trained for \d+ s already, which --time 1s leaves nothing of; go on with a longer --time", line)
+    assert {path: path.read_bytes() for path in trained.iterdir()} == files
+
+
+@pytest.mark.parametrize("words", [["--resume", "auto"], ["--resume=auto"]])
+def test_resume_auto_leaves_a_run_that_is_over(trained: Path, scenes: Path, run, words: list[str]) -> None:
+    files = {path: path.read_bytes() for path in trained.iterdir()}
+    done = run("train", scenes, *words, "--out", trained, "--epochs", 2, "--batch", 8)
+    assert done.returncode == 0, done.stderr
+    assert "this run is over, nothing is left to do" in done.stderr
     assert {path: path.read_bytes() for path in trained.iterdir()} == files
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,9 +67,10 @@ def gone_on(make, out: Path, straight: loop.Trainer) -> loop.Trainer:
     ("error", "says"),
     [
         (RuntimeError("mat1 and\nmat2"), r"RuntimeError: mat1 and\\nmat2"),
-        (MemoryError(), "out of memory; give a smaller --batch"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "out of memory; give a smaller --batch"),
-        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "a process that loads images died"),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
+            "a process that loads images died or hung",
+        ),
         (FULL, "the disk is full"),
         (DataError("a.jpg: cut"), "^a.jpg: cut$"),
     ],
@@ -125,27 +124,6 @@ def test_a_full_disk_keeps_what_was_saved_before(make, tmp_path: Path, monkeypat
     assert read_info(tmp_path / "run" / loop.LAST).training["steps"] == 2  # weights alone take less room
     assert read_about(tmp_path / "run" / loop.STATE).progress.step == 1
     assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".part")]
-
-
-class KillWorker(Reporter):
-    """Kills a process that loads images, as the kernel does where memory runs out."""
-
-    def __init__(self, trainer: loop.Trainer) -> None:
-        self.trainer = trainer
-
-    def on_step(self, values) -> None:
-        (worker,) = self.trainer.loader._pool._loader._iterator._workers
-        os.kill(worker.pid, signal.SIGKILL)
-        worker.join()
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="signals")
-def test_a_worker_that_dies_loses_no_step(make, tmp_path: Path) -> None:
-    trainer = make(tmp_path / "run", workers=1, report_seconds=0.0)
-    trainer.reporters.append(KillWorker(trainer))
-    with pytest.raises(TrainingStoppedError, match="a process that loads images died"):
-        trainer.run()
-    assert trainer.saved_step == trainer.progress.step >= 1
 
 
 def test_a_validation_that_fails_costs_no_epoch_and_is_made_up_for(make, tmp_path: Path, monkeypatch) -> None:

@@ -172,8 +172,8 @@ def test_a_run_goes_on_with_other_images_says_so_and_counts_epochs(make, tmp_pat
     StopAfter(first, 5)  # two of the three batches of the second epoch
     first.run()
     second = on_fewer_images(make, tmp_path / "run", 16, epochs=3)
-    second.resume()
-    assert "the data changed since (train: 16 images now, 24 then" in caplog.text
+    second.resume(accept_changes=True)
+    assert "going on with changes: train: 24 images then, 16 now" in caplog.text
     assert (second.progress.epoch, second.progress.batch) == (1, 2)  # it has two batches an epoch: this one only ends
     assert second.done == pytest.approx(2 / 3)
     result = second.run()
@@ -190,7 +190,7 @@ def test_the_best_of_another_validation_does_not_count(make, tmp_path: Path, cap
     second = make(tmp_path / "run", epochs=2)
     data = second.val_set.subset([0, 1, 2]) if val == "other" else None
     second = loop.Trainer(second.model, second.train_set, data, second.recipe, second.settings)
-    second.resume()
+    second.resume(accept_changes=True)
     assert "validation is another" in caplog.text
     best = second.run().best_map
     assert best is None if val == "none" else 0 <= best <= 1

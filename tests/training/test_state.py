@@ -40,7 +40,7 @@ def trained(tiny_ssd, recipe: Recipe, steps: int, seed: int = 0) -> Stepper:
 @pytest.mark.parametrize("recipe", [Recipe(), Recipe(optimizer="adamw", ema=0.9), Recipe(momentum=0.0)])
 def test_a_state_goes_there_and_back_bit_for_bit(tiny_ssd, tmp_path: Path, recipe: Recipe) -> None:
     first, second = trained(tiny_ssd, recipe, 3), trained(tiny_ssd, recipe, 1, seed=9)
-    history, losses = [{"epoch": 0}], [0.1 + 0.2, 1e-7, 3.0]
+    history, losses = [{"epoch": 0, "step": 3}], [0.1 + 0.2, 1e-7, 3.0]
     progress = Progress(2, 1, 3, seconds=1.5, best=0.25, last_map=0.125, history=history, losses=losses, counted=1)
     save_state(tmp_path / "state", first, progress)
     assert load_state(tmp_path / "state", second) == replace(progress, seconds=0.0)  # see clock

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from singleshot.api.options import DEFAULT_MODEL, parse_bytes, parse_duration
-from singleshot.api.train_choice import Choice, Pretrained, choose_model, choose_recipe
-from singleshot.api.train_options import PRIORS_FILE, RUN_FILE, TrainOptions, resolve, saved_run
+from singleshot.api.options import parse_bytes, parse_duration
+from singleshot.api.train_choice import Choice, choose_model, choose_recipe
+from singleshot.api.train_model import first_model
+from singleshot.api.train_options import PRIORS_FILE, RUN_FILE, TrainOptions, resolve
 from singleshot.class_selection import Classes
-from singleshot.errors import CheckpointError, ConfigError, DataError, SingleshotError, printable
+from singleshot.errors import ConfigError, DataError, SingleshotError, printable
 from singleshot.extras import needs
 from singleshot.files import atomic_write, remove_parts
 from singleshot.prior_files import write_priors
@@ -22,10 +23,8 @@ if TYPE_CHECKING:
     from singleshot.datasets.dataset import Dataset
     from singleshot.inputs import Size
     from singleshot.loading.shard_stream import ShardStream
-    from singleshot.models import SSD
     from singleshot.runtime.detector import Detector
-    from singleshot.training.loop import Trainer
-    from singleshot.training.recipes import Recipe
+    from singleshot.training.loop import Result, Trainer
     from singleshot.training.reports import Reporter
 
 log = logging.getLogger(__name__)
@@ -59,7 +58,8 @@ class Run:
     folder: where everything lies; best: the checkpoint with the highest validation mAP50 (without validation the last
     one; None where nothing was validated before a stop); last: the latest; metrics: {"val_map50": of the best, None
     where there was none}; history: a row per epoch, by the columns of log.csv; seconds: spent training, earlier parts
-    of a resumed run included; interrupted: by Ctrl-C; images_per_second: trained on, in this part of the run.
+    of a resumed run included; interrupted: by Ctrl-C; images_per_second: trained on, in this part of the run; skipped:
+    what is wrong with images that could not be read (`skip_broken`).
     """
 
     folder: Path
@@ -72,6 +72,7 @@ class Run:
     seconds: float
     interrupted: bool
     images_per_second: float
+    skipped: tuple[str, ...] = ()
 
     def load(self, device: str | None = None, **options: Any) -> Detector:
         """A detector of the best checkpoint, of the last one where there is no best; options: as `singleshot.load`."""
@@ -90,6 +91,7 @@ class Run:
             **self.metrics,
             "interrupted": self.interrupted,
             "images_per_second": round(self.images_per_second, 2),
+            "skipped": list(self.skipped),
         }
 
 
@@ -111,7 +113,8 @@ def train(
     split: str | None = None,
     val_split: str | None = None,
     val_every: int | None = None,
-    resume: bool = False,
+    resume: bool | str = False,
+    accept_changes: bool = False,
     seed: int | None = None,
     device: str | None = "auto",
     precision: str | None = None,
@@ -127,6 +130,7 @@ def train(
     classes: Classes | None = None,
     priors: str | Path | None = None,
     fit_priors: bool = False,
+    skip_broken: bool = False,
     on_start: OnStart | None = None,
 ) -> Run:
     """Train a detector on labelled images. Nothing is written before all the input has been checked.
@@ -151,7 +155,10 @@ def train(
         val_split: Split to validate on, "none" for no validation; None for "val" where there is one.
         val_every: Epochs between validations, None for 1; with `time` they come as time allows.
         resume: Go on with the run in `out`, by the options that it was started with. Of those that are given again,
-            data, length, splits, cache and where it runs may be others; the rest must be the same.
+            length, cache and where it runs may be others; the rest, and the data, must be the same. "auto": start the
+            run where there is none yet, and leave one that is over as it is.
+        accept_changes: Go on with images, boxes, recipe, batch, seed, splits, precision and versions as they are now
+            where they are not what the run had before; what differs is logged. Classes cannot change.
         seed: Seed of everything random; None for 0.
         device: "cpu", "cuda", "cuda:N", or "auto".
         precision: "auto" (None), "float32", "bfloat16" or "float16" (CUDA).
@@ -168,6 +175,7 @@ def train(
             one, a file with such lines, or {new name: [old names]}; objects of others are left out. None for all.
         priors: Default boxes in place of the model's: a JSON file of `singleshot priors fit`, or a table's name.
         fit_priors: Fit the default boxes to the objects that are trained on, as many of them as the model has.
+        skip_broken: Train with another image in place of one that cannot be read, and count them, instead of stopping.
         on_start: Called once, when all the input has been checked; gives the reporters that are to be called.
 
     Returns:
@@ -207,6 +215,11 @@ def _run(ready: tuple[Trainer, TrainOptions, str], on_start: OnStart | None) -> 
 
     trainer, options, initial = ready
     folder = trainer.settings.out
+    if trainer.over:  # which --resume auto does not mind
+        log.info("%s: this run is over, nothing is left to do", printable(folder))
+        progress = trainer.progress
+        best = progress.best if progress.best >= 0 else None
+        return _ended(trainer, loop.Result(progress.epoch, progress.step, progress.seconds, best, False, 0.0))
     with writing(folder):
         remove_parts(folder)
         if options.priors or options.fit_priors:
@@ -225,6 +238,13 @@ def _run(ready: tuple[Trainer, TrainOptions, str], on_start: OnStart | None) -> 
         kind = type(error) if isinstance(error, DataError | loop.TrainingStoppedError) else ConfigError
         details = write_traceback(folder, error) if kind is loop.TrainingStoppedError else ""
         raise kind(f"{error}; {saved_words(trainer)}{details}") from error
+    return _ended(trainer, result)
+
+
+def _ended(trainer: Trainer, result: Result) -> Run:
+    from singleshot.training import loop
+
+    folder = trainer.settings.out
     best = folder / loop.BEST
     return Run(
         folder=folder,
@@ -237,6 +257,7 @@ def _run(ready: tuple[Trainer, TrainOptions, str], on_start: OnStart | None) -> 
         seconds=result.seconds,
         interrupted=result.interrupted,
         images_per_second=result.images_per_second,
+        skipped=tuple(trainer.progress.skipped),
     )
 
 
@@ -247,6 +268,7 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
 
     from singleshot.api.run_folder import check_folder
     from singleshot.api.train_data import open_train, open_validation
+    from singleshot.api.train_recipe import recipe_of
     from singleshot.devices import pick_device
     from singleshot.loading.few_greys import warn_of_few_greys
     from singleshot.training import loop
@@ -254,7 +276,7 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
 
     options = options.filled()
     folder = Path(str(options.out))
-    check_folder(folder, options.resume)
+    check_folder(folder, bool(options.resume))
     if options.resume and not has_state(folder):
         log.warning("%s: no state to go on from, so the run starts again", printable(folder))
     place = pick_device(options.device)
@@ -265,13 +287,13 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
     if not (options.model or options.start or options.resume):
         chosen["model"] = choose_model(train_set, options.backbone_weights)
         options = replace(options, model=chosen["model"].value)
-    model, initial, pretrained = _model(options, train_set)
+    model, initial, pretrained = first_model(options, train_set)
     if model.input_spec.sixteen_bit == "scale" and not options.resume and not options.sixteen_bit:
         warn_of_few_greys(train_set)
     if options.recipe is None:
         chosen["recipe"] = choose_recipe(model, pretrained)
         options = replace(options, recipe=chosen["recipe"].value)
-    recipe = _recipe(options)
+    recipe = recipe_of(options)
     if pretrained == "nothing" and (recipe.freeze or (recipe.freeze is None and recipe.freeze_stride)):
         raise ConfigError(
             f"recipe {printable(options.recipe, 60)}: keeps parts of the backbone as they are, and this one starts from"
@@ -284,7 +306,6 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
         classes=None if train_set.selection is None else train_set.selection.to_dict(),
         resize=model.input_spec.resize,
         sixteen_bit=model.input_spec.sixteen_bit,
-        batch=options.batch or recipe.batch,
         cache=_cache(options.cache or "auto", train_set, model.input_spec.sides, cache_bytes),
     )
     settings = loop.Settings(
@@ -302,11 +323,15 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
         update_ratios=options.update_ratios,
         cache=options.cache or "none",
         cache_bytes=cache_bytes,
+        split=options.split or "train",
+        val_split=options.val_split or "val",
+        skip_broken=options.skip_broken,
     )
     trainer = loop.Trainer(model, train_set, val_set, recipe, settings)
     if options.resume and has_state(folder):
-        trainer.resume()
-        _refuse_if_over(trainer, options)
+        trainer.resume(options.accept_changes)
+        if options.resume != "auto":
+            _refuse_if_over(trainer, options)
     for name, choice in chosen.items():  # once all the input has been checked: a mistake is one line
         log.info("%s %s: %s; --%s chooses another", name, choice.value, choice.reason, name)
     return trainer, options, initial
@@ -354,60 +379,3 @@ def _cache(wanted: str, train_set: Dataset | ShardStream, size: Size, most: int)
     if wanted not in ("auto", "none"):
         raise ConfigError(f"--cache {printable(wanted)}: shards are read in a stream and not kept; leave --cache out")
     return "none"
-
-
-def _model(options: TrainOptions, train_set: Dataset | ShardStream) -> tuple[SSD, str, Pretrained]:
-    """The model with its initial weights, words about where they come from, and what of it is pretrained."""
-    from singleshot.api.train_priors import PriorChoice
-    from singleshot.models import build
-    from singleshot.presets import MODELS
-    from singleshot.prior_tables import PRIORS
-    from singleshot.training.checkpoints import LAST, has_state
-    from singleshot.weights.checkpoint import build_model, read_info
-    from singleshot.weights.initial_weights import start_from_checkpoint, start_model
-
-    going_on = options.resume and has_state(Path(str(options.out)))
-    last = Path(str(options.out)) / LAST
-    if going_on and last.is_file():
-        # The network as it is: what it was started from may have been moved since.
-        return build_model(read_info(last)), "resumed", "detector"
-    class_names = train_set.class_names
-    iou_min = _recipe(options if options.recipe else replace(options, recipe="scratch")).iou_min
-    choose_priors = PriorChoice(options, train_set, iou_min)
-    if options.start:
-        rules = options.resize, options.sixteen_bit
-        model, initial, knows = start_from_checkpoint(options.start, class_names, options.model, *rules, choose_priors)
-        return model, initial, "detector" if knows else "backbone"
-    name = options.model or DEFAULT_MODEL
-    inputs = table = None
-    if name in MODELS:
-        inputs = MODELS[name].input_spec
-        rule = options.sixteen_bit or inputs.sixteen_bit
-        inputs = replace(inputs, resize=options.resize or inputs.resize, sixteen_bit=rule)
-        table = choose_priors(PRIORS[MODELS[name].priors], inputs)
-    model = build(name, len(class_names), table, inputs)
-    initial, pretrained = start_model(model, options.backbone_weights or "auto", fresh=not going_on)
-    return model, initial, "backbone" if pretrained else "nothing"
-
-
-def _recipe(options: TrainOptions) -> Recipe:
-    from singleshot.training.recipes import Recipe, first_problem, load_recipe
-
-    if options.resume:
-        assert options.out is not None
-        try:  # the run's own: a file may have been edited since
-            return Recipe(**saved_run(options.out).recipe)
-        except (ValueError, TypeError, ConfigError) as error:
-            where = printable(Path(options.out) / RUN_FILE)
-            raise CheckpointError(f"{where}: its recipe cannot be read ({printable(first_problem(error))})") from error
-    assert options.recipe is not None
-    recipe = load_recipe(options.recipe)
-    for name in ("lr", "freeze"):
-        value = getattr(options, name)
-        if value is None:
-            continue
-        try:
-            recipe = Recipe.model_validate({**dict(recipe), name: value})
-        except ValueError as error:
-            raise ConfigError(f"--{name} {value}: {first_problem(error)}") from error
-    return recipe

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from singleshot.api.class_names import read_groups
 from singleshot.api.options import Options, check_range
@@ -14,11 +16,17 @@ from singleshot.class_selection import Classes, ClassSelection, select_classes
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.extras import needs, require
 from singleshot.prior_files import read_priors
+from singleshot.storage import is_remote
+
+if TYPE_CHECKING:
+    from singleshot.training.recipes import Recipe
+
+log = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 PRIORS_FILE = "priors.json"  # of a run whose default boxes are not its model's own
 # Where and how a run is done on this machine: what is not kept in run.json.
-_NOT_KEPT = ("out", "resume", "device", "compile", "workers", "tensorboard", "update_ratios")
+_NOT_KEPT = ("out", "resume", "accept_changes", "device", "compile", "workers", "tensorboard", "update_ratios")
 # What a resumed run keeps: another value is refused.
 _FIXED = (
     "classes",
@@ -33,7 +41,9 @@ _FIXED = (
     "sixteen_bit",
     "seed",
 )
-# What may change in a run where it is given again; its length besides.
+# Of these, what --accept-changes takes all the same.
+_ACCEPTED = ("recipe", "batch", "lr", "freeze", "seed")
+# What may change in a run where it is given again; its length besides. Data that differs needs --accept-changes.
 _MAY_CHANGE = (
     "data",
     "split",
@@ -45,6 +55,7 @@ _MAY_CHANGE = (
     "score_min",
     "cache",
     "cache_size",
+    "skip_broken",
 )
 # What stands for an option that is not given, where that is one value.
 DEFAULTS: dict[str, Any] = {
@@ -73,7 +84,8 @@ class TrainOptions(Options):
     split: str | None = None
     val_split: str | None = None
     val_every: int | None = None
-    resume: bool = False
+    resume: bool | str = False
+    accept_changes: bool = False
     seed: int | None = None
     device: str | None = "auto"
     precision: str | None = None
@@ -89,6 +101,7 @@ class TrainOptions(Options):
     classes: Classes | None = None
     priors: str | None = None
     fit_priors: bool = False
+    skip_broken: bool = False
 
     def __post_init__(self) -> None:
         check_range("--epochs", self.epochs, 1, 10**9)
@@ -97,10 +110,12 @@ class TrainOptions(Options):
         check_range("--freeze", self.freeze, 0, 1000)
         check_range("--score-min", self.score_min, 0, 1)
         check_range("--seed", self.seed, 0, 2**31 - 1)
+        if self.resume not in (True, False, "auto"):
+            raise ConfigError(f"--resume {printable(self.resume, 60)}: want auto after it, or nothing")
 
     def kept(self) -> dict[str, Any]:
-        """What run.json keeps, for a resume."""
-        return {name: value for name, value in self.to_dict().items() if name not in _NOT_KEPT}
+        """What run.json keeps, for a resume: paths of this machine as absolute ones."""
+        return {name: _absolute(name, value) for name, value in self.to_dict().items() if name not in _NOT_KEPT}
 
     def filled(self) -> TrainOptions:
         """With DEFAULTS for what is not given."""
@@ -130,8 +145,15 @@ def resolve(given: TrainOptions) -> TrainOptions:
         raise ConfigError("--start and --backbone-weights exclude each other: --start brings the backbone's too")
     if given.priors and given.fit_priors:
         raise ConfigError("--priors and --fit-priors exclude each other: leave one of them out")
+    if given.resume == "auto":
+        if given.out is None:
+            raise ConfigError("--resume auto: which run? Give its folder with --out")
+        if not (Path(given.out) / RUN_FILE).is_file():
+            given = replace(given, resume=False, accept_changes=False)
     if given.resume:
         return _resumed(given)
+    if given.accept_changes:
+        raise ConfigError("--accept-changes: goes with --resume, a new run has nothing to compare with; leave it out")
     if not given.data:
         raise ConfigError("train: which data? Give a folder of labelled images: singleshot train DATA")
     _check_val_every(given, given)
@@ -154,12 +176,14 @@ def saved_run(folder: str | Path) -> SavedRun:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         values, recipe = content["options"], content["recipe"]
-        if isinstance(values, dict):
-            # which older runs do not say
-            values = {"sixteen_bit": "scale", "priors": None, "fit_priors": False, **values}
-        if not isinstance(values, dict) or set(values) != set(TrainOptions().kept()) or not isinstance(recipe, dict):
-            raise ValueError("other options than this version's")
-        return SavedRun(TrainOptions.from_dict(values), recipe)
+        if not isinstance(values, dict) or not isinstance(recipe, dict) or not values.get("data"):
+            raise ValueError("it says neither data nor recipe")
+        # Of another version's options those that are known; what it did not have is as it was without.
+        known = {name: value for name, value in values.items() if name in TrainOptions().kept()}
+        for name, value in known.items():
+            if not isinstance(value, _types_of(name)):
+                raise ValueError(f"{name} {value!r}: not a value that it may have")
+        return SavedRun(TrainOptions.from_dict({"sixteen_bit": "scale", **known}), recipe)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
         raise CheckpointError(f"{printable(path)}: cannot be read ({printable(error)})") from error
 
@@ -175,6 +199,8 @@ def _resumed(given: TrainOptions) -> TrainOptions:
     changes |= {name: getattr(given, name) for name in _MAY_CHANGE if getattr(given, name)}
     if given.epochs is not None or given.time is not None:
         changes |= {"epochs": given.epochs, "time": given.time}
+    if given.accept_changes:
+        changes |= {name: getattr(given, name) for name in _ACCEPTED if getattr(given, name) is not None}
     whole = replace(saved, **changes)
     _check_val_every(given, whole)
     return whole
@@ -191,7 +217,9 @@ def _refuse_changes(given: TrainOptions, saved: TrainOptions, recipe: Mapping[st
                 "freeze": recipe.get("freeze"),
                 **DEFAULTS,
             }.get(name)
-        if wanted is None or wanted == has or (name == "recipe" and _same_recipe(wanted, recipe)):
+        if wanted is None or has in (wanted, _absolute(name, wanted)):
+            continue
+        if name in _ACCEPTED and (given.accept_changes or (name == "recipe" and _same_recipe(wanted, recipe))):
             continue
         if name == "classes":
             if has is not None and _same_classes(wanted, has):
@@ -202,11 +230,7 @@ def _refuse_changes(given: TrainOptions, saved: TrainOptions, recipe: Mapping[st
         raise ConfigError(
             f"--resume: --{name.replace('_', '-')} cannot change in a run (it has {shown}, given is"
             f" {printable(wanted, 60)}); leave it out, or start a new run with another --out"
-        )
-    if given.recipe is not None and not _same_recipe(given.recipe, recipe):
-        raise ConfigError(
-            f"--resume: --recipe {printable(given.recipe)}: is not what it was when the run started; leave it out (the"
-            " run keeps its own), or start a new run with another --out"
+            + (", or go on with the new value: --accept-changes" if name in _ACCEPTED else "")
         )
 
 
@@ -239,5 +263,39 @@ def _same_recipe(name: str, recipe: Mapping[str, Any]) -> bool:
     with needs("train", "training"):
         from singleshot.training.recipes import load_recipe
 
-    now = json.loads(json.dumps(load_recipe(name).to_dict()))  # as it stands in a file: lists for tuples
-    return {**now, "lr": recipe.get("lr"), "freeze": recipe.get("freeze")} == dict(recipe)
+    own = read_recipe(recipe).to_dict()
+    return {**load_recipe(name).to_dict(), "lr": own["lr"], "freeze": own["freeze"]} == own
+
+
+def read_recipe(values: Mapping[str, Any]) -> Recipe:
+    """The recipe in run.json; keys of other versions are left out, which the log says. Raises as Recipe does."""
+    from singleshot.loading.augment_spec import AugmentSpec
+    from singleshot.training.recipes import Recipe
+
+    augment = values.get("augment", {})
+    unknown = [key for key in values if key not in Recipe.model_fields]
+    unknown += [f"augment.{key}" for key in augment if key not in AugmentSpec.__dataclass_fields__]
+    if unknown:
+        log.warning("the run's recipe: %s: not known to this version, left out", printable(", ".join(unknown)))
+    augment = {key: value for key, value in augment.items() if f"augment.{key}" not in unknown}
+    own = {key: value for key, value in values.items() if key not in unknown}
+    return Recipe.model_validate({**own, "augment": {"preset": "none", **augment}})
+
+
+def _absolute(name: str, value: Any) -> Any:
+    """A path as an absolute one, where the option's value is one."""
+    own_names = {"recipe": (), "backbone_weights": ("auto", "imagenet", "none"), "cache": ("auto", "ram", "none"),
+                 "data": (), "start": ()}  # fmt: skip
+    if not isinstance(value, str) or not value or name not in own_names or value in own_names[name]:
+        return value
+    is_path = name == "cache" or (not is_remote(value) and Path(value).exists())
+    return os.path.abspath(value) if is_path else value  # noqa: PTH100 - links stay
+
+
+def _types_of(name: str) -> tuple[type, ...]:
+    """Of what kinds the value of an option may be, by its annotation."""
+    kinds: dict[str, tuple[type, ...]] = {
+        "str": (str,), "int": (int,), "float": (int, float), "bool": (bool,), "None": (type(None),),
+        "Classes": (object,),
+    }  # fmt: skip
+    return tuple(kind for word in TrainOptions.__dataclass_fields__[name].type.split(" | ") for kind in kinds[word])

@@ -19,8 +19,9 @@ from singleshot.cli.export import export_command
 from singleshot.cli.import_ import import_command
 from singleshot.cli.mistakes import say_usage
 from singleshot.cli.priors import priors_app
-from singleshot.cli.train import train
+from singleshot.cli.train import TrainCommand, train
 from singleshot.errors import SingleshotError, printable
+from singleshot.files import DISK_FAULTS
 
 app = typer.Typer(
     name="singleshot",
@@ -30,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(train)
+app.command(cls=TrainCommand)(train)
 app.command(name="eval")(evaluate_command)
 app.command()(detect)
 app.command(name="import")(import_command)
@@ -102,6 +103,12 @@ def main() -> None:
     except BrokenPipeError:
         hush_stdout()  # the reader of our output went away (`| head`): not an error
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in DISK_FAULTS:
+            raise
+        where = "" if error.filename is None else f"{printable(error.filename)}: "
+        print(f"singleshot: {where}cannot write ({error.strerror}); make room, or give another --out", file=sys.stderr)
+        sys.exit(2)
     if code == STOPPED:  # typer turns a Ctrl-C that no command caught into this code, without a word
         print("singleshot: stopped", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)

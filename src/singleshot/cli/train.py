@@ -7,11 +7,13 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from singleshot.cli.common import (
+    SKIPPED,
     STOPPED,
     ClassesOption,
     DeviceOption,
@@ -26,6 +28,24 @@ from singleshot.cli.common import (
 if TYPE_CHECKING:
     from singleshot.api.train import Run, Started, TrainOptions
     from singleshot.training.reports import Reporter
+
+RESUME_AUTO = "--resume-auto"
+
+
+class TrainCommand(TyperCommand):
+    """`train`, where `auto` may follow --resume: the parser knows options with a value and options without one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take `--resume auto` and `--resume=auto` as one word."""
+        words: list[str] = []
+        for word in args:
+            if word == "--resume=auto":
+                words.append(RESUME_AUTO)
+            elif word == "auto" and words[-1:] == ["--resume"] and "--" not in words:
+                words[-1] = RESUME_AUTO
+            else:
+                words.append(word)
+        return super().parse_args(ctx, words)
 
 
 def train(
@@ -79,7 +99,20 @@ def train(
         int | None,
         typer.Option(min=1, help="Epochs between validations. Default: 1; with --time as time allows."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the run in --out. --resume auto: start it where there is none to go on with."
+        ),
+    ] = False,
+    resume_auto: Annotated[bool, typer.Option(RESUME_AUTO, hidden=True)] = False,
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes",
+            help="With --resume: go on with data, recipe, batch, seed, precision and versions as they are now.",
+        ),
+    ] = False,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**31 - 1, help="Seed of everything random. Default: 0.")
     ] = None,
@@ -112,6 +145,10 @@ def train(
     fit_priors: Annotated[
         bool, typer.Option("--fit-priors", help="Fit the default boxes to this data. See: priors fit.")
     ] = False,
+    skip_broken: Annotated[
+        bool,
+        typer.Option("--skip-broken", help="Go on without images that cannot be read, and count them; exit code 3."),
+    ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -124,7 +161,8 @@ def train(
     """
     from singleshot.api.train import TrainOptions, resolve, run_training
 
-    options = resolve(TrainOptions.of({**locals(), "data": data or "", "classes": classes or None}))
+    given = {**locals(), "data": data or "", "classes": classes or None, "resume": "auto" if resume_auto else resume}
+    options = resolve(TrainOptions.of(given))
     if not quiet:
         print("starting ...", file=sys.stderr, flush=True)  # PyTorch takes seconds to import
     run = run_training(options, functools.partial(watch, quiet=quiet))
@@ -134,6 +172,10 @@ def train(
         _print_end(run, options)
     if run.interrupted:
         raise typer.Exit(STOPPED)
+    if run.skipped:
+        if not quiet:
+            print(f"{count_of(len(run.skipped), 'image')} could not be read and were skipped", file=sys.stderr)
+        raise typer.Exit(SKIPPED)
 
 
 def watch(started: Started, quiet: bool = False) -> list[Reporter]:

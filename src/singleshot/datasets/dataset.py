@@ -15,7 +15,7 @@ from singleshot.datasets.encoded_image import EncodedImage
 from singleshot.datasets.packed_strings import StringTable, ragged_rows
 from singleshot.datasets.raw import DatasetIds
 from singleshot.errors import DataError, printable
-from singleshot.images.decode import read_encoded, read_image
+from singleshot.images.decode import read_encoded
 from singleshot.records import ImageTruth, Sample
 
 
@@ -89,9 +89,10 @@ class Dataset:
         """
         i = self._position(i)
         name = self.names[i]
-        image = read_image(name, self.sixteen_bit)
+        encoded = read_encoded(name, self.sixteen_bit)
+        image = encoded.decode()
         boxes_px, labels, difficult = self.objects(i, image.shape[1], image.shape[0])
-        return Sample(image, boxes_px, labels, difficult, name)
+        return Sample(image, boxes_px, labels, difficult, name, encoded.checksum)
 
     def picture(self, i: int) -> EncodedImage:
         """Image i read but not decoded yet, with its objects as in `sample`; raises DataError likewise."""
@@ -99,7 +100,8 @@ class Dataset:
         name = self.names[i]
         encoded = read_encoded(name, self.sixteen_bit)
         boxes_px, labels, _ = self.objects(i, encoded.width, encoded.height)
-        return EncodedImage(encoded.width, encoded.height, boxes_px, labels, encoded.decode, encoded.reductions, name)
+        about = encoded.reductions, name, encoded.checksum
+        return EncodedImage(encoded.width, encoded.height, boxes_px, labels, encoded.decode, *about)
 
     def objects(self, i: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Boxes float32 [N, 4] px, labels int64 [N] and difficult bool [N] of image i, which is width x height pixels;

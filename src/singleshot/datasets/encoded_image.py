@@ -14,7 +14,8 @@ class EncodedImage(NamedTuple):
     """An image whose pixels are still to come.
 
     width, height: of the original, upright; boxes_px: float32 [N, 4]; labels: int64 [N]; pixels(r) gives uint8 RGB of
-    1/r of the sides, rounded up, for an r among `reductions`; name: what messages call it.
+    1/r of the sides, rounded up, for an r among `reductions`; name: what messages call it; checksum: CRC-32 of its
+    file's bytes, -1 where they are not at hand.
     """
 
     width: int
@@ -24,9 +25,12 @@ class EncodedImage(NamedTuple):
     pixels: Callable[[int], np.ndarray]
     reductions: tuple[int, ...]
     name: str
+    checksum: int = -1
 
     @classmethod
     def of(cls, sample: Sample) -> EncodedImage:
         """A sample that is decoded already."""
         height, width = sample.image.shape[:2]
-        return cls(width, height, sample.boxes_px, sample.labels, lambda _: sample.image, (1,), sample.name)
+        return cls(
+            width, height, sample.boxes_px, sample.labels, lambda _: sample.image, (1,), sample.name, sample.checksum
+        )

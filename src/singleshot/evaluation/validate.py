@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ import torch
 from singleshot.datasets.dataset import Dataset
 from singleshot.evaluation.engine_loop import evaluate_engine
 from singleshot.evaluation.torch_engine import TorchEngine
-from singleshot.loading.loader import EvalBatch, EvalLoader
+from singleshot.loading.loader import EvalBatch
 from singleshot.metrics import Evaluation
 from singleshot.models import SSD
 from singleshot.records import ImageDetections, Losses, RawOutput
@@ -32,7 +32,7 @@ class Validation(NamedTuple):
 def validate(
     model: SSD,
     dataset: Dataset,
-    loader: EvalLoader,
+    loader: Iterable[EvalBatch],
     thresholds: Thresholds,
     device: torch.device,
     metric: str = "voc",

@@ -9,6 +9,7 @@ OpenCV's behaviour is kept where formats differ: alpha is dropped, grey becomes 
 from __future__ import annotations
 
 import contextlib
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -181,6 +182,11 @@ class Encoded(NamedTuple):
     def reductions(self) -> tuple[int, ...]:
         """What `decode` can divide the sides by, at less cost than the whole: JPEG's blocks allow it."""
         return (1, 2, 4, 8) if self.data[:2] == b"\xff\xd8" else (1,)
+
+    @property
+    def checksum(self) -> int:
+        """CRC-32 of the file's bytes."""
+        return zlib.crc32(self.data)
 
     def decode(self, reduce: int = 1) -> np.ndarray:
         """uint8 RGB; DataError as `decode_image`."""

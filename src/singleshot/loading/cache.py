@@ -73,13 +73,16 @@ class PixelCache:
         self.images = int(np.searchsorted(offsets, max_bytes, side="right")) - 1
         self.bytes = int(offsets[self.images])
         self._sides, self._offsets = sides, offsets
+        # A flag and the checksum of each image, then the pixels.
         flags = _HEAD + self.images
-        self._start = -(-flags // 4096) * 4096
+        sums = -(-flags // 4) * 4
+        self._start = -(-(sums + 4 * self.images) // 4096) * 4096
         length = max(self._start + self.bytes, 4096)
         self.path = None if folder is None else self._file(folder, size, length)
         self._map = _in_memory(length) if self.path is None else _in_file(self.path, length)
         whole = np.frombuffer(self._map, np.uint8)
         self._state, self._ready = whole[:1], whole[_HEAD:flags]
+        self._sums = whole[sums : sums + 4 * self.images].view(np.uint32)
         self._pixels = whole[self._start :]
         if self._state[0] != _CLEAN:
             self._ready[:] = 0  # a run that was killed: its last pages may not have reached the disk
@@ -106,13 +109,14 @@ class PixelCache:
             width, height = self._sizes[i].tolist()
             boxes_px, labels, _ = self.dataset.objects(i, width, height)
             pixels = self._place(i)
-            return EncodedImage(width, height, boxes_px, labels, lambda _: pixels, (reduce,), self.dataset.names[i])
+            about = (reduce,), self.dataset.names[i], int(self._sums[i])
+            return EncodedImage(width, height, boxes_px, labels, lambda _: pixels, *about)
         encoded = self.dataset.picture(i)
 
         def decode(_: int) -> np.ndarray:
             image = _decoded(encoded, reduce)
             if i < self.images and image.shape == self._place(i).shape:
-                self._place(i)[:] = image
+                self._place(i)[:], self._sums[i] = image, encoded.checksum
                 self._ready[i] = 1
             return image
 
@@ -136,7 +140,7 @@ class PixelCache:
         shape = f"{height}" if height == width else f"{height} x {width}"
         rule = self.dataset.sixteen_bit
         rule = "" if rule == "scale" else f" {rule}"
-        digest = hashlib.sha256(f"1 {shape} {length}{rule}\n".encode())
+        digest = hashlib.sha256(f"2 {shape} {length}{rule}\n".encode())
         for name, (width, height) in zip(self.dataset.names, self._sizes.tolist(), strict=True):
             stamp = 0 if is_remote(name) or part_of(name) is not None else Path(name).stat().st_mtime_ns
             digest.update(f"{name}\n{width} {height} {stamp}\n".encode("utf-8", "surrogateescape"))

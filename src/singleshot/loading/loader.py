@@ -28,6 +28,8 @@ from singleshot.records import Batch, Sample
 
 # Rows of padded boxes come in multiples of this: few distinct shapes for the allocator and torch.compile.
 BOX_ROWS = 8
+# How many images are tried in the place of one that cannot be read.
+_SUBSTITUTES = 32
 
 Job = TypeVar("Job")
 
@@ -100,6 +102,7 @@ class TrainLoader:
         *,
         shard: tuple[int, int] = (0, 1),
         pin_memory: bool = False,
+        skip_broken: bool = False,
     ) -> None:
         """Start no worker yet.
 
@@ -112,6 +115,8 @@ class TrainLoader:
             workers: processes, 0 for none, None for as many as suit this machine.
             shard: (rank, number of processes) where several train together, each taking its part of every joint batch.
             pin_memory: whether batches are put where an accelerator can fetch them without waiting.
+            skip_broken: whether another image, drawn by (seed, epoch, position), takes the place of one that cannot be
+                read, which `Batch.skipped` says.
 
         Raises:
             ConfigError: a number out of range, or fewer samples in a shard than processes that share it.
@@ -127,9 +132,9 @@ class TrainLoader:
         )
         self.workers = min(pick_workers(workers, batch_size, input_spec.sides), self._source.most_workers)
         prepare = functools.partial(
-            _prepare_train_batch, self._source, Augmenter(augment_spec, input_spec), input_spec.shape, seed
+            _prepare_train_batch, self._source, Augmenter(augment_spec, input_spec), input_spec.shape, seed, skip_broken
         )
-        self._pool = WorkerPool(prepare, self.workers, pin_memory)
+        self._pool = WorkerPool(prepare, self.workers, pin_memory, batch_size * math.prod(input_spec.shape))
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -164,9 +169,16 @@ class EvalLoader:
         _check_not_empty(dataset)
         dataset = read_as(dataset, input_spec.sixteen_bit)
         self.batch_size = batch_size
+        self._settings = input_spec, batch_size, workers, pin_memory
         self._images = len(dataset)
         self.workers = pick_workers(workers, batch_size, input_spec.sides)
-        self._pool = WorkerPool(functools.partial(_prepare_eval_batch, dataset, input_spec), self.workers, pin_memory)
+        prepare = functools.partial(_prepare_eval_batch, dataset, input_spec)
+        self._pool = WorkerPool(prepare, self.workers, pin_memory, batch_size * math.prod(input_spec.shape))
+
+    def of(self, dataset: Samples) -> EvalLoader:
+        """One of the same settings for other images."""
+        input_spec, batch_size, workers, pin_memory = self._settings
+        return EvalLoader(dataset, input_spec, batch_size, workers, pin_memory=pin_memory)
 
     def __len__(self) -> int:
         """Batches in all."""
@@ -221,24 +233,55 @@ class FolderSource:
 
 
 def _prepare_train_batch(
-    source: TrainSource[Any], augmenter: Augmenter, shape: tuple[int, int, int], seed: int, job: object
+    source: TrainSource[Any],
+    augmenter: Augmenter,
+    shape: tuple[int, int, int],
+    seed: int,
+    skip_broken: bool,
+    job: object,
 ) -> Batch:
     samples = source.take(job)
     examples: list[Example] = []
-    names = []
+    names, checksums, skipped = [], [], []
     for k in range(len(samples.indices)):
         # By position, not by index: a repeated image is augmented differently.
-        rng = np.random.default_rng((seed, samples.epoch, samples.position + k))
-        encoded = samples.read(k)
-        others = functools.partial(samples.others, rng)
-        examples.append(augmenter(encoded, rng, others))
+        place = seed, samples.epoch, samples.position + k
+        try:
+            rng = np.random.default_rng(place)
+            encoded = samples.read(k)
+            examples.append(augmenter(encoded, rng, functools.partial(samples.others, rng)))
+            checksums.append(encoded.checksum)
+        except DataError as error:
+            if not skip_broken:
+                raise
+            skipped.append(str(error))
+            encoded = _append_another(examples, samples, augmenter, place)
+            checksums.append(-1)
         names.append(encoded.name)
-    return collate(examples, samples.indices, names, shape)
+    batch = collate(examples, samples.indices, names, shape)
+    return batch._replace(checksums=torch.tensor(checksums), skipped=tuple(skipped))
+
+
+def _append_another(
+    examples: list[Example], samples: BatchSamples, augmenter: Augmenter, place: tuple[int, int, int]
+) -> EncodedImage:
+    """The example of an image that can be read, in place of one that cannot; gives that image. Raises DataError."""
+    for attempt in range(_SUBSTITUTES):
+        # The 3 sets these numbers apart from those that augment, and that order shards.
+        rng = np.random.default_rng((*place, attempt, 3))
+        try:
+            (encoded,) = samples.others(rng, 1)
+            examples.append(augmenter(encoded, rng, functools.partial(samples.others, rng)))
+        except DataError as error:
+            last = error
+        else:
+            return encoded
+    raise DataError(f"none of {_SUBSTITUTES} images that were drawn can be read: {last}")
 
 
 def _prepare_eval_batch(dataset: Samples, input_spec: InputSpec, indices: np.ndarray) -> EvalBatch:
     examples: list[Example] = []
-    placements, sizes, names = [], [], []
+    placements, sizes, names, checksums = [], [], [], []
     for index in indices.tolist():
         sample = dataset.sample(index)
         image, place = to_square(sample.image, input_spec)
@@ -246,7 +289,8 @@ def _prepare_eval_batch(dataset: Samples, input_spec: InputSpec, indices: np.nda
         placements.append(place)
         sizes.append((sample.image.shape[1], sample.image.shape[0]))
         names.append(sample.name)
-    batch = collate(examples, indices, names, input_spec.shape)
+        checksums.append(sample.checksum)
+    batch = collate(examples, indices, names, input_spec.shape)._replace(checksums=torch.tensor(checksums))
     return EvalBatch(batch, placements, np.array(sizes, np.int64).reshape(-1, 2))
 
 

@@ -262,5 +262,12 @@ class ShardSource:
             raise DataError(f"{where}: object {k}: {unknown_class(names[label.classes[k]], self._stream.class_names)}")
         encoded = Encoded(one.image, width, height, one.path, self._stream.sixteen_bit)
         return EncodedImage(
-            width, height, clean.boxes[keep], labels[keep], encoded.decode, encoded.reductions, one.path
+            width,
+            height,
+            clean.boxes[keep],
+            labels[keep],
+            encoded.decode,
+            encoded.reductions,
+            one.path,
+            encoded.checksum,
         )

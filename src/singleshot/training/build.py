@@ -12,8 +12,8 @@ from singleshot.loading.shard_stream import ShardStream
 from singleshot.memory import keep_freed_memory
 from singleshot.models import SSD
 from singleshot.training.checkpoints import Checkpoints
-from singleshot.training.data_summary import DataSummary
 from singleshot.training.evaluator import Evaluator
+from singleshot.training.fingerprint import Fingerprint
 from singleshot.training.freezing import freeze_backbone
 from singleshot.training.recipes import Recipe
 from singleshot.training.schedule import Budget
@@ -54,19 +54,19 @@ def build_parts(
     cache = None
     if isinstance(train_set, Dataset):
         cache = open_cache(train_set, spec.sides, settings.cache, settings.cache_bytes)
+    fingerprint = Fingerprint.of(train_set, val_set, recipe, settings, dtype)
     pinned = device.type == "cuda"
     options = settings.batch, settings.seed, settings.workers
-    loader = TrainLoader(cache or train_set, recipe.augment, spec, *options, pin_memory=pinned)
+    loader = TrainLoader(
+        cache or train_set, recipe.augment, spec, *options, pin_memory=pinned, skip_broken=settings.skip_broken
+    )
     evaluator = None
     if val_set is not None:
         val_loader = EvalLoader(val_set, spec, settings.batch, settings.workers, pin_memory=pinned)
-        evaluator = Evaluator(stepper, val_set, val_loader, settings)
+        evaluator = Evaluator(stepper, val_set, val_loader, settings, fingerprint.files["val"])
     about = {"seed": settings.seed, "batch": settings.batch, "data": train_set.source, "recipe": recipe.to_dict()}
-    summaries = {"train": DataSummary.of(train_set)}
-    if val_set is not None:
-        summaries["val"] = DataSummary.of(val_set)
     ids = train_set.ids if isinstance(train_set, Dataset) else None
     category_ids = None if ids is None else ids.categories
-    checkpoints = Checkpoints(settings.out, stepper, summaries, about, train_set.selection, category_ids)
+    checkpoints = Checkpoints(settings.out, stepper, fingerprint, about, train_set.selection, category_ids)
     total = None if settings.seconds is not None else settings.epochs * len(loader)
     return Parts(stepper, cache, loader, evaluator, checkpoints, Budget(total, settings.seconds))

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from singleshot.class_selection import ClassSelection
-from singleshot.errors import CheckpointError, printable
+from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.training.clock import read_seconds, with_clock, write_seconds
-from singleshot.training.data_summary import DataSummary, check_class_names
+from singleshot.training.data_summary import check_class_names
+from singleshot.training.fingerprint import Fingerprint, in_words
 from singleshot.training.state import Progress, SavedState, put_state, read_state, save_state
 from singleshot.training.step import Stepper
-from singleshot.weights.checkpoint import ModelInfo, read_info, save_checkpoint
+from singleshot.weights.checkpoint import ModelInfo, checksum_of, read_info, read_tensors, save_checkpoint
 
 log = logging.getLogger(__name__)
 
 BEST, LAST, STATE, LOG = "best.safetensors", "last.safetensors", "resume.safetensors", "log.csv"
 BEFORE = "resume-before.safetensors"  # the state before, where STATE turns out damaged
+BEST_BEFORE = "best-before.safetensors"  # what lay in BEST's place where the best starts anew
 
 
 def has_state(folder: Path) -> bool:
@@ -41,7 +46,7 @@ class Checkpoints:
         self,
         folder: Path,
         stepper: Stepper,
-        data: Mapping[str, DataSummary],
+        fingerprint: Fingerprint,
         about: dict[str, Any],
         selection: ClassSelection | None = None,
         category_ids: Mapping[str, int] | None = None,
@@ -51,18 +56,20 @@ class Checkpoints:
         Args:
             folder: Of the run.
             stepper: Whose weights are saved.
-            data: "train", which names the classes, and "val" where there is validation; without it the latest weights
-                count as the best.
+            fingerprint: Of the data, "train" which names the classes and "val" where there is validation (without it
+                the latest weights count as the best), and of what else decides the bits.
             about: What the checkpoints say of the training besides how far it is; plain values.
             selection: Which of the data's classes are learnt, where it is not all by their names.
             category_ids: COCO's of the data's classes.
         """
-        self._folder, self._stepper, self._data, self._about = folder, stepper, data, about
+        self._folder, self._stepper, self._about = folder, stepper, about
+        self.fingerprint, self._data = fingerprint, fingerprint.data
+        self._set_aside = False  # whether what is called BEST is not this run's
         self._selection, self._category_ids = selection, category_ids
 
     def save(self, progress: Progress) -> None:
         """The state and the latest weights; the state first, which is what a full disk should still take."""
-        save_state(self._folder / STATE, self._stepper, progress, self._data, self._folder / BEFORE)
+        save_state(self._folder / STATE, self._stepper, progress, self.fingerprint, self._folder / BEFORE)
         self.saved_step = progress.step
         write_seconds(self._folder, progress.seconds)
         self._save_last(progress)
@@ -71,7 +78,7 @@ class Checkpoints:
 
     def save_best(self, progress: Progress) -> None:
         """The weights that were just validated."""
-        self._save_weights(BEST, progress, progress.last_map)
+        progress.best_checksum = self._save_weights(BEST, progress, progress.last_map)
 
     def save_if_whole(self, progress: Progress) -> None:
         """As `save`, but nothing where weights are half updated or hold NaN: those saved last are not, do not."""
@@ -88,30 +95,35 @@ class Checkpoints:
         self._save_weights(LAST, progress, progress.last_map)
         self.weights_step = progress.step
 
-    def load(self) -> Progress:
-        """Put the saved state back; the log says what changed in the data since.
+    def load(self, accept_changes: bool = False) -> Progress:
+        """Put the saved state back.
 
-        Raises CheckpointError where it cannot be read, ConfigError for data of other classes.
+        Raises CheckpointError where it cannot be read, ConfigError for data of other classes, and for anything else
+        that is not what the run had before, unless accept_changes: the log then says what it is.
         """
         saved = self._newest_whole()
-        before = saved.about.data
-        if "train" in before:
-            known: tuple[str, ...] | None = before["train"].class_names
-        else:  # a state from before it knew its data
-            known = read_info(self._folder / LAST).class_names if (self._folder / LAST).is_file() else None
-        if known is not None:
-            check_class_names(known, self._data["train"].class_names, self._folder)
-        for split in before.keys() & self._data.keys():
-            changes = before[split].changes(self._data[split])
-            if changes:
-                log.warning("%s: the data changed since (%s: %s)", printable(self._folder), split, changes)
+        then, where = saved.about.fingerprint, printable(self._folder)
+        if "train" not in then.data and (self._folder / LAST).is_file():  # a state from before it knew its data
+            names = read_info(self._folder / LAST).class_names
+            check_class_names(names, self._data["train"].class_names, self._folder)
+        differences = then.differences(self.fingerprint, saved.tensors, self._folder)
+        if differences and not accept_changes:
+            raise ConfigError(
+                f"{where}: not what the run was trained with: {in_words(differences)}; put it back, or go on with what"
+                " is there now: --accept-changes"
+            )
+        if differences:
+            log.warning("%s: going on with changes: %s", where, in_words(differences))
         progress = put_state(saved, self._stepper)
         self._restore_clock(progress)
         self._check_best(progress)
-        if "val" in before and ("val" not in self._data or before["val"].changes(self._data["val"])):
+        if any(one.startswith("val") for one in differences):
             # What was reached on other images says nothing about these.
-            log.warning("%s: validation is another, so the best of it starts anew", printable(self._folder))
-            progress.best, progress.last_map, progress.measurable = -1.0, None, True
+            log.warning("%s: validation is another, so the best of it starts anew", where)
+            self._start_best_anew(progress)
+            progress.last_map, progress.measurable = None, True
+        batch = then.values.get("batch", self.fingerprint.values["batch"])
+        progress.batch = progress.batch * batch // self.fingerprint.values["batch"]
         self.saved_step = progress.step
         return progress
 
@@ -141,18 +153,27 @@ class Checkpoints:
             return
         path = self._folder / BEST
         try:
-            score = read_info(path).metrics.get("val_map50")
+            info = read_info(path)
+            checksum = _checksum(info, read_tensors(path)[0])
         except CheckpointError as error:
             log.warning("%s; the best starts anew", error)
         else:
-            if score is not None and score >= round(progress.best, 6):
+            if checksum != info.training.get("checksum"):
+                log.warning("%s: damaged, its checksum is another; the best starts anew", printable(path))
+            elif checksum == progress.best_checksum or _is_newer(info, progress):
                 return
-            log.warning(
-                "%s: not the best of this run, which has mAP50 %.4f; it starts anew", printable(path), progress.best
-            )
-        progress.best = -1.0
+            else:
+                log.warning(
+                    "%s: not the best of this run, which has mAP50 %.4f; it starts anew", printable(path), progress.best
+                )
+        self._start_best_anew(progress)
 
-    def _save_weights(self, name: str, progress: Progress, score: float | None) -> None:
+    def _start_best_anew(self, progress: Progress) -> None:
+        """The next validation makes the best; what is in its place by then is kept as BEST_BEFORE."""
+        progress.best, progress.best_checksum, self._set_aside = -1.0, "", True
+
+    def _save_weights(self, name: str, progress: Progress, score: float | None) -> str:
+        """The weights to keep; gives their checksum."""
         position = {"epochs": progress.epoch, "steps": progress.step}
         metrics = {} if score is None else {"val_map50": round(score, 6)}
         info = ModelInfo.of(
@@ -162,4 +183,25 @@ class Checkpoints:
             training={**position, **self._about},
         )
         info = replace(info, selection=self._selection, category_ids=self._category_ids)
-        save_checkpoint(self._folder / name, self._stepper.eval_state(), info)
+        state = self._stepper.eval_state()
+        checksum = _checksum(info, state)
+        info = replace(info, training={**info.training, "checksum": checksum})
+        aside = name == BEST and self._set_aside
+        save_checkpoint(self._folder / name, state, info, self._folder / BEST_BEFORE if aside else None)
+        if aside:
+            self._set_aside = False
+        return checksum
+
+
+def _is_newer(info: ModelInfo, progress: Progress) -> bool:
+    """Whether a best was written after the state, by a run that was killed then: its validation is made once more."""
+    steps = info.training.get("steps", 0)
+    after = steps > progress.step or (steps == progress.step and progress.pending is not None)
+    return after and info.metrics.get("val_map50", -1.0) >= round(progress.best, 6)
+
+
+def _checksum(info: ModelInfo, tensors: Mapping[str, Tensor]) -> str:
+    """Of a checkpoint's tensors and all that it says but this."""
+    values = json.loads(info.to_json())
+    values["training"].pop("checksum", None)
+    return checksum_of(tensors, json.dumps(values, sort_keys=True))

@@ -8,17 +8,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from singleshot.datasets.dataset import Dataset
 from singleshot.errors import ConfigError, printable
 from singleshot.loading.shard_stream import ShardStream
 
 _SHOWN = 20  # class names in a message
+_DIGESTS = ("image names", "image sizes", "boxes or labels")
 
 
 @dataclass(frozen=True)
 class DataSummary:
     """One split: its class names by label, how many images and objects (None for shards, which are not read ahead) and
-    a digest of which they are (of the tars for shards)."""
+    digests of which they are: of the images' ids, their sizes, the boxes and labels (of the tars for shards)."""
 
     class_names: tuple[str, ...]
     images: int
@@ -28,15 +31,12 @@ class DataSummary:
     @classmethod
     def of(cls, data: Dataset | ShardStream) -> DataSummary:
         """Of an opened split. Where the folder lies plays no part: a data set may be moved."""
-        digest = hashlib.sha256()
         if isinstance(data, ShardStream):
-            for path, count in zip(data.paths, data.counts, strict=True):
-                digest.update(f"{Path(path).name}\0{count}\0".encode("utf-8", "surrogateescape"))
-            return cls(data.class_names, len(data), None, digest.hexdigest())
-        ids = data.image_ids
-        for array in (ids.data, ids.offsets, data.ptr, data.boxes_px, data.labels, data.difficult, data.crowd):
-            digest.update(array.tobytes())
-        return cls(data.class_names, len(data), len(data.labels), digest.hexdigest())
+            tars = [f"{Path(path).name}\0{count}\0" for path, count in zip(data.paths, data.counts, strict=True)]
+            return cls(data.class_names, len(data), None, _digest("".join(tars).encode("utf-8", "surrogateescape")))
+        ids, objects = data.image_ids, (data.ptr, data.boxes_px, data.labels, data.difficult, data.crowd)
+        digests = _digest(ids.data, ids.offsets), _digest(data.sizes), _digest(*objects)
+        return cls(data.class_names, len(data), len(data.labels), " ".join(digests))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -55,10 +55,20 @@ class DataSummary:
     def changes(self, now: DataSummary) -> str:
         """What `now` has other than this one, in words; "" where nothing is."""
         counts = (("images", self.images, now.images), ("objects", self.objects, now.objects))
-        parts = [f"{there} {what} now, {then} then" for what, then, there in counts if then != there]
+        parts = [f"{then} {what} then, {there} now" for what, then, there in counts if then != there]
         if not parts and self.digest != now.digest:
-            parts = ["as many images and objects, but not the same ones"]
+            then, there = self.digest.split(), now.digest.split()
+            kinds = _DIGESTS if len(then) == len(there) == len(_DIGESTS) else ("images",)
+            others = [(kind, a, b) for kind, a, b in zip(kinds, then, there, strict=False) if a != b]
+            parts = [f"other {kind} (digest {a[:8]} then, {b[:8]} now)" for kind, a, b in others]
         return ", ".join(parts)
+
+
+def _digest(*parts: np.ndarray | bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else np.ascontiguousarray(part).data)
+    return digest.hexdigest()
 
 
 def check_class_names(run: Sequence[str], data: Sequence[str], folder: Path) -> None:

@@ -10,15 +10,17 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from singleshot.datasets.dataset import Dataset
-from singleshot.errors import printable
+from singleshot.errors import DataError, printable
 from singleshot.evaluation.validate import Validation, validate
-from singleshot.loading.loader import EvalLoader
+from singleshot.loading.loader import EvalBatch, EvalLoader
 from singleshot.memory import release_freed_memory
 from singleshot.runtime.detections import Detections
 from singleshot.runtime.drawing import draw_detections
 from singleshot.thresholds import Thresholds
+from singleshot.training.data_files import DataFiles
 from singleshot.training.settings import Settings
 from singleshot.training.step import Stepper
 
@@ -40,19 +42,25 @@ class Score(NamedTuple):
 class Evaluator:
     """Validates the weights that would be kept, the average where there is one.
 
-    seconds: how long the last validation took; 0 before the first.
+    seconds: how long the last validation took, 0 before the first; skipped: what is wrong with images left out.
     """
 
-    def __init__(self, stepper: Stepper, dataset: Dataset, loader: EvalLoader, settings: Settings) -> None:
+    def __init__(
+        self, stepper: Stepper, dataset: Dataset, loader: EvalLoader, settings: Settings, files: DataFiles | None = None
+    ) -> None:
+        """files: of the data set, where the checksums of what is read are kept."""
         self._stepper, self._settings = stepper, settings
-        self.dataset, self._loader = dataset, loader
+        self.dataset, self._loader, self._files = dataset, loader, files
+        self._indices = torch.arange(len(dataset))  # of the images in the data set that was given
+        self.skipped: list[str] = []
         self.seconds = 0.0
+        self.now: Callable[[], float] = time.monotonic  # or the clock of a run, which knows of pauses
         self._said = False
-        self._last = time.monotonic()
+        self._last = self.now()
 
     def start(self) -> None:
         """The training starts: time counts from now on. A data set without an object to measure on is said."""
-        self._last = time.monotonic()
+        self._last = self.now()
         if not (~self.dataset.difficult & ~self.dataset.crowd).any():
             self._say_nothing_to_measure()
 
@@ -64,23 +72,55 @@ class Evaluator:
             return epoch % self._settings.val_every == 0
         if self.seconds == 0.0:
             return done >= _FIRST_VALIDATION
-        return (time.monotonic() - self._last) * _VALIDATION_SHARE >= self.seconds
+        return (self.now() - self._last) * _VALIDATION_SHARE >= self.seconds
 
     def __call__(self, on_image: Callable[[], None] | None = None) -> Score:
         """Losses and mAP50 of the validation images; on_image is called after each and may raise to stop."""
-        started = time.monotonic()
-        stepper, model, device = self._stepper, self._stepper.model, self._stepper.device
-        with self._averaged_weights():
-            result = validate(
-                model, self.dataset, self._loader, Thresholds(), device, loss_of=stepper.objective, on_image=on_image
-            )
+        started = self.now()
+        try:
+            result = self._validate(on_image)
+        except DataError:
+            if not self._settings.skip_broken or not self._leave_out_broken():
+                raise
+            result = self._validate(on_image)
         release_freed_memory()
-        self._last = time.monotonic()
+        self._last = self.now()
         self.seconds = self._last - started
         score = result.evaluation.mean_ap
         if math.isnan(score):
             self._say_nothing_to_measure()
         return Score(None if math.isnan(score) else float(score), result)
+
+    def _validate(self, on_image: Callable[[], None] | None) -> Validation:
+        stepper, model, device = self._stepper, self._stepper.model, self._stepper.device
+        with self._averaged_weights():
+            return validate(
+                model, self.dataset, self._batches(), Thresholds(), device, loss_of=stepper.objective, on_image=on_image
+            )
+
+    def _leave_out_broken(self) -> bool:
+        """From now on without the images that cannot be read, which are counted; False where there is none, or no
+        other."""
+        good = []
+        for i in range(len(self.dataset)):
+            try:
+                self.dataset.sample(i)
+                good.append(i)
+            except DataError as error:
+                self.skipped.append(str(error))
+        if not good or len(good) == len(self.dataset):
+            return False
+        log.warning("validation goes on with %d of %d images", len(good), len(self.dataset))
+        self.dataset, self._indices = self.dataset.subset(good), self._indices[good]
+        self._loader.close()
+        self._loader = self._loader.of(self.dataset)
+        return True
+
+    def _batches(self) -> Iterator[EvalBatch]:
+        for images in self._loader:
+            if self._files is not None:
+                self._files.note(self._indices[images.batch.indices], images.batch.checksums)
+            yield images
 
     def _say_nothing_to_measure(self) -> None:
         """Once: the log says why there is no mAP50."""
@@ -105,9 +145,10 @@ class Evaluator:
     def _averaged_weights(self) -> Iterator[None]:
         """The averaged weights in the model while entered: a second network would double the memory."""
         model = self._stepper.model
-        kept = {key: value.clone() for key, value in model.state_dict().items()}
+        kept, mode = {key: value.clone() for key, value in model.state_dict().items()}, model.training
         model.load_state_dict(self._stepper.eval_state())
         try:
             yield
         finally:
             model.load_state_dict(kept)
+            model.train(mode)

@@ -22,11 +22,19 @@ def describe(error: BaseException) -> str:
         return text
     if (isinstance(error, OSError) and error.errno in _FULL) or "No space left on device" in text:
         return "the disk is full (no space left); make room"
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
+    if is_out_of_memory(error):
         return "out of memory; give a smaller --batch, fewer --workers or --cache none"
     if isinstance(error, RuntimeError) and "DataLoader worker" in text:
         return (
-            "a process that loads images died, as where memory runs out"
+            "a process that loads images died or hung again and again, as where memory runs out"
             f" ({printable(text.splitlines()[0], 120)}); give fewer --workers or a smaller --batch"
         )
     return f"{type(error).__name__}: {printable(text, 300)}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, the processor's or an accelerator's."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from singleshot.models import SSD
 from singleshot.records import Batch
 from singleshot.training.build import build_parts
 from singleshot.training.checkpoints import BEST, LAST, LOG, STATE
+from singleshot.training.clock import RunClock
 from singleshot.training.failures import TrainingStoppedError, describe
 from singleshot.training.meter import Meter, layer_weights, update_ratios
 from singleshot.training.recipes import Recipe
@@ -81,25 +81,25 @@ class Trainer:
         self.stepper, self.cache, self.loader, self.evaluator, self.checkpoints, self.budget = parts
         self.dtype = self.stepper.dtype
         self.progress = Progress()
-        self._stop = StopRequest()
+        self._stop, self._clock = StopRequest(), RunClock()
+        if self.evaluator is not None:
+            self.evaluator.now = self._clock.now
         self._meter = self._new_meter()
         self._before = 0.0
-        self._started = self._last_save = time.monotonic()
+        self._started = self._last_save = self._clock.now()
 
-    def resume(self) -> None:
-        """Go on from the state in settings.out.
-
-        Raises CheckpointError where it cannot be read, ConfigError for data of other classes.
-        """
-        self.progress = progress = self.checkpoints.load()
+    def resume(self, accept_changes: bool = False) -> None:
+        """Go on from the state in settings.out; raises as `Checkpoints.load`."""
+        self.progress = progress = self.checkpoints.load(accept_changes)
         self._before = progress.seconds
+        self.stepper.parts = progress.parts
         if progress.batch:
             self._meter = self._new_meter(progress.losses, progress.counted)
 
     @property
     def seconds(self) -> float:
         """Spent training so far, those before a resume included."""
-        return self._before + time.monotonic() - self._started
+        return self._before + self._clock.now() - self._started
 
     @property
     def done(self) -> float:
@@ -125,11 +125,11 @@ class Trainer:
         ended it (a worker that died, a full disk, no memory); the last whole step is saved before, where it can be
         (see `saved_step`).
         """
-        self._started = self._last_save = time.monotonic()
+        self._started = self._last_save = self._clock.now()
         first_step = self.progress.step
         interrupted = False
         self.model.train()
-        with self._stop:
+        with self._stop, self._clock:
             try:
                 try:
                     self._train()
@@ -143,7 +143,7 @@ class Trainer:
                 raise TrainingStoppedError(describe(error)) from error
             finally:
                 self._close()
-        progress, spent = self.progress, max(time.monotonic() - self._started, 1e-9)
+        progress, spent = self.progress, max(self._clock.now() - self._started, 1e-9)
         return Result(
             epochs=progress.epoch,
             steps=progress.step,
@@ -228,10 +228,10 @@ class Trainer:
                 done = self.done
                 if done >= 1.0:
                     break
-                self._stop.defer_children()
+                self._stop.ignore_children()
                 self._stop.check()
                 self._step(batch, done, meter)
-                if time.monotonic() - self._last_save >= _SAVE_EVERY:
+                if self._clock.now() - self._last_save >= _SAVE_EVERY:
                     self._save()
         self.stepper.check()
         self._finish_epoch()
@@ -252,7 +252,10 @@ class Trainer:
         factor = lr_factor(done, recipe.schedule, warmup, recipe.milestones, recipe.gamma, recipe.final_lr)
         due = meter.due()
         before = layer_weights(self.model) if due and self.settings.update_ratios else None
+        self.checkpoints.fingerprint.files["train"].note(batch.indices, batch.checksums)
         losses = self.stepper(batch, factor)
+        progress.parts = self.stepper.parts
+        progress.note_skipped(batch.skipped)
         progress.step, progress.batch = progress.step + 1, progress.batch + 1
         progress.lr = self.stepper.optimizer.param_groups[0]["lr"]
         meter.add(losses)
@@ -269,20 +272,21 @@ class Trainer:
         assert progress.pending is not None
         row = dict(progress.pending)
         if self.evaluator is not None and self.evaluator.is_due(self.done, progress.epoch):
-            if self.evaluator.seconds == 0.0 or time.monotonic() - self._last_save >= _SAVE_BEFORE_VALIDATION:
+            if self.evaluator.seconds == 0.0 or self._clock.now() - self._last_save >= _SAVE_BEFORE_VALIDATION:
                 self._save()
             row |= self._validate()
         progress.history.append({key: row.get(key) for key in COLUMNS})
         progress.pending = None
         for reporter in self.reporters:
             reporter.on_epoch(row)
-        if time.monotonic() - self._last_save >= _SAVE_EVERY or progress.epoch == 1:
+        if self._clock.now() - self._last_save >= _SAVE_EVERY or progress.epoch == 1:
             self._save()
 
     def _validate(self) -> dict[str, Any]:
         assert self.evaluator is not None
         progress = self.progress
         score, result = self.evaluator(self._stop.check)
+        progress.note_skipped(self.evaluator.skipped)
         self.budget.reserve = self.evaluator.seconds
         progress.last_map, progress.measurable = score, score is not None
         best = score is not None and score > progress.best
@@ -326,4 +330,4 @@ class Trainer:
         self.progress.seconds = self.seconds
         self._keep_losses()
         self.checkpoints.save(self.progress)
-        self._last_save = time.monotonic()
+        self._last_save = self._clock.now()

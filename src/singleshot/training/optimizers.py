@@ -10,6 +10,11 @@ from torch import Tensor, nn
 
 from singleshot.training.recipes import Recipe
 
+# What each optimizer keeps of a parameter, by name.
+SLOTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.SGD: ("momentum_buffer",),
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+}
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 

@@ -29,6 +29,9 @@ class Settings:
         update_ratios: Whether reports say how far each layer's weights move.
         pictures: Validation images that are drawn for reporters that want them.
         report_seconds: At least so many between two reports within an epoch.
+        split: Name of the split that is trained on, which a run that goes on compares.
+        val_split: Likewise of the one that is validated on.
+        skip_broken: Whether an image that cannot be read is replaced by another and counted.
     """
 
     out: Path
@@ -47,3 +50,6 @@ class Settings:
     update_ratios: bool = False
     pictures: int = 4
     report_seconds: float = 0.5
+    split: str = "train"
+    val_split: str = "val"
+    skip_broken: bool = False

@@ -5,9 +5,10 @@ It holds no clock time (see `clock`): two runs of the same training, stopped or 
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
+import logging
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,20 @@ from torch import Tensor
 from singleshot.errors import CheckpointError, printable
 from singleshot.files import atomic_write
 from singleshot.training.clock import without_clock
-from singleshot.training.data_summary import DataSummary, read_summaries
+from singleshot.training.fingerprint import Fingerprint
+from singleshot.training.optimizers import SLOTS
 from singleshot.training.step import Stepper
-from singleshot.weights.checkpoint import check_state, read_metadata, read_tensors
+from singleshot.weights.checkpoint import check_state, checksum_of, read_metadata, read_tensors
+
+log = logging.getLogger(__name__)
 
 KEY = "singleshot-training"
+_MOST_SKIPPED, _SKIPPED_SHOWN = 1000, 8
+_MOST = 2**53  # of a count that a file may name
+_KINDS: dict[str, tuple[type, ...]] = {
+    "finished": (str,), "best_checksum": (str,), "measurable": (bool,), "history": (list,), "losses": (list,),
+    "skipped": (list,), "pending": (dict, type(None)),
+}  # fmt: skip
 
 
 @dataclass
@@ -33,7 +43,9 @@ class Progress:
     seconds: spent training, not part of the state; best: highest validation mAP50, below 0 before there is one;
     measurable: False where validation found no object to measure on; pending: the row of an epoch that is trained,
     whose end (validation, reports) is still to come; lr: of the last step; losses, counted: sums of the epoch's losses
-    so far and over how many steps; finished: the length, in words, of a training that reached its end.
+    so far and over how many steps; finished: the length, in words, of a training that reached its end; best_checksum:
+    of the tensors of best.safetensors; parts: in how many a batch is trained where memory has no room for it at once;
+    skipped: what was said of images that could not be read.
     """
 
     epoch: int = 0
@@ -49,6 +61,36 @@ class Progress:
     losses: list[float] = field(default_factory=list)
     counted: int = 0
     finished: str = ""
+    best_checksum: str = ""
+    parts: int = 1
+    skipped: list[str] = field(default_factory=list)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Progress:
+        """Inverse of `to_dict`, of a file that may say anything. Raises ValueError or TypeError."""
+        found = cls(**values)
+        for name, least in (("epoch", 0), ("batch", 0), ("step", 0), ("counted", 0), ("parts", 1)):
+            value = getattr(found, name)
+            if type(value) is not int or not least <= value <= _MOST:
+                raise ValueError(f"{name} {value!r}: want a whole number from {least} on")
+        for name, kind in _KINDS.items():
+            if not isinstance(getattr(found, name), kind):
+                raise ValueError(f"{name}: want {' or '.join(one.__name__ for one in kind)}")
+        numbers = [found.seconds, found.best, found.lr, found.last_map or 0.0, *found.losses]
+        if not all(type(one) in (int, float) and math.isfinite(one) for one in numbers):
+            raise ValueError("best, lr, last_map or losses: want finite numbers")
+        rows = found.history if found.pending is None else [*found.history, found.pending]
+        if not all(isinstance(row, dict) and {"epoch", "step"} <= row.keys() for row in rows):
+            raise ValueError("history: want rows with epoch and step")
+        return found
+
+    def note_skipped(self, messages: Sequence[str]) -> None:
+        """Count images that could not be read, each once; the log says so of the first few."""
+        for message in messages:
+            if message not in self.skipped and len(self.skipped) < _MOST_SKIPPED:
+                self.skipped.append(message)
+                if len(self.skipped) <= _SKIPPED_SHOWN:
+                    log.warning("skipped: %s", message)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values of what the state holds: all but the clock's."""
@@ -61,13 +103,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class SavedAbout:
-    """What a state says besides its tensors. data: what was trained and validated on, by split; empty in states from
-    before it was kept."""
+    """What a state says besides its tensors. fingerprint: what decided its bits, without the files."""
 
     progress: Progress
     updates: int
     scaler: dict[str, Any]
-    data: dict[str, DataSummary]
+    fingerprint: Fingerprint
 
 
 @dataclass(frozen=True)
@@ -83,16 +124,19 @@ def save_state(
     path: Path,
     stepper: Stepper,
     progress: Progress,
-    data: Mapping[str, DataSummary] | None = None,
+    fingerprint: Fingerprint | None = None,
     before: Path | None = None,
 ) -> None:
-    """Weights, average, optimizer, scaler and random generators; the progress and `data`, by split, as JSON in the
+    """Weights, average, optimizer, scaler and random generators; the progress and the fingerprint as JSON in the
     metadata, with a checksum over everything. before: where the state goes that is there already."""
+    fingerprint = fingerprint or Fingerprint()
     tensors: dict[str, Tensor] = {f"model.{k}": v for k, v in stepper.model.state_dict().items()}
     if stepper.average is not None:
         tensors |= {f"average.{k}": v for k, v in stepper.average.state.items()}
-    for index, slots in stepper.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(v) for name, v in slots.items() if v is not None}
+    names: dict[Any, str] = {parameter: name for name, parameter in stepper.model.named_parameters()}
+    for parameter, slots in stepper.optimizer.state.items():
+        key = f"optimizer.{names[parameter]}"
+        tensors |= {f"{key}.{name}": torch.as_tensor(v) for name, v in slots.items() if v is not None}
     tensors["random.cpu"] = torch.get_rng_state()
     if stepper.device.type == "cuda":
         tensors["random.cuda"] = torch.cuda.get_rng_state(stepper.device)
@@ -100,8 +144,9 @@ def save_state(
         "progress": progress.to_dict(),
         "updates": stepper.average.updates if stepper.average is not None else 0,
         "scaler": stepper.scaler.state_dict(),
-        "data": {split: summary.to_dict() for split, summary in (data or {}).items()},
+        **fingerprint.to_dict(),
     }
+    tensors |= fingerprint.tensors()
     tensors = {key: value.detach().contiguous().cpu() for key, value in tensors.items()}
     text = json.dumps({**about, "checksum": _checksum(about, tensors)})
     with atomic_write(path, durable=True, before=before) as temporary:
@@ -109,13 +154,8 @@ def save_state(
 
 
 def _checksum(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the description without its checksum and every tensor with its name, number format and shape."""
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for key in sorted(tensors):
-        value = tensors[key]
-        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    """SHA-256 over the description without its checksum and every tensor."""
+    return checksum_of(tensors, json.dumps(about, sort_keys=True))
 
 
 def read_about(path: Path) -> SavedAbout:
@@ -129,9 +169,9 @@ def _about(metadata: Mapping[str, str], where: str) -> tuple[SavedAbout, dict[st
         raise CheckpointError(f"{where}: not the state of a training; --resume wants a folder that train wrote")
     try:
         values = json.loads(metadata[KEY])
-        progress = Progress(**values["progress"])
-        data = read_summaries(values.get("data", {}))
-        return SavedAbout(progress, int(values["updates"]), values["scaler"], data), values
+        progress = Progress.from_dict(values["progress"])
+        fingerprint = Fingerprint.from_dict(values)
+        return SavedAbout(progress, int(values["updates"]), values["scaler"], fingerprint), values
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         reason = printable(f"{type(error).__name__}: {error}", 100)
         raise CheckpointError(f"{where}: its description cannot be read ({reason})") from error
@@ -142,8 +182,7 @@ def read_state(path: Path) -> SavedState:
     tensors, metadata = read_tensors(path)
     where = printable(path)
     about, values = _about(metadata, where)
-    kept = values.pop("checksum", None)  # none in states from before there was one
-    if kept is not None and kept != _checksum(values, tensors):
+    if values.pop("checksum", None) != _checksum(values, tensors):
         raise CheckpointError(f"{where}: damaged, its checksum is another")
     return SavedState(tensors, about, where)
 
@@ -159,19 +198,11 @@ def put_state(saved: SavedState, stepper: Stepper) -> Progress:
     check_state(model_state, stepper.model.state_dict(), where)
     stepper.model.load_state_dict(model_state)
     if stepper.average is not None:
-        average = part("average.")
+        # Of a recipe that had none it starts with the weights as they are.
+        average = part("average.") or model_state
         check_state(average, stepper.average.state, where)
         stepper.average.load(average, about.updates)
-    slots: dict[int, dict[str, Tensor]] = {}
-    parameters = [p for group in stepper.optimizer.param_groups for p in group["params"]]
-    for key, value in part("optimizer.").items():
-        index, name = key.split(".", 1)
-        like = parameters[int(index)]
-        # Fused optimizers walk memory: a moment must lie in it as its (channels-last) parameter does.
-        own = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
-        slots.setdefault(int(index), {})[name] = own
-    whole = stepper.optimizer.state_dict()
-    stepper.optimizer.load_state_dict({"state": slots, "param_groups": whole["param_groups"]})
+    _put_slots(part("optimizer."), stepper, where)
     if about.scaler:
         stepper.scaler.load_state_dict(about.scaler)
     if "random.cpu" in tensors:
@@ -179,6 +210,25 @@ def put_state(saved: SavedState, stepper: Stepper) -> Progress:
     if "random.cuda" in tensors and stepper.device.type == "cuda":
         torch.cuda.set_rng_state(tensors["random.cuda"], stepper.device)
     return about.progress
+
+
+def _put_slots(saved: Mapping[str, Tensor], stepper: Stepper, where: str) -> None:
+    """The optimizer's moments, each to the parameter of its name; those of another kind of optimizer start anew."""
+    parameters = dict(stepper.model.named_parameters())
+    numbers = {p: i for i, p in enumerate(p for group in stepper.optimizer.param_groups for p in group["params"])}
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, value in saved.items():
+        owner, _, name = key.rpartition(".")
+        if owner not in parameters:
+            raise CheckpointError(f"{where}: moments of {printable(owner, 60)!r}, which its model does not have")
+        like = parameters[owner]
+        if name not in SLOTS[type(stepper.optimizer)] or like not in numbers:  # it may be frozen now
+            continue
+        # Fused optimizers walk memory: a moment must lie in it as its (channels-last) parameter does.
+        own = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+        slots.setdefault(numbers[like], {})[name] = own
+    whole = stepper.optimizer.state_dict()
+    stepper.optimizer.load_state_dict({"state": slots, "param_groups": whole["param_groups"]})
 
 
 def load_state(path: Path, stepper: Stepper) -> Progress:

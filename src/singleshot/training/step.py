@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,12 +12,15 @@ from torch import Tensor
 
 from singleshot.devices import autocast
 from singleshot.errors import SingleshotError, printable
-from singleshot.losses import multibox_loss
+from singleshot.losses import LOSS_RULES, multibox_loss
 from singleshot.matching import match
 from singleshot.models import SSD
 from singleshot.records import Batch, Losses, RawOutput, Targets
+from singleshot.training.failures import is_out_of_memory
 from singleshot.training.optimizers import ModelEMA, make_optimizer, set_lr
 from singleshot.training.recipes import Recipe
+
+log = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(SingleshotError):
@@ -110,6 +114,8 @@ class Stepper:
         self.check_every = 1 if device.type == "cpu" else 50
         # False while weights are updated: an error then leaves them half old, half new.
         self.whole = True
+        # In how many a batch is trained, one after another, where memory has no room for it at once.
+        self.parts = 1
         self._share_positives = share_positives
         self._autocast = autocast(device, dtype)
         self._pending: list[_Pending] = []
@@ -117,29 +123,79 @@ class Stepper:
     def __call__(self, batch: Batch, factor: float) -> Losses:
         """Train on a batch at `factor` of the learning rate; the losses stay on the device.
 
+        Where memory has no room for it, it is trained in twice as many parts, whose gradients are summed, from then on.
         Raises NonFiniteLossError, on a CPU before the weights are touched.
         """
-        losses = self._losses(batch)
+        set_lr(self.optimizer, self.lr * factor)
+        while (losses := self._gradients(batch)) is None:
+            self.parts *= 2
+            log.warning(
+                "out of memory: a batch of %d is trained in %d parts from now on, whose gradients are summed (their"
+                " normalisation sees a part); for more room give a smaller --batch",
+                len(batch.names),
+                self.parts,
+            )
         self._pending.append(_Pending(losses.total.detach(), batch.names))
         if len(self._pending) >= self.check_every:
             self.check()
-        self._update(losses.total, self.lr * factor)
+        self._update()
         return Losses(*(value.detach() for value in losses))
 
-    def _losses(self, batch: Batch) -> Losses:
-        images = batch.images.to(self.device, non_blocking=True)
-        boxes = batch.boxes.to(self.device, non_blocking=True)
-        labels = batch.labels.to(self.device, non_blocking=True)
+    def _gradients(self, batch: Batch) -> Losses | None:
+        """Losses of a batch whose gradients are computed; None where memory has no room and smaller parts may have."""
+        try:
+            self.optimizer.zero_grad(set_to_none=True)
+            return self._whole_batch(batch) if self.parts == 1 else self._in_parts(batch)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or 2 * self.parts > len(batch.names):
+                raise
+        # Past the handler, so that the error holds no tensors any more.
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    def _whole_batch(self, batch: Batch) -> Losses:
+        images, boxes, labels = self._to_device(batch)
         with self._autocast:
             raw = self.forward(images)
         targets = self.objective.match(boxes, labels)
         share = self._share_positives
-        return self.objective.loss(raw, targets, None if share is None else share((targets.labels > 0).sum()))
+        losses = self.objective.loss(raw, targets, None if share is None else share((targets.labels > 0).sum()))
+        self._backward(losses.total)
+        return losses
 
-    def _update(self, loss: Tensor, lr: float) -> None:
-        set_lr(self.optimizer, lr)
-        self.optimizer.zero_grad(set_to_none=True)
+    def _in_parts(self, batch: Batch) -> Losses:
+        """As of the whole batch, but for normalisation and for negatives that images compete for."""
+        images, boxes, labels = self._to_device(batch)
+        targets = self.objective.match(boxes, labels)
+        matches = (targets.labels > 0).sum(dim=1)
+        positives = matches.sum() if self._share_positives is None else self._share_positives(matches.sum())
+        weigh = LOSS_RULES[self.recipe.loss].weigh
+        weights = weigh(matches.float(), positives)
+        found = []
+        for part in torch.arange(len(images), device=matches.device).chunk(self.parts):
+            with self._autocast:
+                raw = self.forward(images[part])
+            losses = self.objective.loss(raw, Targets(targets.labels[part], targets.offsets[part]), positives)
+            # What the rule divides a part by, against what it divides the batch by.
+            own = weigh(matches[part].float(), positives)
+            share = weights[part].sum() / own.sum().clamp(min=1e-12)
+            total, location, confidence = (value * share for value in losses[:3])
+            self._backward(total)
+            found.append(Losses(total.detach(), location.detach(), confidence.detach(), losses.positives))
+        return Losses(*(torch.stack(values).sum() for values in zip(*found, strict=True)))
+
+    def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        images, boxes, labels = (
+            value.to(self.device, non_blocking=True) for value in (batch.images, batch.boxes, batch.labels)
+        )
+        return images, boxes, labels
+
+    def _backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    def _update(self) -> None:
         if self.recipe.clip_norm > 0:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm, foreach=True)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -24,8 +23,6 @@ class StopRequest:
     def __init__(self) -> None:
         self.asked = self.twice = False
         self._before: dict[signal.Signals, Any] = {}
-        self._on_child: Callable[[int, FrameType | None], Any] | None = None
-        self._child_ended = False
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
@@ -47,24 +44,18 @@ class StopRequest:
         with contextlib.suppress(OSError):  # not through a logger, which may be in use this very moment
             os.write(2, b"\nstopping after this step, and saving; once more stops at once, without saving\n")
 
-    def defer_children(self) -> None:
-        """Have `check` run the present handler of a child's end, which torch sets with its first workers: it raises
-        where one died, and would do so in the middle of a step."""
+    def ignore_children(self) -> None:
+        """Put aside the present handler of a child's end, which torch sets with its first workers: it raises where one
+        died, in the middle of a step. Whoever waits for a worker notices all the same (`loading.workers`)."""
         which = getattr(signal, "SIGCHLD", None)  # not on Windows
         if which is None or which in self._before or threading.current_thread() is not threading.main_thread():
             return
         handler = signal.getsignal(which)
         if callable(handler):
-            self._on_child, self._before[which] = handler, handler
-            signal.signal(which, self._note_child)
-
-    def _note_child(self, number: int, frame: FrameType | None) -> None:
-        self._child_ended = True
+            self._before[which] = handler
+            signal.signal(which, lambda number, frame: None)
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if stopping was asked for, and what torch raises where a worker died."""
-        if self._child_ended and self._on_child is not None:
-            self._child_ended = False
-            self._on_child(int(signal.SIGCHLD), None)
+        """Raise KeyboardInterrupt if stopping was asked for."""
         if self.asked:
             raise KeyboardInterrupt

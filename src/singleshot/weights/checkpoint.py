@@ -7,6 +7,7 @@ executed.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ __all__ = [
     "ModelInfo",
     "build_model",
     "check_state",
+    "checksum_of",
     "load_checkpoint",
     "load_into",
     "read_info",
@@ -46,13 +48,13 @@ def build_model(info: ModelInfo, num_classes: int | None = None) -> SSD:
     return build_graph(Graph.from_dict(info.graph), count, info.priors, info.input_spec, info.model)
 
 
-def save_checkpoint(path: str | Path, state: Mapping[str, Tensor], info: ModelInfo) -> None:
+def save_checkpoint(path: str | Path, state: Mapping[str, Tensor], info: ModelInfo, before: Path | None = None) -> None:
     """Write the file whole or not at all, also where the power fails.
 
-    state: the model's state_dict or an average of several.
+    state: the model's state_dict or an average of several; before: where the file goes that is there already.
     """
     tensors = {key: value.detach().contiguous().cpu() for key, value in state.items()}
-    with atomic_write(path, durable=True) as temporary:
+    with atomic_write(path, durable=True, before=before) as temporary:
         save_file(tensors, temporary, metadata={KEY: info.to_json()})
 
 
@@ -130,6 +132,16 @@ def load_into(model: SSD, path: str | Path) -> ModelInfo:
     check_state(tensors, model.state_dict(), printable(path))
     model.load_state_dict(tensors)
     return info
+
+
+def checksum_of(tensors: Mapping[str, Tensor], about: str = "") -> str:
+    """SHA-256 over a text and every tensor with its name, number format and shape."""
+    digest = hashlib.sha256(about.encode())
+    for key in sorted(tensors):
+        value = tensors[key].detach().contiguous().cpu()
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def check_state(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> None:

@@ -1,0 +1,58 @@
+"""The network of a training with the weights that it starts from."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from singleshot.api.options import DEFAULT_MODEL
+from singleshot.api.train_choice import Pretrained
+from singleshot.api.train_options import TrainOptions
+from singleshot.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from singleshot.datasets.dataset import Dataset
+    from singleshot.loading.shard_stream import ShardStream
+    from singleshot.models import SSD
+
+log = logging.getLogger(__name__)
+
+
+def first_model(options: TrainOptions, train_set: Dataset | ShardStream) -> tuple[SSD, str, Pretrained]:
+    """The model with its initial weights, words about where they come from, and what of it is pretrained."""
+    from singleshot.api.train_priors import PriorChoice
+    from singleshot.api.train_recipe import recipe_of
+    from singleshot.models import build
+    from singleshot.presets import MODELS
+    from singleshot.prior_tables import PRIORS
+    from singleshot.training.checkpoints import BEST, LAST, has_state
+    from singleshot.weights.checkpoint import build_model, read_info
+    from singleshot.weights.initial_weights import start_from_checkpoint, start_model
+
+    going_on = options.resume and has_state(Path(str(options.out)))
+    for path in (Path(str(options.out)) / name for name in (LAST, BEST)):
+        # The network as it is: what it was started from may have been moved since.
+        if going_on and path.is_file():
+            try:
+                return build_model(read_info(path)), "resumed", "detector"
+            except CheckpointError as error:
+                log.warning("%s; it is written again", error)
+    class_names = train_set.class_names
+    iou_min = recipe_of(options if options.recipe else replace(options, recipe="scratch")).iou_min
+    choose_priors = PriorChoice(options, train_set, iou_min)
+    if options.start:
+        rules = options.resize, options.sixteen_bit
+        model, initial, knows = start_from_checkpoint(options.start, class_names, options.model, *rules, choose_priors)
+        return model, initial, "detector" if knows else "backbone"
+    name = options.model or DEFAULT_MODEL
+    inputs = table = None
+    if name in MODELS:
+        inputs = MODELS[name].input_spec
+        rule = options.sixteen_bit or inputs.sixteen_bit
+        inputs = replace(inputs, resize=options.resize or inputs.resize, sixteen_bit=rule)
+        table = choose_priors(PRIORS[MODELS[name].priors], inputs)
+    model = build(name, len(class_names), table, inputs)
+    initial, pretrained = start_model(model, options.backbone_weights or "auto", fresh=not going_on)
+    return model, initial, "backbone" if pretrained else "nothing"
