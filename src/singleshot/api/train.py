@@ -238,6 +238,8 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
     from singleshot.api.train_data import open_train, open_validation
     from singleshot.devices import pick_device
     from singleshot.loading.few_greys import warn_of_few_greys
+    from singleshot.models.prior_probability import set_class_bias
+    from singleshot.sigmoid_losses import prior_bias
     from singleshot.training import loop
     from singleshot.training.checkpoints import has_state
 
@@ -255,6 +257,8 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
         warn_of_few_greys(train_set)
     options = replace(options, recipe=options.recipe or ("finetune" if pretrained else "scratch"))
     recipe = _recipe(options)
+    if recipe.activation == "sigmoid" and not options.start:
+        set_class_bias(model, prior_bias())  # a resume puts its own weights back
     cache_bytes = parse_bytes(options.cache_size or "", "--cache-size")
     options = replace(
         options,
@@ -335,6 +339,7 @@ def _model(options: TrainOptions, class_names: tuple[str, ...]) -> tuple[SSD, st
     """The model with its initial weights, words about where they come from, and whether they are pretrained."""
     from singleshot.models import build
     from singleshot.presets import MODELS
+    from singleshot.sigmoid_losses import prior_bias
     from singleshot.training.checkpoints import LAST, has_state
     from singleshot.weights.checkpoint import build_model, read_info
     from singleshot.weights.initial_weights import start_from_checkpoint, start_model
@@ -345,7 +350,8 @@ def _model(options: TrainOptions, class_names: tuple[str, ...]) -> tuple[SSD, st
         # The network as it is: what it was started from may have been moved since.
         return build_model(read_info(last)), "resumed", True
     if options.start:
-        rules = options.resize, options.sixteen_bit
+        sigmoid = _recipe(replace(options, recipe=options.recipe or "finetune")).activation == "sigmoid"
+        rules = options.resize, options.sixteen_bit, prior_bias() if sigmoid else None
         return *start_from_checkpoint(options.start, class_names, options.model, *rules), True
     name = options.model or DEFAULT_MODEL
     inputs = MODELS[name].input_spec if name in MODELS else None

@@ -72,7 +72,13 @@ class Evaluator:
         stepper, model, device = self._stepper, self._stepper.model, self._stepper.device
         with self._averaged_weights():
             result = validate(
-                model, self.dataset, self._loader, Thresholds(), device, loss_of=stepper.objective, on_image=on_image
+                model,
+                self.dataset,
+                self._loader,
+                stepper.thresholds,
+                device,
+                loss_of=stepper.objective,
+                on_image=on_image,
             )
         release_freed_memory()
         self._last = time.monotonic()

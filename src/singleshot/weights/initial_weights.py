@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.models import SSD
+from singleshot.models.prior_probability import set_class_bias
 from singleshot.weights.backbones import has_imagenet_weights, load_backbone
 from singleshot.weights.checkpoint import build_model
 from singleshot.weights.class_rows import boxes_by_class_tensor, describe_match, match_classes, take_over
@@ -52,6 +53,7 @@ def start_from_checkpoint(
     name: str | None = None,
     resize: str | None = None,
     sixteen_bit: str | None = None,
+    class_bias: float | None = None,
 ) -> tuple[SSD, str]:
     """A checkpoint's network, ours or another project's, for the classes that are wanted, and words about it.
 
@@ -62,6 +64,7 @@ def start_from_checkpoint(
         name: What the preset must be; None for any.
         resize: "stretch" or "letterbox" in place of the checkpoint's own rule.
         sixteen_bit: "scale" or "stretch", likewise.
+        class_bias: The bias of each new class, where it is not to be the network's own initial one.
 
     Raises:
         CheckpointError: It cannot be read.
@@ -75,6 +78,8 @@ def start_from_checkpoint(
     spec = info.input_spec
     spec = replace(spec, resize=resize or spec.resize, sixteen_bit=sixteen_bit or spec.sixteen_bit)
     model = build_model(replace(info, input_spec=spec), len(class_names))
+    if class_bias is not None:
+        set_class_bias(model, class_bias)
     model.load_state_dict(take_over(old.state_dict(), model.state_dict(), boxes_by_class_tensor(info), match))
     log.info("%s: its classes by name: %s", where, describe_match(match))
     total = len(class_names)
