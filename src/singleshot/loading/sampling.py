@@ -91,21 +91,20 @@ def epoch_order(images: int, length: int, seed: int, epoch: int) -> np.ndarray:
     return np.concatenate(shuffles)[:length]
 
 
-def repeat_factors(labels: np.ndarray, ptr: np.ndarray, threshold: float) -> np.ndarray:
-    """float64 [N]: how often each image is to be shown in an epoch, 1 and more, so that rare classes come more often.
+def repeat_factors(labels: np.ndarray, image_of: np.ndarray, images: int, threshold: float) -> np.ndarray:
+    """float64 [images]: how often an epoch shows each image, 1 and more, so that rare classes come more often.
 
     Repeat factor sampling (Gupta et al., LVIS, CVPR 2019, appendix B.2): f of a class is the part of the images that
     show it, its factor max(1, sqrt(threshold / f)), and an image's the greatest of its classes.
 
     Args:
-        labels: int64 [objects], of all images, one after the other.
-        ptr: [N + 1], where each image's begin and end.
+        labels: int64 [objects].
+        image_of: int64 [objects], the image of each.
+        images: how many there are.
         threshold: the part of the images below which a class is rare.
     """
-    images = len(ptr) - 1
-    image_of = np.repeat(np.arange(images), np.diff(ptr))
     pairs = np.unique(np.stack([labels, image_of]), axis=1)  # each class once an image
-    showing = np.bincount(pairs[0]) if pairs.size else np.zeros(0, np.int64)
+    showing = np.bincount(pairs[0]) if pairs.size else np.zeros(1, np.int64)
     of_class = np.maximum(1.0, np.sqrt(threshold * images / np.maximum(showing, 1)))
     factors = np.ones(images)
     np.maximum.at(factors, pairs[1], of_class[pairs[0]])

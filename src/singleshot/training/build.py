@@ -88,7 +88,9 @@ def _repeats(train_set: Dataset | ShardStream, recipe: Recipe) -> np.ndarray | N
             f'sampling = "repeat": {printable(train_set.source)} is shards, whose labels are not read ahead; train on'
             ' the folder that they were made of, or with sampling = "uniform"'
         )
-    factors = repeat_factors(train_set.labels, train_set.ptr, recipe.repeat_threshold)
+    teaches = ~train_set.crowd
+    image_of = np.repeat(np.arange(len(train_set)), np.diff(train_set.ptr))
+    factors = repeat_factors(train_set.labels[teaches], image_of[teaches], len(train_set), recipe.repeat_threshold)
     if (factors == 1.0).all():
         log.warning(
             'sampling = "repeat" changes nothing: every class is in %g of the images or more; a higher repeat_threshold'
