@@ -57,6 +57,7 @@ def test_evaluation_detects_by_sigmoid(sigmoid_run: singleshot.Run, scenes: Path
     assert found.scores.max() < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_boxes_of_the_exported_file_are_pytorchs(
     sigmoid_run: singleshot.Run, exported: Path, scenes: Path, engine: str
@@ -74,6 +75,7 @@ def test_boxes_of_the_exported_file_are_pytorchs(
         assert (near & same).any(1).all()
 
 
+@pytest.mark.slow
 def test_going_on_and_starting_from_it(sigmoid_run: singleshot.Run, scenes: Path, tmp_path: Path, caplog) -> None:
     """Resumed it stays as it is; a softmax recipe makes a softmax model of it, a sigmoid one keeps what it knows."""
     common = {"epochs": 1, "batch": 4, "workers": 0, "tensorboard": False, "start": str(sigmoid_run.last)}

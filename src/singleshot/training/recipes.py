@@ -94,7 +94,7 @@ class Recipe(BaseModel):
             return values
         own = {key: value for key, value in values.items() if key != "convention"}
         whole = {**convention(str(values["convention"])).recipe(), **own}
-        unused = _unused(whole.get("matching"), whole.get("loss"))
+        unused = unused_keys(whole.get("matching"), whole.get("loss"))
         return {key: value for key, value in whole.items() if key in own or key not in unused}
 
     @field_validator(*_RULES)
@@ -118,7 +118,7 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _every_key_says_something(self) -> Recipe:
         """A key that the chosen rules do not look at must not be another than its default."""
-        unused = _unused(self.matching, self.loss)
+        unused = unused_keys(self.matching, self.loss)
         if self.sampling == "uniform":
             unused["repeat_threshold"] = 'sampling = "uniform"'
         for key, rule in unused.items():
@@ -146,7 +146,7 @@ class Recipe(BaseModel):
         return self.lr * batch / self.base_batch
 
 
-def _unused(matching: object, loss: object) -> dict[str, str]:
+def unused_keys(matching: object, loss: object) -> dict[str, str]:
     """Keys that say nothing under these rules, and under which of them."""
     rule = MATCHING_RULES.get(str(matching))
     unused = {} if rule is None or rule.by_iou_min else {"iou_min": f'matching = "{matching}"'}
