@@ -258,7 +258,8 @@ def draw_matching() -> Any:
     boxes = torch.tensor([box for _, box in OBJECTS])
     overlaps = iou(boxes, to_corners(priors))
     columns = 4
-    rows = math.ceil((len(RULES) + 1) / columns)
+    by_overlap = [name for name, rule in RULES.items() if rule.by_iou_min]  # the others go by more than is drawn
+    rows = math.ceil((len(by_overlap) + 1) / columns)
     figure, axes = plt.subplots(rows, columns, figsize=(11, 3.3 * rows), layout="constrained")
     first, *others = axes.flat
     objects(first)
@@ -266,7 +267,7 @@ def draw_matching() -> Any:
         outline(first, to_corners(priors[best]), colour, 1.6, dashes=True)
     values = ", ".join(f"{v:.2f}" for v in overlaps.amax(dim=1).tolist())
     first.set_title(f"the objects; dashed: best box of each\nits IoU: {values}", fontsize=8)
-    for axis, name in zip(others, RULES, strict=False):
+    for axis, name in zip(others, by_overlap, strict=False):
         owner = match(priors, boxes, torch.arange(len(boxes)), rule=name).labels - 1
         objects(axis, faint=True)
         counts = []
@@ -277,7 +278,7 @@ def draw_matching() -> Any:
                 weak = overlaps[i, p] < 0.5
                 outline(axis, to_corners(priors[p]), colour, 2.4 if weak else 0.9)
         axis.set_title(f"{name}\nboxes of each: {', '.join(map(str, counts))}", fontsize=9)
-    for axis in others[len(RULES) :]:
+    for axis in others[len(by_overlap) :]:
         axis.axis("off")
     figure.suptitle("Which default boxes each matching rule gives to whom; thick: IoU under .5", fontsize=12)
     return figure

@@ -16,7 +16,7 @@ from singleshot.boxes import decode, iou, to_corners
 from singleshot.errors import ConfigError
 from singleshot.matching import RULES, Candidates, Rule, assign, bipartite, match
 from singleshot.priors import PRIORS, make_priors, sized_for
-from singleshot.records import Targets
+from singleshot.records import RawOutput, Targets
 
 
 def seen(overlaps: torch.Tensor) -> Candidates:
@@ -397,10 +397,13 @@ def test_every_rule_takes_a_batch_padding_and_no_objects(rule: str) -> None:
     boxes[0] = torch.tensor([0.0, 0.0, 1.0, 1.0])  # what a padding row holds must not matter
     for i, n in enumerate(counts):
         boxes[i, :n], labels[i, :n] = random_objects(i, n), torch.arange(n) % 3
-    together = match(priors, boxes, labels, 0.5, rule, ignore_from=0.4)
+    raw = RawOutput(torch.randn(4, len(priors), 4), torch.randn(4, len(priors), 4))
+    spec = PRIORS["ssd300-tf"]
+    together = match(priors, boxes, labels, 0.5, rule, ignore_from=0.4, spec=spec, raw=raw)
     assert together.labels[0].abs().sum() == 0
     for i, n in enumerate(counts):
-        alone = match(priors, boxes[i, :n], labels[i, :n], 0.5, rule, ignore_from=0.4)
+        own = RawOutput(raw.offsets[i], raw.logits[i])
+        alone = match(priors, boxes[i, :n], labels[i, :n], 0.5, rule, ignore_from=0.4, spec=spec, raw=own)
         assert torch.equal(together.labels[i], alone.labels)
         torch.testing.assert_close(together.offsets[i], alone.offsets)
     assert (together.labels == -1).any()
@@ -411,11 +414,13 @@ def test_every_rule_takes_a_batch_padding_and_no_objects(rule: str) -> None:
 def test_no_rule_asks_an_accelerator_for_a_value(rule: str) -> None:
     # Tensors without data: asking for a value, or a shape that depends on one, raises.
     with FakeTensorMode():
-        priors, boxes = torch.empty(50, 4, device="cuda"), torch.empty(3, 7, 4, device="cuda")
+        spec = sized_for([3, 1], 96)
+        priors, boxes = torch.empty(60, 4, device="cuda"), torch.empty(3, 7, 4, device="cuda")
         labels = torch.empty(3, 7, dtype=torch.long, device="cuda")
-        targets = match(priors, boxes, labels, 0.5, rule, ignore_from=0.4)
-        assert targets.labels.shape == (3, 50)
-        assert targets.offsets.shape == (3, 50, 4)
+        raw = RawOutput(torch.empty(3, 60, 4, device="cuda"), torch.empty(3, 60, 6, device="cuda"))
+        targets = match(priors, boxes, labels, 0.5, rule, ignore_from=0.4, spec=spec, raw=raw)
+        assert targets.labels.shape == (3, 60)
+        assert targets.offsets.shape == (3, 60, 4)
 
 
 def test_two_weak_objects_with_one_best_prior_under_every_rule() -> None:
@@ -431,7 +436,7 @@ def test_two_weak_objects_with_one_best_prior_under_every_rule() -> None:
         "threshold": [0, 0],
         "threshold-best": [0, 0],
     }
-    assert set(want) == set(RULES)
+    assert set(want) == set(RULES) - {"atss", "task-aligned", "simota"}  # which see more than the overlaps
     for rule, labels in want.items():
         assert match(priors, boxes, torch.tensor([4, 7]), rule=rule).labels.tolist() == labels, rule
 

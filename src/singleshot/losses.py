@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
+from singleshot.boxes import iou
 from singleshot.errors import ConfigError
 from singleshot.records import Losses, RawOutput, Targets
 
@@ -38,6 +41,8 @@ def multibox_loss(
     min_negatives: int = 0,
     label_smoothing: float = 0.0,
     batch_matches: Tensor | None = None,
+    box_loss: BoxLoss | None = None,
+    class_weights: Float[Tensor, "C"] | None = None,
 ) -> Losses:
     """Confidence and location loss of a batch, in float32.
 
@@ -73,6 +78,9 @@ def multibox_loss(
         label_smoothing: the part of the target that is spread evenly over all classes and background, 0 up to 1.
         batch_matches: what to divide by in place of the batch's own number of matches, where a rule does so: their mean
             over the processes that train together.
+        box_loss: what takes the place of the rule's smooth L1; weighed and divided as that is.
+        class_weights: factors on the confidence loss of the priors matched to each real class; what the rule divides by
+            stays as it is.
 
     Raises:
         ConfigError: an unknown rule, or a smoothing outside 0..1.
@@ -90,9 +98,14 @@ def multibox_loss(
         negative = chosen.mine(chosen.rank(logits, log_total), labels == 0, matches * negative_ratio, min_negatives)
         weight = chosen.weigh(matches.float(), matches.sum() if batch_matches is None else batch_matches)
     cost = chosen.confidence(logits, log_total, labels.clamp(min=0), label_smoothing)
+    if class_weights is not None:
+        cost = torch.where(positive, class_weights[(labels - 1).clamp(min=0)] * cost, cost)
     # where(), not a product: an infinite loss of a prior that does not count must not turn into NaN.
     per_prior = torch.where(positive | negative, cost, 0.0)
-    distance = chosen.location(raw.offsets.float(), targets.offsets)
+    if box_loss is None:
+        distance = chosen.location(raw.offsets.float(), targets.offsets)
+    else:
+        distance = box_loss(raw.offsets.float(), targets.offsets, positive)
     confidence = (per_prior.sum(dim=1) * weight).sum()
     location = (torch.where(positive, distance, 0.0).sum(dim=1) * weight).sum()
     return Losses(confidence + alpha * location, location, confidence, matches.sum())
@@ -205,6 +218,51 @@ def _clipped_cross_entropy(
 def smooth_l1(offsets: Float[Tensor, "B P 4"], wanted: Float[Tensor, "B P 4"]) -> Float[Tensor, "B P"]:
     """Smooth L1 of each prior's four offsets, summed."""
     return F.smooth_l1_loss(offsets, wanted, reduction="none").sum(dim=-1)
+
+
+BOX_LOSSES: dict[str, Callable[..., Tensor] | None] = {
+    "smooth-l1": None,  # of the offsets
+    "giou": generalized_box_iou_loss,  # Rezatofighi et al., CVPR 2019
+    "diou": distance_box_iou_loss,  # Zheng et al., AAAI 2020
+    "ciou": complete_box_iou_loss,  # the same paper
+}
+
+
+@dataclass(frozen=True)
+class BoxLoss:
+    """The location loss of each matched prior.
+
+    name: a key of BOX_LOSSES; all but "smooth-l1" compare the boxes. to_boxes: offsets [.., P, 4] -> corner boxes, in
+    pixels of the input, so that distances count alike across and down. Raises ConfigError for an unknown name.
+    """
+
+    name: str
+    to_boxes: Callable[[Tensor], Tensor]
+
+    def __post_init__(self) -> None:
+        if self.name not in BOX_LOSSES:
+            raise ConfigError(f"box loss {self.name!r}: want one of {', '.join(BOX_LOSSES)}")
+
+    def __call__(
+        self, offsets: Float[Tensor, "B P 4"], wanted: Float[Tensor, "B P 4"], matched: Bool[Tensor, "B P"]
+    ) -> Float[Tensor, "B P"]:
+        """From predicted and wanted offsets; what it says of a prior that is not matched has no meaning."""
+        compare = BOX_LOSSES[self.name]
+        if compare is None:
+            return smooth_l1(offsets, wanted)
+        return compare(self._boxes(offsets, matched), self.to_boxes(wanted), reduction="none")
+
+    @torch.no_grad()
+    def quality(
+        self, offsets: Float[Tensor, "B P 4"], wanted: Float[Tensor, "B P 4"], matched: Bool[Tensor, "B P"]
+    ) -> Float[Tensor, "B P"]:
+        """IoU of each matched prior's predicted box with the object's; no gradient flows through it."""
+        own, other = self._boxes(offsets, matched), self.to_boxes(wanted)
+        return iou(own.unsqueeze(-2), other.unsqueeze(-2)).flatten(-3)
+
+    def _boxes(self, offsets: Tensor, matched: Tensor) -> Tensor:
+        # Offsets of other priors may be anything: an infinite box would make the gradients of all NaN.
+        return self.to_boxes(torch.where(matched.unsqueeze(-1), offsets, 0.0))
 
 
 class LossRule(NamedTuple):

@@ -18,52 +18,38 @@ prior fits well, and to two objects with one best prior:
 - "fallback": as "threshold", and an object with no prior above iou_min takes its best one if no object fits that
   above iou_min; of two such objects the one with the higher IoU does (bubbliiiing).
 
-A rule sees more than these use (`Candidates`), and one of your own is passed in as a `Rule`.
+"atss", "task-aligned" and "simota", which later detectors brought, are in `assigners`. A rule sees more than most use
+(`Candidates`), and one of your own is passed in as a `Rule`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from singleshot.boxes import VARIANCES, Variances, encode, iou, to_corners
+from singleshot.assigners import (
+    Candidates,
+    Predictions,
+    Rule,
+    atss,
+    best_first,
+    simota,
+    strongest,
+    task_aligned,
+)
+from singleshot.boxes import VARIANCES, Variances, decode, encode, iou, to_corners
 from singleshot.errors import ConfigError
-from singleshot.records import Targets
+from singleshot.prior_boxes import PriorSpec
+from singleshot.records import RawOutput, Targets
+
+__all__ = ["RULES", "Candidates", "Rule", "assign", "bipartite", "find_rule", "match"]
 
 # Caffe MatchBBox ignores pairs below this in the bipartite stage.
 _OVERLAPS = 1e-6
-
-
-class Candidates(NamedTuple):
-    """What a rule sees of a batch.
-
-    Attributes:
-        overlaps: IoU of objects and priors [B, G, P], or any other likeness of 0 and more; rows of -1 hold no object.
-        boxes: the objects [B, G, 4], normalised corner form.
-        priors_cxcywh: [P, 4].
-        per_map: how many priors each feature map has, in order; empty where the caller of `match` did not give it.
-    """
-
-    overlaps: Float[Tensor, "B G P"]
-    boxes: Float[Tensor, "B G 4"]
-    priors_cxcywh: Float[Tensor, "P 4"]
-    per_map: tuple[int, ...] = ()
-
-
-class Rule(NamedTuple):
-    """A way of matching.
-
-    Attributes:
-        assign: (candidates, iou_min, inclusive) -> the object of each prior [B, P], -1 for none.
-        inclusive: whether an IoU of exactly iou_min is enough, where the caller does not decide it.
-    """
-
-    assign: Callable[[Candidates, float, bool], Tensor]
-    inclusive: bool
 
 
 def match(
@@ -80,6 +66,9 @@ def match(
     form: str = "center",
     variance_encoded_in_target: bool = False,
     per_map: Sequence[int] = (),
+    spec: PriorSpec | None = None,
+    raw: RawOutput | None = None,
+    activation: str = "softmax",
 ) -> Targets:
     """Assign objects to priors.
 
@@ -97,15 +86,19 @@ def match(
             neg_overlap).
         form: of the offsets, as in `boxes.encode`.
         variance_encoded_in_target: likewise.
-        per_map: priors of each feature map (`PriorSpec.per_map`), for a rule that goes by maps.
+        per_map: priors of each feature map (`PriorSpec.per_map`), for a rule that goes by maps; `spec` has them too.
+        spec: the table that the priors are made from, for "atss" and "simota".
+        raw: the model's outputs, for "task-aligned" and "simota"; no gradient flows through them.
+        activation: "softmax" or "sigmoid": how its logits become probabilities.
 
     Returns:
         Labels [.., P] (0 background, c + 1 for class c, -1 ignored) and the encoded offsets [.., P, 4], zero where
         nothing is matched.
 
     Raises:
-        ConfigError: an unknown rule or form.
+        ConfigError: an unknown rule or form, or a rule that goes by what is not given.
     """
+    rule = find_rule(rule)
     single = boxes.dim() == 2
     if single:
         boxes, labels = boxes.unsqueeze(0), labels.unsqueeze(0)
@@ -115,7 +108,14 @@ def match(
     real = labels >= 0
     # A padding row must never look like an overlap, whatever its box holds.
     overlaps = iou(boxes, to_corners(priors_cxcywh), iou_epsilon).masked_fill_(~real.unsqueeze(-1), -1.0)
-    owner = assign(Candidates(overlaps, boxes, priors_cxcywh, tuple(per_map)), iou_min, rule, inclusive)
+    predicted = None
+    if rule.by_predictions and raw is not None:
+        raw = RawOutput(*(values.unsqueeze(0) if single else values for values in raw))
+        boxes_of = priors_cxcywh, variances, form, variance_encoded_in_target
+        predicted = _predictions(raw, activation, *boxes_of)
+    per_map = tuple(per_map) or (() if spec is None else spec.per_map)
+    candidates = Candidates(overlaps, boxes, priors_cxcywh, per_map, labels, spec, predicted)
+    owner = assign(candidates, iou_min, rule, inclusive)
 
     matched = owner >= 0
     index = owner.clamp(min=0)
@@ -136,11 +136,25 @@ def assign(
     Of equal IoU the first object, and the first prior, counts as the best. iou_min, rule, inclusive: as in `match`.
     Raises ConfigError for an unknown rule.
     """
-    if isinstance(rule, str):
-        if rule not in RULES:
-            raise ConfigError(f"matching rule {rule!r}: want one of {', '.join(RULES)}")
-        rule = RULES[rule]
+    rule = find_rule(rule)
     return rule.assign(candidates, iou_min, rule.inclusive if inclusive is None else inclusive)
+
+
+def find_rule(rule: str | Rule) -> Rule:
+    """A rule by its name. Raises ConfigError for an unknown one."""
+    if isinstance(rule, Rule):
+        return rule
+    if rule not in RULES:
+        raise ConfigError(f"matching rule {rule!r}: want one of {', '.join(RULES)}")
+    return RULES[rule]
+
+
+@torch.no_grad()
+def _predictions(raw: RawOutput, activation: str, priors_cxcywh: Tensor, *how: Any) -> Predictions:
+    """Decoded boxes and probabilities of the real classes; how: `decode`'s variances, form and switch."""
+    logits = raw.logits.float()
+    probabilities = logits.softmax(dim=-1) if activation == "softmax" else logits.sigmoid()
+    return Predictions(decode(raw.offsets.float(), priors_cxcywh, *how), probabilities[..., 1:])
 
 
 def bipartite(overlaps: Float[Tensor, "B G P"]) -> Int[Tensor, "B G"]:
@@ -151,7 +165,7 @@ def bipartite(overlaps: Float[Tensor, "B G P"]) -> Int[Tensor, "B G"]:
     so its G best are enough, and G rounds settle everything; nearly always two do.
     """
     count, size = overlaps.shape[1:]
-    priors = _best_priors(overlaps, min(count, size))
+    priors = best_first(overlaps.view(torch.int32), count)
     values = overlaps.gather(-1, priors)
     # One integer per pair that orders by IoU, then by the object's place: positive floats order as their bits do.
     order = torch.arange(count - 1, -1, -1, device=overlaps.device).view(1, count, 1)
@@ -169,17 +183,6 @@ def bipartite(overlaps: Float[Tensor, "B G P"]) -> Int[Tensor, "B G"]:
         if not overlaps.is_cuda and bool((won | (key == 0)).all()):
             break
     return torch.where(won & (key > 0), claim, -1)
-
-
-def _best_priors(overlaps: Float[Tensor, "B G P"], best: int) -> Int[Tensor, "B G K"]:
-    """The `best` priors of each object, best first; of equal ones the first prior, as Caffe's loops find them.
-
-    topk alone leaves ties to chance, and on real boxes one object in six ties.
-    """
-    size = overlaps.shape[-1]
-    last = torch.arange(size - 1, -1, -1, device=overlaps.device)
-    keys = overlaps.view(torch.int32).long().mul_(2**32).add_(last)
-    return size - 1 - (keys.topk(best, dim=-1).values % 2**32)
 
 
 def _caffe(seen: Candidates, iou_min: float, inclusive: bool) -> Int[Tensor, "B P"]:
@@ -232,14 +235,8 @@ def _give(owner: Int[Tensor, "B P"], claim: Int[Tensor, "B G"]) -> Int[Tensor, "
 
 
 def _strongest(values: Float[Tensor, "B G"], claim: Int[Tensor, "B G"], size: int) -> Int[Tensor, "B P"]:
-    """The object of each of `size` priors that claims it (-1: none) with the highest value, the first of equal ones."""
-    count = claim.shape[1]
-    order = torch.arange(count - 1, -1, -1, device=claim.device)
-    # As in `bipartite`: one integer that orders by value, then by place; 0 stays for priors that nobody claims.
-    keys = values.view(torch.int32).long() * count + order + 1
-    target = torch.where(claim >= 0, claim, size)
-    held = keys.new_zeros(len(keys), size + 1).scatter_reduce_(1, target, keys, "amax")[:, :size]
-    return torch.where(held > 0, count - 1 - (held - 1) % count, -1)
+    """`strongest` of one claim an object."""
+    return strongest(values.view(torch.int32).unsqueeze(-1), claim.unsqueeze(-1), size)
 
 
 RULES: dict[str, Rule] = {
@@ -250,4 +247,7 @@ RULES: dict[str, Rule] = {
     "threshold": Rule(_threshold, False),
     "threshold-best": Rule(_threshold_best, False),
     "fallback": Rule(_fallback, False),
+    "atss": atss(),
+    "task-aligned": task_aligned(),
+    "simota": simota(),
 }

@@ -122,6 +122,14 @@ def test_the_ranking_puts_what_was_spoilt_first(mini, rounded, engines, tmp_path
     assert sorted(ranked) == sorted(few)
 
 
+def test_the_ranking_goes_by_the_scores_that_the_model_has() -> None:
+    """One layer shifts all of a prior's logits, which a softmax does not see, the other turns one class a little."""
+    offsets, logits = np.zeros((1, 4, 4), np.float32), np.zeros((1, 4, 3), np.float32)
+    alone = {"shifted": (offsets, logits + np.float32(2)), "turned": (offsets, logits + np.float32([0, 0.5, 0]))}
+    for activation, order in {"softmax": ["shifted", "turned"], "sigmoid": ["turned", "shifted"]}.items():
+        assert int8_layers.rank_by_error(list(alone), (offsets, logits), alone.__getitem__, activation) == order
+
+
 def test_the_whole_way_with_a_stand_in_for_map50(mini, folder: Path, monkeypatch) -> None:
     """The network knows nothing, so its mAP50 says nothing: instead, it is too low until three layers are in float."""
     pytest.importorskip("nncf")

@@ -214,6 +214,18 @@ def test_evaluation_goes_in_order_and_back(workers: int, resize: str) -> None:
     loader.close()
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_repeated_images_are_augmented_anew_and_taken_up_in_the_middle(train_loader, workers: int, all_same) -> None:
+    factors = np.array([3.0, 1.0, 1.0, 1.0, 1.0])
+    loader = train_loader(5, batch=2, workers=workers, repeats=factors)
+    whole = list(loader.epoch(4))
+    assert len(whole) == len(loader) == 3  # of 7 images
+    assert all_same(whole[2:], list(loader.epoch(4, 2)))
+    often = [batch.images[k] for batch in whole for k in range(2) if batch.indices[k] == 0]
+    assert len(often) >= 2
+    assert not (often[0] == often[1]).all()
+
+
 def test_order_is_a_shuffle_for_each_repetition() -> None:
     order = epoch_order(5, 12, 0, 0)
     assert sorted(order[:5]) == sorted(order[5:10]) == list(range(5))

@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from singleshot.errors import ConfigError
-from singleshot.loading.sampling import MAX_STREAMS, Sampling, make_stream_plan, pick_streams, shuffled
+from singleshot.loading.sampling import (
+    MAX_STREAMS,
+    Sampling,
+    make_stream_plan,
+    pick_streams,
+    repeat_factors,
+    repeated_length,
+    repeated_order,
+    shuffled,
+)
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 5), st.integers(1, 16), st.integers(0, 3))
@@ -87,3 +96,38 @@ def test_the_buffer_shuffles():
     assert 40 < moved.mean() < 160
     # Nothing comes before it can have been read.
     assert all(item < place + 100 for place, item in enumerate(drawn))
+
+
+@given(st.lists(st.sets(st.integers(0, 5), max_size=4), min_size=1, max_size=30), st.floats(0.001, 1.0))
+def test_repeat_factors_are_their_formula(classes_of, threshold):
+    labels = [label for classes in classes_of for label in [*classes, *classes]]  # twice: images count
+    image_of = [i for i, classes in enumerate(classes_of) for _ in range(2 * len(classes))]
+    found = repeat_factors(np.array(labels, np.int64), np.array(image_of, np.int64), len(classes_of), threshold)
+    for i, classes in enumerate(classes_of):
+        parts = [sum(label in other for other in classes_of) / len(classes_of) for label in classes]
+        assert found[i] == pytest.approx(max([1.0, *((threshold / part) ** 0.5 for part in parts)]))
+
+
+@given(st.lists(st.floats(1.0, 4.0), min_size=1, max_size=40), st.integers(0, 9), st.integers(0, 9))
+def test_every_epoch_shows_an_image_as_often_as_its_factor_says_rounded(factors, seed, epoch):
+    factors = np.array(factors)
+    length = repeated_length(factors)
+    order = repeated_order(factors, length, seed, epoch)
+    assert order.tolist() == repeated_order(factors, length, seed, epoch).tolist()
+    counts = np.bincount(order, minlength=len(factors))
+    expected = factors * length / factors.sum()
+    assert len(order) == length == counts.sum()
+    assert (counts >= np.floor(expected - 1e-9)).all()
+    assert (counts <= np.ceil(expected + 1e-9)).all()
+    assert (counts >= 1).all()
+
+
+def test_repeats_are_those_of_the_factors_in_the_long_run_and_shuffled():
+    factors = np.array([1.0, 2.5, 1.3] + [1.0] * 20)
+    orders = [repeated_order(factors, repeated_length(factors), 0, epoch) for epoch in range(400)]
+    mean = np.mean([np.bincount(order, minlength=len(factors)) for order in orders], axis=0)
+    assert mean == pytest.approx(factors * repeated_length(factors) / factors.sum(), abs=0.1)
+    assert len({tuple(order) for order in orders}) == 400
+    assert np.mean([order[:5].mean() for order in orders]) == pytest.approx(np.mean(orders), abs=1)
+    many = repeated_order(factors, 3 * repeated_length(factors) + 1, 0, 0)  # fewer images than a batch
+    assert len(many) == 3 * repeated_length(factors) + 1

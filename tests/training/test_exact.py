@@ -13,7 +13,7 @@ from singleshot.datasets import open_dataset
 from singleshot.errors import CheckpointError
 from singleshot.training import checkpoints, clock, loop
 from singleshot.training.failures import TrainingStoppedError
-from singleshot.training.recipes import load_recipe
+from singleshot.training.recipes import Recipe, load_recipe
 from singleshot.training.reports import CsvReporter
 from singleshot.training.state import read_about
 
@@ -30,13 +30,13 @@ def some(quick: list, every: list) -> list:
 def make(scenes: Path, tiny_ssd):
     """make(out): a trainer into `out`, which goes on where there is a state; what else is given is of its settings."""
 
-    def make(out: Path, val: bool = True, seed: int = 0, **options) -> loop.Trainer:
+    def make(out: Path, val: bool = True, seed: int = 0, recipe: Recipe | None = None, **options) -> loop.Trainer:
         out.mkdir(exist_ok=True)
         data = open_dataset(scenes, "train")
         settings = loop.Settings(
             out=out, epochs=EPOCHS, batch=8, precision="float32", workers=0, pictures=0, val_every=2
         )
-        sets = data, open_dataset(scenes, "val") if val else None, load_recipe("scratch")
+        sets = data, open_dataset(scenes, "val") if val else None, recipe or load_recipe("scratch")
         trainer = loop.Trainer(tiny_ssd(len(data.class_names), seed), *sets, replace(settings, **options))
         if checkpoints.has_state(out):
             trainer.resume()
@@ -111,6 +111,21 @@ def test_one_signal_saves_and_says_that_it_was_heard(make, straight: Path, tmp_p
     assert read_about(out / loop.STATE).progress.step == step + 1
     make(out, seed=9).run()
     assert_equal_runs(out, straight)
+
+
+@pytest.mark.parametrize("step", some([5], [1, 3, 5]))
+def test_repeated_images_and_rules_by_predictions_go_on_exactly(make, tmp_path: Path, step: int) -> None:
+    recipe = Recipe(
+        **{"sampling": "repeat", "repeat_threshold": 1.0, "matching": "simota", "loss": "quality-focal", "ema": 0.9}
+    )
+    whole, out = make(tmp_path / "whole", recipe=recipe), tmp_path / "run"
+    assert len(whole.loader) > 3  # of the 24 images as they are
+    whole.run()
+    trainer = make(out, recipe=recipe)
+    before_step(trainer, step, lambda: signal.raise_signal(signal.SIGINT))
+    assert trainer.run().interrupted
+    make(out, seed=9, recipe=recipe).run()
+    assert_equal_runs(out, tmp_path / "whole")
 
 
 @pytest.mark.parametrize("step", some([4], [0, 4]))

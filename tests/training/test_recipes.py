@@ -44,6 +44,15 @@ def test_the_three_recipes_of_the_readme_exist() -> None:
         ("loss = 'per-batch'", r"loss 'per-batch': want one of caffe, .*; did you mean batch\?"),
         ("loss = 3", "loss: want a text"),
         ("label_smoothing = 1.0", "label_smoothing: want less than 1"),
+        ("loss = 'focall'", r"loss 'focall': want one of caffe, .*; did you mean focal\?"),
+        ("box_loss = 'iou'", r"box_loss 'iou': want one of smooth-l1, giou, diou, ciou"),
+        ("matching = 'atss'\niou_min = 0.4", 'iou_min: says nothing with matching = "atss"; leave it out'),
+        ("loss = 'focal'\nmin_negatives = 10", 'min_negatives: says nothing with loss = "focal"; leave it out'),
+        ("loss = 'varifocal'\nlabel_smoothing = 0.1", 'label_smoothing: says nothing with loss = "varifocal"'),
+        ("repeat_threshold = 0.1", 'repeat_threshold: says nothing with sampling = "uniform"'),
+        ("class_weights = {leaf = 0}", "class_weights: want numbers above 0 and up to 1000, leaf has 0"),
+        ("class_weights = {leaf = 'much'}", "class_weights.leaf: want a number"),
+        ("sampling = 'all'", "sampling: want 'uniform' or 'repeat'"),
         ("decay_only = 'weights'", "decay_only: want 'convolutions', 'all-but-biases' or 'everything'"),
     ],
 )
@@ -96,3 +105,12 @@ def test_a_name_that_is_none_gets_a_hint(tmp_path: Path) -> None:
     large.write_text("#" * (MAX_BYTES + 1))
     with pytest.raises(ConfigError, match="larger than 1 MB"):
         load_recipe(str(large))
+
+
+def test_rules_take_the_place_of_a_conventions_with_what_belongs_to_them() -> None:
+    recipe = Recipe(**{"convention": "bubbliiiing", "loss": "focal", "matching": "atss"})
+    assert (recipe.loss, recipe.matching, recipe.activation) == ("focal", "atss", "sigmoid")
+    assert (recipe.iou_min, recipe.min_negatives) == (0.5, 0)  # of the convention's rules, which are not these
+    assert Recipe(**{"convention": "bubbliiiing"}).activation == "softmax"
+    with pytest.raises(ConfigError, match="min_negatives: says nothing"):
+        Recipe(**{"convention": "bubbliiiing", "loss": "focal", "min_negatives": 3})

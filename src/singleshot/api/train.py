@@ -271,6 +271,8 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
     from singleshot.api.train_recipe import recipe_of
     from singleshot.devices import pick_device
     from singleshot.loading.few_greys import warn_of_few_greys
+    from singleshot.models.prior_probability import set_class_bias
+    from singleshot.sigmoid_losses import prior_bias
     from singleshot.training import loop
     from singleshot.training.checkpoints import has_state
 
@@ -299,6 +301,8 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
             f"recipe {printable(options.recipe, 60)}: keeps parts of the backbone as they are, and this one starts from"
             " scratch; give weights (--start, --backbone-weights), --freeze 0, or --recipe scratch"
         )
+    if recipe.activation == "sigmoid" and not options.start:
+        set_class_bias(model, prior_bias())  # a resume puts its own weights back
     cache_bytes = parse_bytes(options.cache_size or "", "--cache-size")
     options = replace(
         options,

@@ -27,6 +27,7 @@ def first_model(options: TrainOptions, train_set: Dataset | ShardStream) -> tupl
     from singleshot.models import build
     from singleshot.presets import MODELS
     from singleshot.prior_tables import PRIORS
+    from singleshot.sigmoid_losses import prior_bias
     from singleshot.training.checkpoints import BEST, LAST, has_state
     from singleshot.weights.checkpoint import build_model, read_info
     from singleshot.weights.initial_weights import start_from_checkpoint, start_model
@@ -43,8 +44,11 @@ def first_model(options: TrainOptions, train_set: Dataset | ShardStream) -> tupl
     iou_min = recipe_of(options if options.recipe else replace(options, recipe="scratch")).iou_min
     choose_priors = PriorChoice(options, train_set, iou_min)
     if options.start:
-        rules = options.resize, options.sixteen_bit
-        model, initial, knows = start_from_checkpoint(options.start, class_names, options.model, *rules, choose_priors)
+        sigmoid = recipe_of(replace(options, recipe=options.recipe or "adapt")).activation == "sigmoid"
+        rules = options.resize, options.sixteen_bit, choose_priors, prior_bias() if sigmoid else None
+        model, initial, knows = start_from_checkpoint(
+            options.start, class_names, options.model, *rules, choose_priors, prior_bias() if sigmoid else None
+        )
         return model, initial, "detector" if knows else "backbone"
     name = options.model or DEFAULT_MODEL
     inputs = table = None

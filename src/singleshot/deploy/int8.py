@@ -291,7 +291,9 @@ def quantise(
         outcome = keep_precision(
             judge.map50(network),
             lambda names, floor: judge.map50(back_in_float(names), floor),
-            lambda some: rank_layers(rounded, network, layers, lambda proto: judge.outputs(proto, some)),
+            lambda some: rank_layers(
+                rounded, network, layers, lambda proto: judge.outputs(proto, some), info.thresholds.activation
+            ),
             len(layers),
             (feed, judged),
             say,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from singleshot.deploy.onnx_network import consumers_of
+from singleshot.runtime.postprocess_numpy import probabilities
 
 if TYPE_CHECKING:
     import onnx
@@ -86,7 +87,11 @@ def _prune(proto: onnx.ModelProto) -> None:
 
 
 def rank_layers(
-    quantised: onnx.ModelProto, floating: onnx.ModelProto, layers: Mapping[str, str], outputs: Outputs
+    quantised: onnx.ModelProto,
+    floating: onnx.ModelProto,
+    layers: Mapping[str, str],
+    outputs: Outputs,
+    activation: str = "softmax",
 ) -> list[str]:
     """Layer names, first the one whose return to float brings the raw outputs nearest to the floating network's.
 
@@ -94,18 +99,21 @@ def rank_layers(
         quantised, floating: The network with all layers rounded, and with none.
         layers: As `quantised_layers` gives them.
         outputs: Runs a network on some images -> offsets [N, P, 4], logits [N, P, C + 1].
+        activation: What makes scores of its logits.
     """
 
     def alone(name: str) -> RawArrays:
         return outputs(with_float(quantised, floating, [layers[name]]))
 
-    return rank_by_error(list(layers), outputs(floating), alone)
+    return rank_by_error(list(layers), outputs(floating), alone, activation)
 
 
-def rank_by_error(layers: Sequence[str], floating: RawArrays, alone: Callable[[str], RawArrays]) -> list[str]:
+def rank_by_error(
+    layers: Sequence[str], floating: RawArrays, alone: Callable[[str], RawArrays], activation: str = "softmax"
+) -> list[str]:
     """As `rank_layers`, by raw outputs: of the floating network, and with one layer alone in float."""
     offsets, logits = floating
-    scores = _softmax(logits)[..., 1:]
+    scores = probabilities(logits, activation)[..., 1:]
     speaks = scores.max(axis=-1) > _LITTLE
     if not speaks.any():
         speaks = np.ones_like(speaks)
@@ -113,15 +121,10 @@ def rank_by_error(layers: Sequence[str], floating: RawArrays, alone: Callable[[s
     def error(found_offsets: np.ndarray, found_logits: np.ndarray) -> float:
         """Mean squared differences of scores, and of offsets in units of a prior's size, where objects may be."""
         moved = np.square(found_offsets - offsets)[speaks].mean() * _CENTRE_VARIANCE**2
-        return float(moved + np.square(_softmax(found_logits)[..., 1:] - scores)[speaks].mean())
+        return float(moved + np.square(probabilities(found_logits, activation)[..., 1:] - scores)[speaks].mean())
 
     errors = {name: error(*alone(name)) for name in layers}
     return sorted(errors, key=lambda name: errors[name])
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
 def l2norm_nodes(network: onnx.ModelProto) -> list[str]:

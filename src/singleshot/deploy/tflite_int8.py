@@ -131,7 +131,8 @@ def quantise_tflite(
             found = engine(one, True).outputs(some)
             return found["offsets"], found["logits"]
 
-        return rank_by_error(list(layers), outputs(QuantisedTFLite(network)), lambda name: outputs(quantised([name])))
+        floating, activation = outputs(QuantisedTFLite(network)), info.thresholds.activation
+        return rank_by_error(list(layers), floating, lambda name: outputs(quantised([name])), activation)
 
     outcome = keep_precision(
         map50(engine(QuantisedTFLite(network), raw), judged),

@@ -21,7 +21,7 @@ from singleshot.errors import ConfigError, DataError, printable
 from singleshot.inputs import InputSpec, Placement, boxes_to_square, to_square
 from singleshot.loading.augment import Augmenter, Example
 from singleshot.loading.augment_spec import AugmentSpec
-from singleshot.loading.sampling import BatchSamples, Sampling, epoch_order
+from singleshot.loading.sampling import BatchSamples, Sampling, epoch_order, repeated_length, repeated_order
 from singleshot.loading.shard_stream import ShardSource, ShardStream
 from singleshot.loading.workers import MAX_WORKERS, WorkerPool, pick_workers
 from singleshot.records import Batch, Sample
@@ -103,6 +103,7 @@ class TrainLoader:
         shard: tuple[int, int] = (0, 1),
         pin_memory: bool = False,
         skip_broken: bool = False,
+        repeats: np.ndarray | None = None,
     ) -> None:
         """Start no worker yet.
 
@@ -117,6 +118,7 @@ class TrainLoader:
             pin_memory: whether batches are put where an accelerator can fetch them without waiting.
             skip_broken: whether another image, drawn by (seed, epoch, position), takes the place of one that cannot be
                 read, which `Batch.skipped` says.
+            repeats: how often each image of a folder is shown in an epoch, from `sampling.repeat_factors`; None: once.
 
         Raises:
             ConfigError: a number out of range, or fewer samples in a shard than processes that share it.
@@ -126,10 +128,10 @@ class TrainLoader:
         _check_not_empty(data)
         data = read_as(data, input_spec.sixteen_bit)
         self.batch_size, self.seed = batch_size, seed
-        self._batches = sampling.batches(len(data))
         self._source: TrainSource[Any] = (
-            ShardSource(data, sampling) if isinstance(data, ShardStream) else FolderSource(data, sampling)
+            ShardSource(data, sampling) if isinstance(data, ShardStream) else FolderSource(data, sampling, repeats)
         )
+        self._batches = sampling.batches(len(data) if repeats is None else repeated_length(repeats))
         self.workers = min(pick_workers(workers, batch_size, input_spec.sides), self._source.most_workers)
         prepare = functools.partial(
             _prepare_train_batch, self._source, Augmenter(augment_spec, input_spec), input_spec.shape, seed, skip_broken
@@ -206,14 +208,18 @@ class FolderSource:
 
     most_workers = MAX_WORKERS
 
-    def __init__(self, dataset: EncodedImages, sampling: Sampling) -> None:
-        self._dataset, self._sampling = dataset, sampling
+    def __init__(self, dataset: EncodedImages, sampling: Sampling, repeats: np.ndarray | None = None) -> None:
+        self._dataset, self._sampling, self._repeats = dataset, sampling, repeats
 
     def jobs(self, epoch: int, start_batch: int, workers: int) -> list[FolderJob | None]:
         """As `TrainSource.jobs`; the number of workers changes nothing here."""
-        sampling, images = self._sampling, len(self._dataset)
-        batches = sampling.batches(images)
-        order = epoch_order(images, batches * sampling.batch_size * sampling.world, sampling.seed, epoch)
+        sampling, images, repeats = self._sampling, len(self._dataset), self._repeats
+        batches = sampling.batches(images if repeats is None else repeated_length(repeats))
+        length = batches * sampling.batch_size * sampling.world
+        if repeats is None:
+            order = epoch_order(images, length, sampling.seed, epoch)
+        else:
+            order = repeated_order(repeats, length, sampling.seed, epoch)
         starts = [sampling.position(batch) for batch in range(start_batch, batches)]
         return [FolderJob(epoch, start, order[start : start + sampling.batch_size]) for start in starts]
 

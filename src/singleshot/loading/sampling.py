@@ -91,6 +91,49 @@ def epoch_order(images: int, length: int, seed: int, epoch: int) -> np.ndarray:
     return np.concatenate(shuffles)[:length]
 
 
+def repeat_factors(labels: np.ndarray, image_of: np.ndarray, images: int, threshold: float) -> np.ndarray:
+    """float64 [images]: how often an epoch shows each image, 1 and more, so that rare classes come more often.
+
+    Repeat factor sampling (Gupta et al., LVIS, CVPR 2019, appendix B.2): f of a class is the part of the images that
+    show it, its factor max(1, sqrt(threshold / f)), and an image's the greatest of its classes.
+
+    Args:
+        labels: int64 [objects].
+        image_of: int64 [objects], the image of each.
+        images: how many there are.
+        threshold: the part of the images below which a class is rare.
+    """
+    pairs = np.unique(np.stack([labels, image_of]), axis=1)  # each class once an image
+    showing = np.bincount(pairs[0]) if pairs.size else np.zeros(1, np.int64)
+    of_class = np.maximum(1.0, np.sqrt(threshold * images / np.maximum(showing, 1)))
+    factors = np.ones(images)
+    np.maximum.at(factors, pairs[1], of_class[pairs[0]])
+    return factors
+
+
+def repeated_length(factors: np.ndarray) -> int:
+    """Images in an epoch with these repeat factors."""
+    return math.ceil(float(factors.sum()))
+
+
+def repeated_order(factors: np.ndarray, length: int, seed: int, epoch: int) -> np.ndarray:
+    """int64 [length]: as `epoch_order`, with each image as often as its factor says, rounded up or down by chance.
+
+    The chances are those of one draw in even steps through the shuffled images (systematic sampling), so that every
+    epoch has the same number of them and each image comes at least once.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    count = repeated_length(factors)
+    shuffles = []
+    for _ in range(math.ceil(length / count)):
+        order = rng.permutation(len(factors))
+        ends = factors[order].cumsum()
+        points = (np.arange(count) + rng.random()) * (ends[-1] / count)
+        chosen = order[np.searchsorted(ends, points, side="right").clip(max=len(order) - 1)]
+        shuffles.append(rng.permutation(chosen))
+    return np.concatenate(shuffles)[:length]
+
+
 def pick_streams(counts: Sequence[int], batches: int, world: int) -> int:
     """How many streams each of `world` processes has, for shards of `counts` samples and epochs of `batches`.
 

@@ -40,14 +40,14 @@ class RawDecoder:
 
 
 def probabilities(logits: np.ndarray, activation: str) -> np.ndarray:
-    """logits [P, C + 1], background first -> float32 scores of the same shape."""
+    """logits [.., C + 1], background first -> float32 scores of the same shape."""
     logits = logits.astype(np.float32, copy=False)
     if activation == "sigmoid":
         with np.errstate(over="ignore"):  # exp of a large number is infinite, and 1 over that 0, as it should be
             scores: np.ndarray = 1 / (1 + np.exp(-logits))
             return scores
-    powers: np.ndarray = np.exp(logits - logits.max(axis=1, keepdims=True))
-    powers /= powers.sum(axis=1, keepdims=True)
+    powers: np.ndarray = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    powers /= powers.sum(axis=-1, keepdims=True)
     return powers
 
 

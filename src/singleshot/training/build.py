@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple
+
+import numpy as np
 
 from singleshot.datasets.dataset import Dataset, read_as
 from singleshot.devices import pick_precision, place_model
+from singleshot.errors import ConfigError, printable
 from singleshot.loading.cache import PixelCache, open_cache
 from singleshot.loading.loader import EvalLoader, TrainLoader
+from singleshot.loading.sampling import repeat_factors
 from singleshot.loading.shard_stream import ShardStream
 from singleshot.memory import keep_freed_memory
 from singleshot.models import SSD
@@ -20,6 +25,8 @@ from singleshot.training.schedule import Budget
 from singleshot.training.settings import Settings
 from singleshot.training.single_values import use_running_statistics
 from singleshot.training.step import Stepper
+
+log = logging.getLogger(__name__)
 
 
 class Parts(NamedTuple):
@@ -50,7 +57,8 @@ def build_parts(
     freeze_backbone(model, recipe)
     use_running_statistics(model, settings.batch)
     dtype = pick_precision(settings.precision, device)
-    stepper = Stepper(model, recipe, settings.batch, device, dtype, settings.compiled)
+    names = train_set.class_names
+    stepper = Stepper(model, recipe, settings.batch, device, dtype, settings.compiled, class_names=names)
     cache = None
     if isinstance(train_set, Dataset):
         cache = open_cache(train_set, spec.sides, settings.cache, settings.cache_bytes)
@@ -58,7 +66,13 @@ def build_parts(
     pinned = device.type == "cuda"
     options = settings.batch, settings.seed, settings.workers
     loader = TrainLoader(
-        cache or train_set, recipe.augment, spec, *options, pin_memory=pinned, skip_broken=settings.skip_broken
+        cache or train_set,
+        recipe.augment,
+        spec,
+        *options,
+        pin_memory=pinned,
+        skip_broken=settings.skip_broken,
+        repeats=_repeats(train_set, recipe),
     )
     evaluator = None
     if val_set is not None:
@@ -70,3 +84,24 @@ def build_parts(
     checkpoints = Checkpoints(settings.out, stepper, fingerprint, about, train_set.selection, category_ids)
     total = None if settings.seconds is not None else settings.epochs * len(loader)
     return Parts(stepper, cache, loader, evaluator, checkpoints, Budget(total, settings.seconds))
+
+
+def _repeats(train_set: Dataset | ShardStream, recipe: Recipe) -> np.ndarray | None:
+    """How often each image is shown in an epoch; None for once. Raises ConfigError where labels are not known ahead."""
+    if recipe.sampling == "uniform":
+        return None
+    if isinstance(train_set, ShardStream):
+        raise ConfigError(
+            f'sampling = "repeat": {printable(train_set.source)} is shards, whose labels are not read ahead; train on'
+            ' the folder that they were made of, or with sampling = "uniform"'
+        )
+    teaches = ~train_set.crowd
+    image_of = np.repeat(np.arange(len(train_set)), np.diff(train_set.ptr))
+    factors = repeat_factors(train_set.labels[teaches], image_of[teaches], len(train_set), recipe.repeat_threshold)
+    if (factors == 1.0).all():
+        log.warning(
+            'sampling = "repeat" changes nothing: every class is in %g of the images or more; a higher repeat_threshold'
+            " shows more of them more often",
+            recipe.repeat_threshold,
+        )
+    return factors

@@ -179,7 +179,8 @@ class Checkpoints:
         info = ModelInfo.of(
             self._stepper.model,
             self._data["train"].class_names,
-            metrics=metrics,
+            self._stepper.thresholds,
+            metrics,
             training={**position, **self._about},
         )
         info = replace(info, selection=self._selection, category_ids=self._category_ids)

@@ -95,7 +95,13 @@ class Evaluator:
         stepper, model, device = self._stepper, self._stepper.model, self._stepper.device
         with self._averaged_weights():
             return validate(
-                model, self.dataset, self._batches(), Thresholds(), device, loss_of=stepper.objective, on_image=on_image
+                model,
+                self.dataset,
+                self._batches(),
+                stepper.thresholds,
+                device,
+                loss_of=stepper.objective,
+                on_image=on_image,
             )
 
     def _leave_out_broken(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +13,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from singleshot.conventions import convention
 from singleshot.errors import ConfigError, did_you_mean, printable
 from singleshot.loading.augment_spec import AUGMENTS, AugmentSpec
-from singleshot.losses import LOSS_RULES
+from singleshot.losses import BOX_LOSSES, LOSS_RULES
 from singleshot.matching import RULES as MATCHING_RULES
+from singleshot.sigmoid_losses import SIGMOID_RULES
 
 MAX_BYTES = 1 << 20
+
+
+# Rules by name, for each key that chooses one.
+_RULES: dict[str, Mapping[str, object]] = {
+    "matching": MATCHING_RULES,
+    "loss": {**LOSS_RULES, **SIGMOID_RULES},
+    "box_loss": BOX_LOSSES,
+}
 
 
 class Recipe(BaseModel):
@@ -23,7 +33,8 @@ class Recipe(BaseModel):
 
     lr is for a batch of `base_batch` images and scales in proportion with the real one. Milestones are fractions of the
     whole training. warmup is a fraction of the training but at most `warmup_steps` steps. matching and loss are names
-    of matching.RULES and losses.LOSS_RULES; decay_only says which parameters weight_decay pulls on (see
+    of matching.RULES and of losses.LOSS_RULES or sigmoid_losses.SIGMOID_RULES, box_loss is one of losses.BOX_LOSSES;
+    decay_only says which parameters weight_decay pulls on (see
     optimizers.parameter_groups).
     """
 
@@ -58,6 +69,12 @@ class Recipe(BaseModel):
     min_negatives: int = Field(0, ge=0, le=10_000)
     alpha: float = Field(1.0, ge=0, le=1000)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    box_loss: str = "smooth-l1"
+    class_weights: dict[str, float] = Field(default={}, description="factors on classes' confidence loss, by name")
+    sampling: Literal["uniform", "repeat"] = "uniform"
+    repeat_threshold: float = Field(
+        0.001, gt=0, le=1, description="repeat: classes in a smaller part of the images are shown more often"
+    )
     augment: AugmentSpec = AUGMENTS["caffe"]
 
     @model_validator(mode="before")
@@ -80,17 +97,38 @@ class Recipe(BaseModel):
         if not isinstance(values, dict) or "convention" not in values:
             return values
         own = {key: value for key, value in values.items() if key != "convention"}
-        return {**convention(str(values["convention"])).recipe(), **own}
+        whole = {**convention(str(values["convention"])).recipe(), **own}
+        unused = unused_keys(whole.get("matching"), whole.get("loss"))
+        return {key: value for key, value in whole.items() if key in own or key not in unused}
 
-    @field_validator("matching", "loss")
+    @field_validator(*_RULES)
     @classmethod
     def _known_rule(cls, name: str, info: ValidationInfo) -> str:
-        rules = MATCHING_RULES if info.field_name == "matching" else LOSS_RULES
+        rules = _RULES[str(info.field_name)]
         if name not in rules:
             raise ConfigError(
                 f"{info.field_name} {printable(name)!r}: want one of {', '.join(rules)}{did_you_mean(name, rules)}"
             )
         return name
+
+    @field_validator("class_weights")
+    @classmethod
+    def _weights_are_factors(cls, weights: dict[str, float]) -> dict[str, float]:
+        for name, weight in weights.items():
+            if not 0 < weight <= 1000:
+                raise ValueError(f"want numbers above 0 and up to 1000, {printable(name, 40)} has {weight:g}")
+        return weights
+
+    @model_validator(mode="after")
+    def _every_key_says_something(self) -> Recipe:
+        """A key that the chosen rules do not look at must not be another than its default."""
+        unused = unused_keys(self.matching, self.loss)
+        if self.sampling == "uniform":
+            unused["repeat_threshold"] = 'sampling = "uniform"'
+        for key, rule in unused.items():
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ConfigError(f"{key}: says nothing with {rule}; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _milestones_rise(self) -> Recipe:
@@ -102,9 +140,23 @@ class Recipe(BaseModel):
         """Plain values, for JSON and TOML; `Recipe(**values)` is equal."""
         return {**self.model_dump(mode="json", exclude={"augment"}), "augment": self.augment.to_dict()}
 
+    @property
+    def activation(self) -> str:
+        """What makes probabilities of the logits of a model that is trained so."""
+        return "sigmoid" if self.loss in SIGMOID_RULES else "softmax"
+
     def learning_rate(self, batch: int) -> float:
         """lr for a batch of that many images (Goyal et al. 2017: in proportion)."""
         return self.lr * batch / self.base_batch
+
+
+def unused_keys(matching: object, loss: object) -> dict[str, str]:
+    """Keys that say nothing under these rules, and under which of them."""
+    rule = MATCHING_RULES.get(str(matching))
+    unused = {} if rule is None or rule.by_iou_min else {"iou_min": f'matching = "{matching}"'}
+    if loss in SIGMOID_RULES:
+        unused |= dict.fromkeys(("negative_ratio", "min_negatives", "label_smoothing"), f'loss = "{loss}"')
+    return unused
 
 
 def _preset(name: object) -> AugmentSpec:

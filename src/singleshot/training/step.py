@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from singleshot.boxes import decode
 from singleshot.devices import autocast
-from singleshot.errors import SingleshotError, printable
-from singleshot.losses import LOSS_RULES, multibox_loss
-from singleshot.matching import match
+from singleshot.errors import ConfigError, SingleshotError, did_you_mean, printable
+from singleshot.losses import LOSS_RULES, BoxLoss, multibox_loss
+from singleshot.matching import RULES, match
 from singleshot.models import SSD
 from singleshot.records import Batch, Losses, RawOutput, Targets
+from singleshot.sigmoid_losses import sigmoid_loss
+from singleshot.thresholds import Thresholds
 from singleshot.training.failures import is_out_of_memory
 from singleshot.training.optimizers import ModelEMA, make_optimizer, set_lr
 from singleshot.training.recipes import Recipe
@@ -42,17 +45,19 @@ class Objective:
     model's device.
     """
 
-    def __init__(self, model: SSD, recipe: Recipe) -> None:
+    def __init__(self, model: SSD, recipe: Recipe, class_names: Sequence[str] = ()) -> None:
+        """class_names: by label, for a recipe with class_weights. Raises ConfigError for weights of other classes."""
         self._model, self._recipe = model, recipe
-        self._per_map = model.prior_spec.per_map
+        self._box_loss = BoxLoss(recipe.box_loss, self._boxes_px)
+        self._class_weights = _class_weights(recipe.class_weights, class_names, model.priors.device)
 
     def __call__(self, raw: RawOutput, boxes: Tensor, labels: Tensor) -> Losses:
         """Losses of a batch."""
-        return self.loss(raw, self.match(boxes, labels))
+        return self.loss(raw, self.match(boxes, labels, raw))
 
     @torch.no_grad()
-    def match(self, boxes: Tensor, labels: Tensor) -> Targets:
-        """Targets of a batch by the recipe's rule of matching."""
+    def match(self, boxes: Tensor, labels: Tensor, raw: RawOutput | None) -> Targets:
+        """Targets of a batch by the recipe's rule of matching; raw: for rules that go by predictions."""
         model, recipe = self._model, self._recipe
         return match(
             model.priors,
@@ -62,15 +67,36 @@ class Objective:
             recipe.matching,
             model.prior_spec.variances,
             ignore_from=recipe.ignore_from,
-            per_map=self._per_map,
+            spec=model.prior_spec,
+            raw=None if raw is None else RawOutput(*(values.detach() for values in raw)),
+            activation=recipe.activation,
         )
 
     def loss(self, raw: RawOutput, targets: Targets, positives: Tensor | None = None) -> Losses:
         """Losses by the recipe's rule; positives: what takes the place of the batch's own number of matched priors
         where the rule divides by it (see `losses.multibox_loss`)."""
-        recipe = self._recipe
+        recipe, weights = self._recipe, self._class_weights
+        if recipe.activation == "sigmoid":
+            return sigmoid_loss(raw, targets, self._box_loss, recipe.loss, recipe.alpha, positives, weights)
         factors = recipe.negative_ratio, recipe.alpha, recipe.min_negatives, recipe.label_smoothing
-        return multibox_loss(raw, targets, recipe.loss, *factors, batch_matches=positives)
+        box_loss = None if recipe.box_loss == "smooth-l1" else self._box_loss
+        return multibox_loss(raw, targets, recipe.loss, *factors, positives, box_loss, weights)
+
+    def _boxes_px(self, offsets: Tensor) -> Tensor:
+        model = self._model
+        height, width = model.prior_spec.image
+        boxes = decode(offsets, model.priors, model.prior_spec.variances)
+        return torch.stack([v * side for v, side in zip(boxes.unbind(-1), (width, height) * 2, strict=True)], dim=-1)
+
+
+def _class_weights(weights: Mapping[str, float], class_names: Sequence[str], device: torch.device) -> Tensor | None:
+    """[C], 1 for a class that is not named; None where none is."""
+    for name in weights:
+        if name not in class_names:
+            known = ", ".join(printable(one, 40) for one in class_names[:20])
+            hint = did_you_mean(name, class_names)
+            raise ConfigError(f"class_weights: {printable(name, 40)} is no class of the data ({known}){hint}")
+    return torch.tensor([weights.get(name, 1.0) for name in class_names], device=device) if weights else None
 
 
 class _Pending(NamedTuple):
@@ -79,7 +105,10 @@ class _Pending(NamedTuple):
 
 
 class Stepper:
-    """Holds the model, optimizer, gradient scaler and weight average; calling it trains on one batch."""
+    """Holds the model, optimizer, gradient scaler and weight average; calling it trains on one batch.
+
+    thresholds: how the outputs of a model that is trained so become detections.
+    """
 
     def __init__(
         self,
@@ -90,6 +119,7 @@ class Stepper:
         dtype: torch.dtype,
         compiled: bool = False,
         share_positives: Callable[[Tensor], Tensor] | None = None,
+        class_names: Sequence[str] = (),
     ) -> None:
         """Make the optimizer and what else the recipe wants.
 
@@ -102,13 +132,15 @@ class Stepper:
             compiled: Whether the network is compiled first.
             share_positives: Gives, for the number of matched priors in a batch, the number that its loss is divided
                 by: where several processes share a step, the mean of theirs. None: its own.
+            class_names: By label, for a recipe with class_weights.
         """
         self.model, self.recipe, self.device, self.dtype = model, recipe, device, dtype
         self.lr = recipe.learning_rate(batch_size)
         self.optimizer = make_optimizer(model, recipe, self.lr)
         self.average = ModelEMA(model, recipe.ema) if recipe.ema > 0 else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
-        self.objective = Objective(model, recipe)
+        self.objective = Objective(model, recipe, class_names)
+        self.thresholds = Thresholds(activation=recipe.activation)
         self.forward = torch.compile(model) if compiled else model
         # Asking an accelerator for a number stops its queue, so there many steps share one look.
         self.check_every = 1 if device.type == "cpu" else 50
@@ -147,7 +179,7 @@ class Stepper:
             self.optimizer.zero_grad(set_to_none=True)
             return self._whole_batch(batch) if self.parts == 1 else self._in_parts(batch)
         except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error) or 2 * self.parts > len(batch.names):
+            if not (is_out_of_memory(error) and self._divisible) or 2 * self.parts > len(batch.names):
                 raise
         # Past the handler, so that the error holds no tensors any more.
         self.optimizer.zero_grad(set_to_none=True)
@@ -159,16 +191,22 @@ class Stepper:
         images, boxes, labels = self._to_device(batch)
         with self._autocast:
             raw = self.forward(images)
-        targets = self.objective.match(boxes, labels)
+        targets = self.objective.match(boxes, labels, raw)
         share = self._share_positives
         losses = self.objective.loss(raw, targets, None if share is None else share((targets.labels > 0).sum()))
         self._backward(losses.total)
         return losses
 
+    @property
+    def _divisible(self) -> bool:
+        """Whether the loss of a batch can be put together from its parts: not by sigmoids, nor with targets that need the
+        outputs of all of it."""
+        return self.recipe.loss in LOSS_RULES and not RULES[self.recipe.matching].by_predictions
+
     def _in_parts(self, batch: Batch) -> Losses:
         """As of the whole batch, but for normalisation and for negatives that images compete for."""
         images, boxes, labels = self._to_device(batch)
-        targets = self.objective.match(boxes, labels)
+        targets = self.objective.match(boxes, labels, None)
         matches = (targets.labels > 0).sum(dim=1)
         positives = matches.sum() if self._share_positives is None else self._share_positives(matches.sum())
         weigh = LOSS_RULES[self.recipe.loss].weigh

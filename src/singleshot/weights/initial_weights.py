@@ -9,6 +9,7 @@ from dataclasses import replace
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.inputs import InputSpec
 from singleshot.models import SSD
+from singleshot.models.prior_probability import set_class_bias
 from singleshot.prior_boxes import PriorSpec, cell_shapes
 from singleshot.weights.backbones import has_imagenet_weights, load_backbone
 from singleshot.weights.checkpoint import build_model
@@ -56,6 +57,7 @@ def start_from_checkpoint(
     resize: str | None = None,
     sixteen_bit: str | None = None,
     choose_priors: Callable[[PriorSpec, InputSpec], PriorSpec] | None = None,
+    class_bias: float | None = None,
 ) -> tuple[SSD, str, bool]:
     """A checkpoint's network, ours or another project's, for the classes that are wanted, words about it, and whether
     it knows one of them.
@@ -69,6 +71,7 @@ def start_from_checkpoint(
         sixteen_bit: "scale" or "stretch", likewise.
         choose_priors: Gives the default boxes for those of the checkpoint and its input; None keeps them. The
             outputs of a map that gets others start fresh, which the log says: they are relative to its boxes.
+        class_bias: The bias of each new class, where it is not to be the network's own initial one.
 
     Raises:
         CheckpointError: It cannot be read.
@@ -83,10 +86,14 @@ def start_from_checkpoint(
     spec = replace(spec, resize=resize or spec.resize, sixteen_bit=sixteen_bit or spec.sixteen_bit)
     priors = info.priors if choose_priors is None else choose_priors(info.priors, spec)
     model = build_model(replace(info, input_spec=spec, prior_spec=priors), len(class_names))
+    activation = info.thresholds.activation
+    if class_bias is not None:
+        set_class_bias(model, class_bias)
+        activation = "softmax"  # the background's output means nothing to sigmoids, which is what follows
     state, boxes = model.state_dict(), boxes_by_class_tensor(info)
     changed = changed_maps(info.priors, priors)
     kept = {key: v for key, v in state.items() if not key.startswith(tuple(f"heads.{i}." for i in changed))}
-    model.load_state_dict(state | take_over(old.state_dict(), kept, boxes, match, info.thresholds.activation))
+    model.load_state_dict(state | take_over(old.state_dict(), kept, boxes, match, activation))
     if changed:
         maps = ", ".join(map(str, (priors.maps[i] for i in changed)))
         log.info("%s: has other default boxes; the outputs of its maps of %s cells start fresh", where, maps)
