@@ -46,9 +46,7 @@ def first_model(options: TrainOptions, train_set: Dataset | ShardStream) -> tupl
     if options.start:
         sigmoid = recipe_of(replace(options, recipe=options.recipe or "adapt")).activation == "sigmoid"
         rules = options.resize, options.sixteen_bit, choose_priors, prior_bias() if sigmoid else None
-        model, initial, knows = start_from_checkpoint(
-            options.start, class_names, options.model, *rules, choose_priors, prior_bias() if sigmoid else None
-        )
+        model, initial, knows = start_from_checkpoint(options.start, class_names, options.model, *rules)
         return model, initial, "detector" if knows else "backbone"
     name = options.model or DEFAULT_MODEL
     inputs = table = None

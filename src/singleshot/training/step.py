@@ -199,8 +199,8 @@ class Stepper:
 
     @property
     def _divisible(self) -> bool:
-        """Whether the loss of a batch can be put together from its parts: not by sigmoids, nor with targets that need the
-        outputs of all of it."""
+        """Whether the loss of a batch can be put together from its parts: not by sigmoids, nor with targets that need
+        the outputs of all of it."""
         return self.recipe.loss in LOSS_RULES and not RULES[self.recipe.matching].by_predictions
 
     def _in_parts(self, batch: Batch) -> Losses:
