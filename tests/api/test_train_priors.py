@@ -96,18 +96,13 @@ def test_export_gives_the_same_boxes(fitted, scenes, tmp_path):
     images = sorted(map(str, (scenes / "JPEGImages").iterdir()))[:3]
     want = singleshot.load(fitted.best, device="cpu").detect(images, score_min=0.02)
     assert sum(len(one.boxes) for one in want) > 20
-    for name, engine in (("model.onnx", "onnxruntime"), ("model.onnx", "openvino"), ("model.xml", "openvino")):
-        path = tmp_path / name
-        if not path.exists():
-            singleshot.export(fitted.best, out=path)
+    path = singleshot.export(fitted.best, out=tmp_path / "model.onnx")
+    for engine in ("onnxruntime", "openvino"):
         found = singleshot.load(path, engine=engine).detect(images, score_min=0.02)
         for one, other in zip(want, found, strict=True):
             np.testing.assert_allclose(one.boxes, other.boxes, atol=0.05)
             np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
             assert one.names == other.names
-    assert singleshot.evaluate(path, scenes).mean_ap == pytest.approx(
-        singleshot.evaluate(fitted.best, scenes, device="cpu").mean_ap, abs=0.01
-    )
 
 
 def test_other_projects_do_not_take_them(fitted, tmp_path):
