@@ -6,13 +6,16 @@ import contextlib
 import functools
 import logging
 import math
+import os
 import shutil
 import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -107,14 +110,11 @@ class WorkerPool(Generic[Job, T]):
         """
         taken = failures = 0
         while taken < len(jobs):
-            # Jobs are dealt in turn, and streams stay with their worker: what is done leaves a gap of as many turns.
-            gap = taken % self._loader.num_workers if self._loader.num_workers else 0
-            results = self._start([*[None] * gap, *jobs[taken:]])
+            results = self._start(jobs[taken:])  # dealt in turn, so what one worker had stays with one
             try:
                 with self._watched(results, HANG_SECONDS * 2**failures) as watched:
-                    for number, result in enumerate(watched):
-                        if number >= gap:
-                            taken, failures = taken + 1, 0
+                    for result in watched:
+                        taken, failures = taken + 1, 0
                         if result is not None:
                             yield _raised(result)
             except _WorkerLostError as error:
@@ -266,5 +266,13 @@ def _start_worker(_: int) -> None:
     # Ctrl-C reaches the whole process group; the main process ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a training's own handler would keep a worker alive
+    Queue._on_queue_feeder_error = staticmethod(_end_without_room)  # type: ignore[attr-defined]
     cv2.setNumThreads(0)
     keep_freed_memory()  # images come and go all the time, each a mapping of its own otherwise
+
+
+def _end_without_room(error: Exception, result: object) -> None:
+    """End a worker whose result cannot be sent, as where shared memory is full: it would be missed without end."""
+    if "No space left" not in str(error):
+        traceback.print_exception(error)
+    os._exit(1)
