@@ -195,7 +195,8 @@ def _same_classes(wanted: Classes, has: Classes) -> bool:
 def _same_recipe(name: str, recipe: Mapping[str, Any]) -> bool:
     """Whether a recipe of that name or file is the run's, the learning rate aside, which has an option of its own."""
     with needs("train", "training"):
-        from singleshot.training.recipes import load_recipe
+        from singleshot.training.recipes import Recipe, load_recipe
 
-    now = json.loads(json.dumps(load_recipe(name).to_dict()))  # as it stands in a file: lists for tuples
-    return {**now, "lr": recipe.get("lr")} == dict(recipe)
+    # As they stand in a file, lists for tuples; a key that is newer than the run has its default in it.
+    now, new_keys = (json.loads(json.dumps(one.to_dict())) for one in (load_recipe(name), Recipe()))
+    return {**now, "lr": recipe.get("lr")} == {**new_keys, **recipe}
