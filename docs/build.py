@@ -34,7 +34,8 @@ LINKS = (
 # The rooms whose public names make the reference, in its order.
 ROOMS = (
     "singleshot", "singleshot.runtime", "singleshot.datasets", "singleshot.models", "singleshot.weights",
-    "singleshot.priors", "singleshot.boxes", "singleshot.matching", "singleshot.losses", "singleshot.postprocess",
+    "singleshot.priors", "singleshot.boxes", "singleshot.matching", "singleshot.assigners",
+    "singleshot.losses", "singleshot.sigmoid_losses", "singleshot.postprocess",
     "singleshot.thresholds", "singleshot.inputs", "singleshot.metrics", "singleshot.records", "singleshot.errors",
 )  # fmt: skip
 
