@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +16,7 @@ from singleshot.class_selection import Classes
 from singleshot.errors import CheckpointError, ConfigError, DataError, SingleshotError, printable
 from singleshot.extras import needs
 from singleshot.files import atomic_write, remove_parts
+from singleshot.input_shape import size_words
 
 if TYPE_CHECKING:
     from singleshot.datasets.dataset import Dataset
@@ -33,7 +35,7 @@ __all__ = ["OnStart", "Run", "Started", "TrainOptions", "resolve", "run_training
 
 class Started(NamedTuple):
     """A training whose input has all been checked. initial: where its weights come from, in words; val_images: None
-    without validation; length: epochs or time, in words."""
+    without validation; length: epochs or time, in words; input: of the network, in words."""
 
     folder: Path
     model: str
@@ -45,6 +47,7 @@ class Started(NamedTuple):
     precision: str
     device: str
     length: str
+    input: str
 
 
 OnStart = Callable[[Started], Iterable["Reporter"]]
@@ -103,6 +106,8 @@ def train(
     lr: float | None = None,
     backbone_weights: str | Path | None = None,
     start: str | Path | None = None,
+    size: str | int | tuple[int, int] | None = None,
+    grey: bool | None = None,
     resize: str | None = None,
     sixteen_bit: str | None = None,
     split: str | None = None,
@@ -138,6 +143,9 @@ def train(
         lr: Learning rate at the recipe's base batch; None for the recipe's.
         backbone_weights: "imagenet", "none", a file, or None and "auto" for ImageNet where it can be downloaded.
         start: A checkpoint to start from, ours or another project's; its classes may differ.
+        size: Of the network's input: 512, (288, 512) for height and width, "288x512", or "auto" for one that suits the
+            data; None for the model's. Default boxes are scaled with it.
+        grey: The network takes one channel, the luminance of what colour pictures there are; None for the model's.
         resize: "stretch" or "letterbox"; None for the model's.
         sixteen_bit: How 16-bit pictures become 8 bits: "scale" (None) or "stretch", each picture's own range. The model
             keeps it: evaluation and detection do the same.
@@ -250,7 +258,7 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
     train_set = open_train(options)
     val_set = open_validation(options, train_set)
     torch.manual_seed(options.seed or 0)
-    model, initial, pretrained = _model(options, train_set.class_names)
+    model, initial, pretrained = _model(options, train_set)
     if model.input_spec.sixteen_bit == "scale" and not options.resume and not options.sixteen_bit:
         warn_of_few_greys(train_set)
     options = replace(options, recipe=options.recipe or ("finetune" if pretrained else "scratch"))
@@ -260,6 +268,8 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
         options,
         model=model.name,
         classes=None if train_set.selection is None else train_set.selection.to_dict(),
+        size=size_words(model.input_spec.sides),
+        grey=model.input_spec.channels == 1,
         resize=model.input_spec.resize,
         sixteen_bit=model.input_spec.sixteen_bit,
         batch=options.batch or recipe.batch,
@@ -317,6 +327,7 @@ def _started(trainer: Trainer, options: TrainOptions, initial: str) -> Started:
         precision=str(trainer.dtype),
         device=str(settings.device),
         length=str(options.time) if options.time else f"{settings.epochs} epochs",
+        input=trainer.model.input_spec.size_text,
     )
 
 
@@ -332,9 +343,11 @@ def _cache(wanted: str, train_set: Dataset | ShardStream, size: Size, most: int)
     return "none"
 
 
-def _model(options: TrainOptions, class_names: tuple[str, ...]) -> tuple[SSD, str, bool]:
+def _model(options: TrainOptions, train_set: Dataset | ShardStream) -> tuple[SSD, str, bool]:
     """The model with its initial weights, words about where they come from, and whether they are pretrained."""
+    from singleshot.api.train_input import choose_input
     from singleshot.models import build
+    from singleshot.models.zoo import outline
     from singleshot.presets import MODELS
     from singleshot.training.checkpoints import LAST, has_state
     from singleshot.weights.checkpoint import build_model, read_info
@@ -345,14 +358,16 @@ def _model(options: TrainOptions, class_names: tuple[str, ...]) -> tuple[SSD, st
     if going_on and last.is_file():
         # The network as it is: what it was started from may have been moved since.
         return build_model(read_info(last)), "resumed", True
+    class_names, choose = train_set.class_names, functools.partial(choose_input, options, train_set)
     if options.start:
-        rules = options.resize, options.sixteen_bit
+        rules = options.resize, options.sixteen_bit, choose
         return *start_from_checkpoint(options.start, class_names, options.model, *rules), True
     name = options.model or DEFAULT_MODEL
     inputs = MODELS[name].input_spec if name in MODELS else None
     if inputs is not None:
         rule = options.sixteen_bit or inputs.sixteen_bit
         inputs = replace(inputs, resize=options.resize or inputs.resize, sixteen_bit=rule)
+        inputs = choose(inputs, lambda: outline(name))
     model = build(name, len(class_names), input_spec=inputs)
     return model, *start_model(model, options.backbone_weights or "auto", fresh=not going_on)
 

@@ -13,12 +13,26 @@ from singleshot.api.options import Options, check_range
 from singleshot.class_selection import Classes, ClassSelection, select_classes
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.extras import needs, require
+from singleshot.input_shape import size_words
 
 RUN_FILE = "run.json"
 # Where and how a run is done on this machine: what is not kept in run.json.
 _NOT_KEPT = ("out", "resume", "device", "compile", "workers", "tensorboard", "update_ratios")
 # What a resumed run keeps: another value is refused.
-_FIXED = ("classes", "model", "recipe", "batch", "lr", "backbone_weights", "start", "resize", "sixteen_bit", "seed")
+_FIXED = (
+    "classes",
+    "model",
+    "recipe",
+    "batch",
+    "lr",
+    "backbone_weights",
+    "start",
+    "size",
+    "grey",
+    "resize",
+    "sixteen_bit",
+    "seed",
+)
 # What may change in a run where it is given again; its length besides.
 _MAY_CHANGE = (
     "data",
@@ -53,6 +67,8 @@ class TrainOptions(Options):
     lr: float | None = None
     backbone_weights: str | None = None
     start: str | None = None
+    size: str | int | tuple[int, ...] | None = None
+    grey: bool | None = None
     resize: str | None = None
     sixteen_bit: str | None = None
     split: str | None = None
@@ -106,6 +122,8 @@ def resolve(given: TrainOptions) -> TrainOptions:
     require("train", "training", "torch")
     if given.classes is not None:
         given = replace(given, classes=read_groups(given.classes))
+    if given.size is not None:
+        given = replace(given, size=size_words(given.size))
     if given.time and given.epochs:
         raise ConfigError("--time and --epochs exclude each other: a budget of time decides the epochs")
     if given.start and given.backbone_weights and not given.resume:
@@ -135,7 +153,8 @@ def saved_run(folder: str | Path) -> SavedRun:
         content = json.loads(path.read_text(encoding="utf-8"))
         values, recipe = content["options"], content["recipe"]
         if isinstance(values, dict):
-            values = {"sixteen_bit": "scale", **values}  # which older runs do not say
+            # which older runs do not say
+            values = {"sixteen_bit": "scale", "size": None, "grey": None, **values}
         if not isinstance(values, dict) or set(values) != set(TrainOptions().kept()) or not isinstance(recipe, dict):
             raise ValueError("other options than this version's")
         return SavedRun(TrainOptions.from_dict(values), recipe)

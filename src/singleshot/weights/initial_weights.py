@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 from singleshot.errors import CheckpointError, ConfigError, printable
+from singleshot.inputs import InputSpec
 from singleshot.models import SSD
+from singleshot.models.dry_run import priors_on
+from singleshot.weights.backbone_tensors import adapted
 from singleshot.weights.backbones import has_imagenet_weights, load_backbone
 from singleshot.weights.checkpoint import build_model
 from singleshot.weights.class_rows import boxes_by_class_tensor, describe_match, match_classes, take_over
@@ -52,6 +56,7 @@ def start_from_checkpoint(
     name: str | None = None,
     resize: str | None = None,
     sixteen_bit: str | None = None,
+    choose_input: Callable[[InputSpec, Callable[[], SSD]], InputSpec] | None = None,
 ) -> tuple[SSD, str]:
     """A checkpoint's network, ours or another project's, for the classes that are wanted, and words about it.
 
@@ -62,10 +67,12 @@ def start_from_checkpoint(
         name: What the preset must be; None for any.
         resize: "stretch" or "letterbox" in place of the checkpoint's own rule.
         sixteen_bit: "scale" or "stretch", likewise.
+        choose_input: Gives the input for that of the checkpoint and its network. Default boxes are scaled to another
+            size; in one channel the first layer has the sum of its weights over the colours.
 
     Raises:
         CheckpointError: It cannot be read.
-        ConfigError: It is another preset than `name`, or there is no such rule.
+        ConfigError: It is another preset than `name`, there is no such rule, or its network cannot have that input.
     """
     old, info = open_model(path)
     where = printable(path)
@@ -74,8 +81,16 @@ def start_from_checkpoint(
     match = match_classes(info.class_names, class_names)
     spec = info.input_spec
     spec = replace(spec, resize=resize or spec.resize, sixteen_bit=sixteen_bit or spec.sixteen_bit)
-    model = build_model(replace(info, input_spec=spec), len(class_names))
-    model.load_state_dict(take_over(old.state_dict(), model.state_dict(), boxes_by_class_tensor(info), match))
+    if choose_input is not None:
+        spec = choose_input(spec, lambda: old)
+    if info.graph is not None and spec.channels != old.input_spec.channels:
+        raise ConfigError(f"--grey: {where} is another project's network, which takes colours; leave --grey out")
+    info = replace(info, input_spec=spec, prior_spec=priors_on(old, spec.sides, where))
+    model, state = build_model(info, len(class_names)), old.state_dict()
+    if spec.channels != old.input_spec.channels:
+        first = f"backbone.{next(iter(old.backbone.state_dict()))}"
+        state[first] = adapted(state[first], old.input_spec, spec)
+    model.load_state_dict(take_over(state, model.state_dict(), boxes_by_class_tensor(info), match))
     log.info("%s: its classes by name: %s", where, describe_match(match))
     total = len(class_names)
     return model, f"from {where}" + (f", {len(match.new)} of {total} classes new" if match.new else "")
