@@ -28,11 +28,12 @@ GROUPS: dict[str, dict[str, set[str]]] = {
         "convention_records": {"prior_boxes", "prior_tables", "inputs", "thresholds"},
         "conventions_faces": {"convention_records", "inputs", "thresholds"},
         "conventions": {"convention_records", "conventions_faces", "inputs", "thresholds"},
+        "input_shape": {"inputs", "prior_boxes"},
         "priors": {"prior_boxes", "prior_tables"},
         "prior_coverage": {"prior_boxes"},
         "matching": {"boxes"}, "losses": set(), "postprocess": {"boxes", "thresholds"},
         "metrics": set(),
-        "models": {"priors", "prior_boxes", "prior_tables", "inputs", "presets", "conventions"},
+        "models": {"priors", "prior_boxes", "prior_tables", "inputs", "input_shape", "presets", "conventions"},
     },
     "without torch": {
         "model_info": set(),

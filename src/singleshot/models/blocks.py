@@ -133,6 +133,22 @@ class DepthwiseConv2d(nn.Conv2d):
         return maps
 
 
+class HalvingConv2d(nn.Conv2d):
+    """nn.Conv2d with stride 2 and padding k // 2: the same numbers, also in training on a map of a single column.
+
+    There oneDNN's gradient in bfloat16 leaves the weights that only see zeros as they lay in memory (torch 2.13 and
+    2.15); the middle column of the kernel alone computes the same, and the others get the zeros that they should.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H / 2, W / 2]"""
+        if not self.training or x.shape[-1] != 1:
+            return super().forward(x)
+        middle = self.kernel_size[1] // 2
+        padding = int(self.padding[0]), 0
+        return nn.functional.conv2d(x, self.weight[..., middle : middle + 1], self.bias, self.stride, padding)
+
+
 class SamePad(nn.Module):
     """TensorFlow's SAME for a stride of 2: zeros at the lower and right edge first, (k - 2) of them at even sizes."""
 
@@ -152,8 +168,8 @@ class SamePad(nn.Module):
 def use_fast_depthwise(module: nn.Module) -> None:
     """Make a network quicker to train on a CPU, in place; it computes the same numbers.
 
-    Depthwise convolutions become DepthwiseConv2d. ReLU and ReLU6 write to a map of their own: in
-    bfloat16 writing over their input takes a CPU twice as long. Measured: benchmarks/depthwise.py.
+    Depthwise convolutions become DepthwiseConv2d, those that halve a map HalvingConv2d. ReLU and ReLU6 write to a map
+    of their own: in bfloat16 writing over their input takes a CPU twice as long. Measured: benchmarks/depthwise.py.
     """
     for layer in module.modules():
         if isinstance(layer, (nn.ReLU, nn.ReLU6)):
@@ -168,6 +184,14 @@ def use_fast_depthwise(module: nn.Module) -> None:
             and layer.bias is None
         ):
             layer.__class__ = DepthwiseConv2d
+        elif (
+            type(layer) is nn.Conv2d
+            and layer.groups == 1
+            and (layer.kernel_size, layer.padding) in (((3, 3), (1, 1)), ((5, 5), (2, 2)))
+            and layer.dilation == (1, 1)
+            and layer.stride == (2, 2)
+        ):
+            layer.__class__ = HalvingConv2d
 
 
 class InvertedResidual(nn.Module):
