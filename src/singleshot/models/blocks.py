@@ -123,6 +123,8 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, H / stride, W / stride]"""
+        if self.training and x.shape[-1] == 1:
+            return _in_float32(self, x)
         quick = self.training and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
         if not quick or torch.compiler.is_compiling():
             return super().forward(x)
@@ -134,19 +136,18 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 class HalvingConv2d(nn.Conv2d):
-    """nn.Conv2d with stride 2 and padding k // 2: the same numbers, also in training on a map of a single column.
-
-    There oneDNN's gradient in bfloat16 leaves the weights that only see zeros as they lay in memory (torch 2.13 and
-    2.15); the middle column of the kernel alone computes the same, and the others get the zeros that they should.
-    """
+    """nn.Conv2d of stride 2: the same numbers, also where it is trained on a map of a single column."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, H / 2, W / 2]"""
-        if not self.training or x.shape[-1] != 1:
-            return super().forward(x)
-        middle = self.kernel_size[1] // 2
-        padding = int(self.padding[0]), 0
-        return nn.functional.conv2d(x, self.weight[..., middle : middle + 1], self.bias, self.stride, padding)
+        return _in_float32(self, x) if self.training and x.shape[-1] == 1 else super().forward(x)
+
+
+def _in_float32(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """Where a map has a single column, oneDNN's gradient in bfloat16 leaves the weights that only see padding as they
+    lay in memory (stride 2; torch 2.14.1). Maps like that are small."""
+    with torch.autocast(x.device.type, enabled=False):
+        return nn.Conv2d.forward(layer, x.float())
 
 
 class SamePad(nn.Module):
