@@ -21,6 +21,7 @@ from singleshot.errors import ConfigError, printable
 RESIZE_RULES = ("stretch", "letterbox")
 COLOUR_ORDERS = ("rgb", "bgr")
 CHANNELS = (1, 3)
+MIN_SIDE, MAX_SIDE = 32, 4096  # pixels
 # How the samples of 16-bit pictures become 8 bits: their upper half, or each picture's own range from 0 to 255.
 SIXTEEN_BIT = ("scale", "stretch")
 
@@ -90,8 +91,10 @@ class InputSpec:
 
     def _check(self) -> None:
         for side in (self.height, self.width):
-            if not isinstance(side, int) or isinstance(side, bool) or not 32 <= side <= 4096:
-                raise ConfigError(f"input size {printable(side, 40)}: want 32 to 4096 pixels, a whole size")
+            if not isinstance(side, int) or isinstance(side, bool) or not MIN_SIDE <= side <= MAX_SIDE:
+                raise ConfigError(
+                    f"input size {printable(side, 40)}: want {MIN_SIDE} to {MAX_SIDE} pixels, a whole size"
+                )
         if self.channels not in CHANNELS:
             raise ConfigError(f"input channels {printable(self.channels, 40)}: want 1 (grey) or 3 (colour)")
         if self.resize not in RESIZE_RULES:

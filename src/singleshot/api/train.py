@@ -17,6 +17,7 @@ from singleshot.class_selection import Classes
 from singleshot.errors import ConfigError, DataError, SingleshotError, printable
 from singleshot.extras import needs
 from singleshot.files import atomic_write, remove_parts
+from singleshot.input_shape import size_words
 from singleshot.prior_files import write_priors
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ __all__ = ["OnStart", "Run", "Started", "TrainOptions", "resolve", "run_training
 
 class Started(NamedTuple):
     """A training whose input has all been checked. initial: where its weights come from, in words; val_images: None
-    without validation; length: epochs or time, in words."""
+    without validation; length: epochs or time, in words; input: of the network, in words."""
 
     folder: Path
     model: str
@@ -46,6 +47,7 @@ class Started(NamedTuple):
     precision: str
     device: str
     length: str
+    input: str
 
 
 OnStart = Callable[[Started], Iterable["Reporter"]]
@@ -108,6 +110,8 @@ def train(
     freeze: int | None = None,
     backbone_weights: str | Path | None = None,
     start: str | Path | None = None,
+    size: str | int | tuple[int, int] | None = None,
+    grey: bool | None = None,
     resize: str | None = None,
     sixteen_bit: str | None = None,
     split: str | None = None,
@@ -148,6 +152,9 @@ def train(
         freeze: Parts of the backbone, from the image on, that stay as they are; 0 for none, None for the recipe's.
         backbone_weights: "imagenet", "none", a file, or None and "auto" for ImageNet where it can be downloaded.
         start: A checkpoint to start from, ours or another project's; its classes may differ.
+        size: Of the network's input: 512, (288, 512) for height and width, "288x512", or "auto" for one that suits the
+            data; None for the model's. Default boxes are scaled with it.
+        grey: The network takes one channel, the luminance of what colour pictures there are; None for the model's.
         resize: "stretch" or "letterbox"; None for the model's.
         sixteen_bit: How 16-bit pictures become 8 bits: "scale" (None) or "stretch", each picture's own range. The model
             keeps it: evaluation and detection do the same.
@@ -308,6 +315,8 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
         options,
         model=model.name,
         classes=None if train_set.selection is None else train_set.selection.to_dict(),
+        size=size_words(model.input_spec.sides),
+        grey=model.input_spec.channels == 1,
         resize=model.input_spec.resize,
         sixteen_bit=model.input_spec.sixteen_bit,
         cache=_cache(options.cache or "auto", train_set, model.input_spec.sides, cache_bytes),
@@ -370,6 +379,7 @@ def _started(trainer: Trainer, options: TrainOptions, initial: str) -> Started:
         precision=str(trainer.dtype),
         device=str(settings.device),
         length=str(options.time) if options.time else f"{settings.epochs} epochs",
+        input=trainer.model.input_spec.size_text,
     )
 
 

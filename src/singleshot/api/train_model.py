@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +23,13 @@ log = logging.getLogger(__name__)
 
 def first_model(options: TrainOptions, train_set: Dataset | ShardStream) -> tuple[SSD, str, Pretrained]:
     """The model with its initial weights, words about where they come from, and what of it is pretrained."""
+    from singleshot.api.train_input import choose_input
     from singleshot.api.train_priors import PriorChoice
     from singleshot.api.train_recipe import recipe_of
     from singleshot.models import build
+    from singleshot.models.dry_run import priors_on
+    from singleshot.models.zoo import outline
     from singleshot.presets import MODELS
-    from singleshot.prior_tables import PRIORS
     from singleshot.sigmoid_losses import prior_bias
     from singleshot.training.checkpoints import BEST, LAST, has_state
     from singleshot.weights.checkpoint import build_model, read_info
@@ -43,9 +46,10 @@ def first_model(options: TrainOptions, train_set: Dataset | ShardStream) -> tupl
     class_names = train_set.class_names
     iou_min = recipe_of(options if options.recipe else replace(options, recipe="scratch")).iou_min
     choose_priors = PriorChoice(options, train_set, iou_min)
+    choose = functools.partial(choose_input, options, train_set)
     if options.start:
         sigmoid = recipe_of(replace(options, recipe=options.recipe or "adapt")).activation == "sigmoid"
-        rules = options.resize, options.sixteen_bit, choose_priors, prior_bias() if sigmoid else None
+        rules = options.resize, options.sixteen_bit, choose, choose_priors, prior_bias() if sigmoid else None
         model, initial, knows = start_from_checkpoint(options.start, class_names, options.model, *rules)
         return model, initial, "detector" if knows else "backbone"
     name = options.model or DEFAULT_MODEL
@@ -54,7 +58,8 @@ def first_model(options: TrainOptions, train_set: Dataset | ShardStream) -> tupl
         inputs = MODELS[name].input_spec
         rule = options.sixteen_bit or inputs.sixteen_bit
         inputs = replace(inputs, resize=options.resize or inputs.resize, sixteen_bit=rule)
-        table = choose_priors(PRIORS[MODELS[name].priors], inputs)
+        inputs = choose(inputs, lambda: outline(name))
+        table = choose_priors(priors_on(outline(name), inputs.sides, f"model {name}"), inputs)
     model = build(name, len(class_names), table, inputs)
     initial, pretrained = start_model(model, options.backbone_weights or "auto", fresh=not going_on)
     return model, initial, "backbone" if pretrained else "nothing"

@@ -15,6 +15,7 @@ from singleshot.api.options import Options, check_range
 from singleshot.class_selection import Classes, ClassSelection, select_classes
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.extras import needs, require
+from singleshot.input_shape import size_words
 from singleshot.prior_files import read_priors
 from singleshot.storage import is_remote
 
@@ -37,6 +38,8 @@ _FIXED = (
     "freeze",
     "backbone_weights",
     "start",
+    "size",
+    "grey",
     "resize",
     "sixteen_bit",
     "seed",
@@ -79,6 +82,8 @@ class TrainOptions(Options):
     freeze: int | None = None
     backbone_weights: str | None = None
     start: str | None = None
+    size: str | int | tuple[int, ...] | None = None
+    grey: bool | None = None
     resize: str | None = None
     sixteen_bit: str | None = None
     split: str | None = None
@@ -139,6 +144,8 @@ def resolve(given: TrainOptions) -> TrainOptions:
     require("train", "training", "torch")
     if given.classes is not None:
         given = replace(given, classes=read_groups(given.classes))
+    if given.size is not None:
+        given = replace(given, size=size_words(given.size))
     if given.time and given.epochs:
         raise ConfigError("--time and --epochs exclude each other: a budget of time decides the epochs")
     if given.start and given.backbone_weights and not given.resume:
@@ -296,6 +303,6 @@ def _types_of(name: str) -> tuple[type, ...]:
     """Of what kinds the value of an option may be, by its annotation."""
     kinds: dict[str, tuple[type, ...]] = {
         "str": (str,), "int": (int,), "float": (int, float), "bool": (bool,), "None": (type(None),),
-        "Classes": (object,),
+        "Classes": (object,), "tuple[int, ...]": (list, tuple),
     }  # fmt: skip
     return tuple(kind for word in TrainOptions.__dataclass_fields__[name].type.split(" | ") for kind in kinds[word])

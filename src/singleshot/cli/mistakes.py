@@ -47,6 +47,7 @@ _OPTIONS = {
     "--to": ("--format", "--include"),
     "--lr": ("--lr0", "--learning-rate"),
     "--start": ("--weights", "--checkpoint", "--ckpt", "--pretrained", "--load-from"),
+    "--size": ("--imgsz", "--img", "--img-size", "--input-size", "--image-size"),
     "--model": ("--imgsz", "--img", "--img-size", "--size", "--cfg", "--config", "--arch", "--backbone"),
     "--threads": ("--workers", "--num-threads"),
     "--workers": ("--num-workers", "-j"),

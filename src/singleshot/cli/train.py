@@ -86,6 +86,17 @@ def train(
     start: Annotated[
         str | None, typer.Option(help="A checkpoint to start from, ours or another project's; its classes may differ.")
     ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|HxW|auto",
+            help="Of the input: 512, 288x512 (height x width), or auto for one that suits the data. Default: the"
+            " model's.",
+        ),
+    ] = None,
+    grey: Annotated[
+        bool | None, typer.Option("--grey", help="One channel: the luminance of what colour pictures there are.")
+    ] = None,
     resize: Annotated[str | None, typer.Option(help="stretch or letterbox. Default: stretch, as the paper.")] = None,
     sixteen_bit: Annotated[
         str | None,
@@ -186,8 +197,8 @@ def watch(started: Started, quiet: bool = False) -> list[Reporter]:
         val = "" if started.val_images is None else f", {started.val_images} to validate on"
         classes = count_of(started.classes, "class", "classes")
         print(
-            f"{started.model} ({started.initial}) on {started.images} images{val}, {classes}; batch {started.batch}, "
-            f"{started.precision} on {started.device}, {started.length}; into {started.folder}",
+            f"{started.model} ({started.initial}), input {started.input}, on {started.images} images{val}, {classes};"
+            f" batch {started.batch}, {started.precision} on {started.device}, {started.length}; into {started.folder}",
             file=sys.stderr,
         )
     return console_reporter(quiet)

@@ -130,6 +130,8 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, H / stride, W / stride]"""
+        if self.training and x.shape[-1] == 1:
+            return _in_float32(self, x)
         quick = self.training and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
         if not quick or torch.compiler.is_compiling():
             return super().forward(x)
@@ -138,6 +140,21 @@ class DepthwiseConv2d(nn.Conv2d):
         assert isinstance(padding, int), padding
         maps: Tensor = _Depthwise.apply(x.to(dtype), self.weight.to(dtype), self.stride[0], padding)
         return maps
+
+
+class HalvingConv2d(nn.Conv2d):
+    """nn.Conv2d of stride 2: the same numbers, also where it is trained on a map of a single column."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H / 2, W / 2]"""
+        return _in_float32(self, x) if self.training and x.shape[-1] == 1 else super().forward(x)
+
+
+def _in_float32(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """Where a map has a single column, oneDNN's gradient in bfloat16 leaves the weights that only see padding as they
+    lay in memory (stride 2; torch 2.14.1). Maps like that are small."""
+    with torch.autocast(x.device.type, enabled=False):
+        return nn.Conv2d.forward(layer, x.float())
 
 
 class SamePad(nn.Module):
@@ -159,8 +176,8 @@ class SamePad(nn.Module):
 def use_fast_depthwise(module: nn.Module) -> None:
     """Make a network quicker to train on a CPU, in place; it computes the same numbers.
 
-    Depthwise convolutions become DepthwiseConv2d. ReLU and ReLU6 write to a map of their own: in
-    bfloat16 writing over their input takes a CPU twice as long. Measured: benchmarks/depthwise.py.
+    Depthwise convolutions become DepthwiseConv2d, those that halve a map HalvingConv2d. ReLU and ReLU6 write to a map
+    of their own: in bfloat16 writing over their input takes a CPU twice as long. Measured: benchmarks/depthwise.py.
     """
     for layer in module.modules():
         if isinstance(layer, (nn.ReLU, nn.ReLU6)):
@@ -175,6 +192,14 @@ def use_fast_depthwise(module: nn.Module) -> None:
             and layer.bias is None
         ):
             layer.__class__ = DepthwiseConv2d
+        elif (
+            type(layer) is nn.Conv2d
+            and layer.groups == 1
+            and (layer.kernel_size, layer.padding) in (((3, 3), (1, 1)), ((5, 5), (2, 2)))
+            and layer.dilation == (1, 1)
+            and layer.stride == (2, 2)
+        ):
+            layer.__class__ = HalvingConv2d
 
 
 class InvertedResidual(nn.Module):

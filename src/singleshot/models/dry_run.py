@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
 from singleshot.errors import ConfigError, printable
+from singleshot.input_shape import scaled_priors
+from singleshot.inputs import MIN_SIDE
 from singleshot.models.ssd import SSD
+from singleshot.priors import PriorSpec
 
 MAX_VALUES = 2**28  # of one map: a gigabyte
 
@@ -26,24 +30,81 @@ def dry_run(make: Callable[[], SSD], what: str) -> None:
     """
     with torch.device("meta"):
         model = make().eval()
-        image = torch.zeros(1, model.input_spec.channels, *model.input_spec.sides)
+    grids, count = _run(model, model.input_spec.sides, what)
+    spec = model.prior_spec
+    if grids != spec.grids or count != spec.count:
+        raise ConfigError(f"{what}: maps of {shown(grids)} cells, but priors for {shown(spec.grids)}")
+
+
+def priors_on(model: SSD, sides: tuple[int, int], what: str) -> PriorSpec:
+    """A network's own default boxes for an input of other sides (see `scaled_priors`), on the maps that come out.
+
+    Args:
+        model: on any device; nothing is computed.
+        sides: height and width of the input.
+        what: starts the message of every error.
+
+    Raises:
+        ConfigError: the network cannot take that input; the line names the smallest sides that it takes.
+    """
+    own = model.prior_spec
+    if sides == own.image:
+        return own
+    model = on_meta(model)
+    try:
+        grids, count = _run(model, sides, what)
+    except ConfigError:
+        smallest = smallest_side(model)
+        if min(sides) >= smallest:
+            raise
+        raise ConfigError(
+            f"{what}: an input of {sides[0]} x {sides[1]} px (height x width) is too small for its layers; want"
+            f" {smallest} px or more each"
+        ) from None
+    spec = scaled_priors(own, grids, sides)
+    if spec.count != count:
+        raise ConfigError(f"{what}: cannot have another size, its layers are made for {shown([own.image])} px")
+    return spec
+
+
+def smallest_side(model: SSD) -> int:
+    """The smallest height and width that a network takes, which are the same; at most its own."""
+    model = on_meta(model)
+    low, high = MIN_SIDE, min(model.input_spec.sides)
+    while low < high:
+        middle = (low + high) // 2
+        try:
+            _run(model, (middle, middle), "")
+            high = middle
+        except ConfigError:
+            low = middle + 1
+    return high
+
+
+def on_meta(model: SSD) -> SSD:
+    """The network without its values."""
+    return model if model.priors.is_meta else copy.deepcopy(model).to("meta").eval()
+
+
+def _run(model: SSD, sides: tuple[int, int], what: str) -> tuple[tuple[tuple[int, int], ...], int]:
+    """Rows and columns of each map of a model on "meta", and how many priors its heads answer for."""
+    image = torch.zeros(1, model.input_spec.channels, *sides, device="meta")
 
     def bounded(module: nn.Module, _: object, output: object) -> None:
         if isinstance(output, Tensor) and output.numel() > MAX_VALUES:
             raise ConfigError(f"{what}: a map of {tuple(output.shape)}: larger than a gigabyte")
 
-    for module in model.modules():
-        module.register_forward_hook(bounded)
+    hooks = [module.register_forward_hook(bounded) for module in model.modules()]
     try:
         maps = model.feature_maps(image)
         raw = model.predict(maps)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"{what}: its layers do not fit together ({printable(reason, 120)})") from error
-    grids = [grid_of(m) for m in maps]
-    spec = model.prior_spec
-    if tuple(grids) != spec.grids or raw.offsets.shape[1] != spec.count:
-        raise ConfigError(f"{what}: maps of {shown(grids)} cells, but priors for {shown(spec.grids)}")
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return tuple(grid_of(m) for m in maps), raw.offsets.shape[1]
 
 
 def shown(grids: Iterable[tuple[int, int]]) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 
+import torch
+
 from singleshot.errors import ConfigError, did_you_mean, printable
 from singleshot.inputs import InputSpec
-from singleshot.models.dry_run import dry_run
+from singleshot.models.dry_run import dry_run, priors_on
 from singleshot.models.ssd import SSD
-from singleshot.presets import MODELS
+from singleshot.presets import MODELS, Preset
 from singleshot.priors import PRIORS, PriorSpec
 
 MAX_CLASSES = 10_000
@@ -21,28 +23,44 @@ def build(name: str, num_classes: int, priors: PriorSpec | None = None, input_sp
         name: a key of `singleshot.presets.MODELS`.
         num_classes: real classes, without background.
         priors: in place of the preset's own; their feature maps must be those of the network on that input.
-        input_spec: in place of the preset's own; of another size it wants priors of its own as well.
+        input_spec: in place of the preset's own; on another size the preset's priors are scaled (see `priors_on`).
 
     Raises:
         ConfigError: no preset of that name, or classes, priors or an input that it cannot have.
     """
-    if name not in MODELS:
-        longer = (f"; did you mean {key}?" for key in MODELS if key.startswith(name))
-        hint = did_you_mean(name, MODELS) or next(longer, "")
-        raise ConfigError(f"model {printable(name, 60)!r}: want one of {', '.join(MODELS)}{hint}")
+    preset = _preset(name)
     if not 1 <= num_classes <= MAX_CLASSES:
         raise ConfigError(f"number of classes {num_classes}: want 1 to {MAX_CLASSES}")
-    preset = MODELS[name]
     own = PRIORS[preset.priors]
-    spec, inputs = priors or own, input_spec or preset.input_spec
+    inputs = input_spec or preset.input_spec
+    spec = priors or (own if inputs.sides == own.image else priors_on(outline(name), inputs.sides, f"model {name}"))
     if len(spec.maps) != len(own.maps):
         raise ConfigError(f"model {name}: priors for {len(spec.maps)} feature maps, want {len(own.maps)}")
-    module = importlib.import_module(f"singleshot.models.{preset.network}")
 
     def make() -> SSD:
-        model: SSD = module.build_network(spec, inputs, num_classes, name, **preset.options)
-        return model
+        return _network(preset, spec, inputs, num_classes, name)
 
     if (inputs.shape, spec.grids) != (preset.input_spec.shape, own.grids):
         dry_run(make, f"model {name}, input {inputs.height} x {inputs.width}")
     return make()
+
+
+def outline(name: str) -> SSD:
+    """A preset on its own input, without values and for one class: to ask what its network can do. ConfigError."""
+    preset = _preset(name)
+    with torch.device("meta"):
+        return _network(preset, PRIORS[preset.priors], preset.input_spec, 1, name).eval()
+
+
+def _network(preset: Preset, priors: PriorSpec, inputs: InputSpec, num_classes: int, name: str) -> SSD:
+    module = importlib.import_module(f"singleshot.models.{preset.network}")
+    model: SSD = module.build_network(priors, inputs, num_classes, name, **preset.options)
+    return model
+
+
+def _preset(name: str) -> Preset:
+    if name not in MODELS:
+        longer = (f"; did you mean {key}?" for key in MODELS if key.startswith(name))
+        hint = did_you_mean(name, MODELS) or next(longer, "")
+        raise ConfigError(f"model {printable(name, 60)!r}: want one of {', '.join(MODELS)}{hint}")
+    return MODELS[name]

@@ -168,8 +168,8 @@ class Detector:
                 bytes or the file opened for reading, a Pillow image, or a list or tuple of those.
             score_min: In place of the detector's own threshold.
             batch_size: In place of the detector's own.
-            tile: Also look at tiles of that many pixels a side, or (side, overlap), see Tiling, for objects that are
-                small in the whole image.
+            tile: Also look at tiles of that many pixels a side (the longer one: they have the shape of the model's
+                input), or (side, overlap), see Tiling, for objects that are small in the whole image.
             bgr: Arrays have their colours in OpenCV's order.
 
         Returns:
@@ -301,7 +301,7 @@ class Detector:
         """The whole image and its tiles, one result in pixels of the image. Raises DataError for too many tiles."""
         assert job.tiling is not None
         height, width = image.shape[:2]
-        windows = job.tiling.windows(width, height, name)
+        windows = job.tiling.windows(width, height, name, job.spec.sides)
         parts = []
         for tiles in cut(image, windows, job.spec):
             for tile, raw in zip(tiles, self._engine([tile.square for tile in tiles], job.score_min), strict=True):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from singleshot.errors import ConfigError, DataError, printable
-from singleshot.inputs import InputSpec, Placement, to_square
+from singleshot.inputs import InputSpec, Placement, Size, sides_of, to_square
 
 if TYPE_CHECKING:
     from singleshot.images.large import LargeImage
@@ -24,7 +24,9 @@ TILES_PER_CALL = 64  # an image with more tiles takes several calls
 
 @dataclass(frozen=True)
 class Tiling:
-    """Square tiles of `side` pixels of the image, neighbours sharing at least `overlap` of their side.
+    """Tiles of `side` pixels of the image, neighbours sharing at least `overlap` of their sides.
+
+    A tile has the shape of the model's input, of which `side` is the longer side.
 
     An object no larger than the overlap is whole in some tile.
 
@@ -65,13 +67,15 @@ class Tiling:
                 f"tile {printable(value, 40)!r}: want pixels a side, or with the overlap as in 640:0.25"
             ) from error
 
-    def windows(self, width: int, height: int, name: str = "image") -> list[Window]:
+    def windows(self, width: int, height: int, name: str = "image", shape: Size = 1) -> list[Window]:
         """x0 y0 x1 y1 of the whole image where it is wanted, then of every tile, row by row; the whole alone where it
-        is one tile.
+        is one tile. shape: of the model's input, in any unit.
 
         Raises DataError for an image that has more than MOST_TILES.
         """
-        across, down = self._starts(width), self._starts(height)
+        rows, columns = sides_of(shape)
+        tall, wide = (max(round(self.side * length / max(rows, columns)), 1) for length in (rows, columns))
+        across, down = self._starts(width, wide), self._starts(height, tall)
         whole = (0, 0, width, height)
         if len(across) * len(down) > MOST_TILES:
             raise DataError(
@@ -80,15 +84,15 @@ class Tiling:
             )
         if len(across) == len(down) == 1:
             return [whole]
-        tiles = [(x, y, min(x + self.side, width), min(y + self.side, height)) for y in down for x in across]
+        tiles = [(x, y, min(x + wide, width), min(y + tall, height)) for y in down for x in across]
         return [whole, *tiles] if self.whole else tiles
 
-    def _starts(self, length: int) -> list[int]:
-        if length <= self.side:
+    def _starts(self, length: int, side: int) -> list[int]:
+        if length <= side:
             return [0]
-        step = max(self.side * (1 - self.overlap), 1.0)
-        count = math.ceil((length - self.side) / step) + 1
-        return [round(i * (length - self.side) / (count - 1)) for i in range(count)]
+        step = max(side * (1 - self.overlap), 1.0)
+        count = math.ceil((length - side) / step) + 1
+        return [round(i * (length - side) / (count - 1)) for i in range(count)]
 
 
 class Tile(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,11 +14,22 @@ from singleshot.weights.foreign_state import ForeignState
 
 
 def adapted(weight: Tensor, theirs: InputSpec, ours: InputSpec) -> Tensor:
-    """A first convolution [O, C, kh, kw] for our channel order and std; the means are taken for the same."""
-    scale = [o / t for o, t in zip(ours.std, theirs.std, strict=True)]
+    """A first convolution [O, C, kh, kw] for our channel order and std; the means are taken for the same.
+
+    One channel of ours has the sum over the three of theirs: what they see in a grey picture.
+    """
+    seen = in_colour(ours) if theirs.channels == 3 else ours
+    scale = [o / t for o, t in zip(seen.std, theirs.std, strict=True)]
     rgb = weight.flip(1) if theirs.colour_order == "bgr" else weight
     rgb = rgb * torch.tensor(scale).view(1, -1, 1, 1)
+    if ours.channels < theirs.channels:
+        return rgb.sum(dim=1, keepdim=True)
     return rgb.flip(1) if ours.colour_order == "bgr" else rgb
+
+
+def in_colour(spec: InputSpec) -> InputSpec:
+    """What three equal channels are seen with where one is seen with `spec`."""
+    return spec if spec.channels == 3 else replace(spec, channels=3, mean=spec.mean * 3, std=spec.std * 3)
 
 
 def need(tensors: ForeignState, about: str, key: str, *shape: int) -> Tensor:

@@ -46,6 +46,7 @@ _PARTS = (
     ("bias", re.compile(r"(^|[./_])(bias|biases|b)(_\d+)?(:0)?$|^1\]$")),
 )
 # Where MobileNetV2's 19 blocks are: alone, in lufficc/SSD, in bubbliiiing/ssd-pytorch, in qfgaohao/pytorch-ssd.
+_MOBILENET_STEM = "features.0.0.weight"
 _MOBILENET_PREFIXES = ("features.", "backbone.features.", "mobilenet.", "base_net.")
 
 
@@ -109,8 +110,6 @@ def load_backbone(model: SSD, source: str | Path) -> str:
         )
     if path.is_file() and is_ours(path):
         return _copy(model, load_checkpoint(path)[0], where, "")
-    if model.input_spec.channels != 3:
-        raise ConfigError(f"backbone weights: {where} sees colours, this model one channel")
     if isinstance(model.backbone, EfficientNetLite0):
         return load_lite0(model, None if str(source) == "imagenet" else path)
     load = _load_vgg if isinstance(model.backbone, VGG16) else _load_mobilenet
@@ -126,7 +125,7 @@ def has_imagenet_weights(model: SSD) -> bool:
     """Whether there are ImageNet weights for the model's backbone: torchvision's, or an installed package's."""
     if isinstance(model.backbone, EfficientNetLite0) and packaged_weights() is None:
         return False
-    return isinstance(model.backbone, (VGG16, MobileNetV2, EfficientNetLite0)) and model.input_spec.channels == 3
+    return isinstance(model.backbone, (VGG16, MobileNetV2, EfficientNetLite0))
 
 
 def _download(model: SSD) -> dict[str, Tensor]:
@@ -160,7 +159,7 @@ def _copy(model: SSD, other: SSD, where: str, source: str) -> str:
     """Take another detector's backbone over."""
     own, new = model.backbone.state_dict(), other.backbone.state_dict()
     about = source or f"a model of singleshot's ({other.name})"
-    if model.input_spec.channels != other.input_spec.channels:
+    if model.input_spec.channels > other.input_spec.channels:
         raise CheckpointError(
             f"{where}: {about}, which sees {other.input_spec.channels} channels, not {model.input_spec.channels}"
         )
@@ -186,7 +185,8 @@ def _load_vgg(model: SSD, tensors: ForeignState, path: Path | None) -> str:
     own = model.backbone.state_dict()
     norm = "layers.bn1_1.weight" in own
     layers = [*VGG_CONVS, *(name for name in ("fc6", "fc7") if name in found.names)]
-    plain = VGG16().state_dict() if norm else own  # shapes, with biases
+    with torch.device("meta"):
+        plain = VGG16().state_dict()  # shapes, with biases
     new = {
         f"{layer}.{part}": _taken(tensors, found, layer, part, tuple(plain[f"layers.{layer}.{part}"].shape))
         for layer in layers
@@ -301,9 +301,10 @@ def _load_mobilenet(model: SSD, tensors: ForeignState, path: Path | None) -> str
             continue
         name = key.removeprefix("features.")
         name = name if prefix is not None else _flat_name(name)
-        new[key] = need(tensors, about, f"{start}{name}", *value.shape)
+        shape = value.shape if key != _MOBILENET_STEM else (value.shape[0], 3, *value.shape[2:])
+        new[key] = need(tensors, about, f"{start}{name}", *shape)
     spec = detector.model.input_spec if detector is not None else _IMAGENET
-    new["features.0.0.weight"] = adapted(new["features.0.0.weight"], spec, model.input_spec)
+    new[_MOBILENET_STEM] = adapted(new[_MOBILENET_STEM], spec, model.input_spec)
     assign(own, new, tensors.where)
     model.backbone.load_state_dict(own)
     return about if prefix is not None or detector is not None else "MobileNetV2 with its layers numbered through"

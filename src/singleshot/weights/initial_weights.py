@@ -9,8 +9,10 @@ from dataclasses import replace
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.inputs import InputSpec
 from singleshot.models import SSD
+from singleshot.models.dry_run import priors_on
 from singleshot.models.prior_probability import set_class_bias
 from singleshot.prior_boxes import PriorSpec, cell_shapes
+from singleshot.weights.backbone_tensors import adapted
 from singleshot.weights.backbones import has_imagenet_weights, load_backbone
 from singleshot.weights.checkpoint import build_model
 from singleshot.weights.class_rows import boxes_by_class_tensor, describe_match, match_classes, take_over
@@ -56,6 +58,7 @@ def start_from_checkpoint(
     name: str | None = None,
     resize: str | None = None,
     sixteen_bit: str | None = None,
+    choose_input: Callable[[InputSpec, Callable[[], SSD]], InputSpec] | None = None,
     choose_priors: Callable[[PriorSpec, InputSpec], PriorSpec] | None = None,
     class_bias: float | None = None,
 ) -> tuple[SSD, str, bool]:
@@ -69,13 +72,15 @@ def start_from_checkpoint(
         name: What the preset must be; None for any.
         resize: "stretch" or "letterbox" in place of the checkpoint's own rule.
         sixteen_bit: "scale" or "stretch", likewise.
+        choose_input: Gives the input for that of the checkpoint and its network. Default boxes are scaled to another
+            size; in one channel the first layer has the sum of its weights over the colours.
         choose_priors: Gives the default boxes for those of the checkpoint and its input; None keeps them. The
             outputs of a map that gets others start fresh, which the log says: they are relative to its boxes.
         class_bias: The bias of each new class, where it is not to be the network's own initial one.
 
     Raises:
         CheckpointError: It cannot be read.
-        ConfigError: It is another preset than `name`, or there is no such rule.
+        ConfigError: It is another preset than `name`, there is no such rule, or its network cannot have that input.
     """
     old, info = open_model(path)
     where = printable(path)
@@ -84,16 +89,23 @@ def start_from_checkpoint(
     match = match_classes(info.class_names, class_names)
     spec = info.input_spec
     spec = replace(spec, resize=resize or spec.resize, sixteen_bit=sixteen_bit or spec.sixteen_bit)
-    priors = info.priors if choose_priors is None else choose_priors(info.priors, spec)
-    model = build_model(replace(info, input_spec=spec, prior_spec=priors), len(class_names))
+    if choose_input is not None:
+        spec = choose_input(spec, lambda: old)
+    if info.graph is not None and spec.channels != old.input_spec.channels:
+        raise ConfigError(f"--grey: {where} is another project's network, which takes colours; leave --grey out")
+    own = priors_on(old, spec.sides, where)
+    priors = own if choose_priors is None else choose_priors(own, spec)
+    model, state = build_model(replace(info, input_spec=spec, prior_spec=priors), len(class_names)), old.state_dict()
+    if spec.channels != old.input_spec.channels:
+        first = f"backbone.{next(iter(old.backbone.state_dict()))}"
+        state[first] = adapted(state[first], old.input_spec, spec)
     activation = info.thresholds.activation
     if class_bias is not None:
         set_class_bias(model, class_bias)
         activation = "softmax"  # the background's output means nothing to sigmoids, which is what follows
-    state, boxes = model.state_dict(), boxes_by_class_tensor(info)
-    changed = changed_maps(info.priors, priors)
-    kept = {key: v for key, v in state.items() if not key.startswith(tuple(f"heads.{i}." for i in changed))}
-    model.load_state_dict(state | take_over(old.state_dict(), kept, boxes, match, activation))
+    fresh, changed = model.state_dict(), changed_maps(own, priors)
+    kept = {key: v for key, v in fresh.items() if not key.startswith(tuple(f"heads.{i}." for i in changed))}
+    model.load_state_dict(fresh | take_over(state, kept, boxes_by_class_tensor(info), match, activation))
     if changed:
         maps = ", ".join(map(str, (priors.maps[i] for i in changed)))
         log.info("%s: has other default boxes; the outputs of its maps of %s cells start fresh", where, maps)

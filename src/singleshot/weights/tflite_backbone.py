@@ -9,6 +9,7 @@ from singleshot.errors import CheckpointError, printable
 from singleshot.inputs import InputSpec
 from singleshot.models import SSD
 from singleshot.models.mobilenet import MobileNetV2
+from singleshot.weights.backbone_tensors import in_colour
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.importers.tflite import input_spec
 from singleshot.weights.importers.tflite_graph import GraphImport
@@ -46,10 +47,11 @@ def load_tflite_mobilenet(model: SSD, tensors: ForeignState) -> str:
     for i, (op, (name, conv)) in enumerate(zip(ops, convs, strict=True)):
         weight, bias, _ = graph.weights(op)
         stride = op.options["stride_h"], op.options["stride_w"]
-        if weight.shape != conv.weight.shape or stride != conv.stride:
+        shape = conv.weight.shape if i else (conv.out_channels, 3, *conv.kernel_size)
+        if weight.shape != shape or stride != conv.stride:
             raise CheckpointError(
                 f"{where}: not a MobileNetV2 of width 1: convolution {i + 1} ({printable(name, 60)}) is"
-                f" {tuple(weight.shape)}, stride {stride}, want {tuple(conv.weight.shape)}, stride {conv.stride}"
+                f" {tuple(weight.shape)}, stride {stride}, want {tuple(shape)}, stride {conv.stride}"
             )
         bias = torch.zeros(len(weight)) if bias is None else bias
         found.append((weight, bias) if i else _renormalised(weight, bias, theirs, model.input_spec))
@@ -66,7 +68,9 @@ def load_tflite_mobilenet(model: SSD, tensors: ForeignState) -> str:
 
 
 def _renormalised(weight: Tensor, bias: Tensor, theirs: InputSpec, ours: InputSpec) -> tuple[Tensor, Tensor]:
-    """A first convolution that does with our normalised pixels what it did with the file's (both RGB)."""
+    """A first convolution that does with our normalised pixels what it did with the file's (both RGB); of one channel
+    what it did with three equal ones."""
+    is_grey, ours = ours.channels == 1, in_colour(ours)
     factor = torch.tensor([o / t for o, t in zip(ours.std, theirs.std, strict=True)], dtype=torch.float64)
     shift = torch.tensor(
         [(o - t) / s for o, t, s in zip(ours.mean, theirs.mean, theirs.std, strict=True)], dtype=torch.float64
@@ -75,4 +79,6 @@ def _renormalised(weight: Tensor, bias: Tensor, theirs: InputSpec, ours: InputSp
     new_weight = weight.double() * factor.view(1, 3, 1, 1)
     if ours.colour_order == "bgr":
         new_weight = new_weight.flip(1)
+    if is_grey:
+        new_weight = new_weight.sum(dim=1, keepdim=True)
     return new_weight.float(), new_bias.float()

@@ -1,0 +1,76 @@
+"""The input of a training's model: its own, another size or shape, one channel, or a size that suits the data."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from singleshot.api.train_options import TrainOptions
+from singleshot.datasets.dataset import Dataset
+from singleshot.errors import ConfigError, printable
+from singleshot.images.decode import image_size
+from singleshot.input_shape import AUTO, as_grey, sides_of_words, size_words, suited_sides
+from singleshot.inputs import InputSpec
+
+if TYPE_CHECKING:
+    from singleshot.loading.shard_stream import ShardStream
+    from singleshot.models import SSD
+
+log = logging.getLogger(__name__)
+
+_MOST = 20_000  # pictures that are looked at
+_THREADS = 16
+
+
+def choose_input(
+    options: TrainOptions, train_set: Dataset | ShardStream, spec: InputSpec, network: Callable[[], SSD]
+) -> InputSpec:
+    """A model's input as `--size` and `--grey` want it; the log says which size was chosen by the data, and why.
+
+    Args:
+        options: Of the training.
+        train_set: What is trained on.
+        spec: The model's own input.
+        network: Gives the model, of which no value is needed.
+
+    Raises:
+        ConfigError: Colours for a model of one channel, or a size by data that has none.
+        DataError: A picture cannot be measured.
+    """
+    if options.grey:
+        spec = as_grey(spec)
+    elif options.grey is False and spec.channels == 1:
+        raise ConfigError("grey=False: the model to start from takes one channel; leave it out")
+    if options.size is None:
+        return spec
+    sides = sides_of_words(str(options.size)) if options.size != AUTO else _suited(train_set, network())
+    return replace(spec, height=sides[0], width=sides[1])
+
+
+def _suited(train_set: Dataset | ShardStream, model: SSD) -> tuple[int, int]:
+    from singleshot.models.dry_run import smallest_side
+
+    where = printable(train_set.source)
+    if not isinstance(train_set, Dataset):
+        raise ConfigError(f"--size auto: {where} is shards, which are not read ahead; give a size such as 288x512")
+    if not len(train_set):
+        raise ConfigError(f"--size auto: {where} has no pictures")
+    chosen = np.unique(np.linspace(0, len(train_set) - 1, _MOST).round().astype(int))
+    data = train_set if len(train_set) <= _MOST else train_set.subset(chosen)
+    sizes = data.sizes.astype(np.int64)
+    todo = np.flatnonzero((sizes <= 0).any(axis=1)).tolist()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for i, size in zip(todo, pool.map(image_size, [data.names[i] for i in todo]), strict=True):
+            sizes[i] = size
+    image = np.repeat(np.arange(len(data)), np.diff(data.ptr))[~data.crowd]
+    boxes = data.boxes_px[~data.crowd].astype(np.float64)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1).clip(0)
+    objects = np.sqrt(area / sizes[image].prod(axis=1))
+    sides, why = suited_sides(sizes, objects[objects > 0], model.prior_spec, smallest_side(model))
+    log.info("size auto: %s (height x width): %s", size_words(sides), why)
+    return sides
