@@ -101,7 +101,7 @@ def test_the_classes_of_a_new_head_start_improbable(sigmoid_run: singleshot.Run,
     from singleshot.weights.open_model import open_model
 
     old, info = open_model(sigmoid_run.last)
-    model, _ = start_from_checkpoint(str(sigmoid_run.last), (info.class_names[1], "novel"), class_bias=-4.5)
+    model, *_ = start_from_checkpoint(str(sigmoid_run.last), (info.class_names[1], "novel"), class_bias=-4.5)
     for head, before in zip(model.heads, old.heads, strict=True):
         bias, known = (h.confidence.state_dict() for h in (head, before))
         key = list(bias)[-1]

@@ -118,7 +118,7 @@ def test_a_start_takes_another_shape_and_one_channel(tmp_path: Path) -> None:
         assert network().prior_spec == old.prior_spec
         return InputSpec(height=64, width=160, channels=1, mean=(110.0,), std=(58.0,))
 
-    new, _ = start_from_checkpoint(str(path), ("a", "b"), choose_input=shaped)
+    new, *_ = start_from_checkpoint(str(path), ("a", "b"), choose_input=shaped)
     assert new.input_spec.shape == (64, 160, 1)
     assert new.prior_spec == build("ssd320-mini", 2, input_spec=new.input_spec).prior_spec
     images = torch.randint(0, 256, (2, 1, 64, 160), generator=torch.Generator().manual_seed(0))

@@ -69,7 +69,7 @@ def test_the_run_and_its_model_have_what_priors_fit_finds(fitted, scenes):
 def test_a_run_that_goes_on_keeps_its_default_boxes(fitted, thin, tmp_path):
     folder = Path(shutil.copytree(fitted.folder, tmp_path / "run"))
     own = read_priors(str(folder / "priors.json"))
-    again = {"resume": True, "epochs": 2}
+    again = {"resume": True, "epochs": 2, "accept_changes": True}  # of the data
     for same in ({}, {"fit_priors": True}, {"priors": folder / "priors.json"}):
         trainer, _, _ = prepare(options_of(thin, folder, **again, **same))
         assert trainer.model.prior_spec == own
