@@ -12,7 +12,7 @@ import torch
 
 import singleshot
 from singleshot.errors import ConfigError
-from singleshot.input_shape import as_grey
+from singleshot.input_shape import as_grey, size_words
 from singleshot.inputs import InputSpec
 from singleshot.models import MODELS, build
 from singleshot.weights.backbones import has_imagenet_weights, load_backbone
