@@ -78,10 +78,8 @@ def test_a_size_by_the_data(scenes: Path, tmp_path: Path, caplog) -> None:
     caplog.set_level("INFO", logger="singleshot")
     run = singleshot.train(scenes, out=tmp_path / "run", epochs=1, size="auto", val_split="none", **FAST)
     (line,) = [message for message in caplog.messages if message.startswith("size auto")]
-    height, width = read_info(run.last).input_spec.sides
-    assert line.startswith(
-        f"size auto: {height} (height x width): square, " if height == width else f"{height}x{width}"
-    )
+    sides = size_words(read_info(run.last).input_spec.sides)
+    assert line.startswith(f"size auto: {sides} (height x width): ")
     assert "\n" not in line
 
 

@@ -46,7 +46,7 @@ CASES = {
     "eval --weights m.onnx data": "give it without an option: MODEL DATA",
     "eval m.onnx data --task test": "use --split",
     "train data --batch-size 4": "use --batch",
-    "train data --imgsz 320": "the input's size belongs to the model",
+    "train data --imgsz 320": "use --size",
     "train data --weights a.pth": "use --start",
     "train --data data": "give it without an option: DATA",
     "train data --lr0 0.1": "use --lr",
