@@ -198,5 +198,5 @@ def _same_recipe(name: str, recipe: Mapping[str, Any]) -> bool:
         from singleshot.training.recipes import Recipe, load_recipe
 
     # As they stand in a file, lists for tuples; a key that is newer than the run has its default in it.
-    now, new_keys = (json.loads(json.dumps(one.to_dict())) for one in (load_recipe(name), Recipe()))
+    now, new_keys = (json.loads(json.dumps(one.to_dict())) for one in (load_recipe(name), Recipe(**{})))
     return {**now, "lr": recipe.get("lr")} == {**new_keys, **recipe}
