@@ -93,9 +93,10 @@ def suited_sides(
     if ratio == 1.0 and own.image[0] == own.image[1] == side:
         sides = own.image
     else:
-        side *= max(1.0, smallest / (side / math.sqrt(max(ratio, 1 / ratio))))
+        least = math.ceil(smallest / MULTIPLE) * MULTIPLE
+        side *= max(1.0, least / (side / math.sqrt(max(ratio, 1 / ratio))))
         exact = side / math.sqrt(ratio), side * math.sqrt(ratio)
-        height, width = (max(round(length / MULTIPLE), math.ceil(smallest / MULTIPLE)) * MULTIPLE for length in exact)
+        height, width = (max(round(length / MULTIPLE) * MULTIPLE, least) for length in exact)
         sides = min(height, 4096), min(width, 4096)
     return sides, f"{reason}; {why}"
 
