@@ -98,9 +98,10 @@ def import_foreign(
         foreign = foreign._replace(notes=(*foreign.notes, f"prefix {prefix} of its names left out"))
     if companion is not None and tensors.kind in _LIST_ALONE and not isinstance(tensors.structure, Companions):
         names = read_class_list(companion, foreign.model.num_classes, "--beside")
-        return foreign._replace(class_names=names)
-    if isinstance(path_or_state_dict, Mapping) or getattr(tensors.structure, "given", False):
-        return foreign
+        return foreign._replace(class_names=names, names_given=True)
+    given = isinstance(tensors.structure, Companions) and tensors.structure.given
+    if isinstance(path_or_state_dict, Mapping) or given:
+        return foreign._replace(names_given=given)
     return with_found_names(foreign, Path(path_or_state_dict))
 
 

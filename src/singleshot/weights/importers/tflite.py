@@ -34,6 +34,7 @@ _EDGE_TPU = "edgetpu-custom-op"
 _LIMITS = ("nms_score_threshold", "nms_iou_threshold", "max_detections")
 # The image behind normalisation in a file that singleshot exported.
 NORMALISED = "normalised"
+_MOST_ROUNDED = 0.01  # of quantised anchors: those that may be a step away from their grid
 # object_detection/models/*mobilenet*: preprocess() brings 0..255 to -1..1.
 _USUAL_MEAN = 127.5
 
@@ -78,7 +79,7 @@ def _detector(graph: GraphImport, op: Operation) -> ImportedModel:
     if min(scales.values()) <= 0:
         raise CheckpointError(f"{where}: box scales {scales}: want positive numbers")
     variances = 1 / scales["x"], 1 / scales["w"]
-    priors = ours.priors if ours else _prior_spec(anchors, quantum, heads, spec.size, variances, where)
+    priors, off = (ours.priors, "") if ours else _prior_spec(anchors, quantum, heads, spec.size, variances, where)
     run_heads(graph, heads, num_classes, columns[0], scales)
     thresholds, more = (ours.thresholds, ()) if ours else _thresholds(options, activation, where)
     graph.tensors.ignore(*graph.tensors)  # a file may hold more than its network uses
@@ -88,7 +89,7 @@ def _detector(graph: GraphImport, op: Operation) -> ImportedModel:
     fixed = ("size", "priors") if precision == "float" and not ours else ("size", "priors", "mean", "std")
     about = f"TensorFlow Lite SSD, {precision}, input {spec.size_text}"
     names = ours.class_names if ours else _names(graph.network, num_classes)
-    return ImportedModel(model, about, names, thresholds, (*notes, *more), fixed)
+    return ImportedModel(model, about, names, thresholds, tuple(filter(None, (*notes, *more, off))), fixed)
 
 
 def _our_description(graph: GraphImport, num_classes: int, anchors: np.ndarray) -> ModelInfo | None:
@@ -251,18 +252,25 @@ def _anchors(graph: GraphImport, index: int) -> tuple[np.ndarray, float]:
 
 def _prior_spec(
     anchors: np.ndarray, quantum: float, heads: list[_Head], size: int, variances: tuple[float, float], where: str
-) -> PriorSpec:
-    """The grids that the anchors follow: a spec that gives them back. Raises CheckpointError when there is none."""
+) -> tuple[PriorSpec, str]:
+    """The grids that the anchors follow: a spec that gives them back, and a note where that is but nearly so. Raises
+    CheckpointError when there is none."""
     grids, start = [], 0
     for head in heads:
         grids.append(anchors[start : start + head.priors].reshape(*head.sides, head.boxes, 4))
         start += head.priors
-    shapes = tuple(tuple((float(w) * size, float(h) * size) for w, h in grid[0, 0, :, 2:]) for grid in grids)
+    middles = [np.median(grid[..., 2:], axis=(0, 1)) for grid in grids]
+    shapes = tuple(tuple((float(w) * size, float(h) * size) for w, h in rows) for rows in middles)
     maps = [head.sides[0] for head in heads]
     usual = replace(from_shapes(size, maps, shapes), variances=variances, rounding=quantum)
     for spec in (usual, _fitted(usual, grids)):
-        if np.abs(prior_table(spec).astype(np.float64) - anchors).max() < 1e-6:
-            return spec
+        off = np.abs(prior_table(spec).astype(np.float64) - anchors)
+        if off.max() < 1e-6:
+            return spec, ""
+        # Quantised: a converter rounds the corners' differences, which may fall to either side of half a step.
+        count = int((off > 0.5 * quantum).any(axis=1).sum())
+        if off.max() < 1.001 * quantum and count <= _MOST_ROUNDED * len(anchors):
+            return spec, f"{count} of its {len(anchors)} anchors are rounded otherwise, by {quantum * size:.2g} px"
     raise CheckpointError(f"{where}: its anchors do not lie on a grid of each map's cells, with one set of shapes")
 
 
