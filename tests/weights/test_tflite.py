@@ -110,7 +110,7 @@ class Tiny(Writer):
         self.op("MAX_POOL_2D", [one], [pool], "Pool2DOptions", **pooling)
         mean, gate = self.tensor("mean", (1, 1, 1, 12)), self.tensor("gate", (1, 1, 1, 12))
         axes = self.tensor("axes", (2,), np.array([1, 2], np.int32), 2)
-        self.op("MEAN", [pool, axes], [mean], "ReducerOptions", keepDims=True)
+        self.op("REDUCE_MAX" if enlarge == "STACK" else "MEAN", [pool, axes], [mean], "ReducerOptions", keepDims=True)
         self.op("LOGISTIC", [mean], [gate])
         two = self.tensor("two", (1, 6, 6, 12))
         self.op("MUL", [pool, gate], [two], "MulOptions", fusedActivationFunction=0)
@@ -142,6 +142,16 @@ class Tiny(Writer):
         if enlarge == "RESIZE_NEAREST_NEIGHBOR":
             size = self.tensor("size", (2,), np.array([12, 12], np.int32), 2)
             self.op(enlarge, [two, size], [up], "ResizeNearestNeighborOptions", alignCorners=False)
+        elif enlarge == "STACK":  # as MnasFPN's graphs have it: both axes at once
+            last = two
+            for i, form in enumerate(((1, 6, 1, 6, 1, 12), (1, 6, 6, 12), (1, 6, 6, 2, 12), (1, 6, 2, 6, 2, 12), 0)):
+                out = self.tensor(f"form{i}", form) if form else up
+                if i in (2, 3):
+                    self.op("PACK", [last, last], [out], "PackOptions", axis=5 - i, valuesCount=2)
+                else:
+                    shape = np.array(form or (1, 12, 12, 12), np.int32)
+                    self.op("RESHAPE", [last, self.tensor(f"up/shape{i}", shape.shape, shape, 2)], [out])
+                last = out
         else:  # utils/ops.py, nearest_neighbor_upsampling
             forms = (1, 6, 6, 2, 12), (1, 6, 12, 12), (1, 6, 2, 12, 12), (1, 12, 12, 12)
             last = two
@@ -209,7 +219,7 @@ def raw_of(model: torch.nn.Module, image: np.ndarray) -> RawOutput:
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
-@pytest.mark.parametrize("enlarge", ["", "PACK", "RESIZE_NEAREST_NEIGHBOR"])
+@pytest.mark.parametrize("enlarge", ["", "PACK", "STACK", "RESIZE_NEAREST_NEIGHBOR"])
 def test_a_float_network_gives_the_outputs_of_litert(tmp_path, half, enlarge, litert):
     path = Tiny(half, enlarge=enlarge).write(tmp_path / "tiny.tflite")
     foreign = import_foreign(path)
@@ -346,6 +356,34 @@ def test_unknown_operators_are_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"cannot be imported: RESIZE_BILINEAR \(1\)") as caught:
         import_checkpoint(writer.write(tmp_path / "odd.tflite"))
     assert one_line(caught)
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "said"),
+    [
+        (16, 1, "MediaPipe's face detector, 896 anchors .* linear in its offsets.* that are read: ultraface"),
+        (18, 1, "MediaPipe's palm detector, .* import --list names"),
+        (4, 3, "boxes and scores of 896 default boxes, which are in its project's code"),
+        (7, 3, "not an SSD detector"),
+    ],
+)
+def test_a_detector_without_the_operator_is_named(tmp_path, values, classes, said):
+    writer = Tiny()
+    writer.graph.operators.pop()
+    writer.graph.outputs = [writer.tensor("values", (1, 896, values)), writer.tensor("found", (1, 896, classes))]
+    weight = next(t for t in writer.graph.tensors if t.name == "one/weight")
+    weight.sparsity = schema.SparsityParametersT()  # as MediaPipe's full-range detector has them
+    with pytest.raises(CheckpointError, match=said) as caught:
+        import_checkpoint(writer.write(tmp_path / "raw.tflite"))
+    assert one_line(caught)
+
+
+def test_sparse_weights_are_named_where_they_are_needed(tmp_path):
+    writer = Tiny()
+    weight = next(t for t in writer.graph.tensors if t.name == "one/weight")
+    weight.sparsity = schema.SparsityParametersT()
+    with pytest.raises(CheckpointError, match="one/weight is stored as a sparse one, which is not read"):
+        import_checkpoint(writer.write(tmp_path / "sparse.tflite"))
 
 
 @pytest.mark.parametrize(

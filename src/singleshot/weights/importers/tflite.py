@@ -27,6 +27,7 @@ from singleshot.weights.graph_builder import swap_xy, widened, with_background
 from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.tf_suppression import OPERATOR, of_operator
 from singleshot.weights.importers.tflite_graph import SAME_VALUES, GraphImport
+from singleshot.weights.other_layouts import FACES, KNOWN, LINEAR
 from singleshot.weights.readers.tflite import Network, Operation
 
 _EDGE_TPU = "edgetpu-custom-op"
@@ -34,6 +35,8 @@ _EDGE_TPU = "edgetpu-custom-op"
 _LIMITS = ("nms_score_threshold", "nms_iou_threshold", "max_detections")
 # The image behind normalisation in a file that singleshot exported.
 NORMALISED = "normalised"
+# MediaPipe's detectors, by the values of a box: four, and two for each key point.
+_KEY_POINTS = {16: "face", 18: "palm", 12: "pose"}
 _MOST_ROUNDED = 0.01  # of quantised anchors: those that may be a step away from their grid
 # object_detection/models/*mobilenet*: preprocess() brings 0..255 to -1..1.
 _USUAL_MEAN = 127.5
@@ -120,6 +123,8 @@ def _detection(graph: GraphImport) -> Operation:
     found = [op for op in graph.network.operations if op.kind == OPERATOR]
     if len(found) == 1:
         return found[0]
+    if raw := _raw_detector(graph):
+        raise CheckpointError(f"{graph.where}: {raw}")
     ends = ", ".join(_ending(graph, index) for index in graph.network.outputs[:3]) or "nothing"
     custom = sorted({op.kind for op in graph.network.operations if not op.kind.isupper() and op.kind != OPERATOR})
     more = f", and has operators of its own: {printable(', '.join(custom[:3]), 120)}" if custom else ""
@@ -127,6 +132,23 @@ def _detection(graph: GraphImport) -> Operation:
         f"{graph.where}: not an SSD detector: {len(found) or 'no'} {OPERATOR} in its"
         f" {len(graph.network.operations)} operators; it ends in {ends}{more}"
     )
+
+
+def _raw_detector(graph: GraphImport) -> str:
+    """What a detector without the operator is, by its outputs [1, P, values] and [1, P, classes]; "" for none."""
+    shapes = sorted(graph.value(index).shape for index in graph.network.outputs if index >= 0)
+    if len(shapes) != 2 or not all(len(shape) == 3 for shape in shapes) or shapes[0][:2] != shapes[1][:2]:
+        return ""
+    (_, count, few), (_, _, many) = shapes
+    if few == 1 and many in _KEY_POINTS:
+        advice = FACES if _KEY_POINTS[many] == "face" else KNOWN
+        return f"MediaPipe's {_KEY_POINTS[many]} detector, {count} anchors without {OPERATOR}: {LINEAR}; {advice}"
+    if few == 4 or many == 4:
+        return (
+            f"boxes and scores of {count} default boxes, which are in its project's code and not in the file: want a"
+            f" .tflite that ends in {OPERATOR}, or the checkpoint that it was made from"
+        )
+    return ""
 
 
 def _ending(graph: GraphImport, output: int) -> str:
