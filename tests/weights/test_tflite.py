@@ -133,7 +133,10 @@ class Tiny(Writer):
         index = self.tensor("anchors", anchors.shape, anchors, 3 if quantised else 0)
         if quantised:
             self.graph.tensors[index].quantization = schema.QuantizationParametersT()
-            self.graph.tensors[index].quantization.scale, self.graph.tensors[index].quantization.zeroPoint = [QUANTUM], [0]
+            self.graph.tensors[index].quantization.scale, self.graph.tensors[index].quantization.zeroPoint = (
+                [QUANTUM],
+                [0],
+            )
         self.detection([whole[0], whole[2], index])
 
     def pyramid(self, one: int, two: int, enlarge: str) -> int:

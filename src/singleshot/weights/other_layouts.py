@@ -21,14 +21,30 @@ class _Layout(NamedTuple):
 
 
 _LAYOUTS = (
-    _Layout(f"MediaPipe's BlazeFace (hollance/BlazeFace-PyTorch): {LINEAR}", FACES, (r"classifier_8\.", r"regressor_8\.")),
+    _Layout(
+        f"MediaPipe's BlazeFace (hollance/BlazeFace-PyTorch): {LINEAR}", FACES, (r"classifier_8\.", r"regressor_8\.")
+    ),
     _Layout("RetinaFace's heads on a BiFPN (FeatherFace), not an SSD that is read", FACES, (r"bifpn", r"BboxHead\.")),
-    _Layout("an EfficientDet (BiFPN), not an SSD", KNOWN, (r"(backbone_net\.|fpn\.|bifpn)", r"(bifpn|fpn\.cell)", r"class")),
+    _Layout(
+        "an EfficientDet (BiFPN), not an SSD",
+        KNOWN,
+        (r"(backbone_net\.|fpn\.|bifpn)", r"(bifpn|fpn\.cell)", r"class"),
+    ),
     _Layout("a two-stage detector (Faster R-CNN or Mask R-CNN), not an SSD", KNOWN, (r"(rpn|rpn_head)\.", r"roi_head")),
-    _Layout("a DETR (transformer), not an SSD", KNOWN, (r"(transformer|model)\.(en|de)coder\.layers\.0\.", r".*class_")),
-    _Layout("torchvision's RetinaNet or FCOS, which is not read", KNOWN, (r"backbone\.fpn\.", r"head\.classification_head\.")),
-    _Layout("a YOLO, not an SSD", KNOWN, (r"(model\.|module_list\.)*0\.(conv|Conv2d|conv_0)\.", r".*\d\.(cv2|bn|BatchNorm2d|m\.0)\.")),
-)  # fmt: skip
+    _Layout(
+        "a DETR (transformer), not an SSD", KNOWN, (r"(transformer|model)\.(en|de)coder\.layers\.0\.", r".*class_")
+    ),
+    _Layout(
+        "torchvision's RetinaNet or FCOS, which is not read",
+        KNOWN,
+        (r"backbone\.fpn\.", r"head\.classification_head\."),
+    ),
+    _Layout(
+        "a YOLO, not an SSD",
+        KNOWN,
+        (r"(model\.|module_list\.)*0\.(conv|Conv2d|conv_0)\.", r".*\d\.(cv2|bn|BatchNorm2d|m\.0)\."),
+    ),
+)
 
 
 def other_layout(names: Iterable[str]) -> str:

@@ -77,8 +77,9 @@ _OPTION_TYPES = {
 
 @dataclass(frozen=True)
 class Value:
-    """One tensor of the network. data: its constant values as they lie in the file, None for what is computed or SPARSE;
-    scales, zeros: real = scale * (stored - zero), one for all or one for each index of `axis`; none for floats."""
+    """One tensor of the network. data: its constant values as they lie in the file, None for what is computed or stored
+    as SPARSE; scales, zeros: real = scale * (stored - zero), one for all or one for each index of `axis`; none for
+    floats."""
 
     name: str
     shape: tuple[int, ...]
