@@ -314,6 +314,14 @@ _TABLES: dict[str, tuple[str, PriorSpec]] = {
         "biubug6/Pytorch_Retinaface data/config.py, cfg_re50",
         from_shapes(840, (105, 53, 27), _RETINAFACE_SIZES, _RETINAFACE_STEPS),
     ),
+    "face1mb320": (
+        "biubug6/Face-Detector-1MB-with-landmark data/config.py, cfg_rfb and cfg_slim at 320 pixels",
+        from_shapes(320, (40, 20, 10, 5), _ULTRAFACE_SIZES, (8.0, 16.0, 32.0, 64.0)),
+    ),
+    "face1mb-mobilenet640": (
+        "the same, cfg_mnet at 640 pixels",
+        from_shapes(640, (80, 40, 20), squares((10, 20), (32, 64), (128, 256)), _RETINAFACE_STEPS),
+    ),
     "s3fd640": (
         "yxlijun/S3FD.pytorch data/config.py at 640 pixels",
         from_shapes(

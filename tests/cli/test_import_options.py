@@ -93,12 +93,14 @@ def test_a_prefix_of_its_names_and_a_list_that_is_named(run, checkpoint, tmp_pat
         (["FILE", "--std", "0.5"], "--std 127.5"),
         (["FILE", "--colour-order", "rbg"], "want one of rgb, bgr"),
         (["FILE", "--beside", "short.txt"], "--beside short.txt: 2 names, but the model has 3 classes"),
+        (["FILE", "--beside", "three.txt", "--classes", "a,b,c"], "--beside three.txt names the classes, and so does"),
         (["FILE", "--classes", "short.txt"], "--classes short.txt: 2 names, but the model has 3 classes"),
         (["ssd.engine"], "a TensorRT engine"),
     ],
 )
 def test_what_cannot_be_honoured_is_one_line(refused, checkpoint, tmp_path, words, message):
     (tmp_path / "short.txt").write_text("cat\ndog\n")
+    (tmp_path / "three.txt").write_text("cat\ndog\ncow\n")
     (tmp_path / "ssd.engine").write_bytes(b"ftrt" + bytes(99))
     assert message in refused("import", *(checkpoint if word == "FILE" else word for word in words), cwd=tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))

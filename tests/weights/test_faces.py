@@ -16,6 +16,7 @@ from singleshot.models.graph_spec import Layer
 from singleshot.prior_tables import PRIORS
 from singleshot.priors import PriorSpec, prior_table
 from singleshot.weights.checkpoint import load_checkpoint, save_checkpoint
+from singleshot.weights.import_settings import ImportSettings
 from singleshot.weights.importing import import_foreign
 from singleshot.weights.open_model import info_of
 
@@ -111,6 +112,56 @@ def test_landmarks_are_left_out_and_said(state):
     assert "landmarks" in import_foreign(tensors).notes[0]
     without = {key: value for key, value in tensors.items() if not key.startswith("LandmarkHead.")}
     assert not any("landmarks" in note for note in import_foreign(without).notes)
+
+
+@pytest.mark.parametrize("kind", ["rfb", "slim"])
+def test_ultra_light_with_landmarks_under_other_names(kind, state, agrees):
+    """biubug6/Face-Detector-1MB-with-landmark: the same network, other names, anchors and normalisation."""
+    names = {"extras.0.": "conv14.", "regression_headers.": "loc.", "classification_headers.": "conf."}
+    tensors = {}
+    for key, value in state(f"ultraface_{kind}").items():
+        start = next((name for name in names if key.startswith(name)), "")
+        number, _, rest = key.removeprefix("base_net.").partition(".")
+        tensors[f"{names[start]}{key.removeprefix(start)}" if start else f"conv{int(number) + 1}.{rest}"] = value
+    tensors |= {"landm.3.weight": torch.zeros(30, 256, 3, 3), "landm.3.bias": torch.zeros(30)}
+    foreign = import_foreign(tensors, settings=ImportSettings(mean=127, std=128, colour_order="rgb"))
+    agrees(foreign.model, f"ultraface_{kind}")
+    assert foreign.source.startswith("biubug6/Face-Detector-1MB-with-landmark")
+    assert foreign.model.prior_spec == PRIORS["face1mb320"]
+    assert "landmarks" in foreign.notes[0]
+
+
+def _with_statistics(tensors, slope):
+    """RetinaFace's depthwise layers with the means that batch normalisation would have seen behind such a ReLU."""
+    rows = [(stage, i) for stage, blocks in ((1, range(1, 6)), (2, range(6)), (3, range(2))) for i in blocks]
+    norm, generator = "body.stage1.0.1", torch.Generator().manual_seed(0)
+    for stage, i in rows:
+        block = f"body.stage{stage}.{i}"
+        drawn = torch.randn(4000, len(tensors[f"{norm}.bias"]), generator=generator)
+        seen = torch.nn.functional.leaky_relu(drawn * tensors[f"{norm}.weight"] + tensors[f"{norm}.bias"], slope)
+        tensors[f"{block}.1.running_mean"] = seen.mean(0) * tensors[f"{block}.0.weight"].sum((1, 2, 3))
+        norm = f"{block}.4"
+    return tensors
+
+
+@pytest.mark.parametrize(
+    ("slope", "source", "table"),
+    [
+        (0.1, "biubug6/Pytorch_Retinaface", "retinaface640"),
+        (0.0, "biubug6/Face-Detector-1MB-with-landmark", "face1mb-mobilenet640"),
+    ],
+)
+def test_statistics_say_which_relu_it_is(slope, source, table, state):
+    """Two projects with the same names: leaky ReLUs and anchors from 16, or ReLUs and anchors from 10."""
+    foreign = import_foreign(_with_statistics(state("retinaface_mobilenet"), slope))
+    assert foreign.source.startswith(source)
+    assert foreign.model.prior_spec == PRIORS[table]
+    kinds = {layer.kind for layer in foreign.model.backbone.graph.layers}
+    assert ("leakyrelu" in kinds) == (slope > 0)
+
+
+def test_a_single_class_is_said_to_be_assumed(state):
+    assert any("taken to be a face" in note for note in import_foreign(state("faceboxes")).notes)
 
 
 def test_other_classes_than_faces_have_no_names(state):

@@ -39,6 +39,7 @@ DETECTION = {
     "h_scale": 5.0,
     "w_scale": 5.0,
 }
+QUANTUM = 1 / 128  # of quantised anchors
 BUILTIN, OPTIONS = schema.BuiltinOperator, schema.BuiltinOptions
 
 
@@ -109,7 +110,7 @@ class Tiny(Writer):
         self.op("MAX_POOL_2D", [one], [pool], "Pool2DOptions", **pooling)
         mean, gate = self.tensor("mean", (1, 1, 1, 12)), self.tensor("gate", (1, 1, 1, 12))
         axes = self.tensor("axes", (2,), np.array([1, 2], np.int32), 2)
-        self.op("MEAN", [pool, axes], [mean], "ReducerOptions", keepDims=True)
+        self.op("REDUCE_MAX" if enlarge == "STACK" else "MEAN", [pool, axes], [mean], "ReducerOptions", keepDims=True)
         self.op("LOGISTIC", [mean], [gate])
         two = self.tensor("two", (1, 6, 6, 12))
         self.op("MUL", [pool, gate], [two], "MulOptions", fusedActivationFunction=0)
@@ -128,7 +129,15 @@ class Tiny(Writer):
         self.op("CONCATENATION", scores, whole[1:2], "ConcatenationOptions", axis=1)
         self.op(activation, whole[1:2], whole[2:])
         anchors = tiny_anchors() if anchors is None else anchors
-        self.detection([whole[0], whole[2], self.tensor("anchors", anchors.shape, anchors)])
+        quantised = anchors.dtype == np.uint8
+        index = self.tensor("anchors", anchors.shape, anchors, 3 if quantised else 0)
+        if quantised:
+            self.graph.tensors[index].quantization = schema.QuantizationParametersT()
+            self.graph.tensors[index].quantization.scale, self.graph.tensors[index].quantization.zeroPoint = (
+                [QUANTUM],
+                [0],
+            )
+        self.detection([whole[0], whole[2], index])
 
     def pyramid(self, one: int, two: int, enlarge: str) -> int:
         """The smaller map, twice as large, added to the larger one."""
@@ -136,6 +145,16 @@ class Tiny(Writer):
         if enlarge == "RESIZE_NEAREST_NEIGHBOR":
             size = self.tensor("size", (2,), np.array([12, 12], np.int32), 2)
             self.op(enlarge, [two, size], [up], "ResizeNearestNeighborOptions", alignCorners=False)
+        elif enlarge == "STACK":  # as MnasFPN's graphs have it: both axes at once
+            last = two
+            for i, form in enumerate(((1, 6, 1, 6, 1, 12), (1, 6, 6, 12), (1, 6, 6, 2, 12), (1, 6, 2, 6, 2, 12), 0)):
+                out = self.tensor(f"form{i}", form) if form else up
+                if i in (2, 3):
+                    self.op("PACK", [last, last], [out], "PackOptions", axis=5 - i, valuesCount=2)
+                else:
+                    shape = np.array(form or (1, 12, 12, 12), np.int32)
+                    self.op("RESHAPE", [last, self.tensor(f"up/shape{i}", shape.shape, shape, 2)], [out])
+                last = out
         else:  # utils/ops.py, nearest_neighbor_upsampling
             forms = (1, 6, 6, 2, 12), (1, 6, 12, 12), (1, 6, 2, 12, 12), (1, 12, 12, 12)
             last = two
@@ -203,7 +222,7 @@ def raw_of(model: torch.nn.Module, image: np.ndarray) -> RawOutput:
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
-@pytest.mark.parametrize("enlarge", ["", "PACK", "RESIZE_NEAREST_NEIGHBOR"])
+@pytest.mark.parametrize("enlarge", ["", "PACK", "STACK", "RESIZE_NEAREST_NEIGHBOR"])
 def test_a_float_network_gives_the_outputs_of_litert(tmp_path, half, enlarge, litert):
     path = Tiny(half, enlarge=enlarge).write(tmp_path / "tiny.tflite")
     foreign = import_foreign(path)
@@ -225,6 +244,19 @@ def test_maps_may_begin_at_places_of_their_own(tmp_path):
     model = import_checkpoint(Tiny(anchors=anchors).write(tmp_path / "tiny.tflite"))
     assert np.abs(model.priors.numpy() - anchors[:, [1, 0, 3, 2]]).max() < 1e-6
     assert model.prior_spec.centres == (((0.5, 0.5),) * 2, ((0.0, 0.0),) * 2)
+
+
+def test_quantised_anchors_may_be_a_step_away_here_and_there(tmp_path):
+    """40 x 40 cells of a public FPN-lite: 5 of 17,000 anchors are rounded to the other side of half a step."""
+    steps = np.round(tiny_anchors() / QUANTUM).astype(np.uint8)
+    steps[7, 3] += 1
+    foreign = import_foreign(Tiny(anchors=steps).write(tmp_path / "tiny.tflite"))
+    assert "1 of its 360 anchors are rounded otherwise, by 0.38 px" in foreign.notes
+    off = np.abs(foreign.model.priors.numpy() - steps[:, [1, 0, 3, 2]] * QUANTUM)
+    assert (off > 1e-6).sum() == 1
+    steps[7, 3] += 1
+    with pytest.raises(CheckpointError, match="do not lie on a grid"):
+        import_checkpoint(Tiny(anchors=steps).write(tmp_path / "odd.tflite"))
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
@@ -327,6 +359,34 @@ def test_unknown_operators_are_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"cannot be imported: RESIZE_BILINEAR \(1\)") as caught:
         import_checkpoint(writer.write(tmp_path / "odd.tflite"))
     assert one_line(caught)
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "said"),
+    [
+        (16, 1, "MediaPipe's face detector, 896 anchors .* linear in its offsets.* that are read: ultraface"),
+        (18, 1, "MediaPipe's palm detector, .* import --list names"),
+        (4, 3, "boxes and scores of 896 default boxes, which are in its project's code"),
+        (7, 3, "not an SSD detector"),
+    ],
+)
+def test_a_detector_without_the_operator_is_named(tmp_path, values, classes, said):
+    writer = Tiny()
+    writer.graph.operators.pop()
+    writer.graph.outputs = [writer.tensor("values", (1, 896, values)), writer.tensor("found", (1, 896, classes))]
+    weight = next(t for t in writer.graph.tensors if t.name == "one/weight")
+    weight.sparsity = schema.SparsityParametersT()  # as MediaPipe's full-range detector has them
+    with pytest.raises(CheckpointError, match=said) as caught:
+        import_checkpoint(writer.write(tmp_path / "raw.tflite"))
+    assert one_line(caught)
+
+
+def test_sparse_weights_are_named_where_they_are_needed(tmp_path):
+    writer = Tiny()
+    weight = next(t for t in writer.graph.tensors if t.name == "one/weight")
+    weight.sparsity = schema.SparsityParametersT()
+    with pytest.raises(CheckpointError, match="one/weight is stored as a sparse one, which is not read"):
+        import_checkpoint(writer.write(tmp_path / "sparse.tflite"))
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,10 @@ def run_import(options: ImportOptions, ask_names: AskNames | None = None) -> Imp
     mean, std = _numbers("mean", options.mean), _numbers("std", options.std)
     settings = ImportSettings(options.size, options.priors, mean, std, options.colour_order)
     foreign = import_foreign(options.checkpoint, options.source, companion=options.companion, settings=settings)
+    if foreign.names_given and options.class_names is not None:
+        raise ConfigError(
+            f"--beside {printable(options.companion, 80)} names the classes, and so does --classes: give one"
+        )
     names = _class_names(foreign, options, ask_names)
     if options.class_names is None and foreign.names_note:
         foreign = foreign._replace(notes=(*foreign.notes, foreign.names_note))

@@ -37,6 +37,7 @@ class ImportedModel(NamedTuple):
             priors of a kind of file that describes its network, and nothing of one that holds weights alone.
         sized_priors: the source's rule for other sizes of the input; None for boxes that grow with the input.
         names_note: where the class names come from, or why none of the lists next to the file was taken.
+        names_given: whether they come from a file that the user named.
     """
 
     model: SSD
@@ -47,6 +48,7 @@ class ImportedModel(NamedTuple):
     fixed: tuple[str, ...] | None = None
     sized_priors: SizedPriors | None = None
     names_note: str = ""
+    names_given: bool = False
 
 
 class Importer(NamedTuple):

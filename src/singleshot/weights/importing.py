@@ -16,6 +16,7 @@ from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.import_settings import ImportSettings, Numbers, apply_settings
 from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers import IMPORTERS
+from singleshot.weights.other_layouts import other_layout
 from singleshot.weights.readers.tf_companions import Companions
 
 # Kinds of files that hold weights and no network.
@@ -98,9 +99,10 @@ def import_foreign(
         foreign = foreign._replace(notes=(*foreign.notes, f"prefix {prefix} of its names left out"))
     if companion is not None and tensors.kind in _LIST_ALONE and not isinstance(tensors.structure, Companions):
         names = read_class_list(companion, foreign.model.num_classes, "--beside")
-        return foreign._replace(class_names=names)
-    if isinstance(path_or_state_dict, Mapping) or getattr(tensors.structure, "given", False):
-        return foreign
+        return foreign._replace(class_names=names, names_given=True)
+    given = isinstance(tensors.structure, Companions) and tensors.structure.given
+    if isinstance(path_or_state_dict, Mapping) or given:
+        return foreign._replace(names_given=given)
     return with_found_names(foreign, Path(path_or_state_dict))
 
 
@@ -149,6 +151,8 @@ def _unknown(tensors: ForeignState, nearest: Importer) -> CheckpointError:
     holds = f"it holds {len(tensors)} tensors: {names} ..."
     missing = [name for name in nearest.signature if name not in tensors]
     fits = nearest.fits(tensors)
+    if other := other_layout(name.removeprefix("module.") for name in tensors):
+        return CheckpointError(f"{tensors.where}: {other}")
     near = fits >= _NEAR_SIGNATURE or (fits > 0 and _explained(tensors, nearest) >= _NEAR_NAMES)
     if not near or not missing:
         return CheckpointError(f"{tensors.where}: no layout that is known ({holds}; known: singleshot import --list)")

@@ -9,6 +9,7 @@ from singleshot.conventions_faces import FACE
 from singleshot.models import SSD
 from singleshot.prior_boxes import PriorSpec
 from singleshot.thresholds import Thresholds
+from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, SizedPriors
 from singleshot.weights.importers.mobilenet_blocks import add_head
 from singleshot.weights.importers.torch_blocks import TorchBuilder
@@ -28,9 +29,24 @@ def add_heads(net: TorchBuilder, maps: list[str], names: tuple[str, str], priors
 
 def face_model(model: SSD, source: str, thresholds: Thresholds, notes: tuple[str, ...] = ()) -> ImportedModel:
     """A detector of faces as it is imported."""
-    return ImportedModel(
-        model, source, face_names(model.num_classes), thresholds, notes, sized_priors=_same_pixels(model.prior_spec)
+    named = (
+        () if model.num_classes > 1 else ("its class is taken to be a face, since the weights do not say (--classes)",)
     )
+    return ImportedModel(
+        model,
+        source,
+        face_names(model.num_classes),
+        thresholds,
+        (*notes, *named),
+        sized_priors=_same_pixels(model.prior_spec),
+    )
+
+
+def without_landmarks(tensors: ForeignState, prefix: str) -> tuple[str, ...]:
+    """Leave out the head of key points, whose names begin so; -> the note on it."""
+    landmarks = [key for key in tensors if key.startswith(prefix)]
+    tensors.ignore(*landmarks)
+    return ("its landmarks of a face are left out: boxes and scores alone",) if landmarks else ()
 
 
 def _same_pixels(priors: PriorSpec) -> SizedPriors:

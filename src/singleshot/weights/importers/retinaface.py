@@ -1,34 +1,49 @@
 """biubug6/Pytorch_Retinaface on MobileNetV1 0.25 and ResNet50 (models/retinaface.py, models/net.py): a feature pyramid
-and SSH context modules under SSD's heads."""
+and SSH context modules under SSD's heads. Face-Detector-1MB-with-landmark's has the same names, with other activations
+and default boxes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain, pairwise
 
-from singleshot.conventions_faces import RETINAFACE
+from singleshot.convention_records import Convention
+from singleshot.conventions_faces import FACE_1MB, RETINAFACE
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
-from singleshot.weights.importers.faces import add_heads, face_model
+from singleshot.weights.importers.batch_statistics import negative_slope
+from singleshot.weights.importers.faces import add_heads, face_model, without_landmarks
 from singleshot.weights.importers.mobilenet_blocks import V1_STRIDES
 from singleshot.weights.importers.torch_blocks import Activation, TorchBuilder
 from singleshot.weights.importers.vgg import count_classes
 
 _LEAK = 0.1
+_NO_LEAK = 0.02  # the most that the statistics may say of a ReLU
 _BLOCKS = (5, 6, 2)  # of V1_STRIDES in stage1 to stage3; stage1 begins with a convolution
 _HEADS = ("BboxHead.{}.conv1x1", "ClassHead.{}.conv1x1")
 
 
-def _mobilenet(net: TorchBuilder) -> list[str]:
-    x = net.conv_norm(net.image, "body.stage1.0.0", "body.stage1.0.1", _LEAK, 3, 2)
+_NAMES = [[f"body.stage{stage}.{i + (stage == 1)}" for i in range(n)] for stage, n in enumerate(_BLOCKS, 1)]
+
+
+def _is_leaky(tensors: ForeignState) -> bool:
+    """Whether MobileNet's activations are Pytorch_Retinaface's, which the names do not say."""
+    norms = [("body.stage1.0.1", _NAMES[0][0]), *((f"{a}.4", b) for a, b in pairwise(chain(*_NAMES)))]
+    slope = negative_slope(tensors, ((norm, f"{block}.0", f"{block}.1") for norm, block in norms))
+    return not abs(slope) < _NO_LEAK
+
+
+def _mobilenet(net: TorchBuilder, activation: Activation) -> list[str]:
+    x = net.conv_norm(net.image, "body.stage1.0.0", "body.stage1.0.1", activation, 3, 2)
     strides, maps = iter(V1_STRIDES), []
-    for stage, blocks in enumerate(_BLOCKS, 1):
-        for i in range(blocks):
-            x = net.separable_norm(x, f"body.stage{stage}.{i + (stage == 1)}", _LEAK, next(strides))
+    for blocks in _NAMES:
+        for block in blocks:
+            x = net.separable_norm(x, block, activation, next(strides))
         maps.append(x)
     return maps
 
 
-def _resnet(net: TorchBuilder) -> list[str]:
+def _resnet(net: TorchBuilder, activation: Activation) -> list[str]:
     x = net.conv_norm(net.image, "body.conv1", "body.bn1", "relu", 7, 2, 3)
     x = net.add("body.maxpool", "maxpool", x, kernel=3, stride=2, padding=1)
     maps = []
@@ -65,32 +80,37 @@ def _context(net: TorchBuilder, x: str, name: str, activation: Activation) -> st
     return net.add(f"{name}.relu", "relu", y)
 
 
-def _convert(tensors: ForeignState, body: Callable[[TorchBuilder], list[str]], side: int, what: str) -> ImportedModel:
-    network = f"retinaface{side}"
-    priors = RETINAFACE.prior_spec(network)
+def _convert(
+    tensors: ForeignState,
+    body: Callable[[TorchBuilder, Activation], list[str]],
+    network: str,
+    what: str,
+    project: Convention = RETINAFACE,
+) -> ImportedModel:
+    priors, rule = project.prior_spec(network), next(iter(project.detection.values()))
     num_classes = count_classes(tensors, "ClassHead.0.conv1x1.bias", priors.per_cell[0])
     net = TorchBuilder(tensors)
-    maps = body(net)
     # Leaky where the pyramid is narrow: 64 channels in MobileNet's, 256 in ResNet's.
     width = len(tensors.take("fpn.output1.0.weight", None, None, 1, 1))
-    activation: Activation = _LEAK if width <= 64 else "relu"
-    maps = [_context(net, x, f"ssh{i}", activation) for i, x in enumerate(_pyramid(net, maps, activation), 1)]
+    activation: Activation = _LEAK if width <= 64 and project is RETINAFACE else "relu"
+    maps = _pyramid(net, body(net, activation), activation)
+    maps = [_context(net, x, f"ssh{i}", activation) for i, x in enumerate(maps, 1)]
     add_heads(net, maps, _HEADS, priors, num_classes)
-    landmarks = [key for key in tensors if key.startswith("LandmarkHead.")]
-    tensors.ignore(*landmarks)
-    source = f"{RETINAFACE.project} on {what}"
+    notes = without_landmarks(tensors, "LandmarkHead.")
+    source = f"{project.project} on {what}"
     tensors.finish(source)
-    model = net.build(num_classes, priors, RETINAFACE.inputs[network], f"{network}-{what.lower()}")
-    notes = ("its five landmarks of a face are left out: boxes and scores alone",) if landmarks else ()
-    return face_model(model, source, RETINAFACE.detection["retinaface"], notes)
+    model = net.build(num_classes, priors, project.inputs[network], f"{network}-{what.lower()}")
+    return face_model(model, source, rule, notes)
 
 
 def _convert_mobilenet(tensors: ForeignState) -> ImportedModel:
-    return _convert(tensors, _mobilenet, 640, "MobileNetV1-0.25")
+    if _is_leaky(tensors):
+        return _convert(tensors, _mobilenet, "retinaface640", "MobileNetV1-0.25")
+    return _convert(tensors, _mobilenet, "face1mb-mobilenet640", "MobileNetV1-0.25", FACE_1MB)
 
 
 def _convert_resnet(tensors: ForeignState) -> ImportedModel:
-    return _convert(tensors, _resnet, 840, "ResNet50")
+    return _convert(tensors, _resnet, "retinaface840", "ResNet50")
 
 
 IMPORTERS = (

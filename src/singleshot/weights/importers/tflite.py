@@ -27,6 +27,7 @@ from singleshot.weights.graph_builder import swap_xy, widened, with_background
 from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.tf_suppression import OPERATOR, of_operator
 from singleshot.weights.importers.tflite_graph import SAME_VALUES, GraphImport
+from singleshot.weights.other_layouts import FACES, KNOWN, LINEAR
 from singleshot.weights.readers.tflite import Network, Operation
 
 _EDGE_TPU = "edgetpu-custom-op"
@@ -34,6 +35,9 @@ _EDGE_TPU = "edgetpu-custom-op"
 _LIMITS = ("nms_score_threshold", "nms_iou_threshold", "max_detections")
 # The image behind normalisation in a file that singleshot exported.
 NORMALISED = "normalised"
+# MediaPipe's detectors, by the values of a box: four, and two for each key point.
+_KEY_POINTS = {16: "face", 18: "palm", 12: "pose"}
+_MOST_ROUNDED = 0.01  # of quantised anchors: those that may be a step away from their grid
 # object_detection/models/*mobilenet*: preprocess() brings 0..255 to -1..1.
 _USUAL_MEAN = 127.5
 
@@ -78,7 +82,7 @@ def _detector(graph: GraphImport, op: Operation) -> ImportedModel:
     if min(scales.values()) <= 0:
         raise CheckpointError(f"{where}: box scales {scales}: want positive numbers")
     variances = 1 / scales["x"], 1 / scales["w"]
-    priors = ours.priors if ours else _prior_spec(anchors, quantum, heads, spec.size, variances, where)
+    priors, off = (ours.priors, "") if ours else _prior_spec(anchors, quantum, heads, spec.size, variances, where)
     run_heads(graph, heads, num_classes, columns[0], scales)
     thresholds, more = (ours.thresholds, ()) if ours else _thresholds(options, activation, where)
     graph.tensors.ignore(*graph.tensors)  # a file may hold more than its network uses
@@ -88,7 +92,7 @@ def _detector(graph: GraphImport, op: Operation) -> ImportedModel:
     fixed = ("size", "priors") if precision == "float" and not ours else ("size", "priors", "mean", "std")
     about = f"TensorFlow Lite SSD, {precision}, input {spec.size_text}"
     names = ours.class_names if ours else _names(graph.network, num_classes)
-    return ImportedModel(model, about, names, thresholds, (*notes, *more), fixed)
+    return ImportedModel(model, about, names, thresholds, tuple(filter(None, (*notes, *more, off))), fixed)
 
 
 def _our_description(graph: GraphImport, num_classes: int, anchors: np.ndarray) -> ModelInfo | None:
@@ -119,6 +123,8 @@ def _detection(graph: GraphImport) -> Operation:
     found = [op for op in graph.network.operations if op.kind == OPERATOR]
     if len(found) == 1:
         return found[0]
+    if raw := _raw_detector(graph):
+        raise CheckpointError(f"{graph.where}: {raw}")
     ends = ", ".join(_ending(graph, index) for index in graph.network.outputs[:3]) or "nothing"
     custom = sorted({op.kind for op in graph.network.operations if not op.kind.isupper() and op.kind != OPERATOR})
     more = f", and has operators of its own: {printable(', '.join(custom[:3]), 120)}" if custom else ""
@@ -126,6 +132,23 @@ def _detection(graph: GraphImport) -> Operation:
         f"{graph.where}: not an SSD detector: {len(found) or 'no'} {OPERATOR} in its"
         f" {len(graph.network.operations)} operators; it ends in {ends}{more}"
     )
+
+
+def _raw_detector(graph: GraphImport) -> str:
+    """What a detector without the operator is, by its outputs [1, P, values] and [1, P, classes]; "" for none."""
+    shapes = sorted(graph.value(index).shape for index in graph.network.outputs if index >= 0)
+    if len(shapes) != 2 or not all(len(shape) == 3 for shape in shapes) or shapes[0][:2] != shapes[1][:2]:
+        return ""
+    (_, count, few), (_, _, many) = shapes
+    if few == 1 and many in _KEY_POINTS:
+        advice = FACES if _KEY_POINTS[many] == "face" else KNOWN
+        return f"MediaPipe's {_KEY_POINTS[many]} detector, {count} anchors without {OPERATOR}: {LINEAR}; {advice}"
+    if few == 4 or many == 4:
+        return (
+            f"boxes and scores of {count} default boxes, which are in its project's code and not in the file: want a"
+            f" .tflite that ends in {OPERATOR}, or the checkpoint that it was made from"
+        )
+    return ""
 
 
 def _ending(graph: GraphImport, output: int) -> str:
@@ -251,18 +274,25 @@ def _anchors(graph: GraphImport, index: int) -> tuple[np.ndarray, float]:
 
 def _prior_spec(
     anchors: np.ndarray, quantum: float, heads: list[_Head], size: int, variances: tuple[float, float], where: str
-) -> PriorSpec:
-    """The grids that the anchors follow: a spec that gives them back. Raises CheckpointError when there is none."""
+) -> tuple[PriorSpec, str]:
+    """The grids that the anchors follow: a spec that gives them back, and a note where that is but nearly so. Raises
+    CheckpointError when there is none."""
     grids, start = [], 0
     for head in heads:
         grids.append(anchors[start : start + head.priors].reshape(*head.sides, head.boxes, 4))
         start += head.priors
-    shapes = tuple(tuple((float(w) * size, float(h) * size) for w, h in grid[0, 0, :, 2:]) for grid in grids)
+    middles = [np.median(grid[..., 2:], axis=(0, 1)) for grid in grids]
+    shapes = tuple(tuple((float(w) * size, float(h) * size) for w, h in rows) for rows in middles)
     maps = [head.sides[0] for head in heads]
     usual = replace(from_shapes(size, maps, shapes), variances=variances, rounding=quantum)
     for spec in (usual, _fitted(usual, grids)):
-        if np.abs(prior_table(spec).astype(np.float64) - anchors).max() < 1e-6:
-            return spec
+        off = np.abs(prior_table(spec).astype(np.float64) - anchors)
+        if off.max() < 1e-6:
+            return spec, ""
+        # Quantised: a converter rounds the corners' differences, which may fall to either side of half a step.
+        count = int((off > 0.5 * quantum).any(axis=1).sum())
+        if off.max() < 1.001 * quantum and count <= _MOST_ROUNDED * len(anchors):
+            return spec, f"{count} of its {len(anchors)} anchors are rounded otherwise, by {quantum * size:.2g} px"
     raise CheckpointError(f"{where}: its anchors do not lie on a grid of each map's cells, with one set of shapes")
 
 

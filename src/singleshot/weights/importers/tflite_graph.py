@@ -13,7 +13,7 @@ from singleshot.errors import CheckpointError, printable
 from singleshot.models.graph_layers import Pads
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.graph_builder import GraphBuilder, same_padding
-from singleshot.weights.readers.tflite import Network, Operation, Value
+from singleshot.weights.readers.tflite import SPARSE, Network, Operation, Value
 
 # What leaves values as they are: maps keep their meaning through it.
 SAME_VALUES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "QUANTIZE", "DEQUANTIZE")
@@ -56,6 +56,7 @@ class GraphImport:
             "MAX_POOL_2D": self._pool,
             "AVERAGE_POOL_2D": self._pool,
             "MEAN": self._mean,
+            "REDUCE_MAX": self._mean,
             "PAD": self._pad,
             "SUM": self._length,
             "RSQRT": self._length,
@@ -128,8 +129,9 @@ class GraphImport:
     def constant(self, index: int) -> Tensor:
         """A constant's real numbers, float32, or whole numbers where they are not quantised."""
         if not self._is_constant(index):
-            name = printable(self.value(index).name, 80)
-            raise CheckpointError(f"{self.where}: {name} is computed, want a constant")
+            name, sparse = printable(self.value(index).name, 80), self.value(index).dtype == SPARSE
+            what = "stored as a sparse one, which is not read" if sparse else "computed, want a constant"
+            raise CheckpointError(f"{self.where}: {name} is {what}")
         if not self._holds_data(index):
             index = self.producers[index].inputs[0]
         value = self.network.values[index]
@@ -308,10 +310,17 @@ class GraphImport:
         return self._done(op, name)
 
     def _mean(self, op: Operation) -> None:
+        """MEAN or REDUCE_MAX over a map's cells."""
+        index = self.input(op, 0)
         axes = self.constant(self.input(op, 1)).reshape(-1).tolist()
         if sorted(a % 4 for a in axes) != [1, 2] or not op.options["keep_dims"]:
-            raise CheckpointError(f"{self.where}: MEAN over axes {printable(axes, 60)}: want height and width, kept")
-        self._done(op, self.assembly.add(self._name(op), "avgpool", self._layer(self.input(op, 0), op), kernel=0))
+            raise CheckpointError(
+                f"{self.where}: {op.kind} over axes {printable(axes, 60)}: want height and width, kept"
+            )
+        x = self._layer(index, op)
+        if op.kind == "REDUCE_MAX":
+            return self._done(op, self.assembly.add(self._name(op), "maxpool", x, kernel=self.side(index)[:2]))
+        return self._done(op, self.assembly.add(self._name(op), "avgpool", x, kernel=0))
 
     def _pad(self, op: Operation) -> None:
         index = self.input(op, 0)
@@ -348,7 +357,10 @@ class GraphImport:
     def _reshape(self, op: Operation) -> None:
         index = self.input(op, 0)
         if index not in self._stacked:
-            if self.side(index) != self.side(op.outputs[0]):
+            shapes = [self.value(i).shape for i in (index, op.outputs[0])]
+            if len(shapes[0]) != len(shapes[1]):  # [1, H, 1, W, 1, C] on the way to enlarge a map
+                shapes = [tuple(n for n in shape if n != 1) for shape in shapes]
+            if shapes[0] != shapes[1]:
                 raise CheckpointError(f"{self.where}: a RESHAPE between maps cannot be imported")
             self.layers[op.outputs[0]] = self._layer(index, op)
         elif len(self.value(index).shape) == 5 and self.side(op.outputs[0])[0] == self.side(self._stacked[index])[0]:

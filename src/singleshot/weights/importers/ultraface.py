@@ -12,7 +12,7 @@ from singleshot.weights.importers.mobilenet_blocks import depthwise_bias
 from singleshot.weights.importers.torch_blocks import TorchBuilder
 from singleshot.weights.importers.vgg import count_classes
 
-_STRIDES = (1, 2, 1, 2, 1, 1, 1, 2, 1, 1, 2, 1)  # mb_tiny.py: of the blocks behind the first convolution
+STRIDES = (1, 2, 1, 2, 1, 1, 1, 2, 1, 1, 2, 1)  # mb_tiny.py: of the blocks behind the first convolution
 _SEEN, _RFB = (7, 10, 12), 7
 # mb_tiny_RFB.py, BasicRFB: (stride is 1) the dilation of each branch's last convolution.
 _DILATIONS = (2, 3, 5)
@@ -20,14 +20,14 @@ _DILATIONS = (2, 3, 5)
 
 def _trunk(net: TorchBuilder) -> list[str]:
     maps = [net.conv_norm(net.image, "base_net.0.0", "base_net.0.1", "relu", 3, 2)]
-    for i, stride in enumerate(_STRIDES, 1):
+    for i, stride in enumerate(STRIDES, 1):
         block = f"base_net.{i}"
         rfb = i == _RFB and f"{block}.shortcut.conv.weight" in net.tensors
-        maps.append(_rfb(net, maps[-1], block) if rfb else net.separable_norm(maps[-1], block, "relu", stride))
+        maps.append(rfb_block(net, maps[-1], block) if rfb else net.separable_norm(maps[-1], block, "relu", stride))
     return maps
 
 
-def _rfb(net: TorchBuilder, x: str, name: str) -> str:
+def rfb_block(net: TorchBuilder, x: str, name: str) -> str:
     """A receptive field block: three branches that look ever further, and a shortcut; its scale is 1 here."""
     branches = []
     for b, dilation in enumerate(_DILATIONS):

@@ -29,6 +29,7 @@ _DAMAGE = (struct.error, LookupError, ArithmeticError, ValueError, TypeError, At
 
 # schema.fbs, enum TensorType
 DTYPES = {0: "<f4", 1: "<f2", 2: "<i4", 3: "u1", 4: "<i8", 6: "?", 7: "<i2", 9: "i1", 10: "<f8"}
+SPARSE = "sparse"  # in place of the type of a constant that is stored so, which is not read
 ACTIVATIONS = ("none", "relu", "relu_n1_to_1", "relu6", "tanh", "sign_bit")
 
 # schema.fbs, enum BuiltinOperator, by number; 32 is any custom one.
@@ -60,6 +61,7 @@ _OPTIONS: dict[str, tuple[int, tuple[str, ...]]] = {
     "ADD": (11, ("activation",)),
     "MUL": (21, ("activation",)),
     "MEAN": (27, ("keep_dims",)),
+    "REDUCE_MAX": (27, ("keep_dims",)),
     "SUB": (28, ("activation",)),
     "PACK": (59, ("values_count", "axis")),
     "RESIZE_NEAREST_NEIGHBOR": (74, ("align_corners", "half_pixel_centers")),
@@ -75,8 +77,9 @@ _OPTION_TYPES = {
 
 @dataclass(frozen=True)
 class Value:
-    """One tensor of the network. data: its constant values as they lie in the file, None for what is computed;
-    scales, zeros: real = scale * (stored - zero), one for all or one for each index of `axis`; none for floats."""
+    """One tensor of the network. data: its constant values as they lie in the file, None for what is computed or stored
+    as SPARSE; scales, zeros: real = scale * (stored - zero), one for all or one for each index of `axis`; none for
+    floats."""
 
     name: str
     shape: tuple[int, ...]
@@ -184,11 +187,11 @@ def _values(graph: _Table, buffers: list[_Table]) -> tuple[Value, ...]:
         stored = _buffer(buffers, int(table.number(2, "Uint32", 0)))
         scales, zeros, axis = _quantisation(table.table(4), shape)
         data = None
-        if stored is not None:
+        if stored is not None and table.table(6) is not None:
+            dtype = SPARSE
+        elif stored is not None:
             if not dtype:
                 raise _RefusedError(f"tensor {printable(name, 80)} is of a type that is not read here (4 bits or text)")
-            if table.table(6) is not None:
-                raise _RefusedError(f"tensor {printable(name, 80)} is stored as a sparse one, which is not read here")
             data = stored.view(dtype).reshape(shape)
             used += data.size
             # ForeignState may share a buffer; what they hold together must still be in proportion to the file.

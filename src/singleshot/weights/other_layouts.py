@@ -1,0 +1,56 @@
+"""Detectors that are recognised by the names of their tensors and not imported: what they are, and what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+# Where a box's sides are offsets times a constant, and not exponentials of them as an SSD's.
+LINEAR = "its boxes' sides are linear in its offsets, not exponentials of them as an SSD's, which no model here has"
+FACES = "face detectors that are read: ultraface, retinaface, faceboxes, s3fd, aizoo and OpenCV's (caffe)"
+KNOWN = "singleshot import --list names what is read"
+
+
+class _Layout(NamedTuple):
+    """names: regular expressions, each of which some tensor's name has at its beginning."""
+
+    what: str
+    advice: str
+    names: tuple[str, ...]
+
+
+_LAYOUTS = (
+    _Layout(
+        f"MediaPipe's BlazeFace (hollance/BlazeFace-PyTorch): {LINEAR}", FACES, (r"classifier_8\.", r"regressor_8\.")
+    ),
+    _Layout("RetinaFace's heads on a BiFPN (FeatherFace), not an SSD that is read", FACES, (r"bifpn", r"BboxHead\.")),
+    _Layout(
+        "an EfficientDet (BiFPN), not an SSD",
+        KNOWN,
+        (r"(backbone_net\.|fpn\.|bifpn)", r"(bifpn|fpn\.cell)", r"class"),
+    ),
+    _Layout("a two-stage detector (Faster R-CNN or Mask R-CNN), not an SSD", KNOWN, (r"(rpn|rpn_head)\.", r"roi_head")),
+    _Layout(
+        "a DETR (transformer), not an SSD", KNOWN, (r"(transformer|model)\.(en|de)coder\.layers\.0\.", r".*class_")
+    ),
+    _Layout(
+        "torchvision's RetinaNet or FCOS, which is not read",
+        KNOWN,
+        (r"backbone\.fpn\.", r"head\.classification_head\."),
+    ),
+    _Layout(
+        "a YOLO, not an SSD",
+        KNOWN,
+        (r"(model\.|module_list\.)*0\.(conv|Conv2d|conv_0)\.", r".*\d\.(cv2|bn|BatchNorm2d|m\.0)\."),
+    ),
+)
+
+
+def other_layout(names: Iterable[str]) -> str:
+    """What a checkpoint with these names is and what to do; "" where it is none of those that are recognised."""
+    names = list(names)
+    for row in _LAYOUTS:
+        if all(any(map(re.compile(part).match, names)) for part in row.names):
+            return f"{row.what}; {row.advice}"
+    return ""
