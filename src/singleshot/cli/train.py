@@ -55,7 +55,7 @@ def train(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Which network. Default: by the data and the weights installed. See: priors show."),
+        typer.Option(help="Which network. Default: by the weights that are installed. See: priors show."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/train-N.")] = None,
     recipe: Annotated[

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from itertools import islice
 
 import cv2
 import numpy as np
 
 from singleshot.datasets.dataset import Dataset
+from singleshot.datasets.findings import RAISE_ERRORS
+from singleshot.datasets.shard_tar import read_samples
 from singleshot.errors import DataError, printable
-from singleshot.images.decode import check_image
+from singleshot.images.decode import MAX_FILE_BYTES, check_image
 from singleshot.images.samples import Greys, count_greys, deep_bits
 from singleshot.loading.shard_stream import ShardStream
-from singleshot.loading.some_files import some_files
+from singleshot.storage import read_limited
 
 logger = logging.getLogger(__name__)
+
+_LOOKED_AT = 16
 
 
 def warn_of_few_greys(data: Dataset | ShardStream) -> None:
@@ -23,7 +29,7 @@ def warn_of_few_greys(data: Dataset | ShardStream) -> None:
     Images that cannot be read are passed over: whoever trains on them says it.
     """
     try:
-        found = [_greys(file) for file in some_files(data)]
+        found = [_greys(file) for file in _some_files(data)]
     except DataError:
         return
     few = [greys.kept for greys in found if greys is not None and greys.few]
@@ -36,6 +42,14 @@ def warn_of_few_greys(data: Dataset | ShardStream) -> None:
         printable(data.source),
         values,
     )
+
+
+def _some_files(data: Dataset | ShardStream) -> Iterator[bytes]:
+    if isinstance(data, ShardStream):
+        yield from (sample.image for sample in islice(read_samples(data.paths[0], RAISE_ERRORS), _LOOKED_AT))
+        return
+    for i in sorted(set(np.linspace(0, len(data) - 1, _LOOKED_AT).round().astype(int).tolist())):
+        yield read_limited(data.names[i], MAX_FILE_BYTES, "image")
 
 
 def _greys(file: bytes) -> Greys | None:
