@@ -37,13 +37,13 @@ def arrays():
     return {key: value.astype(np.float32) for key, value in found.items()}
 
 
-def reference(arrays, image):
+def reference(arrays, image, border="same"):
     """models/keras_ssd7.py -> offsets [P, 4], scores [P, classes + 1]."""
     x = (torch.from_numpy(image).permute(2, 0, 1)[None].double() - 127.5) / 127.5
     value = {key: torch.from_numpy(array).double() for key, array in arrays.items()}
 
-    def conv(name, x):
-        return F.conv2d(x, value[f"{name}/kernel"].permute(3, 2, 0, 1), value[f"{name}/bias"], padding="same")
+    def conv(name, x, padding="same"):
+        return F.conv2d(x, value[f"{name}/kernel"].permute(3, 2, 0, 1), value[f"{name}/bias"], padding=padding)
 
     ends = {"boxes": [], "classes": []}
     for i in range(1, 8):
@@ -53,7 +53,7 @@ def reference(arrays, image):
         x = torch.where(x > 0, x, x.exp() - 1)
         for name, rows in ends.items() if i >= 4 else ():
             columns = 4 if name == "boxes" else CLASSES + 1
-            rows.append(conv(f"{name}{i}", x)[0].permute(1, 2, 0).reshape(-1, columns))
+            rows.append(conv(f"{name}{i}", x, border)[0].permute(1, 2, 0).reshape(-1, columns))
     return torch.cat(ends["boxes"]).numpy(), torch.cat(ends["classes"]).softmax(-1).numpy()
 
 
@@ -99,11 +99,11 @@ def write(path, arrays, described=None):
     return path
 
 
-def agrees(model, arrays):
+def agrees(model, arrays, border="same"):
     image = np.random.default_rng(0).integers(0, 256, (*model.input_spec.sides, 3)).astype(np.uint8)
     with torch.inference_mode():
         raw = model(torch.from_numpy(image).permute(2, 0, 1)[None])
-    offsets, scores = reference(arrays, image)
+    offsets, scores = reference(arrays, image, border)
     assert scores.std() > 0.01
     assert np.abs(raw.offsets[0].numpy() - offsets).max() < 1e-4
     assert np.abs(raw.logits[0].softmax(-1).numpy() - scores).max() < 1e-5
@@ -125,6 +125,26 @@ def test_a_whole_model_says_its_size_and_boxes(tmp_path, arrays):
     assert np.abs(foreign.model.priors.numpy() - anchors(144, 208)).max() < 1e-6
     assert foreign.notes == ()
     agrees(foreign.model, arrays)
+
+
+def first_version(height, width, heads):
+    """Its first versions: one Lambda for the normalisation, and heads that do not see the border of their maps."""
+    described = config(height, width)
+    layers = [layer for layer in described["config"]["layers"] if "normalization" not in layer["config"]["name"]]
+    layers.append({"config": {"name": "lambda1", "function": ["4wEAAA code", None, None]}})
+    layers += [{"config": {"name": name, "padding": padding}} for name, padding in heads.items()]
+    return {"class_name": "Model", "config": {"layers": layers}}
+
+
+def test_heads_that_do_not_see_the_border(tmp_path, arrays):
+    heads = {f"{part}{i}": "valid" for part in ("boxes", "classes") for i in (4, 5, 6, 7)}
+    foreign = import_foreign(write(tmp_path / "ssd7.h5", arrays, first_version(240, 320, heads)))
+    assert foreign.model.prior_spec.grids == ((28, 38), (13, 18), (5, 8), (1, 3))
+    assert "lambda1 is code, which is not looked at: taken to bring pixels to -1..1" in foreign.notes[0]
+    agrees(foreign.model, arrays, "valid")
+    mixed = first_version(240, 320, {**heads, "boxes5": "same"})
+    with pytest.raises(CheckpointError, match=r"padding valid in some of boxes4, boxes5"):
+        import_foreign(write(tmp_path / "mixed.h5", arrays, mixed))
 
 
 def test_the_description_may_lie_next_to_weights_alone(tmp_path, arrays):

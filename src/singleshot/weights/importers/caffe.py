@@ -190,11 +190,17 @@ def _prepared(net: CaffeNet, tensors: ForeignState, channels: int) -> Prepared:
         spec = CHUANQI305.inputs["ssd300"]
         return Prepared(spec.mean, 1 / spec.std[0])
     if channels == 1:
-        return Prepared((0.0,), 1.0, note="its files do not say how images are prepared: grey, 0 to 255, is assumed")
+        return Prepared(
+            (0.0,), 1.0, note="its files do not say how images are prepared: grey, 0 to 255, is assumed (--mean, --std)"
+        )
     bgr = CAFFE_MEAN[::-1]
     if _has(tensors, VGG_SIGN) or _has(tensors, FACE_SIGN):
         return Prepared(bgr, 1.0)
-    return Prepared(bgr, 1.0, note="its files do not say how images are prepared: BGR minus 104, 117, 123 is assumed")
+    return Prepared(
+        bgr,
+        1.0,
+        note="its files do not say how images are prepared: BGR minus 104, 117, 123 is assumed (--mean, --std)",
+    )
 
 
 def _input_spec(image: Shape, prepared: Prepared) -> InputSpec:

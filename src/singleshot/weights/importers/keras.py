@@ -101,6 +101,13 @@ class KerasNetwork:
                 return shape[1], shape[2]
         return None
 
+    def same(self, option: str, value: str, names: list[str]) -> bool:
+        """Whether that option of all these layers has that value. Raises CheckpointError where only some have it."""
+        found = {self.layers[name].get(option) == value for name in names if name in self.layers}
+        if len(found) > 1:
+            raise CheckpointError(f"{self.where}: {option} {value} in some of {printable(', '.join(names), 160)} alone")
+        return found == {True}
+
     def priors(self, usual: PriorSpec, names: list[str]) -> PriorSpec:
         """Its AnchorBoxes layers of these names as a spec: `usual` where they are the same."""
         rows = [self.layers.get(name) for name in names]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from singleshot.conventions import SSD_KERAS
@@ -16,6 +17,7 @@ from singleshot.weights.imported_model import ImportedModel, Importer, classes_o
 from singleshot.weights.importers.keras import KerasNetwork, short_names
 
 _HEADS = (4, 5, 6, 7)  # the convolutions that boxes are predicted from
+_FIRST, _HALF = "lambda1", 127.5  # the normalisation of its first versions: x / 127.5 - 1
 _EPS, _MOMENTUM = 0.001, 0.01  # of Keras' BatchNormalization, and of the network's own .99
 
 
@@ -24,18 +26,32 @@ def _matches(tensors: ForeignState) -> bool:
     return all(name in names for name in importable()["keras-ssd7"].signature)
 
 
+def _unchanged(conv: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the 1x1 convolution that hands on what that one gives."""
+    count = len(conv[1])
+    return torch.eye(count).view(count, count, 1, 1), torch.zeros(count)
+
+
 def _convert(tensors: ForeignState) -> ImportedModel:
     names = short_names(tensors)
     input_spec, priors = SSD_KERAS.inputs["ssd7"], SSD_KERAS.prior_spec("ssd7")
     fixed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    border = 0  # of a map that its head does not see
     if tensors.kind == "keras" and tensors.structure is not None:
         network = KerasNetwork(tensors.structure, tensors.where)
         height, width = network.sides() or input_spec.sides
-        maps = tuple((height // 2**i, width // 2**i) for i in range(3, 7))
+        border = network.same("padding", "valid", [f"{part}{i}" for part in ("boxes", "classes") for i in _HEADS])
+        maps = tuple((height // 2**i - 2 * border, width // 2**i - 2 * border) for i in range(3, 7))
         if min(map(min, maps)) < 1:
             raise CheckpointError(f"{tensors.where}: SSD7 on images of {height} x {width}: too small for its last map")
         priors = network.priors(replace(priors, image_size=(height, width), maps=maps), [f"anchors{i}" for i in _HEADS])
         input_spec, fixed = network.input(replace(input_spec, height=height, width=width)), ("size", "priors")
+        if _FIRST in network.layers:
+            input_spec = replace(input_spec, mean=(_HALF,) * 3, std=(_HALF,) * 3)
+            notes = (
+                f"its layer {_FIRST} is code, which is not looked at: taken to bring pixels to -1..1 (--mean, --std)",
+            )
 
     def take(layer: str, part: str, *shape: int | None) -> Tensor:
         return tensors.take(names.get(f"{layer}/{part}", f"{layer}/{part}"), *shape)
@@ -60,16 +76,22 @@ def _convert(tensors: ForeignState) -> ImportedModel:
     columns = outputs[0] // priors.per_cell[0] if outputs else 0
     for i, x, boxes in zip(_HEADS, seen, priors.per_cell, strict=True):
 
-        def head(name: str, count: int, x: str = x) -> tuple[Tensor, Tensor]:
+        def head(part: str, count: int, x: str = x, i: int = i) -> tuple[Tensor, Tensor]:
+            name = f"{part}{i}"
             weight = take(name, "kernel", 3, 3, net.channels[x], count).permute(3, 2, 0, 1).contiguous()
             return weight, take(name, "bias", count)
 
-        net.head(x, x, *head(f"boxes{i}", 4 * boxes), *head(f"classes{i}", columns * boxes))
+        location, confidence = head("boxes", 4 * boxes), head("classes", columns * boxes)
+        if border:  # heads here see all of their map: these layers come before ones that change nothing
+            ends = [net.conv(f"{n}{i}", x, *w) for n, w in (("boxes", location), ("classes", confidence))]
+            net.head(ends[0], ends[1], *_unchanged(location), *_unchanged(confidence))
+        else:
+            net.head(x, x, *location, *confidence)
     source = "pierluigiferrari/ssd_keras SSD7"
     tensors.finish(source)
     num_classes = classes_of(columns, tensors.where)
     model = net.build(num_classes, priors, input_spec, "custom")
-    return ImportedModel(model, source, usual_names(num_classes), SSD_KERAS.detection["ssd_keras"], fixed=fixed)
+    return ImportedModel(model, source, usual_names(num_classes), SSD_KERAS.detection["ssd_keras"], notes, fixed)
 
 
 IMPORTERS = (Importer("keras-ssd7", _convert, "keras", _matches),)
