@@ -92,6 +92,7 @@ def test_a_run_without_them_does_not_begin_to_fit(run, tmp_path):
     assert trainer.model.prior_spec == PRIORS["ssdlite320-fine"]
 
 
+@pytest.mark.slow
 def test_export_gives_the_same_boxes(fitted, scenes, tmp_path):
     images = sorted(map(str, (scenes / "JPEGImages").iterdir()))[:3]
     want = singleshot.load(fitted.best, device="cpu").detect(images, score_min=0.02)

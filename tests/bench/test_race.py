@@ -177,6 +177,7 @@ def test_what_libraries_print_does_not_get_between_the_answers(tmp_path) -> None
     assert "['b']" in done.stderr
 
 
+@pytest.mark.slow
 def test_checkpoints_and_torchvision_run_too(model, images) -> None:
     (ours,), _ = candidates_of(model, BenchOptions(("torch",), ("float32",), "cpu", threads=1))
     _, peer = peers(model, BenchOptions(device="cpu", threads=1))

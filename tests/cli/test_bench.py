@@ -48,6 +48,7 @@ def test_a_table_a_picture_and_json(run, model, scenes, tmp_path) -> None:
     assert str(images) in report["pictures"]
 
 
+@pytest.mark.slow
 def test_an_exported_file_is_measured_in_batches(run, exported, tmp_path) -> None:
     done = run("bench", exported, "--engines", "onnxruntime", "--json", "--batch", "2,1", "--rounds", 1, "--threads", 1)
     assert done.returncode == 0, done.stderr
@@ -74,6 +75,7 @@ sys.meta_path[:] = [Without if finder is PathFinder else finder for finder in sy
 """
 
 
+@pytest.mark.slow
 def test_with_openvino_alone_an_exported_file_is_measured(exported, tmp_path) -> None:
     (tmp_path / "sitecustomize.py").write_text(HIDDEN)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}

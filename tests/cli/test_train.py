@@ -58,11 +58,11 @@ def test_json_and_quiet_and_resume(scenes: Path, trained: Path, run, tmp_path: P
         assert [r["epoch"] for r in csv.DictReader(file)] == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize("how", ["ctrl-c", "kill", "closed terminal"])
+@pytest.mark.parametrize("how", ["ctrl-c", pytest.param("kill", marks=pytest.mark.slow), "closed terminal"])
 def test_a_signal_saves_and_says_how_to_go_on(how: str, scenes: Path, run, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "singleshot", "train", str(scenes), "--model", "ssd320-mini", "--backbone-weights",
-               "none", "--epochs", "500", "--batch", "8", "--out", str(folder)]  # fmt: skip
+               "none", "--epochs", "500", "--batch", "8", "--size", "128", "--out", str(folder)]  # fmt: skip
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -92,7 +92,7 @@ def test_an_image_that_turns_out_broken_costs_no_step(scenes: Path, run, tmp_pat
     """Its header is right, its pixels are not there: only decoding finds out."""
     data = Path(shutil.copytree(scenes, tmp_path / "data"))
     words = "--backbone-weights", "none", "--batch", 8, "--workers", 1, "--no-tensorboard", "--cache", "none"
-    done = run("train", data, *words, "--epochs", 1, "--out", tmp_path / "run")
+    done = run("train", data, *words, "--size", 128, "--epochs", 1, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     stem = (data / "ImageSets" / "Main" / "train.txt").read_text().split()[0]
     image = next((data / "JPEGImages").glob(f"{stem}.*"))

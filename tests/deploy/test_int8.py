@@ -144,7 +144,7 @@ def test_the_whole_way_with_a_stand_in_for_map50(mini, folder: Path, monkeypatch
     info = ModelInfo.of(mini.model, SCENE_CLASSES[:3])
     monkeypatch.setattr(q, "map50", score)
     monkeypatch.setattr(q, "network_model", lambda model: mini.network)
-    monkeypatch.setattr(q, "rank_layers", lambda rounded, network, layers, outputs: list(layers))
+    monkeypatch.setattr(q, "rank_layers", lambda rounded, network, layers, *_: list(layers))
     dataset = open_dataset(folder, "train"), open_dataset(folder, "val")
     said: list[str] = []
     quantised, report = q.quantise(mini.model, info, *dataset, say=said.append)

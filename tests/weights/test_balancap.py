@@ -45,6 +45,7 @@ def test_gives_the_outputs_and_priors_of_the_source(foreign, agrees, golden):
     assert (foreign.thresholds.keep_per_class, foreign.thresholds.keep) == (200, NO_CAP)
 
 
+@pytest.mark.slow
 def test_ssd512_by_its_seventh_map(filled, golden, outputs):
     model = import_checkpoint(filled("balancap_vgg512"), num_classes=20)
     priors = np.load(golden / "priors_balancap.npz")["vgg512_cxcywh_noclip"]

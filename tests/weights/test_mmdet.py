@@ -212,6 +212,7 @@ def ssd512() -> nn.Module:
     return randomised(Vgg(512, 20))
 
 
+@pytest.mark.slow
 def test_ssd512_gives_what_its_modules_do(ssd512, layout, golden_inputs, outputs, golden):
     told = {key: shape for key, shape, *_ in layout("mmdet_ssd512")["layout"]}
     assert told.keys() == ssd512.state_dict().keys()

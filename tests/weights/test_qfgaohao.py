@@ -278,7 +278,7 @@ def test_boxes_by_name_by_file_and_scaled(small, tmp_path):
         ({"priors": "ssd300-squeezenet-qfgaohao"}, "for maps of 17 x 17, .* but this network has 19 x 19"),
         ({"priors": "ssd300-nvidia"}, "its order is box"),
         ({"priors": "ssd300-mobil"}, "want one of"),
-        ({"priors": "boxes.json"}, "boxes.json: no such file"),
+        ({"priors": "boxes.json"}, "boxes.json: no such priors file"),
         ({"priors": "BAD.json"}, "want a table as .* prints it"),
         ({"priors": "NONE.json"}, "entries, want one per map"),
         ({"priors": "TEXT.json"}, "want a table as .* prints it"),

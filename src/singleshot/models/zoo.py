@@ -61,6 +61,6 @@ def _network(preset: Preset, priors: PriorSpec, inputs: InputSpec, num_classes: 
 def _preset(name: str) -> Preset:
     if name not in MODELS:
         longer = (f"; did you mean {key}?" for key in MODELS if key.startswith(name))
-        hint = did_you_mean(name, MODELS) or next(longer, "")
+        hint = next(longer, "") or did_you_mean(name, MODELS)
         raise ConfigError(f"model {printable(name, 60)!r}: want one of {', '.join(MODELS)}{hint}")
     return MODELS[name]

@@ -80,6 +80,7 @@ def test_ssd300_by_its_names_alone_is_the_same(form, caffe, vgg_arrays, foreign3
     assert (model.prior_spec, model.input_spec) == (wanted.prior_spec, wanted.input_spec)
 
 
+@pytest.mark.slow
 def test_ssd512_by_its_names_and_by_its_prototxt(caffe, wide512, golden, tmp_path):
     named = import_foreign(wide512)
     assert named.model.name == "ssd512-vgg16"
