@@ -114,7 +114,7 @@ def test_an_image_that_turns_out_broken_costs_no_step(scenes: Path, run, tmp_pat
     image.write_bytes(whole[: len(whole) // 3])
     done = run("train", *shlex.split(found[2])[2:], "--accept-changes", "--skip-broken", "--epochs", 3)
     assert done.returncode == 3, done.stderr
-    assert "1 image could not be read and were skipped" in done.stderr
+    assert "not read and skipped: 1 image" in done.stderr
     assert str(image) in done.stderr
 
 

@@ -185,7 +185,7 @@ def train(
         raise typer.Exit(STOPPED)
     if run.skipped:
         if not quiet:
-            print(f"{count_of(len(run.skipped), 'image')} could not be read and were skipped", file=sys.stderr)
+            print(f"not read and skipped: {count_of(len(run.skipped), 'image')}", file=sys.stderr)
         raise typer.Exit(SKIPPED)
 
 
