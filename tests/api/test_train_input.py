@@ -44,7 +44,9 @@ def test_a_run_keeps_its_size_and_channel(wide_grey: singleshot.Run, tmp_path: P
             singleshot.train(out=folder, resume=True, **changed)
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".tflite"])
+@pytest.mark.parametrize(
+    "suffix", [".onnx", *(pytest.param(one, marks=pytest.mark.slow) for one in (".xml", ".tflite"))]
+)
 def test_exported_files_find_what_the_checkpoint_finds(wide_grey: singleshot.Run, suffix: str, tmp_path: Path) -> None:
     to = {".onnx": "onnx", ".xml": "openvino", ".tflite": "tflite"}[suffix]
     pytest.importorskip({"onnx": "onnxruntime", "openvino": "openvino", "tflite": "ai_edge_litert"}[to])

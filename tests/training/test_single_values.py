@@ -17,7 +17,9 @@ def image(model: SSD) -> torch.Tensor:
     return torch.randint(0, 256, (1, 3, *model.input_spec.sides), generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name.startswith("ssd512") else name for name in MODELS]
+)
 def test_every_model_takes_one_image_in_training(name: str) -> None:
     torch.manual_seed(0)
     model = build(name, 2).train()
