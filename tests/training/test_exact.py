@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import csv
+import functools
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from singleshot.datasets import open_dataset
 from singleshot.errors import CheckpointError
 from singleshot.training import checkpoints, clock, loop
 from singleshot.training.failures import TrainingStoppedError
-from singleshot.training.recipes import Recipe, load_recipe
-from singleshot.training.reports import CsvReporter
+from singleshot.training.recipes import Recipe
 from singleshot.training.state import read_about
 
 FILES = (loop.BEST, loop.LAST, loop.STATE)
@@ -27,23 +25,9 @@ def some(quick: list, every: list) -> list:
 
 
 @pytest.fixture(scope="module")
-def make(scenes: Path, tiny_ssd):
-    """make(out): a trainer into `out`, which goes on where there is a state; what else is given is of its settings."""
-
-    def make(out: Path, val: bool = True, seed: int = 0, recipe: Recipe | None = None, **options) -> loop.Trainer:
-        out.mkdir(exist_ok=True)
-        data = open_dataset(scenes, "train")
-        settings = loop.Settings(
-            out=out, epochs=EPOCHS, batch=8, precision="float32", workers=0, pictures=0, val_every=2
-        )
-        sets = data, open_dataset(scenes, "val") if val else None, recipe or load_recipe("scratch")
-        trainer = loop.Trainer(tiny_ssd(len(data.class_names), seed), *sets, replace(settings, **options))
-        if checkpoints.has_state(out):
-            trainer.resume()
-        trainer.reporters.append(CsvReporter(out / loop.LOG, trainer.progress.history))
-        return trainer
-
-    return make
+def make(trainer_of):
+    """As trainer_of, of EPOCHS and with a validation after every second of them."""
+    return functools.partial(trainer_of, epochs=EPOCHS, val_every=2)
 
 
 @pytest.fixture(scope="module")

@@ -9,20 +9,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from singleshot.datasets import open_dataset
 from singleshot.errors import DataError
 from singleshot.loading import workers
 from singleshot.records import Batch
 from singleshot.training import checkpoints, loop
 from singleshot.training.failures import TrainingStoppedError
-from singleshot.training.recipes import Recipe, load_recipe
-from singleshot.training.reports import CsvReporter, Reporter
+from singleshot.training.recipes import Recipe
+from singleshot.training.reports import Reporter
 from singleshot.training.state import read_about
 from singleshot.training.step import Stepper
 
@@ -32,20 +30,8 @@ needs_signals = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="signa
 
 
 @pytest.fixture(scope="module")
-def make(scenes: Path, tiny_ssd) -> Make:
-    """make(out): a trainer of three steps an epoch, which goes on where there is a state."""
-
-    def make(out: Path, data: Path = scenes, **options) -> loop.Trainer:
-        out.mkdir(exist_ok=True)
-        sets = open_dataset(data, "train"), open_dataset(data, "val")
-        settings = loop.Settings(out=out, epochs=2, batch=8, precision="float32", workers=0, pictures=0)
-        trainer = loop.Trainer(tiny_ssd(4), *sets, load_recipe("scratch"), replace(settings, **options))
-        if checkpoints.has_state(out):
-            trainer.resume()
-        trainer.reporters.append(CsvReporter(out / loop.LOG, trainer.progress.history))
-        return trainer
-
-    return make
+def make(trainer_of) -> Make:
+    return trainer_of
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +91,11 @@ def test_where_shared_memory_is_full_images_are_loaded_here(
     make: Make, straight: Path, tmp_path: Path, impatient, caplog, monkeypatch
 ) -> None:
     trainer = make(tmp_path / "run", workers=1, report_seconds=0.0)
+    full: list[int] = []
+    monkeypatch.setattr(workers.WorkerPool, "_is_full", lambda self: bool(full))  # before a run binds it
 
     def fill(pid: int) -> None:
-        monkeypatch.setattr(workers.WorkerPool, "_is_full", lambda self: True)
+        full.append(pid)
         os.kill(pid, signal.SIGSTOP)  # its result found no room and is lost: none comes
 
     trainer.reporters.append(AtFirst(trainer, fill))
