@@ -83,7 +83,8 @@ class _Depthwise(torch.autograd.Function):
             spread = grad
             if step == 2:
                 rows, columns = (side + 2 * padding - kernel + 1 for side in x.shape[2:])
-                spread = x.new_zeros(*x.shape[:2], rows, columns).to(memory_format=memory_format(x))
+                size = *x.shape[:2], rows, columns
+                spread = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format(x)).zero_()
                 spread[:, :, ::2, ::2] = grad
             grad_x = nn.functional.conv2d(spread, weight.flip(2, 3), None, 1, kernel - 1 - padding, 1, channels)
         if ctx.needs_input_grad[1]:
@@ -103,11 +104,10 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, paddi
     x = nn.functional.pad(x, (padding, beyond, padding, beyond))
     whole = weight.new_empty(channels, 1, 3 * tiles, 3 * tiles)
     rows, columns = (stride * (side - 1) + 3 for side in grad.shape[2:])
-    lie = memory_format(x)
+    lie, tile = memory_format(x), weight[:, :, :3, :3].contiguous()
     for i in range(0, 3 * tiles, 3):
         for j in range(0, 3 * tiles, 3):
             part = x[:, :, i : i + rows, j : j + columns].contiguous(memory_format=lie)
-            tile = weight[:, :, :3, :3].contiguous()
             whole[:, :, i : i + 3, j : j + 3] = _plain_weight_gradient(grad, part, tile, stride, 0)
     return whole[:, :, :kernel, :kernel].contiguous()
 
