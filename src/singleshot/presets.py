@@ -89,6 +89,6 @@ MODELS: dict[str, Preset] = {
         "ssdlite320-fine",
         _LITE0_320,
         "efficientnet_lite",
-        {"width": 96, "lite": False},
+        {"width": 96},
     ),
 }

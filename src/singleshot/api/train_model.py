@@ -27,8 +27,7 @@ def first_model(options: TrainOptions, train_set: Dataset | ShardStream) -> tupl
     from singleshot.api.train_priors import PriorChoice
     from singleshot.api.train_recipe import recipe_of
     from singleshot.models import build
-    from singleshot.models.dry_run import priors_on
-    from singleshot.models.zoo import outline
+    from singleshot.models.zoo import outline, usual_priors
     from singleshot.presets import MODELS
     from singleshot.sigmoid_losses import prior_bias
     from singleshot.training.checkpoints import BEST, LAST, has_state
@@ -44,12 +43,13 @@ def first_model(options: TrainOptions, train_set: Dataset | ShardStream) -> tupl
             except CheckpointError as error:
                 log.warning("%s; it is written again", error)
     class_names = train_set.class_names
-    iou_min = recipe_of(options if options.recipe else replace(options, recipe="scratch")).iou_min
-    choose_priors = PriorChoice(options, train_set, iou_min)
+    # Where none is named, those that may be chosen agree in what is asked of it here.
+    recipe = recipe_of(replace(options, recipe=options.recipe or "adapt"))
+    choose_priors = PriorChoice(options, train_set, recipe.iou_min)
     choose = functools.partial(choose_input, options, train_set)
     if options.start:
-        sigmoid = recipe_of(replace(options, recipe=options.recipe or "adapt")).activation == "sigmoid"
-        rules = options.resize, options.sixteen_bit, choose, choose_priors, prior_bias() if sigmoid else None
+        class_bias = prior_bias() if recipe.activation == "sigmoid" else None
+        rules = options.resize, options.sixteen_bit, choose, choose_priors, class_bias
         model, initial, knows = start_from_checkpoint(options.start, class_names, options.model, *rules)
         return model, initial, "detector" if knows else "backbone"
     name = options.model or DEFAULT_MODEL
@@ -59,7 +59,7 @@ def first_model(options: TrainOptions, train_set: Dataset | ShardStream) -> tupl
         rule = options.sixteen_bit or inputs.sixteen_bit
         inputs = replace(inputs, resize=options.resize or inputs.resize, sixteen_bit=rule)
         inputs = choose(inputs, lambda: outline(name))
-        table = choose_priors(priors_on(outline(name), inputs.sides, f"model {name}"), inputs)
+        table = choose_priors(usual_priors(name, inputs.sides), inputs)
     model = build(name, len(class_names), table, inputs)
     initial, pretrained = start_model(model, options.backbone_weights or "auto", fresh=not going_on)
     return model, initial, "backbone" if pretrained else "nothing"

@@ -111,15 +111,13 @@ class EfficientNetLite0(nn.Module):
         return maps
 
 
-def build_network(
-    prior_spec: PriorSpec, input_spec: InputSpec, num_classes: int, name: str, *, width: int, lite: bool
-) -> SSD:
-    """SSD on EfficientNet-Lite0; width: channels of the neck's maps; lite: depthwise heads."""
+def build_network(prior_spec: PriorSpec, input_spec: InputSpec, num_classes: int, name: str, *, width: int) -> SSD:
+    """SSD on EfficientNet-Lite0, with full 3x3 heads; width: channels of the neck's maps."""
     backbone = EfficientNetLite0(channels=input_spec.channels)
     init_he(backbone)
     neck = TopDownNeck(tuple(SOURCES.values()), width, extras=len(prior_spec.maps) - len(SOURCES))
-    kinds = ["lite" if lite else "conv"] * len(prior_spec.maps)
-    heads = make_heads([width] * len(prior_spec.maps), prior_spec, num_classes, kinds)
+    maps = len(prior_spec.maps)
+    heads = make_heads([width] * maps, prior_spec, num_classes, ["conv"] * maps)
     init_xavier(*heads)
     for module in (backbone, neck, *heads):
         use_fast_depthwise(module)

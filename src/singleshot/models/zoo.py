@@ -33,7 +33,7 @@ def build(name: str, num_classes: int, priors: PriorSpec | None = None, input_sp
         raise ConfigError(f"number of classes {num_classes}: want 1 to {MAX_CLASSES}")
     own = PRIORS[preset.priors]
     inputs = input_spec or preset.input_spec
-    spec = priors or (own if inputs.sides == own.image else priors_on(outline(name), inputs.sides, f"model {name}"))
+    spec = priors or usual_priors(name, inputs.sides)
     if len(spec.maps) != len(own.maps):
         raise ConfigError(f"model {name}: priors for {len(spec.maps)} feature maps, want {len(own.maps)}")
 
@@ -43,6 +43,12 @@ def build(name: str, num_classes: int, priors: PriorSpec | None = None, input_sp
     if (inputs.shape, spec.grids) != (preset.input_spec.shape, own.grids):
         dry_run(make, f"model {name}, input {inputs.height} x {inputs.width}")
     return make()
+
+
+def usual_priors(name: str, sides: tuple[int, int]) -> PriorSpec:
+    """A preset's default boxes on an input of these sides, scaled where it is not its own. Raises ConfigError."""
+    own = PRIORS[_preset(name).priors]
+    return own if sides == own.image else priors_on(outline(name), sides, f"model {name}")
 
 
 def outline(name: str) -> SSD:
