@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,8 +11,8 @@ import numpy as np
 
 from singleshot.api.train_options import TrainOptions
 from singleshot.datasets.dataset import Dataset
+from singleshot.datasets.measure import measured
 from singleshot.errors import ConfigError, printable
-from singleshot.images.decode import image_size
 from singleshot.input_shape import AUTO, as_grey, sides_of_words, size_words, suited_sides
 from singleshot.inputs import InputSpec
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MOST = 20_000  # pictures that are looked at
-_THREADS = 16
 
 
 def choose_input(
@@ -61,13 +59,8 @@ def _suited(train_set: Dataset | ShardStream, model: SSD) -> tuple[int, int]:
     if not len(train_set):
         raise ConfigError(f"--size auto: {where} has no pictures")
     chosen = np.unique(np.linspace(0, len(train_set) - 1, _MOST).round().astype(int))
-    data = train_set if len(train_set) <= _MOST else train_set.subset(chosen)
-    sizes = data.sizes.astype(np.int64)
-    todo = np.flatnonzero((sizes <= 0).any(axis=1)).tolist()
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for i, size in zip(todo, pool.map(image_size, [data.names[i] for i in todo]), strict=True):
-            sizes[i] = size
-    image = np.repeat(np.arange(len(data)), np.diff(data.ptr))[~data.crowd]
+    data = measured(train_set if len(train_set) <= _MOST else train_set.subset(chosen))
+    sizes, image = data.sizes.astype(np.int64), data.image_of[~data.crowd]
     boxes = data.boxes_px[~data.crowd].astype(np.float64)
     area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1).clip(0)
     objects = np.sqrt(area / sizes[image].prod(axis=1))

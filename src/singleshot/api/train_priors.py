@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +12,9 @@ import numpy as np
 from singleshot.api.train_options import PRIORS_FILE, TrainOptions
 from singleshot.datasets.build_dataset import build_dataset
 from singleshot.datasets.dataset import Dataset
+from singleshot.datasets.measure import measured
 from singleshot.datasets.sources import open_source
 from singleshot.errors import ConfigError, printable
-from singleshot.images.decode import image_size
 from singleshot.inputs import InputSpec, boxes_in_input
 from singleshot.prior_boxes import PriorSpec
 from singleshot.prior_coverage import best_iou, prior_grids
@@ -30,7 +29,6 @@ log = logging.getLogger(__name__)
 # Where more than this share of the objects is matched by no prior, a line says so.
 _UNMATCHED = 0.05
 _MOST = 20_000  # objects that are compared, of more a sample
-_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class PriorChoice:
 
     def _fit(self, own: PriorSpec, inputs: InputSpec) -> PriorSpec:
         data = self._with_labels()
-        boxes = self._boxes(_measured(data), inputs)
+        boxes = self._boxes(measured(data, only_with_objects=True), inputs)
         if not len(boxes):
             raise ConfigError(f"--fit-priors: {printable(data.source)} has no object to fit default boxes to")
         found = fit_priors(boxes, own, iou_min=self.iou_min)
@@ -95,7 +93,7 @@ class PriorChoice:
 
     def _boxes(self, data: Dataset, inputs: InputSpec) -> np.ndarray:
         """float64 [M, 4] the objects in parts of the input, crowds and those of images of unknown size left out."""
-        image = np.repeat(np.arange(len(data)), np.diff(data.ptr))
+        image = data.image_of
         rows = np.flatnonzero(~data.crowd & (data.sizes[image] > 0).all(axis=1))
         return boxes_in_input(data.boxes_px[rows], data.sizes[image[rows]], inputs)
 
@@ -103,16 +101,6 @@ class PriorChoice:
         if len(boxes) > _MOST:
             boxes = np.random.default_rng(0).choice(boxes, _MOST, replace=False)
         return float((best_iou(boxes, prior_grids(table)) >= self.iou_min).mean())
-
-
-def _measured(data: Dataset) -> Dataset:
-    """With the sizes of images that are not annotated, by their headers. Raises DataError."""
-    todo = np.flatnonzero((data.sizes <= 0).any(axis=1) & (np.diff(data.ptr) > 0))
-    sizes = data.sizes.copy()
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for i, size in zip(todo, pool.map(image_size, [data.names[i] for i in todo.tolist()]), strict=True):
-            sizes[i] = size
-    return replace(data, sizes=sizes)
 
 
 def _for_model(name: str, own: PriorSpec) -> PriorSpec:

@@ -66,6 +66,11 @@ class Dataset:
             raise IndexError(f"image {i} of {n}")
         return i % n
 
+    @property
+    def image_of(self) -> np.ndarray:
+        """int64 [M], the image of each object."""
+        return np.repeat(np.arange(len(self)), np.diff(self.ptr))
+
     def boxes_of(self, i: int) -> np.ndarray:
         """float32 [N, 4] pixels, a view."""
         return self.boxes_px[self._rows(i)]

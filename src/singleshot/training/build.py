@@ -96,8 +96,8 @@ def _repeats(train_set: Dataset | ShardStream, recipe: Recipe) -> np.ndarray | N
             ' the folder that they were made of, or with sampling = "uniform"'
         )
     teaches = ~train_set.crowd
-    image_of = np.repeat(np.arange(len(train_set)), np.diff(train_set.ptr))
-    factors = repeat_factors(train_set.labels[teaches], image_of[teaches], len(train_set), recipe.repeat_threshold)
+    of = train_set.labels[teaches], train_set.image_of[teaches], len(train_set)
+    factors = repeat_factors(*of, recipe.repeat_threshold)
     if (factors == 1.0).all():
         log.warning(
             'sampling = "repeat" changes nothing: every class is in %g of the images or more; a higher repeat_threshold'

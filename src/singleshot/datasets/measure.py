@@ -1,0 +1,28 @@
+"""The sizes of images that the labels do not say."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+
+from singleshot.datasets.dataset import Dataset
+from singleshot.images.decode import image_size
+
+_THREADS = 16
+
+
+def measured(data: Dataset, only_with_objects: bool = False) -> Dataset:
+    """With the sizes of images that are not annotated, of all or of those that show an object, by their headers.
+
+    Raises DataError where one cannot be measured.
+    """
+    unknown = (data.sizes <= 0).any(axis=1)
+    if only_with_objects:
+        unknown &= np.diff(data.ptr) > 0
+    todo, sizes = np.flatnonzero(unknown).tolist(), data.sizes.copy()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for i, size in zip(todo, pool.map(image_size, [data.names[i] for i in todo]), strict=True):
+            sizes[i] = size
+    return replace(data, sizes=sizes)
