@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from singleshot.convention_records import Convention, Offsets, WeightDecay
 from singleshot.inputs import CAFFE_MEAN, InputSpec
 from singleshot.thresholds import NO_CAP, Thresholds
@@ -64,19 +66,13 @@ RETINAFACE = Convention(
     },
 )
 # Trained at crops of 300, measured at 320 and 640 on the long side: RFB and slim at the smaller here.
-FACE_1MB = Convention(
+FACE_1MB = replace(
+    RETINAFACE,
     project="biubug6/Face-Detector-1MB-with-landmark",
     priors={"face1mb320": "face1mb320", "face1mb-mobilenet640": "face1mb-mobilenet640"},
     inputs={"face1mb320": _CROPPED[320], "face1mb-mobilenet640": _CROPPED[640]},
     detection={"face1mb": RETINAFACE.detection["retinaface"]},
-    loss="caffe",
-    decay=WeightDecay(5e-4, "everything"),
-    sources={
-        "priors": "data/config.py; layers/functions/prior_box.py",
-        "input": "detect.py; README.md",
-        "detection": "detect.py",
-        "decay": "train.py",
-    },
+    sources={**RETINAFACE.sources, "input": "detect.py; README.md"},
 )
 S3FD = Convention(
     project="yxlijun/S3FD.pytorch",

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from singleshot.errors import ConfigError, printable
-from singleshot.inputs import InputSpec
+from singleshot.inputs import MAX_SIDE, InputSpec
 from singleshot.prior_boxes import PriorSpec, Sides
 
 AUTO = "auto"
@@ -97,7 +97,7 @@ def suited_sides(
         side *= max(1.0, least / (side / math.sqrt(max(ratio, 1 / ratio))))
         exact = side / math.sqrt(ratio), side * math.sqrt(ratio)
         height, width = (max(round(length / MULTIPLE) * MULTIPLE, least) for length in exact)
-        sides = min(height, 4096), min(width, 4096)
+        sides = min(height, MAX_SIDE), min(width, MAX_SIDE)
     return sides, f"{reason}; {why}"
 
 

@@ -20,7 +20,7 @@ _OTHER_KEYS = ("name", "source", "count")  # of such JSON, besides the table's o
 def read_priors(name: str) -> PriorSpec:
     """A table by its name, or of a JSON file, location-major. Raises ConfigError."""
     if name in PRIORS or not (name.endswith(".json") or Path(name).is_file()):
-        if name not in PRIORS and ("/" in name or name.endswith(".json")):
+        if name not in PRIORS and "/" in name:
             raise ConfigError(f"--priors {printable(name)}: no such file")
         table = prior_spec(name)
     else:

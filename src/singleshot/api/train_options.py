@@ -186,7 +186,8 @@ def saved_run(folder: str | Path) -> SavedRun:
         if not isinstance(values, dict) or not isinstance(recipe, dict) or not values.get("data"):
             raise ValueError("it says neither data nor recipe")
         # Of another version's options those that are known; what it did not have is as it was without.
-        known = {name: value for name, value in values.items() if name in TrainOptions().kept()}
+        names = TrainOptions().kept()
+        known = {name: value for name, value in values.items() if name in names}
         for name, value in known.items():
             if not isinstance(value, _types_of(name)):
                 raise ValueError(f"{name} {value!r}: not a value that it may have")

@@ -45,6 +45,7 @@ def need(tensors: ForeignState, about: str, key: str, *shape: int) -> Tensor:
 
 
 def assign(own: dict[str, Tensor], new: Mapping[str, Tensor], where: str) -> None:
+    """Put the new tensors into a state dict, in place; CheckpointError for a name or a shape that it does not have."""
     for key, value in new.items():
         if key not in own or own[key].shape != value.shape:
             want = tuple(own[key].shape) if key in own else "nothing of that name"

@@ -45,8 +45,8 @@ _PARTS = (
     ("weight", re.compile(r"(^|[./_])(weights?|kernel|W)(_\d+)?(:0)?$|^0\]$")),
     ("bias", re.compile(r"(^|[./_])(bias|biases|b)(_\d+)?(:0)?$|^1\]$")),
 )
-# Where MobileNetV2's 19 blocks are: alone, in lufficc/SSD, in bubbliiiing/ssd-pytorch, in qfgaohao/pytorch-ssd.
 _MOBILENET_STEM = "features.0.0.weight"
+# Where MobileNetV2's 19 blocks are: alone, in lufficc/SSD, in bubbliiiing/ssd-pytorch, in qfgaohao/pytorch-ssd.
 _MOBILENET_PREFIXES = ("features.", "backbone.features.", "mobilenet.", "base_net.")
 
 
