@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from singleshot.class_selection import ClassSelection
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.training.clock import read_seconds, with_clock, write_seconds
 from singleshot.training.data_summary import check_class_names
-from singleshot.training.fingerprint import Fingerprint, in_words
+from singleshot.training.fingerprint import THREADS, Fingerprint, in_words
 from singleshot.training.state import Progress, SavedState, put_state, read_state, save_state
 from singleshot.training.step import Stepper
 from singleshot.weights.checkpoint import ModelInfo, checksum_of, read_info, read_tensors, save_checkpoint
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 BEST, LAST, STATE, LOG = "best.safetensors", "last.safetensors", "resume.safetensors", "log.csv"
 BEFORE = "resume-before.safetensors"  # the state before, where STATE turns out damaged
+_MOST_THREADS = 4096
 BEST_BEFORE = "best-before.safetensors"  # what lay in BEST's place where the best starts anew
 
 
@@ -106,6 +108,7 @@ class Checkpoints:
         if "train" not in then.data and (self._folder / LAST).is_file():  # a state from before it knew its data
             names = read_info(self._folder / LAST).class_names
             check_class_names(names, self._data["train"].class_names, self._folder)
+        self._keep_threads(then.values.get(THREADS))
         differences = then.differences(self.fingerprint, saved.tensors, self._folder)
         if differences and not accept_changes:
             raise ConfigError(
@@ -126,6 +129,17 @@ class Checkpoints:
         progress.batch = progress.batch * batch // self.fingerprint.values["batch"]
         self.saved_step = progress.step
         return progress
+
+    def _keep_threads(self, threads: object) -> None:
+        """Compute with as many as the run did before: another number gives other bits."""
+        now = self.fingerprint.values[THREADS]
+        if threads is None or now is None or threads == now:  # not known, or on an accelerator
+            return
+        if type(threads) is not int or not 1 <= threads <= _MOST_THREADS:
+            raise CheckpointError(f"{printable(self._folder / STATE)}: threads {printable(threads, 60)}: want a number")
+        torch.set_num_threads(threads)
+        log.info("%s: going on with %d threads, as before; here it would be %d", printable(self._folder), threads, now)
+        self.fingerprint = replace(self.fingerprint, values={**self.fingerprint.values, THREADS: threads})
 
     def _newest_whole(self) -> SavedState:
         """The newest state, or the one before where that is damaged, which the log says."""

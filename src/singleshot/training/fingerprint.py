@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _SHOWN = 6  # differences in a message
 _RECIPE = "recipe "
+THREADS = "threads"  # which a run that goes on takes over: sums are put together by them
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Fingerprint:
             "seed": settings.seed,
             "batch": settings.batch,
             "precision": str(dtype).removeprefix("torch."),
+            THREADS: torch.get_num_threads() if settings.device.type == "cpu" else None,
             "split": settings.split,
             "val split": settings.val_split if val_set is not None else None,
             **_flat(recipe.to_dict()),
@@ -98,7 +100,7 @@ class Fingerprint:
             found += [f"{split}: {changes}"] if changes else []
         then_values = {**_flat(Recipe.model_validate({}).to_dict()), **self.values} if self.values else {}
         for name, value in now.values.items():
-            if name in then_values and then_values[name] != value:
+            if name in then_values and then_values[name] != value and name != THREADS:
                 found.append(f"{name}: {_shown(then_values[name])} then, {_shown(value)} now")
         return found
 
