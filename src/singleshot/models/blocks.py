@@ -93,8 +93,8 @@ class _Depthwise(torch.autograd.Function):
 
 
 def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    """Of a depthwise convolution. That of a 3x3 kernel has a fast form on a CPU; one of a larger kernel, which has none,
-    is put together from tiles of 3x3, each of the input from where the tile starts.
+    """Of a depthwise convolution. That of a 3x3 kernel has a fast form on a CPU; one of a larger kernel, which has
+    none, is put together from tiles of 3x3, each of the input from where the tile starts.
     """
     channels, kernel = x.shape[1], weight.shape[-1]
     if kernel <= 3:
