@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from singleshot.api.train import Run, train
     from singleshot.metrics import Evaluation
     from singleshot.runtime import Detections, Detector, Tiling
+    from singleshot.training.reports import Reporter
 
 __all__ = [
     "Detections",
     "Detector",
     "Evaluation",
+    "Reporter",
     "Run",
     "Tiling",
     "__version__",
@@ -44,6 +46,7 @@ _HOMES = {
     "Detections": "singleshot.runtime",
     "Detector": "singleshot.runtime",
     "Evaluation": "singleshot.metrics",
+    "Reporter": "singleshot.training.reports",
     "Run": "singleshot.api.train",
     "Tiling": "singleshot.runtime",
     "evaluate": "singleshot.api.evaluate",

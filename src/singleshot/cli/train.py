@@ -136,6 +136,12 @@ def train(
     ] = False,
     workers: WorkersOption = None,
     tensorboard: Annotated[bool, typer.Option(help="Write scalars and pictures for TensorBoard.")] = True,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Also log to mlflow, wandb, or package.module:Name, a class of yours; repeatable."
+        ),
+    ] = None,
     update_ratios: Annotated[
         bool, typer.Option("--update-ratios", help="Also how far each layer's weights move.")
     ] = False,
@@ -172,7 +178,13 @@ def train(
     """
     from singleshot.api.train import TrainOptions, resolve, run_training
 
-    given = {**locals(), "data": data or "", "classes": classes or None, "resume": "auto" if resume_auto else resume}
+    given = {
+        **locals(),
+        "data": data or "",
+        "classes": classes or None,
+        "log": log or (),
+        "resume": "auto" if resume_auto else resume,
+    }
     options = resolve(TrainOptions.of(given))
     if not quiet:
         print("starting ...", file=sys.stderr, flush=True)  # PyTorch takes seconds to import

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,8 +118,8 @@ class Trainer:
         seconds = self.settings.seconds
         return f"{self.settings.epochs} epochs" if seconds is None else f"{seconds} s"
 
-    def run(self) -> Result:
-        """Train to the end, or to Ctrl-C.
+    def run(self, about: Mapping[str, Any] | None = None) -> Result:
+        """Train to the end, or to Ctrl-C. about: what reporters hear of the run when it begins, what run.json holds.
 
         Raises NonFiniteLossError, DataError and the like as they came, TrainingStoppedError for anything else that
         ended it (a worker that died, a full disk, no memory); the last whole step is saved before, where it can be
@@ -132,10 +132,14 @@ class Trainer:
         with self._stop, self._clock:
             try:
                 try:
+                    for reporter in self.reporters:
+                        reporter.on_start(self.settings.out, about or {})
                     self._train()
                 except KeyboardInterrupt:
                     interrupted = True
                 self._save_last(interrupted)
+                for reporter in self.reporters:
+                    reporter.on_end(interrupted)
             except Exception as error:
                 self._rescue()
                 if isinstance(error, SingleshotError):
