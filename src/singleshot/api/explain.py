@@ -14,6 +14,7 @@ import numpy as np
 from singleshot.api.options import Options, check_range
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.extras import needs
+from singleshot.files import atomic_write
 
 if TYPE_CHECKING:
     from singleshot.explaining import Scene
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PICTURES = (".png", ".jpg")
 GRADIENTS = 6  # detections whose gradient is computed where nobody says
 
 
@@ -43,10 +45,13 @@ class ExplainOptions(Options):
     score_min: float | None = None
     rule: str | None = None
     gradients: int = GRADIENTS
+    out: str | None = None
     device: str | None = "auto"
     follow_links: bool = False
 
     def __post_init__(self) -> None:
+        if self.out is not None and Path(self.out).suffix.lower() not in PICTURES:
+            raise ConfigError(f"--out {printable(self.out)}: want a name that ends in {' or '.join(PICTURES)}")
         check_range("--score-min", self.score_min, 0, 1)
         check_range("--gradients", self.gradients, 0, 10_000)
 
@@ -59,6 +64,7 @@ def explain(
     score_min: float | None = None,
     rule: str | None = None,
     gradients: int = GRADIENTS,
+    out: str | Path | None = None,
     device: str | None = "auto",
     follow_links: bool = False,
 ) -> Explanation:
@@ -75,6 +81,7 @@ def explain(
         rule: Detect as another codebase does, in place of the checkpoint's own thresholds; a name such as "caffe".
         gradients: For how many of the best detections the receptive field is measured by gradient too; each takes about
             as long as running the network.
+        out: A picture to write, .png or .jpg.
         device: "cpu", "cuda", "cuda:N", or "auto".
         follow_links: Follow links in the data's folder that lead out of it: for a folder of your own.
 
@@ -93,7 +100,23 @@ def run_explanation(options: ExplainOptions) -> Explanation:
     truth = None
     if options.labels is not None:
         truth = explainer.find_objects(options.labels, options.image, options.follow_links)
-    return explainer.explain(options.image, truth, score_min=options.score_min, gradients=options.gradients)
+    explanation = explainer.explain(options.image, truth, score_min=options.score_min, gradients=options.gradients)
+    if options.out is not None:
+        _write_picture(explanation, Path(options.out))
+    return explanation
+
+
+def _write_picture(explanation: Explanation, path: Path) -> None:
+    import cv2
+
+    from singleshot.images.drawn_mark import mark_picture
+    from singleshot.report.explain_picture import draw_explanation
+
+    good, data = cv2.imencode(path.suffix.lower(), cv2.cvtColor(draw_explanation(explanation), cv2.COLOR_RGB2BGR))
+    if not good:
+        raise ConfigError(f"{printable(path)}: the picture cannot be encoded; give a name that ends in .png")
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(mark_picture(data.tobytes()))
 
 
 class Explainer:
@@ -129,18 +152,18 @@ class Explainer:
 
         check_range("score_min", score_min, 0, 1)
         shown = self.detector.score_min if score_min is None else score_min
-        name, square, place = self._prepare(image)
+        name, pixels, square, place = self._prepare(image)
         seen = self._see(square)
         rows, found = self._shown(seen, name, place, shown)
         if seen.raw is None or seen.kept is None:
-            return self._boxes_alone(found, truth, shown)
+            return self._boxes_alone(pixels, found, truth, shown)
         import torch
 
         from singleshot.postprocess import Traced
 
         kept = Traced(*(values[torch.from_numpy(rows)] for values in seen.kept))
         scene = self._scene(seen.raw, place, shown)
-        source = Source(self._path, self._info.priors, self._info.class_names, place, scene, kept, found)
+        source = Source(self._path, pixels, self._info.priors, self._info.class_names, place, scene, kept, found)
         labels = None if truth is None else self._labels(source, truth)
         return explain_image(source, labels, self._fields_of(square, gradients), self._notes(truth))
 
@@ -163,8 +186,8 @@ class Explainer:
         own = {measured: label for label, measured in enumerate(classes.labels) if measured >= 0}
         return ImageTruth(boxes, np.array([own[label] for label in labels.tolist()], np.int64), difficult)
 
-    def _prepare(self, image: Image) -> tuple[str, np.ndarray, ImagePlace]:
-        """What the image is called, the network's input, and where the image lies in it, as the detector has them."""
+    def _prepare(self, image: Image) -> tuple[str, np.ndarray, np.ndarray, ImagePlace]:
+        """What the image is called, its pixels, the network's input, and where the image lies there, as in detection."""
         from singleshot.report.explain_image import ImagePlace
         from singleshot.runtime.decoding import ReadPlan
         from singleshot.runtime.preparing import make_ready
@@ -174,9 +197,10 @@ class Explainer:
         prepared = make_ready(frame_of(image, 0, spec.sixteen_bit), ReadPlan(spec))
         frame = prepared.frame
         assert frame is not None
-        if prepared.square is None or prepared.place is None:
+        if prepared.square is None or prepared.place is None or frame.image is None:
             raise frame.error or DataError(f"{printable(frame.name)}: no image")
-        return frame.name, prepared.square, ImagePlace(spec, prepared.place, prepared.width, prepared.height)
+        place = ImagePlace(spec, prepared.place, prepared.width, prepared.height)
+        return frame.name, frame.image, prepared.square, place
 
     def _see(self, square: np.ndarray) -> _Seen:
         """Detections as the detector's engine gives them, with what they are made of as far as the file gives it."""
@@ -300,7 +324,9 @@ class Explainer:
             notes.append("matching and mining by Caffe's rules: the file does not say how the model was trained")
         return tuple(notes)
 
-    def _boxes_alone(self, found: Detections, truth: ImageTruth | None, score_min: float) -> Explanation:
+    def _boxes_alone(
+        self, pixels: np.ndarray, found: Detections, truth: ImageTruth | None, score_min: float
+    ) -> Explanation:
         """What can be said of a file that has decoding and NMS inside."""
         import torch
 
@@ -333,7 +359,7 @@ class Explainer:
         rows = explained_detections(found, owner, None)
         maps = () if self._info.prior_spec is None else self._info.prior_spec.grids
         spec = self._info.input_spec.to_dict()
-        return Explanation(self._path, found, spec, thresholds, maps, {}, rows, objects, None, None, (note,))
+        return Explanation(self._path, pixels, found, spec, thresholds, maps, {}, rows, objects, None, None, (note,))
 
 
 class _Seen(NamedTuple):

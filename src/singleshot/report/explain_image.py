@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from singleshot.boxes import decode, iou, to_corners
+from singleshot.errors import printable
 from singleshot.explaining import Place, RunnersUp, Scene, cut, places_of, runners_up
 from singleshot.inputs import InputSpec, Placement, boxes_to_square
 from singleshot.missed import CAUSES, Objects, Outcome, outcomes
@@ -67,11 +68,12 @@ class ImagePlace(NamedTuple):
 class Source(NamedTuple):
     """What an image is explained from.
 
-    model: the file's name; spec: the default boxes; class_names: by label; scene: raw outputs and rules; kept: the
-    detections with their priors that are shown, normalised and not cut; found: the same in pixels.
+    model: the file's name; pixels: the image; spec: the default boxes; class_names: by label; scene: raw outputs and
+    rules; kept: the detections with their priors that are shown, normalised and not cut; found: the same in pixels.
     """
 
     model: str
+    pixels: np.ndarray
     spec: PriorSpec
     class_names: tuple[str, ...]
     image: ImagePlace
@@ -115,6 +117,7 @@ def explain_image(
     negatives = None if labels is None or labels.negatives is None else _negatives(source, labels, places)
     return Explanation(
         model=source.model,
+        pixels=source.pixels,
         found=source.found,
         input=source.image.spec.to_dict(),
         thresholds={**asdict(scene.rules), "show_min": scene.show_min},
@@ -279,7 +282,8 @@ def _why(source: Source, cause: Any, outcome: Outcome) -> WhyMissed:
         why = f"{why}: IoU {detail['iou']:.2f}; it appears once the box is put right"
     elif cause.kind == "wrong-class":
         detail["name"] = names[detail.pop("label")]
-        why = f"{why}: {detail['name']} {detail['score']:.2f}; it appears once the two classes' scores are exchanged"
+        taken = f"{printable(detail['name'], 40)} {detail['score']:.2f}"
+        why = f"{why}: {taken}; it appears once the two classes' scores are exchanged"
     elif cause.kind == "low-score":
         why = f"{why}: {detail['score']:.3f}; it appears from that threshold down"
     elif cause.kind == "limits":
@@ -291,7 +295,7 @@ def _why(source: Source, cause: Any, outcome: Outcome) -> WhyMissed:
             detail["name"] = names[detail.pop("label")]
             rows = (source.kept.priors == detail["prior"]).nonzero().flatten().tolist()
             detail["detection"] = rows[0] if rows else None
-            by = f" for {detail['name']}, IoU {detail['iou']:.2f}"
+            by = f" for {printable(detail['name'], 40)}, IoU {detail['iou']:.2f}"
         why = f"{why}{by}; it appears once that is switched off"
     return WhyMissed(cause.kind, why, dict(cause.change), detail)
 

@@ -6,8 +6,10 @@ No torch here: what makes them is in explain_image.py, what draws them in explai
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+import numpy as np
 
 from singleshot.runtime.detections import Detections
 
@@ -130,13 +132,15 @@ class HardNegative:
 class Explanation:
     """Everything about one image.
 
-    found: the detections, as `detect` gives them; input: how the image became the network's input; thresholds: how raw
-    outputs became detections; maps: rows and columns of each feature map; rules: of matching and mining, and where they
-    are from; detections: row by row with `found`; objects: None where nothing is labelled; negatives: the hardest, and
-    how many there are; None where none are mined; notes: what cannot be explained, a line each.
+    pixels: the image, uint8 RGB [H, W, 3]; found: the detections, as `detect` gives them; input: how the image became
+    the network's input; thresholds: how raw outputs became detections; maps: rows and columns of each feature map;
+    rules: of matching and mining, and where they are from; detections: row by row with `found`; objects: None where
+    nothing is labelled; negatives: the hardest, and how many there are; None where none are mined; notes: what cannot
+    be explained, a line each.
     """
 
     model: str
+    pixels: np.ndarray = field(repr=False, compare=False)
     found: Detections
     input: Mapping[str, Any]
     thresholds: Mapping[str, Any]
@@ -151,7 +155,7 @@ class Explanation:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         image = {"image": self.found.image, "width": self.found.width, "height": self.found.height}
-        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "found"}
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("found", "pixels")}
         for name in ("detections", "objects", "negatives"):
             rows = values[name]
             values[name] = None if rows is None else [asdict(row) for row in rows]
