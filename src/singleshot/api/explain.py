@@ -187,7 +187,7 @@ class Explainer:
         return ImageTruth(boxes, np.array([own[label] for label in labels.tolist()], np.int64), difficult)
 
     def _prepare(self, image: Image) -> tuple[str, np.ndarray, np.ndarray, ImagePlace]:
-        """What the image is called, its pixels, the network's input, and where the image lies there, as in detection."""
+        """Name and pixels of the image, the network's input, and where the image lies in it, as in detection."""
         from singleshot.report.explain_image import ImagePlace
         from singleshot.runtime.decoding import ReadPlan
         from singleshot.runtime.preparing import make_ready

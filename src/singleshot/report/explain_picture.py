@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from singleshot.report.explanation import Corners, ExplainedDetection, ExplainedObject, Explanation
-from singleshot.runtime.drawing import class_colours, display_name, put_text, text_size
+from singleshot.runtime.drawing import class_colours, display_name, put_text, text_colour, text_size
 
 PANELS = 6  # of missed objects, and of detections
 _WIDTH = 420  # pixels of a panel
@@ -57,10 +57,10 @@ class _Panel:
         cv2.circle(self.canvas, point, 2, colour, cv2.FILLED)
 
     def box(self, corners: Corners, colour: Colour, line: int = 1, rim: bool = False) -> None:
-        """An outline; rim: with a dark one around it, which keeps it visible on any ground."""
+        """An outline; rim: with a dark or light one around it, which keeps it visible on any ground."""
         (x0, y0), (x1, y1) = self._points([corners[:2], corners[2:]]).tolist()
         if rim:
-            cv2.rectangle(self.canvas, (x0, y0), (x1, y1), _BLACK, line + 2)
+            cv2.rectangle(self.canvas, (x0, y0), (x1, y1), text_colour(colour), line + 2)
         cv2.rectangle(self.canvas, (x0, y0), (x1, y1), colour, line)
 
     def dashes(self, corners: Corners, colour: Colour, line: int = 2, step: int = 8) -> None:
@@ -79,7 +79,7 @@ class _Panel:
     def arrow(self, ends: Corners, colour: Colour) -> None:
         """From the first point to the second, a dot where it starts."""
         first, last = (tuple(point) for point in self._points([ends[:2], ends[2:]]).tolist())
-        for shade, line in ((_BLACK, 4), (colour, 2)):
+        for shade, line in ((text_colour(colour), 4), (colour, 2)):
             cv2.circle(self.canvas, first, 3, shade, line)
             length = float(np.hypot(last[0] - first[0], last[1] - first[1]))
             if length >= 2:
@@ -138,13 +138,13 @@ def _overview(
         panel.box(detection.box, colours[detection.name], 2, rim=True)
         if detection.origin is not None:
             panel.arrow(detection.origin.arrow, colours[detection.name])
-    lines = [f"{len(explanation.detections)} detections"]
+    lines = [f"detected: {len(explanation.detections)}"]
     if explanation.objects is not None:
-        lines[0] += f" of {len(explanation.objects)} objects, {len(missed)} missed (dashed)"
         wrong = sum(one.object is None for one in explanation.detections)
-        lines += [f"{wrong} on no object"] if wrong else []
+        lines[0] += f", {wrong} of them on no object" if wrong else ""
+        lines.append(f"labelled: {len(explanation.objects)}, {len(missed)} of them missed (dashed)")
     if explanation.negatives_mined is not None:
-        lines.append(f"{explanation.negatives_mined} default boxes mined as hard negatives")
+        lines.append(f"default boxes mined as hard negatives: {explanation.negatives_mined}")
     return _Part(panel.canvas, lines)
 
 
