@@ -140,8 +140,9 @@ def outcomes(scene: Scene, found: Traced, objects: Objects, prior_iou: float, io
 
 
 class _Predicted(NamedTuple):
-    """What the network says at every prior: IoU [G, P] of its boxes with the objects, and scores [P, C + 1]."""
+    """What raw outputs say at every prior: IoU [G, P] of its boxes with the objects, and scores [P, C + 1]."""
 
+    raw: RawOutput
     overlaps: Tensor
     scores: Tensor
 
@@ -149,7 +150,7 @@ class _Predicted(NamedTuple):
 def _predicted(scene: Scene, objects: Objects) -> _Predicted:
     boxes = decode(scene.raw.offsets[0].float(), scene.priors, scene.variances)
     scores = probabilities(scene.raw.logits[0], scene.rules.activation)
-    return _Predicted(iou(objects.boxes, cut(boxes, scene.window)), scores)
+    return _Predicted(scene.raw, iou(objects.boxes, cut(boxes, scene.window)), scores)
 
 
 class _Search:
@@ -207,14 +208,17 @@ class _Search:
             return Cause(kind, _NO_NMS, {})
         if kind == "wrong-class":
             return self._wrong_class(scene, predicted, g, low)
-        return self._moved(g) if kind == "location" else self._lowered(scene, g)
+        if kind == "location":
+            return self._moved(g)
+        if predicted.raw is not scene.raw:
+            predicted = _predicted(scene, self._objects)
+        return self._lowered(scene, predicted, g)
 
     def _without_box(self, g: int) -> Cause | None:
         """Where no box of the network could have the object: the prior that is missing, or the box that is off."""
-        label, boxes = self._objects.labels[g], self._predicted.overlaps
-        same = boxes.masked_fill((self._objects.labels != label).unsqueeze(1), -1.0)
-        if bool(((boxes[g] >= self._iou_min) & (same.argmax(dim=0) == g)).any()):
+        if bool(self._claims(self._predicted, g).any()):
             return None
+        label = self._objects.labels[g]
         best, prior = self._priors[g].max(dim=0)
         if float(best) < self._prior_iou:
             shape = to_centres(self._objects.boxes[g]).tolist()
@@ -253,28 +257,39 @@ class _Search:
         detail = {"label": taken, "score": float(best)}
         return Cause("wrong-class", {"prior": int(prior), "swap": [label, taken]}, detail)
 
-    def _lowered(self, scene: Scene, g: int) -> Cause | None:
-        """The highest thresholds with which it may appear."""
+    def _lowered(self, scene: Scene, predicted: _Predicted, g: int) -> Cause | None:
+        """The highest thresholds with which it may appear: from the score of its best boxes down, by which little is
+        looked at as long as little is needed."""
         label = int(self._objects.labels[g])
-        lowest: dict[str, Any] = {"score_min": 0.0, "show_min": 0.0}
+        scores = predicted.scores[self._claims(predicted, g), label + 1].sort(descending=True).values.tolist()
+        lowest: dict[str, Any] = {}
         if scene.rules.first_column == 0:  # where the background is likelier, no threshold brings the class
             lowest["background_competes"] = False
-        lower = changed(scene, lowest)
-        found = lower.visible(lower.trace([label]))
-        row = holders(found, self._objects, self._iou_min)[g]
-        if row is None:
-            return None
-        score = float(found.scores[row])
-        least = torch.nextafter(torch.tensor(score), torch.tensor(0.0)).item()
-        change = lowest | {"score_min": min(least, scene.rules.score_min), "show_min": min(score, scene.show_min)}
-        return Cause("low-score", change, {"score": score})
+        for count in dict.fromkeys(min(count, len(scores)) for count in (1, 4, 16, 64, len(scores))):
+            if not count or not scores[count - 1] > 0.0:
+                break
+            lower = changed(scene, {**lowest, **_down_to(scene, scores[count - 1])})
+            found = lower.visible(lower.trace([label]))
+            row = holders(found, self._objects, self._iou_min)[g]
+            if row is not None:
+                score = float(found.scores[row])
+                return Cause("low-score", lowest | _down_to(scene, score), {"score": score})
+        return None
+
+    def _claims(self, predicted: _Predicted, g: int) -> Tensor:
+        """bool [P]: whether the network's box would claim this object if it were of its class (see `holders`)."""
+        same = predicted.overlaps.masked_fill((self._objects.labels != self._objects.labels[g]).unsqueeze(1), -1.0)
+        return (predicted.overlaps[g] >= self._iou_min) & (same.argmax(dim=0) == g)
 
     def _held(self, scene: Scene, g: int, shared: tuple[str, ...] | None) -> tuple[Traced, int] | None:
         """What is found in a scene, and the row of it that has the object. shared: changes that are the same for every
         object, under which the result is kept."""
-        key = None if shared is None else "+".join(shared)
+        rules, label = scene.rules, int(self._objects.labels[g])
+        # Where no limit counts boxes of several classes, those of others change nothing and need not be looked at.
+        apart = rules.keep == NO_CAP and rules.candidates is None and not rules.class_agnostic
+        key = None if shared is None else "+".join([*shared, str(label)] if apart else shared)
         if key is None or key not in self._shown:
-            found = scene.visible(scene.trace())
+            found = scene.visible(scene.trace([label] if apart else None))
             result = found, holders(found, self._objects, self._iou_min)
             if key is not None:
                 self._shown[key] = result
@@ -318,6 +333,12 @@ class _Search:
 def _limits_of(rules: Thresholds, kinds: tuple[str, ...]) -> dict[str, Any]:
     """The limits as they were, but for those that NMS off has lifted."""
     return {name: getattr(rules, name) for name in _LIMITS if not ("nms" in kinds and name in _NO_NMS)}
+
+
+def _down_to(scene: Scene, score: float) -> dict[str, float]:
+    """Thresholds with which that score is shown, where they are higher."""
+    least = torch.nextafter(torch.tensor(score), torch.tensor(0.0)).item()
+    return {"score_min": min(least, scene.rules.score_min), "show_min": min(score, scene.show_min)}
 
 
 def _subsets(can_move: bool) -> Iterator[tuple[str, ...]]:

