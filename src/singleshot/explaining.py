@@ -92,13 +92,16 @@ class Place(NamedTuple):
 
 def places_of(spec: PriorSpec, priors: Sequence[int] | np.ndarray) -> list[Place]:
     """The place of each prior by its number in `prior_table`."""
-    ends = np.cumsum(spec.per_map)
+    numbers, (grids, per_cell) = np.asarray(priors, np.int64), (spec.grids, spec.per_cell)
+    sizes = [rows * columns * boxes for (rows, columns), boxes in zip(grids, per_cell, strict=True)]
+    ends = np.cumsum(sizes)
+    maps = np.searchsorted(ends, numbers, side="right")
     found = []
-    for prior in np.asarray(priors, np.int64).tolist():
-        number = int(np.searchsorted(ends, prior, side="right"))
-        (rows, columns), boxes = spec.grids[number], spec.per_cell[number]
-        index = prior - int(ends[number]) + spec.per_map[number]
-        shape = (rows, columns, boxes) if spec.order == "location" else (boxes, rows, columns)
-        place = [int(i) for i in np.unravel_index(index, shape)]
-        found.append(Place(number, *(place if spec.order == "location" else [*place[1:], place[0]])))
+    for number, index in zip(maps.tolist(), (numbers - (ends - sizes)[maps]).tolist(), strict=True):
+        (rows, columns), boxes = grids[number], per_cell[number]
+        if spec.order == "location":
+            cell, box = divmod(index, boxes)
+        else:
+            box, cell = divmod(index, rows * columns)
+        found.append(Place(number, *divmod(cell, columns), box))
     return found

@@ -140,17 +140,30 @@ def outcomes(scene: Scene, found: Traced, objects: Objects, prior_iou: float, io
 
 
 class _Predicted(NamedTuple):
-    """What raw outputs say at every prior: IoU [G, P] of its boxes with the objects, and scores [P, C + 1]."""
+    """What raw outputs say at every prior.
+
+    overlaps [G, P]: IoU of its box with each object; scores [P, C + 1]; claims, own: bool [G, P], whether the box would
+    claim the object if it were of its class (see `holders`), and whether it is on no other object more.
+    """
 
     raw: RawOutput
     overlaps: Tensor
     scores: Tensor
+    claims: Tensor
+    own: Tensor
 
 
-def _predicted(scene: Scene, objects: Objects) -> _Predicted:
+def _predicted(scene: Scene, objects: Objects, iou_min: float) -> _Predicted:
     boxes = decode(scene.raw.offsets[0].float(), scene.priors, scene.variances)
     scores = probabilities(scene.raw.logits[0], scene.rules.activation)
-    return _Predicted(scene.raw, iou(objects.boxes, cut(boxes, scene.window)), scores)
+    overlaps = iou(objects.boxes, cut(boxes, scene.window))
+    enough = overlaps >= iou_min
+    claims = torch.zeros_like(enough)
+    for label in objects.labels.unique():
+        rows = (objects.labels == label).nonzero().squeeze(1)
+        claims[rows] = overlaps[rows].argmax(dim=0) == torch.arange(len(rows)).unsqueeze(1)
+    own = overlaps.argmax(dim=0) == torch.arange(len(overlaps)).unsqueeze(1)
+    return _Predicted(scene.raw, overlaps, scores, claims & enough, own & enough)
 
 
 class _Search:
@@ -162,7 +175,7 @@ class _Search:
         self._scene, self._objects = scene, objects
         self._prior_iou, self._iou_min = least
         self._priors = iou(objects.boxes, to_corners(scene.priors))
-        self._predicted = _predicted(scene, objects)
+        self._predicted = _predicted(scene, objects, self._iou_min)
         free = [row for row in range(len(found.scores)) if row not in used]
         self._false = Traced(*(values[free] for values in found))
         self._shown: dict[str, tuple[Traced, list[int | None]]] = {}
@@ -172,7 +185,7 @@ class _Search:
         scene, first = self._scene, self._without_box(g)
         if first is not None:
             scene = changed(scene, first.change)
-        predicted = self._predicted if first is None else _predicted(scene, self._objects)
+        predicted = self._predicted if first is None else _predicted(scene, self._objects, self._iou_min)
         for kinds in _subsets(can_move=first is None):
             if first is None and not kinds:
                 continue
@@ -184,22 +197,39 @@ class _Search:
 
     def _try(self, scene: Scene, predicted: _Predicted, g: int, kinds: tuple[str, ...]) -> Outcome | None:
         """The outcome with these changes; None where one of them does not apply, or the object does not appear."""
+        if set(kinds) <= {"limits", "nms"} and not self._reached(scene, predicted, g):
+            return None
         causes: dict[str, Cause] = {}
-        for kind in kinds:
-            cause = self._cause(scene, predicted, g, kind, "low-score" in kinds)
+        low = "low-score" in kinds
+        for kind in kinds[:-1] if low else kinds:
+            cause = self._cause(scene, predicted, g, kind, low)
             if cause is None:
                 return None
             scene, causes[kind] = changed(scene, cause.change), cause
-        row = self._held(scene, g, kinds if scene.raw is self._scene.raw and "low-score" not in kinds else None)
-        if row is None:
+        if low:
+            lowered = self._lowered(scene, predicted, g)
+            if lowered is None:
+                return None
+            causes["low-score"], held = lowered
+            scene = changed(scene, causes["low-score"].change)
+        else:
+            shared = kinds if scene.raw is self._scene.raw else None
+            held = self._held(scene, g, shared)
+        if held is None:
             return None
-        found = row[0]
-        proof = Proof(*(float(found.scores[row[1]]), self._overlap(found.boxes[row[1]], g)), int(found.priors[row[1]]))
+        found, row = held
+        proof = Proof(float(found.scores[row]), self._overlap(found.boxes[row], g), int(found.priors[row]))
         if "limits" in kinds:
             causes["limits"] = self._one_limit(g, kinds, causes, scene)
         if "nms" in kinds:
             causes["nms"] = self._removed_by(scene, causes, proof.prior, int(self._objects.labels[g]))
         return Outcome(None, tuple(causes[kind] for kind in CAUSES if kind in causes), proof)
+
+    def _reached(self, scene: Scene, predicted: _Predicted, g: int) -> bool:
+        """Whether a box that would claim the object has a score that is shown, without which lifting limits and
+        switching NMS off bring nothing."""
+        scores = predicted.scores[:, self._objects.labels[g] + 1]
+        return bool((predicted.claims[g] & (scores >= scene.show_min)).any())
 
     def _cause(self, scene: Scene, predicted: _Predicted, g: int, kind: str, low: bool) -> Cause | None:
         if kind == "limits":
@@ -208,15 +238,11 @@ class _Search:
             return Cause(kind, _NO_NMS, {})
         if kind == "wrong-class":
             return self._wrong_class(scene, predicted, g, low)
-        if kind == "location":
-            return self._moved(g)
-        if predicted.raw is not scene.raw:
-            predicted = _predicted(scene, self._objects)
-        return self._lowered(scene, predicted, g)
+        return self._moved(g)
 
     def _without_box(self, g: int) -> Cause | None:
         """Where no box of the network could have the object: the prior that is missing, or the box that is off."""
-        if bool(self._claims(self._predicted, g).any()):
+        if bool(self._predicted.claims[g].any()):
             return None
         label = self._objects.labels[g]
         best, prior = self._priors[g].max(dim=0)
@@ -244,12 +270,11 @@ class _Search:
     def _wrong_class(self, scene: Scene, predicted: _Predicted, g: int, low: bool) -> Cause | None:
         """The prior whose box is on this object rather than on another, and that is surest of another class."""
         label = int(self._objects.labels[g])
-        own = (predicted.overlaps[g] >= self._iou_min) & (predicted.overlaps.argmax(dim=0) == g)
         other = predicted.scores[:, 1:].clone()
         right = other[:, label].clone()
         other[:, label] = -1.0
         score, winner = other.max(dim=1)
-        score = torch.where(own & (score > right), score, -1.0)
+        score = torch.where(predicted.own[g] & (score > right), score, -1.0)
         best, prior = score.max(dim=0)
         if float(best) < (0.0 if low else scene.show_min):
             return None
@@ -257,11 +282,13 @@ class _Search:
         detail = {"label": taken, "score": float(best)}
         return Cause("wrong-class", {"prior": int(prior), "swap": [label, taken]}, detail)
 
-    def _lowered(self, scene: Scene, predicted: _Predicted, g: int) -> Cause | None:
-        """The highest thresholds with which it may appear: from the score of its best boxes down, by which little is
-        looked at as long as little is needed."""
+    def _lowered(self, scene: Scene, predicted: _Predicted, g: int) -> tuple[Cause, tuple[Traced, int]] | None:
+        """The highest thresholds with which it appears, and where: from the score of its best boxes down, so that no
+        more is looked at than is needed."""
+        if predicted.raw is not scene.raw:
+            predicted = _predicted(scene, self._objects, self._iou_min)
         label = int(self._objects.labels[g])
-        scores = predicted.scores[self._claims(predicted, g), label + 1].sort(descending=True).values.tolist()
+        scores = predicted.scores[predicted.claims[g], label + 1].sort(descending=True).values.tolist()
         lowest: dict[str, Any] = {}
         if scene.rules.first_column == 0:  # where the background is likelier, no threshold brings the class
             lowest["background_competes"] = False
@@ -269,17 +296,12 @@ class _Search:
             if not count or not scores[count - 1] > 0.0:
                 break
             lower = changed(scene, {**lowest, **_down_to(scene, scores[count - 1])})
-            found = lower.visible(lower.trace([label]))
-            row = holders(found, self._objects, self._iou_min)[g]
-            if row is not None:
-                score = float(found.scores[row])
-                return Cause("low-score", lowest | _down_to(scene, score), {"score": score})
+            held = self._held(lower, g, None)
+            if held is not None:
+                score = float(held[0].scores[held[1]])
+                # What is weaker than that detection does not change it: it appears with its own score as threshold.
+                return Cause("low-score", lowest | _down_to(scene, score), {"score": score}), held
         return None
-
-    def _claims(self, predicted: _Predicted, g: int) -> Tensor:
-        """bool [P]: whether the network's box would claim this object if it were of its class (see `holders`)."""
-        same = predicted.overlaps.masked_fill((self._objects.labels != self._objects.labels[g]).unsqueeze(1), -1.0)
-        return (predicted.overlaps[g] >= self._iou_min) & (same.argmax(dim=0) == g)
 
     def _held(self, scene: Scene, g: int, shared: tuple[str, ...] | None) -> tuple[Traced, int] | None:
         """What is found in a scene, and the row of it that has the object. shared: changes that are the same for every

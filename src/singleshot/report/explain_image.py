@@ -170,14 +170,14 @@ def _cell(spec: PriorSpec, place: Place) -> Corners:
 def _origins(source: Source, removed: RunnersUp, places: _Places, fields: Fields | None) -> list[Origin]:
     scene, kept, image = source.scene, source.kept, source.image
     priors = kept.priors.tolist()
-    own = places(priors)
     scores = probabilities(scene.raw.logits[0, kept.priors], scene.rules.activation).tolist()
     offsets = scene.raw.offsets[0, kept.priors].tolist()
     boxes = np.array(image.to_pixels(kept.boxes)).reshape(-1, 4)
     by = removed.by.numpy()
     chosen = [np.flatnonzero(by == row) for row in range(len(priors))]
     listed = np.concatenate([np.zeros(0, np.int64), *(rows[:RUNNERS_UP] for rows in chosen)])
-    weaker = _runners_up(source, removed, listed, places)
+    places([*priors, *removed.removed.priors[listed].tolist()])
+    own, weaker = places(priors), _runners_up(source, removed, listed, places)
     cells = [Cell(place.map, place.row, place.column) for place in own]
     seen = fields(cells) if fields is not None else [(None, None)] * len(cells)
     origins, start = [], 0
@@ -221,15 +221,17 @@ def _objects(
     source: Source, labels: Labels, there: Objects, found: list[Outcome], places: _Places
 ) -> tuple[ExplainedObject, ...]:
     scene = source.scene
-    overlaps = iou(there.boxes, to_corners(scene.priors))
+    overlaps = iou(there.boxes, to_corners(scene.priors)).numpy()
+    best_of = overlaps.argmax(axis=1).tolist() if len(overlaps) else []
     matched = _owners(scene, labels.targets, there)
+    places([*best_of, *(prior for mine in matched.values() for prior in mine)])
     truth = labels.truth
     difficult = np.zeros(len(truth.labels), bool) if truth.difficult is None else truth.difficult
     own = iou(source.shown.boxes, there.boxes)
     rows = []
     for g, outcome in enumerate(found):
         mine = matched.get(g, [])
-        best = int(overlaps[g].argmax())
+        best = best_of[g]
         listed = sorted({best, *mine}, key=lambda prior: -float(overlaps[g, prior]))
         by_number = {
             prior: MatchedPrior(place, float(overlaps[g, prior]))
