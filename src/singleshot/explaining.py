@@ -103,5 +103,6 @@ def places_of(spec: PriorSpec, priors: Sequence[int] | np.ndarray) -> list[Place
             cell, box = divmod(index, boxes)
         else:
             box, cell = divmod(index, rows * columns)
-        found.append(Place(number, *divmod(cell, columns), box))
+        row, column = divmod(cell, columns)
+        found.append(Place(number, row, column, box))
     return found

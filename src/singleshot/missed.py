@@ -159,7 +159,7 @@ def _predicted(scene: Scene, objects: Objects, iou_min: float) -> _Predicted:
     overlaps = iou(objects.boxes, cut(boxes, scene.window))
     enough = overlaps >= iou_min
     claims = torch.zeros_like(enough)
-    for label in objects.labels.unique():
+    for label in set(objects.labels.tolist()):
         rows = (objects.labels == label).nonzero().squeeze(1)
         claims[rows] = overlaps[rows].argmax(dim=0) == torch.arange(len(rows)).unsqueeze(1)
     own = overlaps.argmax(dim=0) == torch.arange(len(overlaps)).unsqueeze(1)
@@ -210,14 +210,13 @@ class _Search:
             lowered = self._lowered(scene, predicted, g)
             if lowered is None:
                 return None
-            causes["low-score"], held = lowered
+            causes["low-score"], (found, row) = lowered
             scene = changed(scene, causes["low-score"].change)
         else:
-            shared = kinds if scene.raw is self._scene.raw else None
-            held = self._held(scene, g, shared)
-        if held is None:
-            return None
-        found, row = held
+            held = self._held(scene, g, kinds if scene.raw is self._scene.raw else None)
+            if held is None:
+                return None
+            found, row = held
         proof = Proof(float(found.scores[row]), self._overlap(found.boxes[row], g), int(found.priors[row]))
         if "limits" in kinds:
             causes["limits"] = self._one_limit(g, kinds, causes, scene)
