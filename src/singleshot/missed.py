@@ -207,7 +207,7 @@ class _Search:
                 return None
             scene, causes[kind] = changed(scene, cause.change), cause
         if low:
-            lowered = self._lowered(scene, predicted, g)
+            lowered = self._lowered(scene, predicted, g, kinds)
             if lowered is None:
                 return None
             causes["low-score"], (found, row) = lowered
@@ -281,26 +281,37 @@ class _Search:
         detail = {"label": taken, "score": float(best)}
         return Cause("wrong-class", {"prior": int(prior), "swap": [label, taken]}, detail)
 
-    def _lowered(self, scene: Scene, predicted: _Predicted, g: int) -> tuple[Cause, tuple[Traced, int]] | None:
-        """The highest thresholds with which it appears, and where: from the score of its best boxes down, so that no
-        more is looked at than is needed."""
+    def _lowered(
+        self, scene: Scene, predicted: _Predicted, g: int, kinds: tuple[str, ...]
+    ) -> tuple[Cause, tuple[Traced, int]] | None:
+        """The highest thresholds with which it appears, and where.
+
+        What is weaker than a detection does not change it, so that one look without any threshold is enough for all
+        objects. Where no limit holds there is too much to look at: then from the score of its best boxes down.
+        """
+        lowest: dict[str, Any] = {"score_min": 0.0, "show_min": 0.0}
+        if scene.rules.first_column == 0:  # where the background is likelier, no threshold brings the class
+            lowest["background_competes"] = False
+        if scene.raw is self._scene.raw and "limits" not in kinds:
+            held = self._held(changed(scene, lowest), g, kinds)
+        else:
+            held = next(self._deeper(changed(scene, lowest), predicted, g), None)
+        if held is None:
+            return None
+        score = float(held[0].scores[held[1]])
+        return Cause("low-score", lowest | _down_to(scene, score), {"score": score}), held
+
+    def _deeper(self, scene: Scene, predicted: _Predicted, g: int) -> Iterator[tuple[Traced, int]]:
+        """The detection that has the object, from ever lower scores of its boxes on."""
         if predicted.raw is not scene.raw:
             predicted = _predicted(scene, self._objects, self._iou_min)
         label = int(self._objects.labels[g])
         scores = predicted.scores[predicted.claims[g], label + 1].sort(descending=True).values.tolist()
-        lowest: dict[str, Any] = {}
-        if scene.rules.first_column == 0:  # where the background is likelier, no threshold brings the class
-            lowest["background_competes"] = False
         for count in dict.fromkeys(min(count, len(scores)) for count in (1, 4, 16, 64, len(scores))):
-            if not count or not scores[count - 1] > 0.0:
-                break
-            lower = changed(scene, {**lowest, **_down_to(scene, scores[count - 1])})
-            held = self._held(lower, g, None)
-            if held is not None:
-                score = float(held[0].scores[held[1]])
-                # What is weaker than that detection does not change it: it appears with its own score as threshold.
-                return Cause("low-score", lowest | _down_to(scene, score), {"score": score}), held
-        return None
+            if count and scores[count - 1] > 0.0:
+                held = self._held(scene._replace(show_min=scores[count - 1]), g, None)
+                if held is not None:
+                    yield held
 
     def _held(self, scene: Scene, g: int, shared: tuple[str, ...] | None) -> tuple[Traced, int] | None:
         """What is found in a scene, and the row of it that has the object. shared: changes that are the same for every

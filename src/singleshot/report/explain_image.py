@@ -147,6 +147,7 @@ class _Places:
 
     def __init__(self, source: Source) -> None:
         self._source, self._known = source, dict[int, PriorPlace]()
+        self._steps = [source.spec.step(number) for number in range(len(source.spec.maps))]
 
     def __call__(self, priors: Sequence[int]) -> list[PriorPlace]:
         new = [prior for prior in dict.fromkeys(priors) if prior not in self._known]
@@ -154,15 +155,14 @@ class _Places:
             image, spec = self._source.image, self._source.spec
             places = places_of(spec, new)
             boxes = image.to_pixels(to_corners(self._source.scene.priors[new]))
-            cells = image.from_input(np.array([_cell(spec, place) for place in places]))
+            cells = image.from_input(np.array([_cell(place, *self._steps[place.map]) for place in places]))
             for prior, place, box, cell in zip(new, places, boxes, cells, strict=True):
                 self._known[prior] = PriorPlace(prior, *place, box, cell)
         return [self._known[prior] for prior in priors]
 
 
-def _cell(spec: PriorSpec, place: Place) -> Corners:
-    """What a cell covers, in pixels of the input."""
-    down, across = spec.step(place.map)
+def _cell(place: Place, down: float, across: float) -> Corners:
+    """What a cell covers, in pixels of the input, whose map has such steps."""
     x, y = place.column * across, place.row * down
     return x, y, x + across, y + down
 
