@@ -119,3 +119,13 @@ def test_the_gradient_s_box_holds_its_part() -> None:
     with torch.no_grad():
         model.backbone.layers["000_a"].weight.zero_()
     assert gradient_fields(model, torch.zeros(1, 3, 32, 32), [Cell(0, 16, 16)]) == [None]
+
+
+def test_a_head_whose_halves_look_at_two_maps() -> None:
+    """The field is that of both: here the wider one of the second layer."""
+    graph = Graph((conv("a", "image", 3, kernel=3, padding=1), conv("b", "a", 4, kernel=5, padding=2)),
+                  (HeadInput("a", "b", (4, 4)),))  # fmt: skip
+    spec = from_shapes((32, 48), ((32, 48),), (((20.0, 20.0),),))
+    model = build_graph(graph, 2, spec, InputSpec(height=32, width=48)).eval()
+    assert ReceptiveFields(model).of(Cell(0, 10, 40)) == (37, 7, 44, 14)
+    assert all_that_matters(model, Cell(0, 10, 40)) == (37, 7, 44, 14)
