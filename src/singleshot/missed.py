@@ -135,6 +135,8 @@ def outcomes(scene: Scene, found: Traced, objects: Objects, prior_iou: float, io
         iou_min: The IoU from which a detection has an object.
     """
     has = holders(found, objects, iou_min)
+    if None not in has:
+        return [Outcome(row) for row in has]
     search = _Search(scene, found, objects, (prior_iou, iou_min), {row for row in has if row is not None})
     return [Outcome(row) if row is not None else search.explain(g) for g, row in enumerate(has)]
 

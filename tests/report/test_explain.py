@@ -128,6 +128,8 @@ def test_objects_and_what_training_makes_of_them(explainer: Explainer, image: Pa
     values = json.loads(json.dumps(done.to_dict()))
     assert values["detections"][0]["origin"]["place"]["prior"] == done.detections[0].origin.place.prior
     assert values["objects"][3]["causes"][0]["change"]["add_prior"]
+    assert tiny.reasons()[0].startswith("no default box overlaps it enough: IoU 0.")
+    assert "then it appears: score " in tiny.reasons()[-1]
     assert math.isfinite(values["objects"][3]["appears"]["score"])
 
 

@@ -109,4 +109,4 @@ def _missed_lines(one: ExplainedObject, number: int) -> list[str]:
     lines = [f"  object {number}: {printable(one.name, 60)} at {box}{hard}"]
     if one.best is not None:
         lines.append(f"     best default box IoU {one.best.iou:.2f}; training gives it {len(one.matched)}")
-    return [*lines, *(f"     {cause.kind}: {cause.why}" for cause in one.causes)]
+    return [*lines, *(f"     {reason}" for reason in one.reasons())]

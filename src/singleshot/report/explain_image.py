@@ -14,7 +14,7 @@ from singleshot.boxes import decode, iou, to_corners
 from singleshot.errors import printable
 from singleshot.explaining import Place, RunnersUp, Scene, cut, places_of, runners_up
 from singleshot.inputs import InputSpec, Placement, boxes_to_square
-from singleshot.missed import CAUSES, Objects, Outcome, outcomes
+from singleshot.missed import CAUSES, Cause, Objects, Outcome, outcomes
 from singleshot.models.receptive_field import Cell
 from singleshot.postprocess import Traced, probabilities, trace_candidates
 from singleshot.prior_boxes import PriorSpec
@@ -248,7 +248,7 @@ def _objects(
                 matched=tuple(by_number[prior] for prior in listed if prior in set(mine)),
                 detection=row,
                 iou=None if row is None else float(own[row, g]),
-                causes=tuple(_why(source, cause, outcome) for cause in outcome.causes),
+                causes=tuple(_why(source, cause) for cause in outcome.causes),
                 appears=_proof(scene, outcome),
             )
         )
@@ -274,31 +274,30 @@ def _owners(scene: Scene, targets: Targets, there: Objects) -> dict[int, list[in
     return owners
 
 
-def _why(source: Source, cause: Any, outcome: Outcome) -> WhyMissed:
-    """A cause in words, with its figures."""
-    detail, names = dict(cause.detail), source.class_names
-    why = CAUSES[cause.kind]
+def _why(source: Source, cause: Cause) -> WhyMissed:
+    """A cause in words, with its figures and what was tried."""
+    detail, reason, tried = dict(cause.detail), "", ""
+    if "label" in detail:
+        detail["name"] = source.class_names[detail.pop("label")]
+    name = printable(detail.get("name", ""), 40)
     if cause.kind == "no-prior":
-        why = f"{why}: IoU {detail['iou']:.2f} at best; it appears once one of its own shape is added"
+        reason, tried = f": IoU {detail['iou']:.2f} at best", "one of its own shape added"
     elif cause.kind == "location":
-        why = f"{why}: IoU {detail['iou']:.2f}; it appears once the box is put right"
+        reason, tried = f": IoU {detail['iou']:.2f}", "the box put right"
     elif cause.kind == "wrong-class":
-        detail["name"] = names[detail.pop("label")]
-        taken = f"{printable(detail['name'], 40)} {detail['score']:.2f}"
-        why = f"{why}: {taken}; it appears once the two classes' scores are exchanged"
+        reason, tried = f": {name} {detail['score']:.2f}", "the scores of the two classes exchanged"
     elif cause.kind == "low-score":
-        why = f"{why}: {detail['score']:.3f}; it appears from that threshold down"
+        reason, tried = f": {detail['score']:.3f}", "the threshold lowered to that"
     elif cause.kind == "limits":
-        limits = ", ".join(f"{name} {value}" for name, value in detail.items()) or "several at once"
-        why = f"{why} ({limits}); it appears once that is lifted"
+        reason = f": {', '.join(f'{limit} {value}' for limit, value in detail.items()) or 'several at once'}"
+        tried = "lifted"
     elif cause.kind == "nms":
-        by = ""
         if detail:
-            detail["name"] = names[detail.pop("label")]
             rows = (source.kept.priors == detail["prior"]).nonzero().flatten().tolist()
             detail["detection"] = rows[0] if rows else None
-            by = f" for {printable(detail['name'], 40)}, IoU {detail['iou']:.2f}"
-        why = f"{why}{by}; it appears once that is switched off"
+            reason = f" for {name}, IoU {detail['iou']:.2f}"
+        tried = "switched off"
+    why = f"{CAUSES[cause.kind]}{reason}" + (f" (tried: {tried})" if tried else "")
     return WhyMissed(cause.kind, why, dict(cause.change), detail)
 
 

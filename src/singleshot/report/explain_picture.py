@@ -213,7 +213,7 @@ def _missed_panel(
     lines = [f"missed: object {number}, {display_name(one.name, one.label)}"]
     if one.best is not None:
         lines.append(f"best default box IoU {one.best.iou:.2f}; training gives it {len(one.matched)}")
-    return _Part(panel.canvas, [*lines, *(cause.why for cause in one.causes)])
+    return _Part(panel.canvas, [*lines, *one.reasons()])
 
 
 def _hull(a: Corners, b: Corners) -> Corners:

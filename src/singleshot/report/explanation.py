@@ -117,6 +117,13 @@ class ExplainedObject:
     causes: tuple[WhyMissed, ...]
     appears: Mapping[str, float | int | None] | None
 
+    def reasons(self) -> list[str]:
+        """The causes in words, and how the object appears in the end."""
+        lines = [cause.why for cause in self.causes]
+        if self.appears is not None:
+            lines.append(f"then it appears: score {self.appears['score']:.3f}, IoU {self.appears['iou']:.2f}")
+        return lines
+
 
 @dataclass(frozen=True)
 class HardNegative:
