@@ -127,7 +127,7 @@ def mined_negatives(
 
 
 def _mine(
-    rule: LossRule, logits: Tensor, log_total: Tensor, labels: Tensor, numbers: tuple[float, int]
+    rule: LossRule, logits: Tensor, log_total: Tensor, labels: Tensor, numbers: tuple[float | int, int]
 ) -> Bool[Tensor, "B P"]:
     """numbers: negatives for each match, and their least number."""
     ratio, at_least = numbers
