@@ -191,37 +191,47 @@ class _Search:
         for kinds in _subsets(can_move=first is None):
             if first is None and not kinds:
                 continue
-            done = self._try(scene, predicted, g, kinds)
-            if done is not None:
-                causes = done.causes if first is None else (first, *done.causes)
-                return done._replace(causes=causes)
+            for lifted in self._lifts(kinds):
+                done = self._try(scene, predicted, g, kinds, lifted)
+                if done is not None:
+                    causes = done.causes if first is None else (first, *done.causes)
+                    return done._replace(causes=causes)
         return Outcome(None, (Cause("unknown", {}, {}),))
 
-    def _try(self, scene: Scene, predicted: _Predicted, g: int, kinds: tuple[str, ...]) -> Outcome | None:
+    def _lifts(self, kinds: tuple[str, ...]) -> list[dict[str, Any]]:
+        """Which limits are lifted: none, or the last one alone, which it mostly is and by which little more is looked
+        at, and then all."""
+        if "limits" not in kinds:
+            return [{}]
+        return [_LIMITS] if "nms" in kinds or self._scene.rules.keep == NO_CAP else [{"keep": NO_CAP}, _LIMITS]
+
+    def _try(
+        self, scene: Scene, predicted: _Predicted, g: int, kinds: tuple[str, ...], lifted: Mapping[str, Any]
+    ) -> Outcome | None:
         """The outcome with these changes; None where one of them does not apply, or the object does not appear."""
         if set(kinds) <= {"limits", "nms"} and not self._reached(scene, predicted, g):
             return None
         causes: dict[str, Cause] = {}
-        low = "low-score" in kinds
+        low, shared = "low-score" in kinds, (*kinds, *lifted)
         for kind in kinds[:-1] if low else kinds:
-            cause = self._cause(scene, predicted, g, kind, low)
+            cause = Cause(kind, lifted, {}) if kind == "limits" else self._cause(scene, predicted, g, kind, low)
             if cause is None:
                 return None
             scene, causes[kind] = changed(scene, cause.change), cause
         if low:
-            lowered = self._lowered(scene, predicted, g, kinds)
+            lowered = self._lowered(scene, predicted, g, shared)
             if lowered is None:
                 return None
             causes["low-score"], (found, row) = lowered
             scene = changed(scene, causes["low-score"].change)
         else:
-            held = self._held(scene, g, kinds if scene.raw is self._scene.raw else None)
+            held = self._held(scene, g, shared if scene.raw is self._scene.raw else None)
             if held is None:
                 return None
             found, row = held
         proof = Proof(float(found.scores[row]), self._overlap(found.boxes[row], g), int(found.priors[row]))
         if "limits" in kinds:
-            causes["limits"] = self._one_limit(g, kinds, causes, scene)
+            causes["limits"] = self._one_limit(g, kinds, lifted, scene)
         if "nms" in kinds:
             causes["nms"] = self._removed_by(scene, causes, proof.prior, int(self._objects.labels[g]))
         return Outcome(None, tuple(causes[kind] for kind in CAUSES if kind in causes), proof)
@@ -233,8 +243,6 @@ class _Search:
         return bool((predicted.claims[g] & (scores >= scene.show_min)).any())
 
     def _cause(self, scene: Scene, predicted: _Predicted, g: int, kind: str, low: bool) -> Cause | None:
-        if kind == "limits":
-            return Cause(kind, _LIMITS, {})
         if kind == "nms":
             return Cause(kind, _NO_NMS, {})
         if kind == "wrong-class":
@@ -284,7 +292,7 @@ class _Search:
         return Cause("wrong-class", {"prior": int(prior), "swap": [label, taken]}, detail)
 
     def _lowered(
-        self, scene: Scene, predicted: _Predicted, g: int, kinds: tuple[str, ...]
+        self, scene: Scene, predicted: _Predicted, g: int, shared: tuple[str, ...]
     ) -> tuple[Cause, tuple[Traced, int]] | None:
         """The highest thresholds with which it appears, and where.
 
@@ -294,8 +302,8 @@ class _Search:
         lowest: dict[str, Any] = {"score_min": 0.0, "show_min": 0.0}
         if scene.rules.first_column == 0:  # where the background is likelier, no threshold brings the class
             lowest["background_competes"] = False
-        if scene.raw is self._scene.raw and "limits" not in kinds:
-            held = self._held(changed(scene, lowest), g, kinds)
+        if scene.raw is self._scene.raw and "per_class" not in shared:
+            held = self._held(changed(scene, lowest), g, shared)
         else:
             held = next(self._deeper(changed(scene, lowest), predicted, g), None)
         if held is None:
@@ -335,16 +343,16 @@ class _Search:
     def _overlap(self, box: Tensor, g: int) -> float:
         return float(iou(box.unsqueeze(0), self._objects.boxes[[g]]))
 
-    def _one_limit(self, g: int, kinds: tuple[str, ...], causes: Mapping[str, Cause], scene: Scene) -> Cause:
-        """The one limit that has to be lifted, where one is enough."""
-        for name, lifted in _LIMITS.items():
-            one = getattr(self._scene.rules, name)
-            if one == lifted or ("nms" in kinds and name in _NO_NMS):
+    def _one_limit(self, g: int, kinds: tuple[str, ...], lifted: Mapping[str, Any], scene: Scene) -> Cause:
+        """The one limit that has to be lifted, where one is enough. "keep" alone was tried before the others."""
+        rules, held = self._scene.rules, _NO_NMS if "nms" in kinds else {"keep": NO_CAP}
+        for name, value in lifted.items():
+            if len(lifted) > 1 and (name in held or getattr(rules, name) == value):
                 continue
-            limits = _limits_of(self._scene.rules, kinds) | {name: lifted}
-            if self._held(scene._replace(rules=replace(scene.rules, **limits)), g, None) is not None:
-                return Cause("limits", {name: lifted}, {name: one})
-        return causes["limits"]
+            one = scene._replace(rules=replace(scene.rules, **_limits_of(rules, kinds) | {name: value}))
+            if len(lifted) == 1 or self._held(one, g, None) is not None:
+                return Cause("limits", {name: value}, {name: getattr(rules, name)})
+        return Cause("limits", lifted, {})
 
     def _removed_by(self, scene: Scene, causes: Mapping[str, Cause], prior: int, label: int) -> Cause:
         """The detection that removes this one as long as nothing is changed in NMS."""
