@@ -358,7 +358,7 @@ class _Search:
         """The detection that removes this one as long as nothing is changed in NMS."""
         rules = self._scene.rules
         before = scene._replace(rules=replace(scene.rules, nms_iou=rules.nms_iou, keep=NO_CAP))
-        kept = before.trace()
+        kept = before.trace(None if rules.class_agnostic else [label])
         boxes = decode(scene.raw.offsets[0, [prior]].float(), scene.priors[[prior]], scene.variances)
         overlaps = iou(kept.boxes, boxes.clamp(0.0, 1.0) if rules.clip else boxes).squeeze(1)
         clash = overlaps > rules.nms_iou
