@@ -65,7 +65,19 @@ def confirmed(
     return bool(changes)
 
 
-def main() -> None:
+def report(seconds: Mapping[str, list[float]]) -> None:
+    """Print CPU times, and their ratio."""
+    for name, values in seconds.items():
+        if values:
+            ms = np.array(values) * 1e3
+            print(
+                f"{name:<10} CPU ms: median {np.median(ms):.1f}, 95 % {np.quantile(ms, 0.95):.1f}, max {ms.max():.1f}"
+            )
+    ratios = np.array(seconds["explain"]) / np.array(seconds["detect"])
+    print(f"explaining beyond detecting, as a part of detecting: median {np.median(ratios):.2f}")
+
+
+def options_given() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("data")
@@ -73,7 +85,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--score-min", type=float)
     parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = options_given()
     torch.set_num_threads(options.threads)
     explainer = Explainer(options.model, "cpu")
     detector, info = explainer.detector, explainer.detector.info
@@ -129,14 +145,7 @@ def main() -> None:
     print(f"causes confirmed: {held} of {missed} ({held / max(missed, 1):.2%})")
     for kind, number in causes.most_common():
         print(f"  {kind:<32} {number:>5} ({number / missed:.1%})")
-    for name, values in seconds.items():
-        if values:
-            ms = np.array(values) * 1e3
-            print(
-                f"{name:<10} CPU ms: median {np.median(ms):.1f}, 95 % {np.quantile(ms, 0.95):.1f}, max {ms.max():.1f}"
-            )
-    ratios = np.array(seconds["explain"]) / np.array(seconds["detect"])
-    print(f"explaining beyond detecting, as a part of detecting: median {np.median(ratios):.2f}")
+    report(seconds)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def test_an_exported_file_says_what_it_cannot(exported: Path, scenes: Path, phot
 
 def test_mistakes(model: Path, scenes: Path, photo: Path, refused, tmp_path: Path) -> None:
     assert "no such image file" in refused("explain", model, tmp_path / "none.jpg")
-    assert "folder" in refused("explain", model, scenes)
+    assert "a folder; want one image file" in refused("explain", model, scenes)
     assert "is not in" in refused("explain", model, scenes.parent / "other.jpg", "--labels", scenes)
     assert "want a name that ends in .png or .jpg" in refused("explain", model, photo, "--out", tmp_path / "a.gif")
     assert "want 0 to 1" in refused("explain", model, photo, "--score-min", 2)

@@ -96,6 +96,8 @@ def explain(
 
 def run_explanation(options: ExplainOptions) -> Explanation:
     """As `explain`."""
+    if Path(options.image).is_dir():
+        raise DataError(f"{printable(options.image)}: a folder; want one image file")
     explainer = Explainer(options.model, options.device, options.rule)
     truth = None
     if options.labels is not None:
