@@ -33,6 +33,8 @@ GROUPS: dict[str, dict[str, set[str]]] = {
         "prior_coverage": {"prior_boxes"},
         "prior_fitting": {"prior_boxes", "prior_coverage"},
         "assigners": {"boxes", "prior_boxes"}, "matching": {"boxes", "prior_boxes", "assigners"},
+        "explaining": {"boxes", "postprocess", "prior_boxes", "thresholds"},
+        "missed": {"boxes", "explaining", "postprocess", "thresholds"},
         "losses": {"boxes"}, "sigmoid_losses": {"boxes", "losses"}, "postprocess": {"boxes", "thresholds"},
         "metrics": set(),
         "models": {"priors", "prior_boxes", "prior_tables", "inputs", "input_shape", "presets", "conventions"},
@@ -69,6 +71,7 @@ TORCH_FREE_FILES = (
     "singleshot.evaluation.measured_classes",
     "singleshot.report.curves",
     "singleshot.report.data_picture",
+    "singleshot.report.explain_picture",
     "singleshot.report.priors_picture",
 )
 # What a user of the runtime half imports too: they may reach torch in functions, where they say which extra is missing.

@@ -16,6 +16,7 @@ from singleshot._version import __version__
 
 if TYPE_CHECKING:
     from singleshot.api.evaluate import evaluate
+    from singleshot.api.explain import explain
     from singleshot.api.export import export
     from singleshot.api.fit_priors import fit_priors
     from singleshot.api.import_checkpoint import import_checkpoint
@@ -34,6 +35,7 @@ __all__ = [
     "Tiling",
     "__version__",
     "evaluate",
+    "explain",
     "export",
     "fit_priors",
     "import_checkpoint",
@@ -50,6 +52,7 @@ _HOMES = {
     "Run": "singleshot.api.train",
     "Tiling": "singleshot.runtime",
     "evaluate": "singleshot.api.evaluate",
+    "explain": "singleshot.api.explain",
     "export": "singleshot.api.export",
     "fit_priors": "singleshot.api.fit_priors",
     "import_checkpoint": "singleshot.api.import_checkpoint",

@@ -52,6 +52,7 @@ REFUSED = [
     (["eval", "best.safetensors", "DATA"], "train"),
     (["detect", "best.safetensors", "DATA/JPEGImages"], "train"),
     (["bench", "best.safetensors"], "train"),
+    (["explain", "MODEL", "photo.jpg"], "train"),
     (["eval", "MODEL", "DATA", "--split", "test", "--out", "report"], "report"),
     (["data", "info", "DATA", "--out", "info.png"], "report"),
     (["priors", "fit", "DATA", "--out", "priors.json"], "report"),

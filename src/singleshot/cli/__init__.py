@@ -15,6 +15,7 @@ from singleshot.cli.data import data_app
 from singleshot.cli.demo import demo
 from singleshot.cli.detect import detect
 from singleshot.cli.eval import evaluate_command
+from singleshot.cli.explain import explain_command
 from singleshot.cli.export import export_command
 from singleshot.cli.import_ import import_command
 from singleshot.cli.mistakes import say_usage
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.command(cls=TrainCommand)(train)
 app.command(name="eval")(evaluate_command)
 app.command()(detect)
+app.command(name="explain")(explain_command)
 app.command(name="import")(import_command)
 app.command(name="export")(export_command)
 app.command()(bench)
