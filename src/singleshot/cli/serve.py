@@ -11,7 +11,7 @@ import typer
 
 from singleshot.cli.common import EngineOption, PrecisionOption, QuietOption, ThreadsOption
 from singleshot.errors import ConfigError, printable
-from singleshot.extras import needs
+from singleshot.extras import require
 
 API_KEY = "SINGLESHOT_API_KEY"
 
@@ -62,15 +62,11 @@ def serve(
 
     Ends with Ctrl-C or SIGTERM, after what it has taken is answered. A model file that is written anew is taken over.
     """
-    with needs("serve", "serve"):
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import python_multipart  # noqa: F401
-        import uvicorn  # noqa: F401
+    require("serve", "serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
 
-        from singleshot.serve.logs import log_as_json
-        from singleshot.serve.options import ServeOptions
-        from singleshot.serve.server import serve as run
+    from singleshot.serve.logs import log_as_json
+    from singleshot.serve.options import ServeOptions
+    from singleshot.serve.server import serve as run
 
     options = ServeOptions(
         tuple(models), host, port, workers, _api_key(api_key_file), tuple(allow_origin or ()),

@@ -12,10 +12,14 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from singleshot.errors import CheckpointError, ConfigError, printable
-from singleshot.serve.metrics import Metrics
-from singleshot.serve.pool import ModelFiles, Pool, WorkerDiedError
+from singleshot.serve.worker_process import ModelFiles, WorkerDiedError
+
+if TYPE_CHECKING:
+    from singleshot.serve.metrics import Metrics
+    from singleshot.serve.pool import Pool
 
 log = logging.getLogger(__name__)
 

@@ -3,146 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
 import logging
-import sys
 import time
-from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from singleshot.errors import CheckpointError
 from singleshot.serve.batching import Answer, Job, JobQueue
-from singleshot.serve.metrics import Metrics
-from singleshot.serve.options import MB, ServeOptions
-from singleshot.serve.wire import ImageRefusedError, packed, receive_message
+from singleshot.serve.options import ServeOptions
+from singleshot.serve.wire import ImageRefusedError
+from singleshot.serve.worker_process import ModelFiles, Worker, WorkerDiedError
+
+if TYPE_CHECKING:
+    from singleshot.serve.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 PIPELINED = 2  # batches that a worker has at once: one is decoded while the network runs the other
 MOST_ATTEMPTS = 3
-_STOP_SECONDS = 5.0
 _LONGEST_PAUSE = 5.0  # between two starts of a worker that dies at its start
-_PIPE_BYTES = 1 << 20
-
-ModelFiles = dict[str, str]  # name -> path
-
-
-class WorkerDiedError(Exception):
-    """The process ended, or did not answer, while it had a batch."""
-
-
-def config_of(options: ServeOptions, files: ModelFiles) -> dict[str, Any]:
-    """A worker's first message."""
-    return {
-        "models": files,
-        "engine": options.engine,
-        "options": {
-            "device": options.device,
-            "threads": options.threads,
-            "precision": options.precision,
-            "cache": options.cache,
-        },
-        "limits": {"pixels": options.max_pixels, "bytes": options.max_mb * MB, "tiles": options.max_tiles},
-        "score_min": options.score_min,
-        "batch": options.batch,
-    }
-
-
-class Worker:
-    """A process and the batches that it has."""
-
-    def __init__(self, process: Process) -> None:
-        self._process = process
-        self._numbers = itertools.count()
-        self._answers: dict[int, asyncio.Future[tuple[list[Any], list[bytes]]]] = {}
-        self._reader: asyncio.Task[None] | None = None
-        self.ended = asyncio.Event()
-        self.idle = asyncio.Event()
-        self.idle.set()
-        self.models: dict[str, Any] = {}
-
-    @classmethod
-    async def start(cls, options: ServeOptions, files: ModelFiles) -> Worker:
-        """A process that has its models ready. Raises CheckpointError, WorkerDiedError."""
-        command = (sys.executable, "-P", "-m", "singleshot.serve.worker")
-        process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, limit=_PIPE_BYTES)
-        worker = cls(process)
-        try:
-            await worker._send(config_of(options, files), ())
-            assert process.stdout is not None
-            header = (await receive_message(process.stdout)).header
-        except (asyncio.IncompleteReadError, ValueError, OSError) as error:
-            await worker.stop()
-            raise WorkerDiedError(f"a worker ended at its start (exit code {process.returncode})") from error
-        except asyncio.CancelledError:
-            process.kill()
-            raise
-        if "failed" in header:
-            await worker.stop()
-            raise CheckpointError(header["failed"])
-        worker.models = header["ready"]
-        worker._reader = asyncio.create_task(worker._read())
-        return worker
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    async def run(self, jobs: Sequence[Job], seconds: float) -> tuple[list[Any], list[bytes]]:
-        """Heads and JSON for a batch. Raises WorkerDiedError."""
-        number = next(self._numbers)
-        future: asyncio.Future[tuple[list[Any], list[bytes]]] = asyncio.get_running_loop().create_future()
-        self._answers[number] = future
-        self.idle.clear()
-        try:
-            if self.ended.is_set():
-                raise WorkerDiedError("it has ended")
-            await self._send({"id": number, "jobs": [job.header() for job in jobs]}, [job.data for job in jobs])
-            return await asyncio.wait_for(future, seconds)
-        except OSError as error:
-            raise WorkerDiedError(str(error)) from error
-        except TimeoutError as error:
-            self._process.kill()
-            raise WorkerDiedError(f"no answer within {seconds:g} s") from error
-        finally:
-            del self._answers[number]
-            if not self._answers:
-                self.idle.set()
-
-    async def _send(self, header: dict[str, Any], blobs: Sequence[bytes]) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.writelines(packed(header, blobs))
-        await self._process.stdin.drain()
-
-    async def _read(self) -> None:
-        assert self._process.stdout is not None
-        try:
-            while True:
-                header, blobs = await receive_message(self._process.stdout)
-                future = self._answers.get(header["id"])
-                if future is not None and not future.done():
-                    future.set_result((header["heads"], blobs))
-        except (asyncio.IncompleteReadError, ValueError, KeyError, OSError):
-            self.ended.set()
-            for future in self._answers.values():
-                if not future.done():
-                    future.set_exception(WorkerDiedError("it ended with a batch"))
-
-    async def stop(self) -> None:
-        """End the process: when it has answered what it has, or after some seconds."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.idle.wait(), _STOP_SECONDS)
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            await asyncio.wait_for(self._process.wait(), _STOP_SECONDS)
-        except TimeoutError:
-            self._process.kill()
-            await self._process.wait()
-        if self._reader is not None:
-            await self._reader
 
 
 class Slot:
@@ -190,19 +69,10 @@ class Pool:
     def pids(self) -> list[int]:
         return [slot.worker.pid for slot in self._slots if slot.worker is not None]
 
-    async def start(self) -> None:
-        """All workers. Raises CheckpointError, WorkerDiedError."""
-        started = await asyncio.gather(
-            *(Worker.start(self._options, self.files) for _ in self._slots), return_exceptions=True
-        )
-        for slot, worker in zip(self._slots, started, strict=True):
-            if isinstance(worker, Worker):
-                slot.put(worker)
-        for worker in started:
-            if isinstance(worker, BaseException):
-                await self.stop()
-                raise worker
-        for slot in self._slots:
+    def fill(self, workers: Sequence[Worker]) -> None:
+        """Begin, with a worker for each place."""
+        for slot, worker in zip(self._slots, workers, strict=True):
+            slot.put(worker)
             self._tasks.append(asyncio.create_task(self._keep_filled(slot)))
             self._tasks += [asyncio.create_task(self._feed(slot)) for _ in range(PIPELINED)]
 

@@ -1,107 +1,22 @@
-"""Sockets, signals and connections: uvicorn with limits on what a connection may do before a route sees it."""
+"""A service from its start to its end: the socket, the models, the workers, signals.
+
+Workers are started before the packages of the service are imported here, so that both happen at once.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import logging
 import signal
 import socket
-import sys
-from asyncio import TimerHandle, Transport
-from collections.abc import Callable, Iterator
-from typing import Any
-
-import h11
-import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from collections.abc import Callable
 
 from singleshot.errors import CheckpointError, ConfigError, printable
-from singleshot.serve.app import create_app
 from singleshot.serve.models import ModelCopies, named_models, take_all, watch
 from singleshot.serve.options import ServeOptions
-from singleshot.serve.pool import WorkerDiedError
-from singleshot.serve.service import Service
+from singleshot.serve.worker_process import Worker, WorkerDiedError
 
 log = logging.getLogger(__name__)
-
-_HEADER_BYTES = 16 * 1024
-_MORE_SECONDS = 5.0  # that a request may take past what its body may take
-_GRACE = 5  # seconds past the longest request, at the end
-_DONE = (h11.DONE, h11.MUST_CLOSE, h11.CLOSED, h11.ERROR)
-
-
-def protocol_for(options: ServeOptions) -> type[H11Protocol]:
-    """HTTP for one service: a connection too many is refused, one that sends no whole request in time is closed."""
-    seconds = options.body_seconds + _MORE_SECONDS
-
-    class LimitedProtocol(H11Protocol):
-        _deadline: TimerHandle | None = None
-
-        def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            if len(self.connections) > options.connections:
-                self._refuse(503, "connections", "too many connections at once", b"Retry-After: 1\r\n")
-                return
-            self._deadline = self.loop.call_later(seconds, self._expire)
-
-        def data_received(self, data: bytes) -> None:
-            if self.transport.is_closing():
-                return
-            super().data_received(data)
-            if self.conn.their_state in _DONE:
-                self._cancel()
-            elif self._deadline is None:
-                self._deadline = self.loop.call_later(seconds, self._expire)
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._cancel()
-            super().connection_lost(exc)
-
-        def send_400_response(self, msg: str) -> None:
-            """Called while the error is handled, which says more than `msg`."""
-            error = sys.exc_info()[1]
-            status = getattr(error, "error_status_hint", 400)
-            if self.cycle is not None and not self.cycle.response_complete:  # amid a body: the route has it
-                self.transport.close()
-                return
-            self._refuse(status, "bad_request", printable(error or msg, 100))
-
-        def _cancel(self) -> None:
-            if self._deadline is not None:
-                self._deadline.cancel()
-                self._deadline = None
-
-        def _expire(self) -> None:
-            self._deadline = None
-            if self.conn.their_state is h11.IDLE:
-                self._refuse(408, "header_timeout", f"no whole request within {seconds:g} s")
-            else:
-                self.transport.close()
-
-        def _refuse(self, status: int, code: str, message: str, more: bytes = b"") -> None:
-            body = json.dumps({"error": {"code": code, "message": message}}).encode()
-            head = (
-                b"HTTP/1.1 %d Refused\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n"
-            )
-            self.transport.write(head % (status, len(body)) + more + b"\r\n" + body)
-            self.transport.close()
-
-    return LimitedProtocol
-
-
-class _Server(uvicorn.Server):
-    """Signals are ours: the workers are still to be ended after the server."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    def stop(self, *_: object) -> None:
-        """Finish what was taken and end; called again: end."""
-        self.force_exit = self.should_exit
-        self.should_exit = True
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -137,18 +52,25 @@ def serve(options: ServeOptions, ready: Callable[[str], None] = lambda address: 
 async def _serve(
     options: ServeOptions, listener: socket.socket, copies: ModelCopies, ready: Callable[[str], None]
 ) -> None:
-    service = Service(options, take_all(copies.paths, copies))
-    starting = asyncio.create_task(service.pool.start())
-    await asyncio.sleep(0)  # the workers' processes start while the application is made
-    server = _Server(_config(options, create_app(service)))
+    files = take_all(copies.paths, copies)
+    starting = [asyncio.create_task(Worker.start(options, files)) for _ in range(options.workers)]
+    await asyncio.sleep(0)  # the processes are there
+
+    from singleshot.serve.app import create_app
+    from singleshot.serve.connections import server_for
+    from singleshot.serve.service import Service
+
+    service = Service(options, files)
+    server = server_for(options, create_app(service))
     _on_signals(server.stop)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    watching: asyncio.Task[Any] | None = None
+    workers = asyncio.ensure_future(asyncio.gather(*starting))
+    tasks: list[asyncio.Future[object]] = [*starting, serving]  # type: ignore[list-item]
     try:
-        await asyncio.wait((starting, serving), return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            starting.result()
-            watching = asyncio.create_task(watch(copies, service.pool, service.metrics))
+        await asyncio.wait((workers, serving), return_when=asyncio.FIRST_COMPLETED)
+        if workers.done():
+            service.pool.fill(workers.result())
+            tasks.append(asyncio.create_task(watch(copies, service.pool, service.metrics)))
             ready(address_of(listener))
         await serving
     except WorkerDiedError as error:
@@ -156,28 +78,11 @@ async def _serve(
     finally:
         server.stop()
         await asyncio.gather(serving, return_exceptions=True)
-        for task in (starting, watching):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(workers, *tasks, return_exceptions=True)
         await service.pool.stop()
         log.info("stopped")
-
-
-def _config(options: ServeOptions, app: Any) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http=protocol_for(options),
-        ws="none",
-        lifespan="off",
-        loop="asyncio",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        h11_max_incomplete_event_size=_HEADER_BYTES,
-        timeout_graceful_shutdown=int(options.request_seconds) + _GRACE,
-    )
 
 
 def _on_signals(stop: Callable[..., None]) -> None:

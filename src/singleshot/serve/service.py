@@ -14,7 +14,8 @@ from singleshot.serve.batching import Answer, Job, JobQueue, Question, QueueFull
 from singleshot.serve.bodies import HeldBytes, RequestError, read_body, uploads_of
 from singleshot.serve.metrics import Metrics
 from singleshot.serve.options import MB, ServeOptions
-from singleshot.serve.pool import ModelFiles, Pool
+from singleshot.serve.pool import Pool
+from singleshot.serve.worker_process import ModelFiles
 
 _DRAINED = MB  # of a body that is not wanted: so much is read all the same, which keeps the connection
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from singleshot.runtime.detector import Detector
 
 PIPELINED = 2  # batches at once: one is decoded while the network runs the other
-_MANY = 17  # images in a call after which OpenVINO has compiled the network for batches
 
 
 class Limits(NamedTuple):
@@ -43,6 +42,8 @@ class Models:
     """The models of a worker, by name."""
 
     def __init__(self, config: dict[str, Any]) -> None:
+        import numpy as np
+
         from singleshot.runtime.engines.table import EngineOptions
         from singleshot.runtime.load import open_detector
 
@@ -55,16 +56,16 @@ class Models:
             if config["score_min"] is not None:
                 detector.score_min = config["score_min"]
             self._detectors[name] = detector
+            detector.detect(np.zeros((*detector.input_spec.sides, 3), np.uint8))  # the first run is slower
 
-    def warm_up(self, batch: int) -> None:
-        """Run every network once, alone and in a batch, so that no request waits for a compilation."""
-        import numpy as np
+    def prepare_batches(self) -> None:
+        """Have the networks compiled for batches too, while single images are detected in already."""
+        from singleshot.runtime.engines.table import CompilingEngine
 
         for detector in self._detectors.values():
-            images = np.zeros((_MANY, *detector.input_spec.shape), np.uint8)
-            detector.engine(images[:1])
-            if batch > 1:
-                detector.engine(images)
+            engine = detector.engine
+            if isinstance(engine, CompilingEngine):
+                engine.compile_ahead(many=True)
 
     def describe(self) -> dict[str, Any]:
         """What `GET /v1/models` says of each."""
@@ -206,16 +207,15 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the service ends its workers
     connection = Connection()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
-    first = connection.receive()
-    if first is None:
-        return
+    config = json.loads(sys.argv[1])
     try:
-        models = Models(first.header)
-        models.warm_up(first.header["batch"])
+        models = Models(config)
     except SingleshotError as error:
         connection.send({"failed": str(error)})
         return
     connection.send({"ready": models.describe()})
+    if config["batch"] > 1:
+        threading.Thread(target=models.prepare_batches, daemon=True).start()
 
     def answer(message: Message) -> None:
         try:
