@@ -39,24 +39,32 @@ class Limits(NamedTuple):
 
 
 class Models:
-    """The models of a worker, by name."""
+    """The models of a worker.
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    Args:
+        detectors: By name.
+        limits: Of every image.
+    """
+
+    def __init__(self, detectors: dict[str, Detector], limits: Limits) -> None:
+        self._detectors, self.limits = detectors, limits
+        self.decoders = ThreadPoolExecutor(cores(), "decode")
+
+    @classmethod
+    def open(cls, config: dict[str, Any]) -> Models:
+        """As the service says; see worker_process.config_of. Raises CheckpointError, ConfigError, MissingExtraError."""
         import numpy as np
 
         from singleshot.runtime.engines.table import EngineOptions
         from singleshot.runtime.load import open_detector
 
-        self.limits = Limits(**config["limits"])
         options = EngineOptions(**config["options"])
-        self.decoders = ThreadPoolExecutor(cores(), "decode")
-        self._detectors: dict[str, Detector] = {}
-        for name, path in config["models"].items():
-            detector = open_detector(path, config["engine"], options)
+        detectors = {name: open_detector(path, config["engine"], options) for name, path in config["models"].items()}
+        for detector in detectors.values():
             if config["score_min"] is not None:
                 detector.score_min = config["score_min"]
-            self._detectors[name] = detector
             detector.detect(np.zeros((*detector.input_spec.sides, 3), np.uint8))  # the first run is slower
+        return cls(detectors, Limits(**config["limits"]))
 
     def prepare_batches(self) -> None:
         """Have the networks compiled for batches too, while single images are detected in already."""
@@ -209,7 +217,7 @@ def main() -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     config = json.loads(sys.argv[1])
     try:
-        models = Models(config)
+        models = Models.open(config)
     except SingleshotError as error:
         connection.send({"failed": str(error)})
         return

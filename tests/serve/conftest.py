@@ -1,0 +1,203 @@
+"""A service without processes, whose detector finds the bright rectangle of an image; and real ones."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from singleshot.inputs import InputSpec
+from singleshot.records import ImageDetections
+from singleshot.runtime import Detector
+from singleshot.serve.app import create_app
+from singleshot.serve.options import ServeOptions
+from singleshot.serve.service import Service
+from singleshot.serve.worker import Limits, Models
+
+CLASSES = ("bright", "weak")
+
+
+class BrightEngine:
+    """Class 0 at .9 around everything brighter than 128, the same a little smaller at .8, class 1 at .2."""
+
+    def __call__(self, images: np.ndarray) -> list[ImageDetections]:
+        results = []
+        for image in images:
+            ys, xs = np.nonzero(image.min(axis=2) > 128)
+            boxes = np.zeros((0, 4), np.float32)
+            if len(xs):
+                box = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], np.float32) / len(image)
+                boxes = np.stack([box, box * np.float32(0.75), box])
+            results.append(ImageDetections(boxes, np.array([0.9, 0.8, 0.2], np.float32)[: len(boxes)],
+                                           np.array([0, 0, 1])[: len(boxes)]))  # fmt: skip
+        return results
+
+
+class InlineWorker:
+    """What a pool wants of a worker, in threads of this process."""
+
+    pid = 0
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+        self.models = models.describe()
+        self.ended, self.idle = asyncio.Event(), asyncio.Event()
+        self.idle.set()
+        self.hold: Callable[[], None] = lambda: None
+
+    async def run(self, jobs, seconds: float):
+        def answers():
+            self.hold()
+            return self._models.run([job.header() for job in jobs], [job.data for job in jobs])
+
+        found = await asyncio.to_thread(answers)
+        return [head for head, _ in found], [blob for _, blob in found]
+
+    async def stop(self) -> None:
+        pass
+
+
+class Served(NamedTuple):
+    """A client of a service, and its parts."""
+
+    client: TestClient
+    service: Service
+    worker: InlineWorker
+    detector: Detector
+
+
+@pytest.fixture
+def detector() -> Detector:
+    return Detector(BrightEngine(), InputSpec(size=300, mean=(0.0, 0.0, 0.0)), CLASSES, score_min=0.1)
+
+
+@pytest.fixture
+def served(detector: Detector) -> Iterator[Callable[..., Served]]:
+    """served(queue=2, ...): a service of two models, bright and other."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**options: Any) -> Served:
+            given = ServeOptions(("bright.onnx", "other.onnx"), allow_hosts=("testserver",), **options)
+            service = Service(given, {"bright": "", "other": ""})
+            models = Models(
+                {"bright": detector, "other": detector}, Limits(given.max_pixels, given.max_mb << 20, given.max_tiles)
+            )
+            worker = InlineWorker(models)
+            app = create_app(service)
+
+            @contextlib.asynccontextmanager
+            async def lifespan(_: object):
+                service.pool.fill([worker])
+                yield
+                await service.pool.stop()
+
+            app.router.lifespan_context = lifespan
+            client = stack.enter_context(TestClient(app, raise_server_exceptions=False))
+            return Served(client, service, worker, detector)
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[..., bytes]:
+    """picture(".jpg", width, height): a black image with a white rectangle, as the bytes of a file."""
+
+    def make(suffix: str = ".jpg", width: int = 160, height: int = 120) -> bytes:
+        image = np.zeros((height, width, 3), np.uint8)
+        image[height // 4 : height // 2, width // 4 : width // 2] = 255
+        return cv2.imencode(suffix, image)[1].tobytes()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def as_json() -> Callable[..., str]:
+    """as_json(data, ...): the body of a request with these images."""
+    return lambda *images: json.dumps({"images": [base64.b64encode(one).decode() for one in images]})
+
+
+def export(path: Path, classes: tuple[str, ...]) -> Path:
+    import torch
+
+    from singleshot.deploy.onnx_file import detector_model
+    from singleshot.models import build
+    from singleshot.thresholds import Thresholds
+    from singleshot.weights.checkpoint import ModelInfo
+
+    torch.manual_seed(0)
+    model = build("ssd320-mini", len(classes)).eval()
+    info = ModelInfo.of(model, classes, thresholds=Thresholds(score_min=0.3, keep=20, show_min=0.35))
+    path.write_bytes(detector_model(model, info, False).SerializeToString())
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory) -> Path:
+    """An ONNX file with the classes ball, box and cone."""
+    return export(tmp_path_factory.mktemp("exported") / "model.onnx", ("ball", "box", "cone"))
+
+
+@pytest.fixture(scope="session")
+def other(tmp_path_factory) -> Path:
+    """Another one, with the classes ant and bee."""
+    return export(tmp_path_factory.mktemp("other") / "model.onnx", ("ant", "bee"))
+
+
+class Running(NamedTuple):
+    """A service as a user starts it. url: where; process: its main one; log: what it writes on standard error."""
+
+    url: str
+    process: subprocess.Popen[str]
+    log: Path
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    @property
+    def workers(self) -> list[int]:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in children.read_text().split()]
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def start_service(tmp_path_factory) -> Iterator[Callable[..., Running]]:
+    """start_service(model, "--workers", 2): `singleshot serve` in a process of its own."""
+    started: list[Running] = []
+
+    def start(*words: object) -> Running:
+        log = tmp_path_factory.mktemp("service") / "log"
+        command = [sys.executable, "-m", "singleshot", "serve", *map(str, words), "--port", "0"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with log.open("w") as stderr:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        running = Running(line.rpartition(" ")[2].strip(), process, log)
+        started.append(running)
+        assert running.url.startswith("http://127.0.0.1:"), log.read_text()
+        return running
+
+    yield start
+    for one in started:
+        one.stop()
+        assert one.process.stdout is not None
+        one.process.stdout.close()
