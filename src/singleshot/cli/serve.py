@@ -74,10 +74,14 @@ def serve(
         batch_wait, body_seconds, request_seconds, engine=engine, threads=threads, precision=precision,
         cache=None if cache is None else str(cache), score_min=score_min,
     )  # fmt: skip
-    if not options.is_loopback and options.api_key is None:
-        print(f"singleshot: anybody who reaches {printable(host)} may use this: no API key is set", file=sys.stderr)
     log_as_json(quiet)
-    run(options, lambda address: print(f"serving {', '.join(models)} at {address}", flush=True))
+
+    def ready(address: str) -> None:
+        if not options.is_loopback and options.api_key is None:
+            print(f"singleshot: anybody who reaches {printable(host)} may use this: no API key is set", file=sys.stderr)
+        print(f"serving {', '.join(models)} at {address}", flush=True)
+
+    run(options, ready)
 
 
 def _api_key(path: Path | None) -> str | None:

@@ -17,7 +17,7 @@ from singleshot.errors import printable
 from singleshot.serve.options import ServeOptions
 
 _HEADER_BYTES = 16 * 1024
-_MORE_SECONDS = 5.0  # that a request may take past what its body may take
+_MORE_SECONDS = 2.0  # that a request may take past what its body may take
 _GRACE = 5  # seconds past the longest request, at the end
 _DONE = (h11.DONE, h11.MUST_CLOSE, h11.CLOSED, h11.ERROR)
 
@@ -53,9 +53,12 @@ def protocol_for(options: ServeOptions) -> type[H11Protocol]:
             """Called while the error is handled, which says more than `msg`."""
             error = sys.exc_info()[1]
             status = getattr(error, "error_status_hint", 400)
-            if self.cycle is not None and not self.cycle.response_complete:  # amid a body: the route has it
-                self.transport.close()
-                return
+            if self.cycle is not None and not self.cycle.response_complete:  # amid a body, which a route reads
+                if self.cycle.response_started:
+                    self.transport.close()
+                    return
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
             self._refuse(status, "bad_request", printable(error or msg, 100))
 
         def _cancel(self) -> None:

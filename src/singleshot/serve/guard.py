@@ -66,6 +66,8 @@ class Guard:
         headers = Headers(scope=scope)
         if sum(len(name) + len(value) for name, value in scope["headers"]) > _HEADER_BYTES:
             return _error(431, "too_many_headers", f"more than {_HEADER_BYTES} bytes of headers")
+        if "content-length" in headers and "transfer-encoding" in headers:
+            return _error(400, "bad_request", "both Content-Length and Transfer-Encoding")
         host = _host_of(headers.get("host", ""))
         if self._hosts is not None and host not in self._hosts:
             return _error(421, "wrong_host", f"host {printable(host, 60)!r} is not served here; see --allow-host")

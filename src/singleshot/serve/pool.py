@@ -54,6 +54,7 @@ class Pool:
         self._slots = [Slot() for _ in range(options.workers)]
         self._tasks: list[asyncio.Task[None]] = []
         self._ends: set[asyncio.Task[None]] = set()
+        self.models: dict[str, Any] = {}  # what the workers know of them, by name; nothing before the first is ready
 
     @property
     def ready(self) -> int:
@@ -61,16 +62,12 @@ class Pool:
         return sum(slot.filled.is_set() for slot in self._slots)
 
     @property
-    def models(self) -> dict[str, Any]:
-        """What the workers know of the models, by name; nothing before the first is ready."""
-        return next((slot.worker.models for slot in self._slots if slot.worker is not None), {})
-
-    @property
     def pids(self) -> list[int]:
         return [slot.worker.pid for slot in self._slots if slot.worker is not None]
 
     def fill(self, workers: Sequence[Worker]) -> None:
         """Begin, with a worker for each place."""
+        self.models = workers[0].models
         for slot, worker in zip(self._slots, workers, strict=True):
             slot.put(worker)
             self._tasks.append(asyncio.create_task(self._keep_filled(slot)))
@@ -91,7 +88,7 @@ class Pool:
         """
         for slot in self._slots:
             new = await Worker.start(self._options, files)
-            self.files = files
+            self.files, self.models = files, new.models
             old = slot.worker
             slot.put(new)
             if old is not None:
@@ -147,6 +144,10 @@ class Pool:
         except WorkerDiedError:
             self._give_back(jobs)
             return
+        except Exception:
+            log.exception("a batch failed")
+            heads = [{"error": {"status": 500, "code": "failed", "message": "our own mistake; the log has more"}}]
+            heads, blobs = heads * len(jobs), [b""] * len(jobs)
         now = time.monotonic()
         self._queue.note_done(len(jobs) * len(self._slots) * PIPELINED, now - started)
         self._metrics.batch_size.observe(len(jobs))

@@ -1,0 +1,191 @@
+"""The queue and the pool: what waits, what runs together, and what becomes of the images of a worker that dies."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from singleshot.serve import pool as pool_module
+from singleshot.serve.batching import JobQueue, Question, QueueFullError
+from singleshot.serve.metrics import Metrics
+from singleshot.serve.options import ServeOptions
+from singleshot.serve.pool import MOST_ATTEMPTS, Pool
+from singleshot.serve.wire import ImageRefusedError
+from singleshot.serve.worker_process import WorkerDiedError
+
+ONE = Question("m", "a")
+
+
+def options(**values: Any) -> ServeOptions:
+    return ServeOptions(("m.onnx",), **values)
+
+
+def test_a_batch_is_what_waits_up_to_the_largest() -> None:
+    async def run() -> None:
+        queue = JobQueue(options(batch=4))
+        queue.put([ONE] * 6, [b"%d" % i for i in range(6)])
+        assert [job.data for job in await queue.take()] == [b"0", b"1", b"2", b"3"]
+        assert [job.data for job in await queue.take()] == [b"4", b"5"]
+
+    asyncio.run(run())
+
+
+def test_a_batch_waits_for_what_is_arriving_and_no_longer() -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        queue = JobQueue(options(batch=4, batch_wait=1000))
+        queue.put([ONE], [b"0"])
+        queue.arriving = 1
+
+        def arrive() -> None:
+            queue.put([ONE], [b"1"])
+            queue.arriving = 0
+
+        loop.call_later(0.01, arrive)
+        started = loop.time()
+        assert len(await queue.take()) == 2
+        assert loop.time() - started < 0.9
+
+        quick = JobQueue(options(batch=4, batch_wait=20))
+        quick.put([ONE], [b"0"])
+        quick.arriving = 1
+        assert len(await asyncio.wait_for(quick.take(), 5)) == 1
+
+    asyncio.run(run())
+
+
+def test_what_nobody_waits_for_is_left_out() -> None:
+    async def run() -> None:
+        queue = JobQueue(options())
+        jobs = queue.put([ONE] * 3, [b"0", b"1", b"2"])
+        jobs[0].answer.cancel()
+        jobs[2].answer.cancel()
+        assert await queue.take() == [jobs[1]]
+
+    asyncio.run(run())
+
+
+def test_more_than_the_queue_holds_is_refused_whole() -> None:
+    async def run() -> None:
+        queue = JobQueue(options(queue=4))
+        queue.put([ONE] * 3, [b""] * 3)
+        with pytest.raises(QueueFullError):
+            queue.put([ONE] * 2, [b""] * 2)
+        assert len(queue) == 3
+        queue.put([ONE], [b""])
+        with pytest.raises(QueueFullError) as caught:
+            queue.check()
+        assert caught.value.seconds >= 1
+
+    asyncio.run(run())
+
+
+def test_what_would_wait_too_long_is_refused() -> None:
+    async def run() -> None:
+        queue = JobQueue(options(queue=1000, max_wait=1.0, batch=2))
+        queue.note_done(1, 0.5)
+        queue.put([ONE] * 2, [b""] * 2)  # a batch's worth is always let in
+        with pytest.raises(QueueFullError) as caught:
+            queue.put([ONE] * 2, [b""] * 2)
+        assert caught.value.seconds == 2
+
+    asyncio.run(run())
+
+
+class MortalWorker:
+    """Dies of an image that is b"deadly", or when it is told to."""
+
+    pid = 1
+
+    def __init__(self) -> None:
+        self.models: dict[str, Any] = {"m": {}}
+        self.ended, self.idle = asyncio.Event(), asyncio.Event()
+        self.idle.set()
+        self.held = asyncio.Event()
+        self.held.set()
+        self.batches: list[list[bytes]] = []
+
+    async def run(self, jobs, seconds: float):
+        self.batches.append([job.data for job in jobs])
+        ended = asyncio.ensure_future(self.ended.wait())
+        held = asyncio.ensure_future(self.held.wait())
+        if any(job.data == b"deadly" for job in jobs):
+            self.ended.set()
+        await asyncio.wait((ended, held), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.sleep(0)
+        if self.ended.is_set():
+            held.cancel()
+            raise WorkerDiedError("dead")
+        ended.cancel()
+        return [{"ms": 1.0}] * len(jobs), [job.data for job in jobs]
+
+    async def stop(self) -> None:
+        pass
+
+
+@pytest.fixture
+def mortals(monkeypatch) -> list[MortalWorker]:
+    """The workers that were started, in order."""
+    started: list[MortalWorker] = []
+
+    async def start(*_: object) -> MortalWorker:
+        started.append(MortalWorker())
+        return started[-1]
+
+    monkeypatch.setattr(pool_module.Worker, "start", start)
+    return started
+
+
+async def with_pool(mortals: list[MortalWorker], images: list[bytes], during=None, **values: Any):
+    queue = JobQueue(options(**values))
+    pool = Pool(options(**values), queue, Metrics(), {"m": ""})
+    pool.fill([await pool_module.Worker.start()])
+    if during is not None:
+        mortals[0].held.clear()
+    jobs = queue.put([ONE] * len(images), images)
+    if during is not None:
+        await asyncio.sleep(0.01)
+        during(mortals[0])
+    answers = await asyncio.wait_for(asyncio.gather(*(job.answer for job in jobs), return_exceptions=True), 20)
+    await pool.stop()
+    return answers
+
+
+def test_images_of_a_worker_that_dies_go_to_the_next(mortals) -> None:
+    images = [b"%d" % i for i in range(12)]
+    answers = asyncio.run(with_pool(mortals, images, lambda worker: worker.ended.set(), batch=4))
+    assert [answer.json for answer in answers] == images
+    assert len(mortals) == 2
+    # Those that were with the dead one run alone, the others as ever.
+    assert [len(batch) for batch in mortals[1].batches].count(1) >= 8
+
+
+def test_an_image_that_kills_workers_is_given_up_on_and_takes_no_other_with_it(mortals) -> None:
+    answers = asyncio.run(with_pool(mortals, [b"0", b"deadly", b"1", b"2"], batch=4))
+    assert [getattr(answer, "json", None) for answer in answers] == [b"0", None, b"1", b"2"]
+    assert isinstance(answers[1], ImageRefusedError)
+    assert answers[1].status == 422
+    assert len(mortals) == MOST_ATTEMPTS + 1
+
+
+def test_workers_are_replaced_one_after_the_other_and_batches_end_where_they_are(mortals) -> None:
+    async def run() -> None:
+        queue = JobQueue(options())
+        pool = Pool(options(), queue, Metrics(), {"m": "old"})
+        pool.fill([await pool_module.Worker.start()])
+        mortals[0].held.clear()
+        (before,) = queue.put([ONE], [b"before"])
+        await asyncio.sleep(0.01)
+        await pool.replace_all({"m": "new"})
+        (after,) = queue.put([ONE], [b"after"])
+        assert (await asyncio.wait_for(after.answer, 5)).json == b"after"
+        assert not before.answer.done()
+        mortals[0].held.set()
+        assert (await asyncio.wait_for(before.answer, 5)).json == b"before"
+        assert mortals[0].batches == [[b"before"]]
+        assert pool.files == {"m": "new"}
+        await pool.stop()
+
+    asyncio.run(run())
