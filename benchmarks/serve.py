@@ -11,7 +11,7 @@ beforehand and a loop over sockets, which takes little of the cores. The image: 
   `detect --no-draw` uses it. Wanted: 80 % of it.
 - overload: requests at twice that throughput for --minutes. Wanted: no 500, p99 of what is accepted under 1 s, of what
   is refused under 50 ms, memory that does not grow.
-- kill, reload: a worker is killed, then the model file written anew, under load. Wanted: every accepted request answered.
+- kill, reload: a worker is killed, then the model file written anew, under load. Wanted: every request answered.
 
 Times and rates depend on the machine and on what else it does: the ratio is what counts.
 """
@@ -63,7 +63,8 @@ class Load:
     """
 
     def __init__(self, port: int, image: bytes, clients: int) -> None:
-        head = f"POST /v1/detect HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/jpeg\r\nContent-Length: {len(image)}\r\n\r\n"
+        fields = "Host: 127.0.0.1", "Content-Type: image/jpeg", f"Content-Length: {len(image)}"
+        head = "\r\n".join(("POST /v1/detect HTTP/1.1", *fields, "", ""))
         self._address, self._request = ("127.0.0.1", port), head.encode() + image
         self._selector = selectors.DefaultSelector()
         self._idle: collections.deque[socket.socket] = collections.deque()
@@ -259,6 +260,7 @@ def percentile(seconds: list[float], share: float) -> float | None:
 def measure_speed(
     service: Service, model: str, image: bytes, args: argparse.Namespace
 ) -> tuple[dict[str, object], float]:
+    """The figures, and the images per second of many clients."""
     one = Load(service.port, image, 1)
     one.run(args.seconds / 2)  # OpenVINO compiles for batches meanwhile
     one.seconds.clear()

@@ -84,12 +84,16 @@ def test_more_than_the_queue_holds_is_refused_whole() -> None:
 
 def test_what_would_wait_too_long_is_refused() -> None:
     async def run() -> None:
-        queue = JobQueue(options(queue=1000, max_wait=1.0, batch=2))
-        queue.note_done(1, 0.5)
-        queue.put([ONE] * 2, [b""] * 2)  # a batch's worth is always let in
+        queue = JobQueue(options(queue=1000, max_wait=1.0, batch=8))
+        queue.note_done(1, 0.7)
+        queue.put([ONE] * 2, [b""] * 2)  # two are always let in
         with pytest.raises(QueueFullError) as caught:
-            queue.put([ONE] * 2, [b""] * 2)
-        assert caught.value.seconds == 2
+            queue.put([ONE], [b""])
+        assert caught.value.seconds == 3
+        assert len(await queue.take()) == 1  # a batch takes a part of the longest wait
+        queue.running = 1
+        with pytest.raises(QueueFullError):  # what runs counts too
+            queue.check()
 
     asyncio.run(run())
 

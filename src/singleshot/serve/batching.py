@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from singleshot.serve.options import ServeOptions
 
+_ALWAYS = 2  # images for each worker that are taken however long they may take
+_BATCHES = 4  # batches in the longest wait: larger ones would take too much of it
 _SMOOTHING = 0.1  # weight of the last batch in the seconds that an image takes
 
 
@@ -67,6 +69,7 @@ class JobQueue:
         self._arrived = asyncio.Event()
         self._seconds: float | None = None  # that an image takes, all workers together
         self.arriving = 0  # requests whose body is being read
+        self.running = 0  # images that workers have
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -74,8 +77,9 @@ class JobQueue:
     def check(self, count: int = 1) -> None:
         """Raise QueueFullError where that many more images would wait too long."""
         waiting = len(self._jobs)
-        expected = 0.0 if self._seconds is None else (waiting + count) * self._seconds
-        too_long = expected > self._options.max_wait and waiting >= self._options.batch
+        ahead = waiting + self.running
+        expected = 0.0 if self._seconds is None else (ahead + count) * self._seconds
+        too_long = expected > self._options.max_wait and ahead >= _ALWAYS * self._options.workers
         if waiting + count > max(self._options.queue, count if not waiting else 0) or too_long:
             raise QueueFullError(max(1, math.ceil(expected)))
 
@@ -101,9 +105,10 @@ class JobQueue:
         while not (batch := self._pop([])):
             self._arrived.clear()
             await self._arrived.wait()
+        most = self._most()
         if self.arriving and self._options.batch_wait and not batch[0].attempts:
             until = time.monotonic() + self._options.batch_wait / 1000
-            while len(batch) < self._options.batch and self.arriving and (rest := until - time.monotonic()) > 0:
+            while len(batch) < most and self.arriving and (rest := until - time.monotonic()) > 0:
                 self._arrived.clear()
                 try:
                     await asyncio.wait_for(self._arrived.wait(), rest)
@@ -113,8 +118,15 @@ class JobQueue:
                     self._pop(batch)
         return batch
 
+    def _most(self) -> int:
+        """Images of a batch that may run without taking too much of the longest wait."""
+        if not self._seconds:
+            return self._options.batch
+        return max(1, min(self._options.batch, int(self._options.max_wait / _BATCHES / self._seconds)))
+
     def _pop(self, batch: list[Job]) -> list[Job]:
-        while self._jobs and len(batch) < self._options.batch:
+        most = self._most()
+        while self._jobs and len(batch) < most:
             if self._jobs[0].attempts and batch and not self._jobs[0].answer.done():
                 break
             job = self._jobs.popleft()

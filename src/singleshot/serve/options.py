@@ -27,7 +27,7 @@ class ServeOptions:
         max_images: In a request.
         max_tiles: Of an image.
         queue: Images that wait, at most.
-        max_wait: Seconds that an image is expected to wait, at most; more are refused.
+        max_wait: Seconds from an image's body to its answer, as expected, at most; more are refused.
         batch: Images in a run of the network, at most.
         batch_wait: Milliseconds that an image waits for others that are arriving.
         body_seconds: For a body to arrive.
@@ -49,7 +49,7 @@ class ServeOptions:
     max_images: int = 32
     max_tiles: int = 200
     queue: int = 64
-    max_wait: float = 0.5
+    max_wait: float = 0.6
     batch: int = 8
     batch_wait: float = 2.0
     body_seconds: float = 10.0

@@ -53,6 +53,7 @@ class Pool:
         self._options, self._queue, self._metrics, self.files = options, queue, metrics, files
         self._slots = [Slot() for _ in range(options.workers)]
         self._tasks: list[asyncio.Task[None]] = []
+        self._running = 0  # batches
         self._ends: set[asyncio.Task[None]] = set()
         self.models: dict[str, Any] = {}  # what the workers know of them, by name; nothing before the first is ready
 
@@ -138,7 +139,9 @@ class Pool:
             await running
 
     async def _run(self, worker: Worker, jobs: list[Job]) -> None:
-        started = time.monotonic()
+        started, at_once = time.monotonic(), self._running + 1
+        self._running += 1
+        self._queue.running += len(jobs)
         try:
             heads, blobs = await worker.run(jobs, 2 * self._options.request_seconds)
         except WorkerDiedError:
@@ -148,8 +151,11 @@ class Pool:
             log.exception("a batch failed")
             heads = [{"error": {"status": 500, "code": "failed", "message": "our own mistake; the log has more"}}]
             heads, blobs = heads * len(jobs), [b""] * len(jobs)
-        now = time.monotonic()
-        self._queue.note_done(len(jobs) * len(self._slots) * PIPELINED, now - started)
+        finally:
+            at_once = max(at_once, self._running)
+            self._running -= 1
+            self._queue.running -= len(jobs)
+        self._queue.note_done(len(jobs) * at_once, time.monotonic() - started)
         self._metrics.batch_size.observe(len(jobs))
         for job, head, blob in zip(jobs, heads, blobs, strict=True):
             if job.answer.done():
