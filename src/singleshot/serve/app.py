@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from singleshot._version import __version__
 from singleshot.errors import printable
+from singleshot.serve.api_page import render_page
 from singleshot.serve.batching import Question, QueueFullError
 from singleshot.serve.bodies import BYTES_TYPE, FORM_TYPE, JSON_TYPE, RequestError
 from singleshot.serve.guard import Guard
@@ -22,6 +23,7 @@ from singleshot.serve.schema import ERRORS, DetectAnswer, ModelsAnswer, request_
 from singleshot.serve.service import Service
 from singleshot.serve.wire import ImageRefusedError
 
+_STYLED = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 PAGE = Path(__file__).with_name("page")
 _OPTIONS = ("model", "score_min", "nms_iou", "tile")
 
@@ -113,6 +115,12 @@ def _add_state(app: FastAPI, service: Service) -> None:
 
 def _add_page(app: FastAPI) -> None:
     """Every file of page/ under its own address: no address leads to any other file."""
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return Response(
+            render_page(app.openapi()), media_type="text/html", headers={"Content-Security-Policy": _STYLED}
+        )
 
     async def send(_: Request, *, data: bytes, media_type: str) -> Response:
         return Response(data, media_type=media_type, headers={"Cache-Control": "no-cache"})
