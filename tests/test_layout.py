@@ -58,14 +58,25 @@ GROUPS: dict[str, dict[str, set[str]]] = {
         "report": set(),
     },
     "use cases": {"api": set()},
-    "doors": {"serve": set(), "cluster": set(), "cli": {"serve", "cluster"}},
+    "doors": {"client": set(), "serve": set(), "cluster": set(), "cli": {"serve", "cluster"}},
 }  # fmt: skip
 # The pure rooms touch none of these; the ground is there for whoever does.
 PURE_GROUP = "SSD itself"
 NOT_PURE = {"os", "pathlib", "socket", "urllib", "requests", "time", "logging", "random", "typer", "pydantic"}
 NOT_PURE |= {f"singleshot.{room}" for room in ("files", "storage", "devices", "memory", "timing")}
 # The runtime half and what it may reach. `devices` speaks of PyTorch's devices in functions that import it themselves.
-TORCH_FREE = ("images", "scenes", "datasets", "runtime", "serve", "model_info", "importable", "presets", "prior_files")
+TORCH_FREE = (
+    "images",
+    "scenes",
+    "datasets",
+    "runtime",
+    "serve",
+    "client",
+    "model_info",
+    "importable",
+    "presets",
+    "prior_files",
+)
 TORCH_FREE_FILES = (
     "singleshot.evaluation.engine_loop",
     "singleshot.evaluation.measured_classes",

@@ -192,6 +192,36 @@ class Detector:
         frames = (frame_of(one, index, self.input_spec.sixteen_bit, bgr) for index, one in enumerate(source))
         return [_of(found) for found in self._stream(frames, batch_size or self._batch_size, job, keep=False)]
 
+    def detect_each(
+        self,
+        images: Sequence[Image],
+        score_min: float | None = None,
+        *,
+        tile: Tile | None = None,
+        mapper: Callable[[Callable[[Frame], Prepared], list[Frame]], Iterable[Prepared]] = map,
+    ) -> list[Detections | DataError]:
+        """As `detect` of a list, in one run of the engine: an image that cannot be used gives its error in its place.
+
+        Args:
+            images: As `detect` takes them.
+            score_min: Likewise.
+            tile: Likewise.
+            mapper: What reads and decodes the images: `map`, or that of an executor.
+
+        Raises:
+            ConfigError: An option is out of range.
+        """
+        job = self._job(score_min, tile)
+        plan = job.plan(keep=False)
+        frames = [frame_of(one, index, self.input_spec.sixteen_bit) for index, one in enumerate(images)]
+        ready = list(mapper(lambda frame: make_ready(frame, plan), frames))
+        return [
+            found.frame.error or DataError(f"{printable(found.frame.name)}: no image")
+            if found.detections is None
+            else found.detections
+            for found in self._run(ready, job)
+        ]
+
     def stream(
         self,
         sources: Image | int | Iterable[Any],
