@@ -52,8 +52,11 @@ class ModelThresholds(BaseModel):
 
 
 class ModelAnswer(BaseModel):
+    """colours: by class, "#rrggbb", as `detect` draws them."""
+
     name: str
     classes: list[str]
+    colours: dict[str, str]
     input: ModelInput
     thresholds: ModelThresholds
     engine: str | None

@@ -181,10 +181,15 @@ def _tiling(tile: str | None) -> Any:
 
 
 def _description(detector: Detector) -> dict[str, Any]:
+    from singleshot.runtime.drawing import class_colours
+
     spec = detector.input_spec
     height, width = spec.sides
     return {
         "classes": list(detector.class_names),
+        "colours": {
+            name: "#{:02x}{:02x}{:02x}".format(*rgb) for name, rgb in class_colours(detector.class_names).items()
+        },
         "input": {"width": width, "height": height, "channels": spec.channels, "resize": spec.resize},
         "thresholds": {"score_min": detector.score_min, "nms_iou": detector.nms_iou},
         "engine": getattr(detector.engine, "name", None),
