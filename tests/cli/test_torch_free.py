@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # What `pip install singleshot[openvino]` does not bring.
 ABSENT = (
     "torch", "torchvision", "jaxtyping", "google", "flatbuffers", "tensorboard", "matplotlib", "aiohttp",
-    "onnx", "onnxscript", "onnxruntime", "nncf", "timm", "beartype", "PIL",
+    "onnx", "onnxscript", "onnxruntime", "nncf", "timm", "beartype", "PIL", "fastapi", "prometheus_client",
 )  # fmt: skip
 BLOCKED = f"""
 import sys
@@ -52,6 +52,7 @@ REFUSED = [
     (["eval", "best.safetensors", "DATA"], "train"),
     (["detect", "best.safetensors", "DATA/JPEGImages"], "train"),
     (["bench", "best.safetensors"], "train"),
+    (["serve", "MODEL"], "serve"),
     (["eval", "MODEL", "DATA", "--split", "test", "--out", "report"], "report"),
     (["data", "info", "DATA", "--out", "info.png"], "report"),
     (["priors", "fit", "DATA", "--out", "priors.json"], "report"),

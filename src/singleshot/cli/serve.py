@@ -45,9 +45,7 @@ def serve(
     max_pixels: Annotated[int, typer.Option(help="Pixels of an image.")] = 50_000_000,
     max_images: Annotated[int, typer.Option(help="Images in a request.")] = 32,
     queue: Annotated[int, typer.Option(help="Images that may wait; more are refused with 503.")] = 64,
-    max_wait: Annotated[
-        float, typer.Option(help="Seconds that an answer may take; more is refused.")
-    ] = 0.6,
+    max_wait: Annotated[float, typer.Option(help="Seconds that an answer may take; more is refused.")] = 0.6,
     batch: Annotated[int, typer.Option(help="Images in a run of the network.")] = 8,
     batch_wait: Annotated[float, typer.Option(help="Milliseconds to wait for requests that are arriving.")] = 2.0,
     body_seconds: Annotated[float, typer.Option(help="For a request's body to arrive.")] = 10.0,
