@@ -129,7 +129,7 @@ class Listening(NamedTuple):
 
 @pytest.fixture
 def listening(detector: Detector) -> Iterator[Callable[..., Listening]]:
-    """listening(queue=2, ...): as `served`, over real connections. other_classes: names of the other model's classes."""
+    """listening(queue=2, ...): as `served`, over connections. other_classes: of the other model."""
     with contextlib.ExitStack() as stack:
 
         def start(other_classes: tuple[str, ...] = CLASSES, **options: Any) -> Listening:

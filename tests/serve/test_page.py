@@ -17,10 +17,13 @@ import numpy as np
 import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    " --disable-component-update --disable-sync --use-fake-ui-for-media-stream --use-fake-device-for-media-stream"
-).split()
+FLAGS = [
+    f"--{flag}"
+    for flag in (
+        "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
+        "disable-component-update", "disable-sync", "use-fake-ui-for-media-stream", "use-fake-device-for-media-stream",
+    )
+]  # fmt: skip
 try:
     from playwright.sync_api import Page, expect, sync_playwright
 except ImportError:
@@ -102,7 +105,7 @@ def test_boxes_and_a_slider_that_asks_nothing_anew(listening, open_page, picture
     page.get_by_role("button", name="All").click()
     assert len(rows(page)) == 3
     assert asked == ["detect?model=bright&score_min=0.05"]
-    expect(page.locator("#fact-picture")).to_have_text("photo.jpg, 160 × 120")
+    expect(page.locator("#fact-picture")).to_have_text("photo.jpg, 160 \u00d7 120")
     assert re.fullmatch(r"[\d.]+ ms", page.locator("#fact-detect").inner_text())
 
 
@@ -137,7 +140,7 @@ def test_an_orientation_in_the_file_turns_picture_and_boxes_alike(listening, ope
     service = listening()
     page = open_page(service.url)
     give(page, turned)
-    expect(page.locator("#fact-picture")).to_have_text("photo.jpg, 120 × 160")
+    expect(page.locator("#fact-picture")).to_have_text("photo.jpg, 120 \u00d7 160")
     expect(page.locator("#note")).to_be_hidden()
     page.get_by_role("button", name="None").click()  # no boxes on the picture
     image = pixels(page)
@@ -238,6 +241,20 @@ def test_what_the_service_refuses_is_shown_in_its_words(listening, open_page, pi
     expect(page.locator("#count")).to_have_text("3 detections")
 
 
+def test_a_file_that_is_gone_is_not_called_a_fault_of_the_network(listening, open_page, picture, tmp_path) -> None:
+    page = open_page(listening().url)
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(picture())
+    expect(page.locator("#open")).to_be_enabled()
+    page.set_input_files("#file", path)
+    expect(page.locator("#count")).to_have_text("3 detections")
+    path.unlink()
+    page.get_by_label("Model").select_option("other")
+    expect(page.get_by_role("alert")).to_contain_text("changed or removed")
+    expect(page.locator("#count")).to_have_text("Not detected yet")  # nothing of the model before
+    assert rows(page) == []
+
+
 def test_a_busy_service_is_asked_again_when_it_says(listening, open_page, picture) -> None:
     service = listening(queue=1, max_wait=600)
     page = open_page(service.url)
@@ -273,7 +290,7 @@ def test_an_answer_that_comes_late_does_not_replace_a_newer_one(listening, open_
     expect(page.get_by_text("Detecting …")).to_be_visible()
     give(page, picture(".png", 100, 80), "new.png", "image/png")
     gate.set()
-    expect(page.locator("#fact-picture")).to_have_text("new.png, 100 × 80")
+    expect(page.locator("#fact-picture")).to_have_text("new.png, 100 \u00d7 80")
     expect(page.get_by_text("Detecting …")).to_be_hidden()
 
 
@@ -363,7 +380,7 @@ def test_pictures_are_pasted_and_dropped(listening, open_page, picture, how: str
     page.evaluate(MAKE_EVENT, [how, ""])
     expect(page.get_by_role("alert")).to_contain_text("has no picture in it")
     page.evaluate(MAKE_EVENT, [how, base64.b64encode(picture(".png")).decode()])
-    expect(page.locator("#fact-picture")).to_have_text("given.png, 160 × 120")
+    expect(page.locator("#fact-picture")).to_have_text("given.png, 160 \u00d7 120")
     expect(page.get_by_role("alert")).to_be_hidden()
 
 

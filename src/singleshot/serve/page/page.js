@@ -46,6 +46,7 @@ function onModel() {
   const { input, engine, thresholds } = model();
   const facts = [`${input.width} × ${input.height}`, engine, `${model().classes.length} classes`];
   at["model-facts"].textContent = facts.filter(Boolean).join(" · ");
+  answer = null; // of another model
   at.threshold.min = Math.floor(lowest() * 100) / 100;
   setThreshold(thresholds.score_min);
   at.forget.hidden = service.key === null;
@@ -112,7 +113,6 @@ async function openFile(file, name = file.name || "picture") {
   const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" }).catch(() => null);
   source = { file, name, bitmap };
   answer = null;
-  stage.drawn = null;
   at.stage.classList.remove("empty");
   at.empty.hidden = true;
   if (bitmap !== null) stage.show(bitmap, bitmap.width, bitmap.height);
@@ -150,7 +150,7 @@ function setBusy(on) {
 
 async function ask({ file, name, bitmap }, signal) {
   const started = performance.now();
-  const found = await service.detect(file, name, at.model.value, lowest(), signal);
+  const found = await service.detect(await readable(file), name, at.model.value, lowest(), signal);
   if (signal.aborted) return;
   answer = { ...found, roundTrip: performance.now() - started };
   at.forget.hidden = service.key === null;
@@ -162,6 +162,16 @@ async function ask({ file, name, bitmap }, signal) {
   classes.fill(model().classes, answer.image.detections, model().colours, camera.isOn);
   table.fill(answer.image.detections, model().colours);
   refresh();
+}
+
+/** The file, once it is sure that it can still be read: fetch would call that a network's error. */
+async function readable(file) {
+  try {
+    await file.slice(0, 1).arrayBuffer();
+  } catch {
+    throw new ServiceError("The file was changed or removed since it was opened; open it again.", 0, "no_file");
+  }
+  return file;
 }
 
 function note(text) {
@@ -207,7 +217,8 @@ const milliseconds = (value) => `${value < 10 ? value.toFixed(1) : Math.round(va
 function choose(item) {
   chosen = item;
   table.mark(item);
-  if (answer !== null) {
+  if (answer === null) stage.paint(null);
+  else {
     stage.paint({ items: shown, colours: model().colours, chosen });
     const picture = printable(answer.image.image, 60);
     at.canvas.setAttribute("aria-label", `${picture} with ${at.count.textContent}; the table lists them`);
