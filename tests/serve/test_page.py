@@ -251,7 +251,7 @@ def test_a_file_that_is_gone_is_not_called_a_fault_of_the_network(listening, ope
     path.unlink()
     page.get_by_label("Model").select_option("other")
     expect(page.get_by_role("alert")).to_contain_text("changed or removed")
-    expect(page.locator("#count")).to_have_text("Not detected yet")  # nothing of the model before
+    expect(page.locator("#count")).to_have_text("Nothing detected yet")  # nothing of the model before
     assert rows(page) == []
 
 

@@ -24,6 +24,7 @@ let source = null; // {file, name, bitmap}
 let answer = null; // {model, image, times}
 let shown = []; // detections that pass the slider and the classes
 let chosen = null; // one of them
+let opened = 0; // files so far
 let running = null; // the AbortController of the request that is answered next
 
 // ---- models
@@ -110,15 +111,30 @@ async function attempt(work) {
 async function openFile(file, name = file.name || "picture") {
   camera.stop();
   calm();
+  const turn = ++opened;
   const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" }).catch(() => null);
+  if (turn !== opened) {
+    bitmap?.close();
+    return;
+  }
   source = { file, name, bitmap };
   answer = null;
-  at.stage.classList.remove("empty");
-  at.empty.hidden = true;
-  if (bitmap !== null) stage.show(bitmap, bitmap.width, bitmap.height);
-  else at.canvas.hidden = true;
+  if (bitmap !== null) showPicture(bitmap, bitmap.width, bitmap.height);
+  else hidePicture();
   refresh();
   await detect();
+}
+
+function showPicture(bitmap, width, height) {
+  at.stage.classList.remove("empty");
+  at.empty.hidden = true;
+  stage.show(bitmap, width, height);
+}
+
+function hidePicture() {
+  at.stage.classList.add("empty");
+  at.empty.hidden = false;
+  at.canvas.hidden = true;
 }
 
 async function openFiles(files, where) {
@@ -156,7 +172,7 @@ async function ask({ file, name, bitmap }, signal) {
   at.forget.hidden = service.key === null;
   const { width, height } = answer.image;
   const fits = bitmap !== null && bitmap.width === width && bitmap.height === height;
-  stage.show(fits ? bitmap : null, width, height);
+  showPicture(fits ? bitmap : null, width, height);
   note(fits ? "" : "This browser shows the picture otherwise than the service reads it: boxes without the picture.");
   chosen = null;
   classes.fill(model().classes, answer.image.detections, model().colours, camera.isOn);
@@ -197,7 +213,7 @@ function refresh() {
 
 function showCount(all) {
   const objects = `${shown.length} ${shown.length === 1 ? "detection" : "detections"}`;
-  at.count.textContent = answer !== null ? objects : source === null ? "No picture yet" : "Not detected yet";
+  at.count.textContent = answer !== null ? objects : source === null ? "No picture yet" : "Nothing detected yet";
   const rest = all - shown.length;
   at.rest.textContent = rest === 0 ? "" : `${rest} more score less or are of classes left out`;
 }
@@ -247,6 +263,8 @@ async function toggleCamera() {
   calm();
   at.camera.disabled = true;
   running?.abort();
+  opened += 1;
+  setBusy(false);
   try {
     await camera.start();
   } catch (error) {
@@ -265,11 +283,7 @@ function showCamera(on) {
 }
 
 async function onFrame({ bitmap, file, rate }) {
-  if (at.stop.hidden) {
-    showCamera(true);
-    at.stage.classList.remove("empty");
-    at.empty.hidden = true;
-  }
+  if (at.stop.hidden) showCamera(true);
   const frame = { bitmap, file, name: "camera.jpg" };
   running = new AbortController();
   try {
@@ -349,7 +363,7 @@ at["threshold-own"].addEventListener("click", () => setThreshold(model().thresho
 at["classes-all"].addEventListener("click", () => classes.setAll(true));
 at["classes-none"].addEventListener("click", () => classes.setAll(false));
 at.open.addEventListener("click", () => at.file.click());
-at.stage.addEventListener("click", () => source === null && at.open.click());
+at.stage.addEventListener("click", () => at.empty.hidden || at.open.click());
 at.file.addEventListener("change", () => {
   const files = [...at.file.files];
   at.file.value = ""; // the same file may be opened again
