@@ -32,7 +32,7 @@ demo: $(STAMP)
 # engines (OpenVINO, ONNX Runtime, LiteRT) runs apart from what forks; the longest comes first. glibc keeps freed
 # memory: a tenth of the time went into asking for pages anew.
 PYTEST := OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000 $(BIN)/python -m pytest -q
-ENGINES := tests/bench tests/deploy tests/runtime tests/weights
+ENGINES := tests/bench tests/deploy tests/runtime tests/serve tests/weights
 DATA_ROOMS := tests/datasets tests/images tests/loading tests/scenes
 
 test: check

@@ -151,5 +151,9 @@ def test_the_page_and_the_description_of_the_interface(served) -> None:
     body = described["paths"]["/v1/detect"]["post"]["requestBody"]["content"]
     assert {"multipart/form-data", "application/json", "application/octet-stream", "image/*"} == set(body)
     assert json.dumps(described).count('"$ref"') > 5
+    text = client.get("/docs").text
+    assert all(word in text for word in ("POST /v1/detect", "score_min", "multipart/form-data", "DetectedObject"))
+    assert "<script" not in text
+    assert "://" not in text
     assert client.get("/v1/detect").status_code == 405
     assert client.post("/v1/models").status_code == 405

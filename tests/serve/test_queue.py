@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 from typing import Any
 
 import pytest
 
+from singleshot.errors import CheckpointError
 from singleshot.serve import pool as pool_module
 from singleshot.serve.batching import JobQueue, Question, QueueFullError
+from singleshot.serve.bodies import HeldBytes, RequestError
 from singleshot.serve.metrics import Metrics
 from singleshot.serve.options import ServeOptions
 from singleshot.serve.pool import MOST_ATTEMPTS, Pool
 from singleshot.serve.wire import ImageRefusedError
-from singleshot.serve.worker_process import WorkerDiedError
+from singleshot.serve.worker_process import Worker, WorkerDiedError
 
 ONE = Question("m", "a")
 
@@ -172,6 +176,55 @@ def test_an_image_that_kills_workers_is_given_up_on_and_takes_no_other_with_it(m
     assert isinstance(answers[1], ImageRefusedError)
     assert answers[1].status == 422
     assert len(mortals) == MOST_ATTEMPTS + 1
+
+
+def message(**header: Any) -> str:
+    """A shell's line that prints a worker's message."""
+    text = json.dumps({**header, "sizes": []})
+    return f"printf '\\000\\000\\000\\{len(text):03o}%s' '{text}'"
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [("exit 3", "exit code 3"), ("echo no message at all", "at its start"), (message(failed="broken"), "broken")],
+)
+def test_a_process_that_is_no_worker_is_given_up_on(tmp_path, monkeypatch, script: str, says: str) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(python))
+    with pytest.raises((WorkerDiedError, CheckpointError), match=says):
+        asyncio.run(Worker.start(options(), {"m": "m.onnx"}))
+
+
+def test_a_worker_that_does_not_answer_is_killed(tmp_path, monkeypatch) -> None:
+    python, pid = tmp_path / "python", tmp_path / "pid"
+    python.write_text(f"#!/bin/sh\necho $$ > {pid}\n{message(ready={})}\nexec sleep 60\n")
+    python.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(python))
+
+    async def run() -> None:
+        worker = await Worker.start(options(), {"m": "m.onnx"})
+        job = JobQueue(options()).put([ONE], [b"x" * (1 << 22)])  # more than the pipe takes
+        with pytest.raises(WorkerDiedError, match="no answer"):
+            await worker.run(job, 0.2)
+        await asyncio.wait_for(worker.ended.wait(), 5)
+        await worker.stop()
+
+    asyncio.run(run())
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
+def test_bodies_together_are_bounded() -> None:
+    held = HeldBytes(100)
+    held.add(60)
+    with pytest.raises(RequestError) as caught:
+        held.add(50)
+    assert caught.value.status == 503
+    assert caught.value.headers == {"Retry-After": "1", "Connection": "close"}
+    held.release(60)
+    held.add(100)
 
 
 def test_workers_are_replaced_one_after_the_other_and_batches_end_where_they_are(mortals) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from singleshot.cli.common import EngineOption, PrecisionOption, QuietOption, ThreadsOption
+from singleshot.cli.common import DeviceOption, EngineOption, PrecisionOption, QuietOption, ThreadsOption
 from singleshot.errors import ConfigError, printable
 from singleshot.extras import require
 
@@ -50,6 +50,7 @@ def serve(
     batch_wait: Annotated[float, typer.Option(help="Milliseconds to wait for requests that are arriving.")] = 2.0,
     body_seconds: Annotated[float, typer.Option(help="For a request's body to arrive.")] = 10.0,
     request_seconds: Annotated[float, typer.Option(help="From a body to its answer.")] = 30.0,
+    device: DeviceOption = "auto",
     engine: EngineOption = None,
     threads: ThreadsOption = None,
     precision: PrecisionOption = None,
@@ -69,11 +70,29 @@ def serve(
     from singleshot.serve.server import serve as run
 
     options = ServeOptions(
-        tuple(models), host, port, workers, _api_key(api_key_file), tuple(allow_origin or ()),
-        None if not allow_host else tuple(allow_host), max_mb, max_pixels, max_images, 200, queue, max_wait, batch,
-        batch_wait, body_seconds, request_seconds, engine=engine, threads=threads, precision=precision,
-        cache=None if cache is None else str(cache), score_min=score_min,
-    )  # fmt: skip
+        models=tuple(models),
+        host=host,
+        port=port,
+        workers=workers,
+        api_key=_api_key(api_key_file),
+        allow_origins=tuple(allow_origin or ()),
+        allow_hosts=tuple(allow_host) if allow_host else None,
+        max_mb=max_mb,
+        max_pixels=max_pixels,
+        max_images=max_images,
+        queue=queue,
+        max_wait=max_wait,
+        batch=batch,
+        batch_wait=batch_wait,
+        body_seconds=body_seconds,
+        request_seconds=request_seconds,
+        engine=engine,
+        device=None if device == "auto" else device,
+        threads=threads,
+        precision=precision,
+        cache=None if cache is None else str(cache),
+        score_min=score_min,
+    )
     log_as_json(quiet)
 
     def ready(address: str) -> None:

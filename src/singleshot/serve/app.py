@@ -9,11 +9,12 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
 from singleshot._version import __version__
 from singleshot.errors import printable
+from singleshot.serve.api_page import render_page
 from singleshot.serve.batching import Question, QueueFullError
 from singleshot.serve.bodies import BYTES_TYPE, FORM_TYPE, JSON_TYPE, RequestError
 from singleshot.serve.guard import Guard
@@ -21,6 +22,9 @@ from singleshot.serve.schema import ERRORS, DetectAnswer, ModelsAnswer, request_
 from singleshot.serve.service import Service
 from singleshot.serve.wire import ImageRefusedError
 
+# What Tiling.of takes; it says more of what it does not take than a pattern could.
+_TILE = r"^(3[2-9]|[4-9][0-9]|[1-9][0-9]{2,4}|100000)(:0(\.[0-8][0-9]{0,5})?)?$"
+_STYLED = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 PAGE = Path(__file__).with_name("page")
 _PAGE_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _OPTIONS = ("model", "score_min", "nms_iou", "tile")
@@ -69,7 +73,11 @@ def _add_detection(app: FastAPI, service: Service) -> None:
         nms_iou: Share = None,
         tile: Annotated[
             str | None,
-            Query(pattern=r"^[0-9]{1,6}(:[0-9.]{1,8})?$", description="Pixels of a tile's side, or SIDE:OVERLAP."),
+            Query(
+                max_length=20,
+                description="Pixels of a tile's side, 32 to 100000, or SIDE:OVERLAP.",
+                json_schema_extra={"pattern": _TILE},
+            ),
         ] = None,
     ) -> Response:
         _refuse_unknown(request)
@@ -104,7 +112,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
             headers={} if ready else {"Retry-After": "1"},
         )
 
-    @app.get("/metrics", summary="Figures in Prometheus' form")
+    @app.get("/metrics", summary="Figures in Prometheus' form", response_class=PlainTextResponse)
     async def metrics() -> Response:
         service.metrics.waiting.set(len(service.queue))
         service.metrics.workers.set(service.pool.ready)
@@ -113,6 +121,12 @@ def _add_state(app: FastAPI, service: Service) -> None:
 
 def _add_page(app: FastAPI) -> None:
     """Every file of page/ under its own address: no address leads to any other file."""
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return Response(
+            render_page(app.openapi()), media_type="text/html", headers={"Content-Security-Policy": _STYLED}
+        )
 
     async def send(_: Request, *, data: bytes, media_type: str) -> Response:
         return Response(data, media_type=media_type, headers={"Cache-Control": "no-cache"})

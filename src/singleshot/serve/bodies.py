@@ -16,7 +16,7 @@ from singleshot.errors import printable
 from singleshot.serve.options import MB, ServeOptions
 
 JSON_TYPE, FORM_TYPE, BYTES_TYPE = "application/json", "multipart/form-data", "application/octet-stream"
-HELD_BYTES = 128 * MB  # of all bodies that are being read or worked on
+HELD_BYTES = 64 * MB  # of all bodies that are being read or worked on
 _MOST_MARKS = 10_000  # brackets, commas and colons of JSON: each becomes an object
 _DEEPEST = 8
 _NAME_LETTERS = 200
@@ -47,7 +47,7 @@ class Upload(NamedTuple):
 class HeldBytes:
     """How many bytes of bodies all requests together hold."""
 
-    def __init__(self, most: int = HELD_BYTES) -> None:
+    def __init__(self, most: int) -> None:
         self._most, self.now = most, 0
 
     def add(self, count: int) -> None:

@@ -7,6 +7,7 @@ import json
 import sys
 from asyncio import TimerHandle, Transport
 from collections.abc import Iterator
+from typing import Any, cast
 
 import h11
 import uvicorn
@@ -19,7 +20,33 @@ from singleshot.serve.options import ServeOptions
 _HEADER_BYTES = 16 * 1024
 _MORE_SECONDS = 2.0  # that a request may take past what its body may take
 _GRACE = 5  # seconds past the longest request, at the end
-_DONE = (h11.DONE, h11.MUST_CLOSE, h11.CLOSED, h11.ERROR)
+_LINGER_SECONDS = 2.0  # that what a client goes on sending is read and dropped
+_WHOLE = (h11.DONE, h11.MUST_CLOSE, h11.CLOSED)  # states of a client that has sent all of its request
+
+
+class _LingeringTransport:
+    """A transport that is closed later where its client still sends: closing at once would reset the connection, and
+    the client might never see why."""
+
+    def __init__(self, transport: Transport, protocol: H11Protocol) -> None:
+        self._transport, self._protocol, self._closing = transport, protocol, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self._closing or self._transport.is_closing()
+
+    def close(self) -> None:
+        if self.is_closing():
+            return
+        if self._protocol.conn.their_state in _WHOLE:
+            self._transport.close()
+            return
+        self._closing = True
+        self._protocol.flow.resume_reading()
+        self._transport.write_eof()
+        self._protocol.loop.call_later(_LINGER_SECONDS, self._transport.close)
 
 
 def protocol_for(options: ServeOptions) -> type[H11Protocol]:
@@ -30,7 +57,7 @@ def protocol_for(options: ServeOptions) -> type[H11Protocol]:
         _deadline: TimerHandle | None = None
 
         def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
+            super().connection_made(cast(Transport, _LingeringTransport(transport, self)))
             if len(self.connections) > options.connections:
                 self._refuse(503, "connections", "too many connections at once", b"Retry-After: 1\r\n")
                 return
@@ -40,7 +67,7 @@ def protocol_for(options: ServeOptions) -> type[H11Protocol]:
             if self.transport.is_closing():
                 return
             super().data_received(data)
-            if self.conn.their_state in _DONE:
+            if self.conn.their_state in (*_WHOLE, h11.ERROR):
                 self._cancel()
             elif self._deadline is None:
                 self._deadline = self.loop.call_later(seconds, self._expire)

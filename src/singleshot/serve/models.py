@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WATCH_SECONDS = 1.0
+WATCH_SECONDS = 0.5
 _COMPANIONS = {".xml": (".bin", ".json"), ".onnx": (".json",)}
 
 Identity = tuple[tuple[int, ...] | None, ...]

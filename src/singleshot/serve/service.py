@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from singleshot.errors import did_you_mean, printable
 from singleshot.serve.batching import Answer, Job, JobQueue, Question, QueueFullError
-from singleshot.serve.bodies import HeldBytes, RequestError, read_body, uploads_of
+from singleshot.serve.bodies import HELD_BYTES, HeldBytes, RequestError, read_body, uploads_of
 from singleshot.serve.metrics import Metrics
 from singleshot.serve.options import MB, ServeOptions
 from singleshot.serve.pool import Pool
@@ -33,7 +33,7 @@ class Service:
         self.metrics = Metrics()
         self.queue = JobQueue(options)
         self.pool = Pool(options, self.queue, self.metrics, files)
-        self.held = HeldBytes()
+        self.held = HeldBytes(max(HELD_BYTES, 2 * options.max_mb * MB))
         self.default = next(iter(files))
 
     def models(self) -> list[dict[str, Any]]:

@@ -83,9 +83,10 @@ class Models:
         """For each job a head and the JSON of what was found; those that can run together do."""
         groups: dict[tuple[Any, ...], list[int]] = {}
         for index, job in enumerate(jobs):
-            groups.setdefault((job["model"], job["score_min"], job["tile"]), []).append(index)
+            alone = None if job["tile"] is None else index  # it holds all its pixels
+            groups.setdefault((job["model"], job["score_min"], job["tile"], alone), []).append(index)
         answers: dict[int, tuple[dict[str, Any], bytes]] = {}
-        for (model, score_min, tile), members in groups.items():
+        for (model, score_min, tile, _), members in groups.items():
             started = time.perf_counter()
             found: Sequence[Detections | ImageRefusedError]
             try:

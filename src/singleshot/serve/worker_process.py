@@ -16,7 +16,7 @@ from singleshot.serve.batching import Job
 from singleshot.serve.options import MB, ServeOptions
 from singleshot.serve.wire import packed, receive_message
 
-_STOP_SECONDS = 5.0
+_START_SECONDS, _STOP_SECONDS = 300.0, 5.0
 _PIPE_BYTES = 1 << 20
 
 ModelFiles = dict[str, str]  # name -> path
@@ -65,7 +65,8 @@ class Worker:
         worker = cls(process)
         try:
             assert process.stdout is not None
-            header = (await receive_message(process.stdout)).header
+            async with asyncio.timeout(_START_SECONDS):
+                header = (await receive_message(process.stdout)).header
         except (asyncio.IncompleteReadError, ValueError, OSError) as error:
             await worker.stop()
             raise WorkerDiedError(f"a worker ended at its start (exit code {process.returncode})") from error
@@ -92,14 +93,17 @@ class Worker:
         try:
             if self.ended.is_set():
                 raise WorkerDiedError("it has ended")
-            await self._send({"id": number, "jobs": [job.header() for job in jobs]}, [job.data for job in jobs])
-            return await asyncio.wait_for(future, seconds)
-        except OSError as error:
-            raise WorkerDiedError(str(error)) from error
-        except TimeoutError as error:
+            async with asyncio.timeout(seconds):
+                await self._send({"id": number, "jobs": [job.header() for job in jobs]}, [job.data for job in jobs])
+                return await future
+        except TimeoutError as error:  # which is an OSError
             self._process.kill()
             raise WorkerDiedError(f"no answer within {seconds:g} s") from error
+        except OSError as error:
+            raise WorkerDiedError(str(error)) from error
         finally:
+            if future.done() and not future.cancelled():
+                future.exception()  # seen, whoever raised first
             del self._answers[number]
             if not self._answers:
                 self.idle.set()
