@@ -1,6 +1,6 @@
 """How fast and how steady `singleshot serve` is, next to what `singleshot detect` does in bulk.
 
-python benchmarks/serve.py MODEL.onnx [--quick] [--workers 1] [--options="--max-wait 30"] [--minutes 10] [--rounds 5] [--json]
+python benchmarks/serve.py MODEL.onnx [--quick] [--workers 1] [--options="--max-wait 30"] [--minutes 10] [--json]
 
 The service is a process of its own, as a user starts it; the load comes from this one over loopback, with requests made
 beforehand and a loop over sockets, which takes little of the cores. The image: a JPEG of 640 x 480 and about 60 KB.
@@ -8,8 +8,8 @@ beforehand and a loop over sockets, which takes little of the cores. The image: 
 - start: from the command to the first answer of /readyz that says it is ready
 - latency: one client, one request after the other
 - throughput: 32 clients; in turns with `Detector.stream` over the same image as files in a process of its own, as
-  `detect --no-draw` uses it. Wanted: 80 % of it. On a machine that is slower than 53 images a second requests are refused
-  meanwhile, which costs time too: --options="--max-wait 30".
+  `detect --no-draw` uses it. Wanted: 80 % of it. On a machine that is slower than 53 images a second requests are
+  refused meanwhile, which costs time too: --options="--max-wait 30".
 - overload: requests at twice that throughput for --minutes. Wanted: no 500, p99 of what is accepted under 1 s, of what
   is refused under 50 ms, memory that does not grow.
 - kill, reload: a worker is killed, then the model file written anew, under load. Wanted: every request answered.

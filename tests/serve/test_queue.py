@@ -103,7 +103,7 @@ def test_what_would_wait_too_long_is_refused() -> None:
 
 
 class MortalWorker:
-    """Dies of an image that is b"deadly", or when it is told to."""
+    """Dies of an image that is b"deadly", or when it is asked to."""
 
     pid = 1
 

@@ -1,12 +1,15 @@
 """The HTTP service. A request goes one way:
 
-server.py     sockets, signals, limits on headers and connections
-app.py        routes, the key, errors as JSON
-bodies.py     a body, bounded in bytes and time, becomes encoded images
-batching.py   the bounded queue, and which images are run together
-pool.py       worker processes: batches go there, one that dies is replaced, a new model file takes over
-worker.py     such a process: images are decoded and detected there (wire.py: how both speak)
+connections.py     sockets: limits on headers, times and connections
+guard.py           hosts, the key, headers of answers, a line in the log
+app.py             routes, and errors as JSON (schema.py, api_page.py: their description)
+service.py         from a request to its answer
+bodies.py          a body, bounded in bytes and time, becomes encoded images
+batching.py        the bounded queue, and which images are run together
+pool.py            batches go to workers; one that dies is replaced
+worker_process.py  the service's end of a worker
+worker.py          the other end: images are decoded and detected in (wire.py: how both speak)
 
-models.py finds the model files and sees them change; options.py, metrics.py, logs.py: what their names say; page/ is
-served at /.
+server.py starts and ends all of it, models.py copies model files and sees them change; options.py, metrics.py and
+logs.py are what their names say; page/ is served at /.
 """

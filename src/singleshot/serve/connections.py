@@ -95,7 +95,7 @@ def protocol_for(options: ServeOptions) -> type[H11Protocol]:
 
         def _expire(self) -> None:
             self._deadline = None
-            if self.conn.their_state is h11.IDLE:
+            if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
                 self._refuse(408, "header_timeout", f"no whole request within {seconds:g} s")
             else:
                 self.transport.close()

@@ -112,7 +112,8 @@ class Models:
                 images.append(self._checked(detector, job, blob))
             except ImageRefusedError as error:
                 results[index] = error
-        found = iter(detector.detect_each(images, score_min, tile=_tiling(tile), mapper=self.decoders.map))
+        mapper = self.decoders.map if len(images) > 1 else map
+        found = iter(detector.detect_each(images, score_min, tile=_tiling(tile), mapper=mapper))
         return [self._of(next(found), detector, jobs[i][0]) if one is None else one for i, one in enumerate(results)]
 
     def _checked(self, detector: Detector, job: dict[str, Any], data: bytes) -> bytes:
