@@ -6,8 +6,10 @@ import base64
 import json
 import re
 import shutil
+import struct
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -132,22 +134,41 @@ def test_boxes_are_drawn_where_they_are_and_in_the_colour_of_their_class(listeni
     assert colours_along(pixels(page), box, 160) == {tuple(bytes.fromhex(colour[1:]))}
 
 
-def test_an_orientation_in_the_file_turns_picture_and_boxes_alike(listening, open_page, picture) -> None:
-    plain = picture()
-    tiff = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # orientation 6: a quarter turn
-    app1 = b"Exif\0\0" + tiff
-    turned = plain[:2] + b"\xff\xe1" + (len(app1) + 2).to_bytes(2, "big") + app1 + plain[2:]
+def turned_files(picture: Callable[..., bytes], value: int) -> Iterator[tuple[str, bytes]]:
+    """Files that say in EXIF how their pixels are turned, in places of which browsers read some."""
+    block = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, value, 0, 0)
+    plain = picture(".jpg")
+    body = b"Exif\0\0" + block
+    yield "a.jpg", plain[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + plain[2:]
+    plain, chunk = picture(".png"), b"eXIf" + block
+    yield (
+        "a.png",
+        plain[:-12] + struct.pack(">I", len(block)) + chunk + struct.pack(">I", zlib.crc32(chunk)) + plain[-12:],
+    )
+    plain = picture(".webp")
+    head = b"VP8X" + struct.pack("<IB", 10, 8) + bytes(3) + (159).to_bytes(3, "little") + (119).to_bytes(3, "little")
+    body = b"WEBP" + head + plain[12:] + b"EXIF" + struct.pack("<I", len(block)) + block
+    yield "a.webp", b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+@pytest.mark.parametrize("values", [(2, 3, 4), (5, 6, 7, 8)], ids=["flat", "quarter"])
+def test_an_orientation_in_the_file_turns_picture_and_boxes_alike(listening, open_page, picture, values) -> None:
     service = listening()
     page = open_page(service.url)
-    give(page, turned)
-    expect(page.locator("#fact-picture")).to_have_text("photo.jpg, 120 \u00d7 160")
-    expect(page.locator("#note")).to_be_hidden()
-    page.get_by_role("button", name="None").click()  # no boxes on the picture
-    image = pixels(page)
-    assert image.shape[0] > image.shape[1]
-    ys, xs = np.nonzero(image.min(axis=2) > 128)
-    seen = np.array([xs.min(), ys.min(), xs.max(), ys.max()]) * 120 / image.shape[1]
-    np.testing.assert_allclose(seen, service.detector.detect(turned).boxes[0], atol=3)
+    expect(page.locator("#open")).to_be_enabled()
+    for value in values:
+        for name, data in turned_files(picture, value):
+            with page.expect_response("**/v1/detect*") as response:
+                give(page, data, name, "")
+            assert response.value.json()["orientations"] == [value]
+            size = "120 \u00d7 160" if value >= 5 else "160 \u00d7 120"
+            expect(page.locator("#fact-picture")).to_have_text(f"{name}, {size}")
+            page.get_by_role("button", name="None").click()  # no boxes on the picture
+            image = pixels(page)
+            ys, xs = np.nonzero(image.min(axis=2) > 128)
+            seen = np.array([xs.min(), ys.min(), xs.max(), ys.max()]) * (120 if value >= 5 else 160) / image.shape[1]
+            np.testing.assert_allclose(seen, service.detector.detect(data).boxes[0], atol=3, err_msg=f"{name} {value}")
+            page.get_by_role("button", name="All").click()
 
 
 def downloaded(page: Page, name: str) -> tuple[str, bytes]:

@@ -34,8 +34,12 @@ class Times(BaseModel):
 
 
 class DetectAnswer(BaseModel):
+    """orientations: of each image, how its file says that its pixels are turned, 1 to 8 as EXIF has it; boxes are those
+    of the upright image."""
+
     model: str
     images: list[DetectedImage]
+    orientations: list[int]
     times_ms: Times
 
 

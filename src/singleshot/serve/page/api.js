@@ -26,13 +26,13 @@ export class Service {
     return (await this.ask("v1/models")).models;
   }
 
-  /** What is found in one picture: {model, image: {image, width, height, detections}, times}. */
+  /** What is found in one picture: {model, image: {image, width, height, detections}, orientation, times}. */
   async detect(file, name, model, scoreMin, signal) {
     const body = new FormData();
     body.append("file", file, name);
     const options = new URLSearchParams({ model, score_min: String(scoreMin) });
     const answer = await this.ask(`v1/detect?${options}`, { method: "POST", body, signal });
-    return { model: answer.model, image: answer.images[0], times: answer.times_ms };
+    return { model: answer.model, image: answer.images[0], orientation: answer.orientations[0], times: answer.times_ms };
   }
 
   async ask(path, request = {}) {

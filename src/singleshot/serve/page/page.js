@@ -7,6 +7,7 @@ import { printable } from "./draw.js";
 import { fileName, save, saveJson, toCoco, toJson } from "./results.js";
 import { Stage } from "./stage.js";
 import { Table } from "./table.js";
+import { preview, upright } from "./upright.js";
 
 const LOWEST = 0.05; // score that is asked for: above it the slider needs no new request
 
@@ -20,8 +21,8 @@ const classes = new ClassFilter(at["class-list"], refresh);
 
 let models = [];
 let threshold = 0;
-let source = null; // {file, name, bitmap}
-let answer = null; // {model, image, times}
+let source = null; // {file, name}
+let answer = null; // {model, image, times, roundTrip}
 let shown = []; // detections that pass the slider and the classes
 let chosen = null; // one of them
 let opened = 0; // files so far
@@ -112,12 +113,12 @@ async function openFile(file, name = file.name || "picture") {
   camera.stop();
   calm();
   const turn = ++opened;
-  const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" }).catch(() => null);
+  const bitmap = await preview(file);
   if (turn !== opened) {
     bitmap?.close();
     return;
   }
-  source = { file, name, bitmap };
+  source = { file, name };
   answer = null;
   if (bitmap !== null) showPicture(bitmap, bitmap.width, bitmap.height);
   else hidePicture();
@@ -167,13 +168,19 @@ function setBusy(on) {
 async function ask({ file, name, bitmap }, signal) {
   const started = performance.now();
   const found = await service.detect(await readable(file), name, at.model.value, lowest(), signal);
-  if (signal.aborted) return;
-  answer = { ...found, roundTrip: performance.now() - started };
+  const roundTrip = performance.now() - started;
+  bitmap ??= await upright(file, found.orientation);
+  if (signal.aborted) {
+    bitmap?.close();
+    return;
+  }
+  answer = { ...found, roundTrip };
   at.forget.hidden = service.key === null;
   const { width, height } = answer.image;
   const fits = bitmap !== null && bitmap.width === width && bitmap.height === height;
+  if (!fits) bitmap?.close();
   showPicture(fits ? bitmap : null, width, height);
-  note(fits ? "" : "This browser shows the picture otherwise than the service reads it: boxes without the picture.");
+  note(fits ? "" : "This browser cannot show the picture as the service reads it: boxes without the picture.");
   chosen = null;
   classes.fill(model().classes, answer.image.detections, model().colours, camera.isOn);
   table.fill(answer.image.detections, model().colours);
@@ -288,7 +295,7 @@ async function onFrame({ bitmap, file, rate }) {
   running = new AbortController();
   try {
     await ask(frame, running.signal);
-    source = frame;
+    source = { file, name: frame.name };
     calm();
   } catch (error) {
     if (!(error instanceof ServiceError) || error.status !== 503 || !camera.isOn) throw error;
