@@ -125,6 +125,7 @@ class Listening(NamedTuple):
     url: str
     worker: InlineWorker
     detector: Detector
+    models: Callable[[], list[dict[str, Any]]]
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ def listening(detector: Detector) -> Iterator[Callable[..., Listening]]:
             thread.start()
             stack.callback(thread.join)
             stack.callback(server.stop)
-            return Listening(address_of(listener), worker, detector)
+            return Listening(address_of(listener), worker, detector, service.models)
 
         yield start
 

@@ -18,6 +18,8 @@ import cv2
 import numpy as np
 import pytest
 
+from singleshot.runtime.drawing import class_colours
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
     f"--{flag}"
@@ -71,7 +73,7 @@ def give(page: Page, data: bytes, name: str = "photo.jpg", kind: str = "image/jp
 
 def rows(page: Page) -> list[tuple[str, str, str]]:
     """The table as it is seen."""
-    return [tuple(row.locator("td").all_inner_texts()) for row in page.locator("#rows tr:visible").all()]
+    return [tuple(row.locator("th, td").all_inner_texts()) for row in page.locator("#rows tr:visible").all()]
 
 
 def pixels(page: Page, selector: str = "#canvas") -> np.ndarray:
@@ -220,8 +222,11 @@ def test_the_keyboard_goes_through_the_detections(listening, open_page, picture)
     assert page.locator("#rows button[tabindex='0']").count() == 1
     page.keyboard.press("Escape")
     expect(page.locator("#detail")).to_be_hidden()
-    with page.expect_file_chooser():
-        page.keyboard.press("o")
+    page.locator("#file").evaluate(  # a browser opens its dialog where the user did something just now
+        "(file) => file.addEventListener('click', () => { file.id += navigator.userActivation.isActive; })"
+    )
+    page.keyboard.press("o")
+    expect(page.locator("#filetrue")).to_be_attached()
     page.get_by_role("button", name="Keyboard").click()
     page.get_by_label("Use the letters").uncheck()
     page.get_by_role("button", name="Close").click()
@@ -245,6 +250,20 @@ def test_another_model_is_asked_about_the_same_picture(listening, open_page, pic
     assert page.locator("#results img").count() == 0
     page.get_by_label("Model").select_option("bright")
     expect(page.locator("#count")).to_have_text("3 detections")
+
+
+def test_a_model_file_that_is_taken_over_brings_its_classes(listening, open_page, picture) -> None:
+    service = listening()
+    page = open_page(service.url)
+    before = json.dumps({"models": [{**one, "classes": ["x"], "colours": {}} for one in service.models()]})
+    page.route("**/v1/models", lambda route: route.fulfill(body=before))
+    page.reload()
+    expect(page.locator("#open")).to_be_enabled()
+    page.unroute("**/v1/models")
+    give(page, picture())
+    expect(page.locator("#model-facts")).to_contain_text("2 classes")
+    colour = page.locator("#rows .swatch").first.evaluate("(swatch) => getComputedStyle(swatch).backgroundColor")
+    assert colour == "rgb({}, {}, {})".format(*class_colours(service.detector.class_names)["bright"])
 
 
 def test_what_the_service_refuses_is_shown_in_its_words(listening, open_page, picture) -> None:

@@ -34,6 +34,11 @@ const model = () => models.find((one) => one.name === at.model.value);
 const lowest = () => Math.min(LOWEST, model().thresholds.score_min);
 
 async function loadModels() {
+  await fetchModels();
+  onModel();
+}
+
+async function fetchModels() {
   models = await service.models();
   if (models.length === 0) throw new ServiceError("The models are being loaded.", 503, "starting", 1);
   const before = at.model.value;
@@ -41,17 +46,21 @@ async function loadModels() {
   at.model.value = (models.find((one) => one.name === before) ?? models.find((one) => one.default) ?? models[0]).name;
   for (const control of [at.model, at.open, at.camera, at.threshold]) control.disabled = false;
   at.model.disabled = models.length === 1;
-  onModel();
+  showModel();
+}
+
+function showModel() {
+  const { input, engine, classes: names } = model();
+  const facts = [`${input.width} × ${input.height}`, engine, `${names.length} ${names.length === 1 ? "class" : "classes"}`];
+  at["model-facts"].textContent = facts.filter(Boolean).join(" · ");
+  at.forget.hidden = service.key === null;
 }
 
 function onModel() {
-  const { input, engine, thresholds } = model();
-  const facts = [`${input.width} × ${input.height}`, engine, `${model().classes.length} classes`];
-  at["model-facts"].textContent = facts.filter(Boolean).join(" · ");
+  showModel();
   answer = null; // of another model
   at.threshold.min = Math.floor(lowest() * 100) / 100;
-  setThreshold(thresholds.score_min);
-  at.forget.hidden = service.key === null;
+  setThreshold(model().thresholds.score_min);
   if (source !== null && !camera.isOn) detect();
 }
 
@@ -174,6 +183,7 @@ async function ask({ file, name, bitmap }, signal) {
     bitmap?.close();
     return;
   }
+  if (found.image.detections.some(({ name }) => !model().classes.includes(name))) await fetchModels(); // a newer file
   answer = { ...found, roundTrip };
   at.forget.hidden = service.key === null;
   const { width, height } = answer.image;

@@ -56,11 +56,12 @@ function rowOf({ name, score, box }, colour) {
   const swatch = Object.assign(document.createElement("span"), { className: "swatch" });
   swatch.style.backgroundColor = colour;
   button.append(swatch, printable(name));
-  const cells = [button, score.toFixed(3), box.map((side) => Math.round(side)).join(" ")].map((content) => {
-    const cell = document.createElement("td");
+  const cells = [button, score.toFixed(3), box.map((side) => Math.round(side)).join(" ")].map((content, column) => {
+    const cell = document.createElement(column === 0 ? "th" : "td");
     cell.append(content);
     return cell;
   });
+  cells[0].scope = "row";
   row.append(...cells);
   return row;
 }
