@@ -362,8 +362,11 @@ def test_the_camera_sends_one_frame_at_a_time(listening, open_page) -> None:
             under_way.add(request)
             most.append(len(under_way))
 
+    def done(request: Any) -> None:
+        under_way.discard(request)
+
     page.on("request", note)
-    page.on("requestfinished", lambda request: under_way.discard(request))
+    page.on("requestfinished", done)
     expect(page.locator("#camera")).to_be_enabled()
     page.locator("body").press("c")
     expect(page.locator("#fact-rate")).to_have_text(re.compile(r"^[\d.]+ pictures a second$"))
