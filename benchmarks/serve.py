@@ -99,11 +99,11 @@ class Load:
             if now < begin + seconds:
                 if rate is None:
                     while self._idle:
-                        self._send(self._idle.popleft())
+                        self._send(self._idle.pop())
                 while rate is not None and due <= now:
                     due += 1 / rate
                     if self._idle:
-                        self._send(self._idle.popleft())
+                        self._send(self._idle.pop())
                     else:
                         self.late += 1
             elif now > begin + seconds + 60:
@@ -121,6 +121,13 @@ class Load:
         return (len(self.seconds[200]) - done) / (now - begin)
 
     def _send(self, connection: socket.socket) -> None:
+        try:
+            connection.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            pass
+        else:  # it was idle for long, and has been closed
+            self._close(connection)
+            connection = self._idle.pop()
         self._since[connection] = time.perf_counter()
         self._received[connection] = bytearray()
         self._unsent[connection] = memoryview(self._request)
@@ -144,6 +151,15 @@ class Load:
         if self._selector.get_key(connection).events != events:
             self._selector.modify(connection, events)
 
+    def _close(self, connection: socket.socket) -> None:
+        """Another connection in its place."""
+        self._unsent.pop(connection, None)
+        self._selector.unregister(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+        connection.close()
+        self._connect()
+
     def _receive(self, connection: socket.socket) -> None:
         try:
             part = connection.recv(1 << 18)
@@ -153,12 +169,7 @@ class Load:
             part = b""
         if not part:
             self.lost += self._since.pop(connection, None) is not None
-            self._unsent.pop(connection, None)
-            self._selector.unregister(connection)
-            if connection in self._idle:
-                self._idle.remove(connection)
-            connection.close()
-            self._connect()
+            self._close(connection)
             return
         received = self._received.setdefault(connection, bytearray())
         received += part

@@ -234,6 +234,11 @@ class Running(NamedTuple):
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(pid) for pid in children.read_text().split()]
 
+    def memory_mb(self) -> float:
+        """Of the process and its workers, without mapped files."""
+        rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in (self.process.pid, *self.workers)]
+        return sum(int(line.split()[1]) for text in rollups for line in text.splitlines() if "Pss_Anon" in line) / 1024
+
     def stop(self) -> int:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)

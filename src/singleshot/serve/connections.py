@@ -19,6 +19,7 @@ from singleshot.serve.options import ServeOptions
 
 _HEADER_BYTES = 16 * 1024
 _MORE_SECONDS = 2.0  # that a request may take past what its body may take
+_IDLE_SECONDS = 30  # of a connection between two requests
 _GRACE = 5  # seconds past the longest request, at the end
 _LINGER_SECONDS = 2.0  # that what a client goes on sending is read and dropped
 _WHOLE = (h11.DONE, h11.MUST_CLOSE, h11.CLOSED)  # states of a client that has sent all of its request
@@ -137,6 +138,7 @@ def server_for(options: ServeOptions, app: ASGIApp) -> Server:
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            timeout_keep_alive=_IDLE_SECONDS,
             h11_max_incomplete_event_size=_HEADER_BYTES,
             timeout_graceful_shutdown=int(options.request_seconds) + _GRACE,
         )
