@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +18,16 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from singleshot.inputs import InputSpec
 from singleshot.records import ImageDetections
 from singleshot.runtime import Detector
 from singleshot.serve.app import create_app
+from singleshot.serve.connections import server_for
 from singleshot.serve.options import ServeOptions
+from singleshot.serve.server import address_of, listen
 from singleshot.serve.service import Service
 from singleshot.serve.worker import Limits, Models
 
@@ -84,29 +88,62 @@ def detector() -> Detector:
     return Detector(BrightEngine(), InputSpec(size=300, mean=(0.0, 0.0, 0.0)), CLASSES, score_min=0.1)
 
 
+def application(detectors: dict[str, Detector], **options: Any) -> tuple[FastAPI, Service, InlineWorker]:
+    """A service of these, by name; its pool is filled when the application starts."""
+    given = ServeOptions(tuple(f"{name}.onnx" for name in detectors), **options)
+    service = Service(given, dict.fromkeys(detectors, ""))
+    worker = InlineWorker(Models(detectors, Limits(given.max_pixels, given.max_mb << 20, given.max_tiles)))
+    app = create_app(service)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: object):
+        service.pool.fill([worker])
+        yield
+        await service.pool.stop()
+
+    app.router.lifespan_context = lifespan
+    return app, service, worker
+
+
 @pytest.fixture
 def served(detector: Detector) -> Iterator[Callable[..., Served]]:
     """served(queue=2, ...): a service of two models, bright and other."""
     with contextlib.ExitStack() as stack:
 
         def start(**options: Any) -> Served:
-            given = ServeOptions(("bright.onnx", "other.onnx"), allow_hosts=("testserver",), **options)
-            service = Service(given, {"bright": "", "other": ""})
-            models = Models(
-                {"bright": detector, "other": detector}, Limits(given.max_pixels, given.max_mb << 20, given.max_tiles)
-            )
-            worker = InlineWorker(models)
-            app = create_app(service)
-
-            @contextlib.asynccontextmanager
-            async def lifespan(_: object):
-                service.pool.fill([worker])
-                yield
-                await service.pool.stop()
-
-            app.router.lifespan_context = lifespan
+            detectors = {"bright": detector, "other": detector}
+            app, service, worker = application(detectors, allow_hosts=("testserver",), **options)
             client = stack.enter_context(TestClient(app, raise_server_exceptions=False))
             return Served(client, service, worker, detector)
+
+        yield start
+
+
+class Listening(NamedTuple):
+    """A service on a socket of its own, in a thread."""
+
+    url: str
+    worker: InlineWorker
+    detector: Detector
+    models: Callable[[], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def listening(detector: Detector) -> Iterator[Callable[..., Listening]]:
+    """listening(queue=2, ...): as `served`, over connections. other_classes: of the other model."""
+    with contextlib.ExitStack() as stack:
+
+        def start(other_classes: tuple[str, ...] = CLASSES, **options: Any) -> Listening:
+            other = Detector(BrightEngine(), detector.input_spec, other_classes, score_min=0.85)
+            app, service, worker = application({"bright": detector, "other": other}, **options)
+            server = server_for(service.options, app)
+            server.config.lifespan = "on"
+            listener = stack.enter_context(listen("127.0.0.1", 0))
+            thread = threading.Thread(target=server.run, args=([listener],))
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(server.stop)
+            return Listening(address_of(listener), worker, detector, service.models)
 
         yield start
 

@@ -8,6 +8,8 @@ import threading
 
 import pytest
 
+from singleshot.runtime.drawing import class_colours
+
 RAW = {"Content-Type": "image/jpeg"}
 
 
@@ -117,6 +119,7 @@ def test_models_and_state(served) -> None:
     assert models[0] == {
         "name": "bright",
         "classes": ["bright", "weak"],
+        "colours": {name: "#" + bytes(colour).hex() for name, colour in class_colours(("bright", "weak")).items()},
         "input": {"width": 300, "height": 300, "channels": 3, "resize": "stretch"},
         "thresholds": {"score_min": 0.1, "nms_iou": 0.45},
         "engine": None,

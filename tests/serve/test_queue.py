@@ -127,7 +127,7 @@ class MortalWorker:
             held.cancel()
             raise WorkerDiedError("dead")
         ended.cancel()
-        return [{"ms": 1.0}] * len(jobs), [job.data for job in jobs]
+        return [{"ms": 1.0, "orientation": 1}] * len(jobs), [job.data for job in jobs]
 
     async def stop(self) -> None:
         pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mimetypes
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +26,7 @@ from singleshot.serve.wire import ImageRefusedError
 _TILE = r"^(3[2-9]|[4-9][0-9]|[1-9][0-9]{2,4}|100000)(:0(\.[0-8][0-9]{0,5})?)?$"
 _STYLED = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 PAGE = Path(__file__).with_name("page")
+_PAGE_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _OPTIONS = ("model", "score_min", "nms_iou", "tile")
 
 Share = Annotated[float | None, Query(ge=0, le=1, allow_inf_nan=False)]
@@ -133,8 +133,7 @@ def _add_page(app: FastAPI) -> None:
 
     for path in sorted(one for one in PAGE.rglob("*") if one.is_file()):
         name = path.relative_to(PAGE).as_posix()
-        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-        endpoint = partial(send, data=path.read_bytes(), media_type=kind)
+        endpoint = partial(send, data=path.read_bytes(), media_type=_PAGE_TYPES[path.suffix])
         for address in (f"/{name}", *(["/"] if name == "index.html" else [])):
             app.add_api_route(address, endpoint, methods=["GET"], include_in_schema=False)
 

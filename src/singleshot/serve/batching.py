@@ -39,11 +39,13 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """JSON of what was found in an image, and the milliseconds that it waited and was worked on."""
+    """JSON of what was found in an image, the milliseconds that it waited and was worked on, and how its file says that
+    its pixels are turned, 1 to 8 as EXIF has it."""
 
     json: bytes
     queue_ms: float
     work_ms: float
+    orientation: int
 
 
 @dataclass(eq=False)

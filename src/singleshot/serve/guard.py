@@ -24,6 +24,7 @@ _SAFETY = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:;"
     " object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }

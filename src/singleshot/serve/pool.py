@@ -163,7 +163,7 @@ class Pool:
             if "error" in head:
                 job.answer.set_exception(ImageRefusedError(**head["error"]))
             else:
-                job.answer.set_result(Answer(blob, 1000 * (started - job.since), head["ms"]))
+                job.answer.set_result(Answer(blob, 1000 * (started - job.since), head["ms"], head["orientation"]))
 
     def _give_back(self, jobs: list[Job]) -> None:
         """After the death of a worker: each is tried again by itself, but not for ever."""

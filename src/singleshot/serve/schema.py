@@ -34,8 +34,12 @@ class Times(BaseModel):
 
 
 class DetectAnswer(BaseModel):
+    """orientations: of each image, how its file says that its pixels are turned, 1 to 8 as EXIF has it; boxes are those
+    of the upright image."""
+
     model: str
     images: list[DetectedImage]
+    orientations: list[int]
     times_ms: Times
 
 
@@ -52,8 +56,11 @@ class ModelThresholds(BaseModel):
 
 
 class ModelAnswer(BaseModel):
+    """colours: by class, "#rrggbb", as `detect` draws them."""
+
     name: str
     classes: list[str]
+    colours: dict[str, str]
     input: ModelInput
     thresholds: ModelThresholds
     engine: str | None

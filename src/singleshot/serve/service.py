@@ -116,8 +116,9 @@ def _composed(model: str, answers: list[Answer], total: float) -> bytes:
         "total": round(total, 2),
     }
     images = b", ".join(one.json for one in answers)
-    return b'{"model": %b, "images": [%b], "times_ms": %b}' % (
+    return b'{"model": %b, "images": [%b], "orientations": %b, "times_ms": %b}' % (
         json.dumps(model).encode(),
         images,
+        json.dumps([one.orientation for one in answers]).encode(),
         json.dumps(times).encode(),
     )

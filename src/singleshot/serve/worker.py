@@ -38,6 +38,13 @@ class Limits(NamedTuple):
     tiles: int
 
 
+class _Found(NamedTuple):
+    """What an image has, and how its file says that its pixels are turned, as EXIF has it."""
+
+    detections: Detections
+    orientation: int
+
+
 class Models:
     """The models of a worker.
 
@@ -88,7 +95,7 @@ class Models:
         answers: dict[int, tuple[dict[str, Any], bytes]] = {}
         for (model, score_min, tile, _), members in groups.items():
             started = time.perf_counter()
-            found: Sequence[Detections | ImageRefusedError]
+            found: Sequence[_Found | ImageRefusedError]
             try:
                 found = self._detect(model, score_min, tile, [(jobs[i], blobs[i]) for i in members])
             except ConfigError as error:
@@ -98,14 +105,17 @@ class Models:
                 if isinstance(one, ImageRefusedError):
                     answers[index] = {"error": one.to_dict()}, b""
                 else:
-                    answers[index] = {"ms": ms}, json.dumps(one.to_dict()).encode()
+                    head = {"ms": ms, "orientation": one.orientation}
+                    answers[index] = head, json.dumps(one.detections.to_dict()).encode()
         return [answers[index] for index in range(len(jobs))]
 
     def _detect(
         self, model: str, score_min: float | None, tile: str | None, jobs: list[tuple[dict[str, Any], bytes]]
-    ) -> list[Detections | ImageRefusedError]:
+    ) -> list[_Found | ImageRefusedError]:
+        from singleshot.images.orientation import orientation
+
         detector = self._detectors[model]
-        results: list[Detections | ImageRefusedError | None] = [None] * len(jobs)
+        results: list[_Found | ImageRefusedError | None] = [None] * len(jobs)
         images: list[bytes] = []
         for index, (job, blob) in enumerate(jobs):
             try:
@@ -113,8 +123,9 @@ class Models:
             except ImageRefusedError as error:
                 results[index] = error
         mapper = self.decoders.map if len(images) > 1 else map
-        found = iter(detector.detect_each(images, score_min, tile=_tiling(tile), mapper=mapper))
-        return [self._of(next(found), detector, jobs[i][0]) if one is None else one for i, one in enumerate(results)]
+        each = detector.detect_each(images, score_min, tile=_tiling(tile), mapper=mapper)
+        found = iter(zip(each, map(orientation, images), strict=True))
+        return [self._of(*next(found), jobs[i][0]) if one is None else one for i, one in enumerate(results)]
 
     def _checked(self, detector: Detector, job: dict[str, Any], data: bytes) -> bytes:
         """The bytes of an image file that may be decoded. Raises ImageRefusedError."""
@@ -147,13 +158,11 @@ class Models:
             raise _refused(error) from error
         return data
 
-    def _of(
-        self, found: Detections | DataError, detector: Detector, job: dict[str, Any]
-    ) -> Detections | ImageRefusedError:
+    def _of(self, found: Detections | DataError, orientation: int, job: dict[str, Any]) -> _Found | ImageRefusedError:
         if isinstance(found, DataError):
             return _refused(found, job["name"])
         found = replace(found, image=job["name"])
-        return found if job["nms_iou"] is None else _thinned(found, job["nms_iou"])
+        return _Found(found if job["nms_iou"] is None else _thinned(found, job["nms_iou"]), orientation)
 
 
 def _thinned(found: Detections, nms_iou: float) -> Detections:
@@ -183,10 +192,15 @@ def _tiling(tile: str | None) -> Any:
 
 
 def _description(detector: Detector) -> dict[str, Any]:
+    from singleshot.runtime.drawing import class_colours
+
     spec = detector.input_spec
     height, width = spec.sides
     return {
         "classes": list(detector.class_names),
+        "colours": {
+            name: "#{:02x}{:02x}{:02x}".format(*rgb) for name, rgb in class_colours(detector.class_names).items()
+        },
         "input": {"width": width, "height": height, "channels": spec.channels, "resize": spec.resize},
         "thresholds": {"score_min": detector.score_min, "nms_iou": detector.nms_iou},
         "engine": getattr(detector.engine, "name", None),
