@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pandas
 import pytest
-import supervision
 
 from singleshot.errors import MissingExtraError
 
 
-def test_supervision_takes_boxes_scores_and_names(found) -> None:
+@pytest.fixture
+def supervision():
+    return pytest.importorskip("supervision", reason="supervision is not installed: it brings parts under the GPL")
+
+
+def test_supervision_takes_boxes_scores_and_names(found, supervision) -> None:
     detections = found()
     theirs = detections.to_supervision()
     np.testing.assert_array_equal(theirs.xyxy, detections.boxes)
@@ -24,7 +30,7 @@ def test_supervision_takes_boxes_scores_and_names(found) -> None:
     assert drawn.any()
 
 
-def test_supervision_takes_an_image_without_objects(found) -> None:
+def test_supervision_takes_an_image_without_objects(found, supervision) -> None:
     empty = found()[[]].to_supervision()
     assert len(empty) == 0 and empty.xyxy.shape == (0, 4)
     assert len(supervision.Detections.merge([empty, found().to_supervision()])) == len(found())
@@ -40,8 +46,23 @@ def test_pandas_has_a_row_for_each_object(found) -> None:
     assert len(both) == len(detections)
 
 
-@pytest.mark.parametrize(("package", "method"), [("supervision", "to_supervision"), ("pandas", "to_pandas")])
-def test_without_the_package_the_extra_is_named(found, monkeypatch, package: str, method: str) -> None:
+def test_boxes_scores_and_names_are_handed_to_supervision(found, monkeypatch) -> None:
+    stand_in = ModuleType("supervision")
+    stand_in.Detections = SimpleNamespace  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "supervision", stand_in)
+    detections = found()
+    theirs = detections.to_supervision()
+    np.testing.assert_array_equal(theirs.xyxy, detections.boxes)
+    np.testing.assert_array_equal(theirs.confidence, detections.scores)
+    assert theirs.class_id.tolist() == detections.labels.tolist()
+    assert theirs.data["class_name"].tolist() == list(detections.names)
+
+
+@pytest.mark.parametrize(
+    ("package", "method", "command"),
+    [("supervision", "to_supervision", "pip install supervision"), ("pandas", "to_pandas", "singleshot[pandas]")],
+)
+def test_without_the_package_its_installation_is_named(found, monkeypatch, package: str, method: str, command) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=rf"singleshot\[{package}\]"):
+    with pytest.raises(MissingExtraError, match=re.escape(command)):
         getattr(found(), method)()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from singleshot.errors import MissingExtraError
 from singleshot.extras import needs
 from singleshot.records import ImageDetections
 
@@ -140,8 +141,10 @@ class Detections:
 
         Raises MissingExtraError where supervision is not installed.
         """
-        with needs("supervision", "Detections.to_supervision"):
+        try:
             import supervision
+        except ModuleNotFoundError as error:  # no extra brings it: its wheels of PyAV have x264 and x265 (GPL) in them
+            raise MissingExtraError("Detections.to_supervision needs supervision: pip install supervision") from error
         return supervision.Detections(
             xyxy=self.boxes.astype(np.float32).reshape(-1, 4),
             confidence=self.scores.astype(np.float32),
