@@ -19,6 +19,7 @@ from singleshot.cli.export import export_command
 from singleshot.cli.import_ import import_command
 from singleshot.cli.mistakes import say_usage
 from singleshot.cli.priors import priors_app
+from singleshot.cli.report import report_command
 from singleshot.cli.train import TrainCommand, train
 from singleshot.errors import SingleshotError, printable
 from singleshot.files import DISK_FAULTS
@@ -36,6 +37,7 @@ app.command(name="eval")(evaluate_command)
 app.command()(detect)
 app.command(name="import")(import_command)
 app.command(name="export")(export_command)
+app.command(name="report")(report_command)
 app.command()(bench)
 app.command()(demo)
 app.add_typer(data_app, name="data")

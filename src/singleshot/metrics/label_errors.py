@@ -1,0 +1,134 @@
+"""Labels that a trained model contradicts: what may be wrong with the ground truth, most suspect first."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from singleshot.metrics.boxes_numpy import pairwise_iou
+from singleshot.metrics.confusion import match_one_to_one
+from singleshot.metrics.flat import FlatDetections, FlatTruth
+
+LABEL_KINDS = {
+    "doubled": "two labels of one class on one object",
+    "class": "a confident detection of another class on the label",
+    "moved": "a confident detection of the label's class lies next to it",
+    "missing": "a confident detection where there is no label",
+    "spurious": "a label that no detection supports",
+}
+REPORTED = 0.5  # the suspicion from which a label is reported
+
+_DOUBLED_IOU = 0.6  # from which two labels of a class are suspected to be one object's
+_ON, _NEAR = 0.5, 0.1  # IoU from which a detection is on a label, and from which it is near it
+_SCORE_MIN = 0.05  # detections below it say nothing
+
+
+class LabelSuspect(NamedTuple):
+    """kind: of LABEL_KINDS; image: its place; suspicion: 0 to 1; label: the row of the object, -1 where there is none;
+    box: float64 [4] px, where to look; found: the row of the detection that contradicts it, -1 for none."""
+
+    kind: str
+    image: int
+    suspicion: float
+    label: int
+    box: np.ndarray
+    found: int
+
+
+def find_label_errors(found: FlatDetections, truth: FlatTruth, reported: float = REPORTED) -> list[LabelSuspect]:
+    """Suspects whose suspicion is at least `reported`, most suspect first, at most one for a label or a detection.
+
+    Difficult and crowd objects are no suspects, nor what lies on them.
+    """
+    chosen = np.flatnonzero(found.scores >= _SCORE_MIN)
+    suspects: list[LabelSuspect] = []
+    for image in np.union1d(found.image[chosen], truth.image).tolist():
+        mine = chosen[slice(*np.searchsorted(found.image[chosen], [image, image + 1]))]
+        theirs = np.arange(*np.searchsorted(truth.image, [image, image + 1]))
+        suspects += _Image(found, truth, image, mine, theirs).suspects()
+    kept = [one for one in suspects if one.suspicion >= reported]
+    return sorted(kept, key=lambda one: -one.suspicion)
+
+
+class _Image:
+    """The detections and labels of one image, and how they overlap."""
+
+    def __init__(
+        self, found: FlatDetections, truth: FlatTruth, image: int, mine: np.ndarray, theirs: np.ndarray
+    ) -> None:
+        self._image, self._mine, self._theirs = image, mine, theirs
+        self._boxes, self._labels = found.boxes[mine], truth.boxes[theirs]
+        self._scores = found.scores[mine].astype(np.float64)
+        self._ignored = truth.ignored[theirs]
+        self._overlap = pairwise_iou(self._boxes, self._labels)
+        self._same = found.labels[mine, None] == truth.labels[None, theirs]
+        self._truth_same = truth.labels[theirs, None] == truth.labels[None, theirs]
+
+    def suspects(self) -> list[LabelSuspect]:
+        on = self._overlap >= _ON
+        support = self._best(on & self._same)  # of each label
+        doubled = self._doubled(support)
+        alone = np.ones(len(self._theirs), bool)
+        alone[[j for j, _ in doubled]] = False
+        # Which labels are explained by which detection: a better score first, so that neighbours do not take it.
+        value = self._scores[:, None] * self._overlap
+        rows, columns = match_one_to_one(value, on & self._same & (self._scores[:, None] >= 0.3) & alone[None])
+        free_found, free_label = np.ones(len(self._mine), bool), alone & ~self._ignored
+        free_found[rows] = free_label[columns] = False
+        result = [self._one("doubled", suspicion, label=j) for j, suspicion in doubled]
+        result += self._pairs("class", on & ~self._same, free_found, free_label, support)
+        near = (self._overlap >= _NEAR) & ~on & self._same
+        free_of_labels = ~(on[:, ~free_label]).any(axis=1)
+        result += self._pairs("moved", near & free_of_labels[:, None], free_found, free_label, support)
+        blocked = (self._overlap >= 0.35).any(axis=1)
+        for i in np.flatnonzero(free_found & ~blocked).tolist():
+            free_found[i] = False
+            if not self._shadowed(i):
+                result.append(self._one("missing", float(self._scores[i]), found=i))
+        for j in np.flatnonzero(free_label).tolist():
+            near_it = self._best(self._overlap >= 0.3)[j]
+            result.append(self._one("spurious", float(1 - max(support[j], near_it)), label=j))
+        return result
+
+    def _shadowed(self, i: int) -> bool:
+        """Whether a better detection lies on the same place."""
+        better = self._scores > self._scores[i]
+        return bool((pairwise_iou(self._boxes[[i]], self._boxes[better])[0] >= 0.4).any())
+
+    def _best(self, chosen: np.ndarray) -> np.ndarray:
+        """The best score [m] of the detections chosen [d, m]; 0 where there is none."""
+        scores: np.ndarray = np.where(chosen, self._scores[:, None], 0.0).max(axis=0, initial=0.0)
+        return scores
+
+    def _doubled(self, support: np.ndarray) -> list[tuple[int, float]]:
+        """Of each pair of labels that are one object's the one that detections fit worse, and how suspect it is."""
+        overlap = np.triu(pairwise_iou(self._labels, self._labels), 1) * self._truth_same
+        overlap[self._ignored] = overlap[:, self._ignored] = 0.0
+        fit = (self._overlap * self._scores[:, None] * self._same).max(axis=0, initial=0.0)
+        pairs = []
+        for a, b in zip(*match_one_to_one(overlap, overlap >= _DOUBLED_IOU), strict=True):
+            pairs.append((int(a if fit[a] < fit[b] else b), float(0.5 + overlap[a, b] / 2)))
+        return pairs
+
+    def _pairs(
+        self, kind: str, allowed: np.ndarray, free_found: np.ndarray, free_label: np.ndarray, support: np.ndarray
+    ) -> list[LabelSuspect]:
+        """Detections and labels that are left, paired where allowed; those with some suspicion are taken."""
+        suspicion = self._scores[:, None] * (1.0 - support[None])
+        allowed = allowed & free_found[:, None] & free_label[None] & (suspicion >= 0.2)
+        result = []
+        for i, j in zip(*match_one_to_one(suspicion, allowed), strict=True):
+            free_found[i] = free_label[j] = False
+            result.append(self._one(kind, float(suspicion[i, j]), int(j), int(i)))
+        return result
+
+    def _one(self, kind: str, suspicion: float, label: int = -1, found: int = -1) -> LabelSuspect:
+        box = self._labels[label] if label >= 0 else self._boxes[found]
+        rows = (-1 if label < 0 else int(self._theirs[label])), (-1 if found < 0 else int(self._mine[found]))
+        return LabelSuspect(kind, self._image, suspicion, rows[0], box, rows[1])
+
+
+def suspect_rows(suspects: list[LabelSuspect]) -> list[dict[str, Any]]:
+    """Plain values for JSON."""
+    return [{**one._asdict(), "box": [round(float(v), 2) for v in one.box]} for one in suspects]
