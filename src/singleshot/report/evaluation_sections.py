@@ -161,11 +161,13 @@ def _threshold_words(points: OperatingPoints) -> str:
     if points.best is None:
         return "No threshold is best: nothing was found that is right, or there was nothing to find."
     at = int(np.searchsorted(points.thresholds, points.best - 1e-9))
+    figures = (values[at] for values in (points.mean_f1, points.mean_precision, points.mean_recall))
+    f1, precision, recall = (f"{value:.3f}" for value in figures)
     return (
         f"Keep detections that score {points.best:.3f} or more (--score-min {points.best:.3f}): the mean F1 of all "
-        f"classes is greatest there, {points.mean_f1[at]:.3f}, with precision {points.mean_precision[at]:.3f} and "
-        f"recall {points.mean_recall[at]:.3f}. Take a higher one where false alarms cost more than misses, a lower one where "
-        "misses do. Average precision is measured over all scores and does not depend on it."
+        f"classes is greatest there, {f1}, with precision {precision} and recall {recall}. Take a higher one where "
+        "false alarms cost more than misses, a lower one where misses do. Average precision is measured over all "
+        "scores and does not depend on it."
     )
 
 

@@ -34,7 +34,7 @@ FACTS = {
     "channels": ("channels", "{}"),
     "default_boxes": ("default boxes", "{:,}"),
     "parameters": ("parameters", "{:,}"),
-    "gflops": ("GFLOPs for an image, a product and a sum as two", "{:.2f}"),
+    "gflops": ("GFLOPs for an image", "{:.2f}"),
     "file_mb": ("file, MB", "{:.1f}"),
     "epochs": ("epochs", "{}"),
     "steps": ("steps", "{}"),
@@ -95,7 +95,7 @@ def batch_section(images: Sequence[SeenImage], names: Sequence[str]) -> Section 
         picture = np.repeat(one.image, 3, axis=2) if one.image.shape[2] == 1 else one.image
         canvas = np.ascontiguousarray(picture).copy()
         for box in one.boxes:
-            draw_box(canvas, box * np.tile(canvas.shape[1::-1], 2), TRUTH, 1)
+            draw_box(canvas, box * np.tile(canvas.shape[1::-1], 2), TRUTH, 2)
         counts = {name: int((one.labels == i).sum()) for i, name in enumerate(names)}
         words = ", ".join(f"{count} {printable(name, 30)}" for name, count in counts.items() if count)
         pictures.append(Picture(encode_jpeg(canvas), (words or "no object",)))
@@ -160,8 +160,11 @@ def model_section(about: Mapping[str, Any], versions: Mapping[str, str]) -> Sect
     """Size and speed of the model, and what it ran with. about: by the names in FACTS, None for what is not known."""
     pairs = [(label, NOT_MEASURED if about[name] is None else form.format(about[name]))
              for name, (label, form) in FACTS.items() if name in about]  # fmt: skip
+    note = paragraph("A product and a sum are two operations; those of convolutions and matrix products are counted.")
     return Section(
-        "model", "Model, speed and versions", facts(pairs) + table(("package", "version"), versions.items(), texts=True)
+        "model",
+        "Model, speed and versions",
+        facts(pairs) + note + table(("package", "version"), versions.items(), texts=True),
     )
 
 

@@ -258,7 +258,7 @@ class Trainer:
         before = layer_weights(self.model) if due and self.settings.update_ratios else None
         self.checkpoints.fingerprint.files["train"].note(batch.indices, batch.checksums)
         if not self.seen_images:
-            self.seen_images = seen_images(batch, self.settings.pictures)
+            self.seen_images = seen_images(batch)
         losses = self.stepper(batch, factor)
         progress.parts = self.stepper.parts
         progress.note_skipped(batch.skipped)

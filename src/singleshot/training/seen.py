@@ -10,6 +10,8 @@ from singleshot.datasets.dataset import Dataset
 from singleshot.evaluation.validate import Validation
 from singleshot.records import Batch
 
+_SEEN = 8
+
 
 class SeenImage(NamedTuple):
     """An image of a training batch: uint8 [H, W, C]; boxes float32 [N, 4] in parts of it; labels int64 [N]."""
@@ -28,7 +30,7 @@ class Validated(NamedTuple):
     best: bool
 
 
-def seen_images(batch: Batch, most: int) -> list[SeenImage]:
+def seen_images(batch: Batch, most: int = _SEEN) -> list[SeenImage]:
     """Copies of a batch's first images: its memory is used again."""
     images = []
     for image, boxes, labels in zip(batch.images[:most], batch.boxes, batch.labels, strict=False):
