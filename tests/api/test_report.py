@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
 
-import singleshot
 from singleshot.api.evaluate import EvaluateOptions, run_evaluation
 from singleshot.api.report import ReportOptions, report
+from singleshot.api.run_page import write_training_page
 from singleshot.errors import ConfigError
-from singleshot.report import page
+from singleshot.report import page, run_files
 
 
 def test_a_training_leaves_its_page(run) -> None:
@@ -27,7 +28,6 @@ def test_a_training_leaves_its_page(run) -> None:
         "batch",
         "data",
         "settings",
-        "model",
     ):
         assert f'id="{anchor}"' in html
     assert len(html) < page.MAX_BYTES
@@ -39,21 +39,29 @@ def test_a_training_leaves_its_page(run) -> None:
     assert figures["run"]["gflops"] > 1
 
 
-def test_a_page_that_fails_is_one_warning_and_the_run_is_kept(run, scenes, tmp_path, monkeypatch, caplog) -> None:
-    def broken(*_: object) -> str:
-        raise RuntimeError("no\npage")
+@pytest.mark.parametrize("error", [RuntimeError("no\npage"), ConfigError("no page"), MemoryError("no page")])
+def test_a_page_that_fails_is_one_warning(error, tmp_path, monkeypatch, caplog) -> None:
+    def broken(_: object) -> None:
+        raise error
 
-    monkeypatch.setattr(page, "render_page", broken)
+    monkeypatch.setattr(run_files, "read_run", broken)
+    trainer = SimpleNamespace(settings=SimpleNamespace(out=tmp_path), model=None)
     with caplog.at_level(logging.WARNING, "singleshot"):
-        done = singleshot.train(
-            scenes, out=tmp_path / "run", model="ssd320-mini", epochs=1, batch=8, backbone_weights="none", workers=0,
-            tensorboard=False, val_split="none",
-        )  # fmt: skip
-    (line,) = [one.getMessage() for one in caplog.records if "report.html" in one.getMessage()]
-    assert "the run is saved, but report.html is not (RuntimeError: no\\npage)" in line
-    assert done.best is not None
-    assert done.best.is_file()
-    assert not (tmp_path / "run" / "report.html").exists()
+        write_training_page(trainer, None)
+    (line,) = [one.getMessage() for one in caplog.records]
+    assert "the run is saved, but report.html is not" in line
+    assert "page" in line
+    assert "\n" not in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stop_while_the_page_is_written_is_none_of_the_training(tmp_path, monkeypatch, caplog) -> None:
+    def stopped(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_files, "read_run", stopped)
+    write_training_page(SimpleNamespace(settings=SimpleNamespace(out=tmp_path), model=None), None)
+    assert "singleshot report writes it" in caplog.text
 
 
 def test_one_run_is_evaluated_again(run, tmp_path) -> None:

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # What `pip install singleshot[openvino]` does not bring.
 ABSENT = (
-    "torch", "torchvision", "jaxtyping", "google", "flatbuffers", "tensorboard", "matplotlib", "aiohttp",
+    "torch", "torchvision", "jaxtyping", "google", "flatbuffers", "tensorboard", "matplotlib", "jinja2", "markupsafe", "aiohttp",
     "onnx", "onnxscript", "onnxruntime", "nncf", "timm", "beartype", "PIL",
 )  # fmt: skip
 BLOCKED = f"""
@@ -53,6 +53,8 @@ REFUSED = [
     (["detect", "best.safetensors", "DATA/JPEGImages"], "train"),
     (["bench", "best.safetensors"], "train"),
     (["eval", "MODEL", "DATA", "--split", "test", "--out", "report"], "report"),
+    (["eval", "MODEL", "DATA", "--split", "test", "--errors", "errors"], "report"),
+    (["report", "run"], "report"),
     (["data", "info", "DATA", "--out", "info.png"], "report"),
     (["priors", "fit", "DATA", "--out", "priors.json"], "report"),
 ]

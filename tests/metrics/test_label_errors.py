@@ -70,7 +70,7 @@ def test_each_kind_is_found_as_what_it_is_and_nothing_else(kind: str) -> None:
 def test_what_the_model_does_not_know_is_no_label_error() -> None:
     # Where detections are wrong most of the time, neither does one without a label say anything.
     detections, truth = scene()
-    wrong = [(boxes + [0, 300, 0, 300], scores, labels) for boxes, scores, labels in detections]
+    wrong = [(boxes + np.array([0, 300, 0, 300]), scores, labels) for boxes, scores, labels in detections]
     assert suspects(wrong, truth) == []
 
 

@@ -45,7 +45,8 @@ def test_a_run_that_has_just_begun(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("run.json", ""), ("run.json", "[]"), ("run.json", "{}"), ("run.json", "[" * 5000), ("eval.json", "{"), ("eval.json", "3")],
+    [("run.json", ""), ("run.json", "[]"), ("run.json", "{}"), ("run.json", "[" * 5000), ("eval.json", "{"),
+     ("eval.json", "3")],
 )  # fmt: skip
 def test_damaged_files_are_one_line_that_names_them(tmp_path, name: str, content: str) -> None:
     folder = write_run(tmp_path / "a", evaluation={})

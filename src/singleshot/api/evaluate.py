@@ -135,13 +135,10 @@ def evaluate(
 
 def run_evaluation(options: EvaluateOptions, progress: Progress = no_progress) -> Evaluated:
     """As `evaluate`, with what was asked for and the seconds it took."""
-    from singleshot.api.run_page import write_evaluation_page
     from singleshot.evaluation.engine_loop import SquareBatch, evaluate_engine, read_batches
     from singleshot.evaluation.measured_classes import ModelClasses, open_measured
     from singleshot.metrics import METRICS, analyse_errors
     from singleshot.metrics.evaluation import with_rows
-    from singleshot.report.curves import draw_curves
-    from singleshot.report.error_files import write_errors
     from singleshot.runtime.class_filter import ClassFilter
     from singleshot.runtime.engines.table import is_exported
     from singleshot.runtime.result_files import FORMATS
@@ -181,8 +178,13 @@ def run_evaluation(options: EvaluateOptions, progress: Progress = no_progress) -
     if options.save is not None:
         _save_detections(options, dataset, evaluated.detections)
     if options.errors is not None:
+        from singleshot.report.error_files import write_errors
+
         write_errors(Path(options.errors), errors, dataset)
     if options.out is not None:
+        from singleshot.api.run_page import write_evaluation_page
+        from singleshot.report.curves import draw_curves
+
         write_evaluation_page(done, dataset, Path(options.out), _facts(detector))
         draw_curves(evaluation, Path(options.out) / "curves.png")
     return done

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from singleshot.datasets.dataset import Dataset
-from singleshot.errors import DataError
+from singleshot.errors import DataError, printable
 from singleshot.metrics.boxes_numpy import pairwise_iou
 from singleshot.metrics.error_analysis import KINDS, RIGHT, ErrorAnalysis
 from singleshot.metrics.label_errors import LabelSuspect
@@ -19,7 +19,8 @@ from singleshot.report.html import Picture
 TRUTH, FOUND, OTHER = (0, 158, 115), (255, 140, 0), (140, 200, 240)
 _KIND_NAMES = list(KINDS)
 _MARGIN = 0.6  # of the boxes' sides, shown around them
-_QUALITY = 80
+_QUALITIES = (80, 60, 40, 20)  # of JPEG: the first with which a picture is small enough
+_MAX_BYTES = 40_000  # of a picture of noise, too: the page stays under its limit
 
 
 class Example(NamedTuple):
@@ -66,9 +67,9 @@ def describe(example: Example, errors: ErrorAnalysis, names: Sequence[str]) -> t
     lines = []
     if example.found >= 0:
         label, score = errors.found.labels[example.found], errors.found.scores[example.found]
-        lines.append(f"found: {names[label]} {score:.2f}")
+        lines.append(f"found: {printable(names[label], 40)} {score:.2f}")
     if example.truth >= 0:
-        lines.append(f"label: {names[errors.truth.labels[example.truth]]}")
+        lines.append(f"label: {printable(names[errors.truth.labels[example.truth]], 40)}")
     words = [] if example.iou is None else [f"IoU {example.iou:.2f}"]
     if example.rank is not None:
         words.insert(0, f"suspicion {example.rank:.2f}")
@@ -101,7 +102,7 @@ def page_pictures(
 
 def _short(name: str) -> str:
     """The last part of a path."""
-    return name.replace("\\", "/").rpartition("/")[2][-60:]
+    return printable(name.replace("\\", "/").rpartition("/")[2], 60)
 
 
 def _draw(image: np.ndarray, example: Example, errors: ErrorAnalysis, side: int) -> bytes:
@@ -141,7 +142,12 @@ def draw_box(canvas: np.ndarray, box: np.ndarray, colour: tuple[int, int, int], 
 
 
 def encode_jpeg(image: np.ndarray) -> bytes:
-    """uint8 RGB [H, W, 3] as JPEG."""
-    good, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    assert good
-    return bytes(data.tobytes())
+    """uint8 RGB [H, W, 3] as JPEG, of some 40 kB at most where it is a small picture."""
+    data = b""
+    for quality in _QUALITIES:
+        good, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        assert good
+        data = encoded.tobytes()
+        if len(data) <= _MAX_BYTES:
+            break
+    return data

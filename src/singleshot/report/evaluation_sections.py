@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,7 +13,7 @@ from markupsafe import Markup
 
 from singleshot.datasets.dataset import Dataset
 from singleshot.errors import printable
-from singleshot.metrics import Curve, ErrorAnalysis, Evaluation
+from singleshot.metrics import ClassResult, Curve, ErrorAnalysis, Evaluation
 from singleshot.metrics.coco import COCO_STATS, coco_average_precision
 from singleshot.metrics.confusion import Confusion, confusion_matrix
 from singleshot.metrics.error_analysis import KINDS
@@ -39,6 +40,7 @@ _SHOWN = 6  # errors of each kind that are drawn
 _SUSPECTS = 12
 _LINES = 24  # classes with a curve of their own
 _MATRIX = 30  # classes of the confusion matrix
+_ROWS = 400  # classes in the table
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def class_section(measured: Measured) -> Section:
     coco = evaluation.metric == "coco"
     head = ("class", "AP", *(("AP50",) if coco else ()), "objects", "detections", "precision", "recall", "F1", "score")
     rows = []
-    for one in evaluation.per_class:
+    for one in _most_objects(evaluation.per_class):
         rates = (one.precision, one.recall, one.f1, one.score)
         ap50 = (cell(one.ap50),) if coco else ()
         rows.append((printable(one.name, 60), cell(one.ap), *ap50, one.truths, one.detections, *map(cell, rates)))
@@ -126,10 +128,18 @@ def class_section(measured: Measured) -> Section:
     counts = sum(one.truths for one in every), sum(one.detections for one in every)
     foot = ("mean", cell(evaluation.mean_ap), *ap50, *counts, *means, "")
     note = (
+        f"The {_ROWS} classes with the most objects; eval.json has all {len(every)}. " if len(every) > _ROWS else ""
+    ) + (
         f"Average precision by metric {evaluation.metric} on {measured.about}. Precision, recall and F1 are those at "
         "the score that is best for the class alone. A dash: no objects to measure on."
     )
     return Section("classes", "Classes", table(head, rows, foot), note)
+
+
+def _most_objects(results: Sequence[ClassResult]) -> list[ClassResult]:
+    """As many as the table takes, in their order."""
+    chosen = sorted(range(len(results)), key=lambda i: -results[i].truths)[:_ROWS]
+    return [results[i] for i in sorted(chosen)]
 
 
 def curves_section(measured: Measured) -> Section:
