@@ -67,7 +67,7 @@ TORCH_FREE = ("images", "scenes", "datasets", "runtime", "serve", "model_info", 
 TORCH_FREE_FILES = (
     "singleshot.evaluation.engine_loop",
     "singleshot.evaluation.measured_classes",
-    *(f"singleshot.report.{path.stem}" for path in sorted((PACKAGE / "report").glob("*.py")) if path.stem != "__init__"),
+    *(f"singleshot.report.{path.stem}" for path in sorted((PACKAGE / "report").glob("[a-z]*.py"))),
 )
 # What a user of the runtime half imports too: they may reach torch in functions, where they say which extra is missing.
 TORCH_FREE_WHEN_IMPORTED = ("__init__", "__main__", "api", "cli")

@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # What `pip install singleshot[openvino]` does not bring.
 ABSENT = (
-    "torch", "torchvision", "jaxtyping", "google", "flatbuffers", "tensorboard", "matplotlib", "jinja2", "markupsafe", "aiohttp",
-    "onnx", "onnxscript", "onnxruntime", "nncf", "timm", "beartype", "PIL",
+    "torch", "torchvision", "jaxtyping", "google", "flatbuffers", "tensorboard", "matplotlib", "jinja2", "markupsafe",
+    "aiohttp", "onnx", "onnxscript", "onnxruntime", "nncf", "timm", "beartype", "PIL",
 )  # fmt: skip
 BLOCKED = f"""
 import sys

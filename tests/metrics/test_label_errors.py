@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from singleshot.metrics.flat import flatten
-from singleshot.metrics.label_errors import LABEL_KINDS, find_label_errors, suspect_rows
+from singleshot.metrics.label_errors import LABEL_KINDS, REPORTED, find_label_errors, suspect_rows
 
 IMAGES, OBJECTS = 20, 6
 
@@ -61,7 +61,7 @@ def test_each_kind_is_found_as_what_it_is_and_nothing_else(kind: str) -> None:
     row = spoil(kind, truth)
     found = suspects(detections, truth)
     assert [(one.kind, one.image, one.label) for one in found] == [(kind, 2, row)]
-    assert 0.6 <= found[0].suspicion <= 1.0
+    assert REPORTED <= found[0].suspicion <= 1.0
     (plain,) = suspect_rows(found)
     assert plain["kind"] == kind
     assert len(plain["box"]) == 4

@@ -70,7 +70,7 @@ def whole(measured, title="a run") -> str:
         *evaluation_sections(measured),
         batch_section(seen, measured.dataset.class_names),
         data_section({"test": measured.dataset, "train": None}),
-        settings_section({"data": HOSTILE, "classes": None}, {"lr": 0.1, "augment": {"mirror_p": 0.5}}, f"train {HOSTILE}"),
+        settings_section({"data": HOSTILE, "classes": None}, {"augment": {"mirror_p": 0.5}}, f"train {HOSTILE}"),
         model_section({"parameters": 1234567, "gflops": None, "network": HOSTILE}, versions()),
         pictures_section("more", HOSTILE, [Picture(None, (HOSTILE,))], HOSTILE),
     ]  # fmt: skip

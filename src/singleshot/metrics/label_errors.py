@@ -18,9 +18,8 @@ LABEL_KINDS = {
     "missing": "a confident detection where there is no label",
     "spurious": "a label that no detection supports",
 }
-REPORTED = (
-    0.6  # the suspicion from which a label is reported: some half of them are errors (benchmarks/label_errors.py)
-)
+# From which suspicion a label is reported: of those some half are errors (benchmarks/label_errors.py).
+REPORTED = 0.55
 
 _DOUBLED_IOU = 0.6  # from which two labels of a class are suspected to be one object's
 _ON, _NEAR = 0.5, 0.1  # IoU from which a detection is on a label, and from which it is near it
@@ -47,7 +46,7 @@ def find_label_errors(found: FlatDetections, truth: FlatTruth, reported: float =
 
     How far a detection is trusted: its score times the share of those of its class with that score or more that lie on
     a label of theirs. Two signs at one place count as their geometric mean: that the detection is right, and that no
-    detection supports the label. A single sign counts as its square, since what is often not labelled, or often not
+    detection supports the label. A single sign counts as its cube, since what is often not labelled, or often not
     found, is a habit rather than an error. Difficult and crowd objects are no suspects, nor what lies on them.
     """
     chosen = np.flatnonzero(found.scores >= _SCORE_MIN)
@@ -101,7 +100,6 @@ class _Image:
     def suspects(self, habits: _Habits) -> list[LabelSuspect]:
         """All of the image, however slight the suspicion."""
         on, same, overlap = self._overlap >= _ON, self._same, self._overlap
-        support, sloppy = self._best(on & same), self._best((overlap >= _SLOPPY) & same)
         doubled = self._doubled()
         alone = np.ones(len(self._theirs), bool)
         alone[[j for j, _ in doubled]] = False
@@ -110,6 +108,9 @@ class _Image:
         rows, columns = match_one_to_one(value, on & same & (self._scores[:, None] >= _CLAIM) & alone[None])
         free_found, free_label = np.ones(len(self._mine), bool), alone & ~self._ignored
         free_found[rows] = free_label[columns] = False
+        # A detection that another label explains supports no second one.
+        supporting = same & free_found[:, None]
+        support, sloppy = self._best(on & supporting), self._best((overlap >= _SLOPPY) & supporting)
         result = [self._one("doubled", suspicion, label=j) for j, suspicion in doubled]
         right = self._scores * np.array([habits.labelled(row) for row in self._mine.tolist()])
         result += self._pairs("class", on & ~same, (free_found, free_label), right, support)
@@ -119,11 +120,11 @@ class _Image:
         apart = overlap.max(axis=1, initial=0.0) < _FREE
         for i in np.flatnonzero(free_found & apart).tolist():
             if not self._shadowed(i):
-                result.append(self._one("missing", float(right[i]) ** 2, found=i))
+                result.append(self._one("missing", float(right[i]) ** 3, found=i))
         nearby = self._best(overlap >= 0.3)
         for j in np.flatnonzero(free_label).tolist():
             suspicion = (1.0 - float(max(support[j], nearby[j]))) * habits.detected(int(self._theirs[j]))
-            result.append(self._one("spurious", suspicion**2, label=j))
+            result.append(self._one("spurious", suspicion**3, label=j))
         return result
 
     def _shadowed(self, i: int) -> bool:
