@@ -14,6 +14,7 @@ import argparse
 import json
 import shutil
 import xml.etree.ElementTree as ET
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ import numpy as np
 from common import tell
 
 import singleshot
-from singleshot.metrics.label_errors import LabelSuspect, find_label_errors
+from singleshot.metrics.label_errors import REPORTED, LabelSuspect, find_label_errors
 
 KINDS = ("moved", "missing", "class", "doubled")
 
@@ -109,25 +110,27 @@ def _iou(a: np.ndarray, b: list[float]) -> float:
 
 
 def measure(model: str, data: Path, planted: list[Planted]) -> dict[str, object]:
-    """Recall and precision of the suspects that are reported, and recall at half precision."""
+    """What of the list that is reported is planted, and how many are found where half of a longer list is."""
     from singleshot.datasets import open_dataset
 
     dataset = open_dataset(str(data), "train")
     stems = [Path(dataset.names[i]).stem for i in range(len(dataset))]
     errors = singleshot.evaluate(model, data, split="train").errors
     assert errors is not None
-    suspects = find_label_errors(errors.found, errors.truth)
+    suspects = find_label_errors(errors.found, errors.truth, reported=0.3)
     hits = score(suspects, stems, planted)
+    reported = sum(one.suspicion >= REPORTED for one in suspects)
     right = np.cumsum(hits >= 0)
     precision = right / np.arange(1, len(hits) + 1)
-    at_half = int(right[precision >= 0.5].max(initial=0))
+    half = int(np.flatnonzero(precision >= 0.5).max(initial=-1)) + 1
     kinds = {kind: [k for k, one in enumerate(planted) if one.kind == kind] for kind in KINDS}
-    half = hits[: int(np.flatnonzero(precision >= 0.5).max(initial=-1)) + 1]
+    false = Counter(one.kind for one, hit in zip(suspects[:half], hits, strict=False) if hit < 0)
     return {
-        "reported": len(suspects),
-        "of them planted": int((hits >= 0).sum()),
-        "found at half precision": at_half,
-        **{f"  {kind} of {len(rows)}": int(np.isin(half, rows).sum()) for kind, rows in kinds.items()},
+        "reported": reported,
+        "of them planted": int((hits[:reported] >= 0).sum()),
+        "found at half precision": int((hits[:half] >= 0).sum()),
+        **{f"  {kind} of {len(rows)}": int(np.isin(hits[:half], rows).sum()) for kind, rows in kinds.items()},
+        "false alarms at half precision": ", ".join(f"{count} {kind}" for kind, count in false.most_common()),
     }
 
 
