@@ -42,6 +42,13 @@ def test_what_is_not_known_is_passed_over_and_a_line_without_values_is_said_so()
     assert "not measured" in line_chart([], Axis("x"), Axis("y"))
 
 
+def test_epochs_are_marked_at_whole_numbers() -> None:
+    chart = line_chart([Line("a", X[:3] + 1, X[:3])], Axis("epoch", whole=True), unit_axis("y"))
+    (svg,) = [one for one in ET.fromstring(str(chart)).iter("svg") if one.get("role") == "img"]
+    words = [one.text for one in svg.iter("text")]
+    assert [word for word in words if word in ("1", "1.5", "2", "2.5", "3")] == ["1", "1", "2", "3"]  # 1 of y
+
+
 def test_names_are_escaped() -> None:
     name = "<script>alert('x')</script>&\""
     chart = line_chart([Line(name, X, X), Line("b", X, X)], Axis(name), Axis("y"), Mark(2.0, name))

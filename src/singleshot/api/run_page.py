@@ -141,7 +141,7 @@ def write_evaluation_page(done: Evaluated, dataset: Dataset, out: Path, about: M
     sections.append(run_sections.data_section({options.split: dataset}))
     sections.append(_settings(done, run))
     sections.append(run_sections.model_section(facts, versions()))
-    title = f"{_last_part(options.model)} on {_last_part(options.data)}, {options.split}"
+    title = f"{_last_part(options.model, 2)} on {_last_part(options.data)}, {options.split}"
     write_page(out / REPORT, render_page(title, f"{printable(options.model)} on {words}", headline(measured), sections))
 
 
@@ -166,5 +166,6 @@ def _megabytes(path: Path) -> float | None:
     return round(path.stat().st_size / 1e6, 3) if path.is_file() else None
 
 
-def _last_part(path: str) -> str:
-    return printable(path.replace("\\", "/").rstrip("/").rpartition("/")[2] or path, 60)
+def _last_part(path: str, parts: int = 1) -> str:
+    """The end of a path, as a name."""
+    return printable("/".join(path.replace("\\", "/").rstrip("/").split("/")[-parts:]), 60)

@@ -90,7 +90,7 @@ def _courses(runs: Sequence[RunFiles], names: Sequence[str]) -> Section:
                 Line(name, _column(run, against) * factor + (against == "epoch"), _column(run, column))
                 for name, run in zip(names, runs, strict=True)
             ]
-            chart = line_chart(lines, Axis(against), Axis(title.split(" on ")[0], 0.0, high))
+            chart = line_chart(lines, Axis(against, whole=True), Axis(title.split(" on ")[0], 0.0, high))
             parts.append((title if against == "epoch" else f"{title} against time", chart))
     return Section("course", "Training", charts(parts))
 

@@ -69,7 +69,7 @@ def course_section(history: Sequence[Row]) -> Section:
     def line(name: str, of: str) -> Line:
         return Line(name, epochs, column(of))
 
-    x = Axis("epoch")
+    x = Axis("epoch", whole=True)
     total = column("val_loss_location") + column("val_loss_confidence")
     losses = [line("training", "loss"), Line("validation", epochs, total)]
     parts = [("Loss", line_chart(losses, x, Axis("loss", 0.0)))]

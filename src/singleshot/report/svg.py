@@ -26,12 +26,13 @@ class Line(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """low, high: None for what the values need; log: powers of ten."""
+    """low, high: None for what the values need; log: powers of ten; whole: marked at whole numbers only."""
 
     label: str
     low: float | None = None
     high: float | None = None
     log: bool = False
+    whole: bool = False
 
 
 def unit_axis(label: str) -> Axis:
@@ -113,7 +114,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 def _axis_ticks(span: tuple[float, float], axis: Axis) -> list[float]:
     if not axis.log:
-        return ticks(*span)
+        return [tick for tick in ticks(*span) if not axis.whole or tick == round(tick)]
     return [10.0**k for k in range(round(math.log10(span[0])), round(math.log10(span[1])) + 1)]
 
 
