@@ -80,10 +80,11 @@ TORCH_FREE = (
 TORCH_FREE_FILES = (
     "singleshot.evaluation.engine_loop",
     "singleshot.evaluation.measured_classes",
-    "singleshot.report.curves",
-    "singleshot.report.data_picture",
-    "singleshot.report.explain_picture",
-    "singleshot.report.priors_picture",
+    *(
+        f"singleshot.report.{path.stem}"
+        for path in sorted((PACKAGE / "report").glob("[a-z]*.py"))
+        if path.stem not in ("explain_image", "explanation")  # which are about a network
+    ),
 )
 # What a user of the runtime half imports too: they may reach torch in functions, where they say which extra is missing.
 TORCH_FREE_WHEN_IMPORTED = ("__init__", "__main__", "api", "cli")

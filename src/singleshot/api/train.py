@@ -221,6 +221,7 @@ def run_training(options: TrainOptions, on_start: OnStart | None = None) -> Run:
 def _run(ready: tuple[Trainer, TrainOptions, str], on_start: OnStart | None) -> Run:
     """Train in a folder that this process holds."""
     from singleshot.api.run_folder import saved_words, write_traceback, writing
+    from singleshot.api.run_page import write_training_page
     from singleshot.training import loop, reports
 
     trainer, options, initial = ready
@@ -249,6 +250,8 @@ def _run(ready: tuple[Trainer, TrainOptions, str], on_start: OnStart | None) -> 
         kind = type(error) if isinstance(error, DataError | loop.TrainingStoppedError) else ConfigError
         details = write_traceback(folder, error) if kind is loop.TrainingStoppedError else ""
         raise kind(f"{error}; {saved_words(trainer)}{details}") from error
+    if not result.interrupted:
+        write_training_page(trainer, result)
     return _ended(trainer, result)
 
 

@@ -20,6 +20,7 @@ from singleshot.cli.export import export_command
 from singleshot.cli.import_ import import_command
 from singleshot.cli.mistakes import say_usage
 from singleshot.cli.priors import priors_app
+from singleshot.cli.report import report_command
 from singleshot.cli.serve import serve
 from singleshot.cli.train import TrainCommand, train
 from singleshot.errors import SingleshotError, printable
@@ -39,6 +40,7 @@ app.command()(detect)
 app.command(name="explain")(explain_command)
 app.command(name="import")(import_command)
 app.command(name="export")(export_command)
+app.command(name="report")(report_command)
 app.command()(serve)
 app.command()(bench)
 app.command()(demo)

@@ -171,8 +171,8 @@ def train(
 ) -> None:
     """Train a detector on a folder of labelled images.
 
-    The run folder holds best.safetensors (highest validation mAP50), last.safetensors, resume.safetensors, log.csv and
-    TensorBoard's files. Ctrl-C saves; --resume goes on.
+    The run folder holds best.safetensors (highest validation mAP50), last.safetensors, resume.safetensors, log.csv,
+    report.html, eval.json and TensorBoard's files. Ctrl-C saves; --resume goes on.
 
     Example: singleshot train path/to/VOC2007 --time 20m --out runs/first
     """
@@ -225,6 +225,8 @@ def _print_end(run: Run, options: TrainOptions) -> None:
         print(f"go on:    singleshot train --resume --out {shlex.quote(str(run.folder))}")
     else:
         model = shlex.quote(str(run.best or run.last))
+        if (run.folder / "report.html").is_file():
+            print(f"report:   {run.folder / 'report.html'}")
         print(f"evaluate: singleshot eval {model} {_data_to_evaluate(options)}")
         print(f"detect:   singleshot detect {model} IMAGES")
 

@@ -23,6 +23,7 @@ from singleshot.training.meter import Meter, layer_weights, update_ratios
 from singleshot.training.recipes import Recipe
 from singleshot.training.reports import COLUMNS, Reporter
 from singleshot.training.schedule import lr_factor
+from singleshot.training.seen import SeenImage, Validated, seen_images
 from singleshot.training.settings import Settings
 from singleshot.training.state import Progress
 from singleshot.training.step import NonFiniteLossError
@@ -62,7 +63,8 @@ class Trainer:
     """Trains `model` on train_set, validates on val_set (may be None), writes into settings.out.
 
     best.safetensors holds the weights with the highest validation mAP50, last.safetensors the latest, and
-    resume.safetensors everything needed to go on.
+    resume.safetensors everything needed to go on. validated: the best validation of this part of the run, the last one
+    where none was the best; seen_images: some of its first batch.
     """
 
     def __init__(
@@ -81,6 +83,8 @@ class Trainer:
         self.stepper, self.cache, self.loader, self.evaluator, self.checkpoints, self.budget = parts
         self.dtype = self.stepper.dtype
         self.progress = Progress()
+        self.validated: Validated | None = None
+        self.seen_images: list[SeenImage] = []
         self._stop, self._clock = StopRequest(), RunClock()
         if self.evaluator is not None:
             self.evaluator.now = self._clock.now
@@ -257,6 +261,8 @@ class Trainer:
         due = meter.due()
         before = layer_weights(self.model) if due and self.settings.update_ratios else None
         self.checkpoints.fingerprint.files["train"].note(batch.indices, batch.checksums)
+        if not self.seen_images:
+            self.seen_images = seen_images(batch)
         losses = self.stepper(batch, factor)
         progress.parts = self.stepper.parts
         progress.note_skipped(batch.skipped)
@@ -297,6 +303,8 @@ class Trainer:
         if score is not None and best:
             progress.best, progress.seconds = score, self.seconds
             self.checkpoints.save_best(progress)
+        if best or self.validated is None or not self.validated.best:
+            self.validated = Validated(result, self.evaluator.dataset, progress.epoch, best)
         if any(reporter.wants_pictures for reporter in self.reporters):
             pictures = self.evaluator.pictures(result)
             for reporter in self.reporters:
