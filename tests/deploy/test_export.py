@@ -121,6 +121,7 @@ def test_names_shapes_opset_and_description(mini, tmp_path: Path) -> None:
     assert said.class_names == info.class_names
     assert said.input_spec == info.input_spec
     assert said.precision == "float32"
+    assert said.pretrained == mini.model.pretrained is not None
     assert not said.raw
     # Nothing that a reader would warn of, and nothing of the machine that wrote it.
     taken = {name for node in proto.graph.node for name in node.input}
@@ -213,6 +214,7 @@ def test_openvino_files(mini, engines, tmp_path: Path, monkeypatch) -> None:
         assert done.files == (path, path.with_suffix(".bin"))
         assert [row.speed.engine for row in done.rows] == ["pytorch", "openvino"]
         engine = engines(path)["openvino"]
+        assert json.loads(engine.description)["pretrained"] == mini.model.pretrained.to_dict()
         assert json.loads(engine.description)["precision"] == ("float16" if half else "float32")
         sizes[name] = path.with_suffix(".bin").stat().st_size
     assert sizes["half"] < 0.6 * sizes["full"]

@@ -89,6 +89,7 @@ class Imported(NamedTuple):
             "out": str(self.path),
             "model": info.model,
             "classes": list(info.class_names),
+            "pretrained": None if info.pretrained is None else info.pretrained.to_dict(),
             "input": info.input_spec.to_dict(),
             "priors": {"count": info.priors.count, **info.priors.to_dict()},
             "thresholds": vars(info.thresholds),

@@ -88,6 +88,7 @@ def _detector(graph: GraphImport, op: Operation) -> ImportedModel:
     graph.tensors.ignore(*graph.tensors)  # a file may hold more than its network uses
     graph.tensors.finish("an SSD of TensorFlow's Object Detection API")
     model = graph.assembly.build(num_classes, priors, spec, "custom")
+    model.pretrained = ours.pretrained if ours else None
     precision = _precision(graph.network)
     fixed = ("size", "priors") if precision == "float" and not ours else ("size", "priors", "mean", "std")
     about = f"TensorFlow Lite SSD, {precision}, input {spec.size_text}"
