@@ -14,7 +14,7 @@ from singleshot.deploy import export
 from singleshot.deploy.export import Form, Quantised, export_model
 from singleshot.deploy.onnx_file import attach_postprocess
 from singleshot.deploy.onnx_post import select_model
-from singleshot.deploy.parity import Agreement, compare, compare_raw
+from singleshot.deploy.parity import Agreement, _difference_px, compare, compare_raw
 from singleshot.errors import ConfigError
 from singleshot.records import ImageDetections
 from singleshot.runtime.model_file import read_onnx_info
@@ -170,6 +170,20 @@ def test_faults_are_seen(mini, engines, tmp_path: Path) -> None:
         mini.file(Thresholds(nms_iou=nms_iou), tmp_path / "other.onnx")
         other = engines(tmp_path / "other.onnx")["onnxruntime"]
         assert compare(mini.model, info, other, mini.images).lost > 0
+
+
+def test_a_box_beyond_the_input_is_compared_by_its_size() -> None:
+    sides = torch.tensor([320.0, 320.0, 320.0, 320.0])
+    inside, huge = torch.tensor([[0.1, 0.1, 0.2, 0.2]]), torch.tensor([[-4e4, 0.1, 4e4, 0.2]])
+    endless = torch.tensor([[0.0, 0.0, torch.inf, 1.0]])
+    assert _difference_px(inside, inside + 1 / 320, sides).tolist() == pytest.approx([1.0], abs=1e-4)
+    assert _difference_px(huge, huge * (1 + 2e-7), sides) < 1e-4  # a last digit, of 2 pixels
+    assert _difference_px(huge, huge * 1.01, sides) > 3
+    # The model's box decides: what the other side has too large, or endless, is wrong.
+    assert _difference_px(inside, huge, sides) > 1e6
+    assert _difference_px(endless, endless, sides) == 0
+    assert not _difference_px(inside, endless, sides) < 1e9
+    assert not _difference_px(endless, inside, sides) < 1e9
 
 
 def test_raw_outputs_are_compared_as_boxes_and_scores(mini) -> None:
