@@ -2,8 +2,8 @@
 
     python benchmarks/float_rounding.py MODEL.safetensors IMAGE... [--size 640] [--json]
 
-The network alone, with its layers' weights, on images stretched to --size: in float32 as PyTorch stores maps by default,
-in float32 with channels last, and in float64. What another runtime's float32 gives can be no nearer than these are to each other.
+The network alone on images stretched to --size: in float32 as PyTorch stores maps by default, in float32 with channels
+last, and in float64. What another runtime's float32 gives can be no nearer than these are to each other.
 """
 
 from __future__ import annotations

@@ -349,7 +349,7 @@ def test_a_network_of_the_edge_tpu_is_named(tmp_path):
     image, boxes, scores = writer.graph.inputs[0], *list(writer.graph.operators[-1].inputs)[:2]
     detection = writer.graph.operators[-1]
     writer.graph.operators = []
-    writer.op("edgetpu-custom-op", [image], [boxes, scores], custom={"version": 1})
+    writer.op("edgetpu-custom-op", [image], [boxes, scores], custom={"version": 1, "code": "x" * 70_000})
     writer.graph.operators.append(detection)
     with pytest.raises(CheckpointError, match=r"compiled for the Edge TPU.*edgetpu_compiler") as caught:
         import_checkpoint(writer.write(tmp_path / "ssd_edgetpu.tflite"))

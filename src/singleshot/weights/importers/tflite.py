@@ -28,9 +28,8 @@ from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.tf_suppression import OPERATOR, of_operator
 from singleshot.weights.importers.tflite_graph import SAME_VALUES, GraphImport
 from singleshot.weights.other_layouts import FACES, KNOWN, LINEAR
-from singleshot.weights.readers.tflite import Network, Operation
+from singleshot.weights.readers.tflite import EDGE_TPU, Network, Operation
 
-_EDGE_TPU = "edgetpu-custom-op"
 # Options of the operator that must be there.
 _LIMITS = ("nms_score_threshold", "nms_iou_threshold", "max_detections")
 # The image behind normalisation in a file that singleshot exported.
@@ -116,7 +115,7 @@ def _our_description(graph: GraphImport, num_classes: int, anchors: np.ndarray) 
 
 def _detection(graph: GraphImport) -> Operation:
     """The operator that ends a detector; CheckpointError says what the network is instead."""
-    if any(op.kind == _EDGE_TPU for op in graph.network.operations):
+    if any(op.kind == EDGE_TPU for op in graph.network.operations):
         raise CheckpointError(
             f"{graph.where}: compiled for the Edge TPU, whose code holds its layers; want the .tflite that"
             " edgetpu_compiler was given (its name has no _edgetpu)"
