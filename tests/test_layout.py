@@ -20,7 +20,7 @@ GROUPS: dict[str, dict[str, set[str]]] = {
         "_version": set(), "text_table": set(), "errors": set(), "text": {"errors"}, "records": set(),
         "class_selection": {"errors"},
         "extras": {"errors"}, "files": {"errors"}, "storage": {"errors", "extras"}, "devices": {"errors"},
-        "memory": set(), "timing": set(),
+        "memory": set(), "timing": set(), "pretrained": set(),
     },
     "SSD itself": {
         "boxes": set(), "prior_boxes": set(), "inputs": set(), "thresholds": set(), "presets": {"inputs"},
