@@ -182,7 +182,7 @@ def test_a_json_beyond_the_limit_is_refused(tmp_path, monkeypatch, coco, write_c
 
 
 def test_one_file_under_two_ids_is_said(tmp_path, coco, write_coco, caplog):
-    images = [{"id": ident, "file_name": "a.png", "width": 40, "height": 30} for ident in (3, 17)]
+    images = [{"id": ident, "file_name": "a.png", "width": 64, "height": 48} for ident in (3, 17)]
     path = write_coco(tmp_path / "train.json", coco([note([1, 2, 3, 4], image_id=17)], images=images))
     assert len(open_dataset(path)) == 2
     assert "1 image is listed twice: a.png is 3 and 17; join" in caplog.text

@@ -358,7 +358,7 @@ def _names_in(tree: Tree, folders: Iterable[str]) -> tuple[tuple[str, ...] | Non
         name = next((n for n in NAME_FILES if n in there and n.rpartition(".")[0] not in images), None)
         if name is None:
             continue
-        names = _read_names(tree, join(folder, name))
+        names = read_names(tree, join(folder, name))
         if best is not None and names[: len(best)] != best[: len(names)]:
             raise DataError(
                 f"{printable(tree.path(join(folder, name)))}: other classes than in {printable(source)}; a class "
@@ -371,6 +371,7 @@ def _names_in(tree: Tree, folders: Iterable[str]) -> tuple[tuple[str, ...] | Non
     return best, source
 
 
-def _read_names(tree: Tree, name: str) -> tuple[str, ...]:
+def read_names(tree: Tree, name: str) -> tuple[str, ...]:
+    """The names in a file, one a line. Raises DataError for what is no list of them."""
     text = decode_text(tree.read(name, MAX_NAMES_BYTES, "class names"), tree.path(name))
     return check_names([line.strip() for line in text.rstrip().split("\n")], printable(tree.path(name)))
