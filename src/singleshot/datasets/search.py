@@ -205,15 +205,15 @@ def _is_part_of(one: Found, found: list[Found]) -> bool:
 
 
 def _set_in(tree: Tree, folder: str, formats: Mapping[str, Format], is_counted: bool) -> Found | None:
-    first = None
+    found = []
     for key, form in formats.items():
         with contextlib.suppress(DataError):  # whatever lies there, it is no set that can be read
             if form.sniff(tree):
                 one = Found(key, folder, count_labelled(form, tree) if is_counted else None)
-                if one.labelled != 0:
+                if one.labelled is None:
                     return one
-                first = first or one
-    return first
+                found.append(one)
+    return _fullest(found) or next(iter(found), None)
 
 
 def _splits_of_one(tree: Tree, formats: Mapping[str, Format], sets: list[Found]) -> list[Found]:

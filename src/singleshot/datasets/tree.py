@@ -65,6 +65,7 @@ class Tree:
         scheme, separator, rest = str(root).partition("://")
         self.root = scheme + separator + rest.rstrip("/") if separator else str(root)
         self._listed: dict[str, dict[str, bool]] = {}
+        self.memo: dict[str, object] = {}  # what readers found out of its names, by what it is
 
     def path(self, name: str) -> str:
         """The whole path or address of a file in here: what opens it, and what messages call it."""

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.readers.yolo_classes import numbers_in, other_images
-from singleshot.datasets.readers.yolo_layout import MAX_NAMES_BYTES, NAME_FILES, Layout, find_listed, read_names
+from singleshot.datasets.readers.yolo_layout import Layout, find_listed, read_names
+from singleshot.datasets.readers.yolo_pairs import MAX_NAMES_BYTES, NAME_FILES
 from singleshot.datasets.readers.yolo_yaml import load_description
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
