@@ -132,3 +132,20 @@ def test_headers_that_cannot_be_read_and_right_sizes_change_nothing(tmp_path):
     assert fit(raw)[0] is raw
     Path(raw.images[0].path).write_bytes(b"no image")
     assert fit(raw._replace(images=[raw.images[0]._replace(width=9)]))[1].counts == {}
+
+
+@pytest.mark.parametrize(
+    ("stated", "size", "kinds"),
+    [
+        ((410, 308), (408, 308), []),  # two columns less are no other scale
+        ((410, 308), (205, 154), ["boxes-scaled"]),
+        ((1000, 667), (640, 426), ["boxes-scaled"]),  # 426.9 cut off
+        ((1000, 667), (640, 427), ["boxes-scaled"]),
+        ((640, 480), (640, 481), ["boxes-scaled"]),
+        ((640, 480), (640, 482), []),
+        ((64, 48), (1000, 757), ["boxes-scaled"]),  # made of the image, and rounded
+    ],
+)
+def test_proportions_are_those_up_to_rounding(tmp_path, stated, size, kinds):
+    boxes = [(0.1 * stated[0], 1.0, 0.5 * stated[0], 0.5 * stated[1])]
+    assert list(fit(labelled(tmp_path, [boxes], stated=stated, size=size))[1].counts) == kinds

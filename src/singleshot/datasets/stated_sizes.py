@@ -102,7 +102,8 @@ def _size(path: str) -> tuple[int, int]:
 def _same_proportions(group: _Differing) -> np.ndarray:
     """bool [n]: whether each image may be its stated size scaled, with sides rounded to whole pixels."""
     (sw, sh), (tw, th) = group.stated.T, group.true.T
-    same: np.ndarray = np.abs(tw * sh - th * sw) <= np.minimum(sw + sh, tw + th)
+    # Rounding either way, or cutting off, moves each side by less than a pixel of the size that was made of the other.
+    same: np.ndarray = np.abs(tw * sh - th * sw) <= np.maximum.reduce([sw, sh, tw, th])
     return same
 
 
