@@ -307,6 +307,13 @@ def test_a_few_labels_of_one_form_do_not_stand_in_for_many_of_another(folder) ->
     assert open_source(folder({**files, "2.xml": VOC}, images)).form == "voc"
 
 
+def test_a_stray_label_of_another_form_hides_no_set_below(folder) -> None:
+    images = [f"images/train/{k}.png" for k in range(12)]
+    files = {f"images/train/{k}.xml": VOC for k in range(11)} | {"images/train/11.txt": YOLO}
+    source = open_source(folder({**files, "images/train/classes.txt": "cat"}, images))
+    assert (source.form, len(source.read().images)) == ("voc", 11)
+
+
 def test_a_tree_that_is_limited_reads_no_more(folder) -> None:
     tree = open_tree(folder({"a.txt": "12345", "b.txt": "1"})).limited(2, 6)
     assert (tree.read("a.txt", 9, "x"), tree.read("b.txt", 9, "x")) == (b"12345", b"1")

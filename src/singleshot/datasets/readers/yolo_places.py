@@ -78,7 +78,8 @@ def _elsewhere(tree: Tree, home: str, parts: list[str], are_same: bool) -> Place
         if len(there) > 1 or (there and i == 0 and _has_own_yaml(tree, there[0], tail)):
             return None
         if there and tree.is_dir(there[0]):
-            return Place(there[0])
+            divided = any(split_of(name) in KNOWN_SPLITS for name in tree.folders(there[0]))
+            return None if divided and "/" not in tail and not usual else Place(there[0])
         if there and there[0].lower().endswith(".txt"):
             return Place(there[0], listed=True)
     return None
