@@ -149,3 +149,22 @@ def test_headers_that_cannot_be_read_and_right_sizes_change_nothing(tmp_path):
 def test_proportions_are_those_up_to_rounding(tmp_path, stated, size, kinds):
     boxes = [(0.1 * stated[0], 1.0, 0.5 * stated[0], 0.5 * stated[1])]
     assert list(fit(labelled(tmp_path, [boxes], stated=stated, size=size))[1].counts) == kinds
+
+
+@pytest.mark.parametrize(("differing", "least", "most"), [(None, 10, 20), (0, 40, 40)])
+def test_of_remote_images_a_few_are_measured_first(tmp_path, monkeypatch, differing, least, most):
+    raw = labelled(tmp_path, [[(1.0, 1.0, 30.0, 30.0)]] * 40, stated=SIZE)
+    if differing is not None:
+        raw.images[differing] = raw.images[differing]._replace(width=128, height=94)
+    asked = []
+
+    def size_of(path):
+        asked.append(path)
+        return SIZE
+
+    monkeypatch.setattr("singleshot.datasets.stated_sizes.is_remote", lambda path: True)
+    monkeypatch.setattr("singleshot.datasets.stated_sizes.image_size", size_of)
+    fitted, problems = fit(raw)
+    assert least <= len(set(asked)) == len(asked) <= most
+    assert list(problems.counts) == ([] if differing is None else ["boxes-scaled"])
+    assert {(image.width, image.height) for image in fitted.images} == {SIZE}
