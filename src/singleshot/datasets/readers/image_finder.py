@@ -16,6 +16,7 @@ from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import MAX_FILE_BYTES
 from singleshot.images.suffixes import is_image
+from singleshot.storage import is_remote
 
 # More than any path has; ends the work for a hostile name.
 _MAX_CHARS, _MAX_PARTS = 4096, 64
@@ -74,9 +75,14 @@ class ImageFinder:
         return None
 
     def _are_copies(self, images: Sequence[str]) -> bool:
-        """Whether a few images are the same, byte for byte: then any of them is meant."""
-        first = self._tree.read(images[0], MAX_FILE_BYTES, "image") if 0 < len(images) <= _MOST_COPIES else b""
-        return bool(first) and all(self._tree.read(one, MAX_FILE_BYTES, "image") == first for one in images[1:])
+        """Whether a few local images are the same, byte for byte: then any of them is meant."""
+        if is_remote(self._tree.root) or not 0 < len(images) <= _MOST_COPIES:
+            return False
+        try:
+            first = self._tree.read(images[0], MAX_FILE_BYTES, "image")
+            return bool(first) and all(self._tree.read(one, MAX_FILE_BYTES, "image") == first for one in images[1:])
+        except DataError:  # what cannot be read is no copy
+            return False
 
     def _fitting(self, parts: Parts, stems: bool) -> list[str]:
         """The images with the longest end in common."""
