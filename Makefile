@@ -3,6 +3,8 @@
 # make test-slow            what takes longer than minutes
 # make test-latest          the same as test, with the newest releases that pyproject.toml allows
 # make lock                 resolve requirements/tested.txt anew
+# make test-page            the service's page in a browser: wants Debian's or another Chromium on the path, and
+#                           pip install playwright (45 MB) in $(VENV); without them these tests skip
 # make docs                 the site, in site/
 # TORCH=cpu takes PyTorch's wheels for CPUs alone (a sixth of the download); an existing .venv is left as it is.
 PYTHON ?= python3
@@ -21,7 +23,7 @@ else
 SIZE := about 3.4 GB to download on Linux, 6.6 GB in $(VENV) (PyTorch with CUDA; TORCH=cpu takes about 0.6 GB)
 endif
 
-.PHONY: demo test coverage test-slow test-latest test-commands test-pages test-data test-engines test-core setup check fast lock docs protos clean
+.PHONY: demo test coverage test-slow test-latest test-commands test-pages test-page test-data test-engines test-core setup check fast lock docs protos clean
 
 demo: $(STAMP)
 	$(BIN)/singleshot demo $(if $(DATA),"$(DATA)") $(ARGS)
@@ -30,7 +32,7 @@ demo: $(STAMP)
 # engines (OpenVINO, ONNX Runtime, LiteRT) runs apart from what forks; the longest comes first. glibc keeps freed
 # memory: a tenth of the time went into asking for pages anew.
 PYTEST := OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000 $(BIN)/python -m pytest -q
-ENGINES := tests/bench tests/deploy tests/runtime tests/weights
+ENGINES := tests/bench tests/deploy tests/runtime tests/serve tests/weights
 DATA_ROOMS := tests/datasets tests/images tests/loading tests/scenes
 
 test: check
@@ -50,6 +52,9 @@ test-engines: $(STAMP)
 
 test-core: $(STAMP)
 	$(PYTEST) tests --ignore=tests/cli $(DATA_ROOMS:%=--ignore=%) $(ENGINES:%=--ignore=%) $(ARGS)
+
+test-page: $(STAMP)
+	$(PYTEST) tests/serve/test_page.py tests/serve/test_page_files.py $(ARGS)
 
 test-slow: $(STAMP)
 	$(PYTEST) tests --slow -m slow $(ARGS)

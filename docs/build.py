@@ -37,6 +37,7 @@ ROOMS = (
     "singleshot.priors", "singleshot.boxes", "singleshot.matching", "singleshot.assigners",
     "singleshot.losses", "singleshot.sigmoid_losses", "singleshot.postprocess",
     "singleshot.thresholds", "singleshot.inputs", "singleshot.metrics", "singleshot.records", "singleshot.errors",
+    "singleshot.client",
 )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ GROUPS: dict[str, dict[str, set[str]]] = {
         "_version": set(), "text_table": set(), "errors": set(), "text": {"errors"}, "records": set(),
         "class_selection": {"errors"},
         "extras": {"errors"}, "files": {"errors"}, "storage": {"errors", "extras"}, "devices": {"errors"},
-        "memory": set(), "timing": set(),
+        "memory": set(), "timing": set(), "pretrained": set(),
     },
     "SSD itself": {
         "boxes": set(), "prior_boxes": set(), "inputs": set(), "thresholds": set(), "presets": {"inputs"},
@@ -33,6 +33,8 @@ GROUPS: dict[str, dict[str, set[str]]] = {
         "prior_coverage": {"prior_boxes"},
         "prior_fitting": {"prior_boxes", "prior_coverage"},
         "assigners": {"boxes", "prior_boxes"}, "matching": {"boxes", "prior_boxes", "assigners"},
+        "explaining": {"boxes", "postprocess", "prior_boxes", "thresholds"},
+        "missed": {"boxes", "explaining", "postprocess", "thresholds"},
         "losses": {"boxes"}, "sigmoid_losses": {"boxes", "losses"}, "postprocess": {"boxes", "thresholds"},
         "metrics": set(),
         "models": {"priors", "prior_boxes", "prior_tables", "inputs", "input_shape", "presets", "conventions"},
@@ -56,20 +58,33 @@ GROUPS: dict[str, dict[str, set[str]]] = {
         "report": set(),
     },
     "use cases": {"api": set()},
-    "doors": {"serve": set(), "cluster": set(), "cli": {"serve", "cluster"}},
+    "doors": {"client": set(), "serve": set(), "cluster": set(), "cli": {"serve", "cluster"}},
 }  # fmt: skip
 # The pure rooms touch none of these; the ground is there for whoever does.
 PURE_GROUP = "SSD itself"
 NOT_PURE = {"os", "pathlib", "socket", "urllib", "requests", "time", "logging", "random", "typer", "pydantic"}
 NOT_PURE |= {f"singleshot.{room}" for room in ("files", "storage", "devices", "memory", "timing")}
 # The runtime half and what it may reach. `devices` speaks of PyTorch's devices in functions that import it themselves.
-TORCH_FREE = ("images", "scenes", "datasets", "runtime", "serve", "model_info", "importable", "presets", "prior_files")
+TORCH_FREE = (
+    "images",
+    "scenes",
+    "datasets",
+    "runtime",
+    "serve",
+    "client",
+    "model_info",
+    "importable",
+    "presets",
+    "prior_files",
+)
 TORCH_FREE_FILES = (
     "singleshot.evaluation.engine_loop",
     "singleshot.evaluation.measured_classes",
-    "singleshot.report.curves",
-    "singleshot.report.data_picture",
-    "singleshot.report.priors_picture",
+    *(
+        f"singleshot.report.{path.stem}"
+        for path in sorted((PACKAGE / "report").glob("[a-z]*.py"))
+        if path.stem not in ("explain_image", "explanation")  # which are about a network
+    ),
 )
 # What a user of the runtime half imports too: they may reach torch in functions, where they say which extra is missing.
 TORCH_FREE_WHEN_IMPORTED = ("__init__", "__main__", "api", "cli")

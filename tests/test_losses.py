@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from singleshot.errors import ConfigError
-from singleshot.losses import LOSS_RULES, multibox_loss
+from singleshot.losses import LOSS_RULES, mined_negatives, multibox_loss
 from singleshot.matching import match
 from singleshot.records import RawOutput, Targets
 
@@ -416,6 +416,21 @@ def test_gradient_is_that_of_the_definition() -> None:
             args = (moved.view_as(offsets), logits) if values is offsets else (offsets, moved.view_as(logits))
             ends.append(sum(slow_loss(args[0].detach(), args[1].detach(), labels, wanted)))
         assert grad.flatten()[index].item() == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-3)
+
+
+@pytest.mark.parametrize("rule", sorted(LOSS_RULES))
+def test_mined_negatives_are_those_that_the_loss_learns_from(rule: str) -> None:
+    offsets, logits, labels, wanted = random_case(3)
+    labels[1, 0] = 1  # "per-image" learns nothing from an image without objects
+    logits = logits.float().requires_grad_()
+    raw, targets = RawOutput(offsets.float(), logits), Targets(labels.long(), wanted.float())
+    mined = mined_negatives(raw, targets, rule, 2.0, 5)
+    multibox_loss(raw, targets, rule, 2.0, min_negatives=5).confidence.backward()
+    learnt = logits.grad.abs().sum(dim=-1) > 0
+    assert torch.equal(learnt, mined | (targets.labels > 0))
+    assert bool(mined.any()) and not bool((mined & (targets.labels != 0)).any())
+    with pytest.raises(ConfigError, match="want one of"):
+        mined_negatives(raw, targets, "none")
 
 
 def test_unknown_rule_lists_the_rules() -> None:

@@ -16,6 +16,7 @@ from singleshot._version import __version__
 
 if TYPE_CHECKING:
     from singleshot.api.evaluate import evaluate
+    from singleshot.api.explain import explain
     from singleshot.api.export import export
     from singleshot.api.fit_priors import fit_priors
     from singleshot.api.import_checkpoint import import_checkpoint
@@ -23,15 +24,18 @@ if TYPE_CHECKING:
     from singleshot.api.train import Run, train
     from singleshot.metrics import Evaluation
     from singleshot.runtime import Detections, Detector, Tiling
+    from singleshot.training.reports import Reporter
 
 __all__ = [
     "Detections",
     "Detector",
     "Evaluation",
+    "Reporter",
     "Run",
     "Tiling",
     "__version__",
     "evaluate",
+    "explain",
     "export",
     "fit_priors",
     "import_checkpoint",
@@ -44,9 +48,11 @@ _HOMES = {
     "Detections": "singleshot.runtime",
     "Detector": "singleshot.runtime",
     "Evaluation": "singleshot.metrics",
+    "Reporter": "singleshot.training.reports",
     "Run": "singleshot.api.train",
     "Tiling": "singleshot.runtime",
     "evaluate": "singleshot.api.evaluate",
+    "explain": "singleshot.api.explain",
     "export": "singleshot.api.export",
     "fit_priors": "singleshot.api.fit_priors",
     "import_checkpoint": "singleshot.api.import_checkpoint",

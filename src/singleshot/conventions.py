@@ -323,6 +323,30 @@ TF_OBJECT_DETECTION = Convention(
     },
 )
 
+# The network of a chapter of Dive into Deep Learning, which many courses have taken over. Pixels stay 0..255; a prior
+# speaks for its likeliest class, and NMS goes across classes (multibox_detection).
+D2L = Convention(
+    project="d2l-ai/d2l-en (TinySSD)",
+    priors={"tinyssd256": "tinyssd256"},
+    inputs={"tinyssd256": InputSpec(256, mean=(0.0,) * 3)},
+    detection={
+        "d2l": Thresholds(
+            score_min=0.01,
+            nms_iou=0.5,
+            per_class=NO_CAP,
+            keep=NO_CAP,
+            class_agnostic=True,
+            best_class=True,
+            background_competes=False,
+        )
+    },
+    sources={
+        "priors": "chapter_computer-vision/anchor.md, multibox_prior; ssd.md, sizes and ratios",
+        "input": "chapter_computer-vision/ssd.md; object-detection-dataset.md",
+        "detection": "chapter_computer-vision/anchor.md, multibox_detection",
+    },
+)
+
 CONVENTIONS: dict[str, Convention] = {
     "caffe": CAFFE,
     "chuanqi305": CHUANQI305,
@@ -337,6 +361,7 @@ CONVENTIONS: dict[str, Convention] = {
     "torchvision": TORCHVISION,
     "mmdet": MMDET,
     "nvidia": NVIDIA,
+    "d2l": D2L,
     "tf-object-detection": TF_OBJECT_DETECTION,
     **FACES,
 }

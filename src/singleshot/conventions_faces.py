@@ -51,6 +51,21 @@ FACEBOXES = Convention(
         "decay": "train.py",
     },
 )
+# Another training, of the same network but for its layers' order: OpenCV's colours as they are, 0..1, stretched.
+FACEBOXES_LXG = Convention(
+    project="lxg2015/faceboxes",
+    priors={"faceboxes1024": "faceboxes1024-lxg2015"},
+    inputs={"faceboxes1024": InputSpec(1024, "stretch", "bgr", (0.0,) * 3, (255.0,) * 3)},
+    # decode() puts .4 in place of the background's score, so that a face of less is none.
+    detection={"faceboxes-lxg2015": Thresholds(score_min=0.4, nms_iou=0.5, per_class=NO_CAP, keep=NO_CAP)},
+    matching="forced",
+    loss="caffe",
+    sources={
+        "priors": "encoderl.py, DataEncoder",
+        "input": "predict.py, detect",
+        "detection": "encoderl.py, decode and nms",
+    },
+)
 RETINAFACE = Convention(
     project="biubug6/Pytorch_Retinaface",
     priors={"retinaface640": "retinaface640", "retinaface840": "retinaface840"},
@@ -117,6 +132,7 @@ AIZOO = Convention(
 FACES = {
     "ultraface": ULTRAFACE,
     "faceboxes": FACEBOXES,
+    "faceboxes-lxg2015": FACEBOXES_LXG,
     "retinaface": RETINAFACE,
     "face1mb": FACE_1MB,
     "s3fd": S3FD,

@@ -95,7 +95,7 @@ def multibox_loss(
     matches = positive.sum(dim=1)
     log_total = logits.logsumexp(dim=-1)
     with torch.no_grad():
-        negative = chosen.mine(chosen.rank(logits, log_total), labels == 0, matches * negative_ratio, min_negatives)
+        negative = _mine(chosen, logits, log_total, labels, (negative_ratio, min_negatives))
         weight = chosen.weigh(matches.float(), matches.sum() if batch_matches is None else batch_matches)
     cost = chosen.confidence(logits, log_total, labels.clamp(min=0), label_smoothing)
     if class_weights is not None:
@@ -109,6 +109,29 @@ def multibox_loss(
     confidence = (per_prior.sum(dim=1) * weight).sum()
     location = (torch.where(positive, distance, 0.0).sum(dim=1) * weight).sum()
     return Losses(confidence + alpha * location, location, confidence, matches.sum())
+
+
+@torch.no_grad()
+def mined_negatives(
+    raw: RawOutput,
+    targets: Targets,
+    rule: str = "caffe",
+    negative_ratio: float | int = 3.0,
+    min_negatives: int = 0,
+) -> Bool[Tensor, "B P"]:
+    """The negatives that `multibox_loss` mines, by the arguments that it takes. Raises ConfigError likewise."""
+    if rule not in LOSS_RULES:
+        raise ConfigError(f"loss rule {rule!r}: want one of {', '.join(LOSS_RULES)}")
+    logits = raw.logits.float()
+    return _mine(LOSS_RULES[rule], logits, logits.logsumexp(dim=-1), targets.labels, (negative_ratio, min_negatives))
+
+
+def _mine(
+    rule: LossRule, logits: Tensor, log_total: Tensor, labels: Tensor, numbers: tuple[float | int, int]
+) -> Bool[Tensor, "B P"]:
+    """numbers: negatives for each match, and their least number."""
+    ratio, at_least = numbers
+    return rule.mine(rule.rank(logits, log_total), labels == 0, (labels > 0).sum(dim=1) * ratio, at_least)
 
 
 def hard_negatives(

@@ -14,6 +14,7 @@ from singleshot._version import __version__
 from singleshot.class_selection import ClassSelection
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.inputs import InputSpec
+from singleshot.pretrained import PretrainedWeights
 from singleshot.prior_boxes import PriorSpec
 from singleshot.thresholds import Thresholds
 
@@ -49,6 +50,7 @@ class ModelInfo:
         precision: Of an exported file's weights.
         category_ids: COCO's number of each class, of the data that it was trained on; None for other forms.
         selection: Which of its training data's classes these are, where they were selected or renamed.
+        pretrained: What it was started from and that licence, where it did not start from scratch and that is known.
         more: What else the description holds.
     """
 
@@ -65,6 +67,7 @@ class ModelInfo:
     precision: str | None = None
     category_ids: Mapping[str, int] | None = None
     selection: ClassSelection | None = None
+    pretrained: PretrainedWeights | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -89,6 +92,7 @@ class ModelInfo:
             training or {},
             graph=None if graph is None else graph.to_dict(),
             category_ids=category_ids,
+            pretrained=model.pretrained,
         )
 
     def exported(self, raw: bool, precision: str = "float32", more: Mapping[str, Any] | None = None) -> ModelInfo:
@@ -199,6 +203,7 @@ _READERS: dict[str, Callable[[Any], object]] = {
     "thresholds": Thresholds.from_dict,
     "category_ids": read_category_ids,
     "selection": ClassSelection.from_dict,
+    "pretrained": PretrainedWeights.from_dict,
     "model": str,
     "version": str,
 }

@@ -19,7 +19,7 @@ from torch import Tensor
 from singleshot.boxes import VARIANCES, Variances, decode, iou
 from singleshot.errors import ConfigError
 from singleshot.records import RawOutput
-from singleshot.thresholds import ACTIVATIONS, NO_CAP, first_column
+from singleshot.thresholds import ACTIVATIONS, NO_CAP, Thresholds, first_column
 
 _BLOCK = 400
 
@@ -30,6 +30,31 @@ class Found(NamedTuple):
     boxes: Tensor
     scores: Tensor
     labels: Tensor
+
+
+class Traced(NamedTuple):
+    """As `Found`, and the prior [N] that each came from."""
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    priors: Tensor
+
+
+class _Rules(NamedTuple):
+    """The arguments of `to_detections`, fields of `Thresholds`."""
+
+    score_min: float
+    nms_iou: float
+    per_class: int
+    keep: int
+    class_agnostic: bool
+    activation: str
+    clip: bool
+    candidates: int | None
+    keep_per_class: int | None
+    best_class: bool
+    background_competes: bool
 
 
 class _Candidates(NamedTuple):
@@ -66,6 +91,23 @@ class _Limits(NamedTuple):
     by_class: bool
     keep: int
     keep_per_class: int | None
+
+
+class _Entry(NamedTuple):
+    """What the choice of candidates goes by: scores [B, P, C] (or [B, P, 1] of the class [B, P] each prior speaks for),
+    the boxes, the limits of NMS, those before it, and the score that a candidate must be over."""
+
+    scores: Tensor
+    classes: Tensor | None
+    geometry: _Geometry
+    limits: _Limits
+    per_class: int
+    cap: int
+    score_min: float
+
+    def every(self) -> _Candidates:
+        """All candidates, best first."""
+        return _all(self.scores, self.classes, self.per_class, self.score_min, self.cap)
 
 
 def to_detections(
@@ -106,43 +148,96 @@ def to_detections(
     classes (`candidates`, `keep`), cut to these labels, and then to the caps: boxes of other classes push out none of
     them. With class_agnostic they still suppress, and count for `candidates`.
     """
+    values = score_min, nms_iou, per_class, keep, class_agnostic, activation, clip, candidates, keep_per_class
+    rules = _Rules(*values, best_class, background_competes)
+    return [Found(*one[:3]) for one in _trace(raw, priors, variances, rules, wanted)]
+
+
+def trace_detections(
+    raw: RawOutput,
+    priors: Float[Tensor, "P 4"],
+    variances: Variances,
+    rules: Thresholds,
+    wanted: Sequence[int] | None = None,
+) -> list[Traced]:
+    """The detections of `to_detections` by these rules, each with the prior it came from."""
+    return _trace(raw, priors, variances, _Rules(**rules.for_postprocess()), wanted)
+
+
+def trace_candidates(
+    raw: RawOutput,
+    priors: Float[Tensor, "P 4"],
+    variances: Variances,
+    rules: Thresholds,
+    wanted: Sequence[int] | None = None,
+) -> list[Traced]:
+    """What enters non-maximum suppression in `trace_detections`: scores over the limit, within the caps before it."""
+    with torch.no_grad():
+        entry = _enter(raw, priors, variances, _Rules(**rules.for_postprocess()), wanted)
+        return _traced(entry.every(), entry.geometry)
+
+
+def probabilities(logits: Float[Tensor, "*n K"], activation: str) -> Float[Tensor, "*n K"]:
+    """float32 scores of logits, background first. Raises ConfigError for an unknown activation."""
     if activation not in ACTIVATIONS:
         raise ConfigError(f"activation {activation!r}: want one of {', '.join(ACTIVATIONS)}")
+    logits = logits.float()
+    return logits.softmax(dim=-1) if activation == "softmax" else logits.sigmoid()
+
+
+def _trace(
+    raw: RawOutput,
+    priors: Tensor,
+    variances: Variances,
+    rules: _Rules,
+    wanted: Sequence[int] | None,
+) -> list[Traced]:
     with torch.no_grad():
-        logits = raw.logits.float()
-        scores = logits.softmax(dim=-1) if activation == "softmax" else logits.sigmoid()
-        geometry = _Geometry(raw.offsets, priors, variances, clip)
-        apart = None if class_agnostic else wanted
-        most = NO_CAP if class_agnostic and wanted is not None else keep
-        limits = _Limits(nms_iou, not class_agnostic, most, None if class_agnostic else keep_per_class)
-        if class_agnostic or best_class:
-            first = first_column(class_agnostic, activation, background_competes)
-            best, winner = scores[..., first:].max(dim=-1, keepdim=True)
-            winner = winner + first
-            taken = winner > 0 if apart is None else _is_one(winner - 1, apart)
-            scores, per_class = torch.where(taken, best, 0.0), scores.shape[1]
-            classes = winner.squeeze(-1) - 1
-        else:
-            scores, classes = scores[..., 1:], None
-            if apart is not None:
-                columns = torch.arange(scores.shape[-1], device=scores.device)
-                scores = torch.where(_is_one(columns, apart), scores, 0.0)
-        cap = scores[0].numel() if candidates is None else candidates
-        quick = min(_BLOCK, per_class, cap)  # the best of all can hold no more of one class than that
-        chosen = _best(scores, classes, quick).over(score_min)
-        found = _suppress(chosen, geometry, limits)
+        entry = _enter(raw, priors, variances, rules, wanted)
+        most = entry.limits.keep
+        quick = min(_BLOCK, entry.per_class, entry.cap)  # the best of all can hold no more of one class than that
+        chosen = _best(entry.scores, entry.classes, quick).over(rules.score_min)
+        found = _suppress(chosen, entry.geometry, entry.limits)
         enough = (found.scores > 0).sum(dim=1) >= most
-        if chosen.scores.shape[1] == quick < cap:
+        if chosen.scores.shape[1] == quick < entry.cap:
             complete = enough | (chosen.scores[:, -1] == 0)  # or nothing was left out
             if not bool(complete.all()):
-                found = _suppress(_all(scores, classes, per_class, score_min, cap), geometry, limits)
-        image_boxes = geometry.boxes(found.priors)
-        counts = (found.scores > 0).sum(dim=1).tolist()
-        rows = zip(image_boxes, found.scores, found.labels, counts, strict=True)
-        every = [Found(b[:n], s[:n], c[:n]) for b, s, c, n in rows]
-        if wanted is None or not class_agnostic:
+                found = _suppress(entry.every(), entry.geometry, entry.limits)
+        every = _traced(found, entry.geometry)
+        if wanted is None or not rules.class_agnostic:
             return every
-        return [Found(*(values[_is_one(one.labels, wanted)][:keep] for values in one)) for one in every]
+        return [Traced(*(values[_is_one(one.labels, wanted)][: rules.keep] for values in one)) for one in every]
+
+
+def _enter(raw: RawOutput, priors: Tensor, variances: Variances, rules: _Rules, wanted: Sequence[int] | None) -> _Entry:
+    """Which scores may become candidates, and the limits that then hold."""
+    scores = probabilities(raw.logits, rules.activation)
+    geometry = _Geometry(raw.offsets, priors, variances, rules.clip)
+    together, per_class = rules.class_agnostic, rules.per_class
+    apart = None if together else wanted
+    most = NO_CAP if together and wanted is not None else rules.keep
+    limits = _Limits(rules.nms_iou, not together, most, None if together else rules.keep_per_class)
+    if together or rules.best_class:
+        first = first_column(together, rules.activation, rules.background_competes)
+        best, winner = scores[..., first:].max(dim=-1, keepdim=True)
+        winner = winner + first
+        taken = winner > 0 if apart is None else _is_one(winner - 1, apart)
+        scores, per_class = torch.where(taken, best, 0.0), scores.shape[1]
+        classes = winner.squeeze(-1) - 1
+    else:
+        scores, classes = scores[..., 1:], None
+        if apart is not None:
+            columns = torch.arange(scores.shape[-1], device=scores.device)
+            scores = torch.where(_is_one(columns, apart), scores, 0.0)
+    cap = scores[0].numel() if rules.candidates is None else rules.candidates
+    return _Entry(scores, classes, geometry, limits, per_class, cap, rules.score_min)
+
+
+def _traced(found: _Candidates, geometry: _Geometry) -> list[Traced]:
+    """One record an image, without the rows that hold nothing."""
+    counts = (found.scores > 0).sum(dim=1).tolist()
+    rows = zip(geometry.boxes(found.priors), found.scores, found.labels, found.priors, counts, strict=True)
+    return [Traced(b[:n], s[:n], c[:n], p[:n]) for b, s, c, p, n in rows]
 
 
 def _is_one(labels: Tensor, wanted: Sequence[int]) -> Tensor:

@@ -159,6 +159,29 @@ _FACEBOXES = replace(
         ((0.5, 0.5),),
     ),
 )
+# lxg2015/faceboxes: of the larger squares one a cell, of the others by columns; centres -3 -1 1 3 eighths of 32 away.
+_FACEBOXES_LXG = replace(
+    _FACEBOXES,
+    centres=(
+        (
+            *((0.125 + x / 4, 0.125 + y / 4) for x in range(4) for y in range(4)),
+            *((0.25 + x / 2, 0.25 + y / 2) for x in range(2) for y in range(2)),
+            (0.5, 0.5),
+        ),
+        ((0.5, 0.5),),
+        ((0.5, 0.5),),
+    ),
+)
+# d2l's multibox_prior with two sizes and the ratios 1, 2 and 1/2 of the first.
+_TINY_SIZES = ((0.2, 0.272), (0.37, 0.447), (0.54, 0.619), (0.71, 0.79), (0.88, 0.961))
+_TINY = from_shapes(
+    256,
+    (32, 16, 8, 4, 1),
+    tuple(
+        tuple((256 * w, 256 * h) for w, h in ((s, s), (t, t), (s * 2**0.5, s * 0.5**0.5), (s * 0.5**0.5, s * 2**0.5)))
+        for s, t in _TINY_SIZES
+    ),
+)
 _RETINAFACE_SIZES, _RETINAFACE_STEPS = squares((16, 32), (64, 128), (256, 512)), (8.0, 16.0, 32.0)
 
 # name: (where it comes from, the table)
@@ -306,6 +329,8 @@ _TABLES: dict[str, tuple[str, PriorSpec]] = {
         from_shapes((480, 640), ((60, 80), (30, 40), (15, 20), (8, 10)), _ULTRAFACE_SIZES, clip="center"),
     ),
     "faceboxes1024": ("zisianw/FaceBoxes.PyTorch layers/functions/prior_box.py at 1024 pixels", _FACEBOXES),
+    "faceboxes1024-lxg2015": ("lxg2015/faceboxes encoderl.py", _FACEBOXES_LXG),
+    "tinyssd256": ("d2l-ai/d2l-en chapter_computer-vision/ssd.md, 256 pixels", _TINY),
     "retinaface640": (
         "biubug6/Pytorch_Retinaface data/config.py, cfg_mnet",
         from_shapes(640, (80, 40, 20), _RETINAFACE_SIZES, _RETINAFACE_STEPS),

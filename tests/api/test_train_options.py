@@ -31,6 +31,7 @@ SAME_FOR_BOTH: dict[str, Any] = {
     "compile": (True, "settings.compiled", True),
     "workers": (2, "loader.workers", 2),
     "tensorboard": (False, "options.tensorboard", False),
+    "log": (("none-such",), REFUSED, None),
     "update_ratios": (True, "settings.update_ratios", True),
     "clip_boxes": (True, "train_set.clip_boxes", True),
     "follow_links": (True, "options.follow_links", True),

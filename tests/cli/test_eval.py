@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = [["train"], ["eval"], ["detect"], ["demo"], ["priors", "show"]]
+COMMANDS = [["train"], ["eval"], ["detect"], ["explain"], ["demo"], ["priors", "show"]]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

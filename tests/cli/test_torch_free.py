@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # What `pip install singleshot[openvino]` does not bring.
 ABSENT = (
-    "torch", "torchvision", "jaxtyping", "google", "flatbuffers", "tensorboard", "matplotlib", "aiohttp",
-    "onnx", "onnxscript", "onnxruntime", "nncf", "timm", "beartype", "PIL",
+    "torch", "torchvision", "jaxtyping", "google", "flatbuffers", "tensorboard", "matplotlib", "jinja2", "markupsafe",
+    "aiohttp", "onnx", "onnxscript", "onnxruntime", "nncf", "timm", "beartype", "PIL", "fastapi", "prometheus_client",
 )  # fmt: skip
 BLOCKED = f"""
 import sys
@@ -52,7 +52,11 @@ REFUSED = [
     (["eval", "best.safetensors", "DATA"], "train"),
     (["detect", "best.safetensors", "DATA/JPEGImages"], "train"),
     (["bench", "best.safetensors"], "train"),
+    (["explain", "MODEL", "photo.jpg"], "train"),
+    (["serve", "MODEL"], "serve"),
     (["eval", "MODEL", "DATA", "--split", "test", "--out", "report"], "report"),
+    (["eval", "MODEL", "DATA", "--split", "test", "--errors", "errors"], "report"),
+    (["report", "run"], "report"),
     (["data", "info", "DATA", "--out", "info.png"], "report"),
     (["priors", "fit", "DATA", "--out", "priors.json"], "report"),
 ]

@@ -168,12 +168,14 @@ def test_an_image_is_found_by_the_end_of_its_path(coco_of, written: str) -> None
     assert Path(image.path) == root / "pics/a b.png"
 
 
-def test_the_longest_end_decides_and_several_are_said(coco_of, one_line) -> None:
+def test_the_longest_end_decides_and_several_are_said(coco_of, write_image, one_line) -> None:
     root = coco_of(["x/one/a.png", "x/two/a.png"], ["old/two/a.png"])
     (image,) = read(root).images
     assert Path(image.path) == root / "x/two/a.png"
-    said = one_line(open_dataset, coco_of(["x/one/a.png"], ["old/a.png"]))
-    assert "fits 2 images" in said
+    coco_of(["x/one/a.png"], ["old/a.png"])
+    assert Path(read(root).images[0].path) == root / "x/one/a.png"  # the same picture
+    write_image(root / "x/two/a.png", 32, 24)
+    assert "fits 2 images" in one_line(open_dataset, root)
 
 
 def test_letters_of_another_unicode_form_are_the_same(coco_of) -> None:

@@ -111,7 +111,7 @@ def turned_jpeg(seed: int, orientation: int) -> bytes:
 def test_sizes_and_exif_turns(voc, findings):
     objects = [("cat", BOX)]
     objects = dict.fromkeys(["turned", "explained", "other", "swapped"], objects)
-    sizes = {"turned": (48, 64), "explained": (64, 48), "other": (640, 480), "swapped": (48, 64)}
+    sizes = {"turned": (48, 64), "explained": (64, 48), "other": (640, 640), "swapped": (48, 64)}
     root = voc(objects, sizes=sizes)
     for k, stem in enumerate(["turned", "explained"]):
         (root / "JPEGImages" / f"{stem}.png").write_bytes(turned_jpeg(k, 6))

@@ -182,7 +182,7 @@ def test_a_json_beyond_the_limit_is_refused(tmp_path, monkeypatch, coco, write_c
 
 
 def test_one_file_under_two_ids_is_said(tmp_path, coco, write_coco, caplog):
-    images = [{"id": ident, "file_name": "a.png", "width": 40, "height": 30} for ident in (3, 17)]
+    images = [{"id": ident, "file_name": "a.png", "width": 64, "height": 48} for ident in (3, 17)]
     path = write_coco(tmp_path / "train.json", coco([note([1, 2, 3, 4], image_id=17)], images=images))
     assert len(open_dataset(path)) == 2
     assert "1 image is listed twice: a.png is 3 and 17; join" in caplog.text
@@ -325,3 +325,49 @@ def test_key_points_alone_are_passed_over(tmp_path, coco, write_coco):
     raw = open_source(path).read(None, problems)
     assert sum(len(image.objects) for image in raw.images) == 1
     assert [(f.kind, f.message[:12]) for f in problems.findings] == [("shapes-passed-over", "2 keypoints:")]
+
+
+def test_two_files_of_one_name_and_split_are_read_once(tmp_path, coco, write_coco):
+    content = coco([note([1, 2, 3, 4]), note([1, 2, 3, 4], id=6, image_id=10)])
+    write_coco(tmp_path / "annotations" / "train.json", content, tmp_path / "train")
+    write_coco(tmp_path / "train" / "_annotations.coco.json", content)
+    problems = CollectErrors()
+    raw = open_source(tmp_path).read(None, problems)
+    assert {name: len(members) for name, members in raw.splits.items()} == {"train": 2}
+    assert dict(problems.counts) == {"labels-repeated": 1}
+    assert len(open_dataset(tmp_path, "train")) == 2
+
+
+def test_the_file_next_to_one_of_val_is_the_one_to_train_on(tmp_path, coco, write_coco):
+    content = coco([note([1, 2, 3, 4])])
+    for split, name in (("train", "instances_default"), ("val", "val_instances_default")):
+        content["images"][0]["file_name"] = f"{split}/a.png"
+        content["images"][1]["file_name"] = f"{split}/b.png"
+        write_coco(tmp_path / "annotations" / f"{name}.json", content, tmp_path / "images" / split)
+    assert sorted(open_source(tmp_path).splits) == ["train", "val"]
+    assert "/val/" in open_dataset(tmp_path, "val").names[0]
+
+
+@pytest.mark.parametrize(("root", "classes"), [("cat", ("cat",)), ("animals", ("cat",))])
+def test_a_root_of_categories_may_be_called_as_one_of_them(opened, root, classes):
+    categories = [{"id": 0, "name": root, "supercategory": "none"}, {"id": 3, "name": "cat", "supercategory": root}]
+    assert opened([note([1, 2, 3, 4])], categories=categories).class_names == classes
+
+
+def test_two_categories_of_one_name_are_refused(opened):
+    categories = [{"id": 1, "name": "cat", "supercategory": "cat"}, {"id": 3, "name": "cat", "supercategory": "cat"}]
+    with pytest.raises(DataError, match="name 'cat' is taken by another id"):
+        opened([note([1, 2, 3, 4]), note([1, 2, 3, 4], id=6, category_id=1)], categories=categories)
+
+
+@pytest.mark.parametrize("folder", ["train_masks", "SegmentationClass", "gt"])
+def test_copies_of_an_image_and_its_mask_do_not_hide_it(tmp_path, coco, write_coco, write_image, one_line, folder):
+    write_coco(tmp_path / "annotations" / "instances.json", coco([note([1, 2, 3, 4])]), tmp_path / "data" / "photos")
+    for name in ("a.png", "b.png"):
+        (tmp_path / "copies").mkdir(exist_ok=True)
+        (tmp_path / "copies" / name).write_bytes((tmp_path / "data" / "photos" / name).read_bytes())
+        write_image(tmp_path / "data" / folder / name, 32, 48)
+    raw = open_source(tmp_path).read(None)
+    assert {image.path.removeprefix(f"{tmp_path}/") for image in raw.images} == {"copies/a.png", "copies/b.png"}
+    write_image(tmp_path / "copies" / "a.png", 32, 24)
+    assert "'a.png' fits 3 images" in one_line(open_source(tmp_path).read)

@@ -55,7 +55,7 @@ def broken(tmp_path, voc_xml, write_voc) -> Path:
         "val": [cat, ("dog", (1, 1, 20, 20))],
         "test": [("dog", BOX)],
     }  # fmt: skip
-    sizes = {"sized": (640, 480), "unsized": None}
+    sizes = {"sized": (640, 640), "unsized": None}
     xmls = {stem: voc_xml(objects, size=sizes.get(stem, (64, 48))) for stem, objects in objects.items()}
     train = [stem for stem in objects if stem not in ("copied", "val", "test")]
     splits = {"train": train, "val": ["copied", "val"], "test": ["test"], "trainval": [*train, "copied", "val"]}

@@ -49,7 +49,7 @@ def coco_set(tmp_path):
         images, annotations = [], []
         for k, name in enumerate(NAMES):
             picture(root / name, k)
-            images.append({"id": k, "file_name": name, "width": size, "height": size})
+            images.append({"id": k, "file_name": name, "width": size, "height": SIDE})
             for box in (boxes or {}).get(k, [GOOD]):
                 more = annotation if k == 0 else {}
                 row = {"id": len(annotations), "image_id": k, "category_id": 1, "bbox": box, "iscrowd": 0}
@@ -284,7 +284,7 @@ REASONS = {
 @pytest.mark.parametrize("kind", REASONS)
 def test_why_nothing_would_be_left(coco_set, one_line, kind):
     boxes = {k: [[SIDE + 5, 30, 50, 40]] for k in range(6)} if kind == "box-outside" else None
-    root = coco_set(boxes, size=640 if kind == "size-mismatch" else SIDE)
+    root = coco_set(boxes, size=SIDE // 2 if kind == "size-mismatch" else SIDE)
     for name in NAMES:
         if kind == "image-missing":
             (root / name).unlink()

@@ -270,6 +270,50 @@ def test_forms_before_the_one_that_is_read_are_said(folder) -> None:
     assert "the folder holds CVAT labels too" in open_source(folder(files, images)).unread
 
 
+CREATEML = json.dumps(
+    [
+        {
+            "image": "a.png",
+            "annotations": [{"label": "cat", "coordinates": {"x": 32, "y": 24, "width": 32, "height": 24}}],
+        }
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "said"),
+    [
+        ("labels.csv", CSV, "holds CSV labels too"),
+        ("annotations.csv", "image;label;x;y;width;height\na.png;cat;32;24;32;24\n", "CSV (annotations.csv) labels"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("form", "files"),
+    [("createml", {"x.json": CREATEML}), ("cvat", {"x.xml": CVAT.replace("old", "a")}), ("voc", {"a.xml": VOC})],
+)
+def test_a_table_is_a_copy_of_other_labels_and_said(folder, form, files, name, table, said) -> None:
+    source = open_source(folder({**files, name: table}, ["a.png"]))
+    assert source.form == form
+    assert f"read as {source.format.about}; the folder holds" in source.unread
+    assert said in source.unread
+
+
+def test_a_few_labels_of_one_form_do_not_stand_in_for_many_of_another(folder) -> None:
+    images = [f"{k}.png" for k in range(5)]
+    files = {f"{k}.txt": YOLO for k in range(5)} | {"0.xml": VOC, "1.xml": VOC}
+    source = open_source(folder({**files, "classes.txt": "cat"}, images))
+    assert source.form == "yolo"
+    assert "Pascal VOC labels too" in source.unread
+    assert open_source(folder({**files, "2.xml": VOC}, images)).form == "voc"
+
+
+def test_a_stray_label_of_another_form_hides_no_set_below(folder) -> None:
+    images = [f"images/train/{k}.png" for k in range(12)]
+    files = {f"images/train/{k}.xml": VOC for k in range(11)} | {"images/train/11.txt": YOLO}
+    source = open_source(folder({**files, "images/train/classes.txt": "cat"}, images))
+    assert (source.form, len(source.read().images)) == ("voc", 11)
+
+
 def test_a_tree_that_is_limited_reads_no_more(folder) -> None:
     tree = open_tree(folder({"a.txt": "12345", "b.txt": "1"})).limited(2, 6)
     assert (tree.read("a.txt", 9, "x"), tree.read("b.txt", 9, "x")) == (b"12345", b"1")

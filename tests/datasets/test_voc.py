@@ -356,3 +356,34 @@ def test_missing_images_of_a_folder_without_lists_are_those_of_annotations(tmp_p
     open_source(tmp_path).read(None, problems)
     assert [(Path(f.file).name, f.kind) for f in problems.findings] == [(f"{s}.xml", "image-missing") for s in "bc"]
     assert f"image 'b' is missing (2 of 3 are not below {tmp_path})" in problems.findings[0].message
+
+
+def test_folders_of_images_are_splits_where_nothing_else_says_them(folder, voc_xml):
+    places = {"a": "train", "b": "train", "c": "val"}
+    files = {f"Annotations/{stem}.xml": voc_xml([("cat", (1, 1, 9, 9))]) for stem in places}
+    pictures = [f"images/{split}/{stem}.png" for stem, split in places.items()]
+    source = open_source(folder(files, pictures))
+    raw = source.read()
+    assert {split: [raw.images[i].ident for i in members] for split, members in raw.splits.items()} == {
+        "train": ["a", "b"],
+        "val": ["c"],
+    }
+    assert not raw.made
+    assert source.splits == ("train", "val")
+
+
+@pytest.mark.parametrize(
+    ("more", "splits"),
+    [
+        ({"Annotations/d.xml": "", "images/d.png": None}, 4),  # one in neither
+        ({"images/val/a.png": None}, 4),  # one in both
+        ({"ImageSets/Main/train.txt": "a\n", "ImageSets/Main/val.txt": "b\n", "ImageSets/Main/test.txt": "c\n"}, 3),
+    ],
+)
+def test_folders_of_images_are_no_splits_otherwise(folder, voc_xml, more, splits):
+    xml = voc_xml([("cat", (1, 1, 9, 9))])
+    files = {f"Annotations/{stem}.xml": xml for stem in "abc"}
+    files |= {name: text or xml for name, text in more.items() if text is not None}
+    pictures = ["images/train/a.png", "images/train/b.png", "images/val/c.png"]
+    source = open_source(folder(files, [*pictures, *(name for name, text in more.items() if text is None)]))
+    assert len(source.splits) == splits

@@ -286,3 +286,16 @@ def test_numbers_of_the_yaml_are_believed(yolo, one_line):
 def test_classes_txt_counts_from_1_too(yolo):
     root = yolo({"images/a.png": "", "labels/a.txt": rows(1), "classes.txt": "cat\n"})
     assert open_source(root).read().images[0].objects[0].name == "cat"
+
+
+def test_one_folder_of_all_splits_is_found_under_another_name_of_the_data_set(yolo):
+    files = {**plain(ROW), "data.yaml": f"train: ../cloned/images/\nval: ../cloned/images/\n{NAMES}"}
+    found = CollectErrors()
+    raw = open_source(yolo(files)).read(None, found)
+    assert {split: len(members) for split, members in raw.splits.items()} == {"train": 1, "val": 1}
+    assert found.counts["path-moved"] == 2
+    # Of two different folders "images" may be either.
+    files["data.yaml"] = f"train: ../cloned/images/\nval: ../other/images/\n{NAMES}"
+    found = CollectErrors()
+    open_source(yolo(files)).read(None, found)
+    assert found.counts["path-moved"] == 0

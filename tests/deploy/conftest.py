@@ -13,11 +13,13 @@ import torch
 
 from singleshot.inputs import to_square
 from singleshot.models import SSD, build
+from singleshot.pretrained import PretrainedWeights
 from singleshot.scenes.scenes import make_scene
 from singleshot.thresholds import Thresholds
 from singleshot.weights.checkpoint import ModelInfo
 
 CLASSES = ("cross", "leaf", "ring")
+WEIGHTS = PretrainedWeights("a backbone", "a package 1.0", "Apache-2.0")
 
 
 class Net(NamedTuple):
@@ -46,6 +48,7 @@ def _net(name: str, count: int) -> Net:
 
     torch.manual_seed(1)
     model = build(name, len(CLASSES)).eval()
+    model.pretrained = WEIGHTS
     images = np.stack([to_square(make_scene(0, "test", i)[0], model.input_spec)[0] for i in range(count)])
     return Net(model, ModelInfo.of(model, CLASSES), network_model(model), images)
 

@@ -14,7 +14,7 @@ from singleshot.deploy import export
 from singleshot.deploy.export import Form, Quantised, export_model
 from singleshot.deploy.onnx_file import attach_postprocess
 from singleshot.deploy.onnx_post import select_model
-from singleshot.deploy.parity import Agreement, compare, compare_raw
+from singleshot.deploy.parity import Agreement, _difference_px, compare, compare_raw
 from singleshot.errors import ConfigError
 from singleshot.records import ImageDetections
 from singleshot.runtime.model_file import read_onnx_info
@@ -121,6 +121,7 @@ def test_names_shapes_opset_and_description(mini, tmp_path: Path) -> None:
     assert said.class_names == info.class_names
     assert said.input_spec == info.input_spec
     assert said.precision == "float32"
+    assert said.pretrained == mini.model.pretrained is not None
     assert not said.raw
     # Nothing that a reader would warn of, and nothing of the machine that wrote it.
     taken = {name for node in proto.graph.node for name in node.input}
@@ -171,6 +172,20 @@ def test_faults_are_seen(mini, engines, tmp_path: Path) -> None:
         assert compare(mini.model, info, other, mini.images).lost > 0
 
 
+def test_a_box_beyond_the_input_is_compared_by_its_size() -> None:
+    sides = torch.tensor([320.0, 320.0, 320.0, 320.0])
+    inside, huge = torch.tensor([[0.1, 0.1, 0.2, 0.2]]), torch.tensor([[-4e4, 0.1, 4e4, 0.2]])
+    endless = torch.tensor([[0.0, 0.0, torch.inf, 1.0]])
+    assert _difference_px(inside, inside + 1 / 320, sides).tolist() == pytest.approx([1.0], abs=1e-4)
+    assert _difference_px(huge, huge * (1 + 2e-7), sides) < 1e-4  # a last digit, of 2 pixels
+    assert _difference_px(huge, huge * 1.01, sides) > 3
+    # The model's box decides: what the other side has too large, or endless, is wrong.
+    assert _difference_px(inside, huge, sides) > 1e6
+    assert _difference_px(endless, endless, sides) == 0
+    assert not _difference_px(inside, endless, sides) < 1e9
+    assert not _difference_px(endless, inside, sides) < 1e9
+
+
 def test_raw_outputs_are_compared_as_boxes_and_scores(mini) -> None:
     with torch.inference_mode():
         raw = mini.model(torch.from_numpy(mini.images).permute(0, 3, 1, 2))
@@ -213,6 +228,7 @@ def test_openvino_files(mini, engines, tmp_path: Path, monkeypatch) -> None:
         assert done.files == (path, path.with_suffix(".bin"))
         assert [row.speed.engine for row in done.rows] == ["pytorch", "openvino"]
         engine = engines(path)["openvino"]
+        assert json.loads(engine.description)["pretrained"] == mini.model.pretrained.to_dict()
         assert json.loads(engine.description)["precision"] == ("float16" if half else "float32")
         sizes[name] = path.with_suffix(".bin").stat().st_size
     assert sizes["half"] < 0.6 * sizes["full"]

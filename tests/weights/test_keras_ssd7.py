@@ -147,6 +147,19 @@ def test_heads_that_do_not_see_the_border(tmp_path, arrays):
         import_foreign(write(tmp_path / "mixed.h5", arrays, mixed))
 
 
+@pytest.mark.parametrize(
+    ("layer", "border"), [("idendity_layer", "valid"), ("lambda1", "valid"), ("identity_layer", "same")]
+)
+def test_a_layer_without_weights_tells_the_version_of_weights_alone(tmp_path, arrays, layer, border):
+    path = write(tmp_path / "ssd7.h5", arrays)
+    with h5py.File(path, "a") as file:
+        file.create_group(layer)
+    foreign = import_foreign(path)
+    assert foreign.model.prior_spec.grids[0] == ((35, 58) if border == "valid" else (37, 60))
+    assert any("lambda1 is code" in note for note in foreign.notes) == (layer == "lambda1")
+    agrees(foreign.model, arrays, border)
+
+
 def test_the_description_may_lie_next_to_weights_alone(tmp_path, arrays):
     (tmp_path / "ssd7.json").write_text(json.dumps(config(144, 208)))
     assert import_foreign(write(tmp_path / "ssd7.h5", arrays)).model.input_spec.sides == (144, 208)

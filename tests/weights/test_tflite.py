@@ -237,6 +237,17 @@ def test_a_float_network_gives_the_outputs_of_litert(tmp_path, half, enlarge, li
     assert np.abs(foreign.model.priors.numpy() - tiny_anchors()[:, [1, 0, 3, 2]]).max() < 1e-6
 
 
+def test_a_tensor_may_have_no_name_of_its_own_first(tmp_path):
+    """A converter joins the names of all that a tensor was made of, and the first of them may be none."""
+    tiny = Tiny()
+    for one in tiny.graph.tensors:
+        one.name = one.name if one.buffer or one.name == "image" else f";{one.name}"
+    named = import_checkpoint(Tiny().write(tmp_path / "tiny.tflite"))
+    nameless = import_checkpoint(tiny.write(tmp_path / "nameless.tflite"))
+    image = np.random.default_rng(1).integers(0, 256, (48, 48, 3), np.uint8)
+    assert torch.equal(raw_of(nameless, image).logits, raw_of(named, image).logits)
+
+
 def test_maps_may_begin_at_places_of_their_own(tmp_path):
     """multiscale_grid_anchor_generator.py: half a step in, or not at all where the stride does not divide the image."""
     anchors = tiny_anchors()
@@ -338,7 +349,7 @@ def test_a_network_of_the_edge_tpu_is_named(tmp_path):
     image, boxes, scores = writer.graph.inputs[0], *list(writer.graph.operators[-1].inputs)[:2]
     detection = writer.graph.operators[-1]
     writer.graph.operators = []
-    writer.op("edgetpu-custom-op", [image], [boxes, scores], custom={"version": 1})
+    writer.op("edgetpu-custom-op", [image], [boxes, scores], custom={"version": 1, "code": "x" * 70_000})
     writer.graph.operators.append(detection)
     with pytest.raises(CheckpointError, match=r"compiled for the Edge TPU.*edgetpu_compiler") as caught:
         import_checkpoint(writer.write(tmp_path / "ssd_edgetpu.tflite"))

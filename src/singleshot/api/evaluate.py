@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,6 @@ from singleshot.api.options import Options, Progress, check_range, check_results
 from singleshot.class_selection import Classes
 from singleshot.errors import ConfigError, printable
 from singleshot.extras import needs, require
-from singleshot.files import atomic_write
 
 if TYPE_CHECKING:
     from singleshot.datasets import Dataset
@@ -34,6 +32,7 @@ class EvaluateOptions(Options):
     out: str | None = None
     save: str | None = None
     form: str | None = None
+    errors: str | None = None
     batch: int = 16
     rule: str | None = None
     score_min: float | None = None
@@ -80,6 +79,7 @@ def evaluate(
     out: str | Path | None = None,
     save: str | Path | None = None,
     form: str | None = None,
+    errors: str | Path | None = None,
     batch: int = 16,
     rule: str | None = None,
     score_min: float | None = None,
@@ -102,10 +102,11 @@ def evaluate(
         data: Folder, file or address in any form that `singleshot data check` reads.
         split: Which split.
         metric: "voc07" (11 points), "voc" (area under the curve) or "coco" (.5:.95, by size).
-        out: Folder for eval.json and curves.png.
+        out: Folder for report.html, eval.json and curves.png.
         save: New or empty folder for the detections, all that were evaluated.
         form: How they are written: "json", "coco", "voc", "yolo" or "csv"; None for COCO where the data is COCO, with
             its ids, else JSON.
+        errors: New or empty folder for the worst errors and the suspected label errors: pictures, and lists of all.
         batch: Images per call of the network.
         rule: Detect as another codebase does, such as "caffe"; this and the next two are for checkpoints.
         score_min: Ignore lower scores; None for the model's, .01.
@@ -147,9 +148,12 @@ def run_evaluation(options: EvaluateOptions, progress: Progress = no_progress) -
     if options.form not in (None, *FORMATS):
         raise ConfigError(f"--format {printable(options.form)}: want one of {', '.join(FORMATS)}")
     if options.out is not None:
-        require("report", "--out: curves.png", "matplotlib")
+        require("report", "--out: report.html and curves.png", "matplotlib", "jinja2")
     if options.save is not None:
         check_results_folder("--save", options.save)
+    if options.errors is not None:
+        require("report", "--errors", "jinja2")
+        check_results_folder("--errors", options.errors)
     wanted = None if options.classes is None else read_groups(options.classes)
     detector = _exported(options) if is_exported(options.model) else _checkpoint(options)
     engine, spec = detector.engine, detector.input_spec
@@ -173,8 +177,16 @@ def run_evaluation(options: EvaluateOptions, progress: Progress = no_progress) -
     done = Evaluated(options, evaluation, seconds, classes)
     if options.save is not None:
         _save_detections(options, dataset, evaluated.detections)
+    if options.errors is not None:
+        from singleshot.report.error_files import write_errors
+
+        write_errors(Path(options.errors), errors, dataset)
     if options.out is not None:
-        _write_report(done, Path(options.out))
+        from singleshot.api.run_page import write_evaluation_page
+        from singleshot.report.curves import draw_curves
+
+        write_evaluation_page(done, dataset, Path(options.out), _facts(detector))
+        draw_curves(evaluation, Path(options.out) / "curves.png")
     return done
 
 
@@ -230,10 +242,27 @@ def _save_detections(options: EvaluateOptions, dataset: Dataset, found: list[Ima
             writer.add(Detections.of(record, dataset.class_names, name, *size))
 
 
-def _write_report(done: Evaluated, out: Path) -> None:
-    """eval.json and the precision-recall curves."""
-    from singleshot.report.curves import draw_curves
+def _facts(detector: Detector) -> dict[str, Any]:
+    """What is known of a model, for its page; None for what cannot be measured."""
+    engine, spec = detector.engine, detector.input_spec
+    info, name = getattr(engine, "info", None), getattr(engine, "name", None)
+    facts: dict[str, Any] = {
+        "input": spec.size_text,
+        "channels": spec.channels,
+        "parameters": None,
+        "gflops": None,
+        "engine": name,
+    }
+    if info is not None and info.model:
+        facts = {"network": info.model, **facts}
+    if name == "torch":
+        from singleshot.models.cost import model_cost
 
-    with atomic_write(out / "eval.json") as temporary:
-        temporary.write_text(json.dumps(done.to_dict(), indent=2))
-    draw_curves(done.evaluation, out / "curves.png")
+        model = engine.model  # type: ignore[attr-defined]
+        cost = model_cost(model)
+        facts |= {
+            "default_boxes": model.prior_spec.count,
+            "parameters": cost.parameters,
+            "gflops": round(cost.gflops, 4),
+        }
+    return facts

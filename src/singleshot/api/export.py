@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from singleshot.deploy.int8 import Report
     from singleshot.deploy.tflite_file import QuantisedTFLite
     from singleshot.models import SSD
+    from singleshot.pretrained import PretrainedWeights
     from singleshot.weights.checkpoint import ModelInfo
 
 # Other projects' weights, and how their code reads the file, for people.
@@ -88,7 +89,7 @@ class EngineExport(NamedTuple):
     """A model written for engines. pictures: how many it was checked on; report: on quantisation, if it was asked."""
 
     options: ExportOptions
-    class_names: tuple[str, ...]
+    info: ModelInfo
     exported: Exported
     pictures: int
     report: Report | None
@@ -118,7 +119,8 @@ class EngineExport(NamedTuple):
             "bytes": sum(file.stat().st_size for file in self.files),
             "outputs": "raw" if options.raw or options.to == "torch" else "detections",
             "precision": "int8" if report is not None else "float16" if options.half else "float32",
-            "classes": list(self.class_names),
+            "classes": list(self.info.class_names),
+            "pretrained": _plain(self.info.pretrained),
             "engines": rows,
             **({} if report is None else {"quantisation": report.to_dict()}),
         }
@@ -128,7 +130,7 @@ class WeightsExport(NamedTuple):
     """A state dict of another project. loaded_by: how its code makes the network that takes it, for people."""
 
     options: ExportOptions
-    class_names: tuple[str, ...]
+    info: ModelInfo
     path: Path
     tensors: int
     loaded_by: str
@@ -146,9 +148,14 @@ class WeightsExport(NamedTuple):
             "out": str(self.path),
             "tensors": self.tensors,
             "bytes": self.path.stat().st_size,
-            "classes": list(self.class_names),
+            "classes": list(self.info.class_names),
+            "pretrained": _plain(self.info.pretrained),
             "loaded_by": self.loaded_by,
         }
+
+
+def _plain(pretrained: PretrainedWeights | None) -> dict[str, Any] | None:
+    return None if pretrained is None else pretrained.to_dict()
 
 
 def export(
@@ -231,7 +238,7 @@ def _export_for_engines(options: ExportOptions, path: Path, on_line: Callable[[s
         else:
             quantised, report = quantise(network, info, *data, options.split, form.tensorrt_compatible, on_line)
     exported = export_model(network, info, path, pictures, form, quantised)
-    return EngineExport(options, info.class_names, exported, len(pictures), report)
+    return EngineExport(options, info, exported, len(pictures), report)
 
 
 def _export_weights(options: ExportOptions, path: Path) -> WeightsExport:
@@ -244,7 +251,7 @@ def _export_weights(options: ExportOptions, path: Path) -> WeightsExport:
     save_state_dict(path, state)
     lite = "backbone.features.0.0.0.weight" in state
     code = (_LITE if lite else WEIGHT_FORMATS[options.to]).format(columns=network.num_classes + 1)
-    return WeightsExport(options, info.class_names, path, len(state), code)
+    return WeightsExport(options, info, path, len(state), code)
 
 
 def _state_dict(network: SSD, info: ModelInfo, options: ExportOptions) -> dict[str, Any]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from singleshot.weights.imported_model import ImportedModel
 
 NUMBERED = "numbered"  # as class_names: class 1, class 2, ...
-_MOST_DIFFERENCE = 1e-4  # between raw outputs of what was read and what was written
+_MOST_DIFFERENCE = 1e-4  # between raw outputs of what was read and what was written, of those over 1 by their share
 
 AskNames = Callable[[int], str]
 
@@ -60,8 +60,8 @@ class Imported(NamedTuple):
 
     path: the file that was written; source: what it was, in words; notes: what a user should know of the conversion;
     info: what the file says of itself; found: what it finds on the picture that it was tried on; difference: the most
-    by which raw outputs of what was read and of what was written differ; picture: where that picture with the
-    detections lies, None where none was written.
+    by which raw outputs of what was read and of what was written differ, those over 1 by their share; picture: where
+    that picture with the detections lies, None where none was written.
     """
 
     checkpoint: str
@@ -89,6 +89,7 @@ class Imported(NamedTuple):
             "out": str(self.path),
             "model": info.model,
             "classes": list(info.class_names),
+            "pretrained": None if info.pretrained is None else info.pretrained.to_dict(),
             "input": info.input_spec.to_dict(),
             "priors": {"count": info.priors.count, **info.priors.to_dict()},
             "thresholds": vars(info.thresholds),
@@ -235,7 +236,7 @@ def _write_and_try(foreign: ImportedModel, info: ModelInfo, out: Path, photo: np
         again, read = load_checkpoint(temporary)
         with torch.inference_mode():
             pairs = list(zip(foreign.model.eval()(batch), again(batch), strict=True))
-        difference = max(float((a - b).abs().max()) for a, b in pairs)
+        difference = max(float(((a - b).abs() / a.abs().clamp(min=1.0)).max()) for a, b in pairs)
         if not difference < _MOST_DIFFERENCE:
             raise RuntimeError(f"{out}: what was written gives other outputs than what was read, by {difference}")
     engine = TorchEngine(again, read.thresholds, torch.device("cpu"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -125,6 +125,7 @@ def train(
     compile: bool = False,
     workers: int | None = None,
     tensorboard: bool = True,
+    log: Sequence[str] = (),
     update_ratios: bool = False,
     clip_boxes: bool = False,
     follow_links: bool = False,
@@ -173,6 +174,7 @@ def train(
         compile: Compile the network first (minutes; pays on long runs).
         workers: Processes that load images; None for what suits this machine.
         tensorboard: Write scalars and pictures for TensorBoard.
+        log: Who else hears of the training: "mlflow", "wandb", or package.module:Name of a singleshot.Reporter.
         update_ratios: Also how far each layer's weights move.
         clip_boxes: Clip boxes to the image and drop empty ones instead of stopping.
         follow_links: Follow links in the data's folder that lead out of it: for a folder of your own.
@@ -219,6 +221,7 @@ def run_training(options: TrainOptions, on_start: OnStart | None = None) -> Run:
 def _run(ready: tuple[Trainer, TrainOptions, str], on_start: OnStart | None) -> Run:
     """Train in a folder that this process holds."""
     from singleshot.api.run_folder import saved_words, write_traceback, writing
+    from singleshot.api.run_page import write_training_page
     from singleshot.training import loop, reports
 
     trainer, options, initial = ready
@@ -231,21 +234,24 @@ def _run(ready: tuple[Trainer, TrainOptions, str], on_start: OnStart | None) -> 
     with writing(folder):
         remove_parts(folder)
         if options.priors or options.fit_priors:
-            about = f"fitted to {trainer.train_set.source}" if options.fit_priors else f"of {options.priors}"
-            write_priors(folder / PRIORS_FILE, trainer.model.prior_spec, f"{trainer.model.name}, {folder.name}", about)
+            origin = f"fitted to {trainer.train_set.source}" if options.fit_priors else f"of {options.priors}"
+            write_priors(folder / PRIORS_FILE, trainer.model.prior_spec, f"{trainer.model.name}, {folder.name}", origin)
         with atomic_write(folder / RUN_FILE, durable=True) as temporary:
-            temporary.write_text(json.dumps({"options": options.kept(), "recipe": trainer.recipe.to_dict()}, indent=2))
+            about = {"options": options.kept(), "recipe": trainer.recipe.to_dict()}
+            temporary.write_text(json.dumps(about, indent=2))
         trainer.reporters.append(reports.CsvReporter(folder / loop.LOG, trainer.progress.history))
         if options.tensorboard:
             trainer.reporters.append(reports.TensorBoardReporter(folder))
     if on_start is not None:
         trainer.reporters += on_start(_started(trainer, options, initial))
     try:
-        result = trainer.run()
+        result = trainer.run(about)
     except SingleshotError as error:
         kind = type(error) if isinstance(error, DataError | loop.TrainingStoppedError) else ConfigError
         details = write_traceback(folder, error) if kind is loop.TrainingStoppedError else ""
         raise kind(f"{error}; {saved_words(trainer)}{details}") from error
+    if not result.interrupted:
+        write_training_page(trainer, result)
     return _ended(trainer, result)
 
 
@@ -283,6 +289,7 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
     from singleshot.sigmoid_losses import prior_bias
     from singleshot.training import loop
     from singleshot.training.checkpoints import has_state
+    from singleshot.training.loggers import open_loggers
 
     options = options.filled()
     folder = Path(str(options.out))
@@ -341,7 +348,7 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
         val_split=options.val_split or "val",
         skip_broken=options.skip_broken,
     )
-    trainer = loop.Trainer(model, train_set, val_set, recipe, settings)
+    trainer = loop.Trainer(model, train_set, val_set, recipe, settings, open_loggers(options.log))
     if options.resume and has_state(folder):
         trainer.resume(options.accept_changes)
         if options.resume != "auto":

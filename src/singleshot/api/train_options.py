@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 RUN_FILE = "run.json"
 PRIORS_FILE = "priors.json"  # of a run whose default boxes are not its model's own
 # Where and how a run is done on this machine: what is not kept in run.json.
-_NOT_KEPT = ("out", "resume", "accept_changes", "device", "compile", "workers", "tensorboard", "update_ratios")
+_NOT_KEPT = ("out", "resume", "accept_changes", "device", "compile", "workers", "tensorboard", "log", "update_ratios")
 # What a resumed run keeps: another value is refused.
 _FIXED = (
     "classes",
@@ -97,6 +97,7 @@ class TrainOptions(Options):
     compile: bool = False
     workers: int | None = None
     tensorboard: bool = True
+    log: tuple[str, ...] = ()
     update_ratios: bool = False
     clip_boxes: bool = False
     follow_links: bool = False

@@ -15,10 +15,13 @@ from singleshot.cli.data import data_app
 from singleshot.cli.demo import demo
 from singleshot.cli.detect import detect
 from singleshot.cli.eval import evaluate_command
+from singleshot.cli.explain import explain_command
 from singleshot.cli.export import export_command
 from singleshot.cli.import_ import import_command
 from singleshot.cli.mistakes import say_usage
 from singleshot.cli.priors import priors_app
+from singleshot.cli.report import report_command
+from singleshot.cli.serve import serve
 from singleshot.cli.train import TrainCommand, train
 from singleshot.errors import SingleshotError, printable
 from singleshot.files import DISK_FAULTS
@@ -34,8 +37,11 @@ app = typer.Typer(
 app.command(cls=TrainCommand)(train)
 app.command(name="eval")(evaluate_command)
 app.command()(detect)
+app.command(name="explain")(explain_command)
 app.command(name="import")(import_command)
 app.command(name="export")(export_command)
+app.command(name="report")(report_command)
+app.command()(serve)
 app.command()(bench)
 app.command()(demo)
 app.add_typer(data_app, name="data")

@@ -73,6 +73,7 @@ def demo(
   the model     {best}
   pictures      {found}
   results       {found}/results.json
+  report        {folder / "report.html"}
   figures       {folder / "eval.json"}, {folder / "curves.png"}, {folder / "log.csv"}
 next, with your own labelled images:
   singleshot train path/to/your/data --time 20m --out runs/mine

@@ -31,7 +31,7 @@ def evaluate_command(
     data: Annotated[str, typer.Argument(help="Labelled images, in any form that data check reads.")],
     split: Annotated[str, typer.Option(help="Which split.")] = "val",
     metric: Annotated[str, typer.Option(help="voc07 (11 points), voc (area) or coco (.5:.95, by size).")] = "voc",
-    out: Annotated[Path | None, typer.Option(help="Folder for eval.json and curves.png.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for report.html, eval.json and curves.png.")] = None,
     save: Annotated[Path | None, typer.Option(help="New or empty folder for the detections.")] = None,
     form: Annotated[
         str | None,
@@ -39,6 +39,10 @@ def evaluate_command(
             "--format",
             help="With --save: json, coco, voc, yolo or csv. Default: coco, with its ids, for COCO data, else json.",
         ),
+    ] = None,
+    errors: Annotated[
+        Path | None,
+        typer.Option(help="New or empty folder for the worst errors and suspected label errors: pictures and lists."),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, max=1024, help="Images per forward pass.")] = 16,
     rule: RuleOption = None,
@@ -80,6 +84,8 @@ def evaluate_command(
     if not quiet:
         print(f"{done.evaluation.images} images of {split} in {done.seconds:.1f} s", file=sys.stderr)
         if out is not None:
-            print(f"written: {out / 'eval.json'}, {out / 'curves.png'}", file=sys.stderr)
+            print(f"written: {out / 'report.html'}, {out / 'eval.json'}, {out / 'curves.png'}", file=sys.stderr)
+        if errors is not None:
+            print(f"errors: {errors}", file=sys.stderr)
         if save is not None:
             print(f"detections: {save}", file=sys.stderr)

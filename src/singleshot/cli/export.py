@@ -85,14 +85,16 @@ def export_command(
         return
     for file in done.files:
         print(f"written: {printable(file)}")
+    if done.info.pretrained is not None and not quiet:
+        print(f"its weights started from {printable(done.info.pretrained.in_words, 200)}", file=sys.stderr)
     if isinstance(done, EngineExport):
         if done.report is not None:
             print(_int8_lines(done.report))
         if not quiet:
             print(_table(done))
     elif not quiet:
-        names = ", ".join(f"{i} {name}" for i, name in enumerate(done.class_names[:10], start=1))
-        more = " ..." if len(done.class_names) > 10 else ""
+        names = ", ".join(f"{i} {name}" for i, name in enumerate(done.info.class_names[:10], start=1))
+        more = " ..." if len(done.info.class_names) > 10 else ""
         print(f"for {done.loaded_by}\nlabels: 0 background, {printable(names)}{more}", file=sys.stderr)
 
 

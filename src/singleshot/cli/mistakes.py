@@ -15,6 +15,7 @@ _COMMANDS = {
     "import": ("convert", "load"),
     "export": ("deploy", "save"),
     "bench": ("benchmark", "speed", "profile"),
+    "serve": ("server", "api", "http", "start-server"),
     "data check": ("check", "verify", "lint"),
     "data info": ("info", "stats", "analyze", "analyse"),
     "data fetch": ("fetch", "download"),

@@ -136,6 +136,12 @@ def train(
     ] = False,
     workers: WorkersOption = None,
     tensorboard: Annotated[bool, typer.Option(help="Write scalars and pictures for TensorBoard.")] = True,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Also log to mlflow, wandb, or package.module:Name, a class of yours; repeatable."
+        ),
+    ] = None,
     update_ratios: Annotated[
         bool, typer.Option("--update-ratios", help="Also how far each layer's weights move.")
     ] = False,
@@ -165,14 +171,20 @@ def train(
 ) -> None:
     """Train a detector on a folder of labelled images.
 
-    The run folder holds best.safetensors (highest validation mAP50), last.safetensors, resume.safetensors, log.csv and
-    TensorBoard's files. Ctrl-C saves; --resume goes on.
+    The run folder holds best.safetensors (highest validation mAP50), last.safetensors, resume.safetensors, log.csv,
+    report.html, eval.json and TensorBoard's files. Ctrl-C saves; --resume goes on.
 
     Example: singleshot train path/to/VOC2007 --time 20m --out runs/first
     """
     from singleshot.api.train import TrainOptions, resolve, run_training
 
-    given = {**locals(), "data": data or "", "classes": classes or None, "resume": "auto" if resume_auto else resume}
+    given = {
+        **locals(),
+        "data": data or "",
+        "classes": classes or None,
+        "log": log or (),
+        "resume": "auto" if resume_auto else resume,
+    }
     options = resolve(TrainOptions.of(given))
     if not quiet:
         print("starting ...", file=sys.stderr, flush=True)  # PyTorch takes seconds to import
@@ -213,6 +225,8 @@ def _print_end(run: Run, options: TrainOptions) -> None:
         print(f"go on:    singleshot train --resume --out {shlex.quote(str(run.folder))}")
     else:
         model = shlex.quote(str(run.best or run.last))
+        if (run.folder / "report.html").is_file():
+            print(f"report:   {run.folder / 'report.html'}")
         print(f"evaluate: singleshot eval {model} {_data_to_evaluate(options)}")
         print(f"detect:   singleshot detect {model} IMAGES")
 

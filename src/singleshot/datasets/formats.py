@@ -74,7 +74,8 @@ class Format(NamedTuple):
     read; is_one(first 64 KB): whether a file that a user names is of this form, whatever its ending; is_label(the
     same): whether it is this form's label of a single image, which is no data set; is_deep(tree): whether such data lie
     anywhere below, asked where nothing else is found; is_copy: what other forms were made into, which counts where
-    none of them is found; own_labels: of a form whose images each have a label file that names no image.
+    none of them is found; is_table: what scripts write from other forms, which are tried before it; own_labels: of a
+    form whose images each have a label file that names no image.
     """
 
     about: str
@@ -91,6 +92,7 @@ class Format(NamedTuple):
     is_label: Callable[[bytes], bool] | None = None
     is_deep: Callable[[Tree], bool] | None = None
     is_copy: bool = False
+    is_table: bool = False
 
 
 def _by_content(
@@ -163,8 +165,9 @@ FORMATS: Mapping[str, Format] = {
         csv.line_of,
         suffixes=(".csv",),
         writer=Writer(csv_writer.plan, csv_writer.place, csv_writer.write),
+        is_table=True,
     ),
-    "keras-txt": _by_content(keras_txt.FORM),
+    "keras-txt": _by_content(keras_txt.FORM)._replace(is_table=True),
     "cvat": _by_content(
         cvat.FORM,
         suffixes=(".xml",),

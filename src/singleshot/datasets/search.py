@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
@@ -56,17 +57,17 @@ def choose(tree: Tree, formats: Mapping[str, Format]) -> Choice | None:
     A set without a labelled image counts only where no other is there, and copies of others (`Format.is_copy`) after
     all that have one. Raises DataError that lists them where there are several below.
     """
+    formats = dict(sorted(formats.items(), key=lambda row: row[1].is_table))
     here = [Found(key, "", None) for key, form in formats.items() if form.sniff(tree)]
     certain = len(here) == 1 and not formats[here[0].form].is_copy
     if certain and not any(map(_may_be_set, tree.folders())):
         return Choice(here[0])  # no rival is possible, so that nothing has to be read
-    empty = []
-    for one in here:
-        if not formats[one.form].is_copy:
-            counted = one._replace(labelled=count_labelled(formats[one.form], tree))
-            if counted.labelled != 0:
-                return Choice(counted)
-            empty.append(counted)
+    counted = [
+        one._replace(labelled=count_labelled(formats[one.form], tree)) for one in here if not formats[one.form].is_copy
+    ]
+    if best := _fullest(counted):
+        return Choice(best)
+    empty = counted
     below = _sets_below(tree, formats, has_parts=bool(empty))
     for group in _by_rank(tree, formats, here, empty, below):
         if len(group) > 1:
@@ -76,6 +77,14 @@ def choose(tree: Tree, formats: Mapping[str, Format]) -> Choice | None:
             others = [one for one in (*here, *below) if one.form != group[0].form or one.folder not in read]
             return Choice(group[0], tuple(others))
     return None
+
+
+def _fullest(counted: list[Found]) -> Found | None:
+    """The first form of a folder that has at least half of the labelled images of any other there: a few labels of
+    another form do not stand in for many. None where none has a labelled image."""
+    counts = [math.inf if one.labelled is None else one.labelled for one in counted]
+    most = max(counts, default=0)
+    return next((one for one, count in zip(counted, counts, strict=True) if 2 * count >= most > 0), None)
 
 
 def _by_rank(
@@ -196,15 +205,15 @@ def _is_part_of(one: Found, found: list[Found]) -> bool:
 
 
 def _set_in(tree: Tree, folder: str, formats: Mapping[str, Format], is_counted: bool) -> Found | None:
-    first = None
+    found = []
     for key, form in formats.items():
         with contextlib.suppress(DataError):  # whatever lies there, it is no set that can be read
             if form.sniff(tree):
                 one = Found(key, folder, count_labelled(form, tree) if is_counted else None)
-                if one.labelled != 0:
+                if one.labelled is None:
                     return one
-                first = first or one
-    return first
+                found.append(one)
+    return _fullest(found) or next(iter(found), None)
 
 
 def _splits_of_one(tree: Tree, formats: Mapping[str, Format], sets: list[Found]) -> list[Found]:

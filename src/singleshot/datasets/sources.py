@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from singleshot.datasets.archives import is_archive, unpacked
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.formats import FORMATS, Format, no_line
@@ -17,8 +19,9 @@ from singleshot.datasets.joined_splits import join_splits
 from singleshot.datasets.raw import RawSet, above_score, cut_hulls
 from singleshot.datasets.readers import coco_layout
 from singleshot.datasets.readers.label_files import PEEK_BYTES
-from singleshot.datasets.readers.unread_forms import find_unread_form
+from singleshot.datasets.readers.unread_forms import find_unread_form, unread_tables
 from singleshot.datasets.search import choose, describe, sets_beside
+from singleshot.datasets.stated_sizes import fit_to_images
 from singleshot.datasets.tree import Tree, describe_contents, open_tree
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import IMAGE_SUFFIXES, is_image
@@ -56,6 +59,8 @@ class Source:
             with contextlib.suppress(DataError):  # what is wrong with labels that are not read does not matter
                 if key != self.form and form.sniff(self.tree):
                     others.append(form.about)
+        if self.formats:
+            others += [f"CSV ({printable(name, 80)})" for name in unread_tables(self.tree)]
         if not others:
             return ""
         return f"read as {self.format.about}; the folder holds {' and '.join(others)} labels too, which are not read"
@@ -72,9 +77,18 @@ class Source:
 
     def read(self, split: str | None = None, problems: RaiseErrors = RAISE_ERRORS) -> RawSet:
         """The annotations of one split, or of all; DataError at the first problem unless they are collected."""
+        return self.fit(self.read_as_written(split, problems), None, problems)
+
+    def read_as_written(self, split: str | None, problems: RaiseErrors) -> RawSet:
+        """The same before boxes are held against the sizes of images, for `fit`."""
         if self.unread:
             logger.info("%s: %s", printable(self.tree.root), self.unread)
-        raw, message = cut_hulls(self.format.read(self.tree, self.file, split, problems))
+        return self.format.read(self.tree, self.file, split, problems)
+
+    def fit(self, raw: RawSet, true_sizes: np.ndarray | None, problems: RaiseErrors) -> RawSet:
+        """What was read as written with boxes of the images' own sizes (see `fit_to_images`), and without detections
+        of low scores."""
+        raw, message = cut_hulls(fit_to_images(raw, true_sizes, problems))
         if message:
             problems.add("shapes-cut", raw.source, message)
         return raw if self.score_min is None else above_score(raw, self.score_min)

@@ -59,11 +59,13 @@ class Tree:
 
     follow_links = False
     _allowance: _Allowance | None = None
+    _given: Tree | None = None
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         scheme, separator, rest = str(root).partition("://")
         self.root = scheme + separator + rest.rstrip("/") if separator else str(root)
         self._listed: dict[str, dict[str, bool]] = {}
+        self.memo: dict[str, object] = {}  # what readers found out of its names, by what it is
 
     def path(self, name: str) -> str:
         """The whole path or address of a file in here: what opens it, and what messages call it."""
@@ -85,13 +87,28 @@ class Tree:
 
     def below(self, folder: str) -> Tree:
         """The tree of a folder in here, under the same rules."""
+        tree = self._open_below(folder)
+        tree._given = self.given
+        return tree
+
+    def _open_below(self, folder: str) -> Tree:
         return open_tree(self.path(folder), self.follow_links)
+
+    @property
+    def given(self) -> Tree:
+        """The tree that this one was taken from by `below`, that of the folder that the user gave; itself if none."""
+        return self._given or self
 
     def limited(self, files: int, most_bytes: int) -> Tree:
         """The same tree, which raises EnoughError once more than that has been read of it."""
         tree = copy.copy(self)
         tree._allowance = _Allowance(files, most_bytes)
         return tree
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether it only is looked at, to find out what lies there."""
+        return self._allowance is not None
 
     def names(self, folder: str = "") -> dict[str, bool]:
         """Names in a folder -> whether that is a folder; {} where there is none.
@@ -227,7 +244,7 @@ class LocalTree(Tree):
         """The path of a file, as the user gave the root."""
         return self._prefix + name if name else self.root  # Path() would cost more than all else of a large set
 
-    def below(self, folder: str) -> LocalTree:
+    def _open_below(self, folder: str) -> LocalTree:
         """As Tree's; its links may lead to all of this tree."""
         tree = LocalTree(self.path(folder), self.follow_links)
         tree._real = self._real

@@ -37,8 +37,9 @@ HALF = Limits(2.0, 0.02)
 
 class Agreement(NamedTuple):
     """Both sides on the same images. boxes: compared; box_px, score: the largest differences, in pixels of the input
-    and in scores; lost: boxes of either side that the other should have and has not; swapped: those that are
-    missing because another box of nearly the same score stands over them, so that rounding decides which one stays."""
+    (see `_difference_px`) and in scores; lost: boxes of either side that the other should have and has not; swapped:
+    those that are missing because another box of nearly the same score stands over them, so that rounding decides which
+    one stays."""
 
     boxes: int = 0
     box_px: float = 0.0
@@ -112,7 +113,7 @@ def compare_raw(
     sides = [(_boxes(model, raw, rules), _probabilities(raw, rules)[..., 1:]) for raw in (ours, theirs)]
     (boxes, scores), (other_boxes, other_scores) = sides
     sure = scores.amax(dim=-1) > rules.score_min
-    box_px = ((boxes - other_boxes).abs() * _corner_px(model)).amax(dim=-1)[sure]
+    box_px = _difference_px(boxes, other_boxes, _corner_px(model))[sure]
     return Agreement(int(sure.sum()), _largest(box_px), _largest((scores - other_scores).abs()))
 
 
@@ -127,6 +128,15 @@ def _corner_px(model: SSD) -> Tensor:
     """[4]: by how many pixels of the input each corner of a normalised box is multiplied."""
     height, width = model.input_spec.sides
     return torch.tensor([width, height, width, height], dtype=torch.float32)
+
+
+def _difference_px(truth: Tensor, other: Tensor, sides: Tensor) -> Tensor:
+    """By how many pixels of the input the farthest corner of normalised boxes [..., 4] differs. Of a box that reaches
+    beyond the input, as if it were made smaller until it does not: a float's last digit is worth more out there, and
+    such a box is not placed to the pixel. What counts is where the model has it, not where the other side puts it."""
+    same = truth == other  # infinite ones, too
+    reach = truth.abs().clamp(min=1.0).amax(dim=-1)
+    return (torch.where(same, 0.0, (truth - other).abs()) * sides).amax(dim=-1) / reach
 
 
 def _raw(model: SSD, images: np.ndarray) -> RawOutput:
@@ -195,7 +205,7 @@ def _nearest(truth: _Truth, found: ImageDetections, sides: Tensor, limits: Limit
     parts = []
     for start in range(0, len(boxes), _ROWS):
         some = slice(start, start + _ROWS)
-        box_px = ((boxes[some, None] - truth.boxes[None]).abs() * sides).amax(dim=-1)  # [_ROWS, P]
+        box_px = _difference_px(truth.boxes[None], boxes[some, None], sides)  # [_ROWS, P]
         score = (scores[some, None] - truth.scores.T[labels[some]]).abs()
         worst = torch.maximum(box_px / limits.box_px, score / limits.score)
         nearest = torch.nan_to_num(worst, nan=float("inf"), posinf=float("inf")).argmin(dim=1)

@@ -14,7 +14,7 @@ from singleshot.conventions import detection_rule
 from singleshot.devices import autocast, has_bfloat16, pick_device, pick_dtype
 from singleshot.model_info import ModelInfo
 from singleshot.models import SSD
-from singleshot.postprocess import to_detections
+from singleshot.postprocess import Traced, trace_detections
 from singleshot.records import ImageDetections, RawOutput
 from singleshot.runtime.engines.table import EngineOptions
 from singleshot.thresholds import Thresholds
@@ -55,10 +55,12 @@ class TorchEngine:
 
     def decode(self, raw: RawOutput) -> list[ImageDetections]:
         """Detections of raw outputs as arrays, boxes normalised to the input."""
+        return [ImageDetections(*(values.cpu().numpy() for values in image[:3])) for image in self.trace(raw)]
+
+    def trace(self, raw: RawOutput) -> list[Traced]:
+        """The same as tensors, each detection with the prior it came from."""
         model = self.model
-        rules, variances = self.thresholds.for_postprocess(), model.prior_spec.variances
-        found = to_detections(raw, model.priors, variances=variances, wanted=self.wanted, **rules)
-        return [ImageDetections(*(values.cpu().numpy() for values in image)) for image in found]
+        return trace_detections(raw, model.priors, model.prior_spec.variances, self.thresholds, self.wanted)
 
 
 def open_checkpoint(path: Path, options: EngineOptions) -> TorchEngine:

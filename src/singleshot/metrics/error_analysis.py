@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from singleshot.errors import ConfigError
+from singleshot.metrics.boxes_numpy import pairwise_iou
 from singleshot.metrics.flat import FlatDetections, FlatTruth, check_labels, flatten
 from singleshot.records import ImageDetections, ImageTruth
 
@@ -169,7 +170,7 @@ def _judge_image(
 ) -> np.ndarray:
     """kind, truth, fixed and ignored [4, d] of the detections `mine`, best first; marks objects as had or usable."""
     counts = theirs[~truth.ignored[theirs]]
-    overlap = _overlaps(found.boxes[mine], truth.boxes[counts])
+    overlap = pairwise_iou(found.boxes[mine], truth.boxes[counts])
     same = found.labels[mine, None] == truth.labels[None, counts]
     right = _claim(overlap * same, ious[0])
     has[counts[right[right >= 0]]] = True
@@ -196,22 +197,10 @@ def _on_ignored(
 ) -> np.ndarray:
     """bool [d]: more than `iou_min` of the detection lies on an ignored object of its class."""
     crowds = theirs[truth.ignored[theirs]]
-    overlap = _overlaps(found.boxes[mine], truth.boxes[crowds], of_detection=True)
+    overlap = pairwise_iou(found.boxes[mine], truth.boxes[crowds], of_box=True)
     same = found.labels[mine, None] == truth.labels[None, crowds]
     inside: np.ndarray = ((overlap > iou_min) & same).any(axis=1)
     return inside
-
-
-def _overlaps(boxes: np.ndarray, others: np.ndarray, of_detection: bool = False) -> np.ndarray:
-    """IoU [d, m] of boxes [d, 4] and others [m, 4], or the part of each box that lies in the other."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    inner = np.maximum(high - low, 0.0).prod(axis=2)
-    whole = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)[:, None]
-    if not of_detection:
-        whole = whole + (others[:, 2:] - others[:, :2]).prod(axis=1)[None] - inner
-    part: np.ndarray = np.divide(inner, whole, out=np.zeros_like(inner), where=whole > 0)
-    return part
 
 
 def _claim(own: np.ndarray, iou_min: float) -> np.ndarray:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from singleshot.inputs import InputSpec
+from singleshot.pretrained import PretrainedWeights
 from singleshot.priors import PriorSpec, make_priors
 from singleshot.records import RawOutput
 
@@ -48,12 +49,15 @@ class SSD(nn.Module):
         num_classes: real classes, without background.
         name: the preset it was built from, or "custom".
 
+    pretrained: the weights that its training started from; None where it started from scratch or that is not known.
+
     Buffers: priors [P, 4] cx cy w h (not saved, made from the spec), mean and std [C, 1, 1].
     """
 
     priors: Tensor
     mean: Tensor
     std: Tensor
+    pretrained: PretrainedWeights | None = None
 
     def __init__(
         self,

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from singleshot.errors import MissingExtraError
+from singleshot.extras import needs
 from singleshot.records import ImageDetections
+
+if TYPE_CHECKING:
+    import pandas
+    import supervision
 
 
 def coco_image_id(name: str) -> int | str:
@@ -129,6 +135,41 @@ class Detections:
                 for box, score, label, name in zip(self.boxes, self.scores, self.labels, self.names, strict=True)
             ],
         }
+
+    def to_supervision(self) -> supervision.Detections:
+        """As Roboflow's supervision holds them: xyxy in pixels, confidence, class_id (0-based), class_name in `data`.
+
+        Raises MissingExtraError where supervision is not installed.
+        """
+        try:
+            import supervision
+        except ModuleNotFoundError as error:  # no extra brings it: its wheels of PyAV have x264 and x265 (GPL) in them
+            raise MissingExtraError("Detections.to_supervision needs supervision: pip install supervision") from error
+        return supervision.Detections(
+            xyxy=self.boxes.astype(np.float32).reshape(-1, 4),
+            confidence=self.scores.astype(np.float32),
+            class_id=self.labels.astype(int),
+            data={"class_name": np.array(self.names, dtype=str)},
+        )
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row of each object: image, name, label (0-based), score, x0, y0, x1, y1 in pixels; in a video also time, in
+        seconds. Rows of several images go together by pandas.concat.
+
+        Raises MissingExtraError where pandas is not installed.
+        """
+        with needs("pandas", "Detections.to_pandas"):
+            import pandas
+        columns: dict[str, Any] = {
+            "image": [self.image] * len(self),
+            "name": list(self.names),
+            "label": self.labels,
+            "score": self.scores,
+        }
+        columns |= {name: self.boxes[:, i] for i, name in enumerate(("x0", "y0", "x1", "y1"))}
+        if self.time is not None:
+            columns["time"] = self.time
+        return pandas.DataFrame(columns)
 
     def summary(self) -> str:
         """The classes found, most frequent first: "2 person, 1 dog"; "nothing" when there is none."""

@@ -14,6 +14,7 @@ import numpy as np
 from singleshot.class_selection import Classes, ClassSelection, select_classes
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.inputs import InputSpec
+from singleshot.model_info import ModelInfo
 from singleshot.records import ImageDetections
 from singleshot.runtime.batching import batches
 from singleshot.runtime.class_filter import ClassFilter
@@ -53,6 +54,7 @@ Tile = Tiling | int | tuple[int, float]
 class Detector:
     """Finds objects in images with one engine.
 
+    info: of the model file that it was opened from, None for an engine in memory.
     It can be pickled where `reopen` opens its engine anew, or the engine can; after a fork the child opens it anew too.
     learnt: which of its training data's classes the model's are, where it learnt some under other names, or not all;
     nms_iou: IoU over which a weaker box of a class is dropped.
@@ -94,6 +96,7 @@ class Detector:
         self.max_detections = max_detections
         self._batch_size = _checked_batch(batch_size)
         self.nms_iou = (thresholds or Thresholds()).nms_iou
+        self.info: ModelInfo | None = None
         self.learnt: ClassSelection | None = None
         self.category_ids: Mapping[str, int] | None = None  # COCO's, of the data that it was trained on
         self.reopen: Callable[[], Engine] | None = None
@@ -188,6 +191,36 @@ class Detector:
             return _of(one)
         frames = (frame_of(one, index, self.input_spec.sixteen_bit, bgr) for index, one in enumerate(source))
         return [_of(found) for found in self._stream(frames, batch_size or self._batch_size, job, keep=False)]
+
+    def detect_each(
+        self,
+        images: Sequence[Image],
+        score_min: float | None = None,
+        *,
+        tile: Tile | None = None,
+        mapper: Callable[[Callable[[Frame], Prepared], list[Frame]], Iterable[Prepared]] = map,
+    ) -> list[Detections | DataError]:
+        """As `detect` of a list, in one run of the engine: an image that cannot be used gives its error in its place.
+
+        Args:
+            images: As `detect` takes them.
+            score_min: Likewise.
+            tile: Likewise.
+            mapper: What reads and decodes the images: `map`, or that of an executor.
+
+        Raises:
+            ConfigError: An option is out of range.
+        """
+        job = self._job(score_min, tile)
+        plan = job.plan(keep=False)
+        frames = [frame_of(one, index, self.input_spec.sixteen_bit) for index, one in enumerate(images)]
+        ready = list(mapper(lambda frame: make_ready(frame, plan), frames))
+        return [
+            found.frame.error or DataError(f"{printable(found.frame.name)}: no image")
+            if found.detections is None
+            else found.detections
+            for found in self._run(ready, job)
+        ]
 
     def stream(
         self,

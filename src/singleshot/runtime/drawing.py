@@ -142,7 +142,7 @@ def display_name(name: str, label: int) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def _text_size(text: str, pixels: int) -> tuple[int, int, int]:
+def text_size(text: str, pixels: int) -> tuple[int, int, int]:
     """Width, height above the baseline and depth below it, of text of a nominal size in pixels."""
     if _font() is not None:
         # Advance, not ink: a trailing narrow letter keeps its room. "Ayg" gives every label the same height.
@@ -153,7 +153,8 @@ def _text_size(text: str, pixels: int) -> tuple[int, int, int]:
     return int(width), int(height), int(baseline)
 
 
-def _put_text(image: np.ndarray, text: str, origin: tuple[int, int], colour: tuple[int, int, int], pixels: int) -> None:
+def put_text(image: np.ndarray, text: str, origin: tuple[int, int], colour: tuple[int, int, int], pixels: int) -> None:
+    """Text of a nominal size in pixels, in place; origin: x and y of its baseline's left end."""
     if _font() is not None:
         cv2.putText(image, text, origin, colour, _font(), pixels, 500)
     else:
@@ -165,7 +166,7 @@ def _draw_label(image: np.ndarray, label: Label, colour: tuple[int, int, int]) -
     corner = (label.x + label.width - 1, label.y + label.height - 1)
     cv2.rectangle(image, (label.x, label.y), corner, colour, cv2.FILLED)
     origin = (label.x + label.pad, label.y + label.baseline)
-    _put_text(image, label.text, origin, text_colour(colour), label.pixels)
+    put_text(image, label.text, origin, text_colour(colour), label.pixels)
 
 
 def _draw_box(image: np.ndarray, corners: tuple[int, int, int, int], colour: tuple[int, int, int], line: int) -> None:
@@ -219,7 +220,7 @@ def draw_detections(image: np.ndarray, detections: Detections, options: DrawOpti
         _draw_box(canvas, corners[row], colours[detections.names[row]], line)
     if not options.labels:
         return canvas
-    layout = LabelLayout(height, width, pixels, corners, _text_size)
+    layout = LabelLayout(height, width, pixels, corners, text_size)
     for row, corner in enumerate(corners):  # after all boxes: no line runs through a word
         number = int(detections.labels[row])
         score = f"{float(detections.scores[row]):.2f}" if options.scores else ""

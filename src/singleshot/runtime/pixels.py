@@ -15,12 +15,17 @@ def to_pixels(found: ImageDetections, place: Placement, spec: InputSpec, width: 
 
 
 def select(found: ImageDetections, score_min: float, most: int | None) -> ImageDetections:
-    """Those that score at least `score_min` and have an area, the first `most` of them (None: all).
+    """The rows that `selected` names."""
+    rows = selected(found, score_min, most)
+    boxes, scores = np.asarray(found.boxes, np.float32), np.asarray(found.scores, np.float32)
+    return ImageDetections(boxes[rows], scores[rows], np.asarray(found.labels, np.int64)[rows])
+
+
+def selected(found: ImageDetections, score_min: float, most: int | None = None) -> np.ndarray:
+    """Rows of those that score at least `score_min` and have an area, the first `most` of them (None: all).
 
     A box that lies wholly in a letterbox's bars has no area once it is clipped to the image.
     """
-    boxes = np.asarray(found.boxes, np.float32)
-    scores, labels = np.asarray(found.scores, np.float32), np.asarray(found.labels, np.int64)
+    boxes, scores = np.asarray(found.boxes, np.float32), np.asarray(found.scores, np.float32)
     has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    rows = np.flatnonzero((scores >= score_min) & has_area)[:most]
-    return ImageDetections(boxes[rows], scores[rows], labels[rows])
+    return np.flatnonzero((scores >= score_min) & has_area)[:most]

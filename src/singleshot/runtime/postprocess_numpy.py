@@ -22,9 +22,10 @@ class RawDecoder:
         self._priors, self._variances, self._rules, self._wanted = prior_table(spec), spec.variances, rules, wanted
 
     def __call__(self, offsets: np.ndarray, logits: np.ndarray) -> list[ImageDetections]:
-        return [self._one(*image) for image in zip(offsets, logits, strict=True)]
+        return [self.trace(*image)[0] for image in zip(offsets, logits, strict=True)]
 
-    def _one(self, offsets: np.ndarray, logits: np.ndarray) -> ImageDetections:
+    def trace(self, offsets: np.ndarray, logits: np.ndarray) -> tuple[ImageDetections, np.ndarray]:
+        """Detections of one image, offsets [P, 4] and logits [P, C + 1], and the prior [N] that each came from."""
         rules, wanted = self._rules, self._wanted
         apart = None if rules.class_agnostic else wanted
         scores, priors, labels = candidates(probabilities(logits, rules.activation), rules, apart)
@@ -36,7 +37,7 @@ class RawDecoder:
         else:  # boxes of other classes suppress those that are wanted, but do not count
             kept = suppress(boxes, labels, replace(rules, keep=NO_CAP))
             kept = kept[np.isin(labels[kept], wanted)][: rules.keep]
-        return ImageDetections(boxes[kept], scores[kept], labels[kept])
+        return ImageDetections(boxes[kept], scores[kept], labels[kept]), priors[kept]
 
 
 def probabilities(logits: np.ndarray, activation: str) -> np.ndarray:

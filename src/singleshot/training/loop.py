@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from singleshot.training.meter import Meter, layer_weights, update_ratios
 from singleshot.training.recipes import Recipe
 from singleshot.training.reports import COLUMNS, Reporter
 from singleshot.training.schedule import lr_factor
+from singleshot.training.seen import SeenImage, Validated, seen_images
 from singleshot.training.settings import Settings
 from singleshot.training.state import Progress
 from singleshot.training.step import NonFiniteLossError
@@ -65,7 +66,8 @@ class Trainer:
     """Trains `model` on train_set, validates on val_set (may be None), writes into settings.out.
 
     best.safetensors holds the weights with the highest validation mAP50, last.safetensors the latest, and
-    resume.safetensors everything needed to go on.
+    resume.safetensors everything needed to go on. validated: the best validation of this part of the run, the last one
+    where none was the best; seen_images: some of its first batch.
     """
 
     def __init__(
@@ -84,6 +86,8 @@ class Trainer:
         self.stepper, self.cache, self.loader, self.evaluator, self.checkpoints, self.budget = parts
         self.dtype = self.stepper.dtype
         self.progress = Progress()
+        self.validated: Validated | None = None
+        self.seen_images: list[SeenImage] = []
         self._stop, self._clock = StopRequest(), RunClock()
         self._sharing = share_cores(torch.get_num_threads()) if settings.device.type == "cpu" else None
         if self.evaluator is not None:
@@ -122,8 +126,8 @@ class Trainer:
         seconds = self.settings.seconds
         return f"{self.settings.epochs} epochs" if seconds is None else f"{seconds} s"
 
-    def run(self) -> Result:
-        """Train to the end, or to Ctrl-C.
+    def run(self, about: Mapping[str, Any] | None = None) -> Result:
+        """Train to the end, or to Ctrl-C. about: what reporters hear of the run when it begins, what run.json holds.
 
         Raises NonFiniteLossError, DataError and the like as they came, TrainingStoppedError for anything else that
         ended it (a worker that died, a full disk, no memory); the last whole step is saved before, where it can be
@@ -136,10 +140,14 @@ class Trainer:
         with self._stop, self._clock:
             try:
                 try:
+                    for reporter in self.reporters:
+                        reporter.on_start(self.settings.out, about or {})
                     self._train()
                 except KeyboardInterrupt:
                     interrupted = True
                 self._save_last(interrupted)
+                for reporter in self.reporters:
+                    reporter.on_end(interrupted)
             except Exception as error:
                 self._rescue()
                 if isinstance(error, SingleshotError):
@@ -260,6 +268,8 @@ class Trainer:
         due = meter.due()
         before = layer_weights(self.model) if due and self.settings.update_ratios else None
         self.checkpoints.fingerprint.files["train"].note(batch.indices, batch.checksums)
+        if not self.seen_images:
+            self.seen_images = seen_images(batch)
         losses = self.stepper(batch, factor)
         progress.parts = self.stepper.parts
         progress.note_skipped(batch.skipped)
@@ -300,6 +310,8 @@ class Trainer:
         if score is not None and best:
             progress.best, progress.seconds = score, self.seconds
             self.checkpoints.save_best(progress)
+        if best or self.validated is None or not self.validated.best:
+            self.validated = Validated(result, self.evaluator.dataset, progress.epoch, best)
         if any(reporter.wants_pictures for reporter in self.reporters):
             pictures = self.evaluator.pictures(result)
             for reporter in self.reporters:

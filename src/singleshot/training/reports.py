@@ -23,9 +23,13 @@ class Reporter:
     """Hears of a training's course; each kind overrides what it cares for.
 
     `on_step` is called a few times a second at most; pictures are drawn only if somebody has `wants_pictures`.
+    A class of your own is called by `train --log package.module:Name`, made without arguments.
     """
 
     wants_pictures = False
+
+    def on_start(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        """The training begins or goes on in `folder`; settings: what run.json holds, "options" and "recipe"."""
 
     def on_step(self, values: Mapping[str, float]) -> None:
         """A step is done."""
@@ -36,8 +40,11 @@ class Reporter:
     def on_pictures(self, step: int, pictures: Sequence[np.ndarray]) -> None:
         """Validation images with what was found on them."""
 
+    def on_end(self, interrupted: bool) -> None:
+        """The training has ended as it should, or by Ctrl-C; after an error `close` alone is called."""
+
     def close(self) -> None:
-        """The training has ended."""
+        """Nothing more will come."""
 
 
 class CsvReporter(Reporter):

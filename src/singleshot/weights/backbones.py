@@ -16,6 +16,7 @@ from singleshot.models import SSD
 from singleshot.models.efficientnet_lite import EfficientNetLite0
 from singleshot.models.mobilenet import MobileNetV2
 from singleshot.models.vgg import VGG16
+from singleshot.pretrained import PretrainedWeights
 from singleshot.weights.backbone_tensors import adapted, assign, need
 from singleshot.weights.checkpoint import load_checkpoint
 from singleshot.weights.foreign_state import ForeignState
@@ -37,6 +38,8 @@ _IMAGENET = InputSpec(mean=IMAGENET_MEAN, std=IMAGENET_STD)
 # Networks trained in Caffe, and Keras' copies of them, see BGR minus the mean.
 _CAFFE = InputSpec(colour_order="bgr")
 _PLAIN = InputSpec()
+# Of its package; its README ("Pre-trained Model License") leaves terms of weights to what they were trained on.
+_TORCHVISION_LICENCE = "BSD-3-Clause; terms of the training data may apply"
 
 # "conv1_1.weight", "conv1_1[0]" (readers/caffe.py), "conv1_1/W" (Chainer), "conv1_1/conv1_1_W:0" and
 # "block1_conv1/block1_conv1/kernel:0" (Keras): layer, rest.
@@ -108,13 +111,25 @@ def load_backbone(model: SSD, source: str | Path) -> str:
         raise ConfigError(
             f"backbone weights: model {model.name!r} has a backbone of its own; load them before building it"
         )
+    model.pretrained = None
+    words = _fill_backbone(model, path, str(source) == "imagenet")
+    model.pretrained = model.pretrained or PretrainedWeights(words, path.name)
+    return words
+
+
+def _fill_backbone(model: SSD, path: Path, imagenet: bool) -> str:
+    """Fill the backbone, from a file or with ImageNet weights that are at hand; say what was found."""
     if path.is_file() and is_ours(path):
-        return _copy(model, load_checkpoint(path)[0], where, "")
+        other = load_checkpoint(path)[0]
+        model.pretrained = other.pretrained
+        return _copy(model, other, printable(path), "")
     if isinstance(model.backbone, EfficientNetLite0):
-        return load_lite0(model, None if str(source) == "imagenet" else path)
+        return load_lite0(model, None if imagenet else path)
     load = _load_vgg if isinstance(model.backbone, VGG16) else _load_mobilenet
-    if str(source) == "imagenet":
-        return load(model, ForeignState(_download(model), "ImageNet weights"), None)
+    if imagenet:
+        words = load(model, ForeignState(_download(model), "ImageNet weights"), None)
+        model.pretrained = PretrainedWeights(f"{words}, ImageNet", "torchvision, IMAGENET1K_V1", _TORCHVISION_LICENCE)
+        return words
     tensors = read_foreign(path)
     if tensors.kind == "tflite" and isinstance(model.backbone, MobileNetV2):
         return load_tflite_mobilenet(model, tensors)

@@ -44,8 +44,11 @@ def build_model(info: ModelInfo, num_classes: int | None = None) -> SSD:
     """The described model without its weights, for its own or for another number of classes. Raises ConfigError."""
     count = len(info.class_names) if num_classes is None else num_classes
     if info.graph is None:
-        return build(info.model, count, info.priors, info.input_spec)
-    return build_graph(Graph.from_dict(info.graph), count, info.priors, info.input_spec, info.model)
+        model = build(info.model, count, info.priors, info.input_spec)
+    else:
+        model = build_graph(Graph.from_dict(info.graph), count, info.priors, info.input_spec, info.model)
+    model.pretrained = info.pretrained
+    return model
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, Tensor], info: ModelInfo, before: Path | None = None) -> None:
@@ -131,6 +134,7 @@ def load_into(model: SSD, path: str | Path) -> ModelInfo:
     info = _info(metadata, printable(path))
     check_state(tensors, model.state_dict(), printable(path))
     model.load_state_dict(tensors)
+    model.pretrained = info.pretrained
     return info
 
 

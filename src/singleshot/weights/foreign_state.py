@@ -19,14 +19,16 @@ class ForeignState(Mapping[str, Tensor]):
     `finish` raises CheckpointError when something was missing, or is left over.
 
     where: what messages call the file; kind: "pytorch", "keras", "tensorflow", "caffe", "graphdef", "tflite" or
-    "openvino", or "" for a dict that was given; structure: the network, of those formats that describe one; given_size:
-    side of the input that the user says, None for the source's own.
+    "openvino", or "" for a dict that was given; structure: the network, of those formats that describe one; groups: the
+    names of Keras' layers, those without weights too; given_size: side of the input that the user says, None for the
+    source's own.
     """
 
     def __init__(self, values: Mapping[str, Any], where: str, kind: str = "", structure: Any = None) -> None:
         if len(values) > MAX_NAMES:
             raise CheckpointError(f"{where}: {len(values)} names (at most {MAX_NAMES} are read)")
         self.where, self.kind, self.structure = where, kind, structure
+        self.groups: tuple[str, ...] = ()
         self._values = dict(values)
         self._taken: set[str] = set()
         self._missing: list[str] = []

@@ -11,6 +11,7 @@ from typing import Any
 
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.models import SSD
+from singleshot.pretrained import PretrainedWeights
 from singleshot.weights.class_lists import read_class_list, with_found_names
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.import_settings import ImportSettings, Numbers, apply_settings
@@ -94,7 +95,10 @@ def import_foreign(
         raise CheckpointError(
             f"{tensors.where}: {foreign.source} with {foreign.model.num_classes} classes, not {num_classes}"
         )
+    named = "a state dict" if isinstance(path_or_state_dict, Mapping) else Path(path_or_state_dict).name
+    pretrained = foreign.model.pretrained or PretrainedWeights(foreign.source, named)
     foreign = apply_settings(foreign, settings, tensors.kind not in _WEIGHTS_ALONE)
+    foreign.model.pretrained = pretrained
     if prefix:
         foreign = foreign._replace(notes=(*foreign.notes, f"prefix {prefix} of its names left out"))
     if companion is not None and tensors.kind in _LIST_ALONE and not isinstance(tensors.structure, Companions):

@@ -12,6 +12,7 @@ from singleshot.extras import require
 from singleshot.inputs import InputSpec
 from singleshot.models import SSD
 from singleshot.models.efficientnet_lite import STAGES, EfficientNetLite0
+from singleshot.pretrained import PretrainedWeights
 from singleshot.weights.backbone_tensors import adapted, assign, need
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.readers.sniff import read_foreign
@@ -46,6 +47,7 @@ def load_lite0(model: SSD, path: Path | None) -> str:
         MissingExtraError: no file was named, and the package is not installed.
     """
     about = "EfficientNet-Lite0"
+    pretrained = None
     if path is None:
         require("pretrained", "EfficientNet-Lite0 from ImageNet", PACKAGE)
         path = packaged_weights()
@@ -56,9 +58,12 @@ def load_lite0(model: SSD, path: Path | None) -> str:
                 f"{printable(path)}: not the file that {PACKAGE} 0.1.0 has (another checksum); install it again, or"
                 " name a file with --backbone-weights"
             )
-        about += f" of {PACKAGE.replace('_', '-')} ({LICENCE})"
+        package = PACKAGE.replace("_", "-")
+        pretrained = PretrainedWeights(f"{about}, ImageNet", f"{package} 0.1.0", LICENCE)
+        about += f" of {package} ({LICENCE})"
     tensors = read_foreign(path)
     _fill(model, tensors)
+    model.pretrained = pretrained
     return about
 
 

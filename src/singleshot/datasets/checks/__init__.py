@@ -113,15 +113,13 @@ def check_source(
     # Of one split it is not known beforehand which images it has.
     whole = split is None
     with looking_ahead(source, workers, whole, prefetch_least) as early:
-        raw = source.read(split, problems)
+        raw = source.read_as_written(split, problems)
     if class_names is not None:
         class_names = tuple(dict.fromkeys((*class_names, *(name for name in new_names if name in raw.class_names))))
     if source.unread:
         problems.add("labels-unread", raw.source, f"{source.unread}; give them a folder of their own")
     if beside := source.unread_beside(raw) if whole else "":
         problems.add("labels-unread", raw.source, f"{beside}; to read one of them, name its folder")
-    if (odd := implausible(raw)) is not None:
-        problems.add(odd[0], raw.source, odd[1])
     check_left_out(source, problems)
     _check_archives(source, problems)
     read = list(problems.findings)
@@ -130,6 +128,9 @@ def check_source(
     file_of = np.array([place[image.path] for image in raw.images], np.int64)
     with progress(len(paths), "images") if progress else contextlib.nullcontext(None) as advance:
         pictures = look_at(paths, workers, advance, early)
+    raw = source.fit(raw, pictures.sizes[file_of], problems)
+    if (odd := implausible(raw)) is not None:
+        problems.add(odd[0], raw.source, odd[1])
     report_problems(pictures, raw.source, problems)
     check_greys(pictures, raw.source, problems)
     base = base_splits(raw.splits)

@@ -14,7 +14,7 @@ from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.packed_strings import is_encodable, is_name
 from singleshot.datasets.raw import Box, DatasetIds, Hull, Notation, RawImage, RawObject, RawSet
 from singleshot.datasets.readers import coco_results
-from singleshot.datasets.readers.coco_layout import CocoFile, choose_file, coco_file, coco_files, is_undivided
+from singleshot.datasets.readers.coco_layout import CocoFile, choose_files, coco_file, coco_files, is_undivided
 from singleshot.datasets.readers.coco_values import box_of, id_of, is_points_alone, number, whole
 from singleshot.datasets.readers.common import (
     MADE_SPLITS,
@@ -75,7 +75,7 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     files = [coco_file(file)] if file else coco_files(tree)
     made = is_undivided(files, file)
     if not (made or file or wanted is None):
-        files = [choose_file(tree, files, wanted)]
+        files = choose_files(tree, files, wanted)
     names: list[str] = []
     ids: list[DatasetIds] = []
     unique = UniqueImages()
@@ -88,7 +88,8 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
         ids.append(found.ids)
         # Two files of one split are told apart by their whole names.
         split = one.split if one.split not in splits_of else one.tag
-        splits_of[split] = unique.place(split, found.images)
+        splits_of.setdefault(split, []).extend(unique.place(split, found.images))
+    unique.report(problems)
     if file and wanted is not None:
         splits_of = dict(zip([wanted], splits_of.values(), strict=False))
     if made:
@@ -125,8 +126,7 @@ def _read_file(tree: Tree, file: CocoFile, problems: RaiseErrors) -> _Read | Non
     path = tree.path(file.name)
     try:
         content = load_json(tree, file.name)
-        order = _classes(content["categories"], printable(path))
-        order = _without_root(order, content, path)
+        order = _classes(_without_root(content, path), printable(path))
     except DataError as error:
         problems.add_unreadable(path, error)
         return None
@@ -189,26 +189,30 @@ def read_ids(path: str) -> tuple[dict[str, int], dict[str, int | str]]:
     tree = open_tree(folder or ("/" if path.startswith("/") else "."))
     content = load_json(tree, name)
     listed = _images(content["images"], path, RAISE_ERRORS)
-    categories = {label: ident for ident, label in _classes(content["categories"], printable(path)).items()}
+    categories = {label: ident for ident, label in _classes(_without_root(content, path), printable(path)).items()}
     return categories, {listed.files[at]: ident for ident, at in listed.position.items()}
 
 
-def _without_root(names: dict[int, str], content: dict[str, Any], path: str) -> dict[int, str]:
-    """The classes without Roboflow's root: the first category, without objects, that is the others' supercategory."""
-    above = {item.get("supercategory") for item in content["categories"] if id_of(item.get("id")) != min(names)}
-    root = names[min(names)]
-    if (
-        len(names) < 2
-        or above != {root}
-        or any(
-            isinstance(item, dict) and id_of(item.get("category_id")) == min(names) for item in content["annotations"]
-        )
+def _without_root(content: dict[str, Any], path: str) -> list[Any]:
+    """The categories without Roboflow's root: the one of the lowest id, without objects, that is the others'
+    supercategory; it may be called as one of them."""
+    items = content["categories"]
+    if len(items) < 2 or not all(
+        isinstance(item, dict) and whole(id_of(item.get("id"))) and is_name(item.get("name")) for item in items
     ):
-        return names
+        return list(items)
+    lowest = min(items, key=lambda item: id_of(item["id"]))  # type: ignore[arg-type, return-value]
+    ident = id_of(lowest["id"])
+    if any(item.get("supercategory") != lowest.get("name") for item in items if item is not lowest) or any(
+        isinstance(item, dict) and id_of(item.get("category_id")) == ident for item in content["annotations"]
+    ):
+        return list(items)
     logger.info(
-        "%s: category %s is left out: it has no objects and stands above all others", printable(path), printable(root)
+        "%s: category %s is left out: it has no objects and stands above all others",
+        printable(path),
+        printable(lowest.get("name")),
     )
-    return {ident: name for ident, name in names.items() if ident != min(names)}
+    return [item for item in items if item is not lowest]
 
 
 def _image_id(item: dict[str, Any], images: _Images) -> object:

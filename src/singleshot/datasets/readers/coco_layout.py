@@ -60,7 +60,11 @@ def _by_words(files: list[CocoFile]) -> list[CocoFile]:
     if len(files) == 1:  # "test-project.json" is all there is
         return files
     # What follows "instances_" is a split as it stands: our own writer's "instances_a_test.json".
-    odd = [file.split not in KNOWN_SPLITS and "instances_" not in file.name for file in files]
+    names = [file.name.rpartition("/")[2] for file in files]
+    odd = [
+        file.split not in KNOWN_SPLITS and not name.startswith("instances_")
+        for file, name in zip(files, names, strict=True)
+    ]
     words = [word_split(file.tag) if is_odd else "" for file, is_odd in zip(files, odd, strict=True)]
     taken = [*words, *(file.split for file in files)]
     return [
@@ -156,13 +160,14 @@ def is_undivided(files: list[CocoFile], named: str) -> bool:
     return not named and len(files) == 1 and files[0].split not in KNOWN_SPLITS
 
 
-def choose_file(tree: Tree, files: list[CocoFile], split: str) -> CocoFile:
-    """The file of a split, named with its year or without; DataError when there is none, or more than one."""
+def choose_files(tree: Tree, files: list[CocoFile], split: str) -> list[CocoFile]:
+    """The file of a split, named with its year or without, and others that are called the same; DataError when there is
+    none, or several by other names."""
     exact = [file for file in files if file.tag == split]
     if not exact:
         name = resolve_split(split, {file.split for file in files}, tree.root)
         exact = [file for file in files if file.split == name]
-    if len(exact) > 1:
+    if len({file.tag for file in exact}) > 1:
         there = ", ".join(printable(file.name) for file in exact[:8])
         raise DataError(f"{printable(tree.root)}: several files for split {printable(split)!r} ({there}); name one")
-    return exact[0]
+    return exact

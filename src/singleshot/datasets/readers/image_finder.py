@@ -14,10 +14,14 @@ from urllib.parse import unquote
 
 from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
+from singleshot.images.decode import MAX_FILE_BYTES
 from singleshot.images.suffixes import is_image
+from singleshot.storage import is_remote
 
 # More than any path has; ends the work for a hostile name.
 _MAX_CHARS, _MAX_PARTS = 4096, 64
+_MOST_COPIES = 4
+_MASKS = re.compile(r"(?:^|[/_ -])(?:masks?|segmentation\w*|ground_?truth|gt)(?:$|[/_ -])", re.IGNORECASE)
 Parts = tuple[str, ...]
 
 
@@ -59,6 +63,8 @@ class ImageFinder:
             fits = self._fitting(parts, stems)
             if len(fits) > 1:
                 fits = _preferred(fits, parts, places) or fits
+            if len(fits) > 1 and self._are_copies(photos := _photos(fits)):
+                fits = photos[:1]
             if len(fits) > 1:
                 there = ", ".join(printable(one, 60) for one in sorted(fits)[:3])
                 raise DataError(
@@ -67,6 +73,16 @@ class ImageFinder:
             if fits:
                 return self._tree.find("", fits[0])  # refuses a link that leads out
         return None
+
+    def _are_copies(self, images: Sequence[str]) -> bool:
+        """Whether a few local images are the same, byte for byte: then any of them is meant."""
+        if is_remote(self._tree.root) or not 0 < len(images) <= _MOST_COPIES:
+            return False
+        try:
+            first = self._tree.read(images[0], MAX_FILE_BYTES, "image")
+            return bool(first) and all(self._tree.read(one, MAX_FILE_BYTES, "image") == first for one in images[1:])
+        except DataError:  # what cannot be read is no copy
+            return False
 
     def _fitting(self, parts: Parts, stems: bool) -> list[str]:
         """The images with the longest end in common."""
@@ -105,6 +121,11 @@ def _parts(text: str) -> list[str]:
 
 def _folded(parts: Iterable[str]) -> Parts:
     return tuple(unicodedata.normalize("NFC", part).casefold() for part in parts)
+
+
+def _photos(fits: list[str]) -> list[str]:
+    """Those that are not in folders of masks, by their names."""
+    return sorted(image for image in fits if not _MASKS.search(image.rpartition("/")[0]))
 
 
 def _preferred(fits: list[str], parts: Parts, places: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from singleshot.datasets.archives import ARCHIVES, is_archive
 from singleshot.datasets.readers import tfrecord
 from singleshot.datasets.readers.coco_layout import OTHER_TASKS
 from singleshot.datasets.readers.csv import WANTED
+from singleshot.datasets.readers.csv_columns import sniff_columns
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
@@ -115,6 +116,7 @@ UNREAD_FORMS = (
 _OF_IMAGES = re.compile(
     r"(?:^|[\s,;\"_])(?:image|img|file|path|frame|bbox|x_?min|x_?1)|\.(?:jpe?g|png)\b", re.IGNORECASE
 )
+_SIZED = {"x", "y", "width", "height"}
 _CLASSIFICATION = "_classes.csv"  # Roboflow's name
 
 
@@ -168,20 +170,36 @@ def find_unread_form(tree: Tree) -> str | None:
     return None
 
 
-def _columns(tree: Tree, name: str) -> str:
-    """What is said of a table of images that is no CSV of boxes; "" of other tables."""
+def unread_tables(tree: Tree) -> list[str]:
+    """CSV files in the folder itself whose columns hold boxes and are not read."""
+    tables = ((name, _first_line(tree, name)) for name in tree.files("", (".csv", ".tsv"))[:_FEW])
+    return [name for name, line in tables if set(_words(line)) >= _SIZED and sniff_columns(line.encode()) is None]
+
+
+def _words(line: str) -> list[str]:
+    return re.findall(r"\w+", line.lower())
+
+
+def _first_line(tree: Tree, name: str) -> str:
+    """The first line of a table of images; "" of others and where it cannot be read."""
     try:
-        line = tree.read(name, _PEEK_BYTES, "annotation", most=_PEEK_BYTES).decode("utf-8-sig", "replace").splitlines()
+        lines = tree.read(name, _PEEK_BYTES, "annotation", most=_PEEK_BYTES).decode("utf-8-sig", "replace").splitlines()
     except DataError:  # whatever it is, nothing can be said of it
         return ""
-    if not line or not _OF_IMAGES.search(line[0]):
+    return lines[0] if lines and _OF_IMAGES.search(lines[0]) else ""
+
+
+def _columns(tree: Tree, name: str) -> str:
+    """What is said of a table of images that is no CSV of boxes; "" of other tables."""
+    line = _first_line(tree, name)
+    if not line:
         return ""
-    if {"x", "y", "width", "height"} <= set(re.findall(r"\w+", line[0].lower())):
+    if set(_words(line)) >= _SIZED:
         return (
             f"{printable(name)} has x, y, width and height, where x and y may be a box's corner or its centre; call "
             "them xmin,ymin,w,h if they are the left upper corner, else convert them"
         )
-    return f"{printable(name)} starts with {printable(line[0], 120)!r}; want {WANTED}"
+    return f"{printable(name)} starts with {printable(line, 120)!r}; want {WANTED}"
 
 
 def _files(tree: Tree) -> Iterator[str]:

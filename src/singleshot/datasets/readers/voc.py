@@ -32,13 +32,14 @@ from singleshot.datasets.readers.own_lists import read_class_list
 from singleshot.datasets.readers.shapes import surround_rotated_box
 from singleshot.datasets.readers.voc_layout import (
     IMAGES,
+    LISTS,
     ImagePlaces,
     find_layout,
     is_annotation,
     is_deep,
     sniff,
 )
-from singleshot.datasets.readers.voc_splits import DEVKIT_CLASSES, LISTS, NO_SPLIT, read_splits, require_annotations
+from singleshot.datasets.readers.voc_splits import DEVKIT_CLASSES, NO_SPLIT, read_splits, require_annotations
 from singleshot.datasets.splits import find_split, resolve_split
 from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable

@@ -12,7 +12,7 @@ from singleshot.datasets.splits import KNOWN_SPLITS, split_of
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError
 
-LABELS, IMAGES = "Annotations", "JPEGImages"
+LABELS, IMAGES, LISTS = "Annotations", "JPEGImages", "ImageSets/Main"
 # Folders of images, in the order in which they are looked into, in any letter case.
 _IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img", "data", "photos", "pictures")
 _LABEL_FOLDERS = ("annotations", "annotation", "labels", "label", "xml", "xmls")
@@ -49,7 +49,7 @@ def find_layout(tree: Tree) -> Layout:
     base = LABELS if LABELS in tree.names() else _label_folder(tree)
     if base:
         files = {name[len(base) + 1 : -4]: name for name in _xml_files(tree, base)}
-        return Layout(files, _splits_of(files), base)
+        return Layout(files, _splits_of(files) or _splits_of_images(tree, files), base)
     splits: dict[str, list[str]] = {}
     xmls: dict[str, str] = {}
     folders = _split_folders(tree)
@@ -72,6 +72,20 @@ def _splits_of(stems: Iterable[str]) -> dict[str, list[str]]:
             return {}
         found.setdefault(split, []).append(stem)
     return found
+
+
+def _splits_of_images(tree: Tree, stems: Iterable[str]) -> dict[str, list[str]]:
+    """The splits that the folders of the images are, images/train/ and images/val/, where each image is in one of them
+    and no list says others; else {}."""
+    stems = [] if tree.files(LISTS) else list(stems)
+    for top in (*(name for name in tree.folders() if name.lower() in _IMAGE_FOLDERS), ""):
+        folders = {split_of(name): join(top, name) for name in tree.open_folders(top) if split_of(name) in KNOWN_SPLITS}
+        there = {split: images_by_stem(tree, folder) for split, folder in folders.items()} if stems else {}
+        split_of_stem = {stem: [s for s in there if stem.rpartition("/")[2] in there[s]] for stem in stems}
+        if "train" in there and all(len(splits) == 1 for splits in split_of_stem.values()):
+            found = {s: [stem for stem, splits in split_of_stem.items() if splits == [s]] for s in there}
+            return {s: mine for s, mine in found.items() if mine} if sum(map(bool, found.values())) > 1 else {}
+    return {}
 
 
 def _folders(tree: Tree, folder: str) -> Iterator[str]:

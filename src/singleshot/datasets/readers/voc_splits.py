@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from singleshot.datasets.findings import RaiseErrors
-from singleshot.datasets.readers.voc_layout import LABELS, Layout
+from singleshot.datasets.readers.voc_layout import LABELS, LISTS, Layout
 from singleshot.datasets.splits import make_splits, usual_split
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
@@ -16,7 +16,6 @@ from singleshot.text import decode_text
 
 MAX_LIST_BYTES = 256 * 2**20
 
-LISTS = "ImageSets/Main"
 # What tools call their list when there are no splits.
 NO_SPLIT = "default"
 DEVKIT_CLASSES = frozenset(

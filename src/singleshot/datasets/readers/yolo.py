@@ -30,6 +30,7 @@ from singleshot.datasets.readers.yolo_layout import (
     label_of,
     plain_splits,
 )
+from singleshot.datasets.readers.yolo_names import with_names
 from singleshot.datasets.readers.yolo_places import Place
 from singleshot.datasets.splits import resolve_split, usual_split
 from singleshot.datasets.tree import Tree
@@ -83,6 +84,8 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     for message in layout.moved:
         problems.add("path-moved", tree.path(layout.yaml), message)
     members, made = _members(tree, layout, wanted, problems)
+    if layout.class_names is None and not tree.is_limited:
+        layout = with_names(tree, layout, members, problems)
     classes = decide_first(tree, layout, members, problems)
     flags = _read_flags(tree, problems)
     highest = -1

@@ -56,7 +56,7 @@ def decide_first(tree: Tree, layout: Layout, listed: Mapping[str, Sequence[str]]
     if classes.names is None or classes.first is not None:
         return classes
     count = len(classes.names)
-    images = chain(*listed.values(), _others(tree, layout, listed))
+    images = chain(*listed.values(), other_images(tree, layout, listed))
     if _numbers(tree, images, count) != {*range(1, count + 1)}:
         return classes
     last = f" and {count} {printable(classes.names[-1], 40)!r}" if count > 1 else ""
@@ -68,7 +68,7 @@ def decide_first(tree: Tree, layout: Layout, listed: Mapping[str, Sequence[str]]
     return classes._replace(first=1)
 
 
-def _others(tree: Tree, layout: Layout, listed: Mapping[str, Sequence[str]]) -> Iterator[str]:
+def other_images(tree: Tree, layout: Layout, listed: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """The images of the other splits; what is wrong there is told with those."""
     ignored = CollectErrors(0)
     for split, places in layout.splits.items():
@@ -80,14 +80,14 @@ def _numbers(tree: Tree, images: Iterable[str], most: int) -> set[int]:
     """The class numbers of the images' label files, read until one is 0 or above `most`: mostly the first."""
     seen: set[int] = set()
     for image in images:
-        for number in _numbers_in(tree, image):
+        for number in numbers_in(tree, image):
             seen.add(number)
             if not 0 < number <= most:
                 return seen
     return seen
 
 
-def _numbers_in(tree: Tree, image: str) -> Iterable[int]:
+def numbers_in(tree: Tree, image: str) -> Iterable[int]:
     """The class numbers in an image's label file, as far as it can be read."""
     try:
         label = label_of(tree, image)

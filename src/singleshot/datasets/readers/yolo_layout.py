@@ -13,6 +13,13 @@ from typing import NamedTuple
 
 from singleshot.datasets.findings import CollectErrors, RaiseErrors
 from singleshot.datasets.readers.common import images_by_stem
+from singleshot.datasets.readers.yolo_pairs import (
+    MAX_NAMES_BYTES,
+    NAME_FILES,
+    paired_label,
+    splits_of_pairs,
+    starts_with_numbers,
+)
 from singleshot.datasets.readers.yolo_places import MAX_PARTS, Place, described_splits, move, split_path
 from singleshot.datasets.readers.yolo_yaml import YAMLS, Description, check_names, describes, load_description
 from singleshot.datasets.splits import KNOWN_SPLITS, split_of
@@ -22,15 +29,13 @@ from singleshot.images.suffixes import is_image
 from singleshot.text import decode_text
 
 MAX_LIST_BYTES = 256 * 2**20
-MAX_NAMES_BYTES = 2**20
-
-NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "predefined_classes.txt", "_darknet.labels")
 _LISTS = ("train.txt", "val.txt", "valid.txt", "test.txt")
 _IMAGES, _LABELS = "images", "labels"
 _DATA = ("data", "dataset", "obj")
 _LABEL_FOLDERS = (_LABELS, "label", "annotations", "annotation")
 _MAX_PATH = 4096  # more than any path has; ends the search through a hostile one
 _FEW = 100
+_STRAY = 10  # so many times as many labels of other forms make those of this one strays
 
 
 class Layout(NamedTuple):
@@ -118,17 +123,17 @@ def plain_splits(tree: Tree) -> dict[str, list[Place]]:
     # Darknet's: obj.names, and images with their labels in data/ or obj/.
     named = any(name in NAME_FILES for name in tree.files())
     beside_each = [Place(name) for name in islice(tree.open_folders(), _FEW) if named and has_labels_beside(tree, name)]
-    if beside_each or not named:
-        return {"": beside_each} if beside_each else {}
+    if beside_each:
+        return {"": beside_each}
     # Label Studio's: classes.txt, and the splits in data/.
-    for name in tree.open_folders():
+    for name in tree.open_folders() if named else ():
         below = plain_splits(tree.below(name)) if name.lower() in _DATA else {}
         if below:
             return {
                 split: [place._replace(name=join(name, place.name)) for place in places]
                 for split, places in below.items()
             }
-    return {}
+    return splits_of_pairs(tree)
 
 
 def _split_folders(tree: Tree, folder: str) -> dict[str, list[Place]]:
@@ -153,7 +158,7 @@ def labelled(tree: Tree, folder: str) -> str:
     for place in labels:
         texts = (name for name in tree.walk(place) if name.lower().endswith(".txt"))
         own = (name for name in texts if name.rpartition("/")[2] not in NAME_FILES)
-        if any(place.endswith(_LABELS) or _starts_with_numbers(tree, name) for name in islice(own, _FEW)):
+        if any(place.endswith(_LABELS) or starts_with_numbers(tree, name) for name in islice(own, _FEW)):
             return join(folder, images)
     return ""
 
@@ -165,19 +170,15 @@ def label_folders(tree: Tree, folder: str) -> list[str]:
 
 
 def has_labels_beside(tree: Tree, folder: str) -> bool:
-    """Whether an image in the folder has a .txt beside it whose first line is five numbers or more."""
+    """Whether an image in the folder has a .txt beside it whose first line is five numbers or more; not where that is
+    one of few among labels in XML or JSON."""
     texts = tree.files(folder, (".txt",))
     images = images_by_stem(tree, folder) if texts else {}
-    own = (name for name in texts if name[:-4] in images)
-    return any(_starts_with_numbers(tree, join(folder, name)) for name in islice(own, _FEW))
-
-
-def _starts_with_numbers(tree: Tree, name: str) -> bool:
-    try:
-        words = tree.read(name, MAX_NAMES_BYTES, "label")[:4096].decode("utf-8-sig", "replace").lstrip().splitlines()
-        return len([float(word) for word in words[0].split()]) >= 5 if words else False
-    except (ValueError, DataError):
+    own = [name for name in texts if name[:-4] in images]
+    others = {name.rpartition(".")[0] for name in tree.files(folder, (".xml", ".json"))} if own else set()
+    if _STRAY * len(own) < len(others & images.keys()):
         return False
+    return any(starts_with_numbers(tree, join(folder, name)) for name in islice(own, _FEW))
 
 
 def _is_image_list(tree: Tree, name: str) -> bool:
@@ -280,7 +281,7 @@ def label_of(tree: Tree, image: str) -> str | None:
     parts = folder.split("/")
     at = _last_images(parts)
     if at is None:
-        return None
+        return paired_label(tree, folder, f"{last}.txt")
     for labels in label_folders(tree, "/".join(parts[:at])):
         place = "/".join([labels, *parts[at + 1 :]])
         if f"{last}.txt" in tree.names(place):
@@ -298,7 +299,7 @@ def labels_without_image(tree: Tree, folder: str, most: int) -> list[str]:
         for name in tree.files(place, (".txt",))
         if name[:-4] not in images and name not in others
     )
-    return [name for name in islice(alone, most) if _starts_with_numbers(tree, name)]
+    return [name for name in islice(alone, most) if starts_with_numbers(tree, name)]
 
 
 def _labels_folder(folder: str) -> str:
@@ -358,7 +359,7 @@ def _names_in(tree: Tree, folders: Iterable[str]) -> tuple[tuple[str, ...] | Non
         name = next((n for n in NAME_FILES if n in there and n.rpartition(".")[0] not in images), None)
         if name is None:
             continue
-        names = _read_names(tree, join(folder, name))
+        names = read_names(tree, join(folder, name))
         if best is not None and names[: len(best)] != best[: len(names)]:
             raise DataError(
                 f"{printable(tree.path(join(folder, name)))}: other classes than in {printable(source)}; a class "
@@ -371,6 +372,7 @@ def _names_in(tree: Tree, folders: Iterable[str]) -> tuple[tuple[str, ...] | Non
     return best, source
 
 
-def _read_names(tree: Tree, name: str) -> tuple[str, ...]:
+def read_names(tree: Tree, name: str) -> tuple[str, ...]:
+    """The names in a file, one a line. Raises DataError for what is no list of them."""
     text = decode_text(tree.read(name, MAX_NAMES_BYTES, "class names"), tree.path(name))
     return check_names([line.strip() for line in text.rstrip().split("\n")], printable(tree.path(name)))

@@ -47,9 +47,10 @@ def move(
     # Of two splits that say different places both may not be the same.
     taken = {place.name: described.splits[split] for split, places in splits.items() for place in places}
     said = []
+    are_same = len({tuple(entries) for entries in described.splits.values()}) == 1
     for split in list(broken):
         entries = described.splits[split]
-        places = [_elsewhere(tree, home, split_path(entry)[0]) for entry in entries]
+        places = [_elsewhere(tree, home, split_path(entry)[0], are_same) for entry in entries]
         found = [place for place in places if place is not None and taken.get(place.name, entries) == entries]
         if len(found) < len(entries):
             continue
@@ -63,20 +64,22 @@ def move(
     return tuple(said)
 
 
-def _elsewhere(tree: Tree, home: str, parts: list[str]) -> Place | None:
-    """The folder or list that a path may mean which is not there as written."""
+def _elsewhere(tree: Tree, home: str, parts: list[str], are_same: bool) -> Place | None:
+    """The folder or list that a path may mean which is not there as written; are_same: all splits have that path."""
     if not 0 < len(parts) <= MAX_PARTS:
         return None
     ends = [home, *(join(home, name) for name in islice(tree.open_folders(home), _FEW))]
     for i in range(len(parts)):
         tail = "/".join(parts[i:])
-        if "/" not in tail and split_of(tail) not in KNOWN_SPLITS and not tail.lower().endswith(".txt"):
+        usual = split_of(tail) in KNOWN_SPLITS or tail.lower().endswith(".txt")
+        if "/" not in tail and not usual and not (are_same and i > 0):
             return None  # "images" alone may be of any split
         there = [found for found in (tree.find(end, tail) for end in (ends if i == 0 else ends[:1])) if found]
         if len(there) > 1 or (there and i == 0 and _has_own_yaml(tree, there[0], tail)):
             return None
         if there and tree.is_dir(there[0]):
-            return Place(there[0])
+            divided = any(split_of(name) in KNOWN_SPLITS for name in tree.folders(there[0]))
+            return None if divided and "/" not in tail and not usual else Place(there[0])
         if there and there[0].lower().endswith(".txt"):
             return Place(there[0], listed=True)
     return None

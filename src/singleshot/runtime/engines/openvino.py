@@ -107,14 +107,24 @@ class OpenVINOEngine:
     def _prepared(self, many: bool) -> list[openvino.InferRequest]:
         """Requests that can run at the same time: one that has all cores, or one for each stream of images."""
         if many not in self._requests:
-            settings = {**self._settings, "PERFORMANCE_HINT": "THROUGHPUT" if many else "LATENCY"}
-            try:
-                compiled = self._core.compile_model(self._model, self._device, settings)
-                count = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") if many else 1
-                self._requests[many] = [compiled.create_infer_request() for _ in range(count)]
-            except RuntimeError as error:
-                raise self._failure(error) from error
+            self._requests[many] = self._compiled(many)
         return self._requests[many]
+
+    def compile_ahead(self, many: bool) -> None:
+        """See runtime.engines.table.CompilingEngine."""
+        if many not in self._requests:
+            requests = self._compiled(many)
+            with self._lock:
+                self._requests.setdefault(many, requests)
+
+    def _compiled(self, many: bool) -> list[openvino.InferRequest]:
+        settings = {**self._settings, "PERFORMANCE_HINT": "THROUGHPUT" if many else "LATENCY"}
+        try:
+            compiled = self._core.compile_model(self._model, self._device, settings)
+            count = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") if many else 1
+            return [compiled.create_infer_request() for _ in range(count)]
+        except RuntimeError as error:
+            raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> CheckpointError:
         lines = str(error).strip().splitlines() or ["no reason given"]

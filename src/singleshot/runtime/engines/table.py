@@ -69,6 +69,14 @@ class SelectiveEngine(Protocol):
     wanted: tuple[int, ...] | None
 
 
+@runtime_checkable
+class CompilingEngine(Protocol):
+    """An engine that compiles the network anew for batches, once they have come for a while."""
+
+    def compile_ahead(self, many: bool) -> None:
+        """Compile for batches, or for single images, now; calls of the engine go on meanwhile."""
+
+
 class EngineOptions(NamedTuple):
     """How a model file is to be run; None: as is usual for the engine.
 

@@ -20,6 +20,7 @@ from singleshot.weights.importers import (
     sgrvinod,
     tf_object_detection,
     tflite,
+    tinyssd,
     torchvision,
     ultraface,
 )
@@ -38,6 +39,7 @@ IMPORTERS = (
     *openvino.IMPORTERS,
     *qfgaohao.IMPORTERS,
     *tflite.IMPORTERS,
+    *tinyssd.IMPORTERS,
     *torchvision.IMPORTERS,
     *tf_object_detection.IMPORTERS,
     *faceboxes.IMPORTERS,

@@ -1,8 +1,8 @@
-"""zisianw/FaceBoxes.PyTorch (models/faceboxes.py)."""
+"""zisianw/FaceBoxes.PyTorch (models/faceboxes.py), and lxg2015/faceboxes (networks.py), whose poolings are others."""
 
 from __future__ import annotations
 
-from singleshot.conventions_faces import FACEBOXES
+from singleshot.conventions_faces import FACEBOXES, FACEBOXES_LXG
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.faces import add_heads, face_model
@@ -17,6 +17,10 @@ _BRANCHES = (
     ("branch3x3_reduce", "branch3x3"),
     ("branch3x3_reduce_2", "branch3x3_2", "branch3x3_3"),
 )
+
+
+# The same of lxg2015's; "pool" is the largest of 3x3 cells.
+_LXG_BRANCHES = (("conv1",), ("pool", "conv2"), ("conv3", "conv4"), ("conv5", "conv6", "conv7"))
 
 
 def _unit(net: TorchBuilder, x: str, name: str, activation: str = "relu", stride: int = 1) -> str:
@@ -62,4 +66,45 @@ def _convert(tensors: ForeignState) -> ImportedModel:
     return face_model(model, FACEBOXES.project, FACEBOXES.detection["faceboxes"])
 
 
-IMPORTERS = (Importer("faceboxes", _convert),)
+def _lxg_unit(net: TorchBuilder, x: str, name: str, kernel: int, stride: int = 1) -> str:
+    """Its conv_bn_relu: a convolution with bias, normalised and activated."""
+    x = net.conv_bias(x, f"{name}.0", kernel=kernel, stride=stride, padding=kernel // 2)
+    return net.active(f"{name}.1", net.batch_norm(x, f"{name}.1"), "relu")
+
+
+def _lxg_inception(net: TorchBuilder, x: str, name: str) -> str:
+    ends = []
+    for branch in _LXG_BRANCHES:
+        y = x
+        for part in branch:
+            if part == "pool":
+                y = net.add(f"{name}.pool", "maxpool", y, kernel=3, stride=1, padding=1)
+            else:
+                y = _lxg_unit(net, y, f"{name}.{part}", 3 if part in ("conv4", "conv6", "conv7") else 1)
+        ends.append(y)
+    return net.add(name, "concat", *ends, channels=sum(net.channels[end] for end in ends))
+
+
+def _convert_lxg(tensors: ForeignState) -> ImportedModel:
+    priors = FACEBOXES_LXG.prior_spec(_NETWORK)
+    num_classes = count_classes(tensors, "multilbox.conf_layers.2.bias", priors.per_cell[2])
+    net = TorchBuilder(tensors)
+    x = net.image
+    for i, kernel, stride in ((1, 7, 4), (2, 5, 2)):
+        x = net.conv_bias(x, f"conv{i}", kernel=kernel, stride=stride, padding=kernel // 2)
+        x = net.batch_norm(x, f"bn{i}")
+        x = net.add(f"conv{i}.crelu", "crelu", x, channels=2 * net.channels[x])
+        x = net.add(f"conv{i}.pool", "maxpool", x, kernel=3, stride=2, padding=1)
+    for i in (1, 2, 3):
+        x = _lxg_inception(net, x, f"inception{i}")
+    maps = [x]
+    for i in (3, 4):
+        x = _lxg_unit(net, _lxg_unit(net, x, f"conv{i}_1", 1), f"conv{i}_2", 3, stride=2)
+        maps.append(x)
+    add_heads(net, maps, ("multilbox.loc_layers.{}", "multilbox.conf_layers.{}"), priors, num_classes)
+    tensors.finish(FACEBOXES_LXG.project)
+    model = net.build(num_classes, priors, FACEBOXES_LXG.inputs[_NETWORK], "faceboxes1024-lxg2015")
+    return face_model(model, FACEBOXES_LXG.project, FACEBOXES_LXG.detection["faceboxes-lxg2015"])
+
+
+IMPORTERS = (Importer("faceboxes", _convert), Importer("faceboxes-lxg2015", _convert_lxg))

@@ -18,6 +18,8 @@ from singleshot.weights.importers.keras import KerasNetwork, short_names
 
 _HEADS = (4, 5, 6, 7)  # the convolutions that boxes are predicted from
 _FIRST, _HALF = "lambda1", 127.5  # the normalisation of its first versions: x / 127.5 - 1
+# Of layers in the versions whose heads had no padding: commit 8c49088 brought it and spelt the second one right.
+_UNPADDED = (_FIRST, "idendity_layer")
 _EPS, _MOMENTUM = 0.001, 0.01  # of Keras' BatchNormalization, and of the network's own .99
 
 
@@ -37,21 +39,25 @@ def _convert(tensors: ForeignState) -> ImportedModel:
     input_spec, priors = SSD_KERAS.inputs["ssd7"], SSD_KERAS.prior_spec("ssd7")
     fixed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    border = 0  # of a map that its head does not see
+    border = int(any(name in tensors.groups for name in _UNPADDED))  # of a map that its head does not see
+    normalised_by_code = _FIRST in tensors.groups
+    height, width = input_spec.sides
+    network = None
     if tensors.kind == "keras" and tensors.structure is not None:
         network = KerasNetwork(tensors.structure, tensors.where)
-        height, width = network.sides() or input_spec.sides
+        height, width = network.sides() or (height, width)
         border = network.same("padding", "valid", [f"{part}{i}" for part in ("boxes", "classes") for i in _HEADS])
-        maps = tuple((height // 2**i - 2 * border, width // 2**i - 2 * border) for i in range(3, 7))
-        if min(map(min, maps)) < 1:
-            raise CheckpointError(f"{tensors.where}: SSD7 on images of {height} x {width}: too small for its last map")
+        normalised_by_code = _FIRST in network.layers
+    maps = tuple((height // 2**i - 2 * border, width // 2**i - 2 * border) for i in range(3, 7))
+    if min(map(min, maps)) < 1:
+        raise CheckpointError(f"{tensors.where}: SSD7 on images of {height} x {width}: too small for its last map")
+    priors = replace(priors, maps=maps)
+    if network is not None:
         priors = network.priors(replace(priors, image_size=(height, width), maps=maps), [f"anchors{i}" for i in _HEADS])
         input_spec, fixed = network.input(replace(input_spec, height=height, width=width)), ("size", "priors")
-        if _FIRST in network.layers:
-            input_spec = replace(input_spec, mean=(_HALF,) * 3, std=(_HALF,) * 3)
-            notes = (
-                f"its layer {_FIRST} is code, which is not looked at: taken to bring pixels to -1..1 (--mean, --std)",
-            )
+    if normalised_by_code:
+        input_spec = replace(input_spec, mean=(_HALF,) * 3, std=(_HALF,) * 3)
+        notes = (f"its layer {_FIRST} is code, which is not looked at: taken to bring pixels to -1..1 (--mean, --std)",)
 
     def take(layer: str, part: str, *shape: int | None) -> Tensor:
         return tensors.take(names.get(f"{layer}/{part}", f"{layer}/{part}"), *shape)

@@ -29,6 +29,8 @@ from singleshot.weights.importers.prior_rows import spec_of_rows
 from singleshot.weights.readers.openvino_ir import BadAttributeError, IrNetwork, Node
 
 _END = "DetectionOutput"
+# What chooses boxes where a converter has left a graph of single operations.
+_CHOOSING = ("NonMaxSuppression", "MulticlassNms", "MatrixNms")
 _SAME_VALUES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Convert")
 _ACTIVATIONS = {"SoftMax": "softmax", "Softmax": "softmax", "Sigmoid": "sigmoid"}
 _NHWC = (0, 2, 3, 1)
@@ -107,6 +109,12 @@ class _Detector:
         if "DetectionOutput" not in {node.kind for node in self.nodes} and self.network.version < 10:
             taken = {source for node in self.nodes for source, _ in node.takes}
             ends = [node for i, node in enumerate(self.nodes) if i not in taken]
+        chosen = next((node for node in self.nodes if node.kind in _CHOOSING), None)
+        if chosen is not None and not found:
+            raise CheckpointError(
+                f"{self.where}: its boxes are decoded and chosen by single operations ({chosen}), not by one {_END},"
+                " which is what is read; want the checkpoint, .pb or .tflite that it was converted from"
+            )
         shown = printable(", ".join(str(node) for node in ends[:3]), 160) or "nothing"
         count = len(found) or "no"
         raise CheckpointError(

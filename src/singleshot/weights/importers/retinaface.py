@@ -9,6 +9,7 @@ from itertools import chain, pairwise
 
 from singleshot.convention_records import Convention
 from singleshot.conventions_faces import FACE_1MB, RETINAFACE
+from singleshot.errors import CheckpointError
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.batch_statistics import negative_slope
@@ -88,6 +89,12 @@ def _convert(
     project: Convention = RETINAFACE,
 ) -> ImportedModel:
     priors, rule = project.prior_spec(network), next(iter(project.detection.values()))
+    sides = tensors.shape("BboxHead.0.conv1x1.bias")
+    if sides and sides[0] != 4 * priors.per_cell[0]:
+        raise CheckpointError(
+            f"{tensors.where}: RetinaFace with {sides[0] // 4} boxes in a cell, not {priors.per_cell[0]} as in"
+            f" {project.project}: of a changed copy, whose boxes only its own code says, which is not read"
+        )
     num_classes = count_classes(tensors, "ClassHead.0.conv1x1.bias", priors.per_cell[0])
     net = TorchBuilder(tensors)
     # Leaky where the pyramid is narrow: 64 channels in MobileNet's, 256 in ResNet's.

@@ -28,9 +28,8 @@ from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.tf_suppression import OPERATOR, of_operator
 from singleshot.weights.importers.tflite_graph import SAME_VALUES, GraphImport
 from singleshot.weights.other_layouts import FACES, KNOWN, LINEAR
-from singleshot.weights.readers.tflite import Network, Operation
+from singleshot.weights.readers.tflite import EDGE_TPU, Network, Operation
 
-_EDGE_TPU = "edgetpu-custom-op"
 # Options of the operator that must be there.
 _LIMITS = ("nms_score_threshold", "nms_iou_threshold", "max_detections")
 # The image behind normalisation in a file that singleshot exported.
@@ -88,6 +87,7 @@ def _detector(graph: GraphImport, op: Operation) -> ImportedModel:
     graph.tensors.ignore(*graph.tensors)  # a file may hold more than its network uses
     graph.tensors.finish("an SSD of TensorFlow's Object Detection API")
     model = graph.assembly.build(num_classes, priors, spec, "custom")
+    model.pretrained = ours.pretrained if ours else None
     precision = _precision(graph.network)
     fixed = ("size", "priors") if precision == "float" and not ours else ("size", "priors", "mean", "std")
     about = f"TensorFlow Lite SSD, {precision}, input {spec.size_text}"
@@ -115,7 +115,7 @@ def _our_description(graph: GraphImport, num_classes: int, anchors: np.ndarray) 
 
 def _detection(graph: GraphImport) -> Operation:
     """The operator that ends a detector; CheckpointError says what the network is instead."""
-    if any(op.kind == _EDGE_TPU for op in graph.network.operations):
+    if any(op.kind == EDGE_TPU for op in graph.network.operations):
         raise CheckpointError(
             f"{graph.where}: compiled for the Edge TPU, whose code holds its layers; want the .tflite that"
             " edgetpu_compiler was given (its name has no _edgetpu)"

@@ -193,7 +193,10 @@ class GraphImport:
         return self._layer(index, op), _NO_PADS
 
     def _name(self, op: Operation) -> str:
-        return self._unique(self.value(op.outputs[0]).name.split(";")[0][-80:])
+        names = filter(
+            None, self.value(op.outputs[0]).name.split(";")
+        )  # of all that it was made of, the first may be ""
+        return self._unique(next(names, op.kind.lower())[-80:])
 
     def _unique(self, name: str) -> str:
         while name in self._names or name == GraphBuilder.image:

@@ -1,7 +1,8 @@
 """TensorFlow's frozen graphs (frozen_inference_graph.pb, or a SavedModel whose constants are in it), read without it.
 
 A graph is nodes by name; the variables that it was frozen from are constants among them. Nothing in it is run: apart
-from looking constants up, only batch normalisations that a tool has folded are followed along the graph.
+from looking constants up, those of 8 bits become the numbers that they stand for, and batch normalisations that a tool
+has folded are followed along the graph.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from singleshot.errors import CheckpointError, printable
 from singleshot.weights.readers.protobuf import parse_binary
 from singleshot.weights.readers.reading import read_bytes
-from singleshot.weights.readers.tf_tensors import BFLOAT16, DTYPES, HALF, flat_values, from_bfloat16
+from singleshot.weights.readers.tf_tensors import BFLOAT16, DTYPES, HALF, dequantised, flat_values, from_bfloat16
 
 MAX_BYTES = 2**30
 MAX_VALUES = 2**26  # of all constants together: 256 MB of floats
@@ -27,6 +28,7 @@ _MAX_STEPS = 16  # nodes passed on the way to a constant, or along what was fold
 
 _FLOATS = (1, 2, BFLOAT16, HALF)
 _ROUNDED = (11, 12, 13)  # types.proto: DT_QINT8, DT_QUINT8, DT_QINT32
+_DEQUANTIZE = "Dequantize"  # (values, what the lowest stands for, what the highest stands for)
 _CONVS = ("Conv2D", "DepthwiseConv2dNative")
 _PASSED = ("Identity", "StopGradient", "FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxArgs", "Enter")
 _NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
@@ -83,27 +85,35 @@ class GraphDef:
         """The constant that this node hands on, itself included; None when it computes something."""
         for _ in range(_MAX_STEPS):
             node = self.nodes.get(name)
-            if node is None or node.op == "Const":
+            if node is None or self.is_constant(node):
                 return node
             if node.op not in _PASSED or not node.inputs:
                 return None
             name = node.inputs[0]
         return None
 
+    def is_constant(self, node: Node) -> bool:
+        """Whether it is a constant, or the numbers that one of 8 bits stands for."""
+        if node.op == "Const":
+            return True
+        return node.op == _DEQUANTIZE and len(node.inputs) == 3 and all(self.op(i) == "Const" for i in node.inputs)
+
     def constant(self, name: str) -> np.ndarray | None:
         """Its value; also of scalars that are packed into a vector (an image size, say)."""
         node = self.nodes.get(name)
         if node is not None and node.op in ("Pack", "Stack"):
             parts = [self.source(part) for part in node.inputs[:8]]
-            if not all(part is not None and shape_of(part) == () for part in parts):
+            if not all(part is not None and self.shape(part) == () for part in parts):
                 return None
             return np.array([self.value(part) for part in parts if part is not None])
         found = self.source(name)
         return None if found is None else self.value(found)
 
     def value(self, node: Node) -> np.ndarray:
-        """What a Const holds. Raises CheckpointError for a declared shape that the values do not have."""
+        """What a constant holds. Raises CheckpointError for a declared shape that the values do not have."""
         what = f"{self.where}: {printable(node.name, 80)}"
+        if node.op == _DEQUANTIZE:
+            return self._dequantised(node, what)
         if "value" not in node.attrs:
             raise CheckpointError(f"{what}: a constant without a value")
         tensor, shape = node.attrs["value"].tensor, shape_of(node)
@@ -125,6 +135,25 @@ class GraphDef:
         if len(values) < count:
             values = np.concatenate([values, np.full(count - len(values), values[-1])])
         return values.reshape(shape)
+
+    def shape(self, node: Node) -> tuple[int, ...] | None:
+        """As `shape_of`, of a constant of 8 bits too."""
+        if node.op != _DEQUANTIZE:
+            return shape_of(node)
+        values = self.nodes.get(node.inputs[0]) if node.inputs else None
+        return None if values is None else shape_of(values)
+
+    def _dequantised(self, node: Node, what: str) -> np.ndarray:
+        values, low, high = (self.value(self.nodes[name]) for name in node.inputs)
+        mode = node.attrs["mode"].s.decode(errors="replace") if "mode" in node.attrs else "MIN_COMBINED"
+        plain = all(v.size == 1 and v.dtype.kind == "f" for v in (low, high)) and values.dtype.kind in "iu"
+        found = dequantised(values, float(low.flat[0]), float(high.flat[0]), mode) if plain else None
+        if found is None or (found.size and not np.isfinite(found).all()):
+            raise CheckpointError(
+                f"{what}: numbers of 8 bits that are scaled in a way that is not read (mode {printable(mode, 40)});"
+                " want the graph before quantize_weights"
+            )
+        return found
 
 
 def shape_of(node: Node) -> tuple[int, ...] | None:
@@ -173,19 +202,10 @@ def variables(graph: GraphDef) -> dict[str, np.ndarray]:
     Where a tool has folded a batch normalisation, the convolution's weights and biases are what it made of them.
     Raises CheckpointError when there are none.
     """
-    rounded = sum(
-        node.op == "Const" and node.attrs["value"].tensor.dtype in _ROUNDED
-        for node in graph.nodes.values()
-        if "value" in node.attrs
-    )
-    if rounded:
-        raise CheckpointError(
-            f"{graph.where}: a graph whose weights a tool (quantize_weights, quantize_nodes) has rounded to 8 bits, in"
-            f" {rounded} constants; that form is not read: want the graph before that"
-        )
+    _refuse_quantised(graph)
     values: dict[str, np.ndarray] = {}
     for node in graph.nodes.values():
-        if node.op == "Const" and _is_variable(graph, node):
+        if graph.is_constant(node) and _is_variable(graph, node):
             values[node.name] = graph.value(node)
     for node in graph.of(*_CONVS):
         _add_folded(graph, node, values)
@@ -197,13 +217,28 @@ def variables(graph: GraphDef) -> dict[str, np.ndarray]:
     return values
 
 
+def _refuse_quantised(graph: GraphDef) -> None:
+    """Raise CheckpointError for a graph that computes in 8 bits, or where what numbers stand for is not constant."""
+    read = {node.inputs[0] for node in graph.of(_DEQUANTIZE) if graph.is_constant(node)}
+    rounded = sum(
+        node.op == "Const" and node.attrs["value"].tensor.dtype in _ROUNDED and node.name not in read
+        for node in graph.nodes.values()
+        if "value" in node.attrs
+    )
+    if rounded:
+        raise CheckpointError(
+            f"{graph.where}: a graph that computes in 8 bits (quantize_nodes): {rounded} constants of which it does not"
+            " say plainly what they stand for; that form is not read: want the graph before that"
+        )
+
+
 def _is_variable(graph: GraphDef, node: Node) -> bool:
-    if "value" not in node.attrs or node.attrs["value"].tensor.dtype not in _FLOATS:
+    if node.op == "Const" and ("value" not in node.attrs or node.attrs["value"].tensor.dtype not in _FLOATS):
         return False
     if node.name.rpartition("/")[2] in _PARTS:
         return True
     read = graph.nodes.get(f"{node.name}/read")
-    return read is not None and read.op == "Identity" and bool(shape_of(node))
+    return read is not None and read.op == "Identity" and bool(graph.shape(node))
 
 
 def _add_folded(graph: GraphDef, conv: Node, values: dict[str, np.ndarray]) -> None:

@@ -57,7 +57,9 @@ def read_hdf5(path: Path, where: str) -> ForeignState:
                 links = reader.links(root)
             reader.collect(links, "", 0)
             described = _description_beside(path) if structure is None else json.loads(structure)
-            return ForeignState(reader.arrays, where, "keras", described)
+            found = ForeignState(reader.arrays, where, "keras", described)
+            found.groups = tuple(links)  # Keras makes one for each layer
+            return found
     except _RefusedError as error:
         raise CheckpointError(f"{where}: {error}") from error
     except (ValueError, RecursionError) as error:  # of the JSON, which is all that is left

@@ -19,6 +19,9 @@ DTYPES = {
     6: "i1",
     9: "<i8",
     10: "?",
+    11: "i1",
+    12: "u1",
+    13: "<i4",
     BFLOAT16: "<u2",
     17: "<u2",
     HALF: "<f2",
@@ -49,6 +52,18 @@ def flat_values(tensor: Any, number: int) -> np.ndarray:
 
 def _from_bytes(data: bytes, dtype: np.dtype[Any]) -> np.ndarray:
     return np.frombuffer(data[: len(data) // dtype.itemsize * dtype.itemsize], dtype)
+
+
+def dequantised(values: np.ndarray, low: float, high: float, mode: str) -> np.ndarray | None:
+    """What TensorFlow's Dequantize makes of qint8, quint8 or qint32 (its documentation of tf.quantization.dequantize):
+    float32; None for a mode that is not known."""
+    bounds = np.iinfo(values.dtype)
+    step = (high - low) / (bounds.max - bounds.min)
+    if mode == "MIN_FIRST":  # what the graph transform quantize_weights writes: 0 is one of the levels
+        low = np.round(low / step) * step if step else low
+    elif mode != "MIN_COMBINED":
+        return None
+    return ((values.astype(np.float64) - bounds.min) * step + low).astype(np.float32)
 
 
 def from_bfloat16(values: np.ndarray) -> np.ndarray:

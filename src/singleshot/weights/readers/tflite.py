@@ -32,6 +32,7 @@ DTYPES = {0: "<f4", 1: "<f2", 2: "<i4", 3: "u1", 4: "<i8", 6: "?", 7: "<i2", 9: 
 SPARSE = "sparse"  # in place of the type of a constant that is stored so, which is not read
 ACTIVATIONS = ("none", "relu", "relu_n1_to_1", "relu6", "tanh", "sign_bit")
 
+EDGE_TPU = "edgetpu-custom-op"  # its options are the code of a whole network
 # schema.fbs, enum BuiltinOperator, by number; 32 is any custom one.
 _NAMES = """
     ADD AVERAGE_POOL_2D CONCATENATION CONV_2D DEPTHWISE_CONV_2D DEPTH_TO_SPACE DEQUANTIZE EMBEDDING_LOOKUP FLOOR
@@ -256,7 +257,7 @@ def _operation(table: _Table, kinds: list[str], count: int) -> Operation:
             options[name] = default if found is None else int(found.number(number, flags, default))
         if "activation" in options:
             options["activation"] = ACTIVATIONS[options["activation"]] if 0 <= options["activation"] <= 5 else "other"
-    elif kind not in OPERATORS:
+    elif kind not in OPERATORS and kind != EDGE_TPU:
         options = _flexbuffer(bytes(table.vector(5, "u1", MAX_OPTIONS)))
     return Operation(kind, _indices(table, 1, count), _indices(table, 2, count), options)
 

@@ -41,6 +41,21 @@ class GraphWriter:
         value = value.astype({"f": np.float32, "i": np.int32}[value.dtype.kind]) if value.dtype.itemsize == 8 else value
         return self.node(name, "Const", value=self.tensor(value, **given))
 
+    def rounded(self, name: str, value: np.ndarray, mode: str | None = "MIN_FIRST", number: int = 12) -> np.ndarray:
+        """A constant as the graph transform quantize_weights leaves it, of DT_QUINT8; gives what it stands for."""
+        low, high = float(np.float32(value.min())), float(np.float32(value.max()))
+        step = (high - low) / 255
+        start = round(low / step) * step if mode == "MIN_FIRST" else low
+        steps = np.clip(np.round((value.astype(np.float64) - start) / step), 0, 255)
+        dims = b"".join(self.proto.message(2, self.proto.number(1, n)) for n in value.shape)
+        content = self.proto.message(4, steps.astype(np.uint8).tobytes())
+        tensor = self.proto.message(8, self.proto.number(1, number) + self.proto.message(2, dims) + content)
+        self.node(f"{name}_quantized_const", "Const", value=tensor)
+        ends = [self.const(f"{name}_quantized_{end}", np.float32(v)) for end, v in (("min", low), ("max", high))]
+        attrs = {} if mode is None else {"mode": self.proto.message(2, mode.encode())}
+        self.node(name, "Dequantize", f"{name}_quantized_const", *ends, **attrs)
+        return (start + steps * step).astype(np.float32)
+
     def real(self, value: float) -> bytes:
         return b"\x25" + struct.pack("<f", value)
 

@@ -77,8 +77,7 @@ class TestDamagedGraphs:
             imported(graph)
 
 
-def test_weights_rounded_to_8_bits_are_named_as_such(graph, tmp_path):
-    """As TensorFlow's quantize_weights leaves them: a constant of quint8 and what makes floats of it."""
+def test_a_graph_that_does_not_say_what_its_8_bits_stand_for_is_named(graph, tmp_path):
     proto = graph.proto
     for dtype in (11, 12, 13):
         tensor = proto.message(8, proto.number(1, dtype) + proto.message(4, bytes(9)))
@@ -86,6 +85,12 @@ def test_weights_rounded_to_8_bits_are_named_as_such(graph, tmp_path):
         graph.node(f"conv{dtype}/weights", "Dequantize", f"conv{dtype}/weights_const")
     path = tmp_path / "quantized_graph.pb"
     path.write_bytes(graph.data)
-    with pytest.raises(CheckpointError, match=r"rounded to 8 bits, in 3 constants") as caught:
+    with pytest.raises(CheckpointError, match=r"computes in 8 bits \(quantize_nodes\): 3 constants") as caught:
         import_checkpoint(path)
     assert "without weights" not in str(caught.value)
+
+
+def test_8_bits_that_are_scaled_otherwise_are_refused(v1, graph, imported):
+    graph.rounded(f"{V1}/Conv2d_0/weights", v1[f"{V1}/Conv2d_0/weights"], mode="SCALED")
+    with pytest.raises(CheckpointError, match=r"Conv2d_0/weights.*mode SCALED"):
+        imported(graph)

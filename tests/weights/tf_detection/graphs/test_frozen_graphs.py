@@ -36,6 +36,24 @@ class TestFrozenGraphs:
         assert epsilons
         assert np.allclose(epsilons, 0.001)
 
+    @pytest.mark.parametrize("mode", ["MIN_FIRST", "MIN_COMBINED", None])
+    def test_weights_of_8_bits_are_what_they_stand_for(self, v1, graph, imported, same, mode, write_network):
+        meant, write = {}, graph.const
+
+        def const(name, value, **given):
+            if value.size < 100 or name.endswith("moving_variance"):
+                meant[name] = value
+                return write(name, value, **given)
+            graph.const = write
+            meant[name] = graph.rounded(name, value, mode)
+            graph.const = const
+            return name
+
+        graph.const = const
+        write_network(graph, v1)
+        assert sum(not np.array_equal(meant[name], v1[name]) for name in v1) > 20
+        same(imported(graph).model, meant)
+
     def test_what_the_graph_says_is_kept_to(self, v1, graph, imported, same, write_network, write_surroundings):
         write_surroundings(graph, size=(256, 256), iou=0.5, score=0.25, per_class=40, total=70)
         write_network(graph, v1, eps=0.01)

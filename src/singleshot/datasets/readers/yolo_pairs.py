@@ -1,0 +1,70 @@
+"""Folders of images whose YOLO labels lie in another folder that is not called as usual, found by the names in both."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from singleshot.datasets.readers.common import images_by_stem
+from singleshot.datasets.readers.yolo_places import Place
+from singleshot.datasets.splits import word_split
+from singleshot.datasets.tree import Tree, join
+from singleshot.errors import DataError
+from singleshot.storage import is_remote
+
+MAX_NAMES_BYTES = 2**20
+NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "predefined_classes.txt", "_darknet.labels")
+_FEW = 100
+_FOLDERS = 20  # next to each other, in which pairs are looked for
+
+
+def splits_of_pairs(tree: Tree) -> dict[str, list[Place]]:
+    """The folders of images of all pairs: splits where each is called after another one, {"": ...} where not, {} where
+    there are no pairs."""
+    folders = list(_pairs(tree))
+    splits = [word_split(name.replace("_", " ")) for name in folders]
+    if "train" in splits and "" not in splits and len(set(splits)) == len(splits) > 1:
+        return {split: [Place(name, deep=False)] for split, name in zip(splits, folders, strict=True)}
+    return {"": [Place(name, deep=False) for name in folders]} if folders else {}
+
+
+def paired_label(tree: Tree, folder: str, name: str) -> str | None:
+    """The label file of that name for an image in `folder`, in the folder that it is a pair with; None for none."""
+    labels = _pairs(tree).get(folder) if folder and "/" not in folder else None
+    return tree.find(labels, name) if labels is not None and name in tree.names(labels) else None
+
+
+def starts_with_numbers(tree: Tree, name: str) -> bool:
+    """Whether the first line of a text file is five numbers or more."""
+    try:
+        words = tree.read(name, MAX_NAMES_BYTES, "label")[:4096].decode("utf-8-sig", "replace").lstrip().splitlines()
+        return len([float(word) for word in words[0].split()]) >= 5 if words else False
+    except (ValueError, DataError):
+        return False
+
+
+def _pairs(tree: Tree) -> dict[str, str]:
+    """Folder of images -> the one folder next to it whose text files are labels of most of them; looked for once."""
+    key = "pairs of images and YOLO labels"
+    if key not in tree.memo:
+        tree.memo[key] = _find_pairs(tree)
+    return cast("dict[str, str]", tree.memo[key])
+
+
+def _find_pairs(tree: Tree) -> dict[str, str]:
+    folders = tree.open_folders()
+    if len(folders) > _FOLDERS or is_remote(tree.root):
+        return {}
+    images = {name: set(images_by_stem(tree, name)) for name in folders}
+    texts = {name: {text[:-4] for text in tree.files(name, (".txt",)) if text not in NAME_FILES} for name in folders}
+    found: dict[str, str] = {}
+    for name in folders:
+        if not images[name] or texts[name]:
+            continue
+        fits = [one for one in folders if not images[one] and 2 * len(texts[one] & images[name]) > len(images[name])]
+        if len(fits) == 1 and _has_rows(tree, fits[0]):
+            found[name] = fits[0]
+    return found
+
+
+def _has_rows(tree: Tree, folder: str) -> bool:
+    return any(starts_with_numbers(tree, join(folder, name)) for name in tree.files(folder, (".txt",))[:_FEW])

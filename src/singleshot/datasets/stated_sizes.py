@@ -1,0 +1,163 @@
+"""Labels that state another size than their image has: whether their boxes belong to the stated size, to the image, or
+that cannot be known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from singleshot.datasets.findings import RaiseErrors
+from singleshot.datasets.plausible import implausible
+from singleshot.datasets.raw import EDGE_PX, Hull, RawImage, RawObject, RawSet
+from singleshot.errors import DataError, printable
+from singleshot.images.decode import image_size
+from singleshot.storage import is_remote
+
+_THREADS = 16
+_REMOTE_SAMPLE = 16  # each costs a round trip; where none of these differs, no other is measured
+# How sure it must be, as logarithm of how much likelier one place of the boxes is than the other. A stated size of the
+# image's own proportions is believed unless nearly all speaks against it.
+_LIKELIER, _CERTAIN = math.log(10), 30.0
+_LEAST_SHARE = 0.2  # so that a single image whose boxes fit both sizes decides nothing
+_MISTAKEN = 0.02  # of images with a box outside the size that the boxes belong to
+
+
+class _Differing(NamedTuple):
+    """Images whose labels state another size: positions, stated and true sizes float64 [n, 2]."""
+
+    where: np.ndarray
+    stated: np.ndarray
+    true: np.ndarray
+
+    def take(self, chosen: np.ndarray) -> _Differing:
+        return _Differing(self.where[chosen], self.stated[chosen], self.true[chosen])
+
+
+def fit_to_images(raw: RawSet, true_sizes: np.ndarray | None, problems: RaiseErrors) -> RawSet:
+    """The set with the images' own sizes where labels state others and it is known to which the boxes belong.
+
+    Boxes of stated sizes that all have the proportions of their images are scaled; where boxes fit the images but not
+    the stated sizes, they stay as they are. Both is said once, with counts; sizes that stay are errors where images are
+    read. true_sizes: int32 [n, 2], 0 where an image does not decode; None: they are measured, by their headers.
+    """
+    stated = np.array([(image.width, image.height) for image in raw.images], np.int32).reshape(-1, 2)
+    if raw.form == "shards" or not stated.all(axis=1).any() or implausible(raw) is not None:
+        return raw
+    true = _measured(raw.images, stated) if true_sizes is None else true_sizes
+    where = np.flatnonzero(stated.all(axis=1) & true.all(axis=1) & (stated != true).any(axis=1))
+    if not len(where):
+        return raw
+    differing = _Differing(where, stated[where].astype(np.float64), true[where].astype(np.float64))
+    is_turned = (differing.stated == differing.true[:, ::-1]).all(axis=1)
+    images, scaled, moved = list(raw.images), [], []
+    for group in (differing.take(~is_turned), differing.take(is_turned)):
+        if not len(group.where):
+            continue
+        relative = np.array([raw.images[i].relative for i in group.where.tolist()], bool)
+        same_shape = bool(_same_proportions(group).all())
+        evidence = _evidence(raw.images, group.take(~relative))
+        if evidence < (-_CERTAIN if same_shape else -_LIKELIER):
+            moved += group.where.tolist()
+        elif same_shape:
+            scaled += group.where.tolist()
+            _scale(images, group)
+    for i in (*scaled, *moved):
+        images[i] = images[i]._replace(width=int(true[i, 0]), height=int(true[i, 1]))
+    _say(raw, scaled, true, "boxes-scaled", "of the same proportions", "boxes are scaled to the images", problems)
+    _say(raw, moved, true, "size-wrong", "and their boxes fit the images", "boxes are read as of the images", problems)
+    return raw._replace(images=images)
+
+
+def _measured(images: Sequence[RawImage], stated: np.ndarray) -> np.ndarray:
+    """int32 [n, 2] sizes by the headers of the files, of images whose size is stated; 0 for the others and where a
+    header cannot be read. Of remote images a few are measured first, and the others only where one of those differs."""
+    sizes = np.zeros_like(stated)
+    todo = np.flatnonzero(stated.all(axis=1))
+    remote = [i for i in todo.tolist() if is_remote(images[i].path)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+
+        def measure(some: Sequence[int]) -> None:
+            for i, size in zip(some, pool.map(_size, [images[i].path for i in some]), strict=True):
+                sizes[i] = size
+
+        measure(sorted({*todo.tolist()} - {*remote}))
+        sample = remote[:: max(1, len(remote) // _REMOTE_SAMPLE)]
+        measure(sample)
+        if any((sizes[i] != stated[i]).any() for i in sample):
+            measure(sorted({*remote} - {*sample}))
+    return sizes
+
+
+def _size(path: str) -> tuple[int, int]:
+    try:
+        return image_size(path)
+    except DataError:  # which reading the image says
+        return 0, 0
+
+
+def _same_proportions(group: _Differing) -> np.ndarray:
+    """bool [n]: whether each image may be its stated size scaled, with sides rounded to whole pixels."""
+    (sw, sh), (tw, th) = group.stated.T, group.true.T
+    # Rounding either way, or cutting off, moves each side by less than a pixel of the size that was made of the other.
+    same: np.ndarray = np.abs(tw * sh - th * sw) <= np.maximum.reduce([sw, sh, tw, th])
+    return same
+
+
+def _evidence(images: Sequence[RawImage], group: _Differing) -> float:
+    """Logarithm of how much likelier it is that boxes in pixels belong to the stated sizes than to the images.
+
+    Boxes belong to a size that they do not leave, but for mistakes; one anywhere in an area lies in a part of it by
+    that part's share.
+    """
+    total = 0.0
+    for i, stated, true in zip(group.where.tolist(), group.stated, group.true, strict=True):
+        ends = np.array([obj.box[2:] for obj in images[i].objects], np.float64).reshape(-1, 2)
+        ends = ends[np.isfinite(ends).all(axis=1)]
+        if not len(ends):
+            continue
+        fits_stated, fits_true = (bool((ends <= size + EDGE_PX).all()) for size in (stated, true))
+        in_true, in_stated = _share(true, stated), _share(stated, true)
+        if fits_stated and fits_true:
+            total += math.log(in_true) - math.log(in_stated)
+        elif fits_stated:
+            total += math.log(1 - in_true) - math.log(_MISTAKEN)
+        elif fits_true:
+            total += math.log(_MISTAKEN) - math.log(1 - in_stated)
+    return total
+
+
+def _share(size: np.ndarray, other: np.ndarray) -> float:
+    """The share of the other size's area that lies in this one, within bounds."""
+    return min(max(float(np.minimum(size / other, 1).prod()), _LEAST_SHARE), 1 - _MISTAKEN)
+
+
+def _scale(images: list[RawImage], group: _Differing) -> None:
+    """Scale the boxes in pixels of these images, in the list."""
+    for i, factors in zip(group.where.tolist(), (group.true / group.stated).tolist(), strict=True):
+        if not images[i].relative:
+            images[i] = images[i]._replace(objects=[_scaled(obj, *factors) for obj in images[i].objects])
+
+
+def _scaled(obj: RawObject, x: float, y: float) -> RawObject:
+    x0, y0, x1, y1 = obj.box
+    box = (x0 * x, y0 * y, x1 * x, y1 * y)
+    return obj._replace(box=Hull(box) if isinstance(obj.box, Hull) else box, area=obj.area * x * y)
+
+
+def _say(
+    raw: RawSet, where: list[int], true: np.ndarray, kind: str, why: str, done: str, problems: RaiseErrors
+) -> None:
+    if not where:
+        return
+    first = raw.images[min(where)]
+    name = printable(first.path.replace("\\", "/").rpartition("/")[2], 80)
+    message = (
+        f"labels of {len(where)} of {len(raw.images)} images state another size than the image has, {why} (first: "
+        f"{printable(first.file)} says {first.width} x {first.height}, {name} is {true[min(where), 0]} x "
+        f"{true[min(where), 1]} pixels): {done}"
+    )
+    problems.add(kind, raw.source, message)

@@ -1,0 +1,41 @@
+"""What a training keeps to be shown afterwards: some images as the network saw them, and its best validation."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from singleshot.datasets.dataset import Dataset
+from singleshot.evaluation.validate import Validation
+from singleshot.records import Batch
+
+_SEEN = 8
+
+
+class SeenImage(NamedTuple):
+    """An image of a training batch: uint8 [H, W, C]; boxes float32 [N, 4] in parts of it; labels int64 [N]."""
+
+    image: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+
+
+class Validated(NamedTuple):
+    """A validation: of which data, after how many epochs, and whether it was the best so far."""
+
+    result: Validation
+    dataset: Dataset
+    epoch: int
+    best: bool
+
+
+def seen_images(batch: Batch, most: int = _SEEN) -> list[SeenImage]:
+    """Copies of a batch's first images: its memory is used again."""
+    images = []
+    for image, boxes, labels in zip(batch.images[:most], batch.boxes, batch.labels, strict=False):
+        there = labels >= 0
+        images.append(
+            SeenImage(image.permute(1, 2, 0).cpu().numpy().copy(), boxes[there].numpy(), labels[there].numpy())
+        )
+    return images

@@ -1,0 +1,170 @@
+"""Labels that state another size than their image has: boxes are scaled, read as of the image, or it is an error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from singleshot.datasets import open_dataset, open_source
+from singleshot.datasets.checks import check_source
+from singleshot.datasets.findings import CollectErrors
+from singleshot.datasets.raw import RawImage, RawObject, RawSet
+from singleshot.datasets.stated_sizes import fit_to_images
+from singleshot.datasets.writing import write_dataset
+from singleshot.errors import DataError
+
+# Half of the sides that the labels state, one of them rounded.
+SIZE, STATED, BOX = (64, 47), (128, 95), (20.0, 10.0, 100.0, 60.0)
+
+
+def picture(path: Path, seed: int = 0, size: tuple[int, int] = SIZE) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), np.uint8)
+    cv2.imwrite(str(path), cv2.resize(noise, size, interpolation=cv2.INTER_CUBIC))
+    return str(path)
+
+
+def labelled(folder: Path, boxes, stated=STATED, size=SIZE, relative=False) -> RawSet:
+    """A set with an image for each list of boxes."""
+    images = []
+    for k, mine in enumerate(boxes):
+        objects = [RawObject("cat", box, area=100.0) for box in mine]
+        path = picture(folder / f"{k}.png", k, size)
+        images.append(RawImage(path, str(k), *stated, objects, f"{k}.label", relative))
+    return RawSet("voc", str(folder), ("cat",), images, {"train": list(range(len(images)))})
+
+
+def fit(raw: RawSet) -> tuple[RawSet, CollectErrors]:
+    problems = CollectErrors()
+    return fit_to_images(raw, None, problems), problems
+
+
+@pytest.mark.parametrize("form", ["voc", "coco", "csv", "cvat", "labelme", "labelstudio"])
+def test_boxes_are_scaled_in_every_form_that_states_sizes(tmp_path, form):
+    # Written for large pictures, in whose places small ones are put then.
+    write_dataset(labelled(tmp_path / "from", [[BOX], [BOX]], size=STATED), tmp_path / "set", form)
+    for name in (tmp_path / "set").rglob("*.png"):
+        picture(name, int(name.stem))
+    result = check_source(open_source(tmp_path / "set"), workers=1)
+    assert result.counts == {"boxes-scaled": 1}
+    (found,) = result.findings
+    assert "2 of 2 images state another size" in found.message
+    assert "says 128 x 95, 0.png is 64 x 47 pixels): boxes are scaled" in found.message
+    data = open_dataset(tmp_path / "set")
+    wanted = np.array(BOX) * np.tile(np.array(SIZE) / STATED, 2)
+    for i in range(len(data)):
+        np.testing.assert_allclose(data.sample(i).boxes_px, [wanted], rtol=1e-4)
+
+
+def test_via_and_create_ml_state_none(tmp_path):
+    for form in ("via", "createml"):
+        raw = labelled(tmp_path / "from", [[(2.0, 3.0, 40.0, 30.0)]], size=SIZE, stated=SIZE)
+        write_dataset(raw, tmp_path / form, form)
+        assert open_source(tmp_path / form).read().images[0].width == 0
+
+
+def test_areas_are_scaled_and_parts_of_images_are_not(tmp_path):
+    fitted, problems = fit(labelled(tmp_path, [[BOX]], stated=(128, 94)))
+    assert fitted.images[0].objects[0].area == 25
+    assert (fitted.images[0].width, fitted.images[0].height) == SIZE
+    assert list(problems.counts) == ["boxes-scaled"]
+    parts = (0.1, 0.2, 0.7, 0.8)
+    fitted, problems = fit(labelled(tmp_path, [[parts]], relative=True))
+    assert fitted.images[0].objects[0].box == parts
+    assert (fitted.images[0].width, fitted.images[0].height) == SIZE
+
+
+def test_one_image_of_another_shape_leaves_all_as_they_are(tmp_path):
+    raw = labelled(tmp_path, [[BOX]] * 3)
+    picture(tmp_path / "1.png", 1, (64, 64))
+    fitted, problems = fit(raw)
+    assert fitted == raw
+    assert not problems.counts
+
+
+@pytest.mark.parametrize("size", [SIZE, (640, 475)])
+def test_a_size_that_boxes_leave_is_wrong(tmp_path, size):
+    # Of the images' size, whatever the labels state: in a large one they reach out of the stated size.
+    x, y = size[0] - 4.0, size[1] - 4.0
+    raw = labelled(tmp_path, [[(1.0, 1.0, x, y)], [(x / 2, y / 2, x, y)]], stated=(100, 40), size=size)
+    fitted, problems = fit(raw)
+    assert list(problems.counts) == ["size-wrong"]
+    assert [image.objects for image in fitted.images] == [image.objects for image in raw.images]
+    assert {(image.width, image.height) for image in fitted.images} == {size}
+
+
+def test_a_constant_size_is_wrong_where_many_images_never_use_it(tmp_path):
+    # One image of the size stated for all proves nothing, many do: boxes would leave them by chance.
+    boxes = [(2.0, 3.0, 60.0, 40.0)]
+    for count, kinds in ((1, []), (6, ["size-wrong"])):
+        assert list(fit(labelled(tmp_path, [boxes] * count, stated=(100, 100)))[1].counts) == kinds
+
+
+def test_swapped_sides_are_wrong_where_boxes_say_so(tmp_path):
+    tall = labelled(tmp_path, [[(5.0, 5.0, 60.0, 40.0)]], stated=SIZE[::-1])
+    assert list(fit(tall)[1].counts) == ["size-wrong"]
+    unsure = labelled(tmp_path, [[(5.0, 5.0, 40.0, 40.0)]], stated=SIZE[::-1])
+    assert not fit(unsure)[1].counts
+    # They do not keep others from being scaled.
+    both = unsure._replace(images=[*unsure.images, *labelled(tmp_path / "b", [[BOX]]).images])
+    assert list(fit(both)[1].counts) == ["boxes-scaled"]
+
+
+def test_an_error_names_the_image_where_nothing_is_known(tmp_path, one_line):
+    raw = labelled(tmp_path / "from", [[(2.0, 3.0, 40.0, 30.0)]], stated=SIZE, size=SIZE)
+    write_dataset(raw, tmp_path / "set", "coco")
+    path = next((tmp_path / "set").rglob("*.json"))
+    content = json.loads(path.read_text())
+    content["images"][0] |= {"width": 70, "height": 90}
+    path.write_text(json.dumps(content))
+    result = check_source(open_source(tmp_path / "set"), workers=1)
+    assert result.counts == {"size-mismatch": 1}
+    with pytest.raises(DataError, match="its annotation says 70 x 90"):
+        open_dataset(tmp_path / "set").sample(0)
+
+
+def test_headers_that_cannot_be_read_and_right_sizes_change_nothing(tmp_path):
+    raw = labelled(tmp_path, [[BOX]], stated=SIZE)
+    assert fit(raw)[0] is raw
+    Path(raw.images[0].path).write_bytes(b"no image")
+    assert fit(raw._replace(images=[raw.images[0]._replace(width=9)]))[1].counts == {}
+
+
+@pytest.mark.parametrize(
+    ("stated", "size", "kinds"),
+    [
+        ((410, 308), (408, 308), []),  # two columns less are no other scale
+        ((410, 308), (205, 154), ["boxes-scaled"]),
+        ((1000, 667), (640, 426), ["boxes-scaled"]),  # 426.9 cut off
+        ((1000, 667), (640, 427), ["boxes-scaled"]),
+        ((640, 480), (640, 481), ["boxes-scaled"]),
+        ((640, 480), (640, 482), []),
+        ((64, 48), (1000, 757), ["boxes-scaled"]),  # made of the image, and rounded
+    ],
+)
+def test_proportions_are_those_up_to_rounding(tmp_path, stated, size, kinds):
+    boxes = [(0.1 * stated[0], 1.0, 0.5 * stated[0], 0.5 * stated[1])]
+    assert list(fit(labelled(tmp_path, [boxes], stated=stated, size=size))[1].counts) == kinds
+
+
+@pytest.mark.parametrize(("differing", "least", "most"), [(None, 10, 20), (0, 40, 40)])
+def test_of_remote_images_a_few_are_measured_first(tmp_path, monkeypatch, differing, least, most):
+    raw = labelled(tmp_path, [[(1.0, 1.0, 30.0, 30.0)]] * 40, stated=SIZE)
+    if differing is not None:
+        raw.images[differing] = raw.images[differing]._replace(width=128, height=94)
+    asked = []
+
+    def size_of(path):
+        asked.append(path)
+        return SIZE
+
+    monkeypatch.setattr("singleshot.datasets.stated_sizes.is_remote", lambda path: True)
+    monkeypatch.setattr("singleshot.datasets.stated_sizes.image_size", size_of)
+    fitted, problems = fit(raw)
+    assert least <= len(set(asked)) == len(asked) <= most
+    assert list(problems.counts) == ([] if differing is None else ["boxes-scaled"])
+    assert {(image.width, image.height) for image in fitted.images} == {SIZE}
