@@ -37,8 +37,6 @@ HANG_SECONDS = 600.0  # without a result, after which a worker hangs; twice as l
 _LOOK_SECONDS = 5.0
 _MOST_REPLACED = 3  # in a row, without a result in between
 _SHARED_MEMORY = Path("/dev/shm")
-# What the process was given: empty where the system does not say.
-_CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 log = logging.getLogger(__name__)
 
@@ -265,8 +263,6 @@ def _result_or_error(prepare: Callable[[Job], T], job: Job | None) -> T | Single
 
 
 def _start_worker(_: int) -> None:
-    if _CORES:  # a training's threads may be together on a few of them just now
-        os.sched_setaffinity(0, _CORES)
     # Ctrl-C reaches the whole process group; the main process ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a training's own handler would keep a worker alive

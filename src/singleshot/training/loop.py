@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from singleshot.datasets.dataset import Dataset
 from singleshot.errors import SingleshotError
 from singleshot.loading.cache import PixelCache
@@ -20,7 +18,6 @@ from singleshot.records import Batch
 from singleshot.training.build import build_parts
 from singleshot.training.checkpoints import BEST, LAST, LOG, STATE
 from singleshot.training.clock import RunClock
-from singleshot.training.core_sharing import CoreSharing, share_cores
 from singleshot.training.failures import TrainingStoppedError, describe
 from singleshot.training.meter import Meter, layer_weights, update_ratios
 from singleshot.training.recipes import Recipe
@@ -89,7 +86,6 @@ class Trainer:
         self.validated: Validated | None = None
         self.seen_images: list[SeenImage] = []
         self._stop, self._clock = StopRequest(), RunClock()
-        self._sharing = share_cores(torch.get_num_threads()) if settings.device.type == "cpu" else None
         if self.evaluator is not None:
             self.evaluator.now = self._clock.now
         self._meter = self._new_meter()
@@ -222,8 +218,9 @@ class Trainer:
 
     def _close(self) -> None:
         """Close everything: what fails on the way does not keep the rest open, nor hide what ended the training."""
-        parts: list[TrainLoader | PixelCache | CoreSharing | Reporter] = [self.loader, *self.reporters]
-        parts += [part for part in (self.cache, self._sharing) if part is not None]
+        parts: list[TrainLoader | PixelCache | Reporter] = [self.loader, *self.reporters]
+        if self.cache is not None:
+            parts.append(self.cache)
         for part in parts:
             try:
                 part.close()
@@ -234,8 +231,6 @@ class Trainer:
         """From the next batch to the end of its epoch, or of the training."""
         progress, meter = self.progress, self._meter
         batches = self.loader.epoch(progress.epoch, progress.batch)
-        if self._sharing is not None:
-            self._sharing.begin()
         with contextlib.closing(batches):  # type: ignore[type-var]
             for batch in batches:
                 done = self.done
@@ -244,8 +239,6 @@ class Trainer:
                 self._stop.ignore_children()
                 self._stop.check()
                 self._step(batch, done, meter)
-                if self._sharing is not None:
-                    self._sharing.step()
                 if self._clock.now() - self._last_save >= _SAVE_EVERY:
                     self._save()
         self.stepper.check()
