@@ -18,6 +18,7 @@ KINDS = ("network", "detect", "memory", "files")
 QUICK = ("--batch", "1", "--rounds", "1", "--threads", "1", "--quiet")
 
 
+@pytest.mark.slow
 def test_a_table_a_picture_and_json(run, model, scenes, tmp_path) -> None:
     out = tmp_path / "speed"
     images, engines = tmp_path / "images", ("--engines", "torch,openvino", "--precisions", "float32")

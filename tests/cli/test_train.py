@@ -58,7 +58,9 @@ def test_json_and_quiet_and_resume(scenes: Path, trained: Path, run, tmp_path: P
         assert [r["epoch"] for r in csv.DictReader(file)] == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize("how", ["ctrl-c", pytest.param("kill", marks=pytest.mark.slow), "closed terminal"])
+@pytest.mark.parametrize(
+    "how", ["ctrl-c", *(pytest.param(one, marks=pytest.mark.slow) for one in ("kill", "closed terminal"))]
+)
 def test_a_signal_saves_and_says_how_to_go_on(how: str, scenes: Path, run, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "singleshot", "train", str(scenes), "--model", "ssd320-mini", "--backbone-weights",

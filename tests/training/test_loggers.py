@@ -61,7 +61,7 @@ def mlflow(tmp_path: Path, monkeypatch):
 
 def test_a_class_of_the_users_hears_all_of_a_training_in_order(trainer_of, tmp_path: Path) -> None:
     Diary.heard.clear()
-    trainer = trainer_of(tmp_path / "run", epochs=2, pictures=1)
+    trainer = trainer_of(tmp_path / "run", epochs=2, pictures=1, report_seconds=0.0)
     trainer.reporters += open_loggers([f"{__name__}:Diary"])
     trainer.run(ABOUT)
     kinds = [kind for kind, _ in Diary.heard]
