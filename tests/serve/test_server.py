@@ -231,3 +231,19 @@ def test_mistakes_end_in_one_line(exported: Path, tmp_path: Path, monkeypatch, w
     assert isinstance(done.exception, SingleshotError)
     assert says in str(done.exception)
     assert "\n" not in str(done.exception)
+
+
+def test_an_answer_comes_in_one_go(running) -> None:
+    """The body does not wait for the client's acknowledgement of the head, which takes it 40 ms."""
+    service, _ = running
+    request = f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{service.port}\r\n\r\n".encode()
+    gaps = []
+    with socket.create_connection(("127.0.0.1", service.port)) as connection:
+        for _ in range(8):
+            connection.sendall(request)
+            received = connection.recv(65536)
+            begun = time.monotonic()
+            while b'{"status"' not in received:
+                received += connection.recv(65536)
+            gaps.append(time.monotonic() - begun)
+    assert sorted(gaps)[2] < 0.02
