@@ -229,6 +229,8 @@ class Connection:
 def main() -> None:
     """The process: a first message with the models, then batches until the input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the service ends its workers
+    if hasattr(os, "nice"):
+        os.nice(3)  # the service, which refuses what is too much, comes before the networks that keep all cores busy
     connection = Connection()
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     config = json.loads(sys.argv[1])
