@@ -103,3 +103,12 @@ class ImageTruth(NamedTuple):
     difficult: np.ndarray | None = None
     crowd: np.ndarray | None = None
     area: np.ndarray | None = None
+
+
+class SeenImage(NamedTuple):
+    """An image of a training batch as the network saw it: uint8 [H, W, C]; boxes float [N, 4] in parts of it; labels
+    int64 [N]."""
+
+    image: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 
 from singleshot.datasets.packed_strings import StringTable
-from singleshot.records import ImageDetections
+from singleshot.records import ImageDetections, SeenImage
 from singleshot.report.evaluation_sections import evaluation_sections, headline
 from singleshot.report.html import Picture
 from singleshot.report.page import MAX_BYTES, render_page, write_page
 from singleshot.report.run_sections import (
-    SeenImage,
     batch_section,
     course_section,
     data_section,

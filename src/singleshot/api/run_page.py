@@ -69,12 +69,11 @@ def _write_training_page(trainer: Trainer, result: Result) -> None:
         figures = {"model": str(folder / BEST), "data": run.options.get("data"), "split": trainer.settings.val_split,
                    **measured.to_dict(), "run": about}  # fmt: skip
         write_json(folder / "eval.json", figures)
-    seen = [run_sections.SeenImage(*one) for one in trainer.seen_images]
     splits = {"train": trainer.train_set, "val": trainer.val_set}
     sections = [
         run_sections.course_section(run.history),
         *([] if measured is None else evaluation_sections(measured)),
-        run_sections.batch_section(seen, trainer.train_set.class_names),
+        run_sections.batch_section(trainer.seen_images, trainer.train_set.class_names),
         run_sections.data_section({name: _folder(data) for name, data in splits.items() if data is not None}),
         run_sections.settings_section(run.options, run.recipe, run.command),
         run_sections.model_section(about, versions()),

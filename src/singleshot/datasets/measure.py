@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -22,7 +23,12 @@ def measured(data: Dataset, only_with_objects: bool = False) -> Dataset:
     if only_with_objects:
         unknown &= np.diff(data.ptr) > 0
     todo, sizes = np.flatnonzero(unknown).tolist(), data.sizes.copy()
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for i, size in zip(todo, pool.map(image_size, [data.names[i] for i in todo]), strict=True):
-            sizes[i] = size
+    for i, size in zip(todo, header_sizes([data.names[i] for i in todo]), strict=True):
+        sizes[i] = size
     return replace(data, sizes=sizes)
+
+
+def header_sizes(paths: Sequence[str], measure: Callable[[str], tuple[int, int]] = image_size) -> list[tuple[int, int]]:
+    """Width and height of each image by its header, several read at once. Raises as `measure` does."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(measure, paths))

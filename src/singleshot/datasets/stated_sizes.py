@@ -5,19 +5,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
 from singleshot.datasets.findings import RaiseErrors
+from singleshot.datasets.measure import header_sizes
 from singleshot.datasets.plausible import implausible
 from singleshot.datasets.raw import EDGE_PX, Hull, RawImage, RawObject, RawSet
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import image_size
 from singleshot.storage import is_remote
 
-_THREADS = 16
 _REMOTE_SAMPLE = 16  # each costs a round trip; where none of these differs, no other is measured
 # How sure it must be, as logarithm of how much likelier one place of the boxes is than the other. A stated size of the
 # image's own proportions is believed unless nearly all speaks against it.
@@ -78,17 +77,16 @@ def _measured(images: Sequence[RawImage], stated: np.ndarray) -> np.ndarray:
     sizes = np.zeros_like(stated)
     todo = np.flatnonzero(stated.all(axis=1))
     remote = [i for i in todo.tolist() if is_remote(images[i].path)]
-    with ThreadPoolExecutor(_THREADS) as pool:
 
-        def measure(some: Sequence[int]) -> None:
-            for i, size in zip(some, pool.map(_size, [images[i].path for i in some]), strict=True):
-                sizes[i] = size
+    def measure(some: Sequence[int]) -> None:
+        for i, size in zip(some, header_sizes([images[i].path for i in some], _size), strict=True):
+            sizes[i] = size
 
-        measure(sorted({*todo.tolist()} - {*remote}))
-        sample = remote[:: max(1, len(remote) // _REMOTE_SAMPLE)]
-        measure(sample)
-        if any((sizes[i] != stated[i]).any() for i in sample):
-            measure(sorted({*remote} - {*sample}))
+    measure(sorted({*todo.tolist()} - {*remote}))
+    sample = remote[:: max(1, len(remote) // _REMOTE_SAMPLE)]
+    measure(sample)
+    if any((sizes[i] != stated[i]).any() for i in sample):
+        measure(sorted({*remote} - {*sample}))
     return sizes
 
 

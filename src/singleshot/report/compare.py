@@ -10,7 +10,7 @@ import numpy as np
 
 from singleshot.errors import printable
 from singleshot.report.html import NONE, Section, cell, charts, paragraph, table, words_of
-from singleshot.report.run_files import RunFiles, figure
+from singleshot.report.run_files import RunFiles, column, figure
 from singleshot.report.svg import Axis, Line, line_chart, unit_axis
 
 _CLASSES = 200  # rows of the table
@@ -76,27 +76,21 @@ def _part(run: RunFiles, name: str) -> Mapping[str, Any]:
 
 def _courses(runs: Sequence[RunFiles], names: Sequence[str]) -> Section:
     parts = []
-    for title, column, high in (
+    for title, of, high in (
         ("mAP50 on validation", "val_map50", 1.0),
         ("Training loss", "loss", None),
         ("Localisation loss on validation", "val_loss_location", None),
         ("Confidence loss on validation", "val_loss_confidence", None),
         ("Learning rate", "lr", None),
     ):
-        for against, factor in (("epoch", 1.0), ("seconds", 1.0)):
-            if against == "seconds" and column != "val_map50":
-                continue
+        for against in ("epoch", "seconds") if of == "val_map50" else ("epoch",):
             lines = [
-                Line(name, _column(run, against) * factor + (against == "epoch"), _column(run, column))
+                Line(name, column(run.history, against) + (against == "epoch"), column(run.history, of))
                 for name, run in zip(names, runs, strict=True)
             ]
             chart = line_chart(lines, Axis(against, whole=True), Axis(title.split(" on ")[0], 0.0, high))
             parts.append((title if against == "epoch" else f"{title} against time", chart))
     return Section("course", "Training", charts(parts))
-
-
-def _column(run: RunFiles, name: str) -> np.ndarray:
-    return np.array([np.nan if (value := row.get(name)) is None else value for row in run.history], float)
 
 
 def _thresholds(runs: Sequence[RunFiles], names: Sequence[str]) -> Section:

@@ -10,7 +10,7 @@ import numpy as np
 
 from singleshot.datasets.dataset import Dataset
 from singleshot.errors import DataError, printable
-from singleshot.metrics.boxes_numpy import pairwise_iou
+from singleshot.metrics.boxes_numpy import paired_iou
 from singleshot.metrics.error_analysis import KINDS, RIGHT, ErrorAnalysis
 from singleshot.metrics.label_errors import LabelSuspect
 from singleshot.report.html import Picture
@@ -41,9 +41,9 @@ def error_examples(errors: ErrorAnalysis) -> dict[str, list[Example]]:
     wrong = np.flatnonzero((judged.kind != RIGHT) & ~judged.ignored)
     wrong = wrong[np.argsort(-found.scores[judged.row[wrong]], kind="stable")]
     examples: dict[str, list[Example]] = {kind: [] for kind in KINDS}
-    for i in wrong.tolist():
-        row, on, kind = int(judged.row[i]), int(judged.truth[i]), _KIND_NAMES[judged.kind[i]]
-        iou = float(pairwise_iou(found.boxes[[row]], truth.boxes[[on]])[0, 0]) if on >= 0 else None
+    rows, objects = judged.row[wrong].tolist(), judged.truth[wrong].tolist()
+    for i, row, on, iou in zip(wrong.tolist(), rows, objects, _overlaps(errors, rows, objects), strict=True):
+        kind = _KIND_NAMES[judged.kind[i]]
         examples[kind].append(Example(kind, int(found.image[row]), row, on, iou))
     missed = np.flatnonzero(judged.missed)
     for row in missed[np.argsort(-truth.area[missed], kind="stable")].tolist():
@@ -53,13 +53,20 @@ def error_examples(errors: ErrorAnalysis) -> dict[str, list[Example]]:
 
 def suspect_examples(errors: ErrorAnalysis, suspects: Iterable[LabelSuspect]) -> list[Example]:
     """Suspected labels, most suspect first."""
-    result = []
-    for one in suspects:
-        iou = None
-        if one.found >= 0 and one.label >= 0:
-            iou = float(pairwise_iou(errors.found.boxes[[one.found]], errors.truth.boxes[[one.label]])[0, 0])
-        result.append(Example(one.kind, one.image, one.found, one.label, iou, one.suspicion))
-    return result
+    every = list(suspects)
+    overlaps = _overlaps(errors, [one.found for one in every], [one.label for one in every])
+    return [
+        Example(one.kind, one.image, one.found, one.label, iou, one.suspicion)
+        for one, iou in zip(every, overlaps, strict=True)
+    ]
+
+
+def _overlaps(errors: ErrorAnalysis, rows: Sequence[int], objects: Sequence[int]) -> list[float | None]:
+    """IoU of detections and objects, row by row; None where one of the two is -1."""
+    both = (np.array(rows, np.int64) >= 0) & (np.array(objects, np.int64) >= 0)
+    pairs = np.array([rows, objects], np.int64)[:, both]
+    known = iter(paired_iou(errors.found.boxes[pairs[0]], errors.truth.boxes[pairs[1]]).tolist())
+    return [next(known) if there else None for there in both.tolist()]
 
 
 def describe(example: Example, errors: ErrorAnalysis, names: Sequence[str]) -> tuple[str, ...]:

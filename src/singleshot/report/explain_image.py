@@ -105,16 +105,16 @@ def explain_image(
     scene, kept = source.scene, source.kept
     places = _Places(source)
     owner: dict[int, int] = {}
-    objects = None
+    objects = negatives = None
     if labels is not None:
         boxes = boxes_to_square(labels.truth.boxes, source.image.place, source.image.spec.sides)
         there = Objects(torch.from_numpy(boxes), torch.from_numpy(np.asarray(labels.truth.labels, np.int64)))
         found = outcomes(scene, source.shown, there, labels.prior_iou)
         objects = _objects(source, labels, there, found, places)
         owner = {one.detection: g for g, one in enumerate(found) if one.detection is not None}
+        negatives = _negatives(source, labels, there, places)
     (candidates,) = trace_candidates(scene.raw, scene.priors, scene.variances, scene.rules)
     origins = _origins(source, runners_up(candidates, kept, scene.rules), places, fields)
-    negatives = None if labels is None or labels.negatives is None else _negatives(source, labels, places)
     return Explanation(
         model=source.model,
         pixels=source.pixels,
@@ -301,14 +301,17 @@ def _why(source: Source, cause: Cause) -> WhyMissed:
     return WhyMissed(cause.kind, why, dict(cause.change), detail)
 
 
-def _negatives(source: Source, labels: Labels, places: _Places) -> tuple[tuple[HardNegative, ...], int]:
-    assert labels.negatives is not None
+def _negatives(
+    source: Source, labels: Labels, there: Objects, places: _Places
+) -> tuple[tuple[HardNegative, ...], int] | None:
+    """The hardest, and how many there are; None where none are mined."""
+    if labels.negatives is None:
+        return None
     priors = labels.negatives.nonzero().squeeze(1)
     background = probabilities(source.scene.raw.logits[0, priors], source.scene.rules.activation)[:, 0]
     order = background.argsort(stable=True)[:NEGATIVES]
     chosen = priors[order]
-    boxes = torch.from_numpy(boxes_to_square(labels.truth.boxes, source.image.place, source.image.spec.sides))
-    overlaps = iou(to_corners(source.scene.priors[chosen]), boxes)
-    best = overlaps.max(dim=1).values.tolist() if len(boxes) else [0.0] * len(chosen)
+    overlaps = iou(to_corners(source.scene.priors[chosen]), there.boxes)
+    best = overlaps.max(dim=1).values.tolist() if len(there.boxes) else [0.0] * len(chosen)
     rows = zip(places(chosen.tolist()), background[order].tolist(), best, strict=True)
     return tuple(HardNegative(*row) for row in rows), len(priors)

@@ -6,10 +6,12 @@ import csv
 import json
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from singleshot.class_selection import ClassSelection
 from singleshot.errors import ConfigError, DataError, printable
@@ -86,6 +88,11 @@ def _read_log(path: Path) -> list[dict[str, float | None]]:
     except csv.Error as error:
         raise ConfigError(f"{printable(path)}: cannot be read ({printable(error)})") from error
     return [{str(name): figure(value) for name, value in row.items()} for row in rows]
+
+
+def column(history: Sequence[Mapping[str, float | None]], name: str) -> np.ndarray:
+    """float64 [N] of a log's rows, nan for what is not known."""
+    return np.array([np.nan if (value := row.get(name)) is None else value for row in history], float)
 
 
 def figure(value: object) -> float | None:

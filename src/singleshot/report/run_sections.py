@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
 from singleshot.datasets.dataset import Dataset
 from singleshot.errors import printable
+from singleshot.records import SeenImage
 from singleshot.report.error_examples import TRUTH, draw_box, encode_jpeg
 from singleshot.report.html import (
     NOT_MEASURED,
@@ -23,6 +24,7 @@ from singleshot.report.html import (
     table,
     words_of,
 )
+from singleshot.report.run_files import column
 from singleshot.report.svg import Axis, Line, bar_chart, line_chart
 
 _BARS = 30
@@ -48,29 +50,17 @@ FACTS = {
 }
 
 
-class SeenImage(NamedTuple):
-    """An image of a training batch as the network saw it: uint8 [H, W, C]; boxes float [N, 4] in parts of it; labels
-    int64 [N]."""
-
-    image: np.ndarray
-    boxes: np.ndarray
-    labels: np.ndarray
-
-
 def course_section(history: Sequence[Row]) -> Section:
     """Losses, mAP50, learning rate and speed by epoch."""
     if not history:
         return Section("course", "Training", paragraph(NOT_MEASURED))
     epochs = np.array([(row.get("epoch") or 0) + 1 for row in history], float)
 
-    def column(name: str) -> np.ndarray:
-        return np.array([np.nan if (value := row.get(name)) is None else value for row in history], float)
-
     def line(name: str, of: str) -> Line:
-        return Line(name, epochs, column(of))
+        return Line(name, epochs, column(history, of))
 
     x = Axis("epoch", whole=True)
-    total = column("val_loss_location") + column("val_loss_confidence")
+    total = column(history, "val_loss_location") + column(history, "val_loss_confidence")
     losses = [line("training", "loss"), Line("validation", epochs, total)]
     parts = [("Loss", line_chart(losses, x, Axis("loss", 0.0)))]
     for title, of in (("Localisation loss", "loss_location"), ("Confidence loss", "loss_confidence")):

@@ -18,7 +18,7 @@ from singleshot.serve.api_page import render_page
 from singleshot.serve.batching import Question, QueueFullError
 from singleshot.serve.bodies import BYTES_TYPE, FORM_TYPE, JSON_TYPE, RequestError
 from singleshot.serve.guard import Guard
-from singleshot.serve.schema import ERRORS, DetectAnswer, ModelsAnswer, request_body
+from singleshot.serve.schema import ERRORS, DetectAnswer, ModelsAnswer, error_values, request_body
 from singleshot.serve.service import Service
 from singleshot.serve.wire import ImageRefusedError
 
@@ -141,7 +141,7 @@ def _add_page(app: FastAPI) -> None:
 def _add_errors(app: FastAPI) -> None:
     def answer(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
         app.state.service.metrics.refused.labels(code).inc()
-        return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
+        return JSONResponse(error_values(code, message), status, headers)
 
     async def refused(_: Request, error: Any) -> Response:
         return answer(error.status, error.code, str(error), getattr(error, "headers", None))

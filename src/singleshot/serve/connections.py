@@ -17,6 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from singleshot.errors import printable
 from singleshot.serve.options import ServeOptions
+from singleshot.serve.schema import error_values
 
 _HEADER_BYTES = 16 * 1024
 _MORE_SECONDS = 2.0  # that a request may take past what its body may take
@@ -104,7 +105,7 @@ def protocol_for(options: ServeOptions) -> type[H11Protocol]:
                 self.transport.close()
 
         def _refuse(self, status: int, code: str, message: str, more: bytes = b"") -> None:
-            body = json.dumps({"error": {"code": code, "message": message}}).encode()
+            body = json.dumps(error_values(code, message)).encode()
             head = (
                 b"HTTP/1.1 %d Refused\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n"
             )

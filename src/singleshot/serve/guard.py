@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from singleshot.errors import printable
 from singleshot.serve.metrics import Metrics
 from singleshot.serve.options import ServeOptions
+from singleshot.serve.schema import error_values
 
 log = logging.getLogger(__name__)
 
@@ -109,4 +110,4 @@ def _host_of(header: str) -> str:
 
 def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
     headers = {"Connection": "close", **(headers or {})}
-    return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
+    return JSONResponse(error_values(code, message), status, headers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
+from singleshot.api.options import check_range
 from singleshot.errors import ConfigError, printable
 
 MB = 2**20
@@ -72,9 +73,7 @@ class ServeOptions:
             "connections": (1, 100_000),
         }  # fmt: skip
         for name, (least, most) in bounds.items():
-            if not least <= getattr(self, name) <= most:
-                option = f"--{name.replace('_', '-')}"
-                raise ConfigError(f"{option} {getattr(self, name)}: want {least:g} to {most:g}")
+            check_range(f"--{name.replace('_', '-')}", getattr(self, name), least, most)
         if self.score_min is not None and not 0 <= self.score_min <= 1:
             raise ConfigError(f"--score-min {self.score_min}: want a number from 0 to 1")
         if self.api_key is not None and (len(self.api_key) < 16 or not self.api_key.isascii()):

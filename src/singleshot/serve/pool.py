@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from singleshot.errors import CheckpointError
 from singleshot.serve.batching import Answer, Job, JobQueue
 from singleshot.serve.options import ServeOptions
-from singleshot.serve.wire import ImageRefusedError
+from singleshot.serve.wire import PIPELINED, ImageRefusedError
 from singleshot.serve.worker_process import ModelFiles, Worker, WorkerDiedError
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PIPELINED = 2  # batches that a worker has at once: one is decoded while the network runs the other
 MOST_ATTEMPTS = 3
 _LONGEST_PAUSE = 5.0  # between two starts of a worker that dies at its start
 

@@ -82,6 +82,11 @@ class ErrorAnswer(BaseModel):
     error: ErrorText
 
 
+def error_values(code: str, message: str) -> dict[str, dict[str, str]]:
+    """An ErrorAnswer as plain values: what every refusal of the service says."""
+    return {"error": {"code": code, "message": message}}
+
+
 _MEANINGS = {
     400: "The body is not what its type says",
     401: "The API key is missing or wrong",

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 _LENGTH = struct.Struct(">I")
 MAX_HEADER = 1 << 24
+PIPELINED = 2  # batches that a worker has at once: one is decoded while the network runs the other
 
 
 class ImageRefusedError(Exception):

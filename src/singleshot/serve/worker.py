@@ -21,13 +21,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from singleshot.devices import cores
 from singleshot.errors import ConfigError, DataError, SingleshotError, printable
-from singleshot.serve.wire import ImageRefusedError, Message, packed, read_message
+from singleshot.serve.wire import PIPELINED, ImageRefusedError, Message, packed, read_message
 
 if TYPE_CHECKING:
     from singleshot.runtime.detections import Detections
     from singleshot.runtime.detector import Detector
-
-PIPELINED = 2  # batches at once: one is decoded while the network runs the other
 
 
 class Limits(NamedTuple):

@@ -15,26 +15,13 @@ import numpy as np
 from singleshot.errors import ConfigError, printable
 from singleshot.extras import needs
 from singleshot.files import atomic_write
-from singleshot.training.reports import Reporter
+from singleshot.training.reports import Reporter, scalars
 
 log = logging.getLogger(__name__)
 
 # A class of the user's: package.module:Name.
 _PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", re.ASCII)
-_SCALARS = ("loss", "loss_location", "loss_confidence", "lr", "images_per_second")
-_VALIDATION = {
-    "val_loss_location": "val/loss_location",
-    "val_loss_confidence": "val/loss_confidence",
-    "val_map50": "val/map50",
-}
 _ID = re.compile(r"[\w-]{1,128}", re.ASCII)
-
-
-def _scalars(values: Mapping[str, Any]) -> dict[str, float]:
-    """What a step or an epoch has measured, by the names that TensorBoard's scalars have."""
-    found = {f"train/{name}": values[name] for name in _SCALARS if values.get(name) is not None}
-    found |= {new: values[old] for old, new in _VALIDATION.items() if values.get(old) not in (None, "")}
-    return {name: float(value) for name, value in found.items()}
 
 
 class _RunId:
@@ -83,11 +70,11 @@ class MlflowLogger(Reporter):
 
     def on_step(self, values: Mapping[str, float]) -> None:
         """Losses, rate and speed."""
-        self._mlflow.log_metrics(_scalars(values), step=int(values["step"]))
+        self._mlflow.log_metrics(scalars(values), step=int(values["step"]))
 
     def on_epoch(self, row: Mapping[str, Any]) -> None:
         """The same at an epoch's end, with its validation if it had one."""
-        self._mlflow.log_metrics(_scalars(row), step=int(row["step"]))
+        self._mlflow.log_metrics(scalars(row), step=int(row["step"]))
 
     def on_pictures(self, step: int, pictures: Sequence[np.ndarray]) -> None:
         """Each image under a number of its own, the latest alone."""
@@ -120,17 +107,15 @@ class WandbLogger(Reporter):
         kept = _RunId(folder, "wandb")
         known = kept.read() or secrets.token_hex(4)
         kept.write(known)
-        self._run = self._wandb.init(
-            id=known, resume="allow", name=folder.name, dir=str(folder), config=dict(settings)
-        )  # fmt: skip
+        self._run = self._wandb.init(id=known, resume="allow", name=folder.name, dir=str(folder), config=dict(settings))
 
     def on_step(self, values: Mapping[str, float]) -> None:
         """Losses, rate and speed."""
-        self._run.log(_scalars(values), step=int(values["step"]))
+        self._run.log(scalars(values), step=int(values["step"]))
 
     def on_epoch(self, row: Mapping[str, Any]) -> None:
         """The same at an epoch's end, with its validation if it had one."""
-        self._run.log(_scalars(row), step=int(row["step"]))
+        self._run.log(scalars(row), step=int(row["step"]))
 
     def on_pictures(self, step: int, pictures: Sequence[np.ndarray]) -> None:
         """Each image under a number of its own."""
@@ -154,8 +139,10 @@ class Guarded(Reporter):
         self.wants_pictures = inner.wants_pictures
 
     def _call(self, action: Callable[[], None]) -> None:
-        if not self._works:
-            return
+        if self._works:
+            self._guard(action)
+
+    def _guard(self, action: Callable[[], None]) -> None:
         try:
             action()
         except Exception as error:
@@ -185,17 +172,15 @@ class Guarded(Reporter):
 
     def close(self) -> None:
         """Hand on, also after a failure: what it holds open is closed."""
-        was, self._works = self._works, True
-        self._call(self._inner.close)
-        self._works = was and self._works
+        self._guard(self._inner.close)
 
     def on_start(self, folder: Path, settings: Mapping[str, Any]) -> None:
         """Hand on; a logger that cannot begin ends the training before its first step."""
         try:
             self._inner.on_start(folder, settings)
+        except ConfigError:
+            raise
         except Exception as error:
-            if isinstance(error, ConfigError):
-                raise
             raise ConfigError(
                 f"--log {printable(self._name, 60)}: {type(error).__name__}: {printable(error, 200)}"
             ) from error

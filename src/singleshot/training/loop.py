@@ -14,7 +14,7 @@ from singleshot.loading.cache import PixelCache
 from singleshot.loading.loader import TrainLoader
 from singleshot.loading.shard_stream import ShardStream
 from singleshot.models import SSD
-from singleshot.records import Batch
+from singleshot.records import Batch, SeenImage
 from singleshot.training.build import build_parts
 from singleshot.training.checkpoints import BEST, LAST, LOG, STATE
 from singleshot.training.clock import RunClock
@@ -23,7 +23,7 @@ from singleshot.training.meter import Meter, layer_weights, update_ratios
 from singleshot.training.recipes import Recipe
 from singleshot.training.reports import COLUMNS, Reporter
 from singleshot.training.schedule import lr_factor
-from singleshot.training.seen import SeenImage, Validated, seen_images
+from singleshot.training.seen import Validated, seen_images
 from singleshot.training.settings import Settings
 from singleshot.training.state import Progress
 from singleshot.training.step import NonFiniteLossError

@@ -17,6 +17,14 @@ from singleshot.files import atomic_write
 _TRAINING = ("epoch", "step", "seconds", "lr", "loss", "loss_location", "loss_confidence", "images_per_second")
 _VALIDATION = ("val_loss_location", "val_loss_confidence", "val_map50")
 COLUMNS = (*_TRAINING, *_VALIDATION)
+_SCALARS = ("loss", "loss_location", "loss_confidence", "lr", "images_per_second")
+
+
+def scalars(values: Mapping[str, Any]) -> dict[str, float]:
+    """What a step or an epoch has measured, by the names under which it is logged: train/loss, val/map50, ..."""
+    found = {f"train/{name}": values.get(name) for name in _SCALARS}
+    found |= {f"val/{name.removeprefix('val_')}": values.get(name) for name in _VALIDATION}
+    return {name: float(value) for name, value in found.items() if value not in (None, "")}
 
 
 class Reporter:
@@ -82,18 +90,17 @@ class TensorBoardReporter(Reporter):
 
     def on_step(self, values: Mapping[str, float]) -> None:
         """Losses, rate and speed under train/, and each layer's update ratio."""
-        for name in ("loss", "loss_location", "loss_confidence", "lr", "images_per_second"):
-            if name in values:
-                self._writer.add_scalar(f"train/{name}", values[name], int(values["step"]))
+        for name, value in scalars(values).items():
+            self._writer.add_scalar(name, value, int(values["step"]))
         for name, value in values.items():
             if name.startswith("update_ratio/"):
                 self._writer.add_scalar(name, value, int(values["step"]))
 
     def on_epoch(self, row: Mapping[str, Any]) -> None:
         """Losses and mAP50 of a validation under val/."""
-        for name in _VALIDATION:
-            if row.get(name) not in (None, ""):
-                self._writer.add_scalar(f"val/{name.removeprefix('val_')}", row[name], row["step"])
+        for name, value in scalars(row).items():
+            if name.startswith("val/"):
+                self._writer.add_scalar(name, value, row["step"])
 
     def on_pictures(self, step: int, pictures: Sequence[np.ndarray]) -> None:
         """Each image under a number of its own."""

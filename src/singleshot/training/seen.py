@@ -4,21 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-
 from singleshot.datasets.dataset import Dataset
 from singleshot.evaluation.validate import Validation
-from singleshot.records import Batch
+from singleshot.records import Batch, SeenImage
 
 _SEEN = 8
-
-
-class SeenImage(NamedTuple):
-    """An image of a training batch: uint8 [H, W, C]; boxes float32 [N, 4] in parts of it; labels int64 [N]."""
-
-    image: np.ndarray
-    boxes: np.ndarray
-    labels: np.ndarray
 
 
 class Validated(NamedTuple):

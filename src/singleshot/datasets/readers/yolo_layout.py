@@ -35,7 +35,7 @@ _DATA = ("data", "dataset", "obj")
 _LABEL_FOLDERS = (_LABELS, "label", "annotations", "annotation")
 _MAX_PATH = 4096  # more than any path has; ends the search through a hostile one
 _FEW = 100
-_STRAY = 10  # so many times as many labels of other forms make those of this one strays
+_OUTNUMBERED = 10  # so many times as many labels of other forms: those of this one are not what the set is
 
 
 class Layout(NamedTuple):
@@ -170,13 +170,13 @@ def label_folders(tree: Tree, folder: str) -> list[str]:
 
 
 def has_labels_beside(tree: Tree, folder: str) -> bool:
-    """Whether an image in the folder has a .txt beside it whose first line is five numbers or more; not where that is
-    one of few among labels in XML or JSON."""
+    """Whether an image in the folder has a .txt next to it whose first line is five numbers or more; not where that
+    is one of few among labels in XML or JSON."""
     texts = tree.files(folder, (".txt",))
     images = images_by_stem(tree, folder) if texts else {}
     own = [name for name in texts if name[:-4] in images]
     others = {name.rpartition(".")[0] for name in tree.files(folder, (".xml", ".json"))} if own else set()
-    if _STRAY * len(own) < len(others & images.keys()):
+    if _OUTNUMBERED * len(own) < len(others & images.keys()):
         return False
     return any(starts_with_numbers(tree, join(folder, name)) for name in islice(own, _FEW))
 
