@@ -11,7 +11,7 @@ import os
 import platform
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from singleshot.errors import ConfigError, printable
 
@@ -53,12 +53,58 @@ def has_bfloat16() -> bool:
     return bool(_BFLOAT16 & set((info.get("flags") or info.get("Features") or "").split()))
 
 
-def pick_device(name: str | None) -> torch.device:
-    """The device of that name, or CUDA where there is one. Raises ConfigError."""
+class Launch(NamedTuple):
+    """Which of the processes that train together this is: `rank` of `size`, and `local_rank` of `local_size` on its
+    machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+
+def read_launch() -> Launch:
+    """What torchrun, or whoever starts the processes, says in RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE; one
+    process alone where no WORLD_SIZE above 1 is there. Raises ConfigError."""
+    size = _number("WORLD_SIZE", 1, 1, 1 << 16)
+    if size == 1:
+        return Launch()
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise ConfigError(
+            f"WORLD_SIZE={size} is set, but not {' and '.join(missing)}: start the processes with torchrun, or unset"
+            " WORLD_SIZE to train in one"
+        )
+    local_size = _number("LOCAL_WORLD_SIZE", 1, 1, size)
+    rank, local_rank = _number("RANK", 0, 0, size - 1), _number("LOCAL_RANK", 0, 0, size - 1)
+    return Launch(rank, size, local_rank, max(local_size, local_rank + 1))
+
+
+def _number(name: str, default: int, low: int, high: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal() or not low <= int(text) <= high:
+        raise ConfigError(f"{name}={printable(text, 40)} in the environment: want a whole number from {low} to {high}")
+    return int(text)
+
+
+def pick_device(name: str | None, launch: Launch = Launch()) -> torch.device:  # noqa: B008 - values that do not change
+    """The device of that name, or CUDA where there is one; of several processes on a machine each has a GPU of its own.
+    Raises ConfigError."""
     import torch
 
     if name in (None, "auto"):
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        if launch.size == 1:
+            return torch.device(name)
+    if launch.size > 1 and name == "cuda":
+        name, there = f"cuda:{launch.local_rank}", torch.cuda.device_count()
+        if launch.local_rank >= there:
+            raise ConfigError(
+                f"process {launch.rank}: {launch.local_size} processes on a machine with {there} GPUs; start as many"
+                " processes as there are GPUs, or give --device cpu"
+            )
+    elif launch.local_size > 1 and str(name).startswith("cuda:"):
+        raise ConfigError(f"--device {name}: each of several processes has a GPU of its own; want cuda, cpu or auto")
     try:
         device = torch.device(str(name))
         torch.zeros(1, device=device)

@@ -29,6 +29,10 @@ class MissingExtraError(SingleshotError):
     """An optional package is not installed; the message names the extra that brings it."""
 
 
+class OtherProcessError(SingleshotError):
+    """Of several processes that train together another one says what ended it: nothing is to be printed here."""
+
+
 class SingleshotWarning(UserWarning):
     """Something was tolerated that the user should know of."""
 

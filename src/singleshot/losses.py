@@ -32,6 +32,17 @@ _EMPTY_BATCH_NEGATIVES = 100
 _LEAST_COST, _GREATEST_COST = -math.log(1.0 - 1e-15), -math.log(1e-15)
 
 
+class SharedBatch(NamedTuple):
+    """A batch of which each of several processes has a part, the first process the first images.
+
+    gather: values [b, ..] of the images here -> those of all of them [B, ..], by which no gradient flows; own: which of
+    these are the images here.
+    """
+
+    gather: Callable[[Tensor], Tensor]
+    own: slice
+
+
 def multibox_loss(
     raw: RawOutput,
     targets: Targets,
@@ -43,6 +54,7 @@ def multibox_loss(
     batch_matches: Tensor | None = None,
     box_loss: BoxLoss | None = None,
     class_weights: Float[Tensor, "C"] | None = None,
+    shared: SharedBatch | None = None,
 ) -> Losses:
     """Confidence and location loss of a batch, in float32.
 
@@ -76,11 +88,12 @@ def multibox_loss(
         alpha: weight of the location loss.
         min_negatives: the least number of negatives, see above.
         label_smoothing: the part of the target that is spread evenly over all classes and background, 0 up to 1.
-        batch_matches: what to divide by in place of the batch's own number of matches, where a rule does so: their mean
-            over the processes that train together.
+        batch_matches: what to divide by in place of the batch's own number of matches, where a rule does so.
         box_loss: what takes the place of the rule's smooth L1; weighed and divided as that is.
         class_weights: factors on the confidence loss of the priors matched to each real class; what the rule divides by
             stays as it is.
+        shared: where the images are a part of a batch: what the rule divides by and mines is that of the whole, and the
+            losses of all parts sum up to its own.
 
     Raises:
         ConfigError: an unknown rule, or a smoothing outside 0..1.
@@ -95,8 +108,10 @@ def multibox_loss(
     matches = positive.sum(dim=1)
     log_total = logits.logsumexp(dim=-1)
     with torch.no_grad():
-        negative = _mine(chosen, logits, log_total, labels, (negative_ratio, min_negatives))
-        weight = chosen.weigh(matches.float(), matches.sum() if batch_matches is None else batch_matches)
+        negative = _mine(chosen, logits, log_total, labels, (negative_ratio, min_negatives), shared)
+        of_images = matches if shared is None else shared.gather(matches)
+        weight = chosen.weigh(of_images.float(), of_images.sum() if batch_matches is None else batch_matches)
+        weight = weight if shared is None else weight[shared.own]
     cost = chosen.confidence(logits, log_total, labels.clamp(min=0), label_smoothing)
     if class_weights is not None:
         cost = torch.where(positive, class_weights[(labels - 1).clamp(min=0)] * cost, cost)
@@ -127,11 +142,20 @@ def mined_negatives(
 
 
 def _mine(
-    rule: LossRule, logits: Tensor, log_total: Tensor, labels: Tensor, numbers: tuple[float | int, int]
+    rule: LossRule,
+    logits: Tensor,
+    log_total: Tensor,
+    labels: Tensor,
+    numbers: tuple[float | int, int],
+    shared: SharedBatch | None = None,
 ) -> Bool[Tensor, "B P"]:
     """numbers: negatives for each match, and their least number."""
     ratio, at_least = numbers
-    return rule.mine(rule.rank(logits, log_total), labels == 0, (labels > 0).sum(dim=1) * ratio, at_least)
+    hardness, matches = rule.rank(logits, log_total), (labels > 0).sum(dim=1)
+    if shared is None or rule.mine is _of_each_image:
+        return rule.mine(hardness, labels == 0, matches * ratio, at_least)
+    hardness, labels = shared.gather(hardness), shared.gather(labels)
+    return rule.mine(hardness, labels == 0, (labels > 0).sum(dim=1) * ratio, at_least)[shared.own]
 
 
 def hard_negatives(

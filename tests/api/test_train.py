@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import singleshot
-from singleshot.api.train import TrainOptions, parse_bytes, parse_duration, prepare, resolve
+from singleshot.api.options import parse_bytes, parse_duration
+from singleshot.api.train import TrainOptions, prepare, resolve
 from singleshot.errors import CheckpointError, ConfigError, DataError, SingleshotError
 from singleshot.training.reports import Reporter
 from singleshot.weights.checkpoint import read_info

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from singleshot.api.train_options import RUN_FILE
+from singleshot.api.train_together import go_on
 from singleshot.errors import ConfigError, printable
 from singleshot.files import is_unused, locked_folder, numbered_folder, try_folder
 
@@ -88,8 +88,7 @@ def saved_words(trainer: Trainer) -> str:
     folder, saved, weights = trainer.settings.out, trainer.saved_step, trainer.weights_step
     parts = []
     if saved is not None:
-        go_on = f"singleshot train --resume --out {shlex.quote(str(folder))}"
-        parts.append(f"saved after step {saved}; go on with: {printable(go_on)}")
+        parts.append(f"saved after step {saved}; go on with: {printable(go_on(folder, trainer.settings.world))}")
     if weights is not None and weights != saved:  # a full disk took them, but not the state
         parts.append(f"{printable(folder / LAST)} holds the weights after step {weights}, for --start")
     return "; ".join(parts) or f"nothing was saved yet in {printable(folder)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,22 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from singleshot.api.options import parse_bytes, parse_duration
-from singleshot.api.train_choice import Choice, choose_model, choose_recipe
-from singleshot.api.train_model import first_model
 from singleshot.api.train_options import PRIORS_FILE, RUN_FILE, TrainOptions, resolve
+from singleshot.api.train_prepare import prepare
+from singleshot.api.train_together import on_first, together
 from singleshot.class_selection import Classes
 from singleshot.errors import ConfigError, DataError, SingleshotError, printable
 from singleshot.extras import needs
 from singleshot.files import atomic_write, remove_parts
-from singleshot.input_shape import size_words
 from singleshot.prior_files import write_priors
 
 if TYPE_CHECKING:
-    from singleshot.datasets.dataset import Dataset
-    from singleshot.inputs import Size
-    from singleshot.loading.shard_stream import ShardStream
     from singleshot.runtime.detector import Detector
+    from singleshot.training.distributed import World
     from singleshot.training.loop import Result, Trainer
     from singleshot.training.reports import Reporter
 
@@ -199,11 +196,14 @@ def train(
         CheckpointError: Weights or the run to go on with cannot be read.
         MissingExtraError: PyTorch is not installed.
     """
-    return run_training(resolve(TrainOptions.of(locals())), on_start)
+    with together(TrainOptions.of(locals())) as (options, world):
+        return run_training(options, on_start, world)
 
 
-def run_training(options: TrainOptions, on_start: OnStart | None = None) -> Run:
-    """As `train`, with options that `resolve` gave."""
+def run_training(options: TrainOptions, on_start: OnStart | None = None, world: World | None = None) -> Run:
+    """As `train`, with options that `resolve` gave, and the processes that `together` joined."""
+    if world is not None:
+        return _run_together(options, on_start, world)
     with needs("train", "training"):
         from singleshot.api.run_folder import held, new_folder
 
@@ -218,11 +218,25 @@ def run_training(options: TrainOptions, on_start: OnStart | None = None) -> Run:
         return _run(ready, on_start)
 
 
+def _run_together(options: TrainOptions, on_start: OnStart | None, world: World) -> Run:
+    """As `run_training`; the first of the processes alone makes and holds the folder."""
+    from singleshot.api.run_folder import held, new_folder
+
+    with contextlib.ExitStack() as stack:
+        if options.out is None:
+            out = on_first(world, lambda: str(stack.enter_context(new_folder(Path("runs"), "train"))))
+            options = replace(options, out=out)
+        folder = Path(str(options.out))
+        ready = None if options.resume else prepare(options, world)
+        on_first(world, lambda: stack.enter_context(held(folder, fresh=not options.resume)))
+        return _run(ready or prepare(options, world), on_start)
+
+
 def _run(ready: tuple[Trainer, TrainOptions, str], on_start: OnStart | None) -> Run:
     """Train in a folder that this process holds."""
-    from singleshot.api.run_folder import saved_words, write_traceback, writing
+    from singleshot.api.run_folder import saved_words, write_traceback
     from singleshot.api.run_page import write_training_page
-    from singleshot.training import loop, reports
+    from singleshot.training import loop
 
     trainer, options, initial = ready
     folder = trainer.settings.out
@@ -231,28 +245,44 @@ def _run(ready: tuple[Trainer, TrainOptions, str], on_start: OnStart | None) -> 
         progress = trainer.progress
         best = progress.best if progress.best >= 0 else None
         return _ended(trainer, loop.Result(progress.epoch, progress.step, progress.seconds, best, False, 0.0))
+    world = trainer.settings.world
+    about = {"options": options.kept(), "recipe": trainer.recipe.to_dict()}
+
+    def begin() -> None:
+        _begin(trainer, options, about)
+        if on_start is not None:
+            trainer.reporters.extend(on_start(_started(trainer, options, initial)))
+
+    on_first(world, begin)
+    try:
+        result = trainer.run(about)
+    except SingleshotError as error:
+        if world is not None and not world.leads:
+            raise
+        kind = type(error) if isinstance(error, DataError | loop.TrainingStoppedError) else ConfigError
+        details = write_traceback(folder, error) if kind is loop.TrainingStoppedError else ""
+        raise kind(f"{error}; {saved_words(trainer)}{details}") from error
+    if not result.interrupted and (world is None or world.leads):
+        write_training_page(trainer, result)
+    return _ended(trainer, result)
+
+
+def _begin(trainer: Trainer, options: TrainOptions, about: Mapping[str, Any]) -> None:
+    """Write what the folder of a run has from its start, and open its logs there."""
+    from singleshot.api.run_folder import writing
+    from singleshot.training import loop, reports
+
+    folder = trainer.settings.out
     with writing(folder):
         remove_parts(folder)
         if options.priors or options.fit_priors:
             origin = f"fitted to {trainer.train_set.source}" if options.fit_priors else f"of {options.priors}"
             write_priors(folder / PRIORS_FILE, trainer.model.prior_spec, f"{trainer.model.name}, {folder.name}", origin)
         with atomic_write(folder / RUN_FILE, durable=True) as temporary:
-            about = {"options": options.kept(), "recipe": trainer.recipe.to_dict()}
             temporary.write_text(json.dumps(about, indent=2))
         trainer.reporters.append(reports.CsvReporter(folder / loop.LOG, trainer.progress.history))
         if options.tensorboard:
             trainer.reporters.append(reports.TensorBoardReporter(folder))
-    if on_start is not None:
-        trainer.reporters += on_start(_started(trainer, options, initial))
-    try:
-        result = trainer.run(about)
-    except SingleshotError as error:
-        kind = type(error) if isinstance(error, DataError | loop.TrainingStoppedError) else ConfigError
-        details = write_traceback(folder, error) if kind is loop.TrainingStoppedError else ""
-        raise kind(f"{error}; {saved_words(trainer)}{details}") from error
-    if not result.interrupted:
-        write_training_page(trainer, result)
-    return _ended(trainer, result)
 
 
 def _ended(trainer: Trainer, result: Result) -> Run:
@@ -275,105 +305,6 @@ def _ended(trainer: Trainer, result: Result) -> Run:
     )
 
 
-def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
-    """Open the data, build the model; gives the trainer, the options with what was still open decided, and words about
-    the initial weights. Writes nothing."""
-    import torch
-
-    from singleshot.api.run_folder import check_folder
-    from singleshot.api.train_data import open_train, open_validation
-    from singleshot.api.train_recipe import recipe_of
-    from singleshot.devices import pick_device
-    from singleshot.loading.few_greys import warn_of_few_greys
-    from singleshot.models.prior_probability import set_class_bias
-    from singleshot.sigmoid_losses import prior_bias
-    from singleshot.training import loop
-    from singleshot.training.checkpoints import has_state
-    from singleshot.training.loggers import open_loggers
-
-    options = options.filled()
-    folder = Path(str(options.out))
-    check_folder(folder, bool(options.resume))
-    if options.resume and not has_state(folder):
-        log.warning("%s: no state to go on from, so the run starts again", printable(folder))
-    place = pick_device(options.device)
-    train_set = open_train(options)
-    val_set = open_validation(options, train_set)
-    torch.manual_seed(options.seed or 0)
-    chosen: dict[str, Choice] = {}
-    if not (options.model or options.start or options.resume):
-        chosen["model"] = choose_model(options.backbone_weights)
-        options = replace(options, model=chosen["model"].value)
-    model, initial, pretrained = first_model(options, train_set)
-    if model.input_spec.sixteen_bit == "scale" and not options.resume and not options.sixteen_bit:
-        warn_of_few_greys(train_set)
-    if options.recipe is None:
-        chosen["recipe"] = choose_recipe(model, pretrained)
-        options = replace(options, recipe=chosen["recipe"].value)
-    recipe = recipe_of(options)
-    if pretrained == "nothing" and (recipe.freeze or (recipe.freeze is None and recipe.freeze_stride)):
-        raise ConfigError(
-            f"recipe {printable(options.recipe, 60)}: keeps parts of the backbone as they are, and this one starts from"
-            " scratch; give weights (--start, --backbone-weights), --freeze 0, or --recipe scratch"
-        )
-    if recipe.activation == "sigmoid" and not options.start:
-        set_class_bias(model, prior_bias())  # a resume puts its own weights back
-    cache_bytes = parse_bytes(options.cache_size or "", "--cache-size")
-    options = replace(
-        options,
-        model=model.name,
-        classes=None if train_set.selection is None else train_set.selection.to_dict(),
-        size=size_words(model.input_spec.sides),
-        grey=model.input_spec.channels == 1,
-        resize=model.input_spec.resize,
-        sixteen_bit=model.input_spec.sixteen_bit,
-        cache=_cache(options.cache or "auto", train_set, model.input_spec.sides, cache_bytes),
-    )
-    settings = loop.Settings(
-        out=folder,
-        epochs=options.epochs or recipe.epochs,
-        batch=options.batch or recipe.batch,
-        seconds=parse_duration(options.time) if options.time else None,
-        seed=options.seed or 0,
-        device=place,
-        precision=options.precision or "auto",
-        compiled=options.compile,
-        workers=options.workers,
-        val_every=options.val_every or 1,
-        validate_start=bool(options.start),
-        update_ratios=options.update_ratios,
-        cache=options.cache or "none",
-        cache_bytes=cache_bytes,
-        split=options.split or "train",
-        val_split=options.val_split or "val",
-        skip_broken=options.skip_broken,
-    )
-    trainer = loop.Trainer(model, train_set, val_set, recipe, settings, open_loggers(options.log))
-    if options.resume and has_state(folder):
-        trainer.resume(options.accept_changes)
-        if options.resume != "auto":
-            _refuse_if_over(trainer, options)
-    for name, choice in chosen.items():  # once all the input has been checked: a mistake is one line
-        log.info("%s %s: %s; --%s chooses another", name, choice.value, choice.reason, name)
-    return trainer, options, initial
-
-
-def _refuse_if_over(trainer: Trainer, options: TrainOptions) -> None:
-    """Raise ConfigError for a run that has nothing left to do."""
-    if not trainer.over:
-        return
-    progress, folder = trainer.progress, printable(trainer.settings.out)
-    if trainer.settings.seconds is not None:
-        raise ConfigError(
-            f"{folder}: this run has trained for {progress.seconds:.0f} s already, which --time {options.time} leaves"
-            " nothing of; go on with a longer --time, or with --epochs"
-        )
-    raise ConfigError(
-        f"{folder}: this run is over, {progress.epoch} of {trainer.settings.epochs} epochs; go on with a higher"
-        " --epochs, or with --time"
-    )
-
-
 def _started(trainer: Trainer, options: TrainOptions, initial: str) -> Started:
     settings, train_set, val_set = trainer.settings, trainer.train_set, trainer.val_set
     return Started(
@@ -389,15 +320,3 @@ def _started(trainer: Trainer, options: TrainOptions, initial: str) -> Started:
         length=str(options.time) if options.time else f"{settings.epochs} epochs",
         input=trainer.model.input_spec.size_text,
     )
-
-
-def _cache(wanted: str, train_set: Dataset | ShardStream, size: Size, most: int) -> str:
-    """The cache, decided once: a resumed run must read the same pixels."""
-    from singleshot.datasets.dataset import Dataset
-    from singleshot.loading.cache import pick_cache
-
-    if isinstance(train_set, Dataset):
-        return pick_cache(train_set, size, most) if wanted == "auto" else wanted
-    if wanted not in ("auto", "none"):
-        raise ConfigError(f"--cache {printable(wanted)}: shards are read in a stream and not kept; leave --cache out")
-    return "none"

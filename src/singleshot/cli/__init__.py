@@ -23,7 +23,7 @@ from singleshot.cli.priors import priors_app
 from singleshot.cli.report import report_command
 from singleshot.cli.serve import serve
 from singleshot.cli.train import TrainCommand, train
-from singleshot.errors import SingleshotError, printable
+from singleshot.errors import OtherProcessError, SingleshotError, printable
 from singleshot.files import DISK_FAULTS
 
 app = typer.Typer(
@@ -92,6 +92,8 @@ def main() -> None:
     _show_our_log()
     try:
         code = app(standalone_mode=False)
+    except OtherProcessError:
+        sys.exit(2)
     except SingleshotError as error:
         print(f"singleshot: {printable(error, 4000)}", file=sys.stderr)
         sys.exit(2)

@@ -27,6 +27,7 @@ from singleshot.cli.common import (
 
 if TYPE_CHECKING:
     from singleshot.api.train import Run, Started, TrainOptions
+    from singleshot.training.distributed import World
     from singleshot.training.reports import Reporter
 
 RESUME_AUTO = "--resume-auto"
@@ -176,7 +177,8 @@ def train(
 
     Example: singleshot train path/to/VOC2007 --time 20m --out runs/first
     """
-    from singleshot.api.train import TrainOptions, resolve, run_training
+    from singleshot.api.train import TrainOptions, run_training
+    from singleshot.api.train_together import together
 
     given = {
         **locals(),
@@ -185,14 +187,17 @@ def train(
         "log": log or (),
         "resume": "auto" if resume_auto else resume,
     }
-    options = resolve(TrainOptions.of(given))
-    if not quiet:
-        print("starting ...", file=sys.stderr, flush=True)  # PyTorch takes seconds to import
-    run = run_training(options, functools.partial(watch, quiet=quiet))
-    if as_json:
-        print(json.dumps(run.to_dict()))
-    elif not quiet or run.interrupted:
-        _print_end(run, options)
+    with together(TrainOptions.of(given)) as (options, world):
+        leads = world is None or world.leads
+        if not quiet and leads:
+            print("starting ...", file=sys.stderr, flush=True)  # PyTorch takes seconds to import
+        run = run_training(options, functools.partial(watch, quiet=quiet), world)
+        if as_json and leads:
+            print(json.dumps(run.to_dict()))
+        elif (not quiet or run.interrupted) and leads:
+            _print_end(run, options, world)
+    if not leads and (run.interrupted or run.skipped):
+        sys.exit(STOPPED if run.interrupted else SKIPPED)
     if run.interrupted:
         raise typer.Exit(STOPPED)
     if run.skipped:
@@ -216,13 +221,15 @@ def watch(started: Started, quiet: bool = False) -> list[Reporter]:
     return console_reporter(quiet)
 
 
-def _print_end(run: Run, options: TrainOptions) -> None:
+def _print_end(run: Run, options: TrainOptions, world: World | None) -> None:
+    from singleshot.api.train_together import go_on
+
     best = run.metrics["val_map50"]
     score = f", best validation mAP50 {best:.4f}" if best is not None else ""
     how = "stopped and saved" if run.interrupted else "trained"
     print(f"{how} after {run.epochs} epochs, {run.steps} steps, {run.seconds:.0f} s{score}: {run.folder}")
     if run.interrupted:
-        print(f"go on:    singleshot train --resume --out {shlex.quote(str(run.folder))}")
+        print(f"go on:    {go_on(run.folder, world)}")
     else:
         model = shlex.quote(str(run.best or run.last))
         if (run.folder / "report.html").is_file():

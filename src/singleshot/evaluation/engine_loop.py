@@ -71,6 +71,7 @@ def evaluate_engine(
     input_size: Size,
     metric: str = "voc",
     on_image: Callable[[], None] | None = None,
+    gather: Callable[[list[ImageDetections]], list[ImageDetections]] | None = None,
 ) -> Evaluated:
     """Evaluate whatever detects on a data set.
 
@@ -81,6 +82,7 @@ def evaluate_engine(
         input_size: Side of a square input in pixels, or height and width.
         metric: A key of metrics.METRICS.
         on_image: Called after each image.
+        gather: Where `batches` has a part of the images: gives, for its detections, those of all images in order.
     """
     detections = []
     for batch in batches:
@@ -90,6 +92,8 @@ def evaluate_engine(
             detections.append(ImageDetections(boxes, record.scores, record.labels))
             if on_image is not None:
                 on_image()
+    if gather is not None:
+        detections = gather(detections)
     truths = [dataset.truth(i) for i in range(len(dataset))]
     return Evaluated(evaluate(detections, truths, metric=metric, class_names=dataset.class_names), detections)
 

@@ -18,6 +18,9 @@ from singleshot.thresholds import Thresholds
 
 # Raw outputs, boxes [B, G, 4] and labels [B, G] of a batch -> its losses.
 LossOf = Callable[[RawOutput, torch.Tensor, torch.Tensor], Losses]
+# Losses (location, confidence) of each batch and detections of each image here -> those of all processes, in order.
+BatchLosses = list[tuple[float, float]]
+Gather = Callable[[BatchLosses, list[ImageDetections]], tuple[BatchLosses, list[ImageDetections]]]
 
 
 class Validation(NamedTuple):
@@ -35,23 +38,23 @@ def validate(
     loader: Iterable[EvalBatch],
     thresholds: Thresholds,
     device: torch.device,
-    metric: str = "voc",
     loss_of: LossOf | None = None,
     on_image: Callable[[], None] | None = None,
+    gather: Gather | None = None,
 ) -> Validation:
     """Evaluate the model (in eval mode, float32); with loss_of also its losses, from the same forward pass.
 
     Args:
         model: On `device`; its mode is as before afterwards.
         dataset: Whose ground truth is compared with.
-        loader: Gives all images of the data set in order.
+        loader: Gives all images of the data set in order, or this process' part of them.
         thresholds: How raw outputs become detections.
         device: Where the model is.
-        metric: A key of metrics.METRICS.
         loss_of: See LossOf; on the device.
         on_image: Called after each image.
+        gather: Where the loader gives a part: see Gather.
     """
-    losses: list[tuple[float, float]] = []
+    losses: BatchLosses = []
     was_training = model.training
     engine = TorchEngine(model, thresholds, device)
 
@@ -64,7 +67,13 @@ def validate(
                 losses.append((float(loss.location), float(loss.confidence)))
             return engine.decode(raw)
 
-    evaluated = evaluate_engine(detect, loader, dataset, model.input_spec.sides, metric, on_image)
+    def gathered(detections: list[ImageDetections]) -> list[ImageDetections]:
+        assert gather is not None
+        losses[:], everyones = gather(losses, detections)
+        return everyones
+
+    everyone = None if gather is None else gathered
+    evaluated = evaluate_engine(detect, loader, dataset, model.input_spec.sides, "voc", on_image, everyone)
     model.train(was_training)
     if not losses:
         return Validation(None, None, *evaluated)

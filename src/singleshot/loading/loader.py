@@ -155,7 +155,10 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """Every image once, in order, as `to_square` shows it: `for batch, placements, sizes in loader`."""
+    """Every image once, in order, as `to_square` shows it: `for batch, placements, sizes in loader`.
+
+    Of several processes that share the images each has every so-manyth batch.
+    """
 
     def __init__(
         self,
@@ -164,14 +167,16 @@ class EvalLoader:
         batch_size: int,
         workers: int | None = None,
         *,
+        shard: tuple[int, int] = (0, 1),
         pin_memory: bool = False,
     ) -> None:
-        """Raises ConfigError for numbers out of range, DataError for a data set without images."""
-        Sampling(batch_size)
+        """shard: as in TrainLoader. Raises ConfigError for numbers out of range, DataError for a data set without
+        images."""
+        Sampling(batch_size, 0, *shard)
         _check_not_empty(dataset)
         dataset = read_as(dataset, input_spec.sixteen_bit)
         self.batch_size = batch_size
-        self._settings = input_spec, batch_size, workers, pin_memory
+        self._settings = input_spec, batch_size, workers, shard, pin_memory
         self._images = len(dataset)
         self.workers = pick_workers(workers, batch_size, input_spec.sides)
         prepare = functools.partial(_prepare_eval_batch, dataset, input_spec)
@@ -179,16 +184,17 @@ class EvalLoader:
 
     def of(self, dataset: Samples) -> EvalLoader:
         """One of the same settings for other images."""
-        input_spec, batch_size, workers, pin_memory = self._settings
-        return EvalLoader(dataset, input_spec, batch_size, workers, pin_memory=pin_memory)
+        input_spec, batch_size, workers, shard, pin_memory = self._settings
+        return EvalLoader(dataset, input_spec, batch_size, workers, shard=shard, pin_memory=pin_memory)
 
     def __len__(self) -> int:
-        """Batches in all."""
+        """Batches in all, those of other processes included."""
         return math.ceil(self._images / self.batch_size)
 
     def __iter__(self) -> Iterator[EvalBatch]:
         order = np.arange(self._images)
-        return self._pool.run([order[start : start + self.batch_size] for start in order[:: self.batch_size]])
+        (rank, world), batches = self._settings[3], order[:: self.batch_size]
+        return self._pool.run([order[start : start + self.batch_size] for start in batches[rank::world]])
 
     def close(self) -> None:
         """End the worker processes; a later pass starts new ones."""

@@ -14,9 +14,10 @@ from singleshot.loading.cache import PixelCache, open_cache
 from singleshot.loading.loader import EvalLoader, TrainLoader
 from singleshot.loading.sampling import repeat_factors
 from singleshot.loading.shard_stream import ShardStream
+from singleshot.loading.workers import pick_workers
 from singleshot.memory import keep_freed_memory
 from singleshot.models import SSD
-from singleshot.training.checkpoints import Checkpoints
+from singleshot.training.checkpoints import Checkpoints, SilentCheckpoints
 from singleshot.training.evaluator import Evaluator
 from singleshot.training.fingerprint import Fingerprint
 from singleshot.training.freezing import freeze_backbone
@@ -25,6 +26,7 @@ from singleshot.training.schedule import Budget
 from singleshot.training.settings import Settings
 from singleshot.training.single_values import use_running_statistics
 from singleshot.training.step import Stepper
+from singleshot.training.synced_norm import synchronise_norms
 
 log = logging.getLogger(__name__)
 
@@ -55,33 +57,47 @@ def build_parts(
         keep_freed_memory()
     place_model(model, device)
     freeze_backbone(model, recipe)
+    world = settings.world
+    if world is not None:
+        if settings.compiled:
+            raise ConfigError("--compile: is for one process, and several train together; leave it out")
+        synchronise_norms(model, world)
     use_running_statistics(model, settings.batch)
     dtype = pick_precision(settings.precision, device)
     names = train_set.class_names
-    stepper = Stepper(model, recipe, settings.batch, device, dtype, settings.compiled, class_names=names)
+    stepper = Stepper(model, recipe, settings.batch, device, dtype, settings.compiled, world, names)
     cache = None
     if isinstance(train_set, Dataset):
-        cache = open_cache(train_set, spec.sides, settings.cache, settings.cache_bytes)
+        cache_bytes = settings.cache_bytes if world is None else settings.cache_bytes // world.local_size
+        cache = open_cache(train_set, spec.sides, settings.cache, cache_bytes)
     fingerprint = Fingerprint.of(train_set, val_set, recipe, settings, dtype)
     pinned = device.type == "cuda"
-    options = settings.batch, settings.seed, settings.workers
+    batch, shard = (
+        (settings.batch, (0, 1)) if world is None else (world.share(settings.batch), (world.rank, world.size))
+    )
+    workers = settings.workers
+    if world is not None and workers is None:  # the processes of a machine share its cores
+        workers = max(1, pick_workers(None, batch, spec.sides) // world.local_size)
+    options = batch, settings.seed, workers
     loader = TrainLoader(
         cache or train_set,
         recipe.augment,
         spec,
         *options,
+        shard=shard,
         pin_memory=pinned,
         skip_broken=settings.skip_broken,
         repeats=_repeats(train_set, recipe),
     )
     evaluator = None
     if val_set is not None:
-        val_loader = EvalLoader(val_set, spec, settings.batch, settings.workers, pin_memory=pinned)
+        val_loader = EvalLoader(val_set, spec, settings.batch, workers, shard=shard, pin_memory=pinned)
         evaluator = Evaluator(stepper, val_set, val_loader, settings, fingerprint.files["val"])
     about = {"seed": settings.seed, "batch": settings.batch, "data": train_set.source, "recipe": recipe.to_dict()}
     ids = train_set.ids if isinstance(train_set, Dataset) else None
     category_ids = None if ids is None else ids.categories
-    checkpoints = Checkpoints(settings.out, stepper, fingerprint, about, train_set.selection, category_ids)
+    kind = Checkpoints if world is None or world.leads else SilentCheckpoints
+    checkpoints = kind(settings.out, stepper, fingerprint, about, train_set.selection, category_ids)
     total = None if settings.seconds is not None else settings.epochs * len(loader)
     return Parts(stepper, cache, loader, evaluator, checkpoints, Budget(total, settings.seconds))
 

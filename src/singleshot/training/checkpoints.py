@@ -16,8 +16,8 @@ from singleshot.class_selection import ClassSelection
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.training.clock import read_seconds, with_clock, write_seconds
 from singleshot.training.data_summary import check_class_names
-from singleshot.training.fingerprint import THREADS, Fingerprint, in_words
-from singleshot.training.state import Progress, SavedState, put_state, read_state, save_state
+from singleshot.training.fingerprint import PROCESSES, THREADS, Fingerprint, in_words
+from singleshot.training.state import Progress, SavedAbout, SavedState, put_state, read_state, save_state
 from singleshot.training.step import Stepper
 from singleshot.weights.checkpoint import ModelInfo, checksum_of, read_info, read_tensors, save_checkpoint
 
@@ -108,8 +108,9 @@ class Checkpoints:
         if "train" not in then.data and (self._folder / LAST).is_file():  # a state from before it knew its data
             names = read_info(self._folder / LAST).class_names
             check_class_names(names, self._data["train"].class_names, self._folder)
-        self._keep_threads(then.values.get(THREADS))
+        self._keep_threads(then)
         differences = then.differences(self.fingerprint, saved.tensors, self._folder)
+        differences += self._other_processes(saved.about)
         if differences and not accept_changes:
             raise ConfigError(
                 f"{where}: not what the run was trained with: {in_words(differences)}; put it back, or go on with what"
@@ -130,8 +131,22 @@ class Checkpoints:
         self.saved_step = progress.step
         return progress
 
-    def _keep_threads(self, threads: object) -> None:
+    def _other_processes(self, then: SavedAbout) -> list[str]:
+        """What another number of processes changes, in words; the log says that there is one."""
+        before, now = (one.values.get(PROCESSES, 1) for one in (then.fingerprint, self.fingerprint))
+        if before == now:
+            return []
+        numbers = f"{printable(before, 20)} processes then, {now} now"
+        if self.fingerprint.streamed and then.progress.batch > 0:
+            return [f"{numbers}, in the middle of an epoch of shards, which would show images twice or not at all"]
+        log.info("%s: %s: the same batches, whose sums round otherwise", printable(self._folder), numbers)
+        return []
+
+    def _keep_threads(self, then: Fingerprint) -> None:
         """Compute with as many as the run did before: another number gives other bits."""
+        threads = then.values.get(THREADS)
+        if then.values.get(PROCESSES, 1) != self.fingerprint.values.get(PROCESSES, 1):
+            return
         now = self.fingerprint.values[THREADS]
         if threads is None or now is None or threads == now:  # not known, or on an accelerator
             return
@@ -206,6 +221,16 @@ class Checkpoints:
         if aside:
             self._set_aside = False
         return checksum
+
+
+class SilentCheckpoints(Checkpoints):
+    """Of a process that writes nothing, since another one does."""
+
+    def save(self, progress: Progress) -> None:
+        """Take it as written."""
+        self.saved_step = self.weights_step = progress.step
+
+    save_best = save_if_whole = save
 
 
 def _is_newer(info: ModelInfo, progress: Progress) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import logging
 import math
 import time
@@ -13,14 +15,16 @@ import numpy as np
 import torch
 
 from singleshot.datasets.dataset import Dataset
-from singleshot.errors import DataError, printable
-from singleshot.evaluation.validate import Validation, validate
+from singleshot.errors import DataError, OtherProcessError, printable
+from singleshot.evaluation.validate import BatchLosses, Validation, validate
 from singleshot.loading.loader import EvalBatch, EvalLoader
 from singleshot.memory import release_freed_memory
+from singleshot.records import Batch, ImageDetections
 from singleshot.runtime.detections import Detections
 from singleshot.runtime.drawing import draw_detections
 from singleshot.thresholds import Thresholds
 from singleshot.training.data_files import DataFiles
+from singleshot.training.distributed import World
 from singleshot.training.settings import Settings
 from singleshot.training.step import Stepper
 
@@ -49,7 +53,7 @@ class Evaluator:
         self, stepper: Stepper, dataset: Dataset, loader: EvalLoader, settings: Settings, files: DataFiles | None = None
     ) -> None:
         """files: of the data set, where the checksums of what is read are kept."""
-        self._stepper, self._settings = stepper, settings
+        self._stepper, self._settings, self._world = stepper, settings, settings.world
         self.dataset, self._loader, self._files = dataset, loader, files
         self._indices = torch.arange(len(dataset))  # of the images in the data set that was given
         self.skipped: list[str] = []
@@ -57,6 +61,7 @@ class Evaluator:
         self.now: Callable[[], float] = time.monotonic  # or the clock of a run, which knows of pauses
         self._said = False
         self._last = self.now()
+        self._read: list[Batch] = []  # by this process, where several share the images
 
     def start(self) -> None:
         """The training starts: time counts from now on. A data set without an object to measure on is said."""
@@ -79,10 +84,14 @@ class Evaluator:
         started = self.now()
         try:
             result = self._validate(on_image)
-        except DataError:
+        except (DataError, OtherProcessError):
             if not self._settings.skip_broken or not self._leave_out_broken():
                 raise
+            if self._world is not None:
+                self._world.ended = False
             result = self._validate(on_image)
+        if self._world is not None:
+            self._world.meet()  # when its metric is computed everywhere
         release_freed_memory()
         self._last = self.now()
         self.seconds = self._last - started
@@ -102,6 +111,7 @@ class Evaluator:
                 device,
                 loss_of=stepper.objective,
                 on_image=on_image,
+                gather=None if self._world is None else functools.partial(self._gather, self._world),
             )
 
     def _leave_out_broken(self) -> bool:
@@ -123,10 +133,45 @@ class Evaluator:
         return True
 
     def _batches(self) -> Iterator[EvalBatch]:
-        for images in self._loader:
+        for images in self._loader if self._world is None else self._together(self._world):
             if self._files is not None:
                 self._files.note(self._indices[images.batch.indices], images.batch.checksums)
             yield images
+
+    def _together(self, world: World) -> Iterator[EvalBatch]:
+        """This process' batches. All meet before each of them, so that what ends one of them ends all."""
+        self._read = []
+        with contextlib.closing(iter(self._loader)) as batches:  # type: ignore[type-var]
+            for _ in range(math.ceil(len(self._loader) / world.size)):
+                images = world.each(lambda: next(batches, None))
+                if images is not None:
+                    self._read.append(images.batch)
+                    yield images
+        world.meet()
+
+    def _gather(
+        self, world: World, losses: BatchLosses, detections: list[ImageDetections]
+    ) -> tuple[BatchLosses, list[ImageDetections]]:
+        """The losses and detections of all processes in the order of the images; their checksums are kept."""
+        nothing = ImageDetections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+        columns = [np.concatenate(column) for column in zip(*(detections or [nothing]), strict=True)]
+        none = torch.zeros(0, dtype=torch.int64)
+        tensors = {
+            "indices": torch.cat([none, *(one.indices for one in self._read)]),
+            "checksums": torch.cat([none, *(one.checksums for one in self._read if one.checksums is not None)]),
+            "counts": torch.tensor([len(one.scores) for one in detections], dtype=torch.int64),
+        }
+        tensors |= {name: torch.from_numpy(one) for name, one in zip(ImageDetections._fields, columns, strict=True)}
+        everyone: list[ImageDetections] = [nothing] * len(self.dataset)
+        messages = world.gather(losses, tensors)
+        for _, found in messages:
+            ends = found["counts"].cumsum(0).tolist()
+            for i, start, end in zip(found["indices"].tolist(), [0, *ends], ends, strict=False):
+                everyone[i] = ImageDetections(*(found[name][start:end].numpy() for name in ImageDetections._fields))
+            if self._files is not None:
+                self._files.note(self._indices[found["indices"]], found["checksums"])
+        rounds = itertools.zip_longest(*(message.values for message in messages))
+        return [(one[0], one[1]) for some in rounds for one in some if one is not None], everyone
 
     def _say_nothing_to_measure(self) -> None:
         """Once: the log says why there is no mAP50."""

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 _SHOWN = 6  # differences in a message
 _RECIPE = "recipe "
 THREADS = "threads"  # which a run that goes on takes over: sums are put together by them
+PROCESSES = "processes"  # which may change: the batches stay, sums are put together otherwise
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,27 @@ class Fingerprint:
             **_flat(recipe.to_dict()),
             **_versions(),
         }
+        if settings.world is not None:
+            values[PROCESSES] = settings.world.size
         return cls(
             {split: DataSummary.of(one) for split, one in sets.items()},
             values,
             {split: DataFiles.of(one, settings.skip_broken) for split, one in sets.items()},
         )
 
+    @property
+    def streamed(self) -> bool:
+        """Whether the images to train on come from shards."""
+        files = self.files.get("train")
+        return files is not None and len(files.names) != len(files.checksums)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `tensors` has the rest."""
         return {"data": {split: one.to_dict() for split, one in self.data.items()}, "run": dict(self.values)}
+
+    def shared(self, device: str) -> dict[str, Any]:
+        """What processes that train together must have in common."""
+        return {"device": device, **self.to_dict()["data"], **self.values, THREADS: None}
 
     def tensors(self) -> dict[str, Tensor]:
         """What a state keeps of the files."""
@@ -100,7 +113,7 @@ class Fingerprint:
             found += [f"{split}: {changes}"] if changes else []
         then_values = {**_flat(Recipe.model_validate({}).to_dict()), **self.values} if self.values else {}
         for name, value in now.values.items():
-            if name in then_values and then_values[name] != value and name != THREADS:
+            if name in then_values and then_values[name] != value and name not in (THREADS, PROCESSES):
                 found.append(f"{name}: {_shown(then_values[name])} then, {_shown(value)} now")
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from singleshot.records import Batch, SeenImage
 from singleshot.training.build import build_parts
 from singleshot.training.checkpoints import BEST, LAST, LOG, STATE
 from singleshot.training.clock import RunClock
+from singleshot.training.distributed import World
 from singleshot.training.failures import TrainingStoppedError, describe
 from singleshot.training.meter import Meter, layer_weights, update_ratios
 from singleshot.training.recipes import Recipe
@@ -25,9 +27,10 @@ from singleshot.training.reports import COLUMNS, Reporter
 from singleshot.training.schedule import lr_factor
 from singleshot.training.seen import Validated, seen_images
 from singleshot.training.settings import Settings
-from singleshot.training.state import Progress
+from singleshot.training.state import Progress, share_state
 from singleshot.training.step import NonFiniteLossError
 from singleshot.training.stopping import StopRequest
+from singleshot.training.synced_norm import release_norms
 
 __all__ = [
     "BEST",
@@ -79,6 +82,7 @@ class Trainer:
         """Build everything; raises as `build_parts` does."""
         self.model, self.train_set, self.val_set = model, train_set, val_set
         self.recipe, self.settings, self.reporters = recipe, settings, list(reporters)
+        self._world = settings.world
         parts = build_parts(model, train_set, val_set, recipe, settings)
         self.stepper, self.cache, self.loader, self.evaluator, self.checkpoints, self.budget = parts
         self.dtype = self.stepper.dtype
@@ -86,15 +90,24 @@ class Trainer:
         self.validated: Validated | None = None
         self.seen_images: list[SeenImage] = []
         self._stop, self._clock = StopRequest(), RunClock()
+        if self._world is not None:
+            self._world.now, self._world.asked_to_stop = self._clock.now, lambda: self._stop.asked
         if self.evaluator is not None:
-            self.evaluator.now = self._clock.now
+            self.evaluator.now = self._now
         self._meter = self._new_meter()
         self._before = 0.0
-        self._started = self._last_save = self._clock.now()
+        self._started = self._last_save = self._now()
 
     def resume(self, accept_changes: bool = False) -> None:
         """Go on from the state in settings.out; raises as `Checkpoints.load`."""
-        self.progress = progress = self.checkpoints.load(accept_changes)
+        checkpoints, world = self.checkpoints, self._world
+        if world is None:
+            progress = checkpoints.load(accept_changes)
+        else:
+            load = functools.partial(checkpoints.load, accept_changes)
+            progress = share_state(world, self.stepper, checkpoints.fingerprint, load)
+            checkpoints.saved_step = progress.step
+        self.progress = progress
         self._before = progress.seconds
         self.stepper.parts = progress.parts
         if progress.batch:
@@ -103,7 +116,21 @@ class Trainer:
     @property
     def seconds(self) -> float:
         """Spent training so far, those before a resume included."""
-        return self._before + self._clock.now() - self._started
+        return self._before + self._now() - self._started
+
+    def _now(self) -> float:
+        """Seconds from some moment on: of several processes by the clock of the first, when they last agreed."""
+        return self._clock.now() if self._world is None else self._world.seconds
+
+    def _check_stop(self) -> None:
+        """Raise KeyboardInterrupt if stopping was asked for; several processes agree on that (`_agree`)."""
+        if self._world is None:
+            self._stop.check()
+
+    def _agree(self, batch: Batch) -> None:
+        """Between two steps: whatever ends one of several processes ends all of them here."""
+        if self._world is not None:
+            self.progress.note_skipped(self._world.meet(notes=batch.skipped))
 
     @property
     def done(self) -> float:
@@ -129,7 +156,9 @@ class Trainer:
         ended it (a worker that died, a full disk, no memory); the last whole step is saved before, where it can be
         (see `saved_step`).
         """
-        self._started = self._last_save = self._clock.now()
+        if self._world is not None:
+            self._world.meet()
+        self._started = self._last_save = self._now()
         first_step = self.progress.step
         interrupted = False
         self.model.train()
@@ -145,13 +174,16 @@ class Trainer:
                 for reporter in self.reporters:
                     reporter.on_end(interrupted)
             except Exception as error:
+                agreed = error if self._world is None else self._agreed_end(error, self._world)
                 self._rescue()
-                if isinstance(error, SingleshotError):
+                if isinstance(error, SingleshotError) and agreed is error:
                     raise
+                if isinstance(agreed, SingleshotError):
+                    raise agreed from error
                 raise TrainingStoppedError(describe(error)) from error
             finally:
                 self._close()
-        progress, spent = self.progress, max(self._clock.now() - self._started, 1e-9)
+        progress, spent = self.progress, max(self._now() - self._started, 1e-9)
         return Result(
             epochs=progress.epoch,
             steps=progress.step,
@@ -216,6 +248,19 @@ class Trainer:
         except Exception as error:
             log.debug("saving after an error: %s", describe(error), exc_info=error)
 
+    def _agreed_end(self, error: Exception, world: World) -> Exception:
+        """Have the other processes end with this one, where they are not in the middle of a step; what to raise."""
+        if world.ended or world.lost:  # it came from there, or they know
+            return error
+        if self._stop.twice or not self.stepper.whole:  # they wait for this one, until its connections close
+            world.lost = True
+            return error if world.leads else TrainingStoppedError(f"{world.words}: {describe(error)}")
+        try:
+            world.meet(error)
+        except SingleshotError as agreed:
+            return agreed
+        return error
+
     def _close(self) -> None:
         """Close everything: what fails on the way does not keep the rest open, nor hide what ended the training."""
         parts: list[TrainLoader | PixelCache | Reporter] = [self.loader, *self.reporters]
@@ -226,6 +271,7 @@ class Trainer:
                 part.close()
             except Exception as error:
                 log.warning("closing %s: %s", type(part).__name__, describe(error))
+        release_norms(self.model)
 
     def _epoch(self) -> None:
         """From the next batch to the end of its epoch, or of the training."""
@@ -233,13 +279,14 @@ class Trainer:
         batches = self.loader.epoch(progress.epoch, progress.batch)
         with contextlib.closing(batches):  # type: ignore[type-var]
             for batch in batches:
+                self._agree(batch)
                 done = self.done
                 if done >= 1.0:
                     break
                 self._stop.ignore_children()
-                self._stop.check()
+                self._check_stop()
                 self._step(batch, done, meter)
-                if self._clock.now() - self._last_save >= _SAVE_EVERY:
+                if self._now() - self._last_save >= _SAVE_EVERY:
                     self._save()
         self.stepper.check()
         self._finish_epoch()
@@ -260,12 +307,13 @@ class Trainer:
         factor = lr_factor(done, recipe.schedule, warmup, recipe.milestones, recipe.gamma, recipe.final_lr)
         due = meter.due()
         before = layer_weights(self.model) if due and self.settings.update_ratios else None
-        self.checkpoints.fingerprint.files["train"].note(batch.indices, batch.checksums)
+        self._note_files(batch)
         if not self.seen_images:
             self.seen_images = seen_images(batch)
         losses = self.stepper(batch, factor)
         progress.parts = self.stepper.parts
-        progress.note_skipped(batch.skipped)
+        if self._world is None:
+            progress.note_skipped(batch.skipped)
         progress.step, progress.batch = progress.step + 1, progress.batch + 1
         progress.lr = self.stepper.optimizer.param_groups[0]["lr"]
         meter.add(losses)
@@ -276,26 +324,33 @@ class Trainer:
             for reporter in self.reporters:
                 reporter.on_step(values)
 
+    def _note_files(self, batch: Batch) -> None:
+        """Keep the checksums of the files that the batch was made of, those of other processes too."""
+        read = batch.indices, batch.checksums
+        if self._world is not None and batch.checksums is not None:
+            read = self._world.indices(batch.indices, batch.checksums)
+        self.checkpoints.fingerprint.files["train"].note(*read)
+
     def _end_epoch(self) -> None:
         """Validation, where it is due, and reports of the epoch whose row is pending."""
         progress = self.progress
         assert progress.pending is not None
         row = dict(progress.pending)
         if self.evaluator is not None and self.evaluator.is_due(self.done, progress.epoch):
-            if self.evaluator.seconds == 0.0 or self._clock.now() - self._last_save >= _SAVE_BEFORE_VALIDATION:
+            if self.evaluator.seconds == 0.0 or self._now() - self._last_save >= _SAVE_BEFORE_VALIDATION:
                 self._save()
             row |= self._validate()
         progress.history.append({key: row.get(key) for key in COLUMNS})
         progress.pending = None
         for reporter in self.reporters:
             reporter.on_epoch(row)
-        if self._clock.now() - self._last_save >= _SAVE_EVERY or progress.epoch == 1:
+        if self._now() - self._last_save >= _SAVE_EVERY or progress.epoch == 1:
             self._save()
 
     def _validate(self) -> dict[str, Any]:
         assert self.evaluator is not None
         progress = self.progress
-        score, result = self.evaluator(self._stop.check)
+        score, result = self.evaluator(self._check_stop)
         progress.note_skipped(self.evaluator.skipped)
         self.budget.reserve = self.evaluator.seconds
         progress.last_map, progress.measurable = score, score is not None
@@ -342,4 +397,4 @@ class Trainer:
         self.progress.seconds = self.seconds
         self._keep_losses()
         self.checkpoints.save(self.progress)
-        self._last_save = self._clock.now()
+        self._last_save = self._now()

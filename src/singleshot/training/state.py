@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor
 from singleshot.errors import CheckpointError, printable
 from singleshot.files import atomic_write
 from singleshot.training.clock import without_clock
+from singleshot.training.distributed import Message, World
 from singleshot.training.fingerprint import Fingerprint
 from singleshot.training.optimizers import SLOTS
 from singleshot.training.step import Stepper
@@ -129,7 +130,16 @@ def save_state(
 ) -> None:
     """Weights, average, optimizer, scaler and random generators; the progress and the fingerprint as JSON in the
     metadata, with a checksum over everything. before: where the state goes that is there already."""
-    fingerprint = fingerprint or Fingerprint()
+    about, tensors = _state_of(stepper, progress, fingerprint or Fingerprint())
+    text = json.dumps({**about, "checksum": _checksum(about, tensors)})
+    with atomic_write(path, durable=True, before=before) as temporary:
+        save_file(tensors, temporary, metadata={KEY: text})
+
+
+def _state_of(
+    stepper: Stepper, progress: Progress, fingerprint: Fingerprint
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a state says, and its tensors."""
     tensors: dict[str, Tensor] = {f"model.{k}": v for k, v in stepper.model.state_dict().items()}
     if stepper.average is not None:
         tensors |= {f"average.{k}": v for k, v in stepper.average.state.items()}
@@ -147,10 +157,29 @@ def save_state(
         **fingerprint.to_dict(),
     }
     tensors |= fingerprint.tensors()
-    tensors = {key: value.detach().contiguous().cpu() for key, value in tensors.items()}
-    text = json.dumps({**about, "checksum": _checksum(about, tensors)})
-    with atomic_write(path, durable=True, before=before) as temporary:
-        save_file(tensors, temporary, metadata={KEY: text})
+    return about, {key: value.detach().contiguous().cpu() for key, value in tensors.items()}
+
+
+def share_state(world: World, stepper: Stepper, fingerprint: Fingerprint, load: Callable[[], Progress]) -> Progress:
+    """The progress of the first process, which has the state that `load` puts back; the others take it over, with the
+    number of threads. Raises as `load` does, in the others OtherProcessError."""
+
+    loaded: list[Progress] = []
+
+    def state() -> Message:
+        loaded.append(progress := load())
+        about, tensors = _state_of(stepper, progress, fingerprint)
+        return Message({**about, "seconds": progress.seconds, "threads": torch.get_num_threads()}, tensors)
+
+    values, tensors = world.from_first(state)
+    if not loaded:
+        loaded.append(progress := Progress.from_dict({**values["progress"], "seconds": values["seconds"]}))
+        about = SavedAbout(progress, int(values["updates"]), values["scaler"], fingerprint)
+        put_state(SavedState(tensors, about, "the state of process 0"), stepper)
+        for split, files in fingerprint.files.items():
+            files.checksums[:] = tensors[f"files.{split}.checksums"].numpy()
+        torch.set_num_threads(int(values["threads"]))
+    return loaded[0]
 
 
 def _checksum(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

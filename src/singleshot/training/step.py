@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,12 +13,13 @@ from torch import Tensor
 from singleshot.boxes import decode
 from singleshot.devices import autocast
 from singleshot.errors import ConfigError, SingleshotError, did_you_mean, printable
-from singleshot.losses import LOSS_RULES, BoxLoss, multibox_loss
+from singleshot.losses import LOSS_RULES, BoxLoss, SharedBatch, multibox_loss
 from singleshot.matching import RULES, match
 from singleshot.models import SSD
 from singleshot.records import Batch, Losses, RawOutput, Targets
 from singleshot.sigmoid_losses import sigmoid_loss
 from singleshot.thresholds import Thresholds
+from singleshot.training.distributed import World
 from singleshot.training.failures import is_out_of_memory
 from singleshot.training.optimizers import ModelEMA, make_optimizer, set_lr
 from singleshot.training.recipes import Recipe
@@ -27,9 +28,10 @@ log = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(SingleshotError):
-    """The loss became infinite or NaN; names the files of the batches since the last check."""
+    """The loss became infinite or NaN; names the files of the batch. elsewhere: those that another process has."""
 
-    def __init__(self, value: float, names: list[str]) -> None:
+    def __init__(self, value: float, names: list[str], elsewhere: bool = False) -> None:
+        self.elsewhere = elsewhere
         shown = ", ".join(printable(name) for name in names[:64])
         more = f" and {len(names) - 64} more" if len(names) > 64 else ""
         super().__init__(
@@ -72,15 +74,23 @@ class Objective:
             activation=recipe.activation,
         )
 
-    def loss(self, raw: RawOutput, targets: Targets, positives: Tensor | None = None) -> Losses:
+    def loss(
+        self,
+        raw: RawOutput,
+        targets: Targets,
+        positives: Tensor | None = None,
+        shared: SharedBatch | None = None,
+    ) -> Losses:
         """Losses by the recipe's rule; positives: what takes the place of the batch's own number of matched priors
-        where the rule divides by it (see `losses.multibox_loss`)."""
+        where the rule divides by it; shared: of what batch this is a part (see `losses.multibox_loss`)."""
         recipe, weights = self._recipe, self._class_weights
         if recipe.activation == "sigmoid":
+            if shared is not None:
+                positives = shared.gather((targets.labels > 0).sum(dim=1)).sum()
             return sigmoid_loss(raw, targets, self._box_loss, recipe.loss, recipe.alpha, positives, weights)
         factors = recipe.negative_ratio, recipe.alpha, recipe.min_negatives, recipe.label_smoothing
         box_loss = None if recipe.box_loss == "smooth-l1" else self._box_loss
-        return multibox_loss(raw, targets, recipe.loss, *factors, positives, box_loss, weights)
+        return multibox_loss(raw, targets, recipe.loss, *factors, positives, box_loss, weights, shared)
 
     def _boxes_px(self, offsets: Tensor) -> Tensor:
         model = self._model
@@ -100,7 +110,10 @@ def _class_weights(weights: Mapping[str, float], class_names: Sequence[str], dev
 
 
 class _Pending(NamedTuple):
+    """own: of the images here, where other processes have more."""
+
     total: Tensor
+    own: Tensor
     names: tuple[str, ...]
 
 
@@ -118,7 +131,7 @@ class Stepper:
         device: torch.device,
         dtype: torch.dtype,
         compiled: bool = False,
-        share_positives: Callable[[Tensor], Tensor] | None = None,
+        world: World | None = None,
         class_names: Sequence[str] = (),
     ) -> None:
         """Make the optimizer and what else the recipe wants.
@@ -130,8 +143,7 @@ class Stepper:
             device: Where the model is.
             dtype: Of autocast in the forward pass; float32 for none.
             compiled: Whether the network is compiled first.
-            share_positives: Gives, for the number of matched priors in a batch, the number that its loss is divided
-                by: where several processes share a step, the mean of theirs. None: its own.
+            world: The processes that share a step, each with its part of a batch; None for one alone.
             class_names: By label, for a recipe with class_weights.
         """
         self.model, self.recipe, self.device, self.dtype = model, recipe, device, dtype
@@ -148,7 +160,7 @@ class Stepper:
         self.whole = True
         # In how many a batch is trained, one after another, where memory has no room for it at once.
         self.parts = 1
-        self._share_positives = share_positives
+        self._world = world
         self._autocast = autocast(device, dtype)
         self._pending: list[_Pending] = []
 
@@ -159,6 +171,8 @@ class Stepper:
         Raises NonFiniteLossError, on a CPU before the weights are touched.
         """
         set_lr(self.optimizer, self.lr * factor)
+        if self._world is not None:
+            return self._shared_step(batch, self._world)
         while (losses := self._gradients(batch)) is None:
             self.parts *= 2
             log.warning(
@@ -167,11 +181,34 @@ class Stepper:
                 len(batch.names),
                 self.parts,
             )
-        self._pending.append(_Pending(losses.total.detach(), batch.names))
+        losses = Losses(*(value.detach() for value in losses))
+        self._pending.append(_Pending(losses.total, losses.total, batch.names))
         if len(self._pending) >= self.check_every:
             self.check()
         self._update()
-        return Losses(*(value.detach() for value in losses))
+        return losses
+
+    def _shared_step(self, batch: Batch, world: World) -> Losses:
+        """As a step of the whole batch, of which a part is here. An error in the middle leaves running statistics half
+        old, half new, and the other processes waiting; there is no going on in smaller parts."""
+        self.whole = False
+        with world.reached():
+            self.optimizer.zero_grad(set_to_none=True)
+            images, boxes, labels = self._to_device(batch)
+            with self._autocast:
+                raw = self.forward(images)
+            targets = self.objective.match(boxes, labels, raw)
+            own = self.objective.loss(raw, targets, shared=world.shared(len(images)))
+            self._backward(own.total)
+            world.sum_gradients([p for group in self.optimizer.param_groups for p in group["params"]])
+            losses = Losses(*world.sum(torch.stack([value.detach().double() for value in own])).unbind())
+        self.whole = True
+        losses = Losses(*(value.to(one.dtype) for value, one in zip(losses, own, strict=True)))
+        self._pending.append(_Pending(losses.total, own.total.detach(), batch.names))
+        if len(self._pending) >= self.check_every:
+            self.check()
+        self._update()
+        return losses
 
     def _gradients(self, batch: Batch) -> Losses | None:
         """Losses of a batch whose gradients are computed; None where memory has no room and smaller parts may have."""
@@ -191,9 +228,7 @@ class Stepper:
         images, boxes, labels = self._to_device(batch)
         with self._autocast:
             raw = self.forward(images)
-        targets = self.objective.match(boxes, labels, raw)
-        share = self._share_positives
-        losses = self.objective.loss(raw, targets, None if share is None else share((targets.labels > 0).sum()))
+        losses = self.objective.loss(raw, self.objective.match(boxes, labels, raw))
         self._backward(losses.total)
         return losses
 
@@ -208,7 +243,7 @@ class Stepper:
         images, boxes, labels = self._to_device(batch)
         targets = self.objective.match(boxes, labels, None)
         matches = (targets.labels > 0).sum(dim=1)
-        positives = matches.sum() if self._share_positives is None else self._share_positives(matches.sum())
+        positives = matches.sum()
         weigh = LOSS_RULES[self.recipe.loss].weigh
         weights = weigh(matches.float(), positives)
         found = []
@@ -250,9 +285,9 @@ class Stepper:
         if not pending:
             return
         totals = torch.stack([p.total for p in pending]).tolist()
-        for value, (_, names) in zip(totals, pending, strict=True):
+        for value, (_, own, names) in zip(totals, pending, strict=True):
             if not math.isfinite(value):
-                raise NonFiniteLossError(value, list(names))
+                raise NonFiniteLossError(value, list(names), elsewhere=bool(own.isfinite()))
 
     def is_finite(self) -> bool:
         """Whether every weight and running statistic is a finite number."""
