@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from singleshot.errors import ConfigError
-from singleshot.losses import LOSS_RULES, mined_negatives, multibox_loss
+from singleshot.losses import LOSS_RULES, SharedBatch, mined_negatives, multibox_loss
 from singleshot.matching import match
-from singleshot.records import RawOutput, Targets
+from singleshot.records import Losses, RawOutput, Targets
 
 
 @pytest.mark.parametrize("table", ["voc300clip", "voc300noclip"])
@@ -150,6 +152,38 @@ def test_the_number_of_matches_may_come_from_outside() -> None:
         factor = 0.5 if name in ("caffe", "batch-mean") else 1.0
         assert shared.total.item() == pytest.approx(own.total.item() * factor, rel=1e-6)
         assert shared.positives == own.positives
+
+
+@pytest.mark.parametrize("rule", LOSS_RULES)
+@pytest.mark.parametrize("objects", [True, False])
+def test_the_losses_of_parts_sum_up_to_that_of_the_whole(rule: str, objects: bool) -> None:
+    """Gradients too: threads exchange rows here, as processes that share a batch do."""
+    offsets, logits, labels, wanted = random_case(0)
+    labels = labels if objects else torch.zeros_like(labels)
+    offsets, logits = (torch.cat([one, one.flip(0) * 1.5]).requires_grad_() for one in (offsets, logits))
+    labels, wanted = torch.cat([labels, labels.flip(0)]), torch.cat([wanted, wanted.flip(0)])
+    whole = multibox_loss(RawOutput(offsets, logits), Targets(labels, wanted), rule)
+    slots, barrier = [labels] * 2, threading.Barrier(2)
+
+    def part(k: int) -> Losses:
+        own = slice(k * len(labels) // 2, (k + 1) * len(labels) // 2)
+
+        def gather(rows: torch.Tensor) -> torch.Tensor:
+            slots[k] = rows
+            barrier.wait(30)
+            everyone = torch.cat(slots)
+            barrier.wait(30)
+            return everyone
+
+        raw, targets = RawOutput(offsets[own], logits[own]), Targets(labels[own], wanted[own])
+        return multibox_loss(raw, targets, rule, shared=SharedBatch(gather, own))
+
+    with ThreadPoolExecutor(2) as pool:
+        parts = list(pool.map(part, (0, 1)))
+    for both, one in zip(zip(*parts, strict=True), whole, strict=True):
+        torch.testing.assert_close(sum(both), one, rtol=1e-6, atol=1e-6)
+    expected = torch.autograd.grad(whole.total, logits)[0]
+    torch.testing.assert_close(torch.autograd.grad(sum(one.total for one in parts), logits)[0], expected)
 
 
 def test_agrees_with_torchvision_where_an_image_has_no_object(raw, golden) -> None:

@@ -76,23 +76,6 @@ def test_the_gradient_is_cut_to_its_norm(tiny_ssd) -> None:
         assert moved == pytest.approx(min(limit, norm), rel=1e-3)
 
 
-@pytest.mark.parametrize("rule", ["caffe", "batch-mean"])
-def test_the_number_that_a_loss_divides_by_can_come_from_outside(tiny_ssd, rule: str) -> None:
-    """Half as many positives, twice the loss; the batch's own number changes nothing."""
-    recipe, batch, asked = Recipe(loss=rule), make_batch(), []
-
-    def share(positives: torch.Tensor, part: float) -> torch.Tensor:
-        asked.append(int(positives))
-        return positives * part
-
-    alone = Stepper(tiny_ssd(), recipe, 4, CPU, torch.float32)(batch, 1.0)
-    for part in (1.0, 0.5):
-        shared = Stepper(tiny_ssd(), recipe, 4, CPU, torch.float32, share_positives=lambda n, part=part: share(n, part))
-        losses = shared(batch, 1.0)
-        assert float(losses.total) == pytest.approx(float(alone.total) / part, rel=1e-6)
-    assert asked == [plain_losses(tiny_ssd(), batch)[1]] * 2
-
-
 def test_rules_that_divide_by_something_else_take_no_number(tiny_ssd) -> None:
     model, batch = tiny_ssd(), make_batch()
     objective = Objective(model, Recipe(loss="per-image"))
