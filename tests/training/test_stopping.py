@@ -27,6 +27,17 @@ def test_the_first_signal_waits_for_check_and_the_second_does_not(number: signal
     assert signal.getsignal(number) is before
 
 
+def test_a_signal_that_is_passed_on_at_once_counts_as_one() -> None:
+    with StopRequest(apart=60.0) as stop:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked
+        assert not stop.twice
+    with pytest.raises(KeyboardInterrupt), StopRequest(apart=1e-9):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def test_outside_the_main_thread_nothing_is_touched() -> None:
     before, seen = signal.getsignal(signal.SIGINT), []
 

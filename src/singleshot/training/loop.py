@@ -47,6 +47,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _SAVE_EVERY = 60.0  # seconds between two saved states, in the middle of an epoch too
+_PASSED_ON = 5.0  # seconds in which torchrun passes a signal on that its processes may have had already
 _SAVE_BEFORE_VALIDATION = 2.0  # seconds of work that a validation which ends badly may cost
 
 
@@ -91,6 +92,7 @@ class Trainer:
         self.seen_images: list[SeenImage] = []
         self._stop, self._clock = StopRequest(), RunClock()
         if self._world is not None:
+            self._stop = StopRequest(_PASSED_ON, quiet=not self._world.leads)
             self._world.now, self._world.asked_to_stop = self._clock.now, lambda: self._stop.asked
         if self.evaluator is not None:
             self.evaluator.now = self._now

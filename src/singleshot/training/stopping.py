@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -20,8 +21,11 @@ class StopRequest:
     thread, where Python allows no handlers, nothing is caught; nor is a signal that is ignored already, as by `nohup`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, apart: float = 0.0, quiet: bool = False) -> None:
+        """apart: seconds in which a second signal counts as the first: where it reaches a whole job, whoever started the
+        processes passes it on to them once more. quiet: say nothing."""
         self.asked = self.twice = False
+        self._apart, self._quiet, self._when = apart, quiet, 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -38,9 +42,13 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
+            if time.monotonic() - self._when < self._apart:
+                return
             self.twice = True
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked, self._when = True, time.monotonic()
+        if self._quiet:
+            return
         with contextlib.suppress(OSError):  # not through a logger, which may be in use this very moment
             os.write(2, b"\nstopping after this step, and saving; once more stops at once, without saving\n")
 

@@ -75,7 +75,7 @@ def _synced(layer: _BatchNorm, x: Tensor, world: World) -> Tensor:
     variance, mean = torch.var_mean(values, dims, correction=0)
     rows = torch.zeros(world.size, 2, len(mean))
     rows[world.rank] = torch.stack([mean, variance])
-    means, variances = _Sum.apply(rows).unbind(1)  # type: ignore[no-untyped-call]
+    means, variances = _Sum.apply(rows).unbind(1)
     mean = means.mean(dim=0)
     variance = (variances + (means - mean).square()).mean(dim=0)
     if layer.track_running_stats:
