@@ -22,8 +22,8 @@ class StopRequest:
     """
 
     def __init__(self, apart: float = 0.0, quiet: bool = False) -> None:
-        """apart: seconds in which a second signal counts as the first: where it reaches a whole job, whoever started the
-        processes passes it on to them once more. quiet: say nothing."""
+        """apart: seconds in which a second signal counts as the first: where one reaches a whole job, whoever started
+        the processes passes it on to them once more. quiet: say nothing."""
         self.asked = self.twice = False
         self._apart, self._quiet, self._when = apart, quiet, 0.0
         self._before: dict[signal.Signals, Any] = {}
