@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from singleshot.errors import DataError
+from singleshot.devices import Launch, pick_device, read_launch
+from singleshot.errors import ConfigError, DataError
 from singleshot.training import loop
 from singleshot.training.recipes import load_recipe
 from singleshot.training.reports import Reporter
@@ -189,6 +191,26 @@ def test_a_batch_that_does_not_divide_is_refused(make, tmp_path: Path) -> None:
         assert "9 images does not divide among 2 processes; want a multiple of 2: --batch 10" in text
 
 
+def test_images_that_cannot_be_read_are_left_out_alike(make, scenes: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(scenes, data)
+    for split in ("train", "val"):
+        name = (data / "ImageSets" / "Main" / f"{split}.txt").read_text().split()[5]
+        (broken,) = (data / "JPEGImages").glob(f"{name}.*")
+        broken.write_bytes(b"x")
+
+    def skipping(world) -> tuple:
+        trainer = make(
+            tmp_path / ("one" if world is None else "two"), data, world=world, skip_broken=True, epochs=1, val_every=1
+        )
+        trainer.run()
+        return sorted(trainer.progress.skipped), len(trainer.evaluator.dataset), trainer.progress.last_map is not None
+
+    alone = skipping(None)
+    assert (len(alone[0]), alone[1]) == (2, 7)
+    assert run_together(tmp_path, 2, skipping) == [alone, alone]
+
+
 @pytest.mark.parametrize("changed", [{"device": "cuda"}, {"seed": 1}])
 def test_processes_that_differ_are_refused(tmp_path: Path, changed: dict) -> None:
     about = {"device": "cpu", "seed": 0}
@@ -197,6 +219,50 @@ def test_processes_that_differ_are_refused(tmp_path: Path, changed: dict) -> Non
     assert results[0][0] == "ConfigError"
     assert f"process 1 is not as process 0: {name}: {value} there, {about[name]} here" in results[0][1]
     assert results[1][0] == "OtherProcessError"
+
+
+LAUNCH = {
+    "RANK": "1",
+    "WORLD_SIZE": "4",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "2",
+    "MASTER_ADDR": "a",
+    "MASTER_PORT": "1",
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "want"),
+    [
+        ({}, Launch(1, 4, 1, 2)),
+        ({"WORLD_SIZE": "1"}, Launch()),
+        ({"WORLD_SIZE": ""}, Launch()),
+        ({"LOCAL_RANK": "", "LOCAL_WORLD_SIZE": ""}, Launch(1, 4, 0, 1)),
+        ({"RANK": "4"}, "RANK=4 in the environment: want a whole number from 0 to 3"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two in the environment: want a whole number from 1"),
+        (
+            {"RANK": "", "MASTER_PORT": ""},
+            "WORLD_SIZE=4 is set, but not RANK and MASTER_PORT: start the processes with",
+        ),
+    ],
+)
+def test_the_environment_says_which_process_this_is(monkeypatch, changed: dict[str, str], want: Launch | str) -> None:
+    for name, value in {**LAUNCH, **changed}.items():
+        monkeypatch.setenv(name, value)
+    if isinstance(want, Launch):
+        assert read_launch() == want
+    else:
+        with pytest.raises(ConfigError, match=want):
+            read_launch()
+
+
+def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match="process 1: 2 processes on a machine with 1 GPUs"):
+        pick_device("cuda", Launch(1, 2, 1, 2))
+    with pytest.raises(ConfigError, match="--device cuda:0: each of several processes has a GPU of its own"):
+        pick_device("cuda:0", Launch(1, 2, 1, 2))
+    assert pick_device("cpu", Launch(1, 2, 1, 2)) == torch.device("cpu")
 
 
 @pytest.mark.slow

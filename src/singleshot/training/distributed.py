@@ -11,6 +11,7 @@ import contextlib
 import datetime
 import json
 import logging
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -178,10 +179,8 @@ class World:
             if not _is_of_connection(error):
                 raise
             self.lost = True
-            reason = printable(str(error).splitlines()[0], 160)
-            raise LostProcessError(
-                f"{self.words}: another process ended or cannot be reached any more ({reason})"
-            ) from error
+            reason = _reason(error)
+            raise LostProcessError(f"{self.words}: another process ended or cannot be reached ({reason})") from error
 
     # --------------------------------------------------------------------------------------------- tensors of a step
 
@@ -248,6 +247,11 @@ def _is_of_connection(error: RuntimeError) -> bool:
     )
 
 
+def _reason(error: Exception) -> str:
+    """On one line, without the place in PyTorch's sources that comes first."""
+    return printable(re.sub(r"^\[\S+:\d+\] ", "", str(error).partition("\n")[0]), 160)
+
+
 @contextlib.contextmanager
 def joined(launch: Launch, device: torch.device) -> Iterator[World]:
     """Meet the other processes, and part from them at the end: only the first one logs.
@@ -265,8 +269,8 @@ def joined(launch: Launch, device: torch.device) -> Iterator[World]:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
         control = dist.new_group(backend="gloo", timeout=patience)
     except (RuntimeError, ValueError) as error:
-        reason = printable(str(error).splitlines()[0], 160)
-        raise ConfigError(f"process {launch.rank} of {launch.size}: does not reach the others ({reason})") from error
+        who = f"process {launch.rank} of {launch.size}"
+        raise ConfigError(f"{who}: does not reach the others ({_reason(error)})") from error
     world = World(launch, device, control)
     ours = logging.getLogger("singleshot")
     level = ours.level

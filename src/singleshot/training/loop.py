@@ -244,6 +244,8 @@ class Trainer:
         self.progress.seconds, self.progress.finished = self.seconds, ""
         if self._stop.twice:
             return
+        if self._world is not None and self._world.lost and self.settings.device.type != "cpu":
+            return  # sums that never come are still in the accelerator's queue, and what is after them in the weights
         try:
             self._keep_losses()
             self.checkpoints.save_if_whole(self.progress)
