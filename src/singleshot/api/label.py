@@ -136,8 +136,10 @@ def _open(data: str, form: str | None) -> Source:
 def _read(source: Source) -> RawSet:
     """All splits as they are written; what is wrong with single objects stays in the files as it is."""
     from singleshot.datasets.findings import CollectErrors
+    from singleshot.datasets.joined_splits import made_splits_unsaid
 
-    return source.read_as_written(None, CollectErrors(100))
+    with made_splits_unsaid():
+        return source.read_as_written(None, CollectErrors(100))
 
 
 def _opened(source: Source, raw: RawSet, wanted: Sequence[str]) -> tuple[list[RawImage], Editor, tuple[str, ...]]:
