@@ -118,7 +118,7 @@ def test_label_errors_are_shown_until_they_are_corrected(folder: Path, service) 
     assert rows[0]["value"] > 0.5
     (suspect,) = served.show(1)["suspects"]  # the object of a class that the model has not is none
     assert (suspect["kind"], suspect["number"], suspect["name"]) == ("class", 1, "bright")
-    assert suspect["box"] == [40, 30, 80, 60]
+    assert suspect["box"] == (40, 30, 80, 60)
     shown = served.store.show(1)
     served.store.save(1, shown.version, [])
     assert served.show(1)["suspects"] == []

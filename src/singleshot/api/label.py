@@ -74,6 +74,7 @@ def open_labels(options: LabelOptions) -> Labels:
     """
     from singleshot.api.label_orders import ModelViews
     from singleshot.api.label_store import LabelStore
+    from singleshot.datasets.joined_splits import made_splits_unsaid
 
     if is_remote(options.data):
         raise DataError(f"{printable(options.data)}: an address; labels are changed in place on this machine alone")
@@ -85,9 +86,9 @@ def open_labels(options: LabelOptions) -> Labels:
         form = options.form
     else:
         source = _open(data, options.form)
-        raw = _read(source)
         tree, form = source.tree, source.form
-        images, editor, classes = _opened(source, raw, wanted)
+        with made_splits_unsaid():
+            images, editor, classes = _opened(source, _read(source), wanted)
     if not images:
         raise DataError(f"{printable(data)}: no images; add some")
     store = LabelStore(tree, sorted(images, key=lambda image: image.path), editor, classes)
@@ -136,10 +137,8 @@ def _open(data: str, form: str | None) -> Source:
 def _read(source: Source) -> RawSet:
     """All splits as they are written; what is wrong with single objects stays in the files as it is."""
     from singleshot.datasets.findings import CollectErrors
-    from singleshot.datasets.joined_splits import made_splits_unsaid
 
-    with made_splits_unsaid():
-        return source.read_as_written(None, CollectErrors(100))
+    return source.read_as_written(None, CollectErrors(100))
 
 
 def _opened(source: Source, raw: RawSet, wanted: Sequence[str]) -> tuple[list[RawImage], Editor, tuple[str, ...]]:
