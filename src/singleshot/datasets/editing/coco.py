@@ -14,6 +14,7 @@ from singleshot.datasets.writers.common import number_text
 from singleshot.errors import DataError, printable
 
 MOST_BYTES = 128 * 2**20  # the whole file is read and written for each image that is saved
+_KEPT = 3  # scanned files: train, val and test
 _BLANK = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
 
@@ -42,7 +43,7 @@ class CocoEditor:
 
     def __init__(self, categories: Mapping[str, Mapping[str, int]]) -> None:
         self._categories = categories
-        self._last: _File | None = None
+        self._scanned: dict[str, _File] = {}
 
     def objects(self, data: bytes, image: RawImage) -> list[LabelObject]:
         """See Editor."""
@@ -89,15 +90,19 @@ class CocoEditor:
         return [file.items[k] for k in file.of_image.get(image.ident, [])]
 
     def _scan(self, data: bytes, path: str) -> _File:
-        """The last file is kept: one image after another is shown, and scanning takes as long as reading."""
-        if self._last is None or self._last.data != data:
+        """The last files are kept: one image after another is shown, and scanning takes as long as reading."""
+        file = self._scanned.pop(path, None)
+        if file is None or file.data != data:
             text = _decode(data, path)
             items, opened = _items(text)
             of_image: dict[str, list[int]] = {}
             for k, item in enumerate(items):
                 of_image.setdefault(_ident(item.value.get("image_id")), []).append(k)
-            self._last = _File(data, text, items, opened, of_image)
-        return self._last
+            file = _File(data, text, items, opened, of_image)
+        self._scanned[path] = file
+        if len(self._scanned) > _KEPT:
+            del self._scanned[next(iter(self._scanned))]
+        return file
 
 
 def _added(file: _File, deleted: frozenset[int], edit: Edit, image: RawImage, categories: Mapping[str, int]) -> Splice:
