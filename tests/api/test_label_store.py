@@ -264,6 +264,21 @@ def test_another_image_of_a_coco_file_may_change_in_the_meantime(tmp_path: Path,
     assert [(row["id"], row["image_id"]) for row in rows] == [(5, 20), (10, 10)]
 
 
+def test_a_class_that_only_another_file_of_the_set_has(tmp_path: Path, write_image) -> None:
+    folder = write_set("coco", tmp_path, write_image)
+    write_image(folder / "c.png", 64, 48)
+    other = {"images": [{"id": 1, "file_name": "c.png"}], "annotations": [], "categories": [{"id": 1, "name": "cow"}]}
+    (folder / "instances_val.json").write_text(json.dumps(other))
+    store = open_store(folder)
+    assert "cow" in store.classes
+    with pytest.raises(DataError, match="not among the categories"):
+        store.save(0, store.show(0).version, [WantedObject(None, "cow", (1.0, 1.0, 9.0, 9.0))])
+    store.save(2, store.show(2).version, [WantedObject(None, "cow", (1.0, 1.0, 9.0, 9.0))])
+    (row,) = json.loads((folder / "instances_val.json").read_bytes())["annotations"]
+    assert row == {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 8, 8], "area": 64, "iscrowd": 0}
+    assert (folder / LABEL["coco"]).read_text() == COCO
+
+
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [

@@ -114,7 +114,7 @@ def _added(file: _File, deleted: frozenset[int], edit: Edit, image: RawImage, ca
     texts = []
     for k, (name, box) in enumerate(edit.added):
         corner = _corner_and_size(box)
-        value = {"id": highest + 1 + k, "image_id": _image_id(file.text, image), "category_id": categories[name],
+        value = {"id": highest + 1 + k, "image_id": _image_id(file.text, image), "category_id": _category(name, categories),
                  "bbox": corner, "area": number_text(round(corner[2] * corner[3], 2)), "iscrowd": 0}  # fmt: skip
         texts.append(json.dumps(value))
     comma = "," if len(deleted) < len(items) else ""
@@ -207,7 +207,7 @@ def _changed(text: str, item: _Item, change: Change, categories: Mapping[str, in
     new: dict[str, Any] = {}
     if change.name is not None:
         category = item.value.get("category_id")
-        ident = categories[change.name]
+        ident = _category(change.name, categories)
         new["category_id"] = str(ident) if isinstance(category, str) else ident
     if change.box is not None:
         x, y, width, height = map(number, item.value["bbox"])
@@ -221,6 +221,12 @@ def _changed(text: str, item: _Item, change: Change, categories: Mapping[str, in
             new["area"] = number_text(round(share * new["bbox"][2] * new["bbox"][3], 2))
     spans = {key: (start, end) for key, start, end in _members(text, item.start)}
     return [Splice(*spans[key], json.dumps(value)) for key, value in new.items()]
+
+
+def _category(name: str, categories: Mapping[str, int]) -> int:
+    if name not in categories:
+        raise DataError(f"class {printable(name)!r} is not among the categories of this image's file; add it there")
+    return categories[name]
 
 
 def _moved(outline: list[Any], old: Box, new: Box) -> list[Any]:

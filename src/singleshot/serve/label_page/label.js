@@ -220,6 +220,7 @@ function show() {
 function fill(list, items, chosen, more, accepted = null) {
   const focused = list.contains(document.activeElement) ? document.activeElement.dataset.key : null;
   const entry = items.includes(chosen) ? chosen : items[0];
+  const scrolled = list.scrollTop;
   list.replaceChildren(
     ...items.map((item) => {
       const row = document.createElement("li");
@@ -243,6 +244,9 @@ function fill(list, items, chosen, more, accepted = null) {
       return row;
     }),
   );
+  list.scrollTop = scrolled;
+  const row = list.querySelector("li.chosen");
+  if (row !== null) list.scrollTop += Math.min(row.offsetTop - list.offsetTop - list.scrollTop, 0) + Math.max(row.offsetTop + row.offsetHeight - list.offsetTop - list.scrollTop - list.clientHeight, 0);
   if (focused !== null) list.querySelector(`[data-key="${focused}"], button`)?.focus();
 }
 
