@@ -114,8 +114,14 @@ def _added(file: _File, deleted: frozenset[int], edit: Edit, image: RawImage, ca
     texts = []
     for k, (name, box) in enumerate(edit.added):
         corner = _corner_and_size(box)
-        value = {"id": highest + 1 + k, "image_id": _image_id(file.text, image), "category_id": _category(name, categories),
-                 "bbox": corner, "area": number_text(round(corner[2] * corner[3], 2)), "iscrowd": 0}  # fmt: skip
+        value = {
+            "id": highest + 1 + k,
+            "image_id": _image_id(file.text, image),
+            "category_id": _category(name, categories),
+            "bbox": corner,
+            "area": number_text(round(corner[2] * corner[3], 2)),
+            "iscrowd": 0,
+        }
         texts.append(json.dumps(value))
     comma = "," if len(deleted) < len(items) else ""
     return Splice(at, at, comma + between + f",{between}".join(texts))
