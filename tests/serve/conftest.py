@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,14 @@ from singleshot.serve.service import Service
 from singleshot.serve.worker import Limits, Models
 
 CLASSES = ("bright", "weak")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    f"--{flag}"
+    for flag in (
+        "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
+        "disable-component-update", "disable-sync", "use-fake-ui-for-media-stream", "use-fake-device-for-media-stream",
+    )
+]  # fmt: skip
 
 
 class BrightEngine:
@@ -268,3 +277,39 @@ def start_service(tmp_path_factory) -> Iterator[Callable[..., Running]]:
         one.stop()
         assert one.process.stdout is not None
         one.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    try:
+        from playwright.sync_api import expect, sync_playwright
+    except ImportError:
+        pytest.skip("no Chromium with Playwright")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium with Playwright")
+    expect.set_options(timeout=10_000)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser) -> Iterator[Callable[..., Any]]:
+    """open_page(url, width=390, ...): the page in a window of its own; a test fails where the page has an error."""
+    contexts, errors = [], []
+
+    def start(url: str, width: int = 1280, height: int = 800, **options: Any) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if "Content Security" in message.text else None)
+        page.goto(url)
+        return page
+
+    yield start
+    for context in contexts:
+        context.close()
+    assert errors == []

@@ -18,6 +18,7 @@ from singleshot.cli.eval import evaluate_command
 from singleshot.cli.explain import explain_command
 from singleshot.cli.export import export_command
 from singleshot.cli.import_ import import_command
+from singleshot.cli.label import label_command
 from singleshot.cli.mistakes import say_usage
 from singleshot.cli.priors import priors_app
 from singleshot.cli.report import report_command
@@ -42,6 +43,7 @@ app.command(name="import")(import_command)
 app.command(name="export")(export_command)
 app.command(name="report")(report_command)
 app.command()(serve)
+app.command(name="label")(label_command)
 app.command()(bench)
 app.command()(demo)
 app.add_typer(data_app, name="data")

@@ -16,6 +16,7 @@ _COMMANDS = {
     "export": ("deploy", "save"),
     "bench": ("benchmark", "speed", "profile"),
     "serve": ("server", "api", "http", "start-server"),
+    "label": ("annotate", "annotator", "labels", "labelling", "labeling"),
     "data check": ("check", "verify", "lint"),
     "data info": ("info", "stats", "analyze", "analyse"),
     "data fetch": ("fetch", "download"),

@@ -23,7 +23,7 @@ def join_splits(form: Format, folders: Mapping[str, str]) -> Format:
     def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> RawSet:
         chosen = None if wanted is None else resolve_split(wanted, folders, tree.root)
         # All are read, so that train and test have the same classes.
-        with _made_splits_unsaid():
+        with made_splits_unsaid():
             parts = {name: form.read(tree.below(folder), "", None, problems) for name, folder in folders.items()}
         images: list[RawImage] = []
         places: dict[str, list[int]] = {}
@@ -43,7 +43,7 @@ def join_splits(form: Format, folders: Mapping[str, str]) -> Format:
 
 
 @contextlib.contextmanager
-def _made_splits_unsaid() -> Iterator[None]:
+def made_splits_unsaid() -> Iterator[None]:
     """A part is one split: those that its reader makes of it are not used."""
     loggers = [logging.getLogger(f"singleshot.datasets.readers.{name}") for name in ("common", "voc")]
     for log in loggers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,7 +44,7 @@ def create_app(service: Service) -> FastAPI:
         openapi_url="/openapi.json",
     )
     app.state.service = service
-    _add_errors(app)
+    add_errors(app)
     _add_detection(app, service)
     _add_state(app, service)
     _add_page(app)
@@ -128,17 +129,24 @@ def _add_page(app: FastAPI) -> None:
             render_page(app.openapi()), media_type="text/html", headers={"Content-Security-Policy": _STYLED}
         )
 
+    add_files(app, (one for one in PAGE.rglob("*") if one.is_file()))
+
+
+def add_files(app: FastAPI, paths: Iterable[Path]) -> None:
+    """Each file under its name, index.html at / too."""
+
     async def send(_: Request, *, data: bytes, media_type: str) -> Response:
         return Response(data, media_type=media_type, headers={"Cache-Control": "no-cache"})
 
-    for path in sorted(one for one in PAGE.rglob("*") if one.is_file()):
-        name = path.relative_to(PAGE).as_posix()
+    for path in sorted(paths):
         endpoint = partial(send, data=path.read_bytes(), media_type=_PAGE_TYPES[path.suffix])
-        for address in (f"/{name}", *(["/"] if name == "index.html" else [])):
+        for address in (f"/{path.name}", *(["/"] if path.name == "index.html" else [])):
             app.add_api_route(address, endpoint, methods=["GET"], include_in_schema=False)
 
 
-def _add_errors(app: FastAPI) -> None:
+def add_errors(app: FastAPI) -> None:
+    """Every refusal as JSON with a word for programs and a line for people."""
+
     def answer(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
         app.state.service.metrics.refused.labels(code).inc()
         return JSONResponse(error_values(code, message), status, headers)

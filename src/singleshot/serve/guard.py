@@ -32,10 +32,11 @@ _SAFETY = {
 
 
 class Guard:
-    """ASGI middleware; see the module."""
+    """ASGI middleware; see the module. own_pages_only: requests of other pages than this service's own are refused,
+    whether they could read the answer or not."""
 
-    def __init__(self, app: ASGIApp, options: ServeOptions, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, options: ServeOptions, metrics: Metrics, own_pages_only: bool = False) -> None:
+        self._app, self._metrics, self._own_pages_only = app, metrics, own_pages_only
         self._hosts = options.hosts
         self._key = None if options.api_key is None else options.api_key.encode()
         self._safety = dict(_SAFETY)
@@ -73,6 +74,8 @@ class Guard:
         host = _host_of(headers.get("host", ""))
         if self._hosts is not None and host not in self._hosts:
             return _error(421, "wrong_host", f"host {printable(host, 60)!r} is not served here; see --allow-host")
+        if self._own_pages_only and not _is_own(headers):
+            return _error(403, "other_page", "a request of another page than this service's own")
         if self._key is not None and scope["path"].startswith(_CLOSED) and not self._has_key(scope["headers"]):
             return _error(401, "no_key", "the API key is missing or wrong", {"WWW-Authenticate": "Bearer"})
         return None
@@ -99,6 +102,12 @@ class Guard:
         if images is not None:
             fields["images"] = images
         log.info("request", extra={"fields": fields})
+
+
+def _is_own(headers: Headers) -> bool:
+    """Whether a request is that of a page of its own host, or of no page."""
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+    return origin in (None, f"http://{headers.get('host', '')}") and site in (None, "same-origin", "none")
 
 
 def _host_of(header: str) -> str:

@@ -62,7 +62,7 @@ async def _serve(
 
     service = Service(options, files)
     server = server_for(options, create_app(service))
-    _on_signals(server.stop)
+    on_signals(server.stop)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     workers = asyncio.ensure_future(asyncio.gather(*starting))
     tasks: list[asyncio.Future[object]] = [*starting, serving]  # type: ignore[list-item]
@@ -85,7 +85,8 @@ async def _serve(
         log.info("stopped")
 
 
-def _on_signals(stop: Callable[..., None]) -> None:
+def on_signals(stop: Callable[..., None]) -> None:
+    """Call it for Ctrl-C and SIGTERM."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         try:

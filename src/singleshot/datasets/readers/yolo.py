@@ -84,9 +84,7 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     for message in layout.moved:
         problems.add("path-moved", tree.path(layout.yaml), message)
     members, made = _members(tree, layout, wanted, problems)
-    if layout.class_names is None and not tree.is_limited:
-        layout = with_names(tree, layout, members, problems)
-    classes = decide_first(tree, layout, members, problems)
+    classes = _classes_of(tree, layout, members, problems)
     flags = _read_flags(tree, problems)
     highest = -1
     images: list[RawImage] = []
@@ -110,6 +108,18 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     source = tree.path(layout.yaml) if file else tree.root
     notation = Notation(show_item, _show_box)
     return RawSet("yolo", source, class_names, images, positions, made, classes.names is not None, notation)
+
+
+def _classes_of(tree: Tree, layout: Layout, members: dict[str, list[str]], problems: RaiseErrors) -> Classes:
+    if layout.class_names is None and not tree.is_limited:
+        layout = with_names(tree, layout, members, problems)
+    return decide_first(tree, layout, members, problems)
+
+
+def find_classes(tree: Tree, file: str = "") -> Classes:
+    """What the class numbers of a folder mean, as `read` takes them."""
+    layout, ignored = find_layout(tree, file), CollectErrors(0)
+    return _classes_of(tree, layout, _members(tree, layout, None, ignored)[0], ignored)
 
 
 def _show_box(box: Box) -> str:
@@ -245,8 +255,8 @@ def _read_rows(
         if number == MAX_OBJECTS:
             problems.add("annotation-unreadable", path, f"more than {MAX_OBJECTS} objects; want those of one image")
             return []
-        row = _row(words, classes)
-        if isinstance(row, _Wrong):
+        row = parse_row(words, classes)
+        if isinstance(row, Wrong):
             problems.add(row.kind, path, row.message, f"object {number}", line=line, number=number)
         else:
             difficult, crowd, _ = flags.get(number, (False, False, 0))
@@ -261,7 +271,7 @@ def _read_rows(
     return found
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
     """Class number, box, and the score that a detector wrote, NaN in a label."""
 
     number: int
@@ -269,18 +279,18 @@ class _Row(NamedTuple):
     score: float
 
 
-class _Wrong(NamedTuple):
+class Wrong(NamedTuple):
     """Why a row cannot be used: a kind of finding, and the message."""
 
     kind: str
     message: str
 
 
-def _row(words: list[str], classes: Classes) -> _Row | _Wrong:
+def parse_row(words: list[str], classes: Classes) -> Row | Wrong:
     """What one row says, or what is wrong with it."""
 
-    def malformed(message: str) -> _Wrong:
-        return _Wrong("annotation-malformed", message)
+    def malformed(message: str) -> Wrong:
+        return Wrong("annotation-malformed", message)
 
     if len(words) > MAX_VALUES:
         return malformed(f"more than {MAX_VALUES} numbers; want those of one object")
@@ -303,8 +313,8 @@ def _row(words: list[str], classes: Classes) -> _Row | _Wrong:
         want = "want parts of the image, 0 to 1 (x by its width, y by its height)"
         return malformed(f"{value:.7g} looks like pixels; {want}")
     if classes.name(int(first)) is None:
-        return _Wrong("class-unknown", classes.unknown(int(first)))
-    return _Row(int(first), _bounds(rest), score)
+        return Wrong("class-unknown", classes.unknown(int(first)))
+    return Row(int(first), _bounds(rest), score)
 
 
 def _is_box(more: list[float]) -> bool:

@@ -16,6 +16,7 @@ from singleshot.datasets.readers.common import images_by_stem
 from singleshot.datasets.readers.yolo_pairs import (
     MAX_NAMES_BYTES,
     NAME_FILES,
+    pair_of,
     paired_label,
     splits_of_pairs,
     starts_with_numbers,
@@ -287,6 +288,18 @@ def label_of(tree: Tree, image: str) -> str | None:
         if f"{last}.txt" in tree.names(place):
             return tree.find(place, f"{last}.txt")
     return None
+
+
+def new_label_of(tree: Tree, image: str) -> str:
+    """Where the label file of an image that has none belongs: where `label_of` looks, in a folder that is there."""
+    folder, _, last = image.rpartition(".")[0].rpartition("/")
+    parts = folder.split("/")
+    at = _last_images(parts)
+    if at is not None and not has_labels_beside(tree, folder):
+        there = label_folders(tree, "/".join(parts[:at]))
+        return "/".join([*(there[:1] or ["/".join([*parts[:at], _LABELS])]), *parts[at + 1 :], f"{last}.txt"])
+    pair = None if at is not None else pair_of(tree, folder)
+    return join(folder if pair is None else pair, f"{last}.txt")
 
 
 def labels_without_image(tree: Tree, folder: str, most: int) -> list[str]:

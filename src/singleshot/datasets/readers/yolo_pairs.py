@@ -27,9 +27,14 @@ def splits_of_pairs(tree: Tree) -> dict[str, list[Place]]:
     return {"": [Place(name, deep=False) for name in folders]} if folders else {}
 
 
+def pair_of(tree: Tree, folder: str) -> str | None:
+    """The folder of labels that a folder of images is a pair with."""
+    return _pairs(tree).get(folder) if folder and "/" not in folder else None
+
+
 def paired_label(tree: Tree, folder: str, name: str) -> str | None:
     """The label file of that name for an image in `folder`, in the folder that it is a pair with; None for none."""
-    labels = _pairs(tree).get(folder) if folder and "/" not in folder else None
+    labels = pair_of(tree, folder)
     return tree.find(labels, name) if labels is not None and name in tree.names(labels) else None
 
 

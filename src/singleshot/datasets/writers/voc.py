@@ -59,11 +59,11 @@ def write(plan: WritePlan, folder: Path) -> None:
     write_class_list(plan, folder)
 
 
-def annotation(name: str, image: RawImage) -> str:
-    """The XML of one image whose file is called `name`."""
+def annotation(name: str, image: RawImage, folder: str = _IMAGES) -> str:
+    """The XML of one image whose file is called `name`, in a folder of that name."""
     objects = "".join(_object(obj) for obj in image.objects)
     return (
-        f"<annotation>\n\t<folder>{_IMAGES}</folder>\n\t<filename>{escape_xml(name)}</filename>\n"
+        f"<annotation>\n\t<folder>{escape_xml(folder)}</folder>\n\t<filename>{escape_xml(name)}</filename>\n"
         f"\t<size>\n\t\t<width>{image.width}</width>\n\t\t<height>{image.height}</height>\n\t\t<depth>3</depth>\n"
         f"\t</size>\n{objects}</annotation>\n"
     )

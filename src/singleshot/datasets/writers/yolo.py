@@ -84,12 +84,12 @@ def _rows(notation: Notation, image: RawImage, number: dict[str, int]) -> str:
                 f"{image.width} x {image.height} pixels to be written as parts of it; correct it, or run singleshot "
                 "data check --fix"
             )
-        rows.append(f"{number[obj.name]} {' '.join(map(_text, parts))}\n")
+        rows.append(f"{number[obj.name]} {' '.join(map(part_text, parts))}\n")
     return "".join(rows)
 
 
-def _text(value: float) -> str:
-    """12 decimals: a millionth of a pixel in any image, and never an exponent."""
+def part_text(value: float) -> str:
+    """A part of an image: 12 decimals: a millionth of a pixel in any image, and never an exponent."""
     return f"{value:.12f}".rstrip("0").rstrip(".")
 
 

@@ -11,10 +11,10 @@ export class ServiceError extends Error {
 }
 
 export class Service {
-  /** askKey: gives a key that the user enters for a message, or null. */
-  constructor(askKey) {
+  /** askKey: gives a key that the user enters for a message, or null; key: one that is known already. */
+  constructor(askKey, key = null) {
     this.askKey = askKey;
-    this.key = sessionStorage.getItem(KEY);
+    this.key = key ?? sessionStorage.getItem(KEY);
   }
 
   forgetKey() {
@@ -36,11 +36,15 @@ export class Service {
   }
 
   async ask(path, request = {}) {
+    return (await this.answer(path, request)).json();
+  }
+
+  async answer(path, request = {}) {
     for (;;) {
       const response = await this.send(path, request);
       if (response.ok) {
         if (this.key !== null) sessionStorage.setItem(KEY, this.key);
-        return response.json();
+        return response;
       }
       const error = await refusal(response);
       if (error.status !== 401) throw error;
@@ -52,7 +56,7 @@ export class Service {
   }
 
   async send(path, request) {
-    const headers = this.key === null ? {} : { "X-API-Key": this.key };
+    const headers = { ...request.headers, ...(this.key === null ? {} : { "X-API-Key": this.key }) };
     try {
       return await fetch(path, { ...request, headers, cache: "no-store", credentials: "omit" });
     } catch (error) {

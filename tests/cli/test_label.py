@@ -1,0 +1,54 @@
+"""What `singleshot label` refuses at its start, in one line; tests/serve/test_label_http.py starts it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from singleshot.cli import main
+
+
+@pytest.fixture
+def stage(tmp_path: Path, write_image, monkeypatch) -> Path:
+    """csv/ and yolo/ with labels, photos/ without."""
+    for folder in ("csv", "photos", "yolo"):
+        write_image(tmp_path / folder / "a.png", 64, 48)
+    (tmp_path / "csv/labels.csv").write_text("filename,xmin,ymin,xmax,ymax,class\na.png,1,2,30,40,cat\n")
+    (tmp_path / "yolo/a.txt").write_text("0 .5 .5 .2 .2\n")
+    (tmp_path / "yolo/classes.txt").write_text("cat\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("csv", "singleshot data convert csv DIR --to voc"),
+        ("photos", "no data set"),
+        ("photos --format voc", "a new set needs its classes"),
+        ("photos --format coco", "want one of voc, yolo"),
+        ("yolo --format voc", "holds YOLO labels already"),
+        ("yolo --classes dog", "not in this set"),
+        ("yolo --engine openvino", "goes with --model"),
+        ("yolo --model nothing.onnx", "nothing.onnx"),
+        ("yolo --out photos", "not empty"),
+        ("yolo --out yolo/copy", "lies in yolo"),
+        ("nothing", "no such file or folder"),
+        ("https://example.org/data", "on this machine alone"),
+        ("yolo --port 70000", "--port 70000"),
+        ("yolo --host 203.0.113.9", "cannot listen on 203.0.113.9"),
+    ],
+)
+def test_mistakes(stage: Path, monkeypatch, capsys, words: str, says: str) -> None:
+    before = {path: path.read_bytes() for path in stage.rglob("*") if path.is_file()}
+    monkeypatch.setattr(sys, "argv", ["singleshot", "label", "--no-browser", *words.split()])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    written = capsys.readouterr()
+    assert caught.value.code == 2
+    assert written.out == ""
+    assert says in written.err
+    assert written.err.count("\n") == 1
+    assert {path: path.read_bytes() for path in stage.rglob("*") if path.is_file()} == before
