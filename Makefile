@@ -30,8 +30,8 @@ demo: $(STAMP)
 
 # Two runs side by side, each with one thread: threads of several processes would wait for each other. What loads the
 # engines (OpenVINO, ONNX Runtime, LiteRT) runs apart from what forks; the longest comes first. glibc keeps freed
-# memory: a tenth of the time went into asking for pages anew.
-PYTEST := OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000 $(BIN)/python -m pytest -q
+# memory: a tenth of the time went into asking for pages anew. Modules stay compiled: commands start by the hundred.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000 $(BIN)/python -m pytest -q
 ENGINES := tests/bench tests/deploy tests/runtime tests/serve tests/weights
 DATA_ROOMS := tests/datasets tests/images tests/loading tests/scenes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import fields, replace
 from pathlib import Path
@@ -87,9 +88,14 @@ def other(scenes: Path, tmp_path_factory) -> Path:
     return Path(shutil.copytree(scenes, tmp_path_factory.mktemp("data") / "other"))
 
 
+def link_weights(source: str, to: str) -> None:
+    """Copy a file; of one with tensors, which is only ever replaced as a whole, make a link."""
+    (os.link if source.endswith(".safetensors") else shutil.copy2)(source, to)
+
+
 @pytest.fixture
 def folder(run: singleshot.Run, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(run.folder, tmp_path / "run"))
+    return Path(shutil.copytree(run.folder, tmp_path / "run", copy_function=link_weights))
 
 
 def used_or_refused(name: str, table: dict[str, Any], options: dict[str, Any]) -> None:
@@ -183,7 +189,7 @@ def test_with_start(name: str, run: singleshot.Run, scenes: Path, other: Path, t
     options |= {"out": tmp_path / "new", "_NEW": tmp_path / "new", "_PRIORS": tmp_path / "priors.json"}
     write_priors(tmp_path / "priors.json", replace(PRIORS["ssdlite320-fine"], clip="center"), "mine", "a test")
     if name == "resume":
-        shutil.copytree(run.folder, tmp_path / "new")
+        shutil.copytree(run.folder, tmp_path / "new", copy_function=link_weights)
     used_or_refused(name, START, options)
 
 

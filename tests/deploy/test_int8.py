@@ -220,7 +220,9 @@ def test_spread() -> None:
 
 
 def test_squares_are_read_again_when_there_is_no_room(folder: Path, mini) -> None:
-    squares = PreprocessedImages(open_dataset(folder, "val"), mini.model, kept_bytes=2 * np.prod(mini.model.input_spec.shape))
+    squares = PreprocessedImages(
+        open_dataset(folder, "val"), mini.model, kept_bytes=2 * np.prod(mini.model.input_spec.shape)
+    )
     first = [squares[i].square for i in range(4)]
     assert len(squares.kept) == 2
     assert all(np.array_equal(squares[i].square, first[i]) for i in range(4))
