@@ -89,8 +89,12 @@ def pose_matrix(inner: float, squash: float, outer: float) -> np.ndarray:
 
 def _shares(samples: np.ndarray, fine: int) -> np.ndarray:
     """bool [h * fine, w * fine] -> float [h, w]: the share of each pixel's samples that are true."""
-    counts: np.ndarray = sum(samples[i::fine, j::fine].view(np.uint8) for i in range(fine) for j in range(fine))  # type: ignore[assignment]
-    return counts / (fine * fine)
+    counts = np.zeros((len(samples) // fine, samples.shape[1] // fine), np.uint8)
+    for i in range(fine):
+        for j in range(fine):
+            counts += samples[i::fine, j::fine]
+    shares: np.ndarray = counts / (fine * fine)
+    return shares
 
 
 def make_patch(shape: str, matrix: np.ndarray, side_px: float, short_px: float, count: int) -> Patch:
