@@ -92,7 +92,7 @@ def _shares(samples: np.ndarray, fine: int) -> np.ndarray:
     counts = np.zeros((len(samples) // fine, samples.shape[1] // fine), np.uint8)
     for i in range(fine):
         for j in range(fine):
-            counts += samples[i::fine, j::fine]
+            counts += samples[i::fine, j::fine].view(np.uint8)
     shares: np.ndarray = counts / (fine * fine)
     return shares
 
