@@ -139,9 +139,9 @@ def exported(tiny, tmp_path_factory) -> Callable[[str], Path]:
 
     folder = tmp_path_factory.mktemp("exported")
     model, info = tiny
-    network = network_model(model)
+    raw_network = network_model(model)
     for name, raw in (("model", False), ("raw", True)):
-        proto = attach_postprocess(copy.deepcopy(network), model, info, raw)
+        proto = attach_postprocess(copy.deepcopy(raw_network), model, info, raw)
         (folder / f"{name}.onnx").write_bytes(proto.SerializeToString())
         network = openvino.Core().read_model(str(folder / f"{name}.onnx"))
         network.set_rt_info(description(info, raw), ["singleshot"])
