@@ -30,16 +30,18 @@ demo: $(STAMP)
 
 # Two runs side by side, each with one thread: threads of several processes would wait for each other. What loads the
 # engines (OpenVINO, ONNX Runtime, LiteRT) runs apart from what forks; the longest comes first. glibc keeps freed
-# memory: a tenth of the time went into asking for pages anew.
-PYTEST := OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000 $(BIN)/python -m pytest -q
+# memory: a tenth of the time went into asking for pages anew. Modules stay compiled: commands start by the hundred.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000 $(BIN)/python -m pytest -q
 ENGINES := tests/bench tests/deploy tests/runtime tests/serve tests/weights
 DATA_ROOMS := tests/datasets tests/images tests/loading tests/scenes
 
+LANES := test-commands test-engines test-core test-data
+
 test: check
-	@$(MAKE) --no-print-directory -j2 test-commands test-engines test-data test-core test-pages
+	@$(MAKE) --no-print-directory -j2 $(LANES)
 
 test-commands: $(STAMP)
-	$(PYTEST) tests/cli --ignore=tests/cli/test_pages.py $(ARGS)
+	$(PYTEST) tests/cli $(ARGS)
 
 test-pages: $(STAMP)
 	$(PYTEST) tests/cli/test_pages.py $(ARGS)
@@ -66,7 +68,7 @@ test-latest:
 # The same tests, counting the lines of src that they run; commands' own processes count too.
 coverage: $(STAMP)
 	$(BIN)/coverage erase
-	@$(MAKE) --no-print-directory -j2 test-commands test-engines test-data test-core test-pages ARGS="--cov --cov-report= $(ARGS)"
+	@$(MAKE) --no-print-directory -j2 $(LANES) ARGS="--cov --cov-report= $(ARGS)"
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --skip-covered --sort=cover | tail -60
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
+import os
 import signal
 import struct
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
@@ -59,6 +61,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="slow: make test-slow"))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is there by now stays: collecting garbage need not look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say how many tests skipped for which reason, and which of them may not."""
     for reason, count in sorted(_skipped.items()):
@@ -85,6 +93,14 @@ _skipped: Counter[str] = Counter()
 
 def _may_skip(reason: str) -> bool:
     return reason.removeprefix("Skipped: ") in MAY_SKIP
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """Tests stop processes, not machines: what was written is there, whether or not the disk has it."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 @pytest.fixture(scope="session")

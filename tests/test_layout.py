@@ -102,9 +102,14 @@ def modules() -> dict[str, Path]:
 
 
 @cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports_of(path: Path) -> frozenset[tuple[str, bool]]:
     """(module, at import time) of every import in a file, those inside functions too, those under TYPE_CHECKING not."""
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     skipped: set[int] = set()
     lazy: set[int] = set()
     for node in ast.walk(tree):
@@ -224,7 +229,7 @@ BY_STRING = {
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_modules_are_imported_by_a_string_in_few_places(path: Path) -> None:
-    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    calls = [node.func for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)]
     names = {call.attr if isinstance(call, ast.Attribute) else getattr(call, "id", "") for call in calls}
     assert not names & {"import_module", "__import__"} or str(path.relative_to(PACKAGE)) in BY_STRING
 

@@ -22,7 +22,14 @@ from singleshot.loading.shard_stream import ShardStream
 from singleshot.model_info import ModelInfo
 from singleshot.weights.checkpoint import read_info
 
-PLAIN: dict[str, Any] = {"epochs": 1, "batch": 4, "backbone_weights": "none", "workers": 0, "tensorboard": False}
+PLAIN: dict[str, Any] = {
+    "epochs": 1,
+    "batch": 4,
+    "size": 128,
+    "backbone_weights": "none",
+    "workers": 0,
+    "tensorboard": False,
+}
 GROUPS = {"shape": ["ring", "star"], "leaf": ["leaf"]}
 
 

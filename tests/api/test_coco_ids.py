@@ -39,7 +39,7 @@ def data(tmp_path: Path, write_image) -> Path:
 
 def test_a_model_keeps_the_ids_of_the_data_that_it_was_trained_on(data: Path, tmp_path: Path) -> None:
     run = singleshot.train(
-        data, out=tmp_path / "run", epochs=1, batch=2, workers=0, backbone_weights="none", tensorboard=False
+        data, out=tmp_path / "run", epochs=1, batch=2, size=64, workers=0, backbone_weights="none", tensorboard=False
     )
     info = read_info(run.last)
     assert info.category_ids == CATEGORIES

@@ -32,8 +32,8 @@ def sigmoid_run(scenes: Path, tmp_path_factory) -> singleshot.Run:
     folder = tmp_path_factory.mktemp("sigmoid")
     (folder / "r.toml").write_text(RECIPE)
     return singleshot.train(
-        scenes, out=folder / "run", recipe=folder / "r.toml", epochs=2, batch=4, backbone_weights="none", workers=0,
-        tensorboard=False,
+        scenes, out=folder / "run", recipe=folder / "r.toml", epochs=2, batch=4, size=128,
+        backbone_weights="none", workers=0, tensorboard=False,
     )  # fmt: skip
 
 

@@ -108,8 +108,8 @@ def test_an_error_in_training_saves_and_leaves_its_details(scenes: Path, tmp_pat
 
     folder = tmp_path / "run"
     with pytest.raises(SingleshotError) as caught:
-        singleshot.train(scenes, out=folder, epochs=2, batch=4, backbone_weights="none", workers=0, tensorboard=False,
-                         on_start=lambda _: [Broken()])  # fmt: skip
+        singleshot.train(scenes, out=folder, epochs=2, batch=4, size=128, backbone_weights="none", workers=0,
+                         tensorboard=False, on_start=lambda _: [Broken()])  # fmt: skip
     assert str(caught.value) == (
         f"ZeroDivisionError: a reporter; saved after step 2; go on with: singleshot train --resume --out {folder}"
         f" (details: {folder / 'error.txt'})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import fields, replace
 from pathlib import Path
@@ -87,9 +88,14 @@ def other(scenes: Path, tmp_path_factory) -> Path:
     return Path(shutil.copytree(scenes, tmp_path_factory.mktemp("data") / "other"))
 
 
+def link_weights(source: str, to: str) -> None:
+    """Copy a file; of one with tensors, which is only ever replaced as a whole, make a link."""
+    (os.link if source.endswith(".safetensors") else shutil.copy2)(source, to)
+
+
 @pytest.fixture
 def folder(run: singleshot.Run, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(run.folder, tmp_path / "run"))
+    return Path(shutil.copytree(run.folder, tmp_path / "run", copy_function=link_weights))
 
 
 def used_or_refused(name: str, table: dict[str, Any], options: dict[str, Any]) -> None:
@@ -164,7 +170,8 @@ def test_a_run_file_that_says_anything_else_is_refused(folder: Path, change: dic
 
 def test_resume_auto(scenes: Path, tmp_path: Path, caplog) -> None:
     caplog.set_level("INFO", logger="singleshot")
-    start = {"batch": 4, "epochs": 1, "backbone_weights": "none", "workers": 0, "tensorboard": False, "resume": "auto"}
+    start = {"batch": 4, "epochs": 1, "size": 128, "backbone_weights": "none", "workers": 0, "tensorboard": False,
+             "resume": "auto"}  # fmt: skip
     out = tmp_path / "new"
     assert singleshot.train(scenes, out=out, **start).steps == 2
     files = {path: path.read_bytes() for path in out.iterdir()}
@@ -183,7 +190,7 @@ def test_with_start(name: str, run: singleshot.Run, scenes: Path, other: Path, t
     options |= {"out": tmp_path / "new", "_NEW": tmp_path / "new", "_PRIORS": tmp_path / "priors.json"}
     write_priors(tmp_path / "priors.json", replace(PRIORS["ssdlite320-fine"], clip="center"), "mine", "a test")
     if name == "resume":
-        shutil.copytree(run.folder, tmp_path / "new")
+        shutil.copytree(run.folder, tmp_path / "new", copy_function=link_weights)
     used_or_refused(name, START, options)
 
 
@@ -200,7 +207,7 @@ def test_a_run_keeps_its_recipe_and_its_network_whatever_happens_to_their_files(
     recipe.write_text('optimizer = "sgd"\nlr = 1e-3\nepochs = 1\nbatch = 4\n')
     shutil.copy(run.last, start)
     plain = {"workers": 0, "tensorboard": False}
-    singleshot.train(scenes, out=out, recipe=recipe, start=start, **plain)
+    singleshot.train(scenes, out=out, recipe=recipe, start=start, size=128, **plain)
     start.unlink()
     recipe.write_text('optimizer = "adamw"\nlr = 1e-3\nepochs = 1\nbatch = 4\n')
     for given in ({}, {"recipe": recipe}):  # known by its file, whether it is given again or not
@@ -217,7 +224,7 @@ def test_a_run_keeps_its_recipe_and_its_network_whatever_happens_to_their_files(
 
 def test_a_run_of_time_that_has_ended_is_over_though_validation_left_some_of_it(folder: Path, scenes: Path) -> None:
     shutil.rmtree(folder)
-    options: dict[str, Any] = {"out": folder, "time": "3s", "workers": 0, "tensorboard": False}
-    singleshot.train(scenes, batch=4, backbone_weights="none", **options)
+    options: dict[str, Any] = {"out": folder, "time": "1s", "workers": 0, "tensorboard": False}
+    singleshot.train(scenes, batch=4, size=128, backbone_weights="none", **options)
     with pytest.raises(ConfigError, match=r"has trained for \d+ s already"):
         singleshot.train(out=folder, resume=True)

@@ -1,4 +1,7 @@
-"""Runs commands for the tests: imports what they need once, then forks for each line of JSON on standard input."""
+"""Runs commands for the tests: imports what they need once, then forks for each line of JSON on standard input.
+
+Packages that are named as arguments are not to be found in it: an environment without them.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import gc
 import importlib
 import json
 import os
+import pkgutil
 import signal
 import sys
 import threading
@@ -14,17 +18,10 @@ import time
 import traceback
 from typing import Any
 
-import torch
-import torchvision
-
-import singleshot.cli
-import singleshot.evaluation.torch_engine
-import singleshot.training.loop
-import singleshot.weights.open_model
-
-# What commands import when they need it, and what takes long. No engine: theirs start threads, which a fork loses.
-HEAVY = ("matplotlib.figure", "matplotlib.backends.backend_agg", "onnx", "onnxscript", "rich.live", "torch.export",
-         "torch.onnx._internal.exporter._core", "torch._export.non_strict_utils",
+# What commands import when they need it, and what takes long; all of singleshot is loaded too. No engine: theirs start
+# threads, which a fork loses.
+HEAVY = ("torch", "torchvision", "matplotlib.figure", "matplotlib.backends.backend_agg", "onnx", "onnxscript",
+         "rich.live", "torch.export", "torch.onnx._internal.exporter._core", "torch._export.non_strict_utils",
          "torch._functorch.aot_autograd")  # fmt: skip
 
 
@@ -63,9 +60,9 @@ def run() -> int:
     code: int | str | None = 0
     try:
         if sys.argv[0] == "-c":  # python -c CODE
-            exec(compile(sys.argv[1], "<string>", "exec"), {"__name__": "__main__"})
+            exec(compile(sys.argv.pop(1), "<string>", "exec"), {"__name__": "__main__"})
         else:
-            singleshot.cli.main()
+            sys.modules["singleshot.cli"].main()
     except SystemExit as end:
         code = end.code
         if isinstance(code, str):
@@ -80,11 +77,37 @@ def run() -> int:
     return {None: 0}.get(code, code if isinstance(code, int) else 1)
 
 
-def main() -> None:
-    assert torch.__version__
-    assert torchvision.__version__
-    for name in HEAVY:
+class Without:
+    """A finder of modules that does not find some packages."""
+
+    def __init__(self, finder: Any, absent: list[str]) -> None:
+        self.finder, self.absent = finder, absent
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.finder, name)
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        return None if name.partition(".")[0] in self.absent else self.finder.find_spec(name, path, target)
+
+
+def load(absent: list[str]) -> None:
+    """Import what commands need, or what they need in an environment without these packages."""
+    if absent:
+        sys.meta_path[:] = [Without(finder, absent) for finder in sys.meta_path]
+        names: list[str] = ["numpy", "cv2"]
+    else:
+        ours = (
+            module.name
+            for module in pkgutil.walk_packages(importlib.import_module("singleshot").__path__, "singleshot.")
+        )
+        names = [*HEAVY, *(name for name in ours if not name.endswith("__main__"))]
+    for name in (*names, "singleshot.cli"):
         importlib.import_module(name)
+
+
+def main() -> None:
+    load(sys.argv[1:])
+    os.fsync = lambda handle: None  # tests stop processes, not machines
     gc.collect()
     gc.freeze()  # a child that collects garbage copies no pages of these modules
     print("ready", flush=True)

@@ -38,13 +38,13 @@ def test_eval_measures_these_and_says_what_is_missing(exported: Path, scenes: Pa
     assert report["classes"] == {"star": ["star"], "other": ["cross", "ring"]}
 
 
-def test_train_learns_these_and_eval_of_it_knows(scenes: Path, run, tmp_path: Path) -> None:
+def test_train_learns_these_and_eval_of_it_knows(few: Path, run, tmp_path: Path) -> None:
     options = ["--epochs", 1, "--batch", 8, "--backbone-weights", "none", "--no-tensorboard"]
-    done = run("train", scenes, "--out", tmp_path / "run", "--classes", "ring,star=shape", *options)
+    done = run("train", few, "--out", tmp_path / "run", "--classes", "ring,star=shape", *options)
     assert done.returncode == 0, done.stderr
     assert "classes: shape (ring, star); left out: " in done.stderr
     assert ", 1 class;" in done.stderr
-    done = run("eval", tmp_path / "run/last.safetensors", scenes)
+    done = run("eval", tmp_path / "run/last.safetensors", few)
     assert done.returncode == 0, done.stderr
     assert "measured as shape (ring, star)" in done.stderr
 

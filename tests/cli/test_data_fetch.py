@@ -106,15 +106,19 @@ def server(body: bytes) -> Iterator[Server]:
         thread.join()
 
 
-@pytest.fixture
-def start(server: Server, body: bytes, tmp_path: Path):
-    """start(*words): the command as a process, in tmp_path, with the server as its mirror."""
+def driven(server: Server, words: tuple[object, ...], checksum: str = "") -> list[str]:
+    """What comes behind `python` for the command with the server as its mirror."""
+    facts = json.dumps([len(server.body), checksum or hashlib.sha256(server.body).hexdigest()])
+    return ["-c", DRIVER, facts, "data", "fetch", *map(str, words), "--mirror", server.address]
 
-    def call(*words: object, checksum: str = "") -> subprocess.Popen[str]:
-        facts = json.dumps([len(body), checksum or hashlib.sha256(body).hexdigest()])
-        command = [sys.executable, "-c", DRIVER, facts, "data", "fetch", *map(str, words), "--mirror", server.address]
+
+@pytest.fixture
+def start(server: Server, tmp_path: Path):
+    """start(*words): the command as a process that can be stopped, in tmp_path."""
+
+    def call(*words: object) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            command,
+            [sys.executable, *driven(server, words)],
             cwd=tmp_path,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -127,13 +131,13 @@ def start(server: Server, body: bytes, tmp_path: Path):
 
 
 @pytest.fixture
-def fetch(start):
-    """fetch(*words): exit code, standard output, standard error."""
+def fetch(server: Server, run, tmp_path: Path, monkeypatch):
+    """fetch(*words): exit code, standard output, standard error of the command in tmp_path."""
+    monkeypatch.setenv("no_proxy", "*")
 
-    def call(*words: object, **options: Any) -> tuple[int, str, str]:
-        process = start(*words, **options)
-        out, err = process.communicate(timeout=60)
-        return process.returncode, out, err
+    def call(*words: object, checksum: str = "") -> tuple[int, str, str]:
+        done = run(*driven(server, words, checksum), cwd=tmp_path)
+        return done.returncode, done.stdout, done.stderr
 
     return call
 

@@ -6,18 +6,18 @@ import json
 from pathlib import Path
 
 
-def test_the_demo_does_the_whole_job_and_says_what_to_type_next(scenes: Path, run, tmp_path: Path) -> None:
-    done = run("demo", scenes, "--time", "8s", "--out", tmp_path / "demo")
+def test_the_demo_does_the_whole_job_and_says_what_to_type_next(few: Path, run, tmp_path: Path) -> None:
+    done = run("demo", few, "--time", "2s", "--out", tmp_path / "demo")
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "demo" / "run-1"
     for word in ("mAP50", str(folder / "best.safetensors"), "singleshot train", "singleshot detect"):
         assert word in done.stdout
     results = json.loads((folder / "detections" / "results.json").read_text())
     pictures = sorted((folder / "detections" / "pictures").iterdir())
-    assert len(results["images"]) == len(pictures) == 8
+    assert len(results["images"]) == len(pictures) == 4
     report = json.loads((folder / "eval.json").read_text())
     assert report["split"] == "test"
-    assert report["images"] == 8
+    assert report["images"] == 4
     assert (folder / "curves.png").exists()
     assert (folder / "log.csv").exists()
 

@@ -29,11 +29,11 @@ main()
         "data convert DATA OUT --to coco",
         "data shard DATA OUT",
         "data check DATA --fix --out OUT",
-        "train DATA --backbone-weights none --batch 8 --workers 0 --epochs 1 --no-tensorboard --out OUT",
+        "train FEW --backbone-weights none --batch 8 --workers 0 --epochs 1 --no-tensorboard --out OUT",
     ],
 )
-def test_a_full_disk_is_one_line(words: str, model: Path, scenes: Path, run, tmp_path: Path) -> None:
-    places = {"MODEL": model, "DATA": scenes, "IMAGES": scenes / "JPEGImages", "OUT": tmp_path / "out"}
+def test_a_full_disk_is_one_line(words: str, model: Path, scenes: Path, few: Path, run, tmp_path: Path) -> None:
+    places = {"MODEL": model, "DATA": scenes, "FEW": few, "IMAGES": scenes / "JPEGImages", "OUT": tmp_path / "out"}
     places["OUT.onnx"] = tmp_path / "out.onnx"
     filled = [str(places.get(word, word)) for word in words.split()]
     done = run("-c", _LIMITED.format(limit=9000, words=filled))

@@ -95,19 +95,19 @@ def test_a_table_for_people_on_pictures_of_theirs(model: Path, scenes: Path, run
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best.bin", "best.xml"]
 
 
-def test_int8(model: Path, scenes: Path, run, tmp_path: Path) -> None:
+def test_int8(model: Path, few: Path, run, tmp_path: Path) -> None:
     pytest.importorskip("nncf")
     out = tmp_path / "small.onnx"
-    done = run("export", model, "--int8", scenes, "--split", "train", "--out", out, "--json")
+    done = run("export", model, "--int8", few, "--split", "train", "--out", out, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     said = report["quantisation"]
     assert report["precision"] == "int8"
     assert said["map50_before"] - said["map50_after"] <= 0.005
-    assert (said["calibration_images"], said["validation_images"], said["split"]) == (48, 48, "train")
+    assert (said["calibration_images"], said["validation_images"], said["split"]) == (16, 16, "train")
     assert len(said["float_layers"]) <= said["layers"] // 2
     assert out.stat().st_size < model.stat().st_size / 2
-    assert "calibrating on 48 images" in done.stderr
+    assert "calibrating on 16 images" in done.stderr
 
 
 def test_mistakes_of_exports(model: Path, scenes: Path, exported: Path, refused, tmp_path: Path) -> None:

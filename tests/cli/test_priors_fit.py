@@ -97,7 +97,7 @@ def test_train_refuses_what_is_not_for_the_model(refused, scenes, tmp_path, word
     assert not (tmp_path / "run").exists()
 
 
-def test_train_takes_the_file(run, scenes, written, tmp_path):
+def test_train_takes_the_file(run, few, written, tmp_path):
     words = (
         "--backbone-weights",
         "none",
@@ -111,7 +111,7 @@ def test_train_takes_the_file(run, scenes, written, tmp_path):
         "--val-split",
         "none",
     )
-    done = run("train", scenes, *words, "--priors", written, "--out", tmp_path / "run")
+    done = run("train", few, *words, "--priors", written, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert read_priors(str(tmp_path / "run" / "priors.json")) == read_priors(str(written))
 

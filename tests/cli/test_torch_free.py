@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import venv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,19 +16,6 @@ ABSENT = (
     "torch", "torchvision", "jaxtyping", "google", "flatbuffers", "tensorboard", "matplotlib", "jinja2", "markupsafe",
     "aiohttp", "onnx", "onnxscript", "onnxruntime", "nncf", "timm", "beartype", "PIL", "fastapi", "prometheus_client",
 )  # fmt: skip
-BLOCKED = f"""
-import sys
-class Without:
-    def __init__(self, finder):
-        self.finder = finder
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
-    def find_spec(self, name, path=None, target=None):
-        return None if name.partition(".")[0] in {ABSENT} else self.finder.find_spec(name, path, target)
-sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
-from singleshot.cli import main
-main()
-"""
 # Words of a command, and what it prints; DATA and MODEL stand for the scenes and the exported file.
 WORK = [
     (["eval", "MODEL", "DATA", "--split", "test", "--json"], '"mean_ap"'),
@@ -66,21 +53,26 @@ def filled(words: list[str], exported: Path, scenes: Path) -> list[str]:
     return [word.replace("MODEL", str(exported)).replace("DATA", str(scenes)) for word in words]
 
 
-def blocked(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", BLOCKED, *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=200, check=False)
+@pytest.fixture(scope="module")
+def blocked(run_without) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """A command where nothing of the training half is installed."""
+    return run_without(*ABSENT)
 
 
 @pytest.mark.parametrize(("words", "says"), WORK, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
-def test_works_without_torch(words: list[str], says: str, exported: Path, scenes: Path, tmp_path: Path) -> None:
-    done = blocked(filled(words, exported, scenes), tmp_path)
+def test_works_without_torch(
+    words: list[str], says: str, exported: Path, scenes: Path, blocked, tmp_path: Path
+) -> None:
+    done = blocked(*filled(words, exported, scenes), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert says in done.stdout
 
 
 @pytest.mark.parametrize(("words", "extra"), REFUSED, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
-def test_names_the_extra_in_one_line(words: list[str], extra: str, exported: Path, scenes: Path, tmp_path: Path):
-    done = blocked(filled(words, exported, scenes), tmp_path)
+def test_names_the_extra_in_one_line(
+    words: list[str], extra: str, exported: Path, scenes: Path, blocked, tmp_path: Path
+) -> None:
+    done = blocked(*filled(words, exported, scenes), cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("singleshot: ")

@@ -61,9 +61,9 @@ def test_json_and_quiet_and_resume(scenes: Path, trained: Path, run, tmp_path: P
 @pytest.mark.parametrize(
     "how", ["ctrl-c", *(pytest.param(one, marks=pytest.mark.slow) for one in ("kill", "closed terminal"))]
 )
-def test_a_signal_saves_and_says_how_to_go_on(how: str, scenes: Path, run, tmp_path: Path) -> None:
+def test_a_signal_saves_and_says_how_to_go_on(how: str, few: Path, run, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "singleshot", "train", str(scenes), "--model", "ssd320-mini", "--backbone-weights",
+    command = [sys.executable, "-m", "singleshot", "train", str(few), "--model", "ssd320-mini", "--backbone-weights",
                "none", "--epochs", "500", "--batch", "8", "--size", "128", "--out", str(folder)]  # fmt: skip
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -90,9 +90,9 @@ def test_a_signal_saves_and_says_how_to_go_on(how: str, scenes: Path, run, tmp_p
     assert again.returncode == 0, again.stderr
 
 
-def test_an_image_that_turns_out_broken_costs_no_step(scenes: Path, run, tmp_path: Path) -> None:
+def test_an_image_that_turns_out_broken_costs_no_step(few: Path, run, tmp_path: Path) -> None:
     """Its header is right, its pixels are not there: only decoding finds out."""
-    data = Path(shutil.copytree(scenes, tmp_path / "data"))
+    data = Path(shutil.copytree(few, tmp_path / "data"))
     words = "--backbone-weights", "none", "--batch", 8, "--workers", 1, "--no-tensorboard", "--cache", "none"
     done = run("train", data, *words, "--size", 128, "--epochs", 1, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
@@ -108,7 +108,7 @@ def test_an_image_that_turns_out_broken_costs_no_step(scenes: Path, run, tmp_pat
     assert str(image) in line
     found = re.search(r"saved after step (\d+); go on with: (.+)$", line)
     assert found is not None
-    assert int(found[1]) >= 6
+    assert int(found[1]) >= 2
     image.write_bytes(whole)
     done = run(*shlex.split(found[2])[1:], "--accept-changes")
     assert done.returncode == 0, done.stderr
@@ -121,7 +121,8 @@ def test_an_image_that_turns_out_broken_costs_no_step(scenes: Path, run, tmp_pat
 
 
 def test_start_from_a_checkpoint_with_other_classes(model: Path, shared: Path, run, tmp_path: Path) -> None:
-    done = run("train", shared / "data" / "bccd", "--start", model, "--time", "2s", "--out", tmp_path / "run")
+    done = run("train", shared / "data" / "bccd", "--start", model, "--time", "1s", "--val-split", "none",
+               "--out", tmp_path / "run")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "kept none; new: Platelets, RBC, WBC; left out: cross, leaf, ring, star" in done.stderr
     assert "3 of 3 classes new" in done.stderr
@@ -165,8 +166,8 @@ def test_validation_without_objects_measures_nothing_and_says_so(shared: Path, r
     assert best.training["epochs"] == 2
 
 
-def test_rules_for_the_input_travel_in_the_model(scenes: Path, run, tmp_path: Path) -> None:
-    done = run("train", scenes, "--model", "ssd320-mini", "--backbone-weights", "none", "--epochs", 1, "--batch", 16,
+def test_rules_for_the_input_travel_in_the_model(few: Path, run, tmp_path: Path) -> None:
+    done = run("train", few, "--model", "ssd320-mini", "--backbone-weights", "none", "--epochs", 1, "--batch", 16,
                "--resize", "letterbox", "--sixteen-bit", "stretch", "--val-split", "none",
                "--out", tmp_path / "run")  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -301,9 +302,11 @@ def test_resume_auto_leaves_a_run_that_is_over(trained: Path, scenes: Path, run,
     assert {path: path.read_bytes() for path in trained.iterdir()} == files
 
 
-def test_one_run_one_folder(trained: Path, refused) -> None:
+def test_one_run_one_folder(trained: Path, run) -> None:
     with locked_folder(trained):
-        line = refused("train", "--resume", "--out", trained, "--epochs", 3)
+        done = run("train", "--resume", "--out", trained, "--epochs", 3)
+        assert done.returncode == 2
+        (line,) = (one for one in done.stderr.splitlines() if one.startswith("singleshot: "))
         assert f"{trained}: is being trained into; wait for it" in line
         assert f"process {os.getpid()} on " in line
 
@@ -355,11 +358,11 @@ def test_a_folder_without_a_run_is_not_said_to_be_one(scenes: Path, refused, tmp
     assert line.endswith("is there already; give another --out, or remove it")
 
 
-def test_no_network_means_training_from_nothing_with_a_line(scenes: Path, run, tmp_path: Path) -> None:
+def test_no_network_means_training_from_nothing_with_a_line(few: Path, run, tmp_path: Path) -> None:
     """auto is the default: it must not fail where nothing can be downloaded."""
     env = {**os.environ, "HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9",
            "https_proxy": "http://127.0.0.1:9", "TORCH_HOME": str(tmp_path / "cache")}  # fmt: skip
-    command = [sys.executable, "-m", "singleshot", "train", str(scenes), "--time", "1s", "--batch", "8",
+    command = [sys.executable, "-m", "singleshot", "train", str(few), "--time", "1s", "--batch", "8",
                "--model", "ssdlite320-mobilenetv2", "--val-split", "none", "--out", str(tmp_path / "run")]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=200, check=False)
     assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from singleshot.inputs import to_square
-from singleshot.models import SSD, build
+from singleshot.models import MODELS, SSD, build
 from singleshot.pretrained import PretrainedWeights
 from singleshot.scenes.scenes import make_scene
 from singleshot.thresholds import Thresholds
@@ -42,12 +43,12 @@ class Net(NamedTuple):
         return info
 
 
-def _net(name: str, count: int) -> Net:
+def _net(name: str, count: int, side: int) -> Net:
     pytest.importorskip("onnxscript")
     from singleshot.deploy.onnx_network import network_model
 
     torch.manual_seed(1)
-    model = build(name, len(CLASSES)).eval()
+    model = build(name, len(CLASSES), input_spec=replace(MODELS[name].input_spec, height=side, width=side)).eval()
     model.pretrained = WEIGHTS
     images = np.stack([to_square(make_scene(0, "test", i)[0], model.input_spec)[0] for i in range(count)])
     return Net(model, ModelInfo.of(model, CLASSES), network_model(model), images)
@@ -55,12 +56,12 @@ def _net(name: str, count: int) -> Net:
 
 @pytest.fixture(scope="session")
 def mini() -> Net:
-    return _net("ssd320-mini", 3)
+    return _net("ssd320-mini", 3, 160)
 
 
 @pytest.fixture(scope="session")
 def mobile() -> Net:
-    return _net("ssd300-mobilenetv2", 2)
+    return _net("ssd300-mobilenetv2", 2, 160)
 
 
 @pytest.fixture(scope="session")

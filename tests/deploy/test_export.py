@@ -112,7 +112,7 @@ def test_names_shapes_opset_and_description(mini, tmp_path: Path) -> None:
 
     batch = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param
     assert batch
-    assert doors(proto.graph.input) == {"images": [onnx.TensorProto.UINT8, batch, 320, 320, 3]}
+    assert doors(proto.graph.input) == {"images": [onnx.TensorProto.UINT8, batch, *info.input_spec.shape]}
     real, whole = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
     wanted = {"boxes": [real, 50, 4], "scores": [real, 50], "labels": [whole, 50], "counts": [whole]}
     assert {name: [kind, *shape] for name, (kind, _, *shape) in doors(proto.graph.output).items()} == wanted
@@ -152,13 +152,14 @@ def test_faults_are_seen(mini, engines, tmp_path: Path) -> None:
     """Wrong boxes, scores, labels and NMS, each as it would come from a wrong file."""
     info = mini.file(Thresholds(), tmp_path / "m.onnx")
     right = engines(tmp_path / "m.onnx")["onnxruntime"](mini.images)
+    side = info.input_spec.size
 
     def judged(change) -> Agreement:
         return compare(mini.model, info, lambda images: [change(one) for one in right], mini.images)
 
     assert judged(lambda one: one).good()
-    assert judged(lambda one: one._replace(boxes=one.boxes + np.float32(0.4 / 320))).good()
-    assert not judged(lambda one: one._replace(boxes=one.boxes + np.float32(0.6 / 320))).good()
+    assert judged(lambda one: one._replace(boxes=one.boxes + np.float32(0.4 / side))).good()
+    assert not judged(lambda one: one._replace(boxes=one.boxes + np.float32(0.6 / side))).good()
     assert not judged(lambda one: one._replace(scores=one.scores + np.float32(0.002))).good()
     assert not judged(lambda one: one._replace(labels=(one.labels + 1) % 3)).good()
     assert not judged(lambda one: one._replace(labels=one.labels + 3)).good()

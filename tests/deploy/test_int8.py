@@ -137,7 +137,7 @@ def test_the_whole_way_with_a_stand_in_for_map50(mini, folder: Path, monkeypatch
 
     def score(engine, images: PreprocessedImages) -> float:
         assert isinstance(engine(images[0].square[None])[0], ImageDetections)
-        assert images.spec.size == 320
+        assert images.spec == mini.model.input_spec
         kept.append(len(images))
         return 0.5 if len(kept) in (1, 2) else [0.48, 0.49, 0.497, 0.498][min(len(kept) - 3, 3)]
 
@@ -187,7 +187,7 @@ def test_map50_of_the_truth_is_one(mini, folder: Path) -> None:
         for square in images:
             i = next(i for i in range(len(dataset)) if np.array_equal(square, squares[i].square))
             place = squares[i].placement
-            boxes = dataset.boxes_of(i) * np.float32([place.scale_x, place.scale_y] * 2) / 320
+            boxes = dataset.boxes_of(i) * np.float32([place.scale_x, place.scale_y] * 2) / mini.model.input_spec.size
             found.append(ImageDetections(boxes, np.ones(len(boxes), np.float32), dataset.labels_of(i)))
         calls.append(len(images))
         return found
@@ -202,10 +202,11 @@ def test_map50_of_the_truth_is_one(mini, folder: Path) -> None:
 
 
 def test_pictures_to_check_with(mini, folder: Path, tmp_path: Path) -> None:
-    assert check_pictures(None, mini.model).shape == (8, 320, 320, 3)
-    assert check_pictures(str(folder), mini.model).shape == (4, 320, 320, 3)
-    assert check_pictures(str(folder / "JPEGImages"), mini.model).shape == (12, 320, 320, 3)
-    assert check_pictures(str(next((folder / "JPEGImages").iterdir())), mini.model).shape == (1, 320, 320, 3)
+    shape = mini.model.input_spec.shape
+    assert check_pictures(None, mini.model).shape == (8, *shape)
+    assert check_pictures(str(folder), mini.model).shape == (4, *shape)
+    assert check_pictures(str(folder / "JPEGImages"), mini.model).shape == (12, *shape)
+    assert check_pictures(str(next((folder / "JPEGImages").iterdir())), mini.model).shape == (1, *shape)
     with pytest.raises(DataError):
         check_pictures(str(tmp_path), mini.model)
     with pytest.raises(DataError):
@@ -219,7 +220,9 @@ def test_spread() -> None:
 
 
 def test_squares_are_read_again_when_there_is_no_room(folder: Path, mini) -> None:
-    squares = PreprocessedImages(open_dataset(folder, "val"), mini.model, kept_bytes=2 * 320 * 320 * 3)
+    squares = PreprocessedImages(
+        open_dataset(folder, "val"), mini.model, kept_bytes=2 * np.prod(mini.model.input_spec.shape)
+    )
     first = [squares[i].square for i in range(4)]
     assert len(squares.kept) == 2
     assert all(np.array_equal(squares[i].square, first[i]) for i in range(4))

@@ -150,13 +150,19 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("target", EXPORTS)
-def test_the_other_code_finds_the_same(target: str, case: str, image: Tensor) -> None:
-    name, classes, priors, spec = CASES[case]
+@pytest.fixture(scope="module", params=CASES)
+def case(request, image: Tensor) -> tuple[SSD, Tensor, Tensor]:
+    """A network, the boxes and the scores that it finds."""
+    name, classes, priors, spec = CASES[request.param]
     model = randomised(build(name, classes, priors, spec))
+    return model, *found_by(model, image)
+
+
+@pytest.mark.parametrize("target", EXPORTS)
+def test_the_other_code_finds_the_same(target: str, case: tuple[SSD, Tensor, Tensor], image: Tensor) -> None:
+    model, boxes, scores = case
+    classes = model.num_classes
     export, run = EXPORTS[target]
-    boxes, scores = found_by(model, image)
     their_boxes, their_scores = run(export(model), classes, image)
     assert (scores - their_scores).abs().max() < 1e-4
     # Boxes of a trained model are near their priors; in these, exp() makes some as wide as thousands of images.

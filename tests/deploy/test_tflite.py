@@ -166,20 +166,25 @@ def test_a_detector_runs_the_file(wide, tmp_path: Path) -> None:
     assert engines_of(tmp_path / "other.tflite") == ("torch",)  # another project's: imported
 
 
-@pytest.mark.parametrize("int8", [False, True], ids=["float32", "int8"])
-def test_import_reads_the_file_back(int8: bool, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def grey() -> Net:
     torch.manual_seed(1)
     spec = InputSpec(height=64, width=96, std=(58.0,), channels=1)
     layers = nn.Sequential(nn.Conv2d(1, 16, 4, 4), nn.ReLU6(), L2Norm(16), nn.Conv2d(16, 16, 3, 2, 1), nn.Hardswish())
     model = build_on(layers, len(CLASSES), spec, lite=False, extra_channels=(24,)).eval()
     images = np.stack([to_square(make_scene(0, "test", i)[0], spec)[0] for i in range(2)])
     model.pretrained = PretrainedWeights("a backbone", "a package 1.0", "Apache-2.0")
-    net = Net(model, tail_model(model), images)
-    ranges = q.map_ranges(net.tail, list(images), spec)
+    return Net(model, tail_model(model), images)
+
+
+@pytest.mark.parametrize("int8", [False, True], ids=["float32", "int8"])
+def test_import_reads_the_file_back(int8: bool, grey: Net, tmp_path: Path) -> None:
+    net, spec = grey, grey.model.input_spec
+    ranges = q.map_ranges(net.tail, list(net.images), spec)
     info = net.write(tmp_path / "m.tflite", Thresholds(per_class=40), int8=Int8(ranges) if int8 else None)
     found, read = open_model(tmp_path / "m.tflite")
     assert (read.class_names, read.thresholds, read.prior_spec) == (info.class_names, info.thresholds, info.prior_spec)
-    assert (read.input_spec, read.pretrained) == (spec, model.pretrained)
+    assert (read.input_spec, read.pretrained) == (spec, net.model.pretrained)
     assert ("float" in read.training["imported"]) != int8
     for one, other in zip(raw_of(net._replace(model=found)), raw_of(net), strict=True):
         assert np.abs(one - other).max() < (0.3 if int8 else 1e-4) * other.std()

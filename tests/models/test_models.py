@@ -42,10 +42,9 @@ def test_as_many_numbers_as_the_public_model(name: str, count: int) -> None:
 
 @pytest.mark.parametrize("name", list(MODELS))
 def test_every_map_has_the_priors_of_its_table(name: str) -> None:
-    model = build(name, 3).eval()
-    size = model.input_spec.size
-    with torch.inference_mode():
-        maps = model.feature_maps(torch.zeros(1, 3, size, size))
+    with torch.device("meta"):
+        model = build(name, 3).eval()
+        maps = model.feature_maps(torch.zeros(1, 3, *model.input_spec.sides))
         raw = model.predict(maps)
     assert tuple(tuple(m.shape[-2:]) for m in maps) == model.prior_spec.grids
     assert raw.offsets.shape == (1, model.prior_spec.count, 4)
@@ -232,24 +231,24 @@ def test_a_grey_oblong_model_is_saved_loaded_and_exported(tmp_path) -> None:
 
     from singleshot.weights.checkpoint import ModelInfo, load_checkpoint, save_checkpoint
 
-    for channels in (1, 3):
+    for channels in (3, 1):  # that of one channel is exported
         spec = InputSpec(height=192, width=320, channels=channels)
         grids = [(24, 40), (12, 20), (6, 10), (3, 5), (2, 3), (1, 2), (1, 1)]
         model = build("ssd320-mini", 2, sized_for(grids, spec.sides), spec)
         save_checkpoint(tmp_path / "m.safetensors", model.state_dict(), ModelInfo.of(model, ("a", "b")))
         again, info = load_checkpoint(tmp_path / "m.safetensors")
         assert (again.input_spec, again.prior_spec) == (spec, model.prior_spec)
-        onnxruntime = pytest.importorskip("onnxruntime")
-        pytest.importorskip("onnxscript")
-        from singleshot.deploy.onnx_file import detector_model
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from singleshot.deploy.onnx_file import detector_model
 
-        proto = detector_model(again, info, raw=True)
-        session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-        images = torch.randint(0, 256, (2, *spec.shape), dtype=torch.uint8)
-        with torch.inference_mode():
-            wanted = again(images.permute(0, 3, 1, 2))
-        for a, b in zip(session.run(["offsets", "logits"], {"images": images.numpy()}), wanted, strict=True):
-            assert np.abs(a - b.numpy()).max() < 1e-5 * float(b.abs().max())
+    proto = detector_model(again, info, raw=True)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    images = torch.randint(0, 256, (2, *spec.shape), dtype=torch.uint8)
+    with torch.inference_mode():
+        wanted = again(images.permute(0, 3, 1, 2))
+    for a, b in zip(session.run(["offsets", "logits"], {"images": images.numpy()}), wanted, strict=True):
+        assert np.abs(a - b.numpy()).max() < 1e-5 * float(b.abs().max())
 
 
 @pytest.mark.parametrize(

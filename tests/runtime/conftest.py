@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,13 +133,16 @@ def exported(tiny, tmp_path_factory) -> Callable[[str], Path]:
     """Paths by name: model.onnx, raw.onnx, model.xml (OpenVINO), raw.xml, model.safetensors."""
     pytest.importorskip("onnx")
     openvino = pytest.importorskip("openvino")
-    from singleshot.deploy.onnx_file import description, detector_model
+    from singleshot.deploy.onnx_file import attach_postprocess, description
+    from singleshot.deploy.onnx_network import network_model
     from singleshot.weights.checkpoint import save_checkpoint
 
     folder = tmp_path_factory.mktemp("exported")
     model, info = tiny
+    raw_network = network_model(model)
     for name, raw in (("model", False), ("raw", True)):
-        (folder / f"{name}.onnx").write_bytes(detector_model(model, info, raw).SerializeToString())
+        proto = attach_postprocess(copy.deepcopy(raw_network), model, info, raw)
+        (folder / f"{name}.onnx").write_bytes(proto.SerializeToString())
         network = openvino.Core().read_model(str(folder / f"{name}.onnx"))
         network.set_rt_info(description(info, raw), ["singleshot"])
         openvino.save_model(network, str(folder / f"{name}.xml"), compress_to_fp16=False)

@@ -39,7 +39,7 @@ PINNED = [
     (1, 52, 29, 80, 66, 0),
     (2, 245, 8, 278, 41, 0),
 ]
-COUNTS = {"train": 20, "val": 10, "test": 10}
+COUNTS = {"train": 12, "val": 4, "test": 4}
 
 
 @pytest.fixture(scope="module")

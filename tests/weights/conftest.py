@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import warnings
 from collections.abc import Callable
@@ -31,6 +32,7 @@ def layout(golden: Path) -> Callable[[str], dict[str, Any]]:
 def filled(layout, golden_inputs: ModuleType) -> Callable[[str], Arrays]:
     """`filled("amdegroot_vgg300")`: name -> array of that checkpoint, as the golden networks were filled."""
 
+    @functools.lru_cache(maxsize=3)  # some 100 MB each; tests of a file ask for the same ones
     def fill(name: str) -> Arrays:
         told = layout(name)
         # Keras and TensorFlow keep kernels as [kh, kw, in, out].
@@ -45,13 +47,13 @@ def filled(layout, golden_inputs: ModuleType) -> Callable[[str], Arrays]:
             )
         return arrays
 
-    return fill
+    return lambda name: {key: value.copy() for key, value in fill(name).items()}
 
 
 @pytest.fixture(scope="session")
 def state(filled) -> Callable[[str], dict[str, torch.Tensor]]:
     """As `filled`, for PyTorch's sources."""
-    return lambda name: {key: torch.from_numpy(value.copy()) for key, value in filled(name).items()}
+    return lambda name: {key: torch.from_numpy(value) for key, value in filled(name).items()}
 
 
 @pytest.fixture(scope="session")

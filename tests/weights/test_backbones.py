@@ -57,6 +57,14 @@ def classifier() -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.fixture(scope="module")
+def whole(classifier, tmp_path_factory) -> Path:
+    """torchvision's VGG16 as a file of half a gigabyte."""
+    path = tmp_path_factory.mktemp("whole") / "vgg.safetensors"
+    save_file(vgg_features("features.") | classifier, path)
+    return path
+
+
 def fc6_fc7(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """What a classifier's linear layers (torchvision names) become: every 4th output, every 3rd row and column."""
     w6, w7 = state["classifier.0.weight"].view(4096, 512, 7, 7), state["classifier.3.weight"].view(4096, 4096, 1, 1)
@@ -68,10 +76,9 @@ def fc6_fc7(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
-def test_fc6_and_fc7_are_every_fourth_output_and_third_pixel(classifier, tmp_path: Path) -> None:
-    save_file(vgg_features("features.") | classifier, tmp_path / "vgg.safetensors")
+def test_fc6_and_fc7_are_every_fourth_output_and_third_pixel(classifier, whole: Path) -> None:
     model = build("ssd300-vgg16", 2)
-    load_backbone(model, tmp_path / "vgg.safetensors")
+    load_backbone(model, whole)
     small = model.backbone.layers.state_dict()
     assert small["fc6.weight"].shape == (1024, 512, 3, 3)
     assert small["fc7.weight"].shape == (1024, 1024, 1, 1)
@@ -82,11 +89,10 @@ def test_fc6_and_fc7_are_every_fourth_output_and_third_pixel(classifier, tmp_pat
     assert small["fc6.bias"][10] == classifier["classifier.0.bias"][40]
 
 
-def test_a_whole_vgg16_fills_the_backbone_and_takes_the_std_along(classifier, tmp_path: Path) -> None:
-    state = vgg_features("features.") | classifier
-    save_file(state, tmp_path / "vgg.safetensors")
+def test_a_whole_vgg16_fills_the_backbone_and_takes_the_std_along(classifier, whole: Path) -> None:
+    state = vgg_features("features.")
     model = build("ssd300-vgg16", 2)
-    assert "fc6 and fc7 included" in load_backbone(model, tmp_path / "vgg.safetensors")
+    assert "fc6 and fc7 included" in load_backbone(model, whole)
     layers = model.backbone.layers
     assert torch.equal(layers.conv5_3.weight, state["features.28.weight"])
     assert torch.equal(layers.fc6.weight, fc6_fc7(classifier)["fc6.weight"])

@@ -100,7 +100,7 @@ def tail_model(model: SSD) -> onnx.ModelProto:
 
 
 def _exported(model: SSD, door: nn.Module, example: Tensor, name: str, shapes: Any) -> onnx.ModelProto:
-    with silent(), _means(model):
+    with silent(), _means(model), torch.no_grad():
         program = torch.onnx.export(
             door,
             (example,),
@@ -121,7 +121,7 @@ def _exported(model: SSD, door: nn.Module, example: Tensor, name: str, shapes: A
 def network_program(model: SSD, batch: int | None = None) -> torch.export.ExportedProgram:
     """The network as PyTorch's own export keeps it. batch: how many images it takes, None for any number."""
     door, example, shapes = _door(model, batch or 2)
-    with silent(), _means(model):
+    with silent(), _means(model), torch.no_grad():
         return torch.export.export(door, (example,), dynamic_shapes=shapes if batch is None else None)
 
 

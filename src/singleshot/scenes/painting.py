@@ -108,4 +108,7 @@ def _draw_clutter(rng: np.random.Generator, canvas: np.ndarray) -> None:
     soft = int(rng.choice([2, 2 + 0.6 * size]))
     layer = cv2.blur(layer, (soft, soft))
     colour = _random_colour(rng, (0.1, 1.0), (0.2, 1.0)).astype(np.float32)
-    canvas += (colour - canvas) * layer[..., None] * np.float32(rng.uniform(0.35, 0.9))
+    strength = np.float32(rng.uniform(0.35, 0.9))
+    x0, y0, w, h = cv2.boundingRect((layer > 0).view(np.uint8))
+    drawn = slice(y0, y0 + h), slice(x0, x0 + w)
+    canvas[drawn] += (colour - canvas[drawn]) * layer[drawn][..., None] * strength

@@ -87,6 +87,16 @@ def pose_matrix(inner: float, squash: float, outer: float) -> np.ndarray:
     return matrix
 
 
+def _shares(samples: np.ndarray, fine: int) -> np.ndarray:
+    """bool [h * fine, w * fine] -> float [h, w]: the share of each pixel's samples that are true."""
+    counts = np.zeros((len(samples) // fine, samples.shape[1] // fine), np.uint8)
+    for i in range(fine):
+        for j in range(fine):
+            counts += samples[i::fine, j::fine].view(np.uint8)
+    shares: np.ndarray = counts / (fine * fine)
+    return shares
+
+
 def make_patch(shape: str, matrix: np.ndarray, side_px: float, short_px: float, count: int) -> Patch:
     """Rasterise a shape under `matrix` float [2, 2] so that its box's longer side is about `side_px` pixels.
 
@@ -106,7 +116,7 @@ def make_patch(shape: str, matrix: np.ndarray, side_px: float, short_px: float, 
     ys = (np.arange(height * fine) + 0.5)[:, None] / fine - shift[1]
     back = np.linalg.inv(matrix * scale)
     samples = SHAPES[shape](back[0, 0] * xs + back[0, 1] * ys, back[1, 0] * xs + back[1, 1] * ys, count)
-    coverage, pattern = (values.reshape(height, fine, width, fine).mean(axis=(1, 3)) for values in samples)
+    coverage, pattern = (_shares(values, fine) for values in samples)
     mask = coverage >= COVERAGE_MIN
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     cut = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
