@@ -150,7 +150,7 @@ def run(row: Row, seed: int, recipe: Recipe, args: argparse.Namespace) -> Result
     try:
         words = ["--recipe", recipe_file, *args.length, "--seed", seed, "--out", folder, "--no-tensorboard", "--quiet"]
         trained = command("train", args.data, *words, *row.options)
-        batch = json.loads((folder / "run.json").read_text())["options"]["batch"]
+        batch = json.loads((folder / "run.json").read_text())["options"]["batch"] or recipe.batch
         scores = [
             command(
                 "eval",
