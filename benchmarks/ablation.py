@@ -24,9 +24,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics
-import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -34,7 +32,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from common import machine
+from common import command, folder_name, machine
 
 from singleshot.errors import SingleshotError
 from singleshot.training.recipes import Recipe, load_recipe, unused_keys
@@ -72,7 +70,7 @@ class Row:
     @property
     def folder(self) -> str:
         """What its runs' folders are called, without the seed."""
-        return re.sub(r"[^a-z0-9.-]+", "_", self.name.lower()).strip("_")
+        return folder_name(self.name)
 
     def recipe(self, base: Recipe) -> Recipe:
         """The base with this row's keys; those of the base that say nothing under its rules have their defaults."""
@@ -122,17 +120,6 @@ def to_toml(values: Mapping[str, Any], table: str = "") -> str:
     return "\n".join([*lines, *tables]) + "\n"
 
 
-def command(*words: object) -> dict[str, Any]:
-    """What a command of singleshot prints as JSON. Raises RuntimeError with its last line where it fails."""
-    done = subprocess.run(
-        [sys.executable, "-m", "singleshot", *map(str, words), "--json"], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
-
-
 def run(row: Row, seed: int, recipe: Recipe, args: argparse.Namespace) -> Result:
     """Train and evaluate, or read what an earlier call did."""
     folder = args.out / f"{row.folder}-{seed}"
@@ -150,7 +137,7 @@ def run(row: Row, seed: int, recipe: Recipe, args: argparse.Namespace) -> Result
     try:
         words = ["--recipe", recipe_file, *args.length, "--seed", seed, "--out", folder, "--no-tensorboard", "--quiet"]
         trained = command("train", args.data, *words, *row.options)
-        batch = json.loads((folder / "run.json").read_text())["options"]["batch"]
+        batch = json.loads((folder / "run.json").read_text())["options"]["batch"] or recipe.batch
         scores = [
             command(
                 "eval",

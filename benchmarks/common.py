@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,6 +25,22 @@ def machine() -> str:
     if torch.cuda.is_available():
         name += f", {torch.cuda.get_device_name()}"
     return f"{name}; torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def command(*words: object) -> dict[str, Any]:
+    """What a command of singleshot prints as JSON. Raises RuntimeError with its last line where it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", "singleshot", *map(str, words), "--json"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def folder_name(name: str) -> str:
+    """Letters, digits, dots and dashes of a row's name, for its files."""
+    return re.sub(r"[^a-z0-9.-]+", "_", name.lower()).strip("_")
 
 
 def race(candidates: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:

@@ -32,6 +32,7 @@ MAY_SKIP = (
     "no index of packages is reached",
     "signals",  # not on Windows
     "glibc only",
+    "no CUDA device",
     "no /proc/cpuinfo here",
     "counts processes by /proc",
     "OpenCV before 5 has ASCII letters only",

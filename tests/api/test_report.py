@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from types import SimpleNamespace
 
 import pytest
+from markupsafe import escape
 
 from singleshot.api.evaluate import EvaluateOptions, run_evaluation
+from singleshot.api.explain import Explainer
 from singleshot.api.report import ReportOptions, report
 from singleshot.api.run_page import write_training_page
+from singleshot.datasets import open_dataset
 from singleshot.errors import ConfigError
 from singleshot.report import page, run_files
+from singleshot.report.explained_section import explained_section
 
 
 def test_a_training_leaves_its_page(run) -> None:
@@ -25,6 +30,7 @@ def test_a_training_leaves_its_page(run) -> None:
         "sizes",
         "errors",
         "labels",
+        "explain",
         "batch",
         "data",
         "settings",
@@ -71,6 +77,41 @@ def test_one_run_is_evaluated_again(run, tmp_path) -> None:
     html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert 'id="course"' in html  # of the run that the model lies in
     assert 'id="batch"' not in html
+
+
+def test_the_errors_that_are_explained_are_those_of_the_evaluation(run, scenes) -> None:
+    options = EvaluateOptions(str(run.best), str(scenes), "test", device="cpu")
+    errors = run_evaluation(options).evaluation.errors
+    dataset, explainer = open_dataset(scenes, "test"), Explainer(run.best, "cpu")
+    seen = []
+
+    def explain(image, truth):
+        seen.append(explainer.explain(image, truth, gradients=0))
+        assert len(truth.boxes) == len(seen[-1].objects)
+        return seen[-1]
+
+    names = explainer.detector.class_names
+    section = explained_section(errors, dataset, names, explain)
+    assert section.anchor == "explain"
+    assert section.body.count("<img") > 0
+    causes = {cause.why for one in seen for found in one.objects for cause in found.causes}
+    assert any(str(escape(why)) in section.body for why in causes)
+    # A class that the model does not have is none of its misses.
+    section = explained_section(errors, dataset, ["another"], explain)
+    assert section is None or "missed: object" not in section.body
+
+
+def test_images_that_are_gone_are_not_explained(run, scenes, tmp_path) -> None:
+    copy = tmp_path / "scenes"
+    shutil.copytree(scenes, copy)
+    errors = run_evaluation(EvaluateOptions(str(run.best), str(copy), "test", device="cpu")).evaluation.errors
+    dataset = open_dataset(copy, "test")
+    shutil.rmtree(copy)
+
+    def explain(image, truth):
+        raise AssertionError("there is no image")
+
+    assert explained_section(errors, dataset, dataset.class_names, explain) is None
 
 
 def test_errors_as_files(run, scenes, tmp_path) -> None:

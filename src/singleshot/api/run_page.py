@@ -73,6 +73,7 @@ def _write_training_page(trainer: Trainer, result: Result) -> None:
     sections = [
         run_sections.course_section(run.history),
         *([] if measured is None else evaluation_sections(measured)),
+        None if measured is None else _explained(folder / BEST, measured, str(trainer.settings.device)),
         run_sections.batch_section(trainer.seen_images, trainer.train_set.class_names),
         run_sections.data_section({name: _folder(data) for name, data in splits.items() if data is not None}),
         run_sections.settings_section(run.options, run.recipe, run.command),
@@ -134,14 +135,34 @@ def write_evaluation_page(done: Evaluated, dataset: Dataset, out: Path, about: M
     write_json(out / "eval.json", {**done.to_dict(), **measured.to_dict(), "run": facts})
     folder = Path(options.model).parent
     run = read_run(folder) if is_run(folder) else None
-    sections: list[Section] = evaluation_sections(measured)
+    sections: list[Section | None] = [*evaluation_sections(measured)]
+    if options.classes is None and options.nms_iou is None:  # else the model detects otherwise than what was measured
+        sections.append(_explained(Path(options.model), measured, options.device, options.rule))
     if run is not None:
         sections.insert(0, run_sections.course_section(run.history))
     sections.append(run_sections.data_section({options.split: dataset}))
     sections.append(_settings(done, run))
     sections.append(run_sections.model_section(facts, versions()))
     title = f"{_last_part(options.model, 2)} on {_last_part(options.data)}, {options.split}"
-    write_page(out / REPORT, render_page(title, f"{printable(options.model)} on {words}", headline(measured), sections))
+    subtitle = f"{printable(options.model)} on {words}"
+    page = render_page(title, subtitle, headline(measured), [one for one in sections if one is not None])
+    write_page(out / REPORT, page)
+
+
+def _explained(model: Path, measured: Measured, device: str | None, rule: str | None = None) -> Section | None:
+    """Some of its errors explained; None where there are none, or where the file's outputs do not say why."""
+    from functools import partial
+
+    from singleshot.api.explain import Explainer
+    from singleshot.errors import MissingExtraError
+    from singleshot.report.explained_section import explained_section
+
+    try:
+        explainer = Explainer(model, device, rule)
+    except MissingExtraError:
+        return None
+    explain = partial(explainer.explain, gradients=0)
+    return explained_section(measured.errors, measured.dataset, explainer.detector.class_names, explain)
 
 
 def _settings(done: Evaluated, run: RunFiles | None) -> Section:

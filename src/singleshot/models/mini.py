@@ -8,17 +8,20 @@ many images per second in training.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from singleshot.inputs import InputSpec
 from singleshot.models.blocks import Part, conv, init_he, init_xavier, use_fast_depthwise
 from singleshot.models.heads import make_heads
+from singleshot.models.necks import TopDownNeck
 from singleshot.models.ssd import SSD, PlainNeck
 from singleshot.priors import PriorSpec
 
+# Channels of the maps at strides 2, 4, 8, 16 and 32, and residual blocks from stride 4 on.
 WIDTHS = (32, 48, 96, 192, 256)
-SOURCE_CHANNELS = WIDTHS[2:]
+BLOCKS = (1, 2, 2, 1)
 # (1x1 channels, 3x3 channels) of the stride-2 pairs after the backbone.
 EXTRAS = ((128, 192), (96, 128), (96, 128), (96, 128))
 
@@ -49,15 +52,21 @@ def _down(in_channels: int, channels: int, blocks: int) -> nn.Sequential:
 
 
 class MiniNet(nn.Module):
-    """[B, C, H, W] -> maps at strides 8, 16 and 32 with 96, 192 and 256 channels."""
+    """[B, C, H, W] -> maps at strides 8, 16 and 32.
 
-    def __init__(self, channels: int = 3) -> None:
+    Args:
+        widths: channels of the maps at strides 2, 4, 8, 16 and 32.
+        blocks: residual blocks at strides 4, 8, 16 and 32.
+        channels: of the images.
+    """
+
+    def __init__(self, widths: Sequence[int] = WIDTHS, blocks: Sequence[int] = BLOCKS, channels: int = 3) -> None:
         super().__init__()
-        w = WIDTHS
-        self.stem = nn.Sequential(OrderedDict(stage2=_down(channels, w[0], 0), stage4=_down(w[0], w[1], 1)))
-        self.stage8 = _down(w[1], w[2], 2)
-        self.stage16 = _down(w[2], w[3], 2)
-        self.stage32 = _down(w[3], w[4], 1)
+        two, four, *w = widths
+        self.stem = nn.Sequential(OrderedDict(stage2=_down(channels, two, 0), stage4=_down(two, four, blocks[0])))
+        self.stage8 = _down(four, w[0], blocks[1])
+        self.stage16 = _down(w[0], w[1], blocks[2])
+        self.stage32 = _down(w[1], w[2], blocks[3])
 
     def parts(self) -> list[Part]:
         """In the order in which an image passes them: the stem and the three stages."""
@@ -70,10 +79,9 @@ class MiniNet(nn.Module):
         return [stride8, stride16, self.stage32(stride16)]
 
 
-def extra_layers() -> tuple[list[nn.Module], list[int]]:
-    """Pairs of 1x1 and 3x3 convolutions that halve the map, and the channels of each."""
+def extra_layers(channels: int) -> tuple[list[nn.Module], list[int]]:
+    """Pairs of 1x1 and 3x3 convolutions that halve a map of so many channels, and the channels of each."""
     layers: list[nn.Module] = []
-    channels = SOURCE_CHANNELS[-1]
     for narrow, wide in EXTRAS:
         pair = [(f"{k}1", m) for k, m in conv(channels, narrow, 1, norm=True)]
         pair += [(f"{k}2", m) for k, m in conv(narrow, wide, 3, 2, 1, norm=True)]
@@ -82,14 +90,33 @@ def extra_layers() -> tuple[list[nn.Module], list[int]]:
     return layers, [wide for _, wide in EXTRAS]
 
 
-def build_network(prior_spec: PriorSpec, input_spec: InputSpec, num_classes: int, name: str) -> SSD:
-    """SSD on MiniNet, with four extra layers and full 3x3 heads; a 1x1 head on the last map."""
-    extras, channels = extra_layers()
-    widths = [*SOURCE_CHANNELS, *channels]
-    heads = make_heads(widths, prior_spec, num_classes, ["conv"] * (len(widths) - 1) + ["point"])
-    backbone = MiniNet(input_spec.channels)
-    for module in (backbone, *extras):
+def build_network(
+    prior_spec: PriorSpec,
+    input_spec: InputSpec,
+    num_classes: int,
+    name: str,
+    *,
+    widths: Sequence[int] = WIDTHS,
+    blocks: Sequence[int] = BLOCKS,
+    neck: int | None = None,
+) -> SSD:
+    """SSD on MiniNet with full 3x3 heads.
+
+    neck: channels of a top-down neck's maps; without it four extra layers, and a 1x1 head on the last map.
+    """
+    backbone = MiniNet(widths, blocks, input_spec.channels)
+    sources, maps = list(widths[2:]), len(prior_spec.maps)
+    if neck:
+        joined: nn.Module = TopDownNeck(sources, neck, extras=maps - len(sources))
+        heads = make_heads([neck] * maps, prior_spec, num_classes, ["conv"] * maps)
+        plain: list[nn.Module] = [backbone]
+    else:
+        extras, channels = extra_layers(sources[-1])
+        joined, plain = PlainNeck(extras=extras), [backbone, *extras]
+        heads = make_heads([*sources, *channels], prior_spec, num_classes, ["conv"] * (maps - 1) + ["point"])
+    for module in plain:
         init_he(module)
+    for module in (*plain, joined):
         use_fast_depthwise(module)
     init_xavier(*heads)
-    return SSD(backbone, PlainNeck(extras=extras), heads, prior_spec, input_spec, num_classes, name)
+    return SSD(backbone, joined, heads, prior_spec, input_spec, num_classes, name)

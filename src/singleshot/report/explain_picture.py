@@ -110,8 +110,7 @@ def draw_explanation(explanation: Explanation, panels: int = PANELS) -> np.ndarr
 
     panels: at most that many missed objects and as many detections, the best ones; what is left out is said below.
     """
-    found, image = explanation.found, explanation.pixels
-    colours = class_colours(tuple(dict.fromkeys((*found.every_class, *found.names))))
+    image, colours = explanation.pixels, _colours(explanation)
     missed = [one for one in explanation.objects or () if one.detection is None]
     parts = [_overview(explanation, image, missed, colours)]
     parts += [_missed_panel(explanation, image, one, colours) for one in missed[:panels]]
@@ -121,14 +120,32 @@ def draw_explanation(explanation: Explanation, panels: int = PANELS) -> np.ndarr
     return _sheet(parts, [_LEGEND, *notes, *explanation.notes])
 
 
-class _Part(NamedTuple):
+class ExplainedPart(NamedTuple):
+    """A panel, uint8 RGB [H, W, 3], and what it shows in words."""
+
     canvas: np.ndarray
     lines: list[str]
 
 
+def draw_detection(explanation: Explanation, row: int) -> ExplainedPart:
+    """One detection: its default box dashed, its cell's grid, the arrow of its offset, what NMS removed."""
+    return _panel(explanation, explanation.pixels, row, _colours(explanation))
+
+
+def draw_missed(explanation: Explanation, number: int) -> ExplainedPart:
+    """One missed object: its best default box dashed, those that training gives it, the detections near it."""
+    assert explanation.objects is not None
+    return _missed_panel(explanation, explanation.pixels, explanation.objects[number], _colours(explanation))
+
+
+def _colours(explanation: Explanation) -> dict[str, Colour]:
+    found = explanation.found
+    return class_colours(tuple(dict.fromkeys((*found.every_class, *found.names))))
+
+
 def _overview(
     explanation: Explanation, image: np.ndarray, missed: Sequence[ExplainedObject], colours: dict[str, Colour]
-) -> _Part:
+) -> ExplainedPart:
     panel = _Panel(image, (0.0, 0.0, float(image.shape[1]), float(image.shape[0])))
     for negative in explanation.negatives or ():
         panel.dot(negative.place.box, _VIOLET)
@@ -145,10 +162,10 @@ def _overview(
         lines.append(f"labelled: {len(explanation.objects)}, {len(missed)} of them missed (dashed)")
     if explanation.negatives_mined is not None:
         lines.append(f"default boxes mined as hard negatives: {explanation.negatives_mined}")
-    return _Part(panel.canvas, lines)
+    return ExplainedPart(panel.canvas, lines)
 
 
-def _panel(explanation: Explanation, image: np.ndarray, row: int, colours: dict[str, Colour]) -> _Part:
+def _panel(explanation: Explanation, image: np.ndarray, row: int, colours: dict[str, Colour]) -> ExplainedPart:
     """One detection."""
     one = explanation.detections[row]
     panel = _Panel(image, _around(one.box if one.origin is None else _hull(one.box, one.origin.place.box), image))
@@ -163,7 +180,7 @@ def _panel(explanation: Explanation, image: np.ndarray, row: int, colours: dict[
         lines += _origin_lines(explanation, one)
     else:
         panel.box(one.box, colours[one.name], 2, rim=True)
-    return _Part(panel.canvas, lines)
+    return ExplainedPart(panel.canvas, lines)
 
 
 def _draw_origin(panel: _Panel, one: ExplainedDetection, colours: dict[str, Colour]) -> None:
@@ -199,7 +216,7 @@ def _origin_lines(explanation: Explanation, one: ExplainedDetection) -> list[str
 
 def _missed_panel(
     explanation: Explanation, image: np.ndarray, one: ExplainedObject, colours: dict[str, Colour]
-) -> _Part:
+) -> ExplainedPart:
     """One missed object with the default boxes that training gives it, and the detections near it."""
     panel = _Panel(image, _around(one.box if one.best is None else _hull(one.box, one.best.place.box), image))
     for match in one.matched[:8]:
@@ -213,7 +230,7 @@ def _missed_panel(
     lines = [f"missed: object {number}, {display_name(one.name, one.label)}"]
     if one.best is not None:
         lines.append(f"best default box IoU {one.best.iou:.2f}; training gives it {len(one.matched)}")
-    return _Part(panel.canvas, [*lines, *one.reasons()])
+    return ExplainedPart(panel.canvas, [*lines, *one.reasons()])
 
 
 def _hull(a: Corners, b: Corners) -> Corners:
@@ -231,7 +248,7 @@ def _around(box: Corners, image: np.ndarray) -> Corners:
     return left, top, left + side, top + side
 
 
-def _sheet(parts: Sequence[_Part], notes: Sequence[str]) -> np.ndarray:
+def _sheet(parts: Sequence[ExplainedPart], notes: Sequence[str]) -> np.ndarray:
     """Panels with their lines below, row by row, as many in a row as make it about square."""
     columns = max(1, round(len(parts) ** 0.5 + 0.25))
     rows = [parts[start : start + columns] for start in range(0, len(parts), columns)]
@@ -243,7 +260,7 @@ def _sheet(parts: Sequence[_Part], notes: Sequence[str]) -> np.ndarray:
     return np.concatenate(bands)
 
 
-def _band(parts: Sequence[_Part], columns: int) -> np.ndarray:
+def _band(parts: Sequence[ExplainedPart], columns: int) -> np.ndarray:
     wrapped = [[piece for line in part.lines for piece in _wrapped(line, _WIDTH - 12)] for part in parts]
     high = max(part.canvas.shape[0] for part in parts)
     most = max(len(lines) for lines in wrapped)
