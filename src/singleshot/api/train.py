@@ -13,6 +13,7 @@ from singleshot.api.options import parse_bytes, parse_duration
 from singleshot.api.train_choice import Choice, choose_model, choose_recipe
 from singleshot.api.train_model import first_model
 from singleshot.api.train_options import PRIORS_FILE, RUN_FILE, TrainOptions, resolve
+from singleshot.api.train_tiles import check_tiles, tile_of_run, tiling_of
 from singleshot.class_selection import Classes
 from singleshot.errors import ConfigError, DataError, SingleshotError, printable
 from singleshot.extras import needs
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from singleshot.inputs import Size
     from singleshot.loading.shard_stream import ShardStream
     from singleshot.runtime.detector import Detector
+    from singleshot.tiling import Tiling
     from singleshot.training.loop import Result, Trainer
     from singleshot.training.reports import Reporter
 
@@ -114,6 +116,7 @@ def train(
     grey: bool | None = None,
     resize: str | None = None,
     sixteen_bit: str | None = None,
+    tile: str | int | bool | None = None,
     split: str | None = None,
     val_split: str | None = None,
     val_every: int | None = None,
@@ -160,6 +163,9 @@ def train(
         resize: "stretch" or "letterbox"; None for the model's.
         sixteen_bit: How 16-bit pictures become 8 bits: "scale" (None) or "stretch", each picture's own range. The model
             keeps it: evaluation and detection do the same.
+        tile: Train and validate on tiles of that many pixels a side, as `detect` with the same tile cuts them, for
+            objects that are small in the whole image; "320:0.1" with their overlap in validation. The model keeps it:
+            evaluation and detection do the same. False for none; None for what the start was trained on.
         split: Split to train on; None for "train".
         val_split: Split to validate on, "none" for no validation; None for "val" where there is one.
         val_every: Epochs between validations, None for 1; with `time` they come as time allows.
@@ -291,7 +297,7 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
     from singleshot.training.checkpoints import has_state
     from singleshot.training.loggers import open_loggers
 
-    options = options.filled()
+    options = replace(filled := options.filled(), tile=tile_of_run(filled))
     folder = Path(str(options.out))
     check_folder(folder, bool(options.resume))
     if options.resume and not has_state(folder):
@@ -318,6 +324,8 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
         )
     if recipe.activation == "sigmoid" and not options.start:
         set_class_bias(model, prior_bias())  # a resume puts its own weights back
+    tiling = tiling_of(options.tile)
+    check_tiles(tiling, train_set, model.input_spec.sides)
     cache_bytes = parse_bytes(options.cache_size or "", "--cache-size")
     options = replace(
         options,
@@ -327,7 +335,7 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
         grey=model.input_spec.channels == 1,
         resize=model.input_spec.resize,
         sixteen_bit=model.input_spec.sixteen_bit,
-        cache=_cache(options.cache or "auto", train_set, model.input_spec.sides, cache_bytes),
+        cache=_cache(options.cache or "auto", train_set, model.input_spec.sides, cache_bytes, tiling),
     )
     settings = loop.Settings(
         out=folder,
@@ -347,6 +355,7 @@ def prepare(options: TrainOptions) -> tuple[Trainer, TrainOptions, str]:
         split=options.split or "train",
         val_split=options.val_split or "val",
         skip_broken=options.skip_broken,
+        tiling=tiling,
     )
     trainer = loop.Trainer(model, train_set, val_set, recipe, settings, open_loggers(options.log))
     if options.resume and has_state(folder):
@@ -376,6 +385,8 @@ def _refuse_if_over(trainer: Trainer, options: TrainOptions) -> None:
 
 def _started(trainer: Trainer, options: TrainOptions, initial: str) -> Started:
     settings, train_set, val_set = trainer.settings, trainer.train_set, trainer.val_set
+    per_epoch, tiling = len(trainer.loader) * settings.batch, settings.tiling
+    tiles = "" if tiling is None else f", {tiling.words}, {per_epoch} an epoch"
     return Started(
         folder=settings.out,
         model=trainer.model.name,
@@ -387,17 +398,18 @@ def _started(trainer: Trainer, options: TrainOptions, initial: str) -> Started:
         precision=str(trainer.dtype),
         device=str(settings.device),
         length=str(options.time) if options.time else f"{settings.epochs} epochs",
-        input=trainer.model.input_spec.size_text,
+        input=trainer.model.input_spec.size_text + tiles,
     )
 
 
-def _cache(wanted: str, train_set: Dataset | ShardStream, size: Size, most: int) -> str:
+def _cache(wanted: str, train_set: Dataset | ShardStream, size: Size, most: int, tiling: Tiling | None) -> str:
     """The cache, decided once: a resumed run must read the same pixels."""
     from singleshot.datasets.dataset import Dataset
     from singleshot.loading.cache import pick_cache
 
     if isinstance(train_set, Dataset):
-        return pick_cache(train_set, size, most) if wanted == "auto" else wanted
+        tile = None if tiling is None else tiling.sides(size)
+        return pick_cache(train_set, size, most, tile) if wanted == "auto" else wanted
     if wanted not in ("auto", "none"):
         raise ConfigError(f"--cache {printable(wanted)}: shards are read in a stream and not kept; leave --cache out")
     return "none"

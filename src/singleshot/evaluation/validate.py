@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from singleshot.datasets.dataset import Dataset
+from singleshot.datasets.tiles import TiledSamples
 from singleshot.evaluation.engine_loop import evaluate_engine
 from singleshot.evaluation.torch_engine import TorchEngine
 from singleshot.loading.loader import EvalBatch
@@ -38,6 +39,7 @@ def validate(
     metric: str = "voc",
     loss_of: LossOf | None = None,
     on_image: Callable[[], None] | None = None,
+    tiles: TiledSamples | None = None,
 ) -> Validation:
     """Evaluate the model (in eval mode, float32); with loss_of also its losses, from the same forward pass.
 
@@ -50,6 +52,7 @@ def validate(
         metric: A key of metrics.METRICS.
         loss_of: See LossOf; on the device.
         on_image: Called after each image.
+        tiles: Of the data set's images, where the loader gives these: see `evaluate_engine`.
     """
     losses: list[tuple[float, float]] = []
     was_training = model.training
@@ -64,7 +67,7 @@ def validate(
                 losses.append((float(loss.location), float(loss.confidence)))
             return engine.decode(raw)
 
-    evaluated = evaluate_engine(detect, loader, dataset, model.input_spec.sides, metric, on_image)
+    evaluated = evaluate_engine(detect, loader, dataset, model.input_spec.sides, metric, on_image, tiles)
     model.train(was_training)
     if not losses:
         return Validation(None, None, *evaluated)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from singleshot.api.options import check_range
 from singleshot.errors import ConfigError, printable
+from singleshot.tiling import choose_tiling
 
 MB = 2**20
 
@@ -36,6 +37,7 @@ class ServeOptions:
         connections: Open at once.
         engine, device, threads, precision, cache: As for `detect`.
         score_min: In place of the model's own.
+        tile: Likewise, of what is looked at: "640", "640:0.25" with the overlap, or "none" for whole images.
     """
 
     models: tuple[str, ...]
@@ -62,6 +64,7 @@ class ServeOptions:
     precision: str | None = None
     cache: str | None = None
     score_min: float | None = None
+    tile: str | None = None
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -76,6 +79,10 @@ class ServeOptions:
             check_range(f"--{name.replace('_', '-')}", getattr(self, name), least, most)
         if self.score_min is not None and not 0 <= self.score_min <= 1:
             raise ConfigError(f"--score-min {self.score_min}: want a number from 0 to 1")
+        try:
+            choose_tiling(None, self.tile)
+        except ConfigError as error:
+            raise ConfigError(f"--{error}") from error
         if self.api_key is not None and (len(self.api_key) < 16 or not self.api_key.isascii()):
             raise ConfigError("the API key: want at least 16 characters of ASCII")
         for origin in self.allow_origins:

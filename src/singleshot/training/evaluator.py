@@ -102,6 +102,7 @@ class Evaluator:
                 device,
                 loss_of=stepper.objective,
                 on_image=on_image,
+                tiles=self._loader.tiles,
             )
 
     def _leave_out_broken(self) -> bool:
@@ -123,9 +124,12 @@ class Evaluator:
         return True
 
     def _batches(self) -> Iterator[EvalBatch]:
+        tiles = self._loader.tiles
         for images in self._loader:
             if self._files is not None:
-                self._files.note(self._indices[images.batch.indices], images.batch.checksums)
+                shown = images.batch.indices
+                shown = shown if tiles is None else torch.from_numpy(tiles.image_of)[shown]
+                self._files.note(self._indices[shown], images.batch.checksums)
             yield images
 
     def _say_nothing_to_measure(self) -> None:

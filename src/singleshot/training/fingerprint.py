@@ -58,6 +58,7 @@ class Fingerprint:
             THREADS: torch.get_num_threads() if settings.device.type == "cpu" else None,
             "split": settings.split,
             "val split": settings.val_split if val_set is not None else None,
+            **({} if settings.tiling is None else {"tile": settings.tiling.text}),
             **_flat(recipe.to_dict()),
             **_versions(),
         }

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from singleshot.tiling import Tiling
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -32,6 +34,7 @@ class Settings:
         split: Name of the split that is trained on, which a run that goes on compares.
         val_split: Likewise of the one that is validated on.
         skip_broken: Whether an image that cannot be read is replaced by another and counted.
+        tiling: The tiles that are trained and validated on; None for whole images.
     """
 
     out: Path
@@ -53,3 +56,4 @@ class Settings:
     split: str = "train"
     val_split: str = "val"
     skip_broken: bool = False
+    tiling: Tiling | None = None
