@@ -71,7 +71,7 @@ def preprocess(path: str, spec: InputSpec) -> PlacedSquare:
 
 
 class PreprocessedImages:
-    """Images of a data set as the model sees them, or their tiles, by position; kept in memory while they are few enough.
+    """Images of a data set as the model sees them, or their tiles, by position; kept in memory while they are few.
 
     Args:
         dataset: Whose images.

@@ -14,7 +14,7 @@ from singleshot.datasets.dataset import Dataset
 from singleshot.deploy.check_images import PreprocessedImages, spread
 from singleshot.deploy.engines import engines_for
 from singleshot.deploy.export import need_onnx
-from singleshot.deploy.int8 import VALIDATION, Report, Say, keep_precision, map50
+from singleshot.deploy.int8 import CALIBRATION, VALIDATION, Report, Say, keep_precision, map50
 from singleshot.deploy.int8_layers import RawArrays, rank_by_error
 from singleshot.deploy.onnx_network import OUTPUTS, tail_model
 from singleshot.deploy.tflite_file import QuantisedTFLite, tflite_file

@@ -112,8 +112,8 @@ class Augmenter:
 
     Order as Caffe's: expand, crop, zoom, resize, flip; the photometric steps act on the visible part before it is
     laid on the mean. All is in colour; a network of one channel gets the luminance of the outcome. A spec that draws
-    nothing gives exactly what `inputs.to_square` and `boxes_to_square` give. With a tiling a tile of the image stands for
-    the whole of it: what a zoom or shift shows beyond its border are the image's own pixels, where there are any.
+    nothing gives exactly what `inputs.to_square` and `boxes_to_square` give. With a tiling a tile of the image stands
+    for the whole of it: what a zoom or shift shows beyond its border are the image's own pixels, where it has any.
     """
 
     def __init__(self, spec: AugmentSpec, input_spec: InputSpec, tiling: Tiling | None = None) -> None:

@@ -43,7 +43,8 @@ def open_cache(
     dataset: Dataset, size: Size, where: str, max_bytes: int, tile: Sides | None = None
 ) -> PixelCache | None:
     """The cache that `where` names: "none", "ram", or the folder of a file; at most max_bytes of pixels for an input of
-    `size` pixels; tile: height and width of what fills it, where that is not the whole image. Raises as PixelCache does."""
+    `size` pixels; tile: height and width of what fills it, where that is not the whole image. Raises as
+    PixelCache does."""
     if where == "none":
         return None
     return PixelCache(dataset, size, max_bytes, None if where == "ram" else Path(where), tile)

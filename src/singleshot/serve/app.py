@@ -75,7 +75,7 @@ def _add_detection(app: FastAPI, service: Service) -> None:
             str | None,
             Query(
                 max_length=20,
-                description="Pixels of a tile's side, 32 to 100000, or SIDE:OVERLAP; none: no tiles. Default: the model's.",
+                description="Pixels of a tile's side, 32 to 100000, or SIDE:OVERLAP, or none. Default: the model's.",
                 json_schema_extra={"pattern": _TILE},
             ),
         ] = None,

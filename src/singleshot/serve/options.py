@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from singleshot.api.options import check_range
 from singleshot.errors import ConfigError, printable
-from singleshot.tiling import choose_tiling
 
 MB = 2**20
 
@@ -80,7 +79,7 @@ class ServeOptions:
         if self.score_min is not None and not 0 <= self.score_min <= 1:
             raise ConfigError(f"--score-min {self.score_min}: want a number from 0 to 1")
         try:
-            choose_tiling(None, self.tile)
+            self._check_tile()
         except ConfigError as error:
             raise ConfigError(f"--{error}") from error
         if self.api_key is not None and (len(self.api_key) < 16 or not self.api_key.isascii()):
@@ -88,6 +87,12 @@ class ServeOptions:
         for origin in self.allow_origins:
             if not origin.startswith(("http://", "https://")) or origin.count("/") != 2:
                 raise ConfigError(f"--allow-origin {printable(origin, 60)}: want one such as https://example.org")
+
+    def _check_tile(self) -> None:
+        if self.tile is not None:  # the service itself needs no array otherwise
+            from singleshot.tiling import choose_tiling
+
+            choose_tiling(None, self.tile)
 
     @property
     def is_loopback(self) -> bool:

@@ -26,6 +26,7 @@ from singleshot.serve.wire import PIPELINED, ImageRefusedError, Message, packed,
 if TYPE_CHECKING:
     from singleshot.runtime.detections import Detections
     from singleshot.runtime.detector import Detector
+    from singleshot.tiling import Tiling
 
 
 class Limits(NamedTuple):
