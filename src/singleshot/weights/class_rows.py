@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
@@ -13,6 +14,9 @@ from singleshot.errors import printable
 from singleshot.model_info import ModelInfo
 from singleshot.weights.checkpoint import build_model
 from singleshot.weights.class_names import plain_name
+
+# How probable a new class starts, as a part of what the background was there.
+NEW_PRIOR = 0.01
 
 
 class ClassMatch(NamedTuple):
@@ -85,6 +89,7 @@ def take_over(
     boxes: Mapping[str, int],
     match: ClassMatch,
     activation: str = "softmax",
+    new_from_background: bool = True,
 ) -> dict[str, Tensor]:
     """The state of a network for other classes.
 
@@ -96,11 +101,15 @@ def take_over(
         activation: What the old network's scores are made by. A sigmoid looks at each class alone; for the softmax of
             the new one the background's output becomes 0, which gives e^x / (1 + e^x + ...): the same score wherever
             one class stands out.
+        new_from_background: Whether rows of a new class start from the background's: not in a network of sigmoids.
 
     Returns:
         What does not depend on the classes from `old`; of what does, the rows of the background and of each class
-        that is kept from `old`, those of a new class from `fresh`. Where no class is kept the background, which was
-        learned against others, is fresh too.
+        that is kept from `old`. Rows of a new class are the background's, by a softmax NEW_PRIOR as probable: so
+        Cermelli et al. (CVPR 2020, section 3.3) start classes that were background before, there in equal parts; the
+        low prior (focal loss, Lin et al. 2017, section 4.1) leaves the scores of those that are kept as they are.
+        Otherwise, and where no class is kept, they are those of `fresh`, and in the latter case the background's too,
+        which was learned against others.
     """
     pairs = [(0, 0), *((a + 1, b + 1) for a, b in match.pairs)] if match.pairs else []
     columns_old, columns_new = [a for a, _ in pairs], [b for _, b in pairs]
@@ -113,5 +122,10 @@ def take_over(
         by_box[:, columns_new] = old[key].reshape(boxes[key], -1, *value.shape[1:])[:, columns_old].to(by_box)
         if pairs and activation == "sigmoid":
             by_box[:, 0] = 0
+        if pairs and new_from_background and key.rpartition(".")[0] + ".bias" in boxes:
+            new = [label + 1 for label in range(by_box.shape[1] - 1) if label + 1 not in columns_new]
+            by_box[:, new] = by_box[:, :1]
+            if value.dim() == 1:
+                by_box[:, new] += math.log(NEW_PRIOR)
         state[key] = by_box.flatten(0, 1)
     return state

@@ -105,7 +105,9 @@ def start_from_checkpoint(
         activation = "softmax"  # the background's output means nothing to sigmoids, which is what follows
     fresh, changed = model.state_dict(), changed_maps(own, priors)
     kept = {key: v for key, v in fresh.items() if not key.startswith(tuple(f"heads.{i}." for i in changed))}
-    model.load_state_dict(fresh | take_over(state, kept, boxes_by_class_tensor(info), match, activation))
+    model.load_state_dict(
+        fresh | take_over(state, kept, boxes_by_class_tensor(info), match, activation, class_bias is None)
+    )
     if changed:
         maps = ", ".join(map(str, (priors.maps[i] for i in changed)))
         log.info("%s: has other default boxes; the outputs of its maps of %s cells start fresh", where, maps)
