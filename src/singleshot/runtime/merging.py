@@ -52,7 +52,7 @@ def merge_windows(found: Iterable[ImageDetections], windows: list[Window], width
     found = (select(one, 0.0, None) for one in found)  # without boxes that have no area
     parts = [TileBoxes.of(one, number, window) for number, (window, one) in enumerate(zip(windows, found, strict=True))]
     boxes, scores, labels, _ = merge(TileBoxes.joined(parts), windows, width, height)
-    return ImageDetections(boxes, scores, labels)
+    return ImageDetections(boxes.astype(np.float32), scores, labels)
 
 
 def merge(found: TileBoxes, windows: list[Window], width: int, height: int) -> TileBoxes:

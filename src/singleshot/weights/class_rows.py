@@ -123,9 +123,8 @@ def take_over(
         if pairs and activation == "sigmoid":
             by_box[:, 0] = 0
         if pairs and new_from_background and key.rpartition(".")[0] + ".bias" in boxes:
-            new = [label + 1 for label in range(by_box.shape[1] - 1) if label + 1 not in columns_new]
-            by_box[:, new] = by_box[:, :1]
-            if value.dim() == 1:
-                by_box[:, new] += math.log(NEW_PRIOR)
+            prior = math.log(NEW_PRIOR) if value.dim() == 1 else 0.0
+            for row in set(range(1, by_box.shape[1])) - set(columns_new):
+                by_box[:, row] = by_box[:, 0] + prior
         state[key] = by_box.flatten(0, 1)
     return state
