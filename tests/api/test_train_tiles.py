@@ -1,15 +1,17 @@
-"""Training in tiles by the use cases: the model file keeps them, whoever takes it follows, and what cannot be is refused."""
+"""Training in tiles by the use cases: the model file keeps them, and whoever takes it follows."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import singleshot
-from singleshot.errors import ConfigError
+from singleshot.errors import CheckpointError, ConfigError
+from singleshot.model_info import EXPORTED, ModelInfo
 from singleshot.tiling import Tiling
 from singleshot.weights.checkpoint import read_info
 
@@ -37,19 +39,27 @@ def test_evaluation_takes_the_models_own_tiles(tiled: singleshot.Run, scenes: Pa
         assert [one.detections for one in whole.per_class] != [one.detections for one in found.per_class]
 
 
-def test_an_exported_file_and_detection_take_them_too(tiled: singleshot.Run, tmp_path: Path) -> None:
-    exported = singleshot.export(tiled.last, out=tmp_path / "m.onnx")
+@pytest.mark.parametrize("export", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["checkpoint", "exported"])
+def test_detection_takes_them_too(export: bool, tiled: singleshot.Run, tmp_path: Path) -> None:
+    path = singleshot.export(tiled.last, out=tmp_path / "m.onnx") if export else tiled.last
     image = np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)
-    for path in (tiled.last, exported):
-        detector = singleshot.load(path)
-        assert detector.tiling == TILING
-        sizes: list[int] = []
-        engine = detector.engine
-        detector.engine = lambda squares, sizes=sizes, engine=engine: sizes.append(len(squares)) or engine(squares)
-        for tile in (None, 240, TILING, False, "none", Tiling(240, 0.1)):
-            detector.detect(image, tile=tile)
-        tiles = len(TILING.windows(400, 300, shape=(64, 96)))
-        assert sizes == [tiles, len(Tiling(240, whole=False).windows(400, 300, shape=(64, 96))), tiles, 1, 1, tiles + 1]
+    detector = singleshot.load(path, device="cpu")
+    assert detector.tiling == TILING
+    sizes: list[int] = []
+    engine = detector.engine
+    detector.engine = lambda squares: sizes.append(len(squares)) or engine(squares)
+    for tile in (None, 240, TILING, False, "none", Tiling(240, 0.1)):
+        detector.detect(image, tile=tile)
+    tiles, usual = (len(replace(TILING, overlap=one).windows(400, 300, shape=(64, 96))) for one in (0.1, 0.25))
+    assert sizes == [tiles, usual, tiles, 1, 1, tiles + 1]
+
+
+def test_the_description_of_an_exported_file_keeps_them(tiled: singleshot.Run) -> None:
+    info = read_info(tiled.last).exported(raw=False)
+    assert ModelInfo.from_json(info.to_json(), "m.onnx", EXPORTED).tiling == TILING
+    for broken in ({"side": "240", "overlap": 0.1, "whole": True}, {"side": 9, "overlap": 0.1, "whole": True}, {}, 7):
+        with pytest.raises(CheckpointError, match=r"m\.onnx: "):
+            ModelInfo.from_json(json.dumps({**info.to_dict(), "tiling": broken}), "m.onnx", EXPORTED)
 
 
 def test_a_run_keeps_its_tiles(tiled: singleshot.Run, scenes: Path, tmp_path: Path, caplog) -> None:
