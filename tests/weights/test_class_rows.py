@@ -117,6 +117,9 @@ def test_names_of_voc_and_coco_meet_and_so_do_other_spellings() -> None:
     assert match_classes(["Car", "CAR"], ["car"]).pairs == ()
     assert match_classes(["Car"], ["car", "c-ar"]).pairs == ()
     assert match_classes(["tv"], ["tv", "tvmonitor"]).pairs == ((0, 0),)
+    renamed = match_classes(["ring", "b"], ["b", "circle", "c"], {"circle": ("x", "ring"), "c": ("b", "ring")})
+    assert renamed.pairs == ((1, 0), (0, 1))
+    assert describe_match(renamed) == "kept b, circle (its ring); new: c"
     assert describe_match(match_classes(["airplane"], ["aeroplane"])) == "kept aeroplane (its airplane); new: none"
 
 

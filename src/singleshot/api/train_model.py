@@ -50,7 +50,9 @@ def first_model(options: TrainOptions, train_set: Dataset | ShardStream) -> tupl
     if options.start:
         class_bias = prior_bias() if recipe.activation == "sigmoid" else None
         rules = options.resize, options.sixteen_bit, choose, choose_priors, class_bias
-        model, initial, knows = start_from_checkpoint(options.start, class_names, options.model, *rules)
+        selection = train_set.selection
+        wanted = class_names if selection is None else selection.to_dict()
+        model, initial, knows = start_from_checkpoint(options.start, wanted, options.model, *rules)
         return model, initial, "detector" if knows else "backbone"
     name = options.model or DEFAULT_MODEL
     inputs = table = None

@@ -33,17 +33,24 @@ class ClassMatch(NamedTuple):
     renamed: Mapping[str, str] = MappingProxyType({})
 
 
-def match_classes(old: Sequence[str], new: Sequence[str]) -> ClassMatch:
+def match_classes(
+    old: Sequence[str], new: Sequence[str], members: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> ClassMatch:
     """Classes of the same name, whatever their positions; of a name that comes twice the first counts.
 
     A class that has no other of exactly its name meets one that differs in letter case, spaces, "-" and "_" alone, or
-    by what VOC and COCO call the same objects, where there is one such class on both sides.
+    by what VOC and COCO call the same objects, where there is one such class on both sides. members: what new classes
+    that are renamed or joined are called in the data; one that has met no other meets the first of these that is free.
     """
     labels = {name: label for label, name in reversed(list(enumerate(old)))}
     free_old = _single_by_plain_name(name for name in labels if name not in set(new))
     free_new = _single_by_plain_name(name for name in dict.fromkeys(new) if name not in labels)
     renamed = {name: free_old[plain] for plain, name in free_new.items() if plain in free_old}
     found = {name: name for name in new if name in labels} | renamed
+    for name in (one for one in members if one in new and one not in found):
+        free = [member for member in members[name] if member in labels and member not in found.values()]
+        found |= {name: member for member in free[:1]}
+        renamed |= {name: member for member in free[:1]}
     return ClassMatch(
         tuple((labels[found[name]], label) for label, name in enumerate(new) if name in found),
         tuple(name for name in new if name in found),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from singleshot.errors import CheckpointError, ConfigError, printable
@@ -54,7 +54,7 @@ def start_model(model: SSD, backbone_weights: str, fresh: bool = True) -> tuple[
 
 def start_from_checkpoint(
     path: str,
-    class_names: tuple[str, ...],
+    class_names: tuple[str, ...] | Mapping[str, Sequence[str]],
     name: str | None = None,
     resize: str | None = None,
     sixteen_bit: str | None = None,
@@ -67,7 +67,7 @@ def start_from_checkpoint(
 
     Args:
         path: The checkpoint.
-        class_names: Those wanted. The confidence outputs of a class go by its name; a name that the checkpoint does
+        class_names: Those wanted, or each with what it is called in the data, where some have other names there. The confidence outputs of a class go by its name; a name that the checkpoint does
             not know starts fresh, which the log says.
         name: What the preset must be; None for any.
         resize: "stretch" or "letterbox" in place of the checkpoint's own rule.
@@ -86,7 +86,8 @@ def start_from_checkpoint(
     where = printable(path)
     if name is not None and name != info.model:
         raise ConfigError(f"--model {printable(name, 60)}: {where} is a {printable(info.model, 60)}; leave --model out")
-    match = match_classes(info.class_names, class_names)
+    members = class_names if isinstance(class_names, Mapping) else {}
+    match = match_classes(info.class_names, tuple(class_names), members)
     spec = info.input_spec
     spec = replace(spec, resize=resize or spec.resize, sixteen_bit=sixteen_bit or spec.sixteen_bit)
     if choose_input is not None:
