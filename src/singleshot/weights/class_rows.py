@@ -49,8 +49,8 @@ def match_classes(
     found = {name: name for name in new if name in labels} | renamed
     for name in (one for one in members if one in new and one not in found):
         free = [member for member in members[name] if member in labels and member not in found.values()]
-        found |= {name: member for member in free[:1]}
-        renamed |= {name: member for member in free[:1]}
+        if free:
+            found[name] = renamed[name] = free[0]
     return ClassMatch(
         tuple((labels[found[name]], label) for label, name in enumerate(new) if name in found),
         tuple(name for name in new if name in found),

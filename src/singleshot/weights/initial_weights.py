@@ -67,8 +67,9 @@ def start_from_checkpoint(
 
     Args:
         path: The checkpoint.
-        class_names: Those wanted, or each with what it is called in the data, where some have other names there. The confidence outputs of a class go by its name; a name that the checkpoint does
-            not know starts fresh, which the log says.
+        class_names: Those wanted, or each with what it is called in the data, where some have other names there. The
+            confidence outputs of a class go by its name; a name that the checkpoint does not know starts fresh, which
+            the log says.
         name: What the preset must be; None for any.
         resize: "stretch" or "letterbox" in place of the checkpoint's own rule.
         sixteen_bit: "scale" or "stretch", likewise.
