@@ -63,8 +63,8 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="paper, scratch, finetune, finetune-sgd, adapt or a TOML file. Default: by what is pretrained: "
-            "nothing (scratch), the backbone (finetune), a whole detector (adapt)."
+            help="paper, scratch, finetune, finetune-sgd, adapt, extend or a TOML file. Default: by what is pretrained:"
+            " nothing (scratch), the backbone (finetune), a whole detector (adapt), most of its classes (extend)."
         ),
     ] = None,
     epochs: Annotated[

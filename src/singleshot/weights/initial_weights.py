@@ -61,9 +61,9 @@ def start_from_checkpoint(
     choose_input: Callable[[InputSpec, Callable[[], SSD]], InputSpec] | None = None,
     choose_priors: Callable[[PriorSpec, InputSpec], PriorSpec] | None = None,
     class_bias: float | None = None,
-) -> tuple[SSD, str, bool]:
-    """A checkpoint's network, ours or another project's, for the classes that are wanted, words about it, and whether
-    it knows one of them.
+) -> tuple[SSD, str, int]:
+    """A checkpoint's network, ours or another project's, for the classes that are wanted, words about it, and how many
+    of them it knows.
 
     Args:
         path: The checkpoint.
@@ -116,7 +116,7 @@ def start_from_checkpoint(
     log.info("%s: its classes by name: %s", where, describe_match(match))
     total = len(class_names)
     words = f"from {where}" + (f", {len(match.new)} of {total} classes new" if match.new else "")
-    return model, words, bool(match.kept) and len(changed) < len(priors.maps)
+    return model, words, len(match.kept) if len(changed) < len(priors.maps) else 0
 
 
 def changed_maps(old: PriorSpec, new: PriorSpec) -> list[int]:
