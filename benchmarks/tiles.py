@@ -23,7 +23,8 @@ from singleshot.datasets import open_dataset
 from singleshot.datasets.dataset import Dataset
 from singleshot.metrics import evaluate
 from singleshot.records import ImageDetections, ImageTruth
-from singleshot.runtime import Detector, Tiling
+from singleshot.runtime import Detector
+from singleshot.tiling import Tiling
 
 
 def joined(dataset: Dataset, side: int) -> Iterator[tuple[np.ndarray, ImageTruth]]:

@@ -28,7 +28,7 @@ GROUPS: dict[str, dict[str, set[str]]] = {
         "convention_records": {"prior_boxes", "prior_tables", "inputs", "thresholds"},
         "conventions_faces": {"convention_records", "inputs", "thresholds"},
         "conventions": {"convention_records", "conventions_faces", "inputs", "thresholds"},
-        "input_shape": {"inputs", "prior_boxes"},
+        "input_shape": {"inputs", "prior_boxes"}, "tiling": {"inputs"},
         "priors": {"prior_boxes", "prior_tables"},
         "prior_coverage": {"prior_boxes"},
         "prior_fitting": {"prior_boxes", "prior_coverage"},

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from singleshot.api.load import load
     from singleshot.api.train import Run, train
     from singleshot.metrics import Evaluation
-    from singleshot.runtime import Detections, Detector, Tiling
+    from singleshot.runtime import Detections, Detector
+    from singleshot.tiling import Tiling
     from singleshot.training.reports import Reporter
 
 __all__ = [
@@ -50,7 +51,7 @@ _HOMES = {
     "Evaluation": "singleshot.metrics",
     "Reporter": "singleshot.training.reports",
     "Run": "singleshot.api.train",
-    "Tiling": "singleshot.runtime",
+    "Tiling": "singleshot.tiling",
     "evaluate": "singleshot.api.evaluate",
     "explain": "singleshot.api.explain",
     "export": "singleshot.api.export",

@@ -101,7 +101,7 @@ class Client:
         model: str | None = None,
         score_min: float | None = None,
         nms_iou: float | None = None,
-        tile: int | str | None = None,
+        tile: int | str | bool | None = None,
     ) -> list[Detections]:
         """Objects in each image, in one request.
 
@@ -110,7 +110,8 @@ class Client:
             model: A name of `models`; None for the service's default.
             score_min: In place of the model's own.
             nms_iou: Of two boxes of a class that overlap more, the weaker is dropped.
-            tile: Look at tiles of that many pixels a side too; "640:0.25" with the overlap.
+            tile: Look at tiles of that many pixels a side too; "640:0.25" with the overlap; False
+                for none. None: what the service does by itself, for a model that was trained on tiles these.
 
         Raises:
             DataError: A file cannot be read.
@@ -119,7 +120,12 @@ class Client:
         given = [images] if isinstance(images, (bytes, str, Path)) else list(images)
         boundary = secrets.token_hex(24)
         body = b"".join(_part(one, index, boundary) for index, one in enumerate(given)) + f"--{boundary}--\r\n".encode()
-        options = {"model": model, "score_min": score_min, "nms_iou": nms_iou, "tile": tile}
+        options = {
+            "model": model,
+            "score_min": score_min,
+            "nms_iou": nms_iou,
+            "tile": "none" if tile is False else tile,
+        }
         query = urlencode({name: value for name, value in options.items() if value is not None})
         kind = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
         answer = self._ask("POST", f"/v1/detect{'?' if query else ''}{query}", body, kind)

@@ -17,6 +17,7 @@ from singleshot.inputs import InputSpec
 from singleshot.pretrained import PretrainedWeights
 from singleshot.prior_boxes import PriorSpec
 from singleshot.thresholds import Thresholds
+from singleshot.tiling import Tiling
 
 if TYPE_CHECKING:
     from singleshot.models import SSD
@@ -51,6 +52,7 @@ class ModelInfo:
         category_ids: COCO's number of each class, of the data that it was trained on; None for other forms.
         selection: Which of its training data's classes these are, where they were selected or renamed.
         pretrained: What it was started from and that licence, where it did not start from scratch and that is known.
+        tiling: The tiles that it was trained on, None for whole images: detection looks at the same.
         more: What else the description holds.
     """
 
@@ -68,6 +70,7 @@ class ModelInfo:
     category_ids: Mapping[str, int] | None = None
     selection: ClassSelection | None = None
     pretrained: PretrainedWeights | None = None
+    tiling: Tiling | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -204,6 +207,7 @@ _READERS: dict[str, Callable[[Any], object]] = {
     "category_ids": read_category_ids,
     "selection": ClassSelection.from_dict,
     "pretrained": PretrainedWeights.from_dict,
+    "tiling": Tiling.from_dict,
     "model": str,
     "version": str,
 }

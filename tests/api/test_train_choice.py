@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from singleshot.api.train import TrainOptions, prepare, resolve
-from singleshot.api.train_choice import choose_model
+from singleshot.api.train_choice import choose_model, pretrained_by_start
 from singleshot.weights import lite0_backbone
 
 
@@ -19,6 +19,13 @@ def test_the_model_follows_from_the_weights(monkeypatch: pytest.MonkeyPatch) -> 
     assert choose_model(None).value == "ssd320-mini"
     assert "singleshot[pretrained]" in choose_model(None).reason
     assert choose_model("imagenet").value == "ssd320-lite0"  # whose line names the extra
+
+
+def test_what_a_start_brings_follows_from_the_classes_that_it_knows() -> None:
+    known = {
+        (kept, total): pretrained_by_start(kept, total) for kept, total in [(0, 3), (1, 3), (2, 3), (2, 4), (3, 3)]
+    }
+    assert list(known.values()) == ["backbone", "detector", "most", "most", "detector"]
 
 
 def test_what_was_chosen_is_said_and_kept(caplog: pytest.LogCaptureFixture, scenes: Path, tmp_path: Path) -> None:

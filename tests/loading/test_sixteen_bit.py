@@ -22,7 +22,7 @@ from singleshot.loading.few_greys import warn_of_few_greys
 from singleshot.loading.loader import EvalLoader, TrainLoader
 from singleshot.loading.shard_stream import open_stream
 from singleshot.runtime import Detector, open_sources
-from singleshot.runtime.tiles import Tiling
+from singleshot.tiling import Tiling
 
 SIDE = 64
 SPEC = InputSpec(size=SIDE, sixteen_bit="stretch")

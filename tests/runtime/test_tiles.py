@@ -13,7 +13,7 @@ from singleshot.inputs import InputSpec
 from singleshot.records import ImageDetections
 from singleshot.runtime import Detector, Frame
 from singleshot.runtime.merging import TileBoxes, merge
-from singleshot.runtime.tiles import Tiling
+from singleshot.tiling import Tiling
 
 SIDE = 200  # of the network's input
 

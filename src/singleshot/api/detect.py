@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from singleshot.api.class_names import read_groups
 from singleshot.api.detect_results import Results
 from singleshot.api.options import Options, check_range, check_results_folder
+from singleshot.api.tile_option import chosen_tiling
 from singleshot.class_selection import Classes
 from singleshot.errors import ConfigError, DataError, printable
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from singleshot.runtime.journal import Finished
     from singleshot.runtime.result_files import CocoIds
     from singleshot.runtime.sources import Frame
-    from singleshot.runtime.tiles import Tiling
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,10 @@ class DetectOptions(Options):
     videos too; line_width, labels, scores: how, see runtime.drawing.DrawOptions; crop: write each object as a picture
     of its own; score_min: None for the model's own; rule: of a checkpoint, see `load`; batch: images per run of the
     network, None for what suits engine and source; tile: pixels of a side, "640" or with the overlap "640:0.25", to
-    look at tiles too; tiles_only: not at the whole image; limit: stop after so many images or frames; resume: go on
-    with the stopped run in `out`, by the same options; device, engine, threads, precision: as in `load`.
+    look at tiles too, "none" for none (None: at those that the model was trained on); tiles_only: not at the whole
+    image, False for at it too (None: as the model was trained, at it too with other tiles); limit: stop after so many
+    images or frames; resume: go on with the stopped run in `out`, by the same options; device, engine, threads,
+    precision: as in `load`.
     Raises ConfigError for a value that is out of range.
     """
 
@@ -53,7 +55,7 @@ class DetectOptions(Options):
     rule: str | None = None
     batch: int | None = None
     tile: str | None = None
-    tiles_only: bool = False
+    tiles_only: bool | None = None
     device: str | None = "auto"
     engine: str | None = None
     threads: int | None = None
@@ -70,8 +72,6 @@ class DetectOptions(Options):
             )
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"--limit {self.limit}: want at least 1")
-        if self.tile is None and self.tiles_only:
-            raise ConfigError("--tiles-only: of what size? give --tile N too")
         check_range("--batch", self.batch, 1, 4096)
         check_range("--line-width", self.line_width, 1, 100)
         for name in ("line_width", "labels", "scores"):
@@ -85,18 +85,6 @@ class DetectOptions(Options):
             raise ConfigError("--crop: where to? Give --out")
         if self.resume and self.out is None:
             raise ConfigError("--resume: which run? Give its --out")
-
-    @property
-    def tiling(self) -> Tiling | None:
-        """The tiles that are looked at. Raises ConfigError."""
-        from singleshot.runtime.tiles import Tiling
-
-        if self.tile is None:
-            return None
-        try:
-            return replace(Tiling.of(self.tile), whole=not self.tiles_only)
-        except ConfigError as error:
-            raise ConfigError(f"--{error}") from error
 
 
 class Counts(NamedTuple):
@@ -150,7 +138,7 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
     from singleshot.api.load import load
     from singleshot.runtime.sources import open_sources
 
-    tiling = options.tiling
+    chosen_tiling(None, options.tile)  # a wrong one is said before anything else
     if stream is not None and options.out is None and options.form not in ("json", "coco"):
         raise ConfigError(f"--format {options.form}: on standard output want json or coco; or give --out FOLDER")
     if options.out is not None and not options.resume:
@@ -170,9 +158,10 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
         rule=options.rule,
         classes=classes,
     )
+    tiling = chosen_tiling(detector, options.tile, options.tiles_only, options.model)
     ids = _coco_ids(options, detector) if options.form == "coco" else None
     frames = _frames(options, detector.input_spec.sixteen_bit, finished)
-    found = detector.stream(frames, options.batch, options.score_min, tile=tiling, keep_images=keep)
+    found = detector.stream(frames, options.batch, options.score_min, tile=tiling or False, keep_images=keep)
     results = Results(options, tuple(detector.class_names), stream, ids, head)
     return write_results(found, results, listener, finished)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from singleshot.api.class_names import read_groups
 from singleshot.api.options import Options, Progress, check_range, check_results_folder, no_progress
+from singleshot.api.tile_option import chosen_tiling
 from singleshot.class_selection import Classes
 from singleshot.errors import ConfigError, printable
 from singleshot.extras import needs, require
@@ -45,6 +46,8 @@ class EvaluateOptions(Options):
     clip_boxes: bool = False
     classes: Classes | None = None
     follow_links: bool = False
+    tile: str | int | bool | None = None
+    tiles_only: bool | None = None
 
     def __post_init__(self) -> None:
         check_range("--batch", self.batch, 1, 4096)
@@ -92,6 +95,8 @@ def evaluate(
     clip_boxes: bool = False,
     classes: Classes | None = None,
     follow_links: bool = False,
+    tile: str | int | bool | None = None,
+    tiles_only: bool | None = None,
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Average precision of a model on labelled images, per class and over all, and which kinds of errors cost how much
@@ -121,6 +126,9 @@ def evaluate(
             some that become one in both, a file with such lines, or {new name: [old names]}. None for all that both
             have; what the model learnt under another name is taken so in the data too.
         follow_links: Follow links in the data's folder that lead out of it: for a folder of your own.
+        tile: Look at tiles of that many pixels a side too and merge what is found, as `detect` does: 640, or
+            "640:0.1" with the overlap; False for none, None for those that the model was trained on.
+        tiles_only: Not at the whole image too; None for as the model was trained.
         progress: Shows how far it is: progress(images, "images") is a context that gives the function to call after
             each image.
 
@@ -135,6 +143,7 @@ def evaluate(
 
 def run_evaluation(options: EvaluateOptions, progress: Progress = no_progress) -> Evaluated:
     """As `evaluate`, with what was asked for and the seconds it took."""
+    from singleshot.datasets.tiles import TiledSamples
     from singleshot.evaluation.engine_loop import SquareBatch, evaluate_engine, read_batches
     from singleshot.evaluation.measured_classes import ModelClasses, open_measured
     from singleshot.metrics import METRICS, analyse_errors
@@ -154,9 +163,11 @@ def run_evaluation(options: EvaluateOptions, progress: Progress = no_progress) -
     if options.errors is not None:
         require("report", "--errors", "jinja2")
         check_results_folder("--errors", options.errors)
+    chosen_tiling(None, options.tile)
     wanted = None if options.classes is None else read_groups(options.classes)
     detector = _exported(options) if is_exported(options.model) else _checkpoint(options)
     engine, spec = detector.engine, detector.input_spec
+    tiling = chosen_tiling(detector, options.tile, options.tiles_only, options.model)
     model = ModelClasses(detector.class_names, detector.learnt)
     dataset, classes, rows, unknown = open_measured(
         options.data, options.split, model, wanted, options.clip_boxes, options.follow_links
@@ -168,8 +179,9 @@ def run_evaluation(options: EvaluateOptions, progress: Progress = no_progress) -
 
     started = time.perf_counter()
     with progress(len(dataset), "images") as advance:
-        batches = read_batches(dataset, spec, options.batch, options.workers)
-        evaluated = evaluate_engine(detect, batches, dataset, spec.sides, options.metric, advance)
+        tiles = None if tiling is None else TiledSamples(dataset, tiling, spec.sides)
+        batches = read_batches(tiles or dataset, spec, options.batch, options.workers)
+        evaluated = evaluate_engine(detect, batches, dataset, spec.sides, options.metric, advance, tiles=tiles)
     seconds = time.perf_counter() - started
     truths = [dataset.truth(i) for i in range(len(dataset))]
     errors = analyse_errors(evaluated.detections, truths, dataset.class_names, image_sizes=dataset.sizes)
@@ -221,7 +233,7 @@ def _checkpoint(options: EvaluateOptions) -> Detector:
         engine.thresholds = replace(engine.thresholds, nms_iou=options.nms_iou)
     assert engine.info is not None
     detector = Detector(engine, engine.info.input_spec, engine.info.class_names, thresholds=engine.thresholds)
-    detector.learnt = engine.info.selection
+    detector.learnt, detector.tiling = engine.info.selection, engine.info.tiling
     return detector
 
 

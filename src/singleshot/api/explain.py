@@ -135,6 +135,12 @@ class Explainer:
         self.detector: Detector = open_detector(model, None, EngineOptions(usual, rule=rule))
         assert self.detector.info is not None
         self._info: ModelInfo = self.detector.info
+        if self.detector.tiling is not None:
+            where, words = printable(model), self.detector.tiling.words
+            log.warning(
+                "%s: was trained on %s, and whole images are explained: cut a tile out and explain that", where, words
+            )
+            self.detector.tiling = None
         self._fields: ReceptiveFields | None = None
         self._recipe, self._recipe_of = _recipe_of(self._info)
 

@@ -111,6 +111,7 @@ def train(
     grey: bool | None = None,
     resize: str | None = None,
     sixteen_bit: str | None = None,
+    tile: str | int | bool | None = None,
     split: str | None = None,
     val_split: str | None = None,
     val_every: int | None = None,
@@ -142,8 +143,8 @@ def train(
         model: Which network, a key of singleshot.models.MODELS; None for what suits the weights that are
             installed.
         out: Folder of the run; None for runs/train-N.
-        recipe: "paper", "scratch", "finetune", "finetune-sgd", "adapt" or a TOML file; None for what suits the weights
-            that it starts from.
+        recipe: "paper", "scratch", "finetune", "finetune-sgd", "adapt", "extend" or a TOML file; None for what suits
+            the weights that it starts from.
         epochs: Times through the training images; None for the recipe's.
         time: Train for this long instead, such as "20m" or "1h30m", or seconds.
         batch: Images per step; None for the recipe's.
@@ -157,6 +158,9 @@ def train(
         resize: "stretch" or "letterbox"; None for the model's.
         sixteen_bit: How 16-bit pictures become 8 bits: "scale" (None) or "stretch", each picture's own range. The model
             keeps it: evaluation and detection do the same.
+        tile: Train and validate on tiles of that many pixels a side, as `detect` with the same tile cuts them, for
+            objects that are small in the whole image; "320:0.1" with their overlap in validation. The model keeps it:
+            evaluation and detection do the same. False for none; None for what the start was trained on.
         split: Split to train on; None for "train".
         val_split: Split to validate on, "none" for no validation; None for "val" where there is one.
         val_every: Epochs between validations, None for 1; with `time` they come as time allows.
@@ -307,6 +311,8 @@ def _ended(trainer: Trainer, result: Result) -> Run:
 
 def _started(trainer: Trainer, options: TrainOptions, initial: str) -> Started:
     settings, train_set, val_set = trainer.settings, trainer.train_set, trainer.val_set
+    per_epoch, tiling = len(trainer.loader) * settings.batch, settings.tiling
+    tiles = "" if tiling is None else f", {tiling.words}, {per_epoch} an epoch"
     return Started(
         folder=settings.out,
         model=trainer.model.name,
@@ -318,5 +324,5 @@ def _started(trainer: Trainer, options: TrainOptions, initial: str) -> Started:
         precision=str(trainer.dtype),
         device=str(settings.device),
         length=str(options.time) if options.time else f"{settings.epochs} epochs",
-        input=trainer.model.input_spec.size_text,
+        input=trainer.model.input_spec.size_text + tiles,
     )

@@ -9,8 +9,9 @@ from singleshot.api.options import DEFAULT_MODEL, PRETRAINED_MODEL
 if TYPE_CHECKING:
     from singleshot.models import SSD
 
-# What of a model is pretrained; "detector": its heads too, for one of the classes at least.
-Pretrained = Literal["nothing", "backbone", "detector"]
+# What of a model is pretrained; "detector": its heads too, for one of the classes at least; "most": for half of them
+# and more, but not for all.
+Pretrained = Literal["nothing", "backbone", "detector", "most"]
 
 
 class Choice(NamedTuple):
@@ -35,10 +36,19 @@ def choose_model(backbone_weights: str | None) -> Choice:
     return Choice(PRETRAINED_MODEL, "ImageNet weights are installed")
 
 
+def pretrained_by_start(kept: int, total: int) -> Pretrained:
+    """What a detector to start from brings that knows `kept` of `total` classes."""
+    if kept < total <= 2 * kept:
+        return "most"
+    return "detector" if kept else "backbone"
+
+
 def choose_recipe(model: SSD, pretrained: Pretrained) -> Choice:
     """The recipe for a model and the weights that it starts from."""
     if pretrained == "nothing":
         return Choice("scratch", "nothing is pretrained")
+    if pretrained == "most":
+        return Choice("extend", "the start knows most classes of the data, and some are new")
     if pretrained == "detector":
         return Choice("adapt", "the start knows classes of the data")
     if model.name in ("ssd300-vgg16", "ssd512-vgg16"):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from singleshot.api.options import DEFAULT_MODEL
-from singleshot.api.train_choice import Pretrained
+from singleshot.api.train_choice import Pretrained, pretrained_by_start
 from singleshot.api.train_options import TrainOptions
 from singleshot.errors import CheckpointError
 
@@ -50,8 +50,10 @@ def first_model(options: TrainOptions, train_set: Dataset | ShardStream) -> tupl
     if options.start:
         class_bias = prior_bias() if recipe.activation == "sigmoid" else None
         rules = options.resize, options.sixteen_bit, choose, choose_priors, class_bias
-        model, initial, knows = start_from_checkpoint(options.start, class_names, options.model, *rules)
-        return model, initial, "detector" if knows else "backbone"
+        selection = train_set.selection
+        wanted = class_names if selection is None else selection.to_dict()
+        model, initial, kept = start_from_checkpoint(options.start, wanted, options.model, *rules)
+        return model, initial, pretrained_by_start(kept, len(class_names))
     name = options.model or DEFAULT_MODEL
     inputs = table = None
     if name in MODELS:

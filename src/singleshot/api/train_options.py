@@ -15,9 +15,10 @@ from singleshot.api.options import Options, check_range
 from singleshot.class_selection import Classes, ClassSelection, select_classes
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.extras import needs, require
-from singleshot.input_shape import size_words
+from singleshot.input_shape import AUTO, size_words
 from singleshot.prior_files import read_priors
 from singleshot.storage import is_remote
+from singleshot.tiling import NONE, choose_tiling
 
 if TYPE_CHECKING:
     from singleshot.training.recipes import Recipe
@@ -42,6 +43,7 @@ _FIXED = (
     "grey",
     "resize",
     "sixteen_bit",
+    "tile",
     "seed",
 )
 # Of these, what --accept-changes takes all the same.
@@ -86,6 +88,7 @@ class TrainOptions(Options):
     grey: bool | None = None
     resize: str | None = None
     sixteen_bit: str | None = None
+    tile: str | int | bool | None = None
     split: str | None = None
     val_split: str | None = None
     val_every: int | None = None
@@ -147,6 +150,10 @@ def resolve(given: TrainOptions) -> TrainOptions:
         given = replace(given, classes=read_groups(given.classes))
     if given.size is not None:
         given = replace(given, size=size_words(given.size))
+    if given.tile is not None:
+        given = replace(given, tile=_tile_text(given.tile))
+        if given.tile != NONE and given.size == AUTO:
+            raise ConfigError("--size auto goes by whole pictures, and --tile by parts of them: give --size by number")
     if given.time and given.epochs:
         raise ConfigError("--time and --epochs exclude each other: a budget of time decides the epochs")
     if given.start and given.backbone_weights and not given.resume:
@@ -166,6 +173,15 @@ def resolve(given: TrainOptions) -> TrainOptions:
         raise ConfigError("train: which data? Give a folder of labelled images: singleshot train DATA")
     _check_val_every(given, given)
     return given
+
+
+def _tile_text(tile: str | int | bool) -> str:
+    """As run.json keeps it. Raises ConfigError."""
+    try:
+        tiling = choose_tiling(None, tile)
+    except ConfigError as error:
+        raise ConfigError(f"--{error}") from error
+    return NONE if tiling is None else tiling.text
 
 
 def _check_val_every(given: TrainOptions, whole: TrainOptions) -> None:
@@ -224,6 +240,7 @@ def _refuse_changes(given: TrainOptions, saved: TrainOptions, recipe: Mapping[st
                 "batch": recipe.get("batch"),
                 "lr": recipe.get("lr"),
                 "freeze": recipe.get("freeze"),
+                "tile": NONE,
                 **DEFAULTS,
             }.get(name)
         if wanted is None or has in (wanted, _absolute(name, wanted)):

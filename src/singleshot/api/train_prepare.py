@@ -11,6 +11,7 @@ from singleshot.api.options import parse_bytes, parse_duration
 from singleshot.api.train_choice import Choice, choose_model, choose_recipe
 from singleshot.api.train_model import first_model
 from singleshot.api.train_options import TrainOptions, read_recipe
+from singleshot.api.train_tiles import check_tiles, tile_of_run, tiling_of
 from singleshot.api.train_together import on_each, on_first
 from singleshot.errors import ConfigError, printable
 from singleshot.input_shape import size_words
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from singleshot.inputs import Size
     from singleshot.loading.shard_stream import ShardStream
     from singleshot.models import SSD
+    from singleshot.tiling import Tiling
     from singleshot.training.distributed import World
     from singleshot.training.loop import Settings, Trainer
     from singleshot.training.recipes import Recipe
@@ -50,7 +52,7 @@ def prepare(options: TrainOptions, world: World | None = None) -> tuple[Trainer,
     from singleshot.training.checkpoints import has_state
     from singleshot.training.loggers import open_loggers
 
-    options = options.filled()
+    options = replace(filled := options.filled(), tile=tile_of_run(filled))
     folder = Path(str(options.out))
     on_first(world, lambda: check_folder(folder, bool(options.resume)))
     going_on = on_first(world, lambda: bool(options.resume) and has_state(folder))
@@ -112,6 +114,8 @@ def _decide(options: TrainOptions, train_set: Dataset | ShardStream) -> Decided:
         )
     if recipe.activation == "sigmoid" and not options.start:
         set_class_bias(model, prior_bias())  # a resume puts its own weights back
+    tiling = tiling_of(options.tile)
+    check_tiles(tiling, train_set, model.input_spec.sides)
     cache_bytes = parse_bytes(options.cache_size or "", "--cache-size")
     options = replace(
         options,
@@ -121,7 +125,7 @@ def _decide(options: TrainOptions, train_set: Dataset | ShardStream) -> Decided:
         grey=model.input_spec.channels == 1,
         resize=model.input_spec.resize,
         sixteen_bit=model.input_spec.sixteen_bit,
-        cache=_cache(options.cache or "auto", train_set, model.input_spec.sides, cache_bytes),
+        cache=_cache(options.cache or "auto", train_set, model.input_spec.sides, cache_bytes, tiling),
     )
     return Decided(model, recipe, options, initial, chosen)
 
@@ -173,6 +177,7 @@ def _settings(options: TrainOptions, recipe: Recipe, place: torch.device, world:
         val_split=options.val_split or "val",
         skip_broken=options.skip_broken,
         world=world,
+        tiling=tiling_of(options.tile),
     )
 
 
@@ -192,13 +197,14 @@ def _refuse_if_over(trainer: Trainer, options: TrainOptions) -> None:
     )
 
 
-def _cache(wanted: str, train_set: Dataset | ShardStream, size: Size, most: int) -> str:
+def _cache(wanted: str, train_set: Dataset | ShardStream, size: Size, most: int, tiling: Tiling | None) -> str:
     """The cache, decided once: a resumed run must read the same pixels."""
     from singleshot.datasets.dataset import Dataset
     from singleshot.loading.cache import pick_cache
 
     if isinstance(train_set, Dataset):
-        return pick_cache(train_set, size, most) if wanted == "auto" else wanted
+        tile = None if tiling is None else tiling.sides(size)
+        return pick_cache(train_set, size, most, tile) if wanted == "auto" else wanted
     if wanted not in ("auto", "none"):
         raise ConfigError(f"--cache {printable(wanted)}: shards are read in a stream and not kept; leave --cache out")
     return "none"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from singleshot.api.train_options import PRIORS_FILE, TrainOptions
+from singleshot.api.train_tiles import tiling_of
 from singleshot.datasets.build_dataset import build_dataset
 from singleshot.datasets.dataset import Dataset
 from singleshot.datasets.measure import measured
@@ -20,6 +21,7 @@ from singleshot.prior_boxes import PriorSpec
 from singleshot.prior_coverage import best_iou, prior_grids
 from singleshot.prior_files import read_priors
 from singleshot.prior_fitting import fit_priors
+from singleshot.tiling import parts_in_tiles
 
 if TYPE_CHECKING:
     from singleshot.loading.shard_stream import ShardStream
@@ -95,7 +97,11 @@ class PriorChoice:
         """float64 [M, 4] the objects in parts of the input, crowds and those of images of unknown size left out."""
         image = data.image_of
         rows = np.flatnonzero(~data.crowd & (data.sizes[image] > 0).all(axis=1))
-        return boxes_in_input(data.boxes_px[rows], data.sizes[image[rows]], inputs)
+        boxes, sizes = data.boxes_px[rows], data.sizes[image[rows]]
+        tiling = tiling_of(self.options.tile)
+        if tiling is not None:
+            boxes, sizes = parts_in_tiles(boxes, sizes, tiling.sides(inputs.sides), np.random.default_rng(0))
+        return boxes_in_input(boxes, sizes, inputs)
 
     def _matched(self, boxes: np.ndarray, table: PriorSpec) -> float:
         if len(boxes) > _MOST:

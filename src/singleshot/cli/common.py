@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from singleshot.errors import ConfigError
 from singleshot.files import is_free as is_free
 from singleshot.runtime.engines.table import ENGINES
 
@@ -50,6 +51,34 @@ LabelScoreOption = Annotated[
     float | None,
     typer.Option("--score-min", min=0, max=1, help="Of detections that are read as labels: the lowest score to take."),
 ]
+
+TileOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tile",
+        metavar="N[:OVERLAP]",
+        help="Look at tiles of N pixels a side too, for small objects in large images. N: so that objects look as large"
+        " as in training. Overlap: 0.25 of a tile. Default: what the model was trained on.",
+    ),
+]
+NoTileOption = Annotated[
+    bool, typer.Option("--no-tile", help="Whole images alone, also for a model that was trained on tiles.")
+]
+TilesOnlyOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--tiles-only/--whole-too",
+        help="Whether not to look at the whole image too, which finds large objects. Default: as the model was trained;"
+        " --tile with any other looks at both.",
+    ),
+]
+
+
+def one_tile(tile: str | None, no_tile: bool) -> str | None:
+    """Of --tile and --no-tile the one that is given. Raises ConfigError for both."""
+    if tile is not None and no_tile:
+        raise ConfigError("--tile and --no-tile exclude each other: leave one of them out")
+    return "none" if no_tile else tile
 
 
 def count_of(number: int, one: str, many: str | None = None) -> str:

@@ -13,6 +13,7 @@ import typer
 
 from singleshot.api.options import DEFAULT_MODEL
 from singleshot.cli.common import FollowLinksOption, JsonOption, LabelScoreOption, QuietOption, count_of, progress_bar
+from singleshot.cli.data_advice import small_objects
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.extras import require
 from singleshot.files import atomic_write
@@ -253,7 +254,7 @@ def _meaning(found: DataInfo) -> list[str]:
         if missed >= _WORTH * chosen.all.objects:
             better = better_preset(chosen, found.covers) is not chosen
             lines += [_advice(key, chosen, better) for key, count in reasons if count >= _COMMON * missed]
-    return _wrap(lines)
+    return _wrap([*lines, *small_objects(found)])
 
 
 def better_preset(chosen: Cover, covers: Sequence[Cover]) -> Cover:
@@ -283,8 +284,8 @@ def _advice(reason: str, cover: Cover, better: bool) -> str:
     preset = "Take the preset named above, or" if better else "No preset does better:"
     if reason == "small":
         return (
-            f"Too small: its smallest prior has {cover.smallest_px:.0f} px. {preset} cut the images into tiles, so "
-            f"that objects fill more of the square, or give the model smaller priors {own}."
+            f"Too small: its smallest prior has {cover.smallest_px:.0f} px. {preset} train on tiles, which objects "
+            f"fill more of (train --tile N), or give the model smaller priors {own}."
         )
     if reason == "large":
         return f"Too large: its largest prior has {cover.largest_px:.0f} px. {preset} make larger priors {own}."

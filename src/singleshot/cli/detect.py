@@ -18,10 +18,14 @@ from singleshot.cli.common import (
     ClassesOption,
     DeviceOption,
     EngineOption,
+    NoTileOption,
     PrecisionOption,
     RuleOption,
     ThreadsOption,
+    TileOption,
+    TilesOnlyOption,
     hush_stdout,
+    one_tile,
     stop_on_signals,
 )
 from singleshot.errors import ConfigError, DataError, printable
@@ -82,17 +86,9 @@ def detect(
     batch: Annotated[
         str, typer.Option(metavar="N|auto", help="Images per run of the network; auto: what suits engine and source.")
     ] = "auto",
-    tile: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N[:OVERLAP]",
-            help="Look at tiles of N pixels a side too, for small objects in large images. N: about the side of the"
-            " training images. Overlap: 0.25 of a tile.",
-        ),
-    ] = None,
-    tiles_only: Annotated[
-        bool, typer.Option("--tiles-only", help="With --tile: not at the whole image too, which finds large objects.")
-    ] = False,
+    tile: TileOption = None,
+    no_tile: NoTileOption = False,
+    tiles_only: TilesOnlyOption = None,
     draw: Annotated[
         bool | None,
         typer.Option("--draw/--no-draw", help="Write annotated pictures and videos too. Default: draw."),
@@ -141,7 +137,13 @@ def detect(
 
     # OpenCV reads it when its first video opens: FFmpeg's own complaints would repeat ours, many times over.
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    values = {**locals(), "batch": _batch_size(batch), "draw": draw is not False, "classes": classes or None}
+    values = {
+        **locals(),
+        "batch": _batch_size(batch),
+        "tile": one_tile(tile, no_tile),
+        "draw": draw is not False,
+        "classes": classes or None,
+    }
     if as_json and crop and out is None and draw is None:
         values["draw"] = False  # crops were asked for, and nothing else
     if out is None and (not as_json or draw or crop):

@@ -16,10 +16,14 @@ from singleshot.cli.common import (
     EngineOption,
     FollowLinksOption,
     JsonOption,
+    NoTileOption,
     PrecisionOption,
     QuietOption,
     RuleOption,
     ThreadsOption,
+    TileOption,
+    TilesOnlyOption,
+    one_tile,
     progress_bar,
 )
 
@@ -60,6 +64,9 @@ def evaluate_command(
     ] = False,
     classes: ClassesOption = None,
     follow_links: FollowLinksOption = False,
+    tile: TileOption = None,
+    no_tile: NoTileOption = False,
+    tiles_only: TilesOnlyOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -71,7 +78,7 @@ def evaluate_command(
     """
     from singleshot.api.evaluate import EvaluateOptions, run_evaluation
 
-    options = EvaluateOptions.of({**locals(), "classes": classes or None})
+    options = EvaluateOptions.of({**locals(), "classes": classes or None, "tile": one_tile(tile, no_tile)})
     done = run_evaluation(options, functools.partial(progress_bar, quiet=quiet))
     if as_json:
         print(json.dumps(done.to_dict()))

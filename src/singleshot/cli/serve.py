@@ -9,7 +9,16 @@ from typing import Annotated
 
 import typer
 
-from singleshot.cli.common import DeviceOption, EngineOption, PrecisionOption, QuietOption, ThreadsOption
+from singleshot.cli.common import (
+    DeviceOption,
+    EngineOption,
+    NoTileOption,
+    PrecisionOption,
+    QuietOption,
+    ThreadsOption,
+    TileOption,
+    one_tile,
+)
 from singleshot.errors import ConfigError, printable
 from singleshot.extras import require
 
@@ -41,6 +50,8 @@ def serve(
         ),
     ] = None,
     score_min: Annotated[float | None, typer.Option(help="Lowest score, 0 to 1. Default: the model's own.")] = None,
+    tile: TileOption = None,
+    no_tile: NoTileOption = False,
     max_mb: Annotated[int, typer.Option(help="MB of a request's body.")] = 32,
     max_pixels: Annotated[int, typer.Option(help="Pixels of an image.")] = 50_000_000,
     max_images: Annotated[int, typer.Option(help="Images in a request.")] = 32,
@@ -92,6 +103,7 @@ def serve(
         precision=precision,
         cache=None if cache is None else str(cache),
         score_min=score_min,
+        tile=one_tile(tile, no_tile),
     )
     log_as_json(quiet)
 

@@ -20,9 +20,11 @@ from singleshot.cli.common import (
     FollowLinksOption,
     JsonOption,
     LabelScoreOption,
+    NoTileOption,
     QuietOption,
     WorkersOption,
     count_of,
+    one_tile,
 )
 
 if TYPE_CHECKING:
@@ -62,8 +64,8 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="paper, scratch, finetune, finetune-sgd, adapt or a TOML file. Default: by what is pretrained: "
-            "nothing (scratch), the backbone (finetune), a whole detector (adapt)."
+            help="paper, scratch, finetune, finetune-sgd, adapt, extend or a TOML file. Default: by what is pretrained:"
+            " nothing (scratch), the backbone (finetune), a whole detector (adapt), most of its classes (extend)."
         ),
     ] = None,
     epochs: Annotated[
@@ -103,6 +105,15 @@ def train(
         str | None,
         typer.Option(help="How 16-bit pictures become 8: scale (default) or stretch, each picture's own range."),
     ] = None,
+    tile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N[:OVERLAP]",
+            help="Train on tiles of N pixels a side, as detect --tile N cuts them, for small objects. The model"
+            " keeps it.",
+        ),
+    ] = None,
+    no_tile: NoTileOption = False,
     split: Annotated[str | None, typer.Option(help="Split to train on. Default: train.")] = None,
     val_split: Annotated[
         str | None, typer.Option(help="Split to validate on; none for no validation. Default: val.")
@@ -185,6 +196,7 @@ def train(
         "data": data or "",
         "classes": classes or None,
         "log": log or (),
+        "tile": one_tile(tile, no_tile),
         "resume": "auto" if resume_auto else resume,
     }
     with together(TrainOptions.of(given)) as (options, world):

@@ -8,13 +8,15 @@ import numpy as np
 
 from singleshot.datasets import available_splits, open_dataset
 from singleshot.datasets.dataset import Dataset
+from singleshot.datasets.tiles import TiledSamples
 from singleshot.errors import DataError, printable
-from singleshot.evaluation.engine_loop import PlacedSquare
+from singleshot.evaluation.engine_loop import PlacedSquare, placed_square
 from singleshot.images.decode import read_image
 from singleshot.images.suffixes import IMAGE_SUFFIXES
 from singleshot.inputs import InputSpec, to_square
 from singleshot.models import SSD
 from singleshot.scenes.scenes import make_scene
+from singleshot.tiling import Tiling
 
 SCENES, MOST = 8, 16
 _KEPT_BYTES = 400 * 2**20  # of squares that are kept in memory
@@ -65,35 +67,49 @@ def spread(count: int, most: int) -> list[int]:
 
 def preprocess(path: str, spec: InputSpec) -> PlacedSquare:
     """Read an image file for a model's input. Raises DataError."""
-    image = read_image(path, spec.sixteen_bit)
-    square, place = to_square(image, spec)
-    return PlacedSquare(square, place, width=image.shape[1], height=image.shape[0])
+    return placed_square(read_image(path, spec.sixteen_bit), spec)
 
 
 class PreprocessedImages:
-    """Images of a data set as the model sees them, by position; kept in memory while they are few enough.
+    """Images of a data set as the model sees them, or their tiles, by position; kept in memory while they are few.
 
     Args:
         dataset: Whose images.
         model: Whose input rule.
         kept_bytes: How many bytes of squares are kept.
+        tiling: The tiles that the model looks at, None for whole images; `tiles` are those of the data set.
+        most: At most that many, spread evenly over them.
     """
 
-    def __init__(self, dataset: Dataset, model: SSD, kept_bytes: int = _KEPT_BYTES) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        model: SSD,
+        kept_bytes: int = _KEPT_BYTES,
+        tiling: Tiling | None = None,
+        most: int | None = None,
+    ) -> None:
         self.dataset, self.spec = dataset, model.input_spec
+        self.tiles = None if tiling is None else TiledSamples(dataset, tiling, self.spec.sides)
+        count = len(dataset if self.tiles is None else self.tiles)
+        self._chosen = spread(count, count if most is None else most)
         self.kept: dict[int, PlacedSquare] = {}
         self._most_kept = kept_bytes // (int(np.prod(self.spec.shape)))
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self._chosen)
 
     def __getitem__(self, i: int) -> PlacedSquare:
         """Raises DataError; IndexError past the end."""
-        if i >= len(self.dataset):
+        if i >= len(self):
             raise IndexError(i)
         if i in self.kept:
             return self.kept[i]
-        made = preprocess(self.dataset.names[i], self.spec)
+        k = self._chosen[i]
+        if self.tiles is None:
+            made = preprocess(self.dataset.names[k], self.spec)
+        else:
+            made = placed_square(self.tiles.sample(k).image, self.spec)
         if len(self.kept) < self._most_kept:
             self.kept[i] = made
         return made

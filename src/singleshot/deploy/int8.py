@@ -191,7 +191,9 @@ def open_calibration(data: str, info: ModelInfo, split: str = "val") -> tuple[Da
 def map50(engine: Callable[[np.ndarray], list[ImageDetections]], images: PreprocessedImages) -> float:
     """mAP at IoU .5 (area under the curve, as `eval` computes it) of an engine on a data set."""
     batches = in_batches((images[i] for i in range(len(images))), _BATCH)
-    done = evaluate_engine(lambda batch: engine(batch.images), batches, images.dataset, images.spec.sides)
+    done = evaluate_engine(
+        lambda batch: engine(batch.images), batches, images.dataset, images.spec.sides, tiles=images.tiles
+    )
     return done.evaluation.mean_ap
 
 
@@ -274,9 +276,9 @@ def quantise(
     need_onnx("int8")
     require("export", "int8", "nncf")
     network = network_model(model)
-    feed = PreprocessedImages(calibration, model)
-    judged = PreprocessedImages(validation.subset(spread(len(validation), VALIDATION)), model)
-    say(f"calibrating on {len(feed)} images")
+    feed = PreprocessedImages(calibration, model, tiling=info.tiling, most=CALIBRATION)
+    judged = PreprocessedImages(validation.subset(spread(len(validation), VALIDATION)), model, tiling=info.tiling)
+    say(f"calibrating on {len(feed)} {'images' if info.tiling is None else 'tiles'}")
     rounded = quantise_network(network, feed)
     layers = quantised_layers(rounded, network)
 
@@ -298,5 +300,5 @@ def quantise(
             (feed, judged),
             say,
         )
-    report = Report(outcome, len(layers), len(feed), len(judged), len(validation), split)
+    report = Report(outcome, len(layers), len(feed), len(judged.dataset), len(validation), split)
     return Quantised(back_in_float(outcome.float_layers), {"quantisation": report.to_dict()}), report

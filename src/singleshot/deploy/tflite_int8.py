@@ -14,7 +14,7 @@ from singleshot.datasets.dataset import Dataset
 from singleshot.deploy.check_images import PreprocessedImages, spread
 from singleshot.deploy.engines import engines_for
 from singleshot.deploy.export import need_onnx
-from singleshot.deploy.int8 import VALIDATION, Report, Say, keep_precision, map50
+from singleshot.deploy.int8 import CALIBRATION, VALIDATION, Report, Say, keep_precision, map50
 from singleshot.deploy.int8_layers import RawArrays, rank_by_error
 from singleshot.deploy.onnx_network import OUTPUTS, tail_model
 from singleshot.deploy.tflite_file import QuantisedTFLite, tflite_file
@@ -107,9 +107,9 @@ def quantise_tflite(
     require("export", "int8", "onnxruntime")
     require("litert", "int8 for TensorFlow Lite", "ai_edge_litert")
     network = tail_model(model)
-    feed = PreprocessedImages(calibration, model)
-    judged = PreprocessedImages(validation.subset(spread(len(validation), VALIDATION)), model)
-    say(f"calibrating on {len(feed)} images")
+    feed = PreprocessedImages(calibration, model, tiling=info.tiling, most=CALIBRATION)
+    judged = PreprocessedImages(validation.subset(spread(len(validation), VALIDATION)), model, tiling=info.tiling)
+    say(f"calibrating on {len(feed)} {'images' if info.tiling is None else 'tiles'}")
     ranges = map_ranges(network, [feed[i].square for i in range(len(feed))], model.input_spec)
     layers = float_layers(network)
 
@@ -142,5 +142,5 @@ def quantise_tflite(
         (feed, judged),
         say,
     )
-    report = Report(outcome, len(layers), len(feed), len(judged), len(validation), split)
+    report = Report(outcome, len(layers), len(feed), len(judged.dataset), len(validation), split)
     return quantised(outcome.float_layers)._replace(about={"quantisation": report.to_dict()}), report

@@ -15,11 +15,13 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from singleshot.datasets.dataset import Dataset, read_as
+from singleshot.datasets.tiles import TiledSamples
 from singleshot.devices import cores
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.inputs import InputSpec, Placement, Size, boxes_from_square, to_square
 from singleshot.metrics import Evaluation, evaluate
 from singleshot.records import ImageDetections
+from singleshot.runtime.merging import merge_windows
 
 MAX_AUTO_THREADS = 8
 _AHEAD = 2  # images in the making per thread
@@ -62,6 +64,7 @@ class Evaluated(NamedTuple):
 
 
 Batch = TypeVar("Batch", bound=PlacedBatch)
+Made = TypeVar("Made")
 
 
 def evaluate_engine(
@@ -72,6 +75,7 @@ def evaluate_engine(
     metric: str = "voc",
     on_image: Callable[[], None] | None = None,
     gather: Callable[[list[ImageDetections]], list[ImageDetections]] | None = None,
+    tiles: TiledSamples | None = None,
 ) -> Evaluated:
     """Evaluate whatever detects on a data set.
 
@@ -81,25 +85,50 @@ def evaluate_engine(
         dataset: Whose ground truth and class names are taken.
         input_size: Side of a square input in pixels, or height and width.
         metric: A key of metrics.METRICS.
-        on_image: Called after each image.
-        gather: Where `batches` has a part of the images: gives, for its detections, those of all images in order.
+        on_image: Called after each image, with `gather` after each tile.
+        gather: Where `batches` has a part of the images or tiles: gives, for its detections, those of all in order.
+        tiles: Of the data set's images, where the batches are of these: what is found in the tiles of an image is
+            merged as detection merges it.
     """
+    found = _in_pixels(detect, batches, input_size)
     detections = []
-    for batch in batches:
-        found = detect(batch)
-        for record, place, (width, height) in zip(found, batch.placements, batch.sizes, strict=True):
-            boxes = boxes_from_square(record.boxes, place, input_size, int(height), int(width))
-            detections.append(ImageDetections(boxes, record.scores, record.labels))
+    if gather is None:
+        for one in found if tiles is None else _merged(found, tiles):
+            detections.append(one)
             if on_image is not None:
                 on_image()
-    if gather is not None:
+    else:
+        for one in found:
+            detections.append(one)
+            if on_image is not None:
+                on_image()
         detections = gather(detections)
+        if tiles is not None:
+            detections = list(_merged(iter(detections), tiles))
     truths = [dataset.truth(i) for i in range(len(dataset))]
     return Evaluated(evaluate(detections, truths, metric=metric, class_names=dataset.class_names), detections)
 
 
-def read_batches(dataset: Dataset, spec: InputSpec, batch: int, threads: int | None = None) -> Iterator[SquareBatch]:
-    """Every image once, in order, read and resized by threads ahead of whoever takes the batches.
+def _in_pixels(
+    detect: Callable[[Batch], list[ImageDetections]], batches: Iterable[Batch], input_size: Size
+) -> Iterator[ImageDetections]:
+    """What is found in each image or tile, in pixels of it."""
+    for batch in batches:
+        for record, place, (width, height) in zip(detect(batch), batch.placements, batch.sizes, strict=True):
+            boxes = boxes_from_square(record.boxes, place, input_size, int(height), int(width))
+            yield ImageDetections(boxes, record.scores, record.labels)
+
+
+def _merged(found: Iterator[ImageDetections], tiles: TiledSamples) -> Iterator[ImageDetections]:
+    for i, (width, height) in enumerate(tiles.sizes.tolist()):
+        windows = tiles.windows(i)
+        yield merge_windows(islice(found, len(windows)), windows, width, height)
+
+
+def read_batches(
+    dataset: Dataset | TiledSamples, spec: InputSpec, batch: int, threads: int | None = None
+) -> Iterator[SquareBatch]:
+    """Every image or tile once, in order, read and resized by threads ahead of whoever takes the batches.
 
     Args:
         dataset: Where images come from.
@@ -113,10 +142,14 @@ def read_batches(dataset: Dataset, spec: InputSpec, batch: int, threads: int | N
     """
     if batch < 1:
         raise ConfigError(f"batch size {batch}: want 1 or more")
-    if not len(dataset):
-        raise DataError(f"{printable(dataset.source)}: no images (want at least one)")
-    dataset = read_as(dataset, spec.sixteen_bit)
+    images = dataset.dataset if isinstance(dataset, TiledSamples) else dataset
+    if not len(images):
+        raise DataError(f"{printable(images.source)}: no images (want at least one)")
+    images = read_as(images, spec.sixteen_bit)
     count = min(cores(), MAX_AUTO_THREADS) if threads is None else threads
+    if isinstance(dataset, TiledSamples):
+        return in_batches(_tile_squares(images, dataset, spec, count), batch)
+    dataset = images
     return in_batches(_in_order(functools.partial(_read, dataset, spec), len(dataset), count), batch)
 
 
@@ -129,12 +162,23 @@ def in_batches(squares: Iterable[PlacedSquare], batch: int) -> Iterator[SquareBa
 
 
 def _read(dataset: Dataset, spec: InputSpec, i: int) -> PlacedSquare:
-    image = dataset.sample(i).image
+    return placed_square(dataset.sample(i).image, spec)
+
+
+def placed_square(image: np.ndarray, spec: InputSpec) -> PlacedSquare:
+    """An image uint8 RGB [h, w, 3] as the network sees it."""
     square, place = to_square(image, spec)
     return PlacedSquare(square, place, image.shape[1], image.shape[0])
 
 
-def _in_order(make: Callable[[int], PlacedSquare], count: int, threads: int) -> Iterator[PlacedSquare]:
+def _tile_squares(images: Dataset, tiles: TiledSamples, spec: InputSpec, threads: int) -> Iterator[PlacedSquare]:
+    """Threads decode, and tiles are cut as they are taken: an image may have more of them than memory has room for."""
+    for i, image in enumerate(_in_order(lambda i: images.sample(i).image, len(images), threads)):
+        for x0, y0, x1, y1 in tiles.windows(i):
+            yield placed_square(image[y0:y1, x0:x1], spec)
+
+
+def _in_order(make: Callable[[int], Made], count: int, threads: int) -> Iterator[Made]:
     """make(0), make(1), ... in order, made by threads that are a few ahead."""
     if threads == 0:
         yield from map(make, range(count))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from singleshot.datasets.dataset import Dataset
+from singleshot.datasets.tiles import TiledSamples
 from singleshot.evaluation.engine_loop import evaluate_engine
 from singleshot.evaluation.torch_engine import TorchEngine
 from singleshot.loading.loader import EvalBatch
@@ -41,6 +42,7 @@ def validate(
     loss_of: LossOf | None = None,
     on_image: Callable[[], None] | None = None,
     gather: Gather | None = None,
+    tiles: TiledSamples | None = None,
 ) -> Validation:
     """Evaluate the model (in eval mode, float32); with loss_of also its losses, from the same forward pass.
 
@@ -53,6 +55,7 @@ def validate(
         loss_of: See LossOf; on the device.
         on_image: Called after each image.
         gather: Where the loader gives a part: see Gather.
+        tiles: Of the data set's images, where the loader gives these: see `evaluate_engine`.
     """
     losses: BatchLosses = []
     was_training = model.training
@@ -73,7 +76,7 @@ def validate(
         return everyones
 
     everyone = None if gather is None else gathered
-    evaluated = evaluate_engine(detect, loader, dataset, model.input_spec.sides, "voc", on_image, everyone)
+    evaluated = evaluate_engine(detect, loader, dataset, model.input_spec.sides, "voc", on_image, everyone, tiles)
     model.train(was_training)
     if not losses:
         return Validation(None, None, *evaluated)

@@ -26,7 +26,9 @@ from singleshot.loading.geometry import (
     CropTransform,
     Window,
     background,
+    centres_inside,
     crop_window,
+    draw_tile,
     expand_window,
     full_window,
     make_crop,
@@ -34,6 +36,7 @@ from singleshot.loading.geometry import (
     zoom_window,
 )
 from singleshot.records import Sample
+from singleshot.tiling import Tiling
 
 _ZOOM_TRIALS = 10  # zoomed windows tried before the image is taken unzoomed, as none kept an object
 
@@ -109,16 +112,18 @@ class Augmenter:
 
     Order as Caffe's: expand, crop, zoom, resize, flip; the photometric steps act on the visible part before it is
     laid on the mean. All is in colour; a network of one channel gets the luminance of the outcome. A spec that draws
-    nothing gives exactly what `inputs.to_square` and `boxes_to_square` give.
+    nothing gives exactly what `inputs.to_square` and `boxes_to_square` give. With a tiling a tile of the image stands
+    for the whole of it: what a zoom or shift shows beyond its border are the image's own pixels, where it has any.
     """
 
-    def __init__(self, spec: AugmentSpec, input_spec: InputSpec) -> None:
-        """spec: what is drawn; input_spec: what the network wants."""
+    def __init__(self, spec: AugmentSpec, input_spec: InputSpec, tiling: Tiling | None = None) -> None:
+        """spec: what is drawn; input_spec: what the network wants; tiling: whether tiles are shown, and how large."""
         self._spec, self._input_spec = spec, input_spec
         self._sides, self._resize, self._is_grey = input_spec.sides, input_spec.resize, input_spec.channels == 1
         # In colour, whose luminance is the grey one's own.
         self._fill = input_spec.fill * (3 // input_spec.channels)
-        self._draws_nothing, self._zooms = spec.draws_nothing, spec.zooms
+        self._tile = None if tiling is None else tiling.sides(input_spec.sides)
+        self._draws_nothing, self._zooms = spec.draws_nothing and tiling is None, spec.zooms
 
     def __call__(self, encoded: EncodedImage, rng: np.random.Generator, others: Others | None = None) -> Example:
         """One sample as the network shall see it, decoding no more than the crop needs.
@@ -160,15 +165,17 @@ class Augmenter:
         boxes_px = encoded.boxes_px
         flip_x, flip_y = self._draw_flips(rng)
 
+        whole = window = self._draw_whole(encoded, rng)
+        has_objects = bool(centres_inside(boxes_px, np.array(whole)).any())
+
         def plan_of(window: Window, must_show: bool = True) -> RenderPlan | None:
-            """None for a window that shows nothing of the image, or none of its objects."""
+            """None for a window that shows nothing of the image, or none of its objects where there are some."""
             crop = make_crop(window, height, width, self._sides, self._resize, flip_x, flip_y)
             shown = crop.boxes(boxes_px)
-            if must_show and not (crop.visible and (len(boxes_px) == 0 or len(shown[1]) > 0)):
+            if must_show and not (crop.visible and (not has_objects or len(shown[1]) > 0)):
                 return None
             return make_render_plan(encoded, crop, shown)
 
-        window = full_window(height, width)
         if rng.random() < self._spec.expand_p:
             window = expand_window(window, self._spec.expand_max, rng)
         if self._spec.crop == "caffe":
@@ -179,9 +186,15 @@ class Augmenter:
                 if plan is not None:
                     return plan
         # Snapping to whole pixels or shrinking can lose the last object; a free crop of a border shows nothing.
-        plan = plan_of(window) or plan_of(full_window(height, width), must_show=False)
+        plan = plan_of(window) or plan_of(whole, must_show=False)
         assert plan is not None
         return plan
+
+    def _draw_whole(self, encoded: EncodedImage, rng: np.random.Generator) -> Window:
+        """What stands for the whole image: the image, or a tile of it."""
+        if self._tile is None:
+            return full_window(encoded.height, encoded.width)
+        return draw_tile(encoded.height, encoded.width, encoded.boxes_px, self._tile, rng)
 
     def _draw_mosaic(self, four: Sequence[EncodedImage], flips: tuple[bool, bool], rng: np.random.Generator) -> Example:
         """Four images in one input: more objects, smaller ones, and less of each image's own surroundings.
@@ -197,11 +210,12 @@ class Augmenter:
         drawn = background(self._sides, self._fill)
         boxes, labels = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)]
         for encoded, area in zip(four, areas, strict=True):
-            place = placement(encoded.height, encoded.width, self._sides, self._resize)
+            x0, y0, x1, y1 = self._draw_whole(encoded, rng)
+            place = placement(int(y1 - y0), int(x1 - x0), self._sides, self._resize)
             scale = math.exp(rng.uniform(math.log(low), math.log(high)))
             wide, tall = (area[2] - area[0]) / (place.scale_x * scale), (area[3] - area[1]) / (place.scale_y * scale)
-            spare = encoded.width - wide, encoded.height - tall
-            x, y = (rng.uniform(min(0.0, left), max(0.0, left)) for left in spare)
+            spare = x1 - x0 - wide, y1 - y0 - tall
+            x, y = (a + rng.uniform(min(0.0, left), max(0.0, left)) for a, left in zip((x0, y0), spare, strict=True))
             crop = make_part_crop((x, y, x + wide, y + tall), encoded.height, encoded.width, area, self._sides, *flips)
             transform = self._draw_pixel_transform(rng)
             if not crop.visible:

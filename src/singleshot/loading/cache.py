@@ -34,21 +34,26 @@ _THREADS = 16
 _SHARPNESS = 2
 _REDUCTIONS = (8, 4, 2)
 _CLEAN, _IN_USE = 1, 2
+
+Sides = tuple[int, int]  # height and width in pixels
 _HEAD = 64
 
 
-def open_cache(dataset: Dataset, size: Size, where: str, max_bytes: int) -> PixelCache | None:
+def open_cache(
+    dataset: Dataset, size: Size, where: str, max_bytes: int, tile: Sides | None = None
+) -> PixelCache | None:
     """The cache that `where` names: "none", "ram", or the folder of a file; at most max_bytes of pixels for an input of
-    `size` pixels. Raises as PixelCache does."""
+    `size` pixels; tile: height and width of what fills it, where that is not the whole image. Raises as
+    PixelCache does."""
     if where == "none":
         return None
-    return PixelCache(dataset, size, max_bytes, None if where == "ram" else Path(where))
+    return PixelCache(dataset, size, max_bytes, None if where == "ram" else Path(where), tile)
 
 
-def pick_cache(dataset: Dataset, size: Size, max_bytes: int) -> str:
+def pick_cache(dataset: Dataset, size: Size, max_bytes: int, tile: Sides | None = None) -> str:
     """ "ram" where all decoded images fit into max_bytes and half of the memory that is free now, else "none"."""
     sizes = _measured(dataset)
-    needed = sum(math.prod(-(-side // _reduction(w, h, size)) for side in (w, h)) * 3 for w, h in sizes.tolist())
+    needed = sum(math.prod(-(-side // _reduction(w, h, size, tile)) for side in (w, h)) * 3 for w, h in sizes.tolist())
     return "ram" if needed <= min(max_bytes, free_memory() // 2) else "none"
 
 
@@ -59,14 +64,17 @@ class PixelCache:
     whether it was cached, nor on how many fit: those without a place are read at the same reduction.
     """
 
-    def __init__(self, dataset: Dataset, size: Size, max_bytes: int, folder: Path | None = None) -> None:
-        """size: of the network's input, side or height and width; folder: where the file goes, None for memory.
+    def __init__(
+        self, dataset: Dataset, size: Size, max_bytes: int, folder: Path | None = None, tile: Sides | None = None
+    ) -> None:
+        """size: of the network's input, side or height and width; folder: where the file goes, None for memory; tile:
+        height and width of the part of an image that fills the input, None for all of it.
 
         Raises DataError for an image that cannot be measured, ConfigError where the file cannot be made.
         """
         self.dataset = dataset
         self._sizes = _measured(dataset)
-        self._reduce = np.array([_reduction(w, h, size) for w, h in self._sizes.tolist()], np.int64)
+        self._reduce = np.array([_reduction(w, h, size, tile) for w, h in self._sizes.tolist()], np.int64)
         sides = -(-self._sizes // self._reduce[:, None])
         counts = sides.prod(axis=1) * 3
         offsets = offsets_of(-(-counts // 64) * 64)
@@ -78,7 +86,7 @@ class PixelCache:
         sums = -(-flags // 4) * 4
         self._start = -(-(sums + 4 * self.images) // 4096) * 4096
         length = max(self._start + self.bytes, 4096)
-        self.path = None if folder is None else self._file(folder, size, length)
+        self.path = None if folder is None else self._file(folder, size, length, tile)
         self._map = _in_memory(length) if self.path is None else _in_file(self.path, length)
         whole = np.frombuffer(self._map, np.uint8)
         self._state, self._ready = whole[:1], whole[_HEAD:flags]
@@ -134,12 +142,13 @@ class PixelCache:
         start = int(self._offsets[i])
         return self._pixels[start : start + width * height * 3].reshape(height, width, 3)
 
-    def _file(self, folder: Path, size: Size, length: int) -> Path:
+    def _file(self, folder: Path, size: Size, length: int, tile: Sides | None) -> Path:
         """The cache file for these images as they are now: changed files have another name."""
         height, width = sides_of(size)
         shape = f"{height}" if height == width else f"{height} x {width}"
         rule = self.dataset.sixteen_bit
         rule = "" if rule == "scale" else f" {rule}"
+        rule += "" if tile is None else " tile {} x {}".format(*tile)
         digest = hashlib.sha256(f"2 {shape} {length}{rule}\n".encode())
         for name, (width, height) in zip(self.dataset.names, self._sizes.tolist(), strict=True):
             stamp = 0 if is_remote(name) or part_of(name) is not None else Path(name).stat().st_mtime_ns
@@ -147,8 +156,10 @@ class PixelCache:
         return folder / f"pixels-{digest.hexdigest()[:24]}.cache"
 
 
-def _reduction(width: int, height: int, size: Size) -> int:
+def _reduction(width: int, height: int, size: Size, tile: Sides | None) -> int:
     rows, columns = sides_of(size)
+    if tile is not None:
+        height, width = min(height, tile[0]), min(width, tile[1])
     most = min(width / columns, height / rows) / _SHARPNESS
     return next((r for r in _REDUCTIONS if r <= most), 1)
 

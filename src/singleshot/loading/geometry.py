@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 
 from singleshot.inputs import Placement, placement
+from singleshot.tiling import window_with
 
 Window = tuple[float, float, float, float]
 
@@ -32,6 +33,9 @@ CROP_MIN_IOU = (0.1, 0.3, 0.5, 0.7, 0.9, 0.0)
 CROP_TRIALS = 50
 CROP_SCALE = (0.3, 1.0)
 CROP_ASPECT = (0.5, 2.0)
+
+# Of the tiles that are trained on, where an image has objects: the rest teaches what background looks like.
+WITH_OBJECT = 0.75
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class CropTransform:
         if not self.visible or len(boxes_px) == 0:
             return np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
         (x0, y0, x1, y1), (height, width) = self.roi, self.sides
-        kept = _centre_inside(boxes_px, np.array(self.roi, np.float64)).nonzero()[0]
+        kept = centres_inside(boxes_px, np.array(self.roi, np.float64)).nonzero()[0]
         place = self.place
         boxes = boxes_px[kept].astype(np.float64)
         boxes[:, 0::2] = (boxes[:, 0::2].clip(x0, x1) * place.scale_x + place.shift_x) / width
@@ -225,6 +229,25 @@ def full_window(height: int, width: int) -> Window:
     return 0.0, 0.0, float(width), float(height)
 
 
+def draw_tile(
+    height: int, width: int, boxes_px: np.ndarray, sides: tuple[int, int], rng: np.random.Generator
+) -> Window:
+    """A tile of an image of height x width, anywhere in it: as large as those that detection cuts, which are no larger
+    than the image. sides: height and width of a tile.
+
+    Where the image has objects boxes_px [N, 4], WITH_OBJECT of the tiles have one of them whole, each object as often
+    (a part of one that is larger than a tile); the others lie anywhere, on objects or not.
+    """
+    image_size = np.array([[width, height]])
+    if len(boxes_px) and rng.random() < WITH_OBJECT:
+        k = int(rng.integers(len(boxes_px)))
+        box = boxes_px[k : k + 1]
+    else:  # which every window is a part of
+        box = np.array([[0, 0, width, height]], np.float64)
+    x0, y0, x1, y1 = window_with(box, image_size, sides, rng)[0].tolist()
+    return float(x0), float(y0), float(x1), float(y1)
+
+
 def expand_window(window: Window, ratio_max: float, rng: np.random.Generator) -> Window:
     """A window 1 to `ratio_max` times as large with the given one anywhere in it (ExpandImage, im_transforms.cpp)."""
     x0, y0, x1, y1 = window
@@ -296,7 +319,7 @@ def crop_window(window: Window, boxes_px: np.ndarray, rng: np.random.Generator) 
     boxes = (np.asarray(boxes_px, np.float64) - corner) / sides
     crops, found = draw_crops(boxes, rng)
     if len(boxes):
-        found = found & _centre_inside(boxes, crops).any(1)
+        found = found & centres_inside(boxes, crops).any(1)
     choices = np.flatnonzero(found)
     # No choice is left only where every object lies outside the window.
     crop = crops[choices[rng.integers(len(choices))]] if len(choices) else crops[0]
@@ -304,7 +327,7 @@ def crop_window(window: Window, boxes_px: np.ndarray, rng: np.random.Generator) 
     return x0, y0, x1, y1
 
 
-def _centre_inside(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
+def centres_inside(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
     """Whether the centre of each box [N, 4] is in the region, edges included: bool [N] for [4], [R, N] for [R, 4]."""
     x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
     x0, y0, x1, y1 = (regions[..., k, None] for k in range(4))

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 import torch
 
-from singleshot.datasets.dataset import read_as
+from singleshot.datasets.dataset import Dataset, read_as
 from singleshot.datasets.encoded_image import EncodedImage
+from singleshot.datasets.tiles import TiledSamples
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.inputs import InputSpec, Placement, boxes_to_square, to_square
 from singleshot.loading.augment import Augmenter, Example
@@ -25,6 +26,7 @@ from singleshot.loading.sampling import BatchSamples, Sampling, epoch_order, rep
 from singleshot.loading.shard_stream import ShardSource, ShardStream
 from singleshot.loading.workers import MAX_WORKERS, WorkerPool, pick_workers
 from singleshot.records import Batch, Sample
+from singleshot.tiling import Tiling
 
 # Rows of padded boxes come in multiples of this: few distinct shapes for the allocator and torch.compile.
 BOX_ROWS = 8
@@ -104,6 +106,7 @@ class TrainLoader:
         pin_memory: bool = False,
         skip_broken: bool = False,
         repeats: np.ndarray | None = None,
+        tiling: Tiling | None = None,
     ) -> None:
         """Start no worker yet.
 
@@ -119,6 +122,7 @@ class TrainLoader:
             skip_broken: whether another image, drawn by (seed, epoch, position), takes the place of one that cannot be
                 read, which `Batch.skipped` says.
             repeats: how often each image of a folder is shown in an epoch, from `sampling.repeat_factors`; None: once.
+            tiling: whether a tile, drawn by (seed, epoch, position), is shown in place of each image.
 
         Raises:
             ConfigError: a number out of range, or fewer samples in a shard than processes that share it.
@@ -133,9 +137,8 @@ class TrainLoader:
         )
         self._batches = sampling.batches(len(data) if repeats is None else repeated_length(repeats))
         self.workers = min(pick_workers(workers, batch_size, input_spec.sides), self._source.most_workers)
-        prepare = functools.partial(
-            _prepare_train_batch, self._source, Augmenter(augment_spec, input_spec), input_spec.shape, seed, skip_broken
-        )
+        augmenter = Augmenter(augment_spec, input_spec, tiling)
+        prepare = functools.partial(_prepare_train_batch, self._source, augmenter, input_spec.shape, seed, skip_broken)
         self._pool = WorkerPool(prepare, self.workers, pin_memory, batch_size * math.prod(input_spec.shape))
 
     def __len__(self) -> int:
@@ -157,7 +160,8 @@ class TrainLoader:
 class EvalLoader:
     """Every image once, in order, as `to_square` shows it: `for batch, placements, sizes in loader`.
 
-    Of several processes that share the images each has every so-manyth batch.
+    Of several processes that share the images each has every so-manyth batch. tiles: with a tiling, what comes in place
+    of the images. samples: how many images or tiles there are.
     """
 
     def __init__(
@@ -169,30 +173,35 @@ class EvalLoader:
         *,
         shard: tuple[int, int] = (0, 1),
         pin_memory: bool = False,
+        tiling: Tiling | None = None,
     ) -> None:
         """shard: as in TrainLoader. Raises ConfigError for numbers out of range, DataError for a data set without
-        images."""
+        images, and as TiledSamples."""
         Sampling(batch_size, 0, *shard)
         _check_not_empty(dataset)
         dataset = read_as(dataset, input_spec.sixteen_bit)
         self.batch_size = batch_size
-        self._settings = input_spec, batch_size, workers, shard, pin_memory
-        self._images = len(dataset)
+        self._settings = input_spec, batch_size, workers, shard, pin_memory, tiling
+        self.tiles: TiledSamples | None = None
+        if tiling is not None:
+            assert isinstance(dataset, Dataset)
+            dataset = self.tiles = TiledSamples(dataset, tiling, input_spec.sides)
+        self.samples = len(dataset)
         self.workers = pick_workers(workers, batch_size, input_spec.sides)
         prepare = functools.partial(_prepare_eval_batch, dataset, input_spec)
         self._pool = WorkerPool(prepare, self.workers, pin_memory, batch_size * math.prod(input_spec.shape))
 
     def of(self, dataset: Samples) -> EvalLoader:
         """One of the same settings for other images."""
-        input_spec, batch_size, workers, shard, pin_memory = self._settings
-        return EvalLoader(dataset, input_spec, batch_size, workers, shard=shard, pin_memory=pin_memory)
+        input_spec, batch_size, workers, shard, pin_memory, tiling = self._settings
+        return EvalLoader(dataset, input_spec, batch_size, workers, shard=shard, pin_memory=pin_memory, tiling=tiling)
 
     def __len__(self) -> int:
         """Batches in all, those of other processes included."""
-        return math.ceil(self._images / self.batch_size)
+        return math.ceil(self.samples / self.batch_size)
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        order = np.arange(self._images)
+        order = np.arange(self.samples)
         (rank, world), batches = self._settings[3], order[:: self.batch_size]
         return self._pool.run([order[start : start + self.batch_size] for start in batches[rank::world]])
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from singleshot.runtime.drawing import draw_detections
     from singleshot.runtime.engines.table import Engine
     from singleshot.runtime.sources import Frame, open_sources
-    from singleshot.runtime.tiles import Tiling
 
 # Public names and the modules that hold them. Imported when they are asked for: whoever needs one light module of this
 # room, such as the table of engines, does not pay for OpenCV.
@@ -34,7 +33,6 @@ _HOMES = {
     "Engine": "engines.table",
     "Found": "detector",
     "Frame": "sources",
-    "Tiling": "tiles",
     "draw_detections": "drawing",
     "open_sources": "sources",
 }
@@ -45,7 +43,6 @@ __all__ = [
     "Engine",
     "Found",
     "Frame",
-    "Tiling",
     "draw_detections",
     "open_sources",
 ]

@@ -21,14 +21,15 @@ from singleshot.runtime.class_filter import ClassFilter
 from singleshot.runtime.decoding import ReadPlan
 from singleshot.runtime.detections import Detections
 from singleshot.runtime.engines.table import Engine, suited_batch
-from singleshot.runtime.merging import TileBoxes, merge
+from singleshot.runtime.merging import merge_windows
 from singleshot.runtime.pixels import select, to_pixels
 from singleshot.runtime.prefetch import Prefetcher
 from singleshot.runtime.preparing import Prepared, make_ready
 from singleshot.runtime.python_sources import Image, SourceFrames, frame_of
 from singleshot.runtime.sources import Frame
-from singleshot.runtime.tiles import Tiling, cut
+from singleshot.runtime.tiles import Tile, cut
 from singleshot.thresholds import NO_CAP, Thresholds
+from singleshot.tiling import Tiling, choose_tiling
 
 if TYPE_CHECKING:
     from singleshot.images.large import LargeImage
@@ -48,13 +49,14 @@ class Found(NamedTuple):
 
 
 Sources = list[Any] | tuple[Any, ...]  # of images
-Tile = Tiling | int | tuple[int, float]
+TileOption = Tiling | int | tuple[int, float] | str | bool
 
 
 class Detector:
     """Finds objects in images with one engine.
 
-    info: of the model file that it was opened from, None for an engine in memory.
+    info: of the model file that it was opened from, None for an engine in memory; tiling: the tiles that it looks at
+    where none are asked for, those that its model was trained on.
     It can be pickled where `reopen` opens its engine anew, or the engine can; after a fork the child opens it anew too.
     learnt: which of its training data's classes the model's are, where it learnt some under other names, or not all;
     nms_iou: IoU over which a weaker box of a class is dropped.
@@ -97,6 +99,7 @@ class Detector:
         self._batch_size = _checked_batch(batch_size)
         self.nms_iou = (thresholds or Thresholds()).nms_iou
         self.info: ModelInfo | None = None
+        self.tiling: Tiling | None = None
         self.learnt: ClassSelection | None = None
         self.category_ids: Mapping[str, int] | None = None  # COCO's, of the data that it was trained on
         self.reopen: Callable[[], Engine] | None = None
@@ -138,7 +141,7 @@ class Detector:
         score_min: float | None = None,
         *,
         batch_size: int | None = None,
-        tile: Tile | None = None,
+        tile: TileOption | None = None,
         bgr: bool = False,
     ) -> list[Detections]: ...
 
@@ -149,7 +152,7 @@ class Detector:
         score_min: float | None = None,
         *,
         batch_size: int | None = None,
-        tile: Tile | None = None,
+        tile: TileOption | None = None,
         bgr: bool = False,
     ) -> Detections: ...
 
@@ -159,7 +162,7 @@ class Detector:
         score_min: float | None = None,
         *,
         batch_size: int | None = None,
-        tile: Tile | None = None,
+        tile: TileOption | None = None,
         bgr: bool = False,
     ) -> Detections | list[Detections]:
         """Objects in one image, or in each of a list of images.
@@ -172,7 +175,8 @@ class Detector:
             score_min: In place of the detector's own threshold.
             batch_size: In place of the detector's own.
             tile: Also look at tiles of that many pixels a side (the longer one: they have the shape of the model's
-                input), or (side, overlap), see Tiling, for objects that are small in the whole image.
+                input), or (side, overlap), see Tiling, for objects that are small in the whole image. None: at those
+                that the model was trained on, if it was; False: at the whole image alone.
             bgr: Arrays have their colours in OpenCV's order.
 
         Returns:
@@ -197,7 +201,7 @@ class Detector:
         images: Sequence[Image],
         score_min: float | None = None,
         *,
-        tile: Tile | None = None,
+        tile: TileOption | None = None,
         mapper: Callable[[Callable[[Frame], Prepared], list[Frame]], Iterable[Prepared]] = map,
     ) -> list[Detections | DataError]:
         """As `detect` of a list, in one run of the engine: an image that cannot be used gives its error in its place.
@@ -228,7 +232,7 @@ class Detector:
         batch_size: int | None = None,
         score_min: float | None = None,
         *,
-        tile: Tile | None = None,
+        tile: TileOption | None = None,
         keep_images: bool = True,
         bgr: bool = False,
     ) -> Iterator[Found]:
@@ -257,9 +261,9 @@ class Detector:
         frames = SourceFrames(sources, self.input_spec.sixteen_bit, bgr)
         return self._stream(frames, batch_size or self._batch_size, job, keep_images, reduce=not keep_images)
 
-    def _job(self, score_min: float | None, tile: Tile | None) -> _Job:
+    def _job(self, score_min: float | None, tile: TileOption | None) -> _Job:
         score_min = self.score_min if score_min is None else _threshold(score_min)
-        return _Job(self.input_spec, score_min, None if tile is None else Tiling.of(tile))
+        return _Job(self.input_spec, score_min, choose_tiling(self.tiling, tile))
 
     def _stream(
         self, frames: Iterable[Frame], batch_size: int | None, job: _Job, keep: bool, reduce: bool = False
@@ -335,15 +339,15 @@ class Detector:
         assert job.tiling is not None
         height, width = image.shape[:2]
         windows = job.tiling.windows(width, height, name, job.spec.sides)
-        parts = []
-        for tiles in cut(image, windows, job.spec):
+        return merge_windows(self._found_in(cut(image, windows, job.spec), job), windows, width, height)
+
+    def _found_in(self, cut_tiles: Iterator[list[Tile]], job: _Job) -> Iterator[ImageDetections]:
+        """What each tile has, in pixels of its window."""
+        for tiles in cut_tiles:
             for tile, raw in zip(tiles, self._engine([tile.square for tile in tiles], job.score_min), strict=True):
                 x0, y0, x1, y1 = tile.window
                 found = to_pixels(raw, tile.place, job.spec, x1 - x0, y1 - y0)
-                found = select(found, job.score_min, self.max_detections)
-                parts.append(TileBoxes.of(found, tile.number, tile.window))
-        boxes, scores, labels, _ = merge(TileBoxes.joined(parts), windows, width, height)
-        return ImageDetections(boxes, scores, labels)
+                yield select(found, job.score_min, self.max_detections)
 
 
 class _Job(NamedTuple):

@@ -111,6 +111,7 @@ def open_detector(
     chosen = engine if engine != "auto" else str(getattr(opened, "name", engine))
     detector.reopen = partial(_reopened, path.absolute(), chosen, options, input_spec, class_names, given)
     detector.info = info
+    detector.tiling = info.tiling
     detector.learnt = info.selection if names is None else None
     if set(detector.class_names) <= set(info.category_ids or ()):
         detector.category_ids = info.category_ids

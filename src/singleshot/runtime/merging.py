@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from singleshot.records import ImageDetections
-from singleshot.runtime.tiles import Window
+from singleshot.runtime.pixels import select
+from singleshot.tiling import Window
 
 NMS_IOU = 0.5
 # Of the smaller of two boxes from different tiles: that much inside the other they are one object, seen at two scales.
@@ -44,6 +45,14 @@ class TileBoxes(NamedTuple):
     def rows(self, index: np.ndarray) -> TileBoxes:
         """Those of an index array or a mask."""
         return TileBoxes(*(values[index] for values in self))
+
+
+def merge_windows(found: Iterable[ImageDetections], windows: list[Window], width: int, height: int) -> ImageDetections:
+    """What was found in each window of an image, in pixels of that window -> one result in pixels of the image."""
+    found = (select(one, 0.0, None) for one in found)  # without boxes that have no area
+    parts = [TileBoxes.of(one, number, window) for number, (window, one) in enumerate(zip(windows, found, strict=True))]
+    boxes, scores, labels, _ = merge(TileBoxes.joined(parts), windows, width, height)
+    return ImageDetections(boxes.astype(np.float32), scores, labels)
 
 
 def merge(found: TileBoxes, windows: list[Window], width: int, height: int) -> TileBoxes:

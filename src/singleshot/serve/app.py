@@ -24,7 +24,7 @@ from singleshot.serve.service import Service
 from singleshot.serve.wire import ImageRefusedError
 
 # What Tiling.of takes; it says more of what it does not take than a pattern could.
-_TILE = r"^(3[2-9]|[4-9][0-9]|[1-9][0-9]{2,4}|100000)(:0(\.[0-8][0-9]{0,5})?)?$"
+_TILE = r"^none$|^(3[2-9]|[4-9][0-9]|[1-9][0-9]{2,4}|100000)(:0(\.[0-8][0-9]{0,5})?)?$"
 _STYLED = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 PAGE = Path(__file__).with_name("page")
 _PAGE_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -76,7 +76,7 @@ def _add_detection(app: FastAPI, service: Service) -> None:
             str | None,
             Query(
                 max_length=20,
-                description="Pixels of a tile's side, 32 to 100000, or SIDE:OVERLAP.",
+                description="Pixels of a tile's side, 32 to 100000, or SIDE:OVERLAP, or none. Default: the model's.",
                 json_schema_extra={"pattern": _TILE},
             ),
         ] = None,

@@ -36,6 +36,7 @@ class ServeOptions:
         connections: Open at once.
         engine, device, threads, precision, cache: As for `detect`.
         score_min: In place of the model's own.
+        tile: Likewise, of what is looked at: "640", "640:0.25" with the overlap, or "none" for whole images.
     """
 
     models: tuple[str, ...]
@@ -62,6 +63,7 @@ class ServeOptions:
     precision: str | None = None
     cache: str | None = None
     score_min: float | None = None
+    tile: str | None = None
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -76,11 +78,21 @@ class ServeOptions:
             check_range(f"--{name.replace('_', '-')}", getattr(self, name), least, most)
         if self.score_min is not None and not 0 <= self.score_min <= 1:
             raise ConfigError(f"--score-min {self.score_min}: want a number from 0 to 1")
+        try:
+            self._check_tile()
+        except ConfigError as error:
+            raise ConfigError(f"--{error}") from error
         if self.api_key is not None and (len(self.api_key) < 16 or not self.api_key.isascii()):
             raise ConfigError("the API key: want at least 16 characters of ASCII")
         for origin in self.allow_origins:
             if not origin.startswith(("http://", "https://")) or origin.count("/") != 2:
                 raise ConfigError(f"--allow-origin {printable(origin, 60)}: want one such as https://example.org")
+
+    def _check_tile(self) -> None:
+        if self.tile is not None:  # the service itself needs no array otherwise
+            from singleshot.tiling import choose_tiling
+
+            choose_tiling(None, self.tile)
 
     @property
     def is_loopback(self) -> bool:

@@ -55,14 +55,24 @@ class ModelThresholds(BaseModel):
     nms_iou: float
 
 
+class ModelTile(BaseModel):
+    """Tiles of `side` pixels of the image that share `overlap` of it; whole: the whole image is looked at too."""
+
+    side: int
+    overlap: float
+    whole: bool
+
+
 class ModelAnswer(BaseModel):
-    """colours: by class, "#rrggbb", as `detect` draws them."""
+    """colours: by class, "#rrggbb", as `detect` draws them; tile: what is looked at without the option `tile`, null for
+    whole images."""
 
     name: str
     classes: list[str]
     colours: dict[str, str]
     input: ModelInput
     thresholds: ModelThresholds
+    tile: ModelTile | None
     engine: str | None
     default: bool
 

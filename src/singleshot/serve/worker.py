@@ -26,6 +26,7 @@ from singleshot.serve.wire import PIPELINED, ImageRefusedError, Message, packed,
 if TYPE_CHECKING:
     from singleshot.runtime.detections import Detections
     from singleshot.runtime.detector import Detector
+    from singleshot.tiling import Tiling
 
 
 class Limits(NamedTuple):
@@ -62,13 +63,15 @@ class Models:
 
         from singleshot.runtime.engines.table import EngineOptions
         from singleshot.runtime.load import open_detector
+        from singleshot.tiling import choose_tiling
 
         options = EngineOptions(**config["options"])
         detectors = {name: open_detector(path, config["engine"], options) for name, path in config["models"].items()}
         for detector in detectors.values():
             if config["score_min"] is not None:
                 detector.score_min = config["score_min"]
-            detector.detect(np.zeros((*detector.input_spec.sides, 3), np.uint8))  # the first run is slower
+            detector.tiling = choose_tiling(detector.tiling, config["tile"])
+            detector.detect(np.zeros((*detector.input_spec.sides, 3), np.uint8), tile=False)  # the first run is slower
         return cls(detectors, Limits(**config["limits"]))
 
     def prepare_batches(self) -> None:
@@ -88,7 +91,8 @@ class Models:
         """For each job a head and the JSON of what was found; those that can run together do."""
         groups: dict[tuple[Any, ...], list[int]] = {}
         for index, job in enumerate(jobs):
-            alone = None if job["tile"] is None else index  # it holds all its pixels
+            tiling = _tiling(self._detectors[job["model"]], job)
+            alone = None if tiling is None else index  # it holds all its pixels
             groups.setdefault((job["model"], job["score_min"], job["tile"], alone), []).append(index)
         answers: dict[int, tuple[dict[str, Any], bytes]] = {}
         for (model, score_min, tile, _), members in groups.items():
@@ -121,7 +125,7 @@ class Models:
             except ImageRefusedError as error:
                 results[index] = error
         mapper = self.decoders.map if len(images) > 1 else map
-        each = detector.detect_each(images, score_min, tile=_tiling(tile), mapper=mapper)
+        each = detector.detect_each(images, score_min, tile=tile, mapper=mapper)
         found = iter(zip(each, map(orientation, images), strict=True))
         return [self._of(*next(found), jobs[i][0]) if one is None else one for i, one in enumerate(results)]
 
@@ -146,7 +150,7 @@ class Models:
                 raise TooLargeError(
                     f"{job['name']}: {width} x {height} pixels (at most {self.limits.pixels} are read here)"
                 )
-            tiling = _tiling(job["tile"])
+            tiling = _tiling(detector, job)
             if tiling is not None:
                 count = len(tiling.windows(width, height, job["name"], detector.input_spec.sides))
                 if count > self.limits.tiles:
@@ -183,10 +187,14 @@ def _refused(error: DataError, name: str | None = None) -> ImageRefusedError:
     return ImageRefusedError(422, "unreadable_image", message)
 
 
-def _tiling(tile: str | None) -> Any:
-    from singleshot.runtime.tiles import Tiling
+def _tiling(detector: Detector, job: dict[str, Any]) -> Tiling | None:
+    """The tiles that are looked at for a job; what cannot be is refused by the detector."""
+    from singleshot.tiling import choose_tiling
 
-    return None if tile is None else Tiling.of(tile)
+    try:
+        return choose_tiling(detector.tiling, job["tile"])
+    except ConfigError:
+        return None
 
 
 def _description(detector: Detector) -> dict[str, Any]:
@@ -201,6 +209,7 @@ def _description(detector: Detector) -> dict[str, Any]:
         },
         "input": {"width": width, "height": height, "channels": spec.channels, "resize": spec.resize},
         "thresholds": {"score_min": detector.score_min, "nms_iou": detector.nms_iou},
+        "tile": None if detector.tiling is None else detector.tiling.to_dict(),
         "engine": getattr(detector.engine, "name", None),
     }
 

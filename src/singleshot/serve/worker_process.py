@@ -39,6 +39,7 @@ def config_of(options: ServeOptions, files: ModelFiles) -> dict[str, Any]:
         },
         "limits": {"pixels": options.max_pixels, "bytes": options.max_mb * MB, "tiles": options.max_tiles},
         "score_min": options.score_min,
+        "tile": options.tile,
         "batch": options.batch,
     }
 

@@ -8,8 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from singleshot.datasets.dataset import Dataset, read_as
+from singleshot.datasets.measure import measured
 from singleshot.devices import pick_precision, place_model
 from singleshot.errors import ConfigError, printable
+from singleshot.inputs import Size
 from singleshot.loading.cache import PixelCache, open_cache
 from singleshot.loading.loader import EvalLoader, TrainLoader
 from singleshot.loading.sampling import repeat_factors
@@ -17,6 +19,7 @@ from singleshot.loading.shard_stream import ShardStream
 from singleshot.loading.workers import pick_workers
 from singleshot.memory import keep_freed_memory
 from singleshot.models import SSD
+from singleshot.tiling import Tiling
 from singleshot.training.checkpoints import Checkpoints, SilentCheckpoints
 from singleshot.training.evaluator import Evaluator
 from singleshot.training.fingerprint import Fingerprint
@@ -69,7 +72,8 @@ def build_parts(
     cache = None
     if isinstance(train_set, Dataset):
         cache_bytes = settings.cache_bytes if world is None else settings.cache_bytes // world.local_size
-        cache = open_cache(train_set, spec.sides, settings.cache, cache_bytes)
+        tile = None if settings.tiling is None else settings.tiling.sides(spec.sides)
+        cache = open_cache(train_set, spec.sides, settings.cache, cache_bytes, tile)
     fingerprint = Fingerprint.of(train_set, val_set, recipe, settings, dtype)
     pinned = device.type == "cuda"
     batch, shard = (
@@ -87,30 +91,52 @@ def build_parts(
         shard=shard,
         pin_memory=pinned,
         skip_broken=settings.skip_broken,
-        repeats=_repeats(train_set, recipe),
+        repeats=_repeats(train_set, recipe, settings.tiling, spec.sides),
+        tiling=settings.tiling,
     )
     evaluator = None
     if val_set is not None:
-        val_loader = EvalLoader(val_set, spec, settings.batch, workers, shard=shard, pin_memory=pinned)
+        tiling = settings.tiling
+        val_loader = EvalLoader(val_set, spec, settings.batch, workers, shard=shard, pin_memory=pinned, tiling=tiling)
         evaluator = Evaluator(stepper, val_set, val_loader, settings, fingerprint.files["val"])
     about = {"seed": settings.seed, "batch": settings.batch, "data": train_set.source, "recipe": recipe.to_dict()}
     ids = train_set.ids if isinstance(train_set, Dataset) else None
     category_ids = None if ids is None else ids.categories
     kind = Checkpoints if world is None or world.leads else SilentCheckpoints
-    checkpoints = kind(settings.out, stepper, fingerprint, about, train_set.selection, category_ids)
+    checkpoints = kind(settings.out, stepper, fingerprint, about, train_set.selection, category_ids, settings.tiling)
     total = None if settings.seconds is not None else settings.epochs * len(loader)
     return Parts(stepper, cache, loader, evaluator, checkpoints, Budget(total, settings.seconds))
 
 
-def _repeats(train_set: Dataset | ShardStream, recipe: Recipe) -> np.ndarray | None:
-    """How often each image is shown in an epoch; None for once. Raises ConfigError where labels are not known ahead."""
-    if recipe.sampling == "uniform":
+def _repeats(train_set: Dataset | ShardStream, recipe: Recipe, tiling: Tiling | None, shape: Size) -> np.ndarray | None:
+    """How often each image is shown in an epoch; None for once: as many tiles as cover it, and rare classes as the
+    recipe says. Raises ConfigError where images or labels are not known ahead."""
+    if recipe.sampling == "uniform" and tiling is None:
         return None
     if isinstance(train_set, ShardStream):
+        where = printable(train_set.source)
+        if tiling is not None:
+            raise ConfigError(
+                f"--tile: {where} is shards, whose images are not measured ahead; train on the folder that they were"
+                " made of, or without --tile"
+            )
         raise ConfigError(
-            f'sampling = "repeat": {printable(train_set.source)} is shards, whose labels are not read ahead; train on'
+            f'sampling = "repeat": {where} is shards, whose labels are not read ahead; train on'
             ' the folder that they were made of, or with sampling = "uniform"'
         )
+    tiles = np.ones(len(train_set)) if tiling is None else tiles_to_cover(measured(train_set).sizes, tiling, shape)
+    return tiles if recipe.sampling == "uniform" else tiles * _class_repeats(train_set, recipe)
+
+
+def tiles_to_cover(sizes: np.ndarray, tiling: Tiling, shape: Size) -> np.ndarray:
+    """float64 [n]: how many tiles next to each other cover images of these sizes [n, 2], width and height: what an
+    epoch shows of each. shape: of the model's input."""
+    tall, wide = tiling.sides(shape)
+    tiles: np.ndarray = np.ceil(sizes / (wide, tall)).prod(axis=1)
+    return tiles
+
+
+def _class_repeats(train_set: Dataset, recipe: Recipe) -> np.ndarray:
     teaches = ~train_set.crowd
     of = train_set.labels[teaches], train_set.image_of[teaches], len(train_set)
     factors = repeat_factors(*of, recipe.repeat_threshold)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from singleshot.class_selection import ClassSelection
 from singleshot.errors import CheckpointError, ConfigError, printable
+from singleshot.tiling import Tiling
 from singleshot.training.clock import read_seconds, with_clock, write_seconds
 from singleshot.training.data_summary import check_class_names
 from singleshot.training.fingerprint import PROCESSES, THREADS, Fingerprint, in_words
@@ -52,6 +53,7 @@ class Checkpoints:
         about: dict[str, Any],
         selection: ClassSelection | None = None,
         category_ids: Mapping[str, int] | None = None,
+        tiling: Tiling | None = None,
     ) -> None:
         """Write nothing yet.
 
@@ -63,11 +65,12 @@ class Checkpoints:
             about: What the checkpoints say of the training besides how far it is; plain values.
             selection: Which of the data's classes are learnt, where it is not all by their names.
             category_ids: COCO's of the data's classes.
+            tiling: The tiles that are trained on.
         """
         self._folder, self._stepper, self._about = folder, stepper, about
         self.fingerprint, self._data = fingerprint, fingerprint.data
         self._set_aside = False  # whether what is called BEST is not this run's
-        self._selection, self._category_ids = selection, category_ids
+        self._selection, self._category_ids, self._tiling = selection, category_ids, tiling
 
     def save(self, progress: Progress) -> None:
         """The state and the latest weights; the state first, which is what a full disk should still take."""
@@ -212,7 +215,7 @@ class Checkpoints:
             metrics,
             training={**position, **self._about},
         )
-        info = replace(info, selection=self._selection, category_ids=self._category_ids)
+        info = replace(info, selection=self._selection, category_ids=self._category_ids, tiling=self._tiling)
         state = self._stepper.eval_state()
         checksum = _checksum(info, state)
         info = replace(info, training={**info.training, "checksum": checksum})

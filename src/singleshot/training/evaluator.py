@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from singleshot.datasets.dataset import Dataset
 from singleshot.errors import DataError, OtherProcessError, printable
@@ -112,6 +113,7 @@ class Evaluator:
                 loss_of=stepper.objective,
                 on_image=on_image,
                 gather=None if self._world is None else functools.partial(self._gather, self._world),
+                tiles=self._loader.tiles,
             )
 
     def _leave_out_broken(self) -> bool:
@@ -135,8 +137,13 @@ class Evaluator:
     def _batches(self) -> Iterator[EvalBatch]:
         for images in self._loader if self._world is None else self._together(self._world):
             if self._files is not None:
-                self._files.note(self._indices[images.batch.indices], images.batch.checksums)
+                self._files.note(self._shown(images.batch.indices), images.batch.checksums)
             yield images
+
+    def _shown(self, samples: Tensor) -> Tensor:
+        """The places, in the data set that was given, of the images that samples of the loader are of."""
+        tiles = self._loader.tiles
+        return self._indices[samples if tiles is None else torch.from_numpy(tiles.image_of)[samples]]
 
     def _together(self, world: World) -> Iterator[EvalBatch]:
         """This process' batches. All meet before each of them, so that what ends one of them ends all."""
@@ -152,7 +159,7 @@ class Evaluator:
     def _gather(
         self, world: World, losses: BatchLosses, detections: list[ImageDetections]
     ) -> tuple[BatchLosses, list[ImageDetections]]:
-        """The losses and detections of all processes in the order of the images; their checksums are kept."""
+        """The losses and detections of all processes in the order of the images or tiles; their checksums are kept."""
         nothing = ImageDetections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
         columns = [np.concatenate(column) for column in zip(*(detections or [nothing]), strict=True)]
         none = torch.zeros(0, dtype=torch.int64)
@@ -162,14 +169,14 @@ class Evaluator:
             "counts": torch.tensor([len(one.scores) for one in detections], dtype=torch.int64),
         }
         tensors |= {name: torch.from_numpy(one) for name, one in zip(ImageDetections._fields, columns, strict=True)}
-        everyone: list[ImageDetections] = [nothing] * len(self.dataset)
+        everyone: list[ImageDetections] = [nothing] * self._loader.samples
         messages = world.gather(losses, tensors)
         for _, found in messages:
             ends = found["counts"].cumsum(0).tolist()
             for i, start, end in zip(found["indices"].tolist(), [0, *ends], ends, strict=False):
                 everyone[i] = ImageDetections(*(found[name][start:end].numpy() for name in ImageDetections._fields))
             if self._files is not None:
-                self._files.note(self._indices[found["indices"]], found["checksums"])
+                self._files.note(self._shown(found["indices"]), found["checksums"])
         rounds = itertools.zip_longest(*(message.values for message in messages))
         return [(one[0], one[1]) for some in rounds for one in some if one is not None], everyone
 

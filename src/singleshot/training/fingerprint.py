@@ -19,6 +19,7 @@ from singleshot._version import __version__
 from singleshot.datasets.dataset import Dataset
 from singleshot.errors import printable
 from singleshot.loading.shard_stream import ShardStream
+from singleshot.tiling import NONE
 from singleshot.training.data_files import DataFiles
 from singleshot.training.data_summary import DataSummary, check_class_names, read_summaries
 from singleshot.training.recipes import Recipe
@@ -59,6 +60,7 @@ class Fingerprint:
             THREADS: torch.get_num_threads() if settings.device.type == "cpu" else None,
             "split": settings.split,
             "val split": settings.val_split if val_set is not None else None,
+            "tile": NONE if settings.tiling is None else settings.tiling.text,
             **_flat(recipe.to_dict()),
             **_versions(),
         }

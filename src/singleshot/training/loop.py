@@ -7,10 +7,11 @@ import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 from singleshot.datasets.dataset import Dataset
-from singleshot.errors import SingleshotError
+from singleshot.errors import SingleshotError, printable
 from singleshot.loading.cache import PixelCache
 from singleshot.loading.loader import TrainLoader
 from singleshot.loading.shard_stream import ShardStream
@@ -46,6 +47,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+_SHOWN = 20  # classes in a line
 _SAVE_EVERY = 60.0  # seconds between two saved states, in the middle of an epoch too
 _PASSED_ON = 5.0  # seconds in which torchrun passes a signal on that its processes may have had already
 _SAVE_BEFORE_VALIDATION = 2.0  # seconds of work that a validation which ends badly may cost
@@ -222,8 +224,10 @@ class Trainer:
     def _validate_start(self) -> None:
         """What the weights reach as they are is the first best, which the training has to beat."""
         score = self._validate()["val_map50"]
-        if score is not None:
-            log.info("before the first step: mAP50 %.4f", score)
+        if score is not None and self.validated is not None:
+            each = self.validated.result.evaluation.per_class[:_SHOWN]
+            parts = [f"{printable(one.name, 40)} {'none there' if isnan(one.ap) else f'{one.ap:.4f}'}" for one in each]
+            log.info("before the first step: mAP50 %.4f (%s)", score, ", ".join(parts))
 
     def _save_last(self, interrupted: bool) -> None:
         self.progress.seconds = self.seconds

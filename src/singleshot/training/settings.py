@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from singleshot.tiling import Tiling
 from singleshot.training.distributed import World
 
 
@@ -35,6 +36,7 @@ class Settings:
         val_split: Likewise of the one that is validated on.
         skip_broken: Whether an image that cannot be read is replaced by another and counted.
         world: The processes that train together; None for one alone.
+        tiling: The tiles that are trained and validated on; None for whole images.
     """
 
     out: Path
@@ -57,3 +59,4 @@ class Settings:
     val_split: str = "val"
     skip_broken: bool = False
     world: World | None = None
+    tiling: Tiling | None = None

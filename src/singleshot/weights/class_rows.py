@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
@@ -13,6 +14,9 @@ from singleshot.errors import printable
 from singleshot.model_info import ModelInfo
 from singleshot.weights.checkpoint import build_model
 from singleshot.weights.class_names import plain_name
+
+# How probable a new class starts, as a part of what the background was there.
+NEW_PRIOR = 0.01
 
 
 class ClassMatch(NamedTuple):
@@ -29,17 +33,24 @@ class ClassMatch(NamedTuple):
     renamed: Mapping[str, str] = MappingProxyType({})
 
 
-def match_classes(old: Sequence[str], new: Sequence[str]) -> ClassMatch:
+def match_classes(
+    old: Sequence[str], new: Sequence[str], members: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> ClassMatch:
     """Classes of the same name, whatever their positions; of a name that comes twice the first counts.
 
     A class that has no other of exactly its name meets one that differs in letter case, spaces, "-" and "_" alone, or
-    by what VOC and COCO call the same objects, where there is one such class on both sides.
+    by what VOC and COCO call the same objects, where there is one such class on both sides. members: what new classes
+    that are renamed or joined are called in the data; one that has met no other meets the first of these that is free.
     """
     labels = {name: label for label, name in reversed(list(enumerate(old)))}
     free_old = _single_by_plain_name(name for name in labels if name not in set(new))
     free_new = _single_by_plain_name(name for name in dict.fromkeys(new) if name not in labels)
     renamed = {name: free_old[plain] for plain, name in free_new.items() if plain in free_old}
     found = {name: name for name in new if name in labels} | renamed
+    for name in (one for one in members if one in new and one not in found):
+        free = [member for member in members[name] if member in labels and member not in found.values()]
+        if free:
+            found[name] = renamed[name] = free[0]
     return ClassMatch(
         tuple((labels[found[name]], label) for label, name in enumerate(new) if name in found),
         tuple(name for name in new if name in found),
@@ -85,6 +96,7 @@ def take_over(
     boxes: Mapping[str, int],
     match: ClassMatch,
     activation: str = "softmax",
+    new_from_background: bool = True,
 ) -> dict[str, Tensor]:
     """The state of a network for other classes.
 
@@ -96,11 +108,15 @@ def take_over(
         activation: What the old network's scores are made by. A sigmoid looks at each class alone; for the softmax of
             the new one the background's output becomes 0, which gives e^x / (1 + e^x + ...): the same score wherever
             one class stands out.
+        new_from_background: Whether rows of a new class start from the background's: not in a network of sigmoids.
 
     Returns:
         What does not depend on the classes from `old`; of what does, the rows of the background and of each class
-        that is kept from `old`, those of a new class from `fresh`. Where no class is kept the background, which was
-        learned against others, is fresh too.
+        that is kept from `old`. Rows of a new class are the background's, by a softmax NEW_PRIOR as probable: so
+        Cermelli et al. (CVPR 2020, section 3.3) start classes that were background before, there in equal parts; the
+        low prior (focal loss, Lin et al. 2017, section 4.1) leaves the scores of those that are kept as they are.
+        Otherwise, and where no class is kept, they are those of `fresh`, and in the latter case the background's too,
+        which was learned against others.
     """
     pairs = [(0, 0), *((a + 1, b + 1) for a, b in match.pairs)] if match.pairs else []
     columns_old, columns_new = [a for a, _ in pairs], [b for _, b in pairs]
@@ -113,5 +129,9 @@ def take_over(
         by_box[:, columns_new] = old[key].reshape(boxes[key], -1, *value.shape[1:])[:, columns_old].to(by_box)
         if pairs and activation == "sigmoid":
             by_box[:, 0] = 0
+        if pairs and new_from_background and key.rpartition(".")[0] + ".bias" in boxes:
+            prior = math.log(NEW_PRIOR) if value.dim() == 1 else 0.0
+            for row in set(range(1, by_box.shape[1])) - set(columns_new):
+                by_box[:, row] = by_box[:, 0] + prior
         state[key] = by_box.flatten(0, 1)
     return state

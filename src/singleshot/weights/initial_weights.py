@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from singleshot.errors import CheckpointError, ConfigError, printable
@@ -54,21 +54,22 @@ def start_model(model: SSD, backbone_weights: str, fresh: bool = True) -> tuple[
 
 def start_from_checkpoint(
     path: str,
-    class_names: tuple[str, ...],
+    class_names: tuple[str, ...] | Mapping[str, Sequence[str]],
     name: str | None = None,
     resize: str | None = None,
     sixteen_bit: str | None = None,
     choose_input: Callable[[InputSpec, Callable[[], SSD]], InputSpec] | None = None,
     choose_priors: Callable[[PriorSpec, InputSpec], PriorSpec] | None = None,
     class_bias: float | None = None,
-) -> tuple[SSD, str, bool]:
-    """A checkpoint's network, ours or another project's, for the classes that are wanted, words about it, and whether
-    it knows one of them.
+) -> tuple[SSD, str, int]:
+    """A checkpoint's network, ours or another project's, for the classes that are wanted, words about it, and how many
+    of them it knows.
 
     Args:
         path: The checkpoint.
-        class_names: Those wanted. The confidence outputs of a class go by its name; a name that the checkpoint does
-            not know starts fresh, which the log says.
+        class_names: Those wanted, or each with what it is called in the data, where some have other names there. The
+            confidence outputs of a class go by its name; a name that the checkpoint does not know starts fresh, which
+            the log says.
         name: What the preset must be; None for any.
         resize: "stretch" or "letterbox" in place of the checkpoint's own rule.
         sixteen_bit: "scale" or "stretch", likewise.
@@ -86,7 +87,8 @@ def start_from_checkpoint(
     where = printable(path)
     if name is not None and name != info.model:
         raise ConfigError(f"--model {printable(name, 60)}: {where} is a {printable(info.model, 60)}; leave --model out")
-    match = match_classes(info.class_names, class_names)
+    members = class_names if isinstance(class_names, Mapping) else {}
+    match = match_classes(info.class_names, tuple(class_names), members)
     spec = info.input_spec
     spec = replace(spec, resize=resize or spec.resize, sixteen_bit=sixteen_bit or spec.sixteen_bit)
     if choose_input is not None:
@@ -105,14 +107,16 @@ def start_from_checkpoint(
         activation = "softmax"  # the background's output means nothing to sigmoids, which is what follows
     fresh, changed = model.state_dict(), changed_maps(own, priors)
     kept = {key: v for key, v in fresh.items() if not key.startswith(tuple(f"heads.{i}." for i in changed))}
-    model.load_state_dict(fresh | take_over(state, kept, boxes_by_class_tensor(info), match, activation))
+    model.load_state_dict(
+        fresh | take_over(state, kept, boxes_by_class_tensor(info), match, activation, class_bias is None)
+    )
     if changed:
         maps = ", ".join(map(str, (priors.maps[i] for i in changed)))
         log.info("%s: has other default boxes; the outputs of its maps of %s cells start fresh", where, maps)
     log.info("%s: its classes by name: %s", where, describe_match(match))
     total = len(class_names)
     words = f"from {where}" + (f", {len(match.new)} of {total} classes new" if match.new else "")
-    return model, words, bool(match.kept) and len(changed) < len(priors.maps)
+    return model, words, len(match.kept) if len(changed) < len(priors.maps) else 0
 
 
 def changed_maps(old: PriorSpec, new: PriorSpec) -> list[int]:

@@ -1,0 +1,54 @@
+"""What `data info` advises for small objects: concrete values, which the commands that it names take."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from singleshot.api.train_options import TrainOptions, resolve
+from singleshot.cli.data_info import collect, format_info
+from singleshot.tiling import Tiling
+
+BOX = "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
+
+
+def voc(folder: Path, width: int, height: int, side: int, write_image) -> Path:
+    """Three images with four objects of that side each."""
+    for name in ("Annotations", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True)
+    for i in range(3):
+        write_image(folder / "JPEGImages" / f"{i}.jpg", width, height)
+        objects = "".join(BOX.format("nut", x + 1, x + 1, x + side, x + side) for x in range(0, 4 * 9, 9))
+        size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
+        (folder / "Annotations" / f"{i}.xml").write_text(f"<annotation>{size}{objects}</annotation>")
+    (folder / "ImageSets/Main/train.txt").write_text("0\n1\n2\n")
+    return folder
+
+
+def advice_of(folder: Path) -> str:
+    found, _ = collect(str(folder), "ssd320-mini", None, quiet=True)
+    text = " ".join(format_info(found, str(folder)).split())
+    return text[text.index("Half of the objects are under") :] if "Half of the objects are under" in text else ""
+
+
+def test_values_for_the_data(tmp_path: Path, write_image) -> None:
+    text = advice_of(voc(tmp_path / "data", 800, 600, 20, write_image))
+    assert "under 2.9% of the side of their image, 9 px of 320" in text  # sqrt(20/800 * 20/600)
+    assert "train --size 640, 4.0 times the time per image" in text
+    size, tile = re.search(r"--size (\d+)", text), re.search(r"--tile (\d+), objects at (\d+)%", text)
+    assert size and tile
+    side = int(tile[1])
+    assert 20 / side == pytest.approx(int(tile[2]) / 100, abs=0.006)
+    assert 0.1 < 20 / side <= 0.15
+    count = len(Tiling(side, whole=False).windows(800, 600))
+    assert f"{count} times the time per image" in text
+    resolve(TrainOptions(data="x", size=size[1], tile=tile[1]))
+
+
+def test_nothing_where_objects_are_large_or_no_way_is_left(tmp_path: Path, write_image) -> None:
+    assert advice_of(voc(tmp_path / "large", 100, 100, 40, write_image)) == ""
+    small = advice_of(voc(tmp_path / "few pixels", 150, 150, 10, write_image))
+    assert "--size" not in small
+    assert "--tile 96" in small  # three tiles of 64 would be 2 px too few of a median object
