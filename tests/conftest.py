@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from singleshot import remote_file
 from singleshot.errors import DataError
 
 NO_SHARED = "../shared is absent"
@@ -36,6 +37,8 @@ MAY_SKIP = (
     "no Chromium with Playwright",  # CONTRIBUTING.md says how to have them
     "supervision is not installed: it brings parts under the GPL",
     "OpenCV 5 reads no Caffe files; 4 does",
+    "s3fs and moto are not installed",  # moto brings 30 packages: pip install 'singleshot[s3]' 'moto[server]'
+    "ray is not installed",  # pip install 'singleshot[ray]'
 )
 
 # A shell that starts this in the background has it ignore Ctrl-C, and so would every command that a test stops.
@@ -85,6 +88,12 @@ _skipped: Counter[str] = Counter()
 
 def _may_skip(reason: str) -> bool:
     return reason.removeprefix("Skipped: ") in MAY_SKIP
+
+
+@pytest.fixture(autouse=True)
+def quick_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Further tries of a remote file follow at once."""
+    monkeypatch.setattr(remote_file, "_PAUSE", 0.001)
 
 
 @pytest.fixture(scope="session")
