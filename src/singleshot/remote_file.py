@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 REMOTE_SECONDS = 60.0
 REMOTE_BYTES_PER_SECOND = 1000
 CHUNK_BYTES = 1 << 20
-_GATHER_SECONDS = 1.0
+_GATHER_SECONDS = 0.25
 # Tries without a MiB of progress between them; the pause doubles from the first on, half of it by chance.
 TRIES, FEW_TRIES = 8, 4
 _PAUSE, _LONGEST_PAUSE, _LONGEST_ASKED = 0.5, 30.0, 120.0
@@ -70,6 +70,16 @@ def filesystem(address: str) -> tuple[Any, str]:
     except (ValueError, OSError) as error:
         raise DataError(f"{printable(address)}: cannot be opened ({reason_of(error)})") from error
     return system, path
+
+
+def check_folder(address: str) -> None:
+    """Raise DataError where an address cannot be that of a folder."""
+    if is_web(address) and "?" in address:
+        raise DataError(
+            f"{printable(without_secrets(address))}: an address with a query (?...) is one file, not a folder;"
+            " give the folder's own, and credentials in ~/.netrc"
+        )
+    filesystem(address)
 
 
 def is_web(address: str) -> bool:
@@ -250,7 +260,7 @@ class RemoteFile(io.RawIOBase):
 
 
 def _gather(file: Any, count: int) -> bytes:
-    """Up to `count` bytes of an answer, what came within a second: a piece at a time would cost as much as decoding."""
+    """Up to `count` bytes of an answer, what comes within a moment: a piece at a time would cost as much as decoding."""
     from fsspec.asyn import sync
 
     async def gather() -> bytes:

@@ -133,7 +133,7 @@ def test_a_server_that_hangs_is_given_up_on(respond, answer, monkeypatch, one_li
     start = time.monotonic()
     assert "cannot be listed (" in one_line(open_dataset, f"{address}/data")
     text = one_line(read_image, f"{address}/a.png")
-    assert "0.3 seconds" in text or "imeout" in text
+    assert "0.3 seconds" in text or "imeout" in text or "bytes came in 0" in text
     assert time.monotonic() - start < 2.5
 
 
