@@ -260,7 +260,7 @@ class RemoteFile(io.RawIOBase):
 
 
 def _gather(file: Any, count: int) -> bytes:
-    """Up to `count` bytes of an answer, what comes within a moment: a piece at a time would cost as much as decoding."""
+    """Up to `count` bytes of an answer, what comes within a moment: one call for each piece costs time."""
     from fsspec.asyn import sync
 
     async def gather() -> bytes:

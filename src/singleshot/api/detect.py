@@ -151,6 +151,8 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
     from singleshot.runtime.sources import open_sources
 
     tiling = options.tiling
+    if options.form not in ("json", "coco", "voc", "yolo", "csv"):
+        raise ConfigError(f"--format {printable(options.form)}: goes with --cluster; want json, coco, voc, yolo or csv")
     if stream is not None and options.out is None and options.form not in ("json", "coco"):
         raise ConfigError(f"--format {options.form}: on standard output want json or coco; or give --out FOLDER")
     if options.out is not None and not options.resume:
