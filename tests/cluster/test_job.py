@@ -67,9 +67,9 @@ def test_each_image_has_a_result_or_a_failure_as_plain_detect(job, detector, tmp
     assert summary == {"images": 19, "objects": 19, "failures": 3, "parts": 4, "repeated": 0, "complete": True}
 
 
-@pytest.mark.parametrize("killed_at", range(1, 9))
+@pytest.mark.parametrize("killed_at", range(1, 13))
 def test_a_run_that_is_killed_anywhere_goes_on(job, detector, tmp_path, monkeypatch, killed_at):
-    """Of the eight files that are written: whichever is the last, nothing is lost and nothing is there twice."""
+    """Of the twelve files that are written: whichever is the last, nothing is lost and nothing is there twice."""
     write, written = Folder.write, []
 
     def dying(self, name, data):
@@ -84,13 +84,37 @@ def test_a_run_that_is_killed_anywhere_goes_on(job, detector, tmp_path, monkeypa
             [work(job, detector).detect(part) for part in range(4)]
     again = Job.open(Folder(str(tmp_path / "out")), ASKED, iter(()), 6)  # nothing is listed anew
     left = again.unfinished()
-    assert left == list(range((killed_at - 1) // 2, 4))
+    assert left == list(range((killed_at - 1) // 3, 4))
     detect = work(again, detector)
     for part in left:
         detect.detect(part)
     assert again.end() == PartCounts(19, 19, 3)
     assert max(Counter(row["image"] for row in results(tmp_path / "out")).values()) == 1
     assert not [path for path in (tmp_path / "out").rglob("*") if "part-0" not in path.name and ".part-" in path.name]
+
+
+def test_an_image_that_ends_its_process_each_time_is_left_out(job, detector, tmp_path):
+    """Two processes die at it, two more look at one image after the other, the fifth leaves it out."""
+
+    class Dying:
+        class_names = detector.class_names
+
+        def stream(self, frames, *options, **more):
+            for frame in frames:
+                if frame.path.endswith("0009.png"):
+                    raise SystemExit  # as far as the part goes, the process is gone
+                yield from detector.stream([frame], *options, **more)
+
+    for _ in range(4):
+        with pytest.raises(SystemExit):
+            work(job, Dying()).detect(1)
+    assert work(job, Dying()).detect(1) == PartCounts(4, 4, 2)
+    failures = json.loads((tmp_path / "out/failures/000001.json").read_text())["list"]
+    assert [(Path(one["image"]).name, one["reason"][:17]) for one in failures] == [
+        ("0007.png", "not an image that"),
+        ("0009.png", "ended the process"),
+    ]
+    assert work(job, detector).detect(0).images == 6  # other parts know nothing of it
 
 
 def test_two_actors_at_one_part_leave_one_result(job, detector, tmp_path):

@@ -3,6 +3,7 @@
     job.json            what was asked, how many parts and images; written once all inputs are listed
     inputs/000000.json  the images of a part
     failures/000000.json  of a finished part: its counts, and address and reason of each image without a result
+    tries/000000.json   of a part that was begun: how often, and which images ended their process
     part-000000.jsonl   (or .parquet) the results of a finished part
     failures.jsonl, summary.json   at the end
 
@@ -103,6 +104,15 @@ class PartCounts(NamedTuple):
         return PartCounts(self.images + other.images, self.objects + other.objects, self.failures + other.failures)
 
 
+class Tries(NamedTuple):
+    """Of a part: how often it was begun; blamed: the images, by their places, at which a process ended, once for each
+    time; at: the image that is read now, where they are read one by one."""
+
+    begun: int = 0
+    blamed: tuple[int, ...] = ()
+    at: int | None = None
+
+
 class Job:
     """A bulk detection whose inputs are listed. form: of FORMS; parts, images: how many there are; repeated: how many
     addresses were given more than once, and are read once."""
@@ -157,6 +167,18 @@ class Job:
     def inputs(self, part: int) -> list[Input]:
         """The images of a part."""
         return [Input(path, name) for path, name in self.folder.read(f"inputs/{part:06d}.json")]
+
+    def begin(self, part: int) -> Tries:
+        """Note that a part is begun; gives what became of it before."""
+        name = f"tries/{part:06d}.json"
+        tries = Tries(**self.folder.read(name)) if self.folder.has(name) else Tries()
+        blamed = (*tries.blamed, tries.at) if tries.at is not None else tuple(tries.blamed)
+        self.note(part, Tries(tries.begun + 1, blamed))
+        return Tries(tries.begun, blamed)
+
+    def note(self, part: int, tries: Tries) -> None:
+        """Keep it."""
+        self.folder.write(f"tries/{part:06d}.json", json.dumps(tries._asdict()).encode())
 
     def finish(self, part: int, rows: list[dict[str, Any]], failures: list[dict[str, str]]) -> PartCounts:
         """Write a part: `rows` are those of `Detections.to_dict`, failures have an image and a reason."""

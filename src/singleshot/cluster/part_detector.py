@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from singleshot.api.detect import DetectOptions
+from singleshot.cluster.addresses import Input
 from singleshot.cluster.job import Folder, Job, PartCounts
 from singleshot.errors import printable
 from singleshot.runtime.sources import Frame
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from singleshot.runtime.detector import Detector
+
+
+# After so many tries of a part its images are read one by one; one at which so many processes ended is left out.
+_CAREFUL, _MOST_BLAMED = 2, 2
 
 
 class PartDetector:
@@ -43,8 +48,23 @@ class PartDetector:
         if self._job.is_finished(part):
             return self._job.counts_of(part)
         inputs = self._job.inputs(part)
+        tries = self._job.begin(part)
         rows: list[dict[str, Any]] = []
         failures = [{"image": one.name, "reason": "no address"} for one in inputs if not one.path]
+        if tries.begun < _CAREFUL:
+            self._read(inputs, rows, failures)
+        else:  # something in it may end the process: one by one, so that the next try knows which
+            for k, one in enumerate(inputs):
+                if (times := tries.blamed.count(k)) >= _MOST_BLAMED:
+                    failures.append({"image": one.name, "reason": f"ended the process that read it, {times} times"})
+                    continue
+                self._job.note(part, tries._replace(begun=tries.begun + 1, at=k))
+                self._read([one], rows, failures)
+        if len(rows) + len(failures) != len(inputs):  # our own mistake: nothing is written
+            raise RuntimeError(f"part {part}: {len(rows)} results and {len(failures)} failures of {len(inputs)} images")
+        return self._job.finish(part, rows, failures)
+
+    def _read(self, inputs: list[Input], rows: list[dict[str, Any]], failures: list[dict[str, str]]) -> None:
         frames = (Frame(one.name, None, source=one.name, path=one.path) for one in inputs if one.path)
         options = self._options
         for frame, detections in self._detector.stream(
@@ -55,6 +75,3 @@ class PartDetector:
                 failures.append({"image": frame.name, "reason": reason})
             else:
                 rows.append(detections.to_dict())
-        if len(rows) + len(failures) != len(inputs):  # our own mistake: nothing is written
-            raise RuntimeError(f"part {part}: {len(rows)} results and {len(failures)} failures of {len(inputs)} images")
-        return self._job.finish(part, rows, failures)
