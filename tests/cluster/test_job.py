@@ -9,8 +9,11 @@ from pathlib import Path
 
 import fsspec
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from singleshot.api.detect import DetectOptions
+from singleshot.cli.detect import detect
 from singleshot.cluster.addresses import Input, list_inputs
 from singleshot.cluster.job import Folder, Job, PartCounts
 from singleshot.cluster.part_detector import PartDetector
@@ -263,3 +266,27 @@ def test_numbers_out_of_range():
     for name in ("actors", "block"):
         with pytest.raises(ConfigError, match=f"--{name} 0: want 1 to 100000"):
             ClusterOptions("local", **{name: 0})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--block", "3"], "--block: goes with --cluster"),
+        (["--actors", "3"], "--actors: goes with --cluster"),
+        (["--column", "url"], "--column: goes with --cluster"),
+        (["--out", "memory://new"], "--out memory://new: an address goes with --cluster"),
+        (["--format", "parquet", "--out", "new"], "--format parquet: goes with --cluster"),
+        (["--cluster", "local"], "--cluster: where do results go"),
+        (["--cluster", "local", "--out", "new", "--json"], "--json: results of --cluster go into files"),
+        (["--cluster", "local", "--out", "new", "--draw"], "--draw: not on a cluster"),
+        (["--cluster", "local", "--out", "new", "--format", "csv"], "--format csv: on a cluster want"),
+    ],
+)
+def test_the_command_refuses_what_does_not_go_together(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    app = typer.Typer()
+    app.command()(detect)
+    found = CliRunner().invoke(app, ["m.onnx", "photos", *words])
+    assert isinstance(found.exception, ConfigError)
+    assert message in str(found.exception)
+    assert not list(tmp_path.iterdir())

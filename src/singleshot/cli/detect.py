@@ -63,8 +63,10 @@ def detect(
         ),
     ],
     out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the results; must be new or empty. Default: detections, then detections-2, ..."),
+        str | None,
+        typer.Option(
+            help="Folder for the results (with --cluster an address too); must be new or empty. Default: detections, then detections-2, ..."
+        ),
     ] = None,
     form: Annotated[
         Format | None,
