@@ -65,7 +65,8 @@ def detect(
     out: Annotated[
         str | None,
         typer.Option(
-            help="Folder for the results (with --cluster an address too); must be new or empty. Default: detections, then detections-2, ..."
+            help="Folder for the results (with --cluster an address too); must be new or empty. Default: detections,"
+            " then detections-2, ..."
         ),
     ] = None,
     form: Annotated[
