@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from singleshot import remote_file
 from singleshot.errors import DataError
 
 NO_SHARED = "../shared is absent"
@@ -39,6 +40,8 @@ MAY_SKIP = (
     "no Chromium with Playwright",  # CONTRIBUTING.md says how to have them
     "supervision is not installed: it brings parts under the GPL",
     "OpenCV 5 reads no Caffe files; 4 does",
+    "s3fs and moto are not installed",  # moto brings 30 packages: pip install 'singleshot[s3]' 'moto[server]'
+    "ray is not installed",  # pip install 'singleshot[ray]'
 )
 
 # A shell that starts this in the background has it ignore Ctrl-C, and so would every command that a test stops.
@@ -102,6 +105,12 @@ def no_waiting_for_the_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "fsync", lambda handle: None)
         yield
+
+
+@pytest.fixture(autouse=True)
+def quick_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Further tries of a remote file follow at once."""
+    monkeypatch.setattr(remote_file, "_PAUSE", 0.001)
 
 
 @pytest.fixture(scope="session")

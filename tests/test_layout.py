@@ -19,7 +19,8 @@ GROUPS: dict[str, dict[str, set[str]]] = {
     "ground": {
         "_version": set(), "text_table": set(), "errors": set(), "text": {"errors"}, "records": set(),
         "class_selection": {"errors"},
-        "extras": {"errors"}, "files": {"errors"}, "storage": {"errors", "extras"}, "devices": {"errors"},
+        "extras": {"errors"}, "files": {"errors"}, "remote_file": {"errors", "extras"},
+        "storage": {"errors", "extras", "remote_file"}, "devices": {"errors"},
         "memory": set(), "timing": set(), "pretrained": set(),
     },
     "SSD itself": {

@@ -7,17 +7,16 @@ import os
 import re
 import stat
 import tempfile
-import time
 from collections.abc import Iterator
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 from singleshot.errors import DataError, printable
 from singleshot.extras import needs
+from singleshot.remote_file import CHUNK_BYTES, FEW_TRIES, RemoteFile
+from singleshot.remote_file import filesystem as filesystem
+from singleshot.remote_file import is_remote as is_remote
+from singleshot.remote_file import reason_of as reason_of
 
-# How long a server may take to connect, or to send anything; and what it must keep up on the whole.
-_REMOTE_SECONDS = 60.0
-_REMOTE_BYTES_PER_SECOND = 1000
-_CHUNK_BYTES = 1 << 20
 # Source: github.com/git-lfs/git-lfs, docs/spec.md.
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 # The end of a path to bytes inside a shard or a TFRecord: train-000000.tar#OFFSET+LENGTH.
@@ -38,31 +37,6 @@ def part_of(path: str | os.PathLike[str]) -> Part | None:
     if found is None or not (is_remote(path) or not os.path.lexists(path)):
         return None
     return Part(str(path)[: found.end(1)], int(found[2]), int(found[3]))
-
-
-def is_remote(path: str | os.PathLike[str]) -> bool:
-    """Whether the path names a place that fsspec opens, such as https://host/data or memory://data."""
-    return "://" in str(path)
-
-
-def filesystem(address: str) -> tuple[Any, str]:
-    """The fsspec file system of an address and the path in it. Raises DataError for one that fsspec cannot open."""
-    with needs("train", f"{printable(address)}: remote data"):
-        import fsspec
-    # fsspec chains ("zip::https://...") and local files by address would go round the checks above.
-    if "::" in address or address.lower().startswith(("file:", "local:")):
-        raise DataError(f"{printable(address)}: not an address that is read here (want https://, s3://, ...)")
-    options: dict[str, Any] = {}
-    if address.lower().startswith(("http:", "https:")):
-        with needs("remote", f"{printable(address)}:"):
-            from aiohttp import ClientTimeout
-        timeout = ClientTimeout(total=None, sock_connect=_REMOTE_SECONDS, sock_read=_REMOTE_SECONDS)
-        options["client_kwargs"] = {"timeout": timeout}
-    try:
-        system, path = fsspec.core.url_to_fs(address, **options)
-    except (ValueError, ImportError, OSError) as error:
-        raise DataError(f"{printable(address)}: cannot be opened ({reason_of(error)})") from error
-    return system, path
 
 
 class LfsPointerError(DataError):
@@ -133,14 +107,6 @@ def _too_large(where: str, limit: int, what: str) -> DataError:
     return DataError(f"{printable(where)}: larger than {limit // 2**20} MB (the most that is read of one {what} file)")
 
 
-def reason_of(error: BaseException) -> str:
-    """Why, on one line: a server chooses the words of its errors."""
-    message = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    if not message and isinstance(error, TimeoutError):
-        message = f"no answer within {_REMOTE_SECONDS:g} seconds"
-    return printable(message or type(error).__name__, 160)
-
-
 def _open_local(path: str | os.PathLike[str], where: str, what: str) -> IO[bytes]:
     return os.fdopen(_open_handle(path, where, what)[0], "rb")
 
@@ -170,7 +136,7 @@ def _read_local(path: str | os.PathLike[str], where: str, what: str, count: int,
             count -= len(piece)
             if len(piece) < ask:  # the end, or all that was wanted
                 break
-            ask = _CHUNK_BYTES  # more than its size: it grows, or the system made it up
+            ask = CHUNK_BYTES  # more than its size: it grows, or the system made it up
     finally:
         os.close(handle)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -183,29 +149,9 @@ def read_remote(address: str, count: int, start: int = 0) -> bytes:
 
 def _remote_chunks(address: str, count: int, start: int = 0) -> Iterator[bytes]:
     """`count` bytes from `start` on, or as many as there are, in pieces; OSError for whatever goes wrong."""
-    system, path = filesystem(address)
-    # From the web one answer is read as it comes: what the server says of the file's size is not believed, and it
-    # need not know ranges. With a size given, fsspec does not ask for it.
-    is_web = address.lower().startswith("http")
-    options: dict[str, Any] = {"block_size": 0, "size": 1} if is_web else {"block_size": _CHUNK_BYTES}
-    if is_web and start:
-        options["headers"] = {"Range": f"bytes={start}-{start + count - 1}"}
-    end, got = time.monotonic() + _REMOTE_SECONDS, 0
-    try:
-        with system.open(path, "rb", **options) as file:
-            if start and not is_web:
-                file.seek(start)
-            elif start and file.r.status != 206:
-                raise OSError(None, "the server cannot send a part of a file (HTTP ranges)")
-            while got < count and (chunk := file.read(min(count - got, _CHUNK_BYTES))):
-                got += len(chunk)
-                if time.monotonic() > end + got / _REMOTE_BYTES_PER_SECOND:
-                    raise TimeoutError(f"only {got} bytes came in {_REMOTE_SECONDS:g} seconds")
-                yield chunk
-    except (OSError, DataError):
-        raise
-    except Exception as error:  # each kind of storage has errors of its own
-        raise OSError(None, f"{type(error).__name__}: {error}") from error
+    with contextlib.closing(RemoteFile(address, start, count, tries=FEW_TRIES)) as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
 
 
 def masked_crc32c(data: bytes) -> int:

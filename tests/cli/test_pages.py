@@ -30,6 +30,7 @@ NOT_RUN = {
     "another project's file",
     "a camera",
     "a GPU",
+    "several machines",
     "minutes",
     "minutes, a network and other projects' files",
     "a part of a file",

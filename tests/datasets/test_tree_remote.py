@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from singleshot import storage
+from singleshot import remote_file
 from singleshot.datasets import open_dataset, tree
 from singleshot.datasets.tree import open_tree
 from singleshot.errors import DataError
@@ -128,12 +128,12 @@ def drip(handler) -> None:
 
 @pytest.mark.parametrize("answer", [hang, hang_within, drip])
 def test_a_server_that_hangs_is_given_up_on(respond, answer, monkeypatch, one_line):
-    monkeypatch.setattr(storage, "_REMOTE_SECONDS", 0.3)
+    monkeypatch.setattr(remote_file, "REMOTE_SECONDS", 0.3)
     address = respond(answer)
     start = time.monotonic()
     assert "cannot be listed (" in one_line(open_dataset, f"{address}/data")
     text = one_line(read_image, f"{address}/a.png")
-    assert "0.3 seconds" in text or "imeout" in text
+    assert "0.3 seconds" in text or "imeout" in text or "bytes came in 0" in text
     assert time.monotonic() - start < 2.5
 
 

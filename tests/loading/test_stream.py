@@ -190,7 +190,7 @@ def test_a_loader_holds_no_more_than_its_buffer(loader, monkeypatch):
 
     read = []
     monkeypatch.setattr(
-        stream, "read_samples", lambda *a, f=stream.read_samples: (read.append(1) or one for one in f(*a))
+        stream, "read_samples", lambda *a, f=stream.read_samples, **k: (read.append(1) or one for one in f(*a, **k))
     )
     one = loader(batch=2, buffer=16)  # six streams
     for b, _ in enumerate(one.epoch(0), 1):

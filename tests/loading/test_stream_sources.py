@@ -16,7 +16,6 @@ import torch
 
 from singleshot.api.train_data import open_train
 from singleshot.api.train_options import TrainOptions
-from singleshot.datasets import shard_tar as shardtar
 from singleshot.errors import ConfigError, DataError
 from singleshot.inputs import InputSpec
 from singleshot.loading.augment_spec import AUGMENTS
@@ -64,14 +63,12 @@ def test_over_http(loader, shards, serve_shards, workers, equal_but_for_names):
     assert batches[0].names[0].startswith(f"{address}/train-0000")
 
 
-def test_over_http_with_breaks(loader, shards, serve_shards, monkeypatch, equal_but_for_names):
-    monkeypatch.setattr(shardtar, "_PAUSE", 0.001)
+def test_over_http_with_breaks(loader, shards, serve_shards, equal_but_for_names):
     batches = list(loader(serve_shards(shards, broken=3)).epoch(0))
     assert equal_but_for_names(batches, list(loader().epoch(0)))
 
 
-def test_over_http_with_breaks_without_end(loader, shards, serve_shards, monkeypatch):
-    monkeypatch.setattr(shardtar, "_PAUSE", 0.001)
+def test_over_http_with_breaks_without_end(loader, shards, serve_shards):
     with pytest.raises(DataError, match=r"^http://127.*\.tar: cannot be read \(.*"):
         list(loader(serve_shards(shards, broken=10**6)).epoch(0))
 

@@ -14,6 +14,7 @@ from singleshot.api.options import Options, check_range, check_results_folder
 from singleshot.api.tile_option import chosen_tiling
 from singleshot.class_selection import Classes
 from singleshot.errors import ConfigError, DataError, printable
+from singleshot.remote_file import is_remote
 
 if TYPE_CHECKING:
     from singleshot.runtime.background_worker import BackgroundWorker
@@ -139,8 +140,12 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
     from singleshot.runtime.sources import open_sources
 
     chosen_tiling(None, options.tile)  # a wrong one is said before anything else
+    if options.form not in ("json", "coco", "voc", "yolo", "csv"):
+        raise ConfigError(f"--format {printable(options.form)}: goes with --cluster; want json, coco, voc, yolo or csv")
     if stream is not None and options.out is None and options.form not in ("json", "coco"):
         raise ConfigError(f"--format {options.form}: on standard output want json or coco; or give --out FOLDER")
+    if options.out is not None and is_remote(options.out):
+        raise ConfigError(f"--out {printable(options.out)}: an address goes with --cluster; give a folder")
     if options.out is not None and not options.resume:
         check_results_folder("--out", options.out)
     classes = None if options.classes is None else read_groups(options.classes)

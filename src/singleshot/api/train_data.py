@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from singleshot.api.train_options import TrainOptions
+from singleshot.api.options import parse_bytes
+from singleshot.api.train_options import DEFAULTS, TrainOptions
 from singleshot.class_selection import Classes, ClassSelection, list_names, select_classes
 from singleshot.datasets import Dataset, find_split, open_source
 from singleshot.datasets.build_dataset import build_dataset
@@ -60,6 +62,11 @@ def _open_shards(options: TrainOptions, split: str) -> ShardStream:
     if options.score_min is not None:
         raise ConfigError(f"--score-min: {printable(options.data)} is shards, which hold no scores; leave it out")
     stream = open_stream(options.data, split, None, options.clip_boxes, options.follow_links)
+    if options.cache == "ram":
+        raise ConfigError("--cache ram: shards are read in a stream; give a folder (of remote shards), or leave it out")
+    if options.cache not in (None, "auto", "none"):
+        limit = parse_bytes(options.cache_size or DEFAULTS["cache_size"], "--cache-size")
+        stream = stream.cached_in(Path(str(options.cache)), limit)
     if options.classes is None:
         return stream
     selection = _select(options, options.classes, stream.own_names, stream.source)

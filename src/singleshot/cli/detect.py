@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from singleshot.api.detect import Counts, Detected, DetectOptions
+    from singleshot.cluster.job import PartCounts
     from singleshot.runtime.detector import Found
     from singleshot.runtime.sources import Frame
 
@@ -51,6 +52,8 @@ class Format(StrEnum):
     voc = "voc"
     yolo = "yolo"
     csv = "csv"
+    jsonl = "jsonl"
+    parquet = "parquet"
 
 
 def detect(
@@ -64,16 +67,20 @@ def detect(
         ),
     ],
     out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the results; must be new or empty. Default: detections, then detections-2, ..."),
+        str | None,
+        typer.Option(
+            help="Folder for the results (with --cluster an address too); must be new or empty. Default: detections,"
+            " then detections-2, ..."
+        ),
     ] = None,
     form: Annotated[
-        Format,
+        Format | None,
         typer.Option(
             "--format",
-            help="json: one object per image; coco: COCO results; voc: XML per image; yolo: text per image; csv.",
+            help="json (default): one object per image; coco: COCO results; voc: XML per image; yolo: text per image;"
+            " csv; with --cluster jsonl (default) or parquet.",
         ),
-    ] = Format.json,
+    ] = None,
     like: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="With --format coco: a COCO file whose class and image ids to use."),
@@ -110,6 +117,24 @@ def detect(
         bool,
         typer.Option("--resume", help="Go on with the run in --out that was stopped; the other options as they were."),
     ] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="local|auto|ADDRESS",
+            help="Images in bulk on a Ray cluster: this machine, the one it is part of, or host:port. SOURCE may be a"
+            " table of addresses too (.parquet, .csv, .jsonl). The same command goes on with what was stopped.",
+        ),
+    ] = None,
+    actors: Annotated[
+        int | None,
+        typer.Option(help="With --cluster: processes that hold the model. Default: one per --threads cores."),
+    ] = None,
+    block: Annotated[
+        int | None, typer.Option(help="With --cluster: images of a part of the results. Default: 500.")
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(help="With --cluster: the column of addresses. Default: address, url, path, ...")
+    ] = None,
     as_json: Annotated[
         bool,
         typer.Option(
@@ -144,6 +169,13 @@ def detect(
         "draw": draw is not False,
         "classes": classes or None,
     }
+    values["form"] = form or ("json" if cluster is None else "jsonl")
+    if cluster is not None:
+        values["draw"] = draw is True
+        raise typer.Exit(run_bulk(DetectOptions.of(values), cluster, actors, block, column, quiet, as_json))
+    for name in ("actors", "block", "column"):
+        if values[name] is not None:
+            raise ConfigError(f"--{name}: goes with --cluster; leave it out, or give --cluster local")
     if as_json and crop and out is None and draw is None:
         values["draw"] = False  # crops were asked for, and nothing else
     if out is None and (not as_json or draw or crop):
@@ -166,6 +198,42 @@ def run(options: DetectOptions, printer: RunPrinter, stream: TextIO | None = Non
     if done.interrupted:
         return STOPPED
     return SKIPPED if done.counts.skipped else 0
+
+
+def run_bulk(
+    options: DetectOptions,
+    address: str,
+    actors: int | None,
+    block: int | None,
+    column: str | None,
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    """Detect on a cluster, and print how it goes; returns the exit code."""
+    from singleshot.cluster.run import BLOCK, ClusterOptions, run_on_cluster
+
+    if as_json:
+        raise ConfigError("--json: results of --cluster go into files; leave it out")
+
+    def show(counts: PartCounts, done: int, parts: int) -> None:
+        if not quiet:
+            print(
+                f"{done}/{parts} parts, {counts.images} images, {counts.objects} objects", file=sys.stderr, flush=True
+            )
+
+    try:
+        with stop_on_signals():
+            done = run_on_cluster(options, ClusterOptions(address, actors, block or BLOCK, column), show)
+    except KeyboardInterrupt:
+        print("stopped; finished parts are kept, the same command goes on", file=sys.stderr)
+        return STOPPED
+    if not quiet:
+        images, objects, failures = done.counts
+        again = f", {done.repeated} addresses given twice" if done.repeated else ""
+        before = f", {done.resumed} of the parts from before" if done.resumed else ""
+        print(f"{images} images, {objects} objects, {failures} not read{again}, {done.parts} parts{before}")
+        print(f"results: {printable(done.place)}")
+    return SKIPPED if done.counts.failures else 0
 
 
 class RunPrinter:

@@ -54,7 +54,10 @@ class TrainCommand(TyperCommand):
 def train(
     data: Annotated[
         str | None,
-        typer.Argument(help="Folder, file or address in any form that data check reads. Not needed with --resume."),
+        typer.Argument(
+            help="Folder, file or address in any form that data check reads, or some shards:"
+            " https://host/shards/train-{000000..000031}.tar. Not needed with --resume."
+        ),
     ] = None,
     model: Annotated[
         str | None,
@@ -164,7 +167,10 @@ def train(
     score_min: LabelScoreOption = None,
     cache: Annotated[
         str | None,
-        typer.Option(help="Keep decoded images: auto (default: in memory if all fit), ram, none, or a folder."),
+        typer.Option(
+            help="Keep decoded images: auto (default: in memory if all fit), ram, none, or a folder, which keeps the"
+            " files of remote shards."
+        ),
     ] = None,
     cache_size: Annotated[str | None, typer.Option(help="The most that the cache may take. Default: 4G.")] = None,
     classes: ClassesOption = None,
@@ -214,7 +220,10 @@ def train(
         raise typer.Exit(STOPPED)
     if run.skipped:
         if not quiet:
-            print(f"not read and skipped: {count_of(len(run.skipped), 'image')}", file=sys.stderr)
+            shards = sum(".tar: " in text for text in run.skipped)
+            parts = f" and parts of {count_of(shards, 'shard')}" if shards else ""
+            images = count_of(len(run.skipped) - shards, "image")
+            print(f"not read and skipped: {images}{parts}", file=sys.stderr)
         raise typer.Exit(SKIPPED)
 
 

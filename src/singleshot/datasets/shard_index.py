@@ -12,6 +12,7 @@ from singleshot.datasets.packed_strings import is_encodable
 from singleshot.datasets.raw import Box
 from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
+from singleshot.storage import is_remote
 
 INDEX = "shards.json"
 VERSION = 1
@@ -21,6 +22,9 @@ AGAIN = "write the shards again"
 _MAX_INDEX_BYTES = 64 * 2**20
 _MAX_SAMPLES = 10**9
 MAX_SHARD_BYTES = 2**44
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PATTERN = re.compile(r"\{(?:(\d{1,9})\.\.(\d{1,9})|([^{}]{1,2000}))\}")
+_MAX_NAMED = 1_000_000
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}\.tar")
 
 
@@ -29,12 +33,13 @@ class WrongError(ValueError):
 
 
 class Shard(NamedTuple):
-    """One tar as shards.json describes it; size in bytes."""
+    """One tar as shards.json describes it; size in bytes; sha256 in hex, "" where that is not said."""
 
     name: str
     samples: int
     objects: int
     size: int
+    sha256: str = ""
 
 
 class Index(NamedTuple):
@@ -45,17 +50,58 @@ class Index(NamedTuple):
     splits: dict[str, tuple[Shard, ...]]
 
 
-def read_index(tree: Tree) -> Index:
-    """Read and check shards.json. Raises DataError, one line, for anything that it does not say as it should."""
+def read_index(tree: Tree, file: str = "") -> Index:
+    """Read and check shards.json; with a pattern `file` only the shards that it names are in the index.
+
+    Raises DataError, one line, for anything that shards.json does not say as it should, and shards that it does not
+    list.
+    """
     where = printable(tree.path(INDEX))
     try:
         content = json.loads(tree.read(INDEX, _MAX_INDEX_BYTES, "index"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: is not JSON that can be read ({printable(error, 80)}); {AGAIN}") from error
     try:
-        return _index(content)
+        index = _index(content)
     except WrongError as error:
         raise DataError(f"{where}: {error}; {AGAIN}") from None
+    return index if file in ("", INDEX) else _only(index, file, where)
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a file name stands for several shards: train-{000000..000031}.tar."""
+    return name.endswith(".tar") and _PATTERN.search(name) is not None
+
+
+def _only(index: Index, pattern: str, where: str) -> Index:
+    """The index of the shards that a pattern names, without the splits that have none of them."""
+    named = set(_expand(pattern))
+    splits = {split: tuple(one for one in shards if one.name in named) for split, shards in index.splits.items()}
+    missing = sorted(named - {one.name for shards in splits.values() for one in shards})
+    if missing:
+        raise DataError(
+            f"{where}: lists no {printable(missing[0])}, which {printable(pattern)} names ({len(missing)} such); "
+            "name those that are there"
+        )
+    return index._replace(splits={split: shards for split, shards in splits.items() if shards})
+
+
+def _expand(pattern: str) -> list[str]:
+    """Every name that {FIRST..LAST} and {ONE,OTHER} stand for, as a shell writes them out. Raises DataError."""
+    found = [pattern]
+    while (place := _PATTERN.search(found[0])) is not None:
+        if place[3] is not None:
+            parts = place[3].split(",")
+        else:
+            first, last = int(place[1]), int(place[2])
+            if last - first >= _MAX_NAMED:
+                raise DataError(f"{printable(pattern)}: names more than {_MAX_NAMED} shards")
+            parts = [f"{number:0{len(place[1])}d}" for number in range(first, last + 1)]
+        if not parts or len(parts) * len(found) > _MAX_NAMED:
+            raise DataError(f"{printable(pattern)}: names {'no' if not parts else 'too many'} shards")
+        whole = place[0]
+        found = [name.replace(whole, part, 1) for name in found for part in parts]
+    return found
 
 
 def _index(content: Any) -> Index:
@@ -82,16 +128,25 @@ def _shard(item: Any, here: str) -> Shard:
         isinstance(name, str) and _SHARD_NAME.fullmatch(name) is not None,
         f"{here}: name {_show(name)} leaves the folder or is none of a shard (want NAME.tar)",
     )
-    counts = [item.get(key) for key in ("samples", "objects", "bytes")]
+    counts: list[Any] = [item.get(key) for key in ("samples", "objects", "bytes")]
     for key, value, low, most in zip(
         ("samples", "objects", "bytes"), counts, (1, 0, 1), (_MAX_SAMPLES, 10**12, MAX_SHARD_BYTES), strict=True
     ):
         _want(_whole(value) and low <= value <= most, f"{here} ({name}): {key} {_show(value)}; want {low} or more")
-    return Shard(name, *counts)
+    sha256: Any = item.get("sha256", "")
+    good = isinstance(sha256, str) and (sha256 == "" or _SHA256.fullmatch(sha256) is not None)
+    _want(good, f"{here} ({name}): sha256 {_show(sha256)}; want 64 hex digits")
+    samples, objects, size = counts
+    return Shard(name, samples, objects, size, sha256)
 
 
-def find_shard(tree: Tree, shard: Shard) -> str:
-    """The path or address of a shard. Raises DataError when it is not there, or a link that leaves the folder."""
+def find_shard(tree: Tree, shard: Shard, file: str = "") -> str:
+    """The path or address of a shard. Raises DataError when it is not there, or a link that leaves the folder.
+
+    Of remote shards that a `file` names nothing is looked up: their storage need not list what it has.
+    """
+    if file and is_remote(tree.root):  # a name of a shard has no folder in it
+        return tree.path(shard.name)
     found = tree.find("", shard.name)
     if found is None:
         raise DataError(f"{printable(tree.path(shard.name))}: is not there, but {INDEX} names it; fetch it again")

@@ -8,22 +8,18 @@ below, each of limited size, and nothing is ever unpacked to a disk.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import re
 import tarfile
-import time
 from collections.abc import Iterator
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 from singleshot.datasets.findings import RaiseErrors
-from singleshot.datasets.shard_index import AGAIN, MAX_SHARD_BYTES, WrongError
+from singleshot.datasets.shard_cache import ShardCache
+from singleshot.datasets.shard_index import AGAIN, MAX_SHARD_BYTES, Shard, WrongError
+from singleshot.datasets.shard_source import BUFFER, finish_shard, open_shard
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import MAX_FILE_BYTES
-from singleshot.storage import filesystem, is_remote, open_limited
-
-logger = logging.getLogger(__name__)
+from singleshot.storage import reason_of
 
 ENDINGS = ("jpg", "png", "webp", "bmp", "tif", "gif")
 # 30,000 objects in one image; JSON in memory takes some ten times its bytes.
@@ -33,11 +29,6 @@ MAX_LABEL_BYTES = 4 * 2**20
 _MEMBER_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,90}}\.({'|'.join(ENDINGS)}|json)")
 _DATALESS = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
 _ZEROS = bytes(tarfile.BLOCKSIZE)
-
-_REMOTE_BLOCK = 8 * 2**20
-_BUFFER = 2**20
-_TRIES = 4
-_PAUSE = 0.5  # seconds before the second try, twice as long before each further one
 
 
 class Packed(NamedTuple):
@@ -50,14 +41,21 @@ class Packed(NamedTuple):
     label: bytes
 
 
-def read_samples(path: str, problems: RaiseErrors, with_images: bool = True) -> Iterator[Packed]:
+def read_samples(
+    path: str,
+    problems: RaiseErrors,
+    with_images: bool = True,
+    expected: Shard | None = None,
+    cache: ShardCache | None = None,
+) -> Iterator[Packed]:
     """The samples of one tar in their order, read once from its start to its end.
 
-    What is wrong with a member leaves that sample out; after damage to the tar itself nothing more comes.
+    What is wrong with a member leaves that sample out; after damage to the tar itself nothing more comes. `expected`:
+    what the index says of it, against which a remote one is held; `cache`: where that is kept.
     """
     half: Packed | None = None
     try:
-        with open_shard(path) as file:
+        with open_shard(path, expected, cache) as file:
             walk = _Walk(file)
             for member in walk:
                 message = _unfit(member)
@@ -76,13 +74,15 @@ def read_samples(path: str, problems: RaiseErrors, with_images: bool = True) -> 
                 if half.path and half.label:
                     yield half
                     half = None
+            finish_shard(file)
     except WrongError as error:
         problems.add("annotation-unreadable", path, f"{error}; fetch it again, or {AGAIN}")
     except DataError as error:  # from opening it
         problems.add_unreadable(path, error)
+    except FileNotFoundError:
+        problems.add("annotation-unreadable", path, "no such shard file")
     except OSError as error:
-        message = printable(error.strerror or error, 120)
-        problems.add("annotation-unreadable", path, f"cannot be read ({message})")
+        problems.add("annotation-unreadable", path, f"cannot be read ({reason_of(error)})")
     else:
         _report_half(half, path, problems)
 
@@ -146,7 +146,7 @@ class _Walk:
             self._file.seek(place)
             self._at = place
         while self._at < place:
-            self._take(min(place - self._at, _BUFFER))
+            self._take(min(place - self._at, BUFFER))
 
 
 def _unfit(member: _Member) -> str:
@@ -159,71 +159,3 @@ def _unfit(member: _Member) -> str:
     if not 0 < member.size <= most:
         return f"has {member.size} bytes (want 1 to {most}); {AGAIN}"
     return ""
-
-
-@contextlib.contextmanager
-def open_shard(path: str) -> Iterator[IO[bytes]]:
-    """A tar, local or remote, for reading from its start to its end. Raises DataError as `read_limited` does."""
-    if not is_remote(path):
-        with open_limited(path, MAX_SHARD_BYTES, "shard") as file:
-            yield file
-        return
-    raw = _RemoteFile(path)
-    with contextlib.closing(raw):
-        yield io.BufferedReader(raw, _BUFFER)
-
-
-class _RemoteFile(io.RawIOBase):
-    """A remote file in one long read; where the connection breaks it goes on from there, some times."""
-
-    def __init__(self, address: str) -> None:
-        self._address, self._at = address, 0
-        self._file: Any = None
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        for attempt in range(_TRIES):
-            try:
-                if self._file is None:
-                    self._file = self._open()
-                data = self._file.read(len(buffer))
-                break
-            except (FileNotFoundError, DataError):
-                raise
-            except Exception as error:  # each kind of storage has errors of its own
-                self._drop()
-                if attempt + 1 == _TRIES:
-                    raise OSError(None, printable(f"{type(error).__name__}: {error}", 120)) from error
-                logger.info("%s: %s; trying again", printable(self._address), type(error).__name__)
-                time.sleep(_PAUSE * 2**attempt)
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
-
-    def _open(self) -> Any:
-        system, path = filesystem(self._address)
-        # From the web one answer is read as it comes, whether the server knows ranges or not.
-        is_web = self._address.lower().startswith("http")
-        options = {"block_size": 0, "size": 1} if is_web else {"block_size": _REMOTE_BLOCK}
-        file = system.open(path, "rb", **options)
-        if not is_web:
-            file.seek(self._at)
-        past = self._at if is_web else 0
-        while past:
-            skipped = len(file.read(min(past, _BUFFER)))
-            if not skipped:
-                raise OSError(None, "became shorter")
-            past -= skipped
-        return file
-
-    def _drop(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            with contextlib.suppress(OSError):
-                file.close()
-
-    def close(self) -> None:
-        self._drop()
-        super().close()

@@ -21,6 +21,7 @@ from singleshot.datasets.readers import coco_layout
 from singleshot.datasets.readers.label_files import PEEK_BYTES
 from singleshot.datasets.readers.unread_forms import find_unread_form, unread_tables
 from singleshot.datasets.search import choose, describe, sets_beside
+from singleshot.datasets.shard_index import INDEX, is_pattern
 from singleshot.datasets.stated_sizes import fit_to_images
 from singleshot.datasets.tree import Tree, describe_contents, open_tree
 from singleshot.errors import DataError, printable
@@ -119,6 +120,10 @@ def open_source(
 
 def _open(path: str | os.PathLike[str], formats: Mapping[str, Format], follow_links: bool) -> Source:
     where, wanted = printable(path), _wanted(formats)
+    folder, _, name = str(path).rpartition("/")
+    if "shards" in formats and (is_pattern(name) or (name == INDEX and is_remote(path))):
+        # No listing is asked for: storage need not have one.
+        return Source("shards", open_tree(folder or ".", follow_links), name, formats["shards"])
     if is_archive(str(path)) and ("::" not in str(path) if is_remote(path) else Path(path).is_file()):
         path = unpacked(path)
         where = printable(path)

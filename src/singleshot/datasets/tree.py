@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.images.drawn_mark import CROPS, HEAD_BYTES, PICTURES, is_marked
 from singleshot.images.suffixes import IMAGE_SUFFIXES, is_image
+from singleshot.remote_file import check_folder
 from singleshot.storage import filesystem, is_remote, open_limited, read_limited, read_remote, reason_of
 
 # A folder of more files than this is a mistake (or a trap); COCO has 123,287.
@@ -304,7 +305,7 @@ class RemoteTree(Tree):
     def __init__(self, root: str) -> None:
         super().__init__(root)
         self._is_web = self.root.lower().startswith(("http:", "https:"))
-        filesystem(self.root)
+        check_folder(self.root)
 
     def path(self, name: str) -> str:
         """The address of a file, quoted where it is a URL."""
@@ -317,7 +318,8 @@ class RemoteTree(Tree):
             return self._list_web(folder) if self._is_web else self._list_storage(folder)
         except (FileNotFoundError, NotADirectoryError):
             if not folder:
-                raise DataError(f"{printable(self.root)}: nothing is there, or the server does not list it") from None
+                what = "nothing is there, or the server does not list it (of shards give the address of shards.json)"
+                raise DataError(f"{printable(self.root)}: {what}") from None
             return None
         except DataError:
             raise

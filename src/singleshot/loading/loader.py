@@ -133,7 +133,9 @@ class TrainLoader:
         data = read_as(data, input_spec.sixteen_bit)
         self.batch_size, self.seed = batch_size, seed
         self._source: TrainSource[Any] = (
-            ShardSource(data, sampling) if isinstance(data, ShardStream) else FolderSource(data, sampling, repeats)
+            ShardSource(data, sampling, skip_broken)
+            if isinstance(data, ShardStream)
+            else FolderSource(data, sampling, repeats)
         )
         self._batches = sampling.batches(len(data) if repeats is None else repeated_length(repeats))
         self.workers = min(pick_workers(workers, batch_size, input_spec.sides), self._source.most_workers)
@@ -263,7 +265,7 @@ def _prepare_train_batch(
 ) -> Batch:
     samples = source.take(job)
     examples: list[Example] = []
-    names, checksums, skipped = [], [], []
+    names, checksums, skipped = [], [], list(samples.broken)
     for k in range(len(samples.indices)):
         # By position, not by index: a repeated image is augmented differently.
         place = seed, samples.epoch, samples.position + k

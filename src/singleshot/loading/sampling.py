@@ -74,7 +74,8 @@ class Sampling:
 class BatchSamples(NamedTuple):
     """The samples of one batch, still to be read: the first stands at `position` of `epoch`.
 
-    indices: int64 [B], positions in the data set; read(k): the k-th of the batch; others(rng, n): n more at random.
+    indices: int64 [B], positions in the data set; read(k): the k-th of the batch; others(rng, n): n more at random;
+    broken: what was said of samples that could not be read on the way, where these are left out.
     """
 
     epoch: int
@@ -82,6 +83,7 @@ class BatchSamples(NamedTuple):
     indices: np.ndarray
     read: Callable[[int], EncodedImage]
     others: Callable[[np.random.Generator, int], list[EncodedImage]]
+    broken: tuple[str, ...] = ()
 
 
 def epoch_order(images: int, length: int, seed: int, epoch: int) -> np.ndarray:

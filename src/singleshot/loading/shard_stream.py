@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +20,9 @@ from singleshot.class_selection import ClassSelection
 from singleshot.datasets.box_rules import clean_boxes
 from singleshot.datasets.dataset import format_box, unknown_class
 from singleshot.datasets.encoded_image import EncodedImage
-from singleshot.datasets.findings import RAISE_ERRORS
-from singleshot.datasets.shard_index import INDEX, find_shard, parse_label, read_index
+from singleshot.datasets.findings import RAISE_ERRORS, CollectErrors
+from singleshot.datasets.shard_cache import ShardCache, cache_key
+from singleshot.datasets.shard_index import INDEX, Shard, find_shard, parse_label, read_index
 from singleshot.datasets.shard_tar import read_samples
 from singleshot.datasets.sources import open_source
 from singleshot.datasets.splits import resolve_split
@@ -36,10 +38,12 @@ from singleshot.loading.sampling import (
     pick_streams,
     shuffled,
 )
+from singleshot.storage import is_remote
 
 # Encoded samples that a process (with its workers) holds to draw from, and their bytes, over all streams.
 BUFFER_SAMPLES = 1000
 BUFFER_BYTES = 512 * 2**20
+_MOST_FAULTS = 100  # of each kind that are named of one shard
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ class ShardStream:
 
     source: as a Dataset's; class_names: those wanted; own_names: those of the shards; selection: which of these become
     which of those, objects of others being left out; None where each goes by its name; paths, counts: of the tars and
-    of their samples; clip_boxes: as in `open_dataset`; buffer_samples, buffer_bytes: how many samples a process
+    of their samples; shards: what the index says of each, none where that is unknown; cache: where remote ones are
+    kept; clip_boxes: as in `open_dataset`; buffer_samples, buffer_bytes: how many samples a process
     holds to draw from, over all streams, and their bytes; sixteen_bit as in Dataset. Raises ConfigError for a buffer of
     nothing.
     """
@@ -63,6 +68,8 @@ class ShardStream:
     buffer_bytes: int = BUFFER_BYTES
     selection: ClassSelection | None = None
     sixteen_bit: str = "scale"
+    shards: tuple[Shard, ...] = ()
+    cache: ShardCache | None = None
 
     def __post_init__(self) -> None:
         if self.buffer_samples < 1:
@@ -71,6 +78,13 @@ class ShardStream:
     def __len__(self) -> int:
         """Samples in all."""
         return sum(self.counts)
+
+    def cached_in(self, folder: Path, limit: int) -> ShardStream:
+        """The same, its shards kept in a folder of at most `limit` bytes. Raises ConfigError for local shards."""
+        if not all(map(is_remote, self.paths)):
+            raise ConfigError(f"--cache {printable(folder)}: these shards lie on a disk already; leave --cache out")
+        keys = (cache_key(path, one.size, one.sha256) for path, one in zip(self.paths, self.shards, strict=True))
+        return replace(self, cache=ShardCache(folder, limit, frozenset(keys)))
 
 
 def open_stream(
@@ -89,12 +103,12 @@ def open_stream(
     where = printable(source.tree.root)
     if source.form != "shards":
         raise DataError(f"{where}: no folder of shards (want {INDEX} in it); write one with singleshot data shard")
-    index = read_index(source.tree)
+    index = read_index(source.tree, source.file)
     name = resolve_split(split, index.splits, source.tree.root)
     shards = index.splits[name]
     if not shards:
         raise DataError(f"{where}: split {printable(name)!r} has no images; name another")
-    paths = tuple(find_shard(source.tree, shard) for shard in shards)
+    paths = tuple(find_shard(source.tree, shard, source.file) for shard in shards)
     return ShardStream(
         f"{source.tree.root} ({name})",
         tuple(index.class_names if class_names is None else class_names),
@@ -102,6 +116,7 @@ def open_stream(
         paths,
         tuple(shard.samples for shard in shards),
         clip_boxes,
+        shards=shards,
     )
 
 
@@ -138,11 +153,13 @@ class ShardSource:
     A process, `rank` of `world`, has each epoch other shards; no two have the same sample. Each image comes about
     once: a stream whose samples do not fill its share of batches begins its shards again, each augmented anew, or
     leaves some out. Batch.indices are positions in the order of shards.json. Workers are no more than there are
-    streams. Raises ConfigError for fewer samples than processes.
+    streams. skip_broken: what cannot be read of a shard is left out, which `BatchSamples.broken` says, and the stream
+    goes on with its next shard. Raises ConfigError for fewer samples than processes.
     """
 
-    def __init__(self, stream: ShardStream, sampling: Sampling) -> None:
+    def __init__(self, stream: ShardStream, sampling: Sampling, skip_broken: bool = False) -> None:
         self._stream, self._sampling = stream, sampling
+        self._broken: list[str] | None = [] if skip_broken else None  # what was not read since the last batch
         self.most_workers = pick_streams(stream.counts, sampling.batches(len(stream)), sampling.world)
         streams = self.most_workers
         self._first_stream = sampling.rank * streams  # among those of all processes
@@ -183,7 +200,10 @@ class ShardSource:
             return [read(k) for k in rng.integers(len(drawn), size=count).tolist()]
 
         indices = np.array([one.position for one in drawn], np.int64)
-        return BatchSamples(job.epoch, self._sampling.position(job.batch), indices, read, others)
+        broken = tuple(self._broken or ())
+        if self._broken:
+            self._broken.clear()
+        return BatchSamples(job.epoch, self._sampling.position(job.batch), indices, read, others, broken)
 
     def close(self) -> None:
         """Close the tars."""
@@ -202,6 +222,8 @@ class ShardSource:
             stream = _OpenStream(job.step, self._draws(job.stream))
             for _ in range(job.step * self._sampling.batch_size):
                 next(stream.draws)
+            if self._broken and job.step:
+                self._broken.clear()  # which the run has counted
         drawn = [next(stream.draws) for _ in range(self._sampling.batch_size)]
         if not job.last:
             self._open[job.stream] = _OpenStream(job.step + 1, stream.draws)
@@ -214,20 +236,36 @@ class ShardSource:
         rng = np.random.default_rng((self._sampling.seed, self._epoch, self._first_stream + stream, 1))
         while True:
             one_round = (sample for part in parts for sample in self._read(part))
-            yield from shuffled(one_round, lambda one: len(one.image) + len(one.label), *self._held, rng)
+            is_empty = True
+            for sample in shuffled(one_round, lambda one: len(one.image) + len(one.label), *self._held, rng):
+                is_empty = False
+                yield sample
+            if is_empty:
+                raise DataError(
+                    f"none of {len(parts)} shards can be read: {(self._broken or ['no sample in them'])[-1]}"
+                )
 
     def _read(self, part: Part) -> Iterator[EncodedSample]:
-        path, count = self._stream.paths[part.shard], self._stream.counts[part.shard]
+        stream = self._stream
+        path, count = stream.paths[part.shard], stream.counts[part.shard]
         start, found = int(self._starts[part.shard]), 0
-        for packed in read_samples(path, RAISE_ERRORS):
+        problems = RAISE_ERRORS if self._broken is None else CollectErrors(_MOST_FAULTS)
+        expected = stream.shards[part.shard] if stream.shards else None
+        for packed in read_samples(path, problems, expected=expected, cache=stream.cache):
             if found < count and found % part.of == part.number:
                 yield EncodedSample(start + found, packed.path, packed.image, packed.label)
             found += 1
-        if found != count:
-            raise DataError(
+        faults = [str(one) for one in problems.findings] if isinstance(problems, CollectErrors) else []
+        if found != count and not faults:
+            faults.append(
                 f"{printable(path)}: holds {found} samples, but {INDEX} says {count}; fetch it again, or write the "
                 "shards again"
             )
+        if faults and self._broken is None:
+            raise DataError(faults[0])
+        if faults and self._broken is not None:
+            left = f" ({count - found} of its {count} images are left out)" if found < count else ""
+            self._broken += [*faults[:-1], faults[-1] + left]
 
     def _parse(self, one: EncodedSample) -> EncodedImage:
         """As `Dataset.picture`. Raises DataError where labels and image do not fit."""

@@ -22,14 +22,14 @@ def sniff(tree: Tree) -> bool:
 
 def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
     """Names of the splits; DataError where shards.json cannot be read."""
-    return tuple(read_index(tree).splits)
+    return tuple(read_index(tree, file).splits)
 
 
 def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> RawSet:
     """Read the labels of the split `wanted`, or of all. Raises DataError for a split that is not there."""
     path = tree.path(INDEX)
     try:
-        index = read_index(tree)
+        index = read_index(tree, file)
     except DataError as error:
         problems.add_unreadable(path, error)
         return RawSet("shards", tree.root, (), [], {})
@@ -40,7 +40,7 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
         start = len(images)
         for shard in index.splits[split]:
             try:
-                place = find_shard(tree, shard)
+                place = find_shard(tree, shard, file)
             except DataError as error:
                 problems.add("annotation-unreadable", path, str(error))
             else:
@@ -52,7 +52,7 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
 def _read_shard(path: str, shard: Shard, index: Index, problems: RaiseErrors) -> list[RawImage]:
     images: list[RawImage] = []
     samples, seen = 0, set()
-    for packed in read_samples(path, problems, with_images=False):
+    for packed in read_samples(path, problems, with_images=False, expected=shard):
         samples += 1
         name = f"{packed.key}.json"
         if packed.key in seen:

@@ -1,0 +1,1 @@
+"""Bulk detection on several machines, by Ray Data: images in, parts of results out, each once."""
