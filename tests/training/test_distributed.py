@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+from singleshot.datasets import open_source
+from singleshot.datasets.writers.shards import read_contents, write_shards
 from singleshot.devices import Launch, pick_device, read_launch
 from singleshot.errors import ConfigError, DataError
-from singleshot.training import loop
+from singleshot.loading.shard_stream import open_stream
+from singleshot.training import checkpoints, loop
 from singleshot.training.recipes import load_recipe
 from singleshot.training.reports import Reporter
 from singleshot.training.state import read_about
@@ -219,6 +222,36 @@ def test_processes_that_differ_are_refused(tmp_path: Path, changed: dict) -> Non
     assert results[0][0] == "ConfigError"
     assert f"process 1 is not as process 0: {name}: {value} there, {about[name]} here" in results[0][1]
     assert results[1][0] == "OtherProcessError"
+
+
+def test_shards_go_on_exactly_and_by_another_number_of_processes_between_epochs_alone(
+    scenes: Path, tiny_ssd, tmp_path: Path
+) -> None:
+    shards = tmp_path / "shards"
+    write_shards(read_contents(open_source(scenes)), shards, per_shard=6)
+
+    def make(out: Path, world=None) -> loop.Trainer:
+        out.mkdir(exist_ok=True)
+        stream = open_stream(shards)
+        settings = loop.Settings(out, 2, 8, precision="float32", workers=0, world=world)
+        trainer = loop.Trainer(tiny_ssd(len(stream.class_names)), stream, None, load_recipe("scratch"), settings)
+        if checkpoints.has_state(out):
+            trainer.resume()
+        return trainer
+
+    def stopped(world) -> None:
+        trainer = make(tmp_path / "run", world)
+        if world.rank == 1:
+            before_step(trainer, 1, lambda: signal.raise_signal(signal.SIGINT))
+        assert trainer.run().interrupted
+
+    run_together(tmp_path / "a", 2, lambda world: make(tmp_path / "straight", world).run().steps)
+    assert run_together(tmp_path / "b", 2, stopped) == [None, None]
+    with pytest.raises(ConfigError, match="2 processes then, 1 now, in the middle of an epoch of shards"):
+        make(tmp_path / "run")
+    assert run_together(tmp_path / "c", 2, lambda world: make(tmp_path / "run", world).run().steps) == [6, 6]
+    for name in FILES:
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes(), name
 
 
 LAUNCH = {
