@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from singleshot.runtime.drawing import class_colours
+from singleshot.tiling import Tiling
 
 RAW = {"Content-Type": "image/jpeg"}
 
@@ -58,7 +59,10 @@ def test_options_are_honoured(served, picture) -> None:
 
     assert ask("score_min=0.5")["images"] == [wanted(one.detector, data, score_min=0.5)]
     assert ask("tile=300:0.5")["images"] == [wanted(one.detector, data, tile=(300, 0.5))]
-    assert ask("tile=300")["images"] != ask("")["images"]
+    assert ask("tile=300")["images"] != ask("")["images"] == ask("tile=none")["images"]
+    one.detector.tiling = Tiling(300)  # as of a model that was trained on tiles
+    assert ask("")["images"] == ask("tile=300")["images"] != ask("tile=none")["images"]
+    one.detector.tiling = None
     assert ask("model=other")["model"] == "other"
     # The second box of class 0 overlaps the first by .5625 or less; the weak class has its own.
     assert [d["score"] for d in ask("nms_iou=0")["images"][0]["detections"]] == [0.9, 0.2]
@@ -122,6 +126,7 @@ def test_models_and_state(served) -> None:
         "colours": {name: "#" + bytes(colour).hex() for name, colour in class_colours(("bright", "weak")).items()},
         "input": {"width": 300, "height": 300, "channels": 3, "resize": "stretch"},
         "thresholds": {"score_min": 0.1, "nms_iou": 0.45},
+        "tile": None,
         "engine": None,
         "default": True,
     }
