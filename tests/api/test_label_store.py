@@ -402,6 +402,30 @@ def test_a_copy_is_labelled_in_place_of_the_set(form: str, folder: Path, tmp_pat
         open_store(folder, out=str(folder / "copy"))
 
 
+def test_a_copy_for_a_named_file_has_the_images(tmp_path: Path, write_image) -> None:
+    folder = write_set("coco", tmp_path / "set", write_image)
+    (folder / "annotations").mkdir()
+    label = (folder / LABEL["coco"]).rename(folder / "annotations" / LABEL["coco"])
+    store = open_store(label, out=str(tmp_path / "copy"))
+    store.save(0, store.show(0).version, [])
+    assert label.read_text() == COCO
+    assert len(json.loads((tmp_path / "copy/annotations" / LABEL["coco"]).read_bytes())["annotations"]) == 1
+
+
+def test_a_label_file_with_a_mark(tmp_path: Path, write_image) -> None:
+    for form in FORMS:
+        folder = write_set(form, tmp_path / form, write_image)
+        label = folder / LABEL[form]
+        label.write_bytes(b"\xef\xbb\xbf" + label.read_bytes().removeprefix(b"\n"))
+        store = open_store(folder)
+        shown = store.show(0)
+        objects = wanted(shown)
+        objects[0] = objects[0]._replace(name="dog")
+        after = store.save(0, shown.version, objects)
+        assert [obj.name for obj in after.objects][:2] == ["dog", "dog"]
+        assert label.read_bytes().startswith(b"\xef\xbb\xbf")
+
+
 def test_nothing_outside_the_folder_is_written(tmp_path: Path, write_image) -> None:
     folder = write_set("yolo", tmp_path / "set", write_image)
     outside = tmp_path / "outside.txt"

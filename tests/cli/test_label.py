@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,17 @@ def stage(tmp_path: Path, write_image, monkeypatch) -> Path:
     (tmp_path / "csv/labels.csv").write_text("filename,xmin,ymin,xmax,ymax,class\na.png,1,2,30,40,cat\n")
     (tmp_path / "yolo/a.txt").write_text("0 .5 .5 .2 .2\n")
     (tmp_path / "yolo/classes.txt").write_text("cat\n")
+    write_image(tmp_path / "held/a.png", 64, 48)
+    (tmp_path / "held/a.txt").write_text("0 .5 .5 .2 .2\n")
+    (tmp_path / "held/classes.txt").write_text("cat\n")
+    (tmp_path / "held/.singleshot-label").touch()  # a file where the folder would be
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("classes.txt", "cat\n")
+    write_image(tmp_path / "results/a.png", 64, 48)
+    about = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "results/image_info.json").write_text(json.dumps(about))
+    row = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}
+    (tmp_path / "results/detections.json").write_text(json.dumps([row]))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -37,6 +50,9 @@ def stage(tmp_path: Path, write_image, monkeypatch) -> Path:
         ("yolo --out yolo/copy", "lies in yolo"),
         ("nothing", "no such file or folder"),
         ("https://example.org/data", "on this machine alone"),
+        ("set.zip", "unpack it"),
+        ("results/detections.json", "a list of results"),
+        ("held", "give --out DIR to label a copy"),
         ("yolo --port 70000", "--port 70000"),
         ("yolo --host 203.0.113.9", "cannot listen on 203.0.113.9"),
     ],

@@ -34,6 +34,7 @@ NOT_RUN = {
     "minutes",
     "minutes, a network and other projects' files",
     "a part of a file",
+    "waits for a person",
 }
 # Pages speak of trainings as a user has them; here they are short.
 SHORTER = {

@@ -12,7 +12,8 @@ from singleshot.api.class_names import read_classes
 from singleshot.api.options import Options, check_results_folder
 from singleshot.class_selection import list_names
 from singleshot.errors import ConfigError, DataError, printable
-from singleshot.storage import is_remote
+from singleshot.storage import is_remote, read_limited
+from singleshot.text import utf8_head
 
 if TYPE_CHECKING:
     from singleshot.api.label_orders import ModelViews
@@ -74,10 +75,13 @@ def open_labels(options: LabelOptions) -> Labels:
     """
     from singleshot.api.label_orders import ModelViews
     from singleshot.api.label_store import LabelStore
+    from singleshot.datasets.archives import is_archive
     from singleshot.datasets.joined_splits import made_splits_unsaid
 
     if is_remote(options.data):
         raise DataError(f"{printable(options.data)}: an address; labels are changed in place on this machine alone")
+    if is_archive(options.data):
+        raise DataError(f"{printable(options.data)}: an archive; unpack it, and give the folder")
     detector = None if options.model is None else _detector(options)
     data = options.data if options.out is None else _copy(options.data, options.out)
     wanted = read_classes(*options.classes) if options.classes else ()
@@ -136,9 +140,10 @@ def _open(data: str, form: str | None) -> Source:
 
 def _read(source: Source) -> RawSet:
     """All splits as they are written; what is wrong with single objects stays in the files as it is."""
-    from singleshot.datasets.findings import CollectErrors
+    from singleshot.datasets.findings import RAISE_ERRORS, CollectErrors
 
-    return source.read_as_written(None, CollectErrors(100))
+    raw = source.read_as_written(None, CollectErrors(100))
+    return raw if raw.images else source.read_as_written(None, RAISE_ERRORS)
 
 
 def _opened(source: Source, raw: RawSet, wanted: Sequence[str]) -> tuple[list[RawImage], Editor, tuple[str, ...]]:
@@ -164,11 +169,18 @@ def _opened(source: Source, raw: RawSet, wanted: Sequence[str]) -> tuple[list[Ra
 
 
 def _refuse_doubtful(raw: RawSet, images: list[RawImage]) -> None:
-    """COCO files in which an image cannot be told by its id, or which are no files of images at all."""
+    """COCO files that are too large or mere lists of results, or in which an image cannot be known by its id."""
+    from singleshot.datasets.editing.coco import MOST_BYTES
+
+    way_out = f"take singleshot data convert {printable(raw.source)} DIR --to voc, and label DIR"
+    for file in {image.file for image in images}:
+        if Path(file).stat().st_size > MOST_BYTES:
+            raise DataError(f"{printable(file)}: more than {MOST_BYTES // 2**20} MB is not changed in place; {way_out}")
+        if not utf8_head(read_limited(file, 64, "annotation", 64)).lstrip().startswith(b"{"):
+            raise DataError(f"{printable(file)}: a list of results, which is not changed in place; {way_out}")
     if len({(image.file, image.ident) for image in images}) < len(images) or len(images) < len(raw.images):
         raise DataError(
-            f"{printable(raw.source)}: lists images twice, or in several files; give one of the files, or take "
-            f"singleshot data convert {printable(raw.source)} DIR --to voc, and label DIR"
+            f"{printable(raw.source)}: lists images twice, or in several files; give one of the files, or {way_out}"
         )
 
 
@@ -251,12 +263,13 @@ def _copy(data: str, out: str) -> str:
     """A copy of a data set's folder, links resolved; where the same file lies in it."""
     import shutil
 
+    from singleshot.datasets import open_source
     from singleshot.datasets.tree import open_tree
     from singleshot.files import atomic_folder
 
     check_results_folder("--out", out)
     source = Path(data)
-    folder = source if source.is_dir() else source.parent
+    folder = source if source.is_dir() else Path(open_source(data).tree.root)
     if Path(out).resolve().is_relative_to(folder.resolve()):
         raise ConfigError(f"--out {printable(out)}: lies in {printable(folder)}; give a folder outside")
     tree = open_tree(str(folder))
@@ -265,4 +278,4 @@ def _copy(data: str, out: str) -> str:
             if tree.find("", name) is not None:  # raises for a link that leads out
                 (place / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(tree.path(name), place / name)
-    return out if source.is_dir() else str(Path(out) / source.name)
+    return out if source.is_dir() else str(Path(out) / source.relative_to(folder))

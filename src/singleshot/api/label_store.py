@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from singleshot.datasets.editing.yolo import YoloEditor, shift_flags
 from singleshot.datasets.raw import Box, RawImage
 from singleshot.datasets.readers.yolo import FLAGS_FILE
 from singleshot.datasets.tree import Tree
-from singleshot.errors import DataError, printable
+from singleshot.errors import ConfigError, DataError, printable
 from singleshot.files import atomic_write, locked_folder
 from singleshot.images.decode import image_size
 from singleshot.storage import read_limited
@@ -86,7 +85,11 @@ class LabelStore:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Keep other processes from labelling the set. Raises ConfigError where one does."""
-        self._folder.mkdir(exist_ok=True)
+        try:
+            self._folder.mkdir(exist_ok=True)
+        except OSError as error:
+            said = f"{printable(self._folder)}: cannot be made ({error.strerror}); give --out DIR to label a copy"
+            raise ConfigError(said) from error
         with locked_folder(self._folder, f"{printable(self.tree.root)}: is being labelled already"):
             yield
 
@@ -245,7 +248,7 @@ class LabelStore:
             kept = self._backups / os.path.relpath(path, os.path.realpath(self.tree.root))
             if not kept.exists():
                 with atomic_write(kept, durable=True) as place:
-                    shutil.copyfile(path, place)
+                    place.write_bytes(before)
         with atomic_write(path, durable=True) as place:
             place.write_bytes(after)
         if mode is not None:

@@ -27,7 +27,7 @@ from singleshot.api.label_store import (
     WantedObject,
     shown_values,
 )
-from singleshot.errors import DataError, printable
+from singleshot.errors import SingleshotError, printable
 from singleshot.images.decode import read_image
 from singleshot.runtime.drawing import class_colours
 from singleshot.serve.app import PAGE, add_errors, add_files
@@ -35,6 +35,7 @@ from singleshot.serve.bodies import JSON_TYPE, RequestError, read_body
 from singleshot.serve.guard import Guard
 from singleshot.serve.metrics import Metrics
 from singleshot.serve.options import ServeOptions
+from singleshot.serve.schema import error_values
 
 LABEL_PAGE = Path(__file__).with_name("label_page")
 SHARED_FILES = ("page.css", "icon.svg", "api.js", "draw.js")  # of the page of `serve`
@@ -143,14 +144,19 @@ def create_label_app(service: LabelService) -> FastAPI:
 
     async def stale(_: Request, error: Exception) -> Response:
         message = "the labels of this image were changed elsewhere in the meantime; load them again"
-        return JSONResponse({"error": {"code": "changed_elsewhere", "message": message}}, 409)
+        return JSONResponse(error_values("changed_elsewhere", message), 409)
 
     async def refused(_: Request, error: Exception) -> Response:
-        return JSONResponse({"error": {"code": "refused", "message": printable(error, 400)}}, 422)
+        return JSONResponse(error_values("refused", printable(error, 400)), 422)
+
+    async def not_written(_: Request, error: Any) -> Response:
+        message = f"nothing was saved: {error.strerror or type(error).__name__}"
+        return JSONResponse(error_values("not_written", message), 507)
 
     app.add_exception_handler(StaleError, stale)
     app.add_exception_handler(RefusedError, refused)
-    app.add_exception_handler(DataError, refused)
+    app.add_exception_handler(SingleshotError, refused)
+    app.add_exception_handler(OSError, not_written)
     _add_routes(app, service)
     add_files(app, [*LABEL_PAGE.iterdir(), *(PAGE / name for name in SHARED_FILES)])
     app.add_middleware(Guard, options=service.options, metrics=service.metrics, own_pages_only=True)
