@@ -236,8 +236,8 @@ def test_no_command_shows_the_help(run) -> None:
     assert "Traceback" not in done.stderr
 
 
-def broken_copy(scenes: Path, to: Path, change) -> Path:
-    shutil.copytree(scenes, to)
+def broken_copy(data: Path, to: Path, change) -> Path:
+    shutil.copytree(data, to)
     change(to)
     return to
 
@@ -275,8 +275,8 @@ def spoil_image(content: bytes):
     ],
     ids=["no-area", "outside", "cut-xml", "empty-image", "corrupt-image", "missing-image", "empty-folder"],
 )
-def test_broken_data_is_one_line_that_names_the_file(change, says: str, scenes: Path, refused, tmp_path: Path) -> None:
-    data = broken_copy(scenes, tmp_path / "data", change)
+def test_broken_data_is_one_line_that_names_the_file(change, says: str, few: Path, refused, tmp_path: Path) -> None:
+    data = broken_copy(few, tmp_path / "data", change)
     (data / "scenes.json").unlink()
     line = refused("train", data, "--model", "ssd320-mini", "--recipe", "scratch", "--epochs", 1, "--batch", 8,
                    "--out", tmp_path / "run")  # fmt: skip
