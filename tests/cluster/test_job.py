@@ -101,6 +101,7 @@ def test_an_image_that_ends_its_process_each_time_is_left_out(job, detector, tmp
 
     class Dying:
         class_names = detector.class_names
+        tiling = None
 
         def stream(self, frames, *options, **more):
             for frame in frames:
