@@ -14,6 +14,7 @@ import singleshot
 from singleshot.api.options import parse_bytes, parse_duration
 from singleshot.api.train import TrainOptions, prepare, resolve
 from singleshot.errors import CheckpointError, ConfigError, DataError, SingleshotError
+from singleshot.metrics.operating_points import operating_points
 from singleshot.training.reports import Reporter
 from singleshot.weights.checkpoint import read_info
 
@@ -44,6 +45,14 @@ def test_it_loads_as_a_detector(run: singleshot.Run, scenes: Path) -> None:
     found = detector.detect(next((scenes / "JPEGImages").iterdir()), score_min=0.0)
     assert isinstance(found, singleshot.Detections)
     assert set(found.names) <= {"cross", "leaf", "ring", "star"}
+
+
+def test_a_model_shows_what_was_best_in_its_validation(run: singleshot.Run, scenes: Path) -> None:
+    curves = singleshot.evaluate(run.best, scenes, split="val", device="cpu").curves
+    best = operating_points(curves).best
+    assert best is not None
+    assert read_info(run.best).thresholds.show_min == min(max(best, 0.1), 0.6)
+    assert run.load("cpu").score_min == read_info(run.best).thresholds.show_min
 
 
 def test_resume_goes_on_with_the_options_it_was_started_with(run: singleshot.Run, tmp_path: Path) -> None:

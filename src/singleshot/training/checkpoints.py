@@ -14,6 +14,7 @@ from torch import Tensor
 
 from singleshot.class_selection import ClassSelection
 from singleshot.errors import CheckpointError, ConfigError, printable
+from singleshot.thresholds import Thresholds
 from singleshot.tiling import Tiling
 from singleshot.training.clock import read_seconds, with_clock, write_seconds
 from singleshot.training.data_summary import check_class_names
@@ -128,7 +129,7 @@ class Checkpoints:
             # What was reached on other images says nothing about these.
             log.warning("%s: validation is another, so the best of it starts anew", where)
             self._start_best_anew(progress)
-            progress.last_map, progress.measurable = None, True
+            progress.last_map, progress.show_min, progress.measurable = None, None, True
         batch = then.values.get("batch", self.fingerprint.values["batch"])
         progress.batch = progress.batch * batch // self.fingerprint.values["batch"]
         self.saved_step = progress.step
@@ -204,6 +205,10 @@ class Checkpoints:
         """The next validation makes the best; what is in its place by then is kept as BEST_BEFORE."""
         progress.best, progress.best_checksum, self._set_aside = -1.0, "", True
 
+    def _thresholds(self, progress: Progress) -> Thresholds:
+        thresholds, shown = self._stepper.thresholds, progress.show_min
+        return thresholds if shown is None else replace(thresholds, show_min=shown)
+
     def _save_weights(self, name: str, progress: Progress, score: float | None) -> str:
         """The weights to keep; gives their checksum."""
         position = {"epochs": progress.epoch, "steps": progress.step}
@@ -211,7 +216,7 @@ class Checkpoints:
         info = ModelInfo.of(
             self._stepper.model,
             self._data["train"].class_names,
-            self._stepper.thresholds,
+            self._thresholds(progress),
             metrics,
             training={**position, **self._about},
         )

@@ -8,7 +8,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,10 +20,11 @@ from singleshot.errors import DataError, OtherProcessError, printable
 from singleshot.evaluation.validate import BatchLosses, Validation, validate
 from singleshot.loading.loader import EvalBatch, EvalLoader
 from singleshot.memory import release_freed_memory
+from singleshot.metrics.operating_points import operating_points
+from singleshot.metrics.voc import Curve
 from singleshot.records import Batch, ImageDetections
 from singleshot.runtime.detections import Detections
 from singleshot.runtime.drawing import draw_detections
-from singleshot.thresholds import Thresholds
 from singleshot.training.data_files import DataFiles
 from singleshot.training.distributed import World
 from singleshot.training.settings import Settings
@@ -35,12 +36,16 @@ log = logging.getLogger(__name__)
 _VALIDATION_SHARE = 0.08
 # Where a wall-clock budget first validates, to learn how long that takes.
 _FIRST_VALIDATION = 0.1
+# Limits of the score from which detections are shown: an early model's best F1 may be anywhere.
+_LEAST_SHOWN, _MOST_SHOWN = 0.1, 0.6
 
 
 class Score(NamedTuple):
-    """mAP50 (None where no class has an object to measure on) and what it was made of."""
+    """mAP50 and the score from which detections should be shown (None where no class has an object to measure on), and
+    what they were made of."""
 
     mean_ap: float | None
+    show_min: float | None
     validation: Validation
 
 
@@ -99,7 +104,7 @@ class Evaluator:
         score = result.evaluation.mean_ap
         if math.isnan(score):
             self._say_nothing_to_measure()
-        return Score(None if math.isnan(score) else float(score), result)
+        return Score(None if math.isnan(score) else float(score), _show_min(result.evaluation.curves), result)
 
     def _validate(self, on_image: Callable[[], None] | None) -> Validation:
         stepper, model, device = self._stepper, self._stepper.model, self._stepper.device
@@ -188,15 +193,17 @@ class Evaluator:
             log.warning("nothing to measure on val: no object counts in the %s; best is the last", counted)
         self._said = True
 
-    def pictures(self, result: Validation) -> list[np.ndarray]:
+    def pictures(self, score: Score) -> list[np.ndarray]:
         """The first validation images, uint8 RGB [H, W, 3], with what was found on them."""
+        result = score.validation
+        shown = self._stepper.thresholds.show_min if score.show_min is None else score.show_min
         drawn = []
         for i in range(min(self._settings.pictures, len(self.dataset))):
             image, (boxes, scores, labels) = self.dataset.sample(i).image, result.detections[i]
             names = tuple(self.dataset.class_names[label] for label in labels)
             height, width = image.shape[:2]
             found = Detections(boxes, scores, labels, names, self.dataset.names[i], width, height)
-            drawn.append(draw_detections(image, found.above(Thresholds().show_min)))
+            drawn.append(draw_detections(image, found.above(shown)))
         return drawn
 
     @contextlib.contextmanager
@@ -210,3 +217,10 @@ class Evaluator:
         finally:
             model.load_state_dict(kept)
             model.train(mode)
+
+
+def _show_min(curves: Sequence[Curve]) -> float | None:
+    """Where the mean of the classes' F1 is greatest: the scores of a quality focal loss are lower than those of a
+    softmax, and no fixed limit suits both."""
+    best = operating_points(curves).best
+    return None if best is None else min(max(best, _LEAST_SHOWN), _MOST_SHOWN)

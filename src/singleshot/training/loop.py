@@ -358,10 +358,12 @@ class Trainer:
     def _validate(self) -> dict[str, Any]:
         assert self.evaluator is not None
         progress = self.progress
-        score, result = self.evaluator(self._check_stop)
+        found = self.evaluator(self._check_stop)
+        score, result = found.mean_ap, found.validation
         progress.note_skipped(self.evaluator.skipped)
         self.budget.reserve = self.evaluator.seconds
         progress.last_map, progress.measurable = score, score is not None
+        progress.show_min = found.show_min
         best = score is not None and score > progress.best
         if score is not None and best:
             progress.best, progress.seconds = score, self.seconds
@@ -369,7 +371,7 @@ class Trainer:
         if best or self.validated is None or not self.validated.best:
             self.validated = Validated(result, self.evaluator.dataset, progress.epoch, best)
         if any(reporter.wants_pictures for reporter in self.reporters):
-            pictures = self.evaluator.pictures(result)
+            pictures = self.evaluator.pictures(found)
             for reporter in self.reporters:
                 reporter.on_pictures(progress.step, pictures)
         return {

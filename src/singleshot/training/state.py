@@ -42,6 +42,7 @@ class Progress:
     """Where a training is: the next batch to train on is `batch` of `epoch`.
 
     seconds: spent training, not part of the state; best: highest validation mAP50, below 0 before there is one;
+    show_min: the score from which the model shows a detection, by the last validation, None before there is one;
     measurable: False where validation found no object to measure on; pending: the row of an epoch that is trained,
     whose end (validation, reports) is still to come; lr: of the last step; losses, counted: sums of the epoch's losses
     so far and over how many steps; finished: the length, in words, of a training that reached its end; best_checksum:
@@ -55,6 +56,7 @@ class Progress:
     seconds: float = 0.0
     best: float = -1.0
     last_map: float | None = None
+    show_min: float | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     measurable: bool = True
     pending: dict[str, Any] | None = None
@@ -77,9 +79,9 @@ class Progress:
         for name, kind in _KINDS.items():
             if not isinstance(getattr(found, name), kind):
                 raise ValueError(f"{name}: want {' or '.join(one.__name__ for one in kind)}")
-        numbers = [found.seconds, found.best, found.lr, found.last_map or 0.0, *found.losses]
+        numbers = [found.seconds, found.best, found.lr, found.last_map or 0.0, found.show_min or 0.0, *found.losses]
         if not all(type(one) in (int, float) and math.isfinite(one) for one in numbers):
-            raise ValueError("best, lr, last_map or losses: want finite numbers")
+            raise ValueError("best, lr, last_map, show_min or losses: want finite numbers")
         rows = found.history if found.pending is None else [*found.history, found.pending]
         if not all(isinstance(row, dict) and {"epoch", "step"} <= row.keys() for row in rows):
             raise ValueError("history: want rows with epoch and step")
