@@ -191,6 +191,7 @@ def train(
 
     The run folder holds best.safetensors (highest validation mAP50), last.safetensors, resume.safetensors, log.csv,
     report.html, eval.json and TensorBoard's files. Ctrl-C saves; --resume goes on.
+    Several processes share each batch: torchrun --nproc-per-node 4 -m singleshot train ...
 
     Example: singleshot train path/to/VOC2007 --time 20m --out runs/first
     """
