@@ -291,3 +291,27 @@ def test_the_command_refuses_what_does_not_go_together(words, message, tmp_path,
     assert isinstance(found.exception, ConfigError)
     assert message in str(found.exception)
     assert not list(tmp_path.iterdir())
+
+
+def test_parquet_in_and_out(make_images, tmp_path, detector):
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError:
+        pytest.skip("ray is not installed")  # which brings it
+    paths = [str(path) for path in make_images(tmp_path / "photos", 5)]
+    parquet.write_table(pa.table({"id": list(range(6)), "url": [*paths, paths[0]]}), tmp_path / "t.parquet")
+    place = Folder(str(tmp_path / "out"))
+    job = Job.open(place, {**ASKED, "form": "parquet"}, list_inputs((str(tmp_path / "t.parquet"),)), 2)
+    assert (job.images, job.repeated) == (5, 1)
+    work(job, detector)({"part": [0, 1, 2]})
+    names = [path.name for path in sorted((tmp_path / "out").glob("part-*"))]
+    assert names == [f"part-{k:06d}.parquet" for k in range(3)]
+    rows = pa.concat_tables(parquet.read_table(tmp_path / "out" / name) for name in names).to_pylist()
+    plain = [one.detections.to_dict() for one in detector.stream(paths, keep_images=False)]
+    assert [(row["image"], row["width"], row["height"]) for row in rows] == [
+        (one["image"], one["width"], one["height"]) for one in plain
+    ]
+    for row, one in zip(rows, plain, strict=True):
+        for columns, name in (("boxes", "box"), ("scores", "score"), ("labels", "label"), ("names", "name")):
+            assert row[columns] == [found[name] for found in one["detections"]]
