@@ -92,17 +92,10 @@ MODELS: dict[str, Preset] = {
         {"width": 96},
     ),
     "singleshot-n": Preset(
-        "half of ssd320-mini with a top-down neck",
+        "Half of ssd320-mini, with a top-down neck: twice as fast, to train from scratch and in int8",
         "ssdlite320-fine",
         _IMAGENET_320,
         "mini",
         {"widths": (24, 32, 64, 128, 192), "blocks": (1, 1, 2, 1), "neck": 64},
-    ),
-    "singleshot-s": Preset(
-        "ssd320-mini with a top-down neck",
-        "ssdlite320-fine",
-        _IMAGENET_320,
-        "mini",
-        {"neck": 96},
     ),
 }

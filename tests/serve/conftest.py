@@ -279,7 +279,7 @@ def start_service(tmp_path_factory) -> Iterator[Callable[..., Running]]:
         one.process.stdout.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop runs until it ends, and other files have loops of their own
 def browser() -> Iterator[Any]:
     try:
         from playwright.sync_api import expect, sync_playwright
