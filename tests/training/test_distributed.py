@@ -75,7 +75,7 @@ def test_a_validation_is_that_of_one_process_to_the_bit(make, tmp_path: Path) ->
     def validated(world) -> tuple:
         trainer = make(tmp_path / ("one" if world is None else "two"), world=world, batch=6, seed=3)
         trainer.evaluator._stepper.model.eval()
-        _, found = trainer.evaluator()
+        found = trainer.evaluator().validation
         return found.location, found.confidence, found.evaluation.mean_ap, found.detections
 
     alone, both = validated(None), run_together(tmp_path, 2, validated)
