@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from markupsafe import escape
 from singleshot.api.evaluate import EvaluateOptions, run_evaluation
 from singleshot.api.explain import Explainer
 from singleshot.api.report import ReportOptions, report
-from singleshot.api.run_page import write_training_page
+from singleshot.api.run_page import write_evaluation_page, write_training_page
 from singleshot.datasets import open_dataset
 from singleshot.errors import ConfigError
 from singleshot.report import page, run_files
@@ -30,7 +31,6 @@ def test_a_training_leaves_its_page(run) -> None:
         "sizes",
         "errors",
         "labels",
-        "explain",
         "batch",
         "data",
         "settings",
@@ -99,6 +99,14 @@ def test_the_errors_that_are_explained_are_those_of_the_evaluation(run, scenes) 
     # A class that the model does not have is none of its misses.
     section = explained_section(errors, dataset, ["another"], explain)
     assert section is None or "missed: object" not in section.body
+
+
+@pytest.mark.parametrize(("mean_ap", "there"), [(0.5, True), (0.04, False), (float("nan"), False)])
+def test_errors_of_a_model_that_finds_next_to_nothing_are_not_explained(mean_ap, there, run, scenes, tmp_path) -> None:
+    done = run_evaluation(EvaluateOptions(str(run.best), str(scenes), "test", device="cpu"))
+    done = done._replace(evaluation=replace(done.evaluation, mean_ap=mean_ap))
+    write_evaluation_page(done, open_dataset(scenes, "test"), tmp_path, {})
+    assert ('id="explain"' in (tmp_path / "report.html").read_text(encoding="utf-8")) == there
 
 
 def test_images_that_are_gone_are_not_explained(run, scenes, tmp_path) -> None:

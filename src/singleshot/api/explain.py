@@ -151,10 +151,12 @@ class Explainer:
         *,
         score_min: float | None = None,
         gradients: int = GRADIENTS,
+        receptive_fields: bool = True,
     ) -> Explanation:
         """Everything about one image, as `Detector.detect` takes it.
 
-        truth: what is labelled in it, boxes in its pixels and the model's labels; the rest as in `explain`.
+        truth: what is labelled in it, boxes in its pixels and the model's labels; receptive_fields: whether they are
+        measured, for which the network is taken apart once, in some two seconds; the rest as in `explain`.
         """
         from singleshot.report.explain_image import Source, explain_image
 
@@ -173,7 +175,8 @@ class Explainer:
         scene = self._scene(seen.raw, place, shown)
         source = Source(self._path, pixels, self._info.priors, self._info.class_names, place, scene, kept, found)
         labels = None if truth is None else self._labels(source, truth)
-        return explain_image(source, labels, self._fields_of(square, gradients), self._notes(truth))
+        fields = self._fields_of(square, gradients) if receptive_fields else None
+        return explain_image(source, labels, fields, self._notes(truth))
 
     def find_objects(self, data: str | Path, image: str | Path, follow_links: bool = False) -> ImageTruth:
         """The objects of an image in a data set, by its path, or else by its file's name; those of classes that the

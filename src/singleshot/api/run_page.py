@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_IMAGES = 5000  # of a validation that are looked at for the page of a training
+LEAST_AP = 0.05  # mean AP below which a model has learnt too little for its errors to be explained one by one
 
 
 def write_training_page(trainer: Trainer, result: Result) -> None:
@@ -150,18 +151,21 @@ def write_evaluation_page(done: Evaluated, dataset: Dataset, out: Path, about: M
 
 
 def _explained(model: Path, measured: Measured, device: str | None, rule: str | None = None) -> Section | None:
-    """Some of its errors explained; None where there are none, or where the file's outputs do not say why."""
+    """Some of its errors explained; None where there are none, where the file's outputs do not say why, or where the
+    model finds next to nothing."""
     from functools import partial
 
     from singleshot.api.explain import Explainer
     from singleshot.errors import MissingExtraError
     from singleshot.report.explained_section import explained_section
 
+    if not measured.evaluation.mean_ap >= LEAST_AP:
+        return None
     try:
         explainer = Explainer(model, device, rule)
     except MissingExtraError:
         return None
-    explain = partial(explainer.explain, gradients=0)
+    explain = partial(explainer.explain, receptive_fields=False)
     return explained_section(measured.errors, measured.dataset, explainer.detector.class_names, explain)
 
 
