@@ -35,10 +35,10 @@ PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_T
 ENGINES := tests/bench tests/deploy tests/runtime tests/serve tests/weights
 DATA_ROOMS := tests/datasets tests/images tests/loading tests/scenes
 
-LANES := test-commands test-engines test-core test-data
+TEST_PARTS := test-commands test-engines test-core test-data
 
 test: check
-	@$(MAKE) --no-print-directory -j2 $(LANES)
+	@$(MAKE) --no-print-directory -j2 $(TEST_PARTS)
 
 test-commands: $(STAMP)
 	$(PYTEST) tests/cli $(ARGS)
@@ -68,7 +68,7 @@ test-latest:
 # The same tests, counting the lines of src that they run; commands' own processes count too.
 coverage: $(STAMP)
 	$(BIN)/coverage erase
-	@$(MAKE) --no-print-directory -j2 $(LANES) ARGS="--cov --cov-report= $(ARGS)"
+	@$(MAKE) --no-print-directory -j2 $(TEST_PARTS) ARGS="--cov --cov-report= $(ARGS)"
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --skip-covered --sort=cover | tail -60
 

@@ -20,7 +20,6 @@ when --minutes are over, what is left is named as not measured.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import statistics
@@ -35,11 +34,11 @@ import torch
 import torchvision
 from common import machine, wait
 from torch import nn
+from training import peer_step, whole_loop
 
-from singleshot.bench.random_weights import last_conv, settle, settle_heads
-from singleshot.datasets import open_dataset
+from singleshot.bench.random_weights import settle
+from singleshot.bench.torch_runners import settle_torchvision
 from singleshot.devices import autocast, place_model
-from singleshot.loading.loader import TrainLoader
 from singleshot.models import SSD, build
 from singleshot.postprocess import to_detections
 from singleshot.records import Batch
@@ -53,7 +52,7 @@ LITE, VGG = "ssdlite320_mobilenet_v3_large", "ssd300_vgg16"
 PEERS = {"ssd300-vgg16": VGG, "ssd300-mobilenetv2": LITE, "ssdlite320-mobilenetv2": LITE, "ssd320-lite0": LITE}
 TRAIN_BATCHES, DETECT_BATCHES = (32, 128), (1, 32, 128)
 QUICK_BATCHES = (2,), (1, 2)
-LOOP_MODEL, LOOP_BATCH = "ssdlite320-mobilenetv2", 64
+LOOP_MODEL, LOOP_BATCH, LOOP_STEPS = "ssdlite320-mobilenetv2", 64, 8
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -105,17 +104,11 @@ def own_training(name: str, batch: int, device: torch.device, dtype: torch.dtype
 
 def own_loop(data: Path, device: torch.device, dtype: torch.dtype, batch: int):
     """Everything that `singleshot train` does in a step, eight steps a turn: more than a loader has ready."""
-    dataset, recipe = open_dataset(str(data), "train"), load_recipe("scratch")
-    torch.manual_seed(0)
-    model = build(LOOP_MODEL, len(dataset.class_names)).train()
-    place_model(model, device)
-    stepper = Stepper(model, recipe, batch, device, dtype)
-    loader = TrainLoader(dataset, recipe.augment, model.input_spec, batch, seed=0)
-    batches = itertools.chain.from_iterable(loader.epoch(number) for number in itertools.count())
+    step = whole_loop(LOOP_MODEL, str(data), device, dtype, batch)
 
     def turn() -> None:
-        for _ in range(8):
-            stepper(next(batches), 0.01)
+        for _ in range(LOOP_STEPS):
+            step()
 
     return turn
 
@@ -131,17 +124,7 @@ def peer_training(builder: str, batch: int, device: torch.device, dtype: torch.d
     images = [torch.rand(3, size, size, device=device) for _ in range(batch)]
     one = batch_of(size, 1, device)
     targets = [{"boxes": one.boxes[0] * size, "labels": one.labels[0] + 1} for _ in images]
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9)
-
-    def step() -> None:
-        with autocast(device, dtype):
-            loss = sum(model(images, targets).values())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-        optimizer.step()
-
-    return step
+    return peer_step(model, images, targets, dtype, 1e-5)
 
 
 def settled(name: str, device: torch.device) -> SSD:
@@ -203,15 +186,8 @@ def graphed(model: SSD, images: torch.Tensor, device: torch.device, dtype: torch
 def peer_detection(builder: str, batch: int, device: torch.device, dtype: torch.dtype):
     torch.manual_seed(0)
     model, size = peer_model(builder), 300 if builder == VGG else 320
-    squares = model.transform([torch.rand(3, size, size) for _ in range(2)])[0].tensors
-    parts = [model.head.classification_head.module_list, model.head.regression_head.module_list]
-    settle_heads(
-        model,
-        lambda: model.head(list(model.backbone(squares).values()))["cls_logits"],
-        *([last_conv(one) for one in heads] for heads in parts),
-        SCORE_MIN,
-    )
     model.score_thresh = SCORE_MIN
+    settle_torchvision(model, [torch.rand(3, size, size) for _ in range(2)])
     model.eval().to(device)
     images = [torch.rand(3, size, size, device=device) for _ in range(batch)]
 
@@ -249,7 +225,7 @@ def measured(task: str, batch: int, candidates: list[Candidate], rounds: int, en
     """All candidates in turns; one that cannot be made or run has no figure and a reason."""
     runs: dict[str, Callable[[], object]] = {}
     figures: dict[str, Figure] = {}
-    steps = 8 if task == "whole loop" else 1
+    steps = LOOP_STEPS if task == "whole loop" else 1
     for one in candidates:
         key = f"{one.model} {one.how}"
         missing = Figure(task, one.model, one.how, batch, None)

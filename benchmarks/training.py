@@ -53,13 +53,13 @@ def bare_step(name: str, device: torch.device, dtype: torch.dtype):
     return step
 
 
-def whole_loop(name: str, data: str, device: torch.device, dtype: torch.dtype):
+def whole_loop(name: str, data: str, device: torch.device, dtype: torch.dtype, batch: int = BATCH):
     dataset, recipe = open_dataset(data, "train"), load_recipe("scratch")
     torch.manual_seed(0)
     model = build(name, len(dataset.class_names)).train()
     place_model(model, device)
-    stepper = Stepper(model, recipe, BATCH, device, dtype)
-    loader = TrainLoader(dataset, recipe.augment, model.input_spec, BATCH, seed=0)
+    stepper = Stepper(model, recipe, batch, device, dtype)
+    loader = TrainLoader(dataset, recipe.augment, model.input_spec, batch, seed=0)
     batches = itertools.chain.from_iterable(loader.epoch(e) for e in itertools.count())
     return lambda: stepper(next(batches), 0.01)
 
@@ -68,14 +68,18 @@ def torchvision_step(device: torch.device, dtype: torch.dtype):
     model = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
         weights=None, weights_backbone=None, num_classes=21
     )
-    model.train().to(device)
     images = [torch.rand(3, 320, 320, device=device) for _ in range(BATCH)]
     boxes = torch.tensor([[10.0, 10, 100, 100], [50, 50, 200, 300], [100, 20, 180, 80]], device=device)
     targets = [{"boxes": boxes, "labels": torch.tensor([1, 2, 3], device=device)} for _ in images]
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+    return peer_step(model.train().to(device), images, targets, dtype, 1e-4)
+
+
+def peer_step(model: nn.Module, images: list[torch.Tensor], targets: list[dict], dtype: torch.dtype, lr: float):
+    """A training step of one of torchvision's detectors on a fixed batch, on the device of the images."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
 
     def step() -> None:
-        with autocast(device, dtype):
+        with autocast(images[0].device, dtype):
             loss = sum(model(images, targets).values())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

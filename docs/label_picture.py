@@ -9,12 +9,9 @@ The set is BCCD (MIT), the model one that was trained on it; the browser is what
 from __future__ import annotations
 
 import argparse
-import io
-import shutil
 from pathlib import Path
 
-from PIL import Image
-from playwright.sync_api import sync_playwright
+from page_picture import opened
 
 
 def main() -> None:
@@ -22,10 +19,7 @@ def main() -> None:
     parser.add_argument("address", help="What singleshot label printed.")
     parser.add_argument("--out", type=Path, default=Path("docs/label-page.png"))
     arguments = parser.parse_args()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1180, "height": 745}, color_scheme="light")
-        page.goto(arguments.address)
+    with opened(arguments.address, 745, arguments.out) as page:
         page.locator("#order:enabled").wait_for()
         suspect = page.locator("#suspects button").first
         while not suspect.is_visible():  # until the model has seen enough
@@ -35,10 +29,6 @@ def main() -> None:
             page.wait_for_timeout(2000)
         suspect.click()
         suspect.blur()
-        screen = page.screenshot()
-        browser.close()
-    picture = Image.open(io.BytesIO(screen)).convert("RGB")  # with 256 colours it has a third of the bytes
-    picture.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=3).save(arguments.out, optimize=True)
 
 
 if __name__ == "__main__":

@@ -169,6 +169,23 @@ def picture() -> Callable[..., bytes]:
     return make
 
 
+@pytest.fixture
+def three_images(tmp_path: Path, picture) -> Callable[[str, str], Path]:
+    """three_images(rows, classes): a YOLO set of a.png, b.png and c.png, the first of them labelled."""
+
+    def make(rows: str, classes: str) -> Path:
+        root = tmp_path / "set"
+        for name in ("images", "labels"):
+            (root / name).mkdir(parents=True)
+        for name in "abc":
+            (root / "images" / f"{name}.png").write_bytes(picture(".png"))
+        (root / "labels" / "a.txt").write_text(rows)
+        (root / "classes.txt").write_text(classes)
+        return root
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def as_json() -> Callable[..., str]:
     """as_json(data, ...): the body of a request with these images."""

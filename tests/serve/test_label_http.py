@@ -27,16 +27,9 @@ KEY = {"Authorization": f"Bearer {TOKEN}"}
 
 
 @pytest.fixture
-def folder(tmp_path: Path, picture) -> Path:
+def folder(three_images) -> Path:
     """A YOLO set of three images with a bright rectangle each; the first is labelled as the model sees it."""
-    root = tmp_path / "set"
-    for name in ("images", "labels"):
-        (root / name).mkdir(parents=True)
-    for name in "abc":
-        (root / "images" / f"{name}.png").write_bytes(picture(".png"))
-    (root / "labels" / "a.txt").write_text("0 0.375 0.375 0.25 0.25\n")
-    (root / "classes.txt").write_text("bright\nweak\nother\n")
-    return root
+    return three_images("0 0.375 0.375 0.25 0.25\n", "bright\nweak\nother\n")
 
 
 @pytest.fixture

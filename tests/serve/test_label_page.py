@@ -43,15 +43,9 @@ class Served(NamedTuple):
 
 
 @pytest.fixture
-def labelled(tmp_path: Path, picture, detector: Detector) -> Iterator[Callable[..., Served]]:
+def labelled(three_images, detector: Detector) -> Iterator[Callable[..., Served]]:
     """labelled(model=True): a service over connections."""
-    root, ends = tmp_path / "set", []
-    for name in ("images", "labels"):
-        (root / name).mkdir(parents=True)
-    for name in "abc":
-        (root / "images" / f"{name}.png").write_bytes(picture(".png"))
-    (root / "labels" / "a.txt").write_text("1 0.375 0.375 0.25 0.25\n0 0.8 0.8 0.2 0.2\n")
-    (root / "classes.txt").write_text("bright\nweak\n")
+    root, ends = three_images("1 0.375 0.375 0.25 0.25\n0 0.8 0.8 0.2 0.2\n", "bright\nweak\n"), []
 
     def start(model: bool = False) -> Served:
         labels = open_labels(LabelOptions(str(root)))

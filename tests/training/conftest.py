@@ -71,3 +71,20 @@ def trainer_of(scenes: Path, tiny_ssd) -> Callable[..., loop.Trainer]:
         return trainer
 
     return make
+
+
+@pytest.fixture(scope="session")
+def before_step() -> Callable[[loop.Trainer, int, Callable[[], object]], None]:
+    """before_step(trainer, step, what): `what` is called in the forward pass of a step, counted over this part."""
+
+    def meddle(trainer: loop.Trainer, step: int, what: Callable[[], object]) -> None:
+        forward, steps = trainer.stepper.forward, iter(range(10**6))
+
+        def meddled(images):
+            if next(steps) == step:
+                what()
+            return forward(images)
+
+        trainer.stepper.forward = meddled
+
+    return meddle

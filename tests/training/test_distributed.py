@@ -84,7 +84,9 @@ def test_a_validation_is_that_of_one_process_to_the_bit(make, tmp_path: Path) ->
         np.testing.assert_equal(one[2:], alone[2:])
 
 
-def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_exactly(make, straight: Path, tmp_path: Path) -> None:
+def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_exactly(
+    make, straight: Path, tmp_path: Path, before_step
+) -> None:
     out = tmp_path / "run"
 
     def stopped(world) -> tuple[bool, int]:
@@ -99,18 +101,6 @@ def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_exactly(make, str
     assert run_together(tmp_path / "b", 2, lambda world: make(out, seed=9, world=world).run().steps) == [6, 6]
     for name in FILES:
         assert (out / name).read_bytes() == (straight / name).read_bytes(), name
-
-
-def before_step(trainer: loop.Trainer, step: int, what) -> None:
-    """Call `what` in the forward pass of a step, counted over this part of the run."""
-    forward, steps = trainer.stepper.forward, iter(range(10**6))
-
-    def meddled(images):
-        if next(steps) == step:
-            what()
-        return forward(images)
-
-    trainer.stepper.forward = meddled
 
 
 def test_an_error_in_one_process_ends_all_after_the_same_step(make, tmp_path: Path) -> None:
@@ -137,7 +127,7 @@ def test_an_error_in_one_process_ends_all_after_the_same_step(make, tmp_path: Pa
     assert read_about(out / loop.STATE).progress.step == 2
 
 
-def test_a_process_that_dies_ends_the_others_and_the_run_goes_on_in_one(make, tmp_path: Path) -> None:
+def test_a_process_that_dies_ends_the_others_and_the_run_goes_on_in_one(make, tmp_path: Path, before_step) -> None:
     out = tmp_path / "run"
 
     def died(world) -> None:
@@ -225,7 +215,7 @@ def test_processes_that_differ_are_refused(tmp_path: Path, changed: dict) -> Non
 
 
 def test_shards_go_on_exactly_and_by_another_number_of_processes_between_epochs_alone(
-    scenes: Path, tiny_ssd, tmp_path: Path
+    scenes: Path, tiny_ssd, tmp_path: Path, before_step
 ) -> None:
     shards = tmp_path / "shards"
     write_shards(read_contents(open_source(scenes)), shards, per_shard=6)
@@ -299,7 +289,7 @@ def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch) -> None:
 
 
 @pytest.mark.slow
-def test_four_processes_go_on_exactly_and_a_kill_of_any_ends_all(make, tmp_path: Path) -> None:
+def test_four_processes_go_on_exactly_and_a_kill_of_any_ends_all(make, tmp_path: Path, before_step) -> None:
     run_together(tmp_path / "a", 4, lambda world: make(tmp_path / "straight", world=world).run().steps)
     out = tmp_path / "run"
     for rank in range(4):

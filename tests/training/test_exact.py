@@ -49,18 +49,6 @@ def assert_equal_runs(a: Path, b: Path) -> None:
     assert log_rows(a) == log_rows(b)
 
 
-def before_step(trainer: loop.Trainer, step: int, what) -> None:
-    """Call `what` in the forward pass of a step, counted over this part of the run."""
-    forward, steps = trainer.stepper.forward, iter(range(10**6))
-
-    def meddled(images):
-        if next(steps) == step:
-            what()
-        return forward(images)
-
-    trainer.stepper.forward = meddled
-
-
 class KilledError(BaseException):
     """As SIGKILL: nothing is caught, nothing is saved."""
 
@@ -70,7 +58,7 @@ def killed() -> None:
 
 
 @pytest.mark.parametrize("step", some([0, 5], list(range(9))))
-def test_killed_in_any_step(make, straight: Path, tmp_path: Path, monkeypatch, step: int) -> None:
+def test_killed_in_any_step(make, straight: Path, tmp_path: Path, monkeypatch, step: int, before_step) -> None:
     """States are saved after every second step here: the second half of the work is done twice."""
     out = tmp_path / "run"
     trainer = make(out)
@@ -86,7 +74,9 @@ def test_killed_in_any_step(make, straight: Path, tmp_path: Path, monkeypatch, s
 
 
 @pytest.mark.parametrize("step", some([2], [0, 1, 2, 4, 8]))
-def test_one_signal_saves_and_says_that_it_was_heard(make, straight: Path, tmp_path: Path, capfd, step: int) -> None:
+def test_one_signal_saves_and_says_that_it_was_heard(
+    make, straight: Path, tmp_path: Path, capfd, step: int, before_step
+) -> None:
     out = tmp_path / "run"
     trainer = make(out)
     before_step(trainer, step, lambda: signal.raise_signal(signal.SIGINT))
@@ -98,7 +88,7 @@ def test_one_signal_saves_and_says_that_it_was_heard(make, straight: Path, tmp_p
 
 
 @pytest.mark.parametrize("step", some([5], [1, 3, 5]))
-def test_repeated_images_and_rules_by_predictions_go_on_exactly(make, tmp_path: Path, step: int) -> None:
+def test_repeated_images_and_rules_by_predictions_go_on_exactly(make, tmp_path: Path, step: int, before_step) -> None:
     recipe = Recipe(
         **{"sampling": "repeat", "repeat_threshold": 1.0, "matching": "simota", "loss": "quality-focal", "ema": 0.9}
     )
@@ -113,7 +103,9 @@ def test_repeated_images_and_rules_by_predictions_go_on_exactly(make, tmp_path: 
 
 
 @pytest.mark.parametrize("step", some([4], [0, 4]))
-def test_two_signals_stop_at_once_and_save_nothing(make, straight: Path, tmp_path: Path, step: int) -> None:
+def test_two_signals_stop_at_once_and_save_nothing(
+    make, straight: Path, tmp_path: Path, step: int, before_step
+) -> None:
     out = tmp_path / "run"
     trainer = make(out)
 
@@ -180,7 +172,7 @@ def test_killed_in_validation(make, straight: Path, tmp_path: Path) -> None:
         assert_equal_runs(out, straight)
 
 
-def test_without_validation(make, tmp_path: Path) -> None:
+def test_without_validation(make, tmp_path: Path, before_step) -> None:
     make(tmp_path / "straight", val=False).run()
     trainer = make(tmp_path / "run", val=False)
     before_step(trainer, 4, killed)
@@ -192,7 +184,7 @@ def test_without_validation(make, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", some(["flipped"], ["missing", "cut", "flipped"]))
 def test_a_damaged_state_is_replaced_by_the_one_before(
-    make, straight: Path, tmp_path: Path, monkeypatch, caplog, damage: str
+    make, straight: Path, tmp_path: Path, monkeypatch, caplog, damage: str, before_step
 ) -> None:
     out = tmp_path / "run"
     trainer = make(out)
@@ -221,7 +213,7 @@ def test_two_damaged_states_are_refused(make, tmp_path: Path) -> None:
         make(out)
 
 
-def test_the_times_of_the_first_part_stay_in_the_log(make, tmp_path: Path) -> None:
+def test_the_times_of_the_first_part_stay_in_the_log(make, tmp_path: Path, before_step) -> None:
     out = tmp_path / "run"
     trainer = make(out)
     before_step(trainer, 7, lambda: signal.raise_signal(signal.SIGINT))
@@ -246,7 +238,9 @@ def test_a_clock_that_cannot_be_read_is_not_known(tmp_path: Path, content: str) 
 
 
 @pytest.mark.parametrize("what", some(["worse"], ["missing", "worse"]))
-def test_a_best_that_is_not_this_runs_starts_anew(make, straight: Path, tmp_path: Path, caplog, what: str) -> None:
+def test_a_best_that_is_not_this_runs_starts_anew(
+    make, straight: Path, tmp_path: Path, caplog, what: str, before_step
+) -> None:
     out = tmp_path / "run"
     trainer = make(out)
     before_step(trainer, 7, lambda: signal.raise_signal(signal.SIGINT))

@@ -137,10 +137,11 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
         CheckpointError, MissingExtraError: As `load`.
     """
     from singleshot.api.load import load
+    from singleshot.runtime.result_files import FORMATS
     from singleshot.runtime.sources import open_sources
 
     chosen_tiling(None, options.tile)  # a wrong one is said before anything else
-    if options.form not in ("json", "coco", "voc", "yolo", "csv"):
+    if options.form not in FORMATS:
         raise ConfigError(f"--format {printable(options.form)}: goes with --cluster; want json, coco, voc, yolo or csv")
     if stream is not None and options.out is None and options.form not in ("json", "coco"):
         raise ConfigError(f"--format {options.form}: on standard output want json or coco; or give --out FOLDER")

@@ -99,14 +99,19 @@ def torchvision_runner(job: Job) -> Runner:
     if job.only_first:  # settling takes longer than starting
         lift_background(confidence, job.candidate.classes + 1, 10.0)
         return TorchvisionRunner(job, model)
-    location = [last_conv(part) for part in model.head.regression_head.module_list]
-    images = [torch.from_numpy(read_image(path)).permute(2, 0, 1).float().div_(255) for path in job.images[:2]]
+    settle_torchvision(
+        model, [torch.from_numpy(read_image(path)).permute(2, 0, 1).float().div_(255) for path in job.images[:2]]
+    )
+    return TorchvisionRunner(job, model)
+
+
+def settle_torchvision(model: Any, images: list[Tensor]) -> None:
+    """As `settle_heads`, one of torchvision's SSDs. images: float RGB [3, H, W], 0 to 1."""
     squares = model.transform(images)[0].tensors
     settle_heads(
         model,
         lambda: model.head(list(model.backbone(squares).values()))["cls_logits"],
-        confidence,
-        location,
+        [last_conv(part) for part in model.head.classification_head.module_list],
+        [last_conv(part) for part in model.head.regression_head.module_list],
         model.score_thresh,
     )
-    return TorchvisionRunner(job, model)

@@ -91,22 +91,20 @@ def evaluate_engine(
             merged as detection merges it.
     """
     found = _in_pixels(detect, batches, input_size)
-    detections = []
-    if gather is None:
-        for one in found if tiles is None else _merged(found, tiles):
-            detections.append(one)
-            if on_image is not None:
-                on_image()
-    else:
-        for one in found:
-            detections.append(one)
-            if on_image is not None:
-                on_image()
-        detections = gather(detections)
-        if tiles is not None:
-            detections = list(_merged(iter(detections), tiles))
+    if gather is not None:
+        found, on_image = iter(gather(_counted(found, on_image))), None
+    detections = _counted(found if tiles is None else _merged(found, tiles), on_image)
     truths = [dataset.truth(i) for i in range(len(dataset))]
     return Evaluated(evaluate(detections, truths, metric=metric, class_names=dataset.class_names), detections)
+
+
+def _counted(found: Iterable[ImageDetections], on_image: Callable[[], None] | None) -> list[ImageDetections]:
+    kept = []
+    for one in found:
+        kept.append(one)
+        if on_image is not None:
+            on_image()
+    return kept
 
 
 def _in_pixels(
@@ -149,8 +147,7 @@ def read_batches(
     count = min(cores(), MAX_AUTO_THREADS) if threads is None else threads
     if isinstance(dataset, TiledSamples):
         return in_batches(_tile_squares(images, dataset, spec, count), batch)
-    dataset = images
-    return in_batches(_in_order(functools.partial(_read, dataset, spec), len(dataset), count), batch)
+    return in_batches(_in_order(functools.partial(_read, images, spec), len(images), count), batch)
 
 
 def in_batches(squares: Iterable[PlacedSquare], batch: int) -> Iterator[SquareBatch]:

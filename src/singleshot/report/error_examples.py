@@ -103,11 +103,11 @@ def page_pictures(
     pictures = []
     for one, jpeg in draw_examples(examples, errors, dataset):
         words = describe(one, errors, dataset.class_names)
-        pictures.append(Picture(jpeg, (*((one.kind,) if kinds else ()), *words, _short(dataset.names[one.image]))))
+        pictures.append(Picture(jpeg, (*((one.kind,) if kinds else ()), *words, short_name(dataset.names[one.image]))))
     return pictures
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     """The last part of a path."""
     return printable(name.replace("\\", "/").rpartition("/")[2], 60)
 

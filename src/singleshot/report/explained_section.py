@@ -9,10 +9,10 @@ import numpy as np
 from markupsafe import Markup
 
 from singleshot.datasets.dataset import Dataset
-from singleshot.errors import DataError, printable
+from singleshot.errors import DataError
 from singleshot.metrics.error_analysis import ErrorAnalysis
 from singleshot.records import ImageTruth
-from singleshot.report.error_examples import Example, encode_jpeg, error_examples
+from singleshot.report.error_examples import Example, encode_jpeg, error_examples, short_name
 from singleshot.report.explain_picture import ExplainedPart, draw_detection, draw_missed
 from singleshot.report.explanation import Explanation
 from singleshot.report.html import Picture, Section, gallery
@@ -67,8 +67,7 @@ def _pictures(
 ) -> list[Picture]:
     pictures = []
     for one, part in _parts(examples[: count * _LOOKED_AT], errors, dataset, model_classes, explain):
-        name = printable(dataset.names[one.image].replace("\\", "/").rpartition("/")[2], 60)
-        pictures.append(Picture(encode_jpeg(part.canvas), (*part.lines, name)))
+        pictures.append(Picture(encode_jpeg(part.canvas), (*part.lines, short_name(dataset.names[one.image]))))
         if len(pictures) == count:
             break
     return pictures
