@@ -107,6 +107,8 @@ def test_errors_of_a_model_that_finds_next_to_nothing_are_not_explained(mean_ap,
     done = done._replace(evaluation=replace(done.evaluation, mean_ap=mean_ap))
     write_evaluation_page(done, open_dataset(scenes, "test"), tmp_path, {})
     assert ('id="explain"' in (tmp_path / "report.html").read_text(encoding="utf-8")) == there
+    write_evaluation_page(done, open_dataset(scenes, "test"), tmp_path, {}, tiled=True)
+    assert 'id="explain"' not in (tmp_path / "report.html").read_text(encoding="utf-8")  # it explains whole images
 
 
 def test_images_that_are_gone_are_not_explained(run, scenes, tmp_path) -> None:

@@ -197,7 +197,7 @@ def run_evaluation(options: EvaluateOptions, progress: Progress = no_progress) -
         from singleshot.api.run_page import write_evaluation_page
         from singleshot.report.curves import draw_curves
 
-        write_evaluation_page(done, dataset, Path(options.out), _facts(detector))
+        write_evaluation_page(done, dataset, Path(options.out), _facts(detector), tiling is not None)
         draw_curves(evaluation, Path(options.out) / "curves.png")
     return done
 

@@ -74,7 +74,9 @@ def _write_training_page(trainer: Trainer, result: Result) -> None:
     sections = [
         run_sections.course_section(run.history),
         *([] if measured is None else evaluation_sections(measured)),
-        None if measured is None else _explained(folder / BEST, measured, str(trainer.settings.device)),
+        None
+        if measured is None or trainer.settings.tiling is not None
+        else _explained(folder / BEST, measured, str(trainer.settings.device)),
         run_sections.batch_section(trainer.seen_images, trainer.train_set.class_names),
         run_sections.data_section({name: _folder(data) for name, data in splits.items() if data is not None}),
         run_sections.settings_section(run.options, run.recipe, run.command),
@@ -116,10 +118,12 @@ def _last_validation(trainer: Trainer) -> Measured | None:
     return Measured(replace(evaluation, errors=errors), errors, dataset, about)
 
 
-def write_evaluation_page(done: Evaluated, dataset: Dataset, out: Path, about: Mapping[str, Any]) -> None:
+def write_evaluation_page(
+    done: Evaluated, dataset: Dataset, out: Path, about: Mapping[str, Any], tiled: bool = False
+) -> None:
     """eval.json and report.html of an evaluation, with the course and settings of the run that the model lies in.
 
-    about: facts of the model.
+    about: facts of the model; tiled: whether it looked at tiles.
     """
     from singleshot.report import run_sections
     from singleshot.report.evaluation_sections import Measured, evaluation_sections, headline
@@ -137,7 +141,8 @@ def write_evaluation_page(done: Evaluated, dataset: Dataset, out: Path, about: M
     folder = Path(options.model).parent
     run = read_run(folder) if is_run(folder) else None
     sections: list[Section | None] = [*evaluation_sections(measured)]
-    if options.classes is None and options.nms_iou is None:  # else the model detects otherwise than what was measured
+    # Explained is what the model finds by itself in whole images.
+    if options.classes is None and options.nms_iou is None and not tiled:
         sections.append(_explained(Path(options.model), measured, options.device, options.rule))
     if run is not None:
         sections.insert(0, run_sections.course_section(run.history))
