@@ -56,7 +56,7 @@ test-core: $(STAMP)
 	$(PYTEST) tests --ignore=tests/cli $(DATA_ROOMS:%=--ignore=%) $(ENGINES:%=--ignore=%) $(ARGS)
 
 test-page: $(STAMP)
-	$(PYTEST) tests/serve/test_page.py tests/serve/test_page_files.py tests/serve/test_label_page.py tests/serve/test_label_page_files.py $(ARGS)
+	$(PYTEST) tests/serve/test_page.py tests/serve/test_page_files.py tests/serve/test_label_page.py tests/serve/test_label_page_files.py tests/serve/test_played_video.py $(ARGS)
 
 test-slow: $(STAMP)
 	$(PYTEST) tests --slow -m slow $(ARGS)
