@@ -22,7 +22,7 @@ from typing import Any
 # threads, which a fork loses.
 HEAVY = ("torch", "torchvision", "matplotlib.figure", "matplotlib.backends.backend_agg", "onnx", "onnxscript",
          "rich.live", "torch.export", "torch.onnx._internal.exporter._core", "torch._export.non_strict_utils",
-         "torch._functorch.aot_autograd")  # fmt: skip
+         "torch._functorch.aot_autograd", "onnxscript.function_libs.torch_lib.ops")  # fmt: skip
 
 
 def become(job: dict[str, Any]) -> None:

@@ -38,10 +38,10 @@ NOT_RUN = {
 }
 # Pages speak of trainings as a user has them; here they are short.
 SHORTER = {
-    "--time 20m": "--time 1s",
-    "--time 40m": "--time 5s",
+    "--time 20m": "--epochs 1",
+    "--time 40m": "--epochs 2",
     "--epochs 100": "--epochs 1",
-    'time="20m"': 'time="1s"',
+    'time="20m"': "epochs=1",
     "epochs=100": "epochs=1",
 }
 

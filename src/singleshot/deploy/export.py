@@ -16,7 +16,7 @@ from singleshot.deploy.engines import FORMATS, engines_for
 from singleshot.deploy.onnx_file import attach_postprocess, description
 from singleshot.deploy.onnx_network import network_model, network_program, silent, tail_model
 from singleshot.deploy.onnx_opset import DETECTIONS_FROM, OPSETS, fix_batch, to_opset
-from singleshot.deploy.parity import EXACT, HALF, Agreement, Limits, compare, compare_raw, refuse_unless_good
+from singleshot.deploy.parity import CHUNK, EXACT, HALF, Agreement, compare_engines, compare_raw, refuse_unless_good
 from singleshot.deploy.tflite_file import QuantisedTFLite, tflite_file
 from singleshot.errors import ConfigError, printable
 from singleshot.evaluation.torch_engine import TorchEngine
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 # Name of the description in a torch.export archive.
 DESCRIPTION = "singleshot.json"
-_CHUNK = 4  # images in one run of the check, so that a batch is checked as well
 _TIMED_RUNS, _WARM_RUNS = 5, 1  # a glance; `bench` measures
 
 
@@ -147,28 +146,28 @@ def check_file(
     engines: Mapping[str, Any] = (
         {"torch.export": _Archive(path, form.batch)} if form.to == "torch" else engines_for(path)
     )
+    found: Mapping[str, Agreement] = {}
+    if check.exact and form.raw:
+        found = {name: _agreement_raw(model, info, engine, images) for name, engine in engines.items()}
+    elif check.exact:
+        found = compare_engines(model, info, engines, images, limits)
+    for name, agreement in found.items():
+        refuse_unless_good(agreement, f"{what} by {name}", limits)
     rows = [Row(_time("pytorch", _torch_runner(model, info, form.raw), some), None, None)]
     for name, engine in engines.items():
-        found = _agreement(model, info, engine, check, form.raw, limits) if check.exact else None
-        if found is not None:
-            refuse_unless_good(found, f"{what} by {name}", limits)
         speed = _time(name, engine.outputs if form.raw else engine, some)
-        rows.append(Row(speed, size or path.stat().st_size, found))
+        rows.append(Row(speed, size or path.stat().st_size, found.get(name)))
     return tuple(rows)
 
 
-def _agreement(model: SSD, info: ModelInfo, engine: Any, check: Check, raw: bool, limits: Limits) -> Agreement:
-    def raw_outputs(some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _agreement_raw(model: SSD, info: ModelInfo, engine: Any, images: np.ndarray) -> Agreement:
+    def outputs(some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         found = engine.outputs(some)
         return found["offsets"], found["logits"]
 
     total = Agreement()
-    for start in range(0, len(check.images), _CHUNK):
-        chunk = check.images[start : start + _CHUNK]
-        if raw:
-            total = total.plus(compare_raw(model, info, raw_outputs, chunk))
-        else:
-            total = total.plus(compare(model, info, engine, chunk, limits))
+    for start in range(0, len(images), CHUNK):
+        total = total.plus(compare_raw(model, info, outputs, images[start : start + CHUNK]))
     return total
 
 

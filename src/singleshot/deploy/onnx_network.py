@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import io
+import itertools
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from singleshot.deploy.onnx_post import IR_VERSION, OPSET
 from singleshot.models import SSD
+from singleshot.models.blocks import DepthwiseConv2d, HalvingConv2d
 from singleshot.models.heads import Head
 from singleshot.models.ssd import as_list
 
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 4096
 OUTPUTS = ("offsets", "logits")
+_CONVOLUTIONS = (nn.Conv2d, DepthwiseConv2d, HalvingConv2d)  # others may make something else of their weights
 _L2_EPSILON = 1e-10  # models.blocks.L2Norm's, which is Caffe's
 
 
@@ -88,7 +94,7 @@ class _Tail(nn.Module):
 def network_model(model: SSD) -> onnx.ModelProto:
     """The network as ONNX: images uint8 [N, H, W, C], any N -> offsets [N, P, 4], logits [N, P, C + 1]."""
     door, example, shapes = _door(model)
-    return _exported(model, door, example, "images", shapes)
+    return _exported(door, example, "images", shapes)
 
 
 def tail_model(model: SSD) -> onnx.ModelProto:
@@ -96,11 +102,12 @@ def tail_model(model: SSD) -> onnx.ModelProto:
     wants -> offsets [1, P, 4], logits [1, P, C + 1]."""
     height, width, channels = model.input_spec.shape
     example = torch.zeros(1, channels, height, width, device=model.priors.device)
-    return _exported(model, _Tail(model).eval(), example, "image", None)
+    return _exported(_Tail(model).eval(), example, "image", None)
 
 
-def _exported(model: SSD, door: nn.Module, example: Tensor, name: str, shapes: Any) -> onnx.ModelProto:
-    with silent(), _means(model), torch.no_grad():
+def _exported(door: nn.Module, example: Tensor, name: str, shapes: Any) -> onnx.ModelProto:
+    door = _folded(door)
+    with silent(), _means(door), torch.no_grad():
         program = torch.onnx.export(
             door,
             (example,),
@@ -116,6 +123,24 @@ def _exported(model: SSD, door: nn.Module, example: Tensor, name: str, shapes: A
     _restore_epsilon(proto)
     _drop_traces(proto)
     return proto
+
+
+def _folded(door: nn.Module) -> nn.Module:
+    """A copy whose batch norms are in the convolutions before them. The exporter would do so too, after it has taken
+    each apart in Python: a third of its time."""
+    door = copy.deepcopy(door)
+    uses = Counter(id(one) for _, one in door.named_modules(remove_duplicate=False))
+    for part in list(door.modules()):
+        if not isinstance(part, nn.Sequential) or type(part).forward is not nn.Sequential.forward:
+            continue  # its layers need not follow one another
+        names = list(part._modules)
+        for name, following in itertools.pairwise(names):
+            conv, norm = part._modules[name], part._modules[following]
+            if type(conv) in _CONVOLUTIONS and type(norm) is nn.BatchNorm2d and uses[id(conv)] == uses[id(norm)] == 1:
+                assert isinstance(conv, nn.Conv2d)
+                part._modules[name] = fuse_conv_bn_eval(conv, norm)
+                part._modules[following] = nn.Identity()
+    return door
 
 
 def network_program(model: SSD, batch: int | None = None) -> torch.export.ExportedProgram:

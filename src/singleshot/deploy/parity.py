@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from singleshot.weights.checkpoint import ModelInfo
 Engine = Callable[[np.ndarray], list[ImageDetections]]
 # IoU that rounding may move over or under the limit of NMS.
 _IOU_SLACK = 0.01
+CHUNK = 4  # images in one run of a check, so that a batch is checked as well
 _ROWS = 256  # boxes at a time that are compared with every prior
 
 
@@ -94,11 +95,22 @@ def compare(model: SSD, info: ModelInfo, engine: Engine, images: np.ndarray, lim
     sides must keep the same ones. NMS decides between boxes of nearly equal scores by their last digits, and so do the
     caps; there either answer counts, if no two boxes of it overlap by more than NMS allows.
     """
-    truths = _truths(model, info.thresholds, images)
-    total = Agreement()
-    for truth, found in zip(truths, engine(images), strict=True):
-        total = total.plus(_compare_one(truth, found, info.thresholds, _corner_px(model), limits))
-    return total
+    return compare_engines(model, info, {"": engine}, images, limits)[""]
+
+
+def compare_engines(
+    model: SSD, info: ModelInfo, engines: Mapping[str, Engine], images: np.ndarray, limits: Limits = EXACT
+) -> dict[str, Agreement]:
+    """As `compare`, for several engines by name; PyTorch runs once."""
+    found = dict.fromkeys(engines, Agreement())
+    for start in range(0, len(images), CHUNK):
+        chunk = images[start : start + CHUNK]
+        truths = _truths(model, info.thresholds, chunk)
+        for name, engine in engines.items():
+            for truth, image in zip(truths, engine(chunk), strict=True):
+                one = _compare_one(truth, image, info.thresholds, _corner_px(model), limits)
+                found[name] = found[name].plus(one)
+    return found
 
 
 def compare_raw(
@@ -205,16 +217,33 @@ def _nearest(truth: _Truth, found: ImageDetections, sides: Tensor, limits: Limit
     parts = []
     for start in range(0, len(boxes), _ROWS):
         some = slice(start, start + _ROWS)
-        box_px = _difference_px(truth.boxes[None], boxes[some, None], sides)  # [_ROWS, P]
-        score = (scores[some, None] - truth.scores.T[labels[some]]).abs()
-        worst = torch.maximum(box_px / limits.box_px, score / limits.score)
-        nearest = torch.nan_to_num(worst, nan=float("inf"), posinf=float("inf")).argmin(dim=1)
+        box, score = boxes[some], (scores[some, None] - truth.scores.T[labels[some]]).abs()  # [_ROWS, P]
+        nearest, sure = _within_limits(truth, box, score, sides, limits)
+        rest = (~sure).nonzero()[:, 0]
+        worst = _worst(_difference_px(truth.boxes[None], box[rest, None], sides), score[rest], limits)
+        nearest[rest] = torch.nan_to_num(worst, nan=float("inf"), posinf=float("inf")).argmin(dim=1)
         rows = torch.arange(len(nearest))
-        parts.append((nearest, box_px[rows, nearest], score[rows, nearest]))
+        parts.append((nearest, _difference_px(truth.boxes[nearest], box, sides), score[rows, nearest]))
     if not parts:
         return labels, scores, scores
     nearest, box_px, score = (torch.cat(column) for column in zip(*parts, strict=True))
     return nearest, box_px, score
+
+
+def _within_limits(truth: _Truth, boxes: Tensor, score: Tensor, sides: Tensor, limits: Limits) -> tuple[Tensor, Tensor]:
+    """The nearest prior of each of boxes [N, 4], and whether it is within the limits; another may be nearer where not.
+    Few priors have a score that is, and only their boxes are looked at. score: [N, P], as `_nearest` has it."""
+    row, prior = (score <= limits.score).nonzero(as_tuple=True)
+    worst = _worst(_difference_px(truth.boxes[prior], boxes[row], sides), score[row, prior], limits)
+    best = torch.full((len(boxes),), float("inf")).scatter_reduce(0, row, worst, "amin")
+    first = worst == best[row]
+    nearest = torch.full((len(boxes),), score.shape[1] - 1).scatter_reduce(0, row[first], prior[first], "amin")
+    return nearest, best <= 1
+
+
+def _worst(box_px: Tensor, score: Tensor, limits: Limits) -> Tensor:
+    """Differences in units of the limits, the larger one."""
+    return torch.maximum(box_px / limits.box_px, score / limits.score)
 
 
 def _floor(truth: _Truth, found: ImageDetections, rules: Thresholds) -> Tensor:

@@ -29,11 +29,11 @@ def model_cost(model: SSD) -> ModelCost:
     return ModelCost(sum(one.numel() for one in model.parameters()), counter.count / 1e9)
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts as PyTorch's FlopCounterMode, which first takes every other operator apart: three times the time."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
 
     def __torch_dispatch__(
