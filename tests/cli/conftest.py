@@ -89,8 +89,8 @@ def few(tmp_path_factory) -> Path:
 def trained(scenes: Path, run: Run, tmp_path_factory) -> Path:
     """The folder of a short run."""
     out = tmp_path_factory.mktemp("runs") / "first"
-    done = run("train", scenes, "--model", "ssd320-mini", "--backbone-weights", "none", "--epochs", 2, "--batch", 8,
-               "--out", out)  # fmt: skip
+    done = run("train", scenes, "--model", "ssd320-mini", "--backbone-weights", "none", "--size", 160,
+               "--epochs", 2, "--batch", 8, "--out", out)  # fmt: skip
     assert done.returncode == 0, done.stderr
     return out
 

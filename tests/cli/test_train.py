@@ -132,7 +132,7 @@ def test_a_class_is_its_name(shared: Path, run, tmp_path: Path) -> None:
     """before has bus and car, after auto and bus: as many classes, and each label stands for another."""
     before, after = (shared / "cases" / "class-renamed" / name for name in ("before", "after"))
     words = "--epochs", 1, "--batch", 2, "--workers", 0, "--val-split", "none", "--no-tensorboard"
-    done = run("train", before, "--backbone-weights", "none", *words, "--out", tmp_path / "a")
+    done = run("train", before, "--backbone-weights", "none", "--size", 128, *words, "--out", tmp_path / "a")
     assert done.returncode == 0, done.stderr
     files = {path: path.read_bytes() for path in (tmp_path / "a").iterdir()}
     done = run("train", after, "--resume", "--out", tmp_path / "a", "--epochs", 2)
@@ -150,7 +150,7 @@ def test_a_class_is_its_name(shared: Path, run, tmp_path: Path) -> None:
 
 def test_validation_without_objects_measures_nothing_and_says_so(shared: Path, run, tmp_path: Path) -> None:
     data, out = shared / "cases" / "val-without-objects", tmp_path / "run"
-    done = run("train", data, "--backbone-weights", "none", "--epochs", 2, "--batch", 2, "--workers", 0,
+    done = run("train", data, "--backbone-weights", "none", "--size", 128, "--epochs", 2, "--batch", 2, "--workers", 0,
                "--no-tensorboard", "--json", "--out", out)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("nothing to measure on val") == 1
@@ -167,8 +167,8 @@ def test_validation_without_objects_measures_nothing_and_says_so(shared: Path, r
 
 
 def test_rules_for_the_input_travel_in_the_model(few: Path, run, tmp_path: Path) -> None:
-    done = run("train", few, "--model", "ssd320-mini", "--backbone-weights", "none", "--epochs", 1, "--batch", 16,
-               "--resize", "letterbox", "--sixteen-bit", "stretch", "--val-split", "none",
+    done = run("train", few, "--model", "ssd320-mini", "--backbone-weights", "none", "--size", 128, "--epochs", 1,
+               "--batch", 16, "--resize", "letterbox", "--sixteen-bit", "stretch", "--val-split", "none",
                "--out", tmp_path / "run")  # fmt: skip
     assert done.returncode == 0, done.stderr
     spec = singleshot.load(str(tmp_path / "run" / "best.safetensors")).input_spec
@@ -326,8 +326,8 @@ def test_a_run_without_a_state_starts_again(trained: Path, run, tmp_path: Path) 
 
 def test_the_last_lines_name_what_exists(shared: Path, run, tmp_path: Path) -> None:
     """No test split in this data: the hint names another that is there."""
-    done = run("train", shared / "cases" / "val-without-objects", "--backbone-weights", "none", "--epochs", 1,
-               "--batch", 2, "--workers", 0, "--no-tensorboard", "--out", tmp_path / "a run")  # fmt: skip
+    done = run("train", shared / "cases" / "val-without-objects", "--backbone-weights", "none", "--epochs", 1, "--size",
+               128, "--batch", 2, "--workers", 0, "--no-tensorboard", "--out", tmp_path / "a run")  # fmt: skip
     assert done.returncode == 0, done.stderr
     evaluate = next(line for line in done.stdout.splitlines() if line.startswith("evaluate: singleshot "))
     words = shlex.split(evaluate.removeprefix("evaluate: singleshot "))
@@ -362,8 +362,9 @@ def test_no_network_means_training_from_nothing_with_a_line(few: Path, run, tmp_
     """auto is the default: it must not fail where nothing can be downloaded."""
     env = {**os.environ, "HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9",
            "https_proxy": "http://127.0.0.1:9", "TORCH_HOME": str(tmp_path / "cache")}  # fmt: skip
-    command = [sys.executable, "-m", "singleshot", "train", str(few), "--time", "1s", "--batch", "8",
-               "--model", "ssdlite320-mobilenetv2", "--val-split", "none", "--out", str(tmp_path / "run")]  # fmt: skip
+    command = [sys.executable, "-m", "singleshot", "train", str(few), "--time", "1s", "--batch", "4",
+               "--model", "ssdlite320-mobilenetv2", "--size", "160", "--val-split", "none",
+               "--out", str(tmp_path / "run")]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     assert "training from scratch" in done.stderr
