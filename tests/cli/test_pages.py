@@ -21,6 +21,7 @@ import pytest
 import typer
 
 from singleshot.cli import app
+from singleshot.scenes.scenes import write_scenes
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("CONTRIBUTING.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -91,12 +92,19 @@ def refuse_unknown(words: list[str]) -> None:
             assert word.split("=")[0] in known, f"no option {word} in: {shlex.join(words)}"
 
 
+@pytest.fixture(scope="session")
+def small(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "small"
+    write_scenes(folder, train=6, test=2, val=2)
+    return folder
+
+
 @pytest.fixture
-def stage(tmp_path: Path, few: Path, trained: Path) -> Path:
+def stage(tmp_path: Path, small: Path, trained: Path) -> Path:
     """What the pages name: a data set, photos, a trained model, its exported file."""
-    photos = sorted((few / "JPEGImages").iterdir())
+    photos = sorted((small / "JPEGImages").iterdir())
     (tmp_path / "path/to").mkdir(parents=True)
-    (tmp_path / "path/to/data").symlink_to(few)
+    (tmp_path / "path/to/data").symlink_to(small)
     for folder in ("photos", "panels", "more"):
         (tmp_path / folder).mkdir()
         shutil.copy(photos[0], tmp_path / folder / f"a{photos[0].suffix}")
