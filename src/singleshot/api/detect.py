@@ -14,6 +14,7 @@ from singleshot.api.options import Options, check_range, check_results_folder
 from singleshot.api.tile_option import chosen_tiling
 from singleshot.class_selection import Classes
 from singleshot.errors import ConfigError, DataError, printable
+from singleshot.extras import require
 from singleshot.remote_file import is_remote
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ class DetectOptions(Options):
     network, None for what suits engine and source; tile: pixels of a side, "640" or with the overlap "640:0.25", to
     look at tiles too, "none" for none (None: at those that the model was trained on); tiles_only: not at the whole
     image, False for at it too (None: as the model was trained, at it too with other tiles); limit: stop after so many
-    images or frames; resume: go on with the stopped run in `out`, by the same options; device, engine, threads,
-    precision: as in `load`.
+    images or frames; track: number the objects of videos, see `Detections.track_ids`; resume: go on with the stopped
+    run in `out`, by the same options; device, engine, threads, precision: as in `load`.
     Raises ConfigError for a value that is out of range.
     """
 
@@ -62,6 +63,7 @@ class DetectOptions(Options):
     threads: int | None = None
     precision: str | None = None
     limit: int | None = None
+    track: bool = False
     resume: bool = False
 
     def __post_init__(self) -> None:
@@ -84,6 +86,8 @@ class DetectOptions(Options):
                 )
         if self.crop and self.out is None:
             raise ConfigError("--crop: where to? Give --out")
+        if self.track and self.form in ("voc", "yolo"):
+            raise ConfigError(f"--track: goes with --format json, coco or csv; {self.form} has no place for tracks")
         if self.resume and self.out is None:
             raise ConfigError("--resume: which run? Give its --out")
 
@@ -138,7 +142,7 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
     """
     from singleshot.api.load import load
     from singleshot.runtime.result_files import FORMATS
-    from singleshot.runtime.sources import open_sources
+    from singleshot.runtime.sources import first_still, open_sources
 
     chosen_tiling(None, options.tile)  # a wrong one is said before anything else
     if options.form not in FORMATS:
@@ -152,6 +156,11 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
     classes = None if options.classes is None else read_groups(options.classes)
     keep = (options.draw or options.crop) and options.out is not None
     open_sources(list(options.sources))  # a wrong one is said before the model is loaded; nothing is read yet
+    if options.track:
+        require("track", "--track", "norfair")
+        still = first_still(options.sources)
+        if still is not None:
+            raise ConfigError(f"--track: {printable(still)}: no video; objects are tracked in videos and live sources")
     head = _journal_head(options, classes)
     finished = _finished(options, head) if options.resume else None
     detector = load(
@@ -167,7 +176,9 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
     tiling = chosen_tiling(detector, options.tile, options.tiles_only, options.model)
     ids = _coco_ids(options, detector) if options.form == "coco" else None
     frames = _frames(options, detector.input_spec.sixteen_bit, finished)
-    found = detector.stream(frames, options.batch, options.score_min, tile=tiling or False, keep_images=keep)
+    found = detector.stream(
+        frames, options.batch, options.score_min, tile=tiling or False, keep_images=keep, track=options.track
+    )
     results = Results(options, tuple(detector.class_names), stream, ids, head)
     return write_results(found, results, listener, finished)
 

@@ -112,6 +112,12 @@ def detect(
     engine: EngineOption = None,
     threads: ThreadsOption = None,
     precision: PrecisionOption = None,
+    track: Annotated[
+        bool,
+        typer.Option(
+            "--track", help="Number the objects of videos, which keep their numbers from frame to frame (extra: track)."
+        ),
+    ] = False,
     limit: Annotated[int | None, typer.Option(help="Stop after this many images or frames.")] = None,
     resume: Annotated[
         bool,

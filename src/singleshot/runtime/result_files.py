@@ -215,20 +215,29 @@ class _ImageInfo(_FileWriter):
 
 
 class CsvWriter(_FileWriter):
-    """One row per object: image, width, height, label, name, score, x0, y0, x1, y1 (pixels)."""
+    """One row per object: image, width, height, label, name, score, x0, y0, x1, y1 (pixels), and track_id of `tracked`
+    ones."""
 
     COLUMNS = ("image", "width", "height", "label", "name", "score", "x0", "y0", "x1", "y1")
 
     encoding_errors = "backslashreplace"  # a file name that is not valid UTF-8 must not end the run
 
-    def __init__(self, target: Path | IO[str]) -> None:
-        super().__init__(target, self._lines([self.COLUMNS]))
+    def __init__(self, target: Path | IO[str], tracked: bool = False) -> None:
+        super().__init__(target, self._lines([(*self.COLUMNS, "track_id") if tracked else self.COLUMNS]))
 
     def _text(self, detections: Detections) -> str:
         values = detections.to_dict()
         head = [values["image"], values["width"], values["height"]]
         return self._lines(
-            [*head, one["label"], one["name"], one["score"], *one["box"]] for one in values["detections"]
+            [
+                *head,
+                one["label"],
+                one["name"],
+                one["score"],
+                *one["box"],
+                *([one["track_id"]] if "track_id" in one else []),
+            ]
+            for one in values["detections"]
         )
 
     @staticmethod
@@ -315,6 +324,7 @@ class YoloWriter(_FolderWriter):
 
 
 FORMATS = ("json", "coco", "voc", "yolo", "csv")
+TRACK_FORMATS = ("json", "coco", "csv")  # the others have no place for the number of an object
 
 
 def open_writer(
@@ -324,6 +334,7 @@ def open_writer(
     class_names: tuple[str, ...],
     ids: CocoIds | None = None,
     begun: Begun = lambda _: None,
+    tracked: bool = False,
 ) -> tuple[Writer, Path]:
     """The writer of a format inside a results folder, and the file or folder that it fills.
 
@@ -335,6 +346,7 @@ def open_writer(
         class_names: By label.
         ids: Of form "coco".
         begun: Called with the path of each image's file, of forms that have such, before it is written.
+        tracked: Whether objects have numbers.
 
     Raises:
         ConfigError: Another format.
@@ -347,7 +359,7 @@ def open_writer(
         return CocoWriter(path, class_names, ids), path
     if form == "csv":
         path = folder / "results.csv"
-        return CsvWriter(path), path
+        return CsvWriter(path, tracked), path
     if form == "voc":
         path = folder / "annotations"
         return VocWriter(path, begun), path
