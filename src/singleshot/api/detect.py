@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
@@ -15,6 +15,7 @@ from singleshot.api.tile_option import chosen_tiling
 from singleshot.class_selection import Classes
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.extras import require
+from singleshot.hub import pinned_model
 from singleshot.remote_file import is_remote
 
 if TYPE_CHECKING:
@@ -29,16 +30,17 @@ if TYPE_CHECKING:
 class DetectOptions(Options):
     """What is detected, and where results go.
 
-    model: a checkpoint or an exported file; sources: images, folders, patterns, videos, cameras, addresses; out: new or
-    empty folder for results (None: none are written); form: json, coco, voc, yolo or csv; like: a COCO file whose ids
-    of classes and images form coco takes; classes: what to find, as in `load`; draw: write annotated pictures and
-    videos too; line_width, labels, scores: how, see runtime.drawing.DrawOptions; crop: write each object as a picture
-    of its own; score_min: None for the model's own; rule: of a checkpoint, see `load`; batch: images per run of the
-    network, None for what suits engine and source; tile: pixels of a side, "640" or with the overlap "640:0.25", to
-    look at tiles too, "none" for none (None: at those that the model was trained on); tiles_only: not at the whole
-    image, False for at it too (None: as the model was trained, at it too with other tiles); limit: stop after so many
-    images or frames; track: number the objects of videos, see `Detections.track_ids`; resume: go on with the stopped
-    run in `out`, by the same options; device, engine, threads, precision: as in `load`.
+    model: a checkpoint or an exported file, or the address of one on the hub; sources: images, folders, patterns,
+    videos, cameras, addresses; out: new or empty folder for results (None: none are written); form: json, coco, voc,
+    yolo or csv; like: a COCO file whose ids of classes and images form coco takes; classes: what to find, as in `load`;
+    draw: write annotated pictures and videos too; line_width, labels, scores: how, see runtime.drawing.DrawOptions;
+    crop: write each object as a picture of its own; score_min: None for the model's own; rule: of a checkpoint, see
+    `load`; batch: images per run of the network, None for what suits engine and source; tile: pixels of a side, "640"
+    or with the overlap "640:0.25", to look at tiles too, "none" for none (None: at those that the model was trained
+    on); tiles_only: not at the whole image, False for at it too (None: as the model was trained, at it too with other
+    tiles); limit: stop after so many images or frames; track: number the objects of videos, see
+    `Detections.track_ids`; resume: go on with the stopped run in `out`, by the same options; device, engine, threads,
+    precision: as in `load`.
     Raises ConfigError for a value that is out of range.
     """
 
@@ -161,6 +163,7 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
         still = first_still(options.sources)
         if still is not None:
             raise ConfigError(f"--track: {printable(still)}: no video; objects are tracked in videos and live sources")
+    options = replace(options, model=pinned_model(options.model))
     head = _journal_head(options, classes)
     finished = _finished(options, head) if options.resume else None
     detector = load(

@@ -15,6 +15,7 @@ from singleshot.api.options import Options, check_range
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.extras import needs
 from singleshot.files import atomic_write
+from singleshot.hub import local_model
 
 if TYPE_CHECKING:
     from singleshot.explaining import Scene
@@ -131,6 +132,7 @@ class Explainer:
         from singleshot.runtime.load import open_detector
 
         usual = device if device != "auto" or not is_exported(model) else None
+        model = local_model(model)
         self._path = str(model)
         self.detector: Detector = open_detector(model, None, EngineOptions(usual, rule=rule))
         assert self.detector.info is not None
