@@ -159,10 +159,22 @@ def test_without_the_package_the_extra_is_named(monkeypatch) -> None:
         local_model("hf://me/fruit")
 
 
-def test_the_command_as_a_user_starts_it(fake_hub, model, image) -> None:
-    """Its endpoint and its cache by the environment, in a process of its own."""
-    fake_hub.put("me/fruit", best__safetensors=model.read_bytes())
-    words = [sys.executable, "-m", "singleshot", "detect", "hf://me/fruit", str(image), "--device", "cpu", "--json"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=200)
+def test_endpoint_and_cache_are_those_of_the_environment(fake_hub, tmp_path) -> None:
+    """In a process of its own, as a user starts one."""
+    commit = fake_hub.put("me/fruit", a__onnx=b"1")
+    code = "import singleshot.hub as hub; print(hub.local_model('hf://me/fruit')); print(hub.pinned_model('hf://me/fruit'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["images"][0]["image"] == str(image)
+    path, pinned = done.stdout.split()
+    assert Path(path).is_relative_to(tmp_path / "cache")
+    assert pinned == f"hf://me/fruit/a.onnx@{commit}"
+    assert done.stderr == ""
+
+
+def test_explaining_and_labelling_take_addresses(fake_hub, model) -> None:
+    from singleshot.api.explain import Explainer
+    from singleshot.api.label import LabelOptions, _detector
+
+    fake_hub.put("me/fruit", best__safetensors=model.read_bytes())
+    assert Explainer("hf://me/fruit", "cpu").detector.class_names[0] == "apple"
+    assert _detector(LabelOptions(data="x", model="hf://me/fruit", device="cpu")).class_names[0] == "apple"

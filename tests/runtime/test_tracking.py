@@ -123,7 +123,9 @@ def test_numbers_are_in_csv_and_coco_and_refused_where_there_is_no_place(run, sh
     run("shapes.avi", "--track", "--limit", "2", "--no-draw", "--format", "coco", "--out", "coco")
     assert sorted(row["track_id"] for row in json.loads(Path("coco/results.json").read_text())) == [1, 1, 2, 2, 3, 3]
     for form in ("voc", "yolo"):
-        with pytest.raises(ConfigError, match=f"^--track: goes with --format json, coco or csv; {form} has no place"):
+        with pytest.raises(
+            ConfigError, match=f"^--track: goes with --format json, coco, coco-labels or csv; {form} has no place"
+        ):
             run("shapes.avi", "--track", "--format", form)
     run("shapes.avi", "--limit", "1", "--no-draw", "--format", "csv", "--out", "plain")
     assert "track_id" not in Path("plain/results.csv").read_text()

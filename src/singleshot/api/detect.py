@@ -31,16 +31,16 @@ class DetectOptions(Options):
     """What is detected, and where results go.
 
     model: a checkpoint or an exported file, or the address of one on the hub; sources: images, folders, patterns,
-    videos, cameras, addresses; out: new or empty folder for results (None: none are written); form: json, coco, voc,
-    yolo or csv; like: a COCO file whose ids of classes and images form coco takes; classes: what to find, as in `load`;
-    draw: write annotated pictures and videos too; line_width, labels, scores: how, see runtime.drawing.DrawOptions;
-    crop: write each object as a picture of its own; score_min: None for the model's own; rule: of a checkpoint, see
-    `load`; batch: images per run of the network, None for what suits engine and source; tile: pixels of a side, "640"
-    or with the overlap "640:0.25", to look at tiles too, "none" for none (None: at those that the model was trained
-    on); tiles_only: not at the whole image, False for at it too (None: as the model was trained, at it too with other
-    tiles); limit: stop after so many images or frames; track: number the objects of videos, see
-    `Detections.track_ids`; resume: go on with the stopped run in `out`, by the same options; device, engine, threads,
-    precision: as in `load`.
+    videos, cameras, addresses; out: new or empty folder for results (None: none are written); form: json, coco,
+    coco-labels, voc, yolo or csv; like: a COCO file whose ids of classes and images form coco takes; classes: what to
+    find, as in `load`; draw: write annotated pictures and videos too; line_width, labels, scores: how, see
+    runtime.drawing.DrawOptions; crop: write each object as a picture of its own; score_min: None for the model's own;
+    rule: of a checkpoint, see `load`; batch: images per run of the network, None for what suits engine and source;
+    tile: pixels of a side, "640" or with the overlap "640:0.25", to look at tiles too, "none" for none (None: at those
+    that the model was trained on); tiles_only: not at the whole image, False for at it too (None: as the model was
+    trained, at it too with other tiles); limit: stop after so many images or frames; track: number the objects of
+    videos, see `Detections.track_ids`; resume: go on with the stopped run in `out`, by the same options; device,
+    engine, threads, precision: as in `load`.
     Raises ConfigError for a value that is out of range.
     """
 
@@ -89,7 +89,9 @@ class DetectOptions(Options):
         if self.crop and self.out is None:
             raise ConfigError("--crop: where to? Give --out")
         if self.track and self.form in ("voc", "yolo"):
-            raise ConfigError(f"--track: goes with --format json, coco or csv; {self.form} has no place for tracks")
+            raise ConfigError(
+                f"--track: goes with --format json, coco, coco-labels or csv; {self.form} has no place for tracks"
+            )
         if self.resume and self.out is None:
             raise ConfigError("--resume: which run? Give its --out")
 
@@ -148,7 +150,7 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
 
     chosen_tiling(None, options.tile)  # a wrong one is said before anything else
     if options.form not in FORMATS:
-        raise ConfigError(f"--format {printable(options.form)}: goes with --cluster; want json, coco, voc, yolo or csv")
+        raise ConfigError(f"--format {printable(options.form)}: goes with --cluster; want {', '.join(FORMATS)}")
     if stream is not None and options.out is None and options.form not in ("json", "coco"):
         raise ConfigError(f"--format {options.form}: on standard output want json or coco; or give --out FOLDER")
     if options.out is not None and is_remote(options.out):

@@ -131,8 +131,8 @@ class Explainer:
         from singleshot.runtime.engines.table import EngineOptions, is_exported
         from singleshot.runtime.load import open_detector
 
-        usual = device if device != "auto" or not is_exported(model) else None
         model = local_model(model)
+        usual = device if device != "auto" or not is_exported(model) else None
         self._path = str(model)
         self.detector: Detector = open_detector(model, None, EngineOptions(usual, rule=rule))
         assert self.detector.info is not None
