@@ -19,7 +19,7 @@ GROUPS: dict[str, dict[str, set[str]]] = {
     "ground": {
         "_version": set(), "text_table": set(), "errors": set(), "text": {"errors"}, "records": set(),
         "class_selection": {"errors"},
-        "extras": {"errors"}, "files": {"errors"}, "remote_file": {"errors", "extras"},
+        "extras": {"errors"}, "files": {"errors"}, "hub": {"errors", "extras"}, "remote_file": {"errors", "extras"},
         "storage": {"errors", "extras", "remote_file"}, "devices": {"errors"},
         "memory": set(), "timing": set(), "pretrained": set(),
     },
@@ -64,7 +64,7 @@ GROUPS: dict[str, dict[str, set[str]]] = {
 # The pure rooms touch none of these; the ground is there for whoever does.
 PURE_GROUP = "SSD itself"
 NOT_PURE = {"os", "pathlib", "socket", "urllib", "requests", "time", "logging", "random", "typer", "pydantic"}
-NOT_PURE |= {f"singleshot.{room}" for room in ("files", "storage", "devices", "memory", "timing")}
+NOT_PURE |= {f"singleshot.{room}" for room in ("files", "hub", "storage", "devices", "memory", "timing")}
 # The runtime half and what it may reach. `devices` speaks of PyTorch's devices in functions that import it themselves.
 TORCH_FREE = (
     "images",

@@ -44,6 +44,7 @@ def test_folder_to_results_and_pictures(run, save, tmp_path):
     ("form", "expected"),
     [
         ("coco", ["image_info.json", "results.json"]),
+        ("coco-labels", ["annotations/instances_default.json"]),
         ("csv", ["results.csv"]),
         ("voc", ["annotations/a.xml"]),
         ("yolo", ["classes.txt", "labels/a.txt"]),

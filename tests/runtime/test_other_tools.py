@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -56,6 +57,8 @@ def test_boxes_scores_and_names_are_handed_to_supervision(found, monkeypatch) ->
     np.testing.assert_array_equal(theirs.confidence, detections.scores)
     assert theirs.class_id.tolist() == detections.labels.tolist()
     assert theirs.data["class_name"].tolist() == list(detections.names)
+    assert theirs.tracker_id is None
+    assert replace(detections, track_ids=np.array([4, 2])).to_supervision().tracker_id.tolist() == [4, 2]
 
 
 @pytest.mark.parametrize(

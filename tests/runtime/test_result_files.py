@@ -53,7 +53,7 @@ def test_json_to_a_stream_as_it_goes(found):
     assert json.loads(stream.getvalue())["complete"] is False
 
 
-@pytest.mark.parametrize("form", ["json", "coco"])
+@pytest.mark.parametrize("form", ["json", "coco", "coco-labels"])
 def test_nothing_found_is_still_valid(tmp_path, form):
     writer, path = open_writer(form, tmp_path, "m", CLASSES)
     writer.close()
@@ -179,3 +179,49 @@ def test_videos_are_written_at_the_rate_of_their_source(found, tmp_path):
         while video.read()[0]:
             seen += 1
         assert seen == count
+
+
+def test_coco_labels_are_what_annotation_programs_read(found, tmp_path):
+    """Its own COCO API reads it, and so does a data set of ours, with the numbers of tracked objects."""
+    from dataclasses import replace
+
+    from pycocotools.coco import COCO
+
+    from singleshot.datasets import open_dataset
+
+    writer, path = open_writer("coco-labels", tmp_path / "found", "m.onnx", CLASSES)
+    with writer:
+        writer.add(found("photos/12.jpg"))
+        writer.add(found("photos/b\n.jpg")[[]])
+        writer.add(replace(found("photos/c.jpg"), track_ids=np.array([3, 1])))
+        assert not path.exists()
+    assert path == tmp_path / "found/annotations/instances_default.json"
+    read = json.loads(path.read_text())
+    assert [one["id"] for one in read["images"]] == [1, 2, 3]
+    assert read["images"][2] == {"id": 3, "file_name": "photos/c.jpg", "width": 200, "height": 100}
+    assert read["annotations"][0] == {
+        "id": 1, "image_id": 1, "category_id": 2, "bbox": [10.25, 20.5, 100.0, 60.0],
+        "score": 0.875, "area": 6000.0, "iscrowd": 0,
+    }  # fmt: skip
+    assert [one.get("track_id") for one in read["annotations"]] == [None, None, 3, 1]
+    theirs = COCO(str(path))
+    assert len(theirs.getAnnIds(imgIds=[1])) == 2
+    assert theirs.loadCats([1, 2]) == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    for name in ("12", "b\n", "c"):
+        target = tmp_path / f"found/images/photos/{name}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(target), np.zeros((100, 200, 3), np.uint8))
+    assert sum(len(open_dataset(tmp_path / "found", split).boxes_px) for split in ("trainval", "test")) == 4
+
+
+def test_coco_labels_that_were_stopped_or_discarded(found, tmp_path):
+    for form in ("stopped", "discarded"):
+        writer, path = open_writer("coco-labels", tmp_path / form, "m", CLASSES)
+        writer.add(found("a.jpg"))
+        if form == "stopped":
+            writer.close(complete=False)
+            writer.close()
+            assert len(json.loads(path.read_text())["annotations"]) == 2
+        else:
+            writer.discard()
+            assert not path.exists()

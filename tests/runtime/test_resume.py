@@ -16,7 +16,7 @@ from singleshot.files import RowFile
 from singleshot.runtime import open_sources
 from singleshot.runtime.journal import UNFINISHED
 
-FORMS = ("json", "coco", "voc", "yolo", "csv")
+FORMS = ("json", "coco", "coco-labels", "voc", "yolo", "csv")
 OPTIONS = ("--crop", "--score-min", "0.1")
 
 

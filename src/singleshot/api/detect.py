@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
@@ -14,6 +14,8 @@ from singleshot.api.options import Options, check_range, check_results_folder
 from singleshot.api.tile_option import chosen_tiling
 from singleshot.class_selection import Classes
 from singleshot.errors import ConfigError, DataError, printable
+from singleshot.extras import require
+from singleshot.hub import pinned_model
 from singleshot.remote_file import is_remote
 
 if TYPE_CHECKING:
@@ -28,16 +30,17 @@ if TYPE_CHECKING:
 class DetectOptions(Options):
     """What is detected, and where results go.
 
-    model: a checkpoint or an exported file; sources: images, folders, patterns, videos, cameras, addresses; out: new or
-    empty folder for results (None: none are written); form: json, coco, voc, yolo or csv; like: a COCO file whose ids
-    of classes and images form coco takes; classes: what to find, as in `load`; draw: write annotated pictures and
-    videos too; line_width, labels, scores: how, see runtime.drawing.DrawOptions; crop: write each object as a picture
-    of its own; score_min: None for the model's own; rule: of a checkpoint, see `load`; batch: images per run of the
-    network, None for what suits engine and source; tile: pixels of a side, "640" or with the overlap "640:0.25", to
-    look at tiles too, "none" for none (None: at those that the model was trained on); tiles_only: not at the whole
-    image, False for at it too (None: as the model was trained, at it too with other tiles); limit: stop after so many
-    images or frames; resume: go on with the stopped run in `out`, by the same options; device, engine, threads,
-    precision: as in `load`.
+    model: a checkpoint or an exported file, or the address of one on the hub; sources: images, folders, patterns,
+    videos, cameras, addresses; out: new or empty folder for results (None: none are written); form: json, coco,
+    coco-labels, voc, yolo or csv; like: a COCO file whose ids of classes and images form coco takes; classes: what to
+    find, as in `load`; draw: write annotated pictures and videos too; line_width, labels, scores: how, see
+    runtime.drawing.DrawOptions; crop: write each object as a picture of its own; score_min: None for the model's own;
+    rule: of a checkpoint, see `load`; batch: images per run of the network, None for what suits engine and source;
+    tile: pixels of a side, "640" or with the overlap "640:0.25", to look at tiles too, "none" for none (None: at those
+    that the model was trained on); tiles_only: not at the whole image, False for at it too (None: as the model was
+    trained, at it too with other tiles); limit: stop after so many images or frames; track: number the objects of
+    videos, see `Detections.track_ids`; resume: go on with the stopped run in `out`, by the same options; device,
+    engine, threads, precision: as in `load`.
     Raises ConfigError for a value that is out of range.
     """
 
@@ -62,6 +65,7 @@ class DetectOptions(Options):
     threads: int | None = None
     precision: str | None = None
     limit: int | None = None
+    track: bool = False
     resume: bool = False
 
     def __post_init__(self) -> None:
@@ -84,6 +88,10 @@ class DetectOptions(Options):
                 )
         if self.crop and self.out is None:
             raise ConfigError("--crop: where to? Give --out")
+        if self.track and self.form in ("voc", "yolo"):
+            raise ConfigError(
+                f"--track: goes with --format json, coco, coco-labels or csv; {self.form} has no place for tracks"
+            )
         if self.resume and self.out is None:
             raise ConfigError("--resume: which run? Give its --out")
 
@@ -138,11 +146,11 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
     """
     from singleshot.api.load import load
     from singleshot.runtime.result_files import FORMATS
-    from singleshot.runtime.sources import open_sources
+    from singleshot.runtime.sources import first_still, open_sources
 
     chosen_tiling(None, options.tile)  # a wrong one is said before anything else
     if options.form not in FORMATS:
-        raise ConfigError(f"--format {printable(options.form)}: goes with --cluster; want json, coco, voc, yolo or csv")
+        raise ConfigError(f"--format {printable(options.form)}: goes with --cluster; want {', '.join(FORMATS)}")
     if stream is not None and options.out is None and options.form not in ("json", "coco"):
         raise ConfigError(f"--format {options.form}: on standard output want json or coco; or give --out FOLDER")
     if options.out is not None and is_remote(options.out):
@@ -152,6 +160,12 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
     classes = None if options.classes is None else read_groups(options.classes)
     keep = (options.draw or options.crop) and options.out is not None
     open_sources(list(options.sources))  # a wrong one is said before the model is loaded; nothing is read yet
+    if options.track:
+        require("track", "--track", "norfair")
+        still = first_still(options.sources)
+        if still is not None:
+            raise ConfigError(f"--track: {printable(still)}: no video; objects are tracked in videos and live sources")
+    options = replace(options, model=pinned_model(options.model))
     head = _journal_head(options, classes)
     finished = _finished(options, head) if options.resume else None
     detector = load(
@@ -167,7 +181,9 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
     tiling = chosen_tiling(detector, options.tile, options.tiles_only, options.model)
     ids = _coco_ids(options, detector) if options.form == "coco" else None
     frames = _frames(options, detector.input_spec.sixteen_bit, finished)
-    found = detector.stream(frames, options.batch, options.score_min, tile=tiling or False, keep_images=keep)
+    found = detector.stream(
+        frames, options.batch, options.score_min, tile=tiling or False, keep_images=keep, track=options.track
+    )
     results = Results(options, tuple(detector.class_names), stream, ids, head)
     return write_results(found, results, listener, finished)
 

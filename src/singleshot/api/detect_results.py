@@ -108,7 +108,9 @@ class Results:
             for frame in self._skipped:
                 journal.done(frame, None)
             ids, names = self.ids, self.class_names
-            writer, self.results_at = open_writer(options.form, self.folder, options.model, names, ids, journal.begun)
+            writer, self.results_at = open_writer(
+                options.form, self.folder, options.model, names, ids, journal.begun, options.track
+            )
             self._writers.append(enter(writer))
             if options.draw:
                 self.pictures_at = self.folder / PICTURES

@@ -13,6 +13,7 @@ from singleshot.api.tile_option import chosen_tiling
 from singleshot.class_selection import Classes
 from singleshot.errors import ConfigError, printable
 from singleshot.extras import needs, require
+from singleshot.hub import local_model
 
 if TYPE_CHECKING:
     from singleshot.datasets import Dataset
@@ -103,7 +104,7 @@ def evaluate(
     of it (`.errors`); an exported file needs no PyTorch.
 
     Args:
-        model: A checkpoint, ours or another project's, or an exported file.
+        model: A checkpoint, ours or another project's, an exported file, or an address of one on the hub.
         data: Folder, file or address in any form that `singleshot data check` reads.
         split: Which split.
         metric: "voc07" (11 points), "voc" (area under the curve) or "coco" (.5:.95, by size).
@@ -164,6 +165,7 @@ def run_evaluation(options: EvaluateOptions, progress: Progress = no_progress) -
         require("report", "--errors", "jinja2")
         check_results_folder("--errors", options.errors)
     chosen_tiling(None, options.tile)
+    options = replace(options, model=str(local_model(options.model)))
     wanted = None if options.classes is None else read_groups(options.classes)
     detector = _exported(options) if is_exported(options.model) else _checkpoint(options)
     engine, spec = detector.engine, detector.input_spec

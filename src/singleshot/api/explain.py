@@ -15,6 +15,7 @@ from singleshot.api.options import Options, check_range
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.extras import needs
 from singleshot.files import atomic_write
+from singleshot.hub import local_model
 
 if TYPE_CHECKING:
     from singleshot.explaining import Scene
@@ -130,6 +131,7 @@ class Explainer:
         from singleshot.runtime.engines.table import EngineOptions, is_exported
         from singleshot.runtime.load import open_detector
 
+        model = local_model(model)
         usual = device if device != "auto" or not is_exported(model) else None
         self._path = str(model)
         self.detector: Detector = open_detector(model, None, EngineOptions(usual, rule=rule))

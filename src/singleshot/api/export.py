@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +12,7 @@ from singleshot.deploy.engines import FORMATS as ENGINE_FORMATS
 from singleshot.deploy.onnx_opset import INT8_FROM
 from singleshot.errors import ConfigError, printable
 from singleshot.extras import needs
+from singleshot.hub import local_model
 
 if TYPE_CHECKING:
     from singleshot.deploy.export import Exported, Quantised
@@ -176,7 +177,8 @@ def export(
     """Write a model as one file that OpenVINO, ONNX Runtime and others run without PyTorch, and check it first.
 
     Args:
-        model: A checkpoint of singleshot's, or one of another project that `import_checkpoint` knows.
+        model: A checkpoint of singleshot's, or one of another project that `import_checkpoint` knows; here or on the
+            hub.
         out: The file to write; None for the model's name with .onnx, in this folder.
         to: "onnx", "openvino", "tflite", "torch" (a torch.export archive); or the weights for another project's code:
             "torchvision", "amdegroot", "amdegroot-unclipped".
@@ -205,6 +207,7 @@ def export(
 
 def run_export(options: ExportOptions, on_line: Callable[[str], None] | None = None) -> EngineExport | WeightsExport:
     """As `export`, with everything that is known of what was written."""
+    options = replace(options, model=str(local_model(options.model)))
     path = options.path
     if options.to in WEIGHT_FORMATS:
         refuse_place(path, ".pth", ".pt")

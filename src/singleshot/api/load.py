@@ -30,7 +30,8 @@ def load(
 
     Args:
         path: What `singleshot export` writes (`.onnx`, OpenVINO's `.xml`), which runs without PyTorch; or a
-            `.safetensors` checkpoint, or one of another project that `singleshot import` knows, which PyTorch runs.
+            `.safetensors` checkpoint, or one of another project that `singleshot import` knows, which PyTorch runs; or
+            the address of one on the Hugging Face Hub, `hf://OWNER/NAME[/FILE][@REVISION]`.
         device: "cpu", "cuda", "cuda:N", "tensorrt" (exported files only), or None for the CPU with exported files and
             whatever is there with checkpoints.
         engine: None for the usual one, which for exported files is OpenVINO on CPUs, else ONNX Runtime; "openvino",
@@ -52,9 +53,10 @@ def load(
         MissingExtraError: A package is not installed; the message names the extra.
     """
     from singleshot.api.class_names import read_groups
+    from singleshot.hub import local_model
     from singleshot.runtime.engines.table import EngineOptions
     from singleshot.runtime.load import open_detector
 
     options = EngineOptions(device, threads, precision, batch, cache, rule)
     wanted = None if classes is None else read_groups(classes)
-    return open_detector(path, engine, options, input_spec, class_names, wanted)
+    return open_detector(local_model(path), engine, options, input_spec, class_names, wanted)

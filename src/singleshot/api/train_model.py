@@ -12,6 +12,7 @@ from singleshot.api.options import DEFAULT_MODEL
 from singleshot.api.train_choice import Pretrained, pretrained_by_start
 from singleshot.api.train_options import TrainOptions
 from singleshot.errors import CheckpointError
+from singleshot.hub import local_model
 
 if TYPE_CHECKING:
     from singleshot.datasets.dataset import Dataset
@@ -52,7 +53,7 @@ def first_model(options: TrainOptions, train_set: Dataset | ShardStream) -> tupl
         rules = options.resize, options.sixteen_bit, choose, choose_priors, class_bias
         selection = train_set.selection
         wanted = class_names if selection is None else selection.to_dict()
-        model, initial, kept = start_from_checkpoint(options.start, wanted, options.model, *rules)
+        model, initial, kept = start_from_checkpoint(str(local_model(options.start)), wanted, options.model, *rules)
         return model, initial, pretrained_by_start(kept, len(class_names))
     name = options.model or DEFAULT_MODEL
     inputs = table = None

@@ -15,6 +15,7 @@ from singleshot.api.options import Options, check_range
 from singleshot.class_selection import Classes, ClassSelection, select_classes
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.extras import needs, require
+from singleshot.hub import pinned_model
 from singleshot.input_shape import AUTO, size_words
 from singleshot.prior_files import read_priors
 from singleshot.storage import is_remote
@@ -172,6 +173,8 @@ def resolve(given: TrainOptions) -> TrainOptions:
     if not given.data:
         raise ConfigError("train: which data? Give a folder of labelled images: singleshot train DATA")
     _check_val_every(given, given)
+    if given.start is not None:
+        given = replace(given, start=pinned_model(given.start))
     return given
 
 

@@ -11,6 +11,7 @@ from singleshot.api.train_options import TrainOptions
 from singleshot.datasets.dataset import Dataset
 from singleshot.datasets.measure import measured
 from singleshot.errors import CheckpointError, printable
+from singleshot.hub import local_model
 from singleshot.tiling import NONE, Tiling, choose_tiling
 
 if TYPE_CHECKING:
@@ -27,10 +28,13 @@ def tile_of_run(options: TrainOptions) -> str:
 
     if options.tile is not None:
         return str(options.tile)
-    if options.resume or not options.start or not is_ours(options.start):
+    if options.resume or not options.start:
+        return NONE
+    start = local_model(options.start)
+    if not is_ours(start):
         return NONE
     try:
-        own = read_info(options.start).tiling
+        own = read_info(start).tiling
     except CheckpointError:
         return NONE  # said when the model is read
     if own is None:

@@ -21,6 +21,7 @@ from singleshot.cli.import_ import import_command
 from singleshot.cli.label import label_command
 from singleshot.cli.mistakes import say_usage
 from singleshot.cli.priors import priors_app
+from singleshot.cli.push import push_command
 from singleshot.cli.report import report_command
 from singleshot.cli.serve import serve
 from singleshot.cli.train import TrainCommand, train
@@ -41,6 +42,7 @@ app.command()(detect)
 app.command(name="explain")(explain_command)
 app.command(name="import")(import_command)
 app.command(name="export")(export_command)
+app.command(name="push")(push_command)
 app.command(name="report")(report_command)
 app.command()(serve)
 app.command(name="label")(label_command)

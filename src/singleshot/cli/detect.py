@@ -49,6 +49,7 @@ class Format(StrEnum):
 
     json = "json"
     coco = "coco"
+    coco_labels = "coco-labels"
     voc = "voc"
     yolo = "yolo"
     csv = "csv"
@@ -77,7 +78,8 @@ def detect(
         Format | None,
         typer.Option(
             "--format",
-            help="json (default): one object per image; coco: COCO results; voc: XML per image; yolo: text per image;"
+            help="json (default): one object per image; coco: COCO results; coco-labels: COCO's labels,"
+            " for annotation programs; voc: XML per image; yolo: text per image;"
             " csv; with --cluster jsonl (default) or parquet.",
         ),
     ] = None,
@@ -112,6 +114,12 @@ def detect(
     engine: EngineOption = None,
     threads: ThreadsOption = None,
     precision: PrecisionOption = None,
+    track: Annotated[
+        bool,
+        typer.Option(
+            "--track", help="Number the objects of videos, which keep their numbers from frame to frame (extra: track)."
+        ),
+    ] = False,
     limit: Annotated[int | None, typer.Option(help="Stop after this many images or frames.")] = None,
     resume: Annotated[
         bool,

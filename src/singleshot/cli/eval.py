@@ -41,7 +41,8 @@ def evaluate_command(
         str | None,
         typer.Option(
             "--format",
-            help="With --save: json, coco, voc, yolo or csv. Default: coco, with its ids, for COCO data, else json.",
+            help="With --save: json, coco, coco-labels, voc, yolo or csv. Default: coco, with its ids, for COCO data, "
+            "else json.",
         ),
     ] = None,
     errors: Annotated[

@@ -14,6 +14,7 @@ _COMMANDS = {
     "train": ("fit", "finetune", "fine-tune", "tune"),
     "import": ("convert", "load"),
     "export": ("deploy", "save"),
+    "push": ("upload", "publish", "hub", "push-to-hub"),
     "bench": ("benchmark", "speed", "profile"),
     "serve": ("server", "api", "http", "start-server"),
     "label": ("annotate", "annotator", "labels", "labelling", "labeling"),

@@ -87,7 +87,8 @@ def _check(options: DetectOptions) -> None:
         raise ConfigError("--cluster: where do results go? Give --out, a folder that all machines share or an address")
     if options.form not in FORMS:
         raise ConfigError(f"--format {options.form}: on a cluster want {' or '.join(FORMS)}")
-    for name, given in (("draw", options.draw), ("crop", options.crop), ("limit", options.limit is not None)):
+    refused = {"draw": options.draw, "crop": options.crop, "limit": options.limit is not None, "track": options.track}
+    for name, given in refused.items():
         if given:
             raise ConfigError(f"--{name}: not on a cluster; leave it out, or leave out --cluster")
 

@@ -7,6 +7,7 @@ tiles.py      or: cut into tiles, each an input of its own
 engines/      inputs: boxes in each, by any engine (table.py; load.py opens a model file)
 pixels.py     back to pixels of the image
 merging.py    tiles: one result
+tracking.py   videos: which objects are the same one
 detections.py Detections, to draw (drawing.py, picture_writer.py) or to write (result_files.py)
 
 detector.py strings them together.

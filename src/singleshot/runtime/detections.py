@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,8 @@ class Detections:
     or top edge, width or height the right or bottom one); scores: float32 [N] in 0..1; labels: int64 [N],
     0-based; names: the class name of each; image: what the image is called; width, height: its pixels; time: of a
     video's frame, in seconds; every_class: names of all classes of the model, those that were not
-    asked for too, of which colours are made.
+    asked for too, of which colours are made; track_ids: int64 [N], which object of the video each is, counted from 1;
+    None where nothing was tracked.
     Indexing by a number, a slice, an index array or a mask gives Detections again.
     """
 
@@ -45,6 +46,7 @@ class Detections:
     height: int
     time: float | None = None
     every_class: tuple[str, ...] = ()
+    track_ids: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -66,16 +68,13 @@ class Detections:
 
     def __getitem__(self, index: int | slice | np.ndarray | list[int] | list[bool]) -> Detections:
         rows = np.arange(len(self))[index].reshape(-1)
-        return Detections(
-            self.boxes[rows],
-            self.scores[rows],
-            self.labels[rows],
-            tuple(self.names[row] for row in rows),
-            self.image,
-            self.width,
-            self.height,
-            self.time,
-            self.every_class,
+        return replace(
+            self,
+            boxes=self.boxes[rows],
+            scores=self.scores[rows],
+            labels=self.labels[rows],
+            names=tuple(self.names[row] for row in rows),
+            track_ids=None if self.track_ids is None else self.track_ids[rows],
         )
 
     def __iter__(self) -> Iterator[Detections]:
@@ -100,7 +99,7 @@ class Detections:
         self, image_id: int | str | None = None, categories: Mapping[str, int] | None = None
     ) -> list[dict[str, Any]]:
         """COCO's results form: bbox is x y width height in pixels; category_id is that of the class's name in
-        `categories`, else label + 1.
+        `categories`, else label + 1. Tracked objects have a track_id.
 
         Without `image_id` it is the number in the image's name, or the name where that is not a number.
         """
@@ -113,13 +112,22 @@ class Detections:
                 "category_id": int(label) + 1 if categories is None else categories[name],
                 "bbox": [round(float(v), 3) for v in box],
                 "score": round(float(score), 6),
+                **track,
             }
-            for box, score, label, name in zip(sizes, self.scores, self.labels, self.names, strict=True)
+            for box, score, label, name, track in zip(
+                sizes, self.scores, self.labels, self.names, self._tracks(), strict=True
+            )
         ]
+
+    def _tracks(self) -> list[dict[str, int]]:
+        """What the rows of results have of it; nothing where nothing was tracked."""
+        if self.track_ids is None:
+            return [{} for _ in self.names]
+        return [{"track_id": int(track)} for track in self.track_ids]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: the image, its size, in a video the time in seconds, and of each object its box (x0 y0
-        x1 y1 in pixels), score, label and name."""
+        x1 y1 in pixels), score, label and name, of a tracked one its track_id."""
         return {
             "image": self.image,
             "width": self.width,
@@ -131,13 +139,17 @@ class Detections:
                     "score": round(float(score), 6),
                     "label": int(label),
                     "name": name,
+                    **track,
                 }
-                for box, score, label, name in zip(self.boxes, self.scores, self.labels, self.names, strict=True)
+                for box, score, label, name, track in zip(
+                    self.boxes, self.scores, self.labels, self.names, self._tracks(), strict=True
+                )
             ],
         }
 
     def to_supervision(self) -> supervision.Detections:
-        """As Roboflow's supervision holds them: xyxy in pixels, confidence, class_id (0-based), class_name in `data`.
+        """As Roboflow's supervision holds them: xyxy in pixels, confidence, class_id (0-based), class_name in `data`,
+        tracker_id of tracked ones.
 
         Raises MissingExtraError where supervision is not installed.
         """
@@ -149,12 +161,13 @@ class Detections:
             xyxy=self.boxes.astype(np.float32).reshape(-1, 4),
             confidence=self.scores.astype(np.float32),
             class_id=self.labels.astype(int),
+            tracker_id=None if self.track_ids is None else self.track_ids.astype(int),
             data={"class_name": np.array(self.names, dtype=str)},
         )
 
     def to_pandas(self) -> pandas.DataFrame:
         """A row of each object: image, name, label (0-based), score, x0, y0, x1, y1 in pixels; in a video also time, in
-        seconds. Rows of several images go together by pandas.concat.
+        seconds, and of tracked ones track_id. Rows of several images go together by pandas.concat.
 
         Raises MissingExtraError where pandas is not installed.
         """
@@ -169,6 +182,8 @@ class Detections:
         columns |= {name: self.boxes[:, i] for i, name in enumerate(("x0", "y0", "x1", "y1"))}
         if self.time is not None:
             columns["time"] = self.time
+        if self.track_ids is not None:
+            columns["track_id"] = self.track_ids
         return pandas.DataFrame(columns)
 
     def summary(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -28,6 +28,7 @@ from singleshot.runtime.preparing import Prepared, make_ready
 from singleshot.runtime.python_sources import Image, SourceFrames, frame_of
 from singleshot.runtime.sources import Frame
 from singleshot.runtime.tiles import Tile, cut
+from singleshot.runtime.tracking import ObjectTracker
 from singleshot.thresholds import NO_CAP, Thresholds
 from singleshot.tiling import Tiling, choose_tiling
 
@@ -235,6 +236,7 @@ class Detector:
         tile: TileOption | None = None,
         keep_images: bool = True,
         bgr: bool = False,
+        track: bool = False,
     ) -> Iterator[Found]:
         """Detections of every image and frame, in order; what cannot be read comes with its error, and ends nothing.
 
@@ -251,15 +253,21 @@ class Detector:
             keep_images: Without it frames come back without their pixels, images are let go of early, and JPEG files
                 much larger than the network's input are decoded at a part of their size, which moves boxes by little.
             bgr: See `detect`.
+            track: Number the objects of videos and live sources, see `Detections.track_ids`: a number is one object of
+                its source, and goes when it is out of sight for more than a second. Images without a file are taken
+                for the frames of one video, in order.
 
         Raises:
             DataError: A source that is given alone does not exist, or has no images.
-            ConfigError: An option is out of range.
+            ConfigError: An option is out of range; with `track`, also while it runs, for the image of a file.
+            MissingExtraError: norfair, which tracks, is not installed.
         """
+        tracker = ObjectTracker() if track else None
         job = self._job(score_min, tile)
         batch_size = _checked_batch(batch_size)
         frames = SourceFrames(sources, self.input_spec.sixteen_bit, bgr)
-        return self._stream(frames, batch_size or self._batch_size, job, keep_images, reduce=not keep_images)
+        found = self._stream(frames, batch_size or self._batch_size, job, keep_images, reduce=not keep_images)
+        return found if tracker is None else tracker.follow(found)
 
     def _job(self, score_min: float | None, tile: TileOption | None) -> _Job:
         score_min = self.score_min if score_min is None else _threshold(score_min)
@@ -267,7 +275,7 @@ class Detector:
 
     def _stream(
         self, frames: Iterable[Frame], batch_size: int | None, job: _Job, keep: bool, reduce: bool = False
-    ) -> Iterator[Found]:
+    ) -> Generator[Found]:
         size = 1 if job.tiling is not None else batch_size or suited_batch(self.engine)
         plan = job.plan(keep, reduce)
         reader = Prefetcher(frames, lambda frame, reserve: make_ready(frame, plan, reserve), ahead=2 * size + 2)

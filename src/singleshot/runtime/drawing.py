@@ -80,12 +80,10 @@ def class_colours(names: tuple[str, ...]) -> dict[str, tuple[int, int, int]]:
     seen = _seen(np.array(palette, np.uint8))
     apart = np.linalg.norm(seen[:, None] - seen[None], axis=3).min(axis=2)
     wanted = {name: int(hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest(), 16) for name in names}
-    lightness, chroma = seen[:, 0, 0], np.hypot(seen[:, 0, 1], seen[:, 0, 2])
-    vivid = (chroma >= _VIVID_CHROMA) & (lightness >= _VIVID_LIGHTNESS[0]) & (lightness <= _VIVID_LIGHTNESS[1])
     nearest = np.full(_PALETTE, np.inf)
     found = {}
     for name in sorted(wanted, key=lambda one: (wanted[one], one)):
-        tries = [(np.flatnonzero(vivid), least) for least in _APART[:_VIVID_FIRST]]
+        tries = [(_vivid(), least) for least in _APART[:_VIVID_FIRST]]
         tries += [(np.arange(_PALETTE), least) for least in _APART]
         turns = ((np.roll(which, -(wanted[name] % len(which))), least) for which, least in tries)
         pick = next(
@@ -94,6 +92,21 @@ def class_colours(names: tuple[str, ...]) -> dict[str, tuple[int, int, int]]:
         found[name] = palette[pick]
         nearest = np.minimum(nearest, apart[pick])
     return found
+
+
+@functools.cache
+def _vivid() -> np.ndarray:
+    """Which of the palette's colours a thin line shows well."""
+    lab = _seen(np.array(_palette(), np.uint8))[:, 0]
+    lightness, chroma = lab[:, 0], np.hypot(lab[:, 1], lab[:, 2])
+    return np.flatnonzero(
+        (chroma >= _VIVID_CHROMA) & (lightness >= _VIVID_LIGHTNESS[0]) & (lightness <= _VIVID_LIGHTNESS[1])
+    )
+
+
+def track_colour(number: int) -> tuple[int, int, int]:
+    """RGB of a tracked object, by its number: those that follow each other differ most."""
+    return _palette()[int(_vivid()[(number - 1) % len(_vivid())])]
 
 
 def text_colour(background: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -203,7 +216,8 @@ def draw_detections(image: np.ndarray, detections: Detections, options: DrawOpti
     """A copy of the image (uint8 RGB [H, W, 3]) with boxes and "name score" labels; best detections on top.
 
     Line width and letters grow with the image, so that a shrunk copy still reads, and letters shrink with their box.
-    Labels stand apart; where there is no room for one its name is shortened, then left out, then the score too.
+    Tracked objects have a colour each, and "#3 name score". Labels stand apart; where there is no room for one its
+    name is shortened, then left out, then the score too.
     """
     canvas = np.ascontiguousarray(image).copy()
     height, width = canvas.shape[:2]
@@ -215,16 +229,27 @@ def draw_detections(image: np.ndarray, detections: Detections, options: DrawOpti
         left, top = min(max(0, int(np.floor(x0))), width - 1), min(max(0, int(np.floor(y0))), height - 1)
         right, bottom = min(int(np.ceil(x1)), width) - 1, min(int(np.ceil(y1)), height) - 1
         corners.append((left, top, max(left, right), max(top, bottom)))
-    colours = class_colours(tuple(dict.fromkeys((*detections.every_class, *detections.names))))
+    colours = _colours(detections)
     for row in reversed(range(len(detections))):
-        _draw_box(canvas, corners[row], colours[detections.names[row]], line)
+        _draw_box(canvas, corners[row], colours[row], line)
     if not options.labels:
         return canvas
     layout = LabelLayout(height, width, pixels, corners, text_size)
     for row, corner in enumerate(corners):  # after all boxes: no line runs through a word
         number = int(detections.labels[row])
         score = f"{float(detections.scores[row]):.2f}" if options.scores else ""
-        label = layout.place(corner, display_name(detections.names[row], number), score)
+        name = display_name(detections.names[row], number)
+        if detections.track_ids is not None:
+            name = f"#{detections.track_ids[row]} {name}"
+        label = layout.place(corner, name, score)
         if label is not None:
-            _draw_label(canvas, label, colours[detections.names[row]])
+            _draw_label(canvas, label, colours[row])
     return canvas
+
+
+def _colours(detections: Detections) -> list[tuple[int, int, int]]:
+    """Of each object: its own where it is tracked, else its class's."""
+    if detections.track_ids is not None:
+        return [track_colour(int(number)) for number in detections.track_ids]
+    colours = class_colours(tuple(dict.fromkeys((*detections.every_class, *detections.names))))
+    return [colours[name] for name in detections.names]

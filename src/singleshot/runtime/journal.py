@@ -49,6 +49,8 @@ class Journal:
         if detections is not None:
             row |= {"image": detections.image, "size": [detections.width, detections.height], "time": detections.time}
             row |= {key: getattr(detections, key).tolist() for key in ("boxes", "scores", "labels")}
+            if detections.track_ids is not None:
+                row["track_ids"] = detections.track_ids.tolist()
         self._write(row)
 
     def close(self, complete: bool) -> None:
@@ -103,7 +105,9 @@ class Finished:
             names = tuple(class_names[label] for label in labels)
             scores = np.array(row["scores"], np.float32)
             width, height = row["size"]
-            yield Detections(boxes, scores, labels, names, row["image"], width, height, row["time"])
+            tracks = np.array(row["track_ids"], np.int64) if "track_ids" in row else None
+            image, time = row["image"], row["time"]
+            yield Detections(boxes, scores, labels, names, image, width, height, time, track_ids=tracks)
 
     def takes(self, source: str) -> bool:
         """Whether the next file of the sources is finished; they must come as they did. Raises DataError."""

@@ -7,7 +7,8 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from types import TracebackType
 from typing import IO, Any, NamedTuple
@@ -95,12 +96,17 @@ class _FileWriter(Writer):
         """What comes after the last image."""
         return ""
 
+    def _end(self, complete: bool) -> Iterator[str]:
+        """The same in parts, where it is long."""
+        yield self._tail(complete)
+
     def close(self, complete: bool = True) -> None:
         if self._closed:
             return
         self._closed = True
         with self._stack:
-            self._write(self._tail(complete))
+            for text in self._end(complete):
+                self._write(text)
             if self._rows is not None:
                 self._rows.finish()
 
@@ -214,21 +220,69 @@ class _ImageInfo(_FileWriter):
         return "\n]}\n"
 
 
+class CocoLabelsWriter(_FileWriter):
+    """COCO's labels, for annotation programs: {"categories", "annotations", "images"}, each annotation with its score,
+    and of tracked objects the track_id.
+
+    Categories, annotations and images count from 1; file_name is the image's path as it was given. Rows of images wait
+    in a file of their own until the last annotation is written.
+    """
+
+    def __init__(self, target: Path | IO[str], class_names: Sequence[str]) -> None:
+        self._images = tempfile.SpooledTemporaryFile(2**20, "w+", encoding="ascii", newline="\n")  # noqa: SIM115
+        self._count = [0, 0]  # images, annotations
+        categories = [{"id": number, "name": name} for number, name in enumerate(class_names, 1)]
+        super().__init__(target, f'{{"categories": {json.dumps(categories)}, "annotations": [')
+
+    def _text(self, detections: Detections) -> str:
+        self._count[0] += 1
+        size = {"width": detections.width, "height": detections.height}
+        image = {"id": self._count[0], "file_name": detections.image, **size}
+        self._images.write(f"{',' * (self._count[0] > 1)}\n{json.dumps(image)}")
+        rows = []
+        for row in detections.to_coco(self._count[0]):
+            self._count[1] += 1
+            area = round(row["bbox"][2] * row["bbox"][3], 3)
+            rows.append(json.dumps({"id": self._count[1], **row, "area": area, "iscrowd": 0}))
+        return self._next_item(",\n".join(rows)) if rows else ""
+
+    def _end(self, complete: bool) -> Iterator[str]:
+        with self._images:
+            yield '\n], "images": ['
+            self._images.seek(0)
+            while text := self._images.read(2**16):
+                yield text
+        yield "\n]}\n"
+
+    def discard(self) -> None:
+        super().discard()
+        self._images.close()
+
+
 class CsvWriter(_FileWriter):
-    """One row per object: image, width, height, label, name, score, x0, y0, x1, y1 (pixels)."""
+    """One row per object: image, width, height, label, name, score, x0, y0, x1, y1 (pixels), and track_id of `tracked`
+    ones."""
 
     COLUMNS = ("image", "width", "height", "label", "name", "score", "x0", "y0", "x1", "y1")
 
     encoding_errors = "backslashreplace"  # a file name that is not valid UTF-8 must not end the run
 
-    def __init__(self, target: Path | IO[str]) -> None:
-        super().__init__(target, self._lines([self.COLUMNS]))
+    def __init__(self, target: Path | IO[str], tracked: bool = False) -> None:
+        super().__init__(target, self._lines([(*self.COLUMNS, "track_id") if tracked else self.COLUMNS]))
 
     def _text(self, detections: Detections) -> str:
         values = detections.to_dict()
         head = [values["image"], values["width"], values["height"]]
         return self._lines(
-            [*head, one["label"], one["name"], one["score"], *one["box"]] for one in values["detections"]
+            [
+                *head,
+                one["label"],
+                one["name"],
+                one["score"],
+                *one["box"],
+                *([one["track_id"]] if "track_id" in one else []),
+            ]
+            for one in values["detections"]
         )
 
     @staticmethod
@@ -314,7 +368,7 @@ class YoloWriter(_FolderWriter):
         return "".join(lines).encode()
 
 
-FORMATS = ("json", "coco", "voc", "yolo", "csv")
+FORMATS = ("json", "coco", "coco-labels", "voc", "yolo", "csv")
 
 
 def open_writer(
@@ -324,17 +378,20 @@ def open_writer(
     class_names: tuple[str, ...],
     ids: CocoIds | None = None,
     begun: Begun = lambda _: None,
+    tracked: bool = False,
 ) -> tuple[Writer, Path]:
     """The writer of a format inside a results folder, and the file or folder that it fills.
 
     Args:
-        form: "json" (results.json), "coco" (that and image_info.json), "csv" (results.csv), "voc" (annotations/*.xml)
-            or "yolo" (labels/*.txt, with the class names, one per line, in classes.txt next to that folder).
+        form: "json" (results.json), "coco" (that and image_info.json), "coco-labels" (in annotations/), "csv"
+            (results.csv), "voc" (annotations/*.xml) or "yolo" (labels/*.txt, with the class names, one per line, in
+            classes.txt next to that folder).
         folder: Where the results go.
         model: What to call the model in the file.
         class_names: By label.
         ids: Of form "coco".
         begun: Called with the path of each image's file, of forms that have such, before it is written.
+        tracked: Whether objects have numbers.
 
     Raises:
         ConfigError: Another format.
@@ -345,9 +402,12 @@ def open_writer(
     if form == "coco":
         path = folder / "results.json"
         return CocoWriter(path, class_names, ids), path
+    if form == "coco-labels":
+        path = folder / "annotations" / "instances_default.json"
+        return CocoLabelsWriter(path, class_names), path
     if form == "csv":
         path = folder / "results.csv"
-        return CsvWriter(path), path
+        return CsvWriter(path, tracked), path
     if form == "voc":
         path = folder / "annotations"
         return VocWriter(path, begun), path

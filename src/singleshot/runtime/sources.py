@@ -120,6 +120,13 @@ def open_sources(
     )
 
 
+def first_still(sources: Sequence[str]) -> str | None:
+    """The first of the sources that is no video, camera or stream, in folders and patterns too; None where all are.
+    Lists of paths are not read for it. Raises DataError as `open_sources`."""
+    items = (item for source in sources for item in _plan(source)())
+    return next((item.name for item in items if item.kind in ("image", "stdin")), None)
+
+
 def is_lasting(source: str) -> bool:
     """Whether a source, which exists, gives the same once more: no camera, stream or standard input."""
     if source == "-" or re.match(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]*://", source):

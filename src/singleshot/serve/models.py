@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from singleshot.errors import CheckpointError, ConfigError, printable
+from singleshot.hub import is_hub, local_model, parse_address
 from singleshot.serve.worker_process import ModelFiles, WorkerDiedError
 
 if TYPE_CHECKING:
@@ -34,18 +35,22 @@ class HalfWrittenError(Exception):
 
 
 def named_models(given: Sequence[str]) -> dict[str, Path]:
-    """Name -> path, of "NAME=PATH", or "PATH", which is called as its file is. Raises ConfigError, CheckpointError."""
+    """Name -> path, of "NAME=PATH", or "PATH", which is called as its file is, or on the hub as its repository.
+
+    Raises ConfigError, CheckpointError, MissingExtraError.
+    """
     paths: dict[str, Path] = {}
     for text in given:
         name, equals, path = text.partition("=")
         if not equals or Path(text).is_file():
-            name, path = Path(text).stem, text
+            name, path = parse_address(text).name if is_hub(text) else Path(text).stem, text
         if not name or not name.isprintable() or len(name) > 100:
             raise ConfigError(f"{printable(text)}: no name for a model; give NAME={printable(path, 60)}")
         if name in paths:
             raise ConfigError(
                 f"{printable(text)}: a second model called {printable(name)}; give NAME={printable(path)}"
             )
+        path = str(local_model(path))
         if not Path(path).is_file():
             raise CheckpointError(f"{printable(path)}: {'is a folder' if Path(path).is_dir() else 'no such file'}")
         paths[name] = Path(path)
