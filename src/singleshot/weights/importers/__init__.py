@@ -23,6 +23,7 @@ from singleshot.weights.importers import (
     tinyssd,
     torchvision,
     ultraface,
+    uvipen,
 )
 
 IMPORTERS = (
@@ -36,6 +37,7 @@ IMPORTERS = (
     *lufficc.IMPORTERS,
     *mmdet.IMPORTERS,
     *nvidia.IMPORTERS,
+    *uvipen.IMPORTERS,
     *openvino.IMPORTERS,
     *qfgaohao.IMPORTERS,
     *tflite.IMPORTERS,
