@@ -38,7 +38,7 @@ CHANGES = [
     ('type="ReLU"', 'type="GRN"', r"of type GRN cannot be imported"),
     ('type="SoftMax"', 'type="LogSoftmax"', "LogSoftmax.*, want Transpose of order 0 2 3 1"),
     ('type="DetectionOutput"', 'type="Proposal"', "not an SSD: no DetectionOutput in its .* layers; it ends in"),
-    ('type="DetectionOutput"', 'type="NonMaxSuppression"', "chosen by single operations .*; want the checkpoint, .pb"),
+    ('type="DetectionOutput"', 'type="NonMaxSuppression"', "its scores have shape .*; want the checkpoint that"),
     ('strides="2, 2"', 'strides="2, x"', "has strides 2, x: want two numbers"),
     ('strides="2, 2"', 'strides="0, 0"', "stride .0, 0."),
     ('strides="2, 2"', 'strides="1, 1"', "is for a map of .10, 18. and an image of"),

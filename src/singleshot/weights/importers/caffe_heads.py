@@ -42,12 +42,16 @@ class End(NamedTuple):
 
 
 class Map(NamedTuple):
-    """One feature map: the ops that give location and confidence as maps, and the map under PriorBox."""
+    """One feature map: the ops that give location and confidence as maps, and the map under PriorBox.
+
+    channels: which outputs of both, in what order, are those of the heads; None for all as they are.
+    """
 
     location: int
     confidence: int
     feature: int
     priors: Any  # the layer that makes them
+    channels: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
 
 def read_end(ops: Sequence[Op], i: int, where: str) -> End:
@@ -232,14 +236,17 @@ def build(
     priors, factors = table
     of_cell = end.classes if end.box_of_each_class else 1
     for m, boxes, (rows, cells), factor in zip(maps, priors.per_cell, priors.grids, factors, strict=True):
-        for i, columns in ((m.location, 4 * of_cell), (m.confidence, end.classes)):
-            if body.shapes[i] != Shape(boxes * columns, rows, cells):
+        given = m.channels or (range(body.shapes[m.location].channels), range(body.shapes[m.confidence].channels))
+        for i, columns, taken in zip((m.location, m.confidence), (4 * of_cell, end.classes), given, strict=True):
+            if body.shapes[i]._replace(channels=len(taken)) != Shape(boxes * columns, rows, cells):
                 found, op = body.shapes[i], body.ops[i]
                 raise body.refuse(
                     op,
                     f"gives {found.channels}x{found.height}x{found.width}, want {boxes} x {columns} x {rows} x {cells}",
                 )
         location, confidence = _last(body, m.location), _last(body, m.confidence)
+        if m.channels is not None:
+            location, confidence = _chosen(location, m.channels[0]), _chosen(confidence, m.channels[1])
         location = _one_box(location, boxes, end, factor)
         confidence = _background_first(confidence, boxes, end)
         kernel = max(location.weight.shape[-1], confidence.weight.shape[-1])
@@ -265,6 +272,12 @@ def _last(body: FusedGraph, i: int) -> Last:
     if channels > _MAX_IDENTITY:
         raise body.refuse(body.ops[i], f"gives {channels} channels (at most {_MAX_IDENTITY})")
     return Last(body.value(i), torch.eye(channels).view(channels, channels, 1, 1), None)
+
+
+def _chosen(last: Last, channels: Sequence[int]) -> Last:
+    """Some of its outputs, in that order."""
+    rows = torch.tensor(channels)
+    return last._replace(weight=last.weight[rows], bias=None if last.bias is None else last.bias[rows])
 
 
 def _one_box(last: Last, boxes: int, end: End, factor: Tensor) -> Last:
