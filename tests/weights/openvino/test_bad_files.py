@@ -23,7 +23,11 @@ def refused(path, match):
         ({"share_location": False, "loc_classes": 3}, "boxes of its own for each of 2 classes"),
         ({"background_label_id": 2, "decrease_label_id": True}, "decrease_label_id with background 2"),
         ({"extra": True, "classes": 2}, r"takes 5 inputs; refined boxes \(RefineDet\)"),
-        ({"prior": {"fixed_size": [8.0], "density": [2.0]}}, "several centres in a cell"),
+        ({"prior": {"fixed_size": [8.0], "density": [2.0]}}, "fixed sizes and others, want one kind"),
+        (
+            {"prior": {"min_size": [], "max_size": [], "aspect_ratio": [], "fixed_size": [8.0]}},
+            "1 fixed sizes of densities",
+        ),
         ({"prior": {"clip": True}}, "another clip on each map"),
         ({"prior": {"offset": 0.25}}, "another offset on each map"),
     ],

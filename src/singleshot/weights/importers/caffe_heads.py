@@ -18,7 +18,7 @@ from singleshot.thresholds import NO_CAP, Thresholds
 from singleshot.weights.graph_builder import widened, with_background
 from singleshot.weights.importers.caffe_net import Body, Op
 from singleshot.weights.importers.fused_graph import AnyOp, FusedGraph, Shape
-from singleshot.weights.importers.prior_rows import PriorRow, four_variances, spec_of_rows
+from singleshot.weights.importers.prior_rows import PriorRow, dense_boxes, four_variances, spec_of_rows
 
 CODE_TYPE = "CENTER_SIZE"
 ENDS = ("DetectionOutput", "MultiBoxLoss")
@@ -174,6 +174,8 @@ def prior_spec(maps: Sequence[Map], end: End, body: Body, image: tuple[int, int]
 def _row(p: Any, own: tuple[int, int], image: tuple[int, int], end: End, where: str) -> PriorRow:
     """own: height and width of the image that its sizes and steps are meant for."""
     down, across = image[0] / own[0], image[1] / own[1]
+    if len(p.fixed_size):
+        return _dense_row(p, own, image, end, where)
     cell = caffe_cell(p.min_size, p.max_size, p.aspect_ratio, p.flip)
     variances = (1.0, 1.0, 1.0, 1.0) if end.unit_variances else four_variances(p.variance, where)
     step = _step(p, where)
@@ -186,10 +188,22 @@ def _row(p: Any, own: tuple[int, int], image: tuple[int, int], end: End, where: 
     )
 
 
+def _dense_row(p: Any, own: tuple[int, int], image: tuple[int, int], end: End, where: str) -> PriorRow:
+    """FaceBoxes' several boxes of a size in a cell, cut to the image."""
+    step = _step(p, where)
+    if own != image or min(step) <= 0 or any(ratio != 1 for ratio in p.aspect_ratio) or p.min_size or p.fixed_ratio:
+        raise CheckpointError(f"{where}: PriorBox with fixed sizes, and other ones or without a step")
+    variances = (1.0, 1.0, 1.0, 1.0) if end.unit_variances else four_variances(p.variance, where)
+    offset = round(p.offset, 6)
+    shapes, centres = dense_boxes(p.fixed_size, p.density, offset, step, f"{where}: PriorBox")
+    return PriorRow(shapes, step, offset, True, variances, centres)
+
+
 def _check_row(row: Any, where: str) -> None:
-    if not 1 <= len(row.min_size) <= _MAX_SIZES or len(row.aspect_ratio) > _MAX_SIZES:
+    if not 1 <= len(row.min_size) + len(row.fixed_size) <= _MAX_SIZES or len(row.aspect_ratio) > _MAX_SIZES:
         raise CheckpointError(f"{where}: PriorBox with {len(row.min_size)} sizes, {len(row.aspect_ratio)} ratios")
-    if not all(0 < v < 1e6 for v in (*row.min_size, *row.max_size, *row.aspect_ratio)):
+    sizes = (*row.fixed_size, *row.min_size, *row.max_size)
+    if not all(0 < v < 1e6 for v in (*sizes, *row.fixed_ratio, *row.aspect_ratio)):
         raise CheckpointError(f"{where}: PriorBox with sizes or ratios that are not positive")
     if not abs(row.offset) <= 100:
         raise CheckpointError(f"{where}: PriorBox with offset {row.offset}")

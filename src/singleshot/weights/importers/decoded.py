@@ -14,8 +14,9 @@ from singleshot.conventions import CONVENTIONS
 from singleshot.conventions_faces import FACES
 from singleshot.errors import CheckpointError, ConfigError
 from singleshot.inputs import InputSpec
-from singleshot.prior_boxes import PriorSpec, prior_table
+from singleshot.prior_boxes import PriorSpec, height_width, prior_table
 from singleshot.prior_files import read_priors
+from singleshot.prior_tables import prior_spec
 from singleshot.thresholds import Thresholds
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
@@ -31,7 +32,7 @@ from singleshot.weights.importers.openvino_priors import check_table, rows_of_ta
 from singleshot.weights.importers.prior_rows import spec_of_rows
 from singleshot.weights.readers.openvino_ir import BadAttributeError, IrNetwork
 
-_SAME_BOXES = 2e-4  # of the image's side
+_SAME_BOXES = 6e-4  # of the image's side: files of half precision round a centre by 2.4e-4, and a size
 
 
 class _Known(NamedTuple):
@@ -113,14 +114,28 @@ def _known(end: DecodedEnd, image: Shape, shapes: dict[int, Shape]) -> list[_Kno
         for network, named in convention.priors.items():
             spec = convention.prior_spec(network)
             own = convention.inputs.get(network) or convention.inputs.get(network.partition("-")[0])
-            sides = spec.grids == grids and spec.image == (image.height, image.width)
-            if own is None or not sides or spec.per_cell != end.per_cell or spec.order != "location":
+            if own is None or spec.per_cell != end.per_cell or spec.order != "location":
+                continue
+            sides = image.height, image.width
+            if name in FACES:
+                spec, own = _of_size(spec, sides, grids), replace(own, height=sides[0], width=sides[1])
+            if spec.grids != grids or spec.image != sides:
                 continue
             new = all((own, spec) != (other.input, other.priors) for other in found)
             if new and (end.table is None or _same_boxes(spec, end.table)):
                 rule = next(iter(convention.detection.values()), None)
                 found.append(_Known(name, convention.project, named, spec, own, rule))
     return found
+
+
+def _of_size(spec: PriorSpec, image: tuple[int, int], grids: tuple[tuple[int, int], ...]) -> PriorSpec:
+    """Faces' default boxes are so many pixels, whatever the size of the image."""
+    if spec.steps is None or len(spec.steps) != len(grids):
+        return spec
+    made = tuple(
+        tuple(-(-side // step) for side, step in zip(image, spec.step(i), strict=True)) for i in range(len(grids))
+    )
+    return replace(spec, image_size=height_width(image), maps=grids) if made == grids else spec
 
 
 def _same_boxes(spec: PriorSpec, table: np.ndarray) -> bool:
@@ -145,7 +160,8 @@ def _assumed(known: list[_Known], given: str | None, where: str) -> tuple[list[_
 def _boxes_note(known: list[_Known], given: str | None) -> list[str]:
     if given is not None:
         return []
-    others = dict.fromkeys(k.table for k in known if k.table != known[0].table)
+    # Those that --priors takes as they are.
+    others = dict.fromkeys(k.table for k in known[1:] if k.priors == prior_spec(k.table) != known[0].priors)
     more = f"; --priors {' or '.join(others)} for other ones of as many" if others else ""
     return [f"the file has no default boxes: assumed to be {known[0].project}'s ({known[0].table}){more}"]
 

@@ -19,6 +19,7 @@ from singleshot.weights.importers.graph_tail import ACTIVATIONS, SUPPRESSION, Ta
 from singleshot.weights.importers.openvino_constants import Constants
 from singleshot.weights.readers.openvino_ir import IrNetwork, Node
 
+_LANDMARKS = 10  # columns of a face's five points, which are left out
 _CONVOLUTIONS = ("Convolution", "GroupConvolution")
 _AFTER = ("Add", "Subtract", "Multiply", "Divide", "BatchNormInference", "FakeQuantize", "ScaleShift")
 _EXACT, _SAME_CENTRE = 1e-4, 1e-3  # of an offset's effect; of centres in a line, as parts of the image
@@ -106,7 +107,11 @@ def end_places(network: IrNetwork) -> tuple[list[tuple[int, int]], list[Node]]:
     if chosen:
         return [place for node in chosen for place in node.takes[:2]], chosen
     results = [node.takes[0] for node in network.nodes if node.kind == "Result" and node.takes]
-    return [place for place in results if place[0] >= 0], []
+    results = [place for place in results if place[0] >= 0]
+    last = network.nodes[results[0][0]] if len(results) == 1 else None
+    if last is not None and last.kind == "Concat" and last.whole("axis", 1) in (2, -1):
+        return list(last.takes), []  # one output of columns: boxes, scores and what else there is
+    return results, []
 
 
 class EndReader:
@@ -126,6 +131,7 @@ class EndReader:
             self.starts[i] = total
             total += shape.channels * shape.height * shape.width
         self.total = total  # one more than the largest number
+        self.bare = False  # whether scores come without an activation
 
     def read(self) -> DecodedEnd:
         """Heads, default boxes and variances."""
@@ -174,6 +180,10 @@ class EndReader:
             return self.places[0], self.places[1::2]
         touched = [place for place in dict.fromkeys(self.places) if place[0] in self.tail.touched]
         active = [place for place in touched if self.tail.is_active(place[0])]
+        if not active:  # scores as they are: the softmax is in the project's code
+            plain = [p for p in touched if values[p].ndim > 1 and values[p].shape[-1] not in (4, _LANDMARKS)]
+            self.bare = len(plain) == 1
+            active = plain if self.bare else []
         other = [p for p in touched if p not in active and values[p].shape[-1:] == (4,) and values[p].size > 4]
         if len(active) != 1 or len(other) != 1:
             raise self._refused(
@@ -189,7 +199,7 @@ class EndReader:
         """Places of each box's scores [P, columns], the background first where there is one; which column that is, or
         -1; the activation."""
         active = sorted({i for place in places for i in self.tail.activations(place[0])})
-        kinds = {ACTIVATIONS[self.nodes[i].kind] for i in active}
+        kinds = {"softmax"} if self.bare else {ACTIVATIONS[self.nodes[i].kind] for i in active}
         if len(kinds) != 1:
             raise self._refused(
                 f"its scores come of {' and '.join(sorted(kinds)) or 'no activation'}, want softmax or sigmoid"
@@ -206,6 +216,8 @@ class EndReader:
             raise self._refused("its scores are not those of one output for each box and class")
         scores = scores.astype(np.int64)
         kind = kinds.pop()
+        if self.bare:
+            return scores, 0, "softmax"
         rows = [self._rows(i, values[self.nodes[i].takes[0]], kind, scores.shape[1]) for i in active]
         if any(row is None for row in rows):
             if kind == "softmax":

@@ -63,7 +63,7 @@ class Tail:
 
     def _is_known(self, i: int) -> bool:
         kind = self.nodes[i].kind
-        known = (*_ARITHMETIC, *_OF_ONE, *_COMPARED, *ACTIVATIONS, *_KINDS, "Clamp", "ShapeOf")
+        known = (*_ARITHMETIC, *_OF_ONE, *_COMPARED, *ACTIVATIONS, *_KINDS, "Clamp")
         return kind in known or i in self.shapes or kind in ("Parameter", "Input")
 
     def _needed(self) -> list[int]:
@@ -260,7 +260,12 @@ def _non_zero(node: Node, x: Arrays) -> Arrays:
     return [np.array(np.nonzero(x[0]), np.int64)]
 
 
+def _shape_of(node: Node, x: Arrays) -> Arrays:
+    return [np.array(x[0].shape, np.int64)]
+
+
 _KINDS: dict[str, Callable[[Node, Arrays], Arrays]] = {
+    "ShapeOf": _shape_of,
     "Reshape": _reshape,
     "Flatten": _reshape,
     "Squeeze": _squeeze,

@@ -124,6 +124,7 @@ class _Reader:
         self.values: dict[str, np.ndarray] = {}
         self.nodes: list[Node] = []
         self.made: dict[str, Place] = {}
+        self.padded: dict[str, tuple[Place, list[int]]] = {}  # what zeros are put around: source; top left bottom right
         self.held = {tensor.name: tensor for tensor in self.graph.initializer}
 
     def network(self) -> IrNetwork:
@@ -221,19 +222,21 @@ class _Reader:
         if weight is None or weight.ndim != 4:
             self._add(call, "Conv", call.takes)
             return
-        groups, takes = call.int("group", 1), call.takes[:2]
+        source, border = self.padded.get(call.inputs[0], (call.takes[0], [0] * 4))
+        groups, takes = call.int("group", 1), (source, call.takes[1])
         if groups > 1 and not len(weight) % groups:
             parted = weight.reshape(groups, -1, *weight.shape[1:])
-            takes = call.takes[0], self._const(f"{call.inputs[1]}/groups", parted)
+            takes = source, self._const(f"{call.inputs[1]}/groups", parted)
         kind = "Convolution" if groups == 1 else "GroupConvolution"
-        place = self._add(call, kind, takes, **self._windows(call))
+        place = self._add(call, kind, takes, **self._windows(call, border))
         bias = self.value(call, 2)
         if bias is not None:
             column = self._const(f"{call.inputs[2]}/column", bias.reshape(1, -1, 1, 1))
             self._add(call._replace(name=f"{call.name}/bias"), "Add", (place, column))
 
-    def _windows(self, call: _Call) -> dict[str, object]:
+    def _windows(self, call: _Call, border: Sequence[int] = (0, 0, 0, 0)) -> dict[str, object]:
         pads = call.ints("pads", (0, 0, 0, 0))
+        pads = [a + b for a, b in zip(pads, border, strict=True)] if any(border) else pads
         return {
             "strides": call.ints("strides", (1, 1)),
             "dilations": call.ints("dilations", (1, 1)),
@@ -245,12 +248,26 @@ class _Reader:
     def pool(self, call: _Call) -> None:
         """MaxPool and AveragePool."""
         kind = "MaxPool" if call.kind == "MaxPool" else "AvgPool"
+        source, border = (
+            (call.takes[0], [0] * 4) if kind == "MaxPool" else self.padded.get(call.inputs[0], (call.takes[0], [0] * 4))
+        )
         more = {
             "kernel": call.ints("kernel_shape"),
             "rounding_type": "ceil" if call.int("ceil_mode", 0) else "floor",
-            "exclude-pad": "false" if call.int("count_include_pad", 0) else "true",
+            "exclude-pad": "false" if call.int("count_include_pad", 0) or any(border) else "true",
         }
-        self._add(call, kind, call.takes[:1], **self._windows(call), **more)
+        self._add(call, kind, (source,), **self._windows(call, border), **more)
+
+    def pad(self, call: _Call) -> None:
+        """Zeros around a map, which the convolution or mean behind it takes into its own padding."""
+        self._add(call, "Pad", call.takes)
+        given = self.value(call, 1) if len(call.takes) > 1 else np.array(call.ints("pads"))
+        filled = self.value(call, 2)
+        number = call.float("value", 0.0) if filled is None else float(filled.reshape(-1)[0])
+        amounts = [] if given is None else [int(n) for n in given.reshape(-1)]
+        zeros = call.text("mode", "constant") == "constant" and number == 0
+        if zeros and len(amounts) == 8 and min(amounts) >= 0 and not any((*amounts[:2], *amounts[4:6])):
+            self.padded[call.outputs[0]] = call.takes[0], [*amounts[2:4], *amounts[6:]]
 
     def global_mean(self, call: _Call) -> None:
         """GlobalAveragePool."""
@@ -380,6 +397,7 @@ _CONVERT: dict[str, Callable[[_Reader, _Call], None]] = {
     "MaxPool": _Reader.pool,
     "AveragePool": _Reader.pool,
     "GlobalAveragePool": _Reader.global_mean,
+    "Pad": _Reader.pad,
     "ReduceMean": _Reader.reduce_mean,
     "BatchNormalization": _Reader.norm,
     "LeakyRelu": _Reader.leaky,
