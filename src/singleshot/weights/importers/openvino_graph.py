@@ -364,7 +364,8 @@ class IrGraph(FusedGraph):
         plain = node.attributes.get("mode") == "nearest"
         plain &= node.attributes.get("coordinate_transformation_mode", "") != "align_corners"
         if not plain or not all(n == round(n) and 1 <= n <= MAX_KERNEL for n in scale):
-            raise self.refuse(op, f"enlarges by {tuple(scale)}: want by whole numbers, of mode nearest")
+            how = printable(node.attributes.get("mode", ""), 20)
+            raise self.refuse(op, f"enlarges by {scale[0]:g} x {scale[1]:g}, {how}: want whole numbers, nearest")
         rows, columns = (round(n) for n in scale)
         self._names[i] = self.assembly.add(
             self._free_name(op.name), "upsample", self.value(op.takes[0]), scale=(rows, columns)

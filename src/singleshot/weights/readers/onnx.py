@@ -6,7 +6,6 @@ keeps ONNX's name, and is refused by it where a network needs it. Sources: onnx/
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,24 +14,13 @@ import numpy as np
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.weights.foreign_state import ForeignState
-from singleshot.weights.readers.openvino_ir import MAX_BIN, MAX_DIMS, MAX_INPUTS, MAX_NODES, IrNetwork, Node
+from singleshot.weights.readers.onnx_tensors import onnx_array
+from singleshot.weights.readers.openvino_ir import MAX_BIN, MAX_INPUTS, MAX_NODES, IrNetwork, Node
 from singleshot.weights.readers.protobuf import parse_binary
 from singleshot.weights.readers.reading import read_bytes
 
 OURS = "singleshot"  # producer, and key in the metadata, of what `singleshot export` writes
-MAX_RANK = MAX_DIMS
 _LARGEST = float(np.finfo(np.float32).max)
-# TensorProto.DataType -> NumPy's type, and the field that holds its values where raw_data does not.
-_TYPES = {
-    1: ("<f4", "float_data"),
-    2: ("u1", "int32_data"),
-    3: ("i1", "int32_data"),
-    6: ("<i4", "int32_data"),
-    7: ("<i8", "int64_data"),
-    9: ("u1", "int32_data"),
-    10: ("<f2", "int32_data"),
-    11: ("<f8", "double_data"),
-}
 _WHOLE_TYPES = (2, 3, 4, 5, 6, 7, 9, 12, 13)
 # ONNX's name -> OpenVINO's, where inputs are the same and no attribute matters.
 _SAME = {
@@ -179,7 +167,7 @@ class _Reader:
     def _source(self, tensor: str) -> Place:
         """Where a tensor comes from; node -1 for what is left out, or is made by no node before."""
         if tensor not in self.made and tensor in self.held:
-            self._const(tensor, _array(self.held[tensor], self.where))
+            self._const(tensor, onnx_array(self.held[tensor], self.where))
         return self.made.get(tensor, (-1, 0))
 
     def _const(self, name: str, values: np.ndarray) -> Place:
@@ -419,24 +407,3 @@ _CONVERT: dict[str, Callable[[_Reader, _Call], None]] = {
     "Resize": _Reader.resize,
     "Upsample": _Reader.resize,
 }
-
-
-def _array(tensor: Any, where: str) -> np.ndarray:
-    """A TensorProto's numbers. Raises CheckpointError."""
-    name, dims = printable(tensor.name, 80), tuple(int(n) for n in tensor.dims)
-    if tensor.data_location:
-        raise CheckpointError(f"{where}: {name} lies in a file of its own, which is not read; save it as one file")
-    if tensor.data_type not in _TYPES:
-        raise CheckpointError(f"{where}: {name} holds numbers of type {tensor.data_type}, not known here")
-    dtype, field = _TYPES[tensor.data_type]
-    if tensor.raw_data:
-        size = len(tensor.raw_data)
-        found = np.frombuffer(tensor.raw_data, dtype) if not size % np.dtype(dtype).itemsize else np.empty(0)
-    else:
-        given = np.array(getattr(tensor, field))
-        # Halves are kept as the whole numbers that their bits are.
-        found = given.astype(np.uint16).view(dtype) if dtype == "<f2" else given.astype(dtype)
-    if len(dims) > MAX_RANK or min(dims, default=1) < 0 or math.prod(dims) != found.size:
-        what = f"{found.size} numbers in the shape {printable(dims, 80)}"
-        raise CheckpointError(f"{where}: {name} has {what}; the file is damaged")
-    return found.reshape(dims)
