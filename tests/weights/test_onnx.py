@@ -332,3 +332,21 @@ def test_sides_that_are_open_are_asked_for(tmp_path):
         found = foreign.model(torch.from_numpy(pixels))
     assert np.abs(found.offsets.numpy() - offsets).max() < 1e-4
     assert np.abs(found.logits.softmax(-1).numpy() - scores).max() < 1e-4
+
+
+def test_large_numbers_take_no_memory(tmp_path):
+    """Sides that a file claims, and arrays that would become large by broadcasting."""
+    path = network(tmp_path / "net.onnx", "torch")
+    model = onnx.load(path)
+    for side in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        side.dim_value = 4096
+    onnx.save(model, path)
+    with pytest.raises(CheckpointError, match="at most 20000000 are read"):
+        import_foreign(path)
+    b = Builder()
+    b.maps = b.trunk()
+    scores, boxes = _raw(b)
+    wide = b.add("Add", b.add("Reshape", boxes, b.const(np.array([-1, 1]))), b.const(np.zeros((1, 2**14))))
+    path = b.save(tmp_path / "wide.onnx", [scores, b.add("Reshape", wide, b.const(np.array([1, -1, 4])))])
+    with pytest.raises(CheckpointError, match="more than 20000000 numbers"):
+        import_foreign(path)

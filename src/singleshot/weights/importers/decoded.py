@@ -89,7 +89,7 @@ def import_decoded(tensors: ForeignState, about: str, says_pixels: bool) -> Impo
     if names is None and known and known[0].name in FACES:
         names = face_names(model.num_classes)
         notes += ["its class is taken to be a face, since the file does not say (--classes)"] if names else []
-    fixed = tuple(name for name, said in (("size", not opened), ("priors", end.table is not None)) if said)
+    fixed = tuple(name for name, own in (("size", not opened), ("priors", end.table is not None)) if own)
     return ImportedModel(model, about, names, thresholds, tuple(notes), fixed)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from singleshot.errors import CheckpointError, printable
 from singleshot.thresholds import NO_CAP, Thresholds
 from singleshot.weights.importers.fused_graph import Shape
-from singleshot.weights.importers.graph_tail import ACTIVATIONS, SUPPRESSION, Tail
+from singleshot.weights.importers.graph_tail import ACTIVATIONS, MAX_NUMBERS, SUPPRESSION, Tail
 from singleshot.weights.importers.openvino_constants import Constants
 from singleshot.weights.readers.openvino_ir import IrNetwork, Node
 
@@ -106,8 +106,7 @@ def end_places(network: IrNetwork) -> tuple[list[tuple[int, int]], list[Node]]:
     chosen = [node for node in network.nodes if node.kind == SUPPRESSION and len(node.takes) >= 2]
     if chosen:
         return [place for node in chosen for place in node.takes[:2]], chosen
-    results = [node.takes[0] for node in network.nodes if node.kind == "Result" and node.takes]
-    results = [place for place in results if place[0] >= 0]
+    results = [n.takes[0] for n in network.nodes if n.kind == "Result" and n.takes and n.takes[0][0] >= 0]
     last = network.nodes[results[0][0]] if len(results) == 1 else None
     if last is not None and last.kind == "Concat" and last.whole("axis", 1) in (2, -1):
         return list(last.takes), []  # one output of columns: boxes, scores and what else there is
@@ -130,6 +129,8 @@ class EndReader:
         for i, shape in self.maps.items():
             self.starts[i] = total
             total += shape.channels * shape.height * shape.width
+        if total > MAX_NUMBERS:
+            raise CheckpointError(f"{self.where}: heads of {total} numbers (at most {MAX_NUMBERS} are read)")
         self.total = total  # one more than the largest number
         self.bare = False  # whether scores come without an activation
 

@@ -15,7 +15,7 @@ from singleshot.errors import CheckpointError
 from singleshot.weights.importers.openvino_constants import Constants
 from singleshot.weights.readers.openvino_ir import BadAttributeError, Node
 
-MAX_NUMBERS = 20_000_000  # of one array
+MAX_NUMBERS, MAX_HELD = 20_000_000, 300_000_000  # of one array; of all that are held at once
 _ARITHMETIC: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "Add": np.add,
     "Subtract": np.subtract,
@@ -113,7 +113,7 @@ class Tail:
         Softmax and sigmoid pass on what they take, and results are not cut to the image: numbers show where they went.
         """
         values: dict[tuple[int, int], np.ndarray] = {}
-        self.limits = []
+        self.limits, held = [], 0
         for i in self.needed:
             node = self.nodes[i]
             if i in given:
@@ -133,6 +133,9 @@ class Tail:
                     raise CheckpointError(f"{self.where}: {node} does not fit its inputs ({error})") from error
                 for k, result in enumerate(results):
                     values[i, k] = result
+                    held += result.size
+                if held > MAX_HELD:
+                    raise CheckpointError(f"{self.where}: what it computes of its boxes takes too much memory")
         return values
 
     def _computed(self, node: Node, x: Arrays) -> Arrays:
@@ -198,7 +201,10 @@ def _concat(node: Node, x: Arrays) -> Arrays:
 def _split(node: Node, x: Arrays) -> Arrays:
     axis = int(x[1].reshape(-1)[0])
     if node.kind == "Split":
-        return np.split(x[0], node.whole("num_splits"), axis)
+        parts = node.whole("num_splits")
+        if not 1 <= parts <= x[0].shape[axis]:
+            raise ValueError(f"{parts} parts of {x[0].shape[axis]}")
+        return np.split(x[0], parts, axis)
     lengths = list(_axes(x[2]))
     side = x[0].shape[axis]
     lengths = [side - sum(n for n in lengths if n > 0) if n < 0 else n for n in lengths]
