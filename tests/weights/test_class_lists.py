@@ -104,6 +104,13 @@ def test_lists_are_found_by_their_names(tmp_path, name):
     assert foreign.names_note == f"class names from {name} next to it"
 
 
+def test_a_text_of_the_checkpoint_s_own_name_is_its_list(tmp_path):
+    (tmp_path / "detect.txt").write_text("apple\nbanana\n")
+    (tmp_path / "detect2.txt").write_text("melon\ntomato\n")
+    (tmp_path / "labels.txt").write_text("euro\ncent\n")
+    assert with_found_names(model(2), tmp_path / "detect.tflite").class_names == ("apple", "banana")
+
+
 @pytest.mark.parametrize("name", ["notes.txt", "per_class_ap.txt", "requirements.txt", "labels.csv", "graph.prototxt"])
 def test_other_texts_are_left_alone(tmp_path, name):
     (tmp_path / name).write_text("cat\ndog\n")

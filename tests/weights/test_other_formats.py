@@ -47,8 +47,6 @@ def line_of(path):
         ("ssd.blob", NOISE, "an OpenVINO blob"),
         ("yolo.weights", bytes([0, 0, 0, 0, 2, 0, 0, 0, 5, 0, 0, 0]) + NOISE, "Darknet weights"),
         ("yolo.cfg", b"[net]\nwidth=416\n", "a Darknet network"),
-        ("ssd.onnx", b"\x08\x07\x12\x07pytorch" + NOISE, "an ONNX file"),
-        ("renamed.model", b"\x08\x0e\x12\x07pytorch:3" + NOISE, "an ONNX file"),
         ("array.npy", b"\x93NUMPY\x01\x00" + NOISE, "a single NumPy array"),
         ("ssd.tar.gz", b"\x1f\x8b\x08\x00" + NOISE, "an archive; unpack it"),
         ("ssd.tar", bytes(257) + b"ustar" + NOISE, "an archive; unpack it"),

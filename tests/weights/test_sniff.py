@@ -9,17 +9,18 @@ from singleshot.weights.readers.sniff import read_foreign
 
 
 @pytest.mark.parametrize(
-    ("name", "data"),
+    ("name", "data", "match"),
     [
-        ("net.onnx", b"\x08\x0e\x12\x07pytorch:"),
-        ("net.model", b"\x08\x07\x12\x00:K\n\x0c"),
-        ("net.onnx", b"anything"),
+        ("net.onnx", b"\x08\x0e\x12\x07pytorch:", "not the protobuf it should be"),
+        ("net.model", b"\x08\x07\x12\x00:K\n\x0c", "not the protobuf it should be"),
+        ("net.model", b"\x08\x07\x12\x00:\x00", "an ONNX file without a network"),
+        ("net.onnx", b"anything", "a text file, not a checkpoint"),
     ],
 )
-def test_an_onnx_network_is_named(name: str, data: bytes, tmp_path: Path):
+def test_what_begins_as_an_onnx_network_is_read_as_one(name: str, data: bytes, match: str, tmp_path: Path):
     path = tmp_path / name
     path.write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"an ONNX file, which is not read; .*import the checkpoint"):
+    with pytest.raises(CheckpointError, match=match):
         read_foreign(path)
 
 

@@ -155,6 +155,14 @@ class Tiny(Writer):
                     shape = np.array(form or (1, 12, 12, 12), np.int32)
                     self.op("RESHAPE", [last, self.tensor(f"up/shape{i}", shape.shape, shape, 2)], [out])
                 last = out
+        elif enlarge == "SPREAD":  # as MnasFPN's later graphs have it: times ones, two for each cell
+            wide, spread = self.tensor("wide", (1, 6, 1, 6, 1, 12)), self.tensor("spread", (1, 6, 2, 6, 2, 12))
+            ones = self.tensor("ones", (1, 1, 2, 1, 2, 1), np.ones((1, 1, 2, 1, 2, 1), np.float32))
+            for x, y, form in ((two, wide, (1, 6, 1, 6, 1, 12)), (spread, up, (1, 12, 12, 12))):
+                shape = np.array(form, np.int32)
+                self.op("RESHAPE", [x, self.tensor(f"up/shape{y}", shape.shape, shape, 2)], [y])
+                if y == wide:
+                    self.op("MUL", [wide, ones], [spread], "MulOptions", fusedActivationFunction=0)
         else:  # utils/ops.py, nearest_neighbor_upsampling
             forms = (1, 6, 6, 2, 12), (1, 6, 12, 12), (1, 6, 2, 12, 12), (1, 12, 12, 12)
             last = two
@@ -222,7 +230,7 @@ def raw_of(model: torch.nn.Module, image: np.ndarray) -> RawOutput:
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
-@pytest.mark.parametrize("enlarge", ["", "PACK", "STACK", "RESIZE_NEAREST_NEIGHBOR"])
+@pytest.mark.parametrize("enlarge", ["", "PACK", "STACK", "SPREAD", "RESIZE_NEAREST_NEIGHBOR"])
 def test_a_float_network_gives_the_outputs_of_litert(tmp_path, half, enlarge, litert):
     path = Tiny(half, enlarge=enlarge).write(tmp_path / "tiny.tflite")
     foreign = import_foreign(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -90,12 +91,17 @@ class Unit(nn.Sequential):
         super().__init__(conv, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
+def plain(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """Of the first version."""
+    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
+
+
 class Inception(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, unit: Callable[..., nn.Module]) -> None:
         super().__init__()
         shapes = ((128, 32, 1), (128, 32, 1), (128, 24, 1), (24, 32, 3), (128, 24, 1), (24, 32, 3), (32, 32, 3))
         for i, shape in enumerate(shapes, 1):
-            setattr(self, f"conv{i}", Unit(*shape))
+            setattr(self, f"conv{i}", unit(*shape))
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = nn.functional.max_pool2d(x, 3, 1, 1)
@@ -104,13 +110,14 @@ class Inception(nn.Module):
 
 
 class Faces(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, normalised: bool) -> None:
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 24, 7, 4, 3), nn.BatchNorm2d(24)
-        self.conv2, self.bn2 = nn.Conv2d(48, 64, 5, 2, 2), nn.BatchNorm2d(64)
-        self.inception1, self.inception2, self.inception3 = Inception(), Inception(), Inception()
-        self.conv3_1, self.conv3_2 = Unit(128, 128, 1), Unit(128, 256, 3, 2)
-        self.conv4_1, self.conv4_2 = Unit(256, 128, 1), Unit(128, 256, 3, 2)
+        unit = Unit if normalised else plain
+        self.conv1, self.bn1 = nn.Conv2d(3, 24, 7, 4, 3), nn.BatchNorm2d(24) if normalised else nn.Identity()
+        self.conv2, self.bn2 = nn.Conv2d(48, 64, 5, 2, 2), nn.BatchNorm2d(64) if normalised else nn.Identity()
+        self.inception1, self.inception2, self.inception3 = (Inception(unit) for _ in range(3))
+        self.conv3_1, self.conv3_2 = unit(128, 128, 1), unit(128, 256, 3, 2)
+        self.conv4_1, self.conv4_2 = unit(256, 128, 1), unit(128, 256, 3, 2)
         self.multilbox = nn.Module()
         widths = ((128, 21), (256, 1), (256, 1))
         for name, columns in (("loc_layers", 4), ("conf_layers", 2)):
@@ -128,8 +135,9 @@ class Faces(nn.Module):
         return tuple([head(m) for head, m in zip(heads, maps, strict=True)] for heads in ends)
 
 
-def test_lxg2015_s_faceboxes_gives_the_outputs_of_its_network() -> None:
-    net = filled(Faces())
+@pytest.mark.parametrize("normalised", [True, False])
+def test_lxg2015_s_faceboxes_gives_the_outputs_of_its_network(normalised: bool) -> None:
+    net = filled(Faces(normalised))
     model = import_foreign(net.state_dict()).model
     image = torch.randint(0, 256, (1, 3, 1024, 1024))
     with torch.no_grad():

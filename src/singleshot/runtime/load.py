@@ -203,7 +203,8 @@ def _described(path: Path, text: str | None, spec: InputSpec | None, names: tupl
         raise CheckpointError(
             f"{printable(path)}: has no description of singleshot's; give"
             " load(..., input_spec=InputSpec(size=...), class_names=[...]),"
-            f" put its description into {printable(companion.name)}, or export it with `singleshot export`"
+            f" put its description into {printable(companion.name)}, or export it with `singleshot export`;"
+            " another project's SSD becomes a checkpoint with `singleshot import`"
         )
     return ModelInfo(names, spec, outputs="detections")
 

@@ -59,7 +59,8 @@ def find_class_lists(path: Path, count: int) -> tuple[list[ClassList], list[str]
     the others hold, in words."""
     found, others = [], []
     try:
-        files = sorted(file for file in path.parent.iterdir() if _is_list(file.name))[:_MAX_FILES]
+        own = f"{path.stem}.txt".lower()  # detect.txt of detect.tflite
+        files = sorted(f for f in path.parent.iterdir() if f.name.lower() == own or _is_list(f.name))[:_MAX_FILES]
     except OSError:
         return [], []  # a folder that cannot be listed: as if there were none
     for file in files:
@@ -74,7 +75,8 @@ def find_class_lists(path: Path, count: int) -> tuple[list[ClassList], list[str]
             found.append(ClassList(file, names, shortened))
         elif rows:
             others.append(f"{printable(file.name, 80)} next to it has {len(rows)} names")
-    alike = [one for one in found if one.path.name.startswith(path.stem)]
+    alike = [one for one in found if one.path.name.lower() == own]
+    alike = alike or [one for one in found if one.path.name.startswith(path.stem)]
     return alike or found, others
 
 

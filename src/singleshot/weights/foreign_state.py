@@ -18,10 +18,10 @@ class ForeignState(Mapping[str, Tensor]):
     """name -> float32 tensor (whole numbers stay int64). `take` is how importers read, so that nothing is forgotten:
     `finish` raises CheckpointError when something was missing, or is left over.
 
-    where: what messages call the file; kind: "pytorch", "keras", "tensorflow", "caffe", "graphdef", "tflite" or
-    "openvino", or "" for a dict that was given; structure: the network, of those formats that describe one; groups: the
-    names of Keras' layers, those without weights too; given_size: side of the input that the user says, None for the
-    source's own.
+    where: what messages call the file; kind: "pytorch", "keras", "tensorflow", "caffe", "graphdef", "tflite",
+    "openvino" or "onnx", or "" for a dict that was given; structure: the network, of those formats that describe one;
+    groups: the names of Keras' layers, those without weights too; given_size, given_priors: side of the input and
+    default boxes that the user says, None for the source's own.
     """
 
     def __init__(self, values: Mapping[str, Any], where: str, kind: str = "", structure: Any = None) -> None:
@@ -34,6 +34,7 @@ class ForeignState(Mapping[str, Tensor]):
         self._missing: list[str] = []
         self._misshapen: list[str] = []
         self.given_size: int | None = None
+        self.given_priors: str | None = None
 
     def __getitem__(self, key: str) -> Tensor:
         return self._tensor(key)

@@ -86,7 +86,7 @@ def import_foreign(
 
         tensors = read_foreign(path_or_state_dict, companion)
     importer, tensors, prefix = _pick(tensors, source)
-    tensors.given_size = settings.size
+    tensors.given_size, tensors.given_priors = settings.size, settings.priors
     try:
         foreign = importer.convert(tensors)
     except ConfigError as error:  # layers, heads and priors that do not fit together

@@ -117,8 +117,9 @@ def _end(builder: Builder, image: Any, maps: list[Any], **changes: Any) -> Any:
 
 @pytest.fixture
 def ir(tmp_path: Path) -> SimpleNamespace:
-    """builder(): layers; end(...): heads and DetectionOutput; small(**changes): a network of two maps; save(end,
-    image): its files; agree(path): scores and detections are OpenVINO's; the imported model, their labels and ours."""
+    """builder(): layers; end(...): heads and DetectionOutput; small(**changes): a network of two maps;
+    save(end, image), save_all(ends, image): its files; agree(path): scores and detections are OpenVINO's; the imported
+    model, their labels and ours."""
 
     def small(channels: int = 3, seed: int = 0, **changes: Any) -> Path:
         builder = Builder(seed)
@@ -129,8 +130,12 @@ def ir(tmp_path: Path) -> SimpleNamespace:
         return save(_end(builder, image, [first, second], **changes), image, half)
 
     def save(end: Any, image: Any, half: bool = False) -> Path:
+        return save_all([end], image, half)
+
+    def save_all(ends: list[Any], image: Any, half: bool = False) -> Path:
         path = tmp_path / "net.xml"
-        ov.save_model(ov.Model([end], [image], "net"), str(path), compress_to_fp16=half)
+        outputs = [end if isinstance(end, ov.Output) else end.output(0) for end in ends]
+        ov.save_model(ov.Model(outputs, [image], "net"), str(path), compress_to_fp16=half)
         return path
 
     return SimpleNamespace(
@@ -138,6 +143,7 @@ def ir(tmp_path: Path) -> SimpleNamespace:
         end=_end,
         small=small,
         save=save,
+        save_all=save_all,
         agree=agree,
         run=run,
         op=op,

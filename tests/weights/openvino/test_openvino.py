@@ -54,6 +54,16 @@ CHANGES = {
     "variances of their own": {"prior": {"variance": [0.1, 0.15, 0.2, 0.25]}, "clustered": {"variance": [0.3]}},
     "steps of the maps": {"prior": {"step": 0.0}, "clustered": {"step": 0.0}},
     "steps of one axis": {"clustered": {"step": 0.0, "step_w": 9.0, "step_h": 8.0}},
+    "several centres in a cell": {
+        "prior": {
+            "min_size": [],
+            "max_size": [],
+            "aspect_ratio": [],
+            "fixed_size": [5.0, 4.0, 16.0],
+            "density": [2.0, 1.0, 1.0],
+        },
+        "clustered": {"clip": True},
+    },
     "clipped priors": {"prior": {"clip": True}, "clustered": {"clip": True}},
     "another offset": {"prior": {"offset": 0.25}, "clustered": {"offset": 0.25}},
     "several sizes": {"prior": {"min_size": [9.0, 20.0], "max_size": [14.0, 30.0], "aspect_ratio": [2.0, 3.0, 0.5]}},

@@ -6,6 +6,7 @@ from singleshot.weights.importers import (
     balancap,
     bubbliiiing,
     caffe,
+    decoded,
     face_landmarks,
     faceboxes,
     keras,
@@ -23,6 +24,7 @@ from singleshot.weights.importers import (
     tinyssd,
     torchvision,
     ultraface,
+    uvipen,
 )
 
 IMPORTERS = (
@@ -36,6 +38,8 @@ IMPORTERS = (
     *lufficc.IMPORTERS,
     *mmdet.IMPORTERS,
     *nvidia.IMPORTERS,
+    *uvipen.IMPORTERS,
+    *decoded.IMPORTERS,
     *openvino.IMPORTERS,
     *qfgaohao.IMPORTERS,
     *tflite.IMPORTERS,

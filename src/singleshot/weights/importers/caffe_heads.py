@@ -18,7 +18,7 @@ from singleshot.thresholds import NO_CAP, Thresholds
 from singleshot.weights.graph_builder import widened, with_background
 from singleshot.weights.importers.caffe_net import Body, Op
 from singleshot.weights.importers.fused_graph import AnyOp, FusedGraph, Shape
-from singleshot.weights.importers.prior_rows import PriorRow, four_variances, spec_of_rows
+from singleshot.weights.importers.prior_rows import PriorRow, dense_boxes, four_variances, spec_of_rows
 
 CODE_TYPE = "CENTER_SIZE"
 ENDS = ("DetectionOutput", "MultiBoxLoss")
@@ -42,12 +42,16 @@ class End(NamedTuple):
 
 
 class Map(NamedTuple):
-    """One feature map: the ops that give location and confidence as maps, and the map under PriorBox."""
+    """One feature map: the ops that give location and confidence as maps, and the map under PriorBox.
+
+    channels: which outputs of both, in what order, are those of the heads; None for all as they are.
+    """
 
     location: int
     confidence: int
     feature: int
     priors: Any  # the layer that makes them
+    channels: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
 
 def read_end(ops: Sequence[Op], i: int, where: str) -> End:
@@ -170,6 +174,8 @@ def prior_spec(maps: Sequence[Map], end: End, body: Body, image: tuple[int, int]
 def _row(p: Any, own: tuple[int, int], image: tuple[int, int], end: End, where: str) -> PriorRow:
     """own: height and width of the image that its sizes and steps are meant for."""
     down, across = image[0] / own[0], image[1] / own[1]
+    if len(p.fixed_size):
+        return _dense_row(p, own, image, end, where)
     cell = caffe_cell(p.min_size, p.max_size, p.aspect_ratio, p.flip)
     variances = (1.0, 1.0, 1.0, 1.0) if end.unit_variances else four_variances(p.variance, where)
     step = _step(p, where)
@@ -182,10 +188,22 @@ def _row(p: Any, own: tuple[int, int], image: tuple[int, int], end: End, where: 
     )
 
 
+def _dense_row(p: Any, own: tuple[int, int], image: tuple[int, int], end: End, where: str) -> PriorRow:
+    """FaceBoxes' several boxes of a size in a cell, cut to the image."""
+    step = _step(p, where)
+    if own != image or min(step) <= 0 or any(ratio != 1 for ratio in p.aspect_ratio) or p.min_size or p.fixed_ratio:
+        raise CheckpointError(f"{where}: PriorBox with fixed sizes, and other ones or without a step")
+    variances = (1.0, 1.0, 1.0, 1.0) if end.unit_variances else four_variances(p.variance, where)
+    offset = round(p.offset, 6)
+    shapes, centres = dense_boxes(p.fixed_size, p.density, offset, step, f"{where}: PriorBox")
+    return PriorRow(shapes, step, offset, True, variances, centres)
+
+
 def _check_row(row: Any, where: str) -> None:
-    if not 1 <= len(row.min_size) <= _MAX_SIZES or len(row.aspect_ratio) > _MAX_SIZES:
+    if not 1 <= len(row.min_size) + len(row.fixed_size) <= _MAX_SIZES or len(row.aspect_ratio) > _MAX_SIZES:
         raise CheckpointError(f"{where}: PriorBox with {len(row.min_size)} sizes, {len(row.aspect_ratio)} ratios")
-    if not all(0 < v < 1e6 for v in (*row.min_size, *row.max_size, *row.aspect_ratio)):
+    sizes = (*row.fixed_size, *row.min_size, *row.max_size)
+    if not all(0 < v < 1e6 for v in (*sizes, *row.fixed_ratio, *row.aspect_ratio)):
         raise CheckpointError(f"{where}: PriorBox with sizes or ratios that are not positive")
     if not abs(row.offset) <= 100:
         raise CheckpointError(f"{where}: PriorBox with offset {row.offset}")
@@ -232,14 +250,17 @@ def build(
     priors, factors = table
     of_cell = end.classes if end.box_of_each_class else 1
     for m, boxes, (rows, cells), factor in zip(maps, priors.per_cell, priors.grids, factors, strict=True):
-        for i, columns in ((m.location, 4 * of_cell), (m.confidence, end.classes)):
-            if body.shapes[i] != Shape(boxes * columns, rows, cells):
+        given = m.channels or (range(body.shapes[m.location].channels), range(body.shapes[m.confidence].channels))
+        for i, columns, taken in zip((m.location, m.confidence), (4 * of_cell, end.classes), given, strict=True):
+            if body.shapes[i]._replace(channels=len(taken)) != Shape(boxes * columns, rows, cells):
                 found, op = body.shapes[i], body.ops[i]
                 raise body.refuse(
                     op,
                     f"gives {found.channels}x{found.height}x{found.width}, want {boxes} x {columns} x {rows} x {cells}",
                 )
         location, confidence = _last(body, m.location), _last(body, m.confidence)
+        if m.channels is not None:
+            location, confidence = _chosen(location, m.channels[0]), _chosen(confidence, m.channels[1])
         location = _one_box(location, boxes, end, factor)
         confidence = _background_first(confidence, boxes, end)
         kernel = max(location.weight.shape[-1], confidence.weight.shape[-1])
@@ -265,6 +286,12 @@ def _last(body: FusedGraph, i: int) -> Last:
     if channels > _MAX_IDENTITY:
         raise body.refuse(body.ops[i], f"gives {channels} channels (at most {_MAX_IDENTITY})")
     return Last(body.value(i), torch.eye(channels).view(channels, channels, 1, 1), None)
+
+
+def _chosen(last: Last, channels: Sequence[int]) -> Last:
+    """Some of its outputs, in that order."""
+    rows = torch.tensor(channels)
+    return last._replace(weight=last.weight[rows], bias=None if last.bias is None else last.bias[rows])
 
 
 def _one_box(last: Last, boxes: int, end: End, factor: Tensor) -> Last:

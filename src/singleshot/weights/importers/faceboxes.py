@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from singleshot.conventions_faces import FACEBOXES, FACEBOXES_LXG
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
@@ -72,7 +75,7 @@ def _lxg_unit(net: TorchBuilder, x: str, name: str, kernel: int, stride: int = 1
     return net.active(f"{name}.1", net.batch_norm(x, f"{name}.1"), "relu")
 
 
-def _lxg_inception(net: TorchBuilder, x: str, name: str) -> str:
+def _lxg_inception(net: TorchBuilder, x: str, name: str, unit: Callable[..., str]) -> str:
     ends = []
     for branch in _LXG_BRANCHES:
         y = x
@@ -80,26 +83,32 @@ def _lxg_inception(net: TorchBuilder, x: str, name: str) -> str:
             if part == "pool":
                 y = net.add(f"{name}.pool", "maxpool", y, kernel=3, stride=1, padding=1)
             else:
-                y = _lxg_unit(net, y, f"{name}.{part}", 3 if part in ("conv4", "conv6", "conv7") else 1)
+                y = unit(net, y, f"{name}.{part}", 3 if part in ("conv4", "conv6", "conv7") else 1)
         ends.append(y)
     return net.add(name, "concat", *ends, channels=sum(net.channels[end] for end in ends))
 
 
-def _convert_lxg(tensors: ForeignState) -> ImportedModel:
+def _lxg_plain(net: TorchBuilder, x: str, name: str, kernel: int, stride: int = 1) -> str:
+    """The same in its first version: the convolution alone (caiyueliang/faceboxes, networks.py)."""
+    return net.conv_bias(x, name, kernel=kernel, stride=stride, padding=kernel // 2)
+
+
+def _convert_lxg(tensors: ForeignState, normalised: bool = True) -> ImportedModel:
+    unit = _lxg_unit if normalised else _lxg_plain
     priors = FACEBOXES_LXG.prior_spec(_NETWORK)
     num_classes = count_classes(tensors, "multilbox.conf_layers.2.bias", priors.per_cell[2])
     net = TorchBuilder(tensors)
     x = net.image
     for i, kernel, stride in ((1, 7, 4), (2, 5, 2)):
         x = net.conv_bias(x, f"conv{i}", kernel=kernel, stride=stride, padding=kernel // 2)
-        x = net.batch_norm(x, f"bn{i}")
+        x = net.batch_norm(x, f"bn{i}") if normalised else x
         x = net.add(f"conv{i}.crelu", "crelu", x, channels=2 * net.channels[x])
         x = net.add(f"conv{i}.pool", "maxpool", x, kernel=3, stride=2, padding=1)
     for i in (1, 2, 3):
-        x = _lxg_inception(net, x, f"inception{i}")
+        x = _lxg_inception(net, x, f"inception{i}", unit)
     maps = [x]
     for i in (3, 4):
-        x = _lxg_unit(net, _lxg_unit(net, x, f"conv{i}_1", 1), f"conv{i}_2", 3, stride=2)
+        x = unit(net, unit(net, x, f"conv{i}_1", 1), f"conv{i}_2", 3, stride=2)
         maps.append(x)
     add_heads(net, maps, ("multilbox.loc_layers.{}", "multilbox.conf_layers.{}"), priors, num_classes)
     tensors.finish(FACEBOXES_LXG.project)
@@ -107,4 +116,8 @@ def _convert_lxg(tensors: ForeignState) -> ImportedModel:
     return face_model(model, FACEBOXES_LXG.project, FACEBOXES_LXG.detection["faceboxes-lxg2015"])
 
 
-IMPORTERS = (Importer("faceboxes", _convert), Importer("faceboxes-lxg2015", _convert_lxg))
+IMPORTERS = (
+    Importer("faceboxes", _convert),
+    Importer("faceboxes-lxg2015", _convert_lxg),
+    Importer("faceboxes-lxg2015-plain", partial(_convert_lxg, normalised=False)),
+)

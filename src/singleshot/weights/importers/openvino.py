@@ -20,17 +20,17 @@ from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.caffe_heads import End, Map, build, check_boxes
 from singleshot.weights.importers.caffe_vgg import as_preset
-from singleshot.weights.importers.fused_graph import IMAGE_OP, NOTHING, Shape, ancestors, count_uses
+from singleshot.weights.importers.decoded import import_decoded
+from singleshot.weights.importers.fused_graph import Shape
+from singleshot.weights.importers.graph_tail import SUPPRESSION
 from singleshot.weights.importers.openvino_constants import Constants
-from singleshot.weights.importers.openvino_graph import IrGraph, IrOp
+from singleshot.weights.importers.openvino_graph import IrGraph, IrOp, graph_up_to
 from singleshot.weights.importers.openvino_image import ImageInput, read_image
 from singleshot.weights.importers.openvino_priors import PRIOR_KINDS, check_table, row_of, rows_of_table
 from singleshot.weights.importers.prior_rows import spec_of_rows
 from singleshot.weights.readers.openvino_ir import BadAttributeError, IrNetwork, Node
 
 _END = "DetectionOutput"
-# What chooses boxes where a converter has left a graph of single operations.
-_CHOOSING = ("NonMaxSuppression", "MulticlassNms", "MatrixNms")
 _SAME_VALUES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Convert")
 _ACTIVATIONS = {"SoftMax": "softmax", "Softmax": "softmax", "Sigmoid": "sigmoid"}
 _NHWC = (0, 2, 3, 1)
@@ -73,6 +73,10 @@ class _Detector:
         self.constants = Constants(self.network, tensors)
 
     def imported(self) -> ImportedModel:
+        if self._is_decoded():
+            about = f"OpenVINO network {printable(self._name(), 60)}, IR version {self.network.version}"
+            found = import_decoded(self.tensors, about, says_pixels=True)
+            return found._replace(class_names=self._names(found.model.num_classes) or found.class_names)
         end_node = self._end()
         image = read_image(self.network, self.constants, self.where)
         heads = self._heads(end_node)
@@ -96,6 +100,11 @@ class _Detector:
 
     # ------------------------------------------------------------------------------------------ the end
 
+    def _is_decoded(self) -> bool:
+        """Whether single operations decode its boxes: no DetectionOutput, and an exponential or what chooses boxes."""
+        kinds = {node.kind for node in self.nodes}
+        return _END not in kinds and bool(kinds & {"Exp", SUPPRESSION})
+
     def _end(self) -> Node:
         found = [node for node in self.nodes if node.kind == _END]
         if len(found) == 1:
@@ -109,12 +118,6 @@ class _Detector:
         if "DetectionOutput" not in {node.kind for node in self.nodes} and self.network.version < 10:
             taken = {source for node in self.nodes for source, _ in node.takes}
             ends = [node for i, node in enumerate(self.nodes) if i not in taken]
-        chosen = next((node for node in self.nodes if node.kind in _CHOOSING), None)
-        if chosen is not None and not found:
-            raise CheckpointError(
-                f"{self.where}: its boxes are decoded and chosen by single operations ({chosen}), not by one {_END},"
-                " which is what is read; want the checkpoint, .pb or .tflite that it was converted from"
-            )
         shown = printable(", ".join(str(node) for node in ends[:3]), 160) or "nothing"
         count = len(found) or "no"
         raise CheckpointError(
@@ -234,19 +237,8 @@ class _Detector:
 
     def _graph(self, image: ImageInput, heads: _Heads) -> IrGraph:
         """The network up to the heads, in layers."""
-        ops: list[IrOp] = []
-        for node in self.nodes:
-            sources = [source for source, _ in node.takes if source not in self.constants]
-            takes = tuple(IMAGE_OP if s in image.nodes else s if s >= 0 else NOTHING for s in sources)
-            ops.append(IrOp(node, takes))
         ends = [*heads.locations, *heads.confidences]
-        needed = [i for i in ancestors(ops, ends) if i not in self.constants and i not in image.nodes]
-        graph = IrGraph(ops, count_uses(ops, needed, ends), image.shape, self.constants, self.tensors)
-        graph.convert(needed)
-        for i in ends:
-            if i not in graph.shapes:
-                raise CheckpointError(f"{self.where}: {ops[i]} is taken for a head, but is no map of the image")
-        return graph
+        return graph_up_to(self.network, self.constants, self.tensors, image.shape, image.nodes, ends)
 
     def _priors(self, end: End, heads: _Heads, graph: IrGraph, image: Shape) -> tuple[PriorSpec, list[Tensor]]:
         leaves = self._prior_leaves(self._end())

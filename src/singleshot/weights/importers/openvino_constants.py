@@ -78,7 +78,8 @@ class Constants:
         if not node.takes or node.takes[0][0] < 0:
             return None
         source, output = node.takes[0]
-        shape = self.network.nodes[source].shapes[output]
+        shapes = self.network.nodes[source].shapes  # which ONNX files do not give
+        shape = shapes[output] if output < len(shapes) else (-1,)
         return shape if min(shape, default=1) >= 0 else None
 
     def _computed(self, node: Node, x: list[np.ndarray]) -> np.ndarray:

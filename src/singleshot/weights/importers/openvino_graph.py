@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from singleshot.errors import printable
+from singleshot.errors import CheckpointError, printable
 from singleshot.models.graph_layers import MAX_KERNEL, Pads
 from singleshot.weights.foreign_state import ForeignState
-from singleshot.weights.importers.fused_graph import Convert, FusedGraph, Shape, Windows
+from singleshot.weights.importers.fused_graph import (
+    IMAGE_OP,
+    NOTHING,
+    Convert,
+    FusedGraph,
+    Shape,
+    Windows,
+    ancestors,
+    count_uses,
+)
+from singleshot.weights.importers.graph_tail import Tail
 from singleshot.weights.importers.openvino_constants import Constants
-from singleshot.weights.readers.openvino_ir import Node
+from singleshot.weights.readers.openvino_ir import IrNetwork, Node
 
 _PLAIN = {"ReLU": "relu", "Sigmoid": "sigmoid", "HSwish": "hardswish", "HSigmoid": "hardsigmoid"}
 
@@ -43,7 +53,7 @@ class IrGraph(FusedGraph):
     ) -> None:
         super().__init__(ops, uses, image, tensors.where)
         self.ops: Sequence[IrOp] = ops
-        self.constants, self.tensors = constants, tensors
+        self.constants, self.tensors, self.network = constants, tensors, constants.network
         self.quantised = 0
         self._unit: dict[int, int] = {}  # NormalizeL2 whose scale comes with the layer behind it
 
@@ -95,6 +105,8 @@ class IrGraph(FusedGraph):
             return self._blob(op, "weights", channels), shift
         if node.kind == "Power" and node.number("power", 1) == 1 and len(node.takes) == 1:
             return ones * node.number("scale", 1), ones * node.number("shift", 0)
+        if node.kind == "Negative":
+            return -ones, zeros
         if node.kind not in ("Add", "Subtract", "Multiply", "Divide") or len(node.takes) != 2 or len(op.takes) != 1:
             return None
         first = node.takes[0][0] in self.constants
@@ -193,7 +205,7 @@ class IrGraph(FusedGraph):
             raise self.refuse(op, "is known as sum and product of maps of one shape, and with constants of channels")
         self._add(i, op, kind, largest)
 
-    _to_multiply = _to_subtract = _to_divide = _to_scaleshift = _to_power = _to_eltwise = _to_add
+    _to_negative = _to_multiply = _to_subtract = _to_divide = _to_scaleshift = _to_power = _to_eltwise = _to_add
 
     def _to_batchnorminference(self, i: int, op: IrOp, x: Shape) -> None:
         parts = [self.channel_values(op, v.reshape(-1, 1, 1), x.channels) for v in self._constants_behind(op, 4)]
@@ -338,6 +350,28 @@ class IrGraph(FusedGraph):
         count = -(-(side + before + after - kernel) // stride) + 1
         return count - 1 if (count - 1) * stride >= side + before else count
 
+    def _to_interpolate(self, i: int, op: IrOp, x: Shape) -> None:
+        """Each cell as so many rows and columns of the same."""
+        node = op.node
+        by = node.attributes.get("shape_calculation_mode", "sizes")
+        number = 2 if by == "scales" and len(node.takes) > 3 else 1
+        shapes = {k: shape for k, shape in self.shapes.items() if k >= 0}
+        place = node.takes[number] if number < len(node.takes) else (-1, 0)
+        values = Tail(self.network.nodes, self.constants, [place], {}, shapes).run({}).get(place, np.empty(0))
+        target = np.array(values, np.float64).reshape(-1)[-2:]
+        sides = target * (x.height, x.width) if by == "scales" and target.size == 2 else target
+        scale = sides / (x.height, x.width) if sides.size == 2 else np.zeros(2)
+        plain = node.attributes.get("mode") == "nearest"
+        plain &= node.attributes.get("coordinate_transformation_mode", "") != "align_corners"
+        if not plain or not all(n == round(n) and 1 <= n <= MAX_KERNEL for n in scale):
+            how = printable(node.attributes.get("mode", ""), 20)
+            raise self.refuse(op, f"enlarges by {scale[0]:g} x {scale[1]:g}, {how}: want whole numbers, nearest")
+        rows, columns = (round(n) for n in scale)
+        self._names[i] = self.assembly.add(
+            self._free_name(op.name), "upsample", self.value(op.takes[0]), scale=(rows, columns)
+        )
+        self.shapes[i] = Shape(x.channels, x.height * rows, x.width * columns)
+
     def _to_reducemean(self, i: int, op: IrOp, x: Shape) -> None:
         axes = sorted(int(a) % 4 for a in self.constants.input(op.node, 1).reshape(-1))
         if axes != [2, 3] or not op.node.flag("keep_dims"):
@@ -358,5 +392,29 @@ _KINDS = (
         "Clamp",
     ),
     *("Elu", "Swish", "Convert", "Concat", "NormalizeL2", "FakeQuantize", "MaxPool", "AvgPool", "ReduceMean"),
+    *("Negative", "Interpolate"),
     *("ScaleShift", "Power", "Eltwise", "Normalize", "Pooling"),  # before version 10
 )
+
+
+def graph_up_to(
+    network: IrNetwork,
+    constants: Constants,
+    tensors: ForeignState,
+    image: Shape,
+    prepared: Collection[int],
+    ends: Sequence[int],
+) -> IrGraph:
+    """The network up to these nodes, in layers. prepared: nodes that give the image. Raises CheckpointError."""
+    ops: list[IrOp] = []
+    for node in network.nodes:
+        takes = node.takes[:1] if node.kind == "Interpolate" else node.takes  # and how large it is to become
+        sources = [source for source, _ in takes if source not in constants]
+        ops.append(IrOp(node, tuple(IMAGE_OP if s in prepared else s if s >= 0 else NOTHING for s in sources)))
+    needed = [i for i in ancestors(ops, ends) if i not in constants and i not in prepared]
+    graph = IrGraph(ops, count_uses(ops, needed, ends), image, constants, tensors)
+    graph.convert(needed)
+    for i in ends:
+        if i not in graph.shapes:
+            raise CheckpointError(f"{tensors.where}: {ops[i]} is taken for a head, but is no map of the image")
+    return graph

@@ -53,7 +53,8 @@ def read_image(network: IrNetwork, constants: Constants, where: str) -> ImageInp
     shape = Shape(dims[3], dims[1], dims[2]) if last else Shape(dims[1], dims[2], dims[3])
     if dims[0] not in (1, -1) or shape.channels not in CHANNELS or min(shape) < 1:
         raise CheckpointError(
-            f"{where}: input {printable(dims, 60)}, want one image of 3 channels, or 1, and fixed sides"
+            f"{where}: input {printable(dims, 60)}, want one image of 3 channels, or 1, and fixed sides (--size, where"
+            " an ONNX file leaves them open)"
         )
     pixels, notes = _Pixels(shape.channels), []
     resize, order = _described(network, pixels, where)

@@ -14,7 +14,7 @@ import numpy as np
 from singleshot.errors import CheckpointError, printable
 from singleshot.prior_boxes import PriorSpec, Shapes, prior_table
 from singleshot.weights.importers.fused_graph import Shape
-from singleshot.weights.importers.prior_rows import PriorRow, Variances, four_variances
+from singleshot.weights.importers.prior_rows import PriorRow, Variances, dense_boxes, four_variances
 from singleshot.weights.readers.openvino_ir import Node
 
 PRIOR_KINDS = ("PriorBox", "PriorBoxClustered")
@@ -33,6 +33,8 @@ def row_of(node: Node, image: tuple[int, int], grid: tuple[int, int], unit: bool
         if own not in (0, side):
             raise CheckpointError(f"{what} is for images of another size ({name} {own}, not {side})")
     variances = _UNIT if unit else four_variances(node.numbers("variance"), where)
+    if node.numbers("fixed_size"):
+        return _dense(node, what, image, grid, variances)
     clustered = node.kind == "PriorBoxClustered"
     clip, offset = node.flag("clip", clustered), round(node.number("offset"), 6)
     if clustered:
@@ -51,6 +53,18 @@ def row_of(node: Node, image: tuple[int, int], grid: tuple[int, int], unit: bool
     return PriorRow(shapes, (round(steps[0], 4), round(steps[1], 4)), offset, clip, variances)
 
 
+def _dense(node: Node, what: str, image: tuple[int, int], grid: tuple[int, int], variances: Variances) -> PriorRow:
+    """Several boxes of a size in a cell, cut to the image."""
+    others = [ratio for ratio in node.numbers("aspect_ratio") if ratio != 1]
+    if node.numbers("min_size") or node.numbers("fixed_ratio") or others or not node.flag("scale_all_sizes", True):
+        raise CheckpointError(f"{what} has fixed sizes and others, want one kind")
+    step, offset = node.number("step", 0), round(node.number("offset"), 6)
+    steps = (step, step) if step > 0 else (image[0] / grid[0], image[1] / grid[1])
+    offset = offset if step > 0 else 0.5
+    shapes, centres = dense_boxes(node.numbers("fixed_size"), node.numbers("density"), offset, steps, what)
+    return PriorRow(shapes, (step, step), offset, True, variances, centres)
+
+
 def _box_step(node: Node, height: int, rows: int) -> float:
     step = node.number("step", 0)
     if node.flag("scale_all_sizes", True):
@@ -61,8 +75,6 @@ def _box_step(node: Node, height: int, rows: int) -> float:
 def _box_shapes(node: Node, what: str, height: int) -> Shapes:
     """PriorBox's boxes of a cell in its order."""
     low, high, given = node.numbers("min_size"), node.numbers("max_size"), node.numbers("aspect_ratio")
-    if node.numbers("fixed_size"):
-        raise CheckpointError(f"{what} has several centres in a cell (fixed_size, density), which no model here has")
     if max(len(low), len(high), len(given)) > _MAX_SIZES or not all(0 < v < 1e6 for v in (*low, *high, *given)):
         raise CheckpointError(f"{what} has sizes or ratios that are not positive, or more than {_MAX_SIZES}")
     ratios: list[float] = []

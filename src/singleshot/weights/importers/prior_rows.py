@@ -20,7 +20,8 @@ class PriorRow(NamedTuple):
     """The boxes of one map.
 
     shapes: of a cell, in pixels; step: from one cell to the next, down and across, 0 for that of the map; offset: of
-    the first centre, in cells; clip: whether corners are cut to the image.
+    the first centre, in cells; clip: whether corners are cut to the image; centres: (x, y) of every box in its cell, in
+    cells, in place of offset; None for all in one place.
     """
 
     shapes: Shapes
@@ -28,6 +29,43 @@ class PriorRow(NamedTuple):
     offset: float
     clip: bool
     variances: Variances
+    centres: Shapes | None = None
+
+
+def dense_boxes(
+    sizes: Sequence[float],
+    densities: Sequence[float],
+    offset: float,
+    step: tuple[float, float],
+    what: str,
+) -> tuple[Shapes, Shapes]:
+    """FaceBoxes' boxes (its paper, section 3.2): of each size so many in a row and a column of the cell. As
+    openvino/core/reference, prior_box.hpp, fixed_size.
+
+    Args:
+        sizes: In pixels.
+        densities: Of each size.
+        offset: Of the cell's middle, in cells.
+        step: Pixels between cells, down and across.
+        what: The file and the layer.
+
+    Returns:
+        Widths and heights in pixels, and (x, y) of every box, in cells.
+
+    Raises:
+        CheckpointError: Numbers that such boxes cannot have.
+    """
+    if len(sizes) != len(densities) or not all(1 <= d <= 16 and d == int(d) for d in densities) or min(step) <= 0:
+        raise CheckpointError(f"{what} has {len(sizes)} fixed sizes of densities {printable(densities, 60)}")
+    shapes, centres = [], []
+    for size, density in zip(map(int, sizes), map(int, densities), strict=True):
+        shift = size // density
+        for row in range(density):
+            for column in range(density):
+                x, y = (k * shift + shift / 2 - size // 2 for k in (column, row))  # half a pixel cut off
+                shapes.append((float(size), float(size)))
+                centres.append((offset + x / step[1], offset + y / step[0]))
+    return tuple(shapes), tuple(centres)
 
 
 def spec_of_rows(
@@ -42,6 +80,9 @@ def spec_of_rows(
     if any(row.step != (0, 0) for row in rows):
         steps = [_step(row, grid, image) for row, grid in zip(rows, sides, strict=True)]
     spec = from_shapes(image, sides, [row.shapes for row in rows], steps, clip)
+    if any(row.centres is not None for row in rows):
+        centres = tuple(row.centres or ((row.offset,) * 2,) * len(row.shapes) for row in rows)
+        spec = replace(spec, centres=centres)
     x, _, width, _ = rows[0].variances
     used = torch.tensor([x, x, width, width]).double()
     factors = [torch.tensor(row.variances).double() / used for row in rows]

@@ -36,6 +36,7 @@ class GraphImport:
         self.assembly = GraphBuilder()
         self.layers: dict[int, str] = {self.network.inputs[0]: GraphBuilder.image} if self.network.inputs else {}
         self._padded: dict[int, tuple[int, Pads]] = {}
+        self._spread: dict[int, int] = {}  # a map of shape [1, H, 1, W, 1, C] -> the map itself
         self._stacked: dict[int, int] = {}  # a map in rows or columns that repeat -> the map itself
         self._names: set[str] = set()
         self._lengths: dict[int, str] = {}  # on the way to the length of a map's channels: of which layer
@@ -253,6 +254,9 @@ class GraphImport:
             channels = max(self.assembly.channels[m] for m in maps)
             return self._done(op, self.assembly.add(self._name(op), kind, *maps, channels=channels))
         x, constant = (b, self.constant(a)) if self._is_constant(a) else (a, self.constant(b))
+        if kind == "mul" and x in self._spread and bool((constant == 1).all()):
+            self._stacked[op.outputs[0]] = self._spread[x]  # so many rows and columns of the same
+            return None
         channels = self.side(x)[2]
         values = constant.float().reshape(-1)
         if len(values) not in (1, channels):
@@ -366,6 +370,8 @@ class GraphImport:
             if shapes[0] != shapes[1]:
                 raise CheckpointError(f"{self.where}: a RESHAPE between maps cannot be imported")
             self.layers[op.outputs[0]] = self._layer(index, op)
+            if len(self.value(op.outputs[0]).shape) == 6:
+                self._spread[op.outputs[0]] = index
         elif len(self.value(index).shape) == 5 and self.side(op.outputs[0])[0] == self.side(self._stacked[index])[0]:
             self._stacked[op.outputs[0]] = self._stacked[index]  # columns are there, rows follow
         else:

@@ -50,7 +50,6 @@ _FORMATS = (
     _Format("a Tengine model", _ORIGIN, (".tmfile",)),
     _Format("an OpenVINO blob, compiled for one device", _ORIGIN, (".blob",)),
     _Format("Darknet weights (YOLO), not an SSD", "singleshot import --list names what is read", (".weights",)),
-    _Format("an ONNX file", f"one that singleshot exported is used as it is; else {_ORIGIN}", (".onnx",)),
     _Format("a single NumPy array", "want an .npz of arrays by name", (".npy",), (b"\x93NUMPY",)),
     _Format("a GGUF file of a language model", "want an SSD", (".gguf",), (b"GGUF",)),
 )
@@ -78,6 +77,12 @@ def other_format(path: Path, first: bytes) -> str:
     return ""
 
 
+def looks_like_onnx(path: Path, first: bytes) -> bool:
+    """Whether it is an ONNX file: by its name, or by its first fields, the version and what follows it."""
+    starts = len(first) > 3 and first[0] == 8 and 0 < first[1] < 32
+    return starts and (first[2] in b"\x12\x1a\x22\x3a" or path.suffix.lower() == ".onnx")
+
+
 def not_a_model(path: Path, first: bytes) -> str:
     """The same for a file that nothing else recognises; never ""."""
     if not first:
@@ -86,8 +91,6 @@ def not_a_model(path: Path, first: bytes) -> str:
         return "is an image; want a model file, and after it the images or the data"
     if first.startswith(_ARCHIVES) or first[257:262] == b"ustar":
         return "an archive; unpack it and name the checkpoint in it"
-    if first[0] == 8 and 0 < first[1:2][0] < 32 and first[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x3a"):
-        return f"an ONNX file, which is not read; {_ORIGIN}"
     if b"\0" in first or sum(byte < 9 for byte in first):
         return "not a checkpoint that is known, by its first bytes; singleshot import --list names what is read"
     return _text(path, first.decode("utf-8", "replace").lstrip("\ufeff \n\r\t"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.weights.foreign_state import ForeignState
-from singleshot.weights.readers.other_formats import folder_contents, not_a_model, other_format
+from singleshot.weights.readers.other_formats import folder_contents, looks_like_onnx, not_a_model, other_format
 from singleshot.weights.readers.reading import reading
 
 MAX_BYTES = 4 * 2**30
@@ -42,6 +42,10 @@ def read_foreign(path: str | Path, companion: str | Path | None = None) -> Forei
 
     if looks_like_ir(first):
         return read_ir(path, companion)
+    if looks_like_onnx(path, first):
+        from singleshot.weights.readers.onnx import read_onnx
+
+        return read_onnx(path, where)
     if first[4:8] == b"TFL3":
         from singleshot.weights.readers.tflite import read_tflite
 

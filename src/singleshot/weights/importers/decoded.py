@@ -1,0 +1,217 @@
+"""Networks that decode their boxes operation by operation -> our models: ONNX files, and OpenVINO's without
+DetectionOutput."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from singleshot.conventions import CONVENTIONS
+from singleshot.conventions_faces import FACES
+from singleshot.errors import CheckpointError, ConfigError
+from singleshot.inputs import InputSpec
+from singleshot.prior_boxes import PriorSpec, height_width, prior_table
+from singleshot.prior_files import read_priors
+from singleshot.prior_tables import prior_spec
+from singleshot.thresholds import Thresholds
+from singleshot.weights.class_names import usual_names
+from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.imported_model import ImportedModel, Importer
+from singleshot.weights.importers.caffe_heads import End, Map, build
+from singleshot.weights.importers.decoded_end import DecodedEnd, EndReader, end_places, last_maps, needed_by
+from singleshot.weights.importers.faces import face_names
+from singleshot.weights.importers.fused_graph import IMAGE_OP, Shape
+from singleshot.weights.importers.openvino_constants import Constants
+from singleshot.weights.importers.openvino_graph import IrOp, graph_up_to
+from singleshot.weights.importers.openvino_image import read_image
+from singleshot.weights.importers.openvino_priors import check_table, rows_of_table
+from singleshot.weights.importers.prior_rows import spec_of_rows
+from singleshot.weights.readers.openvino_ir import BadAttributeError, IrNetwork
+
+_SAME_BOXES = 6e-4  # of the image's side: files of half precision round a centre by 2.4e-4, and a size
+
+
+class _Known(NamedTuple):
+    """A project whose default boxes a network has, and how that prepares images. table: the boxes' name."""
+
+    name: str
+    project: str
+    table: str
+    priors: PriorSpec
+    input: InputSpec
+    thresholds: Thresholds | None
+
+
+def import_decoded(tensors: ForeignState, about: str, says_pixels: bool) -> ImportedModel:
+    """about: the file, in words; says_pixels: whether its kind of file says how pixels come. Raises CheckpointError."""
+    network, where = tensors.structure, tensors.where
+    assert isinstance(network, IrNetwork)
+    network, opened = _with_size(network, tensors.given_size)
+    constants = Constants(network, tensors)
+    places, suppressing = end_places(network)
+    needed = needed_by(network, [i for i, _ in places])
+    maps = [i for i in last_maps(network, constants) if i in needed]
+    if not maps:
+        raise CheckpointError(f"{where}: not an SSD: no boxes and scores behind convolutions")
+    image = read_image(network, constants, where)
+    graph = graph_up_to(network, constants, tensors, image.shape, image.nodes, maps)
+    shapes = {i: shape for i, shape in graph.shapes.items() if i != IMAGE_OP}
+    end = EndReader(network, constants, shapes, maps, image.shape).read()
+    known = _known(end, image.shape, shapes)
+    notes = list(image.notes if says_pixels else ())
+    if end.table is None:
+        known, priors = _assumed(known, tensors.given_priors, where)
+        factors = [torch.ones(4).double()] * len(end.heads)
+        notes += _boxes_note(known, tensors.given_priors)
+    else:
+        priors, factors = _priors(end, end.table, known[0] if known else None, image.shape, shapes, where)
+    thresholds = end.thresholds
+    if known and not suppressing and known[0].thresholds is not None:
+        thresholds = replace(known[0].thresholds, activation=end.thresholds.activation)
+    elif not suppressing:
+        notes.append("the file does not suppress boxes: Caffe's thresholds")
+    spec = image.spec
+    if not says_pixels:
+        spec, note = _pixels(spec, known)
+        notes.append(note)
+    op = IrOp(network.nodes[end.heads[0].location], ())
+    last = End(op, end.columns, end.background, False, thresholds.activation, thresholds)
+    ordered = [Map(h.location, h.confidence, h.location, None, (h.location_rows, h.confidence_rows)) for h in end.heads]
+    model = build(ordered, last, graph, (priors, factors), spec)
+    if not all(bool(torch.isfinite(values).all()) for values in model.parameters()):
+        raise CheckpointError(f"{where}: weights become infinite; the file is damaged")
+    tensors.ignore(*tensors)
+    names = usual_names(model.num_classes)
+    if names is None and known and known[0].name in FACES:
+        names = face_names(model.num_classes)
+        notes += ["its class is taken to be a face, since the file does not say (--classes)"] if names else []
+    fixed = tuple(name for name, own in (("size", not opened), ("priors", end.table is not None)) if own)
+    return ImportedModel(model, about, names, thresholds, tuple(notes), fixed)
+
+
+def _with_size(network: IrNetwork, size: int | None) -> tuple[IrNetwork, bool]:
+    """The network with sides that its image leaves open as the user says, and whether there are such."""
+    nodes, opened = list(network.nodes), False
+    for i, node in enumerate(nodes):
+        if node.kind != "Parameter" or not node.shapes or len(node.shapes[0]) != 4 or min(node.shapes[0][1:]) > 0:
+            continue
+        opened = True
+        if size is not None:
+            batch, *sides = node.shapes[0]
+            nodes[i] = node._replace(shapes=((batch, *(side if side > 0 else size for side in sides)),))
+    return network._replace(nodes=tuple(nodes)), opened
+
+
+def _known(end: DecodedEnd, image: Shape, shapes: dict[int, Shape]) -> list[_Known]:
+    """Projects with these default boxes, or where the file has none with as many on the same maps; each input once."""
+    grids = tuple((shapes[h.location].height, shapes[h.location].width) for h in end.heads)
+    found: list[_Known] = []
+    for name, convention in CONVENTIONS.items():
+        for network, named in convention.priors.items():
+            spec = convention.prior_spec(network)
+            own = convention.inputs.get(network) or convention.inputs.get(network.partition("-")[0])
+            if own is None or spec.per_cell != end.per_cell or spec.order != "location":
+                continue
+            sides = image.height, image.width
+            if name in FACES:
+                spec, own = _of_size(spec, sides, grids), replace(own, height=sides[0], width=sides[1])
+            if spec.grids != grids or spec.image != sides:
+                continue
+            new = all((own, spec) != (other.input, other.priors) for other in found)
+            if new and (end.table is None or _same_boxes(spec, end.table)):
+                rule = next(iter(convention.detection.values()), None)
+                found.append(_Known(name, convention.project, named, spec, own, rule))
+    return found
+
+
+def _of_size(spec: PriorSpec, image: tuple[int, int], grids: tuple[tuple[int, int], ...]) -> PriorSpec:
+    """Faces' default boxes are so many pixels, whatever the size of the image."""
+    if spec.steps is None or len(spec.steps) != len(grids):
+        return spec
+    made = tuple(
+        tuple(-(-side // step) for side, step in zip(image, spec.step(i), strict=True)) for i in range(len(grids))
+    )
+    return replace(spec, image_size=height_width(image), maps=grids) if made == grids else spec
+
+
+def _same_boxes(spec: PriorSpec, table: np.ndarray) -> bool:
+    boxes = prior_table(spec).astype(np.float64)
+    made = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1)
+    return bool(np.abs(made - table[0].reshape(-1, 4)).max() < _SAME_BOXES)
+
+
+def _assumed(known: list[_Known], given: str | None, where: str) -> tuple[list[_Known], PriorSpec]:
+    """Whose default boxes a network has that gives offsets as they are, and the boxes."""
+    if given is not None:
+        table = read_priors(given)
+        return [k for k in known if k.table == given or k.priors == table], table
+    if not known:
+        raise CheckpointError(
+            f"{where}: its boxes are offsets as they are, and its default boxes are not in the file: give --priors,"
+            " or the checkpoint that it was converted from"
+        )
+    return known, known[0].priors
+
+
+def _boxes_note(known: list[_Known], given: str | None) -> list[str]:
+    if given is not None:
+        return []
+    # Those that --priors takes as they are.
+    others = dict.fromkeys(k.table for k in known[1:] if k.priors == prior_spec(k.table) != known[0].priors)
+    more = f"; --priors {' or '.join(others)} for other ones of as many" if others else ""
+    return [f"the file has no default boxes: assumed to be {known[0].project}'s ({known[0].table}){more}"]
+
+
+def _priors(
+    end: DecodedEnd, table: np.ndarray, known: _Known | None, image: Shape, shapes: dict[int, Shape], where: str
+) -> tuple[PriorSpec, list[Tensor]]:
+    """The default boxes, and by how much each map's offsets grow."""
+    if known is not None:
+        x, width = known.priors.variances
+        factor = torch.from_numpy(table[1][:4] / np.array([x, x, width, width]))
+        return known.priors, [factor] * len(end.heads)
+    maps, sides = [shapes[h.location] for h in end.heads], (image.height, image.width)
+    found = rows_of_table(table, maps, end.per_cell, sides, False, where)
+    # Sums of float32 leave traces in the seventh digit.
+    rows = [row._replace(shapes=tuple((round(w, 4), round(h, 4)) for w, h in row.shapes)) for row in found]
+    spec, factors = spec_of_rows(rows, maps, sides, where)
+    check_table(spec, table, where)
+    return spec, factors
+
+
+def _pixels(spec: InputSpec, known: list[_Known]) -> tuple[InputSpec, str]:
+    """How pixels come, of a kind of file that does not say, and a note on what is assumed."""
+    bare = set(spec.mean) == {0.0} and set(spec.std) == {1.0}
+    if bare and known:
+        own = known[0].input
+        given = {name: getattr(own, name) for name in ("resize", "colour_order", "mean", "std")}
+        others = "".join(f" or {project}" for project in dict.fromkeys(k.project for k in known[1:] if k.input != own))
+        if len(own.mean) == spec.channels:
+            return replace(spec, **given), (
+                f"pixels are assumed to come as those of {known[0].project}{others}, whose default boxes these are"
+                " (--mean, --std, --colour-order)"
+            )
+    note = "colours are assumed to come red first, since the file does not say (--colour-order)"
+    if bare:
+        note = (
+            "pixels are assumed to come as 0 to 255, red first, since the file does not say"
+            " (--mean, --std, --colour-order)"
+        )
+    order = "rgb" if spec.colour_order == "bgr" or spec.channels == 1 else "bgr"
+    return replace(spec, colour_order=order, mean=spec.mean[::-1], std=spec.std[::-1]), note
+
+
+def _convert(tensors: ForeignState) -> ImportedModel:
+    assert isinstance(tensors.structure, IrNetwork)
+    name = tensors.structure.name or "without a name"
+    try:
+        return import_decoded(tensors, f"ONNX network {name}", says_pixels=False)
+    except (ConfigError, BadAttributeError) as error:
+        raise CheckpointError(f"{tensors.where}: {error}") from error
+
+
+IMPORTERS = (Importer("onnx", _convert, "onnx", lambda tensors: tensors.kind == "onnx"),)
