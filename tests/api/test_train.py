@@ -25,6 +25,7 @@ def test_a_run_knows_its_files_and_figures(run: singleshot.Run, scenes: Path) ->
     assert run.last.is_file()
     assert run.best == run.folder / "best.safetensors"
     assert read_info(run.best).metrics["val_map50"] == pytest.approx(run.metrics["val_map50"], abs=1e-6)
+    assert read_info(run.best).training["data"] == f"{scenes.name} (train)"  # not where it lies
     with (run.folder / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == [str(row["epoch"]) for row in run.history] == ["0", "1"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -99,7 +100,9 @@ def build_parts(
         tiling = settings.tiling
         val_loader = EvalLoader(val_set, spec, settings.batch, workers, shard=shard, pin_memory=pinned, tiling=tiling)
         evaluator = Evaluator(stepper, val_set, val_loader, settings, fingerprint.files["val"])
-    about = {"seed": settings.seed, "batch": settings.batch, "data": train_set.source, "recipe": recipe.to_dict()}
+    # Model files are handed on: they name the data, not where it lies on this machine.
+    source = re.split(r"[\\/]", train_set.source)[-1]
+    about = {"seed": settings.seed, "batch": settings.batch, "data": source, "recipe": recipe.to_dict()}
     ids = train_set.ids if isinstance(train_set, Dataset) else None
     category_ids = None if ids is None else ids.categories
     kind = Checkpoints if world is None or world.leads else SilentCheckpoints
