@@ -14,6 +14,7 @@ from singleshot.datasets.findings import CollectErrors
 from singleshot.datasets.formats import Format
 from singleshot.datasets.raw import RawSet
 from singleshot.datasets.readers.common import MADE_SPLITS
+from singleshot.datasets.readers.several_sets import SeveralSetsError
 from singleshot.datasets.splits import KNOWN_SPLITS, split_of, word_split
 from singleshot.datasets.tree import EnoughError, Tree, join
 from singleshot.errors import DataError, printable
@@ -140,7 +141,7 @@ def count_labelled(form: Format, tree: Tree) -> int | None:
     try:
         with _quiet():
             raw = form.read(tree.limited(_FILES, _BYTES), "", None, CollectErrors(0))
-    except EnoughError:
+    except (EnoughError, SeveralSetsError):  # which reading it says
         return None
     except DataError:
         return 0

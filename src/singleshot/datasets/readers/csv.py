@@ -34,6 +34,7 @@ from singleshot.datasets.readers.csv_rows import (
     split_name,
     without_gc,
 )
+from singleshot.datasets.readers.several_sets import NamedFile, refuse_several
 from singleshot.datasets.splits import KNOWN_SPLITS, SPLIT_ALIASES, name_train, resolve_split
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
@@ -189,6 +190,14 @@ def _read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> R
     tables = [
         read_table(tree, one.name, one.columns, _descriptions(tree, one, problems), declared, problems) for one in files
     ]
+    refuse_several(
+        tree.root,
+        "CSV",
+        [
+            NamedFile(one.name, "" if table.has_splits else one.split, set(table.images), set(table.names))
+            for one, table in zip(files, tables, strict=True)
+        ],
+    )
     _say_assumed(tree, files, tables, problems)
     divided = any(table.has_splits for table in tables)
     made = _is_undivided(files, file, divided)

@@ -81,6 +81,8 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     Without declared names the classes are "class 0" up to the highest number in any split.
     """
     layout = find_layout(tree, file)
+    for message in layout.amended:
+        problems.add("yaml-amended", tree.path(layout.yaml), message)
     for message in layout.moved:
         problems.add("path-moved", tree.path(layout.yaml), message)
     members, made = _members(tree, layout, wanted, problems)

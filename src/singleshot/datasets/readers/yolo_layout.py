@@ -21,7 +21,7 @@ from singleshot.datasets.readers.yolo_pairs import (
     splits_of_pairs,
     starts_with_numbers,
 )
-from singleshot.datasets.readers.yolo_places import MAX_PARTS, Place, described_splits, move, split_path
+from singleshot.datasets.readers.yolo_places import MAX_PARTS, Place, described_splits, move, split_path, take_folders
 from singleshot.datasets.readers.yolo_yaml import YAMLS, Description, check_names, describes, load_description
 from singleshot.datasets.splits import KNOWN_SPLITS, split_of
 from singleshot.datasets.tree import Tree, join
@@ -43,7 +43,7 @@ class Layout(NamedTuple):
     """splits: name -> places, {"": places} where there are none; broken: split -> what is wrong with its places;
     class_names: the declared ones, None if there are none; declared_in: the file that has them; yaml: its name or "";
     keypoints: numbers that follow the box in each row; first: the number of the first class, None where unsaid;
-    moved: what is said of places that are not where the yaml says."""
+    moved: what is said of places that are not where the yaml says; amended: of mistakes in the yaml itself."""
 
     splits: dict[str, list[Place]]
     broken: dict[str, str]
@@ -53,6 +53,7 @@ class Layout(NamedTuple):
     keypoints: int
     first: int | None
     moved: tuple[str, ...] = ()
+    amended: tuple[str, ...] = ()
 
 
 def find_layout(tree: Tree, file: str) -> Layout:
@@ -62,6 +63,8 @@ def find_layout(tree: Tree, file: str) -> Layout:
     home = yaml.rpartition("/")[0]
     splits, broken = described_splits(tree, home, described)
     moved = move(tree, home, described, splits, broken) if broken else ()
+    if broken and not home:
+        moved += take_folders(described, splits, broken, plain_splits(tree))
     if not described.splits:
         splits = plain_splits(tree)
     if not splits and not broken:
@@ -72,7 +75,9 @@ def find_layout(tree: Tree, file: str) -> Layout:
     names, declared_in = described.names, yaml
     if names is None:
         names, declared_in = _names_in_files(tree, splits)
-    return Layout(splits, broken, names, declared_in, yaml, described.keypoints, described.first, moved)
+    return Layout(
+        splits, broken, names, declared_in, yaml, described.keypoints, described.first, moved, described.amended
+    )
 
 
 # ---------------------------------------------------------------------------------------------- data.yaml
