@@ -442,3 +442,22 @@ def test_x_and_y_with_width_and_height_may_be_a_centre_and_are_not_guessed(folde
     root = folder({"x.csv": "image;label;x;y;width;height\na.png;cat;32;24;32;24\n"})
     said = one_line(open_source, root)
     assert "x.csv has x, y, width and height, where x and y may be a box's corner or its centre; call them xmin" in said
+
+
+def test_a_file_of_all_images_beside_those_of_the_splits_is_no_split(folder) -> None:
+    head = "filename,xmin,ymin,xmax,ymax,class\n"
+    a, b = "a.png,1,2,3,4,cat\n", "b.png,1,2,3,4,dog\n"
+    files = {"data/cats.csv": head + a + b, "data/train_cats.csv": head + a, "data/test_cats.csv": head + b}
+    root = folder(files)
+    assert {*open_source(root).splits} == {"train", "test"}
+    found = CollectErrors()
+    raw = open_source(root).read(None, found)
+    assert ({split: len(at) for split, at in raw.splits.items()}, raw.class_names) == (
+        {"train": 1, "test": 1},
+        ("cat", "dog"),
+    )
+    assert [(one.kind, one.file) for one in found.findings] == [("labels-unread", f"{root}/data/cats.csv")]
+    assert len(open_source(root / "data/cats.csv").read().images) == 2
+    # Of other images it is one.
+    (root / "data/cats.csv").write_text(head + "c.png,1,2,3,4,cat\n")
+    assert "cats" in open_source(root).splits

@@ -10,6 +10,7 @@ import pytest
 from singleshot.datasets import open_dataset, open_source
 from singleshot.datasets.checks import check_source
 from singleshot.datasets.tree import EnoughError, open_tree
+from singleshot.errors import DataError
 
 SIZE = "<size><width>64</width><height>48</height><depth>3</depth></size>"
 BOX = "<bndbox><xmin>17</xmin><ymin>13</ymin><xmax>48</xmax><ymax>36</ymax></bndbox>"
@@ -197,7 +198,9 @@ def test_sets_that_are_not_all_splits_stay_apart(folder, one_line) -> None:
         ["val_a/x.csv", "test_a/x.csv"],
         ["train_a/x.csv", "cats/x.csv"],
     ):
-        root = folder(dict.fromkeys(others, CSV), [name.replace("x.csv", "a.png") for name in others])
+        root = folder(
+            {others[0]: CSV, others[1]: CSV.replace("cat", "dog")}, [name.replace("x.csv", "a.png") for name in others]
+        )
         assert "sets below: " in one_line(open_source, root)
         for name in others:
             (root / name).unlink()
@@ -360,3 +363,18 @@ def test_label_files_of_several_sets_are_not_read_as_one(folder, one_line) -> No
     assert "Create ML files of several sets: train_a.json share no" in one_line(open_source(root).read)
     (root / "train_parts.json").write_text(listed("b.png", "cat"))
     assert len(open_source(root).read().images) == 2
+
+
+def test_of_copies_of_a_set_one_is_read(folder) -> None:
+    other = VOC.replace("17</xmin>", "16</xmin>")
+    files = {"b/Annotations/a.xml": VOC, "b/ImageSets/Main/train.txt": "a\n", "a/a.xml": VOC, "a/b.xml": other}
+    images = ["b/JPEGImages/a.png", "a/a.png", "a/b.png"]
+    root = folder({**README, **files}, images)
+    source = open_source(root)
+    assert source.tree.root == f"{root}/a"  # it has what b has, and more
+    assert "b (Pascal VOC, 1)" in source.others
+    (root / "a/b.xml").unlink()
+    assert open_source(root).tree.root == f"{root}/b"  # of the same two the one with splits
+    (root / "a/a.xml").write_text(other)
+    with pytest.raises(DataError, match="sets below: a "):
+        open_source(root)

@@ -24,6 +24,7 @@ _LEVELS, _FOLDERS, _FAR_FOLDERS = 4, 1000, 50
 # What is read to find out whether a set has a labelled image; one of more counts as having some.
 _FILES, _BYTES, _COUNTED = 1500, 16 * 2**20, 30
 _SHOWN = 8
+_COMPARED = 8  # sets below that are held against each other
 _CODE = ("node_modules", "__pycache__", "site-packages", "venv", "env", "dist", "build", "docs")
 # Folders that are parts of a set.
 _PARTS = frozenset(
@@ -70,7 +71,8 @@ def choose(tree: Tree, formats: Mapping[str, Format]) -> Choice | None:
         return Choice(best)
     empty = counted
     below = _sets_below(tree, formats, has_parts=bool(empty))
-    for group in _by_rank(tree, formats, here, empty, below):
+    for ranked in _by_rank(tree, formats, here, empty, below):
+        group = _without_copies(tree, formats, ranked)
         if len(group) > 1:
             raise DataError(f"{printable(tree.root)}: sets below: {describe(group, formats)}; name one")
         if group:
@@ -104,6 +106,37 @@ def _by_rank(
     yield empty[:1]
     yield deep[:1]
     yield below
+
+
+def _without_copies(tree: Tree, formats: Mapping[str, Format], sets: list[Found]) -> list[Found]:
+    """The sets without those whose images and labels another one of the same form has too; of two that are the same
+    the one that has splits stays, else the first."""
+    if not 1 < len(sets) <= _COMPARED or any(one.labelled is None or one.parts for one in sets):
+        return sets
+    said = [_said_by(formats[one.form], tree.below(one.folder)) for one in sets]
+
+    def is_copy(at: int, other: int) -> bool:
+        (made, labels), (made_too, more) = said[at], said[other]
+        if sets[at].form != sets[other].form or not labels or not labels <= more:
+            return False
+        return labels < more or (made, at) > (made_too, other)
+
+    return [one for at, one in enumerate(sets) if not any(is_copy(at, other) for other in range(len(sets)))]
+
+
+def _said_by(form: Format, tree: Tree) -> tuple[bool, frozenset[tuple[object, ...]]]:
+    """Whether its splits are made, and what a set says of each labelled image by the image's name."""
+    try:
+        with _quiet():
+            raw = form.read(tree.limited(_FILES, _BYTES), "", None, CollectErrors(0))
+    except (EnoughError, DataError):
+        return False, frozenset()
+    labels = (
+        (image.path.rpartition("/")[2], *sorted((obj.name, obj.box) for obj in image.objects))
+        for image in raw.images
+        if image.objects
+    )
+    return raw.made, frozenset(labels)
 
 
 def describe(sets: list[Found] | tuple[Found, ...], formats: Mapping[str, Format]) -> str:

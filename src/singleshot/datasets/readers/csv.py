@@ -94,6 +94,21 @@ def csv_files(tree: Tree) -> list[CsvFile]:
     return found
 
 
+def _apart(tree: Tree, files: list[CsvFile]) -> tuple[list[CsvFile], list[CsvFile]]:
+    """The files, without those that say no split and have at least half of the images of train and the others that do:
+    labels.csv beside train_labels.csv and test_labels.csv; and those."""
+    if "train" not in {one.split for one in files} or all(one.split for one in files):
+        return files, []
+    images = [set(scan_column(tree, one.name, one.columns, one.columns.image)) for one in files]
+    of_splits: set[str] = set().union(*(there for there, one in zip(images, files, strict=True) if one.split))
+    whole = [
+        one
+        for there, one in zip(images, files, strict=True)
+        if not one.split and one.columns.split < 0 and 2 * len(there & of_splits) >= len(of_splits) > 0
+    ]
+    return [one for one in files if one not in whole], whole
+
+
 def sniff(tree: Tree) -> bool:
     """Whether it is a folder with such CSV files."""
     return bool(csv_files(tree))
@@ -101,7 +116,7 @@ def sniff(tree: Tree) -> bool:
 
 def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
     """Names of the splits: those of a split column, of the files, or made; a named file is one without a column."""
-    files = _files(tree, file)
+    files = _apart(tree, _files(tree, file))[0]
     columns = [dict.fromkeys(scan_column(tree, one.name, one.columns, one.columns.split)) for one in files]
     if _is_undivided(files, file, any(any(t) for t in columns)):
         return MADE_SPLITS
@@ -185,7 +200,10 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
 
 
 def _read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> RawSet:
-    files = _files(tree, file)
+    files, whole = _apart(tree, _files(tree, file))
+    for one in whole:
+        message = "says no split, and its images are those of the files of splits: it is not read; name it to read it"
+        problems.add("labels-unread", tree.path(one.name), message)
     declared = _declared(tree, files, problems)
     tables = [
         read_table(tree, one.name, one.columns, _descriptions(tree, one, problems), declared, problems) for one in files
