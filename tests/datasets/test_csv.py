@@ -461,3 +461,18 @@ def test_a_file_of_all_images_beside_those_of_the_splits_is_no_split(folder) -> 
     # Of other images it is one.
     (root / "data/cats.csv").write_text(head + "c.png,1,2,3,4,cat\n")
     assert "cats" in open_source(root).splits
+
+
+@pytest.mark.parametrize("header", ["id,class,x1,y1,x2,y2", "name,class,xmin,ymin,xmax,ymax", "foto,label,x1,y1,x2,y2"])
+def test_the_column_of_images_is_known_by_what_it_holds(folder, header) -> None:
+    root = folder({"a.csv": f"{header}\n\na.png,cat,1,2,3,4\nb.png,dog,1,2,3,4\n"})
+    raw = open_source(root).read()
+    assert [(image.ident, image.objects[0].name, image.objects[0].box) for image in raw.images] == [
+        ("a", "cat", (1, 2, 3, 4)),
+        ("b", "dog", (1, 2, 3, 4)),
+    ]
+
+
+def test_of_two_columns_that_hold_images_none_is_taken(folder, one_line) -> None:
+    root = folder({"a.csv": "one,two,class,xmin,ymin,xmax,ymax\na.png,b.png,cat,1,2,3,4\n"})
+    assert "starts with 'one,two,class" in one_line(open_source, root)

@@ -375,6 +375,10 @@ def test_of_copies_of_a_set_one_is_read(folder) -> None:
     assert "b (Pascal VOC, 1)" in source.others
     (root / "a/b.xml").unlink()
     assert open_source(root).tree.root == f"{root}/b"  # of the same two the one with splits
+    (root / "a/a.png").write_bytes((root / "a/b.png").read_bytes() + b"more")
+    with pytest.raises(DataError, match="sets below: a "):  # the labels of other images
+        open_source(root)
+    (root / "a/a.png").write_bytes((root / "a/b.png").read_bytes())
     (root / "a/a.xml").write_text(other)
     with pytest.raises(DataError, match="sets below: a "):
         open_source(root)

@@ -272,3 +272,23 @@ def test_many_images_without_a_label_file_are_a_warning(yolo, findings):
     assert "10 of 20 images have no label file" in found["image-without-label"][0].message
     assert "1 of 20 images have no objects (9.png)" in found["image-without-objects"][0].message
     assert "no names of the 1 classes" in found["classes-unnamed"][0].message
+
+
+def test_of_several_yaml_files_the_one_that_fits_is_read_and_said(yolo, problems):
+    row = "1 0.5 0.5 0.5 0.5\n"
+    files = {
+        "coco.yaml": "train: ./coco/train2017.txt\nval: ./coco/val2017.txt\nnames: [a, b, c]\n",
+        "custom.yaml": "train: ./data/train\nval: ./data/valid\nnames: [cat, dog]\n",
+        "train/images/a.png": "", "train/labels/a.txt": row, "valid/images/b.png": "", "valid/labels/b.txt": row,
+    }  # fmt: skip
+    raw, found = problems(files)  # by the number of names
+    assert (raw.class_names, sorted(raw.splits)) == (("cat", "dog"), ["train", "val"])
+    assert {one.kind for one in found} == {"yaml-chosen", "path-moved"}
+    assert "not read: coco.yaml" in next(one.message for one in found if one.kind == "yaml-chosen")
+    files["coco.yaml"] = "train: train/images\nval: valid/images\nnames: [a, b, c]\n"
+    assert problems(files)[0].class_names == ("a", "b", "c")  # by the folders
+    files["custom.yaml"] = "train: train/images\nval: valid/images\nnames: [cat, dog]\n"
+    assert problems(files)[0].class_names == ("cat", "dog")
+    files["coco.yaml"] = files["custom.yaml"]
+    with pytest.raises(DataError, match="several yaml files"):
+        open_source(yolo(files))

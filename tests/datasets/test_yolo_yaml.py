@@ -172,6 +172,7 @@ def test_voc_and_coco_folders_stay_what_they_are(yolo, voc_xml, write_voc, coco,
 
 def test_several_below_are_named(yolo, one_line):
     root = yolo({f"{k}/{name}": text for k in "xy" for name, text in plain(ROW).items()})
+    (root / "x/labels/a.txt").write_text("1 0.5 0.5 0.5 0.5\n")
     assert "sets below: x (YOLO, 1), y (YOLO, 1); name one" in one_line(open_dataset, root)
 
 
