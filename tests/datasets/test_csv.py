@@ -476,3 +476,14 @@ def test_the_column_of_images_is_known_by_what_it_holds(folder, header) -> None:
 def test_of_two_columns_that_hold_images_none_is_taken(folder, one_line) -> None:
     root = folder({"a.csv": "one,two,class,xmin,ymin,xmax,ymax\na.png,b.png,cat,1,2,3,4\n"})
     assert "starts with 'one,two,class" in one_line(open_source, root)
+
+
+def test_files_of_one_split_that_differ_in_their_paths_alone_are_one_split(folder) -> None:
+    files = {"train.csv": "C:\\me\\a.png,1,2,3,4,cat\n", "train_co.csv": "/content/a.png,1,2,3,4,cat\n"}
+    files |= {"validation.csv": "C:\\me\\b.png,1,2,3,4,cat\n", "validation_co.csv": "/content/b.png,1,2,3,4,cat\n"}
+    root, found = folder(files), CollectErrors()
+    assert {*open_source(root).read(None, found).splits} == {"train", "validation"}
+    assert found.counts["labels-repeated"] == 2
+    assert [len(open_dataset(root, split)) for split in ("train", "val")] == [1, 1]
+    (root / "train_co.csv").write_text("/content/a.png,1,2,3,5,cat\n")
+    assert {*open_source(root).read(None, CollectErrors()).splits} == {"train", "train_co", "validation"}

@@ -292,3 +292,13 @@ def test_of_several_yaml_files_the_one_that_fits_is_read_and_said(yolo, problems
     files["coco.yaml"] = files["custom.yaml"]
     with pytest.raises(DataError, match="several yaml files"):
         open_source(yolo(files))
+
+
+def test_several_folders_that_are_read_together_are_said(yolo, problems):
+    row = "0 0.5 0.5 0.5 0.5\n"
+    raw, found = problems(
+        {"classes.txt": "cat\n", "obj/a.png": "", "obj/a.txt": row, "old/b.png": "", "old/b.txt": row}
+    )
+    assert len(raw.images) == 2
+    assert [one.kind for one in found] == ["folders-joined"]
+    assert "the images of obj, old are read together" in found[0].message

@@ -24,6 +24,7 @@ from singleshot.datasets.readers.common import (
     line_of_item,
     parse_json,
     whole_side,
+    without_repeated,
 )
 from singleshot.datasets.readers.shapes import report_passed
 from singleshot.datasets.tree import Tree, join, open_tree
@@ -92,6 +93,7 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     unique.report(problems)
     if file and wanted is not None:
         splits_of = dict(zip([wanted], splits_of.values(), strict=False))
+    splits_of = without_repeated(splits_of, tree.root, problems)
     if made:
         splits_of = divide(tree, [image.path for image in unique.images], wanted)
     source = tree.path(files[0].name) if len(files) == 1 else tree.root

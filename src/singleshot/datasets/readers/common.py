@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.raw import Box, Hull, RawImage, say_same
 from singleshot.datasets.readers.image_finder import ImageFinder
-from singleshot.datasets.splits import make_splits, resolve_split
+from singleshot.datasets.splits import make_splits, resolve_split, usual_split
 from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
@@ -227,6 +227,21 @@ class UniqueImages:
 
 
 # ---------------------------------------------------------------------------------------------- splits
+
+
+def without_repeated(splits: dict[str, list[int]], source: str, problems: RaiseErrors) -> dict[str, list[int]]:
+    """The splits without those of an unusual name that have just the images, and so the labels, of one with a usual
+    name: of train.csv and train_colab.csv, which differ in the paths of two machines, the first."""
+    kept = dict(splits)
+    for name, images in splits.items():
+        there = [other for other in splits if usual_split(other) and sorted(splits[other]) == sorted(images)]
+        if images and there and not usual_split(name):
+            message = (
+                f"split {printable(name)!r} has the images and objects of {there[0]!r}: it counts once; remove one"
+            )
+            problems.add("labels-repeated", source, f"{message} of the label files")
+            del kept[name]
+    return kept
 
 
 def divide(tree: Tree, names: Sequence[str], wanted: str | None) -> dict[str, list[int]]:

@@ -23,6 +23,7 @@ from singleshot.datasets.readers.common import (
     find_images,
     images_by_stem,
     shorten_idents,
+    without_repeated,
 )
 from singleshot.datasets.readers.csv_columns import PLAIN, Columns, sniff_columns
 from singleshot.datasets.readers.csv_rows import (
@@ -225,6 +226,7 @@ def _read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> R
     elif wanted is not None and not made:
         groups = _choose(tree, groups, wanted)
     images, splits_of = _gather(tree, groups, problems)
+    splits_of = without_repeated(splits_of, tree.root, problems)
     if made:
         splits_of = divide(tree, [image.path for image in images], wanted)
     names = declared or tuple(sorted({name for table in tables for name in table.names}))
@@ -272,7 +274,7 @@ def _choose(tree: Tree, groups: list[_Group], wanted: str) -> list[_Group]:
     name = resolve_split(wanted, {group.split for group in groups}, tree.root)
     rivals = [group for group in groups if group.own == name]
     if len(rivals) > 1:
-        rivals = [group for group in rivals if group.file.tag == wanted] or rivals
+        rivals = [group for group in rivals if group.file.tag in (wanted, name)] or rivals
     if len(rivals) > 1:
         there = ", ".join(printable(group.file.name) for group in rivals[:8])
         raise DataError(f"{printable(tree.root)}: several files for split {printable(wanted)!r} ({there}); name one")

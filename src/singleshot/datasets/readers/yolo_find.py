@@ -41,6 +41,9 @@ def find_layout(tree: Tree, file: str) -> Layout:
     if not file and (others := [name for name in _described(tree) if name != yaml]) and yaml not in YAMLS:
         shown = ", ".join(printable(name, 60) for name in others[:8])
         notes.append(("yaml-chosen", f"of the yaml files with names the one that fits the folder; not read: {shown}"))
+    if len(places := [place.name for place in splits.get("", ())]) > 1:
+        shown = ", ".join(printable(place, 60) for place in places[:8])
+        notes.append(("folders-joined", f"the images of {shown} are read together; to read one of them, name it"))
     return Layout(splits, broken, names, declared_in, yaml, described.keypoints, described.first, tuple(notes))
 
 
