@@ -424,3 +424,30 @@ def test_folders_of_images_are_no_splits_otherwise(folder, voc_xml, more, splits
     pictures = ["images/train/a.png", "images/train/b.png", "images/val/c.png"]
     source = open_source(folder(files, [*pictures, *(name for name, text in more.items() if text is None)]))
     assert len(source.splits) == splits
+
+
+def test_annotations_that_were_copied_into_folders_of_splits_are_read_there(folder, voc_xml):
+    xml = voc_xml([("cat", (1, 1, 5, 5))])
+    names = ["a", "b", "images/train/a", "images/test/b"]
+    root = folder({f"{name}.xml": xml for name in names}, [f"{name}.png" for name in names])
+    found = CollectErrors()
+    raw = open_source(root).read(None, found)
+    assert {s: [raw.images[i].path for i in at] for s, at in raw.splits.items()} == {
+        "train": [f"{root}/images/train/a.png"],
+        "test": [f"{root}/images/test/b.png"],
+    }
+    assert [(one.kind, one.message[:13]) for one in found.findings] == [("labels-unread", "2 annotations")]
+    (root / "c.xml").write_text(xml)  # one that they do not have
+    assert open_source(root).read(None, CollectErrors()).made
+
+
+def test_folders_of_images_are_splits_though_a_few_images_are_missing(folder, voc_xml):
+    xml = voc_xml([("cat", (1, 1, 5, 5))])
+    stems = [f"{k:02}" for k in range(20)]
+    images = [f"images/{'val' if k < 5 else 'train'}/{stem}.png" for k, stem in enumerate(stems[:-1])]
+    root, found = folder({f"annotations/{stem}.xml": xml for stem in stems}, images), CollectErrors()
+    raw = open_source(root).read(None, found)
+    assert {split: len(at) for split, at in raw.splits.items()} == {"val": 5, "train": 14}
+    assert [one.kind for one in found.findings] == ["image-missing"]
+    (root / images[-1]).unlink()
+    assert open_source(root).read(None, CollectErrors()).made

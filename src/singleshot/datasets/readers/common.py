@@ -6,12 +6,12 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.raw import Box, Hull, RawImage, say_same
 from singleshot.datasets.readers.image_finder import ImageFinder
-from singleshot.datasets.splits import make_splits, resolve_split, usual_split
+from singleshot.datasets.splits import make_splits, resolve_split
 from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
@@ -229,16 +229,15 @@ class UniqueImages:
 # ---------------------------------------------------------------------------------------------- splits
 
 
-def without_repeated(splits: dict[str, list[int]], source: str, problems: RaiseErrors) -> dict[str, list[int]]:
-    """The splits without those of an unusual name that have just the images, and so the labels, of one with a usual
-    name: of train.csv and train_colab.csv, which differ in the paths of two machines, the first."""
+def without_repeated(
+    splits: dict[str, list[int]], again: Mapping[str, str], source: str, problems: RaiseErrors
+) -> dict[str, list[int]]:
+    """The splits without those that are a further file of one with just its images, and so its labels: of train.csv and
+    train_colab.csv, which differ in the paths of two machines, the first. again: such a file's split -> that one."""
     kept = dict(splits)
-    for name, images in splits.items():
-        there = [other for other in splits if usual_split(other) and sorted(splits[other]) == sorted(images)]
-        if images and there and not usual_split(name):
-            message = (
-                f"split {printable(name)!r} has the images and objects of {there[0]!r}: it counts once; remove one"
-            )
+    for name, first in again.items():
+        if splits.get(name) and sorted(splits[name]) == sorted(splits.get(first, ())):
+            message = f"split {printable(name)!r} has the images and objects of {first!r}: it counts once; remove one"
             problems.add("labels-repeated", source, f"{message} of the label files")
             del kept[name]
     return kept

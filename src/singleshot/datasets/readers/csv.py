@@ -226,7 +226,8 @@ def _read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> R
     elif wanted is not None and not made:
         groups = _choose(tree, groups, wanted)
     images, splits_of = _gather(tree, groups, problems)
-    splits_of = without_repeated(splits_of, tree.root, problems)
+    again = {group.split: group.file.split for group in groups if group.own and group.own != group.split}
+    splits_of = without_repeated(splits_of, again, tree.root, problems)
     if made:
         splits_of = divide(tree, [image.path for image in images], wanted)
     names = declared or tuple(sorted({name for table in tables for name in table.names}))
