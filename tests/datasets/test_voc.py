@@ -451,3 +451,12 @@ def test_folders_of_images_are_splits_though_a_few_images_are_missing(folder, vo
     assert [one.kind for one in found.findings] == ["image-missing"]
     (root / images[-1]).unlink()
     assert open_source(root).read(None, CollectErrors()).made
+
+
+def test_a_few_labels_in_their_own_folder_do_not_stand_in_for_many_beside_the_images(folder, voc_xml):
+    xml = voc_xml([("cat", (1, 1, 5, 5))])
+    files = {"annotations/a.xml": xml, **{f"images/{stem}.xml": xml for stem in "bcd"}}
+    root = folder(files, [f"images/{stem}.png" for stem in "abcd"])
+    assert {image.ident for image in open_source(root).read().images} == {"b", "c", "d"}
+    (root / "images/d.xml").unlink()
+    assert [image.ident for image in open_source(root).read().images] == ["a"]

@@ -22,6 +22,7 @@ _FOLDERS = 1000  # in all, to find out whether it is a VOC set
 _PEEK_BYTES = 4096
 _PEEK_FILES = 5
 # After the declaration and comments, if there are any; CVAT's own XML starts with <annotations>.
+_MANY_MORE = 2
 _FEW_MISSING = 20  # one image of so many may be missing from all folders
 _START = re.compile(rb"<annotation[\s>]")
 
@@ -52,6 +53,10 @@ def find_layout(tree: Tree) -> Layout:
     base = LABELS if LABELS in tree.names() else _label_folder(tree)
     if base:
         files = {name[len(base) + 1 : -4]: name for name in _xml_files(tree, base)}
+        for folder in (name for name in tree.open_folders() if name.lower() in _IMAGE_FOLDERS and name != base):
+            beside = list(_annotated(tree, folder))
+            if len(beside) > _MANY_MORE * len(files):  # a few labels do not stand in for many
+                base, files = folder, {name[len(folder) + 1 : -4]: name for name in beside}
         return Layout(files, _splits_of(files) or _splits_of_images(tree, files), base)
     splits: dict[str, list[str]] = {}
     xmls: dict[str, str] = {}
