@@ -302,3 +302,20 @@ def test_several_folders_that_are_read_together_are_said(yolo, problems):
     assert len(raw.images) == 2
     assert [one.kind for one in found] == ["folders-joined"]
     assert "the images of obj, old are read together" in found[0].message
+
+
+@pytest.mark.parametrize("name", ["image", "imgs", "Img"])
+def test_other_names_of_the_folder_of_images_in_those_of_splits(yolo, problems, name):
+    row = "0 0.5 0.5 0.5 0.5\n"
+    files = {f"{split}/{name}/{split}.png": "" for split in ("train", "val")}
+    files |= {f"{split}/labels/{split}.txt": row for split in ("train", "val")}
+    raw = problems(files)[0]
+    assert {split: [raw.images[i].ident for i in at] for split, at in raw.splits.items()} == {
+        "train": ["train"],
+        "val": ["val"],
+    }
+    assert all(image.objects for image in raw.images)
+    raw, found = problems(
+        {**files, "data.yaml": "train: /content/x/train/images\nval: /content/x/val/images\nnames: [cat]\n"}
+    )
+    assert (sorted(raw.splits), {one.kind for one in found}) == (["train", "val"], {"path-moved"})

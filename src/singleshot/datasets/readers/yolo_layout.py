@@ -34,6 +34,7 @@ from singleshot.text import decode_text
 MAX_LIST_BYTES = 256 * 2**20
 _LISTS = ("train.txt", "val.txt", "valid.txt", "test.txt")
 _IMAGES, _LABELS = "images", "labels"
+_IMAGE_FOLDERS = (_IMAGES, "image", "imgs", "img")
 _DATA = ("data", "dataset", "obj")
 _LABEL_FOLDERS = (_LABELS, "label", "annotations", "annotation")
 _MAX_PATH = 4096  # more than any path has; ends the search through a hostile one
@@ -113,9 +114,9 @@ def _split_folders(tree: Tree, folder: str) -> dict[str, list[Place]]:
 
 
 def labelled(tree: Tree, folder: str) -> str:
-    """The folder images/ of a folder where it has an image in it or below, and labels/ or annotations/ has a .txt (of
-    numbers, where it is not called labels); "" otherwise. Letter case does not matter."""
-    images = next((name for name in tree.folders(folder) if name.lower() == _IMAGES), "")
+    """The folder images/ (image/, imgs/, img/) of a folder where it has an image in it or below, and labels/ or
+    annotations/ has a .txt (of numbers, where it is not called labels); "" otherwise. Letter case does not matter."""
+    images = next((name for name in tree.folders(folder) if name.lower() in _IMAGE_FOLDERS), "")
     labels = label_folders(tree, folder) if images else []
     if not labels or not any(is_image(name) for name in tree.walk(join(folder, images))):
         return ""
@@ -286,7 +287,7 @@ def _labels_folder(folder: str) -> str:
 
 
 def _last_images(parts: list[str]) -> int | None:
-    return next((i for i in reversed(range(len(parts))) if parts[i].lower() == _IMAGES), None)
+    return next((i for i in reversed(range(len(parts))) if parts[i].lower() in _IMAGE_FOLDERS), None)
 
 
 def ident_of(image: str, splits: Collection[str] = ()) -> str:
@@ -317,12 +318,12 @@ def names_in_files(tree: Tree, splits: dict[str, list[Place]]) -> tuple[tuple[st
 
 
 def _folders_of(image_folders: Iterable[str]) -> list[str]:
-    """Where a list of classes may lie: the folders of labels with those above them, and the images' own."""
+    """Where a list of classes may lie: the folders of labels with those above them, then the images'."""
     folders: list[str] = []
     for folder in sorted(image_folders):
-        parts = _labels_folder(folder).split("/")
-        folders += ["/".join(parts[:n]) for n in range(1, len(parts) + 1)]
-        folders.append(folder)
+        for place in dict.fromkeys((_labels_folder(folder), folder)):
+            parts = place.split("/")
+            folders += ["/".join(parts[:n]) for n in range(1, len(parts) + 1)]
     return folders
 
 
