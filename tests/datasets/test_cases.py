@@ -135,6 +135,7 @@ def test_voc_in_any_layout(voc, layout: str) -> None:
 
 def test_sets_in_several_folders_are_named(voc, one_line) -> None:
     root = voc({"before/a.xml": None, "before/a.png": None, "after/a.xml": None, "after/a.png": None})
+    (root / "after/a.png").write_bytes(b"another image")
     assert "sets below: after (Pascal VOC, 1), before (Pascal VOC, 1); name one" in one_line(open_dataset, root)
 
 

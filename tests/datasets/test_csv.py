@@ -442,3 +442,48 @@ def test_x_and_y_with_width_and_height_may_be_a_centre_and_are_not_guessed(folde
     root = folder({"x.csv": "image;label;x;y;width;height\na.png;cat;32;24;32;24\n"})
     said = one_line(open_source, root)
     assert "x.csv has x, y, width and height, where x and y may be a box's corner or its centre; call them xmin" in said
+
+
+def test_a_file_of_all_images_beside_those_of_the_splits_is_no_split(folder) -> None:
+    head = "filename,xmin,ymin,xmax,ymax,class\n"
+    a, b = "a.png,1,2,3,4,cat\n", "b.png,1,2,3,4,dog\n"
+    files = {"data/cats.csv": head + a + b, "data/train_cats.csv": head + a, "data/test_cats.csv": head + b}
+    root = folder(files)
+    assert {*open_source(root).splits} == {"train", "test"}
+    found = CollectErrors()
+    raw = open_source(root).read(None, found)
+    assert ({split: len(at) for split, at in raw.splits.items()}, raw.class_names) == (
+        {"train": 1, "test": 1},
+        ("cat", "dog"),
+    )
+    assert [(one.kind, one.file) for one in found.findings] == [("labels-unread", f"{root}/data/cats.csv")]
+    assert len(open_source(root / "data/cats.csv").read().images) == 2
+    # Of other images it is one.
+    (root / "data/cats.csv").write_text(head + "c.png,1,2,3,4,cat\n")
+    assert "cats" in open_source(root).splits
+
+
+@pytest.mark.parametrize("header", ["id,class,x1,y1,x2,y2", "name,class,xmin,ymin,xmax,ymax", "foto,label,x1,y1,x2,y2"])
+def test_the_column_of_images_is_known_by_what_it_holds(folder, header) -> None:
+    root = folder({"a.csv": f"{header}\n\na.png,cat,1,2,3,4\nb.png,dog,1,2,3,4\n"})
+    raw = open_source(root).read()
+    assert [(image.ident, image.objects[0].name, image.objects[0].box) for image in raw.images] == [
+        ("a", "cat", (1, 2, 3, 4)),
+        ("b", "dog", (1, 2, 3, 4)),
+    ]
+
+
+def test_of_two_columns_that_hold_images_none_is_taken(folder, one_line) -> None:
+    root = folder({"a.csv": "one,two,class,xmin,ymin,xmax,ymax\na.png,b.png,cat,1,2,3,4\n"})
+    assert "starts with 'one,two,class" in one_line(open_source, root)
+
+
+def test_files_of_one_split_that_differ_in_their_paths_alone_are_one_split(folder) -> None:
+    files = {"train.csv": "C:\\me\\a.png,1,2,3,4,cat\n", "train_co.csv": "/content/a.png,1,2,3,4,cat\n"}
+    files |= {"validation.csv": "C:\\me\\b.png,1,2,3,4,cat\n", "validation_co.csv": "/content/b.png,1,2,3,4,cat\n"}
+    root, found = folder(files), CollectErrors()
+    assert {*open_source(root).read(None, found).splits} == {"train", "validation"}
+    assert found.counts["labels-repeated"] == 2
+    assert [len(open_dataset(root, split)) for split in ("train", "val")] == [1, 1]
+    (root / "train_co.csv").write_text("/content/a.png,1,2,3,5,cat\n")
+    assert {*open_source(root).read(None, CollectErrors()).splits} == {"train", "train_co", "validation"}

@@ -345,7 +345,7 @@ def test_what_is_no_labelme_folder(folder, one_line, files):
 def test_one_below_is_found_and_several_are_named(folder, one_line):
     root = folder({"x/a.png": "", "x/a.json": label(shape())})
     assert len(open_dataset(root)) == 1
-    folder({"y/a.png": "", "y/a.json": label(shape())})
+    folder({"y/a.png": "", "y/a.json": label(shape(label="dog"))})
     assert "sets below: x (LabelMe, 1), y (LabelMe, 1); name one" in one_line(open_dataset, root)
 
 

@@ -38,7 +38,8 @@ def test_a_nested_voc_folder_is_found_if_it_is_the_only_one(tmp_path, voc_set, b
     voc_set(tmp_path / below)
     assert open_dataset(tmp_path).sample(0).image.shape == (48, 64, 3)
     assert available_splits(tmp_path) == ("train",)
-    voc_set(tmp_path / below.replace("2007", "2012"))
+    again = voc_set(tmp_path / below.replace("2007", "2012"))
+    (again / "Annotations/a.xml").write_text((again / "Annotations/a.xml").read_text().replace("cat", "dog"))
     text = one_line(open_dataset, tmp_path)
     other = below.replace("2007", "2012")
     assert text == f"{tmp_path}: sets below: {below} (Pascal VOC, 1), {other} (Pascal VOC, 1); name one"

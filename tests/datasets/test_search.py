@@ -10,6 +10,7 @@ import pytest
 from singleshot.datasets import open_dataset, open_source
 from singleshot.datasets.checks import check_source
 from singleshot.datasets.tree import EnoughError, open_tree
+from singleshot.errors import DataError
 
 SIZE = "<size><width>64</width><height>48</height><depth>3</depth></size>"
 BOX = "<bndbox><xmin>17</xmin><ymin>13</ymin><xmax>48</xmax><ymax>36</ymax></bndbox>"
@@ -106,6 +107,8 @@ def test_a_path_that_was_moved_is_said_and_no_split_becomes_another(folder, prob
     assert (moved.kind, broken.kind) == ("path-moved", "split-unusable")
     assert "'./plates/images/train' is not there; images/train is read in its place" in moved.message
     (root / "data.yaml").write_text("train: plates/images\nnames: [cat]\n")
+    assert {*open_source(root).read().splits} == {"train"}
+    (root / "data.yaml").write_text("val: plates/images\nnames: [cat]\n")
     assert "'plates/images' is not in" in one_line(open_source(root).read)
 
 
@@ -195,7 +198,9 @@ def test_sets_that_are_not_all_splits_stay_apart(folder, one_line) -> None:
         ["val_a/x.csv", "test_a/x.csv"],
         ["train_a/x.csv", "cats/x.csv"],
     ):
-        root = folder(dict.fromkeys(others, CSV), [name.replace("x.csv", "a.png") for name in others])
+        root = folder(
+            {others[0]: CSV, others[1]: CSV.replace("cat", "dog")}, [name.replace("x.csv", "a.png") for name in others]
+        )
         assert "sets below: " in one_line(open_source, root)
         for name in others:
             (root / name).unlink()
@@ -236,9 +241,9 @@ def test_an_empty_set_alone_is_read(folder) -> None:
 
 
 def test_a_broken_set_is_not_hidden_by_its_parts(folder, one_line) -> None:
-    files = {"data.yaml": "train: train/images\nnames: [cat]\nnc: 2\n", "train/labels/a.txt": YOLO}
+    files = {"data.yaml": "train: train/images\nnames: [cat]\nnc: two\n", "train/labels/a.txt": YOLO}
     root = folder(files, ["train/images/a.png"])
-    assert "nc is 2 but names has 1" in one_line(open_source(root).read)
+    assert "nc is 'two'" in one_line(open_source(root).read)
 
 
 def test_sets_that_are_not_read_are_said(folder) -> None:
@@ -322,3 +327,58 @@ def test_a_tree_that_is_limited_reads_no_more(folder) -> None:
             open_tree(folder({})).limited(*limits).read("a.txt", 99, "x")
     with pytest.raises(EnoughError), open_tree(folder({})).limited(9, 4).open("a.txt", 99, "x"):
         pass
+
+
+def test_csv_files_of_several_sets_are_not_read_as_one(folder, one_line) -> None:
+    head = "filename,xmin,ymin,xmax,ymax,class\n"
+    files = {
+        "data/train.csv": f"{head}a.png,1,2,3,4,cat\n",
+        "data/test.csv": f"{head}b.png,1,2,3,4,cat\n",
+        "data/train_parts.csv": f"{head}c.png,1,2,3,4,ear\n",
+        "data/test_parts.csv": f"{head}d.png,1,2,3,4,tail\n",
+    }
+    root = folder(files, ["img/a.png", "img/b.png", "more/c.png", "more/d.png"])
+    said = one_line(open_source(root).read)
+    assert (
+        "CSV files of several sets: data/test.csv and data/train.csv share no image or class with data/test_p" in said
+    )
+    assert len(open_source(root / "data/train_parts.csv").read().images) == 1
+    # What shares a class or an image is one set in several files, and so are those of one name but for numbers.
+    (root / "data/test_parts.csv").write_text(f"{head}d.png,1,2,3,4,cat\n")
+    assert len(open_source(root).read().images) == 4
+    (root / "data/test_parts.csv").write_text(f"{head}b.png,1,2,3,4,tail\n")
+    assert len(open_source(root).read().images) == 4
+    for name in ("train", "test"):
+        (root / f"data/{name}_parts.csv").rename(root / f"data/{name}_2.csv")
+    assert len(open_source(root).read().images) == 4
+
+
+def test_label_files_of_several_sets_are_not_read_as_one(folder, one_line) -> None:
+    def listed(image, label):
+        box = {"label": label, "coordinates": {"x": 9, "y": 9, "width": 4, "height": 4}}
+        return json.dumps([{"image": image, "annotations": [box]}])
+
+    files = {"train_a.json": listed("a.png", "cat"), "train_parts.json": listed("b.png", "ear")}
+    root = folder(files)
+    assert "Create ML files of several sets: train_a.json share no" in one_line(open_source(root).read)
+    (root / "train_parts.json").write_text(listed("b.png", "cat"))
+    assert len(open_source(root).read().images) == 2
+
+
+def test_of_copies_of_a_set_one_is_read(folder) -> None:
+    other = VOC.replace("17</xmin>", "16</xmin>")
+    files = {"b/Annotations/a.xml": VOC, "b/ImageSets/Main/train.txt": "a\n", "a/a.xml": VOC, "a/b.xml": other}
+    images = ["b/JPEGImages/a.png", "a/a.png", "a/b.png"]
+    root = folder({**README, **files}, images)
+    source = open_source(root)
+    assert source.tree.root == f"{root}/a"  # it has what b has, and more
+    assert "b (Pascal VOC, 1)" in source.others
+    (root / "a/b.xml").unlink()
+    assert open_source(root).tree.root == f"{root}/b"  # of the same two the one with splits
+    (root / "a/a.png").write_bytes((root / "a/b.png").read_bytes() + b"more")
+    with pytest.raises(DataError, match="sets below: a "):  # the labels of other images
+        open_source(root)
+    (root / "a/a.png").write_bytes((root / "a/b.png").read_bytes())
+    (root / "a/a.xml").write_text(other)
+    with pytest.raises(DataError, match="sets below: a "):
+        open_source(root)

@@ -78,6 +78,21 @@ def test_areas_are_scaled_and_parts_of_images_are_not(tmp_path):
     assert (fitted.images[0].width, fitted.images[0].height) == SIZE
 
 
+NEAR = (1292, 729), (960, 540)  # 0.3 % less in height than in width, by a tool that cut two rows
+
+
+def test_images_made_smaller_with_nearly_their_proportions_are_scaled_where_boxes_say_so(tmp_path):
+    # Within the image's own size a box says nothing.
+    for boxes, kinds in (([[900, 600, 1280, 720]] * 2, ["boxes-scaled"]), ([[9, 9, 99, 99]] * 2, [])):
+        raw, problems = fit(labelled(tmp_path, [[tuple(map(float, box))] for box in boxes], *NEAR))
+        assert list(problems.counts) == kinds
+        scaled = np.multiply(boxes[0], np.tile(np.divide(*NEAR[::-1]), 2)) if kinds else boxes[0]
+        np.testing.assert_allclose(raw.images[0].objects[0].box, scaled)
+    # A few columns less are no other size of the same picture.
+    raw, problems = fit(labelled(tmp_path, [[(9.0, 9.0, 409.0, 99.0)]] * 2, (410, 300), (404, 300)))
+    assert not problems.counts
+
+
 def test_one_image_of_another_shape_leaves_all_as_they_are(tmp_path):
     raw = labelled(tmp_path, [[BOX]] * 3)
     picture(tmp_path / "1.png", 1, (64, 64))

@@ -120,6 +120,43 @@ def test_the_devkits_lists_per_class_are_not_splits(tmp_path, voc_xml, write_voc
     assert available_splits(root) == ("my_train", "train", "val")
 
 
+def test_lists_of_other_classes_are_known_by_their_flags(folder, voc_xml):
+    lists = {"train": "a\n", "val": "b\n", "bad": "a.png\nJPEGImages/b\n", "green cat_train": "a.png -1\nb.png  1\n"}
+    lists |= {"egg_val": "b 0\n", "own_train": "a\n", "egg_test": "a 1\n"}
+    files = {f"ImageSets/Main/{name}.txt": text for name, text in lists.items()}
+    xml = voc_xml([("cat", (1, 1, 5, 5))])
+    root = folder(
+        {**files, "Annotations/a.xml": xml, "Annotations/b.xml": xml}, ["JPEGImages/a.png", "JPEGImages/b.png"]
+    )
+    splits = open_source(root).read(None, CollectErrors()).splits
+    # Without a list "test" the third is one of that name.
+    assert {name: len(at) for name, at in splits.items()} == {
+        "bad": 2,
+        "egg_test": 1,
+        "own_train": 1,
+        "train": 1,
+        "val": 1,
+    }
+
+
+@pytest.mark.parametrize("place", ["Main", "ImageSets", ""])
+def test_lists_of_usual_names_may_lie_elsewhere_where_they_name_annotations(folder, voc_xml, place):
+    def put(name, text):
+        (root / place).mkdir(exist_ok=True)
+        (root / place / name).write_text(text)
+
+    xml = voc_xml([("cat", (1, 1, 5, 5))])
+    labels = {f"Annotations/{stem}.xml": xml for stem in "abcd"}
+    root = folder(labels, [f"JPEGImages/{stem}.png" for stem in "abcd"])
+    put("train.txt", "/home/x/JPEGImages/a.png\nAnnotations/b.xml\n")
+    put("val.txt", "JPEGImages\\c.png\n")
+    put("notes.txt", "d\n")
+    raw = open_source(root).read()
+    assert {s: [raw.images[i].ident for i in at] for s, at in raw.splits.items()} == {"train": ["a", "b"], "val": ["c"]}
+    put("val.txt", "JPEGImages/c.png 1,2,3,4,0\n")  # another form's
+    assert open_source(root).read().made
+
+
 def test_classes_are_those_of_all_splits(tmp_path, voc_xml, write_voc):
     xmls = {s: voc_xml([(name, (1, 1, 5, 5))]) for s, name in (("a", "dog"), ("b", "cat"), ("unlisted", "axe"))}
     root = write_voc(tmp_path, xmls, {"train": ["a"], "val": ["b"]})
@@ -387,3 +424,39 @@ def test_folders_of_images_are_no_splits_otherwise(folder, voc_xml, more, splits
     pictures = ["images/train/a.png", "images/train/b.png", "images/val/c.png"]
     source = open_source(folder(files, [*pictures, *(name for name, text in more.items() if text is None)]))
     assert len(source.splits) == splits
+
+
+def test_annotations_that_were_copied_into_folders_of_splits_are_read_there(folder, voc_xml):
+    xml = voc_xml([("cat", (1, 1, 5, 5))])
+    names = ["a", "b", "images/train/a", "images/test/b"]
+    root = folder({f"{name}.xml": xml for name in names}, [f"{name}.png" for name in names])
+    found = CollectErrors()
+    raw = open_source(root).read(None, found)
+    assert {s: [raw.images[i].path for i in at] for s, at in raw.splits.items()} == {
+        "train": [f"{root}/images/train/a.png"],
+        "test": [f"{root}/images/test/b.png"],
+    }
+    assert [(one.kind, one.message[:13]) for one in found.findings] == [("labels-unread", "2 annotations")]
+    (root / "c.xml").write_text(xml)  # one that they do not have
+    assert open_source(root).read(None, CollectErrors()).made
+
+
+def test_folders_of_images_are_splits_though_a_few_images_are_missing(folder, voc_xml):
+    xml = voc_xml([("cat", (1, 1, 5, 5))])
+    stems = [f"{k:02}" for k in range(20)]
+    images = [f"images/{'val' if k < 5 else 'train'}/{stem}.png" for k, stem in enumerate(stems[:-1])]
+    root, found = folder({f"annotations/{stem}.xml": xml for stem in stems}, images), CollectErrors()
+    raw = open_source(root).read(None, found)
+    assert {split: len(at) for split, at in raw.splits.items()} == {"val": 5, "train": 14}
+    assert [one.kind for one in found.findings] == ["image-missing"]
+    (root / images[-1]).unlink()
+    assert open_source(root).read(None, CollectErrors()).made
+
+
+def test_a_few_labels_in_their_own_folder_do_not_stand_in_for_many_beside_the_images(folder, voc_xml):
+    xml = voc_xml([("cat", (1, 1, 5, 5))])
+    files = {"annotations/a.xml": xml, **{f"images/{stem}.xml": xml for stem in "bcd"}}
+    root = folder(files, [f"images/{stem}.png" for stem in "abcd"])
+    assert {image.ident for image in open_source(root).read().images} == {"b", "c", "d"}
+    (root / "images/d.xml").unlink()
+    assert [image.ident for image in open_source(root).read().images] == ["a"]

@@ -272,3 +272,50 @@ def test_many_images_without_a_label_file_are_a_warning(yolo, findings):
     assert "10 of 20 images have no label file" in found["image-without-label"][0].message
     assert "1 of 20 images have no objects (9.png)" in found["image-without-objects"][0].message
     assert "no names of the 1 classes" in found["classes-unnamed"][0].message
+
+
+def test_of_several_yaml_files_the_one_that_fits_is_read_and_said(yolo, problems):
+    row = "1 0.5 0.5 0.5 0.5\n"
+    files = {
+        "coco.yaml": "train: ./coco/train2017.txt\nval: ./coco/val2017.txt\nnames: [a, b, c]\n",
+        "custom.yaml": "train: ./data/train\nval: ./data/valid\nnames: [cat, dog]\n",
+        "train/images/a.png": "", "train/labels/a.txt": row, "valid/images/b.png": "", "valid/labels/b.txt": row,
+    }  # fmt: skip
+    raw, found = problems(files)  # by the number of names
+    assert (raw.class_names, sorted(raw.splits)) == (("cat", "dog"), ["train", "val"])
+    assert {one.kind for one in found} == {"yaml-chosen", "path-moved"}
+    assert "not read: coco.yaml" in next(one.message for one in found if one.kind == "yaml-chosen")
+    files["coco.yaml"] = "train: train/images\nval: valid/images\nnames: [a, b, c]\n"
+    assert problems(files)[0].class_names == ("a", "b", "c")  # by the folders
+    files["custom.yaml"] = "train: train/images\nval: valid/images\nnames: [cat, dog]\n"
+    assert problems(files)[0].class_names == ("cat", "dog")
+    files["coco.yaml"] = files["custom.yaml"]
+    with pytest.raises(DataError, match="several yaml files"):
+        open_source(yolo(files))
+
+
+def test_several_folders_that_are_read_together_are_said(yolo, problems):
+    row = "0 0.5 0.5 0.5 0.5\n"
+    raw, found = problems(
+        {"classes.txt": "cat\n", "obj/a.png": "", "obj/a.txt": row, "old/b.png": "", "old/b.txt": row}
+    )
+    assert len(raw.images) == 2
+    assert [one.kind for one in found] == ["folders-joined"]
+    assert "the images of obj, old are read together" in found[0].message
+
+
+@pytest.mark.parametrize("name", ["image", "imgs", "Img"])
+def test_other_names_of_the_folder_of_images_in_those_of_splits(yolo, problems, name):
+    row = "0 0.5 0.5 0.5 0.5\n"
+    files = {f"{split}/{name}/{split}.png": "" for split in ("train", "val")}
+    files |= {f"{split}/labels/{split}.txt": row for split in ("train", "val")}
+    raw = problems(files)[0]
+    assert {split: [raw.images[i].ident for i in at] for split, at in raw.splits.items()} == {
+        "train": ["train"],
+        "val": ["val"],
+    }
+    assert all(image.objects for image in raw.images)
+    raw, found = problems(
+        {**files, "data.yaml": "train: /content/x/train/images\nval: /content/x/val/images\nnames: [cat]\n"}
+    )
+    assert (sorted(raw.splits), {one.kind for one in found}) == (["train", "val"], {"path-moved"})

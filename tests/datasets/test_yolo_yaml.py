@@ -62,7 +62,6 @@ BAD_YAML = {
     "gap": ("names: {0: a, 2: b}", "data.yaml: names has no class 1"),
     "text for a number": ("names: {a: b}", "data.yaml: names: the number of a class is 'a'"),
     "high number": ("names: {999999999999: b}", "is '999999999999'; want a whole number from 0 to 100000"),
-    "count": ("names: [a, b]\nnc: 3", "data.yaml: nc is 3 but names has 2"),
     "count of text": ("names: [a]\nnc: [[1]]", "data.yaml: nc is a list"),
     "long count": (f"nc: {'9' * 9999}", "data.yaml: nc is '999"),
     "table for train": ("names: [a]\ntrain: {x: [y]}", "data.yaml: train holds a table of keys; want a folder"),
@@ -70,8 +69,8 @@ BAD_YAML = {
     "keypoints": ("names: [a]\nkpt_shape: 17", "data.yaml: kpt_shape is not two numbers"),
     "splits": ("names: [a]\nsplits: train", "data.yaml: splits is not a list of names"),
     "reserved": ("names: [a]\nsplits: [names]", "data.yaml: splits lists 'names'"),
-    "python": ("names: !!python/object/apply:os.system ['true']\nnc: 2", "nc is 2 but names has 1"),
-    "control": ('names: [a]\ntrain: "x\\ny"', r"data.yaml: train: 'x\\ny' is not in"),
+    "python": ("names: !!python/object/apply:os.system ['true']\nnc: x", "data.yaml: nc is 'x'"),
+    "control": ('names: [a]\nval: images\ntrain: "x\\ny"', r"data.yaml: train: 'x\\ny' is not in"),
     "surrogate": ('names: ["\\ud800"]', "data.yaml: "),
 }
 
@@ -173,6 +172,7 @@ def test_voc_and_coco_folders_stay_what_they_are(yolo, voc_xml, write_voc, coco,
 
 def test_several_below_are_named(yolo, one_line):
     root = yolo({f"{k}/{name}": text for k in "xy" for name, text in plain(ROW).items()})
+    (root / "x/labels/a.txt").write_text("1 0.5 0.5 0.5 0.5\n")
     assert "sets below: x (YOLO, 1), y (YOLO, 1); name one" in one_line(open_dataset, root)
 
 
@@ -294,8 +294,60 @@ def test_one_folder_of_all_splits_is_found_under_another_name_of_the_data_set(yo
     raw = open_source(yolo(files)).read(None, found)
     assert {split: len(members) for split, members in raw.splits.items()} == {"train": 1, "val": 1}
     assert found.counts["path-moved"] == 2
-    # Of two different folders "images" may be either.
+    # Of two different folders "images" may be either: it is neither, and splits are made.
     files["data.yaml"] = f"train: ../cloned/images/\nval: ../other/images/\n{NAMES}"
     found = CollectErrors()
-    open_source(yolo(files)).read(None, found)
-    assert found.counts["path-moved"] == 0
+    raw = open_source(yolo(files)).read(None, found)
+    assert (raw.made, raw.class_names, len(raw.images)) == (True, ("cat", "dog"), 1)
+    assert found.counts["path-moved"] == 1
+    assert "no path of it is there ('../cloned/images/'); images is read, without splits" in found.findings[0].message
+
+
+FOLDERS = {"valid/images/a.png": "", "valid/labels/a.txt": ROW, "train/images/b.png": "", "train/labels/b.txt": ROW}
+
+
+@pytest.mark.parametrize("paths", ["train: x/y/imgs\nval: val/images\n", "train: /kaggle/in\nval: /kaggle/in/dev\n"])
+def test_folders_called_after_a_split_are_read_where_the_path_of_it_is_not_there(yolo, paths):
+    found = CollectErrors()
+    raw = open_source(yolo({**FOLDERS, "data.yaml": paths + NAMES})).read(None, found)
+    assert {split: [raw.images[i].ident for i in at] for split, at in raw.splits.items()} == {
+        "train": ["b"],
+        "val": ["a"],
+    }
+    assert [one.kind for one in found.findings] == ["path-moved"] * 2
+    assert "val: " in found.findings[1].message
+    assert "valid/images is read in its place" in found.findings[1].message
+
+
+def test_a_folder_that_another_split_has_is_not_taken_again(yolo, one_line):
+    root = yolo({**FOLDERS, "data.yaml": f"train: valid/images\nval: gone\ntest: train/images\n{NAMES}"})
+    assert "val: 'gone' is not in" in one_line(open_dataset, root, "val")
+
+
+MENDED = {
+    "a key in from the margin": " path:\ntrain: images\nnames: [cat, dog]",
+    "tabs": "train: images\nnames:\n\t0: cat\n\t1: dog\n",
+    "tabs and blanks": "train: images\nnames:\n  - cat\n\t- dog\n",
+    "no blank after a colon": "train:images\nnames: ['cat', 'dog']",
+    "none after any colon": "train:images\nnc:2\nnames:['cat', 'dog']",
+    "none after a number": "train: images\nnames:\n  0:cat\n  1:dog",
+    "windows": 'train: "C:\\Users\\x\\images"\nnames: ["cat", "dog"]',
+    "blanks of two widths": "train: images\nnames:\n    0: cat\n  1: dog",
+}
+
+
+@pytest.mark.parametrize("case", MENDED)
+def test_mistakes_of_people_who_write_yaml_by_hand_are_understood_and_said(yolo, case):
+    found = CollectErrors()
+    source = open_source(yolo({**plain("1 0.5 0.5 0.5 0.5"), "data.yaml": MENDED[case]}))
+    raw = source.read(None, found)
+    assert (raw.class_names, raw.images[0].objects[0].name, [*raw.splits]) == (("cat", "dog"), "dog", ["train"])
+    assert [(one.kind, one.severity) for one in found.findings] == [("yaml-amended", "warning")]
+    assert "; read with " in found.findings[0].message
+
+
+def test_the_names_count_where_nc_says_another_number(yolo):
+    found = CollectErrors()
+    raw = open_source(yolo({**plain(ROW), "data.yaml": f"train: images\nnc: 80\n{NAMES}"})).read(None, found)
+    assert raw.class_names == ("cat", "dog")
+    assert [one.message for one in found.findings] == ["nc is 80 but names has 2: the names count; correct one of them"]

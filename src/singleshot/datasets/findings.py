@@ -71,6 +71,9 @@ KINDS = {
     "labels-left-out": Kind(WARNING, "what a repaired copy lacks"),
     "columns-assumed": Kind(NOTE, "a CSV whose columns, or names of classes, had to be assumed"),
     "path-moved": Kind(NOTE, "a path that is not there, and what is read in its place"),
+    "yaml-amended": Kind(WARNING, "a data.yaml with a mistake, and how it is read"),
+    "yaml-chosen": Kind(NOTE, "one of several yaml files that is read"),
+    "folders-joined": Kind(NOTE, "images of several folders, read as one set"),
     "labels-unread": Kind(NOTE, "labels of another form, or another set, in the same folder"),
     "image-without-objects": Kind(NOTE, "an image labelled as background"),
 }

@@ -14,15 +14,18 @@ from singleshot.datasets.findings import CollectErrors
 from singleshot.datasets.formats import Format
 from singleshot.datasets.raw import RawSet
 from singleshot.datasets.readers.common import MADE_SPLITS
+from singleshot.datasets.readers.several_sets import SeveralSetsError
 from singleshot.datasets.splits import KNOWN_SPLITS, split_of, word_split
 from singleshot.datasets.tree import EnoughError, Tree, join
 from singleshot.errors import DataError, printable
+from singleshot.images.decode import MAX_FILE_BYTES
 from singleshot.storage import is_remote
 
 _LEVELS, _FOLDERS, _FAR_FOLDERS = 4, 1000, 50
 # What is read to find out whether a set has a labelled image; one of more counts as having some.
 _FILES, _BYTES, _COUNTED = 1500, 16 * 2**20, 30
 _SHOWN = 8
+_COMPARED, _IMAGES_COMPARED = 8, 3  # sets below that are held against each other, and images of each
 _CODE = ("node_modules", "__pycache__", "site-packages", "venv", "env", "dist", "build", "docs")
 # Folders that are parts of a set.
 _PARTS = frozenset(
@@ -69,7 +72,8 @@ def choose(tree: Tree, formats: Mapping[str, Format]) -> Choice | None:
         return Choice(best)
     empty = counted
     below = _sets_below(tree, formats, has_parts=bool(empty))
-    for group in _by_rank(tree, formats, here, empty, below):
+    for ranked in _by_rank(tree, formats, here, empty, below):
+        group = _without_copies(tree, formats, ranked)
         if len(group) > 1:
             raise DataError(f"{printable(tree.root)}: sets below: {describe(group, formats)}; name one")
         if group:
@@ -103,6 +107,48 @@ def _by_rank(
     yield empty[:1]
     yield deep[:1]
     yield below
+
+
+def _without_copies(tree: Tree, formats: Mapping[str, Format], sets: list[Found]) -> list[Found]:
+    """The sets without those whose labels another one of the same form has too, of the same images; of two that are the
+    same the one that has splits stays, else the first."""
+    if not 1 < len(sets) <= _COMPARED or any(one.labelled is None or one.parts for one in sets):
+        return sets
+    said = [_said_by(formats[one.form], tree.below(one.folder)) for one in sets]
+
+    def is_copy(at: int, other: int) -> bool:
+        (made, labels), (made_too, more) = said[at], said[other]
+        if sets[at].form != sets[other].form or not labels or not labels.keys() <= more.keys():
+            return False
+        if len(labels) == len(more) and (made, at) <= (made_too, other):
+            return False
+        some = sorted(labels)[:: max(1, len(labels) // _IMAGES_COMPARED)]
+        return all(_same_bytes(tree, labels[key], more[key]) for key in some)
+
+    return [one for at, one in enumerate(sets) if not any(is_copy(at, other) for other in range(len(sets)))]
+
+
+def _said_by(form: Format, tree: Tree) -> tuple[bool, dict[tuple[object, ...], str]]:
+    """Whether its splits are made; and what a set says of each labelled image, by the image's name -> its path."""
+    try:
+        with _quiet():
+            raw = form.read(tree.limited(_FILES, _BYTES), "", None, CollectErrors(0))
+    except (EnoughError, DataError):
+        return False, {}
+    labels: dict[tuple[object, ...], str] = {}
+    for image in filter(lambda image: image.objects, raw.images):
+        objects = sorted((obj.name, *map(str, obj.box)) for obj in image.objects)
+        labels[image.path.rpartition("/")[2], *objects] = image.path
+    return raw.made, labels
+
+
+def _same_bytes(tree: Tree, path: str, other: str) -> bool:
+    start = len(tree.path("x")) - 1
+    try:
+        first, second = (tree.read(one[start:], MAX_FILE_BYTES, "image") for one in (path, other))
+    except DataError:  # what cannot be read is no copy
+        return False
+    return first == second
 
 
 def describe(sets: list[Found] | tuple[Found, ...], formats: Mapping[str, Format]) -> str:
@@ -140,7 +186,7 @@ def count_labelled(form: Format, tree: Tree) -> int | None:
     try:
         with _quiet():
             raw = form.read(tree.limited(_FILES, _BYTES), "", None, CollectErrors(0))
-    except EnoughError:
+    except (EnoughError, SeveralSetsError):  # which reading it says
         return None
     except DataError:
         return 0

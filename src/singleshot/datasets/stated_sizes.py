@@ -22,6 +22,8 @@ _REMOTE_SAMPLE = 16  # each costs a round trip; where none of these differs, no 
 # image's own proportions is believed unless nearly all speaks against it.
 _LIKELIER, _CERTAIN = math.log(10), 30.0
 _LEAST_SHARE = 0.2  # so that a single image whose boxes fit both sizes decides nothing
+# Sides of resized images may differ by so much in how; less change than this may be a cut as well.
+_STRETCHED, _RESIZED = 0.01, 0.1
 _MISTAKEN = 0.02  # of images with a box outside the size that the boxes belong to
 
 
@@ -39,7 +41,8 @@ class _Differing(NamedTuple):
 def fit_to_images(raw: RawSet, true_sizes: np.ndarray | None, problems: RaiseErrors) -> RawSet:
     """The set with the images' own sizes where labels state others and it is known to which the boxes belong.
 
-    Boxes of stated sizes that all have the proportions of their images are scaled; where boxes fit the images but not
+    Boxes of stated sizes that all have the proportions of their images are scaled, nearly the proportions where boxes
+    fit the stated sizes alone; where boxes fit the images but not
     the stated sizes, they stay as they are. Both is said once, with counts; sizes that stay are errors where images are
     read. true_sizes: int32 [n, 2], 0 where an image does not decode; None: they are measured, by their headers.
     """
@@ -52,21 +55,23 @@ def fit_to_images(raw: RawSet, true_sizes: np.ndarray | None, problems: RaiseErr
         return raw
     differing = _Differing(where, stated[where].astype(np.float64), true[where].astype(np.float64))
     is_turned = (differing.stated == differing.true[:, ::-1]).all(axis=1)
-    images, scaled, moved = list(raw.images), [], []
+    images, scaled, moved, shape = list(raw.images), [], [], "of the same proportions"
     for group in (differing.take(~is_turned), differing.take(is_turned)):
         if not len(group.where):
             continue
         relative = np.array([raw.images[i].relative for i in group.where.tolist()], bool)
-        same_shape = bool(_same_proportions(group).all())
+        exact = _same_proportions(group)
+        same_shape, near_shape = bool(exact.all()), bool((exact | _resized(group)).all())
         evidence = _evidence(raw.images, group.take(~relative))
         if evidence < (-_CERTAIN if same_shape else -_LIKELIER):
             moved += group.where.tolist()
-        elif same_shape:
+        elif same_shape or (near_shape and evidence > _LIKELIER):
             scaled += group.where.tolist()
+            shape = shape if same_shape else "of nearly the same proportions"
             _scale(images, group)
     for i in (*scaled, *moved):
         images[i] = images[i]._replace(width=int(true[i, 0]), height=int(true[i, 1]))
-    _say(raw, scaled, true, "boxes-scaled", "of the same proportions", "boxes are scaled to the images", problems)
+    _say(raw, scaled, true, "boxes-scaled", shape, "boxes are scaled to the images", problems)
     _say(raw, moved, true, "size-wrong", "and their boxes fit the images", "boxes are read as of the images", problems)
     return raw._replace(images=images)
 
@@ -103,6 +108,13 @@ def _same_proportions(group: _Differing) -> np.ndarray:
     # Rounding either way, or cutting off, moves each side by less than a pixel of the size that was made of the other.
     same: np.ndarray = np.abs(tw * sh - th * sw) <= np.maximum.reduce([sw, sh, tw, th])
     return same
+
+
+def _resized(group: _Differing) -> np.ndarray:
+    """bool [n]: whether each image may be its stated size made smaller or larger by nearly the same in x and y."""
+    x, y = (group.true / group.stated).T
+    near: np.ndarray = (np.abs(x / y - 1) <= _STRETCHED) & (np.abs(x - 1) > _RESIZED)
+    return near
 
 
 def _evidence(images: Sequence[RawImage], group: _Differing) -> float:

@@ -24,6 +24,7 @@ from singleshot.datasets.readers.common import (
     line_of_item,
     parse_json,
     whole_side,
+    without_repeated,
 )
 from singleshot.datasets.readers.shapes import report_passed
 from singleshot.datasets.tree import Tree, join, open_tree
@@ -80,6 +81,7 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     ids: list[DatasetIds] = []
     unique = UniqueImages()
     splits_of: dict[str, list[int]] = {}
+    again: dict[str, str] = {}
     for one in files:
         found = _read_file(tree, one, problems)
         if found is None:
@@ -88,10 +90,12 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
         ids.append(found.ids)
         # Two files of one split are told apart by their whole names.
         split = one.split if one.split not in splits_of else one.tag
+        again |= {split: one.split} if split != one.split else {}
         splits_of.setdefault(split, []).extend(unique.place(split, found.images))
     unique.report(problems)
     if file and wanted is not None:
         splits_of = dict(zip([wanted], splits_of.values(), strict=False))
+    splits_of = without_repeated(splits_of, again, tree.root, problems)
     if made:
         splits_of = divide(tree, [image.path for image in unique.images], wanted)
     source = tree.path(files[0].name) if len(files) == 1 else tree.root

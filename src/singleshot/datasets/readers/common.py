@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.raw import Box, Hull, RawImage, say_same
@@ -227,6 +227,20 @@ class UniqueImages:
 
 
 # ---------------------------------------------------------------------------------------------- splits
+
+
+def without_repeated(
+    splits: dict[str, list[int]], again: Mapping[str, str], source: str, problems: RaiseErrors
+) -> dict[str, list[int]]:
+    """The splits without those that are a further file of one with just its images, and so its labels: of train.csv and
+    train_colab.csv, which differ in the paths of two machines, the first. again: such a file's split -> that one."""
+    kept = dict(splits)
+    for name, first in again.items():
+        if splits.get(name) and sorted(splits[name]) == sorted(splits.get(first, ())):
+            message = f"split {printable(name)!r} has the images and objects of {first!r}: it counts once; remove one"
+            problems.add("labels-repeated", source, f"{message} of the label files")
+            del kept[name]
+    return kept
 
 
 def divide(tree: Tree, names: Sequence[str], wanted: str | None) -> dict[str, list[int]]:

@@ -23,6 +23,7 @@ from singleshot.datasets.readers.common import (
     find_images,
     images_by_stem,
     shorten_idents,
+    without_repeated,
 )
 from singleshot.datasets.readers.csv_columns import PLAIN, Columns, sniff_columns
 from singleshot.datasets.readers.csv_rows import (
@@ -34,6 +35,7 @@ from singleshot.datasets.readers.csv_rows import (
     split_name,
     without_gc,
 )
+from singleshot.datasets.readers.several_sets import NamedFile, refuse_several
 from singleshot.datasets.splits import KNOWN_SPLITS, SPLIT_ALIASES, name_train, resolve_split
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
@@ -93,6 +95,21 @@ def csv_files(tree: Tree) -> list[CsvFile]:
     return found
 
 
+def _apart(tree: Tree, files: list[CsvFile]) -> tuple[list[CsvFile], list[CsvFile]]:
+    """The files, without those that say no split and have at least half of the images of train and the others that do:
+    labels.csv beside train_labels.csv and test_labels.csv; and those."""
+    if "train" not in {one.split for one in files} or all(one.split for one in files):
+        return files, []
+    images = [set(scan_column(tree, one.name, one.columns, one.columns.image)) for one in files]
+    of_splits: set[str] = set().union(*(there for there, one in zip(images, files, strict=True) if one.split))
+    whole = [
+        one
+        for there, one in zip(images, files, strict=True)
+        if not one.split and one.columns.split < 0 and 2 * len(there & of_splits) >= len(of_splits) > 0
+    ]
+    return [one for one in files if one not in whole], whole
+
+
 def sniff(tree: Tree) -> bool:
     """Whether it is a folder with such CSV files."""
     return bool(csv_files(tree))
@@ -100,7 +117,7 @@ def sniff(tree: Tree) -> bool:
 
 def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
     """Names of the splits: those of a split column, of the files, or made; a named file is one without a column."""
-    files = _files(tree, file)
+    files = _apart(tree, _files(tree, file))[0]
     columns = [dict.fromkeys(scan_column(tree, one.name, one.columns, one.columns.split)) for one in files]
     if _is_undivided(files, file, any(any(t) for t in columns)):
         return MADE_SPLITS
@@ -184,11 +201,22 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
 
 
 def _read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> RawSet:
-    files = _files(tree, file)
+    files, whole = _apart(tree, _files(tree, file))
+    for one in whole:
+        message = "says no split, and its images are those of the files of splits: it is not read; name it to read it"
+        problems.add("labels-unread", tree.path(one.name), message)
     declared = _declared(tree, files, problems)
     tables = [
         read_table(tree, one.name, one.columns, _descriptions(tree, one, problems), declared, problems) for one in files
     ]
+    refuse_several(
+        tree.root,
+        "CSV",
+        [
+            NamedFile(one.name, "" if table.has_splits else one.split, set(table.images), set(table.names))
+            for one, table in zip(files, tables, strict=True)
+        ],
+    )
     _say_assumed(tree, files, tables, problems)
     divided = any(table.has_splits for table in tables)
     made = _is_undivided(files, file, divided)
@@ -198,6 +226,8 @@ def _read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> R
     elif wanted is not None and not made:
         groups = _choose(tree, groups, wanted)
     images, splits_of = _gather(tree, groups, problems)
+    again = {group.split: group.file.split for group in groups if group.own and group.own != group.split}
+    splits_of = without_repeated(splits_of, again, tree.root, problems)
     if made:
         splits_of = divide(tree, [image.path for image in images], wanted)
     names = declared or tuple(sorted({name for table in tables for name in table.names}))
@@ -245,7 +275,7 @@ def _choose(tree: Tree, groups: list[_Group], wanted: str) -> list[_Group]:
     name = resolve_split(wanted, {group.split for group in groups}, tree.root)
     rivals = [group for group in groups if group.own == name]
     if len(rivals) > 1:
-        rivals = [group for group in rivals if group.file.tag == wanted] or rivals
+        rivals = [group for group in rivals if group.file.tag in (wanted, name)] or rivals
     if len(rivals) > 1:
         there = ", ".join(printable(group.file.name) for group in rivals[:8])
         raise DataError(f"{printable(tree.root)}: several files for split {printable(wanted)!r} ({there}); name one")

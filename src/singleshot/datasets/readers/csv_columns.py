@@ -95,33 +95,43 @@ class Columns(NamedTuple):
 
 
 def sniff_columns(head: bytes) -> Columns | None:
-    """What the first line that is not blank says of the columns; None where it is no CSV of boxes."""
+    """What the first line that is not blank says of the columns, and the second where no column is called as those of
+    images usually are; None where it is no CSV of boxes."""
     encoding = encoding_of(head)
-    lines = head.decode(*encoding).splitlines()
-    line = next((line for line in lines if line.strip()), "")
+    lines = [line for line in head.decode(*encoding).splitlines() if line.strip()]
+    line, second = [*lines[:2], "", ""][:2]
     if "\0" in line or len(line) > MAX_LINE:
         return None
     for delimiter in ",;\t":
-        try:
-            row = next(csv.reader([line], delimiter=delimiter, strict=True))
-        except (csv.Error, StopIteration):
+        row = _cells(line, delimiter)
+        if not row:
             continue
-        found = _by_header(row, delimiter) or _without_header(row, delimiter)
+        found = _by_header(row, _cells(second[:MAX_LINE], delimiter), delimiter) or _without_header(row, delimiter)
         if found is not None:
             return found._replace(encoding=encoding)
     return None
 
 
-def _by_header(row: list[str], delimiter: str) -> Columns | None:
+def _cells(line: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=delimiter, strict=True))
+    except (csv.Error, StopIteration):
+        return []
+
+
+def _by_header(row: list[str], second: list[str], delimiter: str) -> Columns | None:
     cells = [_OWN.get(cell, cell) if "x0" in row else cell for cell in (cell.strip().lower() for cell in row)]
     place = {key: next((cells.index(name) for name in names if name in cells), -1) for key, names in _CALLED.items()}
     sized = {key: next((cells.index(name) for name in names if name in cells), -1) for key, names in _SIZED.items()}
     is_sized = min(place["xmax"], place["ymax"]) < 0 <= min(sized.values())
     place |= sized if is_sized else {}
+    if place["image"] < 0 and len(images := [at for at, cell in enumerate(second) if is_image(cell.strip())]) == 1:
+        place["image"] = images[0]  # whatever it is called
+        place["name"] = -1 if place["name"] == images[0] else place["name"]
     has_sides = min(place[key] for key in SIDES) >= 0
     # A column that is not known may be that of the classes, unless the boxes are of Kaggle's kind.
     has_classes = place["name"] >= 0 or set(cells) <= {name for names in _CALLED.values() for name in names}
-    if place["image"] < 0 or not ((has_sides and has_classes) or place["bbox"] >= 0):
+    if not 0 <= place["image"] < len(cells) or not ((has_sides and has_classes) or place["bbox"] >= 0):
         return None
     if has_sides:
         place["bbox"] = -1

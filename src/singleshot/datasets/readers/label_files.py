@@ -24,6 +24,7 @@ from singleshot.datasets.readers.common import (
 )
 from singleshot.datasets.readers.image_finder import ImageFinder
 from singleshot.datasets.readers.own_lists import listed_splits, read_class_list, read_split_lists
+from singleshot.datasets.readers.several_sets import NamedFile, refuse_several
 from singleshot.datasets.splits import name_train, resolve_split, usual_split, word_split
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
@@ -138,6 +139,8 @@ class LabelForm:
         files, lists = self._files(tree, file), read_split_lists(tree, problems)
         parsed = [self._parse(tree, one, problems) or ParsedFile([]) for one in files]
         said = [_split_names(one, found.images) for one, found in zip(files, parsed, strict=True)]
+        if not lists and not any(said):
+            refuse_several(tree.root, self.about, [*map(_named, files, parsed)])
         made = not lists and _is_undivided(files, file, said)
         groups = [
             _Group(wanted if file and not names and wanted is not None else split, one, listed)
@@ -273,6 +276,11 @@ def _by_split(file: LabelFile, images: list[ListedImage], said: list[str]) -> di
     for image in images:
         parts[_said(image, file)].append(image)
     return parts
+
+
+def _named(file: LabelFile, found: ParsedFile) -> NamedFile:
+    images = {image.embedded or image.names[0] for image in found.images}
+    return NamedFile(file.name, file.split, images, {obj.name for image in found.images for obj in image.objects})
 
 
 def _is_undivided(files: Sequence[LabelFile], named: str, said: Iterable[list[str]]) -> bool:

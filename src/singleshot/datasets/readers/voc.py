@@ -75,6 +75,11 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     layout = find_layout(tree)
     there = read_splits(tree, layout, problems)
     stems_of = there.stems
+    if layout.copies:
+        message = (
+            f"{len(layout.copies)} annotations have the names of those in the folders of splits: they are not read"
+        )
+        problems.add("labels-unread", tree.path(layout.copies[0]), message)
     if wanted is not None:
         name = None if find_split(wanted, stems_of) else find_split(wanted, there.left_out)
         if name is not None:

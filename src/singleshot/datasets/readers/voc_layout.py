@@ -22,16 +22,20 @@ _FOLDERS = 1000  # in all, to find out whether it is a VOC set
 _PEEK_BYTES = 4096
 _PEEK_FILES = 5
 # After the declaration and comments, if there are any; CVAT's own XML starts with <annotations>.
+_MANY_MORE = 2
+_FEW_MISSING = 20  # one image of so many may be missing from all folders
 _START = re.compile(rb"<annotation[\s>]")
 
 
 class Layout(NamedTuple):
     """xmls: the name of each annotation without its ending, and folders where they tell it from others -> file in the
-    tree; splits: split -> those names, {} where no folders are splits; base: the folder of annotations, "" for many."""
+    tree; splits: split -> those names, {} where no folders are splits; base: the folder of annotations, "" for many;
+    copies: files left out that the folders of splits have again."""
 
     xmls: Mapping[str, str]
     splits: Mapping[str, list[str]]
     base: str
+    copies: tuple[str, ...] = ()
 
 
 def sniff(tree: Tree) -> bool:
@@ -49,6 +53,10 @@ def find_layout(tree: Tree) -> Layout:
     base = LABELS if LABELS in tree.names() else _label_folder(tree)
     if base:
         files = {name[len(base) + 1 : -4]: name for name in _xml_files(tree, base)}
+        for folder in (name for name in tree.open_folders() if name.lower() in _IMAGE_FOLDERS and name != base):
+            beside = list(_annotated(tree, folder))
+            if len(beside) > _MANY_MORE * len(files):  # a few labels do not stand in for many
+                base, files = folder, {name[len(folder) + 1 : -4]: name for name in beside}
         return Layout(files, _splits_of(files) or _splits_of_images(tree, files), base)
     splits: dict[str, list[str]] = {}
     xmls: dict[str, str] = {}
@@ -60,6 +68,11 @@ def find_layout(tree: Tree) -> Layout:
             xmls.update(mine)
         return Layout(xmls, splits, "")
     files = {name[:-4]: name for name in _annotated(tree, "")}
+    inside = {stem: name for stem, name in files.items() if _split_in(stem)}
+    lasts = {stem.rpartition("/")[2] for stem in inside}
+    copies = tuple(name for stem, name in files.items() if stem not in inside and stem.rpartition("/")[2] in lasts)
+    if len(inside) + len(copies) == len(files):  # labelled in one folder, then copied into those of the splits
+        return Layout(inside, _splits_of(inside), "", copies)
     return Layout(files, _splits_of(files), "")
 
 
@@ -67,21 +80,31 @@ def _splits_of(stems: Iterable[str]) -> dict[str, list[str]]:
     """The splits that folders of the names are, of each the first; {} where none of them is one."""
     found: dict[str, list[str]] = {}
     for stem in stems:
-        split = next((part for part in map(split_of, stem.split("/")[:-1]) if part in KNOWN_SPLITS), "")
+        split = _split_in(stem)
         if not split:
             return {}
         found.setdefault(split, []).append(stem)
     return found
 
 
+def _split_in(stem: str) -> str:
+    """The first folder of a name that is a split; "" without one."""
+    return next((part for part in map(split_of, stem.split("/")[:-1]) if part in KNOWN_SPLITS), "")
+
+
 def _splits_of_images(tree: Tree, stems: Iterable[str]) -> dict[str, list[str]]:
-    """The splits that the folders of the images are, images/train/ and images/val/, where each image is in one of them
-    and no list says others; else {}."""
+    """The splits that the folders of the images are, images/train/ and images/val/, where each image is in one of them,
+    but for a few that are nowhere, and no list says others; else {}."""
     stems = [] if tree.files(LISTS) else list(stems)
     for top in (*(name for name in tree.folders() if name.lower() in _IMAGE_FOLDERS), ""):
         folders = {split_of(name): join(top, name) for name in tree.open_folders(top) if split_of(name) in KNOWN_SPLITS}
         there = {split: images_by_stem(tree, folder) for split, folder in folders.items()} if stems else {}
         split_of_stem = {stem: [s for s in there if stem.rpartition("/")[2] in there[s]] for stem in stems}
+        missing = [stem for stem, splits in split_of_stem.items() if not splits]
+        if "train" in there and 0 < len(missing) * _FEW_MISSING <= len(split_of_stem):
+            beside = images_by_stem(tree, top)
+            # Of which split they are is not known; that they are missing is said once.
+            split_of_stem.update((stem, ["train"]) for stem in missing if stem.rpartition("/")[2] not in beside)
         if "train" in there and all(len(splits) == 1 for splits in split_of_stem.values()):
             found = {s: [stem for stem, splits in split_of_stem.items() if splits == [s]] for s in there}
             return {s: mine for s, mine in found.items() if mine} if sum(map(bool, found.values())) > 1 else {}

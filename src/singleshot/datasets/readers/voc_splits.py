@@ -15,6 +15,10 @@ from singleshot.images.suffixes import is_image
 from singleshot.text import decode_text
 
 MAX_LIST_BYTES = 256 * 2**20
+_PEEK_BYTES, _FEW = 1 << 14, 100
+_FLAGS = ("1", "-1", "0")  # whether an image has an object of the class; 0: difficult ones only
+# Where lists lie besides, last the folder itself.
+_FURTHER_LISTS = ("ImageSets", "ImageSet/Main", "ImageSet", "Main", "main", "")
 
 # What tools call their list when there are no splits.
 NO_SPLIT = "default"
@@ -34,19 +38,18 @@ class VocSplits(NamedTuple):
 
 
 def read_splits(tree: Tree, layout: Layout, problems: RaiseErrors) -> VocSplits:
-    listed = {name[:-4]: name for name in tree.files(LISTS) if name.endswith(".txt")}
+    folder, listed = _lists(tree, layout) if not layout.splits else ("", {})
     stems_of: dict[str, list[str]] = {}
     left_out: dict[str, str] = {}
     if layout.splits:
         return VocSplits({split: sorted(stems) for split, stems in layout.splits.items()}, made=False)
     if listed:
-        # The devkit has one list per class and split besides: "aeroplane_train.txt" beside "train.txt".
-        own = sorted(s for s in listed if "_" not in s or s.partition("_")[0] not in DEVKIT_CLASSES)
-        stems_of = {s: _read_list(tree, listed[s], layout, problems) for s in own}
+        own = sorted(split for split in listed if not _is_of_class(tree, folder, split, listed))
+        stems_of = {split: _read_list(tree, join(folder, listed[split]), layout, problems) for split in own}
         left_out = _useless(stems_of, layout.xmls)
         for split, message in left_out.items():
             fault = f"split {printable(split)!r} {message}; training does without it"
-            problems.add("split-left-out", tree.path(f"{LISTS}/{listed[split]}"), fault)
+            problems.add("split-left-out", tree.path(join(folder, listed[split])), fault)
         stems_of = {split: stems for split, stems in stems_of.items() if split not in left_out}
         if stems_of and list(stems_of) != [NO_SPLIT]:
             return VocSplits(stems_of, False, left_out)
@@ -58,6 +61,41 @@ def read_splits(tree: Tree, layout: Layout, problems: RaiseErrors) -> VocSplits:
         where = printable(tree.path(layout.base or LABELS))
         raise DataError(f"{where}: no .xml file; want one annotation for each image")
     return VocSplits({s: [stems[i] for i in at] for s, at in make_splits(stems).items()}, True, left_out)
+
+
+def _lists(tree: Tree, layout: Layout) -> tuple[str, dict[str, str]]:
+    """The folder of the lists, and split -> file in it: all of ImageSets/Main, elsewhere those that are called after a
+    usual split and name annotations, most of them."""
+    if listed := {name[:-4]: name for name in tree.files(LISTS) if name.endswith(".txt")}:
+        return LISTS, listed
+    for folder in _FURTHER_LISTS if layout.base else ():
+        listed = {name[:-4]: name for name in tree.files(folder, (".txt",)) if usual_split(name[:-4])}
+        if listed and all(_names_most(tree, join(folder, name), layout.xmls) for name in listed.values()):
+            return folder, listed
+    return "", {}
+
+
+def _names_most(tree: Tree, path: str, xmls: Mapping[str, str]) -> bool:
+    lines = _first_lines(tree, path)
+    return 2 * sum(_listed_stem(line, xmls) in xmls for line in lines) > len(lines)
+
+
+def _is_of_class(tree: Tree, folder: str, name: str, listed: Mapping[str, str]) -> bool:
+    """Whether a list is of one class, as the devkit has them besides: "aeroplane_train.txt" next to "train.txt", each
+    line with a 1, 0 or -1 at its end."""
+    before, _, split = name.rpartition("_")
+    if name.partition("_")[0] in DEVKIT_CLASSES and before:
+        return True
+    lines = _first_lines(tree, join(folder, listed[name])) if before and split in listed else []
+    return bool(lines) and all(line.rsplit(None, 1)[-1] in _FLAGS and " " in line for line in lines)
+
+
+def _first_lines(tree: Tree, path: str) -> list[str]:
+    try:
+        text = tree.read(path, MAX_LIST_BYTES, "split list", most=_PEEK_BYTES).decode("utf-8-sig", "replace")
+    except DataError:  # which reading it says
+        return []
+    return [line.strip() for line in text.split("\n")[:_FEW] if line.strip()]
 
 
 def _useless(stems_of: Mapping[str, list[str]], xmls: Mapping[str, str]) -> dict[str, str]:
@@ -72,8 +110,7 @@ def _useless(stems_of: Mapping[str, list[str]], xmls: Mapping[str, str]) -> dict
     return found
 
 
-def _read_list(tree: Tree, name: str, layout: Layout, problems: RaiseErrors) -> list[str]:
-    path = join(LISTS, name)
+def _read_list(tree: Tree, path: str, layout: Layout, problems: RaiseErrors) -> list[str]:
     text = decode_text(tree.read(path, MAX_LIST_BYTES, "split list"), tree.path(path), paths=True)
     stems: dict[str, None] = {}
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
@@ -93,11 +130,13 @@ def _read_list(tree: Tree, name: str, layout: Layout, problems: RaiseErrors) -> 
 def _listed_stem(line: str, xmls: Mapping[str, str]) -> str:
     """The annotation that a line of a list means which is not simply its name."""
     parts = line.rsplit(None, 1)
-    if parts[-1] in ("1", "-1", "0"):  # the per-class lists' flag; a name may hold spaces itself
+    if parts[-1] in _FLAGS:  # the per-class lists' flag; a name may hold spaces itself
         line = parts[0]
-    if line in xmls or not is_image(line):
+    if line in xmls or (".." in line and not is_image(line)):
         return line
-    stem = line.rpartition(".")[0]  # tools that list image files, with their folders or without
+    # Tools list files, with their folders or without.
+    stem = line.replace("\\", "/")
+    stem = stem.rpartition(".")[0] if is_image(stem) or stem.lower().endswith(".xml") else stem
     return next((name for name in (stem, stem.rpartition("/")[2]) if name in xmls), line)
 
 

@@ -20,10 +20,9 @@ from singleshot.datasets.findings import CollectErrors, RaiseErrors
 from singleshot.datasets.raw import Box, Hull, Notation, RawImage, RawObject, RawSet, show_item
 from singleshot.datasets.readers.common import MADE_SPLITS, divide, surround
 from singleshot.datasets.readers.yolo_classes import MAX_LABEL_BYTES, Classes, decide_first
+from singleshot.datasets.readers.yolo_find import find_layout, find_yaml
 from singleshot.datasets.readers.yolo_layout import (
     Layout,
-    find_layout,
-    find_yaml,
     ident_of,
     images_of,
     is_labelled,
@@ -81,8 +80,8 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     Without declared names the classes are "class 0" up to the highest number in any split.
     """
     layout = find_layout(tree, file)
-    for message in layout.moved:
-        problems.add("path-moved", tree.path(layout.yaml), message)
+    for kind, message in layout.notes:
+        problems.add(kind, tree.path(layout.yaml), message)
     members, made = _members(tree, layout, wanted, problems)
     classes = _classes_of(tree, layout, members, problems)
     flags = _read_flags(tree, problems)

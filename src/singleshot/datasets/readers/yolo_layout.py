@@ -21,8 +21,10 @@ from singleshot.datasets.readers.yolo_pairs import (
     splits_of_pairs,
     starts_with_numbers,
 )
-from singleshot.datasets.readers.yolo_places import MAX_PARTS, Place, described_splits, move, split_path
-from singleshot.datasets.readers.yolo_yaml import YAMLS, Description, check_names, describes, load_description
+from singleshot.datasets.readers.yolo_places import MAX_PARTS, Place, split_path
+from singleshot.datasets.readers.yolo_yaml import (
+    check_names,
+)
 from singleshot.datasets.splits import KNOWN_SPLITS, split_of
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
@@ -32,6 +34,7 @@ from singleshot.text import decode_text
 MAX_LIST_BYTES = 256 * 2**20
 _LISTS = ("train.txt", "val.txt", "valid.txt", "test.txt")
 _IMAGES, _LABELS = "images", "labels"
+_IMAGE_FOLDERS = (_IMAGES, "image", "imgs", "img")
 _DATA = ("data", "dataset", "obj")
 _LABEL_FOLDERS = (_LABELS, "label", "annotations", "annotation")
 _MAX_PATH = 4096  # more than any path has; ends the search through a hostile one
@@ -43,7 +46,7 @@ class Layout(NamedTuple):
     """splits: name -> places, {"": places} where there are none; broken: split -> what is wrong with its places;
     class_names: the declared ones, None if there are none; declared_in: the file that has them; yaml: its name or "";
     keypoints: numbers that follow the box in each row; first: the number of the first class, None where unsaid;
-    moved: what is said of places that are not where the yaml says."""
+    notes: kind and message of what is not as the yaml says, or as usual."""
 
     splits: dict[str, list[Place]]
     broken: dict[str, str]
@@ -52,46 +55,7 @@ class Layout(NamedTuple):
     yaml: str
     keypoints: int
     first: int | None
-    moved: tuple[str, ...] = ()
-
-
-def find_layout(tree: Tree, file: str) -> Layout:
-    """The layout of a folder, or of the one that the named yaml lies in. Raises DataError where there is none."""
-    yaml = file or find_yaml(tree)
-    described = load_description(tree, yaml) if yaml else Description("", {}, None, 0, None)
-    home = yaml.rpartition("/")[0]
-    splits, broken = described_splits(tree, home, described)
-    moved = move(tree, home, described, splits, broken) if broken else ()
-    if not described.splits:
-        splits = plain_splits(tree)
-    if not splits and not broken:
-        raise DataError(
-            f"{printable(tree.path(yaml) if yaml else tree.root)}: no images of a YOLO data set; want train and val "
-            "in data.yaml, or the folders images/ and labels/"
-        )
-    names, declared_in = described.names, yaml
-    if names is None:
-        names, declared_in = _names_in_files(tree, splits)
-    return Layout(splits, broken, names, declared_in, yaml, described.keypoints, described.first, moved)
-
-
-# ---------------------------------------------------------------------------------------------- data.yaml
-
-
-def find_yaml(tree: Tree) -> str:
-    """The yaml that describes the folder: data.yaml, or the only one with `names`; "" when there is none.
-
-    Raises DataError when several of other names could be meant.
-    """
-    there = [name for name in tree.files("", (".yaml", ".yml")) if not name.startswith(".")]
-    usual = next((name for name in YAMLS if name in there and describes(tree, name)), "")
-    if usual:
-        return usual
-    found = [name for name in islice(there, _FEW) if describes(tree, name)]
-    if len(found) > 1:
-        shown = ", ".join(printable(name, 60) for name in found[:8])
-        raise DataError(f"{printable(tree.root)}: several yaml files with names ({shown}); name the one that you mean")
-    return found[0] if found else ""
+    notes: tuple[tuple[str, str], ...] = ()
 
 
 # ---------------------------------------------------------------------------------------------- folders and lists
@@ -150,9 +114,9 @@ def _split_folders(tree: Tree, folder: str) -> dict[str, list[Place]]:
 
 
 def labelled(tree: Tree, folder: str) -> str:
-    """The folder images/ of a folder where it has an image in it or below, and labels/ or annotations/ has a .txt (of
-    numbers, where it is not called labels); "" otherwise. Letter case does not matter."""
-    images = next((name for name in tree.folders(folder) if name.lower() == _IMAGES), "")
+    """The folder images/ (image/, imgs/, img/) of a folder where it has an image in it or below, and labels/ or
+    annotations/ has a .txt (of numbers, where it is not called labels); "" otherwise. Letter case does not matter."""
+    images = next((name for name in tree.folders(folder) if name.lower() in _IMAGE_FOLDERS), "")
     labels = label_folders(tree, folder) if images else []
     if not labels or not any(is_image(name) for name in tree.walk(join(folder, images))):
         return ""
@@ -323,7 +287,7 @@ def _labels_folder(folder: str) -> str:
 
 
 def _last_images(parts: list[str]) -> int | None:
-    return next((i for i in reversed(range(len(parts))) if parts[i].lower() == _IMAGES), None)
+    return next((i for i in reversed(range(len(parts))) if parts[i].lower() in _IMAGE_FOLDERS), None)
 
 
 def ident_of(image: str, splits: Collection[str] = ()) -> str:
@@ -339,7 +303,7 @@ def ident_of(image: str, splits: Collection[str] = ()) -> str:
 # ---------------------------------------------------------------------------------------------- class names
 
 
-def _names_in_files(tree: Tree, splits: dict[str, list[Place]]) -> tuple[tuple[str, ...] | None, str]:
+def names_in_files(tree: Tree, splits: dict[str, list[Place]]) -> tuple[tuple[str, ...] | None, str]:
     """The names of classes.txt or its like at the root, else beside the labels; (None, "") without such a file.
 
     Raises DataError when those of several folders differ; one may have more at its end, as labelImg appends.
@@ -354,12 +318,12 @@ def _names_in_files(tree: Tree, splits: dict[str, list[Place]]) -> tuple[tuple[s
 
 
 def _folders_of(image_folders: Iterable[str]) -> list[str]:
-    """Where a list of classes may lie: the folders of labels with those above them, and the images' own."""
+    """Where a list of classes may lie: the folders of labels with those above them, then the images'."""
     folders: list[str] = []
     for folder in sorted(image_folders):
-        parts = _labels_folder(folder).split("/")
-        folders += ["/".join(parts[:n]) for n in range(1, len(parts) + 1)]
-        folders.append(folder)
+        for place in dict.fromkeys((_labels_folder(folder), folder)):
+            parts = place.split("/")
+            folders += ["/".join(parts[:n]) for n in range(1, len(parts) + 1)]
     return folders
 
 

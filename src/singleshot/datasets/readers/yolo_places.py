@@ -7,7 +7,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from singleshot.datasets.readers.yolo_yaml import YAMLS, Description
-from singleshot.datasets.splits import KNOWN_SPLITS, split_of
+from singleshot.datasets.splits import KNOWN_SPLITS, find_split, split_of
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 
@@ -61,6 +61,30 @@ def move(
         said.append(
             f"{split}: {printable(entries[0], 80)!r} is not there; {there} is read in its place; correct the path"
         )
+    return tuple(said)
+
+
+def take_folders(
+    described: Description, splits: dict[str, list[Place]], broken: dict[str, str], plain: dict[str, list[Place]]
+) -> tuple[str, ...]:
+    """Put what is still broken into `splits` where folders are called after the split; where no path of the yaml is
+    there, all images that have labels, without splits. plain: what is found without a yaml. Returns what to say."""
+    first = next((entries[0] for split, entries in described.splits.items() if split in broken), "")
+    if not splits and "" in plain:
+        splits.update(plain)
+        broken.clear()
+        there = ", ".join(printable(place.name or "the folder itself", 80) for place in plain[""])
+        return (f"no path of it is there ({printable(first, 80)!r}); {there} is read, without splits; correct them",)
+    taken, said = {place.name for places in splits.values() for place in places}, []
+    for split in list(broken):
+        places = plain.get(find_split(split, plain) or "", [])
+        if not places or any(place.name in taken for place in places):
+            continue
+        splits[split] = places
+        taken.update(place.name for place in places)
+        del broken[split]
+        entry, there = printable(described.splits[split][0], 80), ", ".join(printable(p.name, 80) for p in places)
+        said.append(f"{split}: {entry!r} is not there; {there} is read in its place; correct the path")
     return tuple(said)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any, NamedTuple
 
 from singleshot.datasets.packed_strings import is_encodable, is_name
+from singleshot.datasets.readers.yolo_amend import amend
 from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
 from singleshot.extras import needs
@@ -29,13 +31,14 @@ YAMLS = ("data.yaml", "data.yml")
 class Description(NamedTuple):
     """path: the folder that the entries stand under; splits: name -> folders or lists, as written; names: the class
     names, None where it does not say them; keypoints: numbers that follow each box (pose data sets); first: the number
-    of the first class, None where names is a list."""
+    of the first class, None where names is a list; amended: what is wrong in it, and how it is read."""
 
     path: str
     splits: dict[str, list[str]]
     names: tuple[str, ...] | None
     keypoints: int
     first: int | None
+    amended: tuple[str, ...] = ()
 
 
 def describes(tree: Tree, name: str) -> bool:
@@ -57,7 +60,7 @@ def describes(tree: Tree, name: str) -> bool:
 def load_description(tree: Tree, name: str) -> Description:
     """Read one. Raises DataError with the file and, where it is known, the line."""
     where = printable(tree.path(name))
-    content = load_yaml(tree.read(name, MAX_YAML_BYTES, "yaml"), where)
+    content, amended = _load_amended(tree.read(name, MAX_YAML_BYTES, "yaml"), where)
     if not isinstance(content, dict):
         raise DataError(f"{where}: holds a {_kind(content)}; want the keys train, val and names")
     path = content.get("path", "")
@@ -68,7 +71,7 @@ def load_description(tree: Tree, name: str) -> Description:
     names, first = _names(content.get("names"), where)
     count = _whole(content.get("nc"), f"{where}: nc")
     if names is not None and count is not None and count != len(names):
-        raise DataError(f"{where}: nc is {count} but names has {len(names)}; correct one of them")
+        amended.append(f"nc is {count} but names has {len(names)}: the names count; correct one of them")
     if names is None and count:
         names, first = tuple(f"class {i}" for i in range(count)), 0
     return Description(
@@ -77,7 +80,28 @@ def load_description(tree: Tree, name: str) -> Description:
         names,
         _keypoints(content.get("kpt_shape"), where),
         first,
+        tuple(amended),
     )
+
+
+def _load_amended(data: bytes, where: str) -> tuple[Any, list[str]]:
+    """What a yaml holds, and what had to be put right for that. Raises DataError for what is wrong beyond that."""
+    try:
+        content = load_yaml(data, where)
+        if isinstance(content, dict) and not isinstance(content.get("names"), str):
+            return content, []
+        message = "names is a text" if isinstance(content, dict) else f"holds a {_kind(content)}"
+    except DataError as error:
+        content, message = error, str(error).removeprefix(f"{where}: ").removesuffix("; correct it")
+    amended = amend(data)
+    if amended is not None:
+        with contextlib.suppress(DataError):  # then what was written is what is wrong
+            better = load_yaml(amended[0], where)
+            if isinstance(better, dict) and not isinstance(better.get("names"), str):
+                return better, [f"{message}; read {amended[1]}; correct it"]
+    if isinstance(content, DataError):
+        raise content
+    return content, []
 
 
 def load_yaml(data: bytes, where: str) -> Any:
