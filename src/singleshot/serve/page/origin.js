@@ -64,8 +64,8 @@ const covers = ([x0, y0, x1, y1], { width, height }) => x0 <= 0 && y0 <= 0 && x1
  */
 export function drawUnder(context, { runners_up: weaker, field }, scale, line, layers) {
   if (layers.has("field") && field !== null) outline(context, field, scale, line, LAYERS.field, [line, 2 * line]);
-  context.globalAlpha = 0.75;
-  if (layers.has("removed")) for (const { box } of [...weaker].reverse()) outline(context, box, scale, line / 2, LAYERS.removed);
+  context.globalAlpha = 0.85;
+  if (layers.has("removed")) for (const { box } of [...weaker].reverse()) outline(context, box, scale, line / 2, LAYERS.removed, [], 0);
   context.globalAlpha = 1;
 }
 
@@ -86,14 +86,14 @@ export function drawOver(context, { place, arrow }, scale, line, layers) {
 
 const corner = ([x0, y0, x1, y1], scale) => [x0 * scale, y0 * scale, (x1 - x0) * scale, (y1 - y0) * scale];
 
-/** A rectangle with a dark rim, which is seen on every picture; sides beyond the picture lie on its edge. */
-function outline(context, [x0, y0, x1, y1], scale, thick, colour, dashes = []) {
+/** A rectangle, its dark rim seen on bright pictures; sides beyond the picture lie on its edge. */
+function outline(context, [x0, y0, x1, y1], scale, thick, colour, dashes = [], rim = 2) {
   const { width, height } = context.canvas;
   const half = thick / 2 + 1;
   const inside = (value, most) => Math.min(Math.max(value * scale, half), most - half);
   const [left, top, right, bottom] = [inside(x0, width), inside(y0, height), inside(x1, width), inside(y1, height)];
   context.setLineDash(dashes);
-  for (const [stroke, line] of [[RIM, thick + 2], [colour, thick]]) {
+  for (const [stroke, line] of [[RIM, thick + rim], [colour, thick]]) {
     context.strokeStyle = stroke;
     context.lineWidth = line;
     context.strokeRect(left, top, right - left, bottom - top);

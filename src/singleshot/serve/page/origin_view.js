@@ -65,7 +65,7 @@ export class OriginView {
       return row;
     }));
     const { removed, runners_up: weaker } = found.origin;
-    const more = removed > weaker.length ? `; the best ${weaker.length}` : "";
+    const more = removed > weaker.length ? ` (listed: the best ${weaker.length})` : "";
     this.at["origin-count"].textContent = `Removed by NMS: ${removed}${more}`;
     this.at["origin-removed"].replaceChildren(
       ...weaker.map((one) => Object.assign(document.createElement("li"), { textContent: weakerInWords(one) })),
