@@ -156,6 +156,8 @@ class _Search:
         self._false = Traced(*(values[free] for values in found))
         self._shown: dict[str, tuple[Traced, list[int | None]]] = {}
         self._classes: dict[tuple[int, Thresholds], ClassSuppression] = {}
+        self._kept: Traced | None = None  # what is found down to that score, without thresholds
+        self._depth = 1.0
 
     def explain(self, g: int) -> Outcome:
         """The causes of one missed object."""
@@ -273,8 +275,7 @@ class _Search:
         if scene.rules.first_column == 0:  # where the background is likelier, no threshold brings the class
             lowest["background_competes"] = False
         low = changed(scene, lowest)
-        # What is weaker than a detection does not change it, so that one look without any threshold is enough for all
-        # objects. Where no limit holds there is too much to look at.
+        # What is weaker changes no detection: one look without thresholds, unless no limit holds, is enough for all.
         if scene.raw is self._scene.raw and "per_class" not in shared:
             held = self._held(low, predicted, g, shared)
         else:
@@ -331,9 +332,11 @@ class _Search:
         apart = rules.keep == NO_CAP and rules.candidates is None and not rules.class_agnostic
         if predicted.raw is scene.raw and ClassSuppression.is_local(rules):
             certain, best = self._survivor(scene, predicted, g)
-            cut_off = best is None or (scene.raw is self._scene.raw and self._is_full(best.score))
-            if certain and (apart or cut_off):
-                return best if apart else None
+            if certain and (best is None or apart):
+                return best
+            kept = self._among_kept(scene, best, label) if certain and best is not None else None
+            if kept is not None:
+                return best if kept else None
         key = None if shared is None else "+".join([*shared, str(label)] if apart else shared)
         if key is None or key not in self._shown:
             found = scene.visible(scene.trace([label] if apart else None))
@@ -347,11 +350,23 @@ class _Search:
             return None
         return Proof(float(found.scores[row]), self._overlap(found.boxes[row], g), int(found.priors[row]))
 
-    def _is_full(self, score: float) -> bool:
-        """Whether `keep` better detections are known, however low the thresholds: lifting the limits before it brings
-        more of them, and takes none away."""
-        found, _ = self._shown.get("low-score", (None, []))
-        return found is not None and len(found.scores) == self._scene.rules.keep and float(found.scores[-1]) > score
+    def _among_kept(self, scene: Scene, best: Proof, label: int) -> bool | None:
+        """Whether a survivor in its class is among the `keep` best of all, by rules of which limits before NMS may be
+        lifted: that brings more survivors and takes none away. None where it is not known without another look."""
+        own, rules = self._scene.rules, scene.rules
+        alike = replace(rules, score_min=own.score_min, show_min=own.show_min, per_class=own.per_class) == own
+        if scene.raw is not self._scene.raw or not alike:
+            return None
+        if best.score < self._depth or self._kept is None:
+            self._depth = best.score / 2  # so that the next object may be among them too
+            low = changed(self._scene, {"score_min": 0.0, "show_min": self._depth})
+            self._kept = low.trace()
+        kept = self._kept
+        if len(kept.scores) == own.keep and float(kept.scores[-1]) > best.score:
+            return False
+        if rules.per_class != own.per_class:
+            return None
+        return bool(((kept.priors == best.prior) & (kept.labels == label)).any())
 
     def _overlap(self, box: Tensor, g: int) -> float:
         return float(iou(box.unsqueeze(0), self._objects.boxes[[g]]))
