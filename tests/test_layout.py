@@ -35,7 +35,8 @@ GROUPS: dict[str, dict[str, set[str]]] = {
         "prior_fitting": {"prior_boxes", "prior_coverage"},
         "assigners": {"boxes", "prior_boxes"}, "matching": {"boxes", "prior_boxes", "assigners"},
         "explaining": {"boxes", "postprocess", "prior_boxes", "thresholds"},
-        "missed": {"boxes", "explaining", "postprocess", "thresholds"},
+        "survivors": {"boxes", "explaining", "postprocess", "thresholds"},
+        "missed": {"boxes", "explaining", "postprocess", "survivors", "thresholds"},
         "losses": {"boxes"}, "sigmoid_losses": {"boxes", "losses"}, "postprocess": {"boxes", "thresholds"},
         "metrics": set(),
         "models": {"priors", "prior_boxes", "prior_tables", "inputs", "input_shape", "presets", "conventions"},
@@ -217,10 +218,12 @@ def test_a_stage_of_the_runtime_knows_only_the_stages_before_it() -> None:
 
 
 # Who may import a module by a name in a string, which the tests above cannot follow: the table of engines, one row of
-# which is PyTorch's, opened only when a checkpoint is; the zoo and bench's worker, by rows of their tables; and rooms
-# that import their own public names late.
+# which is PyTorch's, opened only when a checkpoint is; the service's explanations, which PyTorch makes,
+# where it is installed and a model allows them; the zoo and bench's worker, by rows of their tables; and rooms that
+# import their own public names late.
 BY_STRING = {
     "runtime/engines/table.py",
+    "serve/explaining.py",
     "models/zoo.py",
     "bench/worker.py",
     "runtime/__init__.py",

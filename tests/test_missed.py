@@ -12,8 +12,10 @@ from singleshot.boxes import encode, to_centres, to_corners
 from singleshot.explaining import Scene
 from singleshot.metrics import evaluate
 from singleshot.missed import CAUSES, Objects, Outcome, changed, holders, outcomes
+from singleshot.postprocess import trace_detections
 from singleshot.records import RawOutput
-from singleshot.thresholds import Thresholds
+from singleshot.survivors import ClassSuppression, predict
+from singleshot.thresholds import NO_CAP, Thresholds
 
 WHOLE = torch.tensor([0.0, 0.0, 1.0, 1.0])
 A, B = [0.1, 0.1, 0.3, 0.3], [0.6, 0.6, 0.8, 0.8]
@@ -194,3 +196,28 @@ def test_who_has_an_object_is_who_the_metric_counts(seed: int) -> None:
     hits = [round(float(curve.recall[-1]) * curve.truths) for curve in counted.curves]
     assert sum(row is not None for row in has) == sum(hits) > 5
     assert len({row for row in has if row is not None}) == sum(hits)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("rules", [{}, {"per_class": 20}, {"clip": True, "nms_iou": 0.2}], ids=str)
+def test_single_boxes_survive_as_nms_of_all_has_it(seed: int, rules: dict) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    corner = torch.rand(60, 2, generator=rng) * 0.5 - 0.05
+    boxes = torch.cat([corner, corner + torch.rand(60, 2, generator=rng) * 0.5 + 0.05], dim=1)
+    scores = (torch.randn(60, 3, generator=rng)).softmax(dim=1)
+    made = scene(list(zip(boxes.tolist(), scores.tolist(), strict=True)), keep=NO_CAP, **rules)
+    said = predict(made, boxes[:1], torch.tensor([0]), 0.5)
+    for label in (0, 1):
+        (found,) = trace_detections(made.raw, made.priors, made.variances, made.rules, [label])
+        alone = ClassSuppression(said.boxes, said.scores[:, label + 1], made.rules)
+        assert [prior for prior in range(60) if alone.keeps(prior)] == sorted(found.priors.tolist())
+        assert 1 < len(found.priors) < 60
+        assert not alone.tied
+
+
+def test_boxes_of_equal_scores_are_not_certain() -> None:
+    made = scene([(A, [0.1, 0.9, 0.0]), (NEAR_A, [0.1, 0.9, 0.0])])
+    said = predict(made, torch.tensor([A]), torch.tensor([0]), 0.5)
+    alone = ClassSuppression(said.boxes, said.scores[:, 1], made.rules)
+    alone.keeps(0)
+    assert alone.tied

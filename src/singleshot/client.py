@@ -23,6 +23,7 @@ from urllib.parse import urlencode, urlsplit
 import numpy as np
 
 from singleshot.errors import ConfigError, DataError, SingleshotError, printable
+from singleshot.report.explanation import Origin, PriorPlace, RunnerUp
 from singleshot.runtime.detections import Detections
 from singleshot.storage import read_limited
 
@@ -49,7 +50,8 @@ class ServiceError(SingleshotError):
 
 @dataclass(frozen=True)
 class Model:
-    """A model of the service. classes: their names, by label; width, height: of its input."""
+    """A model of the service. classes: their names, by label; width, height: of its input; explainable: whether
+    `Client.explain` takes it."""
 
     name: str
     classes: tuple[str, ...]
@@ -58,6 +60,18 @@ class Model:
     score_min: float
     nms_iou: float
     default: bool
+    explainable: bool = False
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What an image has, and where each detection comes from, row by row. maps: rows and columns of each feature map;
+    notes: what cannot be explained, a line each."""
+
+    found: Detections
+    origins: tuple[Origin, ...]
+    maps: tuple[tuple[int, int], ...]
+    notes: tuple[str, ...]
 
 
 class Client:
@@ -117,20 +131,52 @@ class Client:
             DataError: A file cannot be read.
             ServiceError: The service refused the request, or does not answer.
         """
-        given = [images] if isinstance(images, (bytes, str, Path)) else list(images)
-        boundary = secrets.token_hex(24)
-        body = b"".join(_part(one, index, boundary) for index, one in enumerate(given)) + f"--{boundary}--\r\n".encode()
         options = {
             "model": model,
             "score_min": score_min,
             "nms_iou": nms_iou,
             "tile": "none" if tile is False else tile,
         }
+        return [_detections(one, name) for one, name in self._images("/v1/detect", images, options)]
+
+    def explain(
+        self, images: Image | Sequence[Image], *, model: str | None = None, score_min: float | None = None
+    ) -> list[Explained]:
+        """Where the objects in each image come from, in one request: whole images, not tiles, by a model that is
+        `explainable`.
+
+        Args:
+            images: As `detect` takes them.
+            model: Likewise.
+            score_min: Likewise.
+
+        Raises:
+            DataError: A file cannot be read.
+            ServiceError: The service refused the request, does not answer, or does not explain this model.
+        """
+        options = {"model": model, "score_min": score_min}
+        return [
+            Explained(
+                _detections(one, name),
+                tuple(_origin(found["origin"]) for found in one["detections"]),
+                tuple((rows, columns) for rows, columns in one["maps"]),
+                tuple(one["notes"]),
+            )
+            for one, name in self._images("/v1/explain", images, options)
+        ]
+
+    def _images(
+        self, path: str, images: Image | Sequence[Image], options: Mapping[str, Any]
+    ) -> list[tuple[dict[str, Any], str | None]]:
+        """What the service says of each image, and the image's path."""
+        given = [images] if isinstance(images, (bytes, str, Path)) else list(images)
+        boundary = secrets.token_hex(24)
+        body = b"".join(_part(one, index, boundary) for index, one in enumerate(given)) + f"--{boundary}--\r\n".encode()
         query = urlencode({name: value for name, value in options.items() if value is not None})
         kind = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-        answer = self._ask("POST", f"/v1/detect{'?' if query else ''}{query}", body, kind)
+        answer = self._ask("POST", f"{path}{'?' if query else ''}{query}", body, kind)
         names = [None if isinstance(one, bytes) else str(one) for one in given]
-        return [_detections(one, name) for one, name in zip(answer["images"], names, strict=True)]
+        return list(zip(answer["images"], names, strict=True))
 
     def models(self) -> list[Model]:
         """The models of the service. Raises ServiceError."""
@@ -143,6 +189,7 @@ class Client:
                 one["thresholds"]["score_min"],
                 one["thresholds"]["nms_iou"],
                 one["default"],
+                one.get("explain", {}).get("available", False),
             )
             for one in self._ask("GET", "/v1/models")["models"]
         ]
@@ -205,3 +252,13 @@ def _detections(values: Mapping[str, Any], name: str | None) -> Detections:
         values["width"],
         values["height"],
     )
+
+
+def _origin(values: Mapping[str, Any]) -> Origin:
+    def tuples(of: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: tuple(one) if isinstance(one, list) else one for key, one in of.items()}
+
+    weaker = tuple(
+        RunnerUp(**tuples(one) | {"place": PriorPlace(**tuples(one["place"]))}) for one in values["runners_up"]
+    )
+    return Origin(**tuples(values) | {"place": PriorPlace(**tuples(values["place"])), "runners_up": weaker})

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from singleshot.boxes import decode, encode, iou, to_centres, to_corners
-from singleshot.explaining import Scene, cut
-from singleshot.postprocess import Traced, probabilities
+from singleshot.explaining import Scene
+from singleshot.postprocess import Traced
 from singleshot.records import RawOutput
+from singleshot.survivors import ClassSuppression, Predicted, predict
 from singleshot.thresholds import NO_CAP, Thresholds
 
 CAUSES = {
@@ -141,33 +142,6 @@ def outcomes(scene: Scene, found: Traced, objects: Objects, prior_iou: float, io
     return [Outcome(row) if row is not None else search.explain(g) for g, row in enumerate(has)]
 
 
-class _Predicted(NamedTuple):
-    """What raw outputs say at every prior.
-
-    overlaps [G, P]: IoU of its box with each object; scores [P, C + 1]; claims, own: bool [G, P], whether the box would
-    claim the object if it were of its class (see `holders`), and whether it is on no other object more.
-    """
-
-    raw: RawOutput
-    overlaps: Tensor
-    scores: Tensor
-    claims: Tensor
-    own: Tensor
-
-
-def _predicted(scene: Scene, objects: Objects, iou_min: float) -> _Predicted:
-    boxes = decode(scene.raw.offsets[0].float(), scene.priors, scene.variances)
-    scores = probabilities(scene.raw.logits[0], scene.rules.activation)
-    overlaps = iou(objects.boxes, cut(boxes, scene.window))
-    enough = overlaps >= iou_min
-    claims = torch.zeros_like(enough)
-    for label in set(objects.labels.tolist()):
-        rows = (objects.labels == label).nonzero().squeeze(1)
-        claims[rows] = overlaps[rows].argmax(dim=0) == torch.arange(len(rows)).unsqueeze(1)
-    own = overlaps.argmax(dim=0) == torch.arange(len(overlaps)).unsqueeze(1)
-    return _Predicted(scene.raw, overlaps, scores, claims & enough, own & enough)
-
-
 class _Search:
     """Looks for the fewest changes with which a missed object appears. used: rows of `found` that have an object."""
 
@@ -177,17 +151,20 @@ class _Search:
         self._scene, self._objects = scene, objects
         self._prior_iou, self._iou_min = least
         self._priors = iou(objects.boxes, to_corners(scene.priors))
-        self._predicted = _predicted(scene, objects, self._iou_min)
+        self._predicted = predict(scene, *objects, self._iou_min)
         free = [row for row in range(len(found.scores)) if row not in used]
         self._false = Traced(*(values[free] for values in found))
         self._shown: dict[str, tuple[Traced, list[int | None]]] = {}
+        self._classes: dict[tuple[int, Thresholds], ClassSuppression] = {}
+        self._kept: Traced | None = None  # what is found down to that score, without thresholds
+        self._depth = 1.0
 
     def explain(self, g: int) -> Outcome:
         """The causes of one missed object."""
         scene, first = self._scene, self._without_box(g)
         if first is not None:
             scene = changed(scene, first.change)
-        predicted = self._predicted if first is None else _predicted(scene, self._objects, self._iou_min)
+        predicted = self._predicted if first is None else predict(scene, *self._objects, self._iou_min)
         for kinds in _subsets(can_move=first is None):
             if first is None and not kinds:
                 continue
@@ -206,7 +183,7 @@ class _Search:
         return [_LIMITS] if "nms" in kinds or self._scene.rules.keep == NO_CAP else [{"keep": NO_CAP}, _LIMITS]
 
     def _try(
-        self, scene: Scene, predicted: _Predicted, g: int, kinds: tuple[str, ...], lifted: Mapping[str, Any]
+        self, scene: Scene, predicted: Predicted, g: int, kinds: tuple[str, ...], lifted: Mapping[str, Any]
     ) -> Outcome | None:
         """The outcome with these changes; None where one of them does not apply, or the object does not appear."""
         if set(kinds) <= {"limits", "nms"} and not self._reached(scene, predicted, g):
@@ -222,27 +199,26 @@ class _Search:
             lowered = self._lowered(scene, predicted, g, shared)
             if lowered is None:
                 return None
-            causes["low-score"], (found, row) = lowered
+            causes["low-score"], proof = lowered
             scene = changed(scene, causes["low-score"].change)
         else:
-            held = self._held(scene, g, shared if scene.raw is self._scene.raw else None)
+            held = self._held(scene, predicted, g, shared if scene.raw is self._scene.raw else None)
             if held is None:
                 return None
-            found, row = held
-        proof = Proof(float(found.scores[row]), self._overlap(found.boxes[row], g), int(found.priors[row]))
+            proof = held
         if "limits" in kinds:
-            causes["limits"] = self._one_limit(g, kinds, lifted, scene)
+            causes["limits"] = self._one_limit(g, kinds, lifted, scene, predicted)
         if "nms" in kinds:
             causes["nms"] = self._removed_by(scene, causes, proof.prior, int(self._objects.labels[g]))
         return Outcome(None, tuple(causes[kind] for kind in CAUSES if kind in causes), proof)
 
-    def _reached(self, scene: Scene, predicted: _Predicted, g: int) -> bool:
+    def _reached(self, scene: Scene, predicted: Predicted, g: int) -> bool:
         """Whether a box that would claim the object has a score that is shown, without which lifting limits and
         switching NMS off bring nothing."""
         scores = predicted.scores[:, self._objects.labels[g] + 1]
         return bool((predicted.claims[g] & (scores >= scene.show_min)).any())
 
-    def _cause(self, scene: Scene, predicted: _Predicted, g: int, kind: str, low: bool) -> Cause | None:
+    def _cause(self, scene: Scene, predicted: Predicted, g: int, kind: str, low: bool) -> Cause | None:
         if kind == "nms":
             return Cause(kind, _NO_NMS, {})
         if kind == "wrong-class":
@@ -276,7 +252,7 @@ class _Search:
         detail = {"iou": float(self._predicted.overlaps[g, prior])}
         return Cause("location", {"prior": prior, "offsets": offsets.tolist()}, detail)
 
-    def _wrong_class(self, scene: Scene, predicted: _Predicted, g: int, low: bool) -> Cause | None:
+    def _wrong_class(self, scene: Scene, predicted: Predicted, g: int, low: bool) -> Cause | None:
         """The prior whose box is on this object rather than on another, and that is surest of another class."""
         label = int(self._objects.labels[g])
         other = predicted.scores[:, 1:].clone()
@@ -292,43 +268,75 @@ class _Search:
         return Cause("wrong-class", {"prior": int(prior), "swap": [label, taken]}, detail)
 
     def _lowered(
-        self, scene: Scene, predicted: _Predicted, g: int, shared: tuple[str, ...]
-    ) -> tuple[Cause, tuple[Traced, int]] | None:
-        """The highest thresholds with which it appears, and where.
-
-        What is weaker than a detection does not change it, so that one look without any threshold is enough for all
-        objects. Where no limit holds there is too much to look at: then from the score of its best boxes down.
-        """
+        self, scene: Scene, predicted: Predicted, g: int, shared: tuple[str, ...]
+    ) -> tuple[Cause, Proof] | None:
+        """The highest thresholds with which it appears, and the detection that then has it."""
         lowest: dict[str, Any] = {"score_min": 0.0, "show_min": 0.0}
         if scene.rules.first_column == 0:  # where the background is likelier, no threshold brings the class
             lowest["background_competes"] = False
+        low = changed(scene, lowest)
+        # What is weaker changes no detection: one look without thresholds, unless no limit holds, is enough for all.
         if scene.raw is self._scene.raw and "per_class" not in shared:
-            held = self._held(changed(scene, lowest), g, shared)
+            held = self._held(low, predicted, g, shared)
         else:
-            held = next(self._deeper(changed(scene, lowest), predicted, g), None)
+            held = self._deeper(low, predicted, g)
         if held is None:
             return None
-        score = float(held[0].scores[held[1]])
-        return Cause("low-score", lowest | _down_to(scene, score), {"score": score}), held
+        return Cause("low-score", lowest | _down_to(scene, held.score), {"score": held.score}), held
 
-    def _deeper(self, scene: Scene, predicted: _Predicted, g: int) -> Iterator[tuple[Traced, int]]:
-        """The detection that has the object, from ever lower scores of its boxes on."""
+    def _deeper(self, scene: Scene, predicted: Predicted, g: int) -> Proof | None:
+        """The detection that has the object, looked for from ever lower scores of its boxes on."""
         if predicted.raw is not scene.raw:
-            predicted = _predicted(scene, self._objects, self._iou_min)
-        label = int(self._objects.labels[g])
-        scores = predicted.scores[predicted.claims[g], label + 1].sort(descending=True).values.tolist()
-        for count in dict.fromkeys(min(count, len(scores)) for count in (1, 4, 16, 64, len(scores))):
-            if count and scores[count - 1] > 0.0:
-                held = self._held(scene._replace(show_min=scores[count - 1]), g, None)
+            predicted = predict(scene, *self._objects, self._iou_min)
+        if ClassSuppression.is_local(scene.rules):
+            # The best survivor in its class; if it is not among those that are kept, no weaker one is.
+            certain, best = self._survivor(scene, predicted, g)
+            if certain and (best is None or scene.rules.keep == NO_CAP):
+                return best
+            if certain and best is not None:
+                return self._held(scene._replace(show_min=best.score), predicted, g, None)
+        scores = predicted.scores[predicted.claims[g], self._objects.labels[g] + 1]
+        ordered = scores.sort(descending=True).values.tolist()
+        for count in dict.fromkeys(min(count, len(ordered)) for count in (1, 4, 16, 64, len(ordered))):
+            if count and ordered[count - 1] > 0.0:
+                held = self._held(scene._replace(show_min=ordered[count - 1]), predicted, g, None)
                 if held is not None:
-                    yield held
+                    return held
+        return None
 
-    def _held(self, scene: Scene, g: int, shared: tuple[str, ...] | None) -> tuple[Traced, int] | None:
-        """What is found in a scene, and the row of it that has the object. shared: changes that are the same for every
-        object, under which the result is kept."""
+    def _survivor(self, scene: Scene, predicted: Predicted, g: int) -> tuple[bool, Proof | None]:
+        """Whether it is certain, and the detection that has the object where `ClassSuppression.is_local` and `keep` is
+        not looked at. predicted: of this scene's raw outputs."""
+        label = int(self._objects.labels[g])
+        scores = predicted.scores[:, label + 1]
+        mine = (predicted.claims[g] & (scores >= scene.show_min)).nonzero().squeeze(1)
+        if not len(mine):
+            return True, None
+        key = label, replace(scene.rules, keep=NO_CAP)
+        suppression = self._classes.get(key) if scene.raw is self._scene.raw else None
+        if suppression is None:
+            suppression = ClassSuppression(predicted.boxes, scores, scene.rules)
+            if scene.raw is self._scene.raw:
+                self._classes[key] = suppression
+        for prior in mine[scores[mine].argsort(descending=True, stable=True)].tolist():
+            if suppression.keeps(prior):
+                proof = Proof(float(scores[prior]), float(predicted.overlaps[g, prior]), prior)
+                return not suppression.tied, proof
+        return not suppression.tied, None
+
+    def _held(self, scene: Scene, predicted: Predicted, g: int, shared: tuple[str, ...] | None) -> Proof | None:
+        """The detection that has the object in a scene. shared: changes that are the same for every object, under which
+        what is found is kept."""
         rules, label = scene.rules, int(self._objects.labels[g])
         # Where no limit counts boxes of several classes, those of others change nothing and need not be looked at.
         apart = rules.keep == NO_CAP and rules.candidates is None and not rules.class_agnostic
+        if predicted.raw is scene.raw and ClassSuppression.is_local(rules):
+            certain, best = self._survivor(scene, predicted, g)
+            if certain and (best is None or apart):
+                return best
+            kept = self._among_kept(scene, best, label) if certain and best is not None else None
+            if kept is not None:
+                return best if kept else None
         key = None if shared is None else "+".join([*shared, str(label)] if apart else shared)
         if key is None or key not in self._shown:
             found = scene.visible(scene.trace([label] if apart else None))
@@ -337,20 +345,42 @@ class _Search:
                 self._shown[key] = result
         else:
             result = self._shown[key]
-        row = result[1][g]
-        return None if row is None else (result[0], row)
+        found, row = result[0], result[1][g]
+        if row is None:
+            return None
+        return Proof(float(found.scores[row]), self._overlap(found.boxes[row], g), int(found.priors[row]))
+
+    def _among_kept(self, scene: Scene, best: Proof, label: int) -> bool | None:
+        """Whether a survivor in its class is among the `keep` best of all, by rules of which limits before NMS may be
+        lifted: that brings more survivors and takes none away. None where it is not known without another look."""
+        own, rules = self._scene.rules, scene.rules
+        alike = replace(rules, score_min=own.score_min, show_min=own.show_min, per_class=own.per_class) == own
+        if scene.raw is not self._scene.raw or not alike:
+            return None
+        if best.score < self._depth or self._kept is None:
+            self._depth = best.score / 2  # so that the next object may be among them too
+            low = changed(self._scene, {"score_min": 0.0, "show_min": self._depth})
+            self._kept = low.trace()
+        kept = self._kept
+        if len(kept.scores) == own.keep and float(kept.scores[-1]) > best.score:
+            return False
+        if rules.per_class != own.per_class:
+            return None
+        return bool(((kept.priors == best.prior) & (kept.labels == label)).any())
 
     def _overlap(self, box: Tensor, g: int) -> float:
         return float(iou(box.unsqueeze(0), self._objects.boxes[[g]]))
 
-    def _one_limit(self, g: int, kinds: tuple[str, ...], lifted: Mapping[str, Any], scene: Scene) -> Cause:
+    def _one_limit(
+        self, g: int, kinds: tuple[str, ...], lifted: Mapping[str, Any], scene: Scene, predicted: Predicted
+    ) -> Cause:
         """The one limit that has to be lifted, where one is enough. "keep" alone was tried before the others."""
         rules, held = self._scene.rules, _NO_NMS if "nms" in kinds else {"keep": NO_CAP}
         for name, value in lifted.items():
             if len(lifted) > 1 and (name in held or getattr(rules, name) == value):
                 continue
             one = scene._replace(rules=replace(scene.rules, **_limits_of(rules, kinds) | {name: value}))
-            if len(lifted) == 1 or self._held(one, g, None) is not None:
+            if len(lifted) == 1 or self._held(one, predicted, g, None) is not None:
                 return Cause("limits", {name: value}, {name: getattr(rules, name)})
         return Cause("limits", lifted, {})
 

@@ -197,7 +197,7 @@ def _trace(
         most = entry.limits.keep
         quick = min(_BLOCK, entry.per_class, entry.cap)  # the best of all can hold no more of one class than that
         chosen = _best(entry.scores, entry.classes, quick).over(rules.score_min)
-        found = _suppress(chosen, entry.geometry, entry.limits)
+        found = _suppress(_without_rest(chosen), entry.geometry, entry.limits)
         enough = (found.scores > 0).sum(dim=1) >= most
         if chosen.scores.shape[1] == quick < entry.cap:
             complete = enough | (chosen.scores[:, -1] == 0)  # or nothing was left out
@@ -258,6 +258,8 @@ def _all(
     scores: Float[Tensor, "B P C"], classes: Int[Tensor, "B P"] | None, per_class: int, score_min: float, cap: int
 ) -> _Candidates:
     """The `per_class` best priors of every class, in one list, best first, cut to `cap`."""
+    if len(scores) == 1 and per_class >= scores.shape[1]:  # without a limit of classes, few are worth sorting
+        return _all_over(scores[0], classes, score_min, cap)
     values, priors = scores.transpose(1, 2).topk(min(per_class, scores.shape[1]), dim=-1)
     labels = torch.arange(scores.shape[2], device=scores.device).view(1, -1, 1).expand_as(priors)
     values = torch.where(values > score_min, values, 0.0)
@@ -267,6 +269,29 @@ def _all(
     priors = priors.flatten(1).gather(1, order)
     labels = labels.flatten(1).gather(1, order) if classes is None else classes.gather(1, priors)
     return _Candidates(values[:, :used], priors, labels)
+
+
+def _all_over(
+    scores: Float[Tensor, "P C"], classes: Int[Tensor, "1 P"] | None, score_min: float, cap: int
+) -> _Candidates:
+    """As `_all`, of one image whose classes may each have every prior."""
+    flat = scores.T.flatten()
+    over = (flat > score_min).nonzero().squeeze(1)
+    order = over[flat[over].argsort(descending=True, stable=True)][:cap]
+    if not len(order):
+        order = over.new_zeros(1)  # which is over no limit, and has a score of 0 in the result
+    labels, priors = order // len(scores), order % len(scores)
+    values = torch.where(flat[order] > score_min, flat[order], 0.0)
+    labels = labels if classes is None else classes[0, priors]
+    return _Candidates(*(one.unsqueeze(0) for one in (values, priors, labels)))
+
+
+def _without_rest(candidates: _Candidates) -> _Candidates:
+    """Without the columns in which no image has a candidate. Elsewhere than on a processor to ask costs more."""
+    if candidates.scores.device.type != "cpu":
+        return candidates
+    used = max(int((candidates.scores > 0).sum(dim=1).max()), 1)
+    return _Candidates(*(values[:, :used] for values in candidates))
 
 
 def _suppress(candidates: _Candidates, geometry: _Geometry, limits: _Limits) -> _Candidates:

@@ -97,6 +97,34 @@ def detector() -> Detector:
     return Detector(BrightEngine(), InputSpec(size=300, mean=(0.0, 0.0, 0.0)), CLASSES, score_min=0.1)
 
 
+@pytest.fixture(scope="session")
+def explainable() -> Detector:
+    """A network of random weights that is sure of something here and there: explained by its checkpoint's engine."""
+    import torch
+
+    from singleshot.evaluation.torch_engine import TorchEngine
+    from singleshot.model_info import ModelInfo
+    from singleshot.models import build
+    from singleshot.thresholds import Thresholds
+
+    torch.manual_seed(0)
+    network = build("ssd320-mini", 2, input_spec=InputSpec(size=160))
+    for head in network.heads:
+        head.confidence.weight.data.mul_(0.002)  # scores not all 1
+        head.location.weight.data.mul_(0.01)  # boxes near their default boxes
+    rules = Thresholds(show_min=0.4, keep=20)
+    detector = Detector(TorchEngine(network.eval(), rules, torch.device("cpu")), network.input_spec, CLASSES, 0.4)
+    detector.info = ModelInfo.of(network, CLASSES, rules)
+    return detector
+
+
+@pytest.fixture
+def noise() -> bytes:
+    """A picture in which that network finds something, as the bytes of a file."""
+    dots = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    return cv2.imencode(".png", cv2.resize(dots, (200, 120), interpolation=cv2.INTER_CUBIC))[1].tobytes()
+
+
 def application(detectors: dict[str, Detector], **options: Any) -> tuple[FastAPI, Service, InlineWorker]:
     """A service of these, by name; its pool is filled when the application starts."""
     given = ServeOptions(tuple(f"{name}.onnx" for name in detectors), **options)
@@ -116,11 +144,11 @@ def application(detectors: dict[str, Detector], **options: Any) -> tuple[FastAPI
 
 @pytest.fixture
 def served(detector: Detector) -> Iterator[Callable[..., Served]]:
-    """served(queue=2, ...): a service of two models, bright and other."""
+    """served(queue=2, ...): a service of two models, bright and other. others: more, by name."""
     with contextlib.ExitStack() as stack:
 
-        def start(**options: Any) -> Served:
-            detectors = {"bright": detector, "other": detector}
+        def start(others: dict[str, Detector] | None = None, **options: Any) -> Served:
+            detectors = {"bright": detector, "other": detector, **(others or {})}
             app, service, worker = application(detectors, allow_hosts=("testserver",), **options)
             client = stack.enter_context(TestClient(app, raise_server_exceptions=False))
             return Served(client, service, worker, detector)
@@ -139,12 +167,14 @@ class Listening(NamedTuple):
 
 @pytest.fixture
 def listening(detector: Detector) -> Iterator[Callable[..., Listening]]:
-    """listening(queue=2, ...): as `served`, over connections. other_classes: of the other model."""
+    """listening(queue=2, ...): as `served`, over connections. other_classes: of the other model; first: more models."""
     with contextlib.ExitStack() as stack:
 
-        def start(other_classes: tuple[str, ...] = CLASSES, **options: Any) -> Listening:
+        def start(
+            other_classes: tuple[str, ...] = CLASSES, first: dict[str, Detector] | None = None, **options: Any
+        ) -> Listening:
             other = Detector(BrightEngine(), detector.input_spec, other_classes, score_min=0.85)
-            app, service, worker = application({"bright": detector, "other": other}, **options)
+            app, service, worker = application({**(first or {}), "bright": detector, "other": other}, **options)
             server = server_for(service.options, app)
             server.config.lifespan = "on"
             listener = stack.enter_context(listen("127.0.0.1", 0))

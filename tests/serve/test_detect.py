@@ -128,8 +128,10 @@ def test_models_and_state(served) -> None:
         "thresholds": {"score_min": 0.1, "nms_iou": 0.45},
         "tile": None,
         "engine": None,
+        "explain": {"available": False, "receptive_fields": False, "reason": models[0]["explain"]["reason"]},
         "default": True,
     }
+    assert "serve the checkpoint" in models[0]["explain"]["reason"]
     assert [model["default"] for model in models] == [True, False]
     assert one.client.get("/healthz").json() == {"status": "ok"}
     assert one.client.get("/readyz").json() == {"status": "ready", "workers": 1}
@@ -152,7 +154,7 @@ def test_the_page_and_the_description_of_the_interface(served) -> None:
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'self'" in page.headers["content-security-policy"]
     described = client.get("/openapi.json").json()
-    assert set(described["paths"]) == {"/v1/detect", "/v1/models", "/healthz", "/readyz", "/metrics"}
+    assert set(described["paths"]) == {"/v1/detect", "/v1/explain", "/v1/models", "/healthz", "/readyz", "/metrics"}
     body = described["paths"]["/v1/detect"]["post"]["requestBody"]["content"]
     assert {"multipart/form-data", "application/json", "application/octet-stream", "image/*"} == set(body)
     assert json.dumps(described).count('"$ref"') > 5

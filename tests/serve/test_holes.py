@@ -246,14 +246,15 @@ def test_forms_are_bounded(served, kind: str, body: bytes) -> None:
 def test_the_key_is_asked_for_everywhere_but_the_state(served, picture) -> None:
     """CVE-2024-35199 and the like: interfaces that were open to whoever reached them."""
     client = served(api_key=KEY).client
-    for path in ("/v1/models", "/metrics", "/v1/detect", "/v1/anything"):
+    for path in ("/v1/models", "/metrics", "/v1/detect", "/v1/explain", "/v1/anything"):
         reason(client.get(path), 401)
         reason(client.get(path, headers={"Authorization": f"Bearer {KEY}x"}), 401)
         reason(client.get(path, headers={"Authorization": "Bearer "}), 401)
         reason(client.get(path, headers={"Authorization": f"Basic {KEY}"}), 401)
         reason(client.get(path, headers={"X-API-Key": KEY[:-1]}), 401)
         reason(client.get(path, headers={"X-API-Key": b"\xff\xfe"}), 401)
-    reason(client.post("/v1/detect", content=picture(), headers=JPEG), 401)
+    for path in ("/v1/detect", "/v1/explain"):
+        reason(client.post(path, content=picture(), headers=JPEG), 401)
     for headers in ({"Authorization": f"Bearer {KEY}"}, {"X-API-Key": KEY}):
         assert client.post("/v1/detect", content=picture(), headers={**JPEG, **headers}).status_code == 200
         assert client.get("/metrics", headers=headers).status_code == 200
@@ -320,10 +321,10 @@ def hostile(seed: int, jpeg: bytes, png: bytes) -> tuple[str, dict[str, str], by
     return query, headers, bytes(image)
 
 
-def ask_hostile(client: httpx2.Client, seeds: range, jpeg: bytes, png: bytes) -> None:
+def ask_hostile(client: httpx2.Client, seeds: range, jpeg: bytes, png: bytes, address: str = "/v1/detect?") -> None:
     for seed in seeds:
         query, headers, body = hostile(seed, jpeg, png)
-        answer = client.post(f"/v1/detect?{query}", content=body, headers=headers)
+        answer = client.post(address + query, content=body, headers=headers)
         if answer.status_code != 200:  # some damage does no harm
             reason(answer, 400, 404, 408, 413, 415, 422, 431)
 
@@ -331,6 +332,22 @@ def ask_hostile(client: httpx2.Client, seeds: range, jpeg: bytes, png: bytes) ->
 def test_hostile_requests_get_a_reason_each(served, picture, still_serves) -> None:
     client = served().client
     ask_hostile(client, range(300), picture(), picture(".png"))
+    still_serves(client)
+
+
+def test_hostile_requests_for_explanations_get_a_reason_each(served, explainable, picture, still_serves) -> None:
+    """The same limits hold: of bytes, pixels and number before anything is decoded, of options, of names."""
+    client = served(others={"net": explainable}, max_pixels=100_000, max_mb=1, max_images=2).client
+    ask_hostile(client, range(300, 420), picture(), picture(".png"), "/v1/explain?model=net&")
+    net = "/v1/explain?model=net"
+    assert "4000 x 4000 pixels" in reason(client.post(net, content=picture(".png", 4000, 4000), headers=JPEG), 413)
+    reason(client.post(net, content=bytes(2 << 20), headers=JPEG), 413)
+    reason(client.post(net, files=[("file", ("a.jpg", picture()))] * 3), 413)
+    reason(client.post(net, json={"images": ["http://169.254.169.254/"]}), 400)
+    reason(client.post("/v1/explain?model=../../etc/passwd", content=picture(), headers=JPEG), 404)
+    reason(client.get("/v1/explain"), 405)
+    answer = client.post(net, files={"file": ("../<b>a.png", picture(".png"))})
+    assert answer.json()["images"][0]["image"] == "<b>a.png"
     still_serves(client)
 
 

@@ -408,3 +408,68 @@ def test_a_phone_shows_all_of_it(listening, open_page, picture, scheme: str) -> 
     ground = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
     dark = max(map(int, re.findall(r"\d+", ground)[:3])) < 64
     assert dark == (scheme == "dark")
+
+
+def test_the_chosen_detection_says_and_draws_where_it_comes_from(listening, open_page, explainable, noise) -> None:
+    page = open_page(listening(first={"net": explainable}).url)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url) if "/v1/explain" in request.url else None)
+    give(page, noise, "a.png", "image/png")
+    expect(page.locator("#rows tr").first).to_be_attached()
+    assert asked == []
+    page.locator("body").press("ArrowDown")
+    (image,) = page.request.post(
+        page.url + "v1/explain?model=net&score_min=0.05", headers={"Content-Type": "image/png"}, data=noise
+    ).json()["images"]
+    for step in range(3):
+        origin = image["detections"][step]["origin"]
+        place = origin["place"]
+        text = f"Map {place['map']}, row {place['row']}, column {place['column']}, default box {place['shape']}"
+        expect(page.get_by_role("status").filter(has_text="moved by")).to_contain_text(text)
+        expect(page.locator("#origin-facts")).to_contain_text("The cell sees")
+        expect(page.locator("#origin-removed li")).to_have_count(len(origin["runners_up"]))
+        page.keyboard.press("ArrowDown")
+    assert len(asked) == 1  # of the picture, not of each detection
+    page.keyboard.press("Home")
+    for value in ("cell", "field", "prior"):
+        with_it, layer = pixels(page), page.locator(f"#origin-layers input[value={value}]")
+        layer.uncheck()
+        assert (pixels(page) != with_it).any(axis=2).sum() > 20, value
+        layer.check()
+        np.testing.assert_array_equal(pixels(page), with_it)
+    box = page.locator("#canvas").bounding_box()
+    page.locator("#canvas").click(position={"x": box["width"] / 2, "y": box["height"] / 2})
+    page.keyboard.press("Escape")
+    expect(page.locator("#origin")).to_be_hidden()
+
+
+def test_what_is_not_explained_has_a_reason_and_a_refusal_a_button(listening, open_page, explainable, noise) -> None:
+    page = open_page(listening(first={"net": explainable}).url)
+    busy = json.dumps({"error": {"code": "queue_full", "message": "too busy"}})
+    page.route("**/v1/explain*", lambda route: route.fulfill(status=503, headers={"Retry-After": "1"}, body=busy))
+    give(page, noise, "a.png", "image/png")
+    expect(page.locator("#rows tr").first).to_be_attached()
+    page.locator("body").press("ArrowDown")
+    expect(page.locator("#origin-text")).to_have_text("too busy")
+    page.unroute("**/v1/explain*")
+    page.locator("#origin-retry").click()
+    expect(page.locator("#origin-facts")).to_contain_text("Default box")
+    page.get_by_label("Model").select_option("bright")
+    give(page, cv2.imencode(".png", np.full((60, 80, 3), 255, np.uint8))[1].tobytes(), "b.png", "image/png")
+    expect(page.locator("#fact-picture")).to_contain_text("b.png")
+    page.locator("body").press("ArrowDown")
+    expect(page.locator("#origin-text")).to_contain_text("serve the checkpoint")
+    expect(page.locator("#origin-all")).to_be_hidden()
+
+
+def test_a_phone_shows_where_it_comes_from(listening, open_page, explainable, noise) -> None:
+    url = listening(first={"net": explainable}).url
+    page = open_page(url, 390, 844, color_scheme="dark", has_touch=True, is_mobile=True)
+    give(page, noise, "a.png", "image/png")
+    page.locator("#rows button").nth(1).tap()  # NMS removed a box for it
+    expect(page.locator("#origin-all")).to_be_visible()
+    page.locator("#origin-count").tap()
+    expect(page.locator("#origin-removed li").first).to_be_visible()
+    assert page.evaluate("() => document.documentElement.scrollWidth") == 390
+    for row in page.locator("#origin-layers label, #origin-count").all():
+        assert row.bounding_box()["height"] >= 24  # WCAG 2.2, 2.5.8

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -133,18 +134,41 @@ class Explainer:
 
         model = local_model(model)
         usual = device if device != "auto" or not is_exported(model) else None
-        self._path = str(model)
-        self.detector: Detector = open_detector(model, None, EngineOptions(usual, rule=rule))
-        assert self.detector.info is not None
-        self._info: ModelInfo = self.detector.info
-        if self.detector.tiling is not None:
-            where, words = printable(model), self.detector.tiling.words
-            log.warning(
-                "%s: was trained on %s, and whole images are explained: cut a tile out and explain that", where, words
-            )
-            self.detector.tiling = None
+        self._take(open_detector(model, None, EngineOptions(usual, rule=rule)), str(model))
+        if self._tiles is not None:
+            log.warning("%s: %s", printable(model), self._tiles)
+
+    @classmethod
+    def of(cls, detector: Detector, name: str) -> Explainer:
+        """Of a detector that is open, which stays as it is; name: what explanations call the model.
+
+        Raises MissingExtraError: PyTorch is not installed.
+        """
+        with needs("train", f"{printable(name)}: explaining"):
+            import torch  # noqa: F401
+        explainer = cls.__new__(cls)
+        explainer._take(copy.copy(detector), name)
+        return explainer
+
+    def _take(self, detector: Detector, name: str) -> None:
+        assert detector.info is not None
+        self.detector, self._path = detector, name
+        self._info: ModelInfo = detector.info
+        tiling, detector.tiling = detector.tiling, None
+        self._tiles: str | None = None
+        if tiling is not None:
+            self._tiles = f"looks at {tiling.words}, and whole images are explained: cut a tile out and explain that"
         self._fields: ReceptiveFields | None = None
         self._recipe, self._recipe_of = _recipe_of(self._info)
+
+    def prepare(self) -> None:
+        """Record a checkpoint's layers now, which the first explanation does otherwise. Nothing else may run meanwhile
+        in any network: PyTorch's recorder is in its way."""
+        model = getattr(self.detector.engine, "model", None)
+        if model is not None:
+            from singleshot.models.receptive_field import ReceptiveFields
+
+            self._fields = ReceptiveFields(model)
 
     def explain(
         self,
@@ -160,7 +184,7 @@ class Explainer:
         truth: what is labelled in it, boxes in its pixels and the model's labels; receptive_fields: whether they are
         measured, for which the network is taken apart once, in some two seconds; the rest as in `explain`.
         """
-        from singleshot.report.explain_image import Source, explain_image
+        from singleshot.report.explain_image import Source, explain_boxes, explain_image
 
         check_range("score_min", score_min, 0, 1)
         shown = self.detector.score_min if score_min is None else score_min
@@ -168,7 +192,7 @@ class Explainer:
         seen = self._see(square)
         rows, found = self._shown(seen, name, place, shown)
         if seen.raw is None or seen.kept is None:
-            return self._boxes_alone(pixels, found, truth, shown)
+            return explain_boxes(self._path, self._info, pixels, found, truth, shown)
         import torch
 
         from singleshot.postprocess import Traced
@@ -313,11 +337,12 @@ class Explainer:
             return None
         import torch
 
-        from singleshot.models.receptive_field import ReceptiveFields, gradient_fields
+        from singleshot.models.receptive_field import gradient_fields
 
         if self._fields is None:
-            self._fields = ReceptiveFields(model)
+            self.prepare()
         theory = self._fields
+        assert theory is not None
 
         def fields(cells: Sequence[Cell]) -> list[tuple[Corners | None, Corners | None]]:
             images = torch.from_numpy(np.ascontiguousarray(square[None])).permute(0, 3, 1, 2).to(model.mean.device)
@@ -328,7 +353,7 @@ class Explainer:
         return fields
 
     def _notes(self, truth: ImageTruth | None) -> tuple[str, ...]:
-        notes = []
+        notes = [] if self._tiles is None else [f"{printable(self._path)}: {self._tiles}"]
         if not hasattr(self.detector.engine, "model"):
             notes.append(f"{printable(self._path)}: an exported file; receptive fields need the checkpoint")
         if truth is not None and not self._mines:
@@ -336,43 +361,6 @@ class Explainer:
         if truth is not None and self._recipe_of != "the checkpoint":
             notes.append("matching and mining by Caffe's rules: the file does not say how the model was trained")
         return tuple(notes)
-
-    def _boxes_alone(
-        self, pixels: np.ndarray, found: Detections, truth: ImageTruth | None, score_min: float
-    ) -> Explanation:
-        """What can be said of a file that has decoding and NMS inside."""
-        import torch
-
-        from singleshot.boxes import iou
-        from singleshot.missed import Objects, holders
-        from singleshot.postprocess import Traced
-        from singleshot.report.explain_image import explained_detections
-        from singleshot.report.explanation import ExplainedObject, Explanation
-
-        objects, owner = None, {}
-        if truth is not None:
-            boxes, own = torch.from_numpy(truth.boxes), torch.from_numpy(found.boxes)
-            there = Objects(boxes, torch.from_numpy(truth.labels))
-            labels = torch.from_numpy(found.labels)
-            has = holders(Traced(own, torch.from_numpy(found.scores), labels, labels), there)
-            owner = {row: g for g, row in enumerate(has) if row is not None}
-            difficult = np.zeros(len(has), bool) if truth.difficult is None else truth.difficult
-            overlaps = iou(boxes, own)
-            objects = tuple(
-                ExplainedObject(self._info.class_names[label], label, tuple(box), bool(hard), None, (), row,
-                                None if row is None else float(overlaps[g, row]), (), None)
-                for g, (label, box, hard, row) in enumerate(
-                    zip(truth.labels.tolist(), truth.boxes.tolist(), difficult, has, strict=True))
-            )  # fmt: skip
-        note = (
-            f"{printable(self._path)}: gives boxes alone, so which default box each came from, what NMS removed and why"
-            " an object was missed cannot be said; give the checkpoint, or a file of `export --raw`"
-        )
-        thresholds = {**asdict(self._info.thresholds), "show_min": score_min}
-        rows = explained_detections(found, owner, None)
-        maps = () if self._info.prior_spec is None else self._info.prior_spec.grids
-        spec = self._info.input_spec.to_dict()
-        return Explanation(self._path, pixels, found, spec, thresholds, maps, {}, rows, objects, None, None, (note,))
 
 
 class _Seen(NamedTuple):

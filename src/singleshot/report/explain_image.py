@@ -14,7 +14,8 @@ from singleshot.boxes import decode, iou, to_corners
 from singleshot.errors import printable
 from singleshot.explaining import Place, RunnersUp, Scene, cut, places_of, runners_up
 from singleshot.inputs import InputSpec, Placement, boxes_to_square
-from singleshot.missed import CAUSES, Cause, Objects, Outcome, outcomes
+from singleshot.missed import CAUSES, Cause, Objects, Outcome, holders, outcomes
+from singleshot.model_info import ModelInfo
 from singleshot.models.receptive_field import Cell
 from singleshot.postprocess import Traced, probabilities, trace_candidates
 from singleshot.prior_boxes import PriorSpec
@@ -129,6 +130,36 @@ def explain_image(
         negatives_mined=None if negatives is None else negatives[1],
         notes=tuple(notes),
     )
+
+
+def explain_boxes(
+    model: str, info: ModelInfo, pixels: np.ndarray, found: Detections, truth: ImageTruth | None, score_min: float
+) -> Explanation:
+    """What can be said of an image by a file that has decoding and NMS inside."""
+    objects, owner = None, {}
+    if truth is not None:
+        boxes, own = torch.from_numpy(truth.boxes), torch.from_numpy(found.boxes)
+        labels = torch.from_numpy(found.labels)
+        shown = Traced(own, torch.from_numpy(found.scores), labels, labels)
+        has = holders(shown, Objects(boxes, torch.from_numpy(truth.labels)))
+        owner = {row: g for g, row in enumerate(has) if row is not None}
+        difficult = np.zeros(len(has), bool) if truth.difficult is None else truth.difficult
+        overlaps = iou(boxes, own)
+        objects = tuple(
+            ExplainedObject(info.class_names[label], label, tuple(box), bool(hard), None, (), row,
+                            None if row is None else float(overlaps[g, row]), (), None)
+            for g, (label, box, hard, row) in enumerate(
+                zip(truth.labels.tolist(), truth.boxes.tolist(), difficult, has, strict=True))
+        )  # fmt: skip
+    note = (
+        f"{printable(model)}: gives boxes alone, so which default box each came from, what NMS removed and why"
+        " an object was missed cannot be said; give the checkpoint, or a file of `export --raw`"
+    )
+    thresholds = {**asdict(info.thresholds), "show_min": score_min}
+    rows = explained_detections(found, owner, None)
+    maps = () if info.prior_spec is None else info.prior_spec.grids
+    spec = info.input_spec.to_dict()
+    return Explanation(model, pixels, found, spec, thresholds, maps, {}, rows, objects, None, None, (note,))
 
 
 def explained_detections(

@@ -9,6 +9,7 @@ batching.py        the bounded queue, and which images are run together
 pool.py            batches go to workers; one that dies is replaced
 worker_process.py  the service's end of a worker
 worker.py          the other end: images are decoded and detected in (wire.py: how both speak)
+explaining.py      likewise: where detections come from
 
 server.py starts and ends all of it, models.py copies model files and sees them change; options.py, metrics.py and
 logs.py are what their names say; page/ is served at /.

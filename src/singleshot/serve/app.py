@@ -19,7 +19,7 @@ from singleshot.serve.api_page import render_page
 from singleshot.serve.batching import Question, QueueFullError
 from singleshot.serve.bodies import BYTES_TYPE, FORM_TYPE, JSON_TYPE, RequestError
 from singleshot.serve.guard import Guard
-from singleshot.serve.schema import ERRORS, DetectAnswer, ModelsAnswer, error_values, request_body
+from singleshot.serve.schema import ERRORS, DetectAnswer, ExplainAnswer, ModelsAnswer, error_values, request_body
 from singleshot.serve.service import Service
 from singleshot.serve.wire import ImageRefusedError
 
@@ -28,8 +28,8 @@ _TILE = r"^none$|^(3[2-9]|[4-9][0-9]|[1-9][0-9]{2,4}|100000)(:0(\.[0-8][0-9]{0,5
 _STYLED = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 PAGE = Path(__file__).with_name("page")
 _PAGE_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-_OPTIONS = ("model", "score_min", "nms_iou", "tile")
 
+Model = Annotated[str | None, Query(max_length=100, description="A name of /v1/models.")]
 Share = Annotated[float | None, Query(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -69,7 +69,7 @@ def _add_detection(app: FastAPI, service: Service) -> None:
     )
     async def detect(
         request: Request,
-        model: Annotated[str | None, Query(max_length=100, description="A name of /v1/models.")] = None,
+        model: Model = None,
         score_min: Share = None,
         nms_iou: Share = None,
         tile: Annotated[
@@ -81,21 +81,33 @@ def _add_detection(app: FastAPI, service: Service) -> None:
             ),
         ] = None,
     ) -> Response:
-        _refuse_unknown(request)
+        _refuse_unknown(request, ("model", "score_min", "nms_iou", "tile"))
         question = Question(model or service.default, "", score_min, nms_iou, tile)
-        return Response(await service.detect(request, question), media_type=JSON_TYPE)
+        return Response(await service.answer(request, question), media_type=JSON_TYPE)
+
+    @app.post(
+        "/v1/explain",
+        summary="Where the objects in one image or several come from: whole images, by models that say so",
+        response_model=ExplainAnswer,
+        responses=ERRORS,
+        openapi_extra={"requestBody": request_body(BYTES_TYPE, FORM_TYPE, JSON_TYPE)},
+    )
+    async def explain(request: Request, model: Model = None, score_min: Share = None) -> Response:
+        _refuse_unknown(request, ("model", "score_min"))
+        question = Question(model or service.default, "", score_min, explain=True)
+        return Response(await service.answer(request, question), media_type=JSON_TYPE)
 
     @app.get("/v1/models", summary="The models that are served", response_model=ModelsAnswer, responses=ERRORS)
     async def models() -> Response:
         return JSONResponse({"models": service.models()})
 
 
-def _refuse_unknown(request: Request) -> None:
+def _refuse_unknown(request: Request, options: tuple[str, ...]) -> None:
     """Options that are not known or given twice are not ignored."""
     given = [key for key, _ in request.query_params.multi_items()]
     for key in given:
-        if key not in _OPTIONS or given.count(key) > 1:
-            what = "is given twice" if key in _OPTIONS else f"is not known; there are {', '.join(_OPTIONS)}"
+        if key not in options or given.count(key) > 1:
+            what = "is given twice" if key in options else f"is not known; there are {', '.join(options)}"
             raise RequestError(422, "bad_option", f"option {printable(key, 40)!r} {what}")
 
 

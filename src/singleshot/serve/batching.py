@@ -27,7 +27,8 @@ class QueueFullError(Exception):
 
 class Question(NamedTuple):
     """What is wanted of an image; see `Detector.detect`. nms_iou: of two boxes of a class that overlap more, the weaker
-    is dropped, apart from what the model itself drops; base64: how the image's bytes are written."""
+    is dropped, apart from what the model itself drops; base64: how the image's bytes are written; explain: where each
+    detection comes from too."""
 
     model: str
     name: str
@@ -35,6 +36,7 @@ class Question(NamedTuple):
     nms_iou: float | None = None
     tile: str | None = None
     base64: bool = False
+    explain: bool = False
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,77 @@ class DetectAnswer(BaseModel):
     times_ms: Times
 
 
+class PriorPlace(BaseModel):
+    """A default box. prior: its number; map, row, column: of its cell; shape: which box of the cell; all from 0; box,
+    cell: in pixels of the image, also beyond it."""
+
+    prior: int
+    map: int
+    row: int
+    column: int
+    shape: int
+    box: tuple[float, float, float, float]
+    cell: tuple[float, float, float, float]
+
+
+class RunnerUp(BaseModel):
+    """A weaker box that non-maximum suppression removed for a detection. iou: of the two."""
+
+    place: PriorPlace
+    box: tuple[float, float, float, float]
+    score: float
+    iou: float
+
+
+class Origin(BaseModel):
+    """Where a detection comes from. offsets: what the network said at the default box, dx dy dw dh; arrow: from the
+    default box's centre to the detection's; scores: of each class at that default box; background: null for models of
+    sigmoids; runners_up: the best of those removed; removed: how many there are; field: what the cell can see by the
+    layers, null for an exported file; gradient: null here."""
+
+    place: PriorPlace
+    offsets: tuple[float, float, float, float]
+    arrow: tuple[float, float, float, float]
+    scores: dict[str, float]
+    background: float | None
+    runners_up: list[RunnerUp]
+    removed: int
+    field: tuple[float, float, float, float] | None
+    gradient: tuple[float, float, float, float] | None
+
+
+class ExplainedObject(DetectedObject):
+    origin: Origin
+
+
+class ExplainedImage(BaseModel):
+    """maps: rows and columns of each feature map; notes: what cannot be explained, a line each."""
+
+    image: str
+    width: int
+    height: int
+    detections: list[ExplainedObject]
+    maps: list[tuple[int, int]]
+    notes: list[str]
+
+
+class ExplainTimes(BaseModel):
+    """Milliseconds: the longest wait of an image, the longest explanation, the whole request."""
+
+    queue: float
+    explain: float
+    total: float
+
+
+class ExplainAnswer(BaseModel):
+    """As DetectAnswer, with where each detection comes from."""
+
+    model: str
+    images: list[ExplainedImage]
+    orientations: list[int]
+    times_ms: ExplainTimes
+
+
 class ModelInput(BaseModel):
     width: int
     height: int
@@ -63,6 +134,14 @@ class ModelTile(BaseModel):
     whole: bool
 
 
+class ModelExplain(BaseModel):
+    """Whether /v1/explain takes the model, and whether it knows receptive fields; reason: why not."""
+
+    available: bool
+    receptive_fields: bool
+    reason: str | None
+
+
 class ModelAnswer(BaseModel):
     """colours: by class, "#rrggbb", as `detect` draws them; tile: what is looked at without the option `tile`, null for
     whole images."""
@@ -74,6 +153,7 @@ class ModelAnswer(BaseModel):
     thresholds: ModelThresholds
     tile: ModelTile | None
     engine: str | None
+    explain: ModelExplain
     default: bool
 
 

@@ -40,8 +40,8 @@ class Service:
         """What `GET /v1/models` shows."""
         return [{"name": name, **what, "default": name == self.default} for name, what in self.pool.models.items()]
 
-    async def detect(self, request: Request, question: Question) -> bytes:
-        """The answer's JSON. Raises RequestError, QueueFullError, ImageRefusedError."""
+    async def answer(self, request: Request, question: Question) -> bytes:
+        """The answer's JSON, of detection or explanation. Raises RequestError, QueueFullError, ImageRefusedError."""
         started = time.perf_counter()
         self._check(question)
         try:
@@ -72,7 +72,7 @@ class Service:
             self.held.release(held)
         self.metrics.images.labels(question.model).inc(len(answers))
         request.state.images = len(answers)
-        return _composed(question.model, answers, 1000 * (time.perf_counter() - started))
+        return _composed(question, answers, 1000 * (time.perf_counter() - started))
 
     def _check(self, question: Question) -> None:
         """Raise RequestError for a model that is not there, or an option that it cannot honour."""
@@ -84,6 +84,9 @@ class Service:
             raise RequestError(
                 404, "no_such_model", f"model {printable(question.model, 60)!r} is not served here{hint}"
             )
+        reason = models[question.model]["explain"]["reason"]
+        if question.explain and reason is not None:
+            raise RequestError(422, "not_explained", f"model {printable(question.model, 60)!r}: {reason}")
         own = models[question.model]["thresholds"]["nms_iou"]
         if question.nms_iou is not None and question.nms_iou > own:
             raise RequestError(
@@ -109,15 +112,15 @@ def _length_of(request: Request) -> int:
     return int(given) if given.isdigit() else -1
 
 
-def _composed(model: str, answers: list[Answer], total: float) -> bytes:
+def _composed(question: Question, answers: list[Answer], total: float) -> bytes:
     times = {
         "queue": round(max(one.queue_ms for one in answers), 2),
-        "detect": round(max(one.work_ms for one in answers), 2),
+        "explain" if question.explain else "detect": round(max(one.work_ms for one in answers), 2),
         "total": round(total, 2),
     }
     images = b", ".join(one.json for one in answers)
     return b'{"model": %b, "images": [%b], "orientations": %b, "times_ms": %b}' % (
-        json.dumps(model).encode(),
+        json.dumps(question.model).encode(),
         images,
         json.dumps([one.orientation for one in answers]).encode(),
         json.dumps(times).encode(),

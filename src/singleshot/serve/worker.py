@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from singleshot.devices import cores
 from singleshot.errors import ConfigError, DataError, SingleshotError, printable
+from singleshot.serve.explaining import ModelExplainer
 from singleshot.serve.wire import PIPELINED, ImageRefusedError, Message, packed, read_message
 
 if TYPE_CHECKING:
@@ -38,9 +39,9 @@ class Limits(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """What an image has, and how its file says that its pixels are turned, as EXIF has it."""
+    """JSON of what an image has, and how its file says that its pixels are turned, as EXIF has it."""
 
-    detections: Detections
+    json: bytes
     orientation: int
 
 
@@ -54,6 +55,7 @@ class Models:
 
     def __init__(self, detectors: dict[str, Detector], limits: Limits) -> None:
         self._detectors, self.limits = detectors, limits
+        self._explainers = {name: ModelExplainer(name, detector) for name, detector in detectors.items()}
         self.decoders = ThreadPoolExecutor(cores(), "decode")
 
     @classmethod
@@ -85,21 +87,27 @@ class Models:
 
     def describe(self) -> dict[str, Any]:
         """What `GET /v1/models` says of each."""
-        return {name: _description(detector) for name, detector in self._detectors.items()}
+        return {
+            name: {**_description(detector), "explain": self._explainers[name].describe()}
+            for name, detector in self._detectors.items()
+        }
 
     def run(self, jobs: list[dict[str, Any]], blobs: list[bytes]) -> list[tuple[dict[str, Any], bytes]]:
         """For each job a head and the JSON of what was found; those that can run together do."""
         groups: dict[tuple[Any, ...], list[int]] = {}
         for index, job in enumerate(jobs):
             tiling = _tiling(self._detectors[job["model"]], job)
-            alone = None if tiling is None else index  # it holds all its pixels
+            alone = index if tiling is not None or job["explain"] else None  # it holds all its pixels
             groups.setdefault((job["model"], job["score_min"], job["tile"], alone), []).append(index)
         answers: dict[int, tuple[dict[str, Any], bytes]] = {}
         for (model, score_min, tile, _), members in groups.items():
             started = time.perf_counter()
             found: Sequence[_Found | ImageRefusedError]
             try:
-                found = self._detect(model, score_min, tile, [(jobs[i], blobs[i]) for i in members])
+                if jobs[members[0]]["explain"]:
+                    found = [self._explained(jobs[members[0]], blobs[members[0]])]
+                else:
+                    found = self._detect(model, score_min, tile, [(jobs[i], blobs[i]) for i in members])
             except ConfigError as error:
                 found = [ImageRefusedError(422, "bad_option", str(error))] * len(members)
             ms = round(1000 * (time.perf_counter() - started), 2)
@@ -108,7 +116,7 @@ class Models:
                     answers[index] = {"error": one.to_dict()}, b""
                 else:
                     head = {"ms": ms, "orientation": one.orientation}
-                    answers[index] = head, json.dumps(one.detections.to_dict()).encode()
+                    answers[index] = head, one.json
         return [answers[index] for index in range(len(jobs))]
 
     def _detect(
@@ -164,7 +172,21 @@ class Models:
         if isinstance(found, DataError):
             return _refused(found, job["name"])
         found = replace(found, image=job["name"])
-        return _Found(found if job["nms_iou"] is None else _thinned(found, job["nms_iou"]), orientation)
+        found = found if job["nms_iou"] is None else _thinned(found, job["nms_iou"])
+        return _Found(json.dumps(found.to_dict()).encode(), orientation)
+
+    def _explained(self, job: dict[str, Any], blob: bytes) -> _Found | ImageRefusedError:
+        """What one image has, and where it comes from."""
+        from singleshot.images.orientation import orientation
+
+        try:
+            data = self._checked(self._detectors[job["model"]], {**job, "tile": "none"}, blob)
+            text = self._explainers[job["model"]].explain(data, job["name"], job["score_min"])
+        except ImageRefusedError as error:
+            return error
+        except DataError as error:
+            return _refused(error, job["name"])
+        return _Found(text, orientation(data))
 
 
 def _thinned(found: Detections, nms_iou: float) -> Detections:

@@ -29,10 +29,18 @@ export class Service {
   /** What is found in one picture: {model, image: {image, width, height, detections}, orientation, times}. */
   async detect(file, name, model, scoreMin, signal) {
     const body = new FormData();
-    body.append("file", file, name);
+    body.append("file", await readable(file), name);
     const options = new URLSearchParams({ model, score_min: String(scoreMin) });
     const answer = await this.ask(`v1/detect?${options}`, { method: "POST", body, signal });
     return { model: answer.model, image: answer.images[0], orientation: answer.orientations[0], times: answer.times_ms };
+  }
+
+  /** Where each detection of one picture comes from: {image, width, height, detections, maps, notes}. */
+  async explain(file, name, model, scoreMin) {
+    const body = new FormData();
+    body.append("file", await readable(file), name);
+    const options = new URLSearchParams({ model, score_min: String(scoreMin) });
+    return (await this.ask(`v1/explain?${options}`, { method: "POST", body })).images[0];
   }
 
   async ask(path, request = {}) {
@@ -77,4 +85,14 @@ async function refusal(response) {
     // an answer of a proxy in between, which has its own form: the status is all there is
   }
   return new ServiceError(String(message), response.status, String(code), retryAfter);
+}
+
+/** The file, once it is sure that it can still be read: fetch would call that a network's error. */
+async function readable(file) {
+  try {
+    await file.slice(0, 1).arrayBuffer();
+  } catch {
+    throw new ServiceError("The file was changed or removed since it was opened; open it again.", 0, "no_file");
+  }
+  return file;
 }

@@ -5,6 +5,7 @@ import { Camera } from "./camera.js";
 import { ClassFilter } from "./classes.js";
 import { printable } from "./draw.js";
 import { fileName, save, saveJson, toCoco, toJson } from "./results.js";
+import { OriginView } from "./origin_view.js";
 import { Stage } from "./stage.js";
 import { Table } from "./table.js";
 import { preview, upright } from "./upright.js";
@@ -17,12 +18,13 @@ const service = new Service(askKey);
 const camera = new Camera(onFrame);
 const stage = new Stage(at.stage, at.canvas, onPoint);
 const table = new Table(at.rows, (item) => choose(item));
+const origins = new OriginView(service, at, paint);
 const classes = new ClassFilter(at["class-list"], refresh);
 
 let models = [];
 let threshold = 0;
 let source = null; // {file, name}
-let answer = null; // {model, image, times, roundTrip}
+let answer = null; // {model, image, times, roundTrip, scoreMin}
 let shown = []; // detections that pass the slider and the classes
 let chosen = null; // one of them
 let opened = 0; // files so far
@@ -175,8 +177,8 @@ function setBusy(on) {
 }
 
 async function ask({ file, name, bitmap }, signal) {
-  const started = performance.now();
-  const found = await service.detect(await readable(file), name, at.model.value, lowest(), signal);
+  const [started, scoreMin] = [performance.now(), lowest()];
+  const found = await service.detect(file, name, at.model.value, scoreMin, signal);
   const roundTrip = performance.now() - started;
   bitmap ??= await upright(file, found.orientation);
   if (signal.aborted) {
@@ -184,7 +186,7 @@ async function ask({ file, name, bitmap }, signal) {
     return;
   }
   if (found.image.detections.some(({ name }) => !model().classes.includes(name))) await fetchModels(); // a newer file
-  answer = { ...found, roundTrip };
+  answer = { ...found, roundTrip, scoreMin };
   at.forget.hidden = service.key === null;
   const { width, height } = answer.image;
   const fits = bitmap !== null && bitmap.width === width && bitmap.height === height;
@@ -195,16 +197,6 @@ async function ask({ file, name, bitmap }, signal) {
   classes.fill(model().classes, answer.image.detections, model().colours, camera.isOn);
   table.fill(answer.image.detections, model().colours);
   refresh();
-}
-
-/** The file, once it is sure that it can still be read: fetch would call that a network's error. */
-async function readable(file) {
-  try {
-    await file.slice(0, 1).arrayBuffer();
-  } catch {
-    throw new ServiceError("The file was changed or removed since it was opened; open it again.", 0, "no_file");
-  }
-  return file;
 }
 
 function note(text) {
@@ -250,19 +242,27 @@ const milliseconds = (value) => `${value < 10 ? value.toFixed(1) : Math.round(va
 function choose(item) {
   chosen = item;
   table.mark(item);
-  if (answer === null) stage.paint(null);
-  else {
-    stage.paint({ items: shown, colours: model().colours, chosen });
-    const picture = printable(answer.image.image, 60);
-    at.canvas.setAttribute("aria-label", `${picture} with ${at.count.textContent}; the table lists them`);
-  }
   at.detail.hidden = item === null;
+  if (item === null || camera.isOn) origins.hide();
+  else origins.show({ answer, item, file: source.file, explain: model().explain });
   if (item === null) return;
   const [x0, y0, x1, y1] = item.box;
   at["detail-name"].textContent = printable(item.name);
   at["detail-text"].textContent =
     `score ${item.score.toFixed(3)}, ${(x1 - x0).toFixed(1)} × ${(y1 - y0).toFixed(1)} pixels at ${x0.toFixed(1)}, ${y0.toFixed(1)}`;
   stage.crop(at.crop, item);
+}
+
+/** The boxes on the picture; more: {origin, layers} of the chosen one, null without. */
+function paint(more) {
+  if (answer === null) {
+    stage.paint(null);
+    return;
+  }
+  stage.paint({ items: shown, colours: model().colours, chosen, ...more });
+  const picture = printable(answer.image.image, 60);
+  const what = more === null ? "" : `, one of them with where it comes from`;
+  at.canvas.setAttribute("aria-label", `${picture} with ${at.count.textContent}${what}; the table lists them`);
 }
 
 function onPoint(item) {

@@ -1,6 +1,7 @@
 // The picture and its boxes on the screen.
 
 import { drawDetections, sizesFor } from "./draw.js";
+import { drawOver, drawUnder } from "./origin.js";
 
 const HIGHEST = 0.72; // of the window
 const ENLARGED = 3; // small pictures at most so much
@@ -24,7 +25,7 @@ export class Stage {
     this.repaint();
   }
 
-  /** what: {items, colours, chosen} */
+  /** what: {items, colours, chosen}, and {origin, layers} of the chosen one, which is then drawn alone */
   paint(what) {
     this.drawn = what;
     this.repaint();
@@ -47,7 +48,11 @@ export class Stage {
     context.drawImage(this.backdrop, 0, 0);
     if (this.drawn !== null) {
       const sizes = { line: Math.round(3 * dense), letters: Math.round(13 * dense) };
-      drawDetections(context, this.drawn.items, { ...this.drawn, scale: size.width / this.width, sizes });
+      const { items, chosen, origin = null, layers } = this.drawn;
+      const scale = size.width / this.width;
+      if (origin !== null) drawUnder(context, origin, scale, sizes.line, layers);
+      drawDetections(context, origin === null ? items : [chosen], { ...this.drawn, scale, sizes });
+      if (origin !== null) drawOver(context, origin, scale, sizes.line, layers);
     }
   }
 
