@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import math
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,7 +119,9 @@ def test_a_stopped_training_goes_on_bit_for_bit(make, tmp_path: Path, stop: int)
 
 def test_the_same_seed_gives_the_same_weights_whatever_the_workers(make, tmp_path: Path) -> None:
     a, b = make(tmp_path / "a"), make(tmp_path / "b", workers=2)
+    others = set(multiprocessing.active_children())
     a.run(), b.run()
+    assert set(multiprocessing.active_children()) <= others  # those that validated have ended, too
     assert_same(weights(a), weights(b))
     c = make(tmp_path / "c", seed=1)
     c.run()

@@ -69,6 +69,10 @@ class Evaluator:
         self._last = self.now()
         self._read: list[Batch] = []  # by this process, where several share the images
 
+    def close(self) -> None:
+        """End the worker processes; a later validation starts new ones."""
+        self._loader.close()
+
     def start(self) -> None:
         """The training starts: time counts from now on. A data set without an object to measure on is said."""
         self._last = self.now()

@@ -12,8 +12,6 @@ from typing import Any
 
 from singleshot.datasets.dataset import Dataset
 from singleshot.errors import SingleshotError, printable
-from singleshot.loading.cache import PixelCache
-from singleshot.loading.loader import TrainLoader
 from singleshot.loading.shard_stream import ShardStream
 from singleshot.models import SSD
 from singleshot.records import Batch, SeenImage
@@ -271,10 +269,9 @@ class Trainer:
 
     def _close(self) -> None:
         """Close everything: what fails on the way does not keep the rest open, nor hide what ended the training."""
-        parts: list[TrainLoader | PixelCache | Reporter] = [self.loader, *self.reporters]
-        if self.cache is not None:
-            parts.append(self.cache)
-        for part in parts:
+        for part in (self.loader, self.evaluator, self.cache, *self.reporters):
+            if part is None:
+                continue
             try:
                 part.close()
             except Exception as error:
