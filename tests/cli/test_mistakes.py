@@ -71,7 +71,7 @@ CASES = {
     "train SCENES --recipe ODD.toml": "learning_rate: no such key",
     "train SCENES --split trian": "no split 'trian' (there are: test, train, trainval, val)",
     "detect BEST IMAGE --score-min 40": "want a number from 0 to 1",
-    "detect BEST IMAGE --format pascal": "'pascal': want one of 'json', 'coco', 'voc', 'yolo', 'csv'",
+    "detect BEST IMAGE --format pascal": "'pascal': want one of 'json', 'coco', 'coco-labels', 'voc', 'yolo', 'csv'",
     "detect BEST IMAGE --tile 640x640": "want pixels a side, or with the overlap as in 640:0.25",
     "detect BEST IMAGE --engine onnx": "want one of openvino, onnxruntime, litert, torch, auto",
     "detect BEST IMAGE --rule cafe": "did you mean caffe?",

@@ -78,9 +78,10 @@ def other_format(path: Path, first: bytes) -> str:
 
 
 def looks_like_onnx(path: Path, first: bytes) -> bool:
-    """Whether it is an ONNX file: by its name, or by its first fields, the version and what follows it."""
+    """Whether it is an ONNX file: by its name, or by its first fields, the version and what follows it. All public ones
+    are of version 3 or later; TensorFlow's SavedModel begins alike with a 1."""
     starts = len(first) > 3 and first[0] == 8 and 0 < first[1] < 32
-    return starts and (first[2] in b"\x12\x1a\x22\x3a" or path.suffix.lower() == ".onnx")
+    return starts and (path.suffix.lower() == ".onnx" or (first[1] > 2 and first[2] in b"\x12\x1a\x22\x3a"))
 
 
 def not_a_model(path: Path, first: bytes) -> str:
