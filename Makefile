@@ -29,13 +29,14 @@ demo: $(STAMP)
 	$(BIN)/singleshot demo $(if $(DATA),"$(DATA)") $(ARGS)
 
 # Two runs side by side, each with one thread: threads of several processes would wait for each other. What loads the
-# engines (OpenVINO, ONNX Runtime, LiteRT) runs apart from what forks; the longest comes first. glibc keeps freed
-# memory: a tenth of the time went into asking for pages anew. Modules stay compiled: commands start by the hundred.
+# engines (OpenVINO, ONNX Runtime, LiteRT) runs apart from what forks; the longest comes first, and both sides take about
+# as long. glibc keeps freed memory: a tenth of the time went into asking for pages anew. Modules stay compiled: commands
+# start by the hundred.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000 $(BIN)/python -m pytest -q
 ENGINES := tests/bench tests/deploy tests/runtime tests/serve tests/weights
-DATA_ROOMS := tests/datasets tests/images tests/loading tests/scenes
+DATA_ROOMS := tests/datasets tests/images tests/loading tests/scenes tests/training
 
-TEST_PARTS := test-commands test-engines test-core test-data
+TEST_PARTS := test-commands test-engines test-data test-core
 
 test: check
 	@$(MAKE) --no-print-directory -j2 $(TEST_PARTS)
