@@ -34,7 +34,7 @@ demo: $(STAMP)
 # start by the hundred.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000 $(BIN)/python -m pytest -q
 ENGINES := tests/bench tests/deploy tests/runtime tests/serve tests/weights
-DATA_ROOMS := tests/datasets tests/images tests/loading tests/scenes tests/training
+DATA_ROOMS := tests/datasets tests/images tests/scenes tests/training
 
 TEST_PARTS := test-commands test-engines test-data test-core
 
