@@ -21,12 +21,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from common import race, ratio, tell
-from torch.utils.flop_counter import FlopCounterMode
 
 import singleshot
 from singleshot.datasets import open_dataset
+from singleshot.models.cost import model_cost
 from singleshot.runtime import Detector
 from singleshot.scenes.scenes import SCENE_CLASSES, render_scene
 from singleshot.weights.open_model import open_model
@@ -61,10 +60,7 @@ def write_scenes(folder: Path, counts: Mapping[str, int], width: int = 960, heig
 def multiply_adds(checkpoint: Path) -> tuple[float, int]:
     """Of one image, in millions, and the number of priors."""
     model, _ = open_model(checkpoint)
-    model = model.to("meta").eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, model.input_spec.channels, *model.input_spec.sides, device="meta"))
-    return counter.get_total_flops() / 2e6, model.prior_spec.count
+    return model_cost(model).gflops * 1e3 / 2, model.prior_spec.count
 
 
 def calls(

@@ -324,7 +324,7 @@ def test_a_folder_that_another_split_has_is_not_taken_again(yolo, one_line):
     assert "val: 'gone' is not in" in one_line(open_dataset, root, "val")
 
 
-MENDED = {
+READ_ALL_THE_SAME = {
     "a key in from the margin": " path:\ntrain: images\nnames: [cat, dog]",
     "tabs": "train: images\nnames:\n\t0: cat\n\t1: dog\n",
     "tabs and blanks": "train: images\nnames:\n  - cat\n\t- dog\n",
@@ -336,10 +336,10 @@ MENDED = {
 }
 
 
-@pytest.mark.parametrize("case", MENDED)
+@pytest.mark.parametrize("case", READ_ALL_THE_SAME)
 def test_mistakes_of_people_who_write_yaml_by_hand_are_understood_and_said(yolo, case):
     found = CollectErrors()
-    source = open_source(yolo({**plain("1 0.5 0.5 0.5 0.5"), "data.yaml": MENDED[case]}))
+    source = open_source(yolo({**plain("1 0.5 0.5 0.5 0.5"), "data.yaml": READ_ALL_THE_SAME[case]}))
     raw = source.read(None, found)
     assert (raw.class_names, raw.images[0].objects[0].name, [*raw.splits]) == (("cat", "dog"), "dog", ["train"])
     assert [(one.kind, one.severity) for one in found.findings] == [("yaml-amended", "warning")]

@@ -16,7 +16,16 @@ from singleshot.deploy.engines import FORMATS, engines_for
 from singleshot.deploy.onnx_file import attach_postprocess, description
 from singleshot.deploy.onnx_network import network_model, network_program, silent, tail_model
 from singleshot.deploy.onnx_opset import DETECTIONS_FROM, OPSETS, fix_batch, to_opset
-from singleshot.deploy.parity import CHUNK, EXACT, HALF, Agreement, compare_engines, compare_raw, refuse_unless_good
+from singleshot.deploy.parity import (
+    EXACT,
+    HALF,
+    Agreement,
+    Limits,
+    RawEngine,
+    compare_engines,
+    compare_raw_engines,
+    refuse_unless_good,
+)
 from singleshot.deploy.tflite_file import QuantisedTFLite, tflite_file
 from singleshot.errors import ConfigError, printable
 from singleshot.evaluation.torch_engine import TorchEngine
@@ -32,6 +41,7 @@ if TYPE_CHECKING:
 
 # Name of the description in a torch.export archive.
 DESCRIPTION = "singleshot.json"
+_CHUNK = 4  # images in one run of the check, so that a batch is checked as well
 _TIMED_RUNS, _WARM_RUNS = 5, 1  # a glance; `bench` measures
 
 
@@ -146,11 +156,7 @@ def check_file(
     engines: Mapping[str, Any] = (
         {"torch.export": _Archive(path, form.batch)} if form.to == "torch" else engines_for(path)
     )
-    found: Mapping[str, Agreement] = {}
-    if check.exact and form.raw:
-        found = {name: _agreement_raw(model, info, engine, images) for name, engine in engines.items()}
-    elif check.exact:
-        found = compare_engines(model, info, engines, images, limits)
+    found = _agreements(model, info, engines, images, form.raw, limits) if check.exact else {}
     for name, agreement in found.items():
         refuse_unless_good(agreement, f"{what} by {name}", limits)
     rows = [Row(_time("pytorch", _torch_runner(model, info, form.raw), some), None, None)]
@@ -160,15 +166,27 @@ def check_file(
     return tuple(rows)
 
 
-def _agreement_raw(model: SSD, info: ModelInfo, engine: Any, images: np.ndarray) -> Agreement:
+def _agreements(
+    model: SSD, info: ModelInfo, engines: Mapping[str, Any], images: np.ndarray, raw: bool, limits: Limits
+) -> dict[str, Agreement]:
+    found = dict.fromkeys(engines, Agreement())
+    raw_engines = {name: _raw_outputs(engine) for name, engine in engines.items()}
+    for start in range(0, len(images), _CHUNK):
+        chunk = images[start : start + _CHUNK]
+        if raw:
+            more = compare_raw_engines(model, info, raw_engines, chunk)
+        else:
+            more = compare_engines(model, info, engines, chunk, limits)
+        found = {name: agreement.plus(more[name]) for name, agreement in found.items()}
+    return found
+
+
+def _raw_outputs(engine: Any) -> RawEngine:
     def outputs(some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         found = engine.outputs(some)
         return found["offsets"], found["logits"]
 
-    total = Agreement()
-    for start in range(0, len(images), CHUNK):
-        total = total.plus(compare_raw(model, info, outputs, images[start : start + CHUNK]))
-    return total
+    return outputs
 
 
 def _time(name: str, engine: Callable[[np.ndarray], object], images: np.ndarray) -> Speed:

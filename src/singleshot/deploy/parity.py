@@ -18,9 +18,9 @@ from singleshot.thresholds import Thresholds
 from singleshot.weights.checkpoint import ModelInfo
 
 Engine = Callable[[np.ndarray], list[ImageDetections]]
+RawEngine = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # images -> offsets, logits
 # IoU that rounding may move over or under the limit of NMS.
 _IOU_SLACK = 0.01
-CHUNK = 4  # images in one run of a check, so that a batch is checked as well
 _ROWS = 256  # boxes at a time that are compared with every prior
 
 
@@ -103,23 +103,31 @@ def compare_engines(
 ) -> dict[str, Agreement]:
     """As `compare`, for several engines by name; PyTorch runs once."""
     found = dict.fromkeys(engines, Agreement())
-    for start in range(0, len(images), CHUNK):
-        chunk = images[start : start + CHUNK]
-        truths = _truths(model, info.thresholds, chunk)
-        for name, engine in engines.items():
-            for truth, image in zip(truths, engine(chunk), strict=True):
-                one = _compare_one(truth, image, info.thresholds, _corner_px(model), limits)
-                found[name] = found[name].plus(one)
+    truths = _truths(model, info.thresholds, images)
+    for name, engine in engines.items():
+        for truth, image in zip(truths, engine(images), strict=True):
+            one = _compare_one(truth, image, info.thresholds, _corner_px(model), limits)
+            found[name] = found[name].plus(one)
     return found
 
 
-def compare_raw(
-    model: SSD, info: ModelInfo, outputs: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], images: np.ndarray
-) -> Agreement:
+def compare_raw(model: SSD, info: ModelInfo, outputs: RawEngine, images: np.ndarray) -> Agreement:
     """As `compare`, for an engine that gives offsets and logits: every prior over the score limit is compared."""
-    rules = info.thresholds
-    ours = _raw(model, images)
-    theirs = RawOutput(*(torch.from_numpy(np.array(values)) for values in outputs(images)))
+    return compare_raw_engines(model, info, {"": outputs}, images)[""]
+
+
+def compare_raw_engines(
+    model: SSD, info: ModelInfo, engines: Mapping[str, RawEngine], images: np.ndarray
+) -> dict[str, Agreement]:
+    """As `compare_raw`, for several engines by name; PyTorch runs once."""
+    ours, found = _raw(model, images), {}
+    for name, outputs in engines.items():
+        theirs = RawOutput(*(torch.from_numpy(np.array(values)) for values in outputs(images)))
+        found[name] = _compare_outputs(model, info.thresholds, ours, theirs)
+    return found
+
+
+def _compare_outputs(model: SSD, rules: Thresholds, ours: RawOutput, theirs: RawOutput) -> Agreement:
     if ours.logits.shape != theirs.logits.shape or ours.offsets.shape != theirs.offsets.shape:
         return Agreement(ours.offsets.shape[1], float("inf"), float("inf"))
     sides = [(_boxes(model, raw, rules), _probabilities(raw, rules)[..., 1:]) for raw in (ours, theirs)]

@@ -150,7 +150,7 @@ def _classes(facts: CardFacts) -> list[str]:
 def data_name(data: str) -> str:
     """What a data set is called: the last part of its path or address, without what leads there."""
     path = urlsplit(data).path if "://" in data else data
-    return PurePath(path).name or PurePath(path).stem or "data"
+    return PurePath(path).name or "data"
 
 
 def _count(classes: int) -> str:

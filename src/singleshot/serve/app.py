@@ -60,12 +60,14 @@ def create_app(service: Service) -> FastAPI:
 
 
 def _add_detection(app: FastAPI, service: Service) -> None:
+    images = {"requestBody": request_body(BYTES_TYPE, FORM_TYPE, JSON_TYPE)}
+
     @app.post(
         "/v1/detect",
         summary="Objects in one image or several",
         response_model=DetectAnswer,
         responses=ERRORS,
-        openapi_extra={"requestBody": request_body(BYTES_TYPE, FORM_TYPE, JSON_TYPE)},
+        openapi_extra=images,
     )
     async def detect(
         request: Request,
@@ -90,7 +92,7 @@ def _add_detection(app: FastAPI, service: Service) -> None:
         summary="Where the objects in one image or several come from: whole images, by models that say so",
         response_model=ExplainAnswer,
         responses=ERRORS,
-        openapi_extra={"requestBody": request_body(BYTES_TYPE, FORM_TYPE, JSON_TYPE)},
+        openapi_extra=images,
     )
     async def explain(request: Request, model: Model = None, score_min: Share = None) -> Response:
         _refuse_unknown(request, ("model", "score_min"))

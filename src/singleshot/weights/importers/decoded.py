@@ -22,7 +22,7 @@ from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.caffe_heads import End, Map, build
-from singleshot.weights.importers.decoded_end import DecodedEnd, EndReader, end_places, last_maps, needed_by
+from singleshot.weights.importers.decoded_end import DecodedEnd, EndReader, end_places, last_maps, nodes_needed
 from singleshot.weights.importers.faces import face_names
 from singleshot.weights.importers.fused_graph import IMAGE_OP, Shape
 from singleshot.weights.importers.openvino_constants import Constants
@@ -53,7 +53,7 @@ def import_decoded(tensors: ForeignState, about: str, says_pixels: bool) -> Impo
     network, opened = _with_size(network, tensors.given_size)
     constants = Constants(network, tensors)
     places, suppressing = end_places(network)
-    needed = needed_by(network, [i for i, _ in places])
+    needed = nodes_needed(network, [i for i, _ in places])
     maps = [i for i in last_maps(network, constants) if i in needed]
     if not maps:
         raise CheckpointError(f"{where}: not an SSD: no boxes and scores behind convolutions")

@@ -14,7 +14,7 @@ import numpy as np
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.thresholds import NO_CAP, Thresholds
-from singleshot.weights.importers.fused_graph import Shape
+from singleshot.weights.importers.fused_graph import Shape, needed_by
 from singleshot.weights.importers.graph_tail import ACTIVATIONS, MAX_NUMBERS, SUPPRESSION, Tail
 from singleshot.weights.importers.openvino_constants import Constants
 from singleshot.weights.readers.openvino_ir import IrNetwork, Node
@@ -67,7 +67,7 @@ def last_maps(network: IrNetwork, constants: Constants) -> list[int]:
         for source in dict.fromkeys(source for source, _ in node.takes):
             takers.setdefault(source, []).append(i)
     convolutions = [i for i, node in enumerate(nodes) if node.kind in _CONVOLUTIONS and i not in constants]
-    before = needed_by(network, [source for i in convolutions for source, _ in nodes[i].takes[:1]])
+    before = nodes_needed(network, [source for i in convolutions for source, _ in nodes[i].takes[:1]])
     found = []
     for i in convolutions:
         if i in before:
@@ -89,16 +89,9 @@ def _keeps_map(node: Node, constants: Constants) -> bool:
     )
 
 
-def needed_by(network: IrNetwork, of: Sequence[int]) -> set[int]:
+def nodes_needed(network: IrNetwork, of: Sequence[int]) -> set[int]:
     """Nodes that these need, themselves among them."""
-    found: set[int] = set()
-    todo = list(of)
-    while todo:
-        i = todo.pop()
-        if i >= 0 and i not in found:
-            found.add(i)
-            todo += [source for source, _ in network.nodes[i].takes]
-    return found
+    return needed_by(of, lambda i: (source for source, _ in network.nodes[i].takes))
 
 
 def end_places(network: IrNetwork) -> tuple[list[tuple[int, int]], list[Node]]:
@@ -250,7 +243,7 @@ class EndReader:
 
     def _offsets(self, values: Mapping[tuple[int, int], np.ndarray], end: tuple[int, int], count: int) -> np.ndarray:
         """Places of each box's four offsets [P, 4]: of the last array on the way to the boxes that holds just those."""
-        way = needed_by(self.network, [end[0]]) & self.tail.touched
+        way = nodes_needed(self.network, [end[0]]) & self.tail.touched
         for place in sorted((p for p in values if p[0] in way), reverse=True):
             found = values[place]
             if found.size != 4 * count or not self._is_pure(found):

@@ -68,14 +68,19 @@ class Windows(NamedTuple):
 
 def ancestors(ops: Sequence[AnyOp], of: Iterable[int]) -> list[int]:
     """These ops and all that they need, in running order."""
+    return sorted(needed_by(of, lambda i: ops[i].takes))
+
+
+def needed_by(of: Iterable[int], takes: Callable[[int], Iterable[int]]) -> set[int]:
+    """These and all that they need. takes: of one, the numbers of those that it takes directly, negative for none."""
     needed: set[int] = set()
     todo = list(of)
     while todo:
         i = todo.pop()
         if i >= 0 and i not in needed:
             needed.add(i)
-            todo.extend(ops[i].takes)
-    return sorted(needed)
+            todo.extend(takes(i))
+    return needed
 
 
 class FusedGraph:
