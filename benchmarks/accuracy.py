@@ -4,11 +4,12 @@
     python benchmarks/accuracy.py path/to/sets --only "BCCD, default command, 5 minutes" --seeds 0
     python benchmarks/accuracy.py path/to/sets --table          # the table of what is in --out, nothing is trained
 
-Rows are tables of accuracy_rows.toml, or of --rows: `data` (a folder below the one given), `time`, and where it is not
-the default `options` (further words for `singleshot train`), `split` (test), `metric` of mAP50 (voc: area under
-the curve) and `wanted`. One process trains at a time: run it with nothing else on the machine. Best checkpoints are
-chosen on val by `train`; the split of a row is looked at once for each run. --out keeps a JSON for each row and
-seed, which is not measured again, and accuracy.md with means, standard deviations and the command of each row.
+Rows are tables of accuracy_rows.toml, or of --rows (input_rows.toml: fitted default boxes and grey input): `data` (a
+folder below the one given), `time` or `epochs`, and where it is not the default `options` (further words for
+`singleshot train`), `split` (test), `metric` of mAP50 (voc: area under the curve) and `wanted`. One process trains at a
+time: run it with nothing else on the machine. Best checkpoints are chosen on val by `train`; the split of a row is
+looked at once for each run. --out keeps a JSON for each row and seed, which is not measured again, and accuracy.md with
+means, standard deviations and the command of each row.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 from common import command, folder_name, machine
 
 ROWS = Path(__file__).with_name("accuracy_rows.toml")
-KEYS = {"data", "time", "options", "split", "metric", "wanted"}
+KEYS = {"data", "time", "epochs", "options", "split", "metric", "wanted"}
 LIMIT = {"map50": "mAP50", "ap": "AP"}
 
 
@@ -35,21 +36,22 @@ def read_rows(path: Path) -> dict[str, dict[str, Any]]:
     """The rows with their defaults filled in."""
     rows = {}
     for name, row in tomllib.loads(path.read_text()).items():
-        if not isinstance(row, dict) or not {"data", "time"} <= set(row) <= KEYS:
-            sys.exit(f"{path}, {name}: want data and time, and at most {', '.join(sorted(KEYS))} besides")
+        if not isinstance(row, dict) or not {"data"} <= set(row) <= KEYS or ("time" in row) == ("epochs" in row):
+            sys.exit(f"{path}, {name}: want data, time or epochs, and at most {', '.join(sorted(KEYS))} besides")
         rows[name] = {"options": [], "split": "test", "metric": "voc", "wanted": {}, **row}
     return rows
 
 
 def words_of(row: Mapping[str, Any], data: object) -> list[str]:
     """`singleshot train` of a row, without seed and folder."""
-    return ["train", str(data), "--time", row["time"], *row["options"]]
+    length = next(key for key in ("time", "epochs") if key in row)
+    return ["train", str(data), f"--{length}", str(row[length]), *row["options"]]
 
 
 def measure(name: str, row: Mapping[str, Any], seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """One training and its evaluation, or what an earlier call left. RuntimeError where a command fails."""
     kept = args.out / f"{folder_name(name)}-{seed}.json"
-    asked = {key: row[key] for key in ("data", "time", "options", "split", "metric")}
+    asked = {key: row[key] for key in ("data", "time", "epochs", "options", "split", "metric") if key in row}
     if kept.is_file() and (known := json.loads(kept.read_text()))["asked"] == asked:
         return known
     data, folder = args.data / row["data"], kept.with_suffix("")

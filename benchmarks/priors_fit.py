@@ -1,16 +1,16 @@
 """Default boxes fitted to train splits: how many objects a prior matches on the other splits, before and after.
 
     python benchmarks/priors_fit.py path/to/bccd path/to/deeppcb [--models ssd320-mini ...] [--thin] [--json]
-    python benchmarks/priors_fit.py path/to/deeppcb --models ssd320-mini --train 20 --seeds 3    # mAP with and without
+    python benchmarks/priors_fit.py --write-thin path/to/sets/thin
 
---thin adds drawn scenes of four times their width, seen in a letterbox: long thin boxes. --train measures on test.
+--thin adds drawn scenes of four times their width, seen in a letterbox: long thin boxes; --write-thin leaves them in a
+folder. What fitted default boxes do to mAP: benchmarks/accuracy.py with --rows benchmarks/input_rows.toml.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
@@ -18,10 +18,8 @@ from pathlib import Path
 
 import cv2
 from common import machine
-from quality import command
 
 import singleshot
-from singleshot.datasets import find_split, open_source
 from singleshot.scenes.scenes import write_scenes
 from singleshot.text_table import align_columns
 
@@ -66,64 +64,28 @@ def fit(data: Path, model: str, resize: str) -> list[dict[str, object]]:
     ]
 
 
-def train(data: Path, model: str, resize: str, minutes: float, seed: int) -> list[dict[str, object]]:
-    """mAP50 and COCO AP on the test split (val where there is none), with the model's own default boxes and fitted."""
-    rows = []
-    split = find_split("test", open_source(data).splits) or "val"
-    for fitted in (False, True):
-        with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder) / "run"
-            words = ["--model", model, "--resize", resize, "--backbone-weights", "none", "--time", f"{minutes * 60:g}s"]
-            command("train", data, *words, "--seed", seed, *["--fit-priors"] * fitted, "--out", out, "--quiet")
-            report = json.loads(
-                command("eval", out / "best.safetensors", data, "--split", split, "--metric", "coco", "--json")
-            )
-        figures = {"mAP50": report["stats"]["AP50"], "AP": report["mean_ap"]}
-        rows.append({"data": data.name, "model": model, "seed": seed, "fitted": fitted, "split": split, **figures})
-    return rows
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="*", type=Path)
     parser.add_argument("--models", nargs="+", default=["ssd320-mini", "ssdlite320-mobilenetv2", "ssd300-vgg16"])
     parser.add_argument("--thin", action="store_true", help="drawn scenes with long thin boxes too")
-    parser.add_argument("--train", type=float, metavar="MINUTES", help="train with and without, this long each")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--write-thin", type=Path, metavar="FOLDER", help="write the thin scenes, and do nothing else")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    if args.write_thin:
+        write_thin(args.write_thin)
+        return
     with tempfile.TemporaryDirectory() as folder:
         sets = [(data, "stretch") for data in args.data]
         sets += [(write_thin(Path(folder) / "thin scenes"), "letterbox")] if args.thin else []
         fits = [row for data, resize in sets for model in args.models for row in fit(data, model, resize)]
-        trained = [
-            row
-            for data, resize in sets if args.train
-            for model in args.models
-            for seed in range(args.seeds)
-            for row in train(data, model, resize, args.train, seed)
-        ]  # fmt: skip
     if args.json:
-        print(json.dumps({"machine": machine(), "fits": fits, "trained": trained}))
+        print(json.dumps({"machine": machine(), "fits": fits}))
         return
     print(machine())
-    for rows in (fits, trained):
-        if rows:
-            cells = [[f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
-            print("\n".join(align_columns([list(rows[0]), *cells])))
-    for data, model in dict.fromkeys((row["data"], row["model"]) for row in trained):
-        for name in ("mAP50", "AP"):
-            own, fitted = (
-                [
-                    float(str(row[name]))
-                    for row in trained
-                    if (row["data"], row["model"], row["fitted"]) == (data, model, one)
-                ]
-                for one in (False, True)
-            )
-            gain = statistics.mean(b - a for a, b in zip(own, fitted, strict=True))
-            means = statistics.mean(own), statistics.mean(fitted)
-            print(f"{data}, {model}: mean {name} {means[0]:.4f}, fitted {means[1]:.4f} ({gain:+.4f}, {len(own)} seeds)")
+    if fits:
+        cells = [[f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()] for row in fits]
+        print("\n".join(align_columns([list(fits[0]), *cells])))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the shape of the input costs and gains on 16:9 pictures: 288x512 against 512x512, and grey against colour.
 
-python benchmarks/shapes.py [DATA] [--model ssd320-mini] [--minutes 20] [--epochs 1] [--rounds 30] [--threads N]
+python benchmarks/shapes.py [DATA] [--model singleshot-n] [--minutes 20] [--epochs 1] [--rounds 30] [--threads N]
     [--out FOLDER] [--json]
 
 Each candidate is trained, quantised to int8 and raced: all take the same pictures in turn in one run, so that the
@@ -80,7 +80,7 @@ def calls(
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("data", nargs="?")
-    parser.add_argument("--model", default="ssd320-mini")
+    parser.add_argument("--model", default="singleshot-n")
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=30)

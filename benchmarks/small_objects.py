@@ -1,6 +1,6 @@
 """What helps with small objects: input size, a finest map at stride 8, fitted default boxes and tiles, in one table.
 
-    python benchmarks/small_objects.py path/to/deeppcb --model ssd320-mini --epochs 20 --tile 320 --size 512
+    python benchmarks/small_objects.py path/to/deeppcb --model singleshot-n --epochs 20 --tile 320 --size 512
     python benchmarks/small_objects.py path/to/data --time 10m --only whole,tiles --out runs/small
 
 Every row is one training on train and one evaluation on --split, small objects alone: those whose side (the root of
@@ -18,8 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from common import machine
-from quality import command
+from common import command, machine
 
 import singleshot
 from singleshot.datasets import open_dataset
@@ -88,7 +87,7 @@ def row_of(name: str, best: Path, data: Dataset, under: float) -> dict[str, obje
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--model", default="ssd320-mini")
+    parser.add_argument("--model", default="singleshot-n")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--tile", type=int, default=320)
     parser.add_argument("--under", type=float, default=0.1, help="small: under this part of the image's side")
@@ -107,7 +106,7 @@ def main() -> None:
         for name, words in rows_of(args).items():
             run = out / f"{name.replace(', ', '-').replace(' ', '-')}-{args.seed}"
             if not (run / "best.safetensors").is_file():
-                command("train", str(args.data), "--out", str(run), "--seed", str(args.seed), *length, *words)
+                command("train", args.data, "--out", run, "--seed", args.seed, "--quiet", *length, *words)
             class_names = read_info(run / "best.safetensors").class_names
             data = measured(open_dataset(args.data, args.split, class_names=class_names))
             rows.append(row_of(name, run / "best.safetensors", data, args.under))

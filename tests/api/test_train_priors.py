@@ -17,6 +17,7 @@ from singleshot.api.train import TrainOptions, prepare, resolve
 from singleshot.datasets import open_source
 from singleshot.datasets.writers.shards import read_contents, write_shards
 from singleshot.errors import ConfigError
+from singleshot.models.zoo import usual_priors
 from singleshot.prior_boxes import cell_shapes, from_shapes
 from singleshot.prior_files import read_priors, write_priors
 from singleshot.prior_tables import PRIORS
@@ -140,15 +141,60 @@ def test_shards_are_fitted_to_as_the_data_they_are_made_of(scenes, tmp_path):
     assert trainer.model.prior_spec == singleshot.fit_priors(scenes).table
 
 
-def test_a_line_says_where_few_objects_can_be_matched(scenes, thin, tmp_path, caplog):
+def test_default_boxes_are_fitted_where_the_models_own_match_too_few(scenes, thin, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     plain = {"backbone_weights": "none", "model": "ssdlite320-mobilenetv2", "val_split": "none"}
-    prepare(options_of(thin, tmp_path / "run", resize="letterbox", **plain))
-    (line,) = [one for one in caplog.messages if "--fit-priors" in one]
+    boxed = {**plain, "resize": "letterbox"}
+    own = PRIORS["ssdlite320"]
+
+    def prepared(data: Path, **more) -> tuple[bool, bool | None, list[str]]:
+        """Whether the boxes are the model's own, what run.json will say, and the lines about it."""
+        caplog.clear()
+        trainer, options, _ = prepare(options_of(data, tmp_path / "run", **more))
+        return trainer.model.prior_spec == own, options.fit_priors, [x for x in caplog.messages if "default box" in x]
+
+    is_own, fitted, (line,) = prepared(thin, **boxed)
+    assert (is_own, fitted) == (False, True)
+    assert "default boxes fitted" in line
+    assert "--no-fit-priors keeps" in line
+    is_own, fitted, (line,) = prepared(thin, fit_priors=True, **boxed)
+    assert (is_own, fitted, "--no-fit-priors" in line) == (False, True, False)
+    is_own, fitted, (line,) = prepared(thin, fit_priors=False, **boxed)
+    assert (is_own, fitted) == (True, False)
     assert "no default box matches" in line
-    caplog.clear()
-    prepare(options_of(thin, tmp_path / "run", resize="letterbox", fit_priors=True, **plain))
-    prepare(options_of(scenes, tmp_path / "run", backbone_weights="none"))
-    assert not [one for one in caplog.messages if "--fit-priors" in one]
+    is_own, fitted, (line,) = prepared(thin, priors="ssdlite320", **boxed)
+    assert (is_own, fitted) == (True, None)
+    assert "no default box matches" in line
+    assert prepared(scenes, **plain) == (True, None, [])
+    few = tmp_path / "few"
+    shutil.copytree(thin, few)
+    trained_on = (few / "ImageSets" / "Main" / "train.txt").read_text().split()
+    (few / "ImageSets" / "Main" / "train.txt").write_text("\n".join(trained_on[:8]))
+    is_own, fitted, (line,) = prepared(few, **boxed)  # too few objects to fit boxes to unasked
+    assert (is_own, fitted) == (True, None)
+    assert "--fit-priors fits them" in line
+
+
+def test_a_run_that_was_fitted_unasked_goes_on_with_its_boxes(thin, tmp_path):
+    out = {"out": tmp_path / "run", "workers": 0, "tensorboard": False}
+    singleshot.train(
+        thin, model="ssdlite320-mobilenetv2", size=128, resize="letterbox", backbone_weights="none", epochs=1, **out
+    )
+    own = read_priors(str(tmp_path / "run" / "priors.json"))
+    assert own != usual_priors("ssdlite320-mobilenetv2", (128, 128))
+    assert prepare(options_of("", tmp_path / "run", resume=True, epochs=2))[0].model.prior_spec == own
+    with pytest.raises(ConfigError, match="--no-fit-priors cannot change in a run"):
+        options_of("", tmp_path / "run", resume=True, epochs=2, fit_priors=False)
+    for kept in ("resume.safetensors", "last.safetensors", "best.safetensors"):
+        (tmp_path / "run" / kept).unlink(missing_ok=True)  # it starts again, with the boxes that it had
+    assert prepare(options_of("", tmp_path / "run", resume=True, epochs=2))[0].model.prior_spec == own
+
+
+def test_what_a_start_has_outputs_for_is_not_fitted_unasked(run, thin, tmp_path, caplog):
+    trainer, options, _ = prepare(options_of(thin, tmp_path / "a", start=run.last, resize="letterbox"))
+    assert trainer.model.prior_spec == read_info(run.last).prior_spec
+    assert options.fit_priors is None
+    assert "--fit-priors fits them" in caplog.text
 
 
 def test_the_resize_rule_decides_how_boxes_look(thin):

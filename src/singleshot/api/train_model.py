@@ -6,7 +6,7 @@ import functools
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from singleshot.api.options import DEFAULT_MODEL
 from singleshot.api.train_choice import Pretrained, pretrained_by_start
@@ -22,8 +22,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def first_model(options: TrainOptions, train_set: Dataset | ShardStream) -> tuple[SSD, str, Pretrained]:
-    """The model with its initial weights, words about where they come from, and what of it is pretrained."""
+class FirstModel(NamedTuple):
+    """A model with its initial weights, words about where they come from, what of it is pretrained, and whether its
+    default boxes are fitted to the data."""
+
+    model: SSD
+    initial: str
+    pretrained: Pretrained
+    fitted: bool
+
+
+def first_model(options: TrainOptions, train_set: Dataset | ShardStream) -> FirstModel:
+    """The model of a training, as its folder has it or with the weights that it starts from."""
     from singleshot.api.train_input import choose_input
     from singleshot.api.train_priors import PriorChoice
     from singleshot.api.train_recipe import recipe_of
@@ -40,7 +50,7 @@ def first_model(options: TrainOptions, train_set: Dataset | ShardStream) -> tupl
         # The network as it is: what it was started from may have been moved since.
         if going_on and path.is_file():
             try:
-                return build_model(read_info(path)), "resumed", "detector"
+                return FirstModel(build_model(read_info(path)), "resumed", "detector", False)
             except CheckpointError as error:
                 log.warning("%s; it is written again", error)
     class_names = train_set.class_names
@@ -54,7 +64,7 @@ def first_model(options: TrainOptions, train_set: Dataset | ShardStream) -> tupl
         selection = train_set.selection
         wanted = class_names if selection is None else selection.to_dict()
         model, initial, kept = start_from_checkpoint(str(local_model(options.start)), wanted, options.model, *rules)
-        return model, initial, pretrained_by_start(kept, len(class_names))
+        return FirstModel(model, initial, pretrained_by_start(kept, len(class_names)), choose_priors.fitted)
     name = options.model or DEFAULT_MODEL
     inputs = table = None
     if name in MODELS:
@@ -65,4 +75,4 @@ def first_model(options: TrainOptions, train_set: Dataset | ShardStream) -> tupl
         table = choose_priors(usual_priors(name, inputs.sides), inputs)
     model = build(name, len(class_names), table, inputs)
     initial, pretrained = start_model(model, options.backbone_weights or "auto", fresh=not going_on)
-    return model, initial, "backbone" if pretrained else "nothing"
+    return FirstModel(model, initial, "backbone" if pretrained else "nothing", choose_priors.fitted)

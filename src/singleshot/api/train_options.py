@@ -110,7 +110,7 @@ class TrainOptions(Options):
     cache_size: str | int | None = None
     classes: Classes | None = None
     priors: str | None = None
-    fit_priors: bool = False
+    fit_priors: bool | None = None
     skip_broken: bool = False
 
     def __post_init__(self) -> None:
@@ -270,6 +270,11 @@ def _refuse_other_priors(given: TrainOptions, saved: TrainOptions, own: Path) ->
         raise ConfigError(
             f"--resume: --fit-priors cannot change in a run (it has {has}); leave it out, or start a new run with"
             " another --out"
+        )
+    if given.fit_priors is False and saved.fit_priors:
+        raise ConfigError(
+            "--resume: --no-fit-priors cannot change in a run (its default boxes are fitted to its data); leave it out,"
+            " or start a new run with another --out"
         )
     if given.priors is not None and not (own.is_file() and read_priors(given.priors) == read_priors(str(own))):
         raise ConfigError(

@@ -100,7 +100,7 @@ def _decide(options: TrainOptions, train_set: Dataset | ShardStream) -> Decided:
     if not (options.model or options.start or options.resume):
         chosen["model"] = choose_model(options.backbone_weights)
         options = replace(options, model=chosen["model"].value)
-    model, initial, pretrained = first_model(options, train_set)
+    model, initial, pretrained, fitted = first_model(options, train_set)
     if model.input_spec.sixteen_bit == "scale" and not options.resume and not options.sixteen_bit:
         warn_of_few_greys(train_set)
     if options.recipe is None:
@@ -126,6 +126,7 @@ def _decide(options: TrainOptions, train_set: Dataset | ShardStream) -> Decided:
         resize=model.input_spec.resize,
         sixteen_bit=model.input_spec.sixteen_bit,
         cache=_cache(options.cache or "auto", train_set, model.input_spec.sides, cache_bytes, tiling),
+        fit_priors=True if fitted else options.fit_priors,
     )
     return Decided(model, recipe, options, initial, chosen)
 

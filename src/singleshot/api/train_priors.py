@@ -1,4 +1,4 @@
-"""The default boxes of a training: the model's own, those of a file, or some that are fitted to what it trains on."""
+"""The default boxes of a training: the model's own where they match the objects, fitted ones, those of a file."""
 
 from __future__ import annotations
 
@@ -28,21 +28,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Where more than this share of the objects is matched by no prior, a line says so.
+# Where more than this share of the objects is matched by no prior, they are fitted, or a line says so.
 _UNMATCHED = 0.05
+_FEWEST = 100  # objects from which on that is done unasked
 _MOST = 20_000  # objects that are compared, of more a sample
 
 
-@dataclass(frozen=True)
+@dataclass
 class PriorChoice:
-    """Which default boxes a training gets. iou_min: of its recipe."""
+    """Which default boxes a training gets. iou_min: of its recipe; fitted: whether they were fitted to the data."""
 
     options: TrainOptions
     train_set: Dataset | ShardStream
     iou_min: float
+    fitted: bool = False
 
     def __call__(self, own: PriorSpec, inputs: InputSpec) -> PriorSpec:
-        """In place of a model's own, for its input; the log says how many objects they match where that is few.
+        """In place of a model's own, for its input: fitted where it was asked for, or where they match too few objects
+        and nothing was said of them; the log says which.
 
         Raises ConfigError for a table that is not for the model, DataError for images that cannot be measured.
         """
@@ -57,6 +60,8 @@ class PriorChoice:
         if not options.resume and isinstance(self.train_set, Dataset):
             boxes = self._boxes(self.train_set, inputs)
             if len(boxes) and (left := 1 - self._matched(boxes, chosen)) > _UNMATCHED:
+                if self._may_fit and len(boxes) >= _FEWEST:
+                    return self._fit(own, inputs, "; --no-fit-priors keeps the model's own")
                 log.warning(
                     "%s: no default box matches %.1f %% of the %d objects (IoU %g); --fit-priors fits them to it",
                     printable(self.train_set.source),
@@ -66,21 +71,29 @@ class PriorChoice:
                 )
         return chosen
 
-    def _fit(self, own: PriorSpec, inputs: InputSpec) -> PriorSpec:
+    @property
+    def _may_fit(self) -> bool:
+        """Whether nothing was said of default boxes. A start's outputs belong to the boxes that it has."""
+        options = self.options
+        return options.fit_priors is None and options.priors is None and options.start is None
+
+    def _fit(self, own: PriorSpec, inputs: InputSpec, unasked: str = "") -> PriorSpec:
         data = self._with_labels()
         boxes = self._boxes(measured(data, only_with_objects=True), inputs)
         if not len(boxes):
             raise ConfigError(f"--fit-priors: {printable(data.source)} has no object to fit default boxes to")
         found = fit_priors(boxes, own, iou_min=self.iou_min)
         log.info(
-            "%s: default boxes fitted, %d (%d before); they match %.1f %% of the %d objects (%.1f %% before)",
+            "%s: default boxes fitted, %d (%d before); they match %.1f %% of the %d objects (%.1f %% before)%s",
             printable(data.source),
             found.count,
             own.count,
             100 * self._matched(boxes, found),
             len(boxes),
             100 * self._matched(boxes, own),
+            unasked,
         )
+        self.fitted = True
         return found
 
     def _with_labels(self) -> Dataset:

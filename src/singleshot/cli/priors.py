@@ -108,7 +108,7 @@ def fit(
 
     Prints which objects a prior matches (IoU of --iou-min and more) before and after, by split, class and size.
 
-    Example: singleshot priors fit path/to/data --model ssd320-mini --out priors.json
+    Example: singleshot priors fit path/to/data --out priors.json
     """
     from singleshot.api.fit_priors import FitPriorsOptions, run_fit
 

@@ -178,8 +178,12 @@ def train(
         str | None, typer.Option(help="Default boxes in place of the model's: a file of priors fit, or a table's name.")
     ] = None,
     fit_priors: Annotated[
-        bool, typer.Option("--fit-priors", help="Fit the default boxes to this data. See: priors fit.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            help="Fit the default boxes to this data, or keep the model's. Default: fit them where they match less than"
+            " 95 % of the objects. See: priors fit."
+        ),
+    ] = None,
     skip_broken: Annotated[
         bool,
         typer.Option("--skip-broken", help="Go on without images that cannot be read, and count them; exit code 3."),

@@ -109,6 +109,8 @@ def train_command(options: Mapping[str, Any]) -> str:
     words = ["singleshot", "train", str(options.get("data") or "DATA")]
     for name, value in options.items():
         option = "--" + name.replace("_", "-")
+        if name == "fit_priors" and value is False:
+            words.append("--no-fit-priors")
         if name == "data" or value is None or value is False:
             continue
         if name == "classes":
