@@ -165,11 +165,14 @@ def test_default_boxes_are_fitted_where_the_models_own_match_too_few(scenes, thi
     is_own, fitted, (line,) = prepared(thin, priors="ssdlite320", **boxed)
     assert (is_own, fitted) == (True, None)
     assert "no default box matches" in line
-    assert prepared(scenes, **plain) == (True, None, [])
+    assert prepared(thin, recipe="paper", **boxed)[:2] == (True, None)
+    own = PRIORS["ssdlite320-fine"]
+    assert prepared(scenes, **{**plain, "model": "singleshot-n"}) == (True, None, [])
+    own = PRIORS["ssdlite320"]
     few = tmp_path / "few"
     shutil.copytree(thin, few)
     trained_on = (few / "ImageSets" / "Main" / "train.txt").read_text().split()
-    (few / "ImageSets" / "Main" / "train.txt").write_text("\n".join(trained_on[:8]))
+    (few / "ImageSets" / "Main" / "train.txt").write_text("\n".join(trained_on[:3]))
     is_own, fitted, (line,) = prepared(few, **boxed)  # too few objects to fit boxes to unasked
     assert (is_own, fitted) == (True, None)
     assert "--fit-priors fits them" in line

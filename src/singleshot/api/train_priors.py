@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 # Where more than this share of the objects is matched by no prior, they are fitted, or a line says so.
 _UNMATCHED = 0.05
-_FEWEST = 100  # objects from which on that is done unasked
+_FEWEST = 20  # objects from which on that is done unasked: boxes of so few already match more of others than a model's own
 _MOST = 20_000  # objects that are compared, of more a sample
 
 
@@ -73,9 +73,9 @@ class PriorChoice:
 
     @property
     def _may_fit(self) -> bool:
-        """Whether nothing was said of default boxes. A start's outputs belong to the boxes that it has."""
-        options = self.options
-        return options.fit_priors is None and options.priors is None and options.start is None
+        """Whether nothing was said of default boxes. A start's outputs belong to its own, and the paper's to the recipe."""
+        given = self.options
+        return given.fit_priors is None and given.priors is None and given.start is None and given.recipe != "paper"
 
     def _fit(self, own: PriorSpec, inputs: InputSpec, unasked: str = "") -> PriorSpec:
         data = self._with_labels()
