@@ -26,7 +26,8 @@ _SAMPLE = 4000
 _MOVED, _ZOOMED = 0.25, 1.15
 # Widths and heights that are tried are this far apart, and the most common so many of their pairs.
 _STEP, _MOST_SHAPES = 1.12, 160
-# Sides that a map is given, relative to those of the table's own shapes there: heads see so far around a cell.
+# A map's largest root of an area, relative to that of the table's own shapes there: heads see so far around a cell. A map's
+# shortest side is the table's own, too: objects that are thinner than a cell are told apart by a finer map alone.
 _BAND = 2.0
 # Where in a cell priors may lie, in cells: in the middle, or denser than the cells (FaceBoxes, section 3.2), which is
 # taken where the middles alone leave more than this share unmatched that it would match.
@@ -52,8 +53,9 @@ def fit_priors(
 ) -> PriorSpec:
     """A table for the same input and maps that meets the boxes best: most of them matched, high mean IoU.
 
-    Each map keeps at least one shape, and sides within a factor of two of those that it has in `table`; the first map's
-    may be smaller, the last one's larger. The same boxes and seed give the same table.
+    Each map keeps at least one shape; none is thinner than the thinnest that it has in `table`, nor the root of its area
+    more than twice its largest. The first map's may be smaller, the last one's larger. The same boxes and seed give the
+    same table.
 
     Args:
         boxes: float [M, 4], corner form in parts of the input, as the network is to see them.
@@ -160,16 +162,16 @@ class _Fit:
         common = steps[np.sort(np.argsort(-counts, kind="stable")[:_MOST_SHAPES])]
         found = []
         for width, height in np.minimum(_STEP**common, 1.0).tolist():
-            side = self.side(width, height)
-            for level, (low, high) in enumerate(self.bands):
-                if low <= side <= high:
+            for level in range(len(self.bands)):
+                if self.suits(level, width, height):
                     found += [_Shape(level, width, height, x, y) for y in places for x in places]
         return found
 
-    def side(self, width: float, height: float) -> float:
-        """sqrt(width x height) in pixels of the input."""
-        rows, columns = self.table.image
-        return math.sqrt(width * columns * height * rows)
+    def suits(self, level: int, width: float, height: float) -> bool:
+        """Whether a map may have a shape."""
+        (low, high), (rows, columns) = self.bands[level], self.table.image
+        sides = width * columns, height * rows
+        return low <= min(sides) and math.sqrt(math.prod(sides)) <= high
 
     def table_of(self, candidates: Sequence[_Shape]) -> np.ndarray:
         """float32 [candidates, M] best IoU with each alone."""
@@ -246,8 +248,7 @@ class _Fit:
         found = []
         for w, h in scales:
             width, height = (min(s * math.exp(move * d), 1.0) for s, d in ((shape.width, w), (shape.height, h)))
-            low, high = self.bands[shape.level]
-            if low <= self.side(width, height) <= high:
+            if self.suits(shape.level, width, height):
                 found.append(shape._replace(width=width, height=height))
         if move_centres:
             for x, y in ((-1, 0), (1, 0), (0, -1), (0, 1)):
@@ -257,9 +258,9 @@ class _Fit:
 
 
 def _bands(table: PriorSpec) -> list[tuple[float, float]]:
-    """Smallest and largest sqrt(width x height) in pixels of each map's shapes, with room on both sides."""
-    sides = [[math.sqrt(width * height) for width, height in cell_shapes(table, i)] for i in range(len(table.maps))]
-    bands = [(min(one) / _BAND, max(one) * _BAND) for one in sides]
+    """Of each map the least short side of its shapes and their largest root of an area, with room; in pixels."""
+    shapes = [cell_shapes(table, i) for i in range(len(table.maps))]
+    bands = [(min(map(min, one)), _BAND * max(math.sqrt(w * h) for w, h in one)) for one in shapes]
     first, last = min(bands)[0], max(high for _, high in bands)
     return [(0.0 if low == first else low, math.inf if high == last else high) for low, high in bands]
 
