@@ -28,6 +28,7 @@ def test_what_the_card_says_of_a_file_is_what_the_file_says(path: Path) -> None:
     assert f"| Classes | {', '.join(info.class_names)} |" in part
     assert f"| Network | `{info.model}`, " in part
     assert f"{info.input_spec.height} x {info.input_spec.width}" in part
-    assert f"{info.training['epochs']} epochs of " in part
-    assert f"seed {info.training['seed']}" in part
+    if info.training:  # a checkpoint's
+        assert f"{info.training['epochs']} epochs of " in part
+        assert f"seed {info.training['seed']}" in part
     assert "Licence of the data" in part

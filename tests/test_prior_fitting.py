@@ -173,7 +173,7 @@ def test_other_boxes_of_the_same_kind_are_matched(name, width, height):
     table = PRIORS[name]
     fitted, others = (boxes_of(400, width, height, seed=seed) for seed in (1, 2))
     found = fit_priors(fitted, table)
-    assert matched(others, found) >= max(0.98, matched(others, table))
+    assert matched(others, found) >= max(0.97, matched(others, table))
     assert best_iou(others, prior_grids(found)).mean() > best_iou(others, prior_grids(table)).mean()
 
 

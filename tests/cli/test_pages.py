@@ -25,6 +25,7 @@ from singleshot.scenes.scenes import write_scenes
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("CONTRIBUTING.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES.append(ROOT / "models" / "README.md")
 NOT_RUN = {
     "sets up an environment",
     "a network",
@@ -105,6 +106,7 @@ def stage(tmp_path: Path, small: Path, trained: Path) -> Path:
     photos = sorted((small / "JPEGImages").iterdir())
     (tmp_path / "path/to").mkdir(parents=True)
     (tmp_path / "path/to/data").symlink_to(small)
+    (tmp_path / "models").symlink_to(ROOT / "models")
     for folder in ("photos", "panels", "more"):
         (tmp_path / folder).mkdir()
         shutil.copy(photos[0], tmp_path / folder / f"a{photos[0].suffix}")
@@ -121,12 +123,17 @@ def shorter(text: str) -> str:
     return text
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def page_id(page: Path) -> str:
+    """Two of them are called README.md."""
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_every_block_of_the_page_runs(page: Path, stage: Path, exported: Path, run) -> None:
     if "--out mine.onnx" not in page.read_text():
         shutil.copy(exported, stage / "mine.onnx")
     for block in blocks_of(page):
-        where = f"{page.name}:{block.line}"
+        where = f"{page_id(page)}:{block.line}"
         if block.reason is not None:
             assert block.reason in NOT_RUN, f"{where}: {block.reason}"
         if block.language == "bash":
@@ -156,14 +163,14 @@ def test_every_block_of_the_page_runs(page: Path, stage: Path, exported: Path, r
             assert block.language == "text", f"{where}: say what language the block is in ({block.language!r})"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_no_code_hides_in_an_indented_block(page: Path) -> None:
     outside = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.S | re.M)
     hidden = [line for line in outside.splitlines() if re.match(r"    (singleshot|python|pip|import|from|make) ", line)]
     assert not hidden, f"{page.name}: want fenced blocks, which run: {hidden}"
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "benchmarks/README.md", ROOT / "CHANGELOG.md"], ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "benchmarks/README.md", ROOT / "CHANGELOG.md"], ids=page_id)
 def test_what_a_page_links_to_is_there(page: Path) -> None:
     if not page.exists():
         return
