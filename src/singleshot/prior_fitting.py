@@ -26,8 +26,8 @@ _SAMPLE = 4000
 _MOVED, _ZOOMED = 0.25, 1.15
 # Widths and heights that are tried are this far apart, and the most common so many of their pairs.
 _STEP, _MOST_SHAPES = 1.12, 160
-# A map's largest root of an area, relative to that of the table's own shapes there: heads see so far around a cell. A map's
-# shortest side is the table's own, too: objects that are thinner than a cell are told apart by a finer map alone.
+# A map's largest root of an area, relative to that of the table's own shapes there: heads see so far around a cell. Its
+# shortest side is the table's own: objects that are thinner than a cell are told apart by a finer map alone.
 _BAND = 2.0
 # Where in a cell priors may lie, in cells: in the middle, or denser than the cells (FaceBoxes, section 3.2), which is
 # taken where the middles alone leave more than this share unmatched that it would match.
@@ -53,9 +53,9 @@ def fit_priors(
 ) -> PriorSpec:
     """A table for the same input and maps that meets the boxes best: most of them matched, high mean IoU.
 
-    Each map keeps at least one shape; none is thinner than the thinnest that it has in `table`, nor the root of its area
-    more than twice its largest. The first map's may be smaller, the last one's larger. The same boxes and seed give the
-    same table.
+    Each map keeps at least one shape; none is thinner than the thinnest that it has in `table`, nor the root of its
+    area more than twice its largest. The first map's may be smaller, the last one's larger. The same boxes and seed
+    give the same table.
 
     Args:
         boxes: float [M, 4], corner form in parts of the input, as the network is to see them.

@@ -21,15 +21,17 @@ from singleshot.models.zoo import usual_priors
 from singleshot.prior_boxes import cell_shapes, from_shapes
 from singleshot.prior_files import read_priors, write_priors
 from singleshot.prior_tables import PRIORS
+from singleshot.scenes.scenes import write_scenes
 from singleshot.weights.checkpoint import load_checkpoint, read_info
 
 QUICK = {"batch": 4, "workers": 0, "tensorboard": False}
 
 
 @pytest.fixture(scope="module")
-def thin(scenes: Path, tmp_path_factory) -> Path:
-    """The drawn scenes, five times as wide."""
-    folder = Path(shutil.copytree(scenes, tmp_path_factory.mktemp("data") / "thin"))
+def thin(tmp_path_factory) -> Path:
+    """Drawn scenes, five times as wide: with objects enough to fit boxes to unasked, which `scenes` has not."""
+    folder = tmp_path_factory.mktemp("data") / "thin"
+    write_scenes(folder, train=16, test=4, val=4)
     for path in (folder / "Annotations").iterdir():
         tree = ElementTree.parse(path)
         for tag in ("width", "xmin", "xmax"):
@@ -141,41 +143,30 @@ def test_shards_are_fitted_to_as_the_data_they_are_made_of(scenes, tmp_path):
     assert trainer.model.prior_spec == singleshot.fit_priors(scenes).table
 
 
-def test_default_boxes_are_fitted_where_the_models_own_match_too_few(scenes, thin, tmp_path, caplog):
+def test_default_boxes_are_fitted_unless_something_speaks_against_it(scenes, thin, tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    plain = {"backbone_weights": "none", "model": "ssdlite320-mobilenetv2", "val_split": "none"}
-    boxed = {**plain, "resize": "letterbox"}
-    own = PRIORS["ssdlite320"]
+    plain = {"backbone_weights": "none", "model": "ssdlite320-mobilenetv2", "val_split": "none", "resize": "letterbox"}
 
-    def prepared(data: Path, **more) -> tuple[bool, bool | None, list[str]]:
+    def prepared(data: Path | str, **more) -> tuple[bool, bool | None, list[str]]:
         """Whether the boxes are the model's own, what run.json will say, and the lines about it."""
         caplog.clear()
-        trainer, options, _ = prepare(options_of(data, tmp_path / "run", **more))
-        return trainer.model.prior_spec == own, options.fit_priors, [x for x in caplog.messages if "default box" in x]
+        trainer, options, _ = prepare(options_of(data, tmp_path / "run", **{**plain, **more}))
+        own = trainer.model.prior_spec == PRIORS["ssdlite320"]
+        return own, options.fit_priors, [line for line in caplog.messages if "default box" in line]
 
-    is_own, fitted, (line,) = prepared(thin, **boxed)
+    is_own, fitted, (line,) = prepared(thin)
     assert (is_own, fitted) == (False, True)
     assert "default boxes fitted" in line
     assert "--no-fit-priors keeps" in line
-    is_own, fitted, (line,) = prepared(thin, fit_priors=True, **boxed)
+    is_own, fitted, (line,) = prepared(thin, fit_priors=True)
     assert (is_own, fitted, "--no-fit-priors" in line) == (False, True, False)
-    is_own, fitted, (line,) = prepared(thin, fit_priors=False, **boxed)
-    assert (is_own, fitted) == (True, False)
-    assert "no default box matches" in line
-    is_own, fitted, (line,) = prepared(thin, priors="ssdlite320", **boxed)
-    assert (is_own, fitted) == (True, None)
-    assert "no default box matches" in line
-    assert prepared(thin, recipe="paper", **boxed)[:2] == (True, None)
-    own = PRIORS["ssdlite320-fine"]
-    assert prepared(scenes, **{**plain, "model": "singleshot-n"}) == (True, None, [])
-    own = PRIORS["ssdlite320"]
-    few = tmp_path / "few"
-    shutil.copytree(thin, few)
-    trained_on = (few / "ImageSets" / "Main" / "train.txt").read_text().split()
-    (few / "ImageSets" / "Main" / "train.txt").write_text("\n".join(trained_on[:3]))
-    is_own, fitted, (line,) = prepared(few, **boxed)  # too few objects to fit boxes to unasked
-    assert (is_own, fitted) == (True, None)
-    assert "--fit-priors fits them" in line
+    write_shards(read_contents(open_source(thin)), tmp_path / "shards")
+    against = [(thin, {"fit_priors": False}, False), (thin, {"priors": "ssdlite320"}, None), (scenes, {}, None),
+               (thin, {"recipe": "paper"}, None), (tmp_path / "shards", {}, None)]  # fmt: skip
+    for data, more, kept in against:
+        is_own, fitted, lines = prepared(data, **more)
+        assert (is_own, fitted) == (True, kept), (data, more)
+        assert ["no default box matches" in line for line in lines] == [True] * ("shards" not in str(data))
 
 
 def test_a_run_that_was_fitted_unasked_goes_on_with_its_boxes(thin, tmp_path):

@@ -63,7 +63,8 @@ def test_a_folder_without_a_run(tmp_path) -> None:
 
 def test_the_command_has_the_options_of_the_run() -> None:
     options = {"data": "my data", "time": "5m", "val_every": 1, "grey": True, "clip_boxes": False, "lr": None,
-               "fit_priors": False, "size": [288, 512], "classes": {"cat": ["cat"], "vehicle": ["car", "truck"]}}  # fmt: skip
+               "fit_priors": False, "size": [288, 512],
+               "classes": {"cat": ["cat"], "vehicle": ["car", "truck"]}}  # fmt: skip
     words = shlex.split(train_command(options))
     assert words == ["singleshot", "train", "my data", "--time", "5m", "--grey", "--no-fit-priors", "--size", "288x512",
                      "--classes", "cat,car=vehicle,truck=vehicle"]  # fmt: skip

@@ -185,8 +185,8 @@ def train(
         classes: Learn these only, in this order: names of the data's classes, "car,truck=vehicle" for some that become
             one, a file with such lines, or {new name: [old names]}; objects of others are left out. None for all.
         priors: Default boxes in place of the model's: a JSON file of `singleshot priors fit`, or a table's name.
-        fit_priors: Fit the default boxes to the objects that are trained on, as many of them as the model has; None for
-            where the model's own match less than 95 % of 20 objects and more, and no start has outputs for them.
+        fit_priors: Fit the default boxes to the objects that are trained on, as many of them as the model has, or keep
+            the model's. None: fit them to 50 objects and more, but not with a start, `paper` or shards.
         skip_broken: Train with another image in place of one that cannot be read, and count them, instead of stopping.
         on_start: Called once, when all the input has been checked; gives the reporters that are to be called.
 

@@ -1,4 +1,4 @@
-"""The default boxes of a training: the model's own where they match the objects, fitted ones, those of a file."""
+"""The default boxes of a training: fitted to the data, the model's own, or those of a file."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Where more than this share of the objects is matched by no prior, they are fitted, or a line says so.
+# Where more than this share of the objects is matched by no prior, a line says so.
 _UNMATCHED = 0.05
-_FEWEST = 20  # objects from which on that is done unasked: boxes of so few already match more of others than a model's own
+_FEWEST = 50  # objects from which on boxes are fitted unasked: of fewer, other images' may fit a model's own better
 _MOST = 20_000  # objects that are compared, of more a sample
 
 
@@ -44,8 +44,7 @@ class PriorChoice:
     fitted: bool = False
 
     def __call__(self, own: PriorSpec, inputs: InputSpec) -> PriorSpec:
-        """In place of a model's own, for its input: fitted where it was asked for, or where they match too few objects
-        and nothing was said of them; the log says which.
+        """In place of a model's own, for its input; the log says which, and where they match few objects how many.
 
         Raises ConfigError for a table that is not for the model, DataError for images that cannot be measured.
         """
@@ -59,9 +58,9 @@ class PriorChoice:
             return self._fit(own, inputs)
         if not options.resume and isinstance(self.train_set, Dataset):
             boxes = self._boxes(self.train_set, inputs)
+            if self._may_fit and len(boxes) >= _FEWEST:
+                return self._fit(own, inputs, "; --no-fit-priors keeps the model's own")
             if len(boxes) and (left := 1 - self._matched(boxes, chosen)) > _UNMATCHED:
-                if self._may_fit and len(boxes) >= _FEWEST:
-                    return self._fit(own, inputs, "; --no-fit-priors keeps the model's own")
                 log.warning(
                     "%s: no default box matches %.1f %% of the %d objects (IoU %g); --fit-priors fits them to it",
                     printable(self.train_set.source),
@@ -73,7 +72,7 @@ class PriorChoice:
 
     @property
     def _may_fit(self) -> bool:
-        """Whether nothing was said of default boxes. A start's outputs belong to its own, and the paper's to the recipe."""
+        """Whether nothing speaks for other boxes: a start's outputs belong to its own, the recipe `paper` to published ones."""
         given = self.options
         return given.fit_priors is None and given.priors is None and given.start is None and given.recipe != "paper"
 

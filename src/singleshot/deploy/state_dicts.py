@@ -175,7 +175,7 @@ def _fit_priors(layers: Layers, model: SSD, theirs: PriorSpec, project: str) -> 
     if ours.maps != theirs.maps or ours.per_cell != theirs.per_cell or ours.order != "location":
         raise ConfigError(
             f"{project} has default boxes on maps of {theirs.maps}, {theirs.per_cell} a cell; this model on"
-            f" {ours.maps}, {ours.per_cell}"
+            f" {ours.maps}, {ours.per_cell}; for such a file train with --no-fit-priors"
         )
     start = 0
     pair = make_priors(ours).double(), make_priors(theirs).double()
@@ -189,7 +189,7 @@ def _fit_priors(layers: Layers, model: SSD, theirs: PriorSpec, project: str) -> 
             what = f"{moved} have other centres" if moved else "their sizes are not in proportion"
             raise ConfigError(
                 f"{project} has other default boxes in its code than this model: on map {i + 1}, {what}, which cannot"
-                " be folded into its weights"
+                " be folded into its weights; for such a file train with --no-fit-priors"
             )
         _fit_head(layers, ("loc", i), ratio[0], ours.variances, theirs.variances)
 
