@@ -72,7 +72,7 @@ class PriorChoice:
 
     @property
     def _may_fit(self) -> bool:
-        """Whether nothing speaks for other boxes: a start's outputs belong to its own, the recipe `paper` to published ones."""
+        """Whether nothing speaks for others: a start has outputs for its own, the recipe `paper` is for published ones."""
         given = self.options
         return given.fit_priors is None and given.priors is None and given.start is None and given.recipe != "paper"
 
