@@ -186,7 +186,8 @@ def train(
             one, a file with such lines, or {new name: [old names]}; objects of others are left out. None for all.
         priors: Default boxes in place of the model's: a JSON file of `singleshot priors fit`, or a table's name.
         fit_priors: Fit the default boxes to the objects that are trained on, as many of them as the model has, or keep
-            the model's. None: fit them to 50 objects and more, but not with a start, `paper` or shards.
+            the model's. None: fit them where the model's match less than 95 % of 50 objects and more, but not with a
+            start, `paper` or shards.
         skip_broken: Train with another image in place of one that cannot be read, and count them, instead of stopping.
         on_start: Called once, when all the input has been checked; gives the reporters that are to be called.
 

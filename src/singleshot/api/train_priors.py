@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Where more than this share of the objects is matched by no prior, a line says so.
+# Where more than this share of the objects is matched by no prior, they are fitted, or a line says so. Where a model's own
+# match nearly all, fitted ones were worse: sizes that are common get many times the matches of rare ones (benchmarks/).
 _UNMATCHED = 0.05
-_FEWEST = 50  # objects from which on boxes are fitted unasked: of fewer, other images' may fit a model's own better
+_FEWEST = 50  # objects from which on that is done unasked: of fewer, those of other images may fit a model's own better
 _MOST = 20_000  # objects that are compared, of more a sample
 
 
@@ -58,9 +59,9 @@ class PriorChoice:
             return self._fit(own, inputs)
         if not options.resume and isinstance(self.train_set, Dataset):
             boxes = self._boxes(self.train_set, inputs)
-            if self._may_fit and len(boxes) >= _FEWEST:
-                return self._fit(own, inputs, "; --no-fit-priors keeps the model's own")
             if len(boxes) and (left := 1 - self._matched(boxes, chosen)) > _UNMATCHED:
+                if self._may_fit and len(boxes) >= _FEWEST:
+                    return self._fit(own, inputs, "; --no-fit-priors keeps the model's own")
                 log.warning(
                     "%s: no default box matches %.1f %% of the %d objects (IoU %g); --fit-priors fits them to it",
                     printable(self.train_set.source),

@@ -180,8 +180,8 @@ def train(
     fit_priors: Annotated[
         bool | None,
         typer.Option(
-            help="Fit the default boxes to this data, or keep the model's. Default: fit them to 50 objects and more,"
-            " but not with --start, paper or shards. See: priors fit."
+            help="Fit the default boxes to this data, or keep the model's. Default: fit them where the"
+            " model's match less than 95 % of the objects, but not with --start, paper or shards. See: priors fit."
         ),
     ] = None,
     skip_broken: Annotated[
