@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Where more than this share of the objects is matched by no prior, they are fitted, or a line says so. Where a model's own
-# match nearly all, fitted ones were worse: sizes that are common get many times the matches of rare ones (benchmarks/).
+# Where more than this share of the objects is matched by no prior, they are fitted, or a line says so. Where a model's
+# own match nearly all, fitted ones were worse: common sizes get many times the matches of rare ones (benchmarks/).
 _UNMATCHED = 0.05
 _FEWEST = 50  # objects from which on that is done unasked: of fewer, those of other images may fit a model's own better
 _MOST = 20_000  # objects that are compared, of more a sample
@@ -73,7 +73,7 @@ class PriorChoice:
 
     @property
     def _may_fit(self) -> bool:
-        """Whether nothing speaks for others: a start has outputs for its own, the recipe `paper` is for published ones."""
+        """Whether nothing speaks for others: a start has outputs for its own, and `paper` is for published ones."""
         given = self.options
         return given.fit_priors is None and given.priors is None and given.start is None and given.recipe != "paper"
 
