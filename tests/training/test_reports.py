@@ -88,6 +88,23 @@ def test_lines_for_a_log_file() -> None:
     assert second.endswith("mAP50 0.1250  1:02:05 left  best so far")
 
 
+def test_a_line_has_the_map_of_the_epochs_after_which_it_was_measured_alone() -> None:
+    stream = io.StringIO()
+    reporter = PlainReporter(stream, interval=0.0)
+    reporter.on_step({**STEP, "last_map": 0.125})
+    reporter.on_epoch({**ROW, "val_map50": None, "best": False})
+    reporter.on_epoch({**ROW, "whole": True})
+    first, second, third = stream.getvalue().splitlines()
+    assert "mAP50" not in first + second
+    assert "epoch 1 done" in third and "mAP50 0.1250" in third
+
+
+def test_an_epoch_that_the_time_cut_is_not_done() -> None:
+    stream = io.StringIO()
+    PlainReporter(stream).on_epoch({**ROW, "epoch": 9, "whole": False})
+    assert "epoch 10 in part  loss" in stream.getvalue()
+
+
 def test_a_long_epoch_says_something_now_and_then_only() -> None:
     stream = io.StringIO()
     reporter = PlainReporter(stream, interval=1e9)

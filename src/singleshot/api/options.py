@@ -94,6 +94,11 @@ def parse_duration(text: str | float, option: str = "--time") -> float:
     return seconds
 
 
+def duration_words(text: str | float) -> str:
+    """A duration as it was given; the unit of plain seconds is said, whose giver may have meant minutes."""
+    return f"{text} s" if re.fullmatch(r"[\d.]+", str(text).strip()) else str(text)
+
+
 def parse_bytes(text: str | int, option: str) -> int:
     """Bytes of "500M", "4G", "1.5 GB", "64MiB" or a plain number; K, M, G and T are powers of 1024. ConfigError."""
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s*([kmgt]?)i?b?", str(text).strip().lower())

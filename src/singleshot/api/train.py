@@ -321,8 +321,8 @@ def _started(trainer: Trainer, options: TrainOptions, initial: str) -> Started:
         val_images=None if val_set is None else len(val_set),
         classes=len(train_set.class_names),
         batch=settings.batch,
-        precision=str(trainer.dtype),
+        precision=str(trainer.dtype).removeprefix("torch."),
         device=str(settings.device),
-        length=str(options.time) if options.time else f"{settings.epochs} epochs",
+        length=f"{settings.epochs} epochs" if not options.time else duration_words(options.time),
         input=trainer.model.input_spec.size_text + tiles,
     )
