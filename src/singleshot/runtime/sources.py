@@ -370,7 +370,7 @@ def _video_frames(item: _Item) -> Iterator[Frame]:
     if capture is None:
         wanted = {
             "video": "not a video that OpenCV can read",
-            "camera": "cannot open this camera; another program may use it",
+            "camera": "cannot open this camera; it is not there, or another program uses it",
             "stream": "cannot open this stream",
         }
         yield _failed(item.name, item.kind, wanted[item.kind])
