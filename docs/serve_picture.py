@@ -1,7 +1,8 @@
 """Takes the picture of the service's page for docs/serve-page.png.
 
     singleshot serve bccd=runs/mine/best.safetensors &
-    python docs/serve_picture.py PHOTO [--url http://127.0.0.1:8000] [--score-min 0.5] [--chosen WBC] [--out docs/serve-page.png]
+    python docs/serve_picture.py PHOTO [--url http://127.0.0.1:8000] [--score-min 0.5] [--chosen WBC]
+        [--out docs/serve-page.png]
 
 A checkpoint, or a file of `export --raw`: the best detection of class --chosen shows where it comes from.
 The photo is BloodImage_00007.jpg of BCCD (MIT); the browser is what `make test-page` wants.

@@ -53,7 +53,12 @@ def test_draw_takes_what_detect_takes(detector, image, tmp_path):
     wanted = found.draw(image)
     for source in (path, str(path), png(image), io.BytesIO(png(image)), Image.fromarray(image)):
         assert np.array_equal(found.draw(source), wanted)
-    for source, says in (("none.jpg", "none.jpg: no such"), (image / 255.0, "float64"), (3, "type int"), (b"x", "not an")):
+    for source, says in (
+        ("none.jpg", "none.jpg: no such"),
+        (image / 255.0, "float64"),
+        (3, "type int"),
+        (b"x", "not an"),
+    ):
         with pytest.raises(DataError, match=says):
             found.draw(source)
 

@@ -490,7 +490,7 @@ def test_the_picture_stays_in_sight_beside_where_it_comes_from(
     page.locator("#origin-layers input").first.focus()
     stage, focused = page.locator("#stage").bounding_box(), page.locator("#origin-layers input").first.bounding_box()
     canvas = page.locator("#canvas").bounding_box()
-    assert 0 <= canvas["y"] and canvas["y"] + canvas["height"] <= high
+    assert canvas["y"] >= 0 and canvas["y"] + canvas["height"] <= high
     if wide < 900:
         assert focused["y"] >= canvas["y"] + canvas["height"]
         assert stage["width"] == wide - 28

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from singleshot.training.clock import without_clock
 from singleshot.training.reports import (
     COLUMNS,
     CsvReporter,
@@ -97,6 +98,17 @@ def test_a_line_has_the_map_of_the_epochs_after_which_it_was_measured_alone() ->
     first, second, third = stream.getvalue().splitlines()
     assert "mAP50" not in first + second
     assert "epoch 1 done" in third and "mAP50 0.1250" in third
+
+
+def test_an_epoch_whose_end_comes_after_a_resume_has_no_speed() -> None:
+    """A state holds no clock times."""
+    row = without_clock(ROW)
+    stream = io.StringIO()
+    PlainReporter(stream).on_epoch(row)
+    live = LiveReporter()
+    live.on_epoch(row)
+    live.close()
+    assert "conf 3.250)  mAP50 0.1250" in stream.getvalue()
 
 
 def test_an_epoch_that_the_time_cut_is_not_done() -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from singleshot.api.options import duration_words
 from singleshot.api.train_options import PRIORS_FILE, RUN_FILE, TrainOptions, resolve
 from singleshot.api.train_prepare import prepare
 from singleshot.api.train_together import on_first, together

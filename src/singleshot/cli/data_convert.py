@@ -62,7 +62,10 @@ def convert(
         print(json.dumps({**places, **done._asdict(), "class_names": raw.class_names, "seconds": seconds}))
         return
     splits = ", ".join(f"{printable(name, 60)} {count}" for name, count in done.splits.items())
-    print(f"{printable(out)}: {FORMATS[to].about}, {count_of(done.images, 'image')} ({splits}), {count_of(done.objects, 'object')}")
+    print(
+        f"{printable(out)}: {FORMATS[to].about}, {count_of(done.images, 'image')} ({splits}),"
+        f" {count_of(done.objects, 'object')}"
+    )
     if not quiet:
         print(f"converted from {raw.form} in {seconds:.1f} s", file=sys.stderr)
 

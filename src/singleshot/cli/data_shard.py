@@ -66,7 +66,10 @@ def shard(
         print(json.dumps({"folder": str(out), **totals, "splits": splits}))
         return
     for name, shards in written.splits.items():
-        print(f"{printable(name)}: {count_of(sum(s['samples'] for s in shards), 'image')} in {count_of(len(shards), 'shard')}")
+        print(
+            f"{printable(name)}: {count_of(sum(shard['samples'] for shard in shards), 'image')}"
+            f" in {count_of(len(shards), 'shard')}"
+        )
     if not quiet:
         megabytes = written.size / 2**20
         held = f"{count_of(written.images, 'image')}, {count_of(written.objects, 'object')}"

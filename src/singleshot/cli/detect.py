@@ -101,7 +101,9 @@ def detect(
     tiles_only: TilesOnlyOption = None,
     draw: Annotated[
         bool | None,
-        typer.Option("--draw/--no-draw", help="Write annotated pictures and videos too. Default: draw."),
+        typer.Option(
+            "--draw/--no-draw", help="Write annotated pictures and videos too. Default: draw, but not with --json."
+        ),
     ] = None,
     line_width: Annotated[
         int | None, typer.Option(min=1, max=100, help="Pixels of the drawn lines. Default: what suits the picture.")

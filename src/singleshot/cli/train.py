@@ -236,7 +236,8 @@ def watch(started: Started, quiet: bool = False) -> list[Reporter]:
         val = "" if started.val_images is None else f", {started.val_images} to validate on"
         classes = count_of(started.classes, "class", "classes")
         print(
-            f"{started.model} ({started.initial}), input {started.input}, on {count_of(started.images, 'image')}{val}, {classes};"
+            f"{started.model} ({started.initial}), input {started.input},"
+            f" on {count_of(started.images, 'image')}{val}, {classes};"
             f" batch {started.batch}, {started.precision} on {started.device}, {started.length}; into {started.folder}",
             file=sys.stderr,
         )

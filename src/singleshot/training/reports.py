@@ -115,7 +115,8 @@ class TensorBoardReporter(Reporter):
 def _numbers(values: Mapping[str, Any], score: float | None) -> str:
     """score: mAP50, where one is to be shown."""
     parts = [f"loss {values['loss']:.3f} (loc {values['loss_location']:.3f} conf {values['loss_confidence']:.3f})"]
-    parts.append(f"{values['images_per_second']:.1f} img/s")
+    if values.get("images_per_second") is not None:  # of an epoch that ends after a resume it is not known
+        parts.append(f"{values['images_per_second']:.1f} img/s")
     if score is not None:
         parts.append(f"mAP50 {score:.4f}")
     if values.get("seconds_left") is not None:
@@ -182,7 +183,10 @@ class LiveReporter(Reporter):
     def on_step(self, values: Mapping[str, float]) -> None:
         """Move the bar."""
         self._progress.update(
-            self._task, completed=values["progress"], epoch=int(values["epoch"]) + 1, numbers=_numbers(values, values["last_map"])
+            self._task,
+            completed=values["progress"],
+            epoch=int(values["epoch"]) + 1,
+            numbers=_numbers(values, values["last_map"]),
         )
 
     def on_epoch(self, row: Mapping[str, Any]) -> None:
