@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from singleshot.api.label import LabelOptions, open_labels
 from singleshot.api.label_store import FOLDER, LabelStore, RefusedError, Shown, StaleError, WantedObject
 from singleshot.datasets import open_source
+from singleshot.datasets.editing.yolo_list import with_name
 from singleshot.errors import ConfigError, DataError
 
 VOC = """<?xml version="1.0"?>
@@ -271,12 +272,112 @@ def test_a_class_that_only_another_file_of_the_set_has(tmp_path: Path, write_ima
     (folder / "instances_val.json").write_text(json.dumps(other))
     store = open_store(folder)
     assert "cow" in store.classes
-    with pytest.raises(DataError, match="not among the categories"):
-        store.save(0, store.show(0).version, [WantedObject(None, "cow", (1.0, 1.0, 9.0, 9.0))])
     store.save(2, store.show(2).version, [WantedObject(None, "cow", (1.0, 1.0, 9.0, 9.0))])
     (row,) = json.loads((folder / "instances_val.json").read_bytes())["annotations"]
     assert row == {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 8, 8], "area": 64, "iscrowd": 0}
     assert (folder / LABEL["coco"]).read_text() == COCO
+    shown = store.show(0)
+    store.save(0, shown.version, [*wanted(shown), WantedObject(None, "cow", (1.0, 1.0, 9.0, 9.0))])
+    first = json.loads((folder / LABEL["coco"]).read_bytes())
+    assert first["categories"] == [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}, {"id": 1, "name": "cow"}]
+    assert first["annotations"][-1]["category_id"] == 1  # as the other file has it
+    assert [obj.name for obj in store.show(0).objects] == [*(obj.name for obj in shown.objects), "cow"]
+
+
+def test_a_class_more(form: str, folder: Path) -> None:
+    """All else stays to the byte, and the readers read it."""
+    store = open_store(folder)
+    before = (folder / LABEL[form]).read_bytes()
+    store.add_class(" wild boar ")
+    assert store.classes[-1] == "wild boar"
+    assert (folder / LABEL[form]).read_bytes() == before
+    for name, why in (
+        ("wild boar", "there already"),
+        (" ", "want 1 to"),
+        ("a\nb", "one line"),
+        ("x" * 300, "want 1 to"),
+    ):
+        with pytest.raises(RefusedError, match=why):
+            store.add_class(name)
+    shown = store.show(0)
+    new = [WantedObject(None, "wild boar", (1.0, 1.0, 9.0, 9.0))]
+    store.save(0, shown.version, [shown.objects[0]._replace(name="wild boar"), *wanted(shown)[1:], *new])
+    again = open_store(folder)
+    assert again.classes == store.classes
+    assert [obj.name for obj in again.show(0).objects] == [
+        "wild boar",
+        *(o.name for o in shown.objects[1:]),
+        "wild boar",
+    ]
+    assert open_source(str(folder)).read(None).class_names == store.classes or form == "voc"
+    if form == "coco":
+        assert json.loads((folder / LABEL["coco"]).read_bytes())["categories"][-1] == {"id": 8, "name": "wild boar"}
+
+
+def test_classes_of_the_command_line_are_added_to_a_set(form: str, folder: Path) -> None:
+    classes = open_store(folder).classes
+    assert open_store(folder, classes=("dog,cow",)).classes == (*classes, "cow")
+    if form == "yolo":
+        assert (folder / "classes.txt").read_text() == "cat\ndog\ncow\n"
+        assert [path.read_text() for path in folder.glob(f"{FOLDER}/backups/*/classes.txt")] == ["cat\ndog\n"]
+
+
+@pytest.mark.parametrize("taken", ['"category_id": 8, "bbox": [5', '"category_id": 8.0, "bbox": [5'])
+def test_an_id_that_annotations_use_already_is_given_to_no_new_class(tmp_path: Path, write_image, taken: str) -> None:
+    folder = write_set("coco", tmp_path, write_image)
+    text = COCO.replace('"category_id": 3, "bbox": [5', taken)
+    (folder / LABEL["coco"]).write_text(text)
+    store = open_store(folder, classes=("cow",))
+    shown = store.show(0)
+    assert "cow" not in [obj.name for obj in shown.objects]
+    with pytest.raises(DataError, match="has no category 'cow', and 8, the id for it, is taken"):
+        store.save(0, shown.version, [*wanted(shown), WantedObject(None, "cow", (1.0, 1.0, 9.0, 9.0))])
+    assert (folder / LABEL["coco"]).read_text() == text
+
+
+YAMLS = {
+    "names: [cat, dog]\nnc: 2\n": 'names: [cat, dog, "cow"]\nnc: 3\n',
+    "nc: 2 # two\nnames: ['cat', \"dog\"] # all\n": 'nc: 3 # two\nnames: [\'cat\', "dog", "cow"] # all\n',
+    "names:\n- cat\n- dog # barks\ntrain: images\n": 'names:\n- cat\n- dog # barks\n- "cow"\ntrain: images\n',
+    "train: images\nnames:\n  - cat\n  - dog": 'train: images\nnames:\n  - cat\n  - dog\n  - "cow"',
+    "names:\r\n  0: cat\r\n  1: dog\r\nnc: 2\r\n": 'names:\r\n  0: cat\r\n  1: dog\r\n  2: "cow"\r\nnc: 3\r\n',
+    "names: {0: cat, 1: dog}\n": 'names: {0: cat, 1: dog, 2: "cow"}\n',
+    "names: {1: cat, 2: dog}\n": 'names: {1: cat, 2: dog, 3: "cow"}\n',
+    "names: [\n  cat,\n  dog,\n]\n": 'names: [\n  cat,\n  dog, "cow",\n]\n',
+    "é: ü\nnames: [cat, dog]\n": 'é: ü\nnames: [cat, dog, "cow"]\n',
+}
+
+
+@pytest.mark.parametrize("text", YAMLS)
+def test_a_class_more_in_a_yaml(text: str) -> None:
+    assert with_name(text.encode(), "cow", "data.yaml", ("cat", "dog")).decode() == YAMLS[text]
+
+
+@pytest.mark.parametrize(
+    ("data", "path", "why"),
+    [
+        (b"cat\ndog\nelk\n", "classes.txt", "other class names than it had"),
+        (b"names: [cat]\n", "data.yaml", "other class names than it had"),
+        ("cat\ndog\n".encode("utf-16"), "classes.txt", "is not UTF-8"),
+        (b"names: {a: cat, b: dog}\n", "data.yaml", "keys that are no numbers"),
+        (b"names: &a [cat, dog]\nx: *a\n", "data.yaml", "uses an alias"),
+    ],
+)
+def test_lists_that_are_not_changed(data: bytes, path: str, why: str) -> None:
+    with pytest.raises(DataError, match=why):
+        with_name(data, "cow", path, ("cat", "dog"))
+
+
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        ("cat\ndog", "cat\ndog\ncow\n"),
+        ("\ufeffcat\r\ndog\r\n", "\ufeffcat\r\ndog\r\ncow\r\n"),
+        ("cat\ndog\n\n", "cat\ndog\ncow\n\n"),
+    ],
+)
+def test_a_class_more_in_a_list(text: str, after: str) -> None:
+    assert with_name(text.encode(), "cow", "obj.names", ("cat", "dog")).decode() == after
 
 
 @pytest.mark.parametrize(
@@ -384,10 +485,12 @@ def test_forms_that_are_not_written_in_place(tmp_path: Path, write_image, one_li
     (tmp_path / "labels.csv").write_text("filename,xmin,ymin,xmax,ymax,class\na.png,1,2,30,40,cat\n")
     message = one_line(open_store, tmp_path)
     assert f"singleshot data convert {tmp_path} DIR --to voc" in message
-    with pytest.raises(ConfigError, match="not in this set"):
-        open_store(write_set("yolo", tmp_path / "yolo", write_image), classes=("cow",))
-    store = open_store(write_set("voc", tmp_path / "voc", write_image), classes=("cow",))
-    assert store.classes == ("cat", "dog", "cow")
+    folder = write_set("yolo", tmp_path / "yolo", write_image)
+    (folder / "classes.txt").unlink()
+    assert "has no list of class names" in one_line(open_store, folder, classes=("cow",))
+    other = write_set("voc", tmp_path / "voc", write_image)
+    with pytest.raises(ConfigError, match="--classes: class name"):
+        open_store(other, classes=("a\a",))
 
 
 def test_a_copy_is_labelled_in_place_of_the_set(form: str, folder: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import singleshot
-from singleshot.api.options import parse_bytes, parse_duration
+from singleshot.api.options import duration_words, parse_bytes, parse_duration
 from singleshot.api.train import TrainOptions, prepare, resolve
 from singleshot.errors import CheckpointError, ConfigError, DataError, SingleshotError
 from singleshot.metrics.operating_points import operating_points
@@ -104,6 +104,11 @@ def test_the_function_takes_what_the_record_holds() -> None:
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("20m", 1200), ("1h30m", 5400), ("1.5h", 5400), (7, 7)])
 def test_durations(text, seconds) -> None:
     assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(("text", "words"), [("20m", "20m"), ("1h30m", "1h30m"), ("3", "3 s"), (2.5, "2.5 s")])
+def test_the_unit_of_plain_seconds_is_said(text, words) -> None:
+    assert duration_words(text) == words
 
 
 @pytest.mark.parametrize(("text", "count"), [("500M", 500 * 2**20), ("64 KiB", 65536), (20000, 20000), ("1T", 2**40)])

@@ -113,7 +113,9 @@ def test_int8(model: Path, few: Path, run, tmp_path: Path) -> None:
 def test_mistakes_of_exports(model: Path, scenes: Path, exported: Path, refused, tmp_path: Path) -> None:
     pytest.importorskip("nncf")
     out = tmp_path / "m.onnx"
-    assert "want a name that ends in .onnx" in refused("export", model, "--out", tmp_path / "m.xml")
+    for name, other in {"m.xml": "openvino", "m.tflite": "tflite", "m.pt2": "torch", "m.pth": "torchvision"}.items():
+        said = refused("export", model, "--out", tmp_path / name)
+        assert f"want a name that ends in .onnx, or --to {other}" in said
     assert "is there already" in refused("export", model, "--out", exported)
     assert "--half: goes with --to openvino" in refused("export", model, "--half", "--out", out)
     assert "want one of them" in refused("export", model, "--half", "--int8", scenes, "--to", "openvino")

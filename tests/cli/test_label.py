@@ -43,7 +43,6 @@ def stage(tmp_path: Path, write_image, monkeypatch) -> Path:
         ("photos --format voc", "a new set needs its classes"),
         ("photos --format coco", "want one of voc, yolo"),
         ("yolo --format voc", "holds YOLO labels already"),
-        ("yolo --classes dog", "not in this set"),
         ("yolo --engine openvino", "goes with --model"),
         ("yolo --model nothing.onnx", "nothing.onnx"),
         ("yolo --out photos", "not empty"),

@@ -105,7 +105,7 @@ CASES = {
     "eval SCENES m.safetensors": "want a model file",
     "detect SCENES SCENES/JPEGImages": "want a model file, and after it the images",
     "detect IMAGE BEST": "IMAGE: is an image; want a model file, and after it the images",
-    "detect BEST": "Missing argument 'SOURCE...'",
+    "detect BEST": "Missing argument 'SOURCE'",
     "detect BEST EMPTY": "no image in this folder",
     "detect BEST NOTES.txt": "nothing that anybody reads: no such image file",  # a list of paths
     "detect BEST NOTHING.jpg": "empty file",

@@ -63,9 +63,9 @@ def test_labels_of_whole_images_are_no_boxes(folder):
 
 
 def test_images_alone(folder):
-    assert "there are images and no labels; draw boxes" in str(
-        find_unread_form(open_tree(folder({"requirements.txt": "x", "package.json": "{}"}, ["a.png"])))
-    )
+    said = str(find_unread_form(open_tree(folder({"requirements.txt": "x", "package.json": "{}"}, ["a.png"]))))
+    assert "there are images and no labels; draw boxes" in said
+    assert "singleshot label FOLDER --format voc --classes" in said
     root = folder({}, ["cat/a.png", "dog/b.png"])
     (root / "a.png").unlink()
     assert "there are images in 2 folders and no labels" in str(find_unread_form(open_tree(root)))

@@ -133,6 +133,17 @@ def test_objects_and_what_training_makes_of_them(explainer: Explainer, image: Pa
     assert math.isfinite(values["objects"][3]["appears"]["score"])
 
 
+def test_a_score_that_is_too_low_is_said_with_the_one_that_is_wanted(explainer: Explainer, image: Path) -> None:
+    found = explainer.explain(image, gradients=0).found
+    score = float(found.scores[0])
+    truth = ImageTruth(found.boxes[:1], found.labels[:1], np.array([False]))
+    done = explainer.explain(image, truth, score_min=score + 0.01, gradients=0)
+    assert done.objects is not None
+    (why, _) = done.objects[0].reasons()
+    said = f"its score is too low: {score:.3f} where {score + 0.01:.3f} is wanted"
+    assert why == f"{said} (tried: the threshold lowered to that)"
+
+
 def test_raw_outputs_of_an_exported_file(explainer: Explainer, image: Path, monkeypatch) -> None:
     """The file's own arrays go through the decoder that detects with them."""
     network = explainer.detector.engine.model

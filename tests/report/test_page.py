@@ -91,6 +91,13 @@ def test_a_page_is_whole_and_fetches_nothing(measured) -> None:
     assert 'name="viewport"' in html
 
 
+def test_pictures_have_their_place_before_they_are_decoded(measured) -> None:
+    """Else a link to a section arrives somewhere else, and a printed page lacks what was not scrolled to."""
+    html = whole(measured)
+    assert len(re.findall("<img", html)) == len(re.findall(r'<img width="\d+" height="\d+" decoding="async"', html)) > 0
+    assert "lazy" not in html
+
+
 def test_names_of_strangers_are_text(measured, measure, detections) -> None:
     dataset = measured.dataset
     names = StringTable.from_iterable([f"/data/{HOSTILE}{i}.jpg" for i in range(len(dataset))])

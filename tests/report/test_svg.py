@@ -68,7 +68,10 @@ def test_many_points_become_few_and_keep_the_ends() -> None:
 
 
 def test_one_value_and_equal_values_are_drawn() -> None:
-    assert paths(line_chart([Line("a", X[:1], X[:1])], Axis("x"), Axis("y")))[0].endswith("h.01")
+    dot = line_chart([Line("a", X[:1], X[:1])], Axis("x"), Axis("y"))
+    assert paths(dot)[0].endswith("h.01")
+    assert 'class="line dot c0"' in dot
+    assert "line dot" not in line_chart([Line("a", X, X)], Axis("x"), Axis("y"))
     assert paths(line_chart([Line("a", X, X * 0)], Axis("x"), Axis("y")))
     values = np.array([1.0, 0.0, 100.0, 1e4, 1.0])
     (path,) = paths(line_chart([Line("a", X, values)], Axis("x"), Axis("y", log=True)))

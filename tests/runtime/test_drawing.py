@@ -58,6 +58,15 @@ def test_a_class_keeps_its_colour_in_any_order_and_few_are_far_apart():
     assert sum(alone) >= len(names) // 3  # the others gave way
 
 
+@pytest.mark.parametrize(
+    "names", [("Platelets", "RBC", "WBC"), ("cat", "dog"), ("car", "bus", "truck"), ("apple", "banana", "orange")]
+)
+def test_the_colours_of_two_or_three_classes_are_nobodys_to_mix_up(names):
+    lab = drawing._seen(np.array(list(drawing.class_colours(names).values()), np.uint8))
+    apart = np.linalg.norm(lab[:, None] - lab[None], axis=3).min(axis=2) + 1e3 * np.eye(len(names))
+    assert apart.min() >= 40  # as seen by the worst of three eyes: two blues are nearer
+
+
 def test_the_colours_of_a_picture_are_those_of_the_model(found):
     image = np.full((100, 200, 3), 128, np.uint8)
     one = found()

@@ -46,6 +46,28 @@ def test_images_of_every_kind_give_the_same(detector, image, tmp_path):
         assert one.detections.boxes.tolist() == wanted
 
 
+def test_draw_takes_what_detect_takes(detector, image, tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(png(image))
+    found = detector.detect(image)
+    wanted = found.draw(image)
+    for source in (path, str(path), png(image), io.BytesIO(png(image)), Image.fromarray(image)):
+        assert np.array_equal(found.draw(source), wanted)
+    for source, says in (
+        ("none.jpg", "none.jpg: no such"),
+        (image / 255.0, "float64"),
+        (3, "type int"),
+        (b"x", "not an"),
+    ):
+        with pytest.raises(DataError, match=says):
+            found.draw(source)
+
+
+def test_a_detector_says_what_it_is(detector):
+    said = repr(detector)
+    assert said.startswith(f"<Detector: {len(detector.class_names)} class") and "scores from" in said
+
+
 def test_bgr_is_turned_round(image):
     image[..., 0] = 9
     alpha = np.dstack([image[..., ::-1], image[..., :1]])

@@ -134,7 +134,7 @@ def test_standard_input_that_is_nothing(data):
         ("*.gif", r"\*.gif: no image or video matches"),
         ("*.txt", r"matches notes.txt, not an image"),
         ("empty", "empty: no image in this folder"),
-        ("videos", "it has 1 videos"),
+        ("videos", r"videos are left out \(1\), give them as files"),
         ("nested", r"nested/\*\*/\*.jpg"),
         ("ftp://host/a.jpg", "unknown kind of address"),
         ("nul\0byte", "nul.x00byte: no"),
@@ -152,6 +152,18 @@ def test_nothing_to_read_says_what_was_looked_for(save, tmp_path, monkeypatch, s
     with pytest.raises(DataError, match=message) as caught:
         open_sources(["photo.jpg", source])  # at once, not when the first frame is asked for
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_folder_of_images_has_besides_is_said(save, tmp_path, caplog):
+    caplog.set_level("INFO")
+    save(tmp_path / "a.png")
+    assert len(list(open_sources([str(tmp_path)]))) == 1
+    (tmp_path / ".hidden").mkdir()
+    assert len(list(open_sources([str(tmp_path)]))) == 1
+    assert caplog.messages == []
+    save(tmp_path / "more/b.png")
+    assert len(list(open_sources([str(tmp_path)]))) == 1
+    assert caplog.messages == [f"{tmp_path}: subfolders are not entered, for them use '{tmp_path}/**/*.jpg'"]
 
 
 def test_no_source_at_all():

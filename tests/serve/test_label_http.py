@@ -77,6 +77,21 @@ def test_a_correction_from_page_to_file(client: TestClient, folder: Path) -> Non
     assert [row["looked"] for row in client.get("/v1/images").json()["images"]] == [False, False, True]
 
 
+def test_a_class_more(model_client: TestClient, folder: Path) -> None:
+    about = model_client.get("/v1/set").json()
+    assert about["model"]["left_out"] == ["mine"]
+    before = model_client.get("/v1/images/0/proposals").json()
+    after = model_client.post("/v1/classes", json={"name": " mine "}).json()
+    assert after["classes"] == [*about["classes"], "mine"]
+    assert after["colours"].keys() == set(after["classes"])
+    assert after["model"]["left_out"] == []
+    assert (folder / "classes.txt").read_text() == "bright\nweak\nother\nmine\n"
+    assert len(model_client.get("/v1/images/0/proposals").json()["proposals"]) >= len(before["proposals"])
+    for name in ("mine", "", "a\nb"):
+        assert model_client.post("/v1/classes", json={"name": name}).json()["error"]["code"] == "refused"
+    assert model_client.post("/v1/classes", json={"names": "x"}).status_code == 400
+
+
 def test_the_picture_is_the_upright_one(client: TestClient, folder: Path) -> None:
     answer = client.get("/v1/images/1/picture")
     assert answer.headers["content-type"] == "image/jpeg"
@@ -146,9 +161,9 @@ def test_who_is_let_in(client: TestClient, headers: dict[str, str], status: int)
     assert client.get("/v1/images").json()["images"][0]["looked"] == (status == 200)
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "POST"])
 def test_every_address_with_data_wants_the_token(client: TestClient, method: str) -> None:
-    paths = ["/v1/set", "/v1/images", "/v1/images/0", "/v1/images/0/picture", "/v1/images/0/proposals",
+    paths = ["/v1/set", "/v1/classes", "/v1/images", "/v1/images/0", "/v1/images/0/picture", "/v1/images/0/proposals",
              "/v1/images/0/objects", "/v1/images/0/looked"]  # fmt: skip
     routes = {route.path for route in client.app.routes if route.path.startswith("/v1")}  # type: ignore[attr-defined]
     assert {path.replace("/0", "/{i}") for path in paths} == routes

@@ -215,6 +215,22 @@ def test_suspected_label_errors_come_first(labelled, open_page) -> None:
     expect(row).to_have_count(0)
 
 
+def test_a_class_more(labelled, open_page) -> None:
+    page = opened(open_page(labelled().url))
+    name = page.get_by_label("A class more")
+    name.fill("wild boar")
+    name.press("Enter")
+    expect(page.locator("#class")).to_have_value("wild boar")
+    expect(name).to_have_value("")
+    page.locator("#add").click()
+    expect(page.locator("#objects")).to_contain_text("wild boar")
+    page.locator("#save").click()
+    expect(page.locator("#status")).to_have_text("Saved.")
+    name.fill("wild boar")
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("is there already")
+
+
 def test_two_tabs(labelled, open_page) -> None:
     served = labelled()
     page, other = opened(open_page(served.url)), opened(open_page(served.url))

@@ -473,3 +473,25 @@ def test_a_phone_shows_where_it_comes_from(listening, open_page, explainable, no
     assert page.evaluate("() => document.documentElement.scrollWidth") == 390
     for row in page.locator("#origin-layers label, #origin-count").all():
         assert row.bounding_box()["height"] >= 24  # WCAG 2.2, 2.5.8
+
+
+@pytest.mark.parametrize(("wide", "high"), [(390, 844), (1180, 700)])
+@pytest.mark.parametrize("shape", [(120, 160), (160, 90)])
+def test_the_picture_stays_in_sight_beside_where_it_comes_from(
+    listening, open_page, explainable, wide: int, high: int, shape: tuple[int, int]
+) -> None:
+    """Else what is switched on and off in the words is drawn where nobody looks; all of its width stays, too."""
+    data = cv2.imencode(".png", np.random.default_rng(3).integers(0, 256, (*shape, 3), np.uint8))[1].tobytes()
+    page = open_page(listening(first={"net": explainable}).url, wide, high)
+    give(page, data, "a.png", "image/png")
+    page.locator("#rows button").first.click()
+    expect(page.locator("#origin-all")).to_be_visible()
+    page.locator("#save-picture").scroll_into_view_if_needed()
+    page.locator("#origin-layers input").first.focus()
+    stage, focused = page.locator("#stage").bounding_box(), page.locator("#origin-layers input").first.bounding_box()
+    canvas = page.locator("#canvas").bounding_box()
+    assert canvas["y"] >= 0 and canvas["y"] + canvas["height"] <= high
+    if wide < 900:
+        assert focused["y"] >= canvas["y"] + canvas["height"]
+        assert stage["width"] == wide - 28
+        assert canvas["height"] <= 0.4 * high + 1

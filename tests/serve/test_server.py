@@ -218,11 +218,13 @@ def test_logs_are_json_without_names_or_contents(running, picture) -> None:
         (["MODEL", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),
         (["MODEL", "--allow-origin", "*"], "--allow-origin *"),
         (["MODEL", "--api-key-file", "absent"], "absent: no API key"),
+        (["MODEL", "--api-key-file", "short.txt"], "SINGLESHOT_API_KEY) has 5 characters; want 16 or more of ASCII"),
         (["BROKEN"], "broken.onnx"),
     ],
 )
 def test_mistakes_end_in_one_line(exported: Path, tmp_path: Path, monkeypatch, words: list[str], says: str) -> None:
     (tmp_path / "broken.onnx").write_bytes(exported.read_bytes()[:500])
+    (tmp_path / "short.txt").write_text("short\n")
     monkeypatch.chdir(tmp_path)
     given = [{"MODEL": str(exported), "BROKEN": "broken.onnx"}.get(word, word) for word in words]
     command = typer.Typer()

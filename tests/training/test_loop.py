@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import math
 import multiprocessing
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -304,3 +306,26 @@ def test_what_a_start_reaches_is_the_first_best_and_a_training_that_ruins_it_doe
     info = read_info(tmp_path / "second" / loop.BEST)
     assert info.metrics["val_map50"] == pytest.approx(reached, abs=1e-6)
     assert_same(load_file(tmp_path / "second" / loop.BEST), start)
+
+
+def test_the_speed_of_an_epoch_is_that_of_its_steps(make, tmp_path: Path, monkeypatch) -> None:
+    slow = 3.0
+    trainer = make(tmp_path / "run", epochs=2)
+    validate = trainer._validate
+    monkeypatch.setattr(trainer, "_validate", lambda: (time.sleep(slow), validate())[1])
+    trainer.run()
+    first, second = trainer.progress.history
+    assert first["val_map50"] is not None
+    assert second["images_per_second"] > trainer.settings.batch * len(trainer.loader) / slow  # without validation's
+
+
+def test_an_epoch_that_the_time_cut_is_reported_as_a_part(make, tmp_path: Path, monkeypatch) -> None:
+    rows: list[dict] = []
+    trainer = make(tmp_path / "run", epochs=2)
+    reporter = PlainReporter(io.StringIO())
+    monkeypatch.setattr(reporter, "on_epoch", rows.append)
+    trainer.reporters.append(reporter)
+    cut = len(trainer.loader) + 1  # steps
+    monkeypatch.setattr(type(trainer), "done", property(lambda self: min(self.progress.step / cut, 1.0)))
+    trainer.run()
+    assert [(row["epoch"], row["whole"]) for row in rows] == [(0, True), (1, False)]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from singleshot.training.clock import without_clock
 from singleshot.training.reports import (
     COLUMNS,
     CsvReporter,
@@ -86,6 +87,34 @@ def test_lines_for_a_log_file() -> None:
     assert first == " 25%  epoch 1  loss 5.250 (loc 2.000 conf 3.250)  12.3 img/s  1:02:05 left"
     assert second.startswith(" 25%  epoch 1 done  loss 5.250")
     assert second.endswith("mAP50 0.1250  1:02:05 left  best so far")
+
+
+def test_a_line_has_the_map_of_the_epochs_after_which_it_was_measured_alone() -> None:
+    stream = io.StringIO()
+    reporter = PlainReporter(stream, interval=0.0)
+    reporter.on_step({**STEP, "last_map": 0.125})
+    reporter.on_epoch({**ROW, "val_map50": None, "best": False})
+    reporter.on_epoch({**ROW, "whole": True})
+    first, second, third = stream.getvalue().splitlines()
+    assert "mAP50" not in first + second
+    assert "epoch 1 done" in third and "mAP50 0.1250" in third
+
+
+def test_an_epoch_whose_end_comes_after_a_resume_has_no_speed() -> None:
+    """A state holds no clock times."""
+    row = without_clock(ROW)
+    stream = io.StringIO()
+    PlainReporter(stream).on_epoch(row)
+    live = LiveReporter()
+    live.on_epoch(row)
+    live.close()
+    assert "conf 3.250)  mAP50 0.1250" in stream.getvalue()
+
+
+def test_an_epoch_that_the_time_cut_is_not_done() -> None:
+    stream = io.StringIO()
+    PlainReporter(stream).on_epoch({**ROW, "epoch": 9, "whole": False})
+    assert "epoch 10 in part  loss" in stream.getvalue()
 
 
 def test_a_long_epoch_says_something_now_and_then_only() -> None:

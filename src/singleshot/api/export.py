@@ -209,10 +209,11 @@ def run_export(options: ExportOptions, on_line: Callable[[str], None] | None = N
     """As `export`, with everything that is known of what was written."""
     options = replace(options, model=str(local_model(options.model)))
     path = options.path
+    others = {f"--to {to}": suffix for to, suffix in ENGINE_FORMATS.items()}
     if options.to in WEIGHT_FORMATS:
-        refuse_place(path, ".pth", ".pt")
+        refuse_place(path, ".pth", ".pt", others=others)
         return _export_weights(options, path)
-    refuse_place(path, ENGINE_FORMATS[options.to])
+    refuse_place(path, ENGINE_FORMATS[options.to], others={**others, "--to torchvision": ".pth"})
     return _export_for_engines(options, path, on_line or (lambda line: None))
 
 

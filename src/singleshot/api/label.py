@@ -65,8 +65,8 @@ def open_labels(options: LabelOptions) -> Labels:
     Args:
         options: data: a folder, or a file of one, in VOC, COCO or YOLO form. model: a checkpoint or an exported file,
             which proposes. form: "voc" or "yolo" for a folder of images that starts as a new set of that form. classes:
-            of a new set; of a VOC set, more than it has. out: a new folder, into which the set is copied and labelled
-            there. device, engine, threads, precision: as for `load`.
+            of a new set; of one that is there, also such as it does not have. out: a new folder, into which the set is
+            copied and labelled there. device, engine, threads, precision: as for `load`.
 
     Raises:
         ConfigError: An option does not fit.
@@ -74,7 +74,7 @@ def open_labels(options: LabelOptions) -> Labels:
         CheckpointError: The model cannot be used.
     """
     from singleshot.api.label_orders import ModelViews
-    from singleshot.api.label_store import LabelStore
+    from singleshot.api.label_store import LabelStore, RefusedError
     from singleshot.datasets.archives import is_archive
     from singleshot.datasets.joined_splits import made_splits_unsaid
 
@@ -92,10 +92,16 @@ def open_labels(options: LabelOptions) -> Labels:
         source = _open(data, options.form)
         tree, form = source.tree, source.form
         with made_splits_unsaid():
-            images, editor, classes = _opened(source, _read(source), wanted)
+            images, editor, classes = _opened(source, _read(source))
     if not images:
         raise DataError(f"{printable(data)}: no images; add some")
     store = LabelStore(tree, sorted(images, key=lambda image: image.path), editor, classes)
+    for name in wanted:
+        if name not in store.classes:
+            try:
+                store.add_class(name)
+            except RefusedError as error:
+                raise ConfigError(f"--classes: {error}") from error
     return Labels({"voc": "Pascal VOC", "coco": "COCO", "yolo": "YOLO"}[form], store,
                   None if detector is None else ModelViews(store, detector))  # fmt: skip
 
@@ -146,18 +152,14 @@ def _read(source: Source) -> RawSet:
     return raw if raw.images else source.read_as_written(None, RAISE_ERRORS)
 
 
-def _opened(source: Source, raw: RawSet, wanted: Sequence[str]) -> tuple[list[RawImage], Editor, tuple[str, ...]]:
+def _opened(source: Source, raw: RawSet) -> tuple[list[RawImage], Editor, tuple[str, ...]]:
     from singleshot.datasets.editing.coco import CocoEditor
     from singleshot.datasets.editing.voc import VocEditor
     from singleshot.datasets.editing.yolo import YoloEditor
     from singleshot.datasets.readers import coco, yolo
 
     images = list({image.path: image for image in raw.images}.values())
-    new = [name for name in wanted if name not in raw.class_names]
-    if new and source.form != "voc":
-        where = "the categories of the file" if source.form == "coco" else "the set's list of names"
-        raise ConfigError(f"--classes {printable(','.join(new))}: not in this set; add them to {where} first")
-    classes = (*raw.class_names, *new)
+    classes = raw.class_names
     if source.form == "voc":
         return images + _unlabelled_voc(source.tree, images), VocEditor(source.tree), classes
     if source.form == "coco":

@@ -84,10 +84,14 @@ class ModelViews:
             if i not in self._found:
                 found = self._detector.detect(self._store.images[i].path, score_min=SCORE_MIN)
                 rows = zip(found.names, found.boxes.tolist(), found.scores.tolist(), strict=True)
-                known = set(self._store.classes)
-                kept = [Proposal(name, tuple(box), score) for name, box, score in rows if name in known]
+                kept = [Proposal(name, tuple(box), score) for name, box, score in rows]
                 self._found[i] = sorted(kept, key=lambda one: -one.score)
-            return self._found[i]
+            return self._of_the_set(self._found[i])
+
+    def _of_the_set(self, found: list[Proposal]) -> list[Proposal]:
+        """Those of classes that the set has by now."""
+        known = set(self._store.classes)
+        return [one for one in found if one.name in known]
 
     def run(self) -> None:
         """Detect all images, until `stop`; for a thread of its own."""
@@ -107,7 +111,7 @@ class ModelViews:
     def order(self, order: str) -> list[tuple[int, float | None]]:
         """Images with how unsure or suspect they are, most first; those that are not known yet, or not suspect, come
         after them by name, with None."""
-        values = {i: unsureness(found) for i, found in dict(self._found).items()}
+        values = {i: unsureness(self._of_the_set(found)) for i, found in dict(self._found).items()}
         if order == "suspect":
             values = {i: max(one.suspicion for one in found) for i, found in self._judge().by_image.items()}
         first = sorted(values, key=lambda i: (-values[i], i))
@@ -120,7 +124,7 @@ class ModelViews:
 
     def _judge(self) -> _Judged:
         with self._judging:
-            found = dict(self._found)
+            found = {i: self._of_the_set(one) for i, one in dict(self._found).items()}
             state = (self._store.revision, len(found))
             if self._judged.state != state:
                 self._judged = self._judge_now(state, found)

@@ -13,14 +13,16 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from singleshot.datasets.editing.edits import Change, Edit, Editor, LabelObject
 from singleshot.datasets.editing.yolo import YoloEditor, shift_flags
+from singleshot.datasets.packed_strings import is_name
 from singleshot.datasets.raw import Box, RawImage
 from singleshot.datasets.readers.yolo import FLAGS_FILE
+from singleshot.datasets.readers.yolo_yaml import MAX_CLASSES
 from singleshot.datasets.tree import Tree
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.files import atomic_write, locked_folder
@@ -32,6 +34,7 @@ MAX_OBJECTS = 10_000
 _MAX_BYTES = 2 * 2**30
 _ABSENT = b"\0no label file"
 _SAME_SHAPE = 0.01  # an annotated size that differs from the image's by more than this in its proportions is another's
+_MAX_NAME = 200
 _LEAST_SIDE = 1.0  # pixels of a box that is new or changed
 
 
@@ -119,6 +122,25 @@ class LabelStore:
             if edit != Edit() or data is None:
                 self._write(i, now, data, edit)
             return self._show(i, self._read(i))
+
+    def add_class(self, name: str) -> None:
+        """A class that objects may get from now on. Raises RefusedError, DataError; nothing was written then."""
+        with self._lock:
+            name = name.strip()
+            if not is_name(name) or not name.isprintable() or len(name) > _MAX_NAME:
+                raise RefusedError(f"class name {printable(name, 60)!r}: want 1 to {_MAX_NAME} signs of one line")
+            if name in self.classes:
+                raise RefusedError(f"class {printable(name, 60)!r} is there already")
+            if len(self.classes) >= MAX_CLASSES:
+                raise RefusedError(f"{len(self.classes)} classes; no more are read")
+            self._editor.add_class(name, self._rewrite)
+            self.classes = (*self.classes, name)
+            self.revision += 1
+
+    def _rewrite(self, path: str, change: Callable[[bytes], bytes]) -> None:
+        self._refuse_outside(path)
+        before = read_limited(path, _MAX_BYTES, "list of classes")
+        self._replace(Path(path), before, change(before))
 
     # ------------------------------------------------------------------------------------------ progress
 
@@ -209,7 +231,7 @@ class LabelStore:
 
     def _class(self, name: str) -> str:
         if name not in self.classes:
-            raise RefusedError(f"class {printable(name, 60)!r} is not one of this set; give it with --classes")
+            raise RefusedError(f"class {printable(name, 60)!r} is not one of this set; add it first")
         return name
 
     def _write(self, i: int, now: Shown, data: bytes | None, edit: Edit) -> None:

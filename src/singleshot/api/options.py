@@ -60,10 +60,14 @@ def check_range(option: str, value: float | None, low: float, high: float) -> No
         raise ConfigError(f"{option} {value}: want {low:g} to {high:g}")
 
 
-def refuse_place(path: Path, *suffixes: str) -> None:
-    """Raise ConfigError for a name with another suffix, and where something is already."""
+def refuse_place(path: Path, *suffixes: str, others: Mapping[str, str] | None = None) -> None:
+    """Raise ConfigError for a name with another suffix, and where something is already.
+
+    others: suffixes that would do with another option, by that option.
+    """
     if path.suffix not in suffixes:
-        raise ConfigError(f"--out {printable(path)}: want a name that ends in {suffixes[0]}")
+        other = next((f", or {option}" for option, suffix in (others or {}).items() if suffix == path.suffix), "")
+        raise ConfigError(f"--out {printable(path)}: want a name that ends in {suffixes[0]}{other}")
     for file in (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,):
         if file.exists():
             raise ConfigError(f"{printable(file)}: is there already; give another --out, or remove it")
@@ -92,6 +96,11 @@ def parse_duration(text: str | float, option: str = "--time") -> float:
     if not 1 <= seconds <= 365 * 86400:
         raise ConfigError(f"{option} {printable(text)}: want between 1 second and a year")
     return seconds
+
+
+def duration_words(text: str | float) -> str:
+    """A duration as it was given; the unit of plain seconds is said, whose giver may have meant minutes."""
+    return f"{text} s" if re.fullmatch(r"[\d.]+", str(text).strip()) else str(text)
 
 
 def parse_bytes(text: str | int, option: str) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from singleshot.api.options import duration_words
 from singleshot.api.train_options import PRIORS_FILE, RUN_FILE, TrainOptions, resolve
 from singleshot.api.train_prepare import prepare
 from singleshot.api.train_together import on_first, together
@@ -323,8 +324,8 @@ def _started(trainer: Trainer, options: TrainOptions, initial: str) -> Started:
         val_images=None if val_set is None else len(val_set),
         classes=len(train_set.class_names),
         batch=settings.batch,
-        precision=str(trainer.dtype),
+        precision=str(trainer.dtype).removeprefix("torch."),
         device=str(settings.device),
-        length=str(options.time) if options.time else f"{settings.epochs} epochs",
+        length=f"{settings.epochs} epochs" if not options.time else duration_words(options.time),
         input=trainer.model.input_spec.size_text + tiles,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
 from typing import Annotated, Any
@@ -50,6 +51,16 @@ app.command()(bench)
 app.command()(demo)
 app.add_typer(data_app, name="data")
 app.add_typer(priors_app, name="priors")
+
+
+def _flow(*groups: typer.Typer) -> None:
+    """Have paragraphs of --help fill the terminal: as they stand, they would break where the source's lines end."""
+    for command in (one for group in groups for one in group.registered_commands):
+        paragraphs = inspect.cleandoc(command.callback.__doc__ or "").split("\n\n") if command.callback else []
+        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+_flow(app, data_app, priors_app)
 
 
 def _version(value: bool) -> None:

@@ -134,7 +134,8 @@ def _print_findings(result: CheckResult, most: int, quiet: bool) -> None:
     made = " (made here)" if result.raw.made else ""
     numbers = ", ".join(count_of(result.severity(name), name) for name in ("error", "warning", "note"))
     print(
-        f"{count_of(result.images, 'image')}, {count_of(result.objects, 'object')}, {len(result.classes)} classes; "
+        f"{count_of(result.images, 'image')}, {count_of(result.objects, 'object')}, "
+        f"{count_of(len(result.classes), 'class', 'classes')}; "
         f"splits: {splits}{made}; {result.seconds:.1f} s"
     )
     print(numbers if result.findings else "nothing wrong was found")

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from singleshot.cli.common import FollowLinksOption, JsonOption, LabelScoreOption, QuietOption, progress_bar
+from singleshot.cli.common import FollowLinksOption, JsonOption, LabelScoreOption, QuietOption, count_of, progress_bar
 from singleshot.errors import ConfigError, printable
 from singleshot.files import is_free
 
@@ -62,7 +62,10 @@ def convert(
         print(json.dumps({**places, **done._asdict(), "class_names": raw.class_names, "seconds": seconds}))
         return
     splits = ", ".join(f"{printable(name, 60)} {count}" for name, count in done.splits.items())
-    print(f"{printable(out)}: {FORMATS[to].about}, {done.images} images ({splits}), {done.objects} objects")
+    print(
+        f"{printable(out)}: {FORMATS[to].about}, {count_of(done.images, 'image')} ({splits}),"
+        f" {count_of(done.objects, 'object')}"
+    )
     if not quiet:
         print(f"converted from {raw.form} in {seconds:.1f} s", file=sys.stderr)
 

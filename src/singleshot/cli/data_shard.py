@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from singleshot.cli.common import FollowLinksOption, JsonOption, LabelScoreOption, QuietOption, progress_bar
+from singleshot.cli.common import FollowLinksOption, JsonOption, LabelScoreOption, QuietOption, count_of, progress_bar
 from singleshot.errors import ConfigError, printable
 from singleshot.files import is_free
 
@@ -66,13 +66,14 @@ def shard(
         print(json.dumps({"folder": str(out), **totals, "splits": splits}))
         return
     for name, shards in written.splits.items():
-        print(f"{printable(name)}: {sum(shard['samples'] for shard in shards)} images in {len(shards)} shards")
+        print(
+            f"{printable(name)}: {count_of(sum(shard['samples'] for shard in shards), 'image')}"
+            f" in {count_of(len(shards), 'shard')}"
+        )
     if not quiet:
         megabytes = written.size / 2**20
-        print(
-            f"written: {printable(out)} ({written.images} images, {written.objects} objects, {megabytes:.1f} MB)",
-            file=sys.stderr,
-        )
+        held = f"{count_of(written.images, 'image')}, {count_of(written.objects, 'object')}"
+        print(f"written: {printable(out)} ({held}, {megabytes:.1f} MB)", file=sys.stderr)
 
 
 def parse_size(text: str) -> int:

@@ -24,6 +24,7 @@ from singleshot.cli.common import (
     ThreadsOption,
     TileOption,
     TilesOnlyOption,
+    count_of,
     hush_stdout,
     one_tile,
     stop_on_signals,
@@ -62,7 +63,7 @@ def detect(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             help="Image, folder, 'glob pattern', .txt list of paths, video, camera number, address, or - for standard "
             "input (an image, or a list of paths).",
         ),
@@ -100,7 +101,9 @@ def detect(
     tiles_only: TilesOnlyOption = None,
     draw: Annotated[
         bool | None,
-        typer.Option("--draw/--no-draw", help="Write annotated pictures and videos too. Default: draw."),
+        typer.Option(
+            "--draw/--no-draw", help="Write annotated pictures and videos too. Default: draw, but not with --json."
+        ),
     ] = None,
     line_width: Annotated[
         int | None, typer.Option(min=1, max=100, help="Pixels of the drawn lines. Default: what suits the picture.")
@@ -225,9 +228,7 @@ def run_bulk(
 
     def show(counts: PartCounts, done: int, parts: int) -> None:
         if not quiet:
-            print(
-                f"{done}/{parts} parts, {counts.images} images, {counts.objects} objects", file=sys.stderr, flush=True
-            )
+            print(f"{done}/{parts} parts, {_counted(counts.images, counts.objects)}", file=sys.stderr, flush=True)
 
     try:
         with stop_on_signals():
@@ -237,9 +238,10 @@ def run_bulk(
         return STOPPED
     if not quiet:
         images, objects, failures = done.counts
-        again = f", {done.repeated} addresses given twice" if done.repeated else ""
+        again = f", {count_of(done.repeated, 'address', 'addresses')} given twice" if done.repeated else ""
         before = f", {done.resumed} of the parts from before" if done.resumed else ""
-        print(f"{images} images, {objects} objects, {failures} not read{again}, {done.parts} parts{before}")
+        parts = count_of(done.parts, "part")
+        print(f"{_counted(images, objects)}, {failures} not read{again}, {parts}{before}")
         print(f"results: {printable(done.place)}")
     return SKIPPED if done.counts.failures else 0
 
@@ -277,7 +279,7 @@ class RunPrinter:
         assert detections is not None
         if self.quiet:
             return
-        line = f"{counts.images} images, {counts.objects} objects, {counts.skipped} skipped"
+        line = f"{_counted(counts.images, counts.objects)}, {counts.skipped} skipped"
         has_bar = sys.stderr.isatty() and not self.to_stderr
         if counts.images <= _FEW and not (has_bar and frame.frame is not None):
             self._print(f"{printable(frame.name)}: {printable(detections.summary(), limit=400)}")
@@ -309,7 +311,7 @@ class RunPrinter:
         """Sum up, and name what was written."""
         images, objects, skipped = done.counts
         rate = (images - done.resumed) / max(done.seconds, 1e-9)
-        text = f"{'stopped after ' if done.interrupted else ''}{images} images, {objects} objects, {rate:.1f} images/s"
+        text = f"{'stopped after ' if done.interrupted else ''}{_counted(images, objects)}, {rate:.1f} images/s"
         text += f", {done.resumed} of the images from before" if done.resumed else ""
         self._print(f"{text}, {skipped} skipped" if skipped else text)
         codecs = f" (videos: {'; '.join(done.codecs)})" if done.codecs else ""
@@ -318,6 +320,10 @@ class RunPrinter:
                 self._print(f"{what}: {printable(where)}{how}")
         if done.interrupted and done.results is not None:
             self._print(f"go on:  the same command with --resume --out {shlex.quote(str(done.results.parent))}")
+
+
+def _counted(images: int, objects: int) -> str:
+    return f"{count_of(images, 'image')}, {count_of(objects, 'object')}"
 
 
 def _batch_size(text: str) -> int | None:

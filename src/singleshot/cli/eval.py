@@ -23,6 +23,7 @@ from singleshot.cli.common import (
     ThreadsOption,
     TileOption,
     TilesOnlyOption,
+    count_of,
     one_tile,
     progress_bar,
 )
@@ -90,7 +91,7 @@ def evaluate_command(
     if done.evaluation.errors is not None:
         print(f"\n{format_errors(done.evaluation.errors)}")
     if not quiet:
-        print(f"{done.evaluation.images} images of {split} in {done.seconds:.1f} s", file=sys.stderr)
+        print(f"{count_of(done.evaluation.images, 'image')} of {split} in {done.seconds:.1f} s", file=sys.stderr)
         if out is not None:
             print(f"written: {out / 'report.html'}, {out / 'eval.json'}, {out / 'curves.png'}", file=sys.stderr)
         if errors is not None:

@@ -95,8 +95,10 @@ def _detection_lines(done: Explanation, one: ExplainedDetection, number: int) ->
     scores = ", ".join(f"{printable(name, 40)} {score:.3f}" for name, score in best)
     weaker = f"; best {origin.runners_up[0].score:.3f}" if origin.runners_up else ""
     lines.append(f"     scores {scores}; NMS removed {origin.removed}{weaker}")
+    width, height = done.found.width, done.found.height
     seen = [
         f"{box[2] - box[0]:.0f} x {box[3] - box[1]:.0f} px by {word}"
+        + (", all of the image" if box[0] <= 0 and box[1] <= 0 and box[2] >= width and box[3] >= height else "")
         for word, box in (("its layers", origin.field), ("gradient", origin.gradient))
         if box is not None
     ]

@@ -22,7 +22,9 @@ def label_command(
     classes: Annotated[
         list[str] | None,
         typer.Option(
-            "--classes", metavar="A,B|FILE", help="Of a new set (a file has one a line); of a VOC set: more classes."
+            "--classes",
+            metavar="A,B|FILE",
+            help="Of a new set (a file has one a line); of one that is there: more classes.",
         ),
     ] = None,
     out: Annotated[

@@ -29,7 +29,7 @@ def serve(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL...", help="Exported files (or checkpoints), or NAME=FILE. The first is the default."
+            metavar="MODEL", help="Exported files (or checkpoints), or NAME=FILE. The first is the default."
         ),
     ],
     host: Annotated[

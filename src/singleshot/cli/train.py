@@ -240,7 +240,8 @@ def watch(started: Started, quiet: bool = False) -> list[Reporter]:
         val = "" if started.val_images is None else f", {started.val_images} to validate on"
         classes = count_of(started.classes, "class", "classes")
         print(
-            f"{started.model} ({started.initial}), input {started.input}, on {started.images} images{val}, {classes};"
+            f"{started.model} ({started.initial}), input {started.input},"
+            f" on {count_of(started.images, 'image')}{val}, {classes};"
             f" batch {started.batch}, {started.precision} on {started.device}, {started.length}; into {started.folder}",
             file=sys.stderr,
         )
@@ -253,7 +254,8 @@ def _print_end(run: Run, options: TrainOptions, world: World | None) -> None:
     best = run.metrics["val_map50"]
     score = f", best validation mAP50 {best:.4f}" if best is not None else ""
     how = "stopped and saved" if run.interrupted else "trained"
-    print(f"{how} after {run.epochs} epochs, {run.steps} steps, {run.seconds:.0f} s{score}: {run.folder}")
+    length = f"{count_of(run.epochs, 'epoch')}, {count_of(run.steps, 'step')}, {run.seconds:.0f} s"
+    print(f"{how} after {length}{score}: {run.folder}")
     if run.interrupted:
         print(f"go on:    {go_on(run.folder, world)}")
     else:

@@ -122,10 +122,10 @@ def _draw(image: np.ndarray, example: Example, errors: ErrorAnalysis, side: int)
     canvas = cv2.resize(image[y0:y1, x0:x1], size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     others = np.flatnonzero(truth.image == example.image)
     for row in others[others != example.truth].tolist():
-        draw_box(canvas, (truth.boxes[row] - [x0, y0, x0, y0]) * scale, OTHER, 1)
+        draw_box(canvas, (truth.boxes[row] - [x0, y0, x0, y0]) * scale, OTHER, 2)
     for row, flat, colour in ((example.truth, truth, TRUTH), (example.found, found, FOUND)):
         if row >= 0:
-            draw_box(canvas, (flat.boxes[row] - [x0, y0, x0, y0]) * scale, colour, 2)
+            draw_box(canvas, (flat.boxes[row] - [x0, y0, x0, y0]) * scale, colour, 3)
     return encode_jpeg(canvas)
 
 

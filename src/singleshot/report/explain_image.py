@@ -318,7 +318,9 @@ def _why(source: Source, cause: Cause) -> WhyMissed:
     elif cause.kind == "wrong-class":
         reason, tried = f": {name} {detail['score']:.2f}", "the scores of the two classes exchanged"
     elif cause.kind == "low-score":
-        reason, tried = f": {detail['score']:.3f}", "the threshold lowered to that"
+        least = max(source.scene.rules.score_min, source.scene.show_min)
+        wanted = f" where {least:.3f} is wanted" if detail["score"] < least else ""  # else the background had more
+        reason, tried = f": {detail['score']:.3f}{wanted}", "the threshold lowered to that"
     elif cause.kind == "limits":
         reason = f": {', '.join(f'{limit} {value}' for limit, value in detail.items()) or 'several at once'}"
         tried = "lifted"

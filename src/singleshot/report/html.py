@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from singleshot.images.headers import header_size
+
 NOT_MEASURED = "not measured"
 NONE = "\N{EN DASH}"  # in a table
 
@@ -86,8 +88,9 @@ def _figure(picture: Picture) -> Markup:
     image = Markup('<p class="none">the image could not be read</p>')
     if picture.jpeg is not None:
         data = base64.b64encode(picture.jpeg).decode()
-        image = Markup('<img loading="lazy" alt="{}" src="data:image/jpeg;base64,{}">').format(
-            picture.lines[0] if picture.lines else "", data
+        width, height = header_size(picture.jpeg) or ("", "")  # its place is there before it is decoded: links arrive
+        image = Markup('<img width="{}" height="{}" decoding="async" alt="{}" src="data:image/jpeg;base64,{}">').format(
+            width, height, picture.lines[0] if picture.lines else "", data
         )
     words = Markup("<br>").join(picture.lines)
     return Markup("<figure>{}<figcaption>{}</figcaption></figure>").format(image, words)

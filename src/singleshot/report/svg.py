@@ -150,10 +150,11 @@ def _path(line: Line, index: int, spans: tuple[tuple[float, float], ...], axes: 
     x = _place(line.x[rows], spans[0], _LEFT, _WIDTH - _RIGHT, axes[0].log)
     y = _place(line.y[rows], spans[1], _HEIGHT - _BOTTOM, _TOP, axes[1].log)
     path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(x, y, strict=True))
-    if len(rows) == 1:  # a single value is a dot
+    is_dot = len(rows) == 1
+    if is_dot:
         path += "h.01"
-    return Markup('<path class="line {}" d="{}"{}><title>{}</title></path>').format(
-        _colour(line, index), path, _dash(line, index), line.name
+    return Markup('<path class="line{} {}" d="{}"{}><title>{}</title></path>').format(
+        " dot" * is_dot, _colour(line, index), path, _dash(line, index), line.name
     )
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import pandas
     import supervision
 
+    from singleshot.runtime.python_sources import Image
+
 
 def coco_image_id(name: str) -> int | str:
     """COCO's image id from a name: the stem as a number when it is one ("val/000139.jpg" -> 139), else the name."""
@@ -85,15 +87,18 @@ class Detections:
         return self[self.scores >= score_min]
 
     def draw(
-        self, image: np.ndarray, *, line_width: int | None = None, labels: bool = True, scores: bool = True
+        self, image: Image, *, line_width: int | None = None, labels: bool = True, scores: bool = True
     ) -> np.ndarray:
         """A copy of the image (uint8 RGB [H, W, 3]) with the boxes and their class names on it.
 
+        image: the one they were found in, as `Detector.detect` takes it: a path, an array, bytes, a Pillow image;
         line_width: pixels, None for what suits the picture; labels: without them no text at all; scores: in the labels.
+        Raises DataError for what is no image.
         """
         from singleshot.runtime.drawing import DrawOptions, draw_detections
+        from singleshot.runtime.python_sources import pixels_of
 
-        return draw_detections(image, self, DrawOptions(line_width, labels, scores))
+        return draw_detections(pixels_of(image), self, DrawOptions(line_width, labels, scores))
 
     def to_coco(
         self, image_id: int | str | None = None, categories: Mapping[str, int] | None = None

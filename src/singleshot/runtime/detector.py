@@ -116,6 +116,11 @@ class Detector:
             self.class_names = selection.names
         self._every_class = tuple(dict.fromkeys((*class_names, *self.class_names)))
 
+    def __repr__(self) -> str:
+        names = ", ".join(self.class_names[:5]) + ", ..." * (len(self.class_names) > 5)
+        text = f"{len(self.class_names)} classes ({names}), input {self.input_spec.size_text}"
+        return f"<Detector: {printable(text)}, scores from {self.score_min:g}>"
+
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
         for name in ("_process", "_reopening", "_inherited"):

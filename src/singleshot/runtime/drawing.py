@@ -40,7 +40,11 @@ _PALETTE = 128  # distinct colours
 # How far colours of one model's classes are apart in CIE Lab, as long as there are such; vivid ones first, which have
 # such a chroma and lightness: a thin line of others looks like its rim.
 _APART = (15.0, 10.0, 5.0, 0.1)
-_VIVID_CHROMA, _VIVID_LIGHTNESS, _VIVID_FIRST = 45.0, (40.0, 88.0), 1  # the last: so many of the distances
+_FEW_APART, _SHARED = (
+    40.0,
+    160.0,
+)  # of n classes first the second divided by n, no more than the first: two blues are 15
+_VIVID_CHROMA, _VIVID_LIGHTNESS, _VIVID_FIRST = 45.0, (40.0, 88.0), 2  # the last: so many of the distances
 
 
 def _seen(rgb: np.ndarray) -> np.ndarray:
@@ -81,10 +85,11 @@ def class_colours(names: tuple[str, ...]) -> dict[str, tuple[int, int, int]]:
     apart = np.linalg.norm(seen[:, None] - seen[None], axis=3).min(axis=2)
     wanted = {name: int(hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest(), 16) for name in names}
     nearest = np.full(_PALETTE, np.inf)
+    distances = (max(_APART[0], min(_FEW_APART, _SHARED / max(1, len(wanted)))), *_APART)
     found = {}
     for name in sorted(wanted, key=lambda one: (wanted[one], one)):
-        tries = [(_vivid(), least) for least in _APART[:_VIVID_FIRST]]
-        tries += [(np.arange(_PALETTE), least) for least in _APART]
+        tries = [(_vivid(), least) for least in distances[:_VIVID_FIRST]]
+        tries += [(np.arange(_PALETTE), least) for least in distances]
         turns = ((np.roll(which, -(wanted[name] % len(which))), least) for which, least in tries)
         pick = next(
             (int(turn[nearest[turn] >= least][0]) for turn, least in turns if (nearest[turn] >= least).any()), 0

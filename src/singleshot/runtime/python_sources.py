@@ -63,6 +63,16 @@ def frame_of(source: Image, index: int, sixteen_bit: str = "scale", bgr: bool = 
     raise DataError(f"source of type {type(source).__name__}: want {_WANTED}, or a list of them")
 
 
+def pixels_of(source: Image) -> np.ndarray:
+    """uint8 RGB [H, W, 3] of one image, that of a file upright. Raises DataError."""
+    frame = frame_of(source, 0)
+    if frame.image is not None:
+        return frame.image
+    from singleshot.images.decode import decode_image, read_image
+
+    return decode_image(frame.data, frame.name) if frame.data is not None else read_image(str(frame.path))
+
+
 class SourceFrames:
     """Frames of one source or of an iterable of them, of any kind, in order; frames are passed on as they are.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import glob
 import io
+import logging
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,8 @@ from singleshot.images.headers import ending_of
 from singleshot.images.suffixes import IMAGE_SUFFIXES, is_image
 from singleshot.runtime.names import VIDEO_SUFFIXES
 from singleshot.runtime.video_reader import LiveReader, VideoReader, open_capture
+
+log = logging.getLogger(__name__)
 
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
 LIVE_KINDS = frozenset({"camera", "stream"})
@@ -211,12 +214,15 @@ def _plan_folder(folder: Path) -> Callable[[], Iterator[_Item]]:
         has_images = any(_is_image_name(entry.name) and entry.is_file() for entry in folder.iterdir())
     except OSError as error:
         raise DataError(f"{printable(folder)}: the folder cannot be read ({error.strerror})") from error
+    videos = sum(entry.suffix.lower() in VIDEO_SUFFIXES for entry in folder.iterdir())
+    deeper = any(entry.is_dir() and not entry.name.startswith(".") for entry in folder.iterdir())
+    advice = [f"videos are left out ({videos}), give them as files"] if videos else []
+    advice += [f"subfolders are not entered, for them use '{printable(folder)}/**/*.jpg'"] if deeper else []
     if not has_images:
-        videos = sum(entry.suffix.lower() in VIDEO_SUFFIXES for entry in folder.iterdir())
-        deeper = any(entry.is_dir() for entry in folder.iterdir())
-        advice = f"; it has {videos} videos, give them as files" if videos else ""
-        advice += f"; subfolders are not entered, for them use '{printable(folder)}/**/*.jpg'" if deeper else ""
-        raise DataError(f"{printable(folder)}: no image in this folder (want .jpg, .png, .webp, ...){advice}")
+        missing = "no image in this folder (want .jpg, .png, .webp, ...)"
+        raise DataError(f"{printable(folder)}: {'; '.join((missing, *advice))}")
+    if advice:
+        log.info("%s: %s", printable(folder), "; ".join(advice))
 
     def items() -> Iterator[_Item]:
         names = sorted(entry.name for entry in folder.iterdir() if _is_image_name(entry.name))
@@ -370,7 +376,7 @@ def _video_frames(item: _Item) -> Iterator[Frame]:
     if capture is None:
         wanted = {
             "video": "not a video that OpenCV can read",
-            "camera": "cannot open this camera; another program may use it",
+            "camera": "cannot open this camera; it is not there, or another program uses it",
             "stream": "cannot open this stream",
         }
         yield _failed(item.name, item.kind, wanted[item.kind])

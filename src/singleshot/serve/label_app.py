@@ -66,6 +66,11 @@ class _Looked(BaseModel):
     looked: bool
 
 
+class _NewClass(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    name: str = Field(max_length=1000)
+
+
 class LabelService:
     """What the routes work on. form: of the data set, for people; score: where the slider starts."""
 
@@ -80,6 +85,11 @@ class LabelService:
         model = None if views is None else {"left_out": views.left_out, "score_min": views.score_min}
         return {"data": store.tree.root, "form": self.form, "classes": store.classes, "colours": colours,
                 "orders": ORDERS if views is not None else ORDERS[:1], "model": model}  # fmt: skip
+
+    def add_class(self, new: _NewClass) -> dict[str, Any]:
+        """A class more; gives the data set as it is then."""
+        self.store.add_class(new.name)
+        return self.about()
 
     def images(self, order: str) -> dict[str, Any]:
         """All images in an order; looked: which were looked at."""
@@ -170,6 +180,10 @@ def _add_routes(app: FastAPI, service: LabelService) -> None:
     @app.get("/v1/set")
     async def about() -> Response:
         return await answer(service.about)
+
+    @app.post("/v1/classes")
+    async def add_class(request: Request) -> Response:
+        return await answer(service.add_class, await _body(request, service.options, _NewClass))
 
     @app.get("/v1/images")
     async def images(order: str = "name") -> Response:

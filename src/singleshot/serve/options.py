@@ -83,7 +83,11 @@ class ServeOptions:
         except ConfigError as error:
             raise ConfigError(f"--{error}") from error
         if self.api_key is not None and (len(self.api_key) < 16 or not self.api_key.isascii()):
-            raise ConfigError("the API key: want at least 16 characters of ASCII")
+            came = f"{len(self.api_key)} characters" + ("" if self.api_key.isascii() else ", not all of ASCII")
+            raise ConfigError(
+                f"the API key (--api-key-file FILE, or SINGLESHOT_API_KEY) has {came}; want 16 or more of ASCII,"
+                " as openssl rand -hex 16 prints"
+            )
         for origin in self.allow_origins:
             if not origin.startswith(("http://", "https://")) or origin.count("/") != 2:
                 raise ConfigError(f"--allow-origin {printable(origin, 60)}: want one such as https://example.org")

@@ -281,6 +281,7 @@ class Trainer:
     def _epoch(self) -> None:
         """From the next batch to the end of its epoch, or of the training."""
         progress, meter = self.progress, self._meter
+        meter.start()
         batches = self.loader.epoch(progress.epoch, progress.batch)
         with contextlib.closing(batches):  # type: ignore[type-var]
             for batch in batches:
@@ -302,7 +303,8 @@ class Trainer:
         if progress.batch >= len(self.loader):
             progress.epoch, progress.batch = progress.epoch + 1, 0
         progress.pending = {**meter.values(), **self._position()}
-        progress.pending["epoch"] = progress.epoch - (1 if progress.batch == 0 else 0)
+        progress.pending["whole"] = progress.batch == 0
+        progress.pending["epoch"] = progress.epoch - progress.pending["whole"]
         self._meter = self._new_meter()
         self._end_epoch()
 

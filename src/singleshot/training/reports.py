@@ -112,11 +112,13 @@ class TensorBoardReporter(Reporter):
         self._writer.close()
 
 
-def _numbers(values: Mapping[str, Any]) -> str:
+def _numbers(values: Mapping[str, Any], score: float | None) -> str:
+    """score: mAP50, where one is to be shown."""
     parts = [f"loss {values['loss']:.3f} (loc {values['loss_location']:.3f} conf {values['loss_confidence']:.3f})"]
-    parts.append(f"{values['images_per_second']:.1f} img/s")
-    if values.get("last_map") is not None:
-        parts.append(f"mAP50 {values['last_map']:.4f}")
+    if values.get("images_per_second") is not None:  # of an epoch that ends after a resume it is not known
+        parts.append(f"{values['images_per_second']:.1f} img/s")
+    if score is not None:
+        parts.append(f"mAP50 {score:.4f}")
     if values.get("seconds_left") is not None:
         parts.append(f"{_duration(values['seconds_left'])} left")
     return "  ".join(parts)
@@ -129,7 +131,10 @@ def _duration(seconds: float) -> str:
 
 
 class PlainReporter(Reporter):
-    """Lines for a log file: one per epoch, and one every `interval` seconds within a long epoch."""
+    """Lines for a log file: one per epoch, and one every `interval` seconds within a long epoch.
+
+    An mAP50 stands in the lines of the epochs after which it was measured, and in no other.
+    """
 
     def __init__(self, stream: TextIO | None = None, interval: float = 30.0) -> None:
         self._stream, self._interval = stream or sys.stderr, interval
@@ -140,7 +145,7 @@ class PlainReporter(Reporter):
         if time.monotonic() - self._last >= self._interval:
             self._last = time.monotonic()
             print(
-                f"{values['progress']:4.0%}  epoch {int(values['epoch']) + 1}  {_numbers(values)}",
+                f"{values['progress']:4.0%}  epoch {int(values['epoch']) + 1}  {_numbers(values, None)}",
                 file=self._stream,
                 flush=True,
             )
@@ -149,8 +154,9 @@ class PlainReporter(Reporter):
         """A line."""
         self._last = time.monotonic()
         best = "  best so far" if row.get("best") else ""
+        done = "done" if row.get("whole", True) else "in part"  # its time was over
         print(
-            f"{row['progress']:4.0%}  epoch {row['epoch'] + 1} done  {_numbers(row)}{best}",
+            f"{row['progress']:4.0%}  epoch {row['epoch'] + 1} {done}  {_numbers(row, row.get('val_map50'))}{best}",
             file=self._stream,
             flush=True,
         )
@@ -177,15 +183,19 @@ class LiveReporter(Reporter):
     def on_step(self, values: Mapping[str, float]) -> None:
         """Move the bar."""
         self._progress.update(
-            self._task, completed=values["progress"], epoch=int(values["epoch"]) + 1, numbers=_numbers(values)
+            self._task,
+            completed=values["progress"],
+            epoch=int(values["epoch"]) + 1,
+            numbers=_numbers(values, values["last_map"]),
         )
 
     def on_epoch(self, row: Mapping[str, Any]) -> None:
         """Move the bar; with a validation also a line."""
-        self._progress.update(self._task, completed=row["progress"], epoch=row["epoch"] + 1, numbers=_numbers(row))
+        numbers = _numbers(row, row["last_map"])
+        self._progress.update(self._task, completed=row["progress"], epoch=row["epoch"] + 1, numbers=numbers)
         if row.get("val_map50") is not None:
             best = "  [green]best so far[/]" if row.get("best") else ""
-            self._progress.console.print(f"epoch {row['epoch'] + 1:>4}  {_numbers(row)}{best}", highlight=False)
+            self._progress.console.print(f"epoch {row['epoch'] + 1:>4}  {numbers}{best}", highlight=False)
 
     def close(self) -> None:
         """Take the bar away."""

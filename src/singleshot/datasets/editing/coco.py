@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from singleshot.datasets.editing.edits import Change, Edit, LabelObject, Splice, moved_outline, splice
+from singleshot.datasets.editing.edits import Change, Edit, LabelObject, Rewrite, Splice, moved_outline, splice
 from singleshot.datasets.raw import Box, RawImage
 from singleshot.datasets.readers.coco_values import box_of, id_of, is_points_alone, number, whole
 from singleshot.datasets.writers.common import number_text
@@ -28,28 +28,54 @@ class _Item(NamedTuple):
 
 
 class _File(NamedTuple):
-    """A file that was scanned. opened: where its list of annotations starts; of_image: places of those of an image."""
+    """A file that was scanned. opened: where its list of annotations starts; of_image: places of those of an image;
+    categories: its list of them; listed: where that list ends."""
 
     data: bytes
     text: str
     items: list[_Item]
     opened: int
     of_image: dict[str, list[int]]
+    categories: list[Any]
+    listed: int
 
 
 class CocoEditor:
     """An Editor of the annotations in COCO files. categories: of each file, class name -> id. The number of an object
-    is its place among the annotations of its image: those of other images may come and go."""
+    is its place among the annotations of its image: those of other images may come and go.
+
+    A class that a file does not have gets a category in it with its first object there: of the id that it has in the
+    set's other files, or of the next free one of all.
+    """
 
     def __init__(self, categories: Mapping[str, Mapping[str, int]]) -> None:
-        self._categories = categories
+        self._categories = {file: dict(own) for file, own in categories.items()}
+        self._given: set[tuple[str, str]] = set()  # file and class that had no category
         self._scanned: dict[str, _File] = {}
+        for name in dict.fromkeys(name for own in categories.values() for name in own):
+            self._give_id(name)
+
+    def add_class(self, name: str, rewrite: Rewrite) -> None:
+        """See Editor: files get the category with its first object."""
+        self._give_id(name)
+
+    def _give_id(self, name: str) -> None:
+        """An id of the class in each file that has none for it."""
+        all_ids = [ident for own in self._categories.values() for ident in own.values()]
+        known = [own[name] for own in self._categories.values() if name in own]
+        for file, own in self._categories.items():
+            if name not in own:
+                free = (ident for ident in known if ident not in own.values())
+                own[name] = next(free, max(all_ids, default=0) + 1)
+                self._given.add((file, name))
 
     def objects(self, data: bytes, image: RawImage) -> list[LabelObject]:
         """See Editor."""
-        names = {ident: name for name, ident in self._categories[image.file].items()}
+        file = self._scan(data, image.file)
+        declared = {id_of(one.get("id")) for one in file.categories if isinstance(one, dict)}
+        names = {ident: name for name, ident in self._categories[image.file].items() if ident in declared}
         found = []
-        for number_here, item in enumerate(self._own(self._scan(data, image.file), image)):
+        for number_here, item in enumerate(self._own(file, image)):
             category, box = id_of(item.value.get("category_id")), box_of(item.value)
             if not whole(category) or category not in names or isinstance(box, str) or is_points_alone(item.value):
                 continue
@@ -72,6 +98,9 @@ class CocoEditor:
         places, categories = file.of_image.get(image.ident, []), self._categories[image.file]
         deleted = frozenset(places[k] for k in edit.deleted)
         splices = _deleted(file.items, deleted)
+        names = {change.name for change in edit.changed.values() if change.name is not None}
+        given = sorted(name for name in names | {name for name, _ in edit.added} if (image.file, name) in self._given)
+        splices += _new_categories(file, {name: categories[name] for name in given}, image.file)
         for k, change in edit.changed.items():
             splices += _changed(file.text, file.items[places[k]], change, categories)
         if edit.added:
@@ -94,11 +123,12 @@ class CocoEditor:
         file = self._scanned.pop(path, None)
         if file is None or file.data != data:
             text = _decode(data, path)
-            items, opened = _items(text)
+            items, opened, listed = _items(text)
             of_image: dict[str, list[int]] = {}
             for k, item in enumerate(items):
                 of_image.setdefault(_ident(item.value.get("image_id")), []).append(k)
-            file = _File(data, text, items, opened, of_image)
+            categories, end = _DECODER.raw_decode(text, listed)
+            file = _File(data, text, items, opened, of_image, categories, end - 1)
         self._scanned[path] = file
         if len(self._scanned) > _KEPT:
             del self._scanned[next(iter(self._scanned))]
@@ -117,7 +147,7 @@ def _added(file: _File, deleted: frozenset[int], edit: Edit, image: RawImage, ca
         value = {
             "id": highest + 1 + k,
             "image_id": _image_id(file.text, image),
-            "category_id": _category(name, categories),
+            "category_id": categories[name],
             "bbox": corner,
             "area": number_text(round(corner[2] * corner[3], 2)),
             "iscrowd": 0,
@@ -125,6 +155,20 @@ def _added(file: _File, deleted: frozenset[int], edit: Edit, image: RawImage, ca
         texts.append(json.dumps(value))
     comma = "," if len(deleted) < len(items) else ""
     return Splice(at, at, comma + between + f",{between}".join(texts))
+
+
+def _new_categories(file: _File, wanted: Mapping[str, int], path: str) -> list[Splice]:
+    """Those of the classes that the file does not list, name -> id, at the end of its list."""
+    listed = {id_of(one.get("id")): one.get("name") for one in file.categories if isinstance(one, dict)}
+    new = [{"id": ident, "name": name} for name, ident in wanted.items() if listed.get(ident) != name]
+    used = {id_of(item.value.get("category_id")) for item in file.items} if new else set()
+    for one in new:
+        if one["id"] in listed or one["id"] in used:
+            said = f"has no category {printable(one['name'])!r}, and {one['id']}, the id for it, is taken; add it there"
+            raise DataError(f"{printable(path)}: {said}")
+    text = ", ".join(json.dumps(one, ensure_ascii=False) for one in new)
+    at = len(file.text[: file.listed].rstrip(" \t\r\n"))
+    return [Splice(at, at, f"{', ' * bool(file.categories)}{text}")] if new else []
 
 
 def _decode(data: bytes, path: str) -> str:
@@ -158,11 +202,12 @@ def _skip(text: str, at: int) -> int:
     return blank.end() if blank else at
 
 
-def _items(text: str) -> tuple[list[_Item], int]:
-    """The annotations, and where their list is opened."""
+def _items(text: str) -> tuple[list[_Item], int, int]:
+    """The annotations, where their list is opened, and where that of the categories starts."""
     try:
         spans = {key: start for key, start, _ in _members(text, _skip(text, text.startswith("\ufeff")))}
-        at = opened = spans["annotations"] + 1
+        listed, at = spans["categories"], spans["annotations"] + 1
+        opened = at
         items = []
         at = _skip(text, at)
         while text[at] != "]":
@@ -173,7 +218,7 @@ def _items(text: str) -> tuple[list[_Item], int]:
                 at = _skip(text, at + 1)
     except (ValueError, KeyError, IndexError, RecursionError) as error:
         raise DataError(f"the COCO file is not JSON with a list of annotations any more ({error}); reload") from error
-    return items, opened
+    return items, opened, listed
 
 
 def _ident(value: object) -> str:
@@ -213,7 +258,7 @@ def _changed(text: str, item: _Item, change: Change, categories: Mapping[str, in
     new: dict[str, Any] = {}
     if change.name is not None:
         category = item.value.get("category_id")
-        ident = _category(change.name, categories)
+        ident = categories[change.name]
         new["category_id"] = str(ident) if isinstance(category, str) else ident
     if change.box is not None:
         x, y, width, height = map(number, item.value["bbox"])
@@ -227,12 +272,6 @@ def _changed(text: str, item: _Item, change: Change, categories: Mapping[str, in
             new["area"] = number_text(round(share * new["bbox"][2] * new["bbox"][3], 2))
     spans = {key: (start, end) for key, start, end in _members(text, item.start)}
     return [Splice(*spans[key], json.dumps(value)) for key, value in new.items()]
-
-
-def _category(name: str, categories: Mapping[str, int]) -> int:
-    if name not in categories:
-        raise DataError(f"class {printable(name)!r} is not among the categories of this image's file; add it there")
-    return categories[name]
 
 
 def _moved(outline: list[Any], old: Box, new: Box) -> list[Any]:

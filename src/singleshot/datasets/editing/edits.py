@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from singleshot.datasets.raw import Box, RawImage
 
+# rewrite(path, change): a file of the set becomes what `change` makes of its bytes.
+Rewrite = Callable[[str, Callable[[bytes], bytes]], None]
 Outline = tuple[Sequence[float], Sequence[float]]
 
 
@@ -56,6 +58,9 @@ class Editor(Protocol):
 
     def place(self, name: str) -> str:
         """Where the label file of an image belongs, both relative to the data set's folder; as `blank`."""
+
+    def add_class(self, name: str, rewrite: Rewrite) -> None:
+        """A class that the set does not have: objects may get it from now on. DataError where it has no room."""
 
 
 class Splice(NamedTuple):

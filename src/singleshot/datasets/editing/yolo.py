@@ -8,7 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from singleshot.datasets.editing.edits import Change, Edit, LabelObject, Splice, moved_outline, splice
+from singleshot.datasets.editing.edits import Change, Edit, LabelObject, Rewrite, Splice, moved_outline, splice
+from singleshot.datasets.editing.yolo_list import with_name
 from singleshot.datasets.raw import Box, Hull, RawImage
 from singleshot.datasets.readers import yolo
 from singleshot.datasets.readers.yolo_classes import Classes
@@ -33,7 +34,7 @@ class YoloEditor:
     """An Editor of the labels in a tree. numbers: class name -> number in the rows."""
 
     def __init__(self, tree: Tree, classes: Classes, numbers: Mapping[str, int]) -> None:
-        self._tree, self._classes, self._numbers = tree, classes, numbers
+        self._tree, self._classes, self._numbers = tree, classes, dict(numbers)
 
     def objects(self, data: bytes, image: RawImage) -> list[LabelObject]:
         """See Editor."""
@@ -73,6 +74,18 @@ class YoloEditor:
     def place(self, name: str) -> str:
         """See Editor."""
         return new_label_of(self._tree, name)
+
+    def add_class(self, name: str, rewrite: Rewrite) -> None:
+        """See Editor: the name goes to the end of the set's list."""
+        classes = self._classes
+        if classes.names is None:
+            raise DataError(
+                f"{printable(self._tree.root)}: has no list of class names; add classes.txt with a name a line"
+            )
+        path, names = self._tree.path(classes.declared_in), classes.names
+        rewrite(path, lambda data: with_name(data, name, path, names))
+        self._classes = classes._replace(names=(*names, name))
+        self._numbers[name] = len(names) + (classes.first or 0)
 
     def _number(self, name: str) -> str:
         return str(self._numbers[name])

@@ -166,7 +166,10 @@ def find_unread_form(tree: Tree) -> str | None:
         return f"{one} is an archive; {itself}unpack it here"
     if images and not labels:
         sorted_in = f" in {len(image_folders)} folders" if len(image_folders) > 1 else ""
-        return f"there are images{sorted_in} and no labels; draw boxes round the objects with any tool, as COCO or VOC"
+        return (
+            f"there are images{sorted_in} and no labels; draw boxes round the objects: singleshot label FOLDER --format"
+            " voc --classes NAME,NAME, or any tool that writes COCO or VOC"
+        )
     return None
 
 

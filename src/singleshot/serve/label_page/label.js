@@ -61,27 +61,43 @@ function complain(error) {
   at.message.hidden = false;
 }
 
-const put = (path, values) =>
-  service.ask(path, { method: "PUT", body: JSON.stringify(values), headers: { "Content-Type": "application/json" } });
+const put = (path, values, method = "PUT") =>
+  service.ask(path, { method, body: JSON.stringify(values), headers: { "Content-Type": "application/json" } });
 
 async function start() {
   page.set = await service.ask("v1/set");
   page.className = page.set.classes[0] ?? "";
   at.about.textContent = `${page.set.data} (${page.set.form})`;
   at.order.replaceChildren(...page.set.orders.map((order) => new Option(ORDERS[order], order)));
-  at.class.replaceChildren(...page.set.classes.map((name, k) => new Option(`${k < 9 ? `${k + 1}  ` : ""}${printable(name)}`, name)));
-  at["class-hint"].textContent = page.set.classes.length > 1 ? "Of the chosen box and of new ones; keys 1 to 9." : "";
+  showClasses();
   if (page.set.model !== null) {
     at["proposals-card"].hidden = false;
     at.threshold.value = String(Math.max(page.set.model.score_min, 0.05));
-    const left = page.set.model.left_out;
-    at["left-out"].hidden = left.length === 0;
-    at["left-out"].textContent = `Not proposed, for this set has no such class: ${left.map((name) => printable(name)).join(", ")}`;
   }
-  for (const id of ["order", "class", "place", "threshold", "add"]) at[id].disabled = false;
+  for (const id of ["order", "class", "class-name", "class-add", "place", "threshold", "add"]) at[id].disabled = false;
   await loadImages();
   const first = page.images.findIndex(({ looked }) => !looked);
   await loadImage(Math.max(first, 0));
+}
+
+function showClasses() {
+  const names = page.set.classes;
+  at.class.replaceChildren(...names.map((name, k) => new Option(`${k < 9 ? `${k + 1}  ` : ""}${printable(name)}`, name)));
+  at["class-hint"].textContent = names.length > 1 ? "Of the chosen box and of new ones; keys 1 to 9." : "";
+  const left = page.set.model?.left_out ?? [];
+  at["left-out"].hidden = left.length === 0;
+  at["left-out"].textContent = `Not proposed, for this set has no such class: ${left.map((name) => printable(name)).join(", ")}`;
+}
+
+/** A class more, which the chosen box and new ones get. */
+async function addClass(name) {
+  const done = await attempt(async () => {
+    page.set = await put("v1/classes", { name }, "POST");
+    at["class-name"].value = "";
+    showClasses();
+    if (page.set.model !== null) await loadProposals(page.image.id);
+  });
+  if (done) setClass(page.set.classes.at(-1));
 }
 
 async function loadImages() {
@@ -412,6 +428,10 @@ for (const [id, does] of Object.entries({
   at[id].addEventListener("click", does);
 }
 at.class.addEventListener("change", () => setClass(at.class.value));
+at["class-form"].addEventListener("submit", (event) => {
+  event.preventDefault();
+  addClass(at["class-name"].value);
+});
 at.threshold.addEventListener("input", show);
 at.place.addEventListener("change", () => {
   const place = Math.trunc(Number(at.place.value)) - 1;

@@ -43,7 +43,7 @@ export function inWords({ origin, maps }, picture) {
       ["Feature map", `${place.map}, of ${rows} × ${columns} cells`],
       ["Cell", `row ${place.row}, column ${place.column} (from 0)`],
       ["Default box", `${place.shape}, of ${sizeOf(place.box)} pixels`],
-      ["Offset", `${moved} pixels; the network says ${offsets.map((value) => value.toFixed(2)).join(", ")}`],
+      ["Offset", `${moved} pixels; the network says ${offsets.map((value) => value.toFixed(2).replace("-", "−")).join(", ")}`],
       ["Scores there", best.map(([name, score]) => `${printable(name)} ${score.toFixed(3)}`).join(", ")],
       ["The cell sees", field === null ? "not known of an exported file" : `${sizeOf(field)} pixels${covers(field, picture) ? ", all of the picture" : ""}`],
     ],

@@ -4,6 +4,8 @@ import { drawDetections, sizesFor } from "./draw.js";
 import { drawOver, drawUnder } from "./origin.js";
 
 const HIGHEST = 0.72; // of the window
+const HIGHEST_BESIDE_WORDS = 0.4; // where it stays in sight above the words on where a detection comes from
+const NARROW = window.matchMedia("(max-width: 900px)"); // as in page.css
 const ENLARGED = 3; // small pictures at most so much
 
 export class Stage {
@@ -34,7 +36,8 @@ export class Stage {
   repaint() {
     if (this.width === 0) return;
     const room = this.frame.clientWidth;
-    const fit = Math.min(room / this.width, (HIGHEST * window.innerHeight) / this.height, ENLARGED);
+    const highest = NARROW.matches && this.drawn?.origin ? HIGHEST_BESIDE_WORDS : HIGHEST;
+    const fit = Math.min(room / this.width, (highest * window.innerHeight) / this.height, ENLARGED);
     const dense = window.devicePixelRatio || 1;
     const [wide, high] = [Math.max(1, Math.round(this.width * fit)), Math.max(1, Math.round(this.height * fit))];
     const size = { width: Math.round(wide * dense), height: Math.round(high * dense) };
