@@ -85,7 +85,7 @@ def test_a_signal_saves_and_says_how_to_go_on(how: str, few: Path, run, tmp_path
     assert process.returncode == 130
     assert "Traceback" not in err
     assert f"singleshot train --resume --out {folder}" in out
-    epochs = int(re.search(r"after (\d+) epochs", out)[1])
+    epochs = int(re.search(r"after (\d+) epochs?", out)[1])
     again = run("train", "--resume", "--out", folder, "--epochs", epochs + 1)
     assert again.returncode == 0, again.stderr
 
