@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 from singleshot.boxes import decode
 from singleshot.errors import CheckpointError
@@ -350,3 +352,59 @@ def test_large_numbers_take_no_memory(tmp_path):
     path = b.save(tmp_path / "wide.onnx", [scores, b.add("Reshape", wide, b.const(np.array([1, -1, 4])))])
     with pytest.raises(CheckpointError, match="more than 20000000 numbers"):
         import_foreign(path)
+
+
+def _length(b: Builder, x: str, how: str) -> str:
+    """Of each cell over channels, [1, 1, H, W]."""
+    if how == "ReduceL2":  # torch.nn.functional.normalize
+        length = b.add("Clip", b.add("ReduceL2", x, axes=[1], keepdims=1), b.const(1e-12))
+        return b.add("Expand", length, b.add("Shape", x))
+    square = b.add("Mul", x, x) if how == "product" else b.add("Pow", x, b.const(2.0))
+    total = b.add("ReduceSum", square, b.const(np.array([1])), keepdims=1)
+    return b.add("Add", b.add("Sqrt", total), b.const(1e-10))
+
+
+@pytest.mark.parametrize("how", ["ReduceL2", "power", "product"])
+@pytest.mark.parametrize("corners", ["align_corners", "half_pixel", "pytorch_half_pixel"])
+def test_lengths_that_are_written_out_and_linear_enlarging(how, corners, tmp_path):
+    b = Builder()
+    (first, channels), second = b.trunk()
+    scale = b.const(b.random.uniform(1, 3, (1, channels, 1, 1)))
+    spread = b.add("Expand", scale, b.add("Shape", first))
+    unit = b.add("Mul", spread, b.add("Div", first, _length(b, first, how)))
+    scales = b.const(np.array([1.0, 1.0, 2.0, 2.0]))
+    up = b.add("Resize", b.conv(second[0], 16, 8), "", scales, mode="linear", coordinate_transformation_mode=corners)
+    b.maps = [(b.add("Add", unit, up), channels), second]
+    boxes = b.decoded(b.heads(4), prior_table(from_shapes(SIDES, GRIDS, SHAPES)), "torch")
+    path = b.save(tmp_path / "net.onnx", [b.add("Softmax", b.heads(COLUMNS), axis=2), boxes])
+    foreign = import_foreign(path)
+    agree(path, foreign, "torch")
+    kinds = {layer.kind for layer in foreign.model.backbone.graph.layers}
+    assert {"l2norm", "upsample"} <= kinds
+
+
+@pytest.mark.parametrize("batch", [True, False])
+def test_an_export_of_torchvision(batch, tmp_path):
+    """Its network resizes and pads the image, makes its default boxes, and sorts before it suppresses, which lies in a
+    branch."""
+    torch.manual_seed(0)
+    theirs = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=3
+    ).eval()
+    image = torch.rand(3, 200, 280)
+    path = tmp_path / "lite.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        given = (image[None],) if batch else ([image],)
+        torch.onnx.export(theirs, given, path, opset_version=17 if batch else 11, dynamo=False)
+    foreign = import_foreign(path)
+    known = import_foreign(theirs.state_dict())
+    assert foreign.model.prior_spec == known.model.prior_spec
+    assert foreign.model.input_spec == known.model.input_spec
+    assert foreign.thresholds == known.thresholds
+    pixels = torch.randint(0, 256, (1, 3, 320, 320)).float()
+    with torch.inference_mode():
+        ours, wanted = foreign.model(pixels), known.model(pixels)
+    assert (ours.offsets - wanted.offsets).abs().max() < 1e-5
+    assert (ours.logits - wanted.logits).abs().max() < 1e-5
+    assert "divided by 255" in " ".join(foreign.notes)
