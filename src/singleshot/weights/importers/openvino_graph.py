@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -366,7 +366,7 @@ class IrGraph(FusedGraph):
                 op, f"enlarges by {scale[0]:g} x {scale[1]:g}, {how}: want whole numbers, nearest or linear"
             )
         rows, columns = (round(n) for n in scale)
-        between = {"linear": "corners" if corners == "align_corners" else "centres"} if linear else {}
+        between: Any = {"linear": "corners" if corners == "align_corners" else "centres"} if linear else {}
         self._names[i] = self.assembly.add(
             self._free_name(op.name), "upsample", self.value(op.takes[0]), scale=(rows, columns), **between
         )
