@@ -205,7 +205,7 @@ def test_suppression_says_classes_and_thresholds(activation, tmp_path):
     assert len(chosen) > 5
 
 
-@pytest.mark.parametrize("raw", ["", "two outputs", "one output"])
+@pytest.mark.parametrize("raw", ["", "two outputs", "one output", "points"])
 def test_default_boxes_that_are_known_say_how_pixels_come(raw, tmp_path):
     """UltraFace's, whose files hold no mean; each of its heads sees a map of one number here."""
     spec = prior_spec("ultraface320")
@@ -225,9 +225,9 @@ def test_default_boxes_that_are_known_say_how_pixels_come(raw, tmp_path):
     boxes = offsets if raw else b.decoded(offsets, prior_table(spec), "torch")
     logits = b.add("Concat", *parts[2], axis=1)
     outputs = [b.add("Softmax", logits, axis=2), boxes]
-    if raw == "one output":  # with points of faces, and the softmax left to the project's code
-        points = b.add("Concat", boxes, boxes, b.cut(boxes, 0, 2), axis=2)
-        outputs = [b.add("Concat", boxes, logits, points, axis=2)]
+    if raw in ("one output", "points"):  # the softmax is left to the project's code
+        points = [b.add("Concat", boxes, boxes, b.cut(boxes, 0, 2), axis=2)] if raw == "points" else []
+        outputs = [b.add("Concat", boxes, logits, *points, axis=2)]
     path = b.save(tmp_path / "version-RFB-320.onnx", outputs)
     model = onnx.load(path)
     sides = model.graph.input[0].type.tensor_type.shape.dim[2:]
@@ -235,9 +235,12 @@ def test_default_boxes_that_are_known_say_how_pixels_come(raw, tmp_path):
         side.dim_value = value
     onnx.save(model, path)
     foreign = import_foreign(path)
+    assert foreign.class_names == ("face",)
+    if raw == "points":  # another project's, with as many boxes, whose networks give points of faces as well
+        assert "assumed to be biubug6/Face-Detector-1MB" in " ".join(foreign.notes)
+        return
     assert (set(foreign.model.input_spec.mean), set(foreign.model.input_spec.std)) == ({127.0}, {128.0})
     assert foreign.model.prior_spec == spec
-    assert foreign.class_names == ("face",)
     assert foreign.thresholds.nms_iou == 0.3
     assert "Ultra-Light" in " ".join(foreign.notes)
     assert ("assumed to be Linzaer" in " ".join(foreign.notes)) == bool(raw)
@@ -408,3 +411,30 @@ def test_an_export_of_torchvision(batch, tmp_path):
     assert (ours.offsets - wanted.offsets).abs().max() < 1e-5
     assert (ours.logits - wanted.logits).abs().max() < 1e-5
     assert "divided by 255" in " ".join(foreign.notes)
+
+
+def test_known_default_boxes_at_another_size(tmp_path):
+    """UltraFace's of an image of 640 x 320, whose project a network without points of faces is of."""
+    grids = ((40, 80), (20, 40), (10, 20), (5, 10))
+    sizes = ((10, 16, 24), (32, 48), (64, 96), (128, 192, 256))
+    shapes = [tuple((float(s), float(s)) for s in own) for own in sizes]
+    spec = from_shapes((320, 640), grids, shapes, clip="center")
+    b = Builder()
+    parts: dict[int, list[str]] = {4: [], 2: []}
+    x, channels = "image", 3
+    for stride, own in zip((8, 2, 2, 2), sizes, strict=True):
+        weight = b.const(b.random.uniform(-0.02, 0.02, (4, channels, stride, stride)))
+        x, channels = b.add("Conv", x, weight, strides=[stride] * 2, kernel_shape=[stride] * 2), 4
+        for columns in (4, 2):
+            y = b.add("Transpose", b.conv(x, 4, len(own) * columns), perm=[0, 2, 3, 1])
+            parts[columns].append(b.add("Reshape", y, b.const(np.array([1, -1, columns]))))
+    boxes = b.decoded(b.add("Concat", *parts[4], axis=1), prior_table(spec), "torch")
+    path = b.save(tmp_path / "net.onnx", [b.add("Softmax", b.add("Concat", *parts[2], axis=1), axis=2), boxes])
+    model = onnx.load(path)
+    for side, value in zip(model.graph.input[0].type.tensor_type.shape.dim[2:], (320, 640), strict=True):
+        side.dim_value = value
+    onnx.save(model, path)
+    foreign = import_foreign(path)
+    assert (set(foreign.model.input_spec.mean), foreign.model.input_spec.colour_order) == ({127.0}, "rgb")
+    assert torch.equal(foreign.model.priors, torch.from_numpy(prior_table(spec)).float())
+    assert "Linzaer" in " ".join(foreign.notes)

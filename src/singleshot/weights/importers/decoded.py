@@ -34,6 +34,7 @@ from singleshot.weights.importers.openvino_priors import check_table, rows_of_ta
 from singleshot.weights.importers.prior_rows import spec_of_rows
 from singleshot.weights.readers.openvino_ir import BadAttributeError, IrNetwork
 
+_WITH_POINTS = ("retinaface", "face1mb")  # conventions of faces with five points, of which an output has ten columns
 _SAME_BOXES = 6e-4  # of the image's side: files of half precision round a centre by 2.4e-4, and a size
 
 
@@ -131,16 +132,18 @@ def _known(end: DecodedEnd, image: Shape, shapes: dict[int, Shape]) -> list[_Kno
                 lite = [key for key in convention.detection if key.endswith("-lite") and network.startswith("ssdlite")]
                 rule = convention.detection.get(next(iter([*lite, *convention.detection]), ""))
                 found.append(_Known(name, convention.project, named, spec, own, rule))
-    return found
+    return sorted(found, key=lambda known: (known.name in _WITH_POINTS) != end.points)
 
 
 def _of_size(spec: PriorSpec, image: tuple[int, int], grids: tuple[tuple[int, int], ...]) -> PriorSpec:
     """Faces' default boxes are so many pixels, whatever the size of the image."""
-    if spec.steps is None or len(spec.steps) != len(grids):
+    if len(spec.grids) != len(grids) or (
+        spec.steps is None and any(spec.image[1] % across for _, across in spec.grids)
+    ):
         return spec
-    made = tuple(
-        tuple(-(-side // step) for side, step in zip(image, spec.step(i), strict=True)) for i in range(len(grids))
-    )
+    # Without steps they are those of the maps: how large these are follows from the strides.
+    steps = [spec.step(i) if spec.steps else (spec.image[1] // n,) * 2 for i, (_, n) in enumerate(spec.grids)]
+    made = tuple(tuple(-(-side // step) for side, step in zip(image, both, strict=True)) for both in steps)
     return replace(spec, image_size=height_width(image), maps=grids) if made == grids else spec
 
 

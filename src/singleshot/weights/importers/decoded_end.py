@@ -56,6 +56,7 @@ class DecodedEnd(NamedTuple):
     background: int
     table: np.ndarray | None
     thresholds: Thresholds
+    points: bool = False  # whether there are points of faces, too
 
 
 class EndReader:
@@ -95,8 +96,8 @@ class EndReader:
         if boxes is not None:
             corners = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1)
             table = np.stack([corners.reshape(-1), np.tile(variances, len(boxes))])
-        thresholds = self._thresholds(activation)
-        return DecodedEnd(heads, per_cell, scores.shape[1], background, table, thresholds)
+        points = any(values[place].shape[-1:] == (_LANDMARKS,) for place in self.places)
+        return DecodedEnd(heads, per_cell, scores.shape[1], background, table, self._thresholds(activation), points)
 
     def _refused(self, reason: str) -> CheckpointError:
         """For the caller to raise."""

@@ -180,7 +180,7 @@ def _absorbed(
             if same is None:
                 break
             given[after[0]] = same
-        elif node.kind != "Convert":
+        elif node.kind != "Convert" and not _is_rounding(node, constants):
             affine = graph.affine_of(IrOp(node, (IMAGE_OP,)), shape.channels) if turned else None
             if affine is None or not bool((affine[0] > 0).all()):
                 break
@@ -208,6 +208,15 @@ def _laid_out(
         return None
     first = next(iter(given.values()))
     return found if found.size == first.size and np.array_equal(found.reshape(-1), first.reshape(-1)) else None
+
+
+def _is_rounding(node: Node, constants: Constants) -> bool:
+    """Whether a FakeQuantize leaves pixels as they are, but for rounding: 256 steps or more, 0 to 255 among them."""
+    if node.kind != "FakeQuantize" or len(node.takes) != 5 or node.whole("levels", 0) < 256:
+        return False
+    low, high, out_low, out_high = (constants.input(node, k).reshape(-1) for k in range(1, 5))
+    same = np.array_equal(low, out_low) and np.array_equal(high, out_high)
+    return same and bool((low <= 0).all() and (high >= 254).all())
 
 
 def _is_reversal(node: Node, constants: Constants, turned: bool) -> bool:
