@@ -348,6 +348,11 @@ def test_large_numbers_take_no_memory(tmp_path):
     onnx.save(model, path)
     with pytest.raises(CheckpointError, match="at most 20000000 are read"):
         import_foreign(path)
+    for side in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        side.dim_value = 2**30
+    onnx.save(model, path)
+    with pytest.raises(CheckpointError, match="want 32 to 4096 pixels"):
+        import_foreign(path)
     b = Builder()
     b.maps = b.trunk()
     scores, boxes = _raw(b)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from singleshot.errors import CheckpointError, printable
 from singleshot.inputs import CHANNELS, InputSpec
 from singleshot.weights.importers.fused_graph import IMAGE_OP, Shape
-from singleshot.weights.importers.graph_tail import Tail
+from singleshot.weights.importers.graph_tail import MAX_NUMBERS, Tail
 from singleshot.weights.importers.openvino_constants import Constants
 from singleshot.weights.importers.openvino_graph import IrGraph, IrOp
 from singleshot.weights.importers.openvino_patterns import resized_sides
@@ -30,7 +31,7 @@ _LAID_OUT = (
     "Slice",
     "StridedSlice",
 )
-_MAX_SIDE = 4096  # that an image is resized to within the network
+_MAX_SIDE = 2048  # that an image is resized to within the network
 _RESIZE = {"": "stretch", "standard": "stretch", "fit_to_window_letterbox": "letterbox"}
 
 
@@ -84,11 +85,7 @@ def read_image(network: IrNetwork, constants: Constants, where: str) -> ImageInp
             raise CheckpointError(f"{where}: pre-process with means {printable(network.means, 80)}")
         mean, scale = (np.array(part) for part in zip(*network.means, strict=True))
         pixels.then(1 / scale, -mean / scale)
-    begin = (
-        None
-        if last
-        else np.arange(np.prod(shape), dtype=np.float32).reshape(dims[alone:] if dims[0] == 1 else (1, *shape))
-    )
+    begin = None if last else (dims[alone:] if dims[0] == 1 else (1, *shape))
     nodes, shape = _absorbed(network, constants, images[0], shape, begin, pixels, where)
     if order is None:
         order = "bgr"
@@ -137,23 +134,24 @@ def _absorbed(
     constants: Constants,
     start: int,
     shape: Shape,
-    numbers: np.ndarray | None,
+    dims: tuple[int, ...] | None,
     pixels: _Pixels,
     where: str,
 ) -> tuple[dict[int, tuple[int, ...]], Shape]:
     """Nodes after the input that only prepare pixels, the input among them, and the shape of what they give; what they
     do goes into `pixels`.
 
-    numbers: of each place of the image, which show what moves it; None where its channels come last.
+    dims: of the image as it comes in; None where its channels come last.
     """
     takers: dict[int, list[int]] = {}
     for i, node in enumerate(network.nodes):
         for source in dict.fromkeys(source for source, _ in node.takes):
             takers.setdefault(source, []).append(i)
-    found: dict[int, tuple[int, ...]] = {start: () if numbers is None else numbers.shape}
-    current, turned = start, numbers is not None
+    found: dict[int, tuple[int, ...]] = {start: dims or ()}
+    current, turned = start, dims is not None
     graph = IrGraph([], {IMAGE_OP: 1}, shape, constants, constants.tensors)
-    given = {} if numbers is None else {start: numbers}
+    # A number for each place of the image, which shows what moves it.
+    given = {} if dims is None or math.prod(dims) > MAX_NUMBERS else {start: _numbered(dims)}
     while True:
         after = [i for i in takers.get(current, ()) if network.nodes[i].kind not in _LOOKS]
         if len(after) != 1:
@@ -174,7 +172,7 @@ def _absorbed(
             if sides.size != 2 or not all(1 <= n <= _MAX_SIDE and n == round(n) for n in sides):
                 break
             shape = Shape(shape.channels, *(round(n) for n in sides))
-            given = {after[0]: np.arange(np.prod(shape), dtype=np.float32).reshape(1, *shape)}
+            given = {after[0]: _numbered((1, *shape))}
         elif node.kind in _LAID_OUT and given:
             same = _laid_out(network, constants, after[0], given, shape)
             if same is None:
@@ -192,6 +190,10 @@ def _absorbed(
     if not turned:
         raise CheckpointError(f"{where}: its image has channels last, and no Transpose behind it")
     return found, shape
+
+
+def _numbered(dims: tuple[int, ...]) -> np.ndarray:
+    return np.arange(math.prod(dims), dtype=np.float64).reshape(dims)
 
 
 def _laid_out(
