@@ -304,6 +304,19 @@ def test_damaged_files_are_refused_in_one_line(tmp_path):
             assert "\n" not in str(error)
 
 
+@pytest.mark.parametrize("kind", ["Reshape", "Conv", "Transpose", "Concat", "Slice", "Shape", "Clip", "Resize"])
+def test_nodes_without_their_inputs_are_refused(kind, tmp_path):
+    path = network(tmp_path / "net.onnx", "clipped")
+    model = onnx.load(path)
+    for node in model.graph.node:
+        if node.op_type == kind:
+            del node.input[:]
+    onnx.save(model, path)
+    with pytest.raises(CheckpointError) as caught:
+        import_foreign(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_our_own_export_is_named(tmp_path):
     path = network(tmp_path / "net.onnx", "torch")
     model = onnx.load(path)

@@ -91,10 +91,15 @@ class Tail:
             found.add(i)
             if i in self.constants or i in self.shapes:  # maps are among them
                 continue
-            if self.nodes[i].kind == "ShapeOf" and self.nodes[i].takes[0][0] in self.shapes:
+            if self._asks_shape(i):
                 continue
             todo += [source for source, _ in self.nodes[i].takes]
         return sorted(found)
+
+    def _asks_shape(self, i: int) -> bool:
+        """Whether a node gives the shape of a map."""
+        node = self.nodes[i]
+        return node.kind == "ShapeOf" and any(source in self.shapes for source, _ in node.takes[:1])
 
     def _touched(self) -> frozenset[int]:
         """Nodes that depend on a map's numbers."""
@@ -143,7 +148,7 @@ class Tail:
                 values[i, 0] = np.asarray(self.constants.value(i))
             elif i in self.shapes:
                 values[i, 0] = np.broadcast_to(np.nan, (1, *self.shapes[i]))
-            elif node.kind == "ShapeOf" and node.takes[0][0] in self.shapes:
+            elif self._asks_shape(i):
                 own = given.get(node.takes[0][0])
                 shape = (1, *self.shapes[node.takes[0][0]]) if own is None else own.shape
                 values[i, 0] = np.array(shape, np.int64)

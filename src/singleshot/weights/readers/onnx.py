@@ -132,7 +132,11 @@ class _Reader:
         elif kind in SAME:
             self._add(call, SAME[kind], takes)
         elif kind in _CONVERT and not node.domain.strip().replace("ai.onnx", ""):
-            _CONVERT[kind](self, call)
+            try:
+                _CONVERT[kind](self, call)
+            except (IndexError, ValueError) as error:  # inputs that are not there, or of other shapes
+                what = f"layer {printable(name, 60)} of type {kind}"
+                raise CheckpointError(f"{self.where}: {what} does not fit its inputs ({error})") from error
         else:
             self._add(call, kind, takes)
 
