@@ -89,6 +89,18 @@ def test_no_pixel_beyond_the_field_matters(name: str) -> None:
         assert max(field[1], 0) <= box[1] < box[3] <= min(field[3], 320)
 
 
+@pytest.mark.parametrize("linear", ["centres", "corners"])
+@pytest.mark.parametrize("cell", [0, 9, 31])
+def test_linear_enlarging_is_followed_back(linear: str, cell: int) -> None:
+    layers = [conv("a", "image", 3, kernel=2, stride=2), Layer("u", "upsample", ("a",), {"scale": 2, "linear": linear})]
+    model = network(layers, 32, 32)
+    field = ReceptiveFields(model).of(Cell(0, cell, cell))
+    assert field is not None
+    x0, y0, x1, y1 = all_that_matters(model, Cell(0, cell, cell))
+    assert field[0] <= x0 < x1 <= field[2] <= field[0] + 6
+    assert field[1] <= y0 < y1 <= field[3]
+
+
 def test_a_layer_that_looks_at_everything() -> None:
     layers = [conv("a", "image", 3, kernel=3, padding=1), Layer("g", "avgpool", ("a",), {})]
     model = network([*layers, Layer("m", "mul", ("a", "g"), {})], 32, 32)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 from singleshot.boxes import decode
 from singleshot.errors import CheckpointError
@@ -203,7 +205,7 @@ def test_suppression_says_classes_and_thresholds(activation, tmp_path):
     assert len(chosen) > 5
 
 
-@pytest.mark.parametrize("raw", ["", "two outputs", "one output"])
+@pytest.mark.parametrize("raw", ["", "two outputs", "one output", "points"])
 def test_default_boxes_that_are_known_say_how_pixels_come(raw, tmp_path):
     """UltraFace's, whose files hold no mean; each of its heads sees a map of one number here."""
     spec = prior_spec("ultraface320")
@@ -223,9 +225,9 @@ def test_default_boxes_that_are_known_say_how_pixels_come(raw, tmp_path):
     boxes = offsets if raw else b.decoded(offsets, prior_table(spec), "torch")
     logits = b.add("Concat", *parts[2], axis=1)
     outputs = [b.add("Softmax", logits, axis=2), boxes]
-    if raw == "one output":  # with points of faces, and the softmax left to the project's code
-        points = b.add("Concat", boxes, boxes, b.cut(boxes, 0, 2), axis=2)
-        outputs = [b.add("Concat", boxes, logits, points, axis=2)]
+    if raw in ("one output", "points"):  # the softmax is left to the project's code
+        points = [b.add("Concat", boxes, boxes, b.cut(boxes, 0, 2), axis=2)] if raw == "points" else []
+        outputs = [b.add("Concat", boxes, logits, *points, axis=2)]
     path = b.save(tmp_path / "version-RFB-320.onnx", outputs)
     model = onnx.load(path)
     sides = model.graph.input[0].type.tensor_type.shape.dim[2:]
@@ -233,9 +235,12 @@ def test_default_boxes_that_are_known_say_how_pixels_come(raw, tmp_path):
         side.dim_value = value
     onnx.save(model, path)
     foreign = import_foreign(path)
+    assert foreign.class_names == ("face",)
+    if raw == "points":  # another project's, with as many boxes, whose networks give points of faces as well
+        assert "assumed to be biubug6/Face-Detector-1MB" in " ".join(foreign.notes)
+        return
     assert (set(foreign.model.input_spec.mean), set(foreign.model.input_spec.std)) == ({127.0}, {128.0})
     assert foreign.model.prior_spec == spec
-    assert foreign.class_names == ("face",)
     assert foreign.thresholds.nms_iou == 0.3
     assert "Ultra-Light" in " ".join(foreign.notes)
     assert ("assumed to be Linzaer" in " ".join(foreign.notes)) == bool(raw)
@@ -299,6 +304,19 @@ def test_damaged_files_are_refused_in_one_line(tmp_path):
             assert "\n" not in str(error)
 
 
+@pytest.mark.parametrize("kind", ["Reshape", "Conv", "Transpose", "Concat", "Slice", "Shape", "Clip", "Resize"])
+def test_nodes_without_their_inputs_are_refused(kind, tmp_path):
+    path = network(tmp_path / "net.onnx", "clipped")
+    model = onnx.load(path)
+    for node in model.graph.node:
+        if node.op_type == kind:
+            del node.input[:]
+    onnx.save(model, path)
+    with pytest.raises(CheckpointError) as caught:
+        import_foreign(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_our_own_export_is_named(tmp_path):
     path = network(tmp_path / "net.onnx", "torch")
     model = onnx.load(path)
@@ -343,6 +361,11 @@ def test_large_numbers_take_no_memory(tmp_path):
     onnx.save(model, path)
     with pytest.raises(CheckpointError, match="at most 20000000 are read"):
         import_foreign(path)
+    for side in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        side.dim_value = 2**30
+    onnx.save(model, path)
+    with pytest.raises(CheckpointError, match="want 32 to 4096 pixels"):
+        import_foreign(path)
     b = Builder()
     b.maps = b.trunk()
     scores, boxes = _raw(b)
@@ -350,3 +373,86 @@ def test_large_numbers_take_no_memory(tmp_path):
     path = b.save(tmp_path / "wide.onnx", [scores, b.add("Reshape", wide, b.const(np.array([1, -1, 4])))])
     with pytest.raises(CheckpointError, match="more than 20000000 numbers"):
         import_foreign(path)
+
+
+def _length(b: Builder, x: str, how: str) -> str:
+    """Of each cell over channels, [1, 1, H, W]."""
+    if how == "ReduceL2":  # torch.nn.functional.normalize
+        length = b.add("Clip", b.add("ReduceL2", x, axes=[1], keepdims=1), b.const(1e-12))
+        return b.add("Expand", length, b.add("Shape", x))
+    square = b.add("Mul", x, x) if how == "product" else b.add("Pow", x, b.const(2.0))
+    total = b.add("ReduceSum", square, b.const(np.array([1])), keepdims=1)
+    return b.add("Add", b.add("Sqrt", total), b.const(1e-10))
+
+
+@pytest.mark.parametrize("how", ["ReduceL2", "power", "product"])
+@pytest.mark.parametrize("corners", ["align_corners", "half_pixel", "pytorch_half_pixel"])
+def test_lengths_that_are_written_out_and_linear_enlarging(how, corners, tmp_path):
+    b = Builder()
+    (first, channels), second = b.trunk()
+    scale = b.const(b.random.uniform(1, 3, (1, channels, 1, 1)))
+    spread = b.add("Expand", scale, b.add("Shape", first))
+    unit = b.add("Mul", spread, b.add("Div", first, _length(b, first, how)))
+    scales = b.const(np.array([1.0, 1.0, 2.0, 2.0]))
+    up = b.add("Resize", b.conv(second[0], 16, 8), "", scales, mode="linear", coordinate_transformation_mode=corners)
+    b.maps = [(b.add("Add", unit, up), channels), second]
+    boxes = b.decoded(b.heads(4), prior_table(from_shapes(SIDES, GRIDS, SHAPES)), "torch")
+    path = b.save(tmp_path / "net.onnx", [b.add("Softmax", b.heads(COLUMNS), axis=2), boxes])
+    foreign = import_foreign(path)
+    agree(path, foreign, "torch")
+    kinds = {layer.kind for layer in foreign.model.backbone.graph.layers}
+    assert {"l2norm", "upsample"} <= kinds
+
+
+@pytest.mark.parametrize("batch", [True, False])
+def test_an_export_of_torchvision(batch, tmp_path):
+    """Its network resizes and pads the image, makes its default boxes, and sorts before it suppresses, which lies in a
+    branch."""
+    torch.manual_seed(0)
+    theirs = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=3
+    ).eval()
+    image = torch.rand(3, 200, 280)
+    path = tmp_path / "lite.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        given = (image[None],) if batch else ([image],)
+        torch.onnx.export(theirs, given, path, opset_version=17 if batch else 11, dynamo=False)
+    foreign = import_foreign(path)
+    known = import_foreign(theirs.state_dict())
+    assert foreign.model.prior_spec == known.model.prior_spec
+    assert foreign.model.input_spec == known.model.input_spec
+    assert foreign.thresholds == known.thresholds
+    pixels = torch.randint(0, 256, (1, 3, 320, 320)).float()
+    with torch.inference_mode():
+        ours, wanted = foreign.model(pixels), known.model(pixels)
+    assert (ours.offsets - wanted.offsets).abs().max() < 1e-5
+    assert (ours.logits - wanted.logits).abs().max() < 1e-5
+    assert "divided by 255" in " ".join(foreign.notes)
+
+
+def test_known_default_boxes_at_another_size(tmp_path):
+    """UltraFace's of an image of 640 x 320, whose project a network without points of faces is of."""
+    grids = ((40, 80), (20, 40), (10, 20), (5, 10))
+    sizes = ((10, 16, 24), (32, 48), (64, 96), (128, 192, 256))
+    shapes = [tuple((float(s), float(s)) for s in own) for own in sizes]
+    spec = from_shapes((320, 640), grids, shapes, clip="center")
+    b = Builder()
+    parts: dict[int, list[str]] = {4: [], 2: []}
+    x, channels = "image", 3
+    for stride, own in zip((8, 2, 2, 2), sizes, strict=True):
+        weight = b.const(b.random.uniform(-0.02, 0.02, (4, channels, stride, stride)))
+        x, channels = b.add("Conv", x, weight, strides=[stride] * 2, kernel_shape=[stride] * 2), 4
+        for columns in (4, 2):
+            y = b.add("Transpose", b.conv(x, 4, len(own) * columns), perm=[0, 2, 3, 1])
+            parts[columns].append(b.add("Reshape", y, b.const(np.array([1, -1, columns]))))
+    boxes = b.decoded(b.add("Concat", *parts[4], axis=1), prior_table(spec), "torch")
+    path = b.save(tmp_path / "net.onnx", [b.add("Softmax", b.add("Concat", *parts[2], axis=1), axis=2), boxes])
+    model = onnx.load(path)
+    for side, value in zip(model.graph.input[0].type.tensor_type.shape.dim[2:], (320, 640), strict=True):
+        side.dim_value = value
+    onnx.save(model, path)
+    foreign = import_foreign(path)
+    assert (set(foreign.model.input_spec.mean), foreign.model.input_spec.colour_order) == ({127.0}, "rgb")
+    assert torch.equal(foreign.model.priors, torch.from_numpy(prior_table(spec)).float())
+    assert "Linzaer" in " ".join(foreign.notes)

@@ -386,7 +386,7 @@ def test_unknown_operators_are_named(tmp_path):
         (16, 1, "MediaPipe's face detector, 896 anchors .* linear in its offsets.* that are read: ultraface"),
         (18, 1, "MediaPipe's palm detector, .* import --list names"),
         (4, 3, "boxes and scores of 896 default boxes, which are in its project's code"),
-        (7, 3, "not an SSD detector"),
+        (7, 3, "not an SSD detector.*; want a .tflite that ends in TFLite_Detection_PostProcess$"),
     ],
 )
 def test_a_detector_without_the_operator_is_named(tmp_path, values, classes, said):
@@ -397,6 +397,15 @@ def test_a_detector_without_the_operator_is_named(tmp_path, values, classes, sai
     weight.sparsity = schema.SparsityParametersT()  # as MediaPipe's full-range detector has them
     with pytest.raises(CheckpointError, match=said) as caught:
         import_checkpoint(writer.write(tmp_path / "raw.tflite"))
+    assert one_line(caught)
+
+
+def test_a_yolo_is_named(tmp_path):
+    writer = Tiny()
+    writer.graph.operators.pop()
+    writer.graph.outputs = [writer.tensor("all", (1, 12, 2100))]
+    with pytest.raises(CheckpointError, match=r"not an SSD detector: .* 1x12x2100, as YOLOs do$") as caught:
+        import_checkpoint(writer.write(tmp_path / "yolo.tflite"))
     assert one_line(caught)
 
 

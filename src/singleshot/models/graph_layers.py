@@ -186,20 +186,28 @@ class EnlargeTo(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Each cell as so many rows and columns of the same: TensorFlow's nearest_neighbor_upsampling.
+    """Each cell as so many rows and columns: of the same (TensorFlow's nearest_neighbor_upsampling), or linear between
+    cells.
 
     Args:
         scale: rows and columns, or one number for both.
+        linear: "" for the same; "centres" or "corners", which of the cells lie on those of the map before (PyTorch's
+            align_corners=False and True).
     """
 
-    def __init__(self, scale: object = 2) -> None:
+    def __init__(self, scale: object = 2, linear: str = "") -> None:
         super().__init__()
         rows, columns = _pair("scale", scale, 1, MAX_KERNEL)
-        self.scale = float(rows), float(columns)
+        if linear not in ("", "centres", "corners"):
+            raise ConfigError(f"upsample: linear {printable(linear, 40)}, want centres, corners or nothing")
+        self.scale, self.linear = (float(rows), float(columns)), linear
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, C, rows h, columns w]"""
-        return F.interpolate(x, scale_factor=self.scale, mode="nearest")
+        if not self.linear:
+            return F.interpolate(x, scale_factor=self.scale, mode="nearest")
+        corners = self.linear == "corners"
+        return F.interpolate(x, scale_factor=self.scale, mode="bilinear", align_corners=corners)
 
 
 class MaxOut(nn.Module):

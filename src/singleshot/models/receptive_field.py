@@ -119,10 +119,19 @@ def _back_of(node: fx.Node) -> Back:
         (shape,) = [shape for shape in sources if len(shape) == 4][:1]
         if name == "upsample_nearest2d":
             return lambda span, axis: tuple(math.floor(i * shape[2 + axis] / own[2 + axis]) for i in span)  # type: ignore[return-value]
+        if name == "upsample_bilinear2d":
+            return lambda span, axis: _between(span, shape[2 + axis], own[2 + axis])
         if own[2:] == (1, 1):  # over the whole map
             return lambda span, axis: (0, shape[2 + axis] - 1)
         return _unknown
     return lambda span, axis: span
+
+
+def _between(span: Span, before: int, after: int) -> Span:
+    """Cells next to the places that linear enlarging takes: by centres or by corners, whichever is further."""
+    places = [(i + 0.5) * before / after - 0.5 for i in span]
+    corners = [i * (before - 1) / max(after - 1, 1) for i in span]
+    return max(0, math.floor(min(places[0], corners[0]))), min(before - 1, math.ceil(max(places[1], corners[1])))
 
 
 def _unknown(span: Span, axis: int) -> Span:

@@ -159,7 +159,10 @@ def _unknown(tensors: ForeignState, nearest: Importer) -> CheckpointError:
         return CheckpointError(f"{tensors.where}: {other}")
     near = fits >= _NEAR_SIGNATURE or (fits > 0 and _explained(tensors, nearest) >= _NEAR_NAMES)
     if not near or not missing:
-        return CheckpointError(f"{tensors.where}: no layout that is known ({holds}; known: singleshot import --list)")
+        own = "" if tensors.kind == "caffe" else "; an SSD that is not among them is read when it is exported to ONNX"
+        return CheckpointError(
+            f"{tensors.where}: no layout that is known ({holds}; known: singleshot import --list{own})"
+        )
     return CheckpointError(
         f"{tensors.where}: no layout that is known; nearest is {nearest.name} ({nearest.about}), but"
         f" {printable(', '.join(missing[:3]), 120)} {'is' if len(missing) == 1 else 'are'} missing ({holds})"

@@ -15,6 +15,7 @@ from singleshot.inputs import IMAGENET_MEAN, IMAGENET_STD
 from singleshot.weights.checkpoint import ModelInfo
 from singleshot.weights.import_settings import ImportSettings
 from singleshot.weights.importing import import_foreign
+from singleshot.weights.readers.protobuf import message_class
 
 SIDE = 64
 PRIORS = {"min_size": [10.7], "max_size": [20.2], "aspect_ratio": [2], "variance": [0.1, 0.1, 0.2, 0.2]}
@@ -303,3 +304,38 @@ def test_names_come_from_a_label_map(small):
     foreign = import_foreign(small)
     assert foreign.class_names == ("cat", "dog")
     assert foreign.names_note == "class names from labelmap_own.prototxt next to it, its background left out"
+
+
+def test_faceboxes_own_priorbox(caffe, agree):
+    """Its three sizes make 21 boxes in a cell, which the prototxt does not say, all of them a pixel smaller: as its
+    prior_box_layer.cpp goes through them."""
+    table = {"clip": False, "variance": [0.1, 0.1, 0.2, 0.2], "offset": 0.5}
+    rows = [
+        *trunk(caffe),
+        caffe.conv("c3", "c2", 8, 3, 2, 1),
+        *caffe.head("c2", {**table, "min_size": [32, 64, 128], "step": 32}, 21, 2),
+        *caffe.head("c3", {**table, "min_size": [256], "step": 64}, 1, 2),
+        *caffe.end(["c2", "c3"], 2),
+    ]
+    foreign = agree(rows, 2)
+    wanted = []
+    for cells, step, sizes in ((16, 32, (32, 64, 128)), (8, 64, (256,))):
+        for row in range(cells):
+            for column in range(cells):
+                x, y = (column + 0.5) * step, (row + 0.5) * step
+                for size in sizes:
+                    places, apart = {32: (range(-2, 2), 8), 64: (range(-1, 1), 16)}.get(size, (range(1), 0))
+                    wanted += [(x + i * apart, y + j * apart, size - 1, size - 1) for j in places for i in places]
+    assert np.allclose(foreign.model.priors.numpy() * SIDE, wanted, atol=1e-3)
+    assert "sfzhang15/FaceBoxes" in " ".join(foreign.notes)
+
+
+def test_a_classifiers_weights_are_named(tmp_path):
+    net = message_class("caffe.NetParameter")()
+    layer = net.layer.add(name="conv1", type="Convolution", bottom=["data"], top=["conv1"])
+    layer.blobs.add(data=[0.5] * 12).shape.dim.extend([4, 3, 1, 1])
+    net.layer.add(name="loss", type="SoftmaxWithLoss", bottom=["conv1"], top=["loss"])
+    path = tmp_path / "net.caffemodel"
+    path.write_bytes(net.SerializeToString())
+    with pytest.raises(CheckpointError, match=r"a classifier, not of an SSD: .* ends in loss of type SoftmaxWithLoss"):
+        import_foreign(path)

@@ -90,11 +90,16 @@ def test_detections_are_those_of_openvino(changes, ir):
     assert foreign.model.num_classes == changes.get("classes", 3) - (background >= 0)
 
 
-def test_channels_last_and_red_first(ir):
-    """As a graph has it that swaps colours itself, and takes its pixels as they lie in memory."""
+@pytest.mark.parametrize("rounded", [False, True])
+def test_channels_last_and_red_first(rounded, ir):
+    """As a graph has it that swaps colours itself, and takes its pixels as they lie in memory; in 8 bits it may round
+    them to the whole numbers that they are."""
     op, builder = ir.op, ir.builder(3)
     image = op.parameter([1, *ir.sides, 3], np.uint8, name="data")
-    x = op.transpose(op.convert(image, np.float32), op.constant(np.array([0, 3, 1, 2])))
+    x = op.convert(image, np.float32)
+    if rounded:
+        x = op.fake_quantize(x, *(op.constant(np.array(n, np.float32)) for n in (0, 255, 0, 255)), 256)
+    x = op.transpose(x, op.constant(np.array([0, 3, 1, 2])))
     x = op.gather(x, op.constant(np.array([2, 1, 0])), op.constant(1))
     x = op.divide(op.subtract(x, builder.const(1, 3, 1, 1, scale=90, low=0)), op.constant(np.array(60, np.float32)))
     first = op.relu(builder.conv(x, 8, stride=4))

@@ -40,6 +40,9 @@ class Prepared(NamedTuple):
     note: str = ""
 
 
+_CLASSIFIERS = ("SoftmaxWithLoss", "Softmax", "Accuracy")  # last layer of one
+
+
 def _has(tensors: ForeignState, sign: tuple[str, ...]) -> bool:
     return all(key in tensors for key in sign)
 
@@ -69,6 +72,12 @@ def _by_network_or_name(tensors: ForeignState) -> ImportedModel:
     if _has(tensors, MOBILE_SIGN):
         described = parse_prototxt(_mobilenet_prototxt(tensors), tensors.where)
         return _network(tensors, described, described.layers)._replace(fixed=())
+    if net is not None and net.layers and net.layers[-1].type in _CLASSIFIERS:
+        last = net.layers[-1]
+        raise CheckpointError(
+            f"{tensors.where}: weights of a classifier, not of an SSD: the network in the file ends in"
+            f" {printable(last.name, 40)} of type {last.type}"
+        )
     raise CheckpointError(
         f"{tensors.where}: Caffe weights ({printable(', '.join(list(tensors)[:3]), 80)} ...) without their network; put"
         " the prototxt next to the file under the same name"
@@ -122,6 +131,8 @@ def _network(tensors: ForeignState, net: CaffeNet, layers: tuple[Any, ...]) -> I
     tensors.finish(f"the network of {net.where}" if net.where != tensors.where else "a Caffe network")
     preset = as_preset(model)
     notes = [prepared.note] if prepared.note else []
+    if caffe_heads.are_faceboxes(maps, body):
+        notes.append("default boxes as sfzhang15/FaceBoxes makes them: 21 in a cell where the prototxt has 3 sizes")
     if net.where != tensors.where:
         notes.append(f"network taken from {net.where}")
     model = preset or model

@@ -23,6 +23,7 @@ from singleshot.weights.importers.prior_rows import PriorRow, dense_boxes, four_
 CODE_TYPE = "CENTER_SIZE"
 ENDS = ("DetectionOutput", "MultiBoxLoss")
 _RESHAPES = ("Flatten", "Reshape")
+_FACEBOXES_SIZES, _FACEBOXES_CELL = (32.0, 64.0, 128.0), 21
 _MAX_SIZES = 64  # of one PriorBox
 _MAX_IDENTITY = 4096  # channels of a map that is passed on as it is
 _NEVER = -100.0  # logit of a background that a network does not have
@@ -157,6 +158,8 @@ def prior_spec(maps: Sequence[Map], end: End, body: Body, image: tuple[int, int]
         _check_row(m.priors, where)
     params, images = [m.priors for m in maps], [_image(m.priors, image, where) for m in maps]
     rows = [_row(p, own, image, end, where) for p, own in zip(params, images, strict=True)]
+    if are_faceboxes(maps, body):
+        rows = [_faceboxes_row(p, row, where) for p, row in zip(params, rows, strict=True)]
     spec, factors = spec_of_rows(rows, [body.shapes[m.feature] for m in maps], image, where)
     if set(images) != {image} or not all(_is_plain(p) for p in params):
         return spec, factors
@@ -197,6 +200,32 @@ def _dense_row(p: Any, own: tuple[int, int], image: tuple[int, int], end: End, w
     offset = round(p.offset, 6)
     shapes, centres = dense_boxes(p.fixed_size, p.density, offset, step, f"{where}: PriorBox")
     return PriorRow(shapes, step, offset, True, variances, centres)
+
+
+def are_faceboxes(maps: Sequence[Map], body: Body) -> bool:
+    """Whether default boxes are those of sfzhang15/FaceBoxes' own PriorBox, whose three sizes make 21 boxes in a cell,
+    which its file does not say (src/caffe/layers/prior_box_layer.cpp)."""
+    return any(
+        tuple(m.priors.min_size) == _FACEBOXES_SIZES and body.shapes[m.location].channels == 4 * _FACEBOXES_CELL
+        for m in maps
+    )
+
+
+def _faceboxes_row(p: Any, row: PriorRow, where: str) -> PriorRow:
+    """Of 32 pixels 4 x 4 squares a cell, of 64 pixels 2 x 2, 8 and 16 pixels apart; all of them a pixel smaller."""
+    if min(row.step) <= 0 or p.max_size or any(ratio != 1 for ratio in p.aspect_ratio):
+        raise CheckpointError(
+            f"{where}: PriorBox as FaceBoxes has it, but with ratios, largest sizes or without a step"
+        )
+    shapes, centres = [], []
+    for size in p.min_size:
+        count = {32.0: 4, 64.0: 2}.get(size, 1)
+        apart = 32 / count
+        for down in range(-(count // 2), (count + 1) // 2):
+            for across in range(-(count // 2), (count + 1) // 2):
+                shapes.append((size - 1, size - 1))
+                centres.append((row.offset + across * apart / row.step[1], row.offset + down * apart / row.step[0]))
+    return row._replace(shapes=tuple(shapes), centres=tuple(centres))
 
 
 def _check_row(row: Any, where: str) -> None:

@@ -22,16 +22,19 @@ from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.caffe_heads import End, Map, build
-from singleshot.weights.importers.decoded_end import DecodedEnd, EndReader, end_places, last_maps, nodes_needed
+from singleshot.weights.importers.decoded_end import DecodedEnd, EndReader
+from singleshot.weights.importers.decoded_places import end_places, last_maps, nodes_needed
 from singleshot.weights.importers.faces import face_names
 from singleshot.weights.importers.fused_graph import IMAGE_OP, Shape
 from singleshot.weights.importers.openvino_constants import Constants
 from singleshot.weights.importers.openvino_graph import IrOp, graph_up_to
 from singleshot.weights.importers.openvino_image import read_image
+from singleshot.weights.importers.openvino_patterns import simplified
 from singleshot.weights.importers.openvino_priors import check_table, rows_of_table
 from singleshot.weights.importers.prior_rows import spec_of_rows
 from singleshot.weights.readers.openvino_ir import BadAttributeError, IrNetwork
 
+_WITH_POINTS = ("retinaface", "face1mb")  # conventions of faces with five points, of which an output has ten columns
 _SAME_BOXES = 6e-4  # of the image's side: files of half precision round a centre by 2.4e-4, and a size
 
 
@@ -52,7 +55,8 @@ def import_decoded(tensors: ForeignState, about: str, says_pixels: bool) -> Impo
     assert isinstance(network, IrNetwork)
     network, opened = _with_size(network, tensors.given_size)
     constants = Constants(network, tensors)
-    places, suppressing = end_places(network)
+    network = network._replace(nodes=simplified(network.nodes, constants))
+    places, suppressing, sorting = end_places(network)
     needed = nodes_needed(network, [i for i, _ in places])
     maps = [i for i in last_maps(network, constants) if i in needed]
     if not maps:
@@ -60,6 +64,7 @@ def import_decoded(tensors: ForeignState, about: str, says_pixels: bool) -> Impo
     image = read_image(network, constants, where)
     graph = graph_up_to(network, constants, tensors, image.shape, image.nodes, maps)
     shapes = {i: shape for i, shape in graph.shapes.items() if i != IMAGE_OP}
+    shapes |= {i: Shape(*given[1:]) for i, given in image.nodes.items() if len(given) == 4 and given[0] == 1}
     end = EndReader(network, constants, shapes, maps, image.shape).read()
     known = _known(end, image.shape, shapes)
     notes = list(image.notes if says_pixels else ())
@@ -73,7 +78,8 @@ def import_decoded(tensors: ForeignState, about: str, says_pixels: bool) -> Impo
     if known and not suppressing and known[0].thresholds is not None:
         thresholds = replace(known[0].thresholds, activation=end.thresholds.activation)
     elif not suppressing:
-        notes.append("the file does not suppress boxes: Caffe's thresholds")
+        how = "how boxes are suppressed is not read of the file" if sorting else "the file does not suppress boxes"
+        notes.append(f"{how}: Caffe's thresholds")
     spec = image.spec
     if not says_pixels:
         spec, note = _pixels(spec, known)
@@ -97,12 +103,12 @@ def _with_size(network: IrNetwork, size: int | None) -> tuple[IrNetwork, bool]:
     """The network with sides that its image leaves open as the user says, and whether there are such."""
     nodes, opened = list(network.nodes), False
     for i, node in enumerate(nodes):
-        if node.kind != "Parameter" or not node.shapes or len(node.shapes[0]) != 4 or min(node.shapes[0][1:]) > 0:
+        dims = node.shapes[0] if node.kind == "Parameter" and node.shapes else ()
+        if len(dims) not in (3, 4) or min(dims[-3:]) > 0:
             continue
         opened = True
         if size is not None:
-            batch, *sides = node.shapes[0]
-            nodes[i] = node._replace(shapes=((batch, *(side if side > 0 else size for side in sides)),))
+            nodes[i] = node._replace(shapes=((*dims[:-3], *(side if side > 0 else size for side in dims[-3:])),))
     return network._replace(nodes=tuple(nodes)), opened
 
 
@@ -123,18 +129,21 @@ def _known(end: DecodedEnd, image: Shape, shapes: dict[int, Shape]) -> list[_Kno
                 continue
             new = all((own, spec) != (other.input, other.priors) for other in found)
             if new and (end.table is None or _same_boxes(spec, end.table)):
-                rule = next(iter(convention.detection.values()), None)
+                lite = [key for key in convention.detection if key.endswith("-lite") and network.startswith("ssdlite")]
+                rule = convention.detection.get(next(iter([*lite, *convention.detection]), ""))
                 found.append(_Known(name, convention.project, named, spec, own, rule))
-    return found
+    return sorted(found, key=lambda known: (known.name in _WITH_POINTS) != end.points)
 
 
 def _of_size(spec: PriorSpec, image: tuple[int, int], grids: tuple[tuple[int, int], ...]) -> PriorSpec:
     """Faces' default boxes are so many pixels, whatever the size of the image."""
-    if spec.steps is None or len(spec.steps) != len(grids):
+    if len(spec.grids) != len(grids) or (
+        spec.steps is None and any(spec.image[1] % across for _, across in spec.grids)
+    ):
         return spec
-    made = tuple(
-        tuple(-(-side // step) for side, step in zip(image, spec.step(i), strict=True)) for i in range(len(grids))
-    )
+    # Without steps they are those of the maps: how large these are follows from the strides.
+    steps = [spec.step(i) if spec.steps else (spec.image[1] // n,) * 2 for i, (_, n) in enumerate(spec.grids)]
+    made = tuple(tuple(-(-side // step) for side, step in zip(image, both, strict=True)) for both in steps)
     return replace(spec, image_size=height_width(image), maps=grids) if made == grids else spec
 
 
@@ -196,7 +205,14 @@ def _pixels(spec: InputSpec, known: list[_Known]) -> tuple[InputSpec, str]:
                 " (--mean, --std, --colour-order)"
             )
     note = "colours are assumed to come red first, since the file does not say (--colour-order)"
-    if bare:
+    if not bare and max(spec.std) <= 1 and min(spec.mean) >= 0 and max(spec.mean) <= 1:
+        mean, std = (tuple(round(255 * v, 4) for v in part) for part in (spec.mean, spec.std))
+        spec = replace(spec, mean=mean, std=std)
+        note = (
+            "pixels are assumed to be divided by 255 before, by the file's mean and scale, and to come red first"
+            " (--mean, --std, --colour-order)"
+        )
+    elif bare:
         note = (
             "pixels are assumed to come as 0 to 255, red first, since the file does not say"
             " (--mean, --std, --colour-order)"

@@ -14,14 +14,13 @@ import numpy as np
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.thresholds import NO_CAP, Thresholds
-from singleshot.weights.importers.fused_graph import Shape, needed_by
-from singleshot.weights.importers.graph_tail import ACTIVATIONS, MAX_NUMBERS, SUPPRESSION, Tail
+from singleshot.weights.importers.decoded_places import end_places
+from singleshot.weights.importers.fused_graph import Shape
+from singleshot.weights.importers.graph_tail import ACTIVATIONS, MAX_NUMBERS, Tail
 from singleshot.weights.importers.openvino_constants import Constants
 from singleshot.weights.readers.openvino_ir import IrNetwork, Node
 
 _LANDMARKS = 10  # columns of a face's five points, which are left out
-_CONVOLUTIONS = ("Convolution", "GroupConvolution")
-_AFTER = ("Add", "Subtract", "Multiply", "Divide", "BatchNormInference", "FakeQuantize", "ScaleShift")
 _EXACT, _SAME_CENTRE = 1e-4, 1e-3  # of an offset's effect; of centres in a line, as parts of the image
 # What four numbers mean -> how centre x, centre y, width and height follow, as a matrix.
 _FORMS: dict[str, np.ndarray] = {
@@ -57,53 +56,7 @@ class DecodedEnd(NamedTuple):
     background: int
     table: np.ndarray | None
     thresholds: Thresholds
-
-
-def last_maps(network: IrNetwork, constants: Constants) -> list[int]:
-    """Nodes that give maps which no convolution takes any more, biases and normalisation behind them included."""
-    nodes = network.nodes
-    takers: dict[int, list[int]] = {}
-    for i, node in enumerate(nodes):
-        for source in dict.fromkeys(source for source, _ in node.takes):
-            takers.setdefault(source, []).append(i)
-    convolutions = [i for i, node in enumerate(nodes) if node.kind in _CONVOLUTIONS and i not in constants]
-    before = nodes_needed(network, [source for i in convolutions for source, _ in nodes[i].takes[:1]])
-    found = []
-    for i in convolutions:
-        if i in before:
-            continue
-        last = i
-        while len(after := takers.get(last, [])) == 1 and _keeps_map(nodes[after[0]], constants):
-            last = after[0]
-        found.append(last)
-    return found
-
-
-def _keeps_map(node: Node, constants: Constants) -> bool:
-    """Whether a node does something to each channel of a map, with constants [1, C, 1, 1] or its own."""
-    if node.kind not in _AFTER:
-        return False
-    given = [source for source, _ in node.takes if source in constants]
-    return len(given) == len(node.takes) - 1 and (
-        node.kind not in _AFTER[:4] or all(constants.value(source).ndim == 4 for source in given)
-    )
-
-
-def nodes_needed(network: IrNetwork, of: Sequence[int]) -> set[int]:
-    """Nodes that these need, themselves among them."""
-    return needed_by(of, lambda i: (source for source, _ in network.nodes[i].takes))
-
-
-def end_places(network: IrNetwork) -> tuple[list[tuple[int, int]], list[Node]]:
-    """What the network ends in, as (node, output): what suppression takes, or its results; and what suppresses."""
-    chosen = [node for node in network.nodes if node.kind == SUPPRESSION and len(node.takes) >= 2]
-    if chosen:
-        return [place for node in chosen for place in node.takes[:2]], chosen
-    results = [n.takes[0] for n in network.nodes if n.kind == "Result" and n.takes and n.takes[0][0] >= 0]
-    last = network.nodes[results[0][0]] if len(results) == 1 else None
-    if last is not None and last.kind == "Concat" and last.whole("axis", 1) in (2, -1):
-        return list(last.takes), []  # one output of columns: boxes, scores and what else there is
-    return results, []
+    points: bool = False  # whether there are points of faces, too
 
 
 class EndReader:
@@ -115,9 +68,10 @@ class EndReader:
         """shapes: of the network's maps; maps: those that the heads give, nodes of `shapes`."""
         self.network, self.nodes, self.constants, self.image = network, network.nodes, constants, image
         self.where = constants.where
-        self.places, self.suppressing = end_places(network)
+        self.ends = end_places(network)
+        self.places, self.suppressing = self.ends.places, self.ends.suppressing
         self.maps = {i: shapes[i] for i in maps}
-        self.tail = Tail(self.nodes, constants, self.places, self.maps, shapes)
+        self.tail = Tail(self.nodes, constants, self.places, self.maps, shapes, (image.width, image.height))
         self.starts, total = {}, 1
         for i, shape in self.maps.items():
             self.starts[i] = total
@@ -142,8 +96,8 @@ class EndReader:
         if boxes is not None:
             corners = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1)
             table = np.stack([corners.reshape(-1), np.tile(variances, len(boxes))])
-        thresholds = self._thresholds(activation)
-        return DecodedEnd(heads, per_cell, scores.shape[1], background, table, thresholds)
+        points = any(values[place].shape[-1:] == (_LANDMARKS,) for place in self.places)
+        return DecodedEnd(heads, per_cell, scores.shape[1], background, table, self._thresholds(activation), points)
 
     def _refused(self, reason: str) -> CheckpointError:
         """For the caller to raise."""
@@ -170,7 +124,7 @@ class EndReader:
     def _boxes_and_scores(
         self, values: Mapping[tuple[int, int], np.ndarray]
     ) -> tuple[tuple[int, int], list[tuple[int, int]]]:
-        if self.suppressing:
+        if self.ends.pairs:
             return self.places[0], self.places[1::2]
         touched = [place for place in dict.fromkeys(self.places) if place[0] in self.tail.touched]
         active = [place for place in touched if self.tail.is_active(place[0])]
@@ -199,7 +153,7 @@ class EndReader:
                 f"its scores come of {' and '.join(sorted(kinds)) or 'no activation'}, want softmax or sigmoid"
             )
         parts = [np.atleast_2d(np.squeeze(values[place])) for place in places]
-        if not self.suppressing:
+        if not self.ends.pairs:
             parts = [part if part.shape[-1] == count and part.shape[0] != count else part.T for part in parts]
         if any(part.ndim != 2 or part.shape[1] != count for part in parts):
             raise self._refused(f"its scores have shape {values[places[0]].shape} for {count} boxes")
@@ -243,7 +197,7 @@ class EndReader:
 
     def _offsets(self, values: Mapping[tuple[int, int], np.ndarray], end: tuple[int, int], count: int) -> np.ndarray:
         """Places of each box's four offsets [P, 4]: of the last array on the way to the boxes that holds just those."""
-        way = nodes_needed(self.network, [end[0]]) & self.tail.touched
+        way = self.tail.way_to(end[0])
         for place in sorted((p for p in values if p[0] in way), reverse=True):
             found = values[place]
             if found.size != 4 * count or not self._is_pure(found):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from singleshot.errors import CheckpointError
+from singleshot.weights.importers.fused_graph import needed_by
 from singleshot.weights.importers.openvino_constants import Constants
 from singleshot.weights.readers.openvino_ir import BadAttributeError, Node
 
@@ -25,7 +26,19 @@ _ARITHMETIC: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "Minimum": np.minimum,
     "Power": np.power,
 }
-_OF_ONE: dict[str, Callable[[np.ndarray], np.ndarray]] = {"Exp": np.exp, "Sqrt": np.sqrt, "Negative": np.negative}
+_OF_ONE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "Exp": np.exp,
+    "Sqrt": np.sqrt,
+    "Negative": np.negative,
+    "Ceil": np.ceil,
+    "Floor": np.floor,
+}
+_REDUCED: dict[str, Callable[..., np.ndarray]] = {
+    "ReduceMax": np.max,
+    "ReduceMin": np.min,
+    "ReduceSum": np.sum,
+    "ReduceProd": np.prod,
+}
 _COMPARED = ("Greater", "GreaterEqual", "Less", "LessEqual")
 ACTIVATIONS = {"SoftMax": "softmax", "Softmax": "softmax", "Sigmoid": "sigmoid"}
 SUPPRESSION = "NonMaxSuppression"
@@ -46,10 +59,12 @@ class Tail:
         ends: Iterable[tuple[int, int]],
         maps: Mapping[int, tuple[int, int, int]],
         shapes: Mapping[int, tuple[int, int, int]],
+        sides: tuple[int, ...] = (),
     ) -> None:
-        """shapes: of every map that the network has, for what asks for no more than that."""
+        """shapes: of every map that the network has, for what asks for no more than that; sides: of the image, to which
+        boxes in pixels are cut."""
         self.nodes, self.constants, self.where = nodes, constants, constants.where
-        self.maps, self.shapes = dict(maps), dict(shapes)
+        self.maps, self.shapes, self.edges = dict(maps), dict(shapes), (1.0, *map(float, sides))
         self.ends = list(ends)
         self.needed = self._needed()
         self.limits: list[tuple[float, float]] = []  # that results are cut to, which `run` leaves out
@@ -76,18 +91,29 @@ class Tail:
             found.add(i)
             if i in self.constants or i in self.shapes:  # maps are among them
                 continue
-            if self.nodes[i].kind == "ShapeOf" and self.nodes[i].takes[0][0] in self.shapes:
+            if self._asks_shape(i):
                 continue
             todo += [source for source, _ in self.nodes[i].takes]
         return sorted(found)
+
+    def _asks_shape(self, i: int) -> bool:
+        """Whether a node gives the shape of a map."""
+        node = self.nodes[i]
+        return node.kind == "ShapeOf" and any(source in self.shapes for source, _ in node.takes[:1])
 
     def _touched(self) -> frozenset[int]:
         """Nodes that depend on a map's numbers."""
         found = set(self.maps)
         for i in self.needed:
-            if self.nodes[i].kind != "ShapeOf" and any(source in found for source, _ in self.nodes[i].takes):
+            if self.nodes[i].kind not in ("ShapeOf", *_COMPARED) and any(
+                source in found for source, _ in self.nodes[i].takes
+            ):
                 found.add(i)
         return frozenset(found)
+
+    def way_to(self, i: int) -> set[int]:
+        """Nodes whose numbers a node's come from, itself among them."""
+        return needed_by([i], lambda at: (source for source, _ in self.nodes[at].takes if source in self.touched))
 
     def is_active(self, i: int) -> bool:
         """Whether a softmax or sigmoid is on the way to a node."""
@@ -122,8 +148,10 @@ class Tail:
                 values[i, 0] = np.asarray(self.constants.value(i))
             elif i in self.shapes:
                 values[i, 0] = np.broadcast_to(np.nan, (1, *self.shapes[i]))
-            elif node.kind == "ShapeOf" and node.takes[0][0] in self.shapes:
-                values[i, 0] = np.array((1, *self.shapes[node.takes[0][0]]), np.int64)
+            elif self._asks_shape(i):
+                own = given.get(node.takes[0][0])
+                shape = (1, *self.shapes[node.takes[0][0]]) if own is None else own.shape
+                values[i, 0] = np.array(shape, np.int64)
             else:
                 inputs = [values.get(place) for place in node.takes]
                 try:
@@ -148,8 +176,9 @@ class Tail:
             return [self._of_two(kind, x)]
         if kind == "Clamp":
             low, high = node.number("min"), node.number("max")
-            self.limits.append((low, high))
-            return [x[0]] if (low, high) == (0.0, 1.0) else [x[0].clip(low, high)]
+            whole_image = low == 0 and high in self.edges
+            self.limits.append((0.0, 1.0) if whole_image else (low, high))
+            return [x[0]] if whole_image else [x[0].clip(low, high)]
         return _KINDS[kind](node, x)
 
     def _of_two(self, kind: str, x: Arrays) -> np.ndarray:
@@ -157,7 +186,8 @@ class Tail:
             raise ValueError(f"an array of more than {MAX_NUMBERS} numbers")
         if kind in _COMPARED:  # with a threshold: all are kept
             return np.ones(np.broadcast_shapes(x[0].shape, x[1].shape), np.int64)
-        if kind in ("Maximum", "Minimum") and x[1].size == 1 and float(x[1].reshape(-1)[0]) == (kind == "Minimum"):
+        edges = {"Maximum": (0.0,), "Minimum": self.edges}.get(kind, ())
+        if x[1].size == 1 and float(x[1].reshape(-1)[0]) in edges:
             self.limits.append((0.0, 1.0))
             return x[0]
         whole = all(values.dtype.kind in "iu" for values in x)
@@ -262,6 +292,40 @@ def _broadcast(node: Node, x: Arrays) -> Arrays:
     return [np.broadcast_to(x[0], np.broadcast_shapes(x[0].shape, target))]
 
 
+def _range(node: Node, x: Arrays) -> Arrays:
+    start, stop, step = (float(values.reshape(-1)[0]) for values in x)
+    if not step or not abs((stop - start) / step) <= MAX_NUMBERS:
+        raise ValueError(f"{start:g} to {stop:g} in steps of {step:g}")
+    return [np.arange(start, stop, step)]
+
+
+def _tile(node: Node, x: Arrays) -> Arrays:
+    if x[0].size * math.prod(_axes(x[1])) > MAX_NUMBERS:
+        raise ValueError(f"an array of more than {MAX_NUMBERS} numbers")
+    return [np.tile(x[0], _axes(x[1]))]
+
+
+def _gather_nd(node: Node, x: Arrays) -> Arrays:
+    places = x[1].astype(np.int64)
+    depth = places.shape[-1]
+    each = math.prod(x[0].shape[depth:])
+    if node.whole("batch_dims", 0) or depth > x[0].ndim or places.size * each > MAX_NUMBERS * depth:
+        raise ValueError("batches, or too many numbers")
+    return [x[0][tuple(np.moveaxis(places, -1, 0))]]
+
+
+def _reduce(node: Node, x: Arrays) -> Arrays:
+    axes = _axes(x[1]) if len(x) > 1 else ()
+    return [np.asarray(_REDUCED[node.kind](x[0], axis=axes or None, keepdims=node.flag("keep_dims")))]
+
+
+def _pad(node: Node, x: Arrays) -> Arrays:
+    amounts = np.array(_axes(x[1])).reshape(2, -1).T
+    if amounts.shape[0] != x[0].ndim or amounts.any():
+        raise ValueError("padding")
+    return [x[0]]
+
+
 def _non_zero(node: Node, x: Arrays) -> Arrays:
     return [np.array(np.nonzero(x[0]), np.int64)]
 
@@ -287,4 +351,9 @@ _KINDS: dict[str, Callable[[Node, Arrays], Arrays]] = {
     "Convert": _convert,
     "Broadcast": _broadcast,
     "NonZero": _non_zero,
+    "Range": _range,
+    "Tile": _tile,
+    "GatherND": _gather_nd,
+    "Pad": _pad,
+    **dict.fromkeys(_REDUCED, _reduce),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,8 +23,8 @@ from singleshot.weights.importers.fused_graph import (
     ancestors,
     count_uses,
 )
-from singleshot.weights.importers.graph_tail import Tail
 from singleshot.weights.importers.openvino_constants import Constants
+from singleshot.weights.importers.openvino_patterns import resized_sides
 from singleshot.weights.readers.openvino_ir import IrNetwork, Node
 
 _PLAIN = {"ReLU": "relu", "Sigmoid": "sigmoid", "HSwish": "hardswish", "HSigmoid": "hardsigmoid"}
@@ -268,7 +268,8 @@ class IrGraph(FusedGraph):
         old = op.node.kind == "Normalize"
         eps = op.node.number("eps", 1e-10)
         across = op.node.flag("across_spatial")
-        axes = [1] if old and not across else [] if old else self.constants.input(op.node, 1).reshape(-1).tolist()
+        named = [] if old else [1] if len(op.node.takes) == 1 else self.constants.input(op.node, 1).reshape(-1).tolist()
+        axes = [1] if old and not across else named
         if [int(axis) % 4 for axis in axes] != [1] or not 0 <= eps <= 1e-6:
             raise self.refuse(op, "is known over channels alone, with eps under 1e-6")
         if old:
@@ -351,24 +352,23 @@ class IrGraph(FusedGraph):
         return count - 1 if (count - 1) * stride >= side + before else count
 
     def _to_interpolate(self, i: int, op: IrOp, x: Shape) -> None:
-        """Each cell as so many rows and columns of the same."""
+        """Each cell as so many rows and columns of the same, or between it and the next."""
         node = op.node
-        by = node.attributes.get("shape_calculation_mode", "sizes")
-        number = 2 if by == "scales" and len(node.takes) > 3 else 1
         shapes = {k: shape for k, shape in self.shapes.items() if k >= 0}
-        place = node.takes[number] if number < len(node.takes) else (-1, 0)
-        values = Tail(self.network.nodes, self.constants, [place], {}, shapes).run({}).get(place, np.empty(0))
-        target = np.array(values, np.float64).reshape(-1)[-2:]
-        sides = target * (x.height, x.width) if by == "scales" and target.size == 2 else target
+        sides = resized_sides(self.network.nodes, self.constants, node, (x.height, x.width), shapes)
         scale = sides / (x.height, x.width) if sides.size == 2 else np.zeros(2)
-        plain = node.attributes.get("mode") == "nearest"
-        plain &= node.attributes.get("coordinate_transformation_mode", "") != "align_corners"
-        if not plain or not all(n == round(n) and 1 <= n <= MAX_KERNEL for n in scale):
-            how = printable(node.attributes.get("mode", ""), 20)
-            raise self.refuse(op, f"enlarges by {scale[0]:g} x {scale[1]:g}, {how}: want whole numbers, nearest")
+        mode, corners = node.attributes.get("mode", ""), node.attributes.get("coordinate_transformation_mode", "")
+        linear = mode in ("linear", "linear_onnx") and corners in ("half_pixel", "pytorch_half_pixel", "align_corners")
+        nearest = mode == "nearest" and corners != "align_corners"
+        if not (nearest or linear) or not all(n == round(n) and 1 <= n <= MAX_KERNEL for n in scale):
+            how = printable(f"{mode} {corners}", 40)
+            raise self.refuse(
+                op, f"enlarges by {scale[0]:g} x {scale[1]:g}, {how}: want whole numbers, nearest or linear"
+            )
         rows, columns = (round(n) for n in scale)
+        between: Any = {"linear": "corners" if corners == "align_corners" else "centres"} if linear else {}
         self._names[i] = self.assembly.add(
-            self._free_name(op.name), "upsample", self.value(op.takes[0]), scale=(rows, columns)
+            self._free_name(op.name), "upsample", self.value(op.takes[0]), scale=(rows, columns), **between
         )
         self.shapes[i] = Shape(x.channels, x.height * rows, x.width * columns)
 

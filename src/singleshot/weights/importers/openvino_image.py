@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -9,19 +11,35 @@ import numpy as np
 from singleshot.errors import CheckpointError, printable
 from singleshot.inputs import CHANNELS, InputSpec
 from singleshot.weights.importers.fused_graph import IMAGE_OP, Shape
+from singleshot.weights.importers.graph_tail import MAX_NUMBERS, Tail
 from singleshot.weights.importers.openvino_constants import Constants
 from singleshot.weights.importers.openvino_graph import IrGraph, IrOp
+from singleshot.weights.importers.openvino_patterns import resized_sides
 from singleshot.weights.readers.openvino_ir import IrNetwork, Node
 
 _INPUTS = ("Parameter", "Input")
 _LOOKS = ("ShapeOf", "PriorBox", "PriorBoxClustered")  # take no pixels
+_LAID_OUT = (
+    "Split",
+    "VariadicSplit",
+    "Squeeze",
+    "Unsqueeze",
+    "Gather",
+    "Pad",
+    "Concat",
+    "Reshape",
+    "Slice",
+    "StridedSlice",
+)
+_MAX_SIDE = 2048  # that an image is resized to within the network
 _RESIZE = {"": "stretch", "standard": "stretch", "fit_to_window_letterbox": "letterbox"}
 
 
 class ImageInput(NamedTuple):
-    """nodes: those that give the image, prepared or not; spec: with which it is prepared; notes: for the user."""
+    """nodes: those that give the image, prepared or not, with the shape of what each gives; spec: with which it is
+    prepared; notes: for the user."""
 
-    nodes: frozenset[int]
+    nodes: Mapping[int, tuple[int, ...]]
     shape: Shape
     spec: InputSpec
     notes: tuple[str, ...]
@@ -45,10 +63,14 @@ class _Pixels:
 def read_image(network: IrNetwork, constants: Constants, where: str) -> ImageInput:
     """Raises CheckpointError unless there is one image, of one or three channels and fixed sides."""
     inputs = [i for i, node in enumerate(network.nodes) if node.kind in _INPUTS]
-    images = [i for i in inputs if network.nodes[i].shapes and len(network.nodes[i].shapes[0]) == 4]
+    shapes = {i: network.nodes[i].shapes[0] for i in inputs if network.nodes[i].shapes}
+    images = [i for i, dims in shapes.items() if len(dims) == 4]
+    if not images:  # one image without a batch, as torchvision's detectors take them
+        images = [i for i, dims in shapes.items() if len(dims) == 3 and dims[0] in CHANNELS]
     if len(images) != 1:
         raise CheckpointError(f"{where}: {len(images)} inputs of four dimensions, want one image")
-    dims = network.nodes[images[0]].shapes[0]
+    alone = len(shapes[images[0]]) == 3
+    dims = (1, *shapes[images[0]]) if alone else shapes[images[0]]
     last = dims[3] in CHANNELS and dims[1] not in CHANNELS
     shape = Shape(dims[3], dims[1], dims[2]) if last else Shape(dims[1], dims[2], dims[3])
     if dims[0] not in (1, -1) or shape.channels not in CHANNELS or min(shape) < 1:
@@ -63,7 +85,8 @@ def read_image(network: IrNetwork, constants: Constants, where: str) -> ImageInp
             raise CheckpointError(f"{where}: pre-process with means {printable(network.means, 80)}")
         mean, scale = (np.array(part) for part in zip(*network.means, strict=True))
         pixels.then(1 / scale, -mean / scale)
-    nodes = _absorbed(network, constants, images[0], shape, last, pixels, where)
+    begin = None if last else (dims[alone:] if dims[0] == 1 else (1, *shape))
+    nodes, shape = _absorbed(network, constants, images[0], shape, begin, pixels, where)
     if order is None:
         order = "bgr"
         if shape.channels == 3:
@@ -73,11 +96,11 @@ def read_image(network: IrNetwork, constants: Constants, where: str) -> ImageInp
     mean, std = 0.0 - pixels.shift / pixels.factor, 1 / pixels.factor
     if order == "bgr":
         mean, std = mean[::-1], std[::-1]
-    mean3, std3 = (tuple(round(float(v), 6) for v in part) for part in (mean, std))
+    mean3, std3 = (tuple(float(f"{v:.8g}") for v in part) for part in (mean, std))
     colours = "rgb" if shape.channels == 1 else order
     channels, height, width = shape
     spec = InputSpec(None, resize, colours, mean3, std3, height=height, width=width, channels=channels)
-    return ImageInput(frozenset(nodes), shape, spec, tuple(notes))
+    return ImageInput(nodes, shape, spec, tuple(notes))
 
 
 def _described(network: IrNetwork, pixels: _Pixels, where: str) -> tuple[str, str | None]:
@@ -107,15 +130,28 @@ def _described(network: IrNetwork, pixels: _Pixels, where: str) -> tuple[str, st
 
 
 def _absorbed(
-    network: IrNetwork, constants: Constants, start: int, shape: Shape, last: bool, pixels: _Pixels, where: str
-) -> set[int]:
-    """Nodes after the input that only prepare pixels, the input among them; what they do goes into `pixels`."""
+    network: IrNetwork,
+    constants: Constants,
+    start: int,
+    shape: Shape,
+    dims: tuple[int, ...] | None,
+    pixels: _Pixels,
+    where: str,
+) -> tuple[dict[int, tuple[int, ...]], Shape]:
+    """Nodes after the input that only prepare pixels, the input among them, and the shape of what they give; what they
+    do goes into `pixels`.
+
+    dims: of the image as it comes in; None where its channels come last.
+    """
     takers: dict[int, list[int]] = {}
     for i, node in enumerate(network.nodes):
         for source in dict.fromkeys(source for source, _ in node.takes):
             takers.setdefault(source, []).append(i)
-    found, current, turned = {start}, start, not last
+    found: dict[int, tuple[int, ...]] = {start: dims or ()}
+    current, turned = start, dims is not None
     graph = IrGraph([], {IMAGE_OP: 1}, shape, constants, constants.tensors)
+    # A number for each place of the image, which shows what moves it.
+    given = {} if dims is None or math.prod(dims) > MAX_NUMBERS else {start: _numbered(dims)}
     while True:
         after = [i for i in takers.get(current, ()) if network.nodes[i].kind not in _LOOKS]
         if len(after) != 1:
@@ -127,20 +163,62 @@ def _absorbed(
             turned = True
         elif node.kind == "Split" and _reversed_by(network, constants, after[0], takers):
             pixels.turn()
-            found.add(after[0])
+            found[after[0]] = ()
             after = takers[after[0]]
         elif node.kind == "Gather" and _is_reversal(node, constants, turned):
             pixels.turn()
-        elif node.kind != "Convert":
+        elif node.kind == "Interpolate" and turned and given:
+            sides = resized_sides(network.nodes, constants, node, shape[1:], dict.fromkeys(found, shape))
+            if sides.size != 2 or not all(1 <= n <= _MAX_SIDE and n == round(n) for n in sides):
+                break
+            shape = Shape(shape.channels, *(round(n) for n in sides))
+            given = {after[0]: _numbered((1, *shape))}
+        elif node.kind in _LAID_OUT and given:
+            same = _laid_out(network, constants, after[0], given, shape)
+            if same is None:
+                break
+            given[after[0]] = same
+        elif node.kind != "Convert" and not _is_rounding(node, constants):
             affine = graph.affine_of(IrOp(node, (IMAGE_OP,)), shape.channels) if turned else None
             if affine is None or not bool((affine[0] > 0).all()):
                 break
             pixels.then(affine[0].numpy(), affine[1].numpy())
-        found.add(after[0])
+        if given and after[0] not in given:
+            given[after[0]] = given[current]
+        found[after[0]] = given[after[0]].shape if given else ()
         current = after[0]
     if not turned:
         raise CheckpointError(f"{where}: its image has channels last, and no Transpose behind it")
-    return found
+    return found, shape
+
+
+def _numbered(dims: tuple[int, ...]) -> np.ndarray:
+    return np.arange(math.prod(dims), dtype=np.float64).reshape(dims)
+
+
+def _laid_out(
+    network: IrNetwork, constants: Constants, i: int, given: dict[int, np.ndarray], shape: Shape
+) -> np.ndarray | None:
+    """The numbers of the image behind a node that leaves them as they are and where they are; None behind others.
+
+    given: the image's numbers behind the nodes before.
+    """
+    shapes = dict.fromkeys(given, shape)
+    try:
+        found = Tail(network.nodes, constants, [(i, 0)], shapes, shapes).run(given)[i, 0]
+    except CheckpointError:
+        return None
+    first = next(iter(given.values()))
+    return found if found.size == first.size and np.array_equal(found.reshape(-1), first.reshape(-1)) else None
+
+
+def _is_rounding(node: Node, constants: Constants) -> bool:
+    """Whether a FakeQuantize leaves pixels as they are, but for rounding: 256 steps or more, 0 to 255 among them."""
+    if node.kind != "FakeQuantize" or len(node.takes) != 5 or node.whole("levels", 0) < 256:
+        return False
+    low, high, out_low, out_high = (constants.input(node, k).reshape(-1) for k in range(1, 5))
+    same = np.array_equal(low, out_low) and np.array_equal(high, out_high)
+    return same and bool((low <= 0).all() and (high >= 254).all())
 
 
 def _is_reversal(node: Node, constants: Constants, turned: bool) -> bool:

@@ -35,6 +35,8 @@ _LIMITS = ("nms_score_threshold", "nms_iou_threshold", "max_detections")
 # The image behind normalisation in a file that singleshot exported.
 NORMALISED = "normalised"
 # MediaPipe's detectors, by the values of a box: four, and two for each key point.
+_CLASSIFIER, _YOLO = ", as classifiers do", ", as YOLOs do"
+_MANY_BOXES = 1000  # in one output with all that there is of them: a YOLO
 _KEY_POINTS = {16: "face", 18: "palm", 12: "pose"}
 _MOST_ROUNDED = 0.01  # of quantised anchors: those that may be a step away from their grid
 # object_detection/models/*mobilenet*: preprocess() brings 0..255 to -1..1.
@@ -131,6 +133,7 @@ def _detection(graph: GraphImport) -> Operation:
     raise CheckpointError(
         f"{graph.where}: not an SSD detector: {len(found) or 'no'} {OPERATOR} in its"
         f" {len(graph.network.operations)} operators; it ends in {ends}{more}"
+        + ("" if _CLASSIFIER in ends or _YOLO in ends else f"; want a .tflite that ends in {OPERATOR}")
     )
 
 
@@ -159,10 +162,16 @@ def _ending(graph: GraphImport, output: int) -> str:
         if op is None or op.kind not in SAME_VALUES or not op.inputs:
             break
         index = op.inputs[0]
-    shape = "x".join(map(str, graph.value(index).shape)) if index >= 0 else "?"
+    dims = graph.value(index).shape if index >= 0 else ()
+    shape = "x".join(map(str, dims)) or "?"
+    like = ""
+    if len(dims) == 3 and len(graph.network.outputs) == 1 and max(dims) >= _MANY_BOXES > 10 * min(dims[1:]):
+        like = _YOLO
     if op is None:
-        return f"its input of shape {shape}"
-    return f"{printable(op.kind, 60)} of shape {shape}" + (", as classifiers do" if op.kind == "SOFTMAX" else "")
+        return f"its input of shape {shape}{like}"
+    if op.kind == "SOFTMAX" or (op.kind == "LOGISTIC" and len(dims) == 2):
+        like = _CLASSIFIER
+    return f"{printable(op.kind, 60)} of shape {shape}{like}"
 
 
 # ---------------------------------------------------------------------------------------------- heads

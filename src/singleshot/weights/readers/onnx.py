@@ -14,6 +14,7 @@ import numpy as np
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.weights.foreign_state import ForeignState
+from singleshot.weights.readers.onnx_kinds import SAME
 from singleshot.weights.readers.onnx_tensors import onnx_array
 from singleshot.weights.readers.openvino_ir import MAX_BIN, MAX_INPUTS, MAX_NODES, IrNetwork, Node
 from singleshot.weights.readers.protobuf import parse_binary
@@ -22,28 +23,6 @@ from singleshot.weights.readers.reading import read_bytes
 OURS = "singleshot"  # producer, and key in the metadata, of what `singleshot export` writes
 _LARGEST = float(np.finfo(np.float32).max)
 _WHOLE_TYPES = (2, 3, 4, 5, 6, 7, 9, 12, 13)
-# ONNX's name -> OpenVINO's, where inputs are the same and no attribute matters.
-_SAME = {
-    "Relu": "ReLU",
-    "PRelu": "PReLU",
-    "Sigmoid": "Sigmoid",
-    "HardSwish": "HSwish",
-    "Add": "Add",
-    "Sub": "Subtract",
-    "Mul": "Multiply",
-    "Div": "Divide",
-    "Exp": "Exp",
-    "Sqrt": "Sqrt",
-    "Neg": "Negative",
-    "Max": "Maximum",
-    "Min": "Minimum",
-    "Pow": "Power",
-    "Shape": "ShapeOf",
-    "Greater": "Greater",
-    "GreaterOrEqual": "GreaterEqual",
-    "Expand": "Broadcast",
-    "NonZero": "NonZero",
-}
 _SKIPPED = ("Identity", "Dropout")
 Place = tuple[int, int]  # index of a node, and which of its outputs
 
@@ -150,10 +129,14 @@ class _Reader:
         call = _Call(name, kind, takes, tuple(node.input), attributes, outputs)
         if kind in _SKIPPED and takes and outputs:
             self.made[outputs[0]] = takes[0]
-        elif kind in _SAME:
-            self._add(call, _SAME[kind], takes)
+        elif kind in SAME:
+            self._add(call, SAME[kind], takes)
         elif kind in _CONVERT and not node.domain.strip().replace("ai.onnx", ""):
-            _CONVERT[kind](self, call)
+            try:
+                _CONVERT[kind](self, call)
+            except (IndexError, ValueError) as error:  # inputs that are not there, or of other shapes
+                what = f"layer {printable(name, 60)} of type {kind}"
+                raise CheckpointError(f"{self.where}: {what} does not fit its inputs ({error})") from error
         else:
             self._add(call, kind, takes)
 
@@ -182,13 +165,17 @@ class _Reader:
         """A new constant of whole numbers next to a node."""
         return self._const(f"{call.name}/const", np.array(list(values), np.int64))
 
+    def is_computed(self, call: _Call, number: int) -> bool:
+        """Whether an input is there and no constant of the file."""
+        at = call.takes[number][0] if number < len(call.inputs) and call.inputs[number] else -1
+        return at >= 0 and self.nodes[at].kind != "Const"
+
     def value(self, call: _Call, number: int) -> np.ndarray | None:
         """The constant that an input is; None where there is none."""
         if number >= len(call.inputs) or not call.inputs[number]:
             return None
-        place = call.takes[number]
-        node = self.nodes[place[0]] if place[0] >= 0 else None
-        if node is None or node.kind != "Const":
+        node = self.nodes[call.takes[number][0]]
+        if node.kind != "Const" or call.takes[number][0] < 0:
             raise CheckpointError(
                 f"{self.where}: layer {printable(call.name, 60)} of type {call.kind} computes its input"
                 f" {number}, want a constant"
@@ -248,7 +235,11 @@ class _Reader:
 
     def pad(self, call: _Call) -> None:
         """Zeros around a map, which the convolution or mean behind it takes into its own padding."""
-        self._add(call, "Pad", call.takes)
+        self._add(
+            call, "Pad", call.takes if len(call.takes) > 1 else (*call.takes, self.whole(call, call.ints("pads")))
+        )
+        if self.is_computed(call, 1):
+            return
         given = self.value(call, 1) if len(call.takes) > 1 else np.array(call.ints("pads"))
         filled = self.value(call, 2)
         number = call.float("value", 0.0) if filled is None else float(filled.reshape(-1)[0])
@@ -261,12 +252,18 @@ class _Reader:
         """GlobalAveragePool."""
         self._add(call, "ReduceMean", (call.takes[0], self.whole(call, (2, 3))), keep_dims="true")
 
-    def reduce_mean(self, call: _Call) -> None:
-        """Axes as an attribute, or since version 18 as an input."""
+    def reduce(self, call: _Call) -> None:
+        """ReduceMean and the like: axes as an attribute, or since version 13 or 18 as an input."""
         given = self.value(call, 1)
         axes = call.ints("axes") if given is None else [int(n) for n in given.reshape(-1)]
         keep = "true" if call.int("keepdims", 1) else "false"
-        self._add(call, "ReduceMean", (call.takes[0], self.whole(call, axes)), keep_dims=keep)
+        self._add(call, call.kind, (call.takes[0], self.whole(call, axes)), keep_dims=keep)
+
+    def filled(self, call: _Call) -> None:
+        """ConstantOfShape, as a number that is spread."""
+        value = call.attributes.get("value")
+        number = np.zeros(1, np.float32) if value is None else onnx_array(value.t, self.where)
+        self._add(call, "Broadcast", (self._const(f"{call.name}/value", number), call.takes[0]))
 
     def norm(self, call: _Call) -> None:
         """BatchNormalization."""
@@ -386,7 +383,11 @@ _CONVERT: dict[str, Callable[[_Reader, _Call], None]] = {
     "AveragePool": _Reader.pool,
     "GlobalAveragePool": _Reader.global_mean,
     "Pad": _Reader.pad,
-    "ReduceMean": _Reader.reduce_mean,
+    **dict.fromkeys(
+        ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceProd", "ReduceL2"),
+        _Reader.reduce,
+    ),
+    "ConstantOfShape": _Reader.filled,
     "BatchNormalization": _Reader.norm,
     "LeakyRelu": _Reader.leaky,
     "Elu": _Reader.elu,
