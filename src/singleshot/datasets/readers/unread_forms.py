@@ -11,8 +11,8 @@ from typing import NamedTuple
 from singleshot.datasets.archives import ARCHIVES, is_archive
 from singleshot.datasets.readers import tfrecord
 from singleshot.datasets.readers.coco_layout import OTHER_TASKS
-from singleshot.datasets.readers.csv import WANTED
 from singleshot.datasets.readers.csv_columns import sniff_columns
+from singleshot.datasets.readers.csv_layout import WANTED
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image

@@ -68,7 +68,8 @@ def plain_splits(tree: Tree) -> dict[str, list[Place]]:
         return lists
     if images := labelled(tree, ""):
         folders = _split_folders(tree, images)
-        return folders or {"": [Place(images)]}
+        pairs = {} if folders else splits_of_pairs(tree, besides=images)
+        return folders or ({"train": [Place(images)], **pairs} if pairs else {"": [Place(images)]})
     inside = _split_folders(tree, _IMAGES)
     beside = {split: places for split, places in inside.items() if has_labels_beside(tree, places[0].name)}
     if beside:

@@ -6,7 +6,7 @@ from typing import cast
 
 from singleshot.datasets.readers.common import images_by_stem
 from singleshot.datasets.readers.yolo_places import Place
-from singleshot.datasets.splits import word_split
+from singleshot.datasets.splits import folder_split, word_split
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError
 from singleshot.storage import is_remote
@@ -17,14 +17,14 @@ _FEW = 100
 _FOLDERS = 20  # next to each other, in which pairs are looked for
 
 
-def splits_of_pairs(tree: Tree) -> dict[str, list[Place]]:
+def splits_of_pairs(tree: Tree, besides: str = "") -> dict[str, list[Place]]:
     """The folders of images of all pairs: splits where each is called after another one, {"": ...} where not, {} where
-    there are no pairs."""
-    folders = list(_pairs(tree))
+    there are no pairs. besides: the folder of images of train; the others are splits by their names, or not taken."""
+    folders = [name for name in _pairs(tree) if name != besides]
     splits = [word_split(name.replace("_", " ")) for name in folders]
-    if "train" in splits and "" not in splits and len(set(splits)) == len(splits) > 1:
+    if "" not in splits and ("train" in splits) == (not besides) and len({*splits, besides}) == len(splits) + 1 > 1:
         return {split: [Place(name, deep=False)] for split, name in zip(splits, folders, strict=True)}
-    return {"": [Place(name, deep=False) for name in folders]} if folders else {}
+    return {"": [Place(name, deep=False) for name in folders]} if folders and not besides else {}
 
 
 def pair_of(tree: Tree, folder: str) -> str | None:
@@ -66,6 +66,8 @@ def _find_pairs(tree: Tree) -> dict[str, str]:
         if not images[name] or texts[name]:
             continue
         fits = [one for one in folders if not images[one] and 2 * len(texts[one] & images[name]) > len(images[name])]
+        same = [one for one in fits if folder_split(one)[0] == folder_split(name)[0]]
+        fits = same if len(same) == 1 else fits
         if len(fits) == 1 and _has_rows(tree, fits[0]):
             found[name] = fits[0]
     return found

@@ -1,0 +1,196 @@
+"""Folders whose names say split and kind, a file of all images beside one of a part, one set in several forms."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import pytest
+
+from singleshot.datasets import open_source
+from singleshot.datasets.checks import check_source
+from singleshot.datasets.splits import folder_split, left_for_train
+
+
+def voc(x0=16, name="cat"):
+    box = f"<bndbox><xmin>{x0 + 1}</xmin><ymin>13</ymin><xmax>48</xmax><ymax>36</ymax></bndbox>"
+    size = "<size><width>64</width><height>48</height><depth>3</depth></size>"
+    return f"<annotation>{size}<object><name>{name}</name>{box}</object></annotation>"
+
+
+def yolo(x0=16):
+    return f"0 {(x0 + 48) / 128} 0.5 {(48 - x0) / 64} 0.5\n"
+
+
+def coco(*stems, x0=16, name="cat"):
+    images = [{"id": i, "file_name": f"{stem}.png", "width": 64, "height": 48} for i, stem in enumerate(stems)]
+    notes = [{"id": i, "image_id": i, "category_id": 1, "bbox": [x0, 12, 48 - x0, 24]} for i in range(len(stems))]
+    return json.dumps({"images": images, "annotations": notes, "categories": [{"id": 1, "name": name}]})
+
+
+def table(*stems, x0=16):
+    return "filename,xmin,ymin,xmax,ymax,class\n" + "".join(f"{stem}.png,{x0},12,48,36,cat\n" for stem in stems)
+
+
+def cvat(*stems):
+    box = '<box label="cat" xtl="16" ytl="12" xbr="48" ybr="36"/>'
+    images = "".join(f'<image id="{i}" name="{stem}.png">{box}</image>' for i, stem in enumerate(stems))
+    return f"<annotations>{images}</annotations>"
+
+
+def labelme(x0=16):
+    return json.dumps({"shapes": [{"label": "cat", "points": [[x0, 12], [48, 36]], "shape_type": "rectangle"}]})
+
+
+def splits_of(raw, root):
+    """Split -> the images in it, and where the boxes of each start."""
+    return {
+        split: [
+            (raw.images[i].path[len(f"{root}/") :], raw.images[i].objects[0].box[0])
+            for i in at
+            if raw.images[i].objects
+        ]
+        for split, at in raw.splits.items()
+        if split != "trainval"
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("valid annot", ("valid", "labels")),
+        ("TrainImages2", ("train", "images")),
+        ("trainimg", ("train", "images")),
+        ("Annotations-test", ("test", "labels")),
+        ("Training", ("train", "")),
+        ("json", ("", "labels")),
+        ("train cats", ("", "")),
+        ("train_val_images", ("", "")),
+        ("images_labels_train", ("", "")),
+    ],
+)
+def test_a_folder_says_split_and_kind(name, said) -> None:
+    assert folder_split(name) == said
+
+
+# train's labels and images, and those of the other split; the same name of an image in both.
+FOLDERS = {
+    "words apart": ("annotations/{}.xml", "images", "valid annot/{}.xml", "valid img", "valid"),
+    "both are called": ("train_xml/{}.xml", "train_jpg", "Test-XML/{}.xml", "Test-JPG", "test"),
+    "one word": ("trainlabels/{}.xml", "trainimages", "vallabels/{}.xml", "valimages", "val"),
+    "images in the split itself": ("annots/{}.xml", "images", "test_annots/{}.xml", "test", "test"),
+    "YOLO": ("labels/{}.txt", "images", "Test Labels/{}.txt", "Test Images", "test"),
+    "YOLO, both are called": ("train_txt/{}.txt", "train_img", "val_txt/{}.txt", "val_img", "val"),
+    "LabelMe": ("json/{}.json", "img", "valid_json/{}.json", "valid_img", "valid"),
+    "LabelMe, both are called": ("train annotations/{}.json", "train", "val annotations/{}.json", "val", "val"),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_folders_called_after_split_and_kind_are_splits(folder, case) -> None:
+    labels, images, more_labels, more_images, split = FOLDERS[case]
+    write = {"xml": voc, "txt": yolo, "json": labelme}[labels.rpartition(".")[2]]
+    files = {labels.format(stem): write(16) for stem in "abc"} | {more_labels.format(stem): write(20) for stem in "cd"}
+    files |= {"classes.txt": "cat\n"} if write is yolo else {}
+    root = folder(files, [f"{images}/{stem}.png" for stem in "abc"] + [f"{more_images}/{stem}.png" for stem in "de"])
+    cv2.imwrite(str(root / more_images / "c.png"), 255 - cv2.imread(str(root / images / "c.png")))
+    source = open_source(root)
+    raw = source.read()
+    found = splits_of(raw, root)
+    boxes = {s: [(name, round(x0 * (64 if write is yolo else 1), 6)) for name, x0 in rows] for s, rows in found.items()}
+    train = [(f"{images}/{stem}.png", 16) for stem in "abc"]
+    assert boxes == {"train": train, split: [(f"{more_images}/{stem}.png", 20) for stem in "cd"]} or (
+        # "c" of a folder without a split's name is a copy of the split's.
+        write is voc and boxes == {"train": train[:2], split: [(f"{more_images}/{stem}.png", 20) for stem in "cd"]}
+    )
+    assert (source.splits, raw.class_names, raw.made) == (tuple(raw.splits), ("cat",), False)
+
+
+def test_images_in_folders_of_split_and_kind_divide_one_folder_of_labels(folder) -> None:
+    files = {f"annotations/{stem}.xml": voc() for stem in "abc"}
+    root = folder(files, ["train_images/a.png", "train_images/b.png", "TestImages/c.png"])
+    found = {split: [name for name, _ in rows] for split, rows in splits_of(open_source(root).read(), root).items()}
+    assert found == {"train": ["train_images/a.png", "train_images/b.png"], "test": ["TestImages/c.png"]}
+
+
+WHOLES = {
+    "CSV": {"all_labels.csv": table(*"abcd"), "test_annotations.csv": table("d")},
+    "CSV without the word": {"annotations.csv": table(*"abcd"), "annotations_test.csv": table("d")},
+    "COCO": {"annotations/all.json": coco(*"abcd"), "annotations/test.json": coco("d")},
+    "CVAT": {"annotations.xml": cvat(*"abcd"), "test_annotations.xml": cvat("d")},
+}
+
+
+@pytest.mark.parametrize("case", WHOLES)
+def test_what_a_part_has_is_not_trained_on(folder, case, problems) -> None:
+    root = folder(WHOLES[case], [f"images/{stem}.png" for stem in "abcd"])
+    raw, found = problems({})
+    split = {split: [name for name, _ in rows] for split, rows in splits_of(raw, root).items()}
+    assert split == {"train": [f"images/{stem}.png" for stem in "abc"], "test": ["images/d.png"]}
+    assert [one.message for one in found if one.kind == "labels-unread"] == [
+        "1 of its images are in files of other splits: they are no part of train"
+    ]
+    assert [image.path for image in open_source(root).read("train").images] == [
+        f"{root}/images/{stem}.png" for stem in "abc"
+    ]
+
+
+def test_a_table_of_all_beside_a_part_and_a_folder_of_another(folder) -> None:
+    name = "c_jpg.rf.0123456789abcdef"
+    files = {"all_labels.csv": table(*"abcd"), "test_annotations.csv": table("d"), "valid/annotations.csv": table(name)}
+    root = folder(files, [*(f"images/{stem}.png" for stem in "abcd"), f"valid/{name}.png"])
+    found = {split: [name for name, _ in rows] for split, rows in splits_of(open_source(root).read(), root).items()}
+    images = {"train": ["images/a.png", "images/b.png"], "test": ["images/d.png"], "valid": [f"valid/{name}.png"]}
+    assert found == images
+
+
+def test_images_that_folders_tell_apart_stay_in_train() -> None:
+    assert left_for_train(["x/1.jpg", "y/1.jpg"], ["z/1.jpg", "y/1.jpg"]) == [0]
+    assert left_for_train(["a/1.jpg", "a/2_png.rf.0123456789.jpg"], ["b/2.png"]) == [0]
+    assert left_for_train(["1.jpg"], ["1.jpg"]) == [0]
+
+
+FORMS = {
+    "VOC and COCO": ({"voc/a.xml": voc(), "voc/b.xml": voc(), "coco/x.json": coco("a", "b")}, "voc"),
+    "numbers rounded": ({"voc/a.xml": voc(17), "voc/b.xml": voc(), "coco/x.json": coco("a", "b")}, "voc"),
+    "YOLO without names, and COCO": (
+        {"one/labels/a.txt": yolo(), "one/labels/b.txt": yolo(), "coco/x.json": coco("a", "b")}, "coco",
+    ),
+    "YOLO with splits, VOC and CSV": (
+        {"one/train/labels/a.txt": yolo(), "one/val/labels/b.txt": yolo(), "one/classes.txt": "cat\n",
+         "voc/a.xml": voc(), "voc/b.xml": voc(), "tables/x.csv": table("a", "b")}, "yolo",
+    ),
+    "fewer in one": ({"voc/a.xml": voc(), "coco/x.json": coco("a", "b")}, "coco"),
+}  # fmt: skip
+OTHERS = {
+    "another box": {"voc/a.xml": voc(20), "voc/b.xml": voc(), "coco/x.json": coco("a", "b")},
+    "another class": {"voc/a.xml": voc(name="dog"), "voc/b.xml": voc(), "coco/x.json": coco("a", "b")},
+    "another image": {"voc/a.xml": voc(), "voc/c.xml": voc(), "coco/x.json": coco("a", "b")},
+}
+
+
+def places(files):
+    """Where the images of the two-image sets lie."""
+    found = []
+    for name in files:
+        top, stem = name.partition("/")[0], name.rpartition("/")[2].partition(".")[0]
+        if name.endswith(("json", "csv")):
+            found += [f"{top}/a.png", f"{top}/b.png"]
+        elif name.endswith((".xml", ".txt")) and stem != "classes":
+            found.append(name.rpartition("/")[0].replace("labels", "images") + f"/{stem}.png")
+    return found
+
+
+@pytest.mark.parametrize("case", FORMS)
+def test_one_set_in_several_forms_is_read_once_and_said(folder, case) -> None:
+    files, form = FORMS[case]
+    source = open_source(folder(files, places(files)))
+    assert (source.form, len(source.read().images)) == (form, 2)
+    (found,) = (one for one in check_source(source, workers=1).findings if one.kind == "labels-unread")
+    assert "also there and not read: " in found.message
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_sets_that_say_other_things_are_listed(folder, case, one_line) -> None:
+    files = OTHERS[case]
+    assert "sets below: " in one_line(open_source, folder(files, places(files)))
