@@ -10,6 +10,7 @@ import pytest
 from singleshot.datasets import open_source
 from singleshot.datasets.checks import check_source
 from singleshot.datasets.splits import folder_split, left_for_train
+from singleshot.errors import DataError
 
 
 def voc(x0=16, name="cat"):
@@ -194,3 +195,79 @@ def test_one_set_in_several_forms_is_read_once_and_said(folder, case) -> None:
 def test_sets_that_say_other_things_are_listed(folder, case, one_line) -> None:
     files = OTHERS[case]
     assert "sets below: " in one_line(open_source, folder(files, places(files)))
+
+
+def test_a_copy_under_other_names_is_one(folder) -> None:
+    files = {f"{top}/{stem}.xml": voc(x0) for top, names in (("a", "12"), ("b", ("x1", "x2"))) for stem, x0 in
+             zip(names, (16, 20), strict=True)}  # fmt: skip
+    root = folder(files, places(files))
+    source = open_source(root)
+    assert (source.tree.root, len(source.read().images)) == (f"{root}/a", 2)
+    assert "b (Pascal VOC, 2)" in source.others
+    (root / "b/x2.png").write_bytes((root / "b/x2.png").read_bytes() + b"other")
+    (root / "b/x1.png").write_bytes((root / "b/x1.png").read_bytes() + b"other")
+    with pytest.raises(DataError, match="sets below: "):
+        open_source(root)
+
+
+def test_images_with_labels_in_folders_that_are_not_read_are_said(folder) -> None:
+    files = {"data.yaml": "train: images/train\nnames: [cat]\n"}
+    files |= {"labels/train/a.txt": yolo(), "txt/b.txt": yolo(), "txt/c.txt": yolo()}
+    root = folder(files, ["images/train/a.png", "rawimg/b.png", "rawimg/c.png"])
+    (found,) = (one for one in check_source(open_source(root), workers=1).findings if one.kind == "labels-unread")
+    assert found.message == "the images of rawimg have labels in txt, which are not read"
+    (root / "data.yaml").unlink()
+    (root / "classes.txt").write_text("cat")
+    (found,) = (one for one in check_source(open_source(root), workers=1).findings if one.kind == "labels-unread")
+    assert "rawimg" in found.message
+
+
+@pytest.mark.parametrize("text", ["", "\n\n"])
+def test_an_empty_list_of_names_is_none(folder, text) -> None:
+    files = {f"labels/{split}/{name}.txt": yolo() for split, name in (("train", "a"), ("val", "b"))}
+    images = ["images/train/a.png", "images/val/b.png"]
+    root = folder({**files, "labels/train/classes.txt": text, "labels/val/classes.txt": text}, images)
+    assert open_source(root).read().class_names == ("class 0",)
+    (root / "labels/val/classes.txt").write_text("cat\n")
+    assert open_source(root).read().class_names == ("cat",)
+
+
+def via(stem, attributes):
+    shape = {"name": "rect", "x": 16, "y": 12, "width": 32, "height": 24}
+    region = {"shape_attributes": shape, "region_attributes": attributes}
+    return json.dumps({f"{stem}.png1": {"filename": f"{stem}.png", "size": 1, "regions": [region]}})
+
+
+UNNAMED = {
+    "VIA": {"train/via.json": via("a", {"insect": "bug"}), "val/via.json": via("b", {})},
+    "CSV": {
+        "train.csv": table("a").replace("cat", "bug"),
+        "val.csv": "filename,xmin,ymin,xmax,ymax\nb.png,16,12,48,36\n",
+    },
+}
+
+
+@pytest.mark.parametrize("case", UNNAMED)
+def test_objects_without_a_class_are_of_the_only_one_of_the_other_files(folder, case, problems) -> None:
+    images = ["train/a.png", "val/b.png"]
+    root = folder(UNNAMED[case], images)
+    raw, found = problems({})
+    assert (raw.class_names, [obj.name for image in raw.images for obj in image.objects]) == (("bug",), ["bug", "bug"])
+    assert any(one.kind == "columns-assumed" and "'bug'" in one.message for one in found)
+    name = next(iter(UNNAMED[case]))
+    two = UNNAMED[case][name].replace("bug", "moth")
+    more = "test/via.json" if case == "VIA" else "test.csv"
+    (root / more).parent.mkdir(exist_ok=True)
+    (root / more).write_text(two)
+    assert {"bug", "moth", "object"} <= {obj.name for image in problems({})[0].images for obj in image.objects} | {
+        "moth"
+    }
+
+
+@pytest.mark.parametrize("name", ["annotations/a.xml", "a.json", "labels/a.txt", "train.csv"])
+def test_labels_that_are_pointers_of_git_lfs_are_named(folder, name, one_line) -> None:
+    said = one_line(
+        open_source, folder({name: "version https://git-lfs.github.com/spec/v1\noid sha256:1\n"}, ["a.png"])
+    )
+    assert name in said
+    assert "Git LFS" in said

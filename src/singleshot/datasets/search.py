@@ -8,6 +8,7 @@ import logging
 import math
 import operator
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple, cast
 
@@ -121,48 +122,55 @@ def _without_copies(tree: Tree, formats: Mapping[str, Format], sets: list[Found]
 
     def is_copy(at: int, other: int) -> bool:
         mine, theirs = said[at], said[other]
-        if not mine.total or mine.total > theirs.total or mine.is_named > theirs.is_named:
+        if not mine.images or len(mine.images) > len(theirs.images) or mine.is_named > theirs.is_named:
             return False
-        if mine.total == theirs.total and (*mine.rank, -order[at], -at) >= (*theirs.rank, -order[other], -other):
+        rank, best = ((one.is_divided, one.is_named, -order[i], -i) for one, i in ((mine, at), (theirs, other)))
+        if len(mine.images) == len(theirs.images) and rank >= best:
             return False
         named, near = mine.is_named and theirs.is_named, sets[at].form != sets[other].form
         pairs = []
-        for name, images in mine.labelled.items():
-            for image in images:
-                same = (one for one in theirs.labelled.get(name, ()) if _say_same(image, one, named, near))
-                pairs.append((image.path, next((one.path for one in same), "")))
+        for image in mine.images:
+            rivals = (*theirs.called[_name_of(image)], *theirs.saying[() if near else _objects_of(image)])
+            pairs.append((image.path, [one.path for one in rivals if _say_same(image, one, named, near)][:_COMPARED]))
         some = pairs[:: max(1, len(pairs) // _IMAGES_COMPARED)]
-        return all(path for _, path in pairs) and all(_same_bytes(tree, *pair) for pair in some)
+        return all(paths for _, paths in pairs) and all(
+            any(_same_bytes(tree, path, one) for one in paths) for path, paths in some
+        )
 
     return [one for at, one in enumerate(sets) if not any(is_copy(at, other) for other in range(len(sets)))]
 
 
 class _Said(NamedTuple):
-    """What a set says: its labelled images by their names, and how many; whether its classes have names; whether its
-    splits are its own."""
+    """What a set says: its labelled images, the same by their names, and by their objects; whether its classes have
+    names; whether its splits are its own."""
 
-    labelled: dict[str, list[RawImage]]
-    total: int
+    images: list[RawImage]
+    called: dict[str, list[RawImage]]
+    saying: dict[tuple[object, ...], list[RawImage]]
     is_named: bool
     is_divided: bool
 
-    @property
-    def rank(self) -> tuple[bool, bool]:
-        return self.is_divided, self.is_named
-
 
 def _said_by(form: Format, tree: Tree) -> _Said:
-    labelled: dict[str, list[RawImage]] = {}
+    said = _Said([], defaultdict(list), defaultdict(list), False, False)
     try:
         with _quiet():
             raw = form.read(tree.limited(_FILES, _BYTES), "", None, CollectErrors(0))
     except (EnoughError, DataError):
-        return _Said({}, 0, False, False)
-    for image in raw.images:
-        if image.objects:
-            labelled.setdefault(image.path.rpartition("/")[2], []).append(image)
-    is_named = not all(map(_UNNAMED.fullmatch, raw.class_names))
-    return _Said(labelled, sum(map(len, labelled.values())), is_named, not raw.made)
+        return said
+    for image in (image for image in raw.images if image.objects):
+        said.images.append(image)
+        said.called[_name_of(image)].append(image)
+        said.saying[_objects_of(image)].append(image)
+    return said._replace(is_named=not all(map(_UNNAMED.fullmatch, raw.class_names)), is_divided=not raw.made)
+
+
+def _name_of(image: RawImage) -> str:
+    return image.path.rpartition("/")[2]
+
+
+def _objects_of(image: RawImage) -> tuple[object, ...]:
+    return tuple(sorted((obj.name, tuple(map(str, obj.box))) for obj in image.objects))
 
 
 def _say_same(image: RawImage, other: RawImage, named: bool, near: bool) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from typing import NamedTuple
 
 from singleshot.datasets.findings import RaiseErrors
@@ -134,6 +135,7 @@ def _read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> R
     tables = [
         read_table(tree, one.name, one.columns, _descriptions(tree, one, problems), declared, problems) for one in files
     ]
+    tables = _name_alike(files, tables)
     for i, one in enumerate(files):
         if one.is_rest:
             tables[i] = _left_for_train(tree, one, tables[i], [t for t in tables if t is not tables[i]], problems)
@@ -163,6 +165,17 @@ def _read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> R
     return RawSet("csv", source, names, images, splits_of, made=made, declared=bool(declared))
 
 
+def _name_alike(files: list[CsvFile], tables: list[CsvTable]) -> list[CsvTable]:
+    """With the class of the other files for objects of those without a column of classes, where it is only one."""
+    named = {name for one, table in zip(files, tables, strict=True) if one.columns.name >= 0 for name in table.names}
+    if len(named) != 1:
+        return tables
+    alike = [one.columns.name < 0 for one in files]
+    for image in (image for table in compress(tables, alike) for image in table.images.values()):
+        image.objects[:] = [obj._replace(name=min(named)) for obj in image.objects]
+    return [table._replace(names=[*named]) if yes else table for table, yes in zip(tables, alike, strict=True)]
+
+
 def _left_for_train(
     tree: Tree, file: CsvFile, table: CsvTable, others: list[CsvTable], problems: RaiseErrors
 ) -> CsvTable:
@@ -183,7 +196,8 @@ def _say_assumed(tree: Tree, files: list[CsvFile], tables: list[CsvTable], probl
             message = f"has no header: its columns are taken for {taken}; add it as line 1"
             problems.add("columns-assumed", path, message, line=1)
         elif file.columns.name < 0:
-            message = f"has no column of classes: all objects are of the class {ONLY_CLASS!r}; add a column 'class'"
+            name = next(iter(table.names), ONLY_CLASS)
+            message = f"has no column of classes: all objects are of the class {name!r}; add a column 'class'"
             problems.add("columns-assumed", path, message, line=1)
         codes = [name for name in table.names if name.startswith("/")] if file.columns.coded else []
         if codes:
@@ -268,6 +282,8 @@ def _declared(tree: Tree, files: list[CsvFile], problems: RaiseErrors) -> tuple[
             try:
                 text = decode_text(tree.read(path, MAX_LIST_BYTES, "class list"), where)
                 names = _listed(text.splitlines(), name.endswith(".csv"))
+                if not text.strip():  # an empty list says nothing
+                    continue
                 if len(set(names)) < len(names) or not names:
                     raise ValueError("want each name once")
             except DataError as error:

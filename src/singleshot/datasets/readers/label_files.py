@@ -16,6 +16,7 @@ from singleshot.datasets.findings import CollectErrors, RaiseErrors
 from singleshot.datasets.raw import Notation, RawImage, RawObject, RawSet, show_corners
 from singleshot.datasets.readers.common import (
     MADE_SPLITS,
+    ONLY_CLASS,
     UniqueImages,
     divide,
     images_by_stem,
@@ -57,10 +58,12 @@ class ListedImage(NamedTuple):
 
 
 class ParsedFile(NamedTuple):
-    """A label file: its images, and its own list of classes, () where it has none."""
+    """A label file: its images, and its own list of classes, () where it has none; is_unnamed: it names the class of
+    no object."""
 
     images: list[ListedImage]
     classes: tuple[str, ...] = ()
+    is_unnamed: bool = False
 
 
 class LabelFile(NamedTuple):
@@ -140,6 +143,7 @@ class LabelForm:
         """
         files, lists = self._files(tree, file), read_split_lists(tree, problems)
         parsed = [self._parse(tree, one, problems) or ParsedFile([]) for one in files]
+        parsed = _name_alike(tree, files, parsed, problems)
         said = [_split_names(one, found.images) for one, found in zip(files, parsed, strict=True)]
         if not lists and not any(said):
             parsed = _left_for_train(tree, files, parsed, problems)
@@ -279,6 +283,27 @@ def _by_split(file: LabelFile, images: list[ListedImage], said: list[str]) -> di
     for image in images:
         parts[_said(image, file)].append(image)
     return parts
+
+
+def _name_alike(
+    tree: Tree, files: Sequence[LabelFile], parsed: list[ParsedFile], problems: RaiseErrors
+) -> list[ParsedFile]:
+    """With the class of the other files for objects of those that name none, where it is only one."""
+    named = {obj.name for one in parsed if not one.is_unnamed for image in one.images for obj in image.objects}
+    alike = list(parsed)
+    for at, (file, one) in enumerate(zip(files, parsed, strict=True)):
+        path = tree.path(file.name)
+        if not one.is_unnamed or not any(image.objects for image in one.images):
+            continue
+        if len(named) != 1:
+            logger.warning("%s: names no class, all its objects are of the class %r", printable(path), ONLY_CLASS)
+            continue
+        (name,) = named
+        images = [image._replace(objects=[obj._replace(name=name) for obj in image.objects]) for image in one.images]
+        alike[at] = one._replace(images=images)
+        message = f"names no class: its objects are of the class {printable(name, 80)!r}, the only one of the others"
+        problems.add("columns-assumed", path, message)
+    return alike
 
 
 def _left_for_train(

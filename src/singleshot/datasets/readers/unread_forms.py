@@ -221,7 +221,7 @@ def _known(tree: Tree, name: str, suffix: str) -> str:
     rows = [row for row in UNREAD_FORMS if suffix in row.suffixes or name.lower().endswith(row.suffixes)]
     if re.search(r"\.tfrecord-\d{5}-of-\d{5}$", name.lower()):
         rows += [row for row in UNREAD_FORMS if row.suffixes == _RECORDS]
-    if not rows:
+    if not rows and suffix not in _LABEL_SUFFIXES:
         return ""
     try:
         head = tree.read(name, _PEEK_BYTES, "annotation", most=_PEEK_BYTES)

@@ -338,6 +338,8 @@ def _names_in(tree: Tree, folders: Iterable[str]) -> tuple[tuple[str, ...] | Non
         if name is None:
             continue
         names = read_names(tree, join(folder, name))
+        if not names:  # an empty list says nothing
+            continue
         if best is not None and names[: len(best)] != best[: len(names)]:
             raise DataError(
                 f"{printable(tree.path(join(folder, name)))}: other classes than in {printable(source)}; a class "
@@ -351,6 +353,6 @@ def _names_in(tree: Tree, folders: Iterable[str]) -> tuple[tuple[str, ...] | Non
 
 
 def read_names(tree: Tree, name: str) -> tuple[str, ...]:
-    """The names in a file, one a line. Raises DataError for what is no list of them."""
-    text = decode_text(tree.read(name, MAX_NAMES_BYTES, "class names"), tree.path(name))
-    return check_names([line.strip() for line in text.rstrip().split("\n")], printable(tree.path(name)))
+    """The names in a file, one a line; () where it is empty. Raises DataError for what is no list of them."""
+    text = decode_text(tree.read(name, MAX_NAMES_BYTES, "class names"), tree.path(name)).rstrip()
+    return check_names([line.strip() for line in text.split("\n")], printable(tree.path(name))) if text else ()

@@ -27,6 +27,15 @@ def splits_of_pairs(tree: Tree, besides: str = "") -> dict[str, list[Place]]:
     return {"": [Place(name, deep=False) for name in folders]} if folders and not besides else {}
 
 
+def unread_pairs(tree: Tree, splits: dict[str, list[Place]]) -> list[tuple[str, str]]:
+    """Folders of images and of their labels that are in none of the splits; [] where these are lists."""
+    places = [place for several in splits.values() for place in several]
+    if any(place.listed for place in places):
+        return []
+    read = {place.name.partition("/")[0] if place.name else name for place in places for name in _pairs(tree)}
+    return [pair for pair in _pairs(tree).items() if pair[0] not in read]
+
+
 def pair_of(tree: Tree, folder: str) -> str | None:
     """The folder of labels that a folder of images is a pair with."""
     return _pairs(tree).get(folder) if folder and "/" not in folder else None
