@@ -139,8 +139,10 @@ def test_what_a_part_has_is_not_trained_on(folder, case, problems) -> None:
 def test_a_table_of_all_beside_a_part_and_a_folder_of_another(folder) -> None:
     name = "c_jpg.rf.0123456789abcdef"
     files = {"all_labels.csv": table(*"abcd"), "test_annotations.csv": table("d"), "valid/annotations.csv": table(name)}
-    root = folder(files, [*(f"images/{stem}.png" for stem in "abcd"), f"valid/{name}.png"])
+    files["count_labels.csv"] = table("e")
+    root = folder(files, [*(f"images/{stem}.png" for stem in "abcde"), f"valid/{name}.png"])
     found = {split: [name for name, _ in rows] for split, rows in splits_of(open_source(root).read(), root).items()}
+    assert found.pop("count_labels") == ["images/e.png"]
     images = {"train": ["images/a.png", "images/b.png"], "test": ["images/d.png"], "valid": [f"valid/{name}.png"]}
     assert found == images
 
@@ -148,6 +150,7 @@ def test_a_table_of_all_beside_a_part_and_a_folder_of_another(folder) -> None:
 def test_images_that_folders_tell_apart_stay_in_train() -> None:
     assert left_for_train(["x/1.jpg", "y/1.jpg"], ["z/1.jpg", "y/1.jpg"]) == [0]
     assert left_for_train(["a/1.jpg", "a/2_png.rf.0123456789.jpg"], ["b/2.png"]) == [0]
+    assert left_for_train(["2_png.rf.0123456789.jpg", "2_png.rf.9876543210.jpg", "3.jpg"], ["2.png"]) == [2]
     assert left_for_train(["1.jpg"], ["1.jpg"]) == [0]
 
 

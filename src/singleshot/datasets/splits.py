@@ -91,22 +91,24 @@ def plain_stem(name: str) -> str:
 
 
 def name_train(files: Sequence[tuple[str, str]]) -> int | None:
-    """The place of the label file to train on, of several (split that its name says, or any other text; path): the only
-    one that says no split, where the others say all but train, and whose name is of words that theirs have too or that
-    such files usually have: "annotations.csv" beside "annotations_test.csv". None where there is none."""
-    others = [at for at, (split, _) in enumerate(files) if not usual_split(split)]
-    if len(others) != 1 or len(files) < 2 or {usual_split(split) for split, _ in files} & {"train", "trainval"}:
+    """The place of the label file to train on, of several (split that its name says, or any other text; path): where
+    some say a split and none says train, the only one that says none and whose name is of words that theirs have too or
+    that such files usually have: "annotations.csv" beside "annotations_test.csv". None where there is none."""
+    splits = [usual_split(split) for split, _ in files]
+    if not any(splits) or {"train", "trainval"} & {*splits}:
         return None
     words = [_words(name) for _, name in files]
-    shared = set.intersection(*(words[at] for at in range(len(files)) if at not in others))
-    return others[0] if words[others[0]] <= shared | _LABEL_WORDS else None
+    shared = set.intersection(*(mine for mine, split in zip(words, splits, strict=True) if split))
+    fit = [at for at, split in enumerate(splits) if not split and words[at] <= shared | _LABEL_WORDS]
+    return fit[0] if len(fit) == 1 else None
 
 
 def left_for_train(images: Sequence[str], of_others: Collection[str]) -> list[int]:
     """Which images of the file that `name_train` found are in no file of another split; all of them where all are in
     one. The same image may have another folder there, and Roboflow's name."""
     mine, others = (list(map(plain_stem, names)) for names in (images, of_others))
-    if len(set(mine)) < len(mine) or len(set(others)) < len(set(of_others)):  # they are told apart by their folders
+    lasts = [[name.replace("\\", "/").rpartition("/")[2] for name in {*names}] for names in (images, of_others)]
+    if any(len(set(names)) < len(names) for names in lasts):  # they are told apart by their folders
         mine, others = list(images), list(of_others)
     held = set(others)
     left = [at for at, name in enumerate(mine) if name not in held]
