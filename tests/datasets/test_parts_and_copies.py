@@ -274,3 +274,34 @@ def test_labels_that_are_pointers_of_git_lfs_are_named(folder, name, one_line) -
     )
     assert name in said
     assert "Git LFS" in said
+
+
+def test_of_folders_with_the_same_names_the_images_themselves_are_read(folder) -> None:
+    stems = ("1", "2")
+    files = {f"txts/{stem}.txt": yolo() for stem in stems} | {"classes.txt": "cat"}
+    tops = ("Ground_Truth", "gt_shown", "JPG", "Original", "annotation_results")
+    root = folder(files, [f"{top}/{stem}.png" for top in tops for stem in stems])
+    source = open_source(root)
+    raw = source.read()
+    assert sorted(image.path for image in raw.images) == [f"{root}/JPG/{stem}.png" for stem in stems]
+    (found,) = (one for one in check_source(source, workers=1).findings if one.kind == "labels-unread")
+    assert found.message == (
+        "the labels in txts are of JPG; Original, Ground_Truth, annotation_results, gt_shown has the same names"
+    )
+
+
+def test_empty_lists_of_a_yaml_are_said_and_folders_stand_in(folder, problems) -> None:
+    files = {"data.yaml": "train: train_list.txt\nval: val_list.txt\nnames: [cat]\n", "train_list.txt": ""}
+    files |= {"val_list.txt": "\n", "labels/train/a.txt": yolo(), "labels/val/b.txt": yolo()}
+    root = folder(files, ["images/train/a.png", "images/val/b.png"])
+    raw, found = problems({})
+    assert [(one.kind, one.message) for one in found] == [
+        (
+            "path-moved",
+            f"{split}: '{split}_list.txt' is an empty list; images/{split} is read in its place; correct the path",
+        )
+        for split in ("train", "val")
+    ]
+    assert {split: len(at) for split, at in raw.splits.items()} == {"train": 1, "val": 1}
+    (root / "images").rename(root / "pictures")
+    assert "'train_list.txt' is an empty list; list its images in it, one a line" in str(problems({})[1][0])

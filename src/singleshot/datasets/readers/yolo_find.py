@@ -41,9 +41,7 @@ def find_layout(tree: Tree, file: str) -> Layout:
     if not file and (others := [name for name in _described(tree) if name != yaml]) and yaml not in YAMLS:
         shown = ", ".join(printable(name, 60) for name in others[:8])
         notes.append(("yaml-chosen", f"of the yaml files with names the one that fits the folder; not read: {shown}"))
-    for images, labels in unread_pairs(tree, splits):
-        message = f"the images of {printable(images, 80)} have labels in {printable(labels, 80)}, which are not read"
-        notes.append(("labels-unread", message))
+    notes += [("labels-unread", message) for message in unread_pairs(tree, splits)]
     if len(places := [place.name for place in splits.get("", ())]) > 1:
         shown = ", ".join(printable(place, 60) for place in places[:8])
         notes.append(("folders-joined", f"the images of {shown} are read together; to read one of them, name it"))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from singleshot.datasets.findings import CollectErrors, RaiseErrors
 from singleshot.datasets.readers.common import images_by_stem
+from singleshot.datasets.readers.unread_forms import is_unread_text
 from singleshot.datasets.readers.yolo_pairs import (
     MAX_NAMES_BYTES,
     NAME_FILES,
@@ -38,7 +39,7 @@ _IMAGE_FOLDERS = (_IMAGES, "image", "imgs", "img")
 _DATA = ("data", "dataset", "obj")
 _LABEL_FOLDERS = (_LABELS, "label", "annotations", "annotation")
 _MAX_PATH = 4096  # more than any path has; ends the search through a hostile one
-_FEW = 100
+_FEW, _PEEKED = 100, 5
 _OUTNUMBERED = 10  # so many times as many labels of other forms: those of this one are not what the set is
 
 
@@ -123,8 +124,10 @@ def labelled(tree: Tree, folder: str) -> str:
         return ""
     for place in labels:
         texts = (name for name in tree.walk(place) if name.lower().endswith(".txt"))
-        own = (name for name in texts if name.rpartition("/")[2] not in NAME_FILES)
-        if any(place.endswith(_LABELS) or starts_with_numbers(tree, name) for name in islice(own, _FEW)):
+        own = [name for name in islice(texts, _FEW) if name.rpartition("/")[2] not in NAME_FILES]
+        if any(starts_with_numbers(tree, name) for name in own):
+            return join(folder, images)
+        if own and place.endswith(_LABELS) and not any(is_unread_text(tree, name) for name in own[:_PEEKED]):
             return join(folder, images)
     return ""
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from typing import cast
 
 from singleshot.datasets.readers.common import images_by_stem
 from singleshot.datasets.readers.yolo_places import Place
 from singleshot.datasets.splits import folder_split, word_split
 from singleshot.datasets.tree import Tree, join
-from singleshot.errors import DataError
+from singleshot.errors import DataError, printable
 from singleshot.storage import is_remote
 
 MAX_NAMES_BYTES = 2**20
 NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "predefined_classes.txt", "_darknet.labels")
 _FEW = 100
+# Words in names of folders with pictures of the labels.
+_OF_LABELS = re.compile(
+    r"(?:^|[^a-z])(?:masks?|gt|ground_?truth|results?|outputs?|annotat\w*|predict\w*|vis\w*|overlays?)", re.IGNORECASE
+)
+_SHOWN = 4
 _FOLDERS = 20  # next to each other, in which pairs are looked for
 
 
@@ -27,13 +33,24 @@ def splits_of_pairs(tree: Tree, besides: str = "") -> dict[str, list[Place]]:
     return {"": [Place(name, deep=False) for name in folders]} if folders and not besides else {}
 
 
-def unread_pairs(tree: Tree, splits: dict[str, list[Place]]) -> list[tuple[str, str]]:
-    """Folders of images and of their labels that are in none of the splits; [] where these are lists."""
+def unread_pairs(tree: Tree, splits: dict[str, list[Place]]) -> list[str]:
+    """What to say of folders of images with labels that are in none of the splits; [] where these are lists."""
     places = [place for several in splits.values() for place in several]
     if any(place.listed for place in places):
         return []
-    read = {place.name.partition("/")[0] if place.name else name for place in places for name in _pairs(tree)}
-    return [pair for pair in _pairs(tree).items() if pair[0] not in read]
+    read = {place.name.partition("/")[0] for place in places if place.name}
+    said = []
+    for images, labels in _pairs(tree).items() if "" not in {place.name for place in places} else ():
+        if images not in read:
+            said.append(
+                f"the images of {printable(images, 80)} have labels in {printable(labels, 80)}, which are not read"
+            )
+        elif alike := [name for name, other in _alike(tree).items() if other == images]:
+            shown = ", ".join(printable(name, 80) for name in alike[:_SHOWN])
+            said.append(
+                f"the labels in {printable(labels, 80)} are of {printable(images, 80)}; {shown} has the same names"
+            )
+    return said
 
 
 def pair_of(tree: Tree, folder: str) -> str | None:
@@ -57,29 +74,47 @@ def starts_with_numbers(tree: Tree, name: str) -> bool:
 
 
 def _pairs(tree: Tree) -> dict[str, str]:
-    """Folder of images -> the one folder next to it whose text files are labels of most of them; looked for once."""
+    """Folder of images -> the one folder next to it whose text files are labels of most of them."""
+    return _found(tree)[0]
+
+
+def _alike(tree: Tree) -> dict[str, str]:
+    """Folder of images that such labels would fit too -> the one that they are taken for."""
+    return _found(tree)[1]
+
+
+def _found(tree: Tree) -> tuple[dict[str, str], dict[str, str]]:
+    """Both, looked for once."""
     key = "pairs of images and YOLO labels"
     if key not in tree.memo:
         tree.memo[key] = _find_pairs(tree)
-    return cast("dict[str, str]", tree.memo[key])
+    return cast("tuple[dict[str, str], dict[str, str]]", tree.memo[key])
 
 
-def _find_pairs(tree: Tree) -> dict[str, str]:
+def _find_pairs(tree: Tree) -> tuple[dict[str, str], dict[str, str]]:
     folders = tree.open_folders()
     if len(folders) > _FOLDERS or is_remote(tree.root):
-        return {}
+        return {}, {}
     images = {name: set(images_by_stem(tree, name)) for name in folders}
     texts = {name: {text[:-4] for text in tree.files(name, (".txt",)) if text not in NAME_FILES} for name in folders}
     found: dict[str, str] = {}
-    for name in folders:
+    alike: dict[str, str] = {}
+    # What is called as images comes first, what shows the labels last.
+    likely = {name: (_OF_LABELS.search(name) is not None, folder_split(name)[1] != "images") for name in folders}
+    for name in sorted(folders, key=lambda name: (likely[name], name)):
         if not images[name] or texts[name]:
             continue
         fits = [one for one in folders if not images[one] and 2 * len(texts[one] & images[name]) > len(images[name])]
         same = [one for one in fits if folder_split(one)[0] == folder_split(name)[0]]
         fits = same if len(same) == 1 else fits
         if len(fits) == 1 and _has_rows(tree, fits[0]):
-            found[name] = fits[0]
-    return found
+            labelled = images[name] & texts[fits[0]]
+            first = next((one for one, labels in found.items() if labels == fits[0] and images[one] & labelled), None)
+            if first is None:
+                found[name] = fits[0]
+            else:
+                alike[name] = first
+    return {name: found[name] for name in sorted(found)}, alike
 
 
 def _has_rows(tree: Tree, folder: str) -> bool:
