@@ -286,7 +286,8 @@ def test_of_folders_with_the_same_names_the_images_themselves_are_read(folder) -
     assert sorted(image.path for image in raw.images) == [f"{root}/JPG/{stem}.png" for stem in stems]
     (found,) = (one for one in check_source(source, workers=1).findings if one.kind == "labels-unread")
     assert found.message == (
-        "the labels in txts are of JPG; Original, Ground_Truth, annotation_results, gt_shown has the same names"
+        "the labels in txts are taken for those of JPG; not read, with the same names: Original, Ground_Truth, "
+        "annotation_results, gt_shown"
     )
 
 

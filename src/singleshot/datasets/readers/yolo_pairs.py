@@ -47,9 +47,8 @@ def unread_pairs(tree: Tree, splits: dict[str, list[Place]]) -> list[str]:
             )
         elif alike := [name for name, other in _alike(tree).items() if other == images]:
             shown = ", ".join(printable(name, 80) for name in alike[:_SHOWN])
-            said.append(
-                f"the labels in {printable(labels, 80)} are of {printable(images, 80)}; {shown} has the same names"
-            )
+            message = f"the labels in {printable(labels, 80)} are taken for those of {printable(images, 80)}"
+            said.append(f"{message}; not read, with the same names: {shown}")
     return said
 
 
