@@ -304,5 +304,41 @@ def test_empty_lists_of_a_yaml_are_said_and_folders_stand_in(folder, problems) -
         for split in ("train", "val")
     ]
     assert {split: len(at) for split, at in raw.splits.items()} == {"train": 1, "val": 1}
-    (root / "images").rename(root / "pictures")
+    (root / "labels").rename(root / ".labels")
     assert "'train_list.txt' is an empty list; list its images in it, one a line" in str(problems({})[1][0])
+
+
+def test_a_table_whose_rows_are_all_in_another_is_no_split(folder, problems) -> None:
+    root = folder({"all_labels.csv": table(*"abc"), "labels.csv": table("b")}, [f"images/{stem}.png" for stem in "abc"])
+    raw, found = problems({})
+    assert (raw.made, len(raw.images), open_source(root).splits[0]) == (True, 3, "train")
+    assert [one.message for one in found] == [
+        "says no split, and its rows are all in all_labels.csv: it is not read; name it to read it"
+    ]
+    (root / "labels.csv").write_text(table("b", x0=17))  # other boxes of the image
+    assert {*open_source(root).splits} == {"all_labels", "labels"}
+
+
+PLACES = {
+    "images at the root": ("labels/{}/{}.txt", "{}/{}.png"),
+    "other words": ("txts/{}/{}.txt", "pictures/{}/{}.png"),
+    "images/ and another word": ("yolo_txt/{}/{}.txt", "images/{}/{}.png"),
+}
+
+
+@pytest.mark.parametrize("case", PLACES)
+def test_folders_of_one_name_in_different_places_are_pairs(folder, case) -> None:
+    labels, images = PLACES[case]
+    members = {"train": "ab", "val": "bc"}
+    files = {labels.format(split, stem): yolo() for split, stems in members.items() for stem in stems}
+    files["classes.txt"] = "cat"
+    root = folder(files, [images.format(split, stem) for split, stems in members.items() for stem in stems])
+    found = {split: [name for name, _ in rows] for split, rows in splits_of(open_source(root).read(), root).items()}
+    assert found == {split: [images.format(split, stem) for stem in stems] for split, stems in members.items()}
+    assert "labels-unread" not in check_source(open_source(root), workers=1).counts
+
+
+def test_validate_is_a_split(folder) -> None:
+    root = folder({"train/a.xml": voc(), "validate/b.xml": voc()}, ["train/a.png", "validate/b.png"])
+    assert {*open_source(root).splits} == {"train", "validate"}
+    assert [image.path for image in open_source(root).read("val").images] == [f"{root}/validate/b.png"]

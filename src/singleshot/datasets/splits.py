@@ -13,14 +13,15 @@ from singleshot.errors import DataError, printable
 # The only names that stand for each other; nothing else is guessed.
 SPLIT_ALIASES = {
     "train": ("training",),
-    "val": ("valid", "validation"),
-    "valid": ("val", "validation"),
-    "validation": ("val", "valid"),
+    "val": ("valid", "validation", "validate"),
+    "valid": ("val", "validation", "validate"),
+    "validation": ("val", "valid", "validate"),
+    "validate": ("val", "valid", "validation"),
     "test": ("testing",),
 }
 KNOWN_SPLITS = (
     *("train", "val", "valid", "validation", "test", "trainval", "dev", "minival", "unlabeled"),
-    *("training", "testing"),
+    *("training", "testing", "validate"),
 )
 # Words in names of label files that say no split, and those that say all of it.
 _LABEL_WORDS = {"annotations", "annotation", "labels", "label", "instances", "boxes", "bboxes", "data", "dataset"}
@@ -53,7 +54,9 @@ def split_of(name: str) -> str:
 def usual_split(name: str) -> str:
     """The usual split that a text or folder means, under its shortest name: "train" for " Training"; "" for others."""
     split = name.strip().lower()
-    return {"training": "train", "testing": "test"}.get(split, split) if split in KNOWN_SPLITS else ""
+    return (
+        {"training": "train", "testing": "test", "validate": "val"}.get(split, split) if split in KNOWN_SPLITS else ""
+    )
 
 
 def word_split(name: str) -> str:

@@ -129,7 +129,10 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
 def _read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> RawSet:
     files, whole = set_apart(tree, files_of(tree, file))
     for one in whole:
-        message = "says no split, and its images are those of the files of splits: it is not read; name it to read it"
+        why = "its images are those of the files of splits"
+        if not any(file.split for file in files):
+            why = f"its rows are all in {printable(files[0].name, 80)}"
+        message = f"says no split, and {why}: it is not read; name it to read it"
         problems.add("labels-unread", tree.path(one.name), message)
     declared = _declared(tree, files, problems)
     tables = [

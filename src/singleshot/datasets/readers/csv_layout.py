@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from singleshot.datasets.findings import CollectErrors
 from singleshot.datasets.readers.csv_columns import Columns, sniff_columns
-from singleshot.datasets.readers.csv_rows import scan_column, split_name
+from singleshot.datasets.readers.csv_rows import open_rows, scan_column, split_name
 from singleshot.datasets.splits import KNOWN_SPLITS, find_split, name_train, usual_split
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
@@ -56,7 +57,13 @@ def csv_files(tree: Tree) -> list[CsvFile]:
 
 def set_apart(tree: Tree, files: list[CsvFile]) -> tuple[list[CsvFile], list[CsvFile]]:
     """The files, without those that say no split and have at least half of the images of train and the others that do:
-    labels.csv beside train_labels.csv and test_labels.csv; and those."""
+    labels.csv beside train_labels.csv and test_labels.csv; where none says one, without those whose rows are all in the
+    one that stays; and those."""
+    if len(files) > 1 and not any(one.split or one.columns.split >= 0 for one in files):
+        rows = [_rows_of(tree, one) for one in files]
+        most = rows.index(max(rows, key=len))
+        others = [one for at, one in enumerate(files) if at != most]
+        return ([files[most]], others) if all(mine <= rows[most] for mine in rows) else (files, [])
     if "train" not in {one.split for one in files} or all(one.split for one in files):
         return files, []
     images = [set(scan_column(tree, one.name, one.columns, one.columns.image)) for one in files]
@@ -67,6 +74,15 @@ def set_apart(tree: Tree, files: list[CsvFile]) -> tuple[list[CsvFile], list[Csv
         if not one.split and one.columns.split < 0 and 2 * len(there & of_splits) >= len(of_splits) > 0
     ]
     return [one for one in files if one not in whole], whole
+
+
+def _rows_of(tree: Tree, file: CsvFile) -> set[tuple[str, ...]]:
+    """What the rows say of images, boxes and classes, as written."""
+    columns = file.columns
+    places = (columns.image, columns.xmin, columns.ymin, columns.xmax, columns.ymax, columns.name)
+    with open_rows(tree, file.name, columns.delimiter, columns.encoding, CollectErrors(0)) as rows:
+        cells = (row for at, (_, row) in enumerate(rows) if at or not columns.header)
+        return {tuple(row[at].strip() for at in places if 0 <= at < len(row)) for row in cells}
 
 
 def files_of(tree: Tree, file: str) -> list[CsvFile]:

@@ -255,7 +255,7 @@ def label_of(tree: Tree, image: str) -> str | None:
         place = "/".join([labels, *parts[at + 1 :]])
         if f"{last}.txt" in tree.names(place):
             return tree.find(place, f"{last}.txt")
-    return None
+    return paired_label(tree, folder, f"{last}.txt")
 
 
 def new_label_of(tree: Tree, image: str) -> str:

@@ -20,6 +20,7 @@ _OF_LABELS = re.compile(
     r"(?:^|[^a-z])(?:masks?|gt|ground_?truth|results?|outputs?|annotat\w*|predict\w*|vis\w*|overlays?)", re.IGNORECASE
 )
 _SHOWN = 4
+_MORE = 60  # folders below those
 _FOLDERS = 20  # next to each other, in which pairs are looked for
 
 
@@ -38,10 +39,9 @@ def unread_pairs(tree: Tree, splits: dict[str, list[Place]]) -> list[str]:
     places = [place for several in splits.values() for place in several]
     if any(place.listed for place in places):
         return []
-    read = {place.name.partition("/")[0] for place in places if place.name}
     said = []
-    for images, labels in _pairs(tree).items() if "" not in {place.name for place in places} else ():
-        if images not in read:
+    for images, labels in _pairs(tree).items():
+        if not any(place.name in ("", images) or images.startswith(f"{place.name}/") for place in places):
             said.append(
                 f"the images of {printable(images, 80)} have labels in {printable(labels, 80)}, which are not read"
             )
@@ -54,7 +54,7 @@ def unread_pairs(tree: Tree, splits: dict[str, list[Place]]) -> list[str]:
 
 def pair_of(tree: Tree, folder: str) -> str | None:
     """The folder of labels that a folder of images is a pair with."""
-    return _pairs(tree).get(folder) if folder and "/" not in folder else None
+    return _pairs(tree).get(folder) if folder and folder.count("/") < 2 else None
 
 
 def paired_label(tree: Tree, folder: str, name: str) -> str | None:
@@ -94,6 +94,8 @@ def _find_pairs(tree: Tree) -> tuple[dict[str, str], dict[str, str]]:
     folders = tree.open_folders()
     if len(folders) > _FOLDERS or is_remote(tree.root):
         return {}, {}
+    below = [join(top, name) for top in folders for name in tree.open_folders(top)]
+    folders += below if len(below) <= _MORE else []
     images = {name: set(images_by_stem(tree, name)) for name in folders}
     texts = {name: {text[:-4] for text in tree.files(name, (".txt",)) if text not in NAME_FILES} for name in folders}
     found: dict[str, str] = {}
@@ -103,7 +105,9 @@ def _find_pairs(tree: Tree) -> tuple[dict[str, str], dict[str, str]]:
     for name in sorted(folders, key=lambda name: (likely[name], name)):
         if not images[name] or texts[name]:
             continue
-        fits = [one for one in folders if not images[one] and 2 * len(texts[one] & images[name]) > len(images[name])]
+        # Folders next to each other, or of one name: train/ and labels/train/.
+        near = [one for one in folders if "/" not in one + name or _last(one) == _last(name)]
+        fits = [one for one in near if not images[one] and 2 * len(texts[one] & images[name]) > len(images[name])]
         same = [one for one in fits if folder_split(one)[0] == folder_split(name)[0]]
         fits = same if len(same) == 1 else fits
         if len(fits) == 1 and _has_rows(tree, fits[0]):
@@ -114,6 +118,10 @@ def _find_pairs(tree: Tree) -> tuple[dict[str, str], dict[str, str]]:
             else:
                 alike[name] = first
     return {name: found[name] for name in sorted(found)}, alike
+
+
+def _last(folder: str) -> str:
+    return folder.rpartition("/")[2].lower()
 
 
 def _has_rows(tree: Tree, folder: str) -> bool:
