@@ -132,10 +132,10 @@ def _without_copies(tree: Tree, formats: Mapping[str, Format], sets: list[Found]
         for image in mine.images:
             rivals = (*theirs.called[_name_of(image)], *theirs.saying[() if near else _objects_of(image)])
             pairs.append((image.path, [one.path for one in rivals if _say_same(image, one, named, near)][:_COMPARED]))
+            if not pairs[-1][1]:
+                return False
         some = pairs[:: max(1, len(pairs) // _IMAGES_COMPARED)]
-        return all(paths for _, paths in pairs) and all(
-            any(_same_bytes(tree, path, one) for one in paths) for path, paths in some
-        )
+        return all(any(_same_bytes(tree, path, one) for one in paths) for path, paths in some)
 
     return [one for at, one in enumerate(sets) if not any(is_copy(at, other) for other in range(len(sets)))]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections import Counter
@@ -65,6 +66,7 @@ def word_split(name: str) -> str:
     return next(iter(words)) if len(words) == 1 else ""
 
 
+@functools.lru_cache(4096)
 def folder_split(name: str) -> tuple[str, str]:
     """The usual split that a folder's name says, next to no word but those of what lies in it, which is "images" or
     "labels": ("valid", "labels") for "valid annot", ("train", "images") for "TrainImages2" and "trainimg", ("test", "")

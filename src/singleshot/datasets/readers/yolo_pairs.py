@@ -29,7 +29,8 @@ def splits_of_pairs(tree: Tree, besides: str = "") -> dict[str, list[Place]]:
     there are no pairs. besides: the folder of images of train; the others are splits by their names, or not taken."""
     folders = [name for name in _pairs(tree) if name != besides]
     splits = [word_split(name.replace("_", " ")) for name in folders]
-    if "" not in splits and ("train" in splits) == (not besides) and len({*splits, besides}) == len(splits) + 1 > 1:
+    has_train = bool(besides) != ("train" in splits)
+    if has_train and "" not in splits and len(set(splits)) == len(splits) >= 2 - bool(besides):
         return {split: [Place(name, deep=False)] for split, name in zip(splits, folders, strict=True)}
     return {"": [Place(name, deep=False) for name in folders]} if folders and not besides else {}
 

@@ -92,6 +92,15 @@ def take_folders(
     return tuple(said)
 
 
+def keep_empty(
+    tree: Tree, home: str, described: Description, splits: dict[str, list[Place]], broken: dict[str, str]
+) -> None:
+    """Put empty lists, for which nothing stands in, into `splits` where another split is there: they are left out."""
+    for split in [split for split in broken if splits and _EMPTY in broken[split]]:
+        splits[split] = [_resolve(tree, home, described.path, entry) for entry in described.splits[split]]
+        del broken[split]
+
+
 def _elsewhere(tree: Tree, home: str, parts: list[str], are_same: bool) -> Place | None:
     """The folder or list that a path may mean which is not there as written; are_same: all splits have that path."""
     if not 0 < len(parts) <= MAX_PARTS:
