@@ -344,9 +344,15 @@ def test_a_list_of_classes_is_kept_to(folder, name, text, place, one_line):
     assert [(f.kind, f.line) for f in findings] == [("class-unknown", 2)]
 
 
-@pytest.mark.parametrize("text", ["", "cat\ncat\n", b"\xff\xfe", "cat,x\ncat,y", "cat,1\ndog,1\n", "cat\n,\n"])
+@pytest.mark.parametrize("text", ["", "\n", b"\xff\xfe"])
+@pytest.mark.parametrize("name", ["classes.txt", "classes.csv"])
+def test_an_empty_list_of_classes_is_none(folder, text, name):
+    assert open_dataset(folder({"train.csv": CAT, name: text})).class_names == ("cat",)
+
+
+@pytest.mark.parametrize("text", ["cat\ncat\n", "cat,x\ncat,y", "cat,1\ndog,1\n", "cat\n,\n"])
 def test_a_broken_list_of_classes_is_said(folder, text, one_line):
-    name = "classes.csv" if b"," in (text if isinstance(text, bytes) else text.encode()) else "classes.txt"
+    name = "classes.csv" if "," in text else "classes.txt"
     root = folder({"train.csv": CAT, name: text})
     assert f"{name}: is no list of classes" in one_line(open_dataset, root)
     raw, findings = read(root)

@@ -124,7 +124,8 @@ def test_the_only_set_below_is_read_and_said(folder, case, caplog) -> None:
 
 
 def test_several_below_are_listed_by_form_folder_and_number(folder, one_line) -> None:
-    files = {"images/train/a.xml": VOC, "images/train/b.xml": VOC, "more/train.csv": CSV, "old/x.xml": EMPTY_VOC}
+    more = CSV.replace("16,", "30,")
+    files = {"images/train/a.xml": VOC, "images/train/b.xml": VOC, "more/train.csv": more, "old/x.xml": EMPTY_VOC}
     root = folder({**README, **files}, ["images/train/a.png", "images/train/b.png", "more/a.png", "old/x.png"])
     said = one_line(open_source, root)
     assert said == f"{root}: sets below: images (Pascal VOC, 2), more (CSV, 1); name one"

@@ -39,6 +39,8 @@ FILES = {
     "Labels/2.txt": ("1\r\n20 30 120 130 cat\r\n", "BBox-Label-Tool's form"),
     "ground-truth/1.txt": ("cat 20 30 120 130\nwine glass 4.5 5 8 9\n", "rows of class x1 y1 x2 y2 (mAP, OIDv4)"),
     "groundtruths/1.txt": ("cat 120 130 20 30\ndog 4 5 6 9", "rows of class x y width height; convert them to a CSV"),
+    "labels/3.txt": ("0,11,10,28,28\n1,3,4.5,6,7\n", "rows of five numbers with commas; if they are class,x,y"),
+    "labels/4.txt": (KITTI.replace("Car", "0319-0624"), "KITTI's form"),
     "gt/gt.txt": ("1,2,10.5,20,30,40,1,1,0.9\n", "tracks in MOTChallenge's form"),
 }
 
@@ -55,6 +57,14 @@ def test_what_is_not_read_is_named_with_what_to_do(folder, name):
 def test_every_row_has_a_case():
     said = {find for _, find in FILES.values()}
     assert all(any(row.about.startswith(one) for one in said) for row in UNREAD_FORMS)
+
+
+@pytest.mark.parametrize("text", [KITTI, "0,11,10,28,28\n", "1.0 2.0 3.0 4.0 5.0 6.0 7.0 8.0 plane 1\n"])
+def test_labels_in_the_usual_folder_that_are_no_yolo_are_named(folder, text, one_line):
+    root = folder({"labels/a.txt": text, "labels/b.txt": ""}, ["images/a.png", "images/b.png"])
+    assert "labels/a.txt is " in one_line(open_source, root)
+    (root / "labels/a.txt").write_text("0 x\n")
+    assert open_source(root).form == "yolo"  # which says what is wrong with it
 
 
 def test_labels_of_whole_images_are_no_boxes(folder):

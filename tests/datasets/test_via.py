@@ -132,7 +132,7 @@ def test_which_attribute_is_the_class(folder, attributes, want):
 def test_a_class_that_nobody_wrote_is_said(folder, caplog):
     one = {"shape_attributes": RECT, "region_attributes": {}}
     open_source(folder({"x.json": json.dumps(plain(entry("a.png", one)))})).read()
-    assert "x.json: no region has an attribute, all are of the class 'object'" in caplog.text
+    assert "x.json: names no class, all its objects are of the class 'object'" in caplog.text
 
 
 def test_several_attributes_of_which_none_is_the_class(folder, one_line):

@@ -147,17 +147,27 @@ def say_same(some: list[RawObject], others: list[RawObject], near: bool = False)
     boxes may differ as rounding does; areas do not matter."""
     if len(some) != len(others):
         return False
-    if near:
-        some, others = (sorted(objects, key=lambda obj: (obj.name, obj.box)) for objects in (some, others))
-    return all(
-        (a.name, a.difficult, a.crowd) == (b.name, b.difficult, b.crowd)
-        and (a.box == b.box or (near and _rounded(a.box, b.box)))
-        and (near or a.area == b.area or (math.isnan(a.area) and math.isnan(b.area)))
-        for a, b in zip(some, others, strict=True)
-    )
+    if not near:
+        return all(
+            _is_as(a, b) and a.box == b.box and (a.area == b.area or (math.isnan(a.area) and math.isnan(b.area)))
+            for a, b in zip(some, others, strict=True)
+        )
+    left = list(others)
+    for obj in some:
+        at = next((i for i, b in enumerate(left) if _is_as(obj, b) and _rounded(obj.box, b.box)), None)
+        if at is None:
+            return False
+        del left[at]
+    return True
+
+
+def _is_as(a: RawObject, b: RawObject) -> bool:
+    return (a.name, a.difficult, a.crowd) == (b.name, b.difficult, b.crowd)
 
 
 def _rounded(box: Box, other: Box) -> bool:
     """Whether the numbers of two boxes differ by a pixel, or that part of an image, at most."""
+    if box == other:  # infinite sides too
+        return True
     step = 1.0 if max(map(abs, (*box, *other))) > 2 else 0.005
     return all(abs(a - b) <= step for a, b in zip(box, other, strict=True))

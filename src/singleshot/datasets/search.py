@@ -6,25 +6,28 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import operator
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from singleshot.datasets.findings import CollectErrors
 from singleshot.datasets.formats import Format
-from singleshot.datasets.raw import RawSet
+from singleshot.datasets.raw import Box, RawImage, RawObject, RawSet, say_same
 from singleshot.datasets.readers.common import MADE_SPLITS
 from singleshot.datasets.readers.several_sets import SeveralSetsError
 from singleshot.datasets.splits import KNOWN_SPLITS, split_of, word_split
 from singleshot.datasets.tree import EnoughError, Tree, join
 from singleshot.errors import DataError, printable
-from singleshot.images.decode import MAX_FILE_BYTES
+from singleshot.images.decode import MAX_FILE_BYTES, image_size
 from singleshot.storage import is_remote
 
 _LEVELS, _FOLDERS, _FAR_FOLDERS = 4, 1000, 50
 # What is read to find out whether a set has a labelled image; one of more counts as having some.
 _FILES, _BYTES, _COUNTED = 1500, 16 * 2**20, 30
 _SHOWN = 8
+_UNNAMED = re.compile(r"class \d+")  # what a number without a name is called
 _COMPARED, _IMAGES_COMPARED = 8, 3  # sets below that are held against each other, and images of each
 _CODE = ("node_modules", "__pycache__", "site-packages", "venv", "env", "dist", "build", "docs")
 # Folders that are parts of a set.
@@ -110,36 +113,86 @@ def _by_rank(
 
 
 def _without_copies(tree: Tree, formats: Mapping[str, Format], sets: list[Found]) -> list[Found]:
-    """The sets without those whose labels another one of the same form has too, of the same images; of two that are the
-    same the one that has splits stays, else the first."""
+    """The sets without those whose labels another one has too, of the same images, in the same form or another; of two
+    that are the same the one that has splits stays, then the one that has the names of classes, else the first."""
     if not 1 < len(sets) <= _COMPARED or any(one.labelled is None or one.parts for one in sets):
         return sets
     said = [_said_by(formats[one.form], tree.below(one.folder)) for one in sets]
+    order = [list(formats).index(one.form) for one in sets]
 
     def is_copy(at: int, other: int) -> bool:
-        (made, labels), (made_too, more) = said[at], said[other]
-        if sets[at].form != sets[other].form or not labels or not labels.keys() <= more.keys():
+        mine, theirs = said[at], said[other]
+        if not mine.images or len(mine.images) > len(theirs.images) or mine.is_named > theirs.is_named:
             return False
-        if len(labels) == len(more) and (made, at) <= (made_too, other):
+        rank, best = ((one.is_divided, one.is_named, -order[i], -i) for one, i in ((mine, at), (theirs, other)))
+        if len(mine.images) == len(theirs.images) and rank >= best:
             return False
-        some = sorted(labels)[:: max(1, len(labels) // _IMAGES_COMPARED)]
-        return all(_same_bytes(tree, labels[key], more[key]) for key in some)
+        named, near = mine.is_named and theirs.is_named, sets[at].form != sets[other].form
+        pairs = []
+        for image in mine.images:
+            rivals = (*theirs.called[_name_of(image)], *theirs.saying[() if near else _objects_of(image)])
+            pairs.append((image.path, [one.path for one in rivals if _say_same(image, one, named, near)][:_COMPARED]))
+            if not pairs[-1][1]:
+                return False
+        some = pairs[:: max(1, len(pairs) // _IMAGES_COMPARED)]
+        return all(any(_same_bytes(tree, path, one) for one in paths) for path, paths in some)
 
     return [one for at, one in enumerate(sets) if not any(is_copy(at, other) for other in range(len(sets)))]
 
 
-def _said_by(form: Format, tree: Tree) -> tuple[bool, dict[tuple[object, ...], str]]:
-    """Whether its splits are made; and what a set says of each labelled image, by the image's name -> its path."""
+class _Said(NamedTuple):
+    """What a set says: its labelled images, the same by their names, and by their objects; whether its classes have
+    names; whether its splits are its own."""
+
+    images: list[RawImage]
+    called: dict[str, list[RawImage]]
+    saying: dict[tuple[object, ...], list[RawImage]]
+    is_named: bool
+    is_divided: bool
+
+
+def _said_by(form: Format, tree: Tree) -> _Said:
+    said = _Said([], defaultdict(list), defaultdict(list), False, False)
     try:
         with _quiet():
             raw = form.read(tree.limited(_FILES, _BYTES), "", None, CollectErrors(0))
     except (EnoughError, DataError):
-        return False, {}
-    labels: dict[tuple[object, ...], str] = {}
-    for image in filter(lambda image: image.objects, raw.images):
-        objects = sorted((obj.name, *map(str, obj.box)) for obj in image.objects)
-        labels[image.path.rpartition("/")[2], *objects] = image.path
-    return raw.made, labels
+        return said
+    for image in (image for image in raw.images if image.objects):
+        said.images.append(image)
+        said.called[_name_of(image)].append(image)
+        said.saying[_objects_of(image)].append(image)
+    return said._replace(is_named=not all(map(_UNNAMED.fullmatch, raw.class_names)), is_divided=not raw.made)
+
+
+def _name_of(image: RawImage) -> str:
+    return image.path.rpartition("/")[2]
+
+
+def _objects_of(image: RawImage) -> tuple[object, ...]:
+    return tuple(sorted((obj.name, tuple(map(str, obj.box))) for obj in image.objects))
+
+
+def _say_same(image: RawImage, other: RawImage, named: bool, near: bool) -> bool:
+    """Whether two labels of an image have the same objects, near: as rounding and counting from 1 leave them; by their
+    boxes alone where one has no names."""
+    size = (image.width or other.width, image.height or other.height)
+    if image.relative != other.relative and 0 in size:
+        try:
+            size = image_size(image.path)
+        except DataError:
+            return False
+
+    def plain(one: RawImage) -> list[RawObject]:
+        scale = size * 2 if one.relative and image.relative != other.relative else (1, 1, 1, 1)
+        return [
+            RawObject(obj.name if named else "", cast("Box", tuple(map(operator.mul, obj.box, scale))))
+            for obj in one.objects
+        ]
+
+    if not near:
+        return sorted(plain(image)) == sorted(plain(other))
+    return say_same(plain(image), plain(other), near=True)
 
 
 def _same_bytes(tree: Tree, path: str, other: str) -> bool:

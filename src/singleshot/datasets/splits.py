@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections import Counter
@@ -13,17 +14,23 @@ from singleshot.errors import DataError, printable
 # The only names that stand for each other; nothing else is guessed.
 SPLIT_ALIASES = {
     "train": ("training",),
-    "val": ("valid", "validation"),
-    "valid": ("val", "validation"),
-    "validation": ("val", "valid"),
+    "val": ("valid", "validation", "validate"),
+    "valid": ("val", "validation", "validate"),
+    "validation": ("val", "valid", "validate"),
+    "validate": ("val", "valid", "validation"),
     "test": ("testing",),
 }
 KNOWN_SPLITS = (
     *("train", "val", "valid", "validation", "test", "trainval", "dev", "minival", "unlabeled"),
-    *("training", "testing"),
+    *("training", "testing", "validate"),
 )
-# Words in names of label files that say no split.
+# Words in names of label files that say no split, and those that say all of it.
 _LABEL_WORDS = {"annotations", "annotation", "labels", "label", "instances", "boxes", "bboxes", "data", "dataset"}
+_LABEL_WORDS |= {"all", "full", "whole", "complete", "total", "combined"}
+# Words in names of folders that say what lies in them.
+_KINDS = dict.fromkeys(("images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "jpg", "png"), "images")
+_KINDS |= dict.fromkeys(("annotations", "annotation", "annots", "annot", "annos", "anno"), "labels")
+_KINDS |= dict.fromkeys(("labels", "label", "xmls", "xml", "jsons", "json"), "labels")
 # Parts held back for val and for test where splits are made.
 HELD_BACK = 0.1
 
@@ -48,7 +55,9 @@ def split_of(name: str) -> str:
 def usual_split(name: str) -> str:
     """The usual split that a text or folder means, under its shortest name: "train" for " Training"; "" for others."""
     split = name.strip().lower()
-    return {"training": "train", "testing": "test"}.get(split, split) if split in KNOWN_SPLITS else ""
+    return (
+        {"training": "train", "testing": "test", "validate": "val"}.get(split, split) if split in KNOWN_SPLITS else ""
+    )
 
 
 def word_split(name: str) -> str:
@@ -57,16 +66,63 @@ def word_split(name: str) -> str:
     return next(iter(words)) if len(words) == 1 else ""
 
 
+@functools.lru_cache(4096)
+def folder_split(name: str) -> tuple[str, str]:
+    """The usual split that a folder's name says, next to no word but those of what lies in it, which is "images" or
+    "labels": ("valid", "labels") for "valid annot", ("train", "images") for "TrainImages2" and "trainimg", ("test", "")
+    for "test", ("", "labels") for "json"; ("", "") for all others."""
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
+    words = [part for word in words for part in _apart(word)]
+    splits = [word for word in words if word in KNOWN_SPLITS]
+    kinds = {_KINDS.get(word, "other") for word in words if word not in KNOWN_SPLITS}
+    if len(splits) > 1 or "other" in kinds or len(kinds) > 1:
+        return "", ""
+    return usual_split(splits[0]) if splits else "", next(iter(kinds), "")
+
+
+def _apart(word: str) -> list[str]:
+    """ "trainimg" as "train" and "img"."""
+    for split in KNOWN_SPLITS:
+        for kind in _KINDS:
+            if word in (split + kind, kind + split):
+                return [split, kind]
+    return [word]
+
+
+def plain_stem(name: str) -> str:
+    """The last part of a path without its ending and Roboflow's hash: "a" of "train/a_jpg.rf.0123456789.jpg"."""
+    last = name.replace("\\", "/").rpartition("/")[2]
+    return _ROBOFLOW.sub("", last.rpartition(".")[0] if _has_suffix(last) else last)
+
+
 def name_train(files: Sequence[tuple[str, str]]) -> int | None:
-    """The place of the label file to train on, of several (split that its name says, or any other text; path): the only
-    one that says no split, where the others say all but train, and whose name is of words that theirs have too or that
-    such files usually have: "annotations.csv" beside "annotations_test.csv". None where there is none."""
-    others = [at for at, (split, _) in enumerate(files) if not usual_split(split)]
-    if len(others) != 1 or len(files) < 2 or {usual_split(split) for split, _ in files} & {"train", "trainval"}:
+    """The place of the label file to train on, of several (split that its name says, or any other text; path): where
+    some say a split and none says train, the only one that says none and whose name is of words that theirs have too or
+    that such files usually have: "annotations.csv" beside "annotations_test.csv". None where there is none."""
+    splits = [usual_split(split) for split, _ in files]
+    if not any(splits) or {"train", "trainval"} & {*splits}:
         return None
     words = [_words(name) for _, name in files]
-    shared = set.intersection(*(words[at] for at in range(len(files)) if at not in others))
-    return others[0] if words[others[0]] <= shared | _LABEL_WORDS else None
+    shared = set.intersection(*(mine for mine, split in zip(words, splits, strict=True) if split))
+    fit = [at for at, split in enumerate(splits) if not split and words[at] <= shared | _LABEL_WORDS]
+    return fit[0] if len(fit) == 1 else None
+
+
+def left_for_train(images: Sequence[str], of_others: Collection[str]) -> list[int]:
+    """Which images of the file that `name_train` found are in no file of another split; all of them where all are in
+    one. The same image may have another folder there, and Roboflow's name."""
+    mine, others = (list(map(plain_stem, names)) for names in (images, of_others))
+    lasts = [[name.replace("\\", "/").rpartition("/")[2] for name in {*names}] for names in (images, of_others)]
+    if any(len(set(names)) < len(names) for names in lasts):  # they are told apart by their folders
+        mine, others = list(images), list(of_others)
+    held = set(others)
+    left = [at for at, name in enumerate(mine) if name not in held]
+    return left or list(range(len(mine)))
+
+
+def say_held_back(count: int) -> str:
+    """What is said of the images that `left_for_train` leaves out."""
+    return f"{count} of its images are in files of other splits: they are no part of train"
 
 
 def _words(path: str) -> set[str]:

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from typing import Any, NamedTuple
 
-from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
+from singleshot.datasets.findings import RAISE_ERRORS, CollectErrors, RaiseErrors
 from singleshot.datasets.packed_strings import is_encodable, is_name
 from singleshot.datasets.raw import Box, DatasetIds, Hull, Notation, RawImage, RawObject, RawSet
 from singleshot.datasets.readers import coco_results
@@ -27,6 +27,7 @@ from singleshot.datasets.readers.common import (
     without_repeated,
 )
 from singleshot.datasets.readers.shapes import report_passed
+from singleshot.datasets.splits import left_for_train, say_held_back
 from singleshot.datasets.tree import Tree, join, open_tree
 from singleshot.errors import DataError, printable
 
@@ -73,7 +74,7 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
 
     A named file is one split, whatever is wanted. A folder's only file that names no split is divided here.
     """
-    files = [coco_file(file)] if file else coco_files(tree)
+    every = files = [coco_file(file)] if file else coco_files(tree)
     made = is_undivided(files, file)
     if not (made or file or wanted is None):
         files = choose_files(tree, files, wanted)
@@ -86,6 +87,8 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
         found = _read_file(tree, one, problems)
         if found is None:
             continue
+        if one.is_rest:
+            found = _left_for_train(tree, one, found, [other for other in every if other is not one], problems)
         names += [name for name in found.ids.categories if name not in names]
         ids.append(found.ids)
         # Two files of one split are told apart by their whole names.
@@ -101,6 +104,16 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     source = tree.path(files[0].name) if len(files) == 1 else tree.root
     shown = Notation(_show_item, _show_box)
     return RawSet("coco", source, tuple(names), unique.images, splits_of, made, True, shown, _joined(ids))
+
+
+def _left_for_train(tree: Tree, file: CocoFile, found: _Read, others: list[CocoFile], problems: RaiseErrors) -> _Read:
+    """Without the images that files of other splits have."""
+    read = filter(None, (_read_file(tree, other, CollectErrors(0)) for other in others))
+    of_others = [image.path for other in read for image in other.images]
+    left = left_for_train([image.path for image in found.images], of_others)
+    if len(left) < len(found.images):
+        problems.add("labels-unread", tree.path(file.name), say_held_back(len(found.images) - len(left)))
+    return found._replace(images=[found.images[at] for at in left])
 
 
 def _joined(ids: list[DatasetIds]) -> DatasetIds | None:

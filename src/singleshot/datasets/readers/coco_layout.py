@@ -25,11 +25,13 @@ _LIST_KEY = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
 
 
 class CocoFile(NamedTuple):
-    """One annotation file; tag names it ("train2017"); split is "train"."""
+    """One annotation file; tag names it ("train2017"); split is "train"; is_rest: train is what of it the other files
+    do not have."""
 
     name: str
     tag: str
     split: str
+    is_rest: bool = False
 
 
 def coco_files(tree: Tree) -> list[CocoFile]:
@@ -51,7 +53,7 @@ def coco_files(tree: Tree) -> list[CocoFile]:
     found = _by_words(found)
     at = name_train([(file.split, file.name) for file in found])
     if at is not None:
-        found[at] = found[at]._replace(split="train")
+        found[at] = found[at]._replace(split="train", is_rest=True)
     return found or _files_of_splits(tree) or _keypoints(tree) or _result_lists(tree)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
+from itertools import compress
 from typing import NamedTuple
 
 from singleshot.datasets.findings import RaiseErrors
@@ -25,7 +25,8 @@ from singleshot.datasets.readers.common import (
     shorten_idents,
     without_repeated,
 )
-from singleshot.datasets.readers.csv_columns import PLAIN, Columns, sniff_columns
+from singleshot.datasets.readers.csv_columns import PLAIN, sniff_columns
+from singleshot.datasets.readers.csv_layout import HEAD_BYTES, CsvFile, csv_files, files_of, set_apart
 from singleshot.datasets.readers.csv_rows import (
     CsvImage,
     CsvTable,
@@ -36,7 +37,13 @@ from singleshot.datasets.readers.csv_rows import (
     without_gc,
 )
 from singleshot.datasets.readers.several_sets import NamedFile, refuse_several
-from singleshot.datasets.splits import KNOWN_SPLITS, SPLIT_ALIASES, name_train, resolve_split
+from singleshot.datasets.splits import (
+    KNOWN_SPLITS,
+    SPLIT_ALIASES,
+    left_for_train,
+    resolve_split,
+    say_held_back,
+)
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
@@ -47,22 +54,6 @@ logger = logging.getLogger(__name__)
 MAX_LIST_BYTES = 16 * 2**20
 
 _DESCRIPTIONS = "class-descriptions"  # in the name of OpenImages' file of codes and names
-_EXPORTED = "_annotations.csv"  # Roboflow's name, one in each split's folder
-# Where the CSV files lie, if not at the root; "labels" and "data" beside images in other folders.
-_FOLDERS = ("annotations", "labels", "data", "csv")
-_TEXTS = ("gt.txt",)  # GTSDB's; MOT's of that name has no images in its rows
-_HEAD_BYTES = 1 << 16
-_MOST_FILES = 1000  # heads that are looked at in one folder
-WANTED = "a header like file,xmin,ymin,xmax,ymax,class, or rows path,x1,y1,x2,y2,class without one"
-
-
-class CsvFile(NamedTuple):
-    """One annotation file; split: "train", or "" where its name says none; tag: what its images are called then."""
-
-    name: str
-    tag: str
-    split: str
-    columns: Columns
 
 
 class _Group(NamedTuple):
@@ -78,38 +69,6 @@ class _Group(NamedTuple):
 # ---------------------------------------------------------------------------------------------- files
 
 
-def csv_files(tree: Tree) -> list[CsvFile]:
-    """The annotation files of a folder, by the layouts that are known and by their first lines; [] for none."""
-    found = []
-    for place in ("", *_FOLDERS):
-        for name in (*tree.files(place, (".csv",))[:_MOST_FILES], *tree.files(place, _TEXTS)):
-            file = _look(tree, join(place, name), _split_in(name), name[:-4])
-            found += [file] if file else []
-    for folder in tree.folders():
-        if folder not in _FOLDERS and tree.names(folder).get(_EXPORTED) is False:
-            file = _look(tree, join(folder, _EXPORTED), split_name(folder), folder)
-            found += [file] if file else []
-    at = name_train([(file.split, file.name) for file in found])
-    if at is not None and found[at].columns.split < 0:
-        found[at] = found[at]._replace(split="train")
-    return found
-
-
-def _apart(tree: Tree, files: list[CsvFile]) -> tuple[list[CsvFile], list[CsvFile]]:
-    """The files, without those that say no split and have at least half of the images of train and the others that do:
-    labels.csv beside train_labels.csv and test_labels.csv; and those."""
-    if "train" not in {one.split for one in files} or all(one.split for one in files):
-        return files, []
-    images = [set(scan_column(tree, one.name, one.columns, one.columns.image)) for one in files]
-    of_splits: set[str] = set().union(*(there for there, one in zip(images, files, strict=True) if one.split))
-    whole = [
-        one
-        for there, one in zip(images, files, strict=True)
-        if not one.split and one.columns.split < 0 and 2 * len(there & of_splits) >= len(of_splits) > 0
-    ]
-    return [one for one in files if one not in whole], whole
-
-
 def sniff(tree: Tree) -> bool:
     """Whether it is a folder with such CSV files."""
     return bool(csv_files(tree))
@@ -117,7 +76,7 @@ def sniff(tree: Tree) -> bool:
 
 def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
     """Names of the splits: those of a split column, of the files, or made; a named file is one without a column."""
-    files = _apart(tree, _files(tree, file))[0]
+    files = set_apart(tree, files_of(tree, file))[0]
     columns = [dict.fromkeys(scan_column(tree, one.name, one.columns, one.columns.split)) for one in files]
     if _is_undivided(files, file, any(any(t) for t in columns)):
         return MADE_SPLITS
@@ -129,7 +88,7 @@ def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
 
 def line_of(data: bytes, number: int) -> int | None:
     """The line on which data row `number` stands."""
-    columns = sniff_columns(data[:_HEAD_BYTES])
+    columns = sniff_columns(data[:HEAD_BYTES])
     if columns is None:
         return None
     lines = data.decode(*columns.encoding).splitlines(keepends=True)
@@ -142,39 +101,6 @@ def line_of(data: bytes, number: int) -> int | None:
     except csv.Error:
         return None
     return None
-
-
-def _files(tree: Tree, file: str) -> list[CsvFile]:
-    if not file:
-        return csv_files(tree)
-    name = file.rpartition("/")[2]
-    split = split_name(PurePosixPath(tree.root).name) if name == _EXPORTED else _split_in(name)
-    found = _look(tree, file, split if split in KNOWN_SPLITS else "", name[:-4], must=True)
-    assert found is not None
-    return [found]
-
-
-def _look(tree: Tree, name: str, split: str, tag: str, must: bool = False) -> CsvFile | None:
-    """The file if its first line is that of boxes; with `must` DataError where it is not, or cannot be read."""
-    try:
-        head = tree.read(name, _HEAD_BYTES, "annotation", most=_HEAD_BYTES)
-    except DataError:
-        if must:
-            raise
-        return None  # whatever it is, it tells no form; what else lies there may
-    columns = sniff_columns(head)
-    if columns is not None:
-        return CsvFile(name, tag, split, columns)
-    if must:
-        raise DataError(f"{printable(tree.path(name))}:1: no CSV of boxes: want {WANTED}")
-    return None
-
-
-def _split_in(name: str) -> str:
-    """The split that a file's name says, "train_labels.csv" or "oidv6-train-annotations-bbox.csv"; "" for none."""
-    words = "".join(c if c.isalpha() else " " for c in name[:-4].lower()).split()
-    message = [word for word in words if word in KNOWN_SPLITS]
-    return message[0] if len(message) == 1 else ""
 
 
 def _own_split(file: CsvFile, taken: Iterable[str]) -> str:
@@ -201,14 +127,21 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
 
 
 def _read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> RawSet:
-    files, whole = _apart(tree, _files(tree, file))
+    files, whole = set_apart(tree, files_of(tree, file))
     for one in whole:
-        message = "says no split, and its images are those of the files of splits: it is not read; name it to read it"
+        why = "its images are those of the files of splits"
+        if not any(file.split for file in files):
+            why = f"its rows are all in {printable(files[0].name, 80)}"
+        message = f"says no split, and {why}: it is not read; name it to read it"
         problems.add("labels-unread", tree.path(one.name), message)
     declared = _declared(tree, files, problems)
     tables = [
         read_table(tree, one.name, one.columns, _descriptions(tree, one, problems), declared, problems) for one in files
     ]
+    tables = _name_alike(files, tables)
+    for i, one in enumerate(files):
+        if one.is_rest:
+            tables[i] = _left_for_train(tree, one, tables[i], [t for t in tables if t is not tables[i]], problems)
     refuse_several(
         tree.root,
         "CSV",
@@ -235,6 +168,27 @@ def _read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> R
     return RawSet("csv", source, names, images, splits_of, made=made, declared=bool(declared))
 
 
+def _name_alike(files: list[CsvFile], tables: list[CsvTable]) -> list[CsvTable]:
+    """With the class of the other files for objects of those without a column of classes, where it is only one."""
+    named = {name for one, table in zip(files, tables, strict=True) if one.columns.name >= 0 for name in table.names}
+    if len(named) != 1:
+        return tables
+    alike = [one.columns.name < 0 for one in files]
+    for image in (image for table in compress(tables, alike) for image in table.images.values()):
+        image.objects[:] = [obj._replace(name=min(named)) for obj in image.objects]
+    return [table._replace(names=[*named]) if yes else table for table, yes in zip(tables, alike, strict=True)]
+
+
+def _left_for_train(
+    tree: Tree, file: CsvFile, table: CsvTable, others: list[CsvTable], problems: RaiseErrors
+) -> CsvTable:
+    names = list(table.images)
+    left = [names[at] for at in left_for_train(names, [name for other in others for name in other.images])]
+    if len(left) < len(names):
+        problems.add("labels-unread", tree.path(file.name), say_held_back(len(names) - len(left)))
+    return table._replace(images={name: table.images[name] for name in left})
+
+
 def _say_assumed(tree: Tree, files: list[CsvFile], tables: list[CsvTable], problems: RaiseErrors) -> None:
     for file, table in zip(files, tables, strict=True):
         path = tree.path(file.name)
@@ -245,7 +199,8 @@ def _say_assumed(tree: Tree, files: list[CsvFile], tables: list[CsvTable], probl
             message = f"has no header: its columns are taken for {taken}; add it as line 1"
             problems.add("columns-assumed", path, message, line=1)
         elif file.columns.name < 0:
-            message = f"has no column of classes: all objects are of the class {ONLY_CLASS!r}; add a column 'class'"
+            name = next(iter(table.names), ONLY_CLASS)
+            message = f"has no column of classes: all objects are of the class {name!r}; add a column 'class'"
             problems.add("columns-assumed", path, message, line=1)
         codes = [name for name in table.names if name.startswith("/")] if file.columns.coded else []
         if codes:
@@ -330,6 +285,8 @@ def _declared(tree: Tree, files: list[CsvFile], problems: RaiseErrors) -> tuple[
             try:
                 text = decode_text(tree.read(path, MAX_LIST_BYTES, "class list"), where)
                 names = _listed(text.splitlines(), name.endswith(".csv"))
+                if not text.strip():  # an empty list says nothing
+                    continue
                 if len(set(names)) < len(names) or not names:
                     raise ValueError("want each name once")
             except DataError as error:

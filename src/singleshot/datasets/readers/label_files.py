@@ -16,6 +16,7 @@ from singleshot.datasets.findings import CollectErrors, RaiseErrors
 from singleshot.datasets.raw import Notation, RawImage, RawObject, RawSet, show_corners
 from singleshot.datasets.readers.common import (
     MADE_SPLITS,
+    ONLY_CLASS,
     UniqueImages,
     divide,
     images_by_stem,
@@ -25,7 +26,7 @@ from singleshot.datasets.readers.common import (
 from singleshot.datasets.readers.image_finder import ImageFinder
 from singleshot.datasets.readers.own_lists import listed_splits, read_class_list, read_split_lists
 from singleshot.datasets.readers.several_sets import NamedFile, refuse_several
-from singleshot.datasets.splits import name_train, resolve_split, usual_split, word_split
+from singleshot.datasets.splits import left_for_train, name_train, resolve_split, say_held_back, usual_split, word_split
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
@@ -57,18 +58,22 @@ class ListedImage(NamedTuple):
 
 
 class ParsedFile(NamedTuple):
-    """A label file: its images, and its own list of classes, () where it has none."""
+    """A label file: its images, and its own list of classes, () where it has none; is_unnamed: it names the class of
+    no object."""
 
     images: list[ListedImage]
     classes: tuple[str, ...] = ()
+    is_unnamed: bool = False
 
 
 class LabelFile(NamedTuple):
-    """One label file: its name, the split that its folder or name says ("" for none), what that is called there."""
+    """One label file: its name, the split that its folder or name says ("" for none), what that is called there;
+    is_rest: train is what of it the other files do not have."""
 
     name: str
     split: str
     tag: str
+    is_rest: bool = False
 
 
 class UnreadableFileError(DataError):
@@ -138,8 +143,10 @@ class LabelForm:
         """
         files, lists = self._files(tree, file), read_split_lists(tree, problems)
         parsed = [self._parse(tree, one, problems) or ParsedFile([]) for one in files]
+        parsed = _name_alike(tree, files, parsed, problems)
         said = [_split_names(one, found.images) for one, found in zip(files, parsed, strict=True)]
         if not lists and not any(said):
+            parsed = _left_for_train(tree, files, parsed, problems)
             refuse_several(tree.root, self.about, [*map(_named, files, parsed)])
         made = not lists and _is_undivided(files, file, said)
         groups = [
@@ -199,7 +206,7 @@ class LabelForm:
         own = self._own_files(tree, strict=True)
         at = name_train([(one.split, one.name) for one in own])
         if at is not None:
-            own[at] = own[at]._replace(split="train")
+            own[at] = own[at]._replace(split="train", is_rest=True)
         return own or [one for _, files in self._files_below(tree) for one in files]
 
     def _own_files(self, tree: Tree, strict: bool) -> list[LabelFile]:
@@ -276,6 +283,43 @@ def _by_split(file: LabelFile, images: list[ListedImage], said: list[str]) -> di
     for image in images:
         parts[_said(image, file)].append(image)
     return parts
+
+
+def _name_alike(
+    tree: Tree, files: Sequence[LabelFile], parsed: list[ParsedFile], problems: RaiseErrors
+) -> list[ParsedFile]:
+    """With the class of the other files for objects of those that name none, where it is only one."""
+    named = {obj.name for one in parsed if not one.is_unnamed for image in one.images for obj in image.objects}
+    alike = list(parsed)
+    for at, (file, one) in enumerate(zip(files, parsed, strict=True)):
+        path = tree.path(file.name)
+        if not one.is_unnamed or not any(image.objects for image in one.images):
+            continue
+        if len(named) != 1:
+            logger.warning("%s: names no class, all its objects are of the class %r", printable(path), ONLY_CLASS)
+            continue
+        (name,) = named
+        images = [image._replace(objects=[obj._replace(name=name) for obj in image.objects]) for image in one.images]
+        alike[at] = one._replace(images=images)
+        message = f"names no class: its objects are of the class {printable(name, 80)!r}, the only one of the others"
+        problems.add("columns-assumed", path, message)
+    return alike
+
+
+def _left_for_train(
+    tree: Tree, files: Sequence[LabelFile], parsed: list[ParsedFile], problems: RaiseErrors
+) -> list[ParsedFile]:
+    """Without the images that files of other splits have, in the file of train that says no split."""
+    at = next((at for at, file in enumerate(files) if file.is_rest), None)
+    if at is None:
+        return parsed
+    others = [image.names[0] for one in parsed if one is not parsed[at] for image in one.images]
+    images = parsed[at].images
+    left = left_for_train([image.names[0] for image in images], others)
+    if len(left) < len(images):
+        problems.add("labels-unread", tree.path(files[at].name), say_held_back(len(images) - len(left)))
+    mine = parsed[at]._replace(images=[images[i] for i in left])
+    return [*parsed[:at], mine, *parsed[at + 1 :]]
 
 
 def _named(file: LabelFile, found: ParsedFile) -> NamedFile:

@@ -30,7 +30,7 @@ from singleshot.datasets.readers.common import (
 from singleshot.datasets.readers.image_finder import ImageFinder
 from singleshot.datasets.readers.own_lists import listed_splits, read_class_list, read_split_lists
 from singleshot.datasets.readers.shapes import report_passed, show
-from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split
+from singleshot.datasets.splits import KNOWN_SPLITS, folder_split, resolve_split
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
@@ -94,8 +94,15 @@ def is_label(head: bytes) -> bool:
 
 
 def _split_folders(tree: Tree) -> dict[str, str]:
-    """Split -> its folder; {} where none of them has pairs."""
-    return {name: name for name in tree.folders() if name.lower() in KNOWN_SPLITS and _has_pairs(tree, name)}
+    """Split -> its folder, of pairs or of labels alone, "train_json" and "valid json", where train may be "json"; {}
+    where there are none."""
+    found = {name: name for name in tree.folders() if name.lower() in KNOWN_SPLITS and _has_pairs(tree, name)}
+    if found:
+        return found
+    named = [(*folder_split(name), name) for name in tree.open_folders()]
+    alone = [(split, name) for split, kind, name in named if kind == "labels" and _has_labels(tree, name)]
+    parts = {split or "train": name for split, name in alone}
+    return parts if len(parts) == len(alone) > 1 and "train" in parts else {}
 
 
 def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
@@ -168,7 +175,7 @@ def _read_pairs(tree: Tree, folder: str, problems: RaiseErrors) -> list[_Pair]:
         try:
             image = _image_of(tree, folder, content.get("imagePath"), same, stems)
             if image is None:
-                image = _image_elsewhere(finder, folder, name[:-5], content.get("imagePath"))
+                image = _image_elsewhere(tree, finder, folder, name[:-5], content.get("imagePath"))
         except DataError as error:
             problems.add("image-missing", path, f"image {error}")
             continue
@@ -187,7 +194,7 @@ def _read_pairs(tree: Tree, folder: str, problems: RaiseErrors) -> list[_Pair]:
     return pairs
 
 
-def _image_elsewhere(finder: ImageFinder, folder: str, stem: str, image_path: object) -> str | None:
+def _image_elsewhere(tree: Tree, finder: ImageFinder, folder: str, stem: str, image_path: object) -> str | None:
     """The image that imagePath names by the end of its path, anywhere in the set; else the only one of that stem.
 
     Raises DataError where that fits several.
@@ -199,7 +206,9 @@ def _image_elsewhere(finder: ImageFinder, folder: str, stem: str, image_path: ob
             found = None  # several: the label file's own name may still tell
         if found is not None:
             return found
-    return finder.of_stem(stem, [folder])
+    split = folder_split(folder)[0]
+    of_split = [name for name in tree.folders() if folder_split(name) in ((split, "images"), (split or None, ""))]
+    return finder.of_stem(stem, [folder, *of_split])
 
 
 def _as_shapes(content: Any) -> Any:

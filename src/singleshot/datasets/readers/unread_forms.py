@@ -11,8 +11,8 @@ from typing import NamedTuple
 from singleshot.datasets.archives import ARCHIVES, is_archive
 from singleshot.datasets.readers import tfrecord
 from singleshot.datasets.readers.coco_layout import OTHER_TASKS
-from singleshot.datasets.readers.csv import WANTED
 from singleshot.datasets.readers.csv_columns import sniff_columns
+from singleshot.datasets.readers.csv_layout import WANTED
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
@@ -41,8 +41,9 @@ def _with(*marks: bytes) -> Callable[[bytes], bool]:
 
 
 # KITTI's 15 columns: a class, truncated, occluded, alpha, then the box and what is known in space.
-_KITTI = re.compile(rb"\A[A-Za-z]\S{0,99}(?: -?\d{1,9}(?:\.\d{1,12})?){14,15}\s")
+_KITTI = re.compile(rb"\A(?!-?[\d.]+\s)\S{1,99}(?: -?\d{1,9}(?:\.\d{1,12})?){14,15}\s")
 # MOTChallenge: frame, id, box, confidence and three numbers more.
+_COMMAS = re.compile(rb"\A\d{1,4}(?:, ?\d{1,9}(?:\.\d{1,12})?){4}\s*(?:\n|\Z)")
 _MOT = re.compile(rb"\A\d{1,9},-?\d{1,9}(?:,-?\d{1,9}(?:\.\d{1,12})?){5,8}\s")
 # DOTA's rows: the four corners of a turned box, a class, how difficult; two lines about the image may come first.
 _DOTA = re.compile(
@@ -91,6 +92,11 @@ UNREAD_FORMS = (
     UnreadForm((".parquet", ".arrow"), _any, "a table of Hugging Face's datasets; save its images and boxes as COCO"),
     UnreadForm((".mat",), _any, "MATLAB's form; convert it to COCO or Pascal VOC"),
     UnreadForm((".txt",), lambda head: bool(_KITTI.match(head)), "KITTI's form; convert it to COCO or Pascal VOC"),
+    UnreadForm(
+        (".txt",),
+        lambda head: bool(_COMMAS.match(head)),
+        "rows of five numbers with commas; if they are class,x,y,width,height, write them as YOLO's or a CSV",
+    ),
     UnreadForm((".txt",), lambda head: bool(_DOTA.match(head)), "DOTA's form; convert it to YOLO-OBB or COCO"),
     UnreadForm((".txt",), lambda head: bool(_ICDAR.match(head)), "ICDAR's form (corners, text); convert it to COCO"),
     UnreadForm((".txt",), lambda head: bool(_WIDER.match(head)), "WIDER FACE's form; convert it to COCO or Pascal VOC"),
@@ -220,11 +226,16 @@ def _files(tree: Tree) -> Iterator[str]:
         level = below
 
 
+def is_unread_text(tree: Tree, name: str) -> bool:
+    """Whether a text file is of a form that is not read."""
+    return bool(_known(tree, name, ".txt"))
+
+
 def _known(tree: Tree, name: str, suffix: str) -> str:
     rows = [row for row in UNREAD_FORMS if suffix in row.suffixes or name.lower().endswith(row.suffixes)]
     if re.search(r"\.tfrecord-\d{5}-of-\d{5}$", name.lower()):
         rows += [row for row in UNREAD_FORMS if row.suffixes == _RECORDS]
-    if not rows:
+    if not rows and suffix not in _LABEL_SUFFIXES:
         return ""
     try:
         head = tree.read(name, _PEEK_BYTES, "annotation", most=_PEEK_BYTES)

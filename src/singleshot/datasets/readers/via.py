@@ -81,7 +81,7 @@ def parse(data: bytes, path: str, problems: RaiseErrors) -> ParsedFile:
         objects = [_object(region, shown, keys, path, problems) for region in regions]
         images.append(ListedImage((entry.name,), entry.item, [obj for obj in objects if obj], line=entry.line))
     report_passed(problems, path, {"point": points} if points else {})
-    return ParsedFile(images)
+    return ParsedFile(images, is_unnamed=not keys)
 
 
 def line_of(data: bytes, number: int) -> int | None:
@@ -233,8 +233,6 @@ def _class_keys(regions: list[_Region], path: str) -> list[str]:
     if len(plain) > 1:
         there = ", ".join(printable(key, 40) for key in plain[:8])
         logger.info("%s: the attributes %s always agree: they are the class", printable(path), there)
-    if regions and not plain:
-        logger.warning("%s: no region has an attribute, all are of the class %r", printable(path), ONLY_CLASS)
     return plain
 
 

@@ -77,7 +77,8 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     stems_of = there.stems
     if layout.copies:
         message = (
-            f"{len(layout.copies)} annotations have the names of those in the folders of splits: they are not read"
+            f"{len(layout.copies)} annotations are not in the folders of splits, or are there a second time: they are "
+            "not read"
         )
         problems.add("labels-unread", tree.path(layout.copies[0]), message)
     if wanted is not None:

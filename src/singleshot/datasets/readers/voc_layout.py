@@ -8,14 +8,14 @@ from itertools import islice
 from typing import NamedTuple
 
 from singleshot.datasets.readers.common import images_by_stem
-from singleshot.datasets.splits import KNOWN_SPLITS, split_of
+from singleshot.datasets.splits import KNOWN_SPLITS, folder_split, split_of
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError
 
 LABELS, IMAGES, LISTS = "Annotations", "JPEGImages", "ImageSets/Main"
 # Folders of images, in the order in which they are looked into, in any letter case.
 _IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img", "data", "photos", "pictures")
-_LABEL_FOLDERS = ("annotations", "annotation", "labels", "label", "xml", "xmls")
+_LABEL_FOLDERS = ("annotations", "annotation", "annots", "annot", "annos", "anno", "labels", "label", "xml", "xmls")
 _OTHER_LABELS = (".json", ".txt", ".csv")
 _DEEP = 6  # folders below the root that are looked into
 _FOLDERS = 1000  # in all, to find out whether it is a VOC set
@@ -57,6 +57,9 @@ def find_layout(tree: Tree) -> Layout:
             beside = list(_annotated(tree, folder))
             if len(beside) > _MANY_MORE * len(files):  # a few labels do not stand in for many
                 base, files = folder, {name[len(folder) + 1 : -4]: name for name in beside}
+        parts = {} if tree.files(LISTS) else _label_folders_of_splits(tree, base)
+        if parts and not _splits_of(files):
+            return _joined(base, files, parts)
         return Layout(files, _splits_of(files) or _splits_of_images(tree, files), base)
     splits: dict[str, list[str]] = {}
     xmls: dict[str, str] = {}
@@ -76,6 +79,27 @@ def find_layout(tree: Tree) -> Layout:
     return Layout(files, _splits_of(files), "")
 
 
+def _label_folders_of_splits(tree: Tree, base: str) -> dict[str, dict[str, str]]:
+    """Split -> its annotations, in folders beside that of all others: "valid annot" beside "annotations"."""
+    found: dict[str, dict[str, str]] = {}
+    for name in tree.open_folders():
+        split, kind = folder_split(name)
+        if name != base and split and kind == "labels":
+            found.setdefault(split, {}).update((file[:-4], file) for file in _annotated(tree, name))
+    return {split: files for split, files in found.items() if files}
+
+
+def _joined(base: str, files: dict[str, str], parts: dict[str, dict[str, str]]) -> Layout:
+    """The splits that are folders of their own, and train of the annotations that are in none of them; where train is
+    such a folder too, those are no part of the set."""
+    inside = {stem.rpartition("/")[2] for mine in parts.values() for stem in mine}
+    rest = {} if "train" in parts else {stem: name for stem, name in files.items() if stem not in inside}
+    splits = {"train": rest, **parts} if rest else parts
+    copies = tuple(name for stem, name in files.items() if stem not in rest)
+    xmls = {stem: name for mine in splits.values() for stem, name in mine.items()}
+    return Layout(xmls, {split: list(mine) for split, mine in splits.items()}, base, copies)
+
+
 def _splits_of(stems: Iterable[str]) -> dict[str, list[str]]:
     """The splits that folders of the names are, of each the first; {} where none of them is one."""
     found: dict[str, list[str]] = {}
@@ -89,7 +113,13 @@ def _splits_of(stems: Iterable[str]) -> dict[str, list[str]]:
 
 def _split_in(stem: str) -> str:
     """The first folder of a name that is a split; "" without one."""
-    return next((part for part in map(split_of, stem.split("/")[:-1]) if part in KNOWN_SPLITS), "")
+    return next((split for split in map(_split_called, stem.split("/")[:-1]) if split), "")
+
+
+def _split_called(folder: str) -> str:
+    """The split that a folder is called after, with words of what lies in it or without; "" for none."""
+    split = split_of(folder)
+    return split if split in KNOWN_SPLITS else folder_split(folder)[0]
 
 
 def _splits_of_images(tree: Tree, stems: Iterable[str]) -> dict[str, list[str]]:
@@ -97,7 +127,8 @@ def _splits_of_images(tree: Tree, stems: Iterable[str]) -> dict[str, list[str]]:
     but for a few that are nowhere, and no list says others; else {}."""
     stems = [] if tree.files(LISTS) else list(stems)
     for top in (*(name for name in tree.folders() if name.lower() in _IMAGE_FOLDERS), ""):
-        folders = {split_of(name): join(top, name) for name in tree.open_folders(top) if split_of(name) in KNOWN_SPLITS}
+        named = {name: _split_called(name) for name in tree.open_folders(top) if folder_split(name)[1] != "labels"}
+        folders = {split: join(top, name) for name, split in named.items() if split}
         there = {split: images_by_stem(tree, folder) for split, folder in folders.items()} if stems else {}
         split_of_stem = {stem: [s for s in there if stem.rpartition("/")[2] in there[s]] for stem in stems}
         missing = [stem for stem, splits in split_of_stem.items() if not splits]
@@ -188,10 +219,17 @@ class ImagePlaces:
             found = [folder]
             for level in range(len(parts), -1, -1):
                 above = "/".join(parts[:level])
+                found += self._of_split(above, folder)
                 for name in self._image_folders(above):
                     found += ["/".join([name, *parts[level + 1 :]]), name]
             self._folders[folder] = list(dict.fromkeys([*found, ""]))
         return self._folders[folder]
+
+    def _of_split(self, folder: str, labels: str) -> list[str]:
+        """Folders of the split that those labels are of: "valid img" for "valid annot"."""
+        split = _split_in(f"{labels}/")
+        names = self._tree.folders(folder) if split else []
+        return [join(folder, name) for name in names if _split_called(name) == split and join(folder, name) != labels]
 
     def _image_folders(self, folder: str) -> list[str]:
         names = [name for name in self._tree.folders(folder) if name.lower() in _IMAGE_FOLDERS]

@@ -7,8 +7,8 @@ from itertools import chain, islice
 
 from singleshot.datasets.findings import CollectErrors
 from singleshot.datasets.readers.yolo_layout import Layout, images_of, label_of, names_in_files, plain_splits
-from singleshot.datasets.readers.yolo_pairs import MAX_NAMES_BYTES
-from singleshot.datasets.readers.yolo_places import Place, described_splits, move, take_folders
+from singleshot.datasets.readers.yolo_pairs import MAX_NAMES_BYTES, unread_pairs
+from singleshot.datasets.readers.yolo_places import Place, described_splits, keep_empty, move, take_folders
 from singleshot.datasets.readers.yolo_yaml import MAX_CLASSES, YAMLS, Description, describes, load_description
 from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
@@ -26,6 +26,7 @@ def find_layout(tree: Tree, file: str) -> Layout:
     moved = move(tree, home, described, splits, broken) if broken else ()
     if broken and not home:
         moved += take_folders(described, splits, broken, plain_splits(tree))
+    keep_empty(tree, home, described, splits, broken)
     if not described.splits:
         splits = plain_splits(tree)
     if not splits and not broken:
@@ -41,6 +42,7 @@ def find_layout(tree: Tree, file: str) -> Layout:
     if not file and (others := [name for name in _described(tree) if name != yaml]) and yaml not in YAMLS:
         shown = ", ".join(printable(name, 60) for name in others[:8])
         notes.append(("yaml-chosen", f"of the yaml files with names the one that fits the folder; not read: {shown}"))
+    notes += [("labels-unread", message) for message in unread_pairs(tree, splits)]
     if len(places := [place.name for place in splits.get("", ())]) > 1:
         shown = ", ".join(printable(place, 60) for place in places[:8])
         notes.append(("folders-joined", f"the images of {shown} are read together; to read one of them, name it"))

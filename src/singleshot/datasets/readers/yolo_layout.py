@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from singleshot.datasets.findings import CollectErrors, RaiseErrors
 from singleshot.datasets.readers.common import images_by_stem
+from singleshot.datasets.readers.unread_forms import is_unread_text
 from singleshot.datasets.readers.yolo_pairs import (
     MAX_NAMES_BYTES,
     NAME_FILES,
@@ -38,7 +39,7 @@ _IMAGE_FOLDERS = (_IMAGES, "image", "imgs", "img")
 _DATA = ("data", "dataset", "obj")
 _LABEL_FOLDERS = (_LABELS, "label", "annotations", "annotation")
 _MAX_PATH = 4096  # more than any path has; ends the search through a hostile one
-_FEW = 100
+_FEW, _PEEKED = 100, 5
 _OUTNUMBERED = 10  # so many times as many labels of other forms: those of this one are not what the set is
 
 
@@ -68,7 +69,8 @@ def plain_splits(tree: Tree) -> dict[str, list[Place]]:
         return lists
     if images := labelled(tree, ""):
         folders = _split_folders(tree, images)
-        return folders or {"": [Place(images)]}
+        pairs = {} if folders else splits_of_pairs(tree, besides=images)
+        return folders or ({"train": [Place(images)], **pairs} if pairs else {"": [Place(images)]})
     inside = _split_folders(tree, _IMAGES)
     beside = {split: places for split, places in inside.items() if has_labels_beside(tree, places[0].name)}
     if beside:
@@ -122,8 +124,10 @@ def labelled(tree: Tree, folder: str) -> str:
         return ""
     for place in labels:
         texts = (name for name in tree.walk(place) if name.lower().endswith(".txt"))
-        own = (name for name in texts if name.rpartition("/")[2] not in NAME_FILES)
-        if any(place.endswith(_LABELS) or starts_with_numbers(tree, name) for name in islice(own, _FEW)):
+        own = [name for name in islice(texts, _FEW) if name.rpartition("/")[2] not in NAME_FILES]
+        if any(starts_with_numbers(tree, name) for name in own):
+            return join(folder, images)
+        if own and place.endswith(_LABELS) and not any(is_unread_text(tree, name) for name in own[:_PEEKED]):
             return join(folder, images)
     return ""
 
@@ -251,7 +255,7 @@ def label_of(tree: Tree, image: str) -> str | None:
         place = "/".join([labels, *parts[at + 1 :]])
         if f"{last}.txt" in tree.names(place):
             return tree.find(place, f"{last}.txt")
-    return None
+    return paired_label(tree, folder, f"{last}.txt")
 
 
 def new_label_of(tree: Tree, image: str) -> str:
@@ -337,6 +341,8 @@ def _names_in(tree: Tree, folders: Iterable[str]) -> tuple[tuple[str, ...] | Non
         if name is None:
             continue
         names = read_names(tree, join(folder, name))
+        if not names:  # an empty list says nothing
+            continue
         if best is not None and names[: len(best)] != best[: len(names)]:
             raise DataError(
                 f"{printable(tree.path(join(folder, name)))}: other classes than in {printable(source)}; a class "
@@ -350,6 +356,6 @@ def _names_in(tree: Tree, folders: Iterable[str]) -> tuple[tuple[str, ...] | Non
 
 
 def read_names(tree: Tree, name: str) -> tuple[str, ...]:
-    """The names in a file, one a line. Raises DataError for what is no list of them."""
-    text = decode_text(tree.read(name, MAX_NAMES_BYTES, "class names"), tree.path(name))
-    return check_names([line.strip() for line in text.rstrip().split("\n")], printable(tree.path(name)))
+    """The names in a file, one a line; () where it is empty. Raises DataError for what is no list of them."""
+    text = decode_text(tree.read(name, MAX_NAMES_BYTES, "class names"), tree.path(name)).rstrip()
+    return check_names([line.strip() for line in text.split("\n")], printable(tree.path(name))) if text else ()

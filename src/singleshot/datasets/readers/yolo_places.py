@@ -13,6 +13,7 @@ from singleshot.errors import DataError, printable
 
 MAX_PARTS = 64  # more than any path has; ends the search through a hostile one
 _FEW = 100
+_LIST_BYTES, _EMPTY = 256 * 2**20, "is an empty list"
 
 
 class Place(NamedTuple):
@@ -31,7 +32,10 @@ def described_splits(tree: Tree, home: str, described: Description) -> tuple[dic
         places = []
         for entry in entries:
             try:
-                places.append(_resolve(tree, home, described.path, entry))
+                place = _resolve(tree, home, described.path, entry)
+                if place.listed and not tree.read(place.name, _LIST_BYTES, "list of images", most=_FEW).strip():
+                    raise DataError(f"{printable(entry, 120)!r} {_EMPTY}; list its images in it, one a line")
+                places.append(place)
             except DataError as error:
                 broken.setdefault(split, f"{split}: {error}")
         if split not in broken:
@@ -48,7 +52,7 @@ def move(
     taken = {place.name: described.splits[split] for split, places in splits.items() for place in places}
     said = []
     are_same = len({tuple(entries) for entries in described.splits.values()}) == 1
-    for split in list(broken):
+    for split in [split for split in broken if _EMPTY not in broken[split]]:
         entries = described.splits[split]
         places = [_elsewhere(tree, home, split_path(entry)[0], are_same) for entry in entries]
         found = [place for place in places if place is not None and taken.get(place.name, entries) == entries]
@@ -82,10 +86,19 @@ def take_folders(
             continue
         splits[split] = places
         taken.update(place.name for place in places)
-        del broken[split]
+        what = _EMPTY if _EMPTY in broken.pop(split) else "is not there"
         entry, there = printable(described.splits[split][0], 80), ", ".join(printable(p.name, 80) for p in places)
-        said.append(f"{split}: {entry!r} is not there; {there} is read in its place; correct the path")
+        said.append(f"{split}: {entry!r} {what}; {there} is read in its place; correct the path")
     return tuple(said)
+
+
+def keep_empty(
+    tree: Tree, home: str, described: Description, splits: dict[str, list[Place]], broken: dict[str, str]
+) -> None:
+    """Put empty lists, for which nothing stands in, into `splits` where another split is there: they are left out."""
+    for split in [split for split in broken if splits and _EMPTY in broken[split]]:
+        splits[split] = [_resolve(tree, home, described.path, entry) for entry in described.splits[split]]
+        del broken[split]
 
 
 def _elsewhere(tree: Tree, home: str, parts: list[str], are_same: bool) -> Place | None:
