@@ -19,8 +19,8 @@ from singleshot.errors import ConfigError
 from singleshot.prior_boxes import PriorSpec, cell_shapes
 from singleshot.prior_coverage import IOU_MIN
 
-# Objects that shapes are chosen by; of more a sample, fewer are taken several times at slightly other places. Sizes (the root
-# of the area) that are within this factor are of a kind, and a kind that has n times the objects of another counts as
+# Objects that shapes are chosen by; of more a sample, fewer are taken several times at other places. Sizes (the
+# root of the area) that are within this factor are of a kind, and a kind with n times the objects of another counts as
 # the root of n times as much: boxes for the most common size alone would leave rare ones with few matches.
 _SAMPLE, _KIND = 4000, math.sqrt(2)
 # An object's place within the image is moved by up to this part of its own side, and its size changed by up to this
