@@ -6,6 +6,7 @@ from __future__ import annotations
 import glob
 import io
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -210,12 +211,15 @@ def _is_image_name(name: str) -> bool:
 
 
 def _plan_folder(folder: Path) -> Callable[[], Iterator[_Item]]:
+    has_images, videos, deeper = False, 0, False
     try:
-        has_images = any(_is_image_name(entry.name) and entry.is_file() for entry in folder.iterdir())
+        with os.scandir(folder) as entries:  # says of most what they are without another look at the disk
+            for entry in entries:
+                has_images = has_images or (_is_image_name(entry.name) and entry.is_file())
+                videos += Path(entry.name).suffix.lower() in VIDEO_SUFFIXES
+                deeper = deeper or (not entry.name.startswith(".") and entry.is_dir())
     except OSError as error:
         raise DataError(f"{printable(folder)}: the folder cannot be read ({error.strerror})") from error
-    videos = sum(entry.suffix.lower() in VIDEO_SUFFIXES for entry in folder.iterdir())
-    deeper = any(entry.is_dir() and not entry.name.startswith(".") for entry in folder.iterdir())
     advice = [f"videos are left out ({videos}), give them as files"] if videos else []
     advice += [f"subfolders are not entered, for them use '{printable(folder)}/**/*.jpg'"] if deeper else []
     if not has_images:
