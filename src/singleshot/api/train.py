@@ -326,6 +326,6 @@ def _started(trainer: Trainer, options: TrainOptions, initial: str) -> Started:
         batch=settings.batch,
         precision=str(trainer.dtype).removeprefix("torch."),
         device=str(settings.device),
-        length=f"{settings.epochs} epochs" if not options.time else duration_words(options.time),
+        length=duration_words(options.time) if options.time else f"{settings.epochs} epochs",
         input=trainer.model.input_spec.size_text + tiles,
     )

@@ -265,16 +265,13 @@ def _refuse_changes(given: TrainOptions, saved: TrainOptions, recipe: Mapping[st
 
 def _refuse_other_priors(given: TrainOptions, saved: TrainOptions, own: Path) -> None:
     """Raise ConfigError for default boxes that are not the run's, which are in the file `own` if not its model's."""
-    if given.fit_priors and not saved.fit_priors:
+    if given.fit_priors is not None and given.fit_priors != bool(saved.fit_priors):
+        option = "--fit-priors" if given.fit_priors else "--no-fit-priors"
         has = "its model's own default boxes" if saved.priors is None else f"those of {printable(saved.priors, 60)}"
+        has = "default boxes that are fitted to its data" if saved.fit_priors else has
         raise ConfigError(
-            f"--resume: --fit-priors cannot change in a run (it has {has}); leave it out, or start a new run with"
-            " another --out"
-        )
-    if given.fit_priors is False and saved.fit_priors:
-        raise ConfigError(
-            "--resume: --no-fit-priors cannot change in a run (its default boxes are fitted to its data); leave it out,"
-            " or start a new run with another --out"
+            f"--resume: {option} cannot change in a run (it has {has}); leave it out, or start a new run with another"
+            " --out"
         )
     if given.priors is not None and not (own.is_file() and read_priors(given.priors) == read_priors(str(own))):
         raise ConfigError(
