@@ -28,7 +28,7 @@ _MOVED, _ZOOMED = 0.25, 1.15
 # Widths and heights that are tried are this far apart, and the most common so many of their pairs.
 _STEP, _MOST_SHAPES = 1.12, 160
 # A map's largest root of an area, relative to that of the table's own shapes there: heads see so far around a cell. Its
-# shortest side is the table's own: objects that are thinner than a cell are told apart by a finer map alone.
+# shortest side is the table's own: only a finer map separates objects that are thinner than a cell.
 _BAND = 2.0
 # Where in a cell priors may lie, in cells: in the middle, or denser than the cells (FaceBoxes, section 3.2), which is
 # taken where the middles alone leave more than this share unmatched that it would match.

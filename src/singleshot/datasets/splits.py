@@ -113,7 +113,7 @@ def left_for_train(images: Sequence[str], of_others: Collection[str]) -> list[in
     one. The same image may have another folder there, and Roboflow's name."""
     mine, others = (list(map(plain_stem, names)) for names in (images, of_others))
     lasts = [[name.replace("\\", "/").rpartition("/")[2] for name in {*names}] for names in (images, of_others)]
-    if any(len(set(names)) < len(names) for names in lasts):  # they are told apart by their folders
+    if any(len(set(names)) < len(names) for names in lasts):  # only their folders differ
         mine, others = list(images), list(of_others)
     held = set(others)
     left = [at for at, name in enumerate(mine) if name not in held]

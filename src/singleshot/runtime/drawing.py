@@ -40,10 +40,8 @@ _PALETTE = 128  # distinct colours
 # How far colours of one model's classes are apart in CIE Lab, as long as there are such; vivid ones first, which have
 # such a chroma and lightness: a thin line of others looks like its rim.
 _APART = (15.0, 10.0, 5.0, 0.1)
-_FEW_APART, _SHARED = (
-    40.0,
-    160.0,
-)  # of n classes first the second divided by n, no more than the first: two blues are 15
+# Of n classes first the second divided by n, no more than the first: two blues are 15 apart.
+_FEW_APART, _SHARED = 40.0, 160.0
 _VIVID_CHROMA, _VIVID_LIGHTNESS, _VIVID_FIRST = 45.0, (40.0, 88.0), 2  # the last: so many of the distances
 
 

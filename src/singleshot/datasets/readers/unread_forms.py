@@ -42,8 +42,9 @@ def _with(*marks: bytes) -> Callable[[bytes], bool]:
 
 # KITTI's 15 columns: a class, truncated, occluded, alpha, then the box and what is known in space.
 _KITTI = re.compile(rb"\A(?!-?[\d.]+\s)\S{1,99}(?: -?\d{1,9}(?:\.\d{1,12})?){14,15}\s")
-# MOTChallenge: frame, id, box, confidence and three numbers more.
+# Five numbers with commas between them, as YOLO's would be without.
 _COMMAS = re.compile(rb"\A\d{1,4}(?:, ?\d{1,9}(?:\.\d{1,12})?){4}\s*(?:\n|\Z)")
+# MOTChallenge: frame, id, box, confidence and three numbers more.
 _MOT = re.compile(rb"\A\d{1,9},-?\d{1,9}(?:,-?\d{1,9}(?:\.\d{1,12})?){5,8}\s")
 # DOTA's rows: the four corners of a turned box, a class, how difficult; two lines about the image may come first.
 _DOTA = re.compile(
