@@ -8,28 +8,16 @@
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
-from common import tell
+from common import command, tell
 
 import singleshot
 from singleshot.datasets import open_dataset
 
 COLUMNS, ROWS, CELL = 3, 2, (400, 300)
-
-
-def command(*words: object) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "singleshot", *map(str, words)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        sys.exit(done.stderr)
-    return done.stdout
 
 
 def sheet(model: Path, data: str, split: str, path: Path) -> None:
@@ -59,10 +47,10 @@ def main() -> None:
     result: dict[str, object] = {"model": args.model, "seed": args.seed, "data": Path(args.data).name}
     if not args.evaluate_only:
         options = ["--model", args.model, "--backbone-weights", "none", "--time", args.time, "--seed", args.seed]
-        trained = json.loads(command("train", args.data, *options, "--out", args.out, "--json", "--quiet"))
+        trained = command("train", args.data, *options, "--out", args.out, "--quiet")
         result |= {key: trained[key] for key in ("seconds", "epochs", "steps", "val_map50")}
     for metric in ("voc", "voc07", "coco"):
-        report = json.loads(command("eval", best, args.data, "--split", args.split, "--metric", metric, "--json"))
+        report = command("eval", best, args.data, "--split", args.split, "--metric", metric)
         result[f"{args.split} {metric} mean"] = report["mean_ap"]
         result[f"{args.split} {metric} per class"] = ", ".join(
             f"{c['name']} {c['ap']:.3f}" for c in report["per_class"]

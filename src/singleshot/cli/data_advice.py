@@ -34,7 +34,7 @@ def small_objects(found: DataInfo) -> list[str]:
     small_px, large_px = found.quantiles["side"][half], found.quantiles["side"][most]
     ways = [*_size(found, share, math.sqrt(width * height)), *_tile(small_px, large_px, width, height)]
     if (found.chosen.all.matched or 0.0) < _MATCHED:
-        ways.append("train --fit-priors, which costs nothing later")
+        ways.append("default boxes fitted to them, as train does by itself from 50 objects on")
     lines = [
         f"Half of the objects are under {share:.1%} of the side of their image, {share * found.input_px:.0f} px of"
         f" {found.input_px}; below {SMALL:.0%} they are hard to find in whole images."
