@@ -90,11 +90,14 @@ def milliseconds(runs: Mapping[str, Path], data: Dataset, images: int = 16, roun
     """Median of an image, from pixels to detections, of every run's exported file, all in turn."""
     pictures = [data.sample(i).image for i in range(min(images, len(data)))]
 
-    def turn(file: Path) -> Callable[[], object]:
+    def turn(model: Path) -> Callable[[], object]:
+        file = model.with_name("model.onnx")
+        if not file.is_file():
+            singleshot.export(model, out=file)
         detector = singleshot.load(file, engine="openvino", threads=1)
         return lambda: [detector.detect(picture) for picture in pictures]
 
-    seconds = race({name: turn(run / "model.onnx") for name, run in runs.items()}, rounds)
+    seconds = race({name: turn(model) for name, model in runs.items()}, rounds)
     return {name: 1e3 * statistics.median(each) / len(pictures) for name, each in seconds.items()}
 
 
@@ -128,7 +131,7 @@ def main() -> None:
             data = measured(open_dataset(args.data, args.split, class_names=class_names))
             row = row_of(name, model, data, args.under)
             rows.append(row | {"epochs": json.loads(trained.read_text())["epochs"]})
-            runs[name] = run
+            runs[name] = model
         times = milliseconds(runs, data)
     rows = [row | {"ms": times[str(row["row"])]} for row in rows]
     small = small_only(data, args.under)

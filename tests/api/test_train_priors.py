@@ -16,7 +16,7 @@ import singleshot
 from singleshot.api.train import TrainOptions, prepare, resolve
 from singleshot.datasets import open_source
 from singleshot.datasets.writers.shards import read_contents, write_shards
-from singleshot.errors import ConfigError
+from singleshot.errors import ConfigError, DataError
 from singleshot.models.zoo import usual_priors
 from singleshot.prior_boxes import cell_shapes, from_shapes
 from singleshot.prior_files import read_priors, write_priors
@@ -217,3 +217,33 @@ def test_the_recipes_iou_min_counts(scenes, tmp_path):
     more = {"recipe": tmp_path / "mine.toml", "fit_priors": True, "backbone_weights": "none"}
     trainer, _, _ = prepare(options_of(scenes, tmp_path / "run", **more))
     assert trainer.model.prior_spec == singleshot.fit_priors(scenes, iou_min=0.35).table
+
+
+@pytest.fixture
+def spots(tmp_path: Path, write_image) -> Path:
+    """A CSV of objects of 5 x 5 pixels, which says no image's size."""
+    folder, lines = tmp_path / "spots", ["file,xmin,ymin,xmax,ymax,class"]
+    for i in range(12):
+        write_image(folder / f"{i}.jpg", 160, 160)
+        lines += [f"{i}.jpg,{x},{x},{x + 5},{x + 5},spot" for x in range(0, 150, 15)]
+    (folder / "labels.csv").write_text("\n".join(lines))
+    return folder
+
+
+def test_boxes_are_fitted_unasked_where_labels_do_not_say_the_sizes_of_images(spots: Path, tmp_path: Path):
+    trainer, options, _ = prepare(options_of(spots, tmp_path / "run", backbone_weights="none", epochs=1))
+    assert options.fit_priors
+    assert trainer.model.prior_spec != PRIORS["ssdlite320-fine"]
+
+
+@pytest.mark.parametrize("more", [{}, {"cache": "ram"}, {"tile": 100}, {"size": "auto"}, {"fit_priors": True}], ids=str)
+def test_an_image_that_cannot_be_measured_is_one_that_cannot_be_read(spots: Path, tmp_path: Path, more: dict):
+    names = open_source(str(spots)).read("train").splits["train"]
+    broken = spots / f"{names[0]}.jpg"
+    broken.write_bytes(b"\xff\xd8 and nothing more")
+    given = {"backbone_weights": "none", "epochs": 1, **more}
+    with pytest.raises(DataError, match=broken.name):
+        prepare(options_of(spots, tmp_path / "strict", **given))
+    run = singleshot.train(spots, out=tmp_path / "run", skip_broken=True, **given, **QUICK)
+    assert len(run.skipped) == 1
+    assert broken.name in run.skipped[0]

@@ -46,11 +46,11 @@ def choose_input(
         raise ConfigError("grey=False: the model to start from takes one channel; leave it out")
     if options.size is None:
         return spec
-    sides = sides_of_words(str(options.size)) if options.size != AUTO else _suited(train_set, network())
+    sides = sides_of_words(str(options.size)) if options.size != AUTO else _suited(options, train_set, network())
     return replace(spec, height=sides[0], width=sides[1])
 
 
-def _suited(train_set: Dataset | ShardStream, model: SSD) -> tuple[int, int]:
+def _suited(options: TrainOptions, train_set: Dataset | ShardStream, model: SSD) -> tuple[int, int]:
     from singleshot.models.dry_run import smallest_side
 
     where = printable(train_set.source)
@@ -59,7 +59,11 @@ def _suited(train_set: Dataset | ShardStream, model: SSD) -> tuple[int, int]:
     if not len(train_set):
         raise ConfigError(f"--size auto: {where} has no pictures")
     chosen = np.unique(np.linspace(0, len(train_set) - 1, _MOST).round().astype(int))
-    data = measured(train_set if len(train_set) <= _MOST else train_set.subset(chosen))
+    data = train_set if len(train_set) <= _MOST else train_set.subset(chosen)
+    data = measured(data, skip_broken=options.skip_broken)
+    data = data.subset(np.flatnonzero((data.sizes > 0).all(axis=1)))
+    if not len(data):
+        raise ConfigError(f"--size auto: {where} has no picture that can be read")
     sizes, image = data.sizes.astype(np.int64), data.image_of[~data.crowd]
     boxes = data.boxes_px[~data.crowd].astype(np.float64)
     area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1).clip(0)

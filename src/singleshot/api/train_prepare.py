@@ -115,7 +115,7 @@ def _decide(options: TrainOptions, train_set: Dataset | ShardStream) -> Decided:
     if recipe.activation == "sigmoid" and not options.start:
         set_class_bias(model, prior_bias())  # a resume puts its own weights back
     tiling = tiling_of(options.tile)
-    check_tiles(tiling, train_set, model.input_spec.sides)
+    check_tiles(tiling, train_set, model.input_spec.sides, options.skip_broken)
     cache_bytes = parse_bytes(options.cache_size or "", "--cache-size")
     options = replace(
         options,
@@ -125,7 +125,7 @@ def _decide(options: TrainOptions, train_set: Dataset | ShardStream) -> Decided:
         grey=model.input_spec.channels == 1,
         resize=model.input_spec.resize,
         sixteen_bit=model.input_spec.sixteen_bit,
-        cache=_cache(options.cache or "auto", train_set, model.input_spec.sides, cache_bytes, tiling),
+        cache=_cache(options, train_set, model.input_spec.sides, cache_bytes, tiling),
         fit_priors=True if fitted else options.fit_priors,
     )
     return Decided(model, recipe, options, initial, chosen)
@@ -198,12 +198,17 @@ def _refuse_if_over(trainer: Trainer, options: TrainOptions) -> None:
     )
 
 
-def _cache(wanted: str, train_set: Dataset | ShardStream, size: Size, most: int, tiling: Tiling | None) -> str:
+def _cache(
+    options: TrainOptions, train_set: Dataset | ShardStream, size: Size, most: int, tiling: Tiling | None
+) -> str:
     """The cache, decided once: a resumed run must read the same pixels."""
     from singleshot.datasets.dataset import Dataset
     from singleshot.loading.cache import pick_cache
 
+    wanted = options.cache or "auto"
+    if wanted != "auto":
+        return wanted
     if isinstance(train_set, Dataset):
         tile = None if tiling is None else tiling.sides(size)
-        return pick_cache(train_set, size, most, tile) if wanted == "auto" else wanted
-    return "none" if wanted == "auto" else wanted  # a folder, for the files of remote shards: see train_data
+        return pick_cache(train_set, size, most, tile, options.skip_broken)
+    return "none"  # a folder, for the files of remote shards: see train_data

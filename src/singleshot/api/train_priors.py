@@ -56,12 +56,16 @@ class PriorChoice:
         if options.priors is not None:
             chosen = _for_model(options.priors, own)
         elif options.fit_priors:
-            return self._fit(own, inputs)
+            data = self._with_labels()
+            boxes = self._boxes(data, inputs)
+            if not len(boxes):
+                raise ConfigError(f"--fit-priors: {printable(data.source)} has no object to fit default boxes to")
+            return self._fit(own, boxes)
         if not options.resume and isinstance(self.train_set, Dataset):
             boxes = self._boxes(self.train_set, inputs)
             if len(boxes) and (left := 1 - self._matched(boxes, chosen)) > _UNMATCHED:
                 if self._may_fit and len(boxes) >= _FEWEST:
-                    return self._fit(own, inputs, "; --no-fit-priors keeps the model's own")
+                    return self._fit(own, boxes, "; --no-fit-priors keeps the model's own")
                 log.warning(
                     "%s: no default box matches %.1f %% of the %d objects (IoU %g); --fit-priors fits them to it",
                     printable(self.train_set.source),
@@ -77,15 +81,11 @@ class PriorChoice:
         given = self.options
         return given.fit_priors is None and given.priors is None and given.start is None and given.recipe != "paper"
 
-    def _fit(self, own: PriorSpec, inputs: InputSpec, unasked: str = "") -> PriorSpec:
-        data = self._with_labels()
-        boxes = self._boxes(measured(data, only_with_objects=True), inputs)
-        if not len(boxes):
-            raise ConfigError(f"--fit-priors: {printable(data.source)} has no object to fit default boxes to")
+    def _fit(self, own: PriorSpec, boxes: np.ndarray, unasked: str = "") -> PriorSpec:
         found = fit_priors(boxes, own, iou_min=self.iou_min)
         log.info(
             "%s: default boxes fitted, %d (%d before); they match %.1f %% of the %d objects (%.1f %% before)%s",
-            printable(data.source),
+            printable(self.train_set.source),
             found.count,
             own.count,
             100 * self._matched(boxes, found),
@@ -107,7 +107,11 @@ class PriorChoice:
         return build_dataset(raw, name, names, options.clip_boxes, selection)
 
     def _boxes(self, data: Dataset, inputs: InputSpec) -> np.ndarray:
-        """float64 [M, 4] the objects in parts of the input, crowds and those of images of unknown size left out."""
+        """float64 [M, 4] the objects in parts of the input, without crowds.
+
+        Raises DataError for an image that cannot be measured, unless `skip_broken`: its objects are left out.
+        """
+        data = measured(data, only_with_objects=True, skip_broken=self.options.skip_broken)
         image = data.image_of
         rows = np.flatnonzero(~data.crowd & (data.sizes[image] > 0).all(axis=1))
         boxes, sizes = data.boxes_px[rows], data.sizes[image[rows]]

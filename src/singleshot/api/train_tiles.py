@@ -51,14 +51,16 @@ def tiling_of(tile: str | int | bool | None) -> Tiling | None:
     return tiling if tiling is None else choose_tiling(None, tiling, tiles_only=True)
 
 
-def check_tiles(tiling: Tiling | None, train_set: Dataset | ShardStream, shape: Size) -> None:
+def check_tiles(
+    tiling: Tiling | None, train_set: Dataset | ShardStream, shape: Size, skip_broken: bool = False
+) -> None:
     """The log says where tiles do not suit the data. shape: of the model's input.
 
-    Raises DataError for an image that cannot be measured.
+    Raises DataError for an image that cannot be measured, unless skip_broken.
     """
     if tiling is None or not isinstance(train_set, Dataset):
         return
-    data, (tall, wide) = measured(train_set), tiling.sides(shape)
+    data, (tall, wide) = measured(train_set, skip_broken=skip_broken), tiling.sides(shape)
     where = printable(train_set.source)
     if (data.sizes <= (wide, tall)).all():
         log.warning("%s: no image is larger than a tile of %d x %d px, so --tile cuts nothing", where, wide, tall)

@@ -9,23 +9,32 @@ from dataclasses import replace
 import numpy as np
 
 from singleshot.datasets.dataset import Dataset
+from singleshot.errors import DataError
 from singleshot.images.decode import image_size
 
 _THREADS = 16
 
 
-def measured(data: Dataset, only_with_objects: bool = False) -> Dataset:
+def measured(data: Dataset, only_with_objects: bool = False, skip_broken: bool = False) -> Dataset:
     """With the sizes of images that are not annotated, of all or of those that show an object, by their headers.
 
-    Raises DataError where one cannot be measured.
+    skip_broken: where an image cannot be measured, its size stays 0. Raises DataError otherwise.
     """
     unknown = (data.sizes <= 0).any(axis=1)
     if only_with_objects:
         unknown &= np.diff(data.ptr) > 0
     todo, sizes = np.flatnonzero(unknown).tolist(), data.sizes.copy()
-    for i, size in zip(todo, header_sizes([data.names[i] for i in todo]), strict=True):
+    measure = _size_or_none if skip_broken else image_size
+    for i, size in zip(todo, header_sizes([data.names[i] for i in todo], measure), strict=True):
         sizes[i] = size
     return replace(data, sizes=sizes)
+
+
+def _size_or_none(path: str) -> tuple[int, int]:
+    try:
+        return image_size(path)
+    except DataError:
+        return 0, 0
 
 
 def header_sizes(paths: Sequence[str], measure: Callable[[str], tuple[int, int]] = image_size) -> list[tuple[int, int]]:

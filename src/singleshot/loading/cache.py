@@ -14,21 +14,19 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from singleshot.datasets.dataset import Dataset
 from singleshot.datasets.encoded_image import EncodedImage
+from singleshot.datasets.measure import measured
 from singleshot.datasets.packed_strings import offsets_of
 from singleshot.errors import ConfigError, printable
-from singleshot.images.decode import image_size
 from singleshot.inputs import Size, sides_of
 from singleshot.memory import free_memory
 from singleshot.storage import is_remote, part_of
 
-_THREADS = 16
 # A cached image keeps at least this many times the network's input along both sides, so that crops of half the side
 # are as sharp as from the file; larger ones are kept reduced.
 _SHARPNESS = 2
@@ -40,19 +38,20 @@ _HEAD = 64
 
 
 def open_cache(
-    dataset: Dataset, size: Size, where: str, max_bytes: int, tile: Sides | None = None
+    dataset: Dataset, size: Size, where: str, max_bytes: int, tile: Sides | None = None, skip_broken: bool = False
 ) -> PixelCache | None:
     """The cache that `where` names: "none", "ram", or the folder of a file; at most max_bytes of pixels for an input of
-    `size` pixels; tile: height and width of what fills it, where that is not the whole image. Raises as
-    PixelCache does."""
+    `size` pixels; tile, skip_broken: as PixelCache has them. Raises as that does."""
     if where == "none":
         return None
-    return PixelCache(dataset, size, max_bytes, None if where == "ram" else Path(where), tile)
+    return PixelCache(dataset, size, max_bytes, None if where == "ram" else Path(where), tile, skip_broken)
 
 
-def pick_cache(dataset: Dataset, size: Size, max_bytes: int, tile: Sides | None = None) -> str:
+def pick_cache(
+    dataset: Dataset, size: Size, max_bytes: int, tile: Sides | None = None, skip_broken: bool = False
+) -> str:
     """ "ram" where all decoded images fit into max_bytes and half of the memory that is free now, else "none"."""
-    sizes = _measured(dataset)
+    sizes = measured(dataset, skip_broken=skip_broken).sizes.astype(np.int64)
     needed = sum(math.prod(-(-side // _reduction(w, h, size, tile)) for side in (w, h)) * 3 for w, h in sizes.tolist())
     return "ram" if needed <= min(max_bytes, free_memory() // 2) else "none"
 
@@ -65,15 +64,22 @@ class PixelCache:
     """
 
     def __init__(
-        self, dataset: Dataset, size: Size, max_bytes: int, folder: Path | None = None, tile: Sides | None = None
+        self,
+        dataset: Dataset,
+        size: Size,
+        max_bytes: int,
+        folder: Path | None = None,
+        tile: Sides | None = None,
+        skip_broken: bool = False,
     ) -> None:
         """size: of the network's input, side or height and width; folder: where the file goes, None for memory; tile:
-        height and width of the part of an image that fills the input, None for all of it.
+        height and width of the part of an image that fills the input, None for all of it; skip_broken: an image that
+        cannot be measured gets no place.
 
-        Raises DataError for an image that cannot be measured, ConfigError where the file cannot be made.
+        Raises DataError for such an image otherwise, ConfigError where the file cannot be made.
         """
         self.dataset = dataset
-        self._sizes = _measured(dataset)
+        self._sizes = measured(dataset, skip_broken=skip_broken).sizes.astype(np.int64)
         self._reduce = np.array([_reduction(w, h, size, tile) for w, h in self._sizes.tolist()], np.int64)
         sides = -(-self._sizes // self._reduce[:, None])
         counts = sides.prod(axis=1) * 3
@@ -172,16 +178,6 @@ def _decoded(encoded: EncodedImage, reduce: int) -> np.ndarray:
     # Files that cannot be read at a part of their size are shrunk as a JPEG decoder would: by means.
     sides = -(-encoded.width // reduce), -(-encoded.height // reduce)
     return cv2.resize(encoded.pixels(1), sides, interpolation=cv2.INTER_AREA)
-
-
-def _measured(dataset: Dataset) -> np.ndarray:
-    """int64 [n, 2] widths and heights; those that no annotation has come from the files' headers."""
-    sizes = dataset.sizes.astype(np.int64)
-    todo = np.flatnonzero((sizes == 0).any(axis=1))
-    if len(todo):
-        with ThreadPoolExecutor(_THREADS) as pool:
-            sizes[todo] = list(pool.map(image_size, [dataset.names[i] for i in todo.tolist()]))
-    return sizes
 
 
 def _in_memory(length: int) -> mmap.mmap:

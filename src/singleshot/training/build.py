@@ -74,7 +74,7 @@ def build_parts(
     if isinstance(train_set, Dataset):
         cache_bytes = settings.cache_bytes if world is None else settings.cache_bytes // world.local_size
         tile = None if settings.tiling is None else settings.tiling.sides(spec.sides)
-        cache = open_cache(train_set, spec.sides, settings.cache, cache_bytes, tile)
+        cache = open_cache(train_set, spec.sides, settings.cache, cache_bytes, tile, settings.skip_broken)
     fingerprint = Fingerprint.of(train_set, val_set, recipe, settings, dtype)
     pinned = device.type == "cuda"
     batch, shard = (
@@ -92,7 +92,7 @@ def build_parts(
         shard=shard,
         pin_memory=pinned,
         skip_broken=settings.skip_broken,
-        repeats=_repeats(train_set, recipe, settings.tiling, spec.sides),
+        repeats=_repeats(train_set, recipe, settings, spec.sides),
         tiling=settings.tiling,
     )
     evaluator = None
@@ -111,9 +111,10 @@ def build_parts(
     return Parts(stepper, cache, loader, evaluator, checkpoints, Budget(total, settings.seconds))
 
 
-def _repeats(train_set: Dataset | ShardStream, recipe: Recipe, tiling: Tiling | None, shape: Size) -> np.ndarray | None:
+def _repeats(train_set: Dataset | ShardStream, recipe: Recipe, settings: Settings, shape: Size) -> np.ndarray | None:
     """How often each image is shown in an epoch; None for once: as many tiles as cover it, and rare classes as the
     recipe says. Raises ConfigError where images or labels are not known ahead."""
+    tiling = settings.tiling
     if recipe.sampling == "uniform" and tiling is None:
         return None
     if isinstance(train_set, ShardStream):
@@ -127,7 +128,10 @@ def _repeats(train_set: Dataset | ShardStream, recipe: Recipe, tiling: Tiling | 
             f'sampling = "repeat": {where} is shards, whose labels are not read ahead; train on'
             ' the folder that they were made of, or with sampling = "uniform"'
         )
-    tiles = np.ones(len(train_set)) if tiling is None else tiles_to_cover(measured(train_set).sizes, tiling, shape)
+    tiles = np.ones(len(train_set))
+    if tiling is not None:
+        sizes = measured(train_set, skip_broken=settings.skip_broken).sizes
+        tiles = tiles_to_cover(sizes, tiling, shape).clip(1)  # one that cannot be measured is met and counted, too
     return tiles if recipe.sampling == "uniform" else tiles * _class_repeats(train_set, recipe)
 
 
