@@ -59,7 +59,7 @@ def test_every_row_has_a_case():
     assert all(any(row.about.startswith(one) for one in said) for row in UNREAD_FORMS)
 
 
-@pytest.mark.parametrize("text", [KITTI, "0,11,10,28,28\n", "1.0 2.0 3.0 4.0 5.0 6.0 7.0 8.0 plane 1\n"])
+@pytest.mark.parametrize("text", ["0,11,10,28,28\n", "1.0 2.0 3.0 4.0 5.0 6.0 7.0 8.0 plane 1\n"])
 def test_labels_in_the_usual_folder_that_are_no_yolo_are_named(folder, text, one_line):
     root = folder({"labels/a.txt": text, "labels/b.txt": ""}, ["images/a.png", "images/b.png"])
     assert "labels/a.txt is " in one_line(open_source, root)
@@ -84,7 +84,10 @@ def test_images_alone(folder):
 def test_labels_behind_many_other_texts_are_named(folder):
     files = {f"training/calib/{i:06d}.txt": "P0: 7.0e+02 0.0e+00\n" for i in range(20)}
     said = find_unread_form(open_tree(folder({**files, "training/label_2/000000.txt": KITTI})))
-    assert said == "training/label_2/000000.txt is KITTI's form; convert it to COCO or Pascal VOC"
+    assert said is not None
+    assert said.startswith(
+        "training/label_2/000000.txt is KITTI's form without images of its names; put them into image_2"
+    )
 
 
 @pytest.mark.parametrize(

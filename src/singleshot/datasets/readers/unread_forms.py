@@ -9,7 +9,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from singleshot.datasets.archives import ARCHIVES, is_archive
-from singleshot.datasets.readers import tfrecord
+from singleshot.datasets.readers import kitti, tfrecord
 from singleshot.datasets.readers.coco_layout import OTHER_TASKS
 from singleshot.datasets.readers.csv_columns import sniff_columns
 from singleshot.datasets.readers.csv_layout import WANTED
@@ -40,8 +40,6 @@ def _with(*marks: bytes) -> Callable[[bytes], bool]:
     return lambda head: all(mark in head for mark in marks)
 
 
-# KITTI's 15 columns: a class, truncated, occluded, alpha, then the box and what is known in space.
-_KITTI = re.compile(rb"\A(?!-?[\d.]+\s)\S{1,99}(?: -?\d{1,9}(?:\.\d{1,12})?){14,15}\s")
 # Five numbers with commas between them, as YOLO's would be without.
 _COMMAS = re.compile(rb"\A\d{1,4}(?:, ?\d{1,9}(?:\.\d{1,12})?){4}\s*(?:\n|\Z)")
 # MOTChallenge: frame, id, box, confidence and three numbers more.
@@ -92,7 +90,9 @@ UNREAD_FORMS = (
     UnreadForm((".manifest", ".json", ".jsonl"), _with(b'"source-ref"'), "a SageMaker manifest; convert it to COCO"),
     UnreadForm((".parquet", ".arrow"), _any, "a table of Hugging Face's datasets; save its images and boxes as COCO"),
     UnreadForm((".mat",), _any, "MATLAB's form; convert it to COCO or Pascal VOC"),
-    UnreadForm((".txt",), lambda head: bool(_KITTI.match(head)), "KITTI's form; convert it to COCO or Pascal VOC"),
+    UnreadForm(
+        (".txt",), kitti.is_label, "KITTI's form without images of its names; put them into image_2/, next to label_2/"
+    ),
     UnreadForm(
         (".txt",),
         lambda head: bool(_COMMAS.match(head)),
