@@ -35,9 +35,12 @@ FILES = {
         "0--Parade/0_Parade_1.jpg\n1\n449 330 122 149 0 0 0 0 0 0\n",
         "WIDER FACE's form",
     ),
-    "Labels/001/1.txt": ("2\n20 30 120 130\n40 50 80 90\n", "BBox-Label-Tool's form (a count, then x1 y1 x2 y2)"),
+    "Labels/001/1.txt": ("2\n20 30 120 130\n40 50 80 90\n", "BBox-Label-Tool's form, without images of its names"),
     "Labels/2.txt": ("1\r\n20 30 120 130 cat\r\n", "BBox-Label-Tool's form"),
-    "ground-truth/1.txt": ("cat 20 30 120 130\nwine glass 4.5 5 8 9\n", "rows of class x1 y1 x2 y2 (mAP, OIDv4)"),
+    "ground-truth/1.txt": (
+        "cat 20 30 120 130\nwine glass 4.5 5 8 9\n",
+        "rows of class x1 y1 x2 y2 (mAP, OIDv4), or class",
+    ),
     "groundtruths/1.txt": ("cat 120 130 20 30\ndog 4 5 6 9", "rows of class x y width height; convert them to a CSV"),
     "labels/3.txt": ("0,11,10,28,28\n1,3,4.5,6,7\n", "rows of five numbers with commas; if they are class,x,y"),
     "labels/4.txt": (KITTI.replace("Car", "0319-0624"), "KITTI's form"),
@@ -121,3 +124,20 @@ def test_what_nobody_knows_and_what_leads_out(folder, tmp_path):
     (root / "away").symlink_to(tmp_path / "away")
     (root / "y.tfrecord").symlink_to(tmp_path / "away" / "x.tfrecord")
     assert find_unread_form(open_tree(root)) is None
+
+
+def test_labels_of_another_split_in_a_form_that_is_not_read_are_said(folder, findings):
+    files = {
+        "train/labels/a.txt": "0 0.5 0.5 0.1 0.1\n",
+        "classes.txt": "cat\n",
+        "test/labels/b.txt": "1,2,3,4,5,6,7,8,cat\n",
+    }
+    root = folder(files, ["train/images/a.png", "test/images/b.png", "test/images/c.png"])
+    (one,) = findings(root)["labels-unread"]
+    assert one.message.startswith(
+        "read as YOLO; there are labels of other images too: test/labels/b.txt is ICDAR's form"
+    )
+    (root / "test/labels/b.txt").write_text("a note\n")
+    assert "labels-unread" not in findings(root)
+    (root / "test/labels/b.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    assert "labels-unread" not in findings(root)

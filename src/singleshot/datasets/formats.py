@@ -21,6 +21,7 @@ from singleshot.datasets.readers import (
     kitti,
     labelme,
     labelstudio,
+    named_rows,
     results,
     shards,
     tfrecord,
@@ -176,6 +177,8 @@ FORMATS: Mapping[str, Format] = {
     ),
     "keras-txt": _by_content(keras_txt.FORM)._replace(is_table=True),
     "kitti": _of_rows(kitti.FORM),
+    "named-rows": _of_rows(named_rows.NAMED),
+    "counted-rows": _of_rows(named_rows.COUNTED),
     "cvat": _by_content(
         cvat.FORM,
         suffixes=(".xml",),

@@ -19,7 +19,7 @@ from singleshot.datasets.joined_splits import join_splits
 from singleshot.datasets.raw import RawSet, above_score, cut_hulls
 from singleshot.datasets.readers import coco_layout
 from singleshot.datasets.readers.label_files import PEEK_BYTES
-from singleshot.datasets.readers.unread_forms import find_unread_form, unread_tables
+from singleshot.datasets.readers.unread_forms import find_unread_form, find_unread_labels, unread_tables
 from singleshot.datasets.search import choose, describe, sets_beside
 from singleshot.datasets.shard_index import INDEX, is_pattern
 from singleshot.datasets.stated_sizes import fit_to_images
@@ -70,6 +70,14 @@ class Source:
         """What is said of sets in other folders, by what was read of all splits; "" where there are none."""
         others = self.others or describe(sets_beside(self.tree, self.formats, raw), self.formats)
         return f"read as {self.format.about}; also there and not read: {others}" if others else ""
+
+    def unread_labels(self, raw: RawSet) -> str:
+        """What is said of labels in a form that is not read, of images that are not read; "" where there are none."""
+        if is_remote(self.tree.root):
+            return ""
+        start = len(self.tree.path("x")) - 1
+        found = find_unread_labels(self.tree, {image.path[start:] for image in raw.images})
+        return f"read as {self.format.about}; there are labels of other images too: {found}" if found else ""
 
     @property
     def splits(self) -> tuple[str, ...]:

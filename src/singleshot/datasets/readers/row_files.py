@@ -7,6 +7,7 @@ sub-folders), or in the folder above (OIDv4's Apple/ and Apple/Label/).
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Container, Iterator
@@ -16,12 +17,14 @@ from typing import NamedTuple, cast
 
 from singleshot.datasets.findings import CollectErrors, RaiseErrors
 from singleshot.datasets.raw import RawImage, RawObject, RawSet
-from singleshot.datasets.readers.common import MADE_SPLITS, divide, images_by_stem
+from singleshot.datasets.readers.common import MADE_SPLITS, ONLY_CLASS, divide, images_by_stem, spread
 from singleshot.datasets.readers.shapes import report_passed
 from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split, split_of
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.text import decode_text
+
+logger = logging.getLogger(__name__)
 
 # Copies for 3D detectors have such lists: names of images, a line each.
 _LISTS = "ImageSets"
@@ -101,6 +104,8 @@ class RowForm:
                 splits_of[split] = list(range(len(images), len(images) + len(found)))
                 images += found
         report_passed(problems, tree.root, passed)
+        if names == {ONLY_CLASS}:
+            logger.warning("%s: names no class, all its objects are of the class %r", printable(tree.root), ONLY_CLASS)
         if lists:
             splits_of = _listed(tree, lists, images, problems if wanted is None else None)
             splits_of = {name: positions for name, positions in splits_of.items() if chosen in (None, name)}
@@ -174,10 +179,13 @@ class RowForm:
         return None
 
     def _has_labels(self, tree: Tree, folder: str, stems: Container[str] | None = None) -> bool:
-        """Whether one of the first few text files, of those with one of the names if any are given, is of the form."""
-        texts = (name for name in tree.files(folder, (".txt",)) if stems is None or name[:-4] in stems)
-        heads = (tree.read(join(folder, name), _MAX_BYTES, "label", most=_PEEK_BYTES) for name in islice(texts, _FEW))
-        return any(map(self.is_label, heads))
+        """Whether at least half of a few of the text files with an object are of the form, of those with one of the
+        names if any are given."""
+        texts = [name for name in tree.files(folder, (".txt",)) if stems is None or name[:-4] in stems]
+        few = (tree.read(join(folder, name), _MAX_BYTES, "label", most=_PEEK_BYTES) for name in spread(texts, _FEW))
+        heads = [head for head in few if head.strip() not in (b"", b"0")]
+        good = sum(map(self.is_label, heads))
+        return 0 < len(heads) <= 2 * good
 
     def _read_pair(self, tree: Tree, pair: Pair, passed: Counter[str], problems: RaiseErrors) -> Iterator[RawImage]:
         images = images_by_stem(tree, pair.images)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 from typing import NamedTuple
 
 from singleshot.datasets.archives import ARCHIVES, is_archive
-from singleshot.datasets.readers import kitti, tfrecord
+from singleshot.datasets.readers import kitti, named_rows, tfrecord
 from singleshot.datasets.readers.coco_layout import OTHER_TASKS
 from singleshot.datasets.readers.csv_columns import sniff_columns
 from singleshot.datasets.readers.csv_layout import WANTED
@@ -50,30 +50,12 @@ _DOTA = re.compile(
 )
 
 _NUMBER = rb"-?\d{1,9}(?:\.\d{1,12})?"
-_NAME = rb"[A-Za-z][^\s,;]{0,99}"
 # ICDAR's: four corners and the text in them.
 _ICDAR = re.compile(rb"\A(?:\xef\xbb\xbf)?(?:%b, ?){8}[^\s\d-]" % _NUMBER)
 _WIDER = re.compile(rb"\A[^\n]{1,200}\.(?:jpg|jpeg|png)\r?\n\d{1,6}\r?\n(?:\d{1,9} ){9}\d", re.IGNORECASE)
-# BBox-Label-Tool: how many, then x1 y1 x2 y2 and, in later versions, the class.
-_COUNTED = re.compile(rb"\A\d{1,4}\r?\n%b(?: %b){3}(?: %b)?\s" % (_NUMBER, _NUMBER, _NAME))
-_NAMED_ROWS = re.compile(rb"\A(%b(?: [A-Za-z]\S{0,99}){0,5})((?: %b){4})\s*(?:\n|\Z)" % (_NAME, _NUMBER))
-
-
-def _named_row(corners: bool) -> Callable[[bytes], bool]:
-    """Whether the first line is a class and four numbers in pixels, of which the last are beyond the first or not."""
-
-    def is_one(head: bytes) -> bool:
-        rows = [_NAMED_ROWS.match(line) for line in head.split(b"\n")[:50] if line.strip()]
-        found = [[float(number) for number in row[2].split()] for row in rows if row is not None]
-        if not found or len(found) < len(rows):
-            return False
-        return all(x0 < x1 and y0 < y1 for x0, y0, x1, y1 in found) is corners
-
-    return is_one
-
-
 _RECORDS = tfrecord.FORM.suffixes
 _LABEL_SUFFIXES = (".json", ".xml", ".txt", ".csv", ".yaml")
+_ONE_IMAGE = (".json", ".xml", ".txt")  # of files that label one image each
 # What lies in any project.
 _NO_LABELS = re.compile(r"(?:requirements|readme|license|package|tsconfig|manifest|cmakelists|robots)\b")
 UNREAD_FORMS = (
@@ -103,17 +85,19 @@ UNREAD_FORMS = (
     UnreadForm((".txt",), lambda head: bool(_WIDER.match(head)), "WIDER FACE's form; convert it to COCO or Pascal VOC"),
     UnreadForm(
         (".txt",),
-        lambda head: bool(_COUNTED.match(head)),
-        "BBox-Label-Tool's form (a count, then x1 y1 x2 y2); convert it to a CSV of file,xmin,ymin,xmax,ymax,class",
+        named_rows.is_counted,
+        "BBox-Label-Tool's form, without images of its names, or in several folders, which may be classes; put "
+        "images/ next to labels/, or give one folder",
     ),
     UnreadForm(
         (".txt",),
-        _named_row(corners=True),
-        "rows of class x1 y1 x2 y2 (mAP, OIDv4); convert them to a CSV of file,xmin,ymin,xmax,ymax,class",
+        named_rows.is_named,
+        "rows of class x1 y1 x2 y2 (mAP, OIDv4), or class x y width height, which no images here tell; convert them to "
+        "a CSV of file,xmin,ymin,xmax,ymax,class",
     ),
     UnreadForm(
         (".txt",),
-        _named_row(corners=False),
+        lambda head: named_rows.is_named(head, corners=False),
         "rows of class x y width height; convert them to a CSV of file,xmin,ymin,xmax,ymax,class",
     ),
     UnreadForm((".csv", ".tsv"), _with(b"labels", b"annotation_id"), "Label Studio's CSV; export the project as JSON"),
@@ -178,6 +162,26 @@ def find_unread_form(tree: Tree) -> str | None:
             " voc --classes NAME,NAME, or any tool that writes COCO or VOC"
         )
     return None
+
+
+def find_unread_labels(tree: Tree, used: Collection[str]) -> str:
+    """The first label file of such a form with the name of an image that is not among `used`: "test/Labels/1.txt is
+    ICDAR's form ..."; "" for none. A split whose labels have another form than the rest would else be lost unseen."""
+    names = list(_files(tree))
+    left = {_stem(name) for name in names if is_image(name) and name not in used}
+    looked: Counter[str] = Counter()
+    for name in names if left else ():
+        folder, suffix = name.rpartition("/")[0], name[name.rfind(".") :].lower()
+        if suffix not in _ONE_IMAGE or _stem(name) not in left:
+            continue
+        looked[folder] += 1
+        if looked[folder] <= _FEW and (about := _known(tree, name, suffix)):
+            return f"{printable(name)} is {about}"
+    return ""
+
+
+def _stem(name: str) -> str:
+    return name.rpartition("/")[2].rpartition(".")[0]
 
 
 def unread_tables(tree: Tree) -> list[str]:
