@@ -196,6 +196,17 @@ def kitti(rng: Random, pictures: list[Picture]) -> Files:
     return files
 
 
+def rows(rng: Random, pictures: list[Picture]) -> Files:
+    """Rows of class and corners, or BBox-Label-Tool's."""
+    counted, files = rng.random() < 0.5, {}
+    for p in pictures:
+        boxes = [(" ".join(map(str, box)), name) for box, name in _objects(p)]
+        lines = [f"{box} {name}" if counted else f"{name} {box}" for box, name in boxes]
+        text = "\n".join([str(len(lines))] * counted + lines)
+        files |= {f"images/{p.name}": p.data, f"labels/{p.stem}.txt": text.encode()}
+    return files
+
+
 def _brush(p: Picture, box: tuple[int, int, int, int]) -> list[int]:
     """A filled box as Label Studio packs it, in runs of up to 2^16 values."""
     x0, y0, x1, y1 = box
