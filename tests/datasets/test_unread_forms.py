@@ -141,3 +141,12 @@ def test_labels_of_another_split_in_a_form_that_is_not_read_are_said(folder, fin
     assert "labels-unread" not in findings(root)
     (root / "test/labels/b.txt").write_text("0 0.5 0.5 0.1 0.1\n")
     assert "labels-unread" not in findings(root)
+
+
+def test_labels_of_other_images_in_a_folder_of_their_own_are_said(folder, findings, voc_xml):
+    xml = voc_xml([("cat", (1, 1, 5, 5))])
+    root = folder({"annotations/a.xml": xml, "label/b.xml": xml}, ["image/a.png", "image/b.png"])
+    (one,) = findings(root)["labels-unread"]
+    assert one.message.endswith("other images too: label/b.xml is Pascal VOC's; put it into the folder of the others")
+    (root / "image/b.png").unlink()
+    assert "labels-unread" not in findings(root)

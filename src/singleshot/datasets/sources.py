@@ -72,11 +72,14 @@ class Source:
         return f"read as {self.format.about}; also there and not read: {others}" if others else ""
 
     def unread_labels(self, raw: RawSet) -> str:
-        """What is said of labels in a form that is not read, of images that are not read; "" where there are none."""
+        """What is said of labels of images that are not read, in folders of which nothing is read; "" where there are
+        none."""
         if is_remote(self.tree.root):
             return ""
         start = len(self.tree.path("x")) - 1
-        found = find_unread_labels(self.tree, {image.path[start:] for image in raw.images})
+        used = {name[start:] for image in raw.images for name in (image.path, image.file)}
+        kinds = {form.about: form.is_label for form in self.formats.values() if form.is_label is not None}
+        found = find_unread_labels(self.tree, used, kinds)
         return f"read as {self.format.about}; there are labels of other images too: {found}" if found else ""
 
     @property

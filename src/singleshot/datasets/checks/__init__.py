@@ -120,7 +120,7 @@ def check_source(
         problems.add("labels-unread", raw.source, f"{source.unread}; give them a folder of their own")
     if beside := source.unread_beside(raw) if whole else "":
         problems.add("labels-unread", raw.source, f"{beside}; to read one of them, name its folder")
-    if unread := source.unread_labels(raw) if whole else "":
+    elif unread := source.unread_labels(raw) if whole else "":
         problems.add("labels-unread", raw.source, unread)
     check_left_out(source, problems)
     _check_archives(source, problems)

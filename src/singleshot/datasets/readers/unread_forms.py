@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
@@ -164,20 +164,38 @@ def find_unread_form(tree: Tree) -> str | None:
     return None
 
 
-def find_unread_labels(tree: Tree, used: Collection[str]) -> str:
-    """The first label file of such a form with the name of an image that is not among `used`: "test/Labels/1.txt is
-    ICDAR's form ..."; "" for none. A split whose labels have another form than the rest would else be lost unseen."""
+def find_unread_labels(tree: Tree, used: Collection[str], is_label: Mapping[str, Callable[[bytes], bool]]) -> str:
+    """The first label file of an image that is not read, in a folder of which nothing is: "test/Labels/1.txt is ICDAR's
+    form ..."; "" for none. A split or a part whose labels lie or are written unlike the rest would else be lost unseen.
+
+    used: images and label files that are read; is_label: name of a form that is read -> whether the first bytes of a
+    file are its label of one image.
+    """
     names = list(_files(tree))
     left = {_stem(name) for name in names if is_image(name) and name not in used}
+    read = {name.rpartition("/")[0] for name in used if not is_image(name)}
     looked: Counter[str] = Counter()
     for name in names if left else ():
         folder, suffix = name.rpartition("/")[0], name[name.rfind(".") :].lower()
-        if suffix not in _ONE_IMAGE or _stem(name) not in left:
+        if suffix not in _ONE_IMAGE or _stem(name) not in left or folder in read:
             continue
         looked[folder] += 1
-        if looked[folder] <= _FEW and (about := _known(tree, name, suffix)):
+        if looked[folder] > _FEW:
+            continue
+        if about := _known(tree, name, suffix):
             return f"{printable(name)} is {about}"
+        head = _head(tree, name)
+        if form := next((form for form, is_one in is_label.items() if head and is_one(head)), ""):
+            return f"{printable(name)} is {form}'s; put it into the folder of the others"
     return ""
+
+
+def _head(tree: Tree, name: str) -> bytes:
+    """The first bytes of a file; none where it cannot be read."""
+    try:
+        return tree.read(name, _PEEK_BYTES, "annotation", most=_PEEK_BYTES)
+    except DataError:  # whatever it is, nothing can be said of it
+        return b""
 
 
 def _stem(name: str) -> str:
