@@ -82,19 +82,19 @@ def test_scores_of_detections(folder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "kind", "said"),
+    ("row", "kind", "message"),
     [
         ("Car 0 0 0 1 2 3\n", "annotation-malformed", "object 1: 'Car 0 0 0 1 2 3': want a type and 14 numbers"),
         (CAR.replace("29.75", "x"), "annotation-malformed", "want a type and 14 numbers, of which 4 to 7 are the box"),
     ],
 )
-def test_mistakes_are_said_with_their_line(folder, row, kind, said) -> None:
+def test_mistakes_are_reported_with_their_line(folder, row, kind, message) -> None:
     root = folder({"label_2/a.txt": CAR + row}, ["image_2/a.png"])
     found = CollectErrors()
     open_source(root).read(None, found)
     (finding,) = found.findings
     assert (finding.kind, finding.line) == (kind, 2)
-    assert said in str(finding)
+    assert message in str(finding)
 
 
 def test_an_image_that_is_missing_is_not_taken_from_another_folder(folder) -> None:

@@ -73,7 +73,7 @@ def test_folders_that_may_be_classes_are_refused(folder, one_line) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
         (
             {"labels/a.txt": ROWS, "labels/b.txt": "cat 1 2 3\n"},
@@ -84,12 +84,12 @@ def test_folders_that_may_be_classes_are_refused(folder, one_line) -> None:
         ({"labels/a.txt": "1\n9 9 20 30\n", "labels/b.txt": "1\n9 9 20\n"}, "'9 9 20': want left top right bottom"),
     ],
 )
-def test_mistakes_are_said(folder, files, said) -> None:
+def test_mistakes_are_reported(folder, files, message) -> None:
     found = CollectErrors()
     open_source(folder(files, ["images/a.png", "images/b.png"])).read(None, found)
     (finding,) = found.findings
     assert finding.kind == "annotation-malformed"
-    assert said in str(finding)
+    assert message in str(finding)
 
 
 def test_what_is_none() -> None:

@@ -126,7 +126,7 @@ def test_what_nobody_knows_and_what_leads_out(folder, tmp_path):
     assert find_unread_form(open_tree(root)) is None
 
 
-def test_labels_of_another_split_in_a_form_that_is_not_read_are_said(folder, findings):
+def test_labels_of_another_split_in_a_form_that_is_not_read_are_reported(folder, findings):
     files = {
         "train/labels/a.txt": "0 0.5 0.5 0.1 0.1\n",
         "classes.txt": "cat\n",
@@ -143,7 +143,7 @@ def test_labels_of_another_split_in_a_form_that_is_not_read_are_said(folder, fin
     assert "labels-unread" not in findings(root)
 
 
-def test_labels_of_other_images_in_a_folder_of_their_own_are_said(folder, findings, voc_xml):
+def test_labels_of_other_images_in_a_folder_of_their_own_are_reported(folder, findings, voc_xml):
     xml = voc_xml([("cat", (1, 1, 5, 5))])
     root = folder({"annotations/a.xml": xml, "label/b.xml": xml}, ["image/a.png", "image/b.png"])
     (one,) = findings(root)["labels-unread"]

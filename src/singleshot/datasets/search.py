@@ -144,10 +144,10 @@ def _without_copies(tree: Tree, formats: Mapping[str, Format], sets: list[Found]
     return [one for at, one in enumerate(sets) if not any(is_copy(at, other) for other in range(len(sets)))]
 
 
-def _divided_by_copy(tree: Tree, sets: list[Found], said: list[_Said]) -> Found | None:
+def _divided_by_copy(tree: Tree, sets: list[Found], labels: list[_Said]) -> Found | None:
     """Of two sets with the same boxes of images of the same names the one that has names of classes, where the other
     has none and has the splits that the first lacks; else None."""
-    for (one, mine), (other, theirs) in permutations(zip(sets, said, strict=True)):
+    for (one, mine), (other, theirs) in permutations(zip(sets, labels, strict=True)):
         if mine.is_named <= theirs.is_named or mine.is_divided or not theirs.is_divided:
             continue
         pairs = [(image, mine.called.get(_name_of(image), [])) for image in theirs.images]

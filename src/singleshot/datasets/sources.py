@@ -72,7 +72,7 @@ class Source:
         return f"read as {self.format.about}; also there and not read: {others}" if others else ""
 
     def unread_labels(self, raw: RawSet) -> str:
-        """What is said of labels of images that are not read, in folders of which nothing is read; "" where there are
+        """The message about labels of images that are not read, in folders of which nothing is read; "" where there are
         none."""
         if is_remote(self.tree.root):
             return ""

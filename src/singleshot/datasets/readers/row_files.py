@@ -239,7 +239,7 @@ def _lists(tree: Tree, places: Places) -> dict[str, list[str]]:
 def _listed(
     tree: Tree, lists: dict[str, list[str]], images: list[RawImage], problems: RaiseErrors | None
 ) -> dict[str, list[int]]:
-    """Split -> positions of its images; those that lists have and no label file, and the other way round, are said."""
+    """Split -> positions of its images; names without a label file, and images in none of the lists, are reported."""
     at = {image.ident: i for i, image in enumerate(images)}
     found = {split: [at[name] for name in dict.fromkeys(names) if name in at] for split, names in lists.items()}
     missing = [name for names in lists.values() for name in names if name not in at]

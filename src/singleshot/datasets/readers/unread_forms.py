@@ -194,7 +194,7 @@ def _head(tree: Tree, name: str) -> bytes:
     """The first bytes of a file; none where it cannot be read."""
     try:
         return tree.read(name, _PEEK_BYTES, "annotation", most=_PEEK_BYTES)
-    except DataError:  # whatever it is, nothing can be said of it
+    except DataError:  # whose form is not known then
         return b""
 
 
