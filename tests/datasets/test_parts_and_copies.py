@@ -342,3 +342,32 @@ def test_validate_is_a_split(folder) -> None:
     root = folder({"train/a.xml": voc(), "validate/b.xml": voc()}, ["train/a.png", "validate/b.png"])
     assert {*open_source(root).splits} == {"train", "validate"}
     assert [image.path for image in open_source(root).read("val").images] == [f"{root}/validate/b.png"]
+
+
+def test_a_copy_without_names_of_classes_gives_its_splits(folder) -> None:
+    files = {
+        "all/Annotations/a.xml": voc(16, "cat"),
+        "all/Annotations/b.xml": voc(20, "dog"),
+        "all/Annotations/c.xml": voc(),
+    }
+    files |= {"split/labels/train/a.txt": yolo(16), "split/labels/val/b.txt": yolo(20).replace("0 ", "1 ", 1)}
+    images = [*(f"all/JPEGImages/{stem}.png" for stem in "abc"), "split/images/train/a.png", "split/images/val/b.png"]
+    root = folder(files, images)
+    source = open_source(root)
+    assert (source.form, source.tree.root, source.splits) == ("voc", f"{root}/all", ("train", "val"))
+    raw = source.read()
+    assert (raw.class_names, raw.made) == (("cat", "dog"), False)
+    assert splits_of(raw, root) == {"train": [("all/JPEGImages/a.png", 16)], "val": [("all/JPEGImages/b.png", 20)]}
+    assert splits_of(source.read("val"), root) == {"val": [("all/JPEGImages/b.png", 20)]}
+    found = {one.kind: one.message for one in check_source(source, workers=1).findings}
+    assert found["splits-elsewhere"] == (
+        f"the splits are those of {root}/split, which has the same boxes and no names of classes"
+    )
+    assert found["image-unused"] == "1 labelled images are in no split there; add them to one"
+    (root / "split/labels/val/b.txt").write_text(yolo(24))
+    with pytest.raises(DataError, match="sets below: "):  # other boxes
+        open_source(root)
+    (root / "split/labels/val/b.txt").write_text(yolo(20))
+    (root / "split/images/val/b.png").write_bytes((root / "split/images/val/b.png").read_bytes() + b"other")
+    with pytest.raises(DataError, match="sets below: "):  # other images
+        open_source(root)

@@ -35,9 +35,12 @@ FILES = {
         "0--Parade/0_Parade_1.jpg\n1\n449 330 122 149 0 0 0 0 0 0\n",
         "WIDER FACE's form",
     ),
-    "Labels/001/1.txt": ("2\n20 30 120 130\n40 50 80 90\n", "BBox-Label-Tool's form (a count, then x1 y1 x2 y2)"),
+    "Labels/001/1.txt": ("2\n20 30 120 130\n40 50 80 90\n", "BBox-Label-Tool's form, without images of its names"),
     "Labels/2.txt": ("1\r\n20 30 120 130 cat\r\n", "BBox-Label-Tool's form"),
-    "ground-truth/1.txt": ("cat 20 30 120 130\nwine glass 4.5 5 8 9\n", "rows of class x1 y1 x2 y2 (mAP, OIDv4)"),
+    "ground-truth/1.txt": (
+        "cat 20 30 120 130\nwine glass 4.5 5 8 9\n",
+        "rows of class x1 y1 x2 y2 (mAP, OIDv4), or class",
+    ),
     "groundtruths/1.txt": ("cat 120 130 20 30\ndog 4 5 6 9", "rows of class x y width height; convert them to a CSV"),
     "labels/3.txt": ("0,11,10,28,28\n1,3,4.5,6,7\n", "rows of five numbers with commas; if they are class,x,y"),
     "labels/4.txt": (KITTI.replace("Car", "0319-0624"), "KITTI's form"),
@@ -59,7 +62,7 @@ def test_every_row_has_a_case():
     assert all(any(row.about.startswith(one) for one in said) for row in UNREAD_FORMS)
 
 
-@pytest.mark.parametrize("text", [KITTI, "0,11,10,28,28\n", "1.0 2.0 3.0 4.0 5.0 6.0 7.0 8.0 plane 1\n"])
+@pytest.mark.parametrize("text", ["0,11,10,28,28\n", "1.0 2.0 3.0 4.0 5.0 6.0 7.0 8.0 plane 1\n"])
 def test_labels_in_the_usual_folder_that_are_no_yolo_are_named(folder, text, one_line):
     root = folder({"labels/a.txt": text, "labels/b.txt": ""}, ["images/a.png", "images/b.png"])
     assert "labels/a.txt is " in one_line(open_source, root)
@@ -84,7 +87,10 @@ def test_images_alone(folder):
 def test_labels_behind_many_other_texts_are_named(folder):
     files = {f"training/calib/{i:06d}.txt": "P0: 7.0e+02 0.0e+00\n" for i in range(20)}
     said = find_unread_form(open_tree(folder({**files, "training/label_2/000000.txt": KITTI})))
-    assert said == "training/label_2/000000.txt is KITTI's form; convert it to COCO or Pascal VOC"
+    assert said is not None
+    assert said.startswith(
+        "training/label_2/000000.txt is KITTI's form without images of its names; put them into image_2"
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,3 +124,29 @@ def test_what_nobody_knows_and_what_leads_out(folder, tmp_path):
     (root / "away").symlink_to(tmp_path / "away")
     (root / "y.tfrecord").symlink_to(tmp_path / "away" / "x.tfrecord")
     assert find_unread_form(open_tree(root)) is None
+
+
+def test_labels_of_another_split_in_a_form_that_is_not_read_are_reported(folder, findings):
+    files = {
+        "train/labels/a.txt": "0 0.5 0.5 0.1 0.1\n",
+        "classes.txt": "cat\n",
+        "test/labels/b.txt": "1,2,3,4,5,6,7,8,cat\n",
+    }
+    root = folder(files, ["train/images/a.png", "test/images/b.png", "test/images/c.png"])
+    (one,) = findings(root)["labels-unread"]
+    assert one.message.startswith(
+        "read as YOLO; there are labels of other images too: test/labels/b.txt is ICDAR's form"
+    )
+    (root / "test/labels/b.txt").write_text("a note\n")
+    assert "labels-unread" not in findings(root)
+    (root / "test/labels/b.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    assert "labels-unread" not in findings(root)
+
+
+def test_labels_of_other_images_in_a_folder_of_their_own_are_reported(folder, findings, voc_xml):
+    xml = voc_xml([("cat", (1, 1, 5, 5))])
+    root = folder({"annotations/a.xml": xml, "label/b.xml": xml}, ["image/a.png", "image/b.png"])
+    (one,) = findings(root)["labels-unread"]
+    assert one.message.endswith("other images too: label/b.xml is Pascal VOC's; put it into the folder of the others")
+    (root / "image/b.png").unlink()
+    assert "labels-unread" not in findings(root)

@@ -319,3 +319,14 @@ def test_other_names_of_the_folder_of_images_in_those_of_splits(yolo, problems, 
         {**files, "data.yaml": "train: /content/x/train/images\nval: /content/x/val/images\nnames: [cat]\n"}
     )
     assert (sorted(raw.splits), {one.kind for one in found}) == (["train", "val"], {"path-moved"})
+
+
+def test_a_split_whose_first_labels_are_of_another_tool_is_read_and_they_are_errors(problems) -> None:
+    files = {"train/images/a.png": "", "train/labels/a.txt": "0 0.5 0.5 0.1 0.1\n", "classes.txt": "cat\n"}
+    for k in range(200):
+        files |= {f"test/images/{k:03d}.png": "", f"test/Labels/{k:03d}.txt": "1\n9 9 20 30\n"}
+        files |= {f"test/images/x{k:03d}.png": "", f"test/Labels/x{k:03d}.txt": "0 0.5 0.5 0.1 0.1\n"}
+    raw, found = problems(files)
+    assert {split: len(positions) for split, positions in raw.splits.items()} == {"test": 400, "train": 1}
+    assert sum(len(image.objects) for image in raw.images) == 201
+    assert {one.kind for one in found} == {"annotation-malformed"}

@@ -18,8 +18,10 @@ from singleshot.datasets.readers import (
     cvat,
     fiftyone,
     keras_txt,
+    kitti,
     labelme,
     labelstudio,
+    named_rows,
     results,
     shards,
     tfrecord,
@@ -28,6 +30,7 @@ from singleshot.datasets.readers import (
     yolo,
 )
 from singleshot.datasets.readers.label_files import LabelForm
+from singleshot.datasets.readers.row_files import RowForm
 from singleshot.datasets.readers.yolo_layout import label_of, labels_without_image
 from singleshot.datasets.tree import Tree
 from singleshot.datasets.writers import coco as coco_writer
@@ -115,6 +118,11 @@ def _by_content(
     )
 
 
+def _of_rows(form: RowForm) -> Format:
+    """The row of a form with a text file of rows for each image."""
+    return Format(form.about, form.sniff, form.splits, form.read)
+
+
 def _in_split_folders(write: Callable[[WritePlan, Path], None]) -> Writer:
     return Writer(split_folders.plan, split_folders.place, write)
 
@@ -168,6 +176,9 @@ FORMATS: Mapping[str, Format] = {
         is_table=True,
     ),
     "keras-txt": _by_content(keras_txt.FORM)._replace(is_table=True),
+    "kitti": _of_rows(kitti.FORM),
+    "named-rows": _of_rows(named_rows.NAMED),
+    "counted-rows": _of_rows(named_rows.COUNTED),
     "cvat": _by_content(
         cvat.FORM,
         suffixes=(".xml",),

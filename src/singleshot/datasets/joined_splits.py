@@ -1,4 +1,4 @@
-"""A data set whose splits are sets of their own, each in a folder that is called after it."""
+"""A data set whose splits are sets of their own, each in a folder that is called after it, or those of a copy."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import contextlib
 import logging
 from collections.abc import Iterator, Mapping
 
-from singleshot.datasets.findings import RaiseErrors
+from singleshot.datasets.findings import CollectErrors, RaiseErrors
 from singleshot.datasets.formats import Format
 from singleshot.datasets.raw import RawImage, RawSet
 from singleshot.datasets.readers.common import shorten_idents
 from singleshot.datasets.splits import resolve_split
 from singleshot.datasets.tree import Tree
+from singleshot.errors import printable
 
 
 def join_splits(form: Format, folders: Mapping[str, str]) -> Format:
@@ -40,6 +41,35 @@ def join_splits(form: Format, folders: Mapping[str, str]) -> Format:
         return RawSet(first.form, tree.root, order, images, places, declared=declared, notation=first.notation)
 
     return form._replace(splits=splits, read=read, label_folder=None)
+
+
+def divide_as(form: Format, copy: Format, there: Tree) -> Format:
+    """The form with the splits of a copy in another folder, `there`; images are the same by their names."""
+
+    def splits(tree: Tree, file: str) -> tuple[str, ...]:
+        return copy.splits(there, "")
+
+    def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> RawSet:
+        chosen = None if wanted is None else resolve_split(wanted, splits(tree, file), tree.root)
+        with made_splits_unsaid():
+            raw = form.read(tree, "", None, problems)
+        divided = copy.read(there, "", None, CollectErrors(0))
+        at = {image.path.rpartition("/")[2]: i for i, image in enumerate(raw.images)}
+        names = {
+            split: [divided.images[i].path.rpartition("/")[2] for i in positions]
+            for split, positions in divided.splits.items()
+            if chosen in (None, split)
+        }
+        message = f"the splits are those of {printable(there.root)}, which has the same boxes and no names of classes"
+        problems.add("splits-elsewhere", tree.root, message)
+        unused = len(at.keys() - {name for several in names.values() for name in several})
+        if unused and chosen is None:
+            problems.add("image-unused", there.root, f"{unused} labelled images are in no split there; add them to one")
+        return raw._replace(
+            splits={split: [at[n] for n in several if n in at] for split, several in names.items()}, made=False
+        )
+
+    return form._replace(splits=splits, read=read)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import operator
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
+from itertools import permutations
 from typing import NamedTuple, cast
 
 from singleshot.datasets.findings import CollectErrors
@@ -42,12 +43,13 @@ _DEMOS = frozenset(("sample", "samples", "demo", "demos", "example", "examples",
 class Found(NamedTuple):
     """One set: its form in FORMATS, its folder below the tree ("" for the tree itself), how many images have an object
     (None where that was not counted); parts: the split and folder of each, of a set whose splits are sets of their
-    own."""
+    own; divided_as: form and folder of a copy that has the splits."""
 
     form: str
     folder: str
     labelled: int | None
     parts: tuple[tuple[str, str], ...] = ()
+    divided_as: tuple[str, str] | None = None
 
 
 class Choice(NamedTuple):
@@ -119,6 +121,8 @@ def _without_copies(tree: Tree, formats: Mapping[str, Format], sets: list[Found]
         return sets
     said = [_said_by(formats[one.form], tree.below(one.folder)) for one in sets]
     order = [list(formats).index(one.form) for one in sets]
+    if len(sets) == 2 and (divided := _divided_by_copy(tree, sets, said)):
+        return [divided]
 
     def is_copy(at: int, other: int) -> bool:
         mine, theirs = said[at], said[other]
@@ -138,6 +142,20 @@ def _without_copies(tree: Tree, formats: Mapping[str, Format], sets: list[Found]
         return all(any(_same_bytes(tree, path, one) for one in paths) for path, paths in some)
 
     return [one for at, one in enumerate(sets) if not any(is_copy(at, other) for other in range(len(sets)))]
+
+
+def _divided_by_copy(tree: Tree, sets: list[Found], labels: list[_Said]) -> Found | None:
+    """Of two sets with the same boxes of images of the same names the one that has names of classes, where the other
+    has none and has the splits that the first lacks; else None."""
+    for (one, mine), (other, theirs) in permutations(zip(sets, labels, strict=True)):
+        if mine.is_named <= theirs.is_named or mine.is_divided or not theirs.is_divided:
+            continue
+        pairs = [(image, mine.called.get(_name_of(image), [])) for image in theirs.images]
+        same = bool(pairs) and all(len(own) == 1 and _say_same(image, own[0], False, True) for image, own in pairs)
+        some = pairs[:: max(1, len(pairs) // _IMAGES_COMPARED)]
+        if same and all(_same_bytes(tree, image.path, own[0].path) for image, own in some):
+            return one._replace(divided_as=(other.form, other.folder))
+    return None
 
 
 class _Said(NamedTuple):

@@ -15,11 +15,11 @@ import numpy as np
 from singleshot.datasets.archives import is_archive, unpacked
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.formats import FORMATS, Format, no_line
-from singleshot.datasets.joined_splits import join_splits
+from singleshot.datasets.joined_splits import divide_as, join_splits
 from singleshot.datasets.raw import RawSet, above_score, cut_hulls
 from singleshot.datasets.readers import coco_layout
 from singleshot.datasets.readers.label_files import PEEK_BYTES
-from singleshot.datasets.readers.unread_forms import find_unread_form, unread_tables
+from singleshot.datasets.readers.unread_forms import find_unread_form, find_unread_labels, unread_tables
 from singleshot.datasets.search import choose, describe, sets_beside
 from singleshot.datasets.shard_index import INDEX, is_pattern
 from singleshot.datasets.stated_sizes import fit_to_images
@@ -70,6 +70,17 @@ class Source:
         """What is said of sets in other folders, by what was read of all splits; "" where there are none."""
         others = self.others or describe(sets_beside(self.tree, self.formats, raw), self.formats)
         return f"read as {self.format.about}; also there and not read: {others}" if others else ""
+
+    def unread_labels(self, raw: RawSet) -> str:
+        """The message about labels of images that are not read, in folders of which nothing is read; "" where there are
+        none."""
+        if is_remote(self.tree.root):
+            return ""
+        start = len(self.tree.path("x")) - 1
+        used = {name[start:] for image in raw.images for name in (image.path, image.file)}
+        kinds = {form.about: form.is_label for form in self.formats.values() if form.is_label is not None}
+        found = find_unread_labels(self.tree, used, kinds)
+        return f"read as {self.format.about}; there are labels of other images too: {found}" if found else ""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -205,4 +216,7 @@ def _find(tree: Tree, where: str, formats: Mapping[str, Format]) -> Source:
     if form.folder or form.parts:
         logger.info("%s: the set is %s", where, describe([form], formats))
     row = join_splits(formats[form.form], dict(form.parts)) if form.parts else formats[form.form]
+    if form.divided_as is not None:
+        copy, folder = form.divided_as
+        row = divide_as(row, formats[copy], tree.below(folder))
     return Source(form.form, below, "", row, formats, others)

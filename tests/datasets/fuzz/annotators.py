@@ -181,6 +181,32 @@ def keras_txt(rng: Random, pictures: list[Picture]) -> Files:
     return {**_in_one_or_two(rng, pictures, "_annotations.txt", make), "_classes.txt": "\n".join(CLASSES).encode()}
 
 
+def kitti(rng: Random, pictures: list[Picture]) -> Files:
+    """KITTI's label_2/ and image_2/, in training/ or alone."""
+    top = rng.choice(("training/", ""))
+    files: Files = {}
+    for p in pictures:
+        rest = "1.5 1.6 3.7 -1.84 1.47 8.41 0.01" + " 0.75" * rng.randrange(2)
+        rows = [f"{name} 0.00 0 -1.58 {' '.join(map(str, box))} {rest}\n" for box, name in _objects(p)]
+        rows.append("DontCare -1 -1 -10 1 2 3 4 -1 -1 -1 -1000 -1000 -1000 -10\n")
+        files |= {f"{top}image_2/{p.name}": p.data, f"{top}label_2/{p.stem}.txt": "".join(rows).encode()}
+    if rng.random() < 0.3:
+        files |= {"ImageSets/train.txt": f"{pictures[0].stem}\n".encode()}
+        files |= {"ImageSets/val.txt": "".join(f"{p.stem}\n" for p in pictures[1:]).encode()}
+    return files
+
+
+def rows(rng: Random, pictures: list[Picture]) -> Files:
+    """Rows of class and corners, or BBox-Label-Tool's."""
+    counted, files = rng.random() < 0.5, {}
+    for p in pictures:
+        boxes = [(" ".join(map(str, box)), name) for box, name in _objects(p)]
+        lines = [f"{box} {name}" if counted else f"{name} {box}" for box, name in boxes]
+        text = "\n".join([str(len(lines))] * counted + lines)
+        files |= {f"images/{p.name}": p.data, f"labels/{p.stem}.txt": text.encode()}
+    return files
+
+
 def _brush(p: Picture, box: tuple[int, int, int, int]) -> list[int]:
     """A filled box as Label Studio packs it, in runs of up to 2^16 values."""
     x0, y0, x1, y1 = box

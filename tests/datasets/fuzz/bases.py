@@ -275,7 +275,7 @@ FORMS: dict[str, Callable[[Random, list[Picture]], Files]] = {
     "cvat": annotators.cvat, "createml": annotators.createml, "labelstudio": annotators.labelstudio,
     "via JSON": annotators.via_json, "via CSV": annotators.via_csv, "via 3": annotators.via_3,
     "results": annotators.results, "tfrecord": _tfrecord, "fiftyone": annotators.fiftyone,
-    "keras-yolo3": annotators.keras_txt,
+    "keras-yolo3": annotators.keras_txt, "kitti": annotators.kitti, "rows": annotators.rows,
 }  # fmt: skip
 
 

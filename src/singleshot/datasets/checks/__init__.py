@@ -120,6 +120,8 @@ def check_source(
         problems.add("labels-unread", raw.source, f"{source.unread}; give them a folder of their own")
     if beside := source.unread_beside(raw) if whole else "":
         problems.add("labels-unread", raw.source, f"{beside}; to read one of them, name its folder")
+    elif unread := source.unread_labels(raw) if whole else "":
+        problems.add("labels-unread", raw.source, unread)
     check_left_out(source, problems)
     _check_archives(source, problems)
     read = list(problems.findings)

@@ -102,6 +102,11 @@ def line_of_item(text: str, key: str, number: int) -> int | None:
 # ---------------------------------------------------------------------------------------------- folders and images
 
 
+def spread(names: Sequence[str], most: int) -> Sequence[str]:
+    """At most so many of the names, from all over them: what lies first in a folder may be unlike the rest."""
+    return names[:: max(1, -(-len(names) // most))]
+
+
 def images_by_stem(tree: Tree, folder: str) -> dict[str, list[str]]:
     """Name without ending -> names of the images in a folder."""
     stems: dict[str, list[str]] = {}

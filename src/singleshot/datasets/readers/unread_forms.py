@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
 from singleshot.datasets.archives import ARCHIVES, is_archive
-from singleshot.datasets.readers import tfrecord
+from singleshot.datasets.readers import kitti, named_rows, tfrecord
 from singleshot.datasets.readers.coco_layout import OTHER_TASKS
 from singleshot.datasets.readers.csv_columns import sniff_columns
 from singleshot.datasets.readers.csv_layout import WANTED
@@ -40,8 +40,6 @@ def _with(*marks: bytes) -> Callable[[bytes], bool]:
     return lambda head: all(mark in head for mark in marks)
 
 
-# KITTI's 15 columns: a class, truncated, occluded, alpha, then the box and what is known in space.
-_KITTI = re.compile(rb"\A(?!-?[\d.]+\s)\S{1,99}(?: -?\d{1,9}(?:\.\d{1,12})?){14,15}\s")
 # Five numbers with commas between them, as YOLO's would be without.
 _COMMAS = re.compile(rb"\A\d{1,4}(?:, ?\d{1,9}(?:\.\d{1,12})?){4}\s*(?:\n|\Z)")
 # MOTChallenge: frame, id, box, confidence and three numbers more.
@@ -52,30 +50,12 @@ _DOTA = re.compile(
 )
 
 _NUMBER = rb"-?\d{1,9}(?:\.\d{1,12})?"
-_NAME = rb"[A-Za-z][^\s,;]{0,99}"
 # ICDAR's: four corners and the text in them.
 _ICDAR = re.compile(rb"\A(?:\xef\xbb\xbf)?(?:%b, ?){8}[^\s\d-]" % _NUMBER)
 _WIDER = re.compile(rb"\A[^\n]{1,200}\.(?:jpg|jpeg|png)\r?\n\d{1,6}\r?\n(?:\d{1,9} ){9}\d", re.IGNORECASE)
-# BBox-Label-Tool: how many, then x1 y1 x2 y2 and, in later versions, the class.
-_COUNTED = re.compile(rb"\A\d{1,4}\r?\n%b(?: %b){3}(?: %b)?\s" % (_NUMBER, _NUMBER, _NAME))
-_NAMED_ROWS = re.compile(rb"\A(%b(?: [A-Za-z]\S{0,99}){0,5})((?: %b){4})\s*(?:\n|\Z)" % (_NAME, _NUMBER))
-
-
-def _named_row(corners: bool) -> Callable[[bytes], bool]:
-    """Whether the first line is a class and four numbers in pixels, of which the last are beyond the first or not."""
-
-    def is_one(head: bytes) -> bool:
-        rows = [_NAMED_ROWS.match(line) for line in head.split(b"\n")[:50] if line.strip()]
-        found = [[float(number) for number in row[2].split()] for row in rows if row is not None]
-        if not found or len(found) < len(rows):
-            return False
-        return all(x0 < x1 and y0 < y1 for x0, y0, x1, y1 in found) is corners
-
-    return is_one
-
-
 _RECORDS = tfrecord.FORM.suffixes
 _LABEL_SUFFIXES = (".json", ".xml", ".txt", ".csv", ".yaml")
+_ONE_IMAGE = (".json", ".xml", ".txt")  # of files that label one image each
 # What lies in any project.
 _NO_LABELS = re.compile(r"(?:requirements|readme|license|package|tsconfig|manifest|cmakelists|robots)\b")
 UNREAD_FORMS = (
@@ -92,7 +72,9 @@ UNREAD_FORMS = (
     UnreadForm((".manifest", ".json", ".jsonl"), _with(b'"source-ref"'), "a SageMaker manifest; convert it to COCO"),
     UnreadForm((".parquet", ".arrow"), _any, "a table of Hugging Face's datasets; save its images and boxes as COCO"),
     UnreadForm((".mat",), _any, "MATLAB's form; convert it to COCO or Pascal VOC"),
-    UnreadForm((".txt",), lambda head: bool(_KITTI.match(head)), "KITTI's form; convert it to COCO or Pascal VOC"),
+    UnreadForm(
+        (".txt",), kitti.is_label, "KITTI's form without images of its names; put them into image_2/, next to label_2/"
+    ),
     UnreadForm(
         (".txt",),
         lambda head: bool(_COMMAS.match(head)),
@@ -103,17 +85,19 @@ UNREAD_FORMS = (
     UnreadForm((".txt",), lambda head: bool(_WIDER.match(head)), "WIDER FACE's form; convert it to COCO or Pascal VOC"),
     UnreadForm(
         (".txt",),
-        lambda head: bool(_COUNTED.match(head)),
-        "BBox-Label-Tool's form (a count, then x1 y1 x2 y2); convert it to a CSV of file,xmin,ymin,xmax,ymax,class",
+        named_rows.is_counted,
+        "BBox-Label-Tool's form, without images of its names, or in several folders, which may be classes; put "
+        "images/ next to labels/, or give one folder",
     ),
     UnreadForm(
         (".txt",),
-        _named_row(corners=True),
-        "rows of class x1 y1 x2 y2 (mAP, OIDv4); convert them to a CSV of file,xmin,ymin,xmax,ymax,class",
+        named_rows.is_named,
+        "rows of class x1 y1 x2 y2 (mAP, OIDv4), or class x y width height, which no images here tell; convert them to "
+        "a CSV of file,xmin,ymin,xmax,ymax,class",
     ),
     UnreadForm(
         (".txt",),
-        _named_row(corners=False),
+        lambda head: named_rows.is_named(head, corners=False),
         "rows of class x y width height; convert them to a CSV of file,xmin,ymin,xmax,ymax,class",
     ),
     UnreadForm((".csv", ".tsv"), _with(b"labels", b"annotation_id"), "Label Studio's CSV; export the project as JSON"),
@@ -178,6 +162,44 @@ def find_unread_form(tree: Tree) -> str | None:
             " voc --classes NAME,NAME, or any tool that writes COCO or VOC"
         )
     return None
+
+
+def find_unread_labels(tree: Tree, used: Collection[str], is_label: Mapping[str, Callable[[bytes], bool]]) -> str:
+    """The first label file of an image that is not read, in a folder of which nothing is: "test/Labels/1.txt is ICDAR's
+    form ..."; "" for none. A split or a part whose labels lie or are written unlike the rest would else be lost unseen.
+
+    used: images and label files that are read; is_label: name of a form that is read -> whether the first bytes of a
+    file are its label of one image.
+    """
+    names = list(_files(tree))
+    left = {_stem(name) for name in names if is_image(name) and name not in used}
+    read = {name.rpartition("/")[0] for name in used if not is_image(name)}
+    looked: Counter[str] = Counter()
+    for name in names if left else ():
+        folder, suffix = name.rpartition("/")[0], name[name.rfind(".") :].lower()
+        if suffix not in _ONE_IMAGE or _stem(name) not in left or folder in read:
+            continue
+        looked[folder] += 1
+        if looked[folder] > _FEW:
+            continue
+        if about := _known(tree, name, suffix):
+            return f"{printable(name)} is {about}"
+        head = _head(tree, name)
+        if form := next((form for form, is_one in is_label.items() if head and is_one(head)), ""):
+            return f"{printable(name)} is {form}'s; put it into the folder of the others"
+    return ""
+
+
+def _head(tree: Tree, name: str) -> bytes:
+    """The first bytes of a file; none where it cannot be read."""
+    try:
+        return tree.read(name, _PEEK_BYTES, "annotation", most=_PEEK_BYTES)
+    except DataError:  # whose form is not known then
+        return b""
+
+
+def _stem(name: str) -> str:
+    return name.rpartition("/")[2].rpartition(".")[0]
 
 
 def unread_tables(tree: Tree) -> list[str]:

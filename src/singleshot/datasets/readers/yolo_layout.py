@@ -12,7 +12,7 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 from singleshot.datasets.findings import CollectErrors, RaiseErrors
-from singleshot.datasets.readers.common import images_by_stem
+from singleshot.datasets.readers.common import images_by_stem, spread
 from singleshot.datasets.readers.unread_forms import is_unread_text
 from singleshot.datasets.readers.yolo_pairs import (
     MAX_NAMES_BYTES,
@@ -123,8 +123,8 @@ def labelled(tree: Tree, folder: str) -> str:
     if not labels or not any(is_image(name) for name in tree.walk(join(folder, images))):
         return ""
     for place in labels:
-        texts = (name for name in tree.walk(place) if name.lower().endswith(".txt"))
-        own = [name for name in islice(texts, _FEW) if name.rpartition("/")[2] not in NAME_FILES]
+        texts = [name for name in tree.walk(place) if name.lower().endswith(".txt")]
+        own = [name for name in spread(texts, _FEW) if name.rpartition("/")[2] not in NAME_FILES]
         if any(starts_with_numbers(tree, name) for name in own):
             return join(folder, images)
         if own and place.endswith(_LABELS) and not any(is_unread_text(tree, name) for name in own[:_PEEKED]):
@@ -147,7 +147,7 @@ def has_labels_beside(tree: Tree, folder: str) -> bool:
     others = {name.rpartition(".")[0] for name in tree.files(folder, (".xml", ".json"))} if own else set()
     if _OUTNUMBERED * len(own) < len(others & images.keys()):
         return False
-    return any(starts_with_numbers(tree, join(folder, name)) for name in islice(own, _FEW))
+    return any(starts_with_numbers(tree, join(folder, name)) for name in spread(own, _FEW))
 
 
 def _is_image_list(tree: Tree, name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import cast
 
-from singleshot.datasets.readers.common import images_by_stem
+from singleshot.datasets.readers.common import images_by_stem, spread
 from singleshot.datasets.readers.yolo_places import Place
 from singleshot.datasets.splits import folder_split, word_split
 from singleshot.datasets.tree import Tree, join
@@ -126,4 +126,4 @@ def _last(folder: str) -> str:
 
 
 def _has_rows(tree: Tree, folder: str) -> bool:
-    return any(starts_with_numbers(tree, join(folder, name)) for name in tree.files(folder, (".txt",))[:_FEW])
+    return any(starts_with_numbers(tree, join(folder, name)) for name in spread(tree.files(folder, (".txt",)), _FEW))
