@@ -34,7 +34,11 @@ from singleshot.weights.importers.openvino_priors import check_table, rows_of_ta
 from singleshot.weights.importers.prior_rows import spec_of_rows
 from singleshot.weights.readers.openvino_ir import BadAttributeError, IrNetwork
 
-_WITH_POINTS = ("retinaface", "face1mb")  # conventions of faces with five points, of which an output has ten columns
+_WITH_POINTS = (
+    "retinaface",
+    "face1mb",
+    "blazeface-zineos",
+)  # conventions of faces with five points, of which an output has ten columns
 _SAME_BOXES = 6e-4  # of the image's side: files of half precision round a centre by 2.4e-4, and a size
 
 
