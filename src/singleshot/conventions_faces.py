@@ -94,6 +94,20 @@ RETINAFACE_YAKHYO = replace(
         "decay": "train.py",
     },
 )
+# Keras' own means; images of any side in its code, 1280 in its examples, trained at 832.
+RETINAFACE_KERAS = replace(
+    RETINAFACE,
+    project="bubbliiiing/retinaface-keras",
+    priors={"retinaface640": "retinaface640"},
+    inputs={"retinaface640": InputSpec(640, "letterbox", "bgr", (123.68, 116.779, 103.939))},
+    detection={"keras-retinaface": Thresholds(score_min=0.01, nms_iou=0.45, per_class=NO_CAP, keep=300, show_min=0.5)},
+    decay=None,
+    sources={
+        "priors": "utils/config.py; utils/anchors.py",
+        "input": "retinaface.py; keras.applications.imagenet_utils",
+        "detection": "evaluation.py; retinaface.py; utils/utils_bbox.py, detection_out",
+    },
+)
 # Trained at crops of 300, measured at 320 and 640 on the long side: RFB and slim at the smaller here.
 FACE_1MB = replace(
     RETINAFACE,
@@ -163,6 +177,7 @@ FACES = {
     "faceboxes-lxg2015": FACEBOXES_LXG,
     "retinaface": RETINAFACE,
     "retinaface-yakhyo": RETINAFACE_YAKHYO,
+    "keras-retinaface": RETINAFACE_KERAS,
     "face1mb": FACE_1MB,
     "blazeface-zineos": BLAZE_ZINEOS,
     "s3fd": S3FD,
