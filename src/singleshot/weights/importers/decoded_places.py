@@ -12,8 +12,10 @@ from singleshot.weights.readers.openvino_ir import IrNetwork, Node
 
 _CONVOLUTIONS = ("Convolution", "GroupConvolution")
 # What puts numbers elsewhere, or (Sqrt, Power) changes them one by one.
-_PASSES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "StridedSlice", "Slice", "Gather", "Tile")
-_PASSES += ("Broadcast", "Convert", "Split", "VariadicSplit", "Sqrt", "Power", "Clamp")
+_PASSES = (
+    *("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "StridedSlice", "Slice", "Gather", "Tile"),
+    *("Broadcast", "Convert", "Split", "VariadicSplit", "Sqrt", "Power", "Clamp"),
+)
 _AFTER = ("Add", "Subtract", "Multiply", "Divide", "BatchNormInference", "FakeQuantize", "ScaleShift")
 
 

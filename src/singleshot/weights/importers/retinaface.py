@@ -148,7 +148,11 @@ def _convert_yakhyo(tensors: ForeignState) -> ImportedModel:
     return _convert(same, _mobilenet, "retinaface640", what, RETINAFACE_YAKHYO)
 
 
-_RESNETS = {((2, 2, 2, 2), False): 18, ((3, 4, 6, 3), False): 34, ((3, 4, 6, 3), True): 50}
+_RESNETS: dict[tuple[tuple[int, ...], bool], int] = {
+    ((2, 2, 2, 2), False): 18,
+    ((3, 4, 6, 3), False): 34,
+    ((3, 4, 6, 3), True): 50,
+}
 IMPORTERS = (
     Importer("retinaface-mobilenet", _convert_mobilenet),
     Importer("retinaface-resnet50", _convert_resnet),
