@@ -80,6 +80,34 @@ RETINAFACE = Convention(
         "decay": "train.py",
     },
 )
+# Every network of it is trained at 640.
+RETINAFACE_YAKHYO = replace(
+    RETINAFACE,
+    project="yakhyo/retinaface-pytorch",
+    priors={"retinaface640": "retinaface640"},
+    inputs={"retinaface640": _CROPPED[640]},
+    detection={"retinaface-yakhyo": RETINAFACE.detection["retinaface"]},
+    sources={
+        "priors": "config.py; layers/functions/prior_box.py",
+        "input": "detect.py; config.py, image_size",
+        "detection": "detect.py",
+        "decay": "train.py",
+    },
+)
+# Keras' own means; images of any side in its code, 1280 in its examples, trained at 832.
+RETINAFACE_KERAS = replace(
+    RETINAFACE,
+    project="bubbliiiing/retinaface-keras",
+    priors={"retinaface640": "retinaface640"},
+    inputs={"retinaface640": InputSpec(640, "letterbox", "bgr", (123.68, 116.779, 103.939))},
+    detection={"keras-retinaface": Thresholds(score_min=0.01, nms_iou=0.45, per_class=NO_CAP, keep=300, show_min=0.5)},
+    decay=None,
+    sources={
+        "priors": "utils/config.py; utils/anchors.py",
+        "input": "retinaface.py; keras.applications.imagenet_utils",
+        "detection": "evaluation.py; retinaface.py; utils/utils_bbox.py, detection_out",
+    },
+)
 # Trained at crops of 300, measured at 320 and 640 on the long side: RFB and slim at the smaller here.
 FACE_1MB = replace(
     RETINAFACE,
@@ -88,6 +116,20 @@ FACE_1MB = replace(
     inputs={"face1mb320": _CROPPED[320], "face1mb-mobilenet640": _CROPPED[640]},
     detection={"face1mb": RETINAFACE.detection["retinaface"]},
     sources={**RETINAFACE.sources, "input": "detect.py; README.md"},
+)
+# Its default boxes were fitted to faces in images of 640 pixels, and are used at 320 as well, from which on it trains.
+BLAZE_ZINEOS = replace(
+    RETINAFACE,
+    project="zineos/blazeface",
+    priors={"blazeface320": "blazeface320-zineos"},
+    inputs={"blazeface320": _CROPPED[320]},
+    detection={"blazeface-zineos": Thresholds(score_min=0.3, nms_iou=0.1, per_class=2000, keep=1000, show_min=0.3)},
+    sources={
+        "priors": "config/config.py, cfg_blaze; blazeface/models/module/prior_box.py",
+        "input": "tools/test.py; config/config.py, image_size",
+        "detection": "tools/test.py",
+        "decay": "tools/train.py",
+    },
 )
 S3FD = Convention(
     project="yxlijun/S3FD.pytorch",
@@ -134,7 +176,10 @@ FACES = {
     "faceboxes": FACEBOXES,
     "faceboxes-lxg2015": FACEBOXES_LXG,
     "retinaface": RETINAFACE,
+    "retinaface-yakhyo": RETINAFACE_YAKHYO,
+    "keras-retinaface": RETINAFACE_KERAS,
     "face1mb": FACE_1MB,
+    "blazeface-zineos": BLAZE_ZINEOS,
     "s3fd": S3FD,
     "aizoo": AIZOO,
 }

@@ -347,6 +347,10 @@ _TABLES: dict[str, tuple[str, PriorSpec]] = {
         "the same, cfg_mnet at 640 pixels",
         from_shapes(640, (80, 40, 20), squares((10, 20), (32, 64), (128, 256)), _RETINAFACE_STEPS),
     ),
+    "blazeface320-zineos": (
+        "zineos/blazeface config/config.py, cfg_blaze at 320 pixels",
+        from_shapes(320, (40, 20), squares((8, 11), (14, 19, 26, 38, 64, 149)), (8.0, 16.0)),
+    ),
     "s3fd640": (
         "yxlijun/S3FD.pytorch data/config.py at 640 pixels",
         from_shapes(

@@ -261,6 +261,13 @@ def _wrong_axis(b: Builder) -> list[str]:
     return [b.add("Softmax", b.heads(COLUMNS), axis=1), boxes]
 
 
+def _centreness(b: Builder) -> list[str]:
+    """ATSS's scores: of the classes, times how near the middle of an object a cell is."""
+    boxes = b.decoded(b.heads(4), prior_table(from_shapes(SIDES, GRIDS, SHAPES)), "torch")
+    scores, middle = (b.add("Sigmoid", b.heads(columns)) for columns in (COLUMNS, 1))
+    return [b.add("Sqrt", b.add("Mul", scores, middle)), boxes]
+
+
 def _classifier(b: Builder) -> list[str]:
     return [b.add("Softmax", b.add("Flatten", b.heads(COLUMNS)), axis=1)]
 
@@ -276,6 +283,7 @@ def _unknown(b: Builder) -> list[str]:
         (_raw, "offsets as they are, and its default boxes are not in the file: give --priors"),
         (_linear, "in another way than an SSD's"),
         (_wrong_axis, "softmax goes over something other"),
+        (_centreness, "products of two outputs, class and centreness, as ATSS's"),
         (_classifier, "1 outputs of scores and 0 of boxes"),
         (_unknown, "type Round stands between its maps and its boxes"),
     ],

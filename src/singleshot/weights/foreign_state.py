@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -54,8 +54,14 @@ class ForeignState(Mapping[str, Tensor]):
 
     def without_prefix(self, prefix: str) -> ForeignState:
         """The same with that prefix taken off the names that have it."""
-        values = {key.removeprefix(prefix): value for key, value in self._values.items()}
-        return ForeignState(values, self.where, self.kind, self.structure)
+        return self.renamed(lambda key: key.removeprefix(prefix))
+
+    def renamed(self, rule: Callable[[str], str]) -> ForeignState:
+        """The same under the names that the rule makes of its own."""
+        values = {rule(key): value for key, value in self._values.items()}
+        same = ForeignState(values, self.where, self.kind, self.structure)
+        same.given_size, same.given_priors = self.given_size, self.given_priors
+        return same
 
     def take_size(self, usual: int) -> int:
         """Side of the input, for importers whose layers depend on it: what the user says, else the usual one."""

@@ -23,7 +23,7 @@ from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.caffe_heads import End, Map, build
 from singleshot.weights.importers.decoded_end import DecodedEnd, EndReader
-from singleshot.weights.importers.decoded_places import end_places, last_maps, nodes_needed
+from singleshot.weights.importers.decoded_places import end_places, last_maps, nodes_needed, scores_multiplied
 from singleshot.weights.importers.faces import face_names
 from singleshot.weights.importers.fused_graph import IMAGE_OP, Shape
 from singleshot.weights.importers.openvino_constants import Constants
@@ -34,7 +34,8 @@ from singleshot.weights.importers.openvino_priors import check_table, rows_of_ta
 from singleshot.weights.importers.prior_rows import spec_of_rows
 from singleshot.weights.readers.openvino_ir import BadAttributeError, IrNetwork
 
-_WITH_POINTS = ("retinaface", "face1mb")  # conventions of faces with five points, of which an output has ten columns
+# Conventions of faces with five points, of which an output has ten columns.
+_WITH_POINTS = ("retinaface", "face1mb", "blazeface-zineos")
 _SAME_BOXES = 6e-4  # of the image's side: files of half precision round a centre by 2.4e-4, and a size
 
 
@@ -61,6 +62,11 @@ def import_decoded(tensors: ForeignState, about: str, says_pixels: bool) -> Impo
     maps = [i for i in last_maps(network, constants) if i in needed]
     if not maps:
         raise CheckpointError(f"{where}: not an SSD: no boxes and scores behind convolutions")
+    if any(scores_multiplied(network, constants, i) for i in needed):
+        raise CheckpointError(
+            f"{where}: not an SSD: its scores are products of two outputs, class and centreness, as ATSS's and FCOS's"
+            " are, which no model here has"
+        )
     image = read_image(network, constants, where)
     graph = graph_up_to(network, constants, tensors, image.shape, image.nodes, maps)
     shapes = {i: shape for i, shape in graph.shapes.items() if i != IMAGE_OP}

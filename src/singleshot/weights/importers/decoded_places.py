@@ -11,6 +11,11 @@ from singleshot.weights.importers.openvino_constants import Constants
 from singleshot.weights.readers.openvino_ir import IrNetwork, Node
 
 _CONVOLUTIONS = ("Convolution", "GroupConvolution")
+# What puts numbers elsewhere, or (Sqrt, Power) changes them one by one.
+_PASSES = (
+    *("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "StridedSlice", "Slice", "Gather", "Tile"),
+    *("Broadcast", "Convert", "Split", "VariadicSplit", "Sqrt", "Power", "Clamp"),
+)
 _AFTER = ("Add", "Subtract", "Multiply", "Divide", "BatchNormInference", "FakeQuantize", "ScaleShift")
 
 
@@ -47,6 +52,33 @@ def _keeps_map(node: Node, constants: Constants) -> bool:
 def nodes_needed(network: IrNetwork, of: Sequence[int]) -> set[int]:
     """Nodes that these need, themselves among them."""
     return needed_by(of, lambda i: (source for source, _ in network.nodes[i].takes))
+
+
+def scores_multiplied(network: IrNetwork, constants: Constants, i: int) -> bool:
+    """Whether a node multiplies two outputs of sigmoids, neither of which is the other's input (as SiLU's is)."""
+    node = network.nodes[i]
+    sources = [source for source, _ in node.takes if source >= 0 and source not in constants]
+    if node.kind != "Multiply" or len(sources) != 2:
+        return False
+    found = [_sigmoid_behind(network, constants, source) for source in sources]
+    return None not in found and found[0] != found[1]
+
+
+def _sigmoid_behind(network: IrNetwork, constants: Constants, i: int) -> int | None:
+    """The node of the sigmoid (the first one where several are joined) whose numbers this one hands on."""
+    seen: set[int] = set()
+    todo = [i]
+    while todo:
+        i = todo.pop()
+        node = network.nodes[i]
+        if node.kind == "Sigmoid":
+            return i
+        if i in seen or node.kind not in _PASSES:
+            continue
+        seen.add(i)
+        first = node.takes if node.kind == "Concat" else node.takes[:1]
+        todo += [source for source, _ in first if source >= 0 and source not in constants]
+    return None
 
 
 class EndPlaces(NamedTuple):

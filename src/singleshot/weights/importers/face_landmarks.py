@@ -6,7 +6,7 @@ from __future__ import annotations
 from singleshot.conventions_faces import FACE_1MB
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
-from singleshot.weights.importers.faces import face_model, without_landmarks
+from singleshot.weights.importers.faces import face_model, seen_colours, without_landmarks
 from singleshot.weights.importers.mobilenet_blocks import add_head, depthwise_bias
 from singleshot.weights.importers.torch_blocks import TorchBuilder
 from singleshot.weights.importers.ultraface import STRIDES, rfb_block
@@ -31,7 +31,8 @@ def _convert(tensors: ForeignState) -> ImportedModel:
     maps.append(net.conv_bias(x, "conv14.2.2", "relu", 1))
     for i, (x, boxes) in enumerate(zip(maps, priors.per_cell, strict=True)):
         add_head(net, x, f"loc.{i}", f"conf.{i}", boxes, num_classes + 1)
-    notes = without_landmarks(tensors, "landm.")
+    spec, colours = seen_colours(tensors, spec, "conv1.0", "conv1.1")
+    notes = without_landmarks(tensors, "landm.") + colours
     source = f"{FACE_1MB.project} {kind}"
     tensors.finish(source)
     model = net.build(num_classes, priors, spec, f"face1mb-{kind}-320".lower())

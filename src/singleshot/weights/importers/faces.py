@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from singleshot.conventions_faces import FACE
+from singleshot.inputs import InputSpec
 from singleshot.models import SSD
 from singleshot.prior_boxes import PriorSpec
 from singleshot.thresholds import Thresholds
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, SizedPriors
+from singleshot.weights.importers.batch_statistics import mean_pixel
 from singleshot.weights.importers.mobilenet_blocks import add_head
 from singleshot.weights.importers.torch_blocks import TorchBuilder
+
+_BLUER = 5.0  # of 255: more than grey pictures are
 
 
 def face_names(num_classes: int) -> tuple[str, ...] | None:
@@ -47,6 +51,37 @@ def without_landmarks(tensors: ForeignState, prefix: str) -> tuple[str, ...]:
     landmarks = [key for key in tensors if key.startswith(prefix)]
     tensors.ignore(*landmarks)
     return ("its landmarks of a face are left out: boxes and scores alone",) if landmarks else ()
+
+
+def seen_colours(tensors: ForeignState, spec: InputSpec, conv: str, norm: str) -> tuple[InputSpec, tuple[str, ...]]:
+    """The input in the order of colours that the statistics of the first layers speak for, and a note where that is
+    not the source's: copies of these detectors take the same means off other colours (bubbliiiing/retinaface-pytorch).
+
+    Photos are redder than blue: 15 to 20 of 255 in ImageNet and WIDER FACE. Where the pixels that the network has seen
+    would be bluer than red, the colours came in the other order.
+
+    Args:
+        tensors: of the checkpoint.
+        spec: the source's input, of three channels.
+        conv: name of the first convolution.
+        norm: name of the batch normalisation behind it.
+    """
+    pixel = mean_pixel(tensors, conv, norm)
+    if pixel is None:
+        return spec, ()
+    order = slice(None, None, -1 if spec.colour_order == "bgr" else 1)
+    red, _, blue = (m + s * x for m, s, x in zip(spec.mean, spec.std, pixel[order], strict=True))
+    if blue - red < _BLUER:
+        return spec, ()
+    other = "rgb" if spec.colour_order == "bgr" else "bgr"
+    words = {"rgb": "red first", "bgr": "blue first"}
+    turned = replace(spec, colour_order=other, mean=spec.mean[::-1], std=spec.std[::-1])
+    note = (
+        f"colours are taken to come {words[other]}, not {words[spec.colour_order]} as the source's: what its first"
+        f" layer has seen would be bluer than photos are (--colour-order {spec.colour_order}"
+        f" --mean {','.join(f'{m:g}' for m in spec.mean)})"
+    )
+    return turned, (note,)
 
 
 def _same_pixels(priors: PriorSpec) -> SizedPriors:

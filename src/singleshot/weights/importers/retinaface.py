@@ -1,19 +1,21 @@
 """biubug6/Pytorch_Retinaface on MobileNetV1 0.25 and ResNet50 (models/retinaface.py, models/net.py): a feature pyramid
 and SSH context modules under SSD's heads. Face-Detector-1MB-with-landmark's has the same names, with other activations
-and default boxes."""
+and default boxes; yakhyo/retinaface-pytorch is the same network under other names (models/retinaface.py,
+models/common.py), and wider ones."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import chain, pairwise
 
 from singleshot.convention_records import Convention
-from singleshot.conventions_faces import FACE_1MB, RETINAFACE
+from singleshot.conventions_faces import FACE_1MB, RETINAFACE, RETINAFACE_YAKHYO
 from singleshot.errors import CheckpointError
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.batch_statistics import negative_slope
-from singleshot.weights.importers.faces import add_heads, face_model, without_landmarks
+from singleshot.weights.importers.faces import add_heads, face_model, seen_colours, without_landmarks
 from singleshot.weights.importers.mobilenet_blocks import V1_STRIDES
 from singleshot.weights.importers.torch_blocks import Activation, TorchBuilder
 from singleshot.weights.importers.vgg import count_classes
@@ -47,9 +49,9 @@ def _mobilenet(net: TorchBuilder, activation: Activation) -> list[str]:
 def _resnet(net: TorchBuilder, activation: Activation) -> list[str]:
     x = net.conv_norm(net.image, "body.conv1", "body.bn1", "relu", 7, 2, 3)
     x = net.add("body.maxpool", "maxpool", x, kernel=3, stride=2, padding=1)
-    maps = []
+    deep, maps = "body.layer1.0.conv3.weight" in net.tensors, []
     for stage in (1, 2, 3, 4):
-        x, _ = net.residual_stage(x, f"body.layer{stage}", bottleneck=True, stride=1 if stage == 1 else 2)
+        x, _ = net.residual_stage(x, f"body.layer{stage}", bottleneck=deep, stride=1 if stage == 1 else 2)
         maps.append(x)
     return maps[1:]
 
@@ -97,16 +99,18 @@ def _convert(
         )
     num_classes = count_classes(tensors, "ClassHead.0.conv1x1.bias", priors.per_cell[0])
     net = TorchBuilder(tensors)
-    # Leaky where the pyramid is narrow: 64 channels in MobileNet's, 256 in ResNet's.
+    # Leaky where the pyramid is narrow: 64 channels in MobileNet's, 256 in ResNet's. MobileNet is always, in yakhyo's.
     width = len(tensors.take("fpn.output1.0.weight", None, None, 1, 1))
-    activation: Activation = _LEAK if width <= 64 and project is RETINAFACE else "relu"
-    maps = _pyramid(net, body(net, activation), activation)
+    activation: Activation = _LEAK if width <= 64 and project is not FACE_1MB else "relu"
+    maps = _pyramid(net, body(net, _LEAK if project is RETINAFACE_YAKHYO else activation), activation)
     maps = [_context(net, x, f"ssh{i}", activation) for i, x in enumerate(maps, 1)]
     add_heads(net, maps, _HEADS, priors, num_classes)
-    notes = without_landmarks(tensors, "LandmarkHead.")
+    first = ("body.conv1", "body.bn1") if body is _resnet else ("body.stage1.0.0", "body.stage1.0.1")
+    spec, colours = seen_colours(tensors, project.inputs[network], *first)
+    notes = without_landmarks(tensors, "LandmarkHead.") + colours
     source = f"{project.project} on {what}"
     tensors.finish(source)
-    model = net.build(num_classes, priors, project.inputs[network], f"{network}-{what.lower()}")
+    model = net.build(num_classes, priors, spec, f"{network}-{what.lower()}")
     return face_model(model, source, rule, notes)
 
 
@@ -120,7 +124,38 @@ def _convert_resnet(tensors: ForeignState) -> ImportedModel:
     return _convert(tensors, _resnet, "retinaface840", "ResNet50")
 
 
+def _yakhyo_name(name: str) -> str:
+    """A name of yakhyo's -> biubug6's: fx.stage1.2.1.0 -> body.stage1.2.3, class_head.class_head.0 ->
+    ClassHead.0.conv1x1."""
+    if unit := re.fullmatch(r"fx\.(stage\d\.\d+)\.(\d)\.(\d)\.(\w+)", name):
+        block, half, layer, part = unit.groups()
+        return f"body.{block}.{3 * int(half) + int(layer)}.{part}"
+    if head := re.fullmatch(r"(class|bbox|landmark)_head\.\1_head\.(\d+)\.(\w+)", name):
+        kind, i, part = head.groups()
+        return f"{kind.capitalize()}Head.{i}.conv1x1.{part}"
+    return f"body.{name.removeprefix('fx.')}" if name.startswith("fx.") else name
+
+
+def _convert_yakhyo(tensors: ForeignState) -> ImportedModel:
+    same = tensors.renamed(_yakhyo_name)
+    if "body.conv1.weight" in same:
+        blocks = tuple(sum(f"body.layer{i}.{n}.conv1.weight" in same for n in range(100)) for i in (1, 2, 3, 4))
+        deep = "body.layer1.0.conv3.weight" in same
+        what = f"ResNet{_RESNETS.get((blocks, deep), '')}"
+        return _convert(same, _resnet, "retinaface640", what, RETINAFACE_YAKHYO)
+    share = same.shape("body.stage1.0.0.weight")[:1]
+    what = f"MobileNetV1-{share[0] / 32:.2f}" if share else "MobileNetV1"
+    return _convert(same, _mobilenet, "retinaface640", what, RETINAFACE_YAKHYO)
+
+
+_RESNETS: dict[tuple[tuple[int, ...], bool], int] = {
+    ((2, 2, 2, 2), False): 18,
+    ((3, 4, 6, 3), False): 34,
+    ((3, 4, 6, 3), True): 50,
+}
 IMPORTERS = (
     Importer("retinaface-mobilenet", _convert_mobilenet),
     Importer("retinaface-resnet50", _convert_resnet),
+    Importer("retinaface-yakhyo", _convert_yakhyo),
+    Importer("retinaface-yakhyo-resnet", _convert_yakhyo),
 )
