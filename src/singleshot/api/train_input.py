@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from singleshot.api.small_objects import Extents, small_objects, ways
 from singleshot.api.train_options import TrainOptions
 from singleshot.datasets.dataset import Dataset
 from singleshot.datasets.measure import measured
 from singleshot.errors import ConfigError, printable
 from singleshot.input_shape import AUTO, as_grey, sides_of_words, size_words, suited_sides
-from singleshot.inputs import InputSpec
+from singleshot.inputs import InputSpec, boxes_in_input
 
 if TYPE_CHECKING:
     from singleshot.loading.shard_stream import ShardStream
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MOST = 20_000  # pictures that are looked at
+_FEWEST = 20  # objects from which on something is said of their sizes
 
 
 def choose_input(
@@ -71,3 +73,26 @@ def _suited(options: TrainOptions, train_set: Dataset | ShardStream, model: SSD)
     sides, why = suited_sides(sizes, objects[objects > 0], model.prior_spec, smallest_side(model))
     log.info("size auto: %s (height x width): %s", size_words(sides), why)
     return sides
+
+
+def hint_small(options: TrainOptions, train_set: Dataset | ShardStream, spec: InputSpec) -> None:
+    """Where objects are small in whole images and no size was asked for, the log says what helps.
+
+    spec: the input that was chosen. Raises DataError for a picture that cannot be measured, unless `skip_broken`.
+    """
+    if options.size or options.resume or not isinstance(train_set, Dataset):
+        return
+    data = measured(train_set, only_with_objects=True, skip_broken=options.skip_broken, most=_MOST)
+    rows = np.flatnonzero(~data.crowd & (data.sizes[data.image_of] > 0).all(axis=1))
+    if len(rows) < _FEWEST:
+        return
+    boxes, sizes = data.boxes_px[rows], data.sizes[data.image_of[rows]]
+    parts = boxes_in_input(boxes, sizes, spec)
+    side, share = (np.sqrt((one[:, 2:] - one[:, :2]).astype(np.float64).clip(0).prod(axis=1)) for one in (boxes, parts))
+    known = data.sizes[(data.sizes > 0).all(axis=1)]
+    of_images = np.median(known, axis=0).tolist()
+    extents = Extents(float(np.median(share)), *np.quantile(side, (0.5, 0.95)).tolist(), *of_images)
+    input_px = float(np.sqrt(np.prod(spec.sides)))
+    sentence, helps = small_objects(extents, input_px), ways(extents, input_px)
+    if sentence is not None and helps:
+        log.info("%s: %s Try: %s", printable(train_set.source), sentence[0].lower() + sentence[1:], "; ".join(helps))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from singleshot.api.options import parse_bytes, parse_duration
 from singleshot.api.train_choice import Choice, choose_model, choose_recipe
+from singleshot.api.train_input import hint_small
 from singleshot.api.train_model import first_model
 from singleshot.api.train_options import TrainOptions, read_recipe
 from singleshot.api.train_tiles import check_tiles, tile_of_run, tiling_of
@@ -116,6 +117,8 @@ def _decide(options: TrainOptions, train_set: Dataset | ShardStream) -> Decided:
         set_class_bias(model, prior_bias())  # a resume puts its own weights back
     tiling = tiling_of(options.tile)
     check_tiles(tiling, train_set, model.input_spec.sides, options.skip_broken)
+    if tiling is None:
+        hint_small(options, train_set, model.input_spec)
     cache_bytes = parse_bytes(options.cache_size or "", "--cache-size")
     options = replace(
         options,

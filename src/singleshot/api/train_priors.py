@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 # own match nearly all, fitted ones were worse: common sizes get many times the matches of rare ones (benchmarks/).
 _UNMATCHED = 0.05
 _FEWEST = 50  # objects from which on that is done unasked: of fewer, those of other images may fit a model's own better
-_MOST = 20_000  # objects that are compared, of more a sample
+_MOST = 20_000  # objects that are compared, and images that are measured, of more a sample
 
 
 @dataclass
@@ -109,9 +109,10 @@ class PriorChoice:
     def _boxes(self, data: Dataset, inputs: InputSpec) -> np.ndarray:
         """float64 [M, 4] the objects in parts of the input, without crowds.
 
-        Raises DataError for an image that cannot be measured, unless `skip_broken`: its objects are left out.
+        Where more than _MOST images are to be measured, those of so many. Raises DataError for an image that cannot be
+        measured, unless `skip_broken`: its objects are left out.
         """
-        data = measured(data, only_with_objects=True, skip_broken=self.options.skip_broken)
+        data = measured(data, only_with_objects=True, skip_broken=self.options.skip_broken, most=_MOST)
         image = data.image_of
         rows = np.flatnonzero(~data.crowd & (data.sizes[image] > 0).all(axis=1))
         boxes, sizes = data.boxes_px[rows], data.sizes[image[rows]]

@@ -13,7 +13,6 @@ import typer
 
 from singleshot.api.options import DEFAULT_MODEL
 from singleshot.cli.common import FollowLinksOption, JsonOption, LabelScoreOption, QuietOption, count_of, progress_bar
-from singleshot.cli.data_advice import small_objects
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.extras import require
 from singleshot.files import atomic_write
@@ -22,6 +21,7 @@ from singleshot.text_table import align_columns
 if TYPE_CHECKING:
     from singleshot.datasets.statistics import BoxTable, Cover, DataInfo, Part
 
+_MATCHED = 0.95  # share of the objects that default boxes should match
 _PICTURE, _NUMBERS = "data-info.png", "data-info.json"
 _OTHER_FILES = (".jpg", ".jpeg", ".pdf", ".svg", ".json", ".txt", ".html", ".csv", ".webp")
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -254,7 +254,27 @@ def _meaning(found: DataInfo) -> list[str]:
         if missed >= _WORTH * chosen.all.objects:
             better = better_preset(chosen, found.covers) is not chosen
             lines += [_advice(key, chosen, better) for key, count in reasons if count >= _COMMON * missed]
-    return _wrap([*lines, *small_objects(found)])
+    return _wrap([*lines, *_for_small_objects(found)])
+
+
+def _for_small_objects(found: DataInfo) -> list[str]:
+    """Sentences for data whose median object is small; none for other data."""
+    from singleshot.api.small_objects import Extents, small_objects, ways
+    from singleshot.datasets.statistics import POINTS
+
+    if not {"square_side", "side", "image_width", "image_height"} <= found.quantiles.keys():
+        return []
+    half, most = POINTS.index(0.5), POINTS.index(0.95)
+    width, height = (found.quantiles[name][half] for name in ("image_width", "image_height"))
+    sides = found.quantiles["side"]
+    extents = Extents(found.quantiles["square_side"][half] / found.input_px, sides[half], sides[most], width, height)
+    sentence = small_objects(extents, found.input_px)
+    if sentence is None:
+        return []
+    options = [f"train {way}" for way in ways(extents, found.input_px)]
+    if (found.chosen.all.matched or 0.0) < _MATCHED:
+        options.append("default boxes fitted to them, as train does by itself from 50 objects on")
+    return [sentence, f"Try: {'; '.join(options)}."] if options else [sentence]
 
 
 def better_preset(chosen: Cover, covers: Sequence[Cover]) -> Cover:

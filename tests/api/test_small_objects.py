@@ -1,4 +1,4 @@
-"""What `data info` advises for small objects: concrete values, which the commands that it names take."""
+"""What `data info` and `train` advise for small objects: concrete values, which the commands that they name take."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from singleshot.api.train import prepare
 from singleshot.api.train_options import TrainOptions, resolve
 from singleshot.cli.data_info import collect, format_info
 from singleshot.tiling import Tiling
@@ -14,16 +15,16 @@ from singleshot.tiling import Tiling
 BOX = "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
 
 
-def voc(folder: Path, width: int, height: int, side: int, write_image) -> Path:
-    """Three images with four objects of that side each."""
+def voc(folder: Path, width: int, height: int, side: int, write_image, images: int = 3) -> Path:
+    """Images with four objects of that side each."""
     for name in ("Annotations", "ImageSets/Main"):
         (folder / name).mkdir(parents=True)
-    for i in range(3):
+    for i in range(images):
         write_image(folder / "JPEGImages" / f"{i}.jpg", width, height)
         objects = "".join(BOX.format("nut", x + 1, x + 1, x + side, x + side) for x in range(0, 4 * 9, 9))
         size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
         (folder / "Annotations" / f"{i}.xml").write_text(f"<annotation>{size}{objects}</annotation>")
-    (folder / "ImageSets/Main/train.txt").write_text("0\n1\n2\n")
+    (folder / "ImageSets/Main/train.txt").write_text("".join(f"{i}\n" for i in range(images)))
     return folder
 
 
@@ -52,3 +53,18 @@ def test_nothing_where_objects_are_large_or_no_way_is_left(tmp_path: Path, write
     small = advice_of(voc(tmp_path / "few pixels", 150, 150, 10, write_image))
     assert "--size" not in small
     assert "--tile 96" in small  # three tiles of 64 would be 2 px too few of a median object
+
+
+@pytest.mark.parametrize(("more", "said"), [({}, True), ({"size": "512"}, False), ({"tile": "128"}, False)], ids=str)
+def test_train_names_them_unless_it_was_given_them(
+    tmp_path: Path, write_image, caplog, more: dict[str, str], said: bool
+) -> None:
+    data = voc(tmp_path / "data", 800, 600, 20, write_image, images=6)
+    options = {"data": data, "out": tmp_path / "run", "epochs": 1, "workers": 0, "tensorboard": False}
+    with caplog.at_level("INFO"):
+        prepare(resolve(TrainOptions.of({**options, "backbone_weights": "none", "val_split": "none", **more})))
+    lines = [line for line in caplog.messages if "half of the objects are under 2.9%" in line]
+    assert len(lines) == said
+    for line in lines:
+        assert "Try: --size 640" in line
+        assert re.search(r"--tile (\d+), objects at (\d+)%", line)
