@@ -5,9 +5,9 @@ python benchmarks/shapes.py [DATA] [--model singleshot-n] [--minutes 20] [--epoc
 
 Each candidate is trained, quantised to int8 and raced: all take the same pictures in turn in one run, so that the
 ratios of images per second hold whatever else the machine does. `network` is the engine's call alone, `detect` the
-whole way from pixels to boxes. AP is that of the int8 files on the test split; it says something after --minutes for
-each candidate, without which they train for --epochs. DATA has the splits train, val and test; without it 16:9 scenes
-are drawn.
+whole way from pixels to boxes, `loading` what training reads, augments and hands on, in this process. AP is that of the
+int8 files on the test split; it says something after --minutes for each candidate, without which they train for
+--epochs. DATA has the splits train, val and test; without it 16:9 scenes are drawn.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import json
 import math
 import tempfile
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -25,9 +26,12 @@ from common import race, ratio, tell
 
 import singleshot
 from singleshot.datasets import open_dataset
+from singleshot.loading.augment_spec import AUGMENTS
+from singleshot.loading.loader import TrainLoader
 from singleshot.models.cost import model_cost
 from singleshot.runtime import Detector
 from singleshot.scenes.scenes import SCENE_CLASSES, render_scene
+from singleshot.weights.checkpoint import read_info
 from singleshot.weights.open_model import open_model
 
 # Those after the first are compared with the one that is named.
@@ -36,7 +40,7 @@ CANDIDATES = {
     "288x512": ({"size": (288, 512)}, "512x512"),
     "288x512 grey": ({"size": (288, 512), "grey": True}, "288x512"),
 }
-PICTURES = 16  # in the race
+PICTURES, BATCH = 16, 8  # in the race
 
 
 def write_scenes(folder: Path, counts: Mapping[str, int], width: int = 960, height: int = 540) -> None:
@@ -77,6 +81,18 @@ def calls(
     return {name: run(detector) for name, detector in detectors.items()}
 
 
+def loading(checkpoints: Mapping[str, Path], data: str) -> dict[str, Callable[[], object]]:
+    """What is raced: the first batches of an epoch of each model's input, the images decoded each time."""
+    train_set = open_dataset(data, "train")
+
+    def run(checkpoint: Path) -> Callable[[], object]:
+        spec = read_info(checkpoint).input_spec
+        loader = TrainLoader(train_set, AUGMENTS["light"], spec, BATCH, workers=0)
+        return lambda: [batch.labels for batch in islice(loader.epoch(0), PICTURES // BATCH)]
+
+    return {name: run(checkpoint) for name, checkpoint in checkpoints.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("data", nargs="?")
@@ -99,11 +115,11 @@ def main() -> None:
             )
         length = {"time": 60 * args.minutes} if args.minutes else {"epochs": args.epochs}
         detectors: dict[str, Detector] = {}
-        costs = {}
+        costs, checkpoints = {}, {}
         for name, (options, against) in CANDIDATES.items():
             folder = out / name.replace(" ", "-")
             run = singleshot.train(data, model=args.model, out=folder, tensorboard=False, **length, **options)
-            checkpoint = run.best or run.last
+            checkpoints[name] = checkpoint = run.best or run.last
             file = singleshot.export(checkpoint, out=folder / "int8.onnx", int8=data)
             detectors[name] = singleshot.load(file, engine="openvino", threads=args.threads)
             costs[name] = multiply_adds(checkpoint)
@@ -115,8 +131,12 @@ def main() -> None:
                 result[f"{name} / {against}: multiply-adds"] = costs[name][0] / costs[against][0]
         test = open_dataset(data, "test")
         pictures = [test.sample(i).image for i in range(min(PICTURES, len(test)))]
-        for what, whole in (("network", False), ("detect", True)):
-            seconds = race(calls(detectors, pictures, whole), args.rounds)
+        races = {
+            f"images per second, {name}": calls(detectors, pictures, name == "detect") for name in ("network", "detect")
+        }
+        races["images per second, loading"] = loading(checkpoints, data)
+        for what, candidates in races.items():
+            seconds = race(candidates, args.rounds)
             for name, (_, against) in CANDIDATES.items():
                 if against is not None:
                     result[f"{name} / {against}: images per second, {what}"] = ratio(seconds, against, name)
