@@ -132,9 +132,10 @@ def main() -> None:
         test = open_dataset(data, "test")
         pictures = [test.sample(i).image for i in range(min(PICTURES, len(test)))]
         races = {
-            f"images per second, {name}": calls(detectors, pictures, name == "detect") for name in ("network", "detect")
+            "network": calls(detectors, pictures, whole=False),
+            "detect": calls(detectors, pictures, whole=True),
+            "loading": loading(checkpoints, data),
         }
-        races["images per second, loading"] = loading(checkpoints, data)
         for what, candidates in races.items():
             seconds = race(candidates, args.rounds)
             for name, (_, against) in CANDIDATES.items():

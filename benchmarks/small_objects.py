@@ -70,7 +70,7 @@ def average_precision(found: list[ImageDetections], data: Dataset) -> float:
 
 
 def row_of(name: str, model: Path, data: Dataset, under: float) -> dict[str, object]:
-    """What a run reached, on all objects and on small ones,."""
+    """What a run reached, on all objects and on small ones."""
     info, detector = read_info(model), singleshot.load(model)
     windows = [1] * len(data)
     if info.tiling is not None:
