@@ -12,7 +12,7 @@ import numpy as np
 from singleshot.api.small_objects import Extents, small_objects, ways
 from singleshot.api.train_options import TrainOptions
 from singleshot.datasets.dataset import Dataset
-from singleshot.datasets.measure import measured
+from singleshot.datasets.measure import measured, placed_objects
 from singleshot.errors import ConfigError, printable
 from singleshot.input_shape import AUTO, as_grey, sides_of_words, size_words, suited_sides
 from singleshot.inputs import InputSpec, boxes_in_input
@@ -75,21 +75,31 @@ def _suited(options: TrainOptions, train_set: Dataset | ShardStream, model: SSD)
     return sides
 
 
+def with_sizes(options: TrainOptions, train_set: Dataset | ShardStream) -> Dataset | ShardStream:
+    """What is decided by: the set with the sizes of the images that show an object, read once from their headers where
+    labels do not say them; of more than _MOST such images so many. Shards and the set of a run that goes on stay as
+    they are.
+
+    Raises DataError for a picture that cannot be measured, unless `skip_broken`.
+    """
+    if options.resume or not isinstance(train_set, Dataset):
+        return train_set
+    return measured(train_set, only_with_objects=True, skip_broken=options.skip_broken, most=_MOST)
+
+
 def hint_small(options: TrainOptions, train_set: Dataset | ShardStream, spec: InputSpec) -> None:
     """Where objects are small in whole images and no size was asked for, the log says what helps.
 
-    spec: the input that was chosen. Raises DataError for a picture that cannot be measured, unless `skip_broken`.
+    train_set: of `with_sizes`. spec: the input that was chosen.
     """
     if options.size or options.resume or not isinstance(train_set, Dataset):
         return
-    data = measured(train_set, only_with_objects=True, skip_broken=options.skip_broken, most=_MOST)
-    rows = np.flatnonzero(~data.crowd & (data.sizes[data.image_of] > 0).all(axis=1))
-    if len(rows) < _FEWEST:
+    boxes, sizes = placed_objects(train_set)
+    if len(boxes) < _FEWEST:
         return
-    boxes, sizes = data.boxes_px[rows], data.sizes[data.image_of[rows]]
     parts = boxes_in_input(boxes, sizes, spec)
     side, share = (np.sqrt((one[:, 2:] - one[:, :2]).astype(np.float64).clip(0).prod(axis=1)) for one in (boxes, parts))
-    known = data.sizes[(data.sizes > 0).all(axis=1)]
+    known = train_set.sizes[(train_set.sizes > 0).all(axis=1)]
     of_images = np.median(known, axis=0).tolist()
     extents = Extents(float(np.median(share)), *np.quantile(side, (0.5, 0.95)).tolist(), *of_images)
     input_px = float(np.sqrt(np.prod(spec.sides)))

@@ -32,8 +32,8 @@ class FirstModel(NamedTuple):
     fitted: bool
 
 
-def first_model(options: TrainOptions, train_set: Dataset | ShardStream) -> FirstModel:
-    """The model of a training, as its folder has it or with the weights that it starts from."""
+def first_model(options: TrainOptions, train_set: Dataset | ShardStream, sized: Dataset | ShardStream) -> FirstModel:
+    """The model of a training, as its folder has it or with the weights that it starts from. sized: of `with_sizes`."""
     from singleshot.api.train_input import choose_input
     from singleshot.api.train_priors import PriorChoice
     from singleshot.api.train_recipe import recipe_of
@@ -56,7 +56,7 @@ def first_model(options: TrainOptions, train_set: Dataset | ShardStream) -> Firs
     class_names = train_set.class_names
     # Where none is named, those that may be chosen agree in what is asked of it here.
     recipe = recipe_of(replace(options, recipe=options.recipe or "adapt"))
-    choose_priors = PriorChoice(options, train_set, recipe.iou_min)
+    choose_priors = PriorChoice(options, sized, recipe.iou_min)
     choose = functools.partial(choose_input, options, train_set)
     if options.start:
         class_bias = prior_bias() if recipe.activation == "sigmoid" else None

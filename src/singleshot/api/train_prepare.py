@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from singleshot.api.options import parse_bytes, parse_duration
 from singleshot.api.train_choice import Choice, choose_model, choose_recipe
-from singleshot.api.train_input import hint_small
+from singleshot.api.train_input import hint_small, with_sizes
 from singleshot.api.train_model import first_model
 from singleshot.api.train_options import TrainOptions, read_recipe
 from singleshot.api.train_tiles import check_tiles, tile_of_run, tiling_of
@@ -101,7 +101,8 @@ def _decide(options: TrainOptions, train_set: Dataset | ShardStream) -> Decided:
     if not (options.model or options.start or options.resume):
         chosen["model"] = choose_model(options.backbone_weights)
         options = replace(options, model=chosen["model"].value)
-    model, initial, pretrained, fitted = first_model(options, train_set)
+    sized = with_sizes(options, train_set)
+    model, initial, pretrained, fitted = first_model(options, train_set, sized)
     if model.input_spec.sixteen_bit == "scale" and not options.resume and not options.sixteen_bit:
         warn_of_few_greys(train_set)
     if options.recipe is None:
@@ -118,7 +119,7 @@ def _decide(options: TrainOptions, train_set: Dataset | ShardStream) -> Decided:
     tiling = tiling_of(options.tile)
     check_tiles(tiling, train_set, model.input_spec.sides, options.skip_broken)
     if tiling is None:
-        hint_small(options, train_set, model.input_spec)
+        hint_small(options, sized, model.input_spec)
     cache_bytes = parse_bytes(options.cache_size or "", "--cache-size")
     options = replace(
         options,
@@ -210,8 +211,8 @@ def _cache(
 
     wanted = options.cache or "auto"
     if wanted != "auto":
-        return wanted
+        return wanted  # of shards a folder, for the files of remote ones: see train_data
     if isinstance(train_set, Dataset):
         tile = None if tiling is None else tiling.sides(size)
         return pick_cache(train_set, size, most, tile, options.skip_broken)
-    return "none"  # a folder, for the files of remote shards: see train_data
+    return "none"

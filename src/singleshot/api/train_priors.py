@@ -13,7 +13,7 @@ from singleshot.api.train_options import PRIORS_FILE, TrainOptions
 from singleshot.api.train_tiles import tiling_of
 from singleshot.datasets.build_dataset import build_dataset
 from singleshot.datasets.dataset import Dataset
-from singleshot.datasets.measure import measured
+from singleshot.datasets.measure import measured, placed_objects
 from singleshot.datasets.sources import open_source
 from singleshot.errors import ConfigError, printable
 from singleshot.inputs import InputSpec, boxes_in_input
@@ -113,9 +113,7 @@ class PriorChoice:
         measured, unless `skip_broken`: its objects are left out.
         """
         data = measured(data, only_with_objects=True, skip_broken=self.options.skip_broken, most=_MOST)
-        image = data.image_of
-        rows = np.flatnonzero(~data.crowd & (data.sizes[image] > 0).all(axis=1))
-        boxes, sizes = data.boxes_px[rows], data.sizes[image[rows]]
+        boxes, sizes = placed_objects(data)
         tiling = tiling_of(self.options.tile)
         if tiling is not None:
             boxes, sizes = parts_in_tiles(boxes, sizes, tiling.sides(inputs.sides), np.random.default_rng(0))

@@ -36,6 +36,13 @@ def measured(
     return replace(data, sizes=sizes)
 
 
+def placed_objects(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes float32 [M, 4] px of the objects but for crowds, and int32 [M, 2] width and height of the image of each;
+    those of images of unknown size are left out."""
+    rows = np.flatnonzero(~data.crowd & (data.sizes[data.image_of] > 0).all(axis=1))
+    return data.boxes_px[rows], data.sizes[data.image_of[rows]]
+
+
 def _size_or_none(path: str) -> tuple[int, int]:
     try:
         return image_size(path)

@@ -17,7 +17,7 @@ from itertools import islice
 
 from singleshot.datasets.packed_strings import is_name
 from singleshot.datasets.raw import EDGE_PX, Box, RawObject
-from singleshot.datasets.readers.common import ONLY_CLASS, images_by_stem, parse_number
+from singleshot.datasets.readers.common import ONLY_CLASS, images_by_stem, parse_number, spread
 from singleshot.datasets.readers.row_files import Pair, Places, RowForm, Rows, objects_of
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
@@ -114,11 +114,11 @@ def is_one_class(tree: Tree, places: Places) -> bool:
 
 
 def _boxes(tree: Tree, pairs: Iterator[Pair]) -> Iterator[tuple[Box, tuple[int, int]]]:
-    """Boxes of the first label files of all folders, with the sizes of their images."""
+    """Boxes of some label files of each folder, with the sizes of their images."""
     for pair in pairs:
         images = images_by_stem(tree, pair.images)
         own = [name for name in tree.files(pair.labels, (".txt",)) if name[:-4] in images]
-        for name in own[:: max(1, len(own) // _FILES)]:
+        for name in spread(own, _FILES):
             try:
                 objects = objects_of(NAMED, tree, pair, name)
                 size = image_size(tree.path(join(pair.images, min(images[name[:-4]])))) if objects else (0, 0)
