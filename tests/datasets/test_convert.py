@@ -224,7 +224,7 @@ def in_this_process(work, items, *_, **__):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=24, suppress_health_check=list(HealthCheck))
 @given(data=data_sets(), clip=st.booleans())
 def test_what_is_converted_strictly_has_no_error(form, data, clip, tmp_path_factory, pictures):
     root = tmp_path_factory.mktemp("strict")

@@ -20,7 +20,7 @@ from singleshot.loading.augment import Augmenter, RenderPlan, make_render_plan
 from singleshot.loading.augment_spec import AUGMENTS, AugmentSpec
 
 WIDTH, HEIGHT = 500, 375
-DRAWS = 10_000
+DRAWS = 5_000
 SCENES = {
     "three": [(48, 190, 240, 371), (10, 30, 120, 330), (300, 100, 480, 160)],
     "small": [(400, 40, 440, 75)],

@@ -117,14 +117,18 @@ def found() -> Callable[..., Detections]:
 
 @pytest.fixture(scope="session")
 def tiny():
-    """A ssd320-mini of random weights with 3 classes, its info; sharper than at birth, so that scores differ."""
+    """A ssd320-mini of 160 px and random weights with 3 classes, its info."""
     torch = pytest.importorskip("torch")
+    from singleshot.inputs import InputSpec
     from singleshot.models import build
     from singleshot.thresholds import Thresholds
     from singleshot.weights.checkpoint import ModelInfo
 
     torch.manual_seed(0)
-    model = build("ssd320-mini", 3).eval()
+    model = build("ssd320-mini", 3, input_spec=InputSpec(size=160)).eval()
+    for head in model.heads:
+        head.confidence.weight.data.mul_(0.01)  # scores differ
+        head.location.weight.data.mul_(0.01)  # boxes near their default boxes
     return model, ModelInfo.of(model, CLASSES, thresholds=Thresholds(score_min=0.3, keep=50, show_min=0.35))
 
 

@@ -93,7 +93,7 @@ def test_auto_measures_once_and_remembers(exported, cache, monkeypatch) -> None:
     load = singleshot.load
     assert load(exported("model.onnx"), engine="auto").engine.name == "onnxruntime"
     assert load(exported("model.onnx"), engine="auto").engine.name == "onnxruntime"
-    assert measured == [(("openvino", "onnxruntime"), (1, 320, 320, 3))]
+    assert measured == [(("openvino", "onnxruntime"), (1, 160, 160, 3))]
     (choice,) = json.loads(cache.read_text())["choices"].values()
     assert choice == {"engine": "onnxruntime", "seconds": {"openvino": 2.0, "onnxruntime": 1.0}}
     load(exported("model.onnx"), engine="auto", threads=1)  # another question
@@ -188,7 +188,7 @@ def test_options_of_the_other_half(exported) -> None:
     checkpoint = exported("model.safetensors")
     assert "`singleshot export`" in refused(checkpoint, kind=ConfigError, engine="openvino")
     assert "for ONNX files" in refused(checkpoint, kind=ConfigError, class_names=["a"])
-    assert "for ONNX files" in refused(checkpoint, kind=ConfigError, input_spec=InputSpec(320))
+    assert "for ONNX files" in refused(checkpoint, kind=ConfigError, input_spec=InputSpec(160))
     assert "model.xml is for openvino" in refused(exported("model.xml"), kind=ConfigError, engine="onnxruntime")
     assert "an .onnx file" in refused(exported("model.xml"), "cuda", kind=ConfigError)
     assert "has its rule built in" in refused(exported("model.onnx"), kind=ConfigError, rule="caffe")
@@ -214,11 +214,11 @@ def test_files_that_are_not_there_or_not_models(exported, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("kind", "shape", "outputs", "message"),
     [
-        ("FLOAT", ["N", 320, 320, 3], 4, r"takes .*want uint8 images \[N, 320, 320, 3\]"),
-        ("UINT8", ["N", 3, 320, 320], 4, r"takes u8 \[\?, 3, 320, 320\], want uint8 images"),
-        ("UINT8", ["N", 300, 300, 3], 4, r"takes u8 \[\?, 300, 300, 3\], want uint8 images \[N, 320"),
-        ("UINT8", [320, 320, 3], 4, r"takes u8 \[320, 320, 3\], want uint8"),
-        ("UINT8", ["N", 320, 320, 3], 2, "without labels, counts"),
+        ("FLOAT", ["N", 160, 160, 3], 4, r"takes .*want uint8 images \[N, 160, 160, 3\]"),
+        ("UINT8", ["N", 3, 160, 160], 4, r"takes u8 \[\?, 3, 160, 160\], want uint8 images"),
+        ("UINT8", ["N", 300, 300, 3], 4, r"takes u8 \[\?, 300, 300, 3\], want uint8 images \[N, 160"),
+        ("UINT8", [160, 160, 3], 4, r"takes u8 \[160, 160, 3\], want uint8"),
+        ("UINT8", ["N", 160, 160, 3], 2, "without labels, counts"),
     ],
 )
 def test_other_shapes(engine, kind, shape, outputs, message, exported, tmp_path) -> None:
@@ -257,6 +257,6 @@ def test_names_of_any_letters(exported, tmp_path, scene) -> None:
 
 
 def test_input_rule_of_the_caller(exported) -> None:
-    spec = InputSpec(size=320, resize="letterbox")
+    spec = InputSpec(size=160, resize="letterbox")
     assert singleshot.load(exported("model.onnx"), input_spec=spec).input_spec.resize == "letterbox"
     assert "takes u8" in refused(exported("model.onnx"), input_spec=InputSpec(size=300))

@@ -240,6 +240,7 @@ def test_vgg16_under_the_names_of_caffe_and_keras_sees_bgr(name_of, reduced, tmp
         assert torch.equal(own[key], value.flip(1) if key == "conv1_1.weight" else value), key
 
 
+@pytest.mark.slow
 def test_a_whole_vgg16_of_caffes_or_keras_is_made_smaller(reduced, classifier, tmp_path: Path) -> None:
     classifier = {key: value.half() for key, value in classifier.items()}  # half the file
     small = fc6_fc7({key: value.float() for key, value in classifier.items()})

@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from singleshot.models.dry_run import on_meta
+from singleshot.models.dry_run import shapes_pass, on_meta
 from singleshot.models.ssd import SSD
 
 
@@ -24,8 +24,9 @@ def model_cost(model: SSD) -> ModelCost:
     """Of a model on any device; shapes alone are run."""
     channels, (height, width) = model.input_spec.channels, model.input_spec.sides
     counter = _Operations()
-    with torch.no_grad(), counter:
-        on_meta(model).eval()(torch.zeros(1, channels, height, width, device="meta"))
+    shapes = on_meta(model).eval()
+    with torch.no_grad(), shapes_pass(shapes), counter:
+        shapes(torch.zeros(1, channels, height, width, device="meta"))
     return ModelCost(sum(one.numel() for one in model.parameters()), counter.count / 1e9)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from singleshot.models.ssd import SSD
 from singleshot.priors import PriorSpec
 
 MAX_VALUES = 2**28  # of one map: a gigabyte
+_ACTIVATIONS = (nn.Hardswish, nn.Hardtanh, nn.ReLU, nn.SiLU)  # nn.ReLU6 is a Hardtanh
 
 
 def dry_run(make: Callable[[], SSD], what: str) -> None:
@@ -86,6 +88,30 @@ def on_meta(model: SSD) -> SSD:
     return model if model.priors.is_meta else copy.deepcopy(model).to("meta").eval()
 
 
+@contextlib.contextmanager
+def shapes_pass(model: nn.Module) -> Iterator[None]:
+    """While entered, normalisations and activations hand on what they are given, the former after a look at its
+    channels. On "meta" they are taken apart into a dozen operators in Python, which is most of what a run costs."""
+    passing = [module for module in model.modules() if isinstance(module, (nn.BatchNorm2d, *_ACTIVATIONS))]
+    for module in passing:
+        vars(module)["forward"] = _Passing(getattr(module, "num_features", None))
+    try:
+        yield
+    finally:
+        for module in passing:
+            del vars(module)["forward"]
+
+
+class _Passing:
+    def __init__(self, channels: int | None) -> None:
+        self.channels = channels
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.channels is not None and (x.dim() != 4 or x.shape[1] != self.channels):
+            raise ValueError(f"a normalisation of {self.channels} channels gets {tuple(x.shape)}")
+        return x
+
+
 def _run(model: SSD, sides: tuple[int, int], what: str) -> tuple[tuple[tuple[int, int], ...], int]:
     """Rows and columns of each map of a model on "meta", and how many priors its heads answer for."""
     image = torch.zeros(1, model.input_spec.channels, *sides, device="meta")
@@ -96,8 +122,9 @@ def _run(model: SSD, sides: tuple[int, int], what: str) -> tuple[tuple[tuple[int
 
     hooks = [module.register_forward_hook(bounded) for module in model.modules()]
     try:
-        maps = model.feature_maps(image)
-        raw = model.predict(maps)
+        with shapes_pass(model), torch.no_grad():
+            maps = model.feature_maps(image)
+            raw = model.predict(maps)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"{what}: its layers do not fit together ({printable(reason, 120)})") from error

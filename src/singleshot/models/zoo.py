@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 
 import torch
@@ -45,6 +46,7 @@ def build(name: str, num_classes: int, priors: PriorSpec | None = None, input_sp
     return make()
 
 
+@functools.lru_cache(maxsize=64)
 def usual_priors(name: str, sides: tuple[int, int]) -> PriorSpec:
     """A preset's default boxes on an input of these sides, scaled where it is not its own. Raises ConfigError."""
     own = PRIORS[_preset(name).priors]
