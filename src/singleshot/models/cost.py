@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from singleshot.models.dry_run import shapes_pass, on_meta
+from singleshot.models.dry_run import on_meta, shapes_pass
 from singleshot.models.ssd import SSD
 
 
