@@ -79,7 +79,7 @@ MODELS: dict[str, Preset] = {
         {"sources": _FROM_STRIDE_8, "lite": True},
     ),
     "ssd320-mini": Preset(
-        "SSD on a small plain residual network with a map at stride 8: the quickest to train from scratch on a CPU",
+        "SSD on a small plain residual network with maps from stride 8, to train from scratch on a CPU",
         "ssdlite320-fine",
         _IMAGENET_320,
         "mini",
@@ -92,7 +92,7 @@ MODELS: dict[str, Preset] = {
         {"width": 96},
     ),
     "singleshot-n": Preset(
-        "Half of ssd320-mini, with a top-down neck: twice as fast, to train from scratch and in int8",
+        "Half of ssd320-mini, with a top-down neck: the best of a short training from scratch, the quickest in int8",
         "ssdlite320-fine",
         _IMAGENET_320,
         "mini",

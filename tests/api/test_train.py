@@ -36,7 +36,7 @@ def test_a_run_knows_its_files_and_figures(run: singleshot.Run, scenes: Path) ->
 
 def test_who_watches_hears_of_the_start(run: singleshot.Run, started: list) -> None:
     (start,) = started
-    assert (start.model, start.images, start.val_images, start.classes) == ("ssd320-mini", 8, 4, 4)
+    assert (start.model, start.images, start.val_images, start.classes) == ("singleshot-n", 8, 4, 4)
     assert (start.initial, start.batch, start.length, start.folder) == ("from scratch", 4, "2 epochs", run.folder)
 
 

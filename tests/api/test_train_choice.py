@@ -14,9 +14,9 @@ from singleshot.weights import lite0_backbone
 
 def test_the_model_follows_from_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_model(None).value == choose_model("auto").value == "ssd320-lite0"
-    assert choose_model("none").value == "ssd320-mini"
+    assert choose_model("none").value == "singleshot-n"
     monkeypatch.setattr(lite0_backbone, "PACKAGE", "a_package_that_is_not_there")
-    assert choose_model(None).value == "ssd320-mini"
+    assert choose_model(None).value == "singleshot-n"
     assert "singleshot[pretrained]" in choose_model(None).reason
     assert choose_model("imagenet").value == "ssd320-lite0"  # whose line names the extra
 

@@ -197,7 +197,7 @@ def test_with_start(name: str, run: singleshot.Run, scenes: Path, other: Path, t
 
 
 def test_what_a_run_has_may_be_given_again(folder: Path) -> None:
-    same = {"model": "ssd320-mini", "recipe": "scratch", "batch": 4, "backbone_weights": "none", "resize": "stretch",
+    same = {"model": "singleshot-n", "recipe": "scratch", "batch": 4, "backbone_weights": "none", "resize": "stretch",
             "seed": 0, "lr": 2e-3}  # fmt: skip
     assert resolve(TrainOptions(out=str(folder), resume=True, **same)).batch == 4
 

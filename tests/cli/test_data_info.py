@@ -20,7 +20,7 @@ def test_report(run, scenes, tmp_path):
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= 100
     assert "64 images" in f"{lines[0]} {lines[1]}"
-    for word in ("star", "leaf", "ring", "cross", "train", "ssd320-mini *", "ssd512-vgg16-bn", "█", "median"):
+    for word in ("star", "leaf", "ring", "cross", "train", "singleshot-n *", "ssd512-vgg16-bn", "█", "median"):
         assert word in done.stdout, word
     assert "\x1b" not in done.stdout
     assert sorted(p.name for p in (tmp_path / "report").iterdir()) == ["data-info.json", "data-info.png"]

@@ -17,7 +17,7 @@ from singleshot.files import is_free
 # progress(total, what): a context that gives the function to call after each of them.
 Progress = Callable[[int, str], AbstractContextManager[Callable[[], None]]]
 
-DEFAULT_MODEL = "ssd320-mini"
+DEFAULT_MODEL = "singleshot-n"
 PRETRAINED_MODEL = "ssd320-lite0"
 _RESULT_SUFFIXES = {".json", ".csv", ".xml", ".txt", ".jpg", ".jpeg", ".png", ".mp4"}
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
