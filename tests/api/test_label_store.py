@@ -322,6 +322,14 @@ def test_classes_of_the_command_line_are_added_to_a_set(form: str, folder: Path)
         assert [path.read_text() for path in folder.glob(f"{FOLDER}/backups/*/classes.txt")] == ["cat\ndog\n"]
 
 
+def test_classes_are_not_added_to_a_set_that_another_process_labels(form: str, folder: Path) -> None:
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with open_store(folder).held():
+        with pytest.raises(ConfigError, match="being labelled already"):
+            open_store(folder, classes=("cow",))
+        assert all(path.read_bytes() == text for path, text in files.items())
+
+
 @pytest.mark.parametrize("taken", ['"category_id": 8, "bbox": [5', '"category_id": 8.0, "bbox": [5'])
 def test_an_id_that_annotations_use_already_is_given_to_no_new_class(tmp_path: Path, write_image, taken: str) -> None:
     folder = write_set("coco", tmp_path, write_image)

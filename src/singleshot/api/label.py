@@ -85,7 +85,9 @@ def open_labels(options: LabelOptions) -> Labels:
     detector = None if options.model is None else _detector(options)
     data = options.data if options.out is None else _copy(options.data, options.out)
     wanted = read_classes(*options.classes) if options.classes else ()
-    if options.form is not None and not _is_set(data):
+    new = options.form is not None and not _is_set(data)
+    if new:
+        assert options.form is not None
         tree, images, editor, classes = _new_set(data, options.form, wanted, detector)
         form = options.form
     else:
@@ -96,12 +98,16 @@ def open_labels(options: LabelOptions) -> Labels:
     if not images:
         raise DataError(f"{printable(data)}: no images; add some")
     store = LabelStore(tree, sorted(images, key=lambda image: image.path), editor, classes)
-    for name in wanted:
-        if name not in store.classes:
-            try:
-                store.add_class(name)
-            except RefusedError as error:
-                raise ConfigError(f"--classes: {error}") from error
+    more = [name for name in wanted if name not in store.classes]
+    if new or more:
+        with store.held():  # what another process is labelling stays as it is
+            if new:
+                _write_list(tree, form, classes)
+            for name in more:
+                try:
+                    store.add_class(name)
+                except RefusedError as error:
+                    raise ConfigError(f"--classes: {error}") from error
     return Labels({"voc": "Pascal VOC", "coco": "COCO", "yolo": "YOLO"}[form], store,
                   None if detector is None else ModelViews(store, detector))  # fmt: skip
 
@@ -211,13 +217,11 @@ def _unlabelled(tree: Tree, name: str, relative: bool = False) -> RawImage:
 def _new_set(
     data: str, form: str, wanted: Sequence[str], detector: Detector | None
 ) -> tuple[Tree, list[RawImage], Editor, tuple[str, ...]]:
-    """A folder of images as a new set; its list of classes is written."""
+    """A folder of images as a new set, whose list of classes is to be written."""
     from singleshot.datasets.editing.voc import VocEditor
     from singleshot.datasets.editing.yolo import YoloEditor
-    from singleshot.datasets.readers.own_lists import CLASS_LIST
     from singleshot.datasets.readers.yolo_classes import Classes
     from singleshot.datasets.tree import open_tree
-    from singleshot.files import atomic_write
 
     if not Path(data).is_dir():
         raise DataError(f"{printable(data)}: no folder of images")
@@ -230,14 +234,22 @@ def _new_set(
     if not images:
         where = "in it or in its folder images/" if is_yolo else "in it"
         raise DataError(f"{printable(data)}: no images {where}; add some")
+    numbers = {one: k for k, one in enumerate(classes)}
+    editor = YoloEditor(tree, Classes(classes, YOLO_LIST, 0, 0), numbers) if is_yolo else VocEditor(tree)
+    return tree, images, editor, classes
+
+
+def _write_list(tree: Tree, form: str, classes: Sequence[str]) -> None:
+    """The classes of a new set, unless it was started earlier."""
+    from singleshot.datasets.readers.own_lists import CLASS_LIST
+    from singleshot.files import atomic_write
+
+    is_yolo = form == "yolo"
     name = YOLO_LIST if is_yolo else CLASS_LIST
     text = "".join(f"{one}\n" for one in classes) if is_yolo else json.dumps(classes, indent=1) + "\n"
     if name not in tree.names():
         with atomic_write(tree.path(name)) as place:
             place.write_text(text, encoding="utf-8")
-    numbers = {one: k for k, one in enumerate(classes)}
-    editor = YoloEditor(tree, Classes(classes, name, 0, 0), numbers) if is_yolo else VocEditor(tree)
-    return tree, images, editor, classes
 
 
 def _class_list(tree: Tree, is_yolo: bool, wanted: Sequence[str]) -> tuple[str, ...]:
