@@ -149,3 +149,13 @@ def test_a_mistake_says_what_to_do(refused, places: dict[str, Path], tmp_path: P
     assert fill(CASES[line]) in said
     assert not [word for word in ("Input should be", "Value error", "Extra inputs") if word in said]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("rank", "lines"), [(0, 1), (1, 0)])
+def test_a_command_whose_work_torchrun_does_not_share_is_refused(run, monkeypatch, rank: int, lines: int) -> None:
+    torchrun = {"TORCHELASTIC_RUN_ID": "a", "MASTER_ADDR": "localhost", "MASTER_PORT": "1", "WORLD_SIZE": "2"}
+    for name, value in {**torchrun, "RANK": str(rank), "LOCAL_RANK": str(rank)}.items():
+        monkeypatch.setenv(name, value)
+    done = run("eval", "a.safetensors", "data")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", lines)
+    assert not lines or "torchrun's 2 processes (train's is); start it alone" in done.stderr

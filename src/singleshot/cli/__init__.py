@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import sys
 from typing import Annotated, Any
 
@@ -26,7 +27,8 @@ from singleshot.cli.push import push_command
 from singleshot.cli.report import report_command
 from singleshot.cli.serve import serve
 from singleshot.cli.train import TrainCommand, train
-from singleshot.errors import OtherProcessError, SingleshotError, printable
+from singleshot.devices import read_launch
+from singleshot.errors import ConfigError, OtherProcessError, SingleshotError, printable
 from singleshot.files import DISK_FAULTS
 
 app = typer.Typer(
@@ -71,11 +73,25 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
     """SSD (Single Shot MultiBox Detector): train on your own images, evaluate, detect."""
+    if context.invoked_subcommand not in (None, "train") and "TORCHELASTIC_RUN_ID" in os.environ:
+        _refuse_several(f"singleshot {context.invoked_subcommand}")
+
+
+def _refuse_several(command: str) -> None:
+    """Raise where torchrun started several processes, each of which would do all of the work and write the same files:
+    ConfigError in the first, OtherProcessError in the others."""
+    launch = read_launch()
+    if launch.size > 1:
+        error = OtherProcessError if launch.rank else ConfigError
+        raise error(
+            f"{command}: its work is not shared among torchrun's {launch.size} processes (train's is); start it alone"
+        )
 
 
 # What a wrong option raises; typer exports its subclasses only.
