@@ -17,6 +17,11 @@ from singleshot.prior_boxes import PriorSpec, prior_table
 
 # What matching takes by default (singleshot.matching.match): paper, section 2.2.
 IOU_MIN = 0.5
+# Where a model's own priors match less of the objects than this, others are fitted to them, if there are so many
+# objects: of fewer, those of other images may fit a model's own better. Where its own match nearly all, fitted ones
+# were worse: common sizes get many times the matches of rare ones (benchmarks/).
+MATCHED_ENOUGH = 0.95
+FITTED_FROM = 50
 # Numbers in the largest array that is made at once: what stays in a core's cache is twice as fast as 16 MB.
 _CHUNK = 300_000
 

@@ -18,7 +18,7 @@ from singleshot.datasets.sources import open_source
 from singleshot.errors import ConfigError, printable
 from singleshot.inputs import InputSpec, boxes_in_input
 from singleshot.prior_boxes import PriorSpec
-from singleshot.prior_coverage import best_iou, prior_grids
+from singleshot.prior_coverage import FITTED_FROM, MATCHED_ENOUGH, best_iou, prior_grids
 from singleshot.prior_files import read_priors
 from singleshot.prior_fitting import fit_priors
 from singleshot.tiling import parts_in_tiles
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Where more than this share of the objects is matched by no prior, they are fitted, or a line says so. Where a model's
-# own match nearly all, fitted ones were worse: common sizes get many times the matches of rare ones (benchmarks/).
-_UNMATCHED = 0.05
-_FEWEST = 50  # objects from which on that is done unasked: of fewer, those of other images may fit a model's own better
 _MOST = 20_000  # objects that are compared, and images that are measured, of more a sample
 
 
@@ -63,13 +59,13 @@ class PriorChoice:
             return self._fit(own, boxes)
         if not options.resume and isinstance(self.train_set, Dataset):
             boxes = self._boxes(self.train_set, inputs)
-            if len(boxes) and (left := 1 - self._matched(boxes, chosen)) > _UNMATCHED:
-                if self._may_fit and len(boxes) >= _FEWEST:
+            if len(boxes) and (matched := self._matched(boxes, chosen)) < MATCHED_ENOUGH:
+                if self._may_fit and len(boxes) >= FITTED_FROM:
                     return self._fit(own, boxes, "; --no-fit-priors keeps the model's own")
                 log.warning(
                     "%s: no default box matches %.1f %% of the %d objects (IoU %g); --fit-priors fits them to it",
                     printable(self.train_set.source),
-                    100 * left,
+                    100 * (1 - matched),
                     len(boxes),
                     self.iou_min,
                 )

@@ -21,7 +21,6 @@ from singleshot.text_table import align_columns
 if TYPE_CHECKING:
     from singleshot.datasets.statistics import BoxTable, Cover, DataInfo, Part
 
-_MATCHED = 0.95  # share of the objects that default boxes should match
 _PICTURE, _NUMBERS = "data-info.png", "data-info.json"
 _OTHER_FILES = (".jpg", ".jpeg", ".pdf", ".svg", ".json", ".txt", ".html", ".csv", ".webp")
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -261,6 +260,7 @@ def _for_small_objects(found: DataInfo) -> list[str]:
     """Sentences for data whose median object is small; none for other data."""
     from singleshot.api.small_objects import Extents, small_objects, ways
     from singleshot.datasets.statistics import POINTS
+    from singleshot.prior_coverage import FITTED_FROM, MATCHED_ENOUGH
 
     if not {"square_side", "side", "image_width", "image_height"} <= found.quantiles.keys():
         return []
@@ -272,8 +272,8 @@ def _for_small_objects(found: DataInfo) -> list[str]:
     if sentence is None:
         return []
     options = [f"train {way}" for way in ways(extents, found.input_px)]
-    if (found.chosen.all.matched or 0.0) < _MATCHED:
-        options.append("default boxes fitted to them, as train does by itself from 50 objects on")
+    if (found.chosen.all.matched or 0.0) < MATCHED_ENOUGH:
+        options.append(f"default boxes fitted to them, as train does by itself from {FITTED_FROM} objects on")
     return [sentence, f"Try: {'; '.join(options)}."] if options else [sentence]
 
 
