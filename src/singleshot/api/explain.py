@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from singleshot.api.options import Options, check_range
+from singleshot.api.options import GRADIENTS, Options, check_range
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.extras import needs
 from singleshot.files import atomic_write
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PICTURES = (".png", ".jpg")
-GRADIENTS = 6  # detections whose gradient is computed where nobody says
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from singleshot.api.options import Options, check_range, refuse_place
 from singleshot.deploy.engines import FORMATS as ENGINE_FORMATS
-from singleshot.deploy.onnx_opset import INT8_FROM
 from singleshot.errors import ConfigError, printable
 from singleshot.extras import needs
 from singleshot.hub import local_model
@@ -50,6 +49,8 @@ class ExportOptions(Options):
     opset: int | None = None
 
     def __post_init__(self) -> None:
+        from singleshot.deploy.onnx_opset import INT8_FROM
+
         if self.to not in FORMATS:
             raise ConfigError(f"--to {printable(self.to, 60)}: want one of {', '.join(FORMATS)}")
         if self.batch is not None:

@@ -19,6 +19,7 @@ Progress = Callable[[int, str], AbstractContextManager[Callable[[], None]]]
 
 DEFAULT_MODEL = "singleshot-n"
 PRETRAINED_MODEL = "ssd320-lite0"
+GRADIENTS = 6  # detections whose gradient `explain` computes where nobody says
 _RESULT_SUFFIXES = {".json", ".csv", ".xml", ".txt", ".jpg", ".jpeg", ".png", ".mp4"}
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 

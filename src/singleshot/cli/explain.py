@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from singleshot.api.explain import GRADIENTS
+from singleshot.api.options import GRADIENTS
 from singleshot.cli.common import DeviceOption, FollowLinksOption, JsonOption, QuietOption, RuleOption, count_of
 from singleshot.errors import printable
 

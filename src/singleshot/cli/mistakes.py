@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from singleshot.presets import MODELS
-
 # Words of other projects' command lines -> ours, the first that the command has.
 _COMMANDS = {
     "detect": ("predict", "infer", "inference", "run", "track", "test-image"),
@@ -128,6 +126,8 @@ def _wanted(said: str) -> str:
 
 def _one_too_many(word: str, command: Any) -> str:
     """What to do with an argument that the command does not take."""
+    from singleshot.presets import MODELS
+
     own = _own_options(command)
     if word in MODELS and "--model" in own:
         return f"a model is named by --model {word}"
