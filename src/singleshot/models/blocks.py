@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import Conv2dNormActivation
 
 
 class Part(NamedTuple):
@@ -54,6 +53,17 @@ def conv(
     if norm:
         layers.append(("bn", nn.BatchNorm2d(channels)))
     return [*layers, ("relu", nn.ReLU(inplace=True))]
+
+
+def conv_norm(
+    in_channels: int, channels: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = False
+) -> tuple[nn.Module, nn.Module]:
+    """A convolution that keeps the map's size at stride 1, and its batch normalisation.
+
+    As torchvision.ops.Conv2dNormActivation begins, which loads torch._dynamo: half of the time until a command detects.
+    """
+    layer = nn.Conv2d(in_channels, channels, kernel, stride, (kernel - 1) // 2, groups=groups, bias=bias)
+    return layer, nn.BatchNorm2d(channels)
 
 
 class _Depthwise(torch.autograd.Function):
@@ -210,9 +220,9 @@ class InvertedResidual(nn.Module):
         hidden = round(in_channels * expansion)
         self.layers = nn.Sequential(
             OrderedDict(
-                expand=Conv2dNormActivation(in_channels, hidden, 1, activation_layer=nn.ReLU6),
-                depthwise=Conv2dNormActivation(hidden, hidden, 3, stride, groups=hidden, activation_layer=nn.ReLU6),
-                project=Conv2dNormActivation(hidden, channels, 1, activation_layer=None),
+                expand=nn.Sequential(*conv_norm(in_channels, hidden, 1), nn.ReLU6(inplace=True)),
+                depthwise=nn.Sequential(*conv_norm(hidden, hidden, 3, stride, groups=hidden), nn.ReLU6(inplace=True)),
+                project=nn.Sequential(*conv_norm(hidden, channels, 1)),
             )
         )
         self.shortcut = stride == 1 and in_channels == channels
@@ -224,10 +234,13 @@ class InvertedResidual(nn.Module):
 
 
 def init_he(*modules: nn.Module) -> None:
-    """He et al. 2015 for convolutions before a normalisation and ReLU."""
+    """He et al. 2015 for convolutions before a normalisation and ReLU.
+
+    On "meta", which holds no values, nothing is done: PyTorch would take the distribution apart in Python.
+    """
     for module in modules:
         for layer in module.modules():
-            if isinstance(layer, nn.Conv2d):
+            if isinstance(layer, nn.Conv2d) and not layer.weight.is_meta:
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 

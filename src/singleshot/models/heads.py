@@ -6,8 +6,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torchvision.ops import Conv2dNormActivation
 
+from singleshot.models.blocks import conv_norm
 from singleshot.priors import PriorSpec
 
 
@@ -23,9 +23,8 @@ def predictor(kind: str, in_channels: int, out_channels: int) -> nn.Module:
         plain = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
         return nn.Sequential(OrderedDict(conv=plain, bn=nn.BatchNorm2d(out_channels)))
     if kind == "lite":
-        depthwise = Conv2dNormActivation(
-            in_channels, in_channels, 3, groups=in_channels, activation_layer=nn.ReLU6, bias=True
-        )
+        pair = conv_norm(in_channels, in_channels, 3, groups=in_channels, bias=True)
+        depthwise = nn.Sequential(*pair, nn.ReLU6(inplace=True))
         return nn.Sequential(OrderedDict(depthwise=depthwise, point=nn.Conv2d(in_channels, out_channels, 1)))
     assert kind == "point", kind
     return nn.Conv2d(in_channels, out_channels, 1)
