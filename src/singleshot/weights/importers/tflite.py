@@ -6,7 +6,7 @@ encodings ty tx th tw, the scores of background and classes, the anchors y x h w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -186,6 +186,17 @@ def outputs_of(graph: GraphImport, boxes: int, scores: int, columns: int) -> tup
         raise CheckpointError(f"{graph.where}: neither LOGISTIC nor SOFTMAX makes scores of its logits")
     if len(locations) != len(confidences):
         raise CheckpointError(f"{graph.where}: {len(locations)} maps for boxes, {len(confidences)} for scores")
+    return _heads(graph, locations, confidences, columns), activation
+
+
+def paired_heads(graph: GraphImport, operations: Sequence[Operation], columns: int) -> list[_Head]:
+    """The maps' last convolutions, of boxes and of scores by turns, as heads. Raises CheckpointError."""
+    return _heads(graph, operations[::2], operations[1::2], columns)
+
+
+def _heads(
+    graph: GraphImport, locations: Sequence[Operation], confidences: Sequence[Operation], columns: int
+) -> list[_Head]:
     heads = []
     for location, confidence in zip(locations, confidences, strict=True):
         sides = [graph.side(part.outputs[0]) for part in (location, confidence)]
@@ -196,7 +207,7 @@ def outputs_of(graph: GraphImport, boxes: int, scores: int, columns: int) -> tup
         if outputs % 4 or sides[1][2] != outputs // 4 * columns:
             raise CheckpointError(f"{graph.where}: a head of {outputs} and {sides[1][2]} outputs for {columns} scores")
         heads.append(_Head(location, confidence, (height, width), outputs // 4))
-    return heads, activation
+    return heads
 
 
 def _pieces(graph: GraphImport, index: int) -> tuple[list[Operation], str]:

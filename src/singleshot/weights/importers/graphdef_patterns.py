@@ -1,0 +1,55 @@
+"""Hard sigmoids and swishes in TensorFlow's graphs, which write them as relu6(x + 3) / 6."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from singleshot.weights.readers.graphdef import GraphDef, Node
+
+Constant = Callable[[str], np.ndarray | None]  # a node's name -> its value, None for one that is no constant
+_SIXTH = 1e-3  # how far from 1/6 the factor may be: .16667 is written too
+
+
+def divides_by_six(node: Node, constant: Constant) -> bool:
+    """Whether a node divides by six."""
+    if node.op not in ("Mul", "RealDiv") or len(node.inputs) != 2:
+        return False
+    parts = [v for v in (constant(name) for name in node.inputs) if v is not None]
+    if len(parts) != 1 or parts[0].size != 1:
+        return False
+    number = float(parts[0].reshape(-1)[0])
+    return abs((number if node.op == "Mul" else 1 / (number or math.inf)) - 1 / 6) < _SIXTH
+
+
+def _above_three(graph: GraphDef, name: str, constant: Constant) -> str | None:
+    """x of relu6(x + 3)."""
+    node = graph.nodes.get(name)
+    before = graph.nodes.get(node.inputs[0]) if node is not None and node.op == "Relu6" else None
+    if before is None or before.op not in ("Add", "AddV2") or len(before.inputs) != 2:
+        return None
+    parts = [constant(i) for i in before.inputs]
+    x = [i for i, p in zip(before.inputs, parts, strict=True) if p is None]
+    three = [p for p in parts if p is not None]
+    return x[0] if len(x) == 1 and three[0].size == 1 and float(three[0].reshape(-1)[0]) == 3 else None
+
+
+def hard_sigmoid(graph: GraphDef, name: str, constant: Constant) -> str | None:
+    """x of relu6(x + 3) / 6."""
+    node = graph.nodes.get(name)
+    if node is None or not divides_by_six(node, constant):
+        return None
+    return _above_three(graph, next(i for i in node.inputs if constant(i) is None), constant)
+
+
+def hard_swish(graph: GraphDef, name: str, constant: Constant) -> str | None:
+    """x of x * relu6(x + 3)."""
+    node = graph.nodes.get(name)
+    if node is None or node.op != "Mul" or len(node.inputs) != 2:
+        return None
+    for a, b in (node.inputs, node.inputs[::-1]):
+        if _above_three(graph, b, constant) == a:
+            return a
+    return None

@@ -1,0 +1,174 @@
+"""Frozen graphs of networks that no table knows: what leads from the image to the predictors is read node by node."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from singleshot.errors import CheckpointError
+
+V3 = "FeatureExtractor/MobilenetV3"
+CLASSES, SIDE = 2, 64
+
+
+def _same(x, kernel, stride):
+    """TensorFlow's SAME: the odd pixel behind."""
+    before, after = [], []
+    for side in x.shape[2:]:
+        total = max(0, (-(-side // stride) - 1) * stride + kernel - side)
+        before.append(total // 2)
+        after.append(total - total // 2)
+    return F.pad(x, (before[1], after[1], before[0], after[0]))
+
+
+class Both:
+    """Writes a network's nodes, and computes it: every method takes and gives (name of a node, map)."""
+
+    def __init__(self, graph, seed=0):
+        self.graph, self.random, self.count = graph, np.random.default_rng(seed), 0
+        self.words = graph.proto.message
+
+    def name(self, what):
+        self.count += 1
+        return f"{V3}/n{self.count}/{what}"
+
+    def node(self, op, *inputs, **attrs):
+        return self.graph.node(self.name(op), op, *inputs, **attrs)
+
+    def numbers(self, *values):
+        return self.words(1, self.words(3, bytes(values)))
+
+    def text(self, value):
+        return self.words(2, value)
+
+    def conv(self, x, outputs, kernel=1, stride=1, depthwise=False, norm=True, scope="", padding="SAME"):
+        scope = scope or self.name("layer")
+        inputs = x[1].shape[1]
+        shape = (kernel, kernel, inputs, 1 if depthwise else outputs)
+        weight = self.random.normal(0, (2 / (kernel**2 * (1 if depthwise else inputs))) ** 0.5, shape)
+        weight = weight.astype(np.float32)
+        read = self.graph.const(f"{scope}/{'depthwise_weights' if depthwise else 'weights'}", weight)
+        read = self.graph.node(f"{read}/read", "Identity", read)
+        op = "DepthwiseConv2dNative" if depthwise else "Conv2D"
+        attrs = {"strides": self.numbers(1, stride, stride, 1), "padding": self.text(padding.encode())}
+        name = self.graph.node(f"{scope}/{op}", op, x[0], read, **attrs)
+        kernels = torch.from_numpy(weight.transpose(2, 3, 0, 1) if depthwise else weight.transpose(3, 2, 0, 1))
+        padded = _same(x[1], kernel, stride) if padding == "SAME" else x[1]
+        y = F.conv2d(padded, kernels, stride=stride, groups=inputs if depthwise else 1)
+        channels = y.shape[1]
+        if not norm:
+            bias = self.random.normal(0, 0.1, channels).astype(np.float32)
+            name = self.graph.node(f"{scope}/BiasAdd", "BiasAdd", name, self.graph.const(f"{scope}/biases", bias))
+            return name, y + torch.from_numpy(bias).view(-1, 1, 1)
+        parts = [self.random.normal(1, 0.2, channels), *self.random.normal(0, 0.2, (2, channels)),
+                 self.random.uniform(0.5, 2, channels)]  # fmt: skip
+        parts = [part.astype(np.float32) for part in parts]
+        names = [self.graph.const(f"{scope}/BatchNorm/{n}", part) for n, part in
+                 zip(("gamma", "beta", "moving_mean", "moving_variance"), parts, strict=True)]  # fmt: skip
+        name = self.graph.node(f"{scope}/BatchNorm/FusedBatchNormV3", "FusedBatchNormV3", name, *names,
+                               epsilon=self.graph.real(0.001))  # fmt: skip
+        gamma, beta, mean, variance = map(torch.from_numpy, parts)
+        return name, F.batch_norm(y, mean, variance, gamma, beta, eps=0.001)
+
+    def scalar(self, value):
+        return self.graph.const(self.name("y"), np.float32(value))
+
+    def relu(self, x):
+        return self.node("Relu", x[0]), x[1].relu()
+
+    def hard_swish(self, x, factor_first=False):
+        above = self.node("Relu6", self.node("AddV2", x[0], self.scalar(3)))
+        if factor_first:
+            name = self.node("Mul", x[0], self.node("Mul", above, self.scalar(1 / 6)))
+        else:
+            name = self.node("Mul", self.node("Mul", x[0], above), self.scalar(0.16667))
+        return name, F.hardswish(x[1])
+
+    def gated(self, x, pooled):
+        side = x[1].shape[-1]
+        if pooled:
+            windows = {"ksize": self.numbers(1, side, side, 1), "strides": self.numbers(1, 1, 1, 1)}
+            name = self.node("AvgPool", x[0], padding=self.text(b"VALID"), **windows)
+        else:
+            axes = self.graph.const(self.name("axes"), np.array([1, 2], np.int32))
+            name = self.node("Mean", x[0], axes, keep_dims=self.graph.proto.number(5, 1))
+        y = self.relu(self.conv((name, x[1].mean((2, 3), keepdim=True)), 8, norm=False))
+        y = self.conv(y, x[1].shape[1], norm=False)
+        gate = self.node("RealDiv", self.node("Relu6", self.node("Add", y[0], self.scalar(3))), self.scalar(6))
+        return self.node("Mul", x[0], gate), x[1] * F.hardsigmoid(y[1])
+
+    def block(self, x, wide, outputs, stride, pooled, factor_first):
+        y = self.hard_swish(self.conv(x, wide), factor_first)
+        y = self.hard_swish(self.conv(y, wide, 5, stride, depthwise=True), factor_first)
+        y = self.conv(self.gated(y, pooled), outputs)
+        if stride == 1:
+            y = self.node("AddV2", y[0], x[0]), y[1] + x[1]
+        return y
+
+    def crelu(self, x):
+        axis = self.graph.const(self.name("axis"), np.int32(3))
+        both = self.node("ConcatV2", x[0], self.node("Neg", x[0]), axis)
+        return self.node("Relu", both), torch.cat([x[1], -x[1]], 1).relu()
+
+    def pool(self, x):
+        windows = {"ksize": self.numbers(1, 3, 3, 1), "strides": self.numbers(1, 2, 2, 1)}
+        y = F.pad(x[1], (0, 1, 0, 1), value=-torch.inf)  # SAME on an even side
+        return self.node("MaxPool", x[0], padding=self.text(b"SAME"), **windows), F.max_pool2d(y, 3, 2)
+
+    def padded(self, x):
+        amounts = self.graph.const(self.name("paddings"), np.array([[0, 0], [1, 1], [1, 1], [0, 0]], np.int32))
+        return self.node("Pad", x[0], amounts), F.pad(x[1], (1, 1, 1, 1))
+
+    def head(self, i, x, boxes):
+        ends = []
+        for part, outputs in (("BoxEncodingPredictor", 4 * boxes), ("ClassPredictor", (CLASSES + 1) * boxes)):
+            scope = f"BoxPredictor_{i}/{part}"
+            y = self.conv(x, 0, 3, depthwise=True, scope=f"{scope}_depthwise")
+            y = self.conv((self.node("Relu6", y[0]), y[1].clamp(0, 6)), outputs, norm=False, scope=scope)
+            ends.append(y[1][0].permute(1, 2, 0).reshape(-1, outputs // boxes))
+        return ends
+
+
+def _network(graph, image, explicit=False):
+    """An SSDLite of two maps; -> what its predictors give: [P, 4] of dy dx dh dw, [P, C + 1]."""
+    graph.node("image_tensor", "Placeholder")
+    resize = "Preprocessor/map/while/ResizeImage"
+    graph.const(f"{resize}/size", np.array((SIDE, SIDE), np.int32))
+    graph.node(f"{resize}/ResizeBilinear", "ResizeBilinear", "image_tensor", f"{resize}/size")
+    net = Both(graph)
+    x = (graph.node("Preprocessor/sub", "Sub", f"{resize}/ResizeBilinear", net.scalar(1)), image.float() / 127.5 - 1)
+    x = net.conv(net.padded(x), 8, 3, 2, padding="VALID") if explicit else net.conv(x, 8, 3, 2)
+    x = net.pool(net.crelu(x))
+    x = net.block(x, 24, 16, 2, True, False)
+    one = net.block(x, 32, 16, 1, False, True)
+    two = net.block(one, 32, 16, 2, True, True)
+    rows = zip(net.head(0, one, 3), net.head(1, two, 6), strict=True)
+    return [torch.cat(pair) for pair in rows]
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+def test_a_network_that_no_table_has(graph, imported, explicit):
+    image = torch.randint(0, 256, (1, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(0))
+    moves, logits = _network(graph, image, explicit)
+    foreign = imported(graph)
+    assert foreign.source == "TensorFlow Object Detection API SSDLite on MobileNet v3"
+    model = foreign.model
+    assert model.prior_spec.maps == (8, 4)
+    with torch.inference_mode():
+        raw = model(image.to(torch.uint8))
+    assert moves.std() > 0.1
+    assert torch.allclose(raw.offsets[0], moves[:, [1, 0, 3, 2]], atol=1e-4)
+    assert torch.allclose(raw.logits[0], logits, atol=1e-4)
+    kinds = {type(layer).__name__ for layer in model.modules()}
+    assert "Hardswish" in kinds  # relu6(x + 3) / 6 times x is one layer
+
+
+def test_a_node_that_is_not_understood_is_named(graph, imported):
+    image = torch.zeros(1, 3, SIDE, SIDE, dtype=torch.uint8)
+    _network(graph, image)
+    name = next(n for n in (f"{V3}/n{i}/MaxPool" for i in range(99)) if n.encode() in graph.data)
+    graph.data = graph.data.replace(b"MaxPool\x12\x07MaxPool", b"MaxPool\x12\x07Unknown")
+    with pytest.raises(CheckpointError, match=rf"{name} \(Unknown\) stands in its network and is not understood"):
+        imported(graph)
