@@ -25,11 +25,6 @@ _LAYOUTS = (
         f"MediaPipe's BlazeFace (hollance/BlazeFace-PyTorch): {LINEAR}", FACES, (r"classifier_8\.", r"regressor_8\.")
     ),
     _Layout(
-        "OpenCV's ResNet-10 face detector as a TensorFlow graph (opencv_face_detector_uint8.pb), without default boxes",
-        "want its Caffe files: res10_300x300_ssd_iter_140000.caffemodel and its prototxt",
-        (r"data_bn/", r"conv1_h/weights", r"last_bn_h/"),
-    ),
-    _Layout(
         "YuNet (ShiqiYu/libfacedetection.train, yudet), whose scores are of two outputs, class and overlap, not of one",
         FACES,
         (r"backbone\.model0\.conv2\.conv1\.", r"(head\.head\.0|bbox_head\.multi_level_cls\.0)\."),

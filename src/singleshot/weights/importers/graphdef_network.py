@@ -15,16 +15,18 @@ import numpy as np
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.weights.foreign_state import ForeignState
-from singleshot.weights.importers.graphdef_patterns import divides_by_six, hard_sigmoid, hard_swish
+from singleshot.weights.importers.graphdef_patterns import NORMS, affine, divides_by_six, hard_sigmoid, hard_swish
 from singleshot.weights.importers.tflite_graph import GraphImport
 from singleshot.weights.readers.graphdef import GraphDef, Node
 from singleshot.weights.readers.tflite import Network, Operation, Value
 
 _PASSED = ("Identity", "StopGradient", "FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxArgs", "Snapshot")
-_NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 _CONVS = {"Conv2D": "CONV_2D", "DepthwiseConv2dNative": "DEPTHWISE_CONV_2D"}
 _POOLS = {"MaxPool": "MAX_POOL_2D", "AvgPool": "AVERAGE_POOL_2D"}
 _ALONE = {"Relu": "RELU", "Relu6": "RELU6", "Sigmoid": "LOGISTIC"}
+_SPREAD, _GATHERED = "SpaceToBatchND", "BatchToSpaceND"  # around a convolution with dilation
+_OF_ONE_MAP = ("Pad", "PadV2", "Mean", "Sum", _SPREAD, _GATHERED)  # with constants that say how
+_OF_LENGTH = ("Square", "Sum", "Maximum", "Rsqrt")  # on the way to a length's inverse, as tf.nn.l2_normalize has it
 _OF_CONSTANTS: dict[str, Callable[..., np.ndarray]] = {
     "Add": np.add,
     "AddV2": np.add,
@@ -37,6 +39,7 @@ _OF_CONSTANTS: dict[str, Callable[..., np.ndarray]] = {
     "Reshape": lambda x, shape: x.reshape([int(n) for n in shape]),
 }
 _MAX_DEPTH = 16  # of arithmetic with constants
+_TINY = 1e-5  # the most that keeps a length from being zero
 MAX_NODES = 20_000  # between the image and the heads
 
 
@@ -47,23 +50,23 @@ class GraphHeads(NamedTuple):
     operations: tuple[Operation, ...]
 
 
-def heads_of(graph: GraphDef, size: int, ends: Sequence[str]) -> GraphHeads:
+def heads_of(graph: GraphDef, size: int, ends: Sequence[str], image: str = "") -> GraphHeads:
     """The network up to these convolutions, for an image of `size` pixels.
 
-    The image is what the first convolutions take, those of three inputs. ends: names of nodes. Raises CheckpointError
-    for a node that is not understood, by name.
+    ends: names of nodes; image: that of the node which gives the image, or "" for what the first convolutions take,
+    those of three inputs. Raises CheckpointError for a node that is not understood, by name.
     """
-    return _Converter(graph, size).convert(ends)
+    return _Converter(graph, size, image).convert(ends)
 
 
 class _Converter:
-    def __init__(self, graph: GraphDef, size: int) -> None:
-        self.graph, self.size, self.where = graph, size, graph.where
+    def __init__(self, graph: GraphDef, size: int, image: str) -> None:
+        self.graph, self.where, self.image = graph, graph.where, image
         self.values: list[Value] = [Value("image", (1, size, size, 3), "<f4")]
         self.operations: list[Operation] = []
         self.places: dict[str, int] = {}  # name of a node -> index of the value that it gives
         self.convs: dict[int, int] = {}  # value -> the operation of a convolution that may take in what follows
-        self.arrays: dict[str, np.ndarray] = {}
+        self.dilated: dict[str, tuple[int, int]] = {}  # a convolution between such nodes -> steps down and across
         self.found: dict[str, np.ndarray | None] = {}
 
     def convert(self, ends: Sequence[str]) -> GraphHeads:
@@ -111,8 +114,11 @@ class _Converter:
 
     def _is_image(self, node: Node, source: str) -> bool:
         """Whether a node takes the image from that one, which is then noted."""
+        if self.image:
+            self.places[self.image] = 0
+            return source == self.image
         weight = self.constant(node.inputs[1]) if node.op == "Conv2D" and len(node.inputs) > 1 else None
-        if weight is None or weight.ndim != 4 or weight.shape[2] != 3 or self.values[0].shape[-1] != 3:
+        if weight is None or weight.ndim != 4 or weight.shape[2] != 3:
             return False
         if self.graph.op(source) in ("Pad", "PadV2") and self._amounts(self.graph.nodes[source]) is not None:
             source = self.graph.nodes[source].inputs[0]
@@ -123,7 +129,7 @@ class _Converter:
 
     def _data(self, node: Node) -> list[str]:
         """What a node takes that is no constant."""
-        if node.op in ("Pad", "PadV2", "Mean"):
+        if node.op in _OF_ONE_MAP:
             return list(node.inputs[:1])
         return [name for name in node.inputs if self.constant(name) is None]
 
@@ -154,7 +160,7 @@ class _Converter:
             self._alias(node, self.places[data[0]])
         elif node.op in _CONVS:
             self._conv(node)
-        elif node.op in _NORMS or node.op in ("BiasAdd", "Add", "AddV2", "Sub", "Mul", "RealDiv", "Neg"):
+        elif node.op in NORMS or node.op in ("BiasAdd", "Add", "AddV2", "Sub", "Mul", "RealDiv", "Neg"):
             self._arithmetic(node, data)
         elif node.op in _ALONE:
             self._add(node, _ALONE[node.op], [self.places[data[0]]], self._shape(data[0]), {})
@@ -166,6 +172,10 @@ class _Converter:
             self._mean(node)
         elif node.op in ("Pad", "PadV2"):
             self._pad(node)
+        elif node.op in (_SPREAD, _GATHERED):
+            self._spread(node)
+        elif node.op in _OF_LENGTH:
+            self._length(node, data[0])
         else:
             raise self._refuse(node, "stands in its network and is not understood")
 
@@ -189,6 +199,43 @@ class _Converter:
         self.places[node.name] = index
         return len(self.operations) - 1
 
+    def _spread(self, node: Node) -> None:
+        """A dilated convolution, as TensorFlow 1 wrote it: what it is padded by and the steps come before it."""
+        if len(node.inputs) != 3:
+            raise self._refuse(node, "has inputs that are not understood")
+        if node.op == _GATHERED:
+            return self._alias(node, self.places[node.inputs[0]])
+        steps, amounts = (self.constant(name) for name in node.inputs[1:])
+        inner = self.graph.consumers.get(node.name, [])
+        outer = self.graph.consumers.get(inner[0].name, []) if len(inner) == 1 else []
+        ends = self.constant(outer[0].inputs[2]) if len(outer) == 1 and outer[0].op == _GATHERED else None
+        if steps is None or amounts is None or ends is None or not steps.shape == (2,) == ends.shape[:1]:
+            raise self._refuse(node, "is not the beginning of a convolution with dilation")
+        pads = np.zeros((4, 2), np.int32)
+        pads[1:3] = amounts - ends  # what makes whole blocks is cut off again
+        if pads.min() < 0 or pads.max() >= 64 or not all(1 <= n <= 64 for n in steps):
+            raise self._refuse(node, f"pads by {printable(amounts.tolist(), 60)}")
+        self.dilated[inner[0].name] = int(steps[0]), int(steps[1])
+        return self._padded(node, pads)
+
+    def _length(self, node: Node, source: str) -> None:
+        """Squares, their sum over channels, no less than a tiny number, and the inverse root."""
+        x, index = self._shape(source), self.places[source]
+        if node.op == "Square":
+            self._add(node, "MUL", [index, index], x, {})
+        elif node.op == "Sum":
+            axes = self.constant(node.inputs[1]) if len(node.inputs) > 1 else None
+            if axes is None or [int(a) % 4 for a in axes.reshape(-1)] != [3]:
+                raise self._refuse(node, "is no sum over channels")
+            self._add(node, "SUM", [index, self._value(f"{node.name}/axes", (1,), np.array([3]))], (*x[:3], 1), {})
+        elif node.op == "Maximum":
+            least = next((v for v in map(self.constant, node.inputs) if v is not None), None)
+            if least is None or least.size != 1 or not 0 <= float(least.reshape(-1)[0]) < _TINY:
+                raise self._refuse(node, "is no limit against dividing by zero")
+            self._add(node, "ADD", [index, self._value(f"{node.name}/y", (1,), least.reshape(1))], x, {})
+        else:
+            self._add(node, "RSQRT", [index], x, {})
+
     def _windows(self, node: Node, x: tuple[int, ...], kernel: Sequence[int]) -> tuple[dict[str, int], tuple[int, int]]:
         """Options of a convolution or pooling, and the sides of what comes out."""
         attrs = node.attrs
@@ -196,6 +243,7 @@ class _Converter:
         strides = list(attrs["strides"].list.i) if "strides" in attrs else [1, 1, 1, 1]
         dilations = list(attrs["dilations"].list.i) if "dilations" in attrs else []
         dilations = dilations if len(dilations) == 4 else [1, 1, 1, 1]
+        dilations[1:3] = self.dilated.get(node.name, dilations[1:3])
         padding = attrs["padding"].s if "padding" in attrs else b"SAME"
         if layout not in (b"", b"NHWC") or len(strides) != 4 or padding not in (b"SAME", b"VALID"):
             raise self._refuse(
@@ -267,34 +315,10 @@ class _Converter:
         return None
 
     def _affine(self, node: Node, channels: int) -> tuple[np.ndarray, np.ndarray]:
-        """Factor and shift [channels] of a node with one map and constants."""
-        one, none = np.ones(channels), np.zeros(channels)
-        parts = [self.constant(name) for name in node.inputs]
-        vectors = [None if p is None else p.astype(np.float64).reshape(-1) for p in parts]
-        if any(v is not None and v.size not in (1, channels) for v in vectors):
-            raise self._refuse(node, f"has constants that are not one for each of {channels} channels")
-        whole = [None if v is None else np.broadcast_to(v, channels) for v in vectors]
-        if node.op in _NORMS:
-            if len(whole) != 5 or whole[0] is not None or any(v is None for v in whole[1:]):
-                raise self._refuse(node, "is no normalisation with constants")
-            gamma, beta, mean, variance = (np.asarray(v) for v in whole[1:])
-            eps = node.attrs["epsilon"].f if "epsilon" in node.attrs else 1e-4
-            factor = gamma / np.sqrt(variance + eps)
-            return factor, beta - mean * factor
-        if node.op == "Neg":
-            return -one, none
-        first, constant = whole[0] is None, whole[1] if whole[0] is None else whole[0]
-        if constant is None:
-            raise self._refuse(node, "has inputs that are not understood")
-        if node.op == "Mul":
-            return constant, none
-        if node.op == "RealDiv":
-            if not first or not np.all(constant):
-                raise self._refuse(node, "divides by a map or by zero")
-            return 1 / constant, none
-        if node.op == "Sub":
-            return (one, -constant) if first else (-one, constant)
-        return one, constant
+        found = affine(node, [self.constant(name) for name in node.inputs], channels)
+        if isinstance(found, str):
+            raise self._refuse(node, found)
+        return found
 
     def _absorb(self, index: int, factor: np.ndarray, shift: np.ndarray) -> None:
         """Channels times factor plus shift, into a convolution's weights and bias."""
@@ -314,7 +338,7 @@ class _Converter:
         channels = self.values[self.places[name]].shape[-1]
         for _ in range(_MAX_DEPTH):
             nexts = self.graph.consumers.get(name, [])
-            if len(nexts) != 1 or nexts[0].op not in (*_NORMS, "BiasAdd", "Add", "AddV2", "Mul", "Identity"):
+            if len(nexts) != 1 or nexts[0].op not in (*NORMS, "BiasAdd", "Add", "AddV2", "Mul", "Identity"):
                 break
             node = nexts[0]
             if node.op != "Identity":
@@ -326,7 +350,10 @@ class _Converter:
     def _of_maps(self, node: Node, data: list[str]) -> None:
         kind = {"Add": "ADD", "AddV2": "ADD", "Mul": "MUL"}.get(node.op)
         shapes = [self._shape(name) for name in data]
-        if kind is None or shapes[0][-1] != shapes[1][-1]:
+        if kind == "MUL" and shapes[0][-1] == 1 < shapes[1][-1]:
+            data, shapes = data[::-1], shapes[::-1]
+        alike = shapes[0][-1] == shapes[1][-1] or (kind == "MUL" and shapes[1][-1] == 1)
+        if kind is None or not alike:
             raise self._refuse(node, f"of maps of {shapes[0]} and {shapes[1]} is not understood")
         for a, b in (data, data[::-1]):
             if kind == "MUL" and hard_sigmoid(self.graph, b, self.constant) == a:
@@ -377,6 +404,9 @@ class _Converter:
         amounts = self._amounts(node)
         if amounts is None:
             raise self._refuse(node, "pads by numbers that are not constant")
+        self._padded(node, amounts)
+
+    def _padded(self, node: Node, amounts: np.ndarray) -> None:
         x = self._shape(node.inputs[0])
         shape = (1, x[1] + int(amounts[1].sum()), x[2] + int(amounts[2].sum()), x[3])
         part = self._value(f"{node.name}/amounts", (4, 2), amounts.astype(np.int32))

@@ -1,15 +1,17 @@
-"""Hard sigmoids and swishes in TensorFlow's graphs, which write them as relu6(x + 3) / 6."""
+"""What single nodes of TensorFlow's graphs mean: channels times factor plus shift; hard sigmoids and swishes, which are
+written as relu6(x + 3) / 6."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from singleshot.weights.readers.graphdef import GraphDef, Node
 
 Constant = Callable[[str], np.ndarray | None]  # a node's name -> its value, None for one that is no constant
+NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 _SIXTH = 1e-3  # how far from 1/6 the factor may be: .16667 is written too
 
 
@@ -53,3 +55,34 @@ def hard_swish(graph: GraphDef, name: str, constant: Constant) -> str | None:
         if _above_three(graph, b, constant) == a:
             return a
     return None
+
+
+def affine(node: Node, parts: Sequence[np.ndarray | None], channels: int) -> tuple[np.ndarray, np.ndarray] | str:
+    """Factor and shift [channels] of a node with one map and constants, or what is wrong with it. parts: its inputs,
+    None for the map."""
+    one, none = np.ones(channels), np.zeros(channels)
+    vectors = [None if p is None else p.astype(np.float64).reshape(-1) for p in parts]
+    if any(v is not None and v.size not in (1, channels) for v in vectors):
+        return f"has constants that are not one for each of {channels} channels"
+    whole = [None if v is None else np.broadcast_to(v, channels) for v in vectors]
+    if node.op in NORMS:
+        if len(whole) != 5 or whole[0] is not None or any(v is None for v in whole[1:]):
+            return "is no normalisation with constants"
+        gamma, beta, mean, variance = (np.asarray(v) for v in whole[1:])
+        eps = node.attrs["epsilon"].f if "epsilon" in node.attrs else 1e-4
+        factor = gamma / np.sqrt(variance + eps)
+        return factor, beta - mean * factor
+    if node.op == "Neg":
+        return -one, none
+    first, constant = whole[0] is None, whole[1] if whole[0] is None else whole[0]
+    if constant is None:
+        return "has inputs that are not understood"
+    if node.op == "Mul":
+        return constant, none
+    if node.op == "RealDiv":
+        if not first or not np.all(constant):
+            return "divides by a map or by zero"
+        return 1 / constant, none
+    if node.op == "Sub":
+        return (one, -constant) if first else (-one, constant)
+    return one, constant
