@@ -16,7 +16,7 @@ from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.faces import face_model
 from singleshot.weights.importers.graphdef_network import heads_of
-from singleshot.weights.importers.tflite import paired_heads, run_heads
+from singleshot.weights.importers.tflite_heads import paired_heads, run_heads
 from singleshot.weights.importers.vgg import count_classes
 from singleshot.weights.readers.tf_companions import Companions
 

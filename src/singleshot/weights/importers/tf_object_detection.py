@@ -24,7 +24,7 @@ from singleshot.weights.importers.tf_detection_settings import settings_of
 from singleshot.weights.importers.tf_keras_names import INCEPTION, V1, V2, is_keras
 from singleshot.weights.importers.tf_networks import Builder, inception_v2, mobilenet_v1, mobilenet_v2
 from singleshot.weights.importers.tf_pyramid import PYRAMID_SIZE, has_pyramid, pyramid_model
-from singleshot.weights.importers.tflite import paired_heads, run_heads
+from singleshot.weights.importers.tflite_heads import paired_heads, run_heads
 from singleshot.weights.readers.graphdef import MAX_NAME, GraphDef, Node
 from singleshot.weights.readers.tf_companions import Companions
 from singleshot.weights.readers.tf_tensors import OPTIMIZER_SLOT
