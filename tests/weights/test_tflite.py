@@ -557,7 +557,56 @@ def test_the_apis_sample_boxes_are_assumed(tmp_path, active, litert):
     assert torch.isfinite(raw.logits).all()
 
 
+class RawFaces(Raw):
+    """The maps and boxes of Ultra-Light's at 320 x 240, and a convolution with dilation as TensorFlow 1 writes it."""
+
+    def __init__(self) -> None:
+        Writer.__init__(self)
+        self.rng = np.random.default_rng(0)
+        x = self.tensor("image", (1, 240, 320, 3))
+        self.graph.inputs, boxes, scores = [x], [], []
+        for i, (rows, columns, count) in enumerate(((30, 40, 3), (15, 20, 2), (8, 10, 2), (4, 5, 3))):
+            x = self.conv(f"map{i}", x, (1, rows, columns, 4), 3, stride=2 if i else 8, fused=1)
+            x = self.dilated(x, rows, columns) if i == 1 else x
+            for values, parts in ((4, boxes), (2, scores)):
+                y = self.conv(f"head{i}/{values}", x, (1, rows, columns, count * values), 1)
+                flat = self.tensor(f"flat{i}/{values}", (1, 1, values))  # as a converter leaves an open batch
+                self.op("RESHAPE", [y, self.tensor(f"shape{i}", (3,), np.array([1, -1, values], np.int32), 2)], [flat])
+                parts.append(flat)
+        ends = [self.tensor(name, (1, 1, n)) for name, n in (("boxes", 4), ("logits", 2), ("scores", 2))]
+        self.op("CONCATENATION", boxes, ends[:1], "ConcatenationOptions", axis=1)
+        self.op("CONCATENATION", scores, ends[1:2], "ConcatenationOptions", axis=1)
+        self.op("SOFTMAX", ends[1:2], ends[2:], "SoftmaxOptions", beta=1.0)
+        self.graph.outputs = [ends[0], ends[2]]
+
+    def dilated(self, x: int, rows: int, columns: int) -> int:
+        steps = self.tensor("steps", (2,), np.array([2, 2], np.int32), 2)
+        around = self.tensor("around", (4, 2), np.array([[0, 0], [2, 2], [2, 2], [0, 0]], np.int32), 2)
+        pads = self.tensor("pads", (2, 2), np.array([[0, 1], [0, 0]], np.int32), 2)
+        padded = self.tensor("padded", (1, rows + 4, columns + 4, 4))
+        self.op("PAD", [x, around], [padded], "PadOptions")
+        spread = self.tensor("spread", (4, (rows + 5) // 2, (columns + 4) // 2, 4))
+        self.op("SPACE_TO_BATCH_ND", [padded, steps, pads], [spread], "SpaceToBatchNDOptions")
+        y = self.conv("within", spread, (4, (rows + 1) // 2, columns // 2, 4), 3, same=False)
+        whole = self.tensor("whole", (1, rows, columns, 4))
+        self.op("BATCH_TO_SPACE_ND", [y, steps, pads], [whole], "BatchToSpaceNDOptions")
+        return whole
+
+
+def test_boxes_of_a_known_project_are_assumed(tmp_path, litert):
+    path = RawFaces().write(tmp_path / "faces.tflite")
+    foreign = import_foreign(path)
+    assert foreign.class_names == ("face",)
+    assert "assumed to be Linzaer/Ultra-Light" in foreign.notes[0]
+    assert foreign.model.prior_spec == PRIORS["ultraface320"]
+    image = np.random.default_rng(1).integers(0, 256, (240, 320, 3), np.uint8)
+    wanted = litert(path, {"image": ((image[None] - 127.0) / 128).astype(np.float32)})
+    raw = raw_of(foreign.model, image)
+    assert np.abs(raw.offsets[0].numpy() - wanted["boxes"][0]).max() < 1e-4
+    assert np.abs(raw.logits[0].softmax(-1).numpy() - wanted["scores"][0]).max() < 1e-4
+
+
 def test_other_numbers_of_boxes_are_named(tmp_path):
-    path = Raw(True, (6,) * 6).write(tmp_path / "ssd.tflite")
-    with pytest.raises(CheckpointError, match="boxes and scores of 3000 default boxes, which are in"):
+    path = Raw(True, (5,) * 6).write(tmp_path / "ssd.tflite")
+    with pytest.raises(CheckpointError, match="boxes and scores of 2500 default boxes, which are in"):
         import_foreign(path)

@@ -4,20 +4,16 @@ DetectionOutput."""
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from singleshot.conventions import CONVENTIONS
 from singleshot.conventions_faces import FACES
 from singleshot.errors import CheckpointError, ConfigError
 from singleshot.inputs import InputSpec
-from singleshot.prior_boxes import PriorSpec, height_width, prior_table
+from singleshot.prior_boxes import PriorSpec, prior_table
 from singleshot.prior_files import read_priors
-from singleshot.prior_tables import prior_spec
-from singleshot.thresholds import Thresholds
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
@@ -26,6 +22,7 @@ from singleshot.weights.importers.decoded_end import DecodedEnd, EndReader
 from singleshot.weights.importers.decoded_places import end_places, last_maps, nodes_needed, scores_multiplied
 from singleshot.weights.importers.faces import face_names
 from singleshot.weights.importers.fused_graph import IMAGE_OP, Shape
+from singleshot.weights.importers.known_boxes import KnownBoxes, boxes_note, known_boxes
 from singleshot.weights.importers.openvino_constants import Constants
 from singleshot.weights.importers.openvino_graph import IrOp, graph_up_to
 from singleshot.weights.importers.openvino_image import read_image
@@ -34,20 +31,7 @@ from singleshot.weights.importers.openvino_priors import check_table, rows_of_ta
 from singleshot.weights.importers.prior_rows import spec_of_rows
 from singleshot.weights.readers.openvino_ir import BadAttributeError, IrNetwork
 
-# Conventions of faces with five points, of which an output has ten columns.
-_WITH_POINTS = ("retinaface", "face1mb", "blazeface-zineos")
 _SAME_BOXES = 6e-4  # of the image's side: files of half precision round a centre by 2.4e-4, and a size
-
-
-class _Known(NamedTuple):
-    """A project whose default boxes a network has, and how that prepares images. table: the boxes' name."""
-
-    name: str
-    project: str
-    table: str
-    priors: PriorSpec
-    input: InputSpec
-    thresholds: Thresholds | None
 
 
 def import_decoded(tensors: ForeignState, about: str, says_pixels: bool) -> ImportedModel:
@@ -77,7 +61,7 @@ def import_decoded(tensors: ForeignState, about: str, says_pixels: bool) -> Impo
     if end.table is None:
         known, priors = _assumed(known, tensors.given_priors, where)
         factors = [torch.ones(4).double()] * len(end.heads)
-        notes += _boxes_note(known, tensors.given_priors)
+        notes += boxes_note(known, tensors.given_priors)
     else:
         priors, factors = _priors(end, end.table, known[0] if known else None, image.shape, shapes, where)
     thresholds = end.thresholds
@@ -118,39 +102,11 @@ def _with_size(network: IrNetwork, size: int | None) -> tuple[IrNetwork, bool]:
     return network._replace(nodes=tuple(nodes)), opened
 
 
-def _known(end: DecodedEnd, image: Shape, shapes: dict[int, Shape]) -> list[_Known]:
-    """Projects with these default boxes, or where the file has none with as many on the same maps; each input once."""
+def _known(end: DecodedEnd, image: Shape, shapes: dict[int, Shape]) -> list[KnownBoxes]:
+    """Projects with these default boxes, or where the file has none with as many on the same maps."""
     grids = tuple((shapes[h.location].height, shapes[h.location].width) for h in end.heads)
-    found: list[_Known] = []
-    for name, convention in CONVENTIONS.items():
-        for network, named in convention.priors.items():
-            spec = convention.prior_spec(network)
-            own = convention.inputs.get(network) or convention.inputs.get(network.partition("-")[0])
-            if own is None or spec.per_cell != end.per_cell or spec.order != "location":
-                continue
-            sides = image.height, image.width
-            if name in FACES:
-                spec, own = _of_size(spec, sides, grids), replace(own, height=sides[0], width=sides[1])
-            if spec.grids != grids or spec.image != sides:
-                continue
-            new = all((own, spec) != (other.input, other.priors) for other in found)
-            if new and (end.table is None or _same_boxes(spec, end.table)):
-                lite = [key for key in convention.detection if key.endswith("-lite") and network.startswith("ssdlite")]
-                rule = convention.detection.get(next(iter([*lite, *convention.detection]), ""))
-                found.append(_Known(name, convention.project, named, spec, own, rule))
-    return sorted(found, key=lambda known: (known.name in _WITH_POINTS) != end.points)
-
-
-def _of_size(spec: PriorSpec, image: tuple[int, int], grids: tuple[tuple[int, int], ...]) -> PriorSpec:
-    """Faces' default boxes are so many pixels, whatever the size of the image."""
-    if len(spec.grids) != len(grids) or (
-        spec.steps is None and any(spec.image[1] % across for _, across in spec.grids)
-    ):
-        return spec
-    # Without steps they are those of the maps: how large these are follows from the strides.
-    steps = [spec.step(i) if spec.steps else (spec.image[1] // n,) * 2 for i, (_, n) in enumerate(spec.grids)]
-    made = tuple(tuple(-(-side // step) for side, step in zip(image, both, strict=True)) for both in steps)
-    return replace(spec, image_size=height_width(image), maps=grids) if made == grids else spec
+    found = known_boxes(grids, end.per_cell, (image.height, image.width), end.points)
+    return found if end.table is None else [known for known in found if _same_boxes(known.priors, end.table)]
 
 
 def _same_boxes(spec: PriorSpec, table: np.ndarray) -> bool:
@@ -159,7 +115,7 @@ def _same_boxes(spec: PriorSpec, table: np.ndarray) -> bool:
     return bool(np.abs(made - table[0].reshape(-1, 4)).max() < _SAME_BOXES)
 
 
-def _assumed(known: list[_Known], given: str | None, where: str) -> tuple[list[_Known], PriorSpec]:
+def _assumed(known: list[KnownBoxes], given: str | None, where: str) -> tuple[list[KnownBoxes], PriorSpec]:
     """Whose default boxes a network has that gives offsets as they are, and the boxes."""
     if given is not None:
         table = read_priors(given)
@@ -172,17 +128,8 @@ def _assumed(known: list[_Known], given: str | None, where: str) -> tuple[list[_
     return known, known[0].priors
 
 
-def _boxes_note(known: list[_Known], given: str | None) -> list[str]:
-    if given is not None:
-        return []
-    # Those that --priors takes as they are.
-    others = dict.fromkeys(k.table for k in known[1:] if k.priors == prior_spec(k.table) != known[0].priors)
-    more = f"; --priors {' or '.join(others)} for other ones of as many" if others else ""
-    return [f"the file has no default boxes: assumed to be {known[0].project}'s ({known[0].table}){more}"]
-
-
 def _priors(
-    end: DecodedEnd, table: np.ndarray, known: _Known | None, image: Shape, shapes: dict[int, Shape], where: str
+    end: DecodedEnd, table: np.ndarray, known: KnownBoxes | None, image: Shape, shapes: dict[int, Shape], where: str
 ) -> tuple[PriorSpec, list[Tensor]]:
     """The default boxes, and by how much each map's offsets grow."""
     if known is not None:
@@ -198,7 +145,7 @@ def _priors(
     return spec, factors
 
 
-def _pixels(spec: InputSpec, known: list[_Known]) -> tuple[InputSpec, str]:
+def _pixels(spec: InputSpec, known: list[KnownBoxes]) -> tuple[InputSpec, str]:
     """How pixels come, of a kind of file that does not say, and a note on what is assumed."""
     bare = set(spec.mean) == {0.0} and set(spec.std) == {1.0}
     if bare and known:

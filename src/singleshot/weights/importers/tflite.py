@@ -44,7 +44,7 @@ def _convert(tensors: ForeignState) -> ImportedModel:
     try:
         if not any(op.kind in (OPERATOR, EDGE_TPU) for op in graph.network.operations):
             found = raw_outputs(graph)
-            if found is not None and (model := raw_model(graph, found, input_spec(graph.network, tensors.where))):
+            if found is not None and (model := raw_model(graph, found)):
                 return model
         return _detector(graph, _detection(graph))
     except ConfigError as error:

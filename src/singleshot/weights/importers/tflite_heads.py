@@ -30,14 +30,15 @@ class Head(NamedTuple):
 
 def outputs_of(graph: GraphImport, boxes: int, scores: int, columns: int, raw: bool = False) -> tuple[list[Head], str]:
     """The maps' last convolutions, largest map first, and what makes scores of logits, of the tensors with these
-    indices: [1, P, 4] and [1, P, columns]. raw: scores may be logits, "" then. Raises CheckpointError."""
+    indices: [1, P, 4] and [1, P, columns]. raw: scores may be logits, "" then, and maps of any
+    proportions. Raises CheckpointError."""
     locations, _ = _pieces(graph, boxes)
     confidences, activation = _pieces(graph, scores)
     if not activation and not raw:
         raise CheckpointError(f"{graph.where}: neither LOGISTIC nor SOFTMAX makes scores of its logits")
     if len(locations) != len(confidences):
         raise CheckpointError(f"{graph.where}: {len(locations)} maps for boxes, {len(confidences)} for scores")
-    return _heads(graph, locations, confidences, columns), activation
+    return _heads(graph, locations, confidences, columns, raw), activation
 
 
 def paired_heads(graph: GraphImport, operations: Sequence[Operation], columns: int) -> list[Head]:
@@ -46,13 +47,17 @@ def paired_heads(graph: GraphImport, operations: Sequence[Operation], columns: i
 
 
 def _heads(
-    graph: GraphImport, locations: Sequence[Operation], confidences: Sequence[Operation], columns: int
+    graph: GraphImport,
+    locations: Sequence[Operation],
+    confidences: Sequence[Operation],
+    columns: int,
+    raw: bool = False,
 ) -> list[Head]:
     heads = []
     for location, confidence in zip(locations, confidences, strict=True):
         sides = [graph.side(part.outputs[0]) for part in (location, confidence)]
         (height, width, outputs), (height2, width2, _) = sides
-        ours = graph.network.description is not None
+        ours = raw or graph.network.description is not None
         if (height, width) != (height2, width2) or not (ours or height == width):
             raise CheckpointError(f"{graph.where}: a head of {height}x{width} and {height2}x{width2}: want squares")
         if outputs % 4 or sides[1][2] != outputs // 4 * columns:

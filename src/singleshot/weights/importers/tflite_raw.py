@@ -1,7 +1,8 @@
 """TensorFlow Lite detectors that end in raw boxes and scores: their default boxes are in the code that runs them.
 
 Those of the Object Detection API without its operator (MediaPipe's ssdlite_object_detection.tflite, TensorFlow Lite's
-first demo, which had them in box_priors.txt) are read with the API's sample default boxes where these are as many.
+first demo, which had them in box_priors.txt) are read with the API's sample default boxes where these are as many,
+others with those of a known project that has as many on the same maps (Ultra-Light's).
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
+from singleshot.conventions_faces import FACES as FACE_PROJECTS
 from singleshot.errors import CheckpointError
 from singleshot.inputs import InputSpec
+from singleshot.prior_boxes import PriorSpec
 from singleshot.weights.class_lists import fit_names
 from singleshot.weights.class_names import coco_by_number, usual_names
 from singleshot.weights.imported_model import ImportedModel, classes_of
+from singleshot.weights.importers.faces import face_names
+from singleshot.weights.importers.known_boxes import boxes_note, known_boxes
 from singleshot.weights.importers.tf_detection_settings import Settings
 from singleshot.weights.importers.tf_suppression import OPERATOR
 from singleshot.weights.importers.tflite_graph import GraphImport
@@ -23,7 +28,9 @@ from singleshot.weights.other_layouts import FACES, KNOWN, LINEAR
 
 # MediaPipe's detectors, by the values of a box: four, and two for each key point.
 _KEY_POINTS = {16: "face", 18: "palm", 12: "pose"}
-_MAPS, _BOXES = 6, (3, 6, 6, 6, 6, 6)  # object_detection/samples/configs/ssd_mobilenet_v*_coco.config
+_HALF = 127.5  # of pixels, as the API's MobileNets take them: -1..1
+_API_NOTE = "the file has no default boxes: assumed to be the Object Detection API's samples' (--priors)"
+_BOXES = (3, 6, 6, 6, 6, 6)  # object_detection/samples/configs/ssd_mobilenet_v*_coco.config
 
 
 def describe_raw(graph: GraphImport) -> str:
@@ -62,30 +69,48 @@ def raw_outputs(graph: GraphImport) -> RawOutputs | None:
     return RawOutputs(outputs[first], outputs[1 - first], columns) if shapes[first][2] == 4 and columns > 1 else None
 
 
-def raw_model(graph: GraphImport, found: RawOutputs, pixels: tuple[InputSpec, tuple[str, ...]]) -> ImportedModel | None:
-    """The detector with the API's sample default boxes; None where its heads are not as those are."""
-    spec, notes = pixels
+def raw_model(graph: GraphImport, found: RawOutputs) -> ImportedModel | None:
+    """The detector with default boxes that a known project has on the same maps; None where none has as many."""
+    image = graph.side(graph.network.inputs[0]) if graph.network.inputs else (0, 0, 0)
     try:
         heads, activation = outputs_of(graph, found.boxes, found.scores, found.columns, raw=True)
     except CheckpointError:
         return None
-    maps = [head.sides[0] for head in heads]
-    halves = all(b == -(-a // 2) for a, b in pairwise(maps))
-    if tuple(head.boxes for head in heads) != _BOXES or len(maps) != _MAPS or not halves:
+    per_cell, sides = tuple(head.boxes for head in heads), image[:2]
+    known = known_boxes(tuple(head.sides for head in heads), per_cell, sides) if image[2] == 3 else []
+    api = _of_api([head.sides for head in heads], per_cell, sides, graph.where) if image[2] == 3 else None
+    given = graph.tensors.given_priors
+    if api is None and not known:
         return None
-    where, num_classes = graph.where, classes_of(found.columns, graph.where)
-    priors = Settings(size=spec.size).priors(maps, _BOXES, where)
-    run_heads(graph, heads, num_classes, found.columns, dict.fromkeys("yxhw", 1.0))
+    num_classes = classes_of(found.columns, graph.where)
+    if api is not None:
+        spec = InputSpec(height=sides[0], width=sides[1], mean=(_HALF,) * 3, std=(_HALF,) * 3)
+        priors, rule, notes = api, Settings().thresholds, [] if given else [_API_NOTE]
+        notes.append("the file does not say how its input is normalised: taken to be -1..1")
+    else:
+        priors, spec, rule = known[0].priors, known[0].input, known[0].thresholds or Settings().thresholds
+        notes = boxes_note(known, given)
+        notes.append(f"pixels are assumed to come as those of {known[0].project} (--mean, --std, --colour-order)")
+    notes.append("the file does not suppress boxes: the thresholds are the same project's")
+    run_heads(graph, heads, num_classes, found.columns, None if api is None else dict.fromkeys("yxhw", 1.0))
     graph.tensors.ignore(*graph.tensors)
     model = graph.assembly.build(num_classes, priors, spec, "custom")
-    thresholds = Settings().thresholds
-    notes = (
-        *notes,
-        "the file has no default boxes: assumed to be the Object Detection API's samples' (--priors)",
-        f"the file does not suppress boxes: the API's thresholds, scores by {activation or 'sigmoid'}",
-    )
-    lines = next((names for names, _ in (fit_names(rows, num_classes) for rows in graph.network.labels) if names), None)
-    names = lines or usual_names(num_classes) or (coco_by_number() if num_classes == 90 else None)
+    names = usual_names(num_classes) or (coco_by_number() if api is not None and num_classes == 90 else None)
+    names = next((own for own, _ in (fit_names(rows, num_classes) for rows in graph.network.labels) if own), names)
+    if names is None and api is None and known[0].name in FACE_PROJECTS:
+        names = face_names(num_classes)
+        notes += ["its class is taken to be a face, since the file does not say (--classes)"] if names else []
     about = f"TensorFlow Lite SSD without {OPERATOR}, input {spec.size_text}"
-    rule = replace(thresholds, activation=activation or thresholds.activation)
-    return ImportedModel(model, about, names, rule, notes, ("size",))
+    rule = replace(rule, activation=activation or rule.activation)
+    return ImportedModel(model, about, names, rule, tuple(notes), ("size",))
+
+
+def _of_api(
+    grids: list[tuple[int, int]], per_cell: tuple[int, ...], image: tuple[int, ...], where: str
+) -> PriorSpec | None:
+    """The API's sample default boxes for these maps; None for maps that its networks do not have."""
+    maps = [rows for rows, columns in grids if rows == columns]
+    halves = all(b == -(-a // 2) for a, b in pairwise(maps))
+    if per_cell != _BOXES or len(maps) != len(_BOXES) or not halves or image[0] != image[1]:
+        return None
+    return Settings(size=image[0]).priors(maps, per_cell, where)
