@@ -30,6 +30,12 @@ _LAYOUTS = (
         (r"backbone\.model0\.conv2\.conv1\.", r"(head\.head\.0|bbox_head\.multi_level_cls\.0)\."),
     ),
     _Layout(
+        "FaceBoxes as yakhyo/faceboxes-pytorch has it, whose default boxes of 32 pixels stand on the diagonal (its"
+        " prior_box.py takes the column for the row), which no table here gives",
+        FACES,
+        (r"feature_extractor\.inception1\.branch1x1\.conv\.", r"feature_extractor\.conv4_2\.norm\."),
+    ),
+    _Layout(
         "a TinySSD with attention (fkjkkll/Tiny-SSD), with other layers and boxes than Dive into Deep Learning's",
         KNOWN,
         (r"blk_0\.", r"blk_\d\.\d\.channelattention\."),

@@ -9,10 +9,9 @@ import re
 
 from singleshot.convention_records import Convention
 from singleshot.conventions_faces import FACE_1MB, RETINAFACE, RETINAFACE_YAKHYO
-from singleshot.errors import CheckpointError
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
-from singleshot.weights.importers.faces import add_heads, face_model, seen_colours, without_landmarks
+from singleshot.weights.importers.faces import add_heads, face_model, own_or_given, seen_colours, without_landmarks
 from singleshot.weights.importers.retinaface_bodies import (
     MOBILENET_V1,
     MOBILENET_V2,
@@ -64,12 +63,8 @@ def _convert(
     project: Convention = RETINAFACE,
 ) -> ImportedModel:
     priors, rule = project.prior_spec(network), next(iter(project.detection.values()))
-    sides = tensors.shape("BboxHead.0.conv1x1.bias")
-    if sides and sides[0] != 4 * priors.per_cell[0]:
-        raise CheckpointError(
-            f"{tensors.where}: RetinaFace with {sides[0] // 4} boxes in a cell, not {priors.per_cell[0]} as in"
-            f" {project.project}: of a changed copy, whose boxes only its own code says, which is not read"
-        )
+    biases = [f"{_HEADS[0].format(i)}.bias" for i in range(len(priors.per_cell))]
+    priors, spec = own_or_given(tensors, priors, project.inputs[network], project.project, biases)
     num_classes = count_classes(tensors, "ClassHead.0.conv1x1.bias", priors.per_cell[0])
     net = TorchBuilder(tensors)
     # Leaky where the pyramid is narrow: 64 channels in MobileNet's, 256 in ResNet's. MobileNet is always, in yakhyo's.
@@ -78,7 +73,7 @@ def _convert(
     maps = _pyramid(net, body.add(net, _LEAK if project is RETINAFACE_YAKHYO else activation), activation)
     maps = [_context(net, x, f"ssh{i}", activation) for i, x in enumerate(maps, 1)]
     add_heads(net, maps, _HEADS, priors, num_classes)
-    spec, colours = seen_colours(tensors, project.inputs[network], *body.first)
+    spec, colours = seen_colours(tensors, spec, *body.first)
     notes = without_landmarks(tensors, "LandmarkHead.") + colours
     source = f"{project.project} on {what}"
     tensors.finish(source)
