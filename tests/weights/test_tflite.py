@@ -386,7 +386,7 @@ def test_unknown_operators_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("values", "classes", "said"),
     [
-        (16, 1, "MediaPipe's face detector, 896 anchors .* linear in its offsets.* that are read: ultraface"),
+        (16, 1, "MediaPipe's face detector, 896 default boxes: .* linear in its offsets.* that are read: ultraface"),
         (18, 1, "MediaPipe's palm detector, .* import --list names"),
         (4, 3, "boxes and scores of 896 default boxes, which are in its project's code"),
         (7, 3, "not an SSD detector.*; want a .tflite that ends in TFLite_Detection_PostProcess$"),

@@ -12,6 +12,19 @@ FACES = "face detectors that are read: ultraface, retinaface, faceboxes, s3fd, a
 KNOWN = "singleshot import --list names what is read"
 
 
+# MediaPipe's detectors, by the values of a box: four, and two for each key point.
+_KEY_POINTS = {16: "face", 18: "palm", 12: "pose"}
+
+
+def mediapipe_detector(values: int, columns: int, count: int) -> str:
+    """What a detector with so many values for a box and scores is, if it is MediaPipe's, and what to do; else "".
+    count: of its default boxes."""
+    if columns != 1 or values not in _KEY_POINTS:
+        return ""
+    kind = _KEY_POINTS[values]
+    return f"MediaPipe's {kind} detector, {count} default boxes: {LINEAR}; {FACES if kind == 'face' else KNOWN}"
+
+
 class _Layout(NamedTuple):
     """names: regular expressions, each of which some tensor's name has at its beginning."""
 

@@ -29,6 +29,7 @@ from singleshot.weights.importers.openvino_image import read_image
 from singleshot.weights.importers.openvino_patterns import simplified
 from singleshot.weights.importers.openvino_priors import check_table, rows_of_table
 from singleshot.weights.importers.prior_rows import spec_of_rows
+from singleshot.weights.other_layouts import mediapipe_detector
 from singleshot.weights.readers.openvino_ir import BadAttributeError, IrNetwork
 
 _SAME_BOXES = 6e-4  # of the image's side: files of half precision round a centre by 2.4e-4, and a size
@@ -38,6 +39,8 @@ def import_decoded(tensors: ForeignState, about: str, says_pixels: bool) -> Impo
     """about: the file, in words; says_pixels: whether its kind of file says how pixels come. Raises CheckpointError."""
     network, where = tensors.structure, tensors.where
     assert isinstance(network, IrNetwork)
+    if named := _mediapipe(network):
+        raise CheckpointError(f"{where}: {named}")
     network, opened = _with_size(network, tensors.given_size)
     constants = Constants(network, tensors)
     network = network._replace(nodes=simplified(network.nodes, constants))
@@ -87,6 +90,16 @@ def import_decoded(tensors: ForeignState, about: str, says_pixels: bool) -> Impo
         notes += ["its class is taken to be a face, since the file does not say (--classes)"] if names else []
     fixed = tuple(name for name, own in (("size", not opened), ("priors", end.table is not None)) if own)
     return ImportedModel(model, about, names, thresholds, tuple(notes), fixed)
+
+
+def _mediapipe(network: IrNetwork) -> str:
+    """What it is by the shapes of its outputs, [1, P, values] and [1, P, 1], one pair or one of each map."""
+    shapes = [shape for node in network.nodes if node.kind == "Result" for shape in node.shapes if len(shape) == 3]
+    counts = {count: values for _, count, values in shapes if values > 1}
+    scores = [count for _, count, values in shapes if values == 1]
+    if len(set(counts.values())) != 1 or sorted(scores) != sorted(counts):
+        return ""
+    return mediapipe_detector(next(iter(counts.values())), 1, sum(scores))
 
 
 def _with_size(network: IrNetwork, size: int | None) -> tuple[IrNetwork, bool]:

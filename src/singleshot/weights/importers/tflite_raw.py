@@ -24,10 +24,8 @@ from singleshot.weights.importers.tf_detection_settings import Settings
 from singleshot.weights.importers.tf_suppression import OPERATOR
 from singleshot.weights.importers.tflite_graph import GraphImport
 from singleshot.weights.importers.tflite_heads import outputs_of, run_heads
-from singleshot.weights.other_layouts import FACES, KNOWN, LINEAR
+from singleshot.weights.other_layouts import mediapipe_detector
 
-# MediaPipe's detectors, by the values of a box: four, and two for each key point.
-_KEY_POINTS = {16: "face", 18: "palm", 12: "pose"}
 _HALF = 127.5  # of pixels, as the API's MobileNets take them: -1..1
 _API_NOTE = "the file has no default boxes: assumed to be the Object Detection API's samples' (--priors)"
 _BOXES = (3, 6, 6, 6, 6, 6)  # object_detection/samples/configs/ssd_mobilenet_v*_coco.config
@@ -39,9 +37,8 @@ def describe_raw(graph: GraphImport) -> str:
     if len(shapes) != 2 or not all(len(shape) == 3 for shape in shapes) or shapes[0][:2] != shapes[1][:2]:
         return ""
     (_, count, few), (_, _, many) = shapes
-    if few == 1 and many in _KEY_POINTS:
-        advice = FACES if _KEY_POINTS[many] == "face" else KNOWN
-        return f"MediaPipe's {_KEY_POINTS[many]} detector, {count} anchors without {OPERATOR}: {LINEAR}; {advice}"
+    if named := mediapipe_detector(many, few, count):
+        return named
     if few == 4 or many == 4:
         return (
             f"boxes and scores of {count} default boxes, which are in its project's code and not in the file: want a"
