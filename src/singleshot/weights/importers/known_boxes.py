@@ -70,7 +70,7 @@ def _of_size(spec: PriorSpec, image: tuple[int, int], grids: tuple[tuple[int, in
 
 
 def boxes_note(known: list[KnownBoxes], given: str | None) -> list[str]:
-    """What is said of default boxes that are assumed. given: what the user says they are."""
+    """The note on default boxes that are assumed. given: what the user says they are."""
     if given is not None:
         return []
     # Those that --priors takes as they are.

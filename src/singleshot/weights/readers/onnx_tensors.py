@@ -12,6 +12,7 @@ from singleshot.errors import CheckpointError, printable
 from singleshot.weights.readers.openvino_ir import MAX_BIN, MAX_DIMS
 from singleshot.weights.readers.reading import read_bytes
 
+_ENTRIES = (("location", ""), ("offset", "0"), ("length", ""))
 _MOST_DIGITS = 40  # of a place in a file and a length
 # TensorProto.DataType -> NumPy's type, and the field that holds its values where raw_data does not.
 _TYPES = {
@@ -36,8 +37,8 @@ class DataFiles:
     def raw(self, tensor: Any) -> bytes:
         """An array's bytes. Raises CheckpointError for a file that is not in the folder, or ends before them."""
         what = f"{self.where}: {printable(tensor.name, 80)}"
-        said = {entry.key: entry.value for entry in tensor.external_data}
-        name, start, length = said.get("location", ""), said.get("offset", "0"), said.get("length", "")
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        name, start, length = (entries.get(*row) for row in _ENTRIES)
         whole = (start + (length or "0")).isdecimal() and len(start) + len(length) < _MOST_DIGITS
         if not name or Path(name).name != name or not whole:
             raise CheckpointError(f"{what} lies in {printable(name, 80) or 'no file'}, which is not next to the file")
