@@ -343,7 +343,9 @@ def test_arrays_may_lie_in_a_file_next_to_it(tmp_path):
         import_foreign(path)
 
 
-@pytest.mark.parametrize(("key", "value"), [("location", "../parts.data"), ("location", ""), ("offset", "-8")])
+@pytest.mark.parametrize(
+    ("key", "value"), [("location", "../parts.data"), ("location", ""), ("location", "a\0b"), ("offset", "-8")]
+)
 def test_arrays_are_not_looked_for_elsewhere(key, value, tmp_path):
     path = tmp_path / "folder" / "parts.onnx"
     path.parent.mkdir()

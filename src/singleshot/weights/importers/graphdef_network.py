@@ -40,6 +40,7 @@ _OF_CONSTANTS: dict[str, Callable[..., np.ndarray]] = {
 }
 _MAX_DEPTH = 16  # of arithmetic with constants
 _TINY = 1e-5  # the most that keeps a length from being zero
+_DAMAGE = (LookupError, ValueError, TypeError, ArithmeticError, AttributeError)
 MAX_NODES = 20_000  # between the image and the heads
 
 
@@ -56,7 +57,13 @@ def heads_of(graph: GraphDef, size: int, ends: Sequence[str], image: str = "") -
     ends: names of nodes; image: that of the node which gives the image, or "" for what the first convolutions take,
     those of three inputs. Raises CheckpointError for a node that is not understood, by name.
     """
-    return _Converter(graph, size, image).convert(ends)
+    converter = _Converter(graph, size, image)
+    try:
+        return converter.convert(ends)
+    except _DAMAGE as error:
+        raise CheckpointError(
+            f"{graph.where}: its nodes do not fit together ({printable(error, 80)}); the file is damaged"
+        ) from error
 
 
 class _Converter:
@@ -209,7 +216,7 @@ class _Converter:
         inner = self.graph.consumers.get(node.name, [])
         outer = self.graph.consumers.get(inner[0].name, []) if len(inner) == 1 else []
         ends = self.constant(outer[0].inputs[2]) if len(outer) == 1 and outer[0].op == _GATHERED else None
-        if steps is None or amounts is None or ends is None or not steps.shape == (2,) == ends.shape[:1]:
+        if steps is None or amounts is None or ends is None or steps.shape != (2,):
             raise self._refuse(node, "is not the beginning of a convolution with dilation")
         pads = np.zeros((4, 2), np.int32)
         pads[1:3] = amounts - ends  # what makes whole blocks is cut off again

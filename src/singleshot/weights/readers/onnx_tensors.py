@@ -33,6 +33,7 @@ class DataFiles:
     def __init__(self, folder: Path, where: str) -> None:
         self.folder, self.where = folder, where
         self._read: dict[str, bytes] = {}
+        self._given = 0  # bytes: arrays may share their places, but not without end
 
     def raw(self, tensor: Any) -> bytes:
         """An array's bytes. Raises CheckpointError for a file that is not in the folder, or ends before them."""
@@ -40,7 +41,7 @@ class DataFiles:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         name, start, length = (entries.get(*row) for row in _ENTRIES)
         whole = (start + (length or "0")).isdecimal() and len(start) + len(length) < _MOST_DIGITS
-        if not name or Path(name).name != name or not whole:
+        if not name or Path(name).name != name or "\0" in name or not whole:
             raise CheckpointError(f"{what} lies in {printable(name, 80) or 'no file'}, which is not next to the file")
         if name not in self._read:
             path = self.folder / name
@@ -51,6 +52,9 @@ class DataFiles:
         end = int(start) + int(length) if length else len(data)
         if not int(start) <= end <= len(data):
             raise CheckpointError(f"{what}: {printable(name, 80)} ends before its numbers; the file is damaged")
+        self._given += end - int(start)
+        if self._given > MAX_BIN:
+            raise CheckpointError(f"{self.where}: its arrays hold more than {MAX_BIN // 2**30} GB")
         return data[int(start) : end]
 
 

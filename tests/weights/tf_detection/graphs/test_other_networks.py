@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from singleshot.errors import CheckpointError
+from singleshot.weights.importers.graphdef_network import heads_of
+from singleshot.weights.readers.graphdef import GraphDef
 
 V3 = "FeatureExtractor/MobilenetV3"
 CLASSES, SIDE = 2, 64
@@ -288,3 +291,10 @@ def test_opencvs_face_detector_as_a_graph(graph, imported):
     assert "104, 117, 123 is assumed" in foreign.notes[0]
     assert foreign.model.prior_spec.maps == (38, 19, 10, 5, 5, 5)
     _agrees(foreign.model, image, _rows(ends["loc"], 4), _rows(ends["conf"], 2))
+
+
+def test_nodes_in_a_circle_are_refused():
+    nodes = [SimpleNamespace(name=a, op="Relu", input=(b,), attr=[]) for a, b in (("one", "two"), ("two", "one"))]
+    graph = GraphDef(SimpleNamespace(node=nodes), "graph.pb")
+    with pytest.raises(CheckpointError, match=r"^graph\.pb: its nodes do not fit together .* is damaged$"):
+        heads_of(graph, SIDE, ["one"])
