@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from singleshot.errors import CheckpointError, printable
 from singleshot.weights.foreign_state import ForeignState
-from singleshot.weights.importers.graphdef_patterns import NORMS, affine, divides_by_six, hard_sigmoid, hard_swish
+from singleshot.weights.importers.graphdef_patterns import (
+    NORMS,
+    OF_CONSTANTS,
+    affine,
+    arithmetic,
+    divides_by_six,
+    hard_sigmoid,
+    hard_swish,
+)
 from singleshot.weights.importers.tflite_graph import GraphImport
 from singleshot.weights.readers.graphdef import GraphDef, Node
 from singleshot.weights.readers.tflite import Network, Operation, Value
@@ -27,17 +35,6 @@ _ALONE = {"Relu": "RELU", "Relu6": "RELU6", "Sigmoid": "LOGISTIC"}
 _SPREAD, _GATHERED = "SpaceToBatchND", "BatchToSpaceND"  # around a convolution with dilation
 _OF_ONE_MAP = ("Pad", "PadV2", "Mean", "Sum", _SPREAD, _GATHERED)  # with constants that say how
 _OF_LENGTH = ("Square", "Sum", "Maximum", "Rsqrt")  # on the way to a length's inverse, as tf.nn.l2_normalize has it
-_OF_CONSTANTS: dict[str, Callable[..., np.ndarray]] = {
-    "Add": np.add,
-    "AddV2": np.add,
-    "Sub": np.subtract,
-    "Mul": np.multiply,
-    "RealDiv": np.divide,
-    "Rsqrt": lambda x: 1 / np.sqrt(x),
-    "Sqrt": np.sqrt,
-    "Neg": np.negative,
-    "Reshape": lambda x, shape: x.reshape([int(n) for n in shape]),
-}
 _MAX_DEPTH = 16  # of arithmetic with constants
 _TINY = 1e-5  # the most that keeps a length from being zero
 _DAMAGE = (LookupError, ValueError, TypeError, ArithmeticError, AttributeError)
@@ -146,15 +143,16 @@ class _Converter:
             self.found[name] = None  # against circles
             value = self.graph.constant(name)
             node = self.graph.nodes.get(name)
-            if value is None and node is not None and depth < _MAX_DEPTH and node.op in _OF_CONSTANTS:
-                parts = [self.constant(i, depth + 1) for i in node.inputs]
-                if parts and all(p is not None and p.size <= 2**20 for p in parts):
-                    try:
-                        value = np.asarray(_OF_CONSTANTS[node.op](*parts))
-                    except (ValueError, TypeError):
-                        value = None
+            if value is None and node is not None and depth < _MAX_DEPTH:
+                value = self._computed(node, depth + 1)
             self.found[name] = value
         return self.found[name]
+
+    def _computed(self, node: Node, depth: int) -> np.ndarray | None:
+        """What a node makes of constants alone, None for what it takes from the image."""
+        if node.op in _PASSED and node.inputs:
+            return self.constant(node.inputs[0], depth)
+        return arithmetic(node, [self.constant(i, depth) for i in node.inputs] if node.op in OF_CONSTANTS else [])
 
     def _refuse(self, node: Node, reason: str) -> CheckpointError:
         return CheckpointError(f"{self.where}: {printable(node.name, 80)} ({printable(node.op, 40)}) {reason}")

@@ -11,6 +11,18 @@ import numpy as np
 from singleshot.weights.readers.graphdef import GraphDef, Node
 
 Constant = Callable[[str], np.ndarray | None]  # a node's name -> its value, None for one that is no constant
+MOST_VALUES = 2**24  # of a constant that is computed with
+OF_CONSTANTS: dict[str, Callable[..., np.ndarray]] = {
+    "Add": np.add,
+    "AddV2": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "RealDiv": np.divide,
+    "Rsqrt": lambda x: 1 / np.sqrt(x),
+    "Sqrt": np.sqrt,
+    "Neg": np.negative,
+    "Reshape": lambda x, shape: x.reshape([int(n) for n in shape]),
+}
 NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 _SIXTH = 1e-3  # how far from 1/6 the factor may be: .16667 is written too
 
@@ -86,3 +98,14 @@ def affine(node: Node, parts: Sequence[np.ndarray | None], channels: int) -> tup
     if node.op == "Sub":
         return (one, -constant) if first else (-one, constant)
     return one, constant
+
+
+def arithmetic(node: Node, parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """What a node makes of these constants; None where one of them is none, or they do not fit."""
+    known = [part for part in parts if part is not None and part.size <= MOST_VALUES]
+    if not parts or len(known) < len(parts):
+        return None
+    try:
+        return np.asarray(OF_CONSTANTS[node.op](*known))
+    except (ValueError, TypeError):
+        return None

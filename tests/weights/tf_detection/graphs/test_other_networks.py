@@ -31,8 +31,8 @@ def _same(x, kernel, stride, value=0.0):
 class Both:
     """Writes a network's nodes, and computes it: every method takes and gives (name of a node, map)."""
 
-    def __init__(self, graph, seed=0):
-        self.graph, self.random, self.count = graph, np.random.default_rng(seed), 0
+    def __init__(self, graph, seed=0, folded=False):
+        self.graph, self.random, self.count, self.folded = graph, np.random.default_rng(seed), 0, folded
         self.words = graph.proto.message
 
     def name(self, what):
@@ -56,6 +56,13 @@ class Both:
         weight = weight.astype(np.float32)
         read = self.graph.const(f"{scope}/{'depthwise_weights' if depthwise else 'weights'}", weight)
         read = self.graph.node(f"{read}/read", "Identity", read)
+        parts = [self.random.normal(1, 0.2, outputs or inputs), *self.random.normal(0, 0.2, (2, outputs or inputs)),
+                 self.random.uniform(0.5, 2, outputs or inputs)]  # fmt: skip
+        parts = [part.astype(np.float32) for part in parts]
+        kinds = ("gamma", "beta", "moving_mean", "moving_variance") if norm else ()
+        names = [self.graph.const(f"{scope}/BatchNorm/{n}", p) for n, p in zip(kinds, parts, strict=False)]
+        if norm and self.folded:
+            read, bias = self.fold(read, names, depthwise)
         op = "DepthwiseConv2dNative" if depthwise else "Conv2D"
         attrs = {"strides": self.numbers(1, stride, stride, 1), "padding": self.text(padding.encode())}
         name = self.graph.node(f"{scope}/{op}", op, x[0], read, **attrs)
@@ -67,15 +74,23 @@ class Both:
             bias = self.random.normal(0, 0.1, channels).astype(np.float32)
             name = self.graph.node(f"{scope}/BiasAdd", "BiasAdd", name, self.graph.const(f"{scope}/biases", bias))
             return name, y + torch.from_numpy(bias).view(-1, 1, 1)
-        parts = [self.random.normal(1, 0.2, channels), *self.random.normal(0, 0.2, (2, channels)),
-                 self.random.uniform(0.5, 2, channels)]  # fmt: skip
-        parts = [part.astype(np.float32) for part in parts]
-        names = [self.graph.const(f"{scope}/BatchNorm/{n}", part) for n, part in
-                 zip(("gamma", "beta", "moving_mean", "moving_variance"), parts, strict=True)]  # fmt: skip
+        gamma, beta, mean, variance = map(torch.from_numpy, parts)
+        y = F.batch_norm(y, mean, variance, gamma, beta, eps=0.001)
+        if self.folded:
+            return self.graph.node(f"{scope}/add_fold", "Add", name, bias), y
         name = self.graph.node(f"{scope}/BatchNorm/FusedBatchNormV3", "FusedBatchNormV3", name, *names,
                                epsilon=self.graph.real(0.001))  # fmt: skip
-        gamma, beta, mean, variance = map(torch.from_numpy, parts)
-        return name, F.batch_norm(y, mean, variance, gamma, beta, eps=0.001)
+        return name, y
+
+    def fold(self, weights, names, depthwise):
+        """A normalisation in the weights, as training for 8 bits leaves it: their new name, and that of the bias."""
+        gamma, beta, mean, variance = names
+        scale = self.node("Mul", self.node("Rsqrt", self.node("Add", variance, self.scalar(0.001))), gamma)
+        bias = self.node("Sub", beta, self.node("Mul", mean, scale))
+        if depthwise:
+            scale = self.node("Reshape", scale, self.graph.const(self.name("shape"), np.array([-1, 1], np.int32)))
+        limits = [self.scalar(-6), self.scalar(6)]
+        return self.node("FakeQuantWithMinMaxVars", self.node("Mul", weights, scale), *limits), bias
 
     def norm(self, x, scope):
         """A normalisation alone."""
@@ -172,13 +187,13 @@ class Both:
         return ends
 
 
-def _network(graph, image, explicit=False):
+def _network(graph, image, explicit=False, folded=False):
     """An SSDLite of two maps; -> what its predictors give: [P, 4] of dy dx dh dw, [P, C + 1]."""
     graph.node("image_tensor", "Placeholder")
     resize = "Preprocessor/map/while/ResizeImage"
     graph.const(f"{resize}/size", np.array((SIDE, SIDE), np.int32))
     graph.node(f"{resize}/ResizeBilinear", "ResizeBilinear", "image_tensor", f"{resize}/size")
-    net = Both(graph)
+    net = Both(graph, folded=folded)
     x = (graph.node("Preprocessor/sub", "Sub", f"{resize}/ResizeBilinear", net.scalar(1)), image.float() / 127.5 - 1)
     x = net.conv(net.padded(x), 8, 3, 2, padding="VALID") if explicit else net.conv(x, 8, 3, 2)
     x = net.pool(net.crelu(x))
@@ -189,10 +204,10 @@ def _network(graph, image, explicit=False):
     return [torch.cat(pair) for pair in rows]
 
 
-@pytest.mark.parametrize("explicit", [False, True])
-def test_a_network_that_no_table_has(graph, imported, explicit):
+@pytest.mark.parametrize(("explicit", "folded"), [(False, False), (True, False), (False, True)])
+def test_a_network_that_no_table_has(graph, imported, explicit, folded):
     image = torch.randint(0, 256, (1, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(0))
-    moves, logits = _network(graph, image, explicit)
+    moves, logits = _network(graph, image, explicit, folded)
     foreign = imported(graph)
     assert foreign.source == "TensorFlow Object Detection API SSDLite on MobileNet v3"
     model = foreign.model
