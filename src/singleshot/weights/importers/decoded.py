@@ -13,7 +13,6 @@ from singleshot.conventions_faces import FACES
 from singleshot.errors import CheckpointError, ConfigError
 from singleshot.inputs import InputSpec
 from singleshot.prior_boxes import PriorSpec, prior_table
-from singleshot.prior_files import read_priors
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
@@ -22,7 +21,7 @@ from singleshot.weights.importers.decoded_end import DecodedEnd, EndReader
 from singleshot.weights.importers.decoded_places import end_places, last_maps, nodes_needed, scores_multiplied
 from singleshot.weights.importers.faces import face_names
 from singleshot.weights.importers.fused_graph import IMAGE_OP, Shape
-from singleshot.weights.importers.known_boxes import KnownBoxes, boxes_note, known_boxes
+from singleshot.weights.importers.known_boxes import KnownBoxes, assumed_boxes, boxes_note, known_boxes
 from singleshot.weights.importers.openvino_constants import Constants
 from singleshot.weights.importers.openvino_graph import IrOp, graph_up_to
 from singleshot.weights.importers.openvino_image import read_image
@@ -62,7 +61,7 @@ def import_decoded(tensors: ForeignState, about: str, says_pixels: bool) -> Impo
     known = _known(end, image.shape, shapes)
     notes = list(image.notes if says_pixels else ())
     if end.table is None:
-        known, priors = _assumed(known, tensors.given_priors, where)
+        known, priors = assumed_boxes(known, tensors.given_priors, where)
         factors = [torch.ones(4).double()] * len(end.heads)
         notes += boxes_note(known, tensors.given_priors)
     else:
@@ -126,19 +125,6 @@ def _same_boxes(spec: PriorSpec, table: np.ndarray) -> bool:
     boxes = prior_table(spec).astype(np.float64)
     made = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1)
     return bool(np.abs(made - table[0].reshape(-1, 4)).max() < _SAME_BOXES)
-
-
-def _assumed(known: list[KnownBoxes], given: str | None, where: str) -> tuple[list[KnownBoxes], PriorSpec]:
-    """Whose default boxes a network has that gives offsets as they are, and the boxes."""
-    if given is not None:
-        table = read_priors(given)
-        return [k for k in known if k.table == given or k.priors == table], table
-    if not known:
-        raise CheckpointError(
-            f"{where}: its boxes are offsets as they are, and its default boxes are not in the file: give --priors,"
-            " or the checkpoint that it was converted from"
-        )
-    return known, known[0].priors
 
 
 def _priors(

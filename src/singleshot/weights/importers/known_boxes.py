@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 from singleshot.conventions import CONVENTIONS
 from singleshot.conventions_faces import FACES
+from singleshot.errors import CheckpointError
 from singleshot.inputs import InputSpec
 from singleshot.prior_boxes import PriorSpec, height_width
+from singleshot.prior_files import read_priors
 from singleshot.prior_tables import prior_spec
 from singleshot.thresholds import Thresholds
 
@@ -67,6 +69,20 @@ def _of_size(spec: PriorSpec, image: tuple[int, int], grids: tuple[tuple[int, in
     steps = [spec.step(i) if spec.steps else (spec.image[1] // n,) * 2 for i, (_, n) in enumerate(spec.grids)]
     made = tuple(tuple(-(-side // step) for side, step in zip(image, both, strict=True)) for both in steps)
     return replace(spec, image_size=height_width(image), maps=grids) if made == grids else spec
+
+
+def assumed_boxes(known: list[KnownBoxes], given: str | None, where: str) -> tuple[list[KnownBoxes], PriorSpec]:
+    """Whose default boxes a network has that gives offsets as they are, and the boxes. given: what the user says they
+    are. Raises CheckpointError where nothing says it."""
+    if given is not None:
+        table = read_priors(given)
+        return [k for k in known if k.table == given or k.priors == table], table
+    if not known:
+        raise CheckpointError(
+            f"{where}: its boxes are offsets as they are, and its default boxes are not in the file: give --priors,"
+            " or the checkpoint that it was converted from"
+        )
+    return known, known[0].priors
 
 
 def boxes_note(known: list[KnownBoxes], given: str | None) -> list[str]:
