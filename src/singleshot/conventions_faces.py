@@ -66,6 +66,20 @@ FACEBOXES_LXG = Convention(
         "detection": "encoderl.py, decode and nms",
     },
 )
+# Another one of TensorFlow: images of any size, filled up with black to whole cells of 128 pixels.
+FACEBOXES_TF = Convention(
+    project="TropComplique/FaceBoxes-tensorflow",
+    priors={"faceboxes1024": "faceboxes1024-tensorflow"},
+    inputs={"faceboxes1024": InputSpec(1024, "letterbox", "rgb", (127.5,) * 3, (127.5,) * 3)},
+    detection={
+        "faceboxes-tensorflow": Thresholds(score_min=0.05, nms_iou=0.3, per_class=NO_CAP, keep=200, show_min=0.5)
+    },
+    sources={
+        "priors": "src/anchor_generator.py",
+        "input": "src/network.py, preprocess; src/detector.py; config.json, image_size",
+        "detection": "config.json; face_detector.py",
+    },
+)
 RETINAFACE = Convention(
     project="biubug6/Pytorch_Retinaface",
     priors={"retinaface640": "retinaface640", "retinaface840": "retinaface840"},
@@ -175,6 +189,7 @@ FACES = {
     "ultraface": ULTRAFACE,
     "faceboxes": FACEBOXES,
     "faceboxes-lxg2015": FACEBOXES_LXG,
+    "faceboxes-tensorflow": FACEBOXES_TF,
     "retinaface": RETINAFACE,
     "retinaface-yakhyo": RETINAFACE_YAKHYO,
     "keras-retinaface": RETINAFACE_KERAS,

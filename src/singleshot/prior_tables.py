@@ -172,6 +172,20 @@ _FACEBOXES_LXG = replace(
         ((0.5, 0.5),),
     ),
 )
+# TropComplique/FaceBoxes-tensorflow: by columns; those of 64 pixels stand half a square away from the cell's centre.
+_FACEBOXES_TF = replace(
+    _FACEBOXES,
+    centres=(
+        (
+            *((0.125 + x / 4, 0.125 + y / 4) for x in range(4) for y in range(4)),
+            *((float(x), float(y)) for x in range(2) for y in range(2)),
+            (0.5, 0.5),
+        ),
+        ((0.5, 0.5),),
+        ((0.5, 0.5),),
+    ),
+    clip="corners",
+)
 # d2l's multibox_prior with two sizes and the ratios 1, 2 and 1/2 of the first.
 _TINY_SIZES = ((0.2, 0.272), (0.37, 0.447), (0.54, 0.619), (0.71, 0.79), (0.88, 0.961))
 _TINY = from_shapes(
@@ -330,6 +344,7 @@ _TABLES: dict[str, tuple[str, PriorSpec]] = {
     ),
     "faceboxes1024": ("zisianw/FaceBoxes.PyTorch layers/functions/prior_box.py at 1024 pixels", _FACEBOXES),
     "faceboxes1024-lxg2015": ("lxg2015/faceboxes encoderl.py", _FACEBOXES_LXG),
+    "faceboxes1024-tensorflow": ("TropComplique/FaceBoxes-tensorflow src/anchor_generator.py", _FACEBOXES_TF),
     "tinyssd256": ("d2l-ai/d2l-en chapter_computer-vision/ssd.md, 256 pixels", _TINY),
     "retinaface640": (
         "biubug6/Pytorch_Retinaface data/config.py, cfg_mnet",

@@ -191,6 +191,59 @@ def test_yakhyos_resnets_are_torchvisions(depth):
     _compare(foreign, offsets, logits, image)
 
 
+def _filled(net: torch.nn.Module) -> torch.nn.Module:
+    """torchvision's network with statistics that matter, and gates and slopes that are not all the same."""
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.2)
+            module.running_var.uniform_(0.5, 2)
+            torch.nn.init.normal_(module.bias, std=0.3)
+    return net.eval()
+
+
+def _seen_through(layers: torch.nn.Sequential, ends: tuple[int, ...], image: Tensor) -> list[Tensor]:
+    x, maps = image.flip(1).float() - CAFFE.view(1, 3, 1, 1), []
+    for i, layer in enumerate(layers):
+        x = layer(x)
+        maps += [x] if i in ends else []
+    return maps
+
+
+def test_yakhyos_mobilenetv2_is_torchvisions():
+    torch.manual_seed(0)
+    layers = _filled(torchvision.models.mobilenet_v2(weights=None, width_mult=0.25).features)
+    state = {f"fx.features.{key}": value for key, value in layers.state_dict().items()}
+    _pyramid_state(state, (8, 24, 1280), 128)
+    foreign = import_foreign(state, settings=ImportSettings(size=64))
+    assert foreign.source == "yakhyo/retinaface-pytorch on MobileNetV2"
+    image = _picture(64)
+    with torch.inference_mode():
+        wanted = _pyramid(state, _seen_through(layers, (6, 13, 18), image), 0.0)
+    _compare(foreign, *wanted, image)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ends", "widths"), [("large", (6, 10, 15), (40, 80, 160)), ("small", (3, 4, 7), (24, 40, 48))]
+)
+def test_retinaface_on_mobilenetv3(kind, ends, widths):
+    """sglee487/Pytorch_Retinaface, whose smaller one halves its last map in a projection."""
+    torch.manual_seed(0)
+    layers = _filled(getattr(torchvision.models, f"mobilenet_v3_{kind}")(weights=None).features)
+    if kind == "small":
+        layers[7].block[3][0].stride = (2, 2)
+    state: State = {}
+    _pyramid_state(state, widths, 64)
+    named = {re.sub(r"(\w+)_head\.\w+\.(\d)", lambda m: f"{m[1].capitalize()}Head.{m[2]}.conv1x1", k): v
+             for k, v in state.items()}  # fmt: skip
+    named |= {f"body.{k}": v for k, v in layers[: ends[-1] + 1].state_dict().items()}
+    foreign = import_foreign(named, settings=ImportSettings(size=64))
+    assert foreign.source == f"biubug6/Pytorch_Retinaface on MobileNetV3-{kind.capitalize()}"
+    image = _picture(64)
+    with torch.inference_mode():
+        wanted = _pyramid(state, _seen_through(layers, ends, image), 0.1)
+    _compare(foreign, *wanted, image)
+
+
 # -------------------------------------------------------------------------------------------------- zineos/blazeface
 
 BLAZE = [(24, 24, 0, 1), (24, 24, 0, 1), (24, 48, 0, 2), (48, 48, 0, 1), (48, 48, 0, 1), (48, 24, 96, 2)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import product
 
@@ -13,6 +14,7 @@ from singleshot.conventions import DETECTION
 from singleshot.errors import CheckpointError, ConfigError
 from singleshot.models.graph_layers import make_layer
 from singleshot.models.graph_spec import Layer
+from singleshot.prior_boxes import from_shapes
 from singleshot.prior_tables import PRIORS
 from singleshot.priors import PriorSpec, prior_table
 from singleshot.weights.checkpoint import load_checkpoint, save_checkpoint
@@ -30,6 +32,7 @@ SOURCES = {
     "s3fd": ("s3fd", 640, 640, 1, "s3fd"),
     "sgrvinod": ("sgrvinod", 300, 300, 20, "sgrvinod"),
 }
+ULTRA_SIZES = ((10, 16, 24), (32, 48), (64, 96), (128, 192, 256))  # fd_config.py, min_boxes
 SMALL = ("ultraface_rfb", "ultraface_slim", "faceboxes", "retinaface_mobilenet")
 # Of 22 million weights and more.
 LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in SOURCES if name not in SMALL]
@@ -218,3 +221,47 @@ def test_a_whole_model_of_the_tutorial_is_refused_with_what_to_do(tmp_path):
     torch.save({"epoch": 1, "model": SSD300(), "optimizer": None}, tmp_path / "checkpoint_ssd300.pth.tar")
     with pytest.raises(CheckpointError, match=r"SSD300.*nothing was run.*torch\.save\(model\.state_dict\(\)"):
         import_foreign(tmp_path / "checkpoint_ssd300.pth.tar")
+
+
+def test_ultraface_keeps_its_proportions_at_another_size(state):
+    """vision/ssd/config/fd_config.py: 128 x 96, of 16, 8, 4 and 2 cells across."""
+    tensors = state("ultraface_slim")
+    model = import_foreign(tensors, settings=ImportSettings(size=128)).model
+    assert model.input_spec.sides == (96, 128)
+    rows = []
+    for (high, wide), sizes in zip(((12, 16), (6, 8), (3, 4), (2, 2)), ULTRA_SIZES, strict=True):
+        for y, x, size in product(range(high), range(wide), sizes):
+            rows.append([(x + 0.5) / wide, (y + 0.5) / high, size / 128, size / 96])
+    assert np.abs(model.priors.numpy() - np.clip(rows, 0, 1)).max() < 1e-6
+    usual, image = import_foreign(tensors).model, torch.randint(0, 256, (1, 3, 96, 128), dtype=torch.uint8)
+    kept = model.state_dict()
+    assert all(torch.equal(value, kept[key]) for key, value in usual.state_dict().items() if key in kept)
+    assert model(image).offsets.shape == (1, len(rows), 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "location", "confidence"),
+    [
+        ("faceboxes", "loc.0", "conf.0"),
+        ("retinaface_mobilenet", "BboxHead.0.conv1x1", "ClassHead.0.conv1x1"),
+    ],
+)
+def test_a_copy_with_other_boxes_is_read_with_them(name, location, confidence, state, tmp_path):
+    """Such as phantranggg/HumanBoxes: one box of 1 : 2.81 in a cell of each map."""
+    tensors = state(name)
+    usual = import_foreign(tensors).model.prior_spec
+    for part, columns in ((location, 4), (confidence, 2)):
+        tensors |= {f"{part}.{p}": tensors[f"{part}.{p}"][: 3 * columns] for p in ("weight", "bias")}
+        if name == "retinaface_mobilenet":  # three boxes of two
+            tensors |= {f"{part}.{p}": torch.cat([tensors[f"{part}.{p}"][:columns]] * 3) for p in ("weight", "bias")}
+    counts = ", ".join(map(str, (3, *usual.per_cell[1:])))
+    with pytest.raises(CheckpointError, match=rf"with {counts} boxes in a cell of its maps, not .* --priors FILE"):
+        import_foreign(tensors)
+    shapes = (((32.0, 90.0),) * 3, *(((128.0, 360.0),) * n for n in usual.per_cell[1:]))
+    given = from_shapes(256, (256 // 32, 4, 2) if name == "faceboxes" else (32, 16, 8), shapes)
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps(given.to_dict()))
+    model = import_foreign(tensors, settings=ImportSettings(priors=str(path))).model
+    assert (model.prior_spec, model.input_spec.sides) == (given, (256, 256))
+    head = model.state_dict()["heads.0.location.weight"]
+    assert torch.equal(head, tensors[f"{location}.weight"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import h5py
@@ -12,6 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from singleshot.errors import CheckpointError
+from singleshot.prior_boxes import from_shapes
+from singleshot.weights.import_settings import ImportSettings
 from singleshot.weights.importing import import_foreign
 
 WIDTHS = (3, 4, 5, 6, 6, 5, 5, 4)
@@ -46,7 +49,7 @@ def reference(arrays, image, border="same"):
         return F.conv2d(x, value[f"{name}/kernel"].permute(3, 2, 0, 1), value[f"{name}/bias"], padding=padding)
 
     ends = {"boxes": [], "classes": []}
-    for i in range(1, 8):
+    for i in range(1, 1 + sum(key.startswith("conv") for key in arrays) // 2):
         x = F.max_pool2d(x, 2) if i > 1 else x
         norm = [value[f"bn{i}/{part}"] for part in ("moving_mean", "moving_variance", "gamma", "beta")]
         x = F.batch_norm(conv(f"conv{i}", x), *norm, eps=0.001)
@@ -179,3 +182,26 @@ def test_what_does_not_fit(tmp_path, arrays, described, match):
     with pytest.raises(CheckpointError, match=match) as caught:
         import_foreign(write(tmp_path / "ssd7.h5", arrays, described))
     assert "\n" not in str(caught.value)
+
+
+def test_a_copy_with_more_maps_is_read_with_its_boxes(tmp_path, arrays):
+    """off99555/ssd_keras: an eighth convolution and a fifth map, at 256 x 144."""
+    more = {key.replace("7/", "8/"): value for key, value in arrays.items() if "7/" in key}
+    more["conv8/kernel"] = np.repeat(more["conv8/kernel"][:, :, :1], WIDTHS[-1], axis=2)
+    arrays = arrays | more
+    path = write(tmp_path / "ssd7_weights.h5", arrays)
+    with pytest.raises(CheckpointError, match=r"SSD7 with 5 maps, not 4: a changed copy, .* --priors FILE"):
+        import_foreign(path)
+    scales = (0.08, 0.16, 0.32, 0.64, 0.8, 0.96)
+    cells = [tuple((w * 256, h * 144) for _, _, w, h in anchors(144, 256, pair)[:4]) for pair in pairwise(scales)]
+    spec = from_shapes((144, 256), [(144 // 2**i, 256 // 2**i) for i in range(3, 8)], cells)
+    given = tmp_path / "boxes.json"
+    given.write_text(json.dumps(replace(spec, variances=(1.0, 1.0)).to_dict()))
+    model = import_foreign(path, settings=ImportSettings(priors=str(given))).model
+    image = np.random.default_rng(1).integers(0, 256, (144, 256, 3), np.uint8)
+    offsets, scores = reference(arrays, image)
+    with torch.inference_mode():
+        raw = model(torch.from_numpy(image).permute(2, 0, 1)[None])
+    assert np.abs(raw.offsets[0].numpy() - offsets).max() < 1e-4
+    assert np.abs(raw.logits[0].softmax(-1).numpy() - scores).max() < 1e-4
+    assert np.abs(model.priors.numpy() - anchors(144, 256, scales)).max() < 1e-6

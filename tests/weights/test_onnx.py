@@ -325,6 +325,54 @@ def test_nodes_without_their_inputs_are_refused(kind, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_arrays_may_lie_in_a_file_next_to_it(tmp_path):
+    """As PyTorch's exporter writes them by now (onnx/docs/ExternalData.md)."""
+    whole = network(tmp_path / "whole.onnx", "corners")
+    wanted = import_foreign(whole).model.state_dict()
+    path = tmp_path / "parts.onnx"
+    onnx.save(onnx.load(whole), path, save_as_external_data=True, location="parts.data", size_threshold=0)
+    data = tmp_path / "parts.data"
+    assert data.is_file()
+    found = import_foreign(path).model.state_dict()
+    assert all(torch.equal(value, found[key]) for key, value in wanted.items())
+    data.write_bytes(data.read_bytes()[:-8])
+    with pytest.raises(CheckpointError, match=r"parts\.data ends before its numbers; the file is damaged"):
+        import_foreign(path)
+    data.unlink()
+    with pytest.raises(CheckpointError, match=r"lies in parts\.data: want that file next to it"):
+        import_foreign(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("location", "../parts.data"), ("location", ""), ("location", "a\0b"), ("offset", "-8")]
+)
+def test_arrays_are_not_looked_for_elsewhere(key, value, tmp_path):
+    path = tmp_path / "folder" / "parts.onnx"
+    path.parent.mkdir()
+    model = onnx.load(network(tmp_path / "whole.onnx", "corners"))
+    onnx.save(model, path, save_as_external_data=True, location="parts.data", size_threshold=0)
+    (tmp_path / "parts.data").write_bytes((path.parent / "parts.data").read_bytes())
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = value if entry.key == key else entry.value
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(CheckpointError, match="which is not next to the file"):
+        import_foreign(path)
+
+
+def test_mediapipes_detectors_are_named(tmp_path):
+    """Also with one output for each of two maps, as some convert it."""
+    shapes = {"boxes1": (1, 512, 16), "boxes2": (1, 384, 16), "scores1": (1, 512, 1), "scores2": (1, 384, 1)}
+    given = [helper.make_tensor_value_info(f"in_{name}", 1, shape) for name, shape in shapes.items()]
+    ends = [helper.make_tensor_value_info(name, 1, shape) for name, shape in shapes.items()]
+    nodes = [helper.make_node("Relu", [f"in_{name}"], [name]) for name in shapes]
+    path = tmp_path / "face.onnx"
+    onnx.save(helper.make_model(helper.make_graph(nodes, "face", given, ends)), path)
+    with pytest.raises(CheckpointError, match=r"MediaPipe's face detector, 896 default boxes: .* linear"):
+        import_foreign(path)
+
+
 def test_our_own_export_is_named(tmp_path):
     path = network(tmp_path / "net.onnx", "torch")
     model = onnx.load(path)

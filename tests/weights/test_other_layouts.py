@@ -18,7 +18,10 @@ from singleshot.weights.other_layouts import other_layout
         (["backbone1.0.weight", "classifier_8.bias", "regressor_8.weight"], "BlazeFace"),
         (["backbone.model0.conv2.conv1.weight", "head.head.0.conv1.conv1.weight"], "YuNet"),
         (["blk_0.0.0.weight", "blk_3.7.channelattention.fc1.weight", "cls_0.0.bias"], "TinySSD with attention"),
-        (["data_bn/gamma", "conv1_h/weights", "last_bn_h/beta"], "OpenCV's ResNet-10 face detector"),
+        (
+            ["feature_extractor.inception1.branch1x1.conv.weight", "feature_extractor.conv4_2.norm.bias"],
+            "yakhyo/faceboxes-pytorch has it, whose default boxes of 32 pixels stand on the diagonal",
+        ),
         (["module.classifier_8.bias", "module.regressor_8.weight"], "BlazeFace"),
         (["body.stage1.0.0.weight", "bifpn.0.p1.weight", "BboxHead.0.conv1x1.weight"], "FeatherFace"),
         (["backbone.body.0.weight", "rpn.head.conv.weight", "roi_heads.box_head.fc6.weight"], "two-stage"),

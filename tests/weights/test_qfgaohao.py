@@ -82,22 +82,72 @@ def squeeze_trunk():
     )  # fmt: skip
 
 
+class GatedBlock(nn.Module):
+    """vision/nn/mobilenetv3.py, Block and SeModule."""
+
+    def __init__(self, kernel, inputs, wide, outputs, hard, gated, stride):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, wide, 1, bias=False), nn.BatchNorm2d(wide)
+        self.conv2 = nn.Conv2d(wide, wide, kernel, stride, kernel // 2, groups=wide, bias=False)
+        self.bn2, self.bn3 = nn.BatchNorm2d(wide), nn.BatchNorm2d(outputs)
+        self.conv3 = nn.Conv2d(wide, outputs, 1, bias=False)
+        self.act = nn.Hardswish() if hard else nn.ReLU()
+        self.se, self.shortcut, self.stride = None, nn.Sequential(), stride
+        if gated:
+            few = outputs // 4
+            pair = nn.Conv2d(outputs, few, 1, bias=False), nn.Conv2d(few, outputs, 1, bias=False)
+            self.se = nn.Module()
+            self.se.se = nn.Sequential(nn.AdaptiveAvgPool2d(1), pair[0], nn.BatchNorm2d(few), nn.ReLU(), pair[1],
+                                       nn.BatchNorm2d(outputs), nn.Hardsigmoid())  # fmt: skip
+        if stride == 1 and inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x):
+        y = self.bn3(self.conv3(self.act(self.bn2(self.conv2(self.act(self.bn1(self.conv1(x))))))))
+        y = y if self.se is None else y * self.se.se(y)
+        return y + self.shortcut(x) if self.stride == 1 else y
+
+
+V3_ROWS = {
+    "large": [(3, 16, 16, 0, 0, 1), (3, 64, 24, 0, 0, 2), (3, 72, 24, 0, 0, 1), (5, 72, 40, 0, 1, 2),
+              (5, 120, 40, 0, 1, 1), (5, 120, 40, 0, 1, 1), (3, 240, 80, 1, 0, 2), (3, 200, 80, 1, 0, 1),
+              (3, 184, 80, 1, 0, 1), (3, 184, 80, 1, 0, 1), (3, 480, 112, 1, 1, 1), (3, 672, 112, 1, 1, 1),
+              (5, 672, 160, 1, 1, 1), (5, 672, 160, 1, 1, 2), (5, 960, 160, 1, 1, 1)],
+    "small": [(3, 16, 16, 0, 1, 2), (3, 72, 24, 0, 0, 2), (3, 88, 24, 0, 0, 1), (5, 96, 40, 1, 1, 2),
+              (5, 240, 40, 1, 1, 1), (5, 240, 40, 1, 1, 1), (5, 120, 48, 1, 1, 1), (5, 144, 48, 1, 1, 1),
+              (5, 288, 96, 1, 1, 2), (5, 576, 96, 1, 1, 1), (5, 576, 96, 1, 1, 1)],
+}  # fmt: skip
+
+
+def v3_trunk(kind):
+    layers, inputs = [nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.Hardswish()], 16
+    for kernel, wide, outputs, hard, gated, stride in V3_ROWS[kind]:
+        layers.append(GatedBlock(kernel, inputs, wide, outputs, hard, gated, stride))
+        inputs = outputs
+    wide = {"large": 960, "small": 576}[kind]
+    return nn.Sequential(*layers, nn.Conv2d(inputs, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.Hardswish())
+
+
 class Reference(nn.Module):
     def __init__(self, kind, columns=21, width=1.0):
         super().__init__()
         lite, self.kind = "lite" in kind, kind
-        norm = kind == "mb2-ssd-lite"
+        norm, v3 = kind[:3] in ("mb2", "mb3"), {"mb3-large-ssd-lite": "large", "mb3-small-ssd-lite": "small"}.get(kind)
         if kind == "sq-ssd-lite":
             self.base_net, steps = squeeze_trunk(), ((512, 256, 512, 2), (512, 256, 512, 1), (512, 128, 256, 1),
                                                      (256, 128, 256, 1), (256, 128, 256, 1))  # fmt: skip
             seen = [512]
         else:
-            self.base_net = v2_trunk(width) if norm else v1_trunk()
+            self.base_net = v3_trunk(v3) if v3 else v2_trunk(width) if norm else v1_trunk()
             steps = ((1024, 256, 512, 1), (512, 128, 256, 1), (256, 128, 256, 1), (256, 128, 256, 1))
             seen = [round(576 * width), 1280] if norm else [512, 1024]
         if norm:
             pairs = ((1280, 512, 0.2), (512, 256, 0.25), (256, 256, 0.5), (256, 64, 0.25))
             self.extras = nn.ModuleList([Residual(a, b, 2, t) for a, b, t in pairs])
+            if v3:
+                seen = {"large": [112, 960], "small": [48, 576]}[v3]
+                rows = ((seen[1], 256, 512), (512, 128, 256), (256, 128, 256), (256, 64, 64))
+                self.extras = nn.ModuleList([GatedBlock(3, a, m, b, True, False, 2) for a, m, b in rows])
         else:
             self.extras = nn.ModuleList([
                 nn.Sequential(nn.Conv2d(a, m, 1), nn.ReLU(),
@@ -119,7 +169,9 @@ class Reference(nn.Module):
             if self.kind == "mb2-ssd-lite" and i == 14:
                 maps.append(layer.conv[:3](x))
             x = layer(x)
-            if i in {"mb2-ssd-lite": (18,), "sq-ssd-lite": (11,)}.get(self.kind, (11, 13)):
+            seen = {"mb2-ssd-lite": (18,), "sq-ssd-lite": (11,), "mb3-large-ssd-lite": (14, 20),
+                    "mb3-small-ssd-lite": (10, 16)}  # fmt: skip
+            if i in seen.get(self.kind, (11, 13)):
                 maps.append(x)
         for layer in self.extras:
             x = layer(x)
@@ -174,7 +226,9 @@ def agree(model, reference, golden_inputs, outputs):
         assert np.abs(got - want).max() < 1e-4 * max(1.0, want.std())
 
 
-@pytest.mark.parametrize("kind", ["mb1-ssd", "mb1-ssd-lite", "mb2-ssd-lite", "sq-ssd-lite"])
+@pytest.mark.parametrize(
+    "kind", ["mb1-ssd", "mb1-ssd-lite", "mb2-ssd-lite", "sq-ssd-lite", "mb3-large-ssd-lite", "mb3-small-ssd-lite"]
+)
 def test_small_networks_compute_what_their_source_does(kind, source_network, golden_inputs, outputs):
     reference = source_network(kind)
     foreign = import_foreign(reference.state_dict())

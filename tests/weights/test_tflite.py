@@ -18,8 +18,11 @@ from flatbuffers import flexbuffers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from singleshot.conventions import DETECTION as RULES
 from singleshot.errors import CheckpointError, ConfigError, MissingExtraError
 from singleshot.postprocess import to_detections
+from singleshot.prior_boxes import prior_table
+from singleshot.prior_tables import PRIORS
 from singleshot.priors import PriorSpec, make_priors
 from singleshot.records import RawOutput
 from singleshot.weights.import_settings import ImportSettings
@@ -383,7 +386,7 @@ def test_unknown_operators_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("values", "classes", "said"),
     [
-        (16, 1, "MediaPipe's face detector, 896 anchors .* linear in its offsets.* that are read: ultraface"),
+        (16, 1, "MediaPipe's face detector, 896 default boxes: .* linear in its offsets.* that are read: ultraface"),
         (18, 1, "MediaPipe's palm detector, .* import --list names"),
         (4, 3, "boxes and scores of 896 default boxes, which are in its project's code"),
         (7, 3, "not an SSD detector.*; want a .tflite that ends in TFLite_Detection_PostProcess$"),
@@ -504,3 +507,106 @@ def _damaged(source: Path, folders: Any, data: Any, read: Callable[[Path], objec
         path.unlink()
     assert spent < 2  # tracing makes it several times slower
     assert peak < 20 * len(stored) + 2**24
+
+
+# -------------------------------------------------------------------------- without the operator that decodes
+
+MAPS, BOXES, COLUMNS = (19, 10, 5, 3, 2, 1), (3, 6, 6, 6, 6, 6), 4
+
+
+class Raw(Writer):
+    """An SSD of six maps that ends in boxes and logits, or scores, of all of them."""
+
+    conv, half = Tiny.conv, False
+
+    def __init__(self, active: bool, per_cell: tuple[int, ...] = BOXES) -> None:
+        super().__init__()
+        self.rng = np.random.default_rng(0)
+        x = self.tensor("image", (1, 300, 300, 3))
+        self.graph.inputs, boxes, scores = [x], [], []
+        for i, (side, count, stride) in enumerate(zip(MAPS, per_cell, (16, 2, 2, 2, 2, 2), strict=True)):
+            x = self.conv(f"map{i}", x, (1, side, side, 4), 3, stride=stride, fused=3)
+            for values, rows in ((4, boxes), (COLUMNS, scores)):
+                y = self.conv(f"head{i}/{values}/{len(rows)}", x, (1, side, side, count * values), 1)
+                flat = self.tensor(f"flat{i}/{len(rows)}", (1, side * side * count, values))
+                self.op("RESHAPE", [y, self.tensor(f"shape{i}", (3,), np.array([1, -1, values], np.int32), 2)], [flat])
+                rows.append(flat)
+        total = sum(side**2 * count for side, count in zip(MAPS, per_cell, strict=True))
+        whole = [self.tensor(name, (1, total, n)) for name, n in (("boxes", 4), ("logits", COLUMNS))]
+        self.op("CONCATENATION", boxes, whole[:1], "ConcatenationOptions", axis=1)
+        self.op("CONCATENATION", scores, whole[1:], "ConcatenationOptions", axis=1)
+        self.graph.outputs = whole
+        if active:
+            self.graph.outputs = [whole[0], self.tensor("scores", (1, total, COLUMNS))]
+            self.op("LOGISTIC", whole[1:], self.graph.outputs[1:])
+
+
+@pytest.mark.parametrize("active", [False, True])
+def test_the_apis_sample_boxes_are_assumed(tmp_path, active, litert):
+    path = Raw(active).write(tmp_path / "ssd.tflite")
+    foreign = import_foreign(path)
+    assert "assumed to be the Object Detection API's samples'" in " ".join(foreign.notes)
+    assert np.abs(foreign.model.priors.numpy() - prior_table(PRIORS["ssd300-tf"])).max() < 1e-4  # a third as .3333
+    assert foreign.thresholds == RULES["tf-object-detection"]
+    image = np.random.default_rng(1).integers(0, 256, (300, 300, 3), np.uint8)
+    wanted = litert(path, {"image": (image[None] / 127.5 - 1).astype(np.float32)})
+    raw = raw_of(foreign.model, image)
+    assert np.abs(raw.offsets[0].numpy() - wanted["boxes"][0][:, [1, 0, 3, 2]]).max() < 1e-4
+    scores = raw.logits[0].sigmoid().numpy() if active else raw.logits[0].numpy()
+    assert np.abs(scores - wanted["scores" if active else "logits"][0]).max() < 1e-4
+    assert torch.isfinite(raw.logits).all()
+
+
+class RawFaces(Raw):
+    """The maps and boxes of Ultra-Light's at 320 x 240, and a convolution with dilation as TensorFlow 1 writes it."""
+
+    def __init__(self) -> None:
+        Writer.__init__(self)
+        self.rng = np.random.default_rng(0)
+        x = self.tensor("image", (1, 240, 320, 3))
+        self.graph.inputs, boxes, scores = [x], [], []
+        for i, (rows, columns, count) in enumerate(((30, 40, 3), (15, 20, 2), (8, 10, 2), (4, 5, 3))):
+            x = self.conv(f"map{i}", x, (1, rows, columns, 4), 3, stride=2 if i else 8, fused=1)
+            x = self.dilated(x, rows, columns) if i == 1 else x
+            for values, parts in ((4, boxes), (2, scores)):
+                y = self.conv(f"head{i}/{values}", x, (1, rows, columns, count * values), 1)
+                flat = self.tensor(f"flat{i}/{values}", (1, 1, values))  # as a converter leaves an open batch
+                self.op("RESHAPE", [y, self.tensor(f"shape{i}", (3,), np.array([1, -1, values], np.int32), 2)], [flat])
+                parts.append(flat)
+        ends = [self.tensor(name, (1, 1, n)) for name, n in (("boxes", 4), ("logits", 2), ("scores", 2))]
+        self.op("CONCATENATION", boxes, ends[:1], "ConcatenationOptions", axis=1)
+        self.op("CONCATENATION", scores, ends[1:2], "ConcatenationOptions", axis=1)
+        self.op("SOFTMAX", ends[1:2], ends[2:], "SoftmaxOptions", beta=1.0)
+        self.graph.outputs = [ends[0], ends[2]]
+
+    def dilated(self, x: int, rows: int, columns: int) -> int:
+        steps = self.tensor("steps", (2,), np.array([2, 2], np.int32), 2)
+        around = self.tensor("around", (4, 2), np.array([[0, 0], [2, 2], [2, 2], [0, 0]], np.int32), 2)
+        pads = self.tensor("pads", (2, 2), np.array([[0, 1], [0, 0]], np.int32), 2)
+        padded = self.tensor("padded", (1, rows + 4, columns + 4, 4))
+        self.op("PAD", [x, around], [padded], "PadOptions")
+        spread = self.tensor("spread", (4, (rows + 5) // 2, (columns + 4) // 2, 4))
+        self.op("SPACE_TO_BATCH_ND", [padded, steps, pads], [spread], "SpaceToBatchNDOptions")
+        y = self.conv("within", spread, (4, (rows + 1) // 2, columns // 2, 4), 3, same=False)
+        whole = self.tensor("whole", (1, rows, columns, 4))
+        self.op("BATCH_TO_SPACE_ND", [y, steps, pads], [whole], "BatchToSpaceNDOptions")
+        return whole
+
+
+def test_boxes_of_a_known_project_are_assumed(tmp_path, litert):
+    path = RawFaces().write(tmp_path / "faces.tflite")
+    foreign = import_foreign(path)
+    assert foreign.class_names == ("face",)
+    assert "assumed to be Linzaer/Ultra-Light" in foreign.notes[0]
+    assert foreign.model.prior_spec == PRIORS["ultraface320"]
+    image = np.random.default_rng(1).integers(0, 256, (240, 320, 3), np.uint8)
+    wanted = litert(path, {"image": ((image[None] - 127.0) / 128).astype(np.float32)})
+    raw = raw_of(foreign.model, image)
+    assert np.abs(raw.offsets[0].numpy() - wanted["boxes"][0]).max() < 1e-4
+    assert np.abs(raw.logits[0].softmax(-1).numpy() - wanted["scores"][0]).max() < 1e-4
+
+
+def test_other_numbers_of_boxes_are_named(tmp_path):
+    path = Raw(True, (5,) * 6).write(tmp_path / "ssd.tflite")
+    with pytest.raises(CheckpointError, match="boxes and scores of 2500 default boxes, which are in"):
+        import_foreign(path)

@@ -165,5 +165,5 @@ def test_a_retinaface_with_more_boxes_in_a_cell_is_said_to_be_one() -> None:
         "ssh3.conv7x7_3.0.weight": torch.zeros(1),
         **{f"{head}Head.{i}.conv1x1.bias": torch.zeros(24) for head in ("Bbox", "Class") for i in range(3)},
     }
-    with pytest.raises(CheckpointError, match="RetinaFace with 6 boxes in a cell, not 2"):
+    with pytest.raises(CheckpointError, match="Retinaface with 6, 6, 6 boxes in a cell of its maps, not 2, 2, 2"):
         import_foreign(tensors)

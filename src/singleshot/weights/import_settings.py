@@ -47,7 +47,7 @@ class ImportSettings:
             std=_numbers("std", self.std, 3),
         )
         if self.priors is not None:
-            _read_square(self.priors)
+            read_priors(self.priors)
 
 
 def apply_settings(foreign: ImportedModel, settings: ImportSettings, described: bool) -> ImportedModel:
@@ -70,7 +70,7 @@ def apply_settings(foreign: ImportedModel, settings: ImportSettings, described: 
                 f"--{name} {printable(shown, 60)}: the file says its own ({foreign.source}); leave it out"
             )
     model, notes = foreign.model, list(foreign.notes)
-    spec = _input_spec(model.input_spec, settings)
+    spec = _input_spec(model.input_spec, settings, foreign.sized_priors)
     table, about = _priors(foreign, spec, settings)
     spec = replace(spec, height=table.image[0], width=table.image[1])
     if (spec, table) != (model.input_spec, model.prior_spec):
@@ -106,12 +106,15 @@ def _shown(value: str | tuple[float, ...]) -> str:
 # ------------------------------------------------------------------------------------------------------------ input
 
 
-def _input_spec(spec: InputSpec, settings: ImportSettings) -> InputSpec:
+def _input_spec(spec: InputSpec, settings: ImportSettings, sized: SizedPriors | None) -> InputSpec:
     """The model's own with what the user says."""
+    height, width = spec.sides
+    if settings.size is not None:
+        height, width = sized.sides(settings.size) if sized and sized.sides else (settings.size,) * 2
     return replace(
         spec,
-        height=settings.size or spec.height,
-        width=settings.size or spec.width,
+        height=height,
+        width=width,
         colour_order=settings.colour_order or spec.colour_order,
         mean=_numbers("mean", settings.mean, spec.channels) or spec.mean,
         std=_numbers("std", settings.std, spec.channels) or spec.std,
@@ -149,23 +152,19 @@ def _priors(foreign: ImportedModel, spec: InputSpec, settings: ImportSettings) -
             lambda size, maps: scaled(own, size, maps),
             f"those of {known or 'its source'}, scaled from {own.image[0]} px (--priors names others)",
         )
-        return rule.make(spec.size, maps_of(foreign.model, spec)), f"default boxes: {rule.about}"
-    table, about = _read_square(settings.priors), f"default boxes {printable(settings.priors, 60)}"
+        made = rule.make(settings.size, (maps_of if rule.sides is None else grids_of)(foreign.model, spec))
+        return made, f"default boxes: {rule.about}"
+    table, about = read_priors(settings.priors), f"default boxes {printable(settings.priors, 60)}"
     if settings.priors in PRIORS:
         table = replace(table, variances=own.variances)
     if settings.size is not None and table.image != spec.sides:
+        if table.image[0] != table.image[1] or spec.height != spec.width:
+            size = printable(settings.priors, 60)
+            raise ConfigError(f"--priors {size}: for an input of {table.image_size} px, which --size scales of squares")
         maps = maps_of(foreign.model, spec)
         _same_maps(settings, table, len(maps))
         return scaled(table, settings.size, maps), f"{about}, scaled from {table.image[0]} px"
     return table, about
-
-
-def _read_square(name: str) -> PriorSpec:
-    """A table by its name, or of a JSON file. Raises ConfigError."""
-    table = read_priors(name)
-    if table.image[0] != table.image[1]:
-        raise ConfigError(f"--priors {printable(name, 60)}: for an input of {table.image_size} px; want a square")
-    return table
 
 
 def scaled(table: PriorSpec, size: int, maps: Sequence[int]) -> PriorSpec:
@@ -196,7 +195,12 @@ def scaled(table: PriorSpec, size: int, maps: Sequence[int]) -> PriorSpec:
 
 
 def maps_of(model: SSD, spec: InputSpec) -> tuple[int, ...]:
-    """Sides of the model's maps for that input. Raises ConfigError where its layers cannot take one."""
+    """Sides of the model's maps for that square input. Raises ConfigError where its layers cannot take one."""
+    return tuple(columns for _, columns in grids_of(model, spec))
+
+
+def grids_of(model: SSD, spec: InputSpec) -> tuple[tuple[int, int], ...]:
+    """Rows and columns of the model's maps for that input. Raises ConfigError where its layers cannot take one."""
     import copy
 
     import torch
@@ -206,7 +210,7 @@ def maps_of(model: SSD, spec: InputSpec) -> tuple[int, ...]:
         maps = shape.feature_maps(torch.zeros(1, spec.channels, *spec.sides, device="meta"))
     except RuntimeError as error:
         raise ConfigError(f"--size {spec.height}: too small for the layers of this network") from error
-    return tuple(grid_of(m)[1] for m in maps)
+    return tuple(grid_of(m) for m in maps)
 
 
 def _same_maps(settings: ImportSettings, table: PriorSpec, maps: int) -> None:
@@ -227,7 +231,7 @@ def _rebuilt(model: SSD, spec: InputSpec, table: PriorSpec, settings: ImportSett
         if table.per_cell != model.prior_spec.per_cell:
             counts = (" ".join(map(str, s.per_cell)) for s in (table, model.prior_spec))
             raise ConfigError("{}: {} boxes a cell, but the heads of this network have {}".format(given, *counts))
-        grids = tuple((side, side) for side in maps_of(model, spec))
+        grids = grids_of(model, spec)
         if grids != table.grids:
             raise ConfigError(f"{given}: for maps of {shown(table.grids)}, but this network has {shown(grids)}")
     info = ModelInfo.of(model, ("",) * model.num_classes)

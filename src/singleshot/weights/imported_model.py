@@ -6,7 +6,7 @@ An importer knows one layout: a few names that identify it (its signature), and 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from singleshot.errors import CheckpointError
 from singleshot.importable import importable
@@ -18,10 +18,12 @@ from singleshot.weights.foreign_state import ForeignState
 
 class SizedPriors(NamedTuple):
     """How a source makes default boxes for an input of any size. make: side of the input and of each map -> the boxes;
-    about: whose rule it is."""
+    about: whose rule it is; sides: height and width of the input by its size, None for a square, and then `make` takes
+    rows and columns of each map."""
 
-    make: Callable[[int, Sequence[int]], PriorSpec]
+    make: Callable[[int, Sequence[Any]], PriorSpec]
     about: str
+    sides: Callable[[int], tuple[int, int]] | None = None
 
 
 class ImportedModel(NamedTuple):

@@ -12,6 +12,19 @@ FACES = "face detectors that are read: ultraface, retinaface, faceboxes, s3fd, a
 KNOWN = "singleshot import --list names what is read"
 
 
+# MediaPipe's detectors, by the values of a box: four, and two for each key point.
+_KEY_POINTS = {16: "face", 18: "palm", 12: "pose"}
+
+
+def mediapipe_detector(values: int, columns: int, count: int) -> str:
+    """What a detector with so many values for a box and scores is, if it is MediaPipe's, and what to do; else "".
+    count: of its default boxes."""
+    if columns != 1 or values not in _KEY_POINTS:
+        return ""
+    kind = _KEY_POINTS[values]
+    return f"MediaPipe's {kind} detector, {count} default boxes: {LINEAR}; {FACES if kind == 'face' else KNOWN}"
+
+
 class _Layout(NamedTuple):
     """names: regular expressions, each of which some tensor's name has at its beginning."""
 
@@ -25,14 +38,15 @@ _LAYOUTS = (
         f"MediaPipe's BlazeFace (hollance/BlazeFace-PyTorch): {LINEAR}", FACES, (r"classifier_8\.", r"regressor_8\.")
     ),
     _Layout(
-        "OpenCV's ResNet-10 face detector as a TensorFlow graph (opencv_face_detector_uint8.pb), without default boxes",
-        "want its Caffe files: res10_300x300_ssd_iter_140000.caffemodel and its prototxt",
-        (r"data_bn/", r"conv1_h/weights", r"last_bn_h/"),
-    ),
-    _Layout(
         "YuNet (ShiqiYu/libfacedetection.train, yudet), whose scores are of two outputs, class and overlap, not of one",
         FACES,
         (r"backbone\.model0\.conv2\.conv1\.", r"(head\.head\.0|bbox_head\.multi_level_cls\.0)\."),
+    ),
+    _Layout(
+        "FaceBoxes as yakhyo/faceboxes-pytorch has it, whose default boxes of 32 pixels stand on the diagonal (its"
+        " prior_box.py takes the column for the row), which no table here gives",
+        FACES,
+        (r"feature_extractor\.inception1\.branch1x1\.conv\.", r"feature_extractor\.conv4_2\.norm\."),
     ),
     _Layout(
         "a TinySSD with attention (fkjkkll/Tiny-SSD), with other layers and boxes than Dive into Deep Learning's",

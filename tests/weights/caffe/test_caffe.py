@@ -209,3 +209,35 @@ def test_a_prototxt_that_does_not_fit_is_refused(caffe, tmp_path):
 def test_the_user_says_what_weights_alone_do_not(vgg_arrays):
     spec = import_foreign(vgg_arrays, settings=ImportSettings(size=320)).model.input_spec
     assert (spec.size, spec.mean, spec.colour_order) == (320, (123.0, 117.0, 104.0), "bgr")
+
+
+def test_default_boxes_of_a_known_project_are_assumed(caffe, tmp_path):
+    """Ultra-Light's Caffe files, which end in boxes and scores, with few channels."""
+    rows, source, ends = [], "data", {"loc": [], "conf": []}
+    for i, boxes in enumerate((3, 2, 2, 3)):
+        rows += [caffe.conv(f"c{i}", source, 4, 3, stride=2 if i else 8, pad=1), caffe.relu(f"r{i}", f"c{i}")]
+        source = f"c{i}"
+        for part, columns in (("loc", 4), ("conf", 2)):
+            head, shape = f"{source}_{part}", {"reshape_param": {"shape": {"dim": [1, -1, columns]}}}
+            rows += [
+                caffe.conv(head, source, boxes * columns, 1),
+                (f"{head}_perm", "Permute", [head], f"{head}_perm", {"permute_param": {"order": [0, 2, 3, 1]}}),
+                (f"{head}_rows", "Reshape", [f"{head}_perm"], f"{head}_rows", shape),
+            ]
+            ends[part].append(f"{head}_rows")
+    rows += [(part, "Concat", parts, part, {"concat_param": {"axis": 1}}) for part, parts in ends.items()]
+    rows.append(("scores", "Softmax", ["conf"], "scores", {"softmax_param": {"axis": 2}}))
+    arrays = caffe.weights(rows)
+    path = caffe.both(tmp_path, arrays, rows, 240)
+    prototxt = tmp_path / "net.prototxt"
+    prototxt.write_text(prototxt.read_text().replace("dim: 240 dim: 240", "dim: 240 dim: 320"))
+    foreign = import_foreign(path)
+    assert foreign.model.prior_spec == PRIORS["ultraface320"]
+    assert foreign.class_names == ("face",)
+    assert "assumed to be Linzaer/Ultra-Light" in foreign.notes[0]
+    image = torch.randint(0, 256, (3, 240, 320), generator=torch.Generator().manual_seed(0))
+    blobs = caffe.compute(rows, arrays, (image.double() - 127) / 128)
+    with torch.inference_mode():
+        raw = foreign.model(image[None].to(torch.uint8))
+    assert np.abs(raw.offsets[0].double().numpy() - blobs["loc"][0].numpy()).max() < 1e-4
+    assert np.abs(raw.logits[0].double().softmax(-1).numpy() - blobs["scores"][0].numpy()).max() < 1e-4

@@ -180,6 +180,31 @@ def test_files_before_version_10(version, arrays, ir, tmp_path):
     assert np.allclose(old.model.input_spec.mean, wanted.model.input_spec.mean, atol=1e-3)
 
 
+def test_default_boxes_as_numbers(arrays, tmp_path):
+    """As TensorFlow's networks were converted: the boxes are a constant, whose shape is changed by a layer without a
+    second input, and DetectionOutput does not say that they are parts of the image."""
+    whole = import_foreign(old_file(arrays, False).write(tmp_path / "whole.xml", 3))
+    boxes = whole.model.priors.double().numpy()
+    corners = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1).reshape(-1)
+    table = np.stack([corners, np.tile([0.1, 0.1, 0.2, 0.2], 360)])[None]
+    file = old_file(arrays, False)
+    file.layers, file.edges = (
+        file.layers[:-2],
+        file.edges[:-5],
+    )  # PriorBoxClustered takes two, DetectionOutput three
+    file.shapes = file.shapes[:-2]
+    ends = len(file.layers)  # behind the two that DetectionOutput takes
+    constant = file.layer("Const", (1, 2, 1440), (), custom=table)
+    constant = file.layer("Reshape", (1, 2, 1440), (constant,), 'axis="0" dim="1,2,-1" num_axes="-1"')
+    location = next(i for i, layer in enumerate(file.layers) if 'type="Flatten"' in layer)
+    end = END.replace('normalized="1" ', "")
+    file.layer("DetectionOutput", (1, 1, 200, 7), (location, ends - 1, constant), end)
+    found = import_foreign(file.write(tmp_path / "old.xml", 3))
+    assert np.abs(found.model.priors.numpy() - boxes).max() < 1e-3  # half precision
+    assert found.model.prior_spec.maps == whole.model.prior_spec.maps
+    assert found.thresholds == whole.thresholds
+
+
 def test_means_of_a_pre_process(arrays, tmp_path):
     path = old_file(arrays, True).write(tmp_path / "old.xml", 2)
     text = path.read_text()

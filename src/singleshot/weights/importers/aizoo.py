@@ -15,8 +15,8 @@ from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.graph_builder import GraphBuilder, with_background
 from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.keras import KerasNetwork
-from singleshot.weights.importers.tflite import outputs_of, run_heads
 from singleshot.weights.importers.tflite_graph import GraphImport
+from singleshot.weights.importers.tflite_heads import outputs_of, run_heads
 from singleshot.weights.readers.caffe import CaffeNet
 from singleshot.weights.readers.graphdef import shape_of
 from singleshot.weights.readers.tf_companions import Companions

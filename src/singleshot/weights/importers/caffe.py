@@ -6,12 +6,14 @@ layers, SSD300 and SSD512 on VGG16 and chuanqi305/MobileNet-SSD.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from singleshot.conventions import CAFFE, CHUANQI305, data_of
+from singleshot.conventions_faces import FACES
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.inputs import CAFFE_MEAN, CHANNELS, InputSpec
 from singleshot.prior_tables import CHUANQI305_SIZES
@@ -21,7 +23,9 @@ from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers import caffe_heads
 from singleshot.weights.importers.caffe_net import Body, Op, in_phase, link
 from singleshot.weights.importers.caffe_vgg import as_preset
+from singleshot.weights.importers.faces import face_names
 from singleshot.weights.importers.fused_graph import Shape, ancestors
+from singleshot.weights.importers.known_boxes import assumed_boxes, boxes_note, known_boxes
 from singleshot.weights.importers.vgg import count_classes, vgg_model
 from singleshot.weights.readers.caffe import CaffeNet, parse_prototxt
 
@@ -64,6 +68,8 @@ def _by_network_or_name(tensors: ForeignState) -> ImportedModel:
         layers, end = _ending(net)
         if end is not None:
             return _network(tensors, net, layers)
+        if (found := _without_boxes(tensors, net)) is not None:
+            return found
         _refuse_boxes_in_code(net)
         if net.where != tensors.where:
             raise CheckpointError(f"{net.where}: no SSD; it has no layer of type {' or '.join(caffe_heads.ENDS)}")
@@ -82,6 +88,52 @@ def _by_network_or_name(tensors: ForeignState) -> ImportedModel:
         f"{tensors.where}: Caffe weights ({printable(', '.join(list(tensors)[:3]), 80)} ...) without their network; put"
         " the prototxt next to the file under the same name"
     )
+
+
+def _without_boxes(tensors: ForeignState, net: CaffeNet) -> ImportedModel | None:
+    """A network that ends in boxes and scores, with default boxes that a known project has on the same maps
+    (Ultra-Light has them in its code); None where none has as many."""
+    layers = in_phase(net, True)
+    kinds = {layer.type for layer in layers}
+    if "Permute" not in kinds or "PriorBox" in kinds:
+        return None
+    images, image = _image_inputs(net, layers)
+    ops = link(layers, images)
+    ends = caffe_heads.raw_ends(ops, net.where)
+    if ends is None:
+        return None
+    maps, activation = ends
+    outputs = [i for m in maps for i in (m.location, m.confidence)]
+    needed = ancestors(ops, outputs)
+    body = Body(ops, needed, outputs, image, tensors)
+    shapes = [(body.shapes[m.location], body.shapes[m.confidence]) for m in maps]
+    grids = tuple((location.height, location.width) for location, _ in shapes)
+    per_cell = tuple(location.channels // 4 for location, _ in shapes)
+    known = known_boxes(grids, per_cell, (image.height, image.width))
+    if 0 in per_cell or image.channels != 3 or not (known or tensors.given_priors):
+        return None
+    known, priors = assumed_boxes(known, tensors.given_priors, net.where)
+    columns = shapes[0][1].channels // per_cell[0]
+    if columns < 2:
+        return None
+    rule = known[0].thresholds if known else None
+    thresholds = replace(rule or CAFFE.detection["caffe"], activation=activation)
+    end = caffe_heads.End(ops[outputs[0]], columns, 0, False, activation, thresholds)
+    spec = known[0].input if known else replace(CAFFE.inputs["ssd300"], height=image.height, width=image.width)
+    model = caffe_heads.build(maps, end, body, (priors, [torch.ones(4).double()] * len(maps)), spec)
+    _ignore_unused(tensors, ops, {ops[i].layer.name for i in needed})
+    tensors.finish(f"the network of {net.where}" if net.where != tensors.where else "a Caffe network")
+    whose = known[0].project if known else "Caffe"
+    notes = [
+        *boxes_note(known, tensors.given_priors),
+        f"pixels are assumed to come as those of {whose} (--mean, --std, --colour-order)",
+    ]
+    names = usual_names(model.num_classes)
+    if names is None and known and known[0].name in FACES:
+        names = face_names(model.num_classes)
+        notes += ["its class is taken to be a face, since the file does not say (--classes)"] if names else []
+    about = f"Caffe network {printable(net.name, 60)}".strip()
+    return ImportedModel(model, about, names, thresholds, tuple(notes), ("size",))
 
 
 def _refuse_boxes_in_code(net: CaffeNet) -> None:

@@ -126,6 +126,30 @@ def read_maps(ops: Sequence[Op], end: AnyOp, where: str) -> list[Map]:
     ]
 
 
+def raw_ends(ops: Sequence[Op], where: str) -> tuple[list[Map], str] | None:
+    """The maps of a network that ends in boxes and scores without DetectionOutput, and what makes the scores; None for
+    another network."""
+    taken = {source for op in ops for source in op.takes}
+    found: dict[bool, tuple[list[int], str]] = {}
+    for i, op in enumerate(ops):
+        if i in taken:
+            continue
+        kinds, at = [], i
+        while at >= 0 and ops[at].layer.type in (*_RESHAPES, "Softmax", "Sigmoid"):
+            kinds.append(str(ops[at].layer.type).lower())
+            at = ops[at].takes[0]
+        active = [kind for kind in kinds if kind in ("softmax", "sigmoid")]
+        try:
+            sources = _unflattened(ops, i, op, where)
+        except CheckpointError:
+            continue
+        found[bool(active)] = sources, (active or [""])[0]
+    if set(found) != {False, True} or len(found[False][0]) != len(found[True][0]):
+        return None
+    pairs = zip(found[False][0], found[True][0], strict=True)
+    return [Map(location, confidence, location, None) for location, confidence in pairs], found[True][1]
+
+
 def _joined(ops: Sequence[Op], i: int, through: tuple[str, ...]) -> tuple[int, ...]:
     """What a Concat puts together, or the one op that there is in place of it."""
     while i >= 0 and ops[i].layer.type in through:

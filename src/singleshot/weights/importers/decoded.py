@@ -4,20 +4,15 @@ DetectionOutput."""
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from singleshot.conventions import CONVENTIONS
 from singleshot.conventions_faces import FACES
 from singleshot.errors import CheckpointError, ConfigError
 from singleshot.inputs import InputSpec
-from singleshot.prior_boxes import PriorSpec, height_width, prior_table
-from singleshot.prior_files import read_priors
-from singleshot.prior_tables import prior_spec
-from singleshot.thresholds import Thresholds
+from singleshot.prior_boxes import PriorSpec, prior_table
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
@@ -26,34 +21,25 @@ from singleshot.weights.importers.decoded_end import DecodedEnd, EndReader
 from singleshot.weights.importers.decoded_places import end_places, last_maps, nodes_needed, scores_multiplied
 from singleshot.weights.importers.faces import face_names
 from singleshot.weights.importers.fused_graph import IMAGE_OP, Shape
+from singleshot.weights.importers.known_boxes import KnownBoxes, assumed_boxes, boxes_note, known_boxes
 from singleshot.weights.importers.openvino_constants import Constants
 from singleshot.weights.importers.openvino_graph import IrOp, graph_up_to
 from singleshot.weights.importers.openvino_image import read_image
 from singleshot.weights.importers.openvino_patterns import simplified
 from singleshot.weights.importers.openvino_priors import check_table, rows_of_table
 from singleshot.weights.importers.prior_rows import spec_of_rows
+from singleshot.weights.other_layouts import mediapipe_detector
 from singleshot.weights.readers.openvino_ir import BadAttributeError, IrNetwork
 
-# Conventions of faces with five points, of which an output has ten columns.
-_WITH_POINTS = ("retinaface", "face1mb", "blazeface-zineos")
 _SAME_BOXES = 6e-4  # of the image's side: files of half precision round a centre by 2.4e-4, and a size
-
-
-class _Known(NamedTuple):
-    """A project whose default boxes a network has, and how that prepares images. table: the boxes' name."""
-
-    name: str
-    project: str
-    table: str
-    priors: PriorSpec
-    input: InputSpec
-    thresholds: Thresholds | None
 
 
 def import_decoded(tensors: ForeignState, about: str, says_pixels: bool) -> ImportedModel:
     """about: the file, in words; says_pixels: whether its kind of file says how pixels come. Raises CheckpointError."""
     network, where = tensors.structure, tensors.where
     assert isinstance(network, IrNetwork)
+    if named := _mediapipe(network):
+        raise CheckpointError(f"{where}: {named}")
     network, opened = _with_size(network, tensors.given_size)
     constants = Constants(network, tensors)
     network = network._replace(nodes=simplified(network.nodes, constants))
@@ -75,9 +61,9 @@ def import_decoded(tensors: ForeignState, about: str, says_pixels: bool) -> Impo
     known = _known(end, image.shape, shapes)
     notes = list(image.notes if says_pixels else ())
     if end.table is None:
-        known, priors = _assumed(known, tensors.given_priors, where)
+        known, priors = assumed_boxes(known, tensors.given_priors, where)
         factors = [torch.ones(4).double()] * len(end.heads)
-        notes += _boxes_note(known, tensors.given_priors)
+        notes += boxes_note(known, tensors.given_priors)
     else:
         priors, factors = _priors(end, end.table, known[0] if known else None, image.shape, shapes, where)
     thresholds = end.thresholds
@@ -105,6 +91,16 @@ def import_decoded(tensors: ForeignState, about: str, says_pixels: bool) -> Impo
     return ImportedModel(model, about, names, thresholds, tuple(notes), fixed)
 
 
+def _mediapipe(network: IrNetwork) -> str:
+    """What it is by the shapes of its outputs, [1, P, values] and [1, P, 1], one pair or one of each map."""
+    shapes = [shape for node in network.nodes if node.kind == "Result" for shape in node.shapes if len(shape) == 3]
+    counts = {count: values for _, count, values in shapes if values > 1}
+    scores = [count for _, count, values in shapes if values == 1]
+    if len(set(counts.values())) != 1 or sorted(scores) != sorted(counts):
+        return ""
+    return mediapipe_detector(next(iter(counts.values())), 1, sum(scores))
+
+
 def _with_size(network: IrNetwork, size: int | None) -> tuple[IrNetwork, bool]:
     """The network with sides that its image leaves open as the user says, and whether there are such."""
     nodes, opened = list(network.nodes), False
@@ -118,39 +114,11 @@ def _with_size(network: IrNetwork, size: int | None) -> tuple[IrNetwork, bool]:
     return network._replace(nodes=tuple(nodes)), opened
 
 
-def _known(end: DecodedEnd, image: Shape, shapes: dict[int, Shape]) -> list[_Known]:
-    """Projects with these default boxes, or where the file has none with as many on the same maps; each input once."""
+def _known(end: DecodedEnd, image: Shape, shapes: dict[int, Shape]) -> list[KnownBoxes]:
+    """Projects with these default boxes, or where the file has none with as many on the same maps."""
     grids = tuple((shapes[h.location].height, shapes[h.location].width) for h in end.heads)
-    found: list[_Known] = []
-    for name, convention in CONVENTIONS.items():
-        for network, named in convention.priors.items():
-            spec = convention.prior_spec(network)
-            own = convention.inputs.get(network) or convention.inputs.get(network.partition("-")[0])
-            if own is None or spec.per_cell != end.per_cell or spec.order != "location":
-                continue
-            sides = image.height, image.width
-            if name in FACES:
-                spec, own = _of_size(spec, sides, grids), replace(own, height=sides[0], width=sides[1])
-            if spec.grids != grids or spec.image != sides:
-                continue
-            new = all((own, spec) != (other.input, other.priors) for other in found)
-            if new and (end.table is None or _same_boxes(spec, end.table)):
-                lite = [key for key in convention.detection if key.endswith("-lite") and network.startswith("ssdlite")]
-                rule = convention.detection.get(next(iter([*lite, *convention.detection]), ""))
-                found.append(_Known(name, convention.project, named, spec, own, rule))
-    return sorted(found, key=lambda known: (known.name in _WITH_POINTS) != end.points)
-
-
-def _of_size(spec: PriorSpec, image: tuple[int, int], grids: tuple[tuple[int, int], ...]) -> PriorSpec:
-    """Faces' default boxes are so many pixels, whatever the size of the image."""
-    if len(spec.grids) != len(grids) or (
-        spec.steps is None and any(spec.image[1] % across for _, across in spec.grids)
-    ):
-        return spec
-    # Without steps they are those of the maps: how large these are follows from the strides.
-    steps = [spec.step(i) if spec.steps else (spec.image[1] // n,) * 2 for i, (_, n) in enumerate(spec.grids)]
-    made = tuple(tuple(-(-side // step) for side, step in zip(image, both, strict=True)) for both in steps)
-    return replace(spec, image_size=height_width(image), maps=grids) if made == grids else spec
+    found = known_boxes(grids, end.per_cell, (image.height, image.width), end.points)
+    return found if end.table is None else [known for known in found if _same_boxes(known.priors, end.table)]
 
 
 def _same_boxes(spec: PriorSpec, table: np.ndarray) -> bool:
@@ -159,30 +127,8 @@ def _same_boxes(spec: PriorSpec, table: np.ndarray) -> bool:
     return bool(np.abs(made - table[0].reshape(-1, 4)).max() < _SAME_BOXES)
 
 
-def _assumed(known: list[_Known], given: str | None, where: str) -> tuple[list[_Known], PriorSpec]:
-    """Whose default boxes a network has that gives offsets as they are, and the boxes."""
-    if given is not None:
-        table = read_priors(given)
-        return [k for k in known if k.table == given or k.priors == table], table
-    if not known:
-        raise CheckpointError(
-            f"{where}: its boxes are offsets as they are, and its default boxes are not in the file: give --priors,"
-            " or the checkpoint that it was converted from"
-        )
-    return known, known[0].priors
-
-
-def _boxes_note(known: list[_Known], given: str | None) -> list[str]:
-    if given is not None:
-        return []
-    # Those that --priors takes as they are.
-    others = dict.fromkeys(k.table for k in known[1:] if k.priors == prior_spec(k.table) != known[0].priors)
-    more = f"; --priors {' or '.join(others)} for other ones of as many" if others else ""
-    return [f"the file has no default boxes: assumed to be {known[0].project}'s ({known[0].table}){more}"]
-
-
 def _priors(
-    end: DecodedEnd, table: np.ndarray, known: _Known | None, image: Shape, shapes: dict[int, Shape], where: str
+    end: DecodedEnd, table: np.ndarray, known: KnownBoxes | None, image: Shape, shapes: dict[int, Shape], where: str
 ) -> tuple[PriorSpec, list[Tensor]]:
     """The default boxes, and by how much each map's offsets grow."""
     if known is not None:
@@ -198,7 +144,7 @@ def _priors(
     return spec, factors
 
 
-def _pixels(spec: InputSpec, known: list[_Known]) -> tuple[InputSpec, str]:
+def _pixels(spec: InputSpec, known: list[KnownBoxes]) -> tuple[InputSpec, str]:
     """How pixels come, of a kind of file that does not say, and a note on what is assumed."""
     bare = set(spec.mean) == {0.0} and set(spec.std) == {1.0}
     if bare and known:

@@ -8,7 +8,7 @@ from functools import partial
 from singleshot.conventions_faces import FACEBOXES, FACEBOXES_LXG
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
-from singleshot.weights.importers.faces import add_heads, face_model
+from singleshot.weights.importers.faces import add_heads, face_model, own_or_given
 from singleshot.weights.importers.torch_blocks import TorchBuilder
 from singleshot.weights.importers.vgg import count_classes
 
@@ -51,7 +51,8 @@ def _inception(net: TorchBuilder, x: str, name: str) -> str:
 
 
 def _convert(tensors: ForeignState) -> ImportedModel:
-    priors = FACEBOXES.prior_spec(_NETWORK)
+    own, spec = FACEBOXES.prior_spec(_NETWORK), FACEBOXES.inputs[_NETWORK]
+    priors, spec = own_or_given(tensors, own, spec, FACEBOXES.project, [f"loc.{i}.bias" for i in range(3)])
     num_classes = count_classes(tensors, "conf.2.bias", priors.per_cell[2])
     net = TorchBuilder(tensors)
     x = _crelu(net, net.image, "conv1", 4)
@@ -65,7 +66,7 @@ def _convert(tensors: ForeignState) -> ImportedModel:
         maps.append(x)
     add_heads(net, maps, ("loc.{}", "conf.{}"), priors, num_classes)
     tensors.finish(FACEBOXES.project)
-    model = net.build(num_classes, priors, FACEBOXES.inputs[_NETWORK], "faceboxes1024")
+    model = net.build(num_classes, priors, spec, "faceboxes1024")
     return face_model(model, FACEBOXES.project, FACEBOXES.detection["faceboxes"])
 
 
@@ -95,7 +96,9 @@ def _lxg_plain(net: TorchBuilder, x: str, name: str, kernel: int, stride: int = 
 
 def _convert_lxg(tensors: ForeignState, normalised: bool = True) -> ImportedModel:
     unit = _lxg_unit if normalised else _lxg_plain
-    priors = FACEBOXES_LXG.prior_spec(_NETWORK)
+    own, spec = FACEBOXES_LXG.prior_spec(_NETWORK), FACEBOXES_LXG.inputs[_NETWORK]
+    biases = [f"multilbox.loc_layers.{i}.bias" for i in range(3)]
+    priors, spec = own_or_given(tensors, own, spec, FACEBOXES_LXG.project, biases)
     num_classes = count_classes(tensors, "multilbox.conf_layers.2.bias", priors.per_cell[2])
     net = TorchBuilder(tensors)
     x = net.image
@@ -112,7 +115,7 @@ def _convert_lxg(tensors: ForeignState, normalised: bool = True) -> ImportedMode
         maps.append(x)
     add_heads(net, maps, ("multilbox.loc_layers.{}", "multilbox.conf_layers.{}"), priors, num_classes)
     tensors.finish(FACEBOXES_LXG.project)
-    model = net.build(num_classes, priors, FACEBOXES_LXG.inputs[_NETWORK], "faceboxes1024-lxg2015")
+    model = net.build(num_classes, priors, spec, "faceboxes1024-lxg2015")
     return face_model(model, FACEBOXES_LXG.project, FACEBOXES_LXG.detection["faceboxes-lxg2015"])
 
 

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from singleshot.conventions_faces import FACE
+from singleshot.errors import CheckpointError
 from singleshot.inputs import InputSpec
 from singleshot.models import SSD
 from singleshot.prior_boxes import PriorSpec
+from singleshot.prior_files import read_priors
 from singleshot.thresholds import Thresholds
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, SizedPriors
@@ -29,6 +31,34 @@ def add_heads(net: TorchBuilder, maps: list[str], names: tuple[str, str], priors
     for i, (x, boxes) in enumerate(zip(maps, priors.per_cell, strict=True)):
         location, confidence = (name.format(i) for name in names)
         add_head(net, x, location, confidence, boxes, num_classes + 1)
+
+
+def own_or_given(
+    tensors: ForeignState, priors: PriorSpec, spec: InputSpec, project: str, biases: Sequence[str]
+) -> tuple[PriorSpec, InputSpec]:
+    """The default boxes and the input: the project's, or of the boxes that the user gives for a changed copy.
+
+    Args:
+        tensors: of the checkpoint.
+        priors: the project's.
+        spec: its input.
+        project: for the message.
+        biases: of the convolutions of location, by name.
+
+    Raises:
+        CheckpointError: The heads have other numbers of boxes in a cell than these.
+    """
+    counts = tuple(shape[0] // 4 if (shape := tensors.shape(name)) else 0 for name in biases)
+    given = None if tensors.given_priors is None else read_priors(tensors.given_priors)
+    if given is not None and given.per_cell == counts != priors.per_cell:
+        return given, replace(spec, height=given.image[0], width=given.image[1])
+    if 0 not in counts and counts != priors.per_cell:
+        have, want = (", ".join(map(str, row)) for row in (counts, priors.per_cell))
+        raise CheckpointError(
+            f"{tensors.where}: {project} with {have} boxes in a cell of its maps, not {want}: a changed copy; give its"
+            " default boxes with --priors FILE (a JSON file such as `singleshot priors show NAME --json` prints)"
+        )
+    return priors, spec
 
 
 def face_model(model: SSD, source: str, thresholds: Thresholds, notes: tuple[str, ...] = ()) -> ImportedModel:

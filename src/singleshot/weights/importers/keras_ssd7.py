@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -10,13 +11,16 @@ from torch import Tensor
 from singleshot.conventions import SSD_KERAS
 from singleshot.errors import CheckpointError
 from singleshot.importable import importable
+from singleshot.prior_boxes import PriorSpec
+from singleshot.prior_files import read_priors
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.graph_builder import GraphBuilder
 from singleshot.weights.imported_model import ImportedModel, Importer, classes_of
 from singleshot.weights.importers.keras import KerasNetwork, short_names
 
-_HEADS = (4, 5, 6, 7)  # the convolutions that boxes are predicted from
+_FIRST_HEAD, _USUAL = 4, 4  # the first convolution that boxes are predicted from, and how many of them there are
+_MOST_HEADS = 12
 _FIRST, _HALF = "lambda1", 127.5  # the normalisation of its first versions: x / 127.5 - 1
 # Of layers in the versions whose heads had no padding: commit 8c49088 brought it and spelt the second one right.
 _UNPADDED = (_FIRST, "idendity_layer")
@@ -28,6 +32,32 @@ def _matches(tensors: ForeignState) -> bool:
     return all(name in names for name in importable()["keras-ssd7"].signature)
 
 
+def _heads(names: Mapping[str, str]) -> list[int]:
+    """Numbers of the convolutions that boxes are predicted from: one behind the other."""
+    last = _FIRST_HEAD
+    while f"boxes{last + 1}/kernel" in names and last < _MOST_HEADS:
+        last += 1
+    return list(range(_FIRST_HEAD, last + 1))
+
+
+def _given(tensors: ForeignState, heads: list[int]) -> PriorSpec:
+    """What the user says of a copy with other maps. Raises CheckpointError where that is nothing."""
+    if tensors.given_priors is None:
+        raise CheckpointError(
+            f"{tensors.where}: SSD7 with {len(heads)} maps, not {_USUAL}: a changed copy, whose weights do not say its"
+            " input and default boxes; give them with --priors FILE (a JSON file such as `singleshot priors show"
+            " ssd480-keras-ssd7 --json` prints)"
+        )
+    return read_priors(tensors.given_priors)
+
+
+def _for_maps(usual: PriorSpec, image: tuple[int, int], maps: tuple[tuple[int, int], ...]) -> PriorSpec:
+    """The usual boxes for other maps, of which the layers say more."""
+    rows = {name: (getattr(usual, name) * len(maps))[: len(maps)] for name in ("min_sizes", "max_sizes", "ratios")}
+    shapes = None if usual.shapes is None else (usual.shapes * len(maps))[: len(maps)]
+    return replace(usual, image_size=image, maps=maps, steps=None, shapes=shapes, **rows)
+
+
 def _unchanged(conv: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Weight and bias of the 1x1 convolution that hands on what that one gives."""
     count = len(conv[1])
@@ -36,6 +66,7 @@ def _unchanged(conv: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
 
 def _convert(tensors: ForeignState) -> ImportedModel:
     names = short_names(tensors)
+    heads = _heads(names)
     input_spec, priors = SSD_KERAS.inputs["ssd7"], SSD_KERAS.prior_spec("ssd7")
     fixed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -46,14 +77,20 @@ def _convert(tensors: ForeignState) -> ImportedModel:
     if tensors.kind == "keras" and tensors.structure is not None:
         network = KerasNetwork(tensors.structure, tensors.where)
         height, width = network.sides() or (height, width)
-        border = network.same("padding", "valid", [f"{part}{i}" for part in ("boxes", "classes") for i in _HEADS])
+        border = network.same("padding", "valid", [f"{part}{i}" for part in ("boxes", "classes") for i in heads])
         normalised_by_code = _FIRST in network.layers
-    maps = tuple((height // 2**i - 2 * border, width // 2**i - 2 * border) for i in range(3, 7))
+    elif len(heads) != _USUAL:
+        priors = _given(tensors, heads)
+        height, width = priors.image
+        input_spec = replace(input_spec, height=height, width=width)
+    maps = tuple((height // 2 ** (i - 1) - 2 * border, width // 2 ** (i - 1) - 2 * border) for i in heads)
     if min(map(min, maps)) < 1:
         raise CheckpointError(f"{tensors.where}: SSD7 on images of {height} x {width}: too small for its last map")
-    priors = replace(priors, maps=maps)
+    if len(heads) == _USUAL:
+        priors = replace(priors, maps=maps)
     if network is not None:
-        priors = network.priors(replace(priors, image_size=(height, width), maps=maps), [f"anchors{i}" for i in _HEADS])
+        anchors = [f"anchors{i}" for i in heads]
+        priors = network.priors(_for_maps(priors, (height, width), maps), anchors)
         input_spec, fixed = network.input(replace(input_spec, height=height, width=width)), ("size", "priors")
     if normalised_by_code:
         input_spec = replace(input_spec, mean=(_HALF,) * 3, std=(_HALF,) * 3)
@@ -64,7 +101,7 @@ def _convert(tensors: ForeignState) -> ImportedModel:
 
     net = GraphBuilder()
     x, seen = net.image, []
-    for i in range(1, 8):
+    for i in range(1, heads[-1] + 1):
         if i > 1:
             x = net.add(f"pool{i - 1}", "maxpool", x, kernel=2)
         kernel = 5 if i == 1 else 3
@@ -76,11 +113,11 @@ def _convert(tensors: ForeignState) -> ImportedModel:
         )
         x = net.norm(f"bn{i}", x, gamma, beta, mean, variance, _EPS, _MOMENTUM)
         x = net.add(f"elu{i}", "elu", x)
-        if i in _HEADS:
+        if i in heads:
             seen.append(x)
     outputs = tensors.shape(names.get("classes4/bias", "classes4/bias"))
     columns = outputs[0] // priors.per_cell[0] if outputs else 0
-    for i, x, boxes in zip(_HEADS, seen, priors.per_cell, strict=True):
+    for i, x, boxes in zip(heads, seen, priors.per_cell, strict=True):
 
         def head(part: str, count: int, x: str = x, i: int = i) -> tuple[Tensor, Tensor]:
             name = f"{part}{i}"

@@ -1,4 +1,4 @@
-"""What SSDLite on MobileNetV2 has in common, whatever its checkpoints call it: blocks, trunk, and heads."""
+"""What SSDs on MobileNets have in common, whatever their checkpoints call it: blocks, trunks, and heads."""
 
 from __future__ import annotations
 
@@ -69,6 +69,31 @@ def mobilenet_v2(net: TorchBuilder, prefix: str, parts: Parts) -> dict[str, str]
     last = len(V2_STRIDES) + 1
     maps[str(last)] = net.conv_norm(x, f"{prefix}.{last}.0", f"{prefix}.{last}.1", "relu6", 1)
     return maps
+
+
+def v3_block(net: TorchBuilder, x: str, name: str, activation: str, stride: int, expands: bool = True) -> str:
+    """One inverted residual of torchvision's MobileNetV3: expansion (not in the first), depthwise, squeeze-excitation,
+    projection."""
+    part, y = 0, x
+    if expands:
+        y = net.conv_norm(x, f"{name}.0.0", f"{name}.0.1", activation, kernel=1)
+        part = 1
+    y = v3_rest_of_block(net, y, name, part, activation, stride)
+    if stride == 1 and net.channels[x] == net.channels[y]:
+        return net.add(f"{name}.add", "add", x, y)
+    return y
+
+
+def v3_rest_of_block(
+    net: TorchBuilder, x: str, name: str, part: int, activation: str, stride: int, last_stride: int = 1
+) -> str:
+    """A block from its depthwise layer on, which is the part of that number. last_stride: of its projection."""
+    y = net.conv_norm(x, f"{name}.{part}.0", f"{name}.{part}.1", activation, stride=stride, depthwise=True)
+    part += 1
+    if f"{name}.{part}.fc1.weight" in net.tensors:
+        y = net.squeeze_excitation(y, f"{name}.{part}")
+        part += 1
+    return net.conv_norm(y, f"{name}.{part}.0", f"{name}.{part}.1", kernel=1, stride=last_stride)
 
 
 def as_it_is(weight: Tensor, boxes: int) -> Tensor:

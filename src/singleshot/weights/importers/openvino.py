@@ -132,7 +132,7 @@ class _Detector:
         background = node.whole("background_label_id", 0)
         code = node.attributes.get("code_type", "caffe.PriorBoxParameter.CORNER").rpartition(".")[2]
         check_boxes(what, classes, max(background, -1), code, shared)
-        if not node.flag("normalized"):
+        if not node.flag("normalized", self.network.version < 10):  # where old files do not say, it is so
             raise CheckpointError(f"{what} takes priors in pixels (normalized: false), want parts of the image")
         if node.number("eta", 1) != 1:
             raise CheckpointError(f"{what} lowers its NMS threshold as it goes (eta {node.number('eta'):g}), want 1")

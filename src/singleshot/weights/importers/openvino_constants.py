@@ -87,6 +87,8 @@ class Constants:
         if kind == "Convert":
             whole = node.attributes.get("destination_type", "")[:1] in ("i", "u")
             return x[0].astype(np.int64 if whole else np.float64)
+        if kind == "Reshape" and len(x) == 1:  # versions before 10 have its shape in the layer itself
+            return x[0].reshape(node.shapes[0])
         if kind in ("Reshape", "Squeeze", "Unsqueeze"):
             return _reshaped(kind, x)
         if kind == "Transpose":

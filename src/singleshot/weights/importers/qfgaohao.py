@@ -1,4 +1,5 @@
-"""qfgaohao/pytorch-ssd: vgg16-ssd, mb1-ssd, mb1-ssd-lite, mb2-ssd-lite, sq-ssd-lite (vision/ssd, vision/nn)."""
+"""qfgaohao/pytorch-ssd: vgg16-ssd, mb1-ssd, mb1-ssd-lite, mb2-ssd-lite, sq-ssd-lite, mb3-large-ssd-lite,
+mb3-small-ssd-lite (vision/ssd, vision/nn)."""
 
 from __future__ import annotations
 
@@ -57,6 +58,49 @@ def _trunk_v2(net: TorchBuilder) -> tuple[list[str], str]:
     return [layers.get(EXPAND_14, layers["14"]), layers["18"]], layers["18"]
 
 
+# vision/nn/mobilenetv3.py: strides of the blocks, and the number of the first with hardswish.
+_V3 = {
+    "large": ((1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1), 6),
+    "small": ((2, 2, 1, 2, 1, 1, 1, 1, 2, 1, 1), 3),
+}
+_V3_SEEN = {"large": 11, "small": 7}  # the block behind which the first head is
+
+
+def _v3_kind(tensors: ForeignState) -> str:
+    return "large" if "base_net.14.conv1.weight" in tensors else "small"
+
+
+def _trunk_v3(net: TorchBuilder) -> tuple[list[str], str]:
+    """vision/nn/mobilenetv3.py: layers 0 and 1 of base_net are the first convolution and its normalisation, the blocks
+    begin at 3."""
+    kind = _v3_kind(net.tensors)
+    strides, hardswish = _V3[kind]
+    x, first = net.conv_norm(net.image, "base_net.0", "base_net.1", "hardswish", 3, 2), ""
+    for i, stride in enumerate(strides):
+        x = _block_v3(net, x, f"base_net.{i + 3}", "hardswish" if i >= hardswish else "relu", stride)
+        first = x if i == _V3_SEEN[kind] else first
+    end = len(strides) + 3
+    x = net.conv_norm(x, f"base_net.{end}", f"base_net.{end + 1}", "hardswish", 1)
+    return [first, x], x
+
+
+def _block_v3(net: TorchBuilder, x: str, name: str, activation: str, stride: int) -> str:
+    """Block: the gate comes behind the projection; what is added at stride 1 is brought to its width first."""
+    y = net.conv_norm(x, f"{name}.conv1", f"{name}.bn1", activation, 1)
+    y = net.conv_norm(y, f"{name}.conv2", f"{name}.bn2", activation, None, stride, depthwise=True)
+    y = net.conv_norm(y, f"{name}.conv3", f"{name}.bn3", kernel=1)
+    if f"{name}.se.se.1.weight" in net.tensors:
+        gate = net.add(f"{name}.se.mean", "avgpool", y)
+        gate = net.conv_norm(gate, f"{name}.se.se.1", f"{name}.se.se.2", "relu", 1)
+        gate = net.conv_norm(gate, f"{name}.se.se.4", f"{name}.se.se.5", "hardsigmoid", 1)
+        y = net.add(f"{name}.se.mul", "mul", y, gate)
+    if stride > 1:
+        return y
+    if f"{name}.shortcut.0.weight" in net.tensors:
+        x = net.conv_norm(x, f"{name}.shortcut.0", f"{name}.shortcut.1", kernel=1)
+    return net.add(f"{name}.add", "add", y, x)
+
+
 def _trunk_squeeze(net: TorchBuilder) -> tuple[list[str], str]:
     """vision/nn/squeezenet.py, version 1.1; the head looks at Fire 11, the extra layers begin behind Fire 12."""
     x = net.conv_bias(net.image, "base_net.0", "relu", 3, 2)
@@ -77,6 +121,8 @@ def _extra(net: TorchBuilder, x: str, name: str, stride: int, padding: int) -> s
     """1x1 and a plain or depthwise separable 3x3, or an inverted residual block."""
     if any(f"{name}.conv.{i}.weight" in net.tensors for i in (0, 1)):
         return inverted_residual(net, x, name, stride, flat_parts)[0]
+    if f"{name}.conv1.weight" in net.tensors:
+        return _block_v3(net, x, name, "hardswish", stride)
     x = net.conv_bias(x, f"{name}.0", "relu", 1)
     if f"{name}.2.0.weight" not in net.tensors:
         return net.conv_bias(x, f"{name}.2", "relu", 3, stride, padding)
@@ -141,6 +187,10 @@ def _convert_v2(tensors: ForeignState) -> ImportedModel:
     return _convert(tensors, _trunk_v2, "mb1-ssd", "mb2-ssd-lite")
 
 
+def _convert_v3(tensors: ForeignState) -> ImportedModel:
+    return _convert(tensors, _trunk_v3, "mb1-ssd", f"mb3-{_v3_kind(tensors)}-ssd-lite")
+
+
 def _convert_squeeze(tensors: ForeignState) -> ImportedModel:
     return _convert(tensors, _trunk_squeeze, "sq-ssd-lite", "sq-ssd-lite")
 
@@ -149,5 +199,6 @@ IMPORTERS = (
     Importer("qfgaohao-vgg", _convert_vgg),
     Importer("qfgaohao-mb1", _convert_v1),
     Importer("qfgaohao-mb2", _convert_v2),
+    Importer("qfgaohao-mb3", _convert_v3),
     Importer("qfgaohao-sq", _convert_squeeze),
 )

@@ -6,54 +6,26 @@ models/common.py), and wider ones."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from itertools import chain, pairwise
 
 from singleshot.convention_records import Convention
 from singleshot.conventions_faces import FACE_1MB, RETINAFACE, RETINAFACE_YAKHYO
-from singleshot.errors import CheckpointError
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
-from singleshot.weights.importers.batch_statistics import negative_slope
-from singleshot.weights.importers.faces import add_heads, face_model, seen_colours, without_landmarks
-from singleshot.weights.importers.mobilenet_blocks import V1_STRIDES
+from singleshot.weights.importers.faces import add_heads, face_model, own_or_given, seen_colours, without_landmarks
+from singleshot.weights.importers.retinaface_bodies import (
+    MOBILENET_V1,
+    MOBILENET_V2,
+    MOBILENET_V3,
+    RESNET,
+    Body,
+    is_leaky,
+    v3_kind,
+)
 from singleshot.weights.importers.torch_blocks import Activation, TorchBuilder
 from singleshot.weights.importers.vgg import count_classes
 
 _LEAK = 0.1
-_NO_LEAK = 0.02  # the most that the statistics may say of a ReLU
-_BLOCKS = (5, 6, 2)  # of V1_STRIDES in stage1 to stage3; stage1 begins with a convolution
 _HEADS = ("BboxHead.{}.conv1x1", "ClassHead.{}.conv1x1")
-
-
-_NAMES = [[f"body.stage{stage}.{i + (stage == 1)}" for i in range(n)] for stage, n in enumerate(_BLOCKS, 1)]
-
-
-def _is_leaky(tensors: ForeignState) -> bool:
-    """Whether MobileNet's activations are Pytorch_Retinaface's, which the names do not say."""
-    norms = [("body.stage1.0.1", _NAMES[0][0]), *((f"{a}.4", b) for a, b in pairwise(chain(*_NAMES)))]
-    slope = negative_slope(tensors, ((norm, f"{block}.0", f"{block}.1") for norm, block in norms))
-    return not abs(slope) < _NO_LEAK
-
-
-def _mobilenet(net: TorchBuilder, activation: Activation) -> list[str]:
-    x = net.conv_norm(net.image, "body.stage1.0.0", "body.stage1.0.1", activation, 3, 2)
-    strides, maps = iter(V1_STRIDES), []
-    for blocks in _NAMES:
-        for block in blocks:
-            x = net.separable_norm(x, block, activation, next(strides))
-        maps.append(x)
-    return maps
-
-
-def _resnet(net: TorchBuilder, activation: Activation) -> list[str]:
-    x = net.conv_norm(net.image, "body.conv1", "body.bn1", "relu", 7, 2, 3)
-    x = net.add("body.maxpool", "maxpool", x, kernel=3, stride=2, padding=1)
-    deep, maps = "body.layer1.0.conv3.weight" in net.tensors, []
-    for stage in (1, 2, 3, 4):
-        x, _ = net.residual_stage(x, f"body.layer{stage}", bottleneck=deep, stride=1 if stage == 1 else 2)
-        maps.append(x)
-    return maps[1:]
 
 
 def _pyramid(net: TorchBuilder, maps: list[str], activation: Activation) -> list[str]:
@@ -85,28 +57,23 @@ def _context(net: TorchBuilder, x: str, name: str, activation: Activation) -> st
 
 def _convert(
     tensors: ForeignState,
-    body: Callable[[TorchBuilder, Activation], list[str]],
+    body: Body,
     network: str,
     what: str,
     project: Convention = RETINAFACE,
 ) -> ImportedModel:
     priors, rule = project.prior_spec(network), next(iter(project.detection.values()))
-    sides = tensors.shape("BboxHead.0.conv1x1.bias")
-    if sides and sides[0] != 4 * priors.per_cell[0]:
-        raise CheckpointError(
-            f"{tensors.where}: RetinaFace with {sides[0] // 4} boxes in a cell, not {priors.per_cell[0]} as in"
-            f" {project.project}: of a changed copy, whose boxes only its own code says, which is not read"
-        )
+    biases = [f"{_HEADS[0].format(i)}.bias" for i in range(len(priors.per_cell))]
+    priors, spec = own_or_given(tensors, priors, project.inputs[network], project.project, biases)
     num_classes = count_classes(tensors, "ClassHead.0.conv1x1.bias", priors.per_cell[0])
     net = TorchBuilder(tensors)
     # Leaky where the pyramid is narrow: 64 channels in MobileNet's, 256 in ResNet's. MobileNet is always, in yakhyo's.
     width = len(tensors.take("fpn.output1.0.weight", None, None, 1, 1))
     activation: Activation = _LEAK if width <= 64 and project is not FACE_1MB else "relu"
-    maps = _pyramid(net, body(net, _LEAK if project is RETINAFACE_YAKHYO else activation), activation)
+    maps = _pyramid(net, body.add(net, _LEAK if project is RETINAFACE_YAKHYO else activation), activation)
     maps = [_context(net, x, f"ssh{i}", activation) for i, x in enumerate(maps, 1)]
     add_heads(net, maps, _HEADS, priors, num_classes)
-    first = ("body.conv1", "body.bn1") if body is _resnet else ("body.stage1.0.0", "body.stage1.0.1")
-    spec, colours = seen_colours(tensors, project.inputs[network], *first)
+    spec, colours = seen_colours(tensors, spec, *body.first)
     notes = without_landmarks(tensors, "LandmarkHead.") + colours
     source = f"{project.project} on {what}"
     tensors.finish(source)
@@ -115,13 +82,18 @@ def _convert(
 
 
 def _convert_mobilenet(tensors: ForeignState) -> ImportedModel:
-    if _is_leaky(tensors):
-        return _convert(tensors, _mobilenet, "retinaface640", "MobileNetV1-0.25")
-    return _convert(tensors, _mobilenet, "face1mb-mobilenet640", "MobileNetV1-0.25", FACE_1MB)
+    if is_leaky(tensors):
+        return _convert(tensors, MOBILENET_V1, "retinaface640", "MobileNetV1-0.25")
+    return _convert(tensors, MOBILENET_V1, "face1mb-mobilenet640", "MobileNetV1-0.25", FACE_1MB)
 
 
 def _convert_resnet(tensors: ForeignState) -> ImportedModel:
-    return _convert(tensors, _resnet, "retinaface840", "ResNet50")
+    return _convert(tensors, RESNET, "retinaface840", "ResNet50")
+
+
+def _convert_v3(tensors: ForeignState) -> ImportedModel:
+    """sglee487/Pytorch_Retinaface, which is the same on torchvision's MobileNetV3."""
+    return _convert(tensors, MOBILENET_V3, "retinaface640", f"MobileNetV3-{v3_kind(tensors)}")
 
 
 def _yakhyo_name(name: str) -> str:
@@ -142,10 +114,12 @@ def _convert_yakhyo(tensors: ForeignState) -> ImportedModel:
         blocks = tuple(sum(f"body.layer{i}.{n}.conv1.weight" in same for n in range(100)) for i in (1, 2, 3, 4))
         deep = "body.layer1.0.conv3.weight" in same
         what = f"ResNet{_RESNETS.get((blocks, deep), '')}"
-        return _convert(same, _resnet, "retinaface640", what, RETINAFACE_YAKHYO)
+        return _convert(same, RESNET, "retinaface640", what, RETINAFACE_YAKHYO)
+    if "body.features.0.0.weight" in same:
+        return _convert(same, MOBILENET_V2, "retinaface640", "MobileNetV2", RETINAFACE_YAKHYO)
     share = same.shape("body.stage1.0.0.weight")[:1]
     what = f"MobileNetV1-{share[0] / 32:.2f}" if share else "MobileNetV1"
-    return _convert(same, _mobilenet, "retinaface640", what, RETINAFACE_YAKHYO)
+    return _convert(same, MOBILENET_V1, "retinaface640", what, RETINAFACE_YAKHYO)
 
 
 _RESNETS: dict[tuple[tuple[int, ...], bool], int] = {
@@ -156,6 +130,8 @@ _RESNETS: dict[tuple[tuple[int, ...], bool], int] = {
 IMPORTERS = (
     Importer("retinaface-mobilenet", _convert_mobilenet),
     Importer("retinaface-resnet50", _convert_resnet),
+    Importer("retinaface-mobilenetv3", _convert_v3),
     Importer("retinaface-yakhyo", _convert_yakhyo),
     Importer("retinaface-yakhyo-resnet", _convert_yakhyo),
+    Importer("retinaface-yakhyo-mobilenetv2", _convert_yakhyo),
 )

@@ -19,11 +19,13 @@ from singleshot.weights.class_names import coco_by_number, usual_names
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.graph_builder import swap_xy, widened
 from singleshot.weights.imported_model import ImportedModel, Importer, classes_of
+from singleshot.weights.importers.graphdef_network import heads_of
 from singleshot.weights.importers.tf_detection_settings import settings_of
 from singleshot.weights.importers.tf_keras_names import INCEPTION, V1, V2, is_keras
 from singleshot.weights.importers.tf_networks import Builder, inception_v2, mobilenet_v1, mobilenet_v2
 from singleshot.weights.importers.tf_pyramid import PYRAMID_SIZE, has_pyramid, pyramid_model
-from singleshot.weights.readers.graphdef import MAX_NAME
+from singleshot.weights.importers.tflite_heads import paired_heads, run_heads
+from singleshot.weights.readers.graphdef import MAX_NAME, GraphDef, Node
 from singleshot.weights.readers.tf_companions import Companions
 from singleshot.weights.readers.tf_tensors import OPTIMIZER_SLOT
 
@@ -33,10 +35,13 @@ _OTHERS = (
     ("_bifpn", "an EfficientDet, not an SSD"),
     ("/_first_stage_", "a two-stage detector (Faster R-CNN), not an SSD"),
     ("/_prediction_head_dict/", "a CenterNet, not an SSD"),
-    ("FeatureExtractor/MobilenetV3", "an SSDLite on MobileNet v3, which is not read from TensorFlow"),
-    ("FeatureExtractor/MobilenetEdgeTPU", "an SSDLite on MobileNet EdgeTPU, which is not read"),
-    ("FeatureExtractor/MobileDet", "an SSDLite on MobileDet, which is not read"),
-    ("FeatureExtractor/InceptionV3", "an SSD on Inception v3, which is not read"),
+)
+# Networks that are read along their graph alone, by the first part of their names.
+_BY_GRAPH = (
+    ("FeatureExtractor/MobilenetV3", "MobileNet v3"),
+    ("FeatureExtractor/MobilenetEdgeTPU", "MobileNet EdgeTPU"),
+    ("FeatureExtractor/MobileDet", "MobileDet"),
+    ("FeatureExtractor/InceptionV3", "Inception v3"),
 )
 # What training leaves in a checkpoint: slots of optimizers, counters, ranges of fake quantisation.
 _SLOTS = re.compile(
@@ -134,7 +139,7 @@ def _convert(tensors: ForeignState) -> ImportedModel:
     if has_pyramid(build):
         model, source = pyramid_model(build)
     else:
-        model, source = _plain_model(build)
+        model, source = _plain_model(build, companions.graph)
     notes = _ignore_training(tensors)
     tensors.finish(source)
     num_classes = model.num_classes
@@ -149,10 +154,17 @@ def _convert(tensors: ForeignState) -> ImportedModel:
     return ImportedModel(model, source, classes, settings.thresholds, tuple(notes), fixed, names_note=note)
 
 
-def _plain_model(build: Builder) -> tuple[SSD, str]:
+def _plain_model(build: Builder, graph: GraphDef | None) -> tuple[SSD, str]:
     """-> the model, and what it is; every map has its own predictor."""
     where = build.tensors.where
     found = [row for row in _NETWORKS if any(name.startswith(f"{row[0]}/") for name in build.names)]
+    if not found and graph is not None:
+        return _graph_model(build, graph)
+    if other := next((what for start, what in _BY_GRAPH if any(n.startswith(start) for n in build.names)), ""):
+        raise CheckpointError(
+            f"{where}: an SSD on {other}, which is read along its graph: want its frozen graph"
+            " (frozen_inference_graph.pb or tflite_graph.pb)"
+        )
     if len(found) != 1:
         names = printable(", ".join(list(build.tensors)[:3]), 120)
         raise CheckpointError(
@@ -167,13 +179,45 @@ def _plain_model(build: Builder) -> tuple[SSD, str]:
         _head(build, i, x, count, columns)
     lite = build.has("BoxPredictor_0/BoxEncodingPredictor_depthwise/depthwise_weights")
     source = f"TensorFlow Object Detection API SSD{'Lite' if lite else ''} on {network}"
-    # preprocess() of all three feature extractors: (2 / 255) x - 1.
-    input_spec = InputSpec(build.settings.size, "stretch", "rgb", (127.5,) * 3, (127.5,) * 3)
+    input_spec = _input_spec(build)
     name = f"tf-{'ssdlite' if lite else 'ssd'}-{network.replace(' ', '').lower()}"
     if len(maps) < len(boxes):
         build.tensors.finish(source)
     priors = build.settings.priors([build.sides[x] for x in maps], boxes, where)
     return build.net.build(classes_of(columns, where), priors, input_spec, name), source
+
+
+def _input_spec(build: Builder) -> InputSpec:
+    """preprocess() of all feature extractors but ResNet's: (2 / 255) x - 1."""
+    return InputSpec(build.settings.size, "stretch", "rgb", (127.5,) * 3, (127.5,) * 3)
+
+
+def _graph_model(build: Builder, graph: GraphDef) -> tuple[SSD, str]:
+    """A network that no table here has, along its graph: whatever leads from the image to the predictors."""
+    tensors, size = build.tensors, build.settings.size
+    boxes, columns = _boxes_and_columns(build, tensors.where)
+    convs = {source.name: node.name for node in graph.of("Conv2D") if (source := _weights_of(graph, node)) is not None}
+    ends = []
+    for i in range(len(boxes)):
+        for part in ("BoxEncodingPredictor", "ClassPredictor"):
+            name = f"BoxPredictor_{i}/{part}/weights"
+            if name not in convs:
+                raise CheckpointError(f"{tensors.where}: no Conv2D takes {name}")
+            ends.append(convs[name])
+    found = heads_of(graph, size, ends)
+    heads = paired_heads(found.graph, found.operations, columns)
+    num_classes = classes_of(columns, tensors.where)
+    run_heads(found.graph, heads, num_classes, columns, dict.fromkeys("yxhw", 1.0))
+    tensors.ignore(*tensors)
+    network = next((what for start, what in _BY_GRAPH if any(n.startswith(start) for n in tensors)), "its own network")
+    lite = build.has("BoxPredictor_0/BoxEncodingPredictor_depthwise/depthwise_weights")
+    about = f"TensorFlow Object Detection API SSD{'Lite' if lite else ''} on {network}"
+    priors = build.settings.priors([head.sides[0] for head in heads], boxes, tensors.where)
+    return found.graph.assembly.build(num_classes, priors, _input_spec(build), "custom"), about
+
+
+def _weights_of(graph: GraphDef, node: Node) -> Node | None:
+    return graph.source(node.inputs[1]) if len(node.inputs) > 1 else None
 
 
 def _ignore_training(tensors: ForeignState) -> list[str]:

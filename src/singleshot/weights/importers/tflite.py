@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from singleshot.conventions import RESNET_MEAN
 from singleshot.errors import CheckpointError, ConfigError, printable
@@ -23,45 +21,32 @@ from singleshot.thresholds import Thresholds
 from singleshot.weights.class_lists import fit_names
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
-from singleshot.weights.graph_builder import swap_xy, widened, with_background
 from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.tf_suppression import OPERATOR, of_operator
 from singleshot.weights.importers.tflite_graph import SAME_VALUES, GraphImport
-from singleshot.weights.other_layouts import FACES, KNOWN, LINEAR
+from singleshot.weights.importers.tflite_heads import Head, outputs_of, run_heads
+from singleshot.weights.importers.tflite_raw import describe_raw, raw_model, raw_outputs
 from singleshot.weights.readers.tflite import EDGE_TPU, Network, Operation
 
 # Options of the operator that must be there.
 _LIMITS = ("nms_score_threshold", "nms_iou_threshold", "max_detections")
 # The image behind normalisation in a file that singleshot exported.
 NORMALISED = "normalised"
-# MediaPipe's detectors, by the values of a box: four, and two for each key point.
 _CLASSIFIER, _YOLO = ", as classifiers do", ", as YOLOs do"
 _MANY_BOXES = 1000  # in one output with all that there is of them: a YOLO
-_KEY_POINTS = {16: "face", 18: "palm", 12: "pose"}
 _MOST_ROUNDED = 0.01  # of quantised anchors: those that may be a step away from their grid
 # object_detection/models/*mobilenet*: preprocess() brings 0..255 to -1..1.
 _USUAL_MEAN = 127.5
 
 
-class _Head(NamedTuple):
-    """One map. location, confidence: its last convolutions; sides: its height and width; boxes: of a cell."""
-
-    location: Operation
-    confidence: Operation
-    sides: tuple[int, int]
-    boxes: int
-
-    @property
-    def priors(self) -> int:
-        """Of boxes in all cells."""
-        return self.sides[0] * self.sides[1] * self.boxes
-
-
 def _convert(tensors: ForeignState) -> ImportedModel:
     graph = GraphImport(tensors)
-    op = _detection(graph)
     try:
-        return _detector(graph, op)
+        if not any(op.kind in (OPERATOR, EDGE_TPU) for op in graph.network.operations):
+            found = raw_outputs(graph)
+            if found is not None and (model := raw_model(graph, found)):
+                return model
+        return _detector(graph, _detection(graph))
     except ConfigError as error:
         raise CheckpointError(f"{tensors.where}: {error}") from error
 
@@ -125,7 +110,7 @@ def _detection(graph: GraphImport) -> Operation:
     found = [op for op in graph.network.operations if op.kind == OPERATOR]
     if len(found) == 1:
         return found[0]
-    if raw := _raw_detector(graph):
+    if raw := describe_raw(graph):
         raise CheckpointError(f"{graph.where}: {raw}")
     ends = ", ".join(_ending(graph, index) for index in graph.network.outputs[:3]) or "nothing"
     custom = sorted({op.kind for op in graph.network.operations if not op.kind.isupper() and op.kind != OPERATOR})
@@ -135,23 +120,6 @@ def _detection(graph: GraphImport) -> Operation:
         f" {len(graph.network.operations)} operators; it ends in {ends}{more}"
         + ("" if _CLASSIFIER in ends or _YOLO in ends else f"; want a .tflite that ends in {OPERATOR}")
     )
-
-
-def _raw_detector(graph: GraphImport) -> str:
-    """What a detector without the operator is, by its outputs [1, P, values] and [1, P, classes]; "" for none."""
-    shapes = sorted(graph.value(index).shape for index in graph.network.outputs if index >= 0)
-    if len(shapes) != 2 or not all(len(shape) == 3 for shape in shapes) or shapes[0][:2] != shapes[1][:2]:
-        return ""
-    (_, count, few), (_, _, many) = shapes
-    if few == 1 and many in _KEY_POINTS:
-        advice = FACES if _KEY_POINTS[many] == "face" else KNOWN
-        return f"MediaPipe's {_KEY_POINTS[many]} detector, {count} anchors without {OPERATOR}: {LINEAR}; {advice}"
-    if few == 4 or many == 4:
-        return (
-            f"boxes and scores of {count} default boxes, which are in its project's code and not in the file: want a"
-            f" .tflite that ends in {OPERATOR}, or the checkpoint that it was made from"
-        )
-    return ""
 
 
 def _ending(graph: GraphImport, output: int) -> str:
@@ -174,101 +142,6 @@ def _ending(graph: GraphImport, output: int) -> str:
     return f"{printable(op.kind, 60)} of shape {shape}{like}"
 
 
-# ---------------------------------------------------------------------------------------------- heads
-
-
-def outputs_of(graph: GraphImport, boxes: int, scores: int, columns: int) -> tuple[list[_Head], str]:
-    """The maps' last convolutions, largest map first, and what makes scores of logits, of the tensors with these
-    indices: [1, P, 4] and [1, P, columns]. Raises CheckpointError."""
-    locations, _ = _pieces(graph, boxes)
-    confidences, activation = _pieces(graph, scores)
-    if not activation:
-        raise CheckpointError(f"{graph.where}: neither LOGISTIC nor SOFTMAX makes scores of its logits")
-    if len(locations) != len(confidences):
-        raise CheckpointError(f"{graph.where}: {len(locations)} maps for boxes, {len(confidences)} for scores")
-    heads = []
-    for location, confidence in zip(locations, confidences, strict=True):
-        sides = [graph.side(part.outputs[0]) for part in (location, confidence)]
-        (height, width, outputs), (height2, width2, _) = sides
-        ours = graph.network.description is not None
-        if (height, width) != (height2, width2) or not (ours or height == width):
-            raise CheckpointError(f"{graph.where}: a head of {height}x{width} and {height2}x{width2}: want squares")
-        if outputs % 4 or sides[1][2] != outputs // 4 * columns:
-            raise CheckpointError(f"{graph.where}: a head of {outputs} and {sides[1][2]} outputs for {columns} scores")
-        heads.append(_Head(location, confidence, (height, width), outputs // 4))
-    return heads, activation
-
-
-def _pieces(graph: GraphImport, index: int) -> tuple[list[Operation], str]:
-    """The convolutions that a tensor [1, P, n] is put together from, and the activation on the way, "" for none."""
-    found: list[Operation] = []
-    activation = ""
-    stack, steps = [index], 0
-    while stack:
-        index, steps = stack.pop(), steps + 1
-        op = graph.producers.get(index)
-        if op is None or steps > 10_000:
-            name = printable(graph.value(index).name, 80)
-            raise CheckpointError(f"{graph.where}: what its detection takes is not computed ({name})")
-        if op.kind == "CONV_2D":
-            found.append(op)
-        elif op.kind in ("LOGISTIC", "SOFTMAX"):
-            activation = "sigmoid" if op.kind == "LOGISTIC" else "softmax"
-            stack.append(graph.input(op, 0))
-        elif op.kind == "CONCATENATION" and op.options["axis"] in (1, -2):
-            stack += reversed(op.inputs)
-        elif op.kind in SAME_VALUES or _is_cap(graph, op):
-            stack.append(graph.input(op, 0))
-        else:
-            raise CheckpointError(f"{graph.where}: boxes or scores come from {printable(op.kind, 60)}, want CONV_2D")
-    return found, activation
-
-
-def _is_cap(graph: GraphImport, op: Operation) -> bool:
-    """Whether it makes zeros of all scores but a class's best, as singleshot's own files cap them."""
-    mask = graph.producers.get(graph.input(op, 1)) if op.kind == "MUL" else None
-    return graph.network.description is not None and mask is not None and mask.kind == "CAST"
-
-
-def run_heads(
-    graph: GraphImport, heads: list[_Head], num_classes: int, columns: int, scales: Mapping[str, float] | None = None
-) -> None:
-    """Add all layers up to the heads, and these. scales: of TensorFlow's order ty tx th tw; None for x y w h."""
-    graph.run([part.inputs[0] for head in heads for part in (head.location, head.confidence)])
-    for head in heads:
-        _add_head(graph, head, num_classes, columns, scales)
-
-
-def _add_head(
-    graph: GraphImport, head: _Head, num_classes: int, columns: int, scales: Mapping[str, float] | None
-) -> None:
-    parts = [_last_conv(graph, op) for op in (head.location, head.confidence)]
-    side = max(weight.shape[-1] for weight, _ in parts)
-    (location, location_bias), (confidence, confidence_bias) = ((widened(w, side), b) for w, b in parts)
-    if scales is not None:
-        # dx dy dw dh with one variance for both: what TensorFlow scales apart goes into the weights.
-        factors = torch.tensor([1.0, scales["x"] / scales["y"], 1.0, scales["w"] / scales["h"]]).repeat(head.boxes)
-        location = swap_xy(location, head.boxes) * factors.view(-1, 1, 1, 1)
-        location_bias = swap_xy(location_bias, head.boxes) * factors
-    if columns == num_classes:
-        confidence, confidence_bias = with_background(confidence, confidence_bias, head.boxes)
-    seen = [graph.layers.get(op.inputs[0]) for op in (head.location, head.confidence)]
-    if seen[0] is None or seen[1] is None:
-        raise CheckpointError(f"{graph.where}: a head takes a map that is not computed")
-    graph.assembly.head(seen[0], seen[1], location, location_bias, confidence, confidence_bias)
-
-
-def _last_conv(graph: GraphImport, op: Operation) -> tuple[Tensor, Tensor]:
-    """Weight [outputs, inputs, k, k] and bias of a head's convolution; CheckpointError for one that heads cannot be."""
-    weight, bias, groups = graph.weights(op)
-    kernel, options = tuple(weight.shape[2:]), op.options
-    steps = {options[f"{what}_{axis}"] for what in ("stride", "dilation") for axis in "hw"}
-    kept = kernel == (1, 1) or (kernel == (3, 3) and options["padding"] == 0)
-    if not kept or steps != {1} or groups != 1 or options["activation"] != "none":
-        raise CheckpointError(f"{graph.where}: a head of kernel {kernel}, steps {sorted(steps)}, {groups} groups")
-    return weight, torch.zeros(len(weight)) if bias is None else bias
-
-
 # ---------------------------------------------------------------------------------------------- anchors
 
 
@@ -282,7 +155,7 @@ def _anchors(graph: GraphImport, index: int) -> tuple[np.ndarray, float]:
 
 
 def _prior_spec(
-    anchors: np.ndarray, quantum: float, heads: list[_Head], size: int, variances: tuple[float, float], where: str
+    anchors: np.ndarray, quantum: float, heads: list[Head], size: int, variances: tuple[float, float], where: str
 ) -> tuple[PriorSpec, str]:
     """The grids that the anchors follow: a spec that gives them back, and a note where that is but nearly so. Raises
     CheckpointError when there is none."""

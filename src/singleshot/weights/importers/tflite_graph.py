@@ -36,6 +36,7 @@ class GraphImport:
         self.assembly = GraphBuilder()
         self.layers: dict[int, str] = {self.network.inputs[0]: GraphBuilder.image} if self.network.inputs else {}
         self._padded: dict[int, tuple[int, Pads]] = {}
+        self._steps: dict[int, tuple[int, int]] = {}  # behind SPACE_TO_BATCH_ND: the dilation that it stands for
         self._spread: dict[int, int] = {}  # a map of shape [1, H, 1, W, 1, C] -> the map itself
         self._stacked: dict[int, int] = {}  # a map in rows or columns that repeat -> the map itself
         self._names: set[str] = set()
@@ -59,6 +60,8 @@ class GraphImport:
             "MEAN": self._mean,
             "REDUCE_MAX": self._mean,
             "PAD": self._pad,
+            "SPACE_TO_BATCH_ND": self._spread_out,
+            "BATCH_TO_SPACE_ND": self._gathered,
             "SUM": self._length,
             "RSQRT": self._length,
             "RESIZE_NEAREST_NEIGHBOR": self._resize,
@@ -113,7 +116,7 @@ class GraphImport:
     def side(self, index: int) -> tuple[int, int, int]:
         """Height, width and channels of a map."""
         shape = self.value(index).shape
-        if len(shape) != 4 or shape[0] != 1 or min(shape) < 1:
+        if len(shape) != 4 or (shape[0] != 1 and index not in self._steps) or min(shape) < 1:
             name = printable(self.value(index).name, 80)
             raise CheckpointError(f"{self.where}: {name} has shape {shape}, want [1, H, W, C]")
         return shape[1], shape[2], shape[3]
@@ -179,7 +182,7 @@ class GraphImport:
         x, before = self._unpadded(index, op)
         weight, bias, groups = self.weights(op)
         options = op.options
-        dilation = (options["dilation_h"], options["dilation_w"])
+        dilation = self._steps.get(index, (options["dilation_h"], options["dilation_w"]))
         pads = self.padding(op, index, weight.shape[2:], dilation)
         left, right, top, bottom = (a + b for a, b in zip(before, pads, strict=True))
         strides, padding = (options["stride_h"], options["stride_w"]), (left, right, top, bottom)
@@ -337,6 +340,28 @@ class GraphImport:
             raise CheckpointError(f"{self.where}: PAD by {printable(rows, 60)}: want height and width alone")
         self._layer(index, op)
         self._padded[op.outputs[0]] = index, (rows[2][0], rows[2][1], rows[1][0], rows[1][1])
+
+    def _spread_out(self, op: Operation) -> None:
+        """The beginning of a convolution with dilation, which pads and gives its steps."""
+        index = self.input(op, 0)
+        inner = [o for o in self.network.operations if op.outputs[0] in o.inputs]
+        last = [o for o in self.network.operations if inner and inner[0].outputs and inner[0].outputs[0] in o.inputs]
+        if not (len(inner) == len(last) == 1 and last[0].kind == "BATCH_TO_SPACE_ND"):
+            raise CheckpointError(f"{self.where}: {op.kind} that is not the beginning of a convolution with dilation")
+        steps, pads, ends = (self.constant(self.input(o, i)) for o, i in ((op, 1), (op, 2), (last[0], 2)))
+        if steps.shape != (2,) or pads.shape != (2, 2) or ends.shape != (2, 2) or steps.is_floating_point():
+            raise CheckpointError(f"{self.where}: {op.kind} in {tuple(steps.shape)} directions, want two")
+        (top, bottom), (left, right) = (pads - ends).int().tolist()  # what makes whole blocks is cut off again
+        if min(top, bottom, left, right) < 0 or inner[0].options.get("padding") != 1:
+            raise CheckpointError(f"{self.where}: {op.kind} with the padding {printable(pads.tolist(), 60)}")
+        source, before = self._padded.get(index, (index, _NO_PADS))
+        self._layer(source, op)
+        both = before[0] + left, before[1] + right, before[2] + top, before[3] + bottom
+        self._padded[op.outputs[0]] = source, both
+        self._steps[op.outputs[0]] = int(steps[0]), int(steps[1])
+
+    def _gathered(self, op: Operation) -> None:
+        self._done(op, self._layer(self.input(op, 0), op))
 
     def _resize(self, op: Operation) -> None:
         if op.options["align_corners"]:

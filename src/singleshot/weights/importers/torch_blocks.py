@@ -12,13 +12,13 @@ class TorchBuilder(GraphBuilder):
     """A GraphBuilder that takes the weights of its layers from a checkpoint of PyTorch's.
 
     Each method adds one block and returns its last layer's name; it raises CheckpointError where a tensor is missing or
-    misshapen. eps, momentum: of every batch normalisation of the source's network. activation: a kind of layer, the
+    misshapen. eps, momentum: of the source's batch normalisations from here on. activation: a kind of layer, the
     slope of a LeakyReLU, or "" for none.
     """
 
     def __init__(self, tensors: ForeignState, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
-        self.tensors, self._eps, self._momentum = tensors, eps, momentum
+        self.tensors, self.eps, self.momentum = tensors, eps, momentum
 
     def conv_norm(
         self,
@@ -71,7 +71,7 @@ class TorchBuilder(GraphBuilder):
             for part in ("weight", "bias", "running_mean", "running_var")
         )
         self.tensors.ignore(f"{name}.num_batches_tracked")
-        return self.norm(name, x, weight, bias, mean, variance, self._eps, self._momentum)
+        return self.norm(name, x, weight, bias, mean, variance, self.eps, self.momentum)
 
     def l2_norm(self, x: str, name: str) -> str:
         """conv4_3's normalisation with its learned scale."""

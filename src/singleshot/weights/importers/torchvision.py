@@ -8,7 +8,7 @@ from singleshot.conventions import LITE_NORM_EPS, LITE_NORM_MOMENTUM, TORCHVISIO
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.imported_model import ImportedModel, Importer
-from singleshot.weights.importers.mobilenet_blocks import add_head, lite_extra
+from singleshot.weights.importers.mobilenet_blocks import add_head, lite_extra, v3_block, v3_rest_of_block
 from singleshot.weights.importers.torch_blocks import TorchBuilder
 from singleshot.weights.importers.vgg import VGG_CONVS, VGG_INDEX, count_classes, extra_names, vgg_model
 
@@ -48,27 +48,9 @@ def _convert_300(tensors: ForeignState) -> ImportedModel:
 
 
 def _block(net: TorchBuilder, x: str, name: str, number: int) -> str:
-    """One inverted residual of MobileNetV3: expansion (not in the first), depthwise, squeeze-excitation, projection."""
+    """The block of that number of MobileNetV3-Large."""
     activation = "hardswish" if number >= _HARDSWISH_FROM else "relu"
-    stride = 2 if number in _STRIDED else 1
-    part, y = 0, x
-    if number > 1:
-        y = net.conv_norm(x, f"{name}.0.0", f"{name}.0.1", activation, kernel=1)
-        part = 1
-    y = _rest_of_block(net, y, name, part, activation, stride)
-    if stride == 1 and net.channels[x] == net.channels[y]:
-        return net.add(f"{name}.add", "add", x, y)
-    return y
-
-
-def _rest_of_block(net: TorchBuilder, x: str, name: str, part: int, activation: str, stride: int) -> str:
-    """A block from its depthwise layer on, which is the part of that number."""
-    y = net.conv_norm(x, f"{name}.{part}.0", f"{name}.{part}.1", activation, stride=stride, depthwise=True)
-    part += 1
-    if f"{name}.{part}.fc1.weight" in net.tensors:
-        y = net.squeeze_excitation(y, f"{name}.{part}")
-        part += 1
-    return net.conv_norm(y, f"{name}.{part}.0", f"{name}.{part}.1", kernel=1)
+    return v3_block(net, x, name, activation, 2 if number in _STRIDED else 1, expands=number > 1)
 
 
 def _maps(net: TorchBuilder) -> list[str]:
@@ -79,7 +61,7 @@ def _maps(net: TorchBuilder) -> list[str]:
         x = _block(net, x, f"{name}.0.{i}.block", i)
     x = net.conv_norm(x, f"{name}.0.{_C4}.0", f"{name}.0.{_C4}.1", "hardswish", kernel=1)
     maps = [x]
-    x = _rest_of_block(net, x, f"{name}.1.0", 1, "hardswish", stride=2)
+    x = v3_rest_of_block(net, x, f"{name}.1.0", 1, "hardswish", stride=2)
     for i in (1, 2):
         x = _block(net, x, f"{name}.1.{i}.block", _C4 + i)
     x = net.conv_norm(x, f"{name}.1.3.0", f"{name}.1.3.1", "hardswish", kernel=1)

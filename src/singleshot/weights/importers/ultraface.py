@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from singleshot.conventions_faces import ULTRAFACE
+from singleshot.prior_boxes import PriorSpec
 from singleshot.weights.foreign_state import ForeignState
-from singleshot.weights.imported_model import ImportedModel, Importer
+from singleshot.weights.imported_model import ImportedModel, Importer, SizedPriors
 from singleshot.weights.importers.faces import add_heads, face_model
 from singleshot.weights.importers.mobilenet_blocks import depthwise_bias
 from singleshot.weights.importers.torch_blocks import TorchBuilder
@@ -66,9 +69,19 @@ def _convert(tensors: ForeignState, kind: str, width: int) -> ImportedModel:
     other = 960 - width
     note = (
         f"weights for {other} x {other * 3 // 4} pixels look the same: give --source ultraface-{kind.lower()}-{other}"
-        " for those"
+        " for those, --size 128 for 128 x 96"
     )
-    return face_model(model, source, ULTRAFACE.detection["ultraface"], (note,))
+    found = face_model(model, source, ULTRAFACE.detection["ultraface"], (note,))
+    return found._replace(sized_priors=SizedPriors(_sized, "its own, of the same sizes in pixels", _sides))
+
+
+def _sides(width: int) -> tuple[int, int]:
+    """vision/ssd/config/fd_config.py, define_img_size: 128 x 96 to 1280 x 960."""
+    return width * 3 // 4, width
+
+
+def _sized(width: int, maps: Sequence[tuple[int, int]]) -> PriorSpec:
+    return replace(ULTRAFACE.prior_spec("ultraface320"), image_size=_sides(width), maps=tuple(maps))
 
 
 # Both sizes have the same tensors; 320 x 240, which is its own default, comes first.

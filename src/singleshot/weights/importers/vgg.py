@@ -67,9 +67,11 @@ def caffe_name(key: str) -> tuple[str | tuple[str, int], str]:
     return parts[2], parts[-1]
 
 
-def count_classes(tensors: ForeignState, key: str, boxes: int) -> int:
-    """Real classes by the length of a confidence head's bias, for so many boxes a cell. Raises CheckpointError."""
+def count_classes(tensors: ForeignState, key: str, boxes: int, axis: int = 0) -> int:
+    """Real classes by the length of a confidence head's bias, or of that axis of its weight, for so many boxes a cell.
+    Raises CheckpointError."""
     shape, where = tensors.shape(key), tensors.where
-    if len(shape) < 1 or shape[0] % boxes or shape[0] // boxes < 2:
-        raise CheckpointError(f"{where}: {key} has {shape[0] if shape else 'no'} outputs, want a multiple of {boxes}")
-    return shape[0] // boxes - 1
+    outputs = shape[axis] if shape else 0
+    if outputs % boxes or outputs // boxes < 2:
+        raise CheckpointError(f"{where}: {key} has {outputs or 'no'} outputs, want a multiple of {boxes}")
+    return outputs // boxes - 1

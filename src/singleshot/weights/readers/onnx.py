@@ -15,7 +15,7 @@ import numpy as np
 from singleshot.errors import CheckpointError, printable
 from singleshot.weights.foreign_state import ForeignState
 from singleshot.weights.readers.onnx_kinds import SAME
-from singleshot.weights.readers.onnx_tensors import onnx_array
+from singleshot.weights.readers.onnx_tensors import DataFiles, onnx_array
 from singleshot.weights.readers.openvino_ir import MAX_BIN, MAX_INPUTS, MAX_NODES, IrNetwork, Node
 from singleshot.weights.readers.protobuf import parse_binary
 from singleshot.weights.readers.reading import read_bytes
@@ -67,7 +67,7 @@ def read_onnx(path: Path, where: str) -> ForeignState:
         )
     if not model.graph.node:
         raise CheckpointError(f"{where}: an ONNX file without a network; it is damaged, or of another kind")
-    reader = _Reader(model, where)
+    reader = _Reader(model, DataFiles(path.parent, where))
     network = reader.network()
     return ForeignState(reader.values, where, "onnx", network)
 
@@ -84,8 +84,8 @@ def _texts(**attributes: object) -> dict[str, str]:
 class _Reader:
     """Goes through the nodes; `values` fills with constants."""
 
-    def __init__(self, model: Any, where: str) -> None:
-        self.graph, self.where = model.graph, where
+    def __init__(self, model: Any, files: DataFiles) -> None:
+        self.graph, self.where, self.files = model.graph, files.where, files
         versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
         self.version = max(versions, default=1)
         self.values: dict[str, np.ndarray] = {}
@@ -106,7 +106,8 @@ class _Reader:
             self._read(node)
         for given in self.graph.output:
             takes = (self.made.get(given.name, (-1, 0)),)
-            self.nodes.append(Node(given.name, "Result", {}, takes, (), {}))
+            dims = tuple(int(dim.dim_value) or -1 for dim in given.type.tensor_type.shape.dim)
+            self.nodes.append(Node(given.name, "Result", {}, takes, (dims,), {}))
         return IrNetwork(printable(self.graph.name, 60), 11, tuple(self.nodes), (), {})
 
     def _read(self, node: Any) -> None:
@@ -150,7 +151,7 @@ class _Reader:
     def _source(self, tensor: str) -> Place:
         """Where a tensor comes from; node -1 for what is left out, or is made by no node before."""
         if tensor not in self.made and tensor in self.held:
-            self._const(tensor, onnx_array(self.held[tensor], self.where))
+            self._const(tensor, onnx_array(self.held[tensor], self.where, self.files))
         return self.made.get(tensor, (-1, 0))
 
     def _const(self, name: str, values: np.ndarray) -> Place:
@@ -262,7 +263,7 @@ class _Reader:
     def filled(self, call: _Call) -> None:
         """ConstantOfShape, as a number that is spread."""
         value = call.attributes.get("value")
-        number = np.zeros(1, np.float32) if value is None else onnx_array(value.t, self.where)
+        number = np.zeros(1, np.float32) if value is None else onnx_array(value.t, self.where, self.files)
         self._add(call, "Broadcast", (self._const(f"{call.name}/value", number), call.takes[0]))
 
     def norm(self, call: _Call) -> None:
