@@ -41,7 +41,7 @@ class RawObject(NamedTuple):
 class RawImage(NamedTuple):
     """One image: path of its file; ident: VOC stem, COCO id, or the name without its ending; width and height as
     annotated, 0 where they are not; file: the label file, for messages; relative: boxes are parts of the image;
-    listed: COCO's file_name, "" in other forms."""
+    listed: COCO's file_name, "" in other forms; ignored: regions in pixels in which nobody labelled the objects."""
 
     path: str
     ident: str
@@ -51,6 +51,12 @@ class RawImage(NamedTuple):
     file: str
     relative: bool = False
     listed: str = ""
+    ignored: tuple[Box, ...] = ()
+
+
+def is_region(box: Box) -> bool:
+    """Whether the corners of a box are finite and in order."""
+    return all(map(math.isfinite, box)) and box[0] < box[2] and box[1] < box[3]
 
 
 class Notation(NamedTuple):
