@@ -71,6 +71,7 @@ KINDS = {
     "image-unused": Kind(NOTE, "a labelled image that no split lists"),
     "labels-left-out": Kind(WARNING, "what a repaired copy lacks"),
     "columns-assumed": Kind(NOTE, "a CSV whose columns, or names of classes, had to be assumed"),
+    "rows-decided": Kind(NOTE, "rows of numbers whose meaning the images tell"),
     "splits-elsewhere": Kind(NOTE, "splits of a copy in another folder"),
     "path-moved": Kind(NOTE, "a path that is not there, and what is read in its place"),
     "yaml-amended": Kind(WARNING, "a data.yaml with a mistake, and how it is read"),
