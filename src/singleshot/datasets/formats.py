@@ -178,6 +178,8 @@ FORMATS: Mapping[str, Format] = {
     "keras-txt": _by_content(keras_txt.FORM)._replace(is_table=True),
     "kitti": _of_rows(kitti.FORM),
     "named-rows": _of_rows(named_rows.NAMED),
+    "corner-size-rows": _of_rows(named_rows.CORNER_SIZED),
+    "centre-size-rows": _of_rows(named_rows.CENTRE_SIZED),
     "counted-rows": _of_rows(named_rows.COUNTED),
     "cvat": _by_content(
         cvat.FORM,
