@@ -15,7 +15,7 @@ import numpy as np
 from singleshot.datasets.archives import is_archive, unpacked
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.formats import FORMATS, Format, no_line
-from singleshot.datasets.joined_splits import divide_as, join_splits
+from singleshot.datasets.joined_splits import divide_as, join_sets, join_splits
 from singleshot.datasets.raw import RawSet, above_score, cut_hulls
 from singleshot.datasets.readers import coco_layout
 from singleshot.datasets.readers.label_files import PEEK_BYTES
@@ -213,9 +213,10 @@ def _find(tree: Tree, where: str, formats: Mapping[str, Format]) -> Source:
         raise DataError(f"{where}: no data set of a known form (found {describe_contents(tree)}): {why}")
     form, others = choice.chosen, f"{describe(choice.others, formats)} in {where}" if choice.others else ""
     below = tree.below(form.folder) if form.folder else tree
-    if form.folder or form.parts:
+    if form.folder or form.parts or form.folders:
         logger.info("%s: the set is %s", where, describe([form], formats))
     row = join_splits(formats[form.form], dict(form.parts)) if form.parts else formats[form.form]
+    row = join_sets(row, form.folders) if form.folders else row
     if form.divided_as is not None:
         copy, folder = form.divided_as
         row = divide_as(row, formats[copy], tree.below(folder))
