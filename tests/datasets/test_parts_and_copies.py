@@ -206,7 +206,7 @@ def test_a_copy_under_other_names_is_one(folder) -> None:
     root = folder(files, places(files))
     source = open_source(root)
     assert (source.tree.root, len(source.read().images)) == (f"{root}/a", 2)
-    assert "b (Pascal VOC, 2)" in source.others
+    assert "b (Pascal VOC, 2)" in source.unread_beside(source.read())
     (root / "b/x2.png").write_bytes((root / "b/x2.png").read_bytes() + b"other")
     (root / "b/x1.png").write_bytes((root / "b/x1.png").read_bytes() + b"other")
     with pytest.raises(DataError, match="sets below: "):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -76,8 +76,17 @@ def _lists(tree: Tree, layout: Layout) -> tuple[str, dict[str, str]]:
 
 
 def _names_most(tree: Tree, path: str, xmls: Mapping[str, str]) -> bool:
-    lines = _first_lines(tree, path)
-    return 2 * sum(_listed_stem(line, xmls) in xmls for line in lines) > len(lines)
+    lines, lasts = _first_lines(tree, path), _last_parts(xmls)
+    return 2 * sum(_listed_stem(line, xmls, lasts) in xmls for line in lines) > len(lines)
+
+
+def _last_parts(xmls: Iterable[str]) -> dict[str, str]:
+    """The name of an annotation without its folders -> the whole name, of those that only one has."""
+    found: dict[str, str] = {}
+    for name in xmls:
+        last = name.rpartition("/")[2]
+        found[last] = "" if last in found else name
+    return found
 
 
 def _is_of_class(tree: Tree, folder: str, name: str, listed: Mapping[str, str]) -> bool:
@@ -113,12 +122,13 @@ def _useless(stems_of: Mapping[str, list[str]], xmls: Mapping[str, str]) -> dict
 def _read_list(tree: Tree, path: str, layout: Layout, problems: RaiseErrors) -> list[str]:
     text = decode_text(tree.read(path, MAX_LIST_BYTES, "split list"), tree.path(path), paths=True)
     stems: dict[str, None] = {}
+    lasts = _last_parts(layout.xmls)
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         stem = line.strip()
         if not stem:
             continue
         if stem not in layout.xmls:
-            stem = _listed_stem(stem, layout.xmls)
+            stem = _listed_stem(stem, layout.xmls, lasts)
         if stem in stems:
             message = f"line {number} lists {printable(stem)!r} again; remove one of them"
             problems.add("split-unusable", tree.path(path), message, line=None)
@@ -127,8 +137,9 @@ def _read_list(tree: Tree, path: str, layout: Layout, problems: RaiseErrors) -> 
     return list(stems)
 
 
-def _listed_stem(line: str, xmls: Mapping[str, str]) -> str:
-    """The annotation that a line of a list means which is not simply its name."""
+def _listed_stem(line: str, xmls: Mapping[str, str], lasts: Mapping[str, str]) -> str:
+    """The annotation that a line of a list means which is not simply its name; lasts: see `_last_parts`. Lists of a set
+    whose annotations lie in sub-folders name them without."""
     parts = line.rsplit(None, 1)
     if parts[-1] in _FLAGS:  # the per-class lists' flag; a name may hold spaces itself
         line = parts[0]
@@ -137,7 +148,8 @@ def _listed_stem(line: str, xmls: Mapping[str, str]) -> str:
     # Tools list files, with their folders or without.
     stem = line.replace("\\", "/")
     stem = stem.rpartition(".")[0] if is_image(stem) or stem.lower().endswith(".xml") else stem
-    return next((name for name in (stem, stem.rpartition("/")[2]) if name in xmls), line)
+    name = next((name for name in (stem, stem.rpartition("/")[2]) if name in xmls), "")
+    return name or lasts.get(stem.rpartition("/")[2]) or line
 
 
 def require_annotations(
