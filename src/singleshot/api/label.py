@@ -139,7 +139,7 @@ def _open(data: str, form: str | None) -> Source:
             f"{where}: {source.format.about} labels are not changed in place (VOC, COCO and YOLO are); "
             f"take singleshot data convert {where} DIR --to voc, and label DIR"
         )
-    if source.format is not FORMATS[source.form]:
+    if source.format is not FORMATS[source.form] and not source.format.is_divided:
         raise DataError(f"{where}: holds a data set in each of several folders; give one of them")
     return source
 

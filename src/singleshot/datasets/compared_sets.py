@@ -8,7 +8,7 @@ import operator
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import permutations
+from itertools import islice, permutations
 from typing import NamedTuple, cast
 
 from singleshot.datasets.findings import CollectErrors
@@ -17,10 +17,12 @@ from singleshot.datasets.raw import Box, RawImage, RawObject, say_same
 from singleshot.datasets.tree import EnoughError, Tree
 from singleshot.errors import DataError
 from singleshot.images.decode import MAX_FILE_BYTES, image_size
+from singleshot.storage import is_remote
 
 # What is read of a set to compare it.
 FILES, BYTES = 1500, 16 * 2**20
 _UNNAMED = re.compile(r"class \d+")  # what a number without a name is called
+_DIVIDED = 0.95  # share of a set's labelled images that a copy has whose splits it takes
 _COMPARED, _IMAGES_COMPARED = 8, 3  # sets below that are held against each other, and images of each
 
 
@@ -79,6 +81,25 @@ def _divided_by_copy(tree: Tree, sets: list[Found], labels: list[SetLabels]) -> 
         if same and all(same_bytes(tree, image.path, own[0].path) for image, own in some):
             return one._replace(divided_as=(other.form, other.folder))
     return None
+
+
+def divided_like(tree: Tree, formats: Mapping[str, Format], chosen: Found, others: Iterable[Found]) -> Found:
+    """The set with the splits of another in the same folder or below, where it has none of its own and that one has the
+    same boxes of nearly all its images, by their names; else as it is."""
+    if chosen.labelled is None or is_remote(tree.root):
+        return chosen
+    mine = labels_of(formats[chosen.form], tree.below(chosen.folder) if chosen.folder else tree)
+    if mine.is_divided or not mine.images:
+        return chosen
+    for other in islice((one for one in others if one.labelled and one.form != chosen.form), _COMPARED):
+        theirs = labels_of(formats[other.form], tree.below(other.folder) if other.folder else tree)
+        if not theirs.is_divided or len(theirs.images) < _DIVIDED * len(mine.images):
+            continue
+        named = mine.is_named and theirs.is_named
+        pairs = [(image, mine.called.get(name_of(image), [])) for image in theirs.images]
+        if all(len(own) == 1 and same_labels(image, own[0], named, True) for image, own in pairs):
+            return chosen._replace(divided_as=(other.form, other.folder))
+    return chosen
 
 
 class SetLabels(NamedTuple):

@@ -78,7 +78,7 @@ class Format(NamedTuple):
     same): whether it is this form's label of a single image, which is no data set; is_deep(tree): whether such data lie
     anywhere below, asked where nothing else is found; is_copy: what other forms were made into, which counts where
     none of them is found; is_table: what scripts write from other forms, which are tried before it; own_labels: of a
-    form whose images each have a label file that names no image.
+    form whose images each have a label file that names no image; is_divided: whether its splits are those of a copy.
     """
 
     about: str
@@ -91,6 +91,7 @@ class Format(NamedTuple):
     in_one_file: bool = False
     writer: Writer | None = None
     own_labels: OwnLabels | None = None
+    is_divided: bool = False
     is_one: Callable[[bytes], bool] | None = None
     is_label: Callable[[bytes], bool] | None = None
     is_deep: Callable[[Tree], bool] | None = None

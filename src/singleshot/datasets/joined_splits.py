@@ -97,7 +97,7 @@ def divide_as(form: Format, copy: Format, there: Tree) -> Format:
             for split, positions in divided.splits.items()
             if chosen in (None, split)
         }
-        message = f"the splits are those of {printable(there.root)}, which has the same boxes and no names of classes"
+        message = f"the splits are those of {copy.about} in {printable(there.root)}, which has the same boxes"
         problems.add("splits-elsewhere", tree.root, message)
         unused = len(at.keys() - {name for several in names.values() for name in several})
         if unused and chosen is None:
@@ -106,7 +106,7 @@ def divide_as(form: Format, copy: Format, there: Tree) -> Format:
             splits={split: [at[n] for n in several if n in at] for split, several in names.items()}, made=False
         )
 
-    return form._replace(splits=splits, read=read)
+    return form._replace(splits=splits, read=read, is_divided=True)
 
 
 @contextlib.contextmanager

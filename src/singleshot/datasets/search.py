@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
-from singleshot.datasets.compared_sets import BYTES, FILES, Found, quiet, without_copies
+from singleshot.datasets.compared_sets import BYTES, FILES, Found, divided_like, quiet, without_copies
 from singleshot.datasets.findings import CollectErrors
 from singleshot.datasets.formats import Format
 from singleshot.datasets.part_sets import join_parts
@@ -57,7 +57,10 @@ def choose(tree: Tree, formats: Mapping[str, Format]) -> Choice | None:
         one._replace(labelled=count_labelled(formats[one.form], tree)) for one in here if not formats[one.form].is_copy
     ]
     if best := _fullest(counted):
-        return Choice(best)
+        others = [one for one in counted if one is not best]
+        if best.labelled is not None and not is_remote(tree.root):
+            others += _sets_below(tree, formats, has_parts=True)
+        return Choice(divided_like(tree, formats, best, others))
     empty = counted
     below = _sets_below(tree, formats, has_parts=bool(empty))
     for ranked in _by_rank(tree, formats, here, empty, below):

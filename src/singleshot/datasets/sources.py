@@ -230,5 +230,5 @@ def _find(tree: Tree, where: str, formats: Mapping[str, Format]) -> Source:
     row = join_sets(row, form.folders) if form.folders else row
     if form.divided_as is not None:
         copy, folder = form.divided_as
-        row = divide_as(row, formats[copy], tree.below(folder))
+        row = divide_as(row, formats[copy], tree.below(folder) if folder else tree)
     return Source(form.form, below, "", row, formats, choice.others)

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from singleshot.datasets.findings import RaiseErrors
-from singleshot.datasets.readers.voc_layout import LABELS, LISTS, Layout
+from singleshot.datasets.readers.voc_layout import LABELS, LISTS, Layout, bare_number
 from singleshot.datasets.splits import make_splits, usual_split
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
@@ -18,7 +18,7 @@ MAX_LIST_BYTES = 256 * 2**20
 _PEEK_BYTES, _FEW = 1 << 14, 100
 _FLAGS = ("1", "-1", "0")  # whether an image has an object of the class; 0: difficult ones only
 # Where lists lie besides, last the folder itself.
-_FURTHER_LISTS = ("ImageSets", "ImageSet/Main", "ImageSet", "Main", "main", "")
+_FURTHER_LISTS = ("ImageSets", "ImageSet/Main", "ImageSet", "Main", "main", "image_sets", "imagesets", "splits", "")
 
 # What tools call their list when there are no splits.
 NO_SPLIT = "default"
@@ -38,10 +38,10 @@ class VocSplits(NamedTuple):
 
 
 def read_splits(tree: Tree, layout: Layout, problems: RaiseErrors) -> VocSplits:
-    folder, listed = _lists(tree, layout) if not layout.splits else ("", {})
+    folder, listed = _lists(tree, layout)
     stems_of: dict[str, list[str]] = {}
     left_out: dict[str, str] = {}
-    if layout.splits:
+    if layout.splits and not _divide_further(listed, layout):
         return VocSplits({split: sorted(stems) for split, stems in layout.splits.items()}, made=False)
     if listed:
         own = sorted(split for split in listed if not _is_of_class(tree, folder, split, listed))
@@ -75,17 +75,25 @@ def _lists(tree: Tree, layout: Layout) -> tuple[str, dict[str, str]]:
     return "", {}
 
 
+def _divide_further(listed: Mapping[str, str], layout: Layout) -> bool:
+    """Whether lists have all the splits that folders are, and more: train and test with val."""
+    lists, folders = ({usual_split(split) for split in splits} - {""} for splits in (listed, layout.splits))
+    return {"train"} <= folders < lists - {"trainval"}
+
+
 def _names_most(tree: Tree, path: str, xmls: Mapping[str, str]) -> bool:
     lines, lasts = _first_lines(tree, path), _last_parts(xmls)
     return 2 * sum(_listed_stem(line, xmls, lasts) in xmls for line in lines) > len(lines)
 
 
 def _last_parts(xmls: Iterable[str]) -> dict[str, str]:
-    """The name of an annotation without its folders -> the whole name, of those that only one has."""
+    """The name of an annotation without its folders -> the whole name, of those that only one has; for numbers also
+    without the zeros before them."""
     found: dict[str, str] = {}
     for name in xmls:
         last = name.rpartition("/")[2]
-        found[last] = "" if last in found else name
+        for key in dict.fromkeys((last, bare_number(last))):
+            found[key] = "" if key in found else name
     return found
 
 
@@ -149,7 +157,8 @@ def _listed_stem(line: str, xmls: Mapping[str, str], lasts: Mapping[str, str]) -
     stem = line.replace("\\", "/")
     stem = stem.rpartition(".")[0] if is_image(stem) or stem.lower().endswith(".xml") else stem
     name = next((name for name in (stem, stem.rpartition("/")[2]) if name in xmls), "")
-    return name or lasts.get(stem.rpartition("/")[2]) or line
+    last = stem.rpartition("/")[2]
+    return name or lasts.get(last) or lasts.get(bare_number(last)) or line
 
 
 def require_annotations(
