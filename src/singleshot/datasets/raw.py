@@ -11,6 +11,7 @@ from singleshot.errors import ConfigError, printable
 Box = tuple[float, float, float, float]
 # Labelling tools round and count from 0 or 1 as they please: this far outside the image is cut without a word.
 EDGE_PX = 2.0
+_STEP = 1.01  # what rounding and counting from 1 change, with what parts of the image lose as text
 
 
 class Hull(tuple[float, float, float, float]):
@@ -175,5 +176,5 @@ def _rounded(box: Box, other: Box) -> bool:
     """Whether the numbers of two boxes differ by a pixel, or that part of an image, at most."""
     if box == other:  # infinite sides too
         return True
-    step = 1.0 if max(map(abs, (*box, *other))) > 2 else 0.005
+    step = _STEP if max(map(abs, (*box, *other))) > 2 else 0.005
     return all(abs(a - b) <= step for a, b in zip(box, other, strict=True))
