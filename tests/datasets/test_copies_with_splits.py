@@ -81,3 +81,25 @@ def test_a_further_table_none_of_whose_images_is_there_is_left_out(folder, one_l
     assert ["none of its 1 images is there" in one.message for one in found.findings] == [True]
     (root / "bubble9-1.csv").rename(root / "val_labels.csv")  # a split whose images are missing is an error
     assert "image 'a.bmp' is missing" in one_line(open_source(root).read)
+
+
+def test_lists_of_old_macs_and_names_that_are_listed_twice(folder) -> None:
+    files = {f"Annotations/{stem}.xml": voc() for stem in "abc"}
+    lists = {"ImageSets/Main/train.txt": "a\rb\ra", "ImageSets/Main/val.txt": "c\r"}
+    root = folder({**files, **lists}, [f"JPEGImages/{stem}.png" for stem in "abc"])
+    found = CollectErrors()
+    raw = open_source(root).read(None, found)
+    assert {split: len(at) for split, at in raw.splits.items()} == {"train": 2, "val": 1}
+    assert [(one.kind, one.message) for one in found.findings] == [
+        ("list-repeats", "line 3 lists 'a' again: it counts once; remove one of them")
+    ]
+
+
+def test_a_path_that_calls_a_split_by_its_other_name(folder) -> None:
+    yaml = "train: C:\\me\\set\\labels\\train\nval: C:\\me\\set\\labels\\val\nnames: [cat]\n"
+    files = {"particles.yaml": yaml, "labels/train/a.txt": yolo(), "labels/valid/b.txt": yolo()}
+    root = folder(files, ["labels/train/a.png", "labels/valid/b.png"])
+    found = CollectErrors()
+    raw = open_source(root).read(None, found)
+    assert {split: len(at) for split, at in raw.splits.items()} == {"train": 1, "val": 1}
+    assert [one.kind for one in found.findings] == ["path-moved"]

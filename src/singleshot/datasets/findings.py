@@ -62,6 +62,7 @@ KINDS = {
     "labels-contradict": Kind(ERROR, "label files of one split that say different things of an image"),
     "labels-repeated": Kind(NOTE, "label files of one split that say the same of an image"),
     "image-listed-twice": Kind(WARNING, "an image file that is listed under two ids"),
+    "list-repeats": Kind(WARNING, "a list that names an image twice, which counts once"),
     "image-duplicated": Kind(NOTE, "the same image twice in a split"),
     "image-unlabelled": Kind(WARNING, "an image that no label file mentions"),
     "label-without-image": Kind(WARNING, "label files of images that are not there"),

@@ -109,7 +109,8 @@ def _is_of_class(tree: Tree, folder: str, name: str, listed: Mapping[str, str]) 
 
 def _first_lines(tree: Tree, path: str) -> list[str]:
     try:
-        text = tree.read(path, MAX_LIST_BYTES, "split list", most=_PEEK_BYTES).decode("utf-8-sig", "replace")
+        head = tree.read(path, MAX_LIST_BYTES, "split list", most=_PEEK_BYTES)
+        text = decode_text(head, tree.path(path), paths=True)
     except DataError:  # which reading it says
         return []
     return [line.strip() for line in text.split("\n")[:_FEW] if line.strip()]
@@ -138,8 +139,8 @@ def _read_list(tree: Tree, path: str, layout: Layout, problems: RaiseErrors) -> 
         if stem not in layout.xmls:
             stem = _listed_stem(stem, layout.xmls, lasts)
         if stem in stems:
-            message = f"line {number} lists {printable(stem)!r} again; remove one of them"
-            problems.add("split-unusable", tree.path(path), message, line=None)
+            message = f"line {number} lists {printable(stem)!r} again: it counts once; remove one of them"
+            problems.add("list-repeats", tree.path(path), message, line=None)
             continue
         stems[stem] = None
     return list(stems)
