@@ -36,6 +36,7 @@ KINDS = {
     "image-damaged": Kind(WARNING, "an image that decodes with errors"),
     "size-mismatch": Kind(ERROR, "the label says another image size than the file has", fixable=True),
     "boxes-scaled": Kind(WARNING, "images of another size than labelled, to which their boxes are scaled"),
+    "boxes-turned": Kind(WARNING, "images whose labels were made before EXIF's turn, with which boxes are turned"),
     "size-wrong": Kind(WARNING, "labels that say another image size, where their boxes fit the images"),
     "exif-rotation": Kind(NOTE, "the file says to turn the image"),
     "box-not-finite": Kind(ERROR, "a coordinate that is no place", fixable=True),
