@@ -100,7 +100,8 @@ def _turn_boxes(images: list[RawImage], group: _Differing) -> list[int]:
     for i, (width, height) in zip(group.where[chosen].tolist(), group.stated[chosen].tolist(), strict=True):
         objects = [obj._replace(box=_turned(obj.box, ways[i], width, height)) for obj in images[i].objects]
         images[i] = images[i]._replace(objects=objects)
-    return group.where[chosen].tolist()
+    found: list[int] = group.where[chosen].tolist()
+    return found
 
 
 def _turned(box: Box, way: int, width: float, height: float) -> Box:
