@@ -181,7 +181,7 @@ def test_a_group_of_all_shapes_of_a_label_is_no_object_in_parts(read):
     raw, found = read(*teeth, shape(), shape(label="dog", group_id=1))
     assert len(raw.images[0].objects) == 9
     assert found[0].message.startswith("7 shapes are in groups of more than 6, nearly all of their label")
-    # Dashes of one lane among those of others.
+    # Dashes of one road mark among those of others.
     raw, _ = read(*teeth, *(shape(group_id=group) for group in (2, 2, 3, 3)))
     assert len(raw.images[0].objects) == 3
 

@@ -95,8 +95,8 @@ def test_sets_that_may_be_others_are_listed(parts, one_line, case) -> None:
     same = case == "an image with other labels"
     labels = [name for name in files if "classes" not in name]
     images = {f"{name[:-4]}.png": 0 if same else k for k, name in enumerate(labels)}
-    said = one_line(open_source, parts(files, images))
-    assert "sets below: " in said
-    assert said.endswith(f"; name one (not read as one: {why})" if why and "labels" not in why else "")
-    assert why in said
-    assert why or said.endswith("; name one")
+    text = one_line(open_source, parts(files, images))
+    assert "sets below: " in text
+    assert text.endswith(f"; name one (not read as one: {why})" if why and "labels" not in why else "")
+    assert why in text
+    assert why or text.endswith("; name one")

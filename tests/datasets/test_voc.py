@@ -282,7 +282,7 @@ def test_missing_files_and_splits_are_named(tmp_path, voc_xml, write_voc, one_li
     (root / "JPEGImages" / "b.png").unlink()
     text = one_line(open_dataset, root)
     assert "names 'b' but JPEGImages has no such image (1 of 2 missing)" in text
-    (root / "ImageSets" / "Main" / "twice.txt").write_text("a\na\n")  # counts once, which is said
+    (root / "ImageSets" / "Main" / "twice.txt").write_text("a\na\n")  # counts once
     assert len(open_dataset(root, "twice")) == 1
 
 

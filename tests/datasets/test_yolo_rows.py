@@ -67,9 +67,9 @@ CENTRAL = [(28, 20, 34, 26)] * 6
 )
 def test_what_the_images_do_not_tell_is_refused_in_a_line(rows, one_line, boxes, separator, parts) -> None:
     root = rows(boxes, CENTRE_SIZE, separator, parts)
-    said = one_line(open_source(root).read)
-    assert "the images do not tell whether they are left top right bottom, or a corner or the centre and a size" in said
-    assert "convert them to a CSV of file,xmin,ymin,xmax,ymax,class" in said
+    text = one_line(open_source(root).read)
+    assert "the images do not tell whether they are left top right bottom, or a corner or the centre and a size" in text
+    assert "convert them to a CSV of file,xmin,ymin,xmax,ymax,class" in text
 
 
 def test_swapped_numbers_and_rows_of_other_units_are_not_read(rows, one_line) -> None:

@@ -44,13 +44,13 @@ def without_copies(tree: Tree, formats: Mapping[str, Format], sets: list[Found])
     that are the same the one that has splits stays, then the one that has the names of classes, else the first."""
     if not 1 < len(sets) <= _COMPARED or any(one.labelled is None or one.parts for one in sets):
         return sets
-    said = [labels_of(formats[one.form], tree.below(one.folder)) for one in sets]
+    labels = [labels_of(formats[one.form], tree.below(one.folder)) for one in sets]
     order = [list(formats).index(one.form) for one in sets]
-    if len(sets) == 2 and (divided := _divided_by_copy(tree, sets, said)):
+    if len(sets) == 2 and (divided := _divided_by_copy(tree, sets, labels)):
         return [divided]
 
     def is_copy(at: int, other: int) -> bool:
-        mine, theirs = said[at], said[other]
+        mine, theirs = labels[at], labels[other]
         if not mine.images or len(mine.images) > len(theirs.images) or mine.is_named > theirs.is_named:
             return False
         rank, best = ((one.is_divided, one.is_named, -order[i], -i) for one, i in ((mine, at), (theirs, other)))
@@ -114,17 +114,17 @@ class SetLabels(NamedTuple):
 
 
 def labels_of(form: Format, tree: Tree) -> SetLabels:
-    said = SetLabels([], defaultdict(list), defaultdict(list), False, False)
+    found = SetLabels([], defaultdict(list), defaultdict(list), False, False)
     try:
         with quiet():
             raw = form.read(tree.limited(FILES, BYTES), "", None, CollectErrors(0))
     except (EnoughError, DataError):
-        return said
+        return found
     for image in (image for image in raw.images if image.objects):
-        said.images.append(image)
-        said.called[name_of(image)].append(image)
-        said.saying[_objects_of(image)].append(image)
-    return said._replace(is_named=not is_unnamed(raw.class_names), is_divided=not raw.made)
+        found.images.append(image)
+        found.called[name_of(image)].append(image)
+        found.saying[_objects_of(image)].append(image)
+    return found._replace(is_named=not is_unnamed(raw.class_names), is_divided=not raw.made)
 
 
 def is_unnamed(class_names: Iterable[str]) -> bool:
@@ -173,7 +173,7 @@ def same_bytes(tree: Tree, path: str, other: str) -> bool:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """What the readers say of a set that is only counted is said when it is read."""
+    """Without what the readers log of a set that is only counted; they log it when it is read."""
     log = logging.getLogger("singleshot.datasets.readers")
     before = log.level
     log.setLevel(logging.CRITICAL + 1)

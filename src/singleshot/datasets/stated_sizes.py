@@ -49,7 +49,7 @@ def fit_to_images(raw: RawSet, true_sizes: np.ndarray | None, problems: RaiseErr
     Boxes of stated sizes that all have the proportions of their images are scaled, nearly the proportions where boxes
     fit the stated sizes alone; where boxes fit the images but not
     the stated sizes, they stay as they are; boxes of images as they are stored, before EXIF's turn by a quarter, are
-    turned with them. Each is said once, with counts; sizes that stay are errors where images are read. true_sizes:
+    turned with them. Each is reported once, with counts; sizes that stay are errors where images are read. true_sizes:
     int32 [n, 2], 0 where an image does not decode; None: they are measured, by their headers.
     """
     stated = np.array([(image.width, image.height) for image in raw.images], np.int32).reshape(-1, 2)

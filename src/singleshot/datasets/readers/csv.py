@@ -335,7 +335,7 @@ def _descriptions(tree: Tree, file: CsvFile, problems: RaiseErrors) -> dict[str,
 
 def _found_images(tree: Tree, groups: list[_Group], problems: RaiseErrors) -> Iterator[tuple[_Group, list[str]]]:
     """Each group with its images' names in the tree, "" where missing. A further file none of whose images is there,
-    next to one of a usual split whose images are, is left out and said: of another time, as a.bmp for a.jpg."""
+    next to one of a usual split whose images are, is left out with a note: of another time, as a.bmp for a.jpg."""
     found = []
     for group in groups:
         missing = CollectErrors(most=10**9)

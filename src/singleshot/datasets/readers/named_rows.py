@@ -118,7 +118,7 @@ def are_corners(tree: Tree, places: Places) -> bool:
 
 
 def are_sizes(tree: Tree, places: Places, meaning: str) -> bool:
-    """Whether the sizes of the images tell that the last two numbers of the rows are a size, the first two as said."""
+    """Whether the sizes of the images tell that the numbers of the rows have that meaning, with a size at the end."""
     if is_remote(tree.root):
         return False
     key = "meaning of rows of a class and four numbers"

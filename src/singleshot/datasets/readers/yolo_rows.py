@@ -52,7 +52,7 @@ def find_rows(
     tree: Tree, few: Sequence[str], images: Iterable[str], names: int | None, problems: RaiseErrors
 ) -> RowKind:
     """The kind of a set's rows. few: images of which some are looked at first, images: all of them; names: how many
-    classes have a name, None where none has. What is read otherwise than YOLO's rows is said; rows in pixels whose
+    classes have a name, None where none has. What is read otherwise than YOLO's rows gives a note; rows in pixels whose
     meaning the images do not tell are reported. Raises DataError for such rows with commas."""
     most = _FEW_REMOTE if is_remote(tree.root) else _FEW
     heads = [rows[0] for image in spread(few, most) if (rows := _rows_of(tree, image))]
