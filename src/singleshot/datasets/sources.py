@@ -170,7 +170,10 @@ def _open(path: str | os.PathLike[str], formats: Mapping[str, Format], follow_li
         is_one = f"is {what}, " if what else ""
         raise DataError(f"{where}: {is_one}not a data set that is read here; {wanted}")
     above, _, folder = parent.replace("\\", "/").rpartition("/")
-    if _is_beside_images(open_tree(parent, follow_links), folder):
+    own = open_tree(parent, follow_links)
+    if not is_remote(path):
+        own.find("", name)  # refuses a link that leads out of its own folder, whichever folder the set's is
+    if _is_beside_images(own, folder):
         return Source(form, open_tree(above or ".", follow_links), f"{folder}/{name}", formats[form])
     return Source(form, open_tree(parent, follow_links), name, formats[form])
 
