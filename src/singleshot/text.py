@@ -12,9 +12,15 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 def decode_text(data: bytes, name: str, paths: bool = False) -> str:
     """The text of a file; `name` is what messages call it.
 
-    With `paths` bytes that are not UTF-8 are kept (as "surrogateescape" does), since names of files may hold any.
-    Raises DataError for text in another encoding.
+    With `paths` bytes that are not UTF-8 are kept (as "surrogateescape" does), since names of files may hold any. Lines
+    that end with a carriage return alone, as on old Macs, end with a line feed instead. Raises DataError for text in
+    another encoding.
     """
+    text = _decoded(data, name, paths)
+    return text if "\n" in text else text.replace("\r", "\n")
+
+
+def _decoded(data: bytes, name: str, paths: bool) -> str:
     if data.startswith(_UTF16):
         try:
             return data.decode("utf-16")

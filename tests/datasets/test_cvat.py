@@ -109,6 +109,11 @@ def test_turned_shapes_against_their_points(x, y, width, height, degrees):
     np.testing.assert_allclose(round_box, np.concatenate([edge.min(0), edge.max(0)]) + np.tile([x, y], 2), atol=1e-3)
 
 
+def test_what_is_no_angle_makes_a_box_that_is_none() -> None:
+    for box in (surround_ellipse(1, 2, 3, 4, math.inf), surround_rotated_box((1, 2, 3, 4), math.degrees(1e308))):
+        assert all(map(math.isnan, box))
+
+
 BAD_SHAPES = {
     "other": ('<hexagon label="cat"/>', "<hexagon> is no known shape; want box, polygon"),
     "no label": ('<box xtl="1" ytl="2" xbr="3" ybr="4"/>', "box 1: has no label; say what it is"),

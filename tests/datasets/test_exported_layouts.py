@@ -215,3 +215,42 @@ def test_what_is_not_fiftyones():
 )  # fmt: skip
 def test_forms_that_are_not_read_are_named(folder, one_line, name, text, said):
     assert f"{name} {said}" in one_line(open_source, folder({name: text}, ["images/a.png"]))
+
+
+def test_lists_name_annotations_in_sub_folders_without_them(folder, voc_xml, one_line) -> None:
+    xmls = {f"Annotations/{k}/{k}{i}.xml": voc_xml([("cat", (2, 3, 9, 12))], (64, 48)) for k in (1, 2) for i in (0, 1)}
+    lists = {"ImageSets/Main/train.txt": "10\n20\n21\n", "ImageSets/Main/val.txt": "11.jpg\n"}
+    root = folder({**xmls, **lists}, [name.replace("Annotations", "JPEGImages").replace("xml", "png") for name in xmls])
+    raw = open_source(root).read()
+    assert {split: [raw.images[i].path[-8:] for i in at] for split, at in raw.splits.items()} == {
+        "train": ["1/10.png", "2/20.png", "2/21.png"],
+        "val": ["1/11.png"],
+    }
+    (root / "Annotations/2/10.xml").write_text(xmls["Annotations/1/10.xml"])  # then the name says no single one
+    assert "names '10' but there is no" in one_line(open_source(root).read)
+
+
+@pytest.mark.parametrize("rows", ["b.png,Not Cat,,,,\n", "b.png,no cats,,,,\n", "b.png,non-cat,,,,\n"])
+def test_rows_without_a_box_that_negate_are_images_without_objects(folder, one_line, rows) -> None:
+    table = "flename,object,xmin,ymin,xmax,ymax\na.png,cat,1,2,30,40\n"
+    root = folder({"Train.csv": table + rows, "eval.csv": table.replace("a.png", "c.png")}, ["a.png", "b.png", "c.png"])
+    found = CollectErrors()
+    raw = open_source(root).read(None, found)
+    assert [(one.kind, "without a box: read as images without" in one.message) for one in found.findings] == [
+        ("columns-assumed", True)
+    ]
+    assert (raw.class_names, [len(image.objects) for image in raw.images]) == (("cat",), [1, 0, 1])
+    assert len(open_dataset(root, "val")) == 1  # eval.csv
+    (root / "Train.csv").write_text(table + "c.png,Not Cat,1,2,3,4\n" + "b.png,Not Cat,,,,\n")  # a class like others
+    assert "xmin '' is not a number" in one_line(open_source(root).read)
+    (root / "Train.csv").write_text(table + "b.png,Not Cat,,,,\n" + "c.png,Not Cat,1,2,3,4\n")
+    assert "1 row of 'Not Cat' without a box, which other rows have" in one_line(open_source(root).read)
+
+
+def test_parts_of_the_set_that_is_read_are_not_called_unread(folder, voc_xml) -> None:
+    xml = voc_xml([("cat", (2, 3, 9, 12))], (64, 48))
+    files = {"data/train_labels/a.xml": xml, "data/test_labels/b.xml": xml, "README.md": "x"}
+    source = open_source(folder(files, ["data/images/a.png", "data/images/b.png"]))
+    raw = source.read()
+    assert {split: len(at) for split, at in raw.splits.items()} == {"train": 1, "test": 1}
+    assert source.unread_beside(raw) == ""

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from singleshot.datasets import open_dataset, open_source
 from singleshot.datasets.findings import CollectErrors
 from singleshot.datasets.readers import kitti
+from singleshot.datasets.writing import write_dataset
+from singleshot.metrics.voc import voc_average_precision
+from singleshot.records import ImageDetections
 
+CAR_BOX, VAN_BOX = [10.5, 6.25, 29.75, 18.5], [0, 6, 9, 18]
 REST = "2.85 2.63 12.34 0.47 1.49 69.44 -1.56"
 CAR = f"Car 0.00 0 -1.57 10.5 6.25 29.75 18.5 {REST}\n"
 VAN = f"Van 0.80 3 1.57 0.00 6.00 9.00 18.00 {REST}\n"
@@ -27,16 +32,39 @@ def test_the_benchmarks_folders_are_read_with_the_left_images(folder) -> None:
     source = open_source(root)
     assert (source.form, source.splits) == ("kitti", ("training",))
     data = open_dataset(root)
-    assert (data.class_names, data.labels.tolist()) == (("Car", "Van"), [0, 1])
-    assert data.boxes_px.tolist() == [[10.5, 6.25, 29.75, 18.5], [0, 6, 9, 18]]
+    assert (data.class_names, data.labels[~data.crowd].tolist()) == (("Car", "Van"), [0, 1])
+    assert data.boxes_px[~data.crowd].tolist() == [[10.5, 6.25, 29.75, 18.5], [0, 6, 9, 18]]
     raw = source.read()
     assert [image.path.rpartition("set/")[2] for image in raw.images] == images[:2]
     assert [(obj.line, obj.number) for obj in raw.images[0].objects] == [(1, 0), (3, 2)]
     found = CollectErrors()
     source.read(None, found)
     assert [(one.kind, one.message) for one in found.findings] == [
-        ("shapes-passed-over", "1 DontCare: no objects with a box, passed over")
+        ("regions-ignored", "1 regions without labels: detections in them count as neither right nor wrong")
     ]
+
+
+def test_detections_on_dont_care_count_as_neither_right_nor_wrong_whatever_their_class(folder, tmp_path) -> None:
+    wide = "DontCare -1 -1 -10 30.0 6.0 90.0 18.0 -1 -1 -1 -1000 -1000 -1000 -10\n"  # of images 64 wide
+    nothing = "DontCare -1 -1 -10 5 5 5 9 -1 -1 -1 -1000 -1000 -1000 -10\n"
+    root = folder({"label_2/a.txt": CAR + wide + nothing, "label_2/b.txt": VAN}, ["image_2/a.png", "image_2/b.png"])
+    data = open_dataset(root, "trainval")
+    truth = [data.truth(i) for i in range(2)]
+    assert truth[0].labels.tolist() == [0, 0, 1]
+    assert truth[0].boxes[1:].tolist() == [[30, 6, 64, 18]] * 2
+    assert (truth[0].crowd.tolist(), truth[1].crowd.tolist()) == ([False, True, True], [False])
+    assert [data.sample(i).labels.tolist() for i in range(2)] == [[0], [1]]
+    region = [32, 7, 62, 17]
+    found = [
+        ImageDetections(
+            np.array([region, region, CAR_BOX], np.float32), np.array([0.9, 0.9, 0.8]), np.array([0, 1, 0])
+        ),
+        ImageDetections(np.array([VAN_BOX], np.float32), np.array([0.7]), np.array([1])),
+    ]
+    assert voc_average_precision(found, truth, 2).tolist() == [1, 1]
+    write_dataset(open_source(root).read(), tmp_path / "out", "coco")
+    written = open_dataset(tmp_path / "out", "trainval")
+    assert (len(written.labels), int(written.crowd.sum())) == (4, 2)
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,16 @@ def test_shapes_of_one_label_and_group_are_one_object(read):
     assert [f.kind for f in found] == ["shapes-joined"]
 
 
+def test_a_group_of_all_shapes_of_a_label_is_no_object_in_parts(read):
+    teeth = [shape(((x, 2), (x + 1, 6)), group_id=1) for x in range(7)]
+    raw, found = read(*teeth, shape(), shape(label="dog", group_id=1))
+    assert len(raw.images[0].objects) == 9
+    assert found[0].message.startswith("7 shapes are in groups of more than 6, nearly all of their label")
+    # Dashes of one road mark among those of others.
+    raw, _ = read(*teeth, *(shape(group_id=group) for group in (2, 2, 3, 3)))
+    assert len(raw.images[0].objects) == 3
+
+
 @pytest.mark.parametrize(
     ("more", "want"),
     [

@@ -37,6 +37,22 @@ def test_oidv4s_folders_of_classes_in_splits(folder) -> None:
 
 
 @pytest.mark.parametrize(
+    ("rows", "form"),
+    [
+        (("0 0 20 10", "40 30 24 18", "50 2 14 12", "44 28 19 18", "0 28 12 20"), "corner-size-rows"),
+        (("10 5 20 10", "52 39 24 18", "57 8 14 12", "53.5 37 19 18", "6 38 12 20"), "centre-size-rows"),
+    ],
+)
+def test_sizes_are_read_where_the_images_tell(folder, rows, form) -> None:
+    files = {f"labels/{k}.txt": f"wine glass {row}\n" for k, row in enumerate(rows)}
+    source = open_source(folder(files, [f"images/{k}.png" for k in range(len(rows))]))
+    raw = source.read()
+    assert (source.form, raw.class_names) == (form, ("wine glass",))
+    boxes = [(0, 0, 20, 10), (40, 30, 64, 48), (50, 2, 64, 14), (44, 28, 63, 46), (0, 28, 12, 48)]
+    assert [image.objects[0].box for image in sorted(raw.images)] == boxes
+
+
+@pytest.mark.parametrize(
     "rows",
     [
         "cat 2 3 20 30\n",  # a corner and a size would lie in the image too

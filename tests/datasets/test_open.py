@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from singleshot.datasets import available_splits, open_dataset
+from singleshot.datasets import available_splits, open_dataset, open_source
 
 
 @pytest.fixture
@@ -94,3 +94,12 @@ def test_a_named_label_of_one_image_says_to_give_the_folder(tmp_path, voc_set, o
 def test_a_coco_file_with_a_key_of_labelme_is_coco(tmp_path, coco, write_coco):
     write_coco(tmp_path / "train.json", {"info": {"shapes": []}, **coco()})
     assert open_dataset(tmp_path / "train.json").class_names == ("dog", "cat")
+
+
+def test_a_named_file_that_is_a_link_out_of_its_folder_is_refused(tmp_path, coco, write_coco, one_line) -> None:
+    # The images of a file in data/ may lie in the folder above: the link must not lead there all the same.
+    write_coco(tmp_path / "outside" / "secret.json", coco())
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.json").symlink_to("../outside/secret.json")
+    assert "train.json: a link that leads out of " in one_line(open_source, tmp_path / "data" / "train.json")
+    assert open_source(tmp_path / "data" / "train.json", follow_links=True).form == "coco"

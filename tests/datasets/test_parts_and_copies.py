@@ -206,7 +206,7 @@ def test_a_copy_under_other_names_is_one(folder) -> None:
     root = folder(files, places(files))
     source = open_source(root)
     assert (source.tree.root, len(source.read().images)) == (f"{root}/a", 2)
-    assert "b (Pascal VOC, 2)" in source.others
+    assert "b (Pascal VOC, 2)" in source.unread_beside(source.read())
     (root / "b/x2.png").write_bytes((root / "b/x2.png").read_bytes() + b"other")
     (root / "b/x1.png").write_bytes((root / "b/x1.png").read_bytes() + b"other")
     with pytest.raises(DataError, match="sets below: "):
@@ -360,9 +360,7 @@ def test_a_copy_without_names_of_classes_gives_its_splits(folder) -> None:
     assert splits_of(raw, root) == {"train": [("all/JPEGImages/a.png", 16)], "val": [("all/JPEGImages/b.png", 20)]}
     assert splits_of(source.read("val"), root) == {"val": [("all/JPEGImages/b.png", 20)]}
     found = {one.kind: one.message for one in check_source(source, workers=1).findings}
-    assert found["splits-elsewhere"] == (
-        f"the splits are those of {root}/split, which has the same boxes and no names of classes"
-    )
+    assert found["splits-elsewhere"] == (f"the splits are those of YOLO in {root}/split, which has the same boxes")
     assert found["image-unused"] == "1 labelled images are in no split there; add them to one"
     (root / "split/labels/val/b.txt").write_text(yolo(24))
     with pytest.raises(DataError, match="sets below: "):  # other boxes

@@ -373,7 +373,7 @@ def test_of_copies_of_a_set_one_is_read(folder) -> None:
     root = folder({**README, **files}, images)
     source = open_source(root)
     assert source.tree.root == f"{root}/a"  # it has what b has, and more
-    assert "b (Pascal VOC, 1)" in source.others
+    assert "b (Pascal VOC, 1)" in source.unread_beside(source.read())
     (root / "a/b.xml").unlink()
     assert open_source(root).tree.root == f"{root}/b"  # of the same two the one with splits
     (root / "a/a.png").write_bytes((root / "a/b.png").read_bytes() + b"more")

@@ -287,4 +287,4 @@ def test_records_count_after_the_labels_that_they_were_made_of(tmp_path, made, w
     (tmp_path / "images" / "train" / "a.xml").write_text(xml)
     source = open_source(tmp_path)
     assert (source.form, source.tree.root) == ("voc", f"{tmp_path}/images")
-    assert source.others == f"the folder itself (TFRecord) in {tmp_path}"
+    assert source.unread_beside(source.read()).endswith(f"not read: the folder itself (TFRecord) in {tmp_path}")

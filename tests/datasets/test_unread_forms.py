@@ -42,7 +42,7 @@ FILES = {
         "rows of class x1 y1 x2 y2 (mAP, OIDv4), or class",
     ),
     "groundtruths/1.txt": ("cat 120 130 20 30\ndog 4 5 6 9", "rows of class x y width height; convert them to a CSV"),
-    "labels/3.txt": ("0,11,10,28,28\n1,3,4.5,6,7\n", "rows of five numbers with commas; if they are class,x,y"),
+    "labels/3.txt": ("0,11,10,28,28\n1,3,4.5,6,7\n", "rows of five numbers with commas, and no images of its names"),
     "labels/4.txt": (KITTI.replace("Car", "0319-0624"), "KITTI's form"),
     "gt/gt.txt": ("1,2,10.5,20,30,40,1,1,0.9\n", "tracks in MOTChallenge's form"),
 }
@@ -62,9 +62,9 @@ def test_every_row_has_a_case():
     assert all(any(row.about.startswith(one) for one in said) for row in UNREAD_FORMS)
 
 
-@pytest.mark.parametrize("text", ["0,11,10,28,28\n", "1.0 2.0 3.0 4.0 5.0 6.0 7.0 8.0 plane 1\n"])
-def test_labels_in_the_usual_folder_that_are_no_yolo_are_named(folder, text, one_line):
-    root = folder({"labels/a.txt": text, "labels/b.txt": ""}, ["images/a.png", "images/b.png"])
+def test_labels_in_the_usual_folder_that_are_no_yolo_are_named(folder, one_line):
+    rows = "1.0 2.0 3.0 4.0 5.0 6.0 7.0 8.0 plane 1\n"
+    root = folder({"labels/a.txt": rows, "labels/b.txt": ""}, ["images/a.png", "images/b.png"])
     assert "labels/a.txt is " in one_line(open_source, root)
     (root / "labels/a.txt").write_text("0 x\n")
     assert open_source(root).form == "yolo"  # which says what is wrong with it

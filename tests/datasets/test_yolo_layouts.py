@@ -178,7 +178,7 @@ def test_lists_name_what_is_not_there(yolo, problems, one_line):
     ]
     files = {"images/a.png": "", "labels/a.txt": ROW, "train.txt": "\n".join(lines)}
     raw, found = problems(files)
-    assert [(f.kind, f.line) for f in found] == [("image-missing", 2), ("image-missing", 3), ("split-unusable", 5),
+    assert [(f.kind, f.line) for f in found] == [("image-missing", 2), ("image-missing", 3), ("list-repeats", 5),
                                                  ("image-missing", 6), ("image-missing", 7)]  # fmt: skip
     assert raw.splits == {"train": [0]}
     assert "train.txt:2: 'images/gone.png' is no image in" in one_line(open_dataset, yolo(files))

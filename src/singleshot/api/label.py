@@ -145,7 +145,7 @@ def _open(data: str, form: str | None) -> Source:
             f"{where}: {source.format.about} labels are not changed in place (VOC, COCO and YOLO are); "
             f"take singleshot data convert {where} DIR --to voc, and label DIR"
         )
-    if source.format is not FORMATS[source.form]:
+    if source.format is not FORMATS[source.form] and not source.format.is_divided:
         raise DataError(f"{where}: holds a data set in each of several folders; give one of them")
     return source
 
@@ -163,6 +163,7 @@ def _opened(source: Source, raw: RawSet) -> tuple[list[RawImage], Editor, tuple[
     from singleshot.datasets.editing.voc import VocEditor
     from singleshot.datasets.editing.yolo import YoloEditor
     from singleshot.datasets.readers import coco, yolo
+    from singleshot.datasets.readers.yolo_rows import YOLO_ROWS
 
     images = list({image.path: image for image in raw.images}.values())
     classes = raw.class_names
@@ -172,6 +173,12 @@ def _opened(source: Source, raw: RawSet) -> tuple[list[RawImage], Editor, tuple[
         _refuse_doubtful(raw, images)
         return images, CocoEditor({file: coco.read_ids(file)[0] for file in {image.file for image in images}}), classes
     found = yolo.find_classes(source.tree, source.file)
+    if found.rows != YOLO_ROWS:
+        where = printable(source.tree.root)
+        raise DataError(
+            f"{where}: rows in pixels or with commas are not changed in place; "
+            f"take singleshot data convert {where} DIR --to yolo, and label DIR"
+        )
     numbers = {name: k + (found.first or 0) for k, name in enumerate(classes)}
     return images, YoloEditor(source.tree, found, numbers), classes
 

@@ -11,6 +11,7 @@ import numpy as np
 from singleshot.class_selection import ClassSelection
 from singleshot.datasets.box_rules import clean_boxes
 from singleshot.datasets.dataset import Dataset, unknown_class
+from singleshot.datasets.ignored import add_ignored
 from singleshot.datasets.packed_strings import StringTable, offsets_of
 from singleshot.datasets.plausible import require_plausible
 from singleshot.datasets.raw import Notation, RawImage, RawObject, RawSet
@@ -62,7 +63,7 @@ def build_dataset(
     keep, boxes_px = cleaned.keep, cleaned.boxes[cleaned.keep]
     annotated = np.array([obj.area for _, obj in owners], np.float64)[keep]
     own = (boxes_px[:, 2:] - boxes_px[:, :2]).prod(axis=1)
-    return Dataset(
+    data = Dataset(
         source=f"{raw.source} ({split})",
         class_names=names,
         names=StringTable.from_iterable(image.path for image in images),
@@ -80,6 +81,7 @@ def build_dataset(
         selection=selection,
         left_out=dict(left_out.most_common()),
     )
+    return add_ignored(data, images)
 
 
 def measure(images: Sequence[RawImage]) -> tuple[np.ndarray, np.ndarray]:

@@ -78,7 +78,7 @@ class Format(NamedTuple):
     same): whether it is this form's label of a single image, which is no data set; is_deep(tree): whether such data lie
     anywhere below, asked where nothing else is found; is_copy: what other forms were made into, which counts where
     none of them is found; is_table: what scripts write from other forms, which are tried before it; own_labels: of a
-    form whose images each have a label file that names no image.
+    form whose images each have a label file that names no image; is_divided: whether its splits are those of a copy.
     """
 
     about: str
@@ -91,6 +91,7 @@ class Format(NamedTuple):
     in_one_file: bool = False
     writer: Writer | None = None
     own_labels: OwnLabels | None = None
+    is_divided: bool = False
     is_one: Callable[[bytes], bool] | None = None
     is_label: Callable[[bytes], bool] | None = None
     is_deep: Callable[[Tree], bool] | None = None
@@ -178,6 +179,8 @@ FORMATS: Mapping[str, Format] = {
     "keras-txt": _by_content(keras_txt.FORM)._replace(is_table=True),
     "kitti": _of_rows(kitti.FORM),
     "named-rows": _of_rows(named_rows.NAMED),
+    "corner-size-rows": _of_rows(named_rows.CORNER_SIZED),
+    "centre-size-rows": _of_rows(named_rows.CENTRE_SIZED),
     "counted-rows": _of_rows(named_rows.COUNTED),
     "cvat": _by_content(
         cvat.FORM,

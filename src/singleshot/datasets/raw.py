@@ -11,6 +11,7 @@ from singleshot.errors import ConfigError, printable
 Box = tuple[float, float, float, float]
 # Labelling tools round and count from 0 or 1 as they please: this far outside the image is cut without a word.
 EDGE_PX = 2.0
+_STEP = 1.01  # what rounding and counting from 1 change, with what parts of the image lose as text
 
 
 class Hull(tuple[float, float, float, float]):
@@ -41,7 +42,7 @@ class RawObject(NamedTuple):
 class RawImage(NamedTuple):
     """One image: path of its file; ident: VOC stem, COCO id, or the name without its ending; width and height as
     annotated, 0 where they are not; file: the label file, for messages; relative: boxes are parts of the image;
-    listed: COCO's file_name, "" in other forms."""
+    listed: COCO's file_name, "" in other forms; ignored: regions in pixels in which nobody labelled the objects."""
 
     path: str
     ident: str
@@ -51,6 +52,12 @@ class RawImage(NamedTuple):
     file: str
     relative: bool = False
     listed: str = ""
+    ignored: tuple[Box, ...] = ()
+
+
+def is_region(box: Box) -> bool:
+    """Whether the corners of a box are finite and in order."""
+    return all(map(math.isfinite, box)) and box[0] < box[2] and box[1] < box[3]
 
 
 class Notation(NamedTuple):
@@ -169,5 +176,5 @@ def _rounded(box: Box, other: Box) -> bool:
     """Whether the numbers of two boxes differ by a pixel, or that part of an image, at most."""
     if box == other:  # infinite sides too
         return True
-    step = 1.0 if max(map(abs, (*box, *other))) > 2 else 0.005
+    step = _STEP if max(map(abs, (*box, *other))) > 2 else 0.005
     return all(abs(a - b) <= step for a, b in zip(box, other, strict=True))

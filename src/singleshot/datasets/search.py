@@ -4,32 +4,27 @@ folders below."""
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
-import operator
 import re
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from itertools import permutations
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
+from singleshot.datasets.compared_sets import BYTES, FILES, Found, divided_like, quiet, without_copies
 from singleshot.datasets.findings import CollectErrors
 from singleshot.datasets.formats import Format
-from singleshot.datasets.raw import Box, RawImage, RawObject, RawSet, say_same
+from singleshot.datasets.part_sets import join_parts
+from singleshot.datasets.raw import RawSet
 from singleshot.datasets.readers.common import MADE_SPLITS
 from singleshot.datasets.readers.several_sets import SeveralSetsError
 from singleshot.datasets.splits import KNOWN_SPLITS, split_of, word_split
 from singleshot.datasets.tree import EnoughError, Tree, join
 from singleshot.errors import DataError, printable
-from singleshot.images.decode import MAX_FILE_BYTES, image_size
 from singleshot.storage import is_remote
 
 _LEVELS, _FOLDERS, _FAR_FOLDERS = 4, 1000, 50
 # What is read to find out whether a set has a labelled image; one of more counts as having some.
-_FILES, _BYTES, _COUNTED = 1500, 16 * 2**20, 30
+_COUNTED = 30
 _SHOWN = 8
-_UNNAMED = re.compile(r"class \d+")  # what a number without a name is called
-_COMPARED, _IMAGES_COMPARED = 8, 3  # sets below that are held against each other, and images of each
 _CODE = ("node_modules", "__pycache__", "site-packages", "venv", "env", "dist", "build", "docs")
 # Folders that are parts of a set.
 _PARTS = frozenset(
@@ -38,18 +33,6 @@ _PARTS = frozenset(
 )
 # Words in names of folders whose sets count only where no other is: what comes with a program to show how it works.
 _DEMOS = frozenset(("sample", "samples", "demo", "demos", "example", "examples", "tutorial", "tutorials"))
-
-
-class Found(NamedTuple):
-    """One set: its form in FORMATS, its folder below the tree ("" for the tree itself), how many images have an object
-    (None where that was not counted); parts: the split and folder of each, of a set whose splits are sets of their
-    own; divided_as: form and folder of a copy that has the splits."""
-
-    form: str
-    folder: str
-    labelled: int | None
-    parts: tuple[tuple[str, str], ...] = ()
-    divided_as: tuple[str, str] | None = None
 
 
 class Choice(NamedTuple):
@@ -74,15 +57,22 @@ def choose(tree: Tree, formats: Mapping[str, Format]) -> Choice | None:
         one._replace(labelled=count_labelled(formats[one.form], tree)) for one in here if not formats[one.form].is_copy
     ]
     if best := _fullest(counted):
-        return Choice(best)
+        others = [one for one in counted if one is not best]
+        if best.labelled is not None and not is_remote(tree.root):
+            others += _sets_below(tree, formats, has_parts=True)
+        return Choice(divided_like(tree, formats, best, others))
     empty = counted
     below = _sets_below(tree, formats, has_parts=bool(empty))
     for ranked in _by_rank(tree, formats, here, empty, below):
-        group = _without_copies(tree, formats, ranked)
+        group = without_copies(tree, formats, ranked)
         if len(group) > 1:
-            raise DataError(f"{printable(tree.root)}: sets below: {describe(group, formats)}; name one")
+            joined = join_parts(tree, formats, group)
+            if isinstance(joined, str):
+                why = f" (not read as one: {joined})" if joined else ""
+                raise DataError(f"{printable(tree.root)}: sets below: {describe(group, formats)}; name one{why}")
+            group = [joined]
         if group:
-            read = {group[0].folder, *(folder for _, folder in group[0].parts)}
+            read = {group[0].folder, *group[0].folders, *(folder for _, folder in group[0].parts)}
             others = [one for one in (*here, *below) if one.form != group[0].form or one.folder not in read]
             return Choice(group[0], tuple(others))
     return None
@@ -114,120 +104,15 @@ def _by_rank(
     yield below
 
 
-def _without_copies(tree: Tree, formats: Mapping[str, Format], sets: list[Found]) -> list[Found]:
-    """The sets without those whose labels another one has too, of the same images, in the same form or another; of two
-    that are the same the one that has splits stays, then the one that has the names of classes, else the first."""
-    if not 1 < len(sets) <= _COMPARED or any(one.labelled is None or one.parts for one in sets):
-        return sets
-    said = [_said_by(formats[one.form], tree.below(one.folder)) for one in sets]
-    order = [list(formats).index(one.form) for one in sets]
-    if len(sets) == 2 and (divided := _divided_by_copy(tree, sets, said)):
-        return [divided]
-
-    def is_copy(at: int, other: int) -> bool:
-        mine, theirs = said[at], said[other]
-        if not mine.images or len(mine.images) > len(theirs.images) or mine.is_named > theirs.is_named:
-            return False
-        rank, best = ((one.is_divided, one.is_named, -order[i], -i) for one, i in ((mine, at), (theirs, other)))
-        if len(mine.images) == len(theirs.images) and rank >= best:
-            return False
-        named, near = mine.is_named and theirs.is_named, sets[at].form != sets[other].form
-        pairs = []
-        for image in mine.images:
-            rivals = (*theirs.called[_name_of(image)], *theirs.saying[() if near else _objects_of(image)])
-            pairs.append((image.path, [one.path for one in rivals if _say_same(image, one, named, near)][:_COMPARED]))
-            if not pairs[-1][1]:
-                return False
-        some = pairs[:: max(1, len(pairs) // _IMAGES_COMPARED)]
-        return all(any(_same_bytes(tree, path, one) for one in paths) for path, paths in some)
-
-    return [one for at, one in enumerate(sets) if not any(is_copy(at, other) for other in range(len(sets)))]
-
-
-def _divided_by_copy(tree: Tree, sets: list[Found], labels: list[_Said]) -> Found | None:
-    """Of two sets with the same boxes of images of the same names the one that has names of classes, where the other
-    has none and has the splits that the first lacks; else None."""
-    for (one, mine), (other, theirs) in permutations(zip(sets, labels, strict=True)):
-        if mine.is_named <= theirs.is_named or mine.is_divided or not theirs.is_divided:
-            continue
-        pairs = [(image, mine.called.get(_name_of(image), [])) for image in theirs.images]
-        same = bool(pairs) and all(len(own) == 1 and _say_same(image, own[0], False, True) for image, own in pairs)
-        some = pairs[:: max(1, len(pairs) // _IMAGES_COMPARED)]
-        if same and all(_same_bytes(tree, image.path, own[0].path) for image, own in some):
-            return one._replace(divided_as=(other.form, other.folder))
-    return None
-
-
-class _Said(NamedTuple):
-    """What a set says: its labelled images, the same by their names, and by their objects; whether its classes have
-    names; whether its splits are its own."""
-
-    images: list[RawImage]
-    called: dict[str, list[RawImage]]
-    saying: dict[tuple[object, ...], list[RawImage]]
-    is_named: bool
-    is_divided: bool
-
-
-def _said_by(form: Format, tree: Tree) -> _Said:
-    said = _Said([], defaultdict(list), defaultdict(list), False, False)
-    try:
-        with _quiet():
-            raw = form.read(tree.limited(_FILES, _BYTES), "", None, CollectErrors(0))
-    except (EnoughError, DataError):
-        return said
-    for image in (image for image in raw.images if image.objects):
-        said.images.append(image)
-        said.called[_name_of(image)].append(image)
-        said.saying[_objects_of(image)].append(image)
-    return said._replace(is_named=not all(map(_UNNAMED.fullmatch, raw.class_names)), is_divided=not raw.made)
-
-
-def _name_of(image: RawImage) -> str:
-    return image.path.rpartition("/")[2]
-
-
-def _objects_of(image: RawImage) -> tuple[object, ...]:
-    return tuple(sorted((obj.name, tuple(map(str, obj.box))) for obj in image.objects))
-
-
-def _say_same(image: RawImage, other: RawImage, named: bool, near: bool) -> bool:
-    """Whether two labels of an image have the same objects, near: as rounding and counting from 1 leave them; by their
-    boxes alone where one has no names."""
-    size = (image.width or other.width, image.height or other.height)
-    if image.relative != other.relative and 0 in size:
-        try:
-            size = image_size(image.path)
-        except DataError:
-            return False
-
-    def plain(one: RawImage) -> list[RawObject]:
-        scale = size * 2 if one.relative and image.relative != other.relative else (1, 1, 1, 1)
-        return [
-            RawObject(obj.name if named else "", cast("Box", tuple(map(operator.mul, obj.box, scale))))
-            for obj in one.objects
-        ]
-
-    if not near:
-        return sorted(plain(image)) == sorted(plain(other))
-    return say_same(plain(image), plain(other), near=True)
-
-
-def _same_bytes(tree: Tree, path: str, other: str) -> bool:
-    start = len(tree.path("x")) - 1
-    try:
-        first, second = (tree.read(one[start:], MAX_FILE_BYTES, "image") for one in (path, other))
-    except DataError:  # what cannot be read is no copy
-        return False
-    return first == second
-
-
 def describe(sets: list[Found] | tuple[Found, ...], formats: Mapping[str, Format]) -> str:
     """ "images (Pascal VOC, 180), data (CSV, 2)": folders, forms and numbers of labelled images."""
     shown = []
     for one in sets[:_SHOWN]:
         count = "" if one.labelled is None else f", {one.labelled}"
         place = " and ".join(f"{printable(folder, 80)} as {split}" for split, folder in one.parts)
+        if one.folders:
+            more = f" and {len(one.folders) - _SHOWN} more" if len(one.folders) > _SHOWN else ""
+            place = ", ".join(printable(folder, 80) for folder in one.folders[:_SHOWN]) + f"{more} as one"
         place = place or printable(one.folder or "the folder itself", 80)
         shown.append(f"{place} ({formats[one.form].about}{count})")
     more = f" and {len(sets) - _SHOWN} more" if len(sets) > _SHOWN else ""
@@ -255,25 +140,13 @@ def count_labelled(form: Format, tree: Tree) -> int | None:
     if is_remote(tree.root):
         return None
     try:
-        with _quiet():
-            raw = form.read(tree.limited(_FILES, _BYTES), "", None, CollectErrors(0))
+        with quiet():
+            raw = form.read(tree.limited(FILES, BYTES), "", None, CollectErrors(0))
     except (EnoughError, SeveralSetsError):  # which reading it says
         return None
     except DataError:
         return 0
     return sum(bool(image.objects) for image in raw.images)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """What the readers say of a set that is only counted is said when it is read."""
-    log = logging.getLogger("singleshot.datasets.readers")
-    before = log.level
-    log.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
 
 
 # ---------------------------------------------------------------------------------------------- folders below

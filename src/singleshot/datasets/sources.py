@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from singleshot.datasets.archives import is_archive, unpacked
+from singleshot.datasets.compared_sets import Found
 from singleshot.datasets.findings import RAISE_ERRORS, RaiseErrors
 from singleshot.datasets.formats import FORMATS, Format, no_line
-from singleshot.datasets.joined_splits import divide_as, join_splits
+from singleshot.datasets.joined_splits import divide_as, join_sets, join_splits
 from singleshot.datasets.raw import RawSet, above_score, cut_hulls
 from singleshot.datasets.readers import coco_layout
 from singleshot.datasets.readers.label_files import PEEK_BYTES
@@ -40,8 +41,8 @@ _FURTHER_FOLDERS = ("annotation", "label", "csv", "data")
 class Source:
     """A data set that was found: the name of its form, its folder, the file that the user named ("" for a folder).
 
-    formats: those that were looked for in its folder, {} for a named file; others: what was found besides and is not
-    read, for messages; score_min: of detections that are read as labels, the lowest score to take; None for all.
+    formats: those that were looked for in its folder, {} for a named file; others: what was found besides,
+    for messages; score_min: of detections that are read as labels, the lowest score to take; None for all.
     """
 
     form: str
@@ -49,7 +50,7 @@ class Source:
     file: str
     format: Format
     formats: Mapping[str, Format] = field(default_factory=dict)
-    others: str = ""
+    others: tuple[Found, ...] = ()
     score_min: float | None = None
 
     @functools.cached_property
@@ -68,8 +69,18 @@ class Source:
 
     def unread_beside(self, raw: RawSet) -> str:
         """What is said of sets in other folders, by what was read of all splits; "" where there are none."""
-        others = self.others or describe(sets_beside(self.tree, self.formats, raw), self.formats)
-        return f"read as {self.format.about}; also there and not read: {others}" if others else ""
+        root = self.tree.given
+        start = len(root.path("x")) - 1
+        read = {image.file[start:].rpartition("/")[0] + "/" for image in raw.images}
+        # Folders that were looked at one by one may be parts of what was read at last.
+        others = [
+            one
+            for one in self.others
+            if one.form != self.form or not any(folder.startswith(f"{one.folder}/") for folder in read)
+        ]
+        where = f" in {printable(root.root)}" if others else ""
+        shown = describe(others or sets_beside(self.tree, self.formats, raw), self.formats)
+        return f"read as {self.format.about}; also there and not read: {shown}{where}" if shown else ""
 
     def unread_labels(self, raw: RawSet) -> str:
         """The message about labels of images that are not read, in folders of which nothing is read; "" where there are
@@ -159,7 +170,10 @@ def _open(path: str | os.PathLike[str], formats: Mapping[str, Format], follow_li
         is_one = f"is {what}, " if what else ""
         raise DataError(f"{where}: {is_one}not a data set that is read here; {wanted}")
     above, _, folder = parent.replace("\\", "/").rpartition("/")
-    if _is_beside_images(open_tree(parent, follow_links), folder):
+    own = open_tree(parent, follow_links)
+    if not is_remote(path):
+        own.find("", name)  # refuses a link that leads out of its own folder, whichever folder the set's is
+    if _is_beside_images(own, folder):
         return Source(form, open_tree(above or ".", follow_links), f"{folder}/{name}", formats[form])
     return Source(form, open_tree(parent, follow_links), name, formats[form])
 
@@ -211,12 +225,13 @@ def _find(tree: Tree, where: str, formats: Mapping[str, Format]) -> Source:
         unread = find_unread_form(tree)
         why = unread if unread is not None else _wanted(formats)
         raise DataError(f"{where}: no data set of a known form (found {describe_contents(tree)}): {why}")
-    form, others = choice.chosen, f"{describe(choice.others, formats)} in {where}" if choice.others else ""
+    form = choice.chosen
     below = tree.below(form.folder) if form.folder else tree
-    if form.folder or form.parts:
+    if form.folder or form.parts or form.folders:
         logger.info("%s: the set is %s", where, describe([form], formats))
     row = join_splits(formats[form.form], dict(form.parts)) if form.parts else formats[form.form]
+    row = join_sets(row, form.folders) if form.folders else row
     if form.divided_as is not None:
         copy, folder = form.divided_as
-        row = divide_as(row, formats[copy], tree.below(folder))
-    return Source(form.form, below, "", row, formats, others)
+        row = divide_as(row, formats[copy], tree.below(folder) if folder else tree)
+    return Source(form.form, below, "", row, formats, choice.others)

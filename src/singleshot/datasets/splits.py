@@ -14,7 +14,7 @@ from singleshot.errors import DataError, printable
 # The only names that stand for each other; nothing else is guessed.
 SPLIT_ALIASES = {
     "train": ("training",),
-    "val": ("valid", "validation", "validate"),
+    "val": ("valid", "validation", "validate", "eval", "evaluation"),
     "valid": ("val", "validation", "validate"),
     "validation": ("val", "valid", "validate"),
     "validate": ("val", "valid", "validation"),

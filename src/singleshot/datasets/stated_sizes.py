@@ -3,6 +3,7 @@ that cannot be known."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,16 +13,20 @@ import numpy as np
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.measure import header_sizes
 from singleshot.datasets.plausible import implausible
-from singleshot.datasets.raw import EDGE_PX, Hull, RawImage, RawObject, RawSet
+from singleshot.datasets.raw import EDGE_PX, Box, Hull, RawImage, RawObject, RawSet
 from singleshot.errors import DataError, printable
-from singleshot.images.decode import image_size
-from singleshot.storage import is_remote
+from singleshot.images.decode import MAX_FILE_BYTES, image_size
+from singleshot.images.orientation import orientation
+from singleshot.storage import is_remote, read_limited
 
+_QUARTER = 5  # EXIF's orientations from here on swap width and height
 _REMOTE_SAMPLE = 16  # each costs a round trip; where none of these differs, no other is measured
 # How sure it must be, as logarithm of how much likelier one place of the boxes is than the other. A stated size of the
 # image's own proportions is believed unless nearly all speaks against it.
 _LIKELIER, _CERTAIN = math.log(10), 30.0
 _LEAST_SHARE = 0.2  # so that a single image whose boxes fit both sizes decides nothing
+_TURNED = math.log(100)  # the same where labels may have been made before EXIF's turn; else each image is an error
+_HEADER_BYTES = 1 << 18  # of a file, which say how it is turned
 # Sides of resized images may differ by so much in how; less change than this may be a cut as well.
 _STRETCHED, _RESIZED = 0.01, 0.1
 _MISTAKEN = 0.02  # of images with a box outside the size that the boxes belong to
@@ -43,8 +48,9 @@ def fit_to_images(raw: RawSet, true_sizes: np.ndarray | None, problems: RaiseErr
 
     Boxes of stated sizes that all have the proportions of their images are scaled, nearly the proportions where boxes
     fit the stated sizes alone; where boxes fit the images but not
-    the stated sizes, they stay as they are. Both is said once, with counts; sizes that stay are errors where images are
-    read. true_sizes: int32 [n, 2], 0 where an image does not decode; None: they are measured, by their headers.
+    the stated sizes, they stay as they are; boxes of images as they are stored, before EXIF's turn by a quarter, are
+    turned with them. Each is reported once, with counts; sizes that stay are errors where images are read. true_sizes:
+    int32 [n, 2], 0 where an image does not decode; None: they are measured, by their headers.
     """
     stated = np.array([(image.width, image.height) for image in raw.images], np.int32).reshape(-1, 2)
     if raw.form == "shards" or not stated.all(axis=1).any() or implausible(raw) is not None:
@@ -56,7 +62,9 @@ def fit_to_images(raw: RawSet, true_sizes: np.ndarray | None, problems: RaiseErr
     differing = _Differing(where, stated[where].astype(np.float64), true[where].astype(np.float64))
     is_turned = (differing.stated == differing.true[:, ::-1]).all(axis=1)
     images, scaled, moved, shape = list(raw.images), [], [], "of the same proportions"
-    for group in (differing.take(~is_turned), differing.take(is_turned)):
+    turned = _turn_boxes(images, differing.take(is_turned))
+    rest = is_turned & ~np.isin(where, turned)
+    for group in (differing.take(~is_turned), differing.take(rest)):
         if not len(group.where):
             continue
         relative = np.array([raw.images[i].relative for i in group.where.tolist()], bool)
@@ -69,11 +77,40 @@ def fit_to_images(raw: RawSet, true_sizes: np.ndarray | None, problems: RaiseErr
             scaled += group.where.tolist()
             shape = shape if same_shape else "of nearly the same proportions"
             _scale(images, group)
-    for i in (*scaled, *moved):
+    for i in (*scaled, *moved, *turned):
         images[i] = images[i]._replace(width=int(true[i, 0]), height=int(true[i, 1]))
     _say(raw, scaled, true, "boxes-scaled", shape, "boxes are scaled to the images", problems)
     _say(raw, moved, true, "size-wrong", "and their boxes fit the images", "boxes are read as of the images", problems)
+    why = "which is the image's before EXIF's turn by a quarter"
+    _say(raw, turned, true, "boxes-turned", why, "boxes are turned with the images", problems)
     return raw._replace(images=images)
+
+
+def _turn_boxes(images: list[RawImage], group: _Differing) -> list[int]:
+    """Turn the boxes of those images of a group with swapped sides whose files are stored turned by a quarter, in the
+    list, where boxes tell that they belong to the stored images; the positions of these images."""
+    ways = {}
+    for i in group.where.tolist():
+        if not images[i].relative and not is_remote(images[i].path):
+            with contextlib.suppress(DataError):
+                ways[i] = orientation(read_limited(images[i].path, MAX_FILE_BYTES, "image", _HEADER_BYTES))
+    chosen = np.array([ways.get(i, 1) >= _QUARTER for i in group.where.tolist()], bool)
+    if not chosen.any() or _evidence(images, group.take(chosen)) <= _TURNED:
+        return []
+    for i, (width, height) in zip(group.where[chosen].tolist(), group.stated[chosen].tolist(), strict=True):
+        objects = [obj._replace(box=_turned(obj.box, ways[i], width, height)) for obj in images[i].objects]
+        images[i] = images[i]._replace(objects=objects)
+    found: list[int] = group.where[chosen].tolist()
+    return found
+
+
+def _turned(box: Box, way: int, width: float, height: float) -> Box:
+    """A box of a stored image, width x height, in the image as EXIF's orientation 5 to 8 turns it."""
+    x0, y0, x1, y1 = box
+    left, right = (y0, y1) if way in (5, 8) else (height - y1, height - y0)
+    top, bottom = (x0, x1) if way in (5, 6) else (width - x1, width - x0)
+    found = (left, top, right, bottom)
+    return Hull(found) if isinstance(box, Hull) else found
 
 
 def _measured(images: Sequence[RawImage], stated: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from singleshot.datasets.formats import FORMATS, Format, written_formats
+from singleshot.datasets.ignored import ignored_as_crowds
 from singleshot.datasets.plausible import require_plausible
 from singleshot.datasets.raw import RawSet
 from singleshot.datasets.writers.common import WritePlan, area_of, as_annotated, copy_images, measured, with_sizes
@@ -57,7 +58,7 @@ def write_dataset(
         raise ConfigError(f"{printable(form)}: no form of data sets that is written (want {', '.join(writers)})")
     if strict:
         require_plausible(raw, f", {FIX}")
-    plan = writer.plan(raw)
+    plan = writer.plan(ignored_as_crowds(raw))
     measure = refuse_image if strict else measured if writer.measured and not trust_sizes else as_annotated
     _say_lost(plan, form)
     # The real place: a link to an empty folder cannot be replaced itself.

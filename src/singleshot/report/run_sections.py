@@ -104,14 +104,16 @@ def data_section(splits: Mapping[str, Dataset | None]) -> Section:
 
 def _split(data: Dataset) -> Markup:
     names = data.class_names
-    objects = np.bincount(data.labels, minlength=len(names))
-    per_image, total = np.diff(data.ptr), len(data.labels)
-    sides = np.sqrt(np.maximum(data.boxes_px[:, 2:] - data.boxes_px[:, :2], 0).prod(axis=1))
+    counted = ~data.crowd  # a region without labels is a crowd of each class
+    objects = np.bincount(data.labels[counted], minlength=len(names))
+    per_image, total = np.bincount(data.image_of[counted], minlength=len(data)), int(counted.sum())
+    boxes_px = data.boxes_px[counted]
+    sides = np.sqrt(np.maximum(boxes_px[:, 2:] - boxes_px[:, :2], 0).prod(axis=1))
     known = data.sizes[(data.sizes > 0).all(axis=1)]
     pairs: list[tuple[str, object]] = [
         ("images", len(data)),
         ("without objects", int((per_image == 0).sum())),
-        ("objects", total),
+        ("objects without crowds", total),
         ("difficult", int(data.difficult.sum())),
         ("crowd", int(data.crowd.sum())),
         ("objects per image", _spread(per_image)),

@@ -207,6 +207,20 @@ def rows(rng: Random, pictures: list[Picture]) -> Files:
     return files
 
 
+def number_rows(rng: Random, pictures: list[Picture]) -> Files:
+    """Rows of a class number and a corner and size in pixels, with commas or without; or YOLO's in numbered folders,
+    each a set."""
+    separator, tops = rng.choice((" ", ",")), rng.choice((("",), ("part1/", "part2/")))
+    files: Files = {f"{top}obj.names": b"cat\ndog\n" for top in tops}
+    for k, p in enumerate(pictures):
+        width, height, top = p.width // 3, p.height // 4, tops[k % len(tops)]
+        boxes = [(0, 0, width, height), (p.width - width, p.height - height, width, height)]
+        lines = [separator.join(map(str, (i, *box))) for i, box in enumerate(boxes)]
+        lines = lines if top == "" else ["0 0.5 0.5 0.25 0.5", f"1 0.25 0.5 0.5 0.{k + 1}"]
+        files |= {f"{top}images/{p.name}": p.data, f"{top}labels/{p.stem}.txt": "\n".join(lines).encode()}
+    return files
+
+
 def _brush(p: Picture, box: tuple[int, int, int, int]) -> list[int]:
     """A filled box as Label Studio packs it, in runs of up to 2^16 values."""
     x0, y0, x1, y1 = box

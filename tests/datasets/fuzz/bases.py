@@ -276,6 +276,7 @@ FORMS: dict[str, Callable[[Random, list[Picture]], Files]] = {
     "via JSON": annotators.via_json, "via CSV": annotators.via_csv, "via 3": annotators.via_3,
     "results": annotators.results, "tfrecord": _tfrecord, "fiftyone": annotators.fiftyone,
     "keras-yolo3": annotators.keras_txt, "kitti": annotators.kitti, "rows": annotators.rows,
+    "number rows": annotators.number_rows,
 }  # fmt: skip
 
 

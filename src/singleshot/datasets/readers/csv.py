@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import compress
 from typing import NamedTuple
 
-from singleshot.datasets.findings import RaiseErrors
+from singleshot.datasets.findings import CollectErrors, RaiseErrors
 from singleshot.datasets.raw import RawImage, RawSet
 from singleshot.datasets.readers.common import (
     MADE_SPLITS,
@@ -43,6 +43,7 @@ from singleshot.datasets.splits import (
     left_for_train,
     resolve_split,
     say_held_back,
+    usual_split,
 )
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
@@ -241,10 +242,9 @@ def _gather(tree: Tree, groups: list[_Group], problems: RaiseErrors) -> tuple[li
     """The images that are there, each once, and which of them each split has."""
     unique = UniqueImages()
     splits_of: dict[str, list[int]] = {}
-    for group in groups:
+    for group, found in _found_images(tree, groups, problems):
         label = tree.path(group.file.name)
         mine: dict[str, RawImage] = {}
-        found = _find_images(tree, group, problems)
         for (_, image), name in zip(group.images, found, strict=True):
             if name in mine:  # another spelling of the same file
                 mine[name].objects.extend(image.objects)
@@ -331,6 +331,24 @@ def _descriptions(tree: Tree, file: CsvFile, problems: RaiseErrors) -> dict[str,
 
 
 # ---------------------------------------------------------------------------------------------- images
+
+
+def _found_images(tree: Tree, groups: list[_Group], problems: RaiseErrors) -> Iterator[tuple[_Group, list[str]]]:
+    """Each group with its images' names in the tree, "" where missing. A further file none of whose images is there,
+    next to one of a usual split whose images are, is left out with a note: of another time, as a.bmp for a.jpg."""
+    found = []
+    for group in groups:
+        missing = CollectErrors(most=10**9)
+        found.append((group, _find_images(tree, group, missing), missing))
+    usual = any(usual_split(group.split) and any(names) for group, names, _ in found)
+    for group, names, missing in found:
+        if usual and not usual_split(group.split) and not any(names):
+            message = f"none of its {len(names)} images is there, it is not read; add them, or remove the file"
+            problems.add("labels-unread", tree.path(group.file.name), message)
+            continue
+        for one in missing.findings:
+            problems.add(one.kind, one.file, one.message, one.item, line=one.line, number=one.number)
+        yield group, names
 
 
 def _find_images(tree: Tree, group: _Group, problems: RaiseErrors) -> list[str]:

@@ -7,6 +7,7 @@ import csv
 import gc
 import io
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ MAX_CSV_BYTES = 4 * 2**30
 
 # Classes of rows without a box that say that there is nothing (VinDr's), in small letters.
 _NOTHING = ("no finding", "none", "nothing", "normal", "negative", "background")
+_NEGATED = re.compile(r"(?:not?|non)\b", re.IGNORECASE)  # "Not Garbage", where the class is Garbage
 # OpenImages writes -1 where it was not looked at.
 _FLAG = {"": False, "0": False, "1": True, "-1": False, "false": False, "true": True}
 
@@ -139,6 +141,10 @@ def read_table(
         for number, (line, row) in enumerate(rows):
             table.take(row, number, line)
     for label, count in table.nothing.items():
+        if label in table.classes and label.lower() not in _NOTHING:
+            message = f"{count} row{'s' * (count > 1)} of {printable(label, 40)!r} without a box, which other rows have"
+            problems.add("annotation-malformed", tree.path(name), f"{message}; add the boxes, or remove the rows")
+            continue
         message = (
             f"{count} row{'s' * (count > 1)} of {printable(label, 40)!r} without a box: read as images without objects"
         )
@@ -204,7 +210,7 @@ class _Table:
             if "_" in "".join(texts):  # Python's own way to write 1_000
                 raise ValueError
         except ValueError:
-            if not any(text.strip(" ,") for text in texts) and label.strip().lower() in _NOTHING:
+            if not any(text.strip(" ,") for text in texts) and self._says_nothing(label.strip()):
                 self.nothing[label.strip()] += 1
             elif label.strip() or any(text.strip(" ,") for text in texts):
                 self._refuse_box(texts, label, line, number)
@@ -224,6 +230,10 @@ class _Table:
             difficult, crowd = flags
         score = math.nan if columns.score < 0 else score_of(row[columns.score])
         image.objects.append(RawObject(name, (x0, y0, x1, y1), difficult, crowd, math.nan, number, line, score=score))
+
+    def _says_nothing(self, label: str) -> bool:
+        """Whether the class of a row without a box says that there is nothing."""
+        return label.lower() in _NOTHING or bool(_NEGATED.match(label) and label not in self.classes)
 
     def mostly_parts(self) -> bool:
         """Whether the boxes lie within 0..1, most of them: a mistake in one must not turn all into pixels."""

@@ -47,7 +47,9 @@ _SURROUNDED = {"polygon": 3, "quadrilateral": 3, "rotation": 3, "linestrip": 3, 
 _WITHOUT_AREA = ("point", "points", "line")
 # What LabelMe's own converters leave out.
 _IGNORED = ("__ignore__", "_background_", "__background__")
-_PARTS = "parts"
+_PARTS, _GROUPED = "parts", "grouped"
+# No object has more parts; a group of more that has nearly all shapes of its label is what somebody called a group.
+_MOST_PARTS, _NEARLY_ALL = 6, 0.8
 _FLAG: dict[object, bool] = {None: False, False: False, True: True}
 
 
@@ -128,7 +130,14 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
         if chosen in (None, split):
             splits_of[split] = list(range(len(images), len(images) + len(found)))
             images += found
-    report_passed(problems, tree.root, {kind: count for kind, count in passed.items() if kind != _PARTS})
+    kinds = {kind: count for kind, count in passed.items() if kind not in (_PARTS, _GROUPED)}
+    report_passed(problems, tree.root, kinds)
+    if passed[_GROUPED]:
+        message = (
+            f"{passed[_GROUPED]} shapes are in groups of more than {_MOST_PARTS}, nearly all of their label: "
+            "each is an object of its own"
+        )
+        problems.add("shapes-joined", tree.root, message)
     if passed[_PARTS]:
         message = f"{passed[_PARTS]} shapes are further parts of objects: they have the label and group_id of another"
         problems.add("shapes-joined", tree.root, message)
@@ -253,18 +262,36 @@ def _image(tree: Tree, pair: _Pair, problems: RaiseErrors, passed: Counter[str])
     if not (width and height):
         width = height = 0
     objects: dict[tuple[str, object], RawObject] = {}
+    apart = _not_parts(pair.content["shapes"])
     for k, item in enumerate(pair.content["shapes"]):
         obj = _object(item, path, k, problems, passed)
         if obj is None:
             continue
-        group = item.get("group_id")
-        key = (obj.name, k if not isinstance(group, int | str) else f"group {group}")
+        group = _group_of(item)
+        key: tuple[str, object] = (obj.name, k if group is None else f"group {group[1]}")
+        if group in apart:
+            passed[_GROUPED] += 1
+            key = (obj.name, k)
         if key in objects:  # one object in parts, as LabelMe's own converters have it
             passed[_PARTS] += 1
             obj = _joined(objects[key], obj)
         objects[key] = obj
     ident = pair.json.rpartition("/")[2][:-5]
     return RawImage(tree.path(pair.image), ident, width, height, list(objects.values()), path)
+
+
+def _group_of(item: Any) -> tuple[str, object] | None:
+    """The label and group_id of a shape; None for one without."""
+    group, label = (item.get("group_id"), item.get("label")) if isinstance(item, dict) else (None, None)
+    return (label.strip(), group) if isinstance(group, int | str) and isinstance(label, str) else None
+
+
+def _not_parts(shapes: list[Any]) -> set[tuple[str, object] | None]:
+    """The groups of an image that are no object in parts: of many shapes, nearly all of their label."""
+    sizes = Counter(filter(None, map(_group_of, shapes)))
+    names = (item.get("label") for item in shapes if isinstance(item, dict))
+    labels = Counter(name.strip() for name in names if isinstance(name, str))
+    return {group for group, size in sizes.items() if size > _MOST_PARTS and size >= _NEARLY_ALL * labels[group[0]]}
 
 
 def _joined(one: RawObject, other: RawObject) -> RawObject:

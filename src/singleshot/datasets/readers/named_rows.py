@@ -2,8 +2,9 @@
 
 mAP (github.com/Cartucho/mAP, README) and OIDv4_ToolKit (github.com/EscVM/OIDv4_ToolKit, README): "class left top right
 bottom", the class of one or more words, mAP's with "difficult" at the end where an object is. Others write "class left
-top width height" the same way, so that these rows are read where the images tell: all boxes have their corners in
-order, nearly all lie in their images, and some would not if their last two numbers were a width and a height.
+top width height" or "class x y width height" the same way, so that these rows are read where the images tell: corners
+where all boxes have them in order, nearly all lie in their images, and some would not if their last two numbers were a
+width and a height; sizes by `row_meaning`, which asks for more.
 
 BBox-Label-Tool (github.com/puzzledqs/BBox-Label-Tool, main.py): how many objects there are, then "left top right
 bottom" each, in later versions with the class behind.
@@ -11,6 +12,7 @@ bottom" each, in later versions with the class behind.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from itertools import islice
@@ -19,6 +21,7 @@ from singleshot.datasets.packed_strings import is_name
 from singleshot.datasets.raw import EDGE_PX, Box, RawObject
 from singleshot.datasets.readers.common import ONLY_CLASS, images_by_stem, parse_number, spread
 from singleshot.datasets.readers.row_files import Pair, Places, RowForm, Rows, objects_of
+from singleshot.datasets.readers.row_meaning import CENTRE_SIZE, CORNER_SIZE, CORNERS, corners_of, find_meaning
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import image_size
@@ -30,7 +33,7 @@ _NAMED = re.compile(
     rb"\A\s{0,9}(%b(?: [A-Za-z]\S{0,99}){0,5})((?: %b){4})(?: difficult)?\s*(?:\n|\Z)" % (_NAME, _NUMBER)
 )
 _COUNTED = re.compile(rb"\A\d{1,4}\s{0,9}\n%b(?: %b){3}(?: %b)?\s" % (_NUMBER, _NUMBER, _NAME))
-_LINES, _FILES = 50, 300
+_LINES, _FILES, _BOXES = 50, 300, 10_000
 # Shares of boxes: most lie in their images, and some show what their numbers mean.
 _INSIDE, _TELLING = 0.95, 0.05
 
@@ -54,15 +57,21 @@ def is_counted(head: bytes) -> bool:
     return len(rows) == int(count) or (len(head) >= 4096 and len(rows) <= int(count))
 
 
-def parse_named(rows: Rows) -> Iterator[RawObject]:
-    """The objects of "class left top right bottom"."""
+def is_named_rows(head: bytes) -> bool:
+    """Whether the first lines are classes and four numbers of any meaning."""
+    return is_named(head) or is_named(head, corners=False)
+
+
+def parse_named(rows: Rows, meaning: str = CORNERS) -> Iterator[RawObject]:
+    """The objects of rows of a class and four numbers of that meaning."""
     for number, (line, words) in enumerate(rows.lines):
         difficult = len(words) > 5 and words[-1] == "difficult"
         own = words[:-1] if difficult else words
         box, name = _box(own[-4:]), " ".join(own[:-4])
         if box is None or not is_name(name):
-            rows.add(f"{printable(' '.join(words), 80)!r}: want class left top right bottom", line, number)
+            rows.add(f"{printable(' '.join(words), 80)!r}: want class {meaning}", line, number)
         else:
+            box = corners_of(box, meaning)
             yield RawObject(name, box, difficult=difficult, number=number, line=line)
 
 
@@ -108,6 +117,17 @@ def are_corners(tree: Tree, places: Places) -> bool:
     return inside >= _INSIDE * boxes and telling > 0 and telling >= _TELLING * boxes
 
 
+def are_sizes(tree: Tree, places: Places, meaning: str) -> bool:
+    """Whether the sizes of the images tell that the numbers of the rows have that meaning, with a size at the end."""
+    if is_remote(tree.root):
+        return False
+    key = "meaning of rows of a class and four numbers"
+    if key not in tree.memo:
+        pairs = (pair for several in places.values() for pair in several)
+        tree.memo[key] = find_meaning(islice(_boxes(tree, pairs), _BOXES), EDGE_PX)
+    return tree.memo[key] == meaning
+
+
 def is_one_class(tree: Tree, places: Places) -> bool:
     """Whether there is one folder of labels for each split: folders of BBox-Label-Tool may be classes."""
     return all(len(pairs) == 1 for pairs in places.values())
@@ -128,4 +148,17 @@ def _boxes(tree: Tree, pairs: Iterator[Pair]) -> Iterator[tuple[Box, tuple[int, 
 
 
 NAMED = RowForm("named-rows", "class and corners TXT", is_named, parse_named, are_corners)
+CORNER_SIZED, CENTRE_SIZED = (
+    RowForm(
+        form,
+        about,
+        is_named_rows,
+        functools.partial(parse_named, meaning=meaning),
+        functools.partial(are_sizes, meaning=meaning),
+    )
+    for form, about, meaning in (
+        ("corner-size-rows", "class, corner and size TXT", CORNER_SIZE),
+        ("centre-size-rows", "class, centre and size TXT", CENTRE_SIZE),
+    )
+)
 COUNTED = RowForm("counted-rows", "BBox-Label-Tool", is_counted, parse_counted, is_one_class)

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import NamedTuple, cast
 
 from singleshot.datasets.findings import CollectErrors, RaiseErrors
-from singleshot.datasets.raw import RawImage, RawObject, RawSet
+from singleshot.datasets.raw import Box, RawImage, RawObject, RawSet
 from singleshot.datasets.readers.common import MADE_SPLITS, ONLY_CLASS, divide, images_by_stem, spread
 from singleshot.datasets.readers.shapes import report_passed
 from singleshot.datasets.splits import KNOWN_SPLITS, resolve_split, split_of
@@ -45,12 +45,13 @@ Places = dict[str, list[Pair]]
 
 
 class Rows:
-    """The objects of one label file. passed: counts rows that are no objects, by what they are; add(message, line)
-    reports a row that cannot be used."""
+    """The objects of one label file. passed: counts rows that are no objects, by what they are; ignored: regions in
+    which nobody labelled the objects; add(message, line) reports a row that cannot be used."""
 
     def __init__(self, text: str, path: str, passed: Counter[str], problems: RaiseErrors) -> None:
         self.lines = [(number, line.split()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
         self.passed = passed
+        self.ignored: list[Box] = []
         self._path, self._problems = path, problems
 
     def add(self, message: str, line: int, number: int) -> None:
@@ -104,6 +105,9 @@ class RowForm:
                 splits_of[split] = list(range(len(images), len(images) + len(found)))
                 images += found
         report_passed(problems, tree.root, passed)
+        if regions := sum(len(image.ignored) for image in images):
+            message = f"{regions} regions without labels: detections in them count as neither right nor wrong"
+            problems.add("regions-ignored", tree.root, message)
         if names == {ONLY_CLASS}:
             logger.warning("%s: names no class, all its objects are of the class %r", printable(tree.root), ONLY_CLASS)
         if lists:
@@ -203,8 +207,9 @@ class RowForm:
                 problems.add("image-missing", path, f"no image called {printable(stem, 80)} is in {where}; add it")
                 continue
             found = tree.find(pair.images, min(images[stem])) or ""
-            objects = list(self.parse(Rows(text, path, passed, problems)))
-            yield RawImage(tree.path(found), stem, 0, 0, objects, path)
+            rows = Rows(text, path, passed, problems)
+            objects = list(self.parse(rows))
+            yield RawImage(tree.path(found), stem, 0, 0, objects, path, ignored=tuple(rows.ignored))
 
 
 def objects_of(form: RowForm, tree: Tree, pair: Pair, name: str) -> list[RawObject]:

@@ -99,7 +99,9 @@ def show(value: Any) -> str:
 
 
 def _turn(degrees: float) -> tuple[float, float]:
-    """Cosine and sine, exact for quarter turns."""
+    """Cosine and sine, exact for quarter turns; NaN for what is no angle (radians near the largest number overflow)."""
+    if not math.isfinite(degrees):
+        return math.nan, math.nan
     quarters = degrees / 90
     if quarters == round(quarters):
         return ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[round(quarters) % 4]

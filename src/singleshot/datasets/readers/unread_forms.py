@@ -13,6 +13,7 @@ from singleshot.datasets.readers import kitti, named_rows, tfrecord
 from singleshot.datasets.readers.coco_layout import OTHER_TASKS
 from singleshot.datasets.readers.csv_columns import sniff_columns
 from singleshot.datasets.readers.csv_layout import WANTED
+from singleshot.datasets.readers.row_meaning import COMMA_ROW
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
@@ -40,8 +41,6 @@ def _with(*marks: bytes) -> Callable[[bytes], bool]:
     return lambda head: all(mark in head for mark in marks)
 
 
-# Five numbers with commas between them, as YOLO's would be without.
-_COMMAS = re.compile(rb"\A\d{1,4}(?:, ?\d{1,9}(?:\.\d{1,12})?){4}\s*(?:\n|\Z)")
 # MOTChallenge: frame, id, box, confidence and three numbers more.
 _MOT = re.compile(rb"\A\d{1,9},-?\d{1,9}(?:,-?\d{1,9}(?:\.\d{1,12})?){5,8}\s")
 # DOTA's rows: the four corners of a turned box, a class, how difficult; two lines about the image may come first.
@@ -77,8 +76,9 @@ UNREAD_FORMS = (
     ),
     UnreadForm(
         (".txt",),
-        lambda head: bool(_COMMAS.match(head)),
-        "rows of five numbers with commas; if they are class,x,y,width,height, write them as YOLO's or a CSV",
+        lambda head: bool(COMMA_ROW.match(head)),
+        "rows of five numbers with commas, and no images of its names lie where YOLO's do; put them there, or write a "
+        "CSV of file,xmin,ymin,xmax,ymax,class",
     ),
     UnreadForm((".txt",), lambda head: bool(_DOTA.match(head)), "DOTA's form; convert it to YOLO-OBB or COCO"),
     UnreadForm((".txt",), lambda head: bool(_ICDAR.match(head)), "ICDAR's form (corners, text); convert it to COCO"),

@@ -314,6 +314,14 @@ def _find_images(
         images[stem] = RawImage(
             tree.path(found), idents[stem], annotation.width, annotation.height, annotation.objects, file
         )
+    for stem in sorted(missing) if not images else ():  # numbers that lost or got zeros, in all names alike
+        folder, _, last = xmls[stem][:-4].rpartition("/")
+        place, same = places.of_number(folder, last)
+        if same and (found := tree.find(place, min(same))) is not None:
+            annotation = annotations[stem]
+            sizes = annotation.width, annotation.height
+            images[stem] = RawImage(tree.path(found), idents[stem], *sizes, annotation.objects, tree.path(xmls[stem]))
+            missing.discard(stem)
     for stem in sorted(missing) if not stems_of else ():  # there is no list that names it
         message = (
             f"image {printable(stem)!r} is missing ({len(missing)} of {len(annotations)} are not below "

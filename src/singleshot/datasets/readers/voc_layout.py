@@ -203,6 +203,11 @@ def _split_folders(tree: Tree) -> list[str]:
     ]
 
 
+def bare_number(stem: str) -> str:
+    """A name that is a number without the zeros before it; others as they are."""
+    return stem.lstrip("0") or "0" if stem.isdecimal() and stem.isascii() else stem
+
+
 class ImagePlaces:
     """Where the images of annotations are looked for, by the annotations' folders."""
 
@@ -238,8 +243,19 @@ class ImagePlaces:
     def of_stem(self, folder: str, stem: str) -> tuple[str, list[str]]:
         """The first of those folders that has images of that name, and their names in it."""
         for place in self.of(folder):
-            if place not in self._stems:
-                self._stems[place] = images_by_stem(self._tree, place)
-            if same := self._stems[place].get(stem):
+            if same := self._in(place).get(stem):
                 return place, same
         return "", []
+
+    def of_number(self, folder: str, stem: str) -> tuple[str, list[str]]:
+        """The same for a name that is a number, which may have other zeros before it: 1284 for 01284."""
+        for place in self.of(folder) if stem.isdecimal() else ():
+            same = [names for own, names in self._in(place).items() if bare_number(own) == bare_number(stem)]
+            if len(same) == 1:
+                return place, same[0]
+        return "", []
+
+    def _in(self, place: str) -> dict[str, list[str]]:
+        if place not in self._stems:
+            self._stems[place] = images_by_stem(self._tree, place)
+        return self._stems[place]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
 from singleshot.datasets.findings import RaiseErrors
-from singleshot.datasets.readers.voc_layout import LABELS, LISTS, Layout
+from singleshot.datasets.readers.voc_layout import LABELS, LISTS, Layout, bare_number
 from singleshot.datasets.splits import make_splits, usual_split
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
@@ -18,7 +18,7 @@ MAX_LIST_BYTES = 256 * 2**20
 _PEEK_BYTES, _FEW = 1 << 14, 100
 _FLAGS = ("1", "-1", "0")  # whether an image has an object of the class; 0: difficult ones only
 # Where lists lie besides, last the folder itself.
-_FURTHER_LISTS = ("ImageSets", "ImageSet/Main", "ImageSet", "Main", "main", "")
+_FURTHER_LISTS = ("ImageSets", "ImageSet/Main", "ImageSet", "Main", "main", "image_sets", "imagesets", "splits", "")
 
 # What tools call their list when there are no splits.
 NO_SPLIT = "default"
@@ -38,10 +38,10 @@ class VocSplits(NamedTuple):
 
 
 def read_splits(tree: Tree, layout: Layout, problems: RaiseErrors) -> VocSplits:
-    folder, listed = _lists(tree, layout) if not layout.splits else ("", {})
+    folder, listed = _lists(tree, layout)
     stems_of: dict[str, list[str]] = {}
     left_out: dict[str, str] = {}
-    if layout.splits:
+    if layout.splits and not _divide_further(listed, layout):
         return VocSplits({split: sorted(stems) for split, stems in layout.splits.items()}, made=False)
     if listed:
         own = sorted(split for split in listed if not _is_of_class(tree, folder, split, listed))
@@ -75,9 +75,26 @@ def _lists(tree: Tree, layout: Layout) -> tuple[str, dict[str, str]]:
     return "", {}
 
 
+def _divide_further(listed: Mapping[str, str], layout: Layout) -> bool:
+    """Whether lists have all the splits that folders are, and more: train and test with val."""
+    lists, folders = ({usual_split(split) for split in splits} - {""} for splits in (listed, layout.splits))
+    return {"train"} <= folders < lists - {"trainval"}
+
+
 def _names_most(tree: Tree, path: str, xmls: Mapping[str, str]) -> bool:
-    lines = _first_lines(tree, path)
-    return 2 * sum(_listed_stem(line, xmls) in xmls for line in lines) > len(lines)
+    lines, lasts = _first_lines(tree, path), _last_parts(xmls)
+    return 2 * sum(_listed_stem(line, xmls, lasts) in xmls for line in lines) > len(lines)
+
+
+def _last_parts(xmls: Iterable[str]) -> dict[str, str]:
+    """The name of an annotation without its folders -> the whole name, of those that only one has; for numbers also
+    without the zeros before them."""
+    found: dict[str, str] = {}
+    for name in xmls:
+        last = name.rpartition("/")[2]
+        for key in dict.fromkeys((last, bare_number(last))):
+            found[key] = "" if key in found else name
+    return found
 
 
 def _is_of_class(tree: Tree, folder: str, name: str, listed: Mapping[str, str]) -> bool:
@@ -92,7 +109,8 @@ def _is_of_class(tree: Tree, folder: str, name: str, listed: Mapping[str, str]) 
 
 def _first_lines(tree: Tree, path: str) -> list[str]:
     try:
-        text = tree.read(path, MAX_LIST_BYTES, "split list", most=_PEEK_BYTES).decode("utf-8-sig", "replace")
+        head = tree.read(path, MAX_LIST_BYTES, "split list", most=_PEEK_BYTES)
+        text = decode_text(head, tree.path(path), paths=True)
     except DataError:  # which reading it says
         return []
     return [line.strip() for line in text.split("\n")[:_FEW] if line.strip()]
@@ -113,22 +131,24 @@ def _useless(stems_of: Mapping[str, list[str]], xmls: Mapping[str, str]) -> dict
 def _read_list(tree: Tree, path: str, layout: Layout, problems: RaiseErrors) -> list[str]:
     text = decode_text(tree.read(path, MAX_LIST_BYTES, "split list"), tree.path(path), paths=True)
     stems: dict[str, None] = {}
+    lasts = _last_parts(layout.xmls)
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         stem = line.strip()
         if not stem:
             continue
         if stem not in layout.xmls:
-            stem = _listed_stem(stem, layout.xmls)
+            stem = _listed_stem(stem, layout.xmls, lasts)
         if stem in stems:
-            message = f"line {number} lists {printable(stem)!r} again; remove one of them"
-            problems.add("split-unusable", tree.path(path), message, line=None)
+            message = f"line {number} lists {printable(stem)!r} again: it counts once; remove one of them"
+            problems.add("list-repeats", tree.path(path), message, line=None)
             continue
         stems[stem] = None
     return list(stems)
 
 
-def _listed_stem(line: str, xmls: Mapping[str, str]) -> str:
-    """The annotation that a line of a list means which is not simply its name."""
+def _listed_stem(line: str, xmls: Mapping[str, str], lasts: Mapping[str, str]) -> str:
+    """The annotation that a line of a list means which is not simply its name; lasts: see `_last_parts`. Lists of a set
+    whose annotations lie in sub-folders name them without."""
     parts = line.rsplit(None, 1)
     if parts[-1] in _FLAGS:  # the per-class lists' flag; a name may hold spaces itself
         line = parts[0]
@@ -137,7 +157,9 @@ def _listed_stem(line: str, xmls: Mapping[str, str]) -> str:
     # Tools list files, with their folders or without.
     stem = line.replace("\\", "/")
     stem = stem.rpartition(".")[0] if is_image(stem) or stem.lower().endswith(".xml") else stem
-    return next((name for name in (stem, stem.rpartition("/")[2]) if name in xmls), line)
+    name = next((name for name in (stem, stem.rpartition("/")[2]) if name in xmls), "")
+    last = stem.rpartition("/")[2]
+    return name or lasts.get(last) or lasts.get(bare_number(last)) or line
 
 
 def require_annotations(

@@ -19,7 +19,8 @@ from typing import NamedTuple
 from singleshot.datasets.findings import CollectErrors, RaiseErrors
 from singleshot.datasets.raw import Box, Hull, Notation, RawImage, RawObject, RawSet, show_item
 from singleshot.datasets.readers.common import MADE_SPLITS, divide, surround
-from singleshot.datasets.readers.yolo_classes import MAX_LABEL_BYTES, Classes, decide_first
+from singleshot.datasets.readers.row_meaning import corners_of
+from singleshot.datasets.readers.yolo_classes import Classes, decide_first
 from singleshot.datasets.readers.yolo_find import find_layout, find_yaml
 from singleshot.datasets.readers.yolo_layout import (
     Layout,
@@ -31,6 +32,7 @@ from singleshot.datasets.readers.yolo_layout import (
 )
 from singleshot.datasets.readers.yolo_names import with_names
 from singleshot.datasets.readers.yolo_places import Place
+from singleshot.datasets.readers.yolo_rows import MAX_LABEL_BYTES, PIXELS, YOLO_ROWS
 from singleshot.datasets.splits import resolve_split, usual_split
 from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
@@ -42,8 +44,6 @@ MAX_FLAGS_BYTES = 256 * 2**20
 # The images with most objects that anyone labels have some thousands.
 MAX_OBJECTS = 100_000
 MAX_VALUES = 100_001  # of one row: a polygon of 50,000 points
-# Parts of the image end at 1; a tool may write a little more. From here on they are pixels.
-_PIXELS = 2.0
 # Exporters write this key whether there is such a folder or not.
 _ABSENT = "test"
 
@@ -232,7 +232,9 @@ def _read_image(
     rows = [] if label is None else _read_rows(tree, label, classes, flags.get(label, {}), problems)
     objects = [obj for _, obj in rows]
     file = path if label is None else tree.path(label)
-    return RawImage(path, ident, 0, 0, objects, file, relative=True), max((top for top, _ in rows), default=-1)
+    return RawImage(path, ident, 0, 0, objects, file, relative=classes.rows.relative), max(
+        (top for top, _ in rows), default=-1
+    )
 
 
 def _read_rows(
@@ -248,7 +250,7 @@ def _read_rows(
     found = []
     number = 0
     for line, row_text in enumerate(io.StringIO(text), 1):
-        words = row_text.split(None, MAX_VALUES)
+        words = classes.rows.words(row_text, MAX_VALUES)
         if not words:
             continue
         if number == MAX_OBJECTS:
@@ -304,16 +306,17 @@ def parse_row(words: list[str], classes: Classes) -> Row | Wrong:
     if len(rest) in (4 + classes.keypoints, 5 + classes.keypoints) and _is_box(rest[4 + classes.keypoints :]):
         score = next(iter(rest[4 + classes.keypoints :]), math.nan)
         rest = rest[:4]
-    elif len(rest) < 6 or len(rest) % 2:
+    elif len(rest) < 6 or len(rest) % 2 or classes.rows != YOLO_ROWS:
         want = "want class and four (centre x and y, width, height), or class and three points or more"
         return malformed(f"{len(words)} number{'s' * (len(words) > 1)}; {want}")
-    value = next((v for v in rest if math.isfinite(v) and abs(v) >= _PIXELS), None)
-    if value is not None:
+    value = next((v for v in rest if math.isfinite(v) and abs(v) >= PIXELS), None)
+    if value is not None and classes.rows.relative:
         want = "want parts of the image, 0 to 1 (x by its width, y by its height)"
         return malformed(f"{value:.7g} looks like pixels; {want}")
     if classes.name(int(first)) is None:
         return Wrong("class-unknown", classes.unknown(int(first)))
-    return Row(int(first), _bounds(rest), score)
+    box = _bounds(rest) if classes.rows == YOLO_ROWS else corners_of(rest, classes.rows.meaning)
+    return Row(int(first), box, score)
 
 
 def _is_box(more: list[float]) -> bool:

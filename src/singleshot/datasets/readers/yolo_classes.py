@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import NamedTuple
 
 from singleshot.datasets.findings import CollectErrors, RaiseErrors
 from singleshot.datasets.readers.yolo_layout import Layout, images_of, label_of
+from singleshot.datasets.readers.yolo_rows import MAX_LABEL_BYTES, YOLO_ROWS, RowKind, class_word, find_rows
 from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
 from singleshot.text import decode_text
 
-MAX_LABEL_BYTES = 64 * 2**20
+_FEW = 20
 # Without names the numbers are all there is: the highest one makes so many classes.
 MAX_UNNAMED = 10_000
 
 
 class Classes(NamedTuple):
     """names: the declared ones, None where there are none; declared_in: their file; keypoints: numbers after a box;
-    first: the number of the first class, None where it is not said (then 0)."""
+    first: the number of the first class, None where it is not said (then 0); rows: what the numbers of a box are."""
 
     names: tuple[str, ...] | None
     declared_in: str
     keypoints: int
     first: int | None
+    rows: RowKind = YOLO_ROWS
 
     def name(self, number: int) -> str | None:
         """The name of a class; None where there is no such class."""
@@ -52,12 +54,14 @@ def decide_first(tree: Tree, layout: Layout, listed: Mapping[str, Sequence[str]]
     A list of n names does not say its first number: it is 1 where the labels of all splits have each of 1 to n and
     nothing else, which is reported; otherwise 0.
     """
-    classes = Classes(layout.class_names, layout.declared_in, layout.keypoints, layout.first)
+    names = layout.class_names
+    few = list(chain(*listed.values())) or list(islice(other_images(tree, layout, listed), _FEW))
+    rows = find_rows(tree, few, _each(tree, layout, listed), None if names is None else len(names), problems)
+    classes = Classes(names, layout.declared_in, layout.keypoints, layout.first, rows)
     if classes.names is None or classes.first is not None:
         return classes
     count = len(classes.names)
-    images = chain(*listed.values(), other_images(tree, layout, listed))
-    if _numbers(tree, images, count) != {*range(1, count + 1)}:
+    if _numbers(tree, _each(tree, layout, listed), count) != {*range(1, count + 1)}:
         return classes
     last = f" and {count} {printable(classes.names[-1], 40)!r}" if count > 1 else ""
     message = (
@@ -74,6 +78,15 @@ def other_images(tree: Tree, layout: Layout, listed: Mapping[str, Sequence[str]]
     for split, places in layout.splits.items():
         if split not in listed:
             yield from images_of(tree, split, places, ignored)
+
+
+def _each(tree: Tree, layout: Layout, listed: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """The images of all splits, each once."""
+    seen: set[str] = set()
+    for image in chain(*listed.values(), other_images(tree, layout, listed)):
+        if image not in seen:
+            seen.add(image)
+            yield image
 
 
 def _numbers(tree: Tree, images: Iterable[str], most: int) -> set[int]:
@@ -96,7 +109,7 @@ def numbers_in(tree: Tree, image: str) -> Iterable[int]:
         return
     for line in text.split("\n"):
         try:
-            number = float(line.split(None, 1)[0]) if line.strip() else -1
+            number = float(class_word(line)) if line.strip() else -1
         except ValueError:
             continue
         if number >= 0 and number % 1 == 0:

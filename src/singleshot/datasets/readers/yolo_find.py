@@ -9,6 +9,7 @@ from singleshot.datasets.findings import CollectErrors
 from singleshot.datasets.readers.yolo_layout import Layout, images_of, label_of, names_in_files, plain_splits
 from singleshot.datasets.readers.yolo_pairs import MAX_NAMES_BYTES, unread_pairs
 from singleshot.datasets.readers.yolo_places import Place, described_splits, keep_empty, move, take_folders
+from singleshot.datasets.readers.yolo_rows import class_word
 from singleshot.datasets.readers.yolo_yaml import MAX_CLASSES, YAMLS, Description, describes, load_description
 from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
@@ -96,6 +97,6 @@ def _highest_number(tree: Tree, places: list[Place]) -> int:
         for name in islice(filter(None, labels), _FEW):
             with contextlib.suppress(DataError, ValueError):  # reading says what is wrong
                 text = decode_text(tree.read(name, MAX_NAMES_BYTES, "label"), name, paths=True)
-                numbers = (float(line.split(None, 1)[0]) for line in text.split("\n") if line.strip())
+                numbers = (float(class_word(line)) for line in text.split("\n") if line.strip())
                 highest = max([highest, *(int(number) for number in numbers if 0 <= number < MAX_CLASSES)])
     return highest

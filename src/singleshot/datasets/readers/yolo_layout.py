@@ -220,8 +220,8 @@ def _listed_images(tree: Tree, file: str, problems: RaiseErrors) -> list[str]:
             )
             problems.add("image-missing", path, message, line=number)
         elif name in found:
-            message = f"lists {printable(line, 120)!r} again; remove one of them"
-            problems.add("split-unusable", path, message, line=number)
+            message = f"lists {printable(line, 120)!r} again: it counts once; remove one of them"
+            problems.add("list-repeats", path, message, line=number)
         else:
             found[name] = None
     return list(found)

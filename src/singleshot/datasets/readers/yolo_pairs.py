@@ -6,6 +6,7 @@ import re
 from typing import cast
 
 from singleshot.datasets.readers.common import images_by_stem, spread
+from singleshot.datasets.readers.row_meaning import COMMA_ROW
 from singleshot.datasets.readers.yolo_places import Place
 from singleshot.datasets.splits import folder_split, word_split
 from singleshot.datasets.tree import Tree, join
@@ -65,9 +66,12 @@ def paired_label(tree: Tree, folder: str, name: str) -> str | None:
 
 
 def starts_with_numbers(tree: Tree, name: str) -> bool:
-    """Whether the first line of a text file is five numbers or more."""
+    """Whether the first line of a text file is five numbers or more, or five with commas."""
     try:
-        words = tree.read(name, MAX_NAMES_BYTES, "label")[:4096].decode("utf-8-sig", "replace").lstrip().splitlines()
+        head = tree.read(name, MAX_NAMES_BYTES, "label")[:4096]
+        words = head.decode("utf-8-sig", "replace").lstrip().splitlines()
+        if COMMA_ROW.match(head.lstrip()):
+            return True
         return len([float(word) for word in words[0].split()]) >= 5 if words else False
     except (ValueError, DataError):
         return False

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from singleshot.datasets.readers.yolo_yaml import YAMLS, Description
-from singleshot.datasets.splits import KNOWN_SPLITS, find_split, split_of
+from singleshot.datasets.splits import KNOWN_SPLITS, SPLIT_ALIASES, find_split, split_of
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 
@@ -54,7 +54,7 @@ def move(
     are_same = len({tuple(entries) for entries in described.splits.values()}) == 1
     for split in [split for split in broken if _EMPTY not in broken[split]]:
         entries = described.splits[split]
-        places = [_elsewhere(tree, home, split_path(entry)[0], are_same) for entry in entries]
+        places = [_elsewhere_or_alias(tree, home, split_path(entry)[0], are_same) for entry in entries]
         found = [place for place in places if place is not None and taken.get(place.name, entries) == entries]
         if len(found) < len(entries):
             continue
@@ -99,6 +99,21 @@ def keep_empty(
     for split in [split for split in broken if splits and _EMPTY in broken[split]]:
         splits[split] = [_resolve(tree, home, described.path, entry) for entry in described.splits[split]]
         del broken[split]
+
+
+def _elsewhere_or_alias(tree: Tree, home: str, parts: list[str], are_same: bool) -> Place | None:
+    """As `_elsewhere`, else the only folder that is called by another name of the same split: labels/valid for
+    labels/val."""
+    place = _elsewhere(tree, home, parts, are_same)
+    if place is not None or are_same:
+        return place
+    found: dict[str, Place] = {}
+    for k, part in enumerate(parts[:MAX_PARTS]):
+        for alias in SPLIT_ALIASES.get(split_of(part), ()):
+            there = _elsewhere(tree, home, [*parts[:k], alias, *parts[k + 1 :]], are_same)
+            if there is not None:
+                found[there.name] = there
+    return next(iter(found.values())) if len(found) == 1 else None
 
 
 def _elsewhere(tree: Tree, home: str, parts: list[str], are_same: bool) -> Place | None:
