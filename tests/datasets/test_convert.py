@@ -223,6 +223,15 @@ def in_this_process(work, items, *_, **__):
     yield from enumerate(map(work, items))
 
 
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "yolo"])
+def test_boxes_that_lie_within_a_pixel_once_others_are_dropped_are_refused(form, tmp_path, pictures):
+    boxes = [RawObject("cat", box) for box in ((9.0, 9.0, 9.0, 9.0), (0.0, 0.0, 0.25, 0.1))]
+    raw = build(tmp_path, pictures, (["cat"], [("a", ".png", (64, 48), "size", boxes)], {"train": [0]}))
+    with pytest.raises(DataError, match="they are parts of the image"):
+        write_dataset(raw, tmp_path / "b", form, strict=True, clip_boxes=True)
+    assert not (tmp_path / "b").exists()
+
+
 @pytest.mark.parametrize("form", FORMS)
 @settings(max_examples=24, suppress_health_check=list(HealthCheck))
 @given(data=data_sets(), clip=st.booleans())

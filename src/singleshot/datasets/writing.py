@@ -69,6 +69,8 @@ def write_dataset(
             plan = with_sizes(plan, copy_images(plan.images, places, measure, on_image))
             if strict:
                 plan = usable_boxes(plan, clip_boxes)
+                if not writer.measured:  # read again as pixels, of which those that are left may all lie within one
+                    require_plausible(raw._replace(images=plan.images, form=form), f", {FIX}")
             writer.write(plan, folder)
     except OSError as error:
         raise ConfigError(f"{printable(out)}: cannot be written ({error.strerror or printable(error)})") from error
