@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -145,46 +146,27 @@ _SGRVINOD = from_shapes(
 )
 
 _ULTRAFACE_SIZES = squares((10, 16, 24), (32, 48), (64, 96), (128, 192, 256))
-# FaceBoxes, section 3.2: anchors of 32 and 64 pixels stand four and two times as densely as those of 128, row by row
-# from the cell's corner.
-_FACEBOXES = replace(
-    from_shapes(1024, (32, 16, 8), squares((32,) * 16 + (64,) * 4 + (128,), (256,), (512,)), steps=(32.0, 64.0, 128.0)),
-    centres=(
-        (
-            *((x / 4, y / 4) for y in range(4) for x in range(4)),
-            *((x / 2, y / 2) for y in range(2) for x in range(2)),
-            (0.5, 0.5),
-        ),
-        ((0.5, 0.5),),
-        ((0.5, 0.5),),
-    ),
+
+
+def _faceboxes(sixteen: Iterable[tuple[float, float]], four: Iterable[tuple[float, float]]) -> PriorSpec:
+    """FaceBoxes' (section 3.2), whose anchors of 32 and 64 pixels stand four and two times as densely as those of 128.
+    sixteen, four: where those of 32 and 64 stand, in cells of 32 pixels."""
+    spec = from_shapes(
+        1024, (32, 16, 8), squares((32,) * 16 + (64,) * 4 + (128,), (256,), (512,)), steps=(32.0, 64.0, 128.0)
+    )
+    return replace(spec, centres=((*sixteen, *four, (0.5, 0.5)), ((0.5, 0.5),), ((0.5, 0.5),)))
+
+
+# Row by row from the cell's corner.
+_FACEBOXES = _faceboxes(
+    [(x / 4, y / 4) for y in range(4) for x in range(4)], [(x / 2, y / 2) for y in range(2) for x in range(2)]
 )
 # lxg2015/faceboxes: of the larger squares one a cell, of the others by columns; centres -3 -1 1 3 eighths of 32 away.
-_FACEBOXES_LXG = replace(
-    _FACEBOXES,
-    centres=(
-        (
-            *((0.125 + x / 4, 0.125 + y / 4) for x in range(4) for y in range(4)),
-            *((0.25 + x / 2, 0.25 + y / 2) for x in range(2) for y in range(2)),
-            (0.5, 0.5),
-        ),
-        ((0.5, 0.5),),
-        ((0.5, 0.5),),
-    ),
-)
+_BY_COLUMNS = [(0.125 + x / 4, 0.125 + y / 4) for x in range(4) for y in range(4)]
+_FACEBOXES_LXG = _faceboxes(_BY_COLUMNS, [(0.25 + x / 2, 0.25 + y / 2) for x in range(2) for y in range(2)])
 # TropComplique/FaceBoxes-tensorflow: by columns; those of 64 pixels stand half a square away from the cell's centre.
 _FACEBOXES_TF = replace(
-    _FACEBOXES,
-    centres=(
-        (
-            *((0.125 + x / 4, 0.125 + y / 4) for x in range(4) for y in range(4)),
-            *((float(x), float(y)) for x in range(2) for y in range(2)),
-            (0.5, 0.5),
-        ),
-        ((0.5, 0.5),),
-        ((0.5, 0.5),),
-    ),
-    clip="corners",
+    _faceboxes(_BY_COLUMNS, [(float(x), float(y)) for x in range(2) for y in range(2)]), clip="corners"
 )
 # d2l's multibox_prior with two sizes and the ratios 1, 2 and 1/2 of the first.
 _TINY_SIZES = ((0.2, 0.272), (0.37, 0.447), (0.54, 0.619), (0.71, 0.79), (0.88, 0.961))

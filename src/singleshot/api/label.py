@@ -85,11 +85,10 @@ def open_labels(options: LabelOptions) -> Labels:
     detector = None if options.model is None else _detector(options)
     data = options.data if options.out is None else _copy(options.data, options.out)
     wanted = read_classes(*options.classes) if options.classes else ()
-    new = options.form is not None and not _is_set(data)
-    if new:
-        assert options.form is not None
-        tree, images, editor, classes = _new_set(data, options.form, wanted, detector)
-        form = options.form
+    new = None if options.form is None or _is_set(data) else options.form
+    if new is not None:
+        tree, images, editor, classes = _new_set(data, new, wanted, detector)
+        form = new
     else:
         source = _open(data, options.form)
         tree, form = source.tree, source.form
@@ -99,10 +98,10 @@ def open_labels(options: LabelOptions) -> Labels:
         raise DataError(f"{printable(data)}: no images; add some")
     store = LabelStore(tree, sorted(images, key=lambda image: image.path), editor, classes)
     more = [name for name in wanted if name not in store.classes]
-    if new or more:
+    if new is not None or more:
         with store.held():  # what another process is labelling stays as it is
-            if new:
-                _write_list(tree, form, classes)
+            if new is not None:
+                _write_list(tree, new, classes)
             for name in more:
                 try:
                     store.add_class(name)

@@ -75,10 +75,9 @@ def _divided_by_copy(tree: Tree, sets: list[Found], labels: list[SetLabels]) -> 
     for (one, mine), (other, theirs) in permutations(zip(sets, labels, strict=True)):
         if mine.is_named <= theirs.is_named or mine.is_divided or not theirs.is_divided:
             continue
-        pairs = [(image, mine.called.get(name_of(image), [])) for image in theirs.images]
-        same = bool(pairs) and all(len(own) == 1 and same_labels(image, own[0], False, True) for image, own in pairs)
+        pairs = _same_by_name(mine, theirs)
         some = pairs[:: max(1, len(pairs) // _IMAGES_COMPARED)]
-        if same and all(same_bytes(tree, image.path, own[0].path) for image, own in some):
+        if pairs and all(same_bytes(tree, image.path, own.path) for image, own in some):
             return one._replace(divided_as=(other.form, other.folder))
     return None
 
@@ -95,11 +94,22 @@ def divided_like(tree: Tree, formats: Mapping[str, Format], chosen: Found, other
         theirs = labels_of(formats[other.form], tree.below(other.folder) if other.folder else tree)
         if not theirs.is_divided or len(theirs.images) < _DIVIDED * len(mine.images):
             continue
-        named = mine.is_named and theirs.is_named
-        pairs = [(image, mine.called.get(name_of(image), [])) for image in theirs.images]
-        if all(len(own) == 1 and same_labels(image, own[0], named, True) for image, own in pairs):
+        if _same_by_name(mine, theirs):
             return chosen._replace(divided_as=(other.form, other.folder))
     return chosen
+
+
+def _same_by_name(mine: SetLabels, theirs: SetLabels) -> list[tuple[RawImage, RawImage]]:
+    """Each labelled image of theirs with the one of mine that is called so, where all have nearly the same labels in
+    both; else none."""
+    named = mine.is_named and theirs.is_named
+    pairs = []
+    for image in theirs.images:
+        own = mine.called.get(name_of(image), [])
+        if len(own) != 1 or not same_labels(image, own[0], named, True):
+            return []
+        pairs.append((image, own[0]))
+    return pairs
 
 
 class SetLabels(NamedTuple):

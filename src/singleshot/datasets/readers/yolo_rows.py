@@ -57,7 +57,7 @@ def find_rows(
     most = _FEW_REMOTE if is_remote(tree.root) else _FEW
     heads = [rows[0] for image in spread(few, most) if (rows := _rows_of(tree, image))]
     commas = bool(heads) and all(row.count(",") == 4 for row in heads)
-    units = {_unit(row, commas) for row in heads}
+    units = {_unit(_numbers(row, commas)) for row in heads}
     if not commas and units != {_IN_PIXELS}:
         return YOLO_ROWS
     kind = RowKind(commas, relative=units == {_IN_PARTS})
@@ -83,6 +83,7 @@ def _find(tree: Tree, images: Iterable[str], kind: RowKind, most_class: int) -> 
     """What the numbers of all rows mean; None where that is not certain, or too many rows are of another kind."""
     found: list[tuple[list[float], tuple[float, float]]] = []
     odd = 0
+    unit = _IN_PARTS if kind.relative else _IN_PIXELS
     for image in images:
         rows = _rows_of(tree, image)
         try:
@@ -91,8 +92,7 @@ def _find(tree: Tree, images: Iterable[str], kind: RowKind, most_class: int) -> 
             continue
         for row in rows:
             numbers = _numbers(row, kind.commas)
-            unit = _IN_PARTS if kind.relative else _IN_PIXELS
-            if numbers is None or numbers[0] > most_class or _unit(row, kind.commas) != unit:
+            if numbers is None or numbers[0] > most_class or _unit(numbers) != unit:
                 odd += 1
             else:
                 found.append((numbers[1:], size))
@@ -120,9 +120,8 @@ def _numbers(row: str, commas: bool) -> list[float] | None:
     return numbers
 
 
-def _unit(row: str, commas: bool) -> str:
-    """_IN_PARTS or _IN_PIXELS; "" for what is no class and four numbers."""
-    numbers = _numbers(row, commas)
+def _unit(numbers: list[float] | None) -> str:
+    """_IN_PARTS or _IN_PIXELS, of a row's numbers; "" for what is no class and four numbers."""
     if numbers is None:
         return ""
     return _IN_PIXELS if max(map(abs, numbers[1:])) >= PIXELS else _IN_PARTS

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from singleshot.conventions import CAFFE, CHUANQI305, data_of
-from singleshot.conventions_faces import FACES
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.inputs import CAFFE_MEAN, CHANNELS, InputSpec
 from singleshot.prior_tables import CHUANQI305_SIZES
@@ -23,9 +22,8 @@ from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers import caffe_heads
 from singleshot.weights.importers.caffe_net import Body, Op, in_phase, link
 from singleshot.weights.importers.caffe_vgg import as_preset
-from singleshot.weights.importers.faces import face_names
 from singleshot.weights.importers.fused_graph import Shape, ancestors
-from singleshot.weights.importers.known_boxes import assumed_boxes, boxes_note, known_boxes
+from singleshot.weights.importers.known_boxes import assumed_boxes, boxes_note, known_boxes, names_by_project
 from singleshot.weights.importers.vgg import count_classes, vgg_model
 from singleshot.weights.readers.caffe import CaffeNet, parse_prototxt
 
@@ -129,9 +127,9 @@ def _without_boxes(tensors: ForeignState, net: CaffeNet) -> ImportedModel | None
         f"pixels are assumed to come as those of {whose} (--mean, --std, --colour-order)",
     ]
     names = usual_names(model.num_classes)
-    if names is None and known and known[0].name in FACES:
-        names = face_names(model.num_classes)
-        notes += ["its class is taken to be a face, since the file does not say (--classes)"] if names else []
+    if names is None:
+        names, assumed = names_by_project(known, model.num_classes)
+        notes += assumed
     about = f"Caffe network {printable(net.name, 60)}".strip()
     return ImportedModel(model, about, names, thresholds, tuple(notes), ("size",))
 

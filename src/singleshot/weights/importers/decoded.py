@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from singleshot.conventions_faces import FACES
 from singleshot.errors import CheckpointError, ConfigError
 from singleshot.inputs import InputSpec
 from singleshot.prior_boxes import PriorSpec, prior_table
@@ -19,9 +18,14 @@ from singleshot.weights.imported_model import ImportedModel, Importer
 from singleshot.weights.importers.caffe_heads import End, Map, build
 from singleshot.weights.importers.decoded_end import DecodedEnd, EndReader
 from singleshot.weights.importers.decoded_places import end_places, last_maps, nodes_needed, scores_multiplied
-from singleshot.weights.importers.faces import face_names
 from singleshot.weights.importers.fused_graph import IMAGE_OP, Shape
-from singleshot.weights.importers.known_boxes import KnownBoxes, assumed_boxes, boxes_note, known_boxes
+from singleshot.weights.importers.known_boxes import (
+    KnownBoxes,
+    assumed_boxes,
+    boxes_note,
+    known_boxes,
+    names_by_project,
+)
 from singleshot.weights.importers.openvino_constants import Constants
 from singleshot.weights.importers.openvino_graph import IrOp, graph_up_to
 from singleshot.weights.importers.openvino_image import read_image
@@ -84,9 +88,9 @@ def import_decoded(tensors: ForeignState, about: str, says_pixels: bool) -> Impo
         raise CheckpointError(f"{where}: weights become infinite; the file is damaged")
     tensors.ignore(*tensors)
     names = usual_names(model.num_classes)
-    if names is None and known and known[0].name in FACES:
-        names = face_names(model.num_classes)
-        notes += ["its class is taken to be a face, since the file does not say (--classes)"] if names else []
+    if names is None:
+        names, assumed = names_by_project(known, model.num_classes)
+        notes += assumed
     fixed = tuple(name for name, own in (("size", not opened), ("priors", end.table is not None)) if own)
     return ImportedModel(model, about, names, thresholds, tuple(notes), fixed)
 

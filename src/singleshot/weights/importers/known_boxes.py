@@ -13,6 +13,7 @@ from singleshot.prior_boxes import PriorSpec, height_width
 from singleshot.prior_files import read_priors
 from singleshot.prior_tables import prior_spec
 from singleshot.thresholds import Thresholds
+from singleshot.weights.importers.faces import face_names
 
 # Conventions of faces with five points, of which an output has ten columns.
 _WITH_POINTS = ("retinaface", "face1mb", "blazeface-zineos")
@@ -93,3 +94,9 @@ def boxes_note(known: list[KnownBoxes], given: str | None) -> list[str]:
     others = dict.fromkeys(k.table for k in known[1:] if k.priors == prior_spec(k.table) != known[0].priors)
     more = f"; --priors {' or '.join(others)} for other ones of as many" if others else ""
     return [f"the file has no default boxes: assumed to be {known[0].project}'s ({known[0].table}){more}"]
+
+
+def names_by_project(known: list[KnownBoxes], num_classes: int) -> tuple[tuple[str, ...] | None, list[str]]:
+    """The names of classes where the project with a network's boxes finds faces, else None; and the note on them."""
+    names = face_names(num_classes) if known and known[0].name in FACES else None
+    return names, ["its class is taken to be a face, since the file does not say (--classes)"] if names else []

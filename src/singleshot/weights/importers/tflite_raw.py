@@ -11,15 +11,13 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
-from singleshot.conventions_faces import FACES as FACE_PROJECTS
 from singleshot.errors import CheckpointError
 from singleshot.inputs import InputSpec
 from singleshot.prior_boxes import PriorSpec
 from singleshot.weights.class_lists import fit_names
 from singleshot.weights.class_names import coco_by_number, usual_names
 from singleshot.weights.imported_model import ImportedModel, classes_of
-from singleshot.weights.importers.faces import face_names
-from singleshot.weights.importers.known_boxes import boxes_note, known_boxes
+from singleshot.weights.importers.known_boxes import boxes_note, known_boxes, names_by_project
 from singleshot.weights.importers.tf_detection_settings import Settings
 from singleshot.weights.importers.tf_suppression import OPERATOR
 from singleshot.weights.importers.tflite_graph import GraphImport
@@ -94,9 +92,9 @@ def raw_model(graph: GraphImport, found: RawOutputs) -> ImportedModel | None:
     model = graph.assembly.build(num_classes, priors, spec, "custom")
     names = usual_names(num_classes) or (coco_by_number() if api is not None and num_classes == 90 else None)
     names = next((own for own, _ in (fit_names(rows, num_classes) for rows in graph.network.labels) if own), names)
-    if names is None and api is None and known[0].name in FACE_PROJECTS:
-        names = face_names(num_classes)
-        notes += ["its class is taken to be a face, since the file does not say (--classes)"] if names else []
+    if names is None and api is None:
+        names, assumed = names_by_project(known, num_classes)
+        notes += assumed
     about = f"TensorFlow Lite SSD without {OPERATOR}, input {spec.size_text}"
     rule = replace(rule, activation=activation or rule.activation)
     return ImportedModel(model, about, names, rule, tuple(notes), ("size",))
