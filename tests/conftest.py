@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import json
+import logging
 import os
 import signal
 import struct
@@ -118,6 +119,16 @@ def threads_as_before() -> Iterator[None]:
     torch = sys.modules.get("torch")
     if torch and before is not None and torch.get_num_threads() != before:
         torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """A command that ran in this process leaves later tests their view of the log."""
+    ours = logging.getLogger("singleshot")
+    before = ours.handlers, ours.propagate, ours.level
+    yield
+    ours.handlers, ours.propagate = before[:2]
+    ours.setLevel(before[2])
 
 
 @pytest.fixture(autouse=True)
