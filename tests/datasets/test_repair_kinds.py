@@ -118,6 +118,7 @@ def test_an_image_with_a_box_that_says_no_place_goes_as_a_whole(coco_set, kind, 
         ("box-without-area", [100, 30, 0, 0], [[20, 30, 70, 70]]),
         ("box-outside", [200, 30, 60, 40], [[20, 30, 70, 70], [200, 30, 240, 70]]),
         ("box-duplicated", GOOD, [[20, 30, 70, 70]]),
+        ("box-duplicated", [20.5, 30, 50, 40.5], [[20, 30, 70, 70]]),
     ],
 )
 def test_boxes_that_can_be_put_right(coco_set, kind, box, boxes):
@@ -144,6 +145,27 @@ def test_corners_in_the_wrong_order_are_swapped(coco_set, box, sides):
     assert done.counts == {"corners in the wrong order swapped": 1}
     (image,) = (image for image in again.raw.images if Path(image.path).stem == "2")
     assert [list(obj.box) for obj in image.objects] == [[20, 30, 70, 70], sides]
+
+
+@pytest.mark.parametrize("near", [False, True])
+@pytest.mark.parametrize("names", [("train", "val"), ("train", "test"), ("val", "test")])
+def test_a_picture_in_two_splits_stays_in_the_earlier_one(tmp_path, write_voc, voc_xml, names, near):
+    box = ("cat", [4, 4, 40, 40])
+    stems_of = {"train": ["0", "1"], "val": ["2", "3"], "test": ["4", "5"]}
+    xmls = {str(k): voc_xml([box], filename=f"{k}.png") for k in range(6)}
+    root = write_voc(tmp_path / "set", xmls, stems_of)
+    for k in range(6):
+        coarse = np.random.default_rng(k).integers(0, 255, (6, 8, 3), np.uint8)
+        cv2.imwrite(str(root / "JPEGImages" / f"{k}.png"), cv2.resize(coarse, (64, 48), interpolation=cv2.INTER_CUBIC))
+    first, second = (root / "JPEGImages" / f"{stems_of[name][0]}.png" for name in names)
+    if near:
+        cv2.imwrite(str(second), np.minimum(cv2.imread(str(first)).astype(np.int16) + 3, 255).astype(np.uint8))
+    else:
+        second.write_bytes(first.read_bytes())
+    result, done, again = fixed(root)
+    assert result.counts == {"image-in-two-splits": 1}
+    assert again.counts == {}
+    assert done.splits == {name: 2 - (name == names[1]) for name in stems_of}
 
 
 @pytest.mark.parametrize("box", [[100, 30, -150, 40], [100, 90, 50, -140]])

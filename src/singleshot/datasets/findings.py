@@ -44,7 +44,7 @@ KINDS = {
     "box-outside": Kind(ERROR, "a box that reaches out of its image", fixable=True),
     "box-duplicated": Kind(WARNING, "the same box twice in an image", fixable=True),
     "box-tiny": Kind(WARNING, "a box smaller than the network can see"),
-    "box-huge": Kind(NOTE, "a box as large as its image"),
+    "box-huge": Kind(NOTE, "a box nearly as large as its image"),
     "boxes-in-parts": Kind(ERROR, "boxes in parts of the image where pixels belong", fixable=True),
     "boxes-suspicious": Kind(WARNING, "boxes that look like percent, or like corners where width and height belong"),
     "class-unknown": Kind(ERROR, "a class that the list of classes does not have", fixable=True),

@@ -55,7 +55,8 @@ class CheckResult(NamedTuple):
     splits: name -> images; classes: name -> objects; seconds: what it took.
 
     For repairs: raw as read; pictures: its n files; file_of: int64 [images], each image's place among them; exact:
-    groups of files that are the same; misspelt: class -> the one that is meant; wanted: the classes asked for."""
+    groups of files that are the same; near: pairs of files that are nearly the same; misspelt: class -> the one that is
+    meant; wanted: the classes asked for."""
 
     findings: list[Finding]
     counts: dict[str, int]
@@ -68,6 +69,7 @@ class CheckResult(NamedTuple):
     pictures: Pictures
     file_of: np.ndarray
     exact: list[list[int]]
+    near: list[tuple[int, int]]
     misspelt: dict[str, str]
     wanted: tuple[str, ...] | None
 
@@ -162,6 +164,7 @@ def check_source(
         pictures=pictures,
         file_of=file_of,
         exact=exact,
+        near=near,
         misspelt=misspelt,
         wanted=None if class_names is None else tuple(class_names),
     )

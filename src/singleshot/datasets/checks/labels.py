@@ -148,7 +148,7 @@ def check_boxes(table: Table, problems: RaiseErrors) -> None:
 
     each("box-tiny", seen & (shown < _TINY_PX).any(axis=1), tiny)
     huge = seen & (sides.astype(np.float64).prod(axis=1) > _HUGE * image.prod(axis=1))
-    each("box-huge", huge, lambda j: f"{box(j)} covers the whole image of {size(j)}; see whether that is meant")
+    each("box-huge", huge, lambda j: f"{box(j)} covers nearly the whole image of {size(j)}; see whether that is meant")
 
 
 def duplicated_boxes(table: Table) -> dict[int, int]:

@@ -29,8 +29,6 @@ from singleshot.images.decode import MAX_FILE_BYTES
 from singleshot.images.orientation import upright
 from singleshot.storage import read_limited
 
-# Two boxes of the same corners up to rounding.
-_SAME_PX = 0.01
 # A box that keeps less of its area within its image than this is not the object's any more.
 _LEAST_LEFT = 0.5
 _ACTIONS = {
@@ -233,9 +231,7 @@ def _repair_objects(table: Table, result: CheckResult, log: _Log) -> tuple[list[
     gone = table.known & (judged.non_finite | judged.degenerate | judged.empty)
     outside = table.known & judged.outside & ~gone
     doubtful = table.known & _doubtful(table)
-    again = {
-        j for j, i in duplicated_boxes(table).items() if (np.abs(table.boxes[j] - table.boxes[i]) < _SAME_PX).all()
-    }
+    again = duplicated_boxes(table)
     usable = result.pictures.usable[result.file_of]
     objects: list[list[RawObject]] = [[] for _ in raw.images]
     for j, obj in enumerate(table.objects):
@@ -344,22 +340,21 @@ def _repair_image(
 
 
 def _repair_splits(result: CheckResult, kept: list[bool], log: _Log) -> dict[str, list[int]]:
-    """The splits without images that are left out, and without copies of train's in val and test."""
-    raw, file_of = result.raw, result.file_of
-    group_of = np.arange(len(result.pictures.paths))
-    for group in result.exact:
-        group_of[group] = group[0]
+    """The splits without images that are left out; val without copies of train's pictures, and test without those of
+    train's or val's."""
+    raw, group_of = result.raw, _groups(result)[result.file_of]
     base = base_splits(raw.splits)
-    trained = {int(group_of[file_of[i]]) for name, members in base.items() if role(name) == "train" for i in members}
     splits = {name: [i for i in members if kept[i]] for name, members in raw.splits.items()}
-    for name in base:
-        if role(name) in ("val", "test"):
+    seen: dict[int, str] = {}
+    for kind in ("train", "val", "test"):
+        mine = [name for name in base if role(name) == kind]
+        for name in mine:
             for i in splits[name]:
-                if int(group_of[file_of[i]]) in trained:
-                    log.add(
-                        "copies of training images taken out of val and test", f"{_path(raw, i)} ({printable(name)})"
-                    )
-            splits[name] = [i for i in splits[name] if int(group_of[file_of[i]]) not in trained]
+                if (where := seen.get(int(group_of[i]))) is not None:
+                    log.add(f"copies of {where} images taken out of {kind}", f"{_path(raw, i)} ({printable(name)})")
+            splits[name] = [i for i in splits[name] if int(group_of[i]) not in seen]
+        about = {"train": "training", "val": "validation"}.get(kind, kind)
+        seen |= {int(group_of[i]): about for name in mine for i in splits[name]}
     # What trainval or the like joins must still be in one of its parts.
     placed = {i for name in base for i in splits[name]}
     was = {i for members in base.values() for i in members}
@@ -368,6 +363,14 @@ def _repair_splits(result: CheckResult, kept: list[bool], log: _Log) -> dict[str
         if raw.splits[name] and not members:
             log.add("splits without usable images left out", printable(name))
     return splits
+
+
+def _groups(result: CheckResult) -> np.ndarray:
+    """int64 [files]: the same number for files that show the same picture, exactly or nearly."""
+    group_of = np.arange(len(result.pictures.paths))
+    for first, *others in (*result.exact, *result.near):
+        group_of[np.isin(group_of, group_of[others])] = group_of[first]
+    return group_of
 
 
 def _path(raw: RawSet, i: int) -> str:
