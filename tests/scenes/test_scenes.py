@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pictures() -> list:
-    return [make_scene(0, "train", i) for i in range(200)]
+    return [make_scene(0, "train", i) for i in range(120)]
 
 
 @pytest.fixture(scope="module")

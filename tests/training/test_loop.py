@@ -309,7 +309,7 @@ def test_what_a_start_reaches_is_the_first_best_and_a_training_that_ruins_it_doe
 
 
 def test_the_speed_of_an_epoch_is_that_of_its_steps(make, tmp_path: Path, monkeypatch) -> None:
-    slow = 3.0
+    slow = 1.5
     trainer = make(tmp_path / "run", epochs=2)
     validate = trainer._validate
     monkeypatch.setattr(trainer, "_validate", lambda: (time.sleep(slow), validate())[1])

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 DRIVER = Path(__file__).with_name("driver.py")
-CASES = int(os.environ.get("SINGLESHOT_FUZZ", "300"))
+CASES = int(os.environ.get("SINGLESHOT_FUZZ", "200"))
 
 
 @pytest.mark.timeout(1200)
