@@ -23,7 +23,6 @@ REPORTED = 0.55
 
 _DOUBLED_IOU = 0.6  # from which two labels of a class are suspected to be one object's
 _ON, _NEAR = 0.5, 0.1  # IoU from which a detection is on a label, and from which it is near it
-_SLOPPY = 0.4  # from here on a label supports its own detection as a box that is only drawn badly
 _FREE = 0.35  # IoU with every label below which a detection is on nothing
 _SCORE_MIN = 0.05  # detections below it say nothing
 _CLAIM = 0.3  # from this score on a detection explains the label of its class that it lies on
@@ -110,13 +109,13 @@ class _Image:
         free_found[rows] = free_label[columns] = False
         # A detection that another label explains supports no second one.
         supporting = same & free_found[:, None]
-        support, sloppy = self._best(on & supporting), self._best((overlap >= _SLOPPY) & supporting)
+        support = self._best(on & supporting)
         result = [self._one("doubled", suspicion, label=j) for j, suspicion in doubled]
         right = self._scores * np.array([habits.labelled(row) for row in self._mine.tolist()])
         result += self._pairs("class", on & ~same, (free_found, free_label), right, support)
         of_others = np.where(free_label[None], 0.0, overlap).max(axis=1, initial=0.0) >= _ON
         near = (overlap >= _NEAR) & ~on & same & ~of_others[:, None]
-        result += self._pairs("moved", near, (free_found, free_label), right, sloppy)
+        result += self._pairs("moved", near, (free_found, free_label), right, support)
         apart = overlap.max(axis=1, initial=0.0) < _FREE
         for i in np.flatnonzero(free_found & apart).tolist():
             if not self._shadowed(i):
