@@ -32,7 +32,9 @@ def saved(folder: Path, name: str, class_names: tuple[str, ...] = OLD) -> tuple[
     return path, model
 
 
-@pytest.mark.parametrize("name", ["ssd320-mini", "ssdlite320-mobilenetv2", "ssd300-vgg16"])
+@pytest.mark.parametrize(
+    "name", ["ssd320-mini", "ssdlite320-mobilenetv2", pytest.param("ssd300-vgg16", marks=pytest.mark.slow)]
+)
 def test_a_class_predicts_as_before_under_its_name_and_the_background_too(name: str, tmp_path: Path) -> None:
     path, old = saved(tmp_path, name)
     new, words, kept = start_from_checkpoint(str(path), NEW)

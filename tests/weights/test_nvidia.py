@@ -111,7 +111,7 @@ def test_mlperf_gives_what_its_modules_do(state, golden_inputs, outputs):
     assert foreign.source == "MLPerf training SSD300 on ResNet34"
 
 
-@pytest.mark.parametrize("depth", [18, 34, 101])
+@pytest.mark.parametrize("depth", [18, 34, pytest.param(101, marks=pytest.mark.slow)])
 def test_other_depths_are_told_by_their_shapes(depth, golden_inputs, outputs):
     torch.manual_seed(depth)
     theirs = Theirs(depth, 3, norm=True)
