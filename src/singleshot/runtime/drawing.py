@@ -61,15 +61,17 @@ def _palette() -> tuple[tuple[int, int, int], ...]:
     """Okabe and Ito's colours, then always the colour that is farthest from all before for the worst of three eyes."""
     levels = np.arange(0, 256, 17)
     grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
-    grid = grid[grid.max(axis=1) - grid.min(axis=1) >= 68].astype(np.uint8)  # no greys: they drown in a photo
-    seen = _seen(grid)
-    nearest = np.full(len(grid), np.inf)
+    grid = grid[grid.max(axis=1) - grid.min(axis=1) >= 68]  # no greys: they drown in a photo
+    first = len(OKABE_ITO)
+    colours = np.concatenate([np.array(OKABE_ITO), grid]).astype(np.uint8)
+    seen = np.ascontiguousarray(_seen(colours).transpose(1, 2, 0))  # [eyes, Lab, N]
+    nearest = np.full(len(colours), np.inf, np.float32)
     chosen: list[tuple[int, int, int]] = []
     for step in range(_PALETTE):
-        pick = np.array([OKABE_ITO[step]], np.uint8) if step < len(OKABE_ITO) else grid[[int(nearest.argmax())]]
-        distance = np.linalg.norm(seen - _seen(pick), axis=2).min(axis=1)
+        pick = step if step < first else first + int(nearest[first:].argmax())
+        distance = np.square(seen - seen[:, :, pick, None]).sum(axis=1).min(axis=0)
         nearest = np.minimum(nearest, distance)
-        red, green, blue = (int(v) for v in pick[0])
+        red, green, blue = colours[pick].tolist()
         chosen.append((red, green, blue))
     return tuple(chosen)
 
