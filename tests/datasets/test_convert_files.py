@@ -202,6 +202,16 @@ def test_files_of_the_other_annotation_programs(raw, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("name", ["valid", "Validation", "val"])
+def test_other_readers_find_val_under_its_usual_name(raw, tmp_path, name):
+    raw.splits[name] = raw.splits.pop("val")
+    write_dataset(raw, tmp_path / "c", "yolo")
+    yaml = pytest.importorskip("yaml")
+    said = yaml.safe_load((tmp_path / "c" / "data.yaml").read_text())
+    assert said["val"] == f"images/{name}"
+    assert set(open_source(tmp_path / "c").splits) == {"train", name}
+
+
 def test_labelled_images_in_no_split_are_said(raw, tmp_path):
     write_dataset(raw._replace(splits={"my part": [0, 1], "val": [1]}), tmp_path / "b", "createml")
     (tmp_path / "b" / "singleshot-splits.json").write_text('[{"split": "my part", "files": ["a.png"]}]')

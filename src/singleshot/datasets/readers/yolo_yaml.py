@@ -66,8 +66,12 @@ def load_description(tree: Tree, name: str) -> Description:
     path = content.get("path", "")
     if not isinstance(path, str):
         raise DataError(f"{where}: path is a {_kind(path)}; want a folder")
-    keys = dict.fromkeys([*_SPLITS, *_further_splits(content.get("splits"), where)])
+    further = _further_splits(content.get("splits"), where)
+    keys = dict.fromkeys([*_SPLITS, *further])
     splits = {key: _entries(content[key], f"{where}: {key}") for key in keys if key in content}
+    # Written for other readers: the same place under the name that they know.
+    again = {key for key in splits if key not in further and any(splits[key] == splits.get(name) for name in further)}
+    splits = {key: entries for key, entries in splits.items() if key not in again}
     names, first = _names(content.get("names"), where)
     count = _whole(content.get("nc"), f"{where}: nc")
     if names is not None and count is not None and count != len(names):

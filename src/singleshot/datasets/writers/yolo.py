@@ -12,6 +12,7 @@ from typing import Any
 from singleshot.datasets.packed_strings import is_text
 from singleshot.datasets.raw import Notation, RawImage, RawSet
 from singleshot.datasets.readers.yolo import FLAGS_FILE, FLAGS_HEADER
+from singleshot.datasets.splits import find_split
 from singleshot.datasets.writers.common import WritePlan, make_write_plan, refuse_texts, stem_of
 from singleshot.errors import DataError
 from singleshot.extras import needs
@@ -97,6 +98,9 @@ def _yaml(class_names: tuple[str, ...], entries: dict[str, str]) -> str:
     with needs("train", "writing data.yaml"):
         import yaml
     usual = {split: entries[split] for split in _USUAL if split in entries}
+    for split in _USUAL:  # other readers know no "valid"
+        if split not in usual and (name := find_split(split, entries)) is not None:
+            usual[split] = entries[name]
     content: dict[str, Any] = {"path": ".", **usual, **entries}
     others = [split for split in entries if split not in _USUAL]
     if others:  # this project's own: which further keys are splits
