@@ -67,6 +67,14 @@ def test_each_kind_is_found_as_what_it_is_and_nothing_else(kind: str) -> None:
     assert len(plain["box"]) == 4
 
 
+@pytest.mark.parametrize("shift", [8.5, 15, 25])  # IoU with the object .65, .45, .23 along one side
+def test_a_box_that_half_fits_its_object_is_moved_from_iou_one_half_on(shift: float) -> None:
+    detections, truth = scene()
+    truth[2][0][0] += [shift, 0, shift, 0]
+    kinds = [(one.kind, one.image, one.label) for one in suspects(detections, truth)]
+    assert kinds == ([] if shift < 10 else [("moved", 2, 2 * OBJECTS)])
+
+
 def test_what_the_model_does_not_know_is_no_label_error() -> None:
     # Where detections are wrong most of the time, neither does one without a label say anything.
     detections, truth = scene()

@@ -25,6 +25,7 @@ _DOUBLED_IOU = 0.6  # from which two labels of a class are suspected to be one o
 _ON, _NEAR = 0.5, 0.1  # IoU from which a detection is on a label, and from which it is near it
 _FREE = 0.35  # IoU with every label below which a detection is on nothing
 _SCORE_MIN = 0.05  # detections below it say nothing
+_ALONE = 4  # the power of a suspicion that has one sign alone
 _CLAIM = 0.3  # from this score on a detection explains the label of its class that it lies on
 
 
@@ -45,7 +46,7 @@ def find_label_errors(found: FlatDetections, truth: FlatTruth, reported: float =
 
     How far a detection is trusted: its score times the share of those of its class with that score or more that lie on
     a label of theirs. Two signs at one place count as their geometric mean: that the detection is right, and that no
-    detection supports the label. A single sign counts as its cube, since what is often not labelled, or often not
+    detection supports the label. A single sign counts as its fourth power, since what is often not labelled, or often not
     found, is a habit rather than an error. Difficult and crowd objects are no suspects, nor what lies on them.
     """
     chosen = np.flatnonzero(found.scores >= _SCORE_MIN)
@@ -119,11 +120,11 @@ class _Image:
         apart = overlap.max(axis=1, initial=0.0) < _FREE
         for i in np.flatnonzero(free_found & apart).tolist():
             if not self._shadowed(i):
-                result.append(self._one("missing", float(right[i]) ** 3, found=i))
+                result.append(self._one("missing", float(right[i]) ** _ALONE, found=i))
         nearby = self._best(overlap >= 0.3)
         for j in np.flatnonzero(free_label).tolist():
             suspicion = (1.0 - float(max(support[j], nearby[j]))) * habits.detected(int(self._theirs[j]))
-            result.append(self._one("spurious", suspicion**3, label=j))
+            result.append(self._one("spurious", suspicion**_ALONE, label=j))
         return result
 
     def _shadowed(self, i: int) -> bool:
