@@ -12,7 +12,9 @@ import pytest
 
 import singleshot
 from singleshot.api.options import duration_words, parse_bytes, parse_duration
+from singleshot.api.report import report
 from singleshot.api.train import TrainOptions, prepare, resolve
+from singleshot.datasets import open_dataset
 from singleshot.errors import CheckpointError, ConfigError, DataError, SingleshotError
 from singleshot.metrics.operating_points import operating_points
 from singleshot.training.reports import Reporter
@@ -158,3 +160,23 @@ def test_a_backbone_from_scratch_is_not_frozen(scenes: Path, tmp_path: Path) -> 
         prepare(resolve(options))
     trainer, _, _ = prepare(resolve(replace(options, freeze=0)))
     assert all(p.requires_grad for p in trainer.model.parameters())
+
+
+def test_a_part_of_the_training_images_is_held_out_to_validate_on(scenes: Path, tmp_path: Path) -> None:
+    options = {"model": "singleshot-n", "size": 96, "backbone_weights": "none", "batch": 4, "workers": 0}
+    options |= {"tensorboard": False, "epochs": 2}
+    run = singleshot.train(scenes, out=tmp_path / "run", val_split="25%", **options)
+    assert run.best is not None
+    rows = list(csv.DictReader((tmp_path / "run" / "log.csv").open()))
+    assert all(row["val_map50"] for row in rows)
+    whole = singleshot.train(scenes, out=tmp_path / "whole", val_split="none", **options)
+    assert (run.steps, whole.steps) == (2, 4)  # whole batches of 6 and of 8 images
+    trainer, _, _ = prepare(resolve(TrainOptions.of({"data": scenes, "out": tmp_path / "x", "val_split": "25%"})))
+    names = set(trainer.train_set.names), set(trainer.val_set.names)
+    assert [len(one) for one in names] == [6, 2]
+    assert not names[0] & names[1]
+    assert names[0] | names[1] == set(open_dataset(scenes, "train").names)
+    # It goes on with the same images, and a report on them wants a split by name.
+    singleshot.train(resume=True, out=tmp_path / "run", epochs=3)
+    with pytest.raises(ConfigError, match="25% of its own images held out; give a split with --split"):
+        report(tmp_path / "run")

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from singleshot.datasets.splits import find_split, group_keys, make_splits, resolve_split, split_of, usual_split
+from singleshot.datasets.splits import (
+    find_split,
+    group_keys,
+    hold_out,
+    make_splits,
+    resolve_split,
+    split_of,
+    usual_split,
+)
 from singleshot.errors import DataError
 
 PARTS = ("train", "val", "test")
@@ -106,6 +114,35 @@ def test_copies_of_a_picture_never_straddle(groups):
         for stem in set(owner):
             got = {keys[i] for i, own in enumerate(owner) if own == stem}
             assert len(got) == 1 or got <= alone, (stem, got)
+
+
+@settings(max_examples=100)
+@given(
+    st.lists(st.tuples(words, st.integers(1, 4)), min_size=1, max_size=30, unique_by=lambda g: g[0]),
+    st.floats(0.01, 0.5),
+    st.randoms(),
+)
+def test_what_is_held_out_is_whole_pictures_whatever_the_order(groups, share, random):
+    names = [f"{stem}{'_flip' * k}.png" for stem, count in groups for k in range(count)]
+    stay, held = hold_out(names, share)
+    assert sorted([*stay, *held]) == list(range(len(names)))
+    keys = group_keys(names)
+    assert not {keys[i] for i in stay} & {keys[i] for i in held}
+    assert bool(held) == (len(set(keys)) > 1)
+    assert stay
+    largest = max(keys.count(key) for key in keys)
+    assert len(held) <= max(round(len(names) * share), largest)
+    order = random.sample(range(len(names)), len(names))
+    again = hold_out([names[i] for i in order], share)
+    if len(set(names)) == len(names) and largest == 1:
+        assert {names[order[i]] for i in again[1]} == {names[i] for i in held}
+
+
+@pytest.mark.parametrize(
+    ("n", "share", "wanted"), [(2, 0.1, 1), (10, 0.1, 1), (10, 0.5, 5), (99, 0.2, 20), (1, 0.5, 0)]
+)
+def test_so_many_are_held_out(n, share, wanted):
+    assert len(hold_out([f"{i:03d}.jpg" for i in range(n)], share)[1]) == wanted
 
 
 @pytest.mark.parametrize(

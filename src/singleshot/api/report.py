@@ -69,6 +69,7 @@ def run_report(options: ReportOptions, progress: Progress = no_progress) -> Path
 
 def _one(options: ReportOptions, progress: Progress) -> Path:
     from singleshot.api.evaluate import EvaluateOptions, run_evaluation
+    from singleshot.api.train_data import held_out_share
     from singleshot.report.page import REPORT
     from singleshot.report.run_files import read_run
 
@@ -77,8 +78,9 @@ def _one(options: ReportOptions, progress: Progress) -> Path:
     if model is None:
         raise ConfigError(f"{printable(run.folder)}: no best.safetensors or last.safetensors there; train it first")
     split = options.split or str(run.options.get("val_split") or "val")
-    if split == "none":
-        raise ConfigError(f"{printable(run.folder)}: was trained without validation; give a split with --split")
+    if split == "none" or held_out_share(split) is not None:
+        what = "without validation" if split == "none" else f"with {split} of its own images held out"
+        raise ConfigError(f"{printable(run.folder)}: was trained {what}; give a split with --split")
     out = Path(options.out) if options.out is not None else run.folder
     data = options.data or str(run.options.get("data") or "")
     wanted = EvaluateOptions(

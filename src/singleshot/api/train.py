@@ -163,7 +163,8 @@ def train(
             objects that are small in the whole image; "320:0.1" with their overlap in validation. The model keeps it:
             evaluation and detection do the same. False for none; None for what the start was trained on.
         split: Split to train on; None for "train".
-        val_split: Split to validate on, "none" for no validation; None for "val" where there is one.
+        val_split: Split to validate on, "10%" (up to 50%) for so much of the training images, which is held out, "none"
+            for no validation; None for "val" where there is one.
         val_every: Epochs between validations, None for 1; with `time` they come as time allows.
         resume: Go on with the run in `out`, by the options that it was started with. Of those that are given again,
             length, cache and where it runs may be others; the rest, and the data, must be the same. "auto": start the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +15,16 @@ from singleshot.api.train_options import DEFAULTS, TrainOptions
 from singleshot.class_selection import Classes, ClassSelection, list_names, select_classes
 from singleshot.datasets import Dataset, find_split, open_source
 from singleshot.datasets.build_dataset import build_dataset
-from singleshot.datasets.raw import above_score, has_scores
+from singleshot.datasets.raw import RawSet, above_score, has_scores
+from singleshot.datasets.splits import hold_out
 from singleshot.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     from singleshot.loading.shard_stream import ShardStream
 
 log = logging.getLogger(__name__)
+
+_MOST_HELD_OUT = 0.5
 
 
 def open_train(options: TrainOptions) -> Dataset | ShardStream:
@@ -31,8 +35,13 @@ def open_train(options: TrainOptions) -> Dataset | ShardStream:
     split = options.split or "train"
     source = open_source(options.data, score_min=options.score_min, follow_links=options.follow_links)
     if source.form == "shards":
+        if held_out_share(options.val_split) is not None:
+            raise ConfigError(
+                f"--val-split {options.val_split}: {printable(options.data)} is shards, which are read in a stream;"
+                " name a split, or give none"
+            )
         return _open_shards(options, split)
-    raw = source.read(split)
+    raw, _ = _divide(source.read(split), options.val_split)
     (name,) = raw.splits
     if options.classes is None or not raw.class_names:  # no object at all, which is what to say
         return build_dataset(raw, name, None, options.clip_boxes)
@@ -47,13 +56,54 @@ def open_validation(options: TrainOptions, train_set: Dataset | ShardStream) -> 
         return None
     source = open_source(options.data, follow_links=options.follow_links)
     if wanted == "val" and find_split("val", source.splits) is None:
-        log.warning("no split 'val' in the data: training without validation (name one with --val-split)")
+        log.warning(
+            "no split 'val' in the data: training without validation (--val-split 10% holds out a tenth of the"
+            " training images; or name a split)"
+        )
         return None
-    raw = source.read(wanted)
+    if held_out_share(wanted) is None:
+        raw = source.read(wanted)
+    else:
+        _, raw = _divide(source.read(options.split or "train"), wanted)
+        log.info("%s: %d images are held out to validate on", printable(options.data), len(raw.images))
     if options.score_min is not None and has_scores(raw):  # labels made by hand validate what detections teach
         raw = above_score(raw, options.score_min)
     (name,) = raw.splits
     return _said(build_dataset(raw, name, train_set.class_names, options.clip_boxes, train_set.selection))
+
+
+def held_out_share(val_split: str | None) -> float | None:
+    """The part of the training images that "10%" holds out to validate on; None where a split is named. Raises
+    ConfigError for a percentage that leaves too little."""
+    found = re.fullmatch(r"(\d{1,3}(?:\.\d{1,6})?) ?%", val_split or "")
+    if found is None:
+        return None
+    share = float(found[1]) / 100
+    if not 0 < share <= _MOST_HELD_OUT:
+        raise ConfigError(
+            f"--val-split {val_split}: want more than 0 % and at most {_MOST_HELD_OUT:.0%} of the training images"
+        )
+    return share
+
+
+def _divide(raw: RawSet, val_split: str | None) -> tuple[RawSet, RawSet]:
+    """A split to train on, and what of it is held out to validate on: the same twice where nothing is."""
+    share = held_out_share(val_split)
+    if share is None:
+        return raw, raw
+    ((name, members),) = raw.splits.items()
+    images = [raw.images[i] for i in members]
+    stay, held = hold_out([image.path for image in images], share)
+    if not held:
+        raise ConfigError(
+            f"--val-split {val_split}: {printable(raw.source)} ({printable(name)}): all images are copies of one,"
+            " so that none can be held out; name a split, or give none"
+        )
+    parts = ((name, stay), (f"{val_split} of {name}", held))
+    first, second = (
+        raw._replace(images=[images[i] for i in rows], splits={part: list(range(len(rows)))}) for part, rows in parts
+    )
+    return first, second
 
 
 def _open_shards(options: TrainOptions, split: str) -> ShardStream:

@@ -119,7 +119,11 @@ def train(
     no_tile: NoTileOption = False,
     split: Annotated[str | None, typer.Option(help="Split to train on. Default: train.")] = None,
     val_split: Annotated[
-        str | None, typer.Option(help="Split to validate on; none for no validation. Default: val.")
+        str | None,
+        typer.Option(
+            help="Split to validate on; 10% holds out a tenth of the training images, in place of a split; none for no"
+            " validation. Default: val."
+        ),
     ] = None,
     val_every: Annotated[
         int | None,

@@ -153,18 +153,11 @@ def make_splits(names: Sequence[str], seed: int = 0) -> dict[str, list[int]]:
     ranked by a hash of their name and the seed: the same on every machine, whatever order they came in. Of three
     groups or more no split is empty.
     """
-    groups: dict[str, list[int]] = {}
-    for i, key in enumerate(group_keys(names)):
-        groups.setdefault(key, []).append(i)
-
-    def rank(key: str) -> bytes:
-        salted = f"{seed}\0{key}" if seed else key
-        return hashlib.sha256(salted.encode("utf-8", "surrogateescape")).digest()
-
+    groups = _ranked_groups(names, seed)
     part = max(1, round(len(names) * HELD_BACK)) if len(groups) >= 3 else 0
     taken: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     left = {"val": part, "test": part}
-    for key in sorted(groups, key=rank):
+    for key in groups:
         name = next((s for s, room in left.items() if len(groups[key]) <= room), "train")
         taken[name].append(key)
         if name in left:
@@ -176,6 +169,38 @@ def make_splits(names: Sequence[str], seed: int = 0) -> dict[str, list[int]]:
             taken[name].append(least)
     splits = {name: sorted(i for key in keys for i in groups[key]) for name, keys in taken.items()}
     return {**splits, "trainval": sorted(splits["train"] + splits["val"])}
+
+
+def hold_out(names: Sequence[str], share: float, seed: int = 0) -> tuple[list[int], list[int]]:
+    """Positions in `names` that stay and those that are held back, about `share` of them, each in order.
+
+    Groups and their order as in `make_splits`, so that no picture's copy is on the other side and the same names are
+    held back on every machine. Of two groups or more neither side is empty.
+    """
+    groups = list(_ranked_groups(names, seed).values())
+    room = max(1, round(len(names) * share)) if len(groups) >= 2 else 0
+    held: list[list[int]] = []
+    for group in groups[1:]:  # the first stays
+        if len(group) <= room:
+            held.append(group)
+            room -= len(group)
+    if not held and len(groups) >= 2:
+        held.append(min(groups[1:], key=len))
+    back = {i for group in held for i in group}
+    return [i for i in range(len(names)) if i not in back], sorted(back)
+
+
+def _ranked_groups(names: Sequence[str], seed: int) -> dict[str, list[int]]:
+    """Positions by `group_keys`, the keys by a hash of theirs and the seed."""
+    groups: dict[str, list[int]] = {}
+    for i, key in enumerate(group_keys(names)):
+        groups.setdefault(key, []).append(i)
+
+    def rank(key: str) -> bytes:
+        salted = f"{seed}\0{key}" if seed else key
+        return hashlib.sha256(salted.encode("utf-8", "surrogateescape")).digest()
+
+    return {key: groups[key] for key in sorted(groups, key=rank)}
 
 
 def group_keys(names: Sequence[str]) -> list[str]:

@@ -46,8 +46,9 @@ def find_label_errors(found: FlatDetections, truth: FlatTruth, reported: float =
 
     How far a detection is trusted: its score times the share of those of its class with that score or more that lie on
     a label of theirs. Two signs at one place count as their geometric mean: that the detection is right, and that no
-    detection supports the label. A single sign counts as its fourth power, since what is often not labelled, or often not
-    found, is a habit rather than an error. Difficult and crowd objects are no suspects, nor what lies on them.
+    detection supports the label. A single sign counts as its fourth power, since what is often not labelled, or
+    often not found, is a habit rather than an error. Difficult and crowd objects are no suspects, nor what lies on
+    them.
     """
     chosen = np.flatnonzero(found.scores >= _SCORE_MIN)
     suspects: list[LabelSuspect] = []
