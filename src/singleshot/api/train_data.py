@@ -64,8 +64,9 @@ def open_validation(options: TrainOptions, train_set: Dataset | ShardStream) -> 
     if held_out_share(wanted) is None:
         raw = source.read(wanted)
     else:
-        _, raw = _divide(source.read(options.split or "train"), wanted)
-        log.info("%s: %d images are held out to validate on", printable(options.data), len(raw.images))
+        kept, raw = _divide(source.read(options.split or "train"), wanted)
+        held, whole = len(raw.images), len(raw.images) + len(kept.images)
+        log.info("%s: held out to validate on: %d of %d images", printable(options.data), held, whole)
     if options.score_min is not None and has_scores(raw):  # labels made by hand validate what detections teach
         raw = above_score(raw, options.score_min)
     (name,) = raw.splits
