@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from singleshot.boxes import FORMS, area, decode, encode, iou, to_centres, to_corners
+from singleshot.boxes import FORMS, area, covered, decode, encode, iou, to_centres, to_corners
 from singleshot.errors import ConfigError
 
 # What each adds to the union of two boxes; torchvision, NVIDIA and the others nothing.
@@ -142,6 +142,18 @@ def test_iou_agrees_with_a_loop(rows) -> None:
             overlap = width * height
             union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap
             assert table[i, j] == pytest.approx(overlap / union if union > 1e-300 else 0.0, abs=1e-9)
+
+
+@given(st.lists(st.tuples(unit, unit, unit, unit), min_size=1, max_size=8))
+def test_what_is_covered_agrees_with_a_loop(rows) -> None:
+    boxes = torch.tensor([[min(a, c), min(b, d), max(a, c), max(b, d)] for a, b, c, d in rows], dtype=torch.float64)
+    table = covered(boxes, boxes)
+    for i, a in enumerate(boxes.tolist()):
+        for j, b in enumerate(boxes.tolist()):
+            width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+            height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+            own = (b[2] - b[0]) * (b[3] - b[1])
+            assert table[i, j] == pytest.approx(width * height / own if own > 1e-300 else 0.0, abs=1e-9)
 
 
 def test_iou_broadcasts_over_a_batch_and_leaves_its_inputs_alone() -> None:

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from singleshot.boxes import decode, iou, to_corners
 from singleshot.errors import ConfigError
-from singleshot.matching import RULES, Candidates, Rule, assign, bipartite, match
+from singleshot.matching import IGNORED_FROM, RULES, Candidates, Rule, assign, bipartite, match
 from singleshot.priors import PRIORS, make_priors, sized_for
 from singleshot.records import RawOutput, Targets
 
@@ -418,7 +418,8 @@ def test_no_rule_asks_an_accelerator_for_a_value(rule: str) -> None:
         priors, boxes = torch.empty(60, 4, device="cuda"), torch.empty(3, 7, 4, device="cuda")
         labels = torch.empty(3, 7, dtype=torch.long, device="cuda")
         raw = RawOutput(torch.empty(3, 60, 4, device="cuda"), torch.empty(3, 60, 6, device="cuda"))
-        targets = match(priors, boxes, labels, 0.5, rule, ignore_from=0.4, spec=spec, raw=raw)
+        regions = torch.empty(3, 5, 4, device="cuda")
+        targets = match(priors, boxes, labels, 0.5, rule, ignore_from=0.4, spec=spec, raw=raw, ignored=regions)
         assert targets.labels.shape == (3, 60)
         assert targets.offsets.shape == (3, 60, 4)
 
@@ -469,6 +470,65 @@ def test_ignored_priors_are_those_between_the_limits() -> None:
     assert torch.equal(with_zone.labels == -1, zone)
     assert torch.equal(with_zone.labels[~zone], plain.labels[~zone])
     assert torch.equal(with_zone.offsets, plain.offsets)
+
+
+def slow_ignored(priors: torch.Tensor, regions: torch.Tensor) -> list[bool]:
+    """Whether half of a prior, of what there is of it in the input, lies in one region."""
+    found = []
+    for cx, cy, w, h in priors.tolist():
+        x0, y0, x1, y1 = max(cx - w / 2, 0), max(cy - h / 2, 0), min(cx + w / 2, 1), min(cy + h / 2, 1)
+        most = 0.0
+        for a, b, c, d in regions.tolist():
+            inside = max(0.0, min(x1, c) - max(x0, a)) * max(0.0, min(y1, d) - max(y0, b))
+            most = max(most, inside / ((x1 - x0) * (y1 - y0)))
+        found.append(most >= IGNORED_FROM)
+    return found
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+def test_unmatched_priors_in_a_region_are_ignored_by_every_rule(rule: str) -> None:
+    spec = PRIORS["ssd300-tf"]
+    priors, count = make_priors(spec), 6
+    boxes, labels = torch.stack([random_objects(seed, count) for seed in range(4)]), torch.arange(count) % 3
+    labels = labels.repeat(4, 1)
+    labels[3] = -1  # an image with a region alone
+    corners = torch.rand(4, 3, 2, 2, generator=torch.Generator().manual_seed(1)).sort(dim=2).values.flatten(2)
+    regions = torch.cat([corners, torch.zeros(4, 2, 4)], dim=1)
+    regions[1] = 0.0  # and one without
+    raw = RawOutput(torch.randn(4, len(priors), 4), torch.randn(4, len(priors), 4))
+    plain = match(priors, boxes, labels, 0.5, rule, spec=spec, raw=raw)
+    found = match(priors, boxes, labels, 0.5, rule, spec=spec, raw=raw, ignored=regions)
+    assert torch.equal(found.offsets, plain.offsets)
+    for i in range(4):
+        want = [
+            -1 if label == 0 and in_region else label
+            for label, in_region in zip(plain.labels[i].tolist(), slow_ignored(priors, regions[i]), strict=True)
+        ]
+        assert found.labels[i].tolist() == want
+        own = RawOutput(raw.offsets[i], raw.logits[i])
+        alone = match(priors, boxes[i], labels[i], 0.5, rule, spec=spec, raw=own, ignored=regions[i])
+        assert alone.labels.tolist() == want
+    assert torch.equal(found.labels[1], plain.labels[1])
+    matched = [int((plain.labels[i] > 0).sum()) for i in range(3)]
+    kept = [int((found.labels[i] > 0).sum()) for i in range(3)]
+    assert matched == kept and min(matched) > 0
+    assert (found.labels[3] == -1).any()
+    none = match(priors, boxes, labels, 0.5, rule, spec=spec, raw=raw, ignored=regions[:, :0])
+    assert torch.equal(none.labels, plain.labels)
+
+
+def test_half_of_a_prior_in_one_region_is_enough_and_of_one_at_the_border_half_of_what_is_there() -> None:
+    priors = torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.0, 0.0, 0.5, 0.5], [0.75, 0.5, 0.5, 0.25]])
+    no_object = torch.zeros(1, 4), torch.tensor([-1])
+
+    def found(*regions: list[float]) -> list[int]:
+        return match(priors, *no_object, ignored=torch.tensor(regions)).labels.tolist()
+
+    assert found([0.25, 0.25, 0.5, 0.75]) == [-1, 0, 0]
+    assert found([0.25, 0.25, 0.484375, 0.75], [0.515625, 0.25, 0.75, 0.75]) == [0, 0, 0]  # two of 47 % each
+    assert found([0.0, 0.0, 1.0, 1.0]) == [-1, -1, -1]
+    assert found([0.0, 0.0, 0.25, 0.125]) == [0, -1, 0]
+    assert found([0.0, 0.0, 0.25, 0.09375]) == [0, 0, 0]
 
 
 @pytest.mark.parametrize("form", ["center", "corners", "corner-size"])

@@ -51,17 +51,31 @@ def iou(a: Float[Tensor, "*#b N 4"], b: Float[Tensor, "*#b M 4"], epsilon: float
         epsilon: added to the union, 1e-5 in lufficc's and qfgaohao's box_utils, which takes boxes that overlap by
             exactly a threshold below it.
     """
+    overlap = _intersection(a, b)
+    union = (area(a).unsqueeze(-1) + area(b).unsqueeze(-2)).sub_(overlap)
+    if epsilon:
+        union.add_(epsilon)
+    return overlap.div_(union.clamp_(min=torch.finfo(a.dtype).tiny))
+
+
+def covered(a: Float[Tensor, "*#b N 4"], b: Float[Tensor, "*#b M 4"]) -> Float[Tensor, "*b N M"]:
+    """The part 0..1 of the area of every box of b that lies in every box of a, corner form; 0 for a box without area.
+
+    The "intersection over foreground" of mmdetection's bbox_overlaps, and the overlap with a crowd in COCO's evaluation
+    (pycocotools maskApi.c, bbIou).
+    """
+    return _intersection(a, b).div_(area(b).unsqueeze(-2).clamp(min=torch.finfo(b.dtype).tiny))
+
+
+def _intersection(a: Tensor, b: Tensor) -> Tensor:
+    """Areas [.., N, M]."""
     # One coordinate at a time: a [.., N, M, 2] intermediate would make every pass strided, and this is the
     # largest table of the training step.
     ax0, ay0, ax1, ay1 = a.unsqueeze(-2).unbind(-1)
     bx0, by0, bx1, by1 = b.unsqueeze(-3).unbind(-1)
     width = torch.minimum(ax1, bx1).sub_(torch.maximum(ax0, bx0)).clamp_(min=0)
     height = torch.minimum(ay1, by1).sub_(torch.maximum(ay0, by0)).clamp_(min=0)
-    overlap = width.mul_(height)
-    union = (area(a).unsqueeze(-1) + area(b).unsqueeze(-2)).sub_(overlap)
-    if epsilon:
-        union.add_(epsilon)
-    return overlap.div_(union.clamp_(min=torch.finfo(a.dtype).tiny))
+    return width.mul_(height)
 
 
 def encode(

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from singleshot.assigners import (
@@ -41,7 +41,7 @@ from singleshot.assigners import (
     strongest,
     task_aligned,
 )
-from singleshot.boxes import VARIANCES, Variances, decode, encode, iou, to_corners
+from singleshot.boxes import VARIANCES, Variances, covered, decode, encode, iou, to_corners
 from singleshot.errors import ConfigError
 from singleshot.prior_boxes import PriorSpec
 from singleshot.records import RawOutput, Targets
@@ -50,6 +50,9 @@ __all__ = ["RULES", "Candidates", "Rule", "assign", "bipartite", "find_rule", "m
 
 # Caffe MatchBBox ignores pairs below this in the bipartite stage.
 _OVERLAPS = 1e-6
+# From this part of it in one ignored region on a prior is no negative: ignore_iof_thr of mmdetection's assigners, where
+# its users switch it on. Detectron's Faster R-CNN leaves out proposals from .7 on in a crowd (CROWD_FILTER_THRESH).
+IGNORED_FROM = 0.5
 
 
 def match(
@@ -69,6 +72,7 @@ def match(
     spec: PriorSpec | None = None,
     raw: RawOutput | None = None,
     activation: str = "softmax",
+    ignored: Float[Tensor, "*b K 4"] | None = None,
 ) -> Targets:
     """Assign objects to priors.
 
@@ -90,6 +94,9 @@ def match(
         spec: the table that the priors are made from, for "atss" and "simota".
         raw: the model's outputs, for "task-aligned" and "simota"; no gradient flows through them.
         activation: "softmax" or "sigmoid": how its logits become probabilities.
+        ignored: regions whose objects are not labelled one by one, normalised corner form, [K, 4] or [B, K, 4]; rows
+            without area are none. Unmatched priors of which IGNORED_FROM or more lies in one of them are ignored; of a
+            prior that reaches out of the input, of its part in it, as a detection is cut to its image.
 
     Returns:
         Labels [.., P] (0 background, c + 1 for class c, -1 ignored) and the encoded offsets [.., P, 4], zero where
@@ -125,7 +132,15 @@ def match(
     classes = torch.where(matched, labels.gather(1, index) + 1, 0)
     if ignore_from is not None:
         classes = torch.where(~matched & (overlaps.amax(dim=1) >= ignore_from), -1, classes)
+    if ignored is not None and ignored.shape[-2] > 0:
+        lies_in = _in_regions(priors_cxcywh, ignored.float())
+        classes = torch.where(~matched & lies_in, -1, classes)
     return Targets(classes[0], offsets[0]) if single else Targets(classes, offsets)
+
+
+def _in_regions(priors_cxcywh: Float[Tensor, "P 4"], regions: Float[Tensor, "*b K 4"]) -> Bool[Tensor, "*b P"]:
+    """Whether IGNORED_FROM of a prior's part in the input lies in one of the regions."""
+    return covered(regions, to_corners(priors_cxcywh).clamp_(0.0, 1.0)).amax(dim=-2) >= IGNORED_FROM
 
 
 def assign(

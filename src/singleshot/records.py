@@ -21,7 +21,8 @@ class Sample(NamedTuple):
 
     image: uint8 RGB [H, W, 3]; boxes_px: float32 [N, 4]; labels: int64 [N]; difficult: bool [N];
     name: what to call the image in messages and results (its path); checksum: CRC-32 of the file's bytes, -1 where they
-    are not at hand.
+    are not at hand; ignored_px: float32 [K, 4], regions whose objects nobody labelled one by one, None where there are
+    none.
     """
 
     image: np.ndarray
@@ -30,6 +31,7 @@ class Sample(NamedTuple):
     difficult: np.ndarray
     name: str
     checksum: int = -1
+    ignored_px: np.ndarray | None = None
 
 
 class Batch(NamedTuple):
@@ -38,7 +40,8 @@ class Batch(NamedTuple):
     images: uint8 [B, C, H, W]; boxes: float32 [B, G, 4] normalised, rows past an image's last object are 0;
     labels: int64 [B, G], -1 where there is no object; indices: int64 [B], positions in the data set;
     names: B paths; checksums: int64 [B] as in Sample, None where nobody asked; skipped: what is wrong with images
-    in whose place others stand.
+    in whose place others stand; ignored: float32 [B, K, 4] normalised, the regions in which no default box is a
+    negative, rows past an image's last one are 0; None where no image of the batch has one.
     """
 
     images: torch.Tensor
@@ -48,6 +51,7 @@ class Batch(NamedTuple):
     names: tuple[str, ...]
     checksums: torch.Tensor | None = None
     skipped: tuple[str, ...] = ()
+    ignored: torch.Tensor | None = None
 
 
 class RawOutput(NamedTuple):
@@ -107,8 +111,10 @@ class ImageTruth(NamedTuple):
 
 class SeenImage(NamedTuple):
     """An image of a training batch as the network saw it: uint8 [H, W, C]; boxes float [N, 4] in parts of it; labels
-    int64 [N]."""
+    int64 [N]; ignored float [K, 4] in parts of it, the regions in which nothing is a negative, None where there are
+    none."""
 
     image: np.ndarray
     boxes: np.ndarray
     labels: np.ndarray
+    ignored: np.ndarray | None = None

@@ -190,3 +190,14 @@ def boxes_in_window(boxes_px: np.ndarray, window: Window) -> tuple[np.ndarray, n
     kept = np.flatnonzero((x >= x0) & (x <= x1) & (y >= y0) & (y <= y1))
     inside = boxes_px[kept].clip((x0, y0, x0, y0), (x1, y1, x1, y1)) - np.array((x0, y0, x0, y0), boxes_px.dtype)
     return inside.astype(boxes_px.dtype), kept
+
+
+def clip_regions(regions: np.ndarray, window: tuple[float, float, float, float]) -> np.ndarray:
+    """Regions [N, 4] in pixels of an image -> the parts of them [K, 4] that lie in a window of it, in the same pixels.
+
+    Unlike an object, of which a part may not say what it is, a region is kept where any of it is there.
+    """
+    x0, y0, x1, y1 = window
+    inside = regions.clip((x0, y0, x0, y0), (x1, y1, x1, y1)).astype(regions.dtype, copy=False)
+    parts: np.ndarray = inside[(inside[:, 2:] > inside[:, :2]).all(axis=1)]
+    return parts

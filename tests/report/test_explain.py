@@ -203,16 +203,35 @@ def test_nothing_found_nothing_labelled(explainer: Explainer, image: Path) -> No
     assert draw_explanation(done).size
 
 
+def test_no_default_box_in_a_region_is_shown_as_a_hard_negative(explainer: Explainer, image: Path) -> None:
+    truth = truth_of(explainer.explain(image, gradients=0).found)
+    height, width = cv2.imread(str(image)).shape[:2]
+    left = np.array([[0, 0, width / 2, height]], np.float32)
+    plain, done = (explainer.explain(image, truth, ignored_px=one, gradients=0) for one in (None, left))
+
+    def in_the_left_half(explanation) -> int:
+        corners = [negative.place.box for negative in explanation.negatives]
+        return sum(min(x1, width) <= width / 2 for _, _, x1, _ in corners)
+
+    assert in_the_left_half(plain) > in_the_left_half(done) == 0
+    assert done.negatives_mined == plain.negatives_mined
+
+
 def test_the_objects_of_an_image_in_a_data_set(explainer: Explainer, write_voc, voc_xml, tmp_path: Path) -> None:
     xmls = {"a": voc_xml([("dog", (10, 10, 30, 30)), ("sofa", (1, 1, 9, 9)), ("cat", (20, 5, 60, 40), 1)])}
     data = write_voc(tmp_path / "voc", {**xmls, "b": voc_xml()}, {"train": ["b"], "test": ["a"]})
-    truth = explainer.find_objects(data, data / "JPEGImages" / "a.png")
+    truth, ignored = explainer.find_objects(data, data / "JPEGImages" / "a.png")
+    assert ignored is None
     assert truth.labels.tolist() == [1, 0]
     assert truth.difficult.tolist() == [False, True]
     assert truth.boxes[0].tolist() == [9, 9, 30, 30]
     copy = tmp_path / "a.png"
     copy.write_bytes((data / "JPEGImages" / "a.png").read_bytes())
-    assert explainer.find_objects(data, copy).labels.tolist() == [1, 0]
+    assert explainer.find_objects(data, copy)[0].labels.tolist() == [1, 0]
+    xml = data / "Annotations" / "a.xml"
+    xml.write_text(xml.read_text().replace("<name>dog</name>", "<name>dog</name><crowd>1</crowd>"))
+    truth, ignored = explainer.find_objects(data, copy)
+    assert (truth.labels.tolist(), ignored.tolist()) == ([0], [[9, 9, 30, 30]])
     with pytest.raises(DataError, match=r"c\.png: is not in .*voc"):
         explainer.find_objects(data, tmp_path / "c.png")
 

@@ -163,4 +163,8 @@ def test_bytes_that_are_no_text_do_not_stop_the_page(tmp_path) -> None:
 def test_a_batch_in_one_channel(dataset) -> None:
     seen = [SeenImage(np.zeros((20, 30, 1), np.uint8), np.zeros((0, 4)), np.zeros(0, np.int64))]
     assert "no object" in str(batch_section(seen, dataset.class_names).body)
+    ignored = [seen[0]._replace(ignored=np.array([[0.1, 0.2, 0.9, 0.8]]))]
+    section = batch_section(ignored, dataset.class_names)
+    assert "1 ignored region" in str(section.body)
+    assert "Grey" in section.note and "Grey" not in batch_section(seen, dataset.class_names).note
     assert batch_section([], dataset.class_names) is None

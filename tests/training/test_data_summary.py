@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from singleshot.datasets import open_dataset
@@ -25,6 +27,15 @@ def test_a_summary_goes_there_and_back_and_says_what_changed(scenes: Path) -> No
         "other image sizes",
         "other boxes or labels",
     ]
+
+
+def test_a_crowd_that_is_drawn_otherwise_is_noticed(scenes: Path) -> None:
+    data = open_dataset(scenes, "train")
+    crowd = np.arange(len(data.crowd)) == 3
+    moved = data.boxes_px + crowd[:, None].astype(np.float32)
+    then = DataSummary.of(replace(data, crowd=crowd))
+    for now in (data, replace(data, crowd=crowd, boxes_px=moved)):
+        assert then.changes(DataSummary.of(now)).startswith("other boxes or labels (")
 
 
 def test_shards_are_known_by_their_names_wherever_they_lie() -> None:

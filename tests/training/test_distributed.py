@@ -15,6 +15,7 @@ import torch
 
 from singleshot.datasets import open_source
 from singleshot.datasets.writers.shards import read_contents, write_shards
+from singleshot.datasets.writing import write_dataset
 from singleshot.devices import Launch, pick_device, read_launch
 from singleshot.errors import ConfigError, DataError
 from singleshot.loading.shard_stream import open_stream
@@ -68,6 +69,24 @@ def test_two_processes_have_the_losses_of_one(make, tmp_path: Path) -> None:
     assert len(alone) >= 5
     np.testing.assert_allclose(both, alone, rtol=1e-5)
     for key, value in first.items():  # weights and running statistics never part
+        np.testing.assert_array_equal(value, second[key], err_msg=key)
+
+
+def test_two_processes_ignore_the_regions_of_one(make, scenes: Path, tmp_path: Path) -> None:
+    """Few images have any, so that often one process alone has."""
+    raw = open_source(scenes).read()
+    images = [
+        image._replace(objects=[obj._replace(crowd=i % 8 == 0 and k == 0) for k, obj in enumerate(image.objects)])
+        for i, image in enumerate(raw.images)
+    ]
+    write_dataset(raw._replace(images=images), tmp_path / "crowds", "coco")
+    crowded = functools.partial(make, data=tmp_path / "crowds")
+    shown = [batch.ignored for batch in crowded(tmp_path / "shown").loader.epoch(0)]
+    assert any(one is not None for one in shown)
+    alone, _ = curve(crowded, tmp_path / "one")
+    (both, first), (_, second) = run_together(tmp_path, 2, lambda world: curve(crowded, tmp_path / "two", world))
+    np.testing.assert_allclose(both, alone, rtol=1e-5)
+    for key, value in first.items():
         np.testing.assert_array_equal(value, second[key], err_msg=key)
 
 

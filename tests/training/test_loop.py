@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -78,6 +79,27 @@ def test_best_holds_the_averaged_weights_that_were_validated(make, tmp_path: Pat
     data = trainer.val_set
     again = validate(model.eval(), data, EvalLoader(data, model.input_spec, 4, 0), Thresholds(), torch.device("cpu"))
     assert again.evaluation.mean_ap == pytest.approx(result.best_map, abs=1e-6)
+
+
+def test_losses_of_validation_take_no_negatives_from_regions(make, tmp_path: Path) -> None:
+    from singleshot.evaluation.validate import validate
+    from singleshot.loading.loader import EvalLoader
+    from singleshot.thresholds import Thresholds
+
+    trainer = make(tmp_path / "run")
+    model, objective, device = trainer.model.eval(), trainer.stepper.objective, torch.device("cpu")
+    data = trainer.val_set
+    first = np.zeros(len(data.labels), bool)
+    first[data.ptr[:-1]] = True
+    crowded = replace(data, crowd=first)
+    (batch,) = (one.batch for one in EvalLoader(crowded, model.input_spec, 8, 0))
+    assert (batch.ignored[..., 2] > 0).any(dim=1).all()
+    found = validate(model, crowded, EvalLoader(crowded, model.input_spec, 8, 0), Thresholds(), device, objective)
+    with torch.no_grad():
+        raw = model(batch.images)
+        want, other = (objective(raw, batch.boxes, batch.labels, ignored) for ignored in (batch.ignored, None))
+    assert found.confidence == pytest.approx(float(want.confidence), rel=1e-5)
+    assert float(want.confidence) != pytest.approx(float(other.confidence), rel=1e-3)
 
 
 class StopAfter:

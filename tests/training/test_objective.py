@@ -76,6 +76,34 @@ def test_the_loss_is_that_of_the_recipe(choice: dict, case) -> None:
         assert found.total != Objective(model, Recipe())(raw, boxes, labels).total
 
 
+IGNORING = [
+    *({"loss": name} for name in LOSS_RULES),
+    *({"loss": name, "min_negatives": 10_000} for name in LOSS_RULES),
+    *({"loss": name, "matching": "simota"} for name in SIGMOID_RULES),
+    *({"matching": name} for name in RULES),
+]
+
+
+@pytest.mark.parametrize("choice", IGNORING, ids=lambda c: " ".join(map(str, c.values())))
+def test_nothing_is_learnt_where_a_prior_is_ignored(choice: dict, case) -> None:
+    """Under every rule, and however many negatives are wanted; what is matched there teaches as ever."""
+    model, raw, boxes, labels = case
+    raw = RawOutput(*(values.clone().requires_grad_() for values in raw))
+    objective = Objective(model, Recipe(**choice), ("a", "b", "c"))
+    ignored = torch.tensor([[[0.0, 0.0, 0.6, 1.0], [0.0] * 4], [[0.2, 0.2, 0.5, 0.9], [0.7, 0.0, 1.0, 1.0]]])
+    plain, targets = (objective.match(boxes, labels, raw, one) for one in (None, ignored))
+    off = targets.labels == -1
+    assert off[0].sum() > 500 and off[1].sum() > 500 and not (plain.labels == -1).any()
+    assert torch.equal(targets.labels > 0, plain.labels > 0)
+    found = objective(raw, boxes, labels, ignored)
+    assert found.positives == objective(raw, boxes, labels).positives
+    found.total.backward()
+    learnt = raw.logits.grad.abs().sum(dim=-1) > 0
+    assert not learnt[off].any()
+    assert learnt[targets.labels > 0].all()
+    assert learnt[targets.labels == 0].any()
+
+
 def test_weights_of_classes_that_the_data_does_not_have_are_refused(case) -> None:
     with pytest.raises(
         ConfigError, match=r"^class_weights: leav is no class of the data \(cross, leaf\); did you mean leaf"

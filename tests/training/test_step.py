@@ -76,6 +76,26 @@ def test_the_gradient_is_cut_to_its_norm(tiny_ssd) -> None:
         assert moved == pytest.approx(min(limit, norm), rel=1e-3)
 
 
+def test_a_step_takes_no_negatives_from_regions_at_once_or_in_parts(tiny_ssd) -> None:
+    regions = torch.zeros(4, 2, 4)
+    regions[0, 0], regions[2] = torch.tensor([0.0, 0.0, 1.0, 1.0]), torch.tensor([[0.0, 0.0, 0.5, 1.0]] * 2)
+    batch = make_batch()._replace(ignored=regions)
+    recipe, found = Recipe(lr=1e-6, min_negatives=50), []
+    for parts, given in ((1, batch), (2, batch), (1, make_batch())):
+        stepper = Stepper(tiny_ssd().eval(), recipe, 4, CPU, torch.float32)
+        stepper.parts = parts
+        found.append(stepper(given, 1.0))
+    model = tiny_ssd().eval()
+    targets = match(
+        model.priors, batch.boxes, batch.labels, variances=model.prior_spec.variances, ignored=batch.ignored
+    )
+    assert (targets.labels[0] != 0).all() and (targets.labels == 0).any()
+    want = multibox_loss(model(batch.images), targets, min_negatives=50)
+    for losses in found[:2]:
+        torch.testing.assert_close(losses.total, want.total.detach())
+    assert found[2].total != want.total
+
+
 def test_rules_that_divide_by_something_else_take_no_number(tiny_ssd) -> None:
     model, batch = tiny_ssd(), make_batch()
     objective = Objective(model, Recipe(loss="per-image"))

@@ -100,10 +100,12 @@ def run_explanation(options: ExplainOptions) -> Explanation:
     if Path(options.image).is_dir():
         raise DataError(f"{printable(options.image)}: a folder; want one image file")
     explainer = Explainer(options.model, options.device, options.rule)
-    truth = None
+    truth = ignored_px = None
     if options.labels is not None:
-        truth = explainer.find_objects(options.labels, options.image, options.follow_links)
-    explanation = explainer.explain(options.image, truth, score_min=options.score_min, gradients=options.gradients)
+        truth, ignored_px = explainer.find_objects(options.labels, options.image, options.follow_links)
+    explanation = explainer.explain(
+        options.image, truth, ignored_px=ignored_px, score_min=options.score_min, gradients=options.gradients
+    )
     if options.out is not None:
         _write_picture(explanation, Path(options.out))
     return explanation
@@ -174,14 +176,16 @@ class Explainer:
         image: Image,
         truth: ImageTruth | None = None,
         *,
+        ignored_px: np.ndarray | None = None,
         score_min: float | None = None,
         gradients: int = GRADIENTS,
         receptive_fields: bool = True,
     ) -> Explanation:
         """Everything about one image, as `Detector.detect` takes it.
 
-        truth: what is labelled in it, boxes in its pixels and the model's labels; receptive_fields: whether they are
-        measured, for which the network is taken apart once, in some two seconds; the rest as in `explain`.
+        truth: what is labelled in it, boxes in its pixels and the model's labels; ignored_px: [K, 4], regions in which
+        training takes no default box for a negative; receptive_fields: whether they are measured, for which the network
+        is taken apart once, in some two seconds; the rest as in `explain`.
         """
         from singleshot.report.explain_image import Source, explain_boxes, explain_image
 
@@ -199,13 +203,16 @@ class Explainer:
         kept = Traced(*(values[torch.from_numpy(rows)] for values in seen.kept))
         scene = self._scene(seen.raw, place, shown)
         source = Source(self._path, pixels, self._info.priors, self._info.class_names, place, scene, kept, found)
-        labels = None if truth is None else self._labels(source, truth)
+        labels = None if truth is None else self._labels(source, truth, ignored_px)
         fields = self._fields_of(square, gradients) if receptive_fields else None
         return explain_image(source, labels, fields, self._notes(truth))
 
-    def find_objects(self, data: str | Path, image: str | Path, follow_links: bool = False) -> ImageTruth:
+    def find_objects(
+        self, data: str | Path, image: str | Path, follow_links: bool = False
+    ) -> tuple[ImageTruth, np.ndarray | None]:
         """The objects of an image in a data set, by its path, or else by its file's name; those of classes that the
-        model has, under its labels. Raises DataError where it is not there, or there twice."""
+        model has, under its labels; and the regions that training ignores, as in Sample. Raises DataError where it is
+        not there, or there twice."""
         from singleshot.datasets import open_source
         from singleshot.datasets.build_dataset import build_dataset
         from singleshot.evaluation.measured_classes import ModelClasses, meet_classes
@@ -218,9 +225,9 @@ class Explainer:
         names = self._info.class_names
         classes = meet_classes(ModelClasses(names, self.detector.learnt), raw.class_names, None, printable(raw.source))
         dataset = build_dataset(only, "one", None, True, classes.data)
-        boxes, labels, difficult = dataset.objects(0, *image_size(str(image)))
+        boxes, labels, difficult, ignored_px = dataset.objects(0, *image_size(str(image)))
         own = {measured: label for label, measured in enumerate(classes.labels) if measured >= 0}
-        return ImageTruth(boxes, np.array([own[label] for label in labels.tolist()], np.int64), difficult)
+        return ImageTruth(boxes, np.array([own[label] for label in labels.tolist()], np.int64), difficult), ignored_px
 
     def _prepare(self, image: Image) -> tuple[str, np.ndarray, np.ndarray, ImagePlace]:
         """Name and pixels of the image, the network's input, and where the image lies in it, as in detection."""
@@ -283,8 +290,10 @@ class Explainer:
         priors = torch.from_numpy(prior_table(spec))
         return Scene(raw, priors, spec.variances, rules, score_min, place.window)
 
-    def _targets(self, scene: Scene, boxes: np.ndarray, labels: np.ndarray) -> Targets:
-        """What training makes of the objects."""
+    def _targets(
+        self, scene: Scene, boxes: np.ndarray, labels: np.ndarray, ignored: np.ndarray | None = None
+    ) -> Targets:
+        """What training makes of the objects and of regions to ignore."""
         import torch
 
         from singleshot.matching import match
@@ -302,9 +311,10 @@ class Explainer:
             spec=self._info.priors,
             raw=RawOutput(*(values[0] for values in scene.raw)),
             activation=scene.rules.activation,
+            ignored=None if ignored is None else torch.from_numpy(ignored),
         )
 
-    def _labels(self, source: Source, truth: ImageTruth) -> Labels:
+    def _labels(self, source: Source, truth: ImageTruth, ignored_px: np.ndarray | None) -> Labels:
         from singleshot.inputs import boxes_to_square
         from singleshot.losses import LOSS_RULES, mined_negatives
         from singleshot.records import Targets
@@ -312,7 +322,8 @@ class Explainer:
 
         recipe, image = self._recipe, source.image
         boxes = boxes_to_square(truth.boxes, image.place, image.spec.sides)
-        targets = self._targets(source.scene, boxes, truth.labels)
+        ignored = None if ignored_px is None else boxes_to_square(ignored_px, image.place, image.spec.sides)
+        targets = self._targets(source.scene, boxes, truth.labels, ignored)
         negatives = None
         if self._mines:
             batch = Targets(*(values.unsqueeze(0) for values in targets))

@@ -58,6 +58,12 @@ def validate_boxes(boxes_px: np.ndarray, sizes: np.ndarray) -> ValidatedBoxes:
     return ValidatedBoxes(non_finite, degenerate & ~non_finite, outside & ~non_finite, empty, inside)
 
 
+def regions_of(boxes_px: np.ndarray, crowd: np.ndarray) -> np.ndarray | None:
+    """float32 [K, 4]: the boxes [M, 4] marked as crowd bool [M], each once though it is one of several classes; None
+    where none is."""
+    return np.unique(boxes_px[crowd], axis=0).astype(np.float32, copy=False) if crowd.any() else None
+
+
 SWAPPED = "its corners are in the wrong order, xmax below xmin or ymax below ymin"
 
 

@@ -5,18 +5,28 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from singleshot.class_selection import ClassSelection
-from singleshot.datasets.box_rules import clean_boxes
+from singleshot.datasets.box_rules import clean_boxes, regions_of
 from singleshot.datasets.encoded_image import EncodedImage
 from singleshot.datasets.packed_strings import StringTable, ragged_rows
 from singleshot.datasets.raw import DatasetIds
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import read_encoded
 from singleshot.records import ImageTruth, Sample
+
+
+class ImageObjects(NamedTuple):
+    """What teaches of one image: boxes_px float32 [N, 4], labels int64 [N], difficult bool [N] of its objects without
+    crowds; ignored_px: float32 [K, 4], the places of its crowds, each once, None where it has none."""
+
+    boxes_px: np.ndarray
+    labels: np.ndarray
+    difficult: np.ndarray
+    ignored_px: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +97,7 @@ class Dataset:
         )
 
     def sample(self, i: int) -> Sample:
-        """Decode image i and give it with its objects, crowd objects left out.
+        """Decode image i and give it with its objects; crowd objects are regions to ignore.
 
         Raises DataError naming the file when it does not decode, when its size is not the annotated one, or,
         where no size was annotated, when a box lies outside it.
@@ -96,31 +106,32 @@ class Dataset:
         name = self.names[i]
         encoded = read_encoded(name, self.sixteen_bit)
         image = encoded.decode()
-        boxes_px, labels, difficult = self.objects(i, image.shape[1], image.shape[0])
-        return Sample(image, boxes_px, labels, difficult, name, encoded.checksum)
+        boxes_px, labels, difficult, ignored_px = self.objects(i, image.shape[1], image.shape[0])
+        return Sample(image, boxes_px, labels, difficult, name, encoded.checksum, ignored_px)
 
     def picture(self, i: int) -> EncodedImage:
         """Image i read but not decoded yet, with its objects as in `sample`; raises DataError likewise."""
         i = self._position(i)
         name = self.names[i]
         encoded = read_encoded(name, self.sixteen_bit)
-        boxes_px, labels, _ = self.objects(i, encoded.width, encoded.height)
-        about = encoded.reductions, name, encoded.checksum
+        boxes_px, labels, _, ignored_px = self.objects(i, encoded.width, encoded.height)
+        about = encoded.reductions, name, encoded.checksum, ignored_px
         return EncodedImage(encoded.width, encoded.height, boxes_px, labels, encoded.decode, *about)
 
-    def objects(self, i: int, width: int, height: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Boxes float32 [N, 4] px, labels int64 [N] and difficult bool [N] of image i, which is width x height pixels;
-        crowd objects are left out. Raises DataError where image and annotation do not fit."""
+    def objects(self, i: int, width: int, height: int) -> ImageObjects:
+        """Those of image i, which is width x height pixels. Raises DataError where image and annotation do not fit."""
         i = self._position(i)
         self._check_size(i, width, height)
         rows = slice(int(self.ptr[i]), int(self.ptr[i + 1]))
-        boxes_px, keep = self.boxes_px[rows], ~self.crowd[rows]
+        boxes_px, crowd = self.boxes_px[rows], self.crowd[rows]
+        keep = ~crowd
         if not self.sizes[i].all():
             boxes_px, inside = self._clip_boxes(i, width, height)
-            keep &= inside
+            keep, crowd = keep & inside, crowd & inside
         if keep.all():
-            return boxes_px, self.labels[rows], self.difficult[rows]
-        return boxes_px[keep], self.labels[rows][keep], self.difficult[rows][keep]
+            return ImageObjects(boxes_px, self.labels[rows], self.difficult[rows])
+        ignored_px = regions_of(boxes_px, crowd)
+        return ImageObjects(boxes_px[keep], self.labels[rows][keep], self.difficult[rows][keep], ignored_px)
 
     def _check_size(self, i: int, width: int, height: int) -> None:
         annotated_w, annotated_h = self.sizes[i].tolist()

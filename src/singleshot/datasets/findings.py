@@ -57,7 +57,7 @@ KINDS = {
     "split-train-missing": Kind(WARNING, "no split to train on"),
     "image-in-two-splits": Kind(WARNING, "the same image in two splits", fixable=True),
     "shapes-passed-over": Kind(NOTE, "shapes that are no objects: points, lines, what is to be ignored"),
-    "regions-ignored": Kind(NOTE, "regions in which nobody labelled the objects, ignored in evaluation"),
+    "regions-ignored": Kind(NOTE, "regions in which nobody labelled the objects, ignored in training and evaluation"),
     "shapes-joined": Kind(NOTE, "shapes that are parts of one object"),
     "shapes-cut": Kind(NOTE, "polygons and turned boxes that reach out of their images"),
     "labels-contradict": Kind(ERROR, "label files of one split that say different things of an image"),

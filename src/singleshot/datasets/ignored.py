@@ -1,5 +1,6 @@
 """Regions of images in which nobody labelled the objects, as KITTI's DontCare: detections there count as neither right
-nor wrong, whatever their class. A crowd region has a class, so that such a region is one of each class."""
+nor wrong, whatever their class, and training takes no negatives from there (`ImageObjects.ignored_px`). A crowd region
+has a class, so that such a region is one of each class."""
 
 from __future__ import annotations
 

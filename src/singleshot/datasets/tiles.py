@@ -8,7 +8,7 @@ from singleshot.datasets.dataset import Dataset
 from singleshot.datasets.measure import measured
 from singleshot.inputs import Size
 from singleshot.records import Sample
-from singleshot.tiling import Tiling, Window, boxes_in_window
+from singleshot.tiling import Tiling, Window, boxes_in_window, clip_regions
 
 
 class TiledSamples:
@@ -35,7 +35,8 @@ class TiledSamples:
         return self._tiling.windows(width, height, self.dataset.names[i], self._shape)
 
     def sample(self, k: int) -> Sample:
-        """Tile k with the objects whose centres it has, clipped to it; raises as `Dataset.sample`."""
+        """Tile k with the objects whose centres it has and the parts of regions in it, clipped to it; raises as
+        `Dataset.sample`."""
         i = int(self.image_of[k])
         if self._held is None or self._held[0] != i:  # tiles come in order, so that an image is decoded once a batch
             self._held = i, self.dataset.sample(i)
@@ -46,9 +47,13 @@ def tile_of(sample: Sample, window: Window) -> Sample:
     """A window of a sample; its pixels are a view."""
     x0, y0, x1, y1 = window
     boxes_px, kept = boxes_in_window(sample.boxes_px, window)
+    ignored_px = sample.ignored_px
+    if ignored_px is not None:
+        ignored_px = clip_regions(ignored_px, window) - np.array((x0, y0, x0, y0), np.float32)
     return sample._replace(
         image=sample.image[y0:y1, x0:x1],
         boxes_px=boxes_px,
         labels=sample.labels[kept],
         difficult=sample.difficult[kept],
+        ignored_px=ignored_px,
     )

@@ -17,8 +17,8 @@ from singleshot.models import SSD
 from singleshot.records import ImageDetections, Losses, RawOutput
 from singleshot.thresholds import Thresholds
 
-# Raw outputs, boxes [B, G, 4] and labels [B, G] of a batch -> its losses.
-LossOf = Callable[[RawOutput, torch.Tensor, torch.Tensor], Losses]
+# Raw outputs, boxes [B, G, 4], labels [B, G] and ignored regions [B, K, 4] or None of a batch -> its losses.
+LossOf = Callable[[RawOutput, torch.Tensor, torch.Tensor, torch.Tensor | None], Losses]
 # Losses (location, confidence) of each batch and detections of each image here -> those of all processes, in order.
 BatchLosses = list[tuple[float, float]]
 Gather = Callable[[BatchLosses, list[ImageDetections]], tuple[BatchLosses, list[ImageDetections]]]
@@ -66,7 +66,8 @@ def validate(
         with torch.inference_mode():
             raw = engine.forward(batch.images)
             if loss_of is not None:
-                loss = loss_of(raw, batch.boxes.to(device), batch.labels.to(device))
+                ignored = None if batch.ignored is None else batch.ignored.to(device)
+                loss = loss_of(raw, batch.boxes.to(device), batch.labels.to(device), ignored)
                 losses.append((float(loss.location), float(loss.confidence)))
             return engine.decode(raw)
 

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from singleshot.datasets.encoded_image import EncodedImage
-from singleshot.inputs import InputSpec, boxes_to_square, in_channels, placement, to_square
+from singleshot.inputs import InputSpec, Placement, boxes_to_square, in_channels, placement, to_square
 from singleshot.loading.augment_spec import AugmentSpec
 from singleshot.loading.geometry import (
     INTERPOLATIONS,
@@ -55,11 +55,20 @@ _LEVELS = np.arange(256, dtype=np.float64)
 
 
 class Example(NamedTuple):
-    """An augmented sample: image uint8 [H, W, C], boxes float32 [N, 4] normalised to it, labels int64 [N]."""
+    """An augmented sample: image uint8 [H, W, C], boxes float32 [N, 4] normalised to it, labels int64 [N].
+
+    A label of -1 marks a region to ignore.
+    """
 
     image: np.ndarray
     boxes: np.ndarray
     labels: np.ndarray
+
+
+def with_regions(boxes: np.ndarray, labels: np.ndarray, regions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes and labels of an Example, from those of its objects and the boxes of its regions."""
+    marks = np.full(len(regions), -1, labels.dtype)
+    return np.concatenate([boxes, regions]), np.concatenate([labels, marks])
 
 
 Others = Callable[[int], list[EncodedImage]]
@@ -73,8 +82,8 @@ class PixelTransform(NamedTuple):
 
 
 class RenderPlan(NamedTuple):
-    """One image under one crop: boxes float32 [N, 4] normalised to the input, labels int64 [N], and the reduction of
-    the image from which it is drawn."""
+    """One image under one crop: boxes float32 [N, 4] normalised to the input, labels int64 [N], both as an Example has
+    them, and the reduction of the image from which it is drawn."""
 
     encoded: EncodedImage
     crop: CropTransform
@@ -103,8 +112,18 @@ def make_render_plan(
         moved, still = snapped.boxes(encoded.boxes_px)
         # An object on the edge may come or go by the move; then it is not worth it.
         if len(still) == len(kept) or not optional:
-            return RenderPlan(encoded, snapped, moved, encoded.labels[still], best)
-    return RenderPlan(encoded, crop, boxes, encoded.labels[kept], 1)
+            return RenderPlan(encoded, snapped, *_shown_of(encoded, snapped, moved, still), best)
+    return RenderPlan(encoded, crop, *_shown_of(encoded, crop, boxes, kept), 1)
+
+
+def _shown_of(
+    encoded: EncodedImage, crop: CropTransform, boxes: np.ndarray, kept: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes and labels of what a crop shows; boxes, kept: what `crop.boxes` gave."""
+    labels = encoded.labels[kept]
+    if encoded.ignored_px is None:
+        return boxes, labels
+    return with_regions(boxes, labels, crop.regions(encoded.ignored_px))
 
 
 class Augmenter:
@@ -139,7 +158,7 @@ class Augmenter:
         spec = self._spec
         if self._draws_nothing:
             image, place = to_square(encoded.pixels(1), self._input_spec)
-            return Example(image, boxes_to_square(encoded.boxes_px, place, self._sides), encoded.labels)
+            return unaugmented(image, place, self._input_spec, encoded)
         if spec.mosaic_p > 0 and rng.random() < spec.mosaic_p and others is not None:
             flips = self._draw_flips(rng)
             return self._draw_mosaic([encoded, *others(3)], flips, rng)
@@ -229,6 +248,15 @@ class Augmenter:
         if any(flips):
             drawn = cv2.flip(drawn, -1 if all(flips) else int(flips[0]))
         return Example(self._in_channels(drawn), np.concatenate(boxes), np.concatenate(labels))
+
+
+def unaugmented(image: np.ndarray, place: Placement, input_spec: InputSpec, of: Sample | EncodedImage) -> Example:
+    """What `to_square` gave of an image, with its objects and regions."""
+    boxes = boxes_to_square(of.boxes_px, place, input_spec.sides)
+    if of.ignored_px is None:
+        return Example(image, boxes, of.labels)
+    regions = boxes_to_square(of.ignored_px, place, input_spec.sides)
+    return Example(image, *with_regions(boxes, of.labels, regions))
 
 
 def augment(sample: Sample, spec: AugmentSpec, input_spec: InputSpec, rng: np.random.Generator) -> Example:

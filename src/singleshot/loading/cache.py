@@ -121,9 +121,9 @@ class PixelCache:
         reduce = int(self._reduce[i])
         if i < self.images and self._ready[i]:
             width, height = self._sizes[i].tolist()
-            boxes_px, labels, _ = self.dataset.objects(i, width, height)
+            boxes_px, labels, _, ignored_px = self.dataset.objects(i, width, height)
             pixels = self._place(i)
-            about = (reduce,), self.dataset.names[i], int(self._sums[i])
+            about = (reduce,), self.dataset.names[i], int(self._sums[i]), ignored_px
             return EncodedImage(width, height, boxes_px, labels, lambda _: pixels, *about)
         encoded = self.dataset.picture(i)
 

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from singleshot.inputs import Placement, placement
-from singleshot.tiling import window_with
+from singleshot.tiling import clip_regions, window_with
 
 Window = tuple[float, float, float, float]
 
@@ -74,10 +74,25 @@ class CropTransform:
         """
         if not self.visible or len(boxes_px) == 0:
             return np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
-        (x0, y0, x1, y1), (height, width) = self.roi, self.sides
+        height, width = self.sides
         kept = centres_inside(boxes_px, np.array(self.roi, np.float64)).nonzero()[0]
+        boxes = self._to_input(boxes_px[kept])
+        # Thinner ones say nothing a prior could learn, and the logarithm of their size is huge.
+        large = ((boxes[:, 2:] - boxes[:, :2]) >= np.array([0.5 / width, 0.5 / height], np.float32)).all(1)
+        return boxes[large], kept[large]
+
+    def regions(self, regions_px: np.ndarray) -> np.ndarray:
+        """Regions [N, 4] in source pixels -> float32 [K, 4] normalised to the input: what of them is in the roi,
+        however little."""
+        if not self.visible:
+            return np.zeros((0, 4), np.float32)
+        return self._to_input(clip_regions(regions_px, self.roi))
+
+    def _to_input(self, boxes_px: np.ndarray) -> np.ndarray:
+        """float32 [N, 4]: boxes in source pixels, clipped to the roi, in parts of the input."""
+        (x0, y0, x1, y1), (height, width) = self.roi, self.sides
         place = self.place
-        boxes = boxes_px[kept].astype(np.float64)
+        boxes = boxes_px.astype(np.float64)
         boxes[:, 0::2] = (boxes[:, 0::2].clip(x0, x1) * place.scale_x + place.shift_x) / width
         boxes[:, 1::2] = (boxes[:, 1::2].clip(y0, y1) * place.scale_y + place.shift_y) / height
         boxes = boxes.astype(np.float32).clip(0.0, 1.0)
@@ -85,9 +100,7 @@ class CropTransform:
             boxes[:, [0, 2]] = 1.0 - boxes[:, [2, 0]]
         if self.flip_y:
             boxes[:, [1, 3]] = 1.0 - boxes[:, [3, 1]]
-        # Thinner ones say nothing a prior could learn, and the logarithm of their size is huge.
-        large = ((boxes[:, 2:] - boxes[:, :2]) >= np.array([0.5 / width, 0.5 / height], np.float32)).all(1)
-        return boxes[large], kept[large]
+        return boxes
 
     def reduction(self, possible: Collection[int]) -> int:
         """The largest of the possible reductions of the source's sides that leaves a pixel for each of the input."""

@@ -19,8 +19,8 @@ from singleshot.datasets.dataset import Dataset, read_as
 from singleshot.datasets.encoded_image import EncodedImage
 from singleshot.datasets.tiles import TiledSamples
 from singleshot.errors import ConfigError, DataError, printable
-from singleshot.inputs import InputSpec, Placement, boxes_to_square, to_square
-from singleshot.loading.augment import Augmenter, Example
+from singleshot.inputs import InputSpec, Placement, to_square
+from singleshot.loading.augment import Augmenter, Example, unaugmented
 from singleshot.loading.augment_spec import AugmentSpec
 from singleshot.loading.sampling import BatchSamples, Sampling, epoch_order, repeated_length, repeated_order
 from singleshot.loading.shard_stream import ShardSource, ShardStream
@@ -308,7 +308,7 @@ def _prepare_eval_batch(dataset: Samples, input_spec: InputSpec, indices: np.nda
     for index in indices.tolist():
         sample = dataset.sample(index)
         image, place = to_square(sample.image, input_spec)
-        examples.append(Example(image, boxes_to_square(sample.boxes_px, place, input_spec.sides), sample.labels))
+        examples.append(unaugmented(image, place, input_spec, sample))
         placements.append(place)
         sizes.append((sample.image.shape[1], sample.image.shape[0]))
         names.append(sample.name)
@@ -320,23 +320,32 @@ def _prepare_eval_batch(dataset: Samples, input_spec: InputSpec, indices: np.nda
 def collate(examples: list[Example], indices: np.ndarray, names: list[str], shape: tuple[int, int, int]) -> Batch:
     """Examples of `augment` -> one Batch; its images are a channels-last view of uint8 [B, H, W, C] for a shape
     (H, W, C)."""
-    count = len(examples)
-    most = max((len(boxes) for _, boxes, _ in examples), default=0)
-    rows = BOX_ROWS * max(1, math.ceil(most / BOX_ROWS))
-    images = np.empty((count, *shape), np.uint8)
-    all_boxes = np.zeros((count, rows, 4), np.float32)
-    all_labels = np.full((count, rows), -1, np.int64)
-    for k, (image, boxes, labels) in enumerate(examples):
-        images[k] = image
-        all_boxes[k, : len(boxes)] = boxes
-        all_labels[k, : len(labels)] = labels
+    images = np.empty((len(examples), *shape), np.uint8)
+    for k, example in enumerate(examples):
+        images[k] = example.image
+    there = [example.labels >= 0 for example in examples]
+    objects = [(one.boxes[rows], one.labels[rows]) for one, rows in zip(examples, there, strict=True)]
+    no_box = np.zeros(4, np.float32)
+    ignored = None
+    if not all(rows.all() for rows in there):
+        ignored = _padded([one.boxes[~rows] for one, rows in zip(examples, there, strict=True)], no_box)
     return Batch(
         torch.from_numpy(images).permute(0, 3, 1, 2),
-        torch.from_numpy(all_boxes),
-        torch.from_numpy(all_labels),
+        _padded([boxes for boxes, _ in objects], no_box),
+        _padded([labels for _, labels in objects], np.array(-1)),
         torch.from_numpy(np.asarray(indices, np.int64)),
         tuple(names),
+        ignored=ignored,
     )
+
+
+def _padded(rows: list[np.ndarray], filler: np.ndarray) -> torch.Tensor:
+    """Rows [N, ..] of each image -> [B, R, ..] of the filler's kind, which stands past an image's last row."""
+    length = BOX_ROWS * max(1, math.ceil(max(map(len, rows), default=0) / BOX_ROWS))
+    padded = np.full((len(rows), length, *filler.shape), filler)
+    for k, own in enumerate(rows):
+        padded[k, : len(own)] = own
+    return torch.from_numpy(padded)
 
 
 def _check_not_empty(data: Samples | EncodedImages | ShardStream) -> None:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from singleshot.class_selection import ClassSelection
-from singleshot.datasets.box_rules import clean_boxes
+from singleshot.datasets.box_rules import clean_boxes, regions_of
 from singleshot.datasets.dataset import format_box, unknown_class
 from singleshot.datasets.encoded_image import EncodedImage
 from singleshot.datasets.findings import RAISE_ERRORS, CollectErrors
@@ -293,7 +293,8 @@ class ShardSource:
 
         size = np.tile(np.array([width, height], np.float64), (len(boxes), 1))
         clean = clean_boxes(boxes, size, self._stream.clip_boxes, describe)
-        keep = clean.keep & ~np.array(label.crowd, bool)[taken]
+        crowd = np.array(label.crowd, bool)[taken]
+        keep = clean.keep & ~crowd
         labels = labels[taken]
         if (labels < 0).any():
             k = int(np.argmax(labels < 0))
@@ -308,4 +309,5 @@ class ShardSource:
             encoded.reductions,
             one.path,
             encoded.checksum,
+            regions_of(clean.boxes, clean.keep & crowd),
         )

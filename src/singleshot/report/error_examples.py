@@ -16,7 +16,7 @@ from singleshot.metrics.label_errors import LabelSuspect
 from singleshot.report.html import Picture
 
 # Okabe and Ito's green, orange and blue: distinct to colour-blind readers.
-TRUTH, FOUND, OTHER = (0, 158, 115), (255, 140, 0), (140, 200, 240)
+TRUTH, FOUND, OTHER, IGNORED = (0, 158, 115), (255, 140, 0), (140, 200, 240), (150, 150, 150)
 _KIND_NAMES = list(KINDS)
 _MARGIN = 0.6  # of the boxes' sides, shown around them
 _QUALITIES = (80, 60, 40, 20)  # of JPEG: the first with which a picture is small enough

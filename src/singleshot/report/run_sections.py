@@ -11,7 +11,7 @@ from markupsafe import Markup
 from singleshot.datasets.dataset import Dataset
 from singleshot.errors import printable
 from singleshot.records import SeenImage
-from singleshot.report.error_examples import TRUTH, draw_box, encode_jpeg
+from singleshot.report.error_examples import IGNORED, TRUTH, draw_box, encode_jpeg
 from singleshot.report.html import (
     NOT_MEASURED,
     Picture,
@@ -84,12 +84,17 @@ def batch_section(images: Sequence[SeenImage], names: Sequence[str]) -> Section 
     for one in images:
         picture = np.repeat(one.image, 3, axis=2) if one.image.shape[2] == 1 else one.image
         canvas = np.ascontiguousarray(picture).copy()
-        for box in one.boxes:
-            draw_box(canvas, box * np.tile(canvas.shape[1::-1], 2), TRUTH, 2)
+        ignored = one.boxes[:0] if one.ignored is None else one.ignored
+        for boxes, colour in ((ignored, IGNORED), (one.boxes, TRUTH)):
+            for box in boxes:
+                draw_box(canvas, box * np.tile(canvas.shape[1::-1], 2), colour, 2)
         counts = {name: int((one.labels == i).sum()) for i, name in enumerate(names)}
         words = ", ".join(f"{count} {printable(name, 30)}" for name, count in counts.items() if count)
-        pictures.append(Picture(encode_jpeg(canvas), (words or "no object",)))
+        more = (f"{len(ignored)} ignored region{'s' * (len(ignored) > 1)}",) if len(ignored) else ()
+        pictures.append(Picture(encode_jpeg(canvas), (words or "no object", *more)))
     note = "Images of the first batch as the network saw them: augmented, at its input's size, with their labels."
+    if any(one.ignored is not None and len(one.ignored) for one in images):
+        note += " Grey: crowds and regions without labels; what is found in them is neither right nor wrong."
     return Section("batch", "A training batch", gallery(pictures), note)
 
 

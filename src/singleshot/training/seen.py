@@ -23,9 +23,11 @@ class Validated(NamedTuple):
 def seen_images(batch: Batch, most: int = _SEEN) -> list[SeenImage]:
     """Copies of a batch's first images: its memory is used again."""
     images = []
-    for image, boxes, labels in zip(batch.images[:most], batch.boxes, batch.labels, strict=False):
-        there = labels >= 0
-        images.append(
-            SeenImage(image.permute(1, 2, 0).cpu().numpy().copy(), boxes[there].numpy(), labels[there].numpy())
-        )
+    for k, (image, boxes, labels) in enumerate(zip(batch.images[:most], batch.boxes, batch.labels, strict=False)):
+        there, ignored = labels >= 0, None
+        if batch.ignored is not None:
+            regions = batch.ignored[k]
+            ignored = regions[(regions[:, 2:] > regions[:, :2]).all(dim=1)].numpy()
+        pixels = image.permute(1, 2, 0).cpu().numpy().copy()
+        images.append(SeenImage(pixels, boxes[there].numpy(), labels[there].numpy(), ignored))
     return images

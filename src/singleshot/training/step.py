@@ -43,8 +43,8 @@ class NonFiniteLossError(SingleshotError):
 class Objective:
     """What a recipe wants of raw outputs: the same matching and loss in a training step and in validation.
 
-    raw: the model's outputs; boxes: [B, G, 4] normalised; labels: [B, G], -1 where there is no object; all on the
-    model's device.
+    raw: the model's outputs; boxes: [B, G, 4] normalised; labels: [B, G], -1 where there is no object; ignored: the
+    regions [B, K, 4] of a Batch, None where it has none; all on the model's device.
     """
 
     def __init__(self, model: SSD, recipe: Recipe, class_names: Sequence[str] = ()) -> None:
@@ -53,12 +53,12 @@ class Objective:
         self._box_loss = BoxLoss(recipe.box_loss, self._boxes_px)
         self._class_weights = _class_weights(recipe.class_weights, class_names, model.priors.device)
 
-    def __call__(self, raw: RawOutput, boxes: Tensor, labels: Tensor) -> Losses:
+    def __call__(self, raw: RawOutput, boxes: Tensor, labels: Tensor, ignored: Tensor | None = None) -> Losses:
         """Losses of a batch."""
-        return self.loss(raw, self.match(boxes, labels, raw))
+        return self.loss(raw, self.match(boxes, labels, raw, ignored))
 
     @torch.no_grad()
-    def match(self, boxes: Tensor, labels: Tensor, raw: RawOutput | None) -> Targets:
+    def match(self, boxes: Tensor, labels: Tensor, raw: RawOutput | None, ignored: Tensor | None = None) -> Targets:
         """Targets of a batch by the recipe's rule of matching; raw: for rules that go by predictions."""
         model, recipe = self._model, self._recipe
         return match(
@@ -72,6 +72,7 @@ class Objective:
             spec=model.prior_spec,
             raw=None if raw is None else RawOutput(*(values.detach() for values in raw)),
             activation=recipe.activation,
+            ignored=ignored,
         )
 
     def loss(
@@ -194,10 +195,10 @@ class Stepper:
         self.whole = False
         with world.reached():
             self.optimizer.zero_grad(set_to_none=True)
-            images, boxes, labels = self._to_device(batch)
+            images, boxes, labels, ignored = self._to_device(batch)
             with self._autocast:
                 raw = self.forward(images)
-            targets = self.objective.match(boxes, labels, raw)
+            targets = self.objective.match(boxes, labels, raw, ignored)
             own = self.objective.loss(raw, targets, shared=world.shared(len(images)))
             self._backward(own.total)
             world.sum_gradients([p for group in self.optimizer.param_groups for p in group["params"]])
@@ -225,10 +226,10 @@ class Stepper:
         return None
 
     def _whole_batch(self, batch: Batch) -> Losses:
-        images, boxes, labels = self._to_device(batch)
+        images, boxes, labels, ignored = self._to_device(batch)
         with self._autocast:
             raw = self.forward(images)
-        losses = self.objective.loss(raw, self.objective.match(boxes, labels, raw))
+        losses = self.objective(raw, boxes, labels, ignored)
         self._backward(losses.total)
         return losses
 
@@ -240,8 +241,8 @@ class Stepper:
 
     def _in_parts(self, batch: Batch) -> Losses:
         """As of the whole batch, but for normalisation and for negatives that images compete for."""
-        images, boxes, labels = self._to_device(batch)
-        targets = self.objective.match(boxes, labels, None)
+        images, boxes, labels, ignored = self._to_device(batch)
+        targets = self.objective.match(boxes, labels, None, ignored)
         matches = (targets.labels > 0).sum(dim=1)
         positives = matches.sum()
         weigh = LOSS_RULES[self.recipe.loss].weigh
@@ -259,11 +260,12 @@ class Stepper:
             found.append(Losses(total.detach(), location.detach(), confidence.detach(), losses.positives))
         return Losses(*(torch.stack(values).sum() for values in zip(*found, strict=True)))
 
-    def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         images, boxes, labels = (
             value.to(self.device, non_blocking=True) for value in (batch.images, batch.boxes, batch.labels)
         )
-        return images, boxes, labels
+        ignored = None if batch.ignored is None else batch.ignored.to(self.device, non_blocking=True)
+        return images, boxes, labels, ignored
 
     def _backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
