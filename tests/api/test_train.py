@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import inspect
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -162,6 +163,28 @@ def test_a_backbone_from_scratch_is_not_frozen(scenes: Path, tmp_path: Path) -> 
     assert all(p.requires_grad for p in trainer.model.parameters())
 
 
+@pytest.mark.parametrize("share", ["25%", "25 %", " 25.0%", "025%"])
+def test_a_share_is_one_however_it_is_written(share: str) -> None:
+    assert resolve(TrainOptions.of({"data": "x", "val_split": share})).val_split == "25%"
+
+
+@pytest.mark.parametrize(
+    "share", [0.1, 10, "0.1", ".1", "10%%", "1e1%", "10,5%", "%", "-10%", "0.0000001%", "0%", "51%", "100%", "\u0665%"]
+)
+def test_what_is_no_share_is_refused(share: object) -> None:
+    with pytest.raises(ConfigError, match=r"--val-split [^:]*: want"):
+        resolve(TrainOptions.of({"data": "x", "val_split": share}))
+
+
+def test_of_one_image_none_can_be_held_out(scenes: Path, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    shutil.copytree(scenes, root)
+    listed = root / "ImageSets" / "Main" / "train.txt"
+    listed.write_text(listed.read_text().split()[0])
+    with pytest.raises(ConfigError, match="has one image, so that none can be held out"):
+        prepare(resolve(TrainOptions.of({"data": root, "out": tmp_path / "x", "val_split": "25%"})))
+
+
 def test_a_part_of_the_training_images_is_held_out_to_validate_on(scenes: Path, tmp_path: Path) -> None:
     options = {"model": "singleshot-n", "size": 96, "backbone_weights": "none", "batch": 4, "workers": 0}
     options |= {"tensorboard": False, "epochs": 2}
@@ -176,6 +199,7 @@ def test_a_part_of_the_training_images_is_held_out_to_validate_on(scenes: Path, 
     assert [len(one) for one in names] == [6, 2]
     assert not names[0] & names[1]
     assert names[0] | names[1] == set(open_dataset(scenes, "train").names)
+    assert trainer.settings.val_split == "25%"
     # It goes on with the same images, and a report on them wants a split by name.
     singleshot.train(resume=True, out=tmp_path / "run", epochs=3)
     with pytest.raises(ConfigError, match="25% of its own images held out; give a split with --split"):

@@ -337,6 +337,21 @@ def test_the_last_lines_name_what_exists(shared: Path, run, tmp_path: Path) -> N
     assert run(*words).returncode == 0
 
 
+@pytest.mark.parametrize(("there", "wanted"), [(("train",), "OTHER_DATA"), (("train", "val"), "--split val")])
+def test_the_last_lines_name_no_data_that_were_trained_on(scenes: Path, run, tmp_path: Path, there, wanted) -> None:
+    """Of a share that is held out nobody can name the images."""
+    data = tmp_path / "data"
+    shutil.copytree(scenes, data)
+    for path in (data / "ImageSets" / "Main").iterdir():
+        if path.stem not in there:
+            path.unlink()
+    done = run("train", data, "--val-split", "25%", "--backbone-weights", "none", "--epochs", 1, "--size", 96,
+               "--batch", 2, "--workers", 0, "--no-tensorboard", "--model", "singleshot-n", "--out", tmp_path / "run")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    evaluate = next(line for line in done.stdout.splitlines() if line.startswith("evaluate: singleshot "))
+    assert evaluate.endswith(f" {wanted}")
+
+
 @pytest.mark.parametrize("out", ["file/run", "n" * 300, "ro/run"])
 def test_a_folder_that_cannot_be_written_is_refused_before_the_model_is_built(
     out: str, scenes: Path, refused, tmp_path: Path

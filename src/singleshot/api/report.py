@@ -69,7 +69,7 @@ def run_report(options: ReportOptions, progress: Progress = no_progress) -> Path
 
 def _one(options: ReportOptions, progress: Progress) -> Path:
     from singleshot.api.evaluate import EvaluateOptions, run_evaluation
-    from singleshot.api.train_data import held_out_share
+    from singleshot.api.held_out import held_out_share
     from singleshot.report.page import REPORT
     from singleshot.report.run_files import read_run
 

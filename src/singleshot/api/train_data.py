@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from singleshot.api.held_out import held_out_share
 from singleshot.api.options import parse_bytes
 from singleshot.api.train_options import DEFAULTS, TrainOptions
 from singleshot.class_selection import Classes, ClassSelection, list_names, select_classes
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from singleshot.loading.shard_stream import ShardStream
 
 log = logging.getLogger(__name__)
-
-_MOST_HELD_OUT = 0.5
 
 
 def open_train(options: TrainOptions) -> Dataset | ShardStream:
@@ -56,10 +54,8 @@ def open_validation(options: TrainOptions, train_set: Dataset | ShardStream) -> 
         return None
     source = open_source(options.data, follow_links=options.follow_links)
     if wanted == "val" and find_split("val", source.splits) is None:
-        log.warning(
-            "no split 'val' in the data: training without validation (--val-split 10% holds out a tenth of the"
-            " training images; or name a split)"
-        )
+        share = "" if source.form == "shards" else "--val-split 10% holds out a tenth of the training images; or "
+        log.warning("no split 'val' in the data: training without validation (%sname a split)", share)
         return None
     if held_out_share(wanted) is None:
         raw = source.read(wanted)
@@ -73,20 +69,6 @@ def open_validation(options: TrainOptions, train_set: Dataset | ShardStream) -> 
     return _said(build_dataset(raw, name, train_set.class_names, options.clip_boxes, train_set.selection))
 
 
-def held_out_share(val_split: str | None) -> float | None:
-    """The part of the training images that "10%" holds out to validate on; None where a split is named. Raises
-    ConfigError for a percentage that leaves too little."""
-    found = re.fullmatch(r"(\d{1,3}(?:\.\d{1,6})?) ?%", val_split or "")
-    if found is None:
-        return None
-    share = float(found[1]) / 100
-    if not 0 < share <= _MOST_HELD_OUT:
-        raise ConfigError(
-            f"--val-split {val_split}: want more than 0 % and at most {_MOST_HELD_OUT:.0%} of the training images"
-        )
-    return share
-
-
 def _divide(raw: RawSet, val_split: str | None) -> tuple[RawSet, RawSet]:
     """A split to train on, and what of it is held out to validate on: the same twice where nothing is."""
     share = held_out_share(val_split)
@@ -96,9 +78,10 @@ def _divide(raw: RawSet, val_split: str | None) -> tuple[RawSet, RawSet]:
     images = [raw.images[i] for i in members]
     stay, held = hold_out([image.path for image in images], share)
     if not held:
+        what = "has one image" if len(images) == 1 else "all images are copies of one"
         raise ConfigError(
-            f"--val-split {val_split}: {printable(raw.source)} ({printable(name)}): all images are copies of one,"
-            " so that none can be held out; name a split, or give none"
+            f"--val-split {val_split}: {printable(raw.source)} ({printable(name)}): {what}, so that none can be held"
+            " out; name a split, or give none"
         )
     parts = ((name, stay), (f"{val_split} of {name}", held))
     first, second = (

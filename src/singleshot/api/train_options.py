@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from singleshot.api.class_names import read_groups
+from singleshot.api.held_out import val_split_text
 from singleshot.api.options import Options, check_range
 from singleshot.class_selection import Classes, ClassSelection, select_classes
 from singleshot.errors import CheckpointError, ConfigError, printable
@@ -151,6 +152,7 @@ def resolve(given: TrainOptions) -> TrainOptions:
         given = replace(given, classes=read_groups(given.classes))
     if given.size is not None:
         given = replace(given, size=size_words(given.size))
+    given = replace(given, val_split=val_split_text(given.val_split))
     if given.tile is not None:
         given = replace(given, tile=_tile_text(given.tile))
         if given.tile != NONE and given.size == AUTO:

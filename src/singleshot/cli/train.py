@@ -271,11 +271,17 @@ def _print_end(run: Run, options: TrainOptions, world: World | None) -> None:
 
 
 def _data_to_evaluate(options: TrainOptions) -> str:
-    """The data and a split of it that is there, as the command line wants them."""
+    """The data and a split of it that is there, as the command line wants them; a placeholder where all that is there
+    was trained on but for a part that has no name."""
+    from singleshot.api.held_out import held_out_share
     from singleshot.datasets import available_splits, find_split
 
     there = available_splits(options.data, options.follow_links)
-    found = (find_split(name, there) for name in ("test", options.val_split or "val", options.split or "train"))
-    name = next((name for name in found if name is not None), None)
+    held_out, trained = held_out_share(options.val_split) is not None, options.split or "train"
+    names = ("test", "val") if held_out else ("test", options.val_split or "val", trained)
+    found = (find_split(name, there) for name in names)
+    name = next((name for name in found if name not in (None, find_split(trained, there) if held_out else None)), None)
+    if name is None and held_out:
+        return "OTHER_DATA"
     data = shlex.quote(options.data) + " --follow-links" * options.follow_links
     return data + ("" if name is None else f" --split {shlex.quote(name)}")
