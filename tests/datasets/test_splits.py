@@ -145,6 +145,23 @@ def test_so_many_are_held_out(n, share, wanted):
     assert len(hold_out([f"{i:03d}.jpg" for i in range(n)], share)[1]) == wanted
 
 
+def test_of_two_groups_the_smaller_is_held_out():
+    for names in (["a", *(f"b_flip{i}" for i in range(3)), *(f"c_flip{i}" for i in range(2))],):
+        assert [names[i] for i in hold_out(names, 0.1)[1]] == ["a"]
+
+
+def test_images_of_one_name_in_folders_of_their_own_are_not_one_picture():
+    def held(root: str) -> list[str]:
+        names = [f"{root}/scene {i}/image.png" for i in range(20)]
+        stay, back = hold_out(names, 0.1)
+        assert len(stay) == 18
+        return [names[i].removeprefix(root) for i in back]
+
+    assert held("/data/set") == held("elsewhere")
+    assert sizes(make_splits([f"{i}/image.png" for i in range(20)])) == [16, 2, 2]
+    assert len(set(group_keys(["a/image.png"] * 3))) == 1
+
+
 @pytest.mark.parametrize(
     "same",
     [

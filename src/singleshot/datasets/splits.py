@@ -184,8 +184,8 @@ def hold_out(names: Sequence[str], share: float, seed: int = 0) -> tuple[list[in
         if len(group) <= room:
             held.append(group)
             room -= len(group)
-    if not held and len(groups) >= 2:
-        held.append(min(groups[1:], key=len))
+    if not held and len(groups) >= 2:  # all others are larger than what should be held back
+        held.append(min(groups, key=len))
     back = {i for group in held for i in group}
     return [i for i in range(len(names)) if i not in back], sorted(back)
 
@@ -207,15 +207,28 @@ def group_keys(names: Sequence[str]) -> list[str]:
     """What names have in common that show the same scene: "cat", "cat_flip", "cat (2)", "cat_jpg.rf.0a1b..." and
     "cat.png" share "cat"; "cat_7" too where "cat" itself is among the names.
 
-    Where that would put more than half of all names into one group, each stem is its own.
+    Where that would put more than half of all names into one group, each stem is its own; where stems would too, as in
+    "scene 1/image.png" and "scene 2/image.png", each path below the folders that all have in common.
     """
     stems = [PurePosixPath(name).name for name in names]
     stems = [stem.rpartition(".")[0] if _has_suffix(stem) else stem for stem in stems]
     keys = [_without_marks(stem) or stem for stem in stems]
     there = set(keys)
     keys = [_root_of(key, there) for key in keys]
-    largest = max(Counter(keys).values(), default=0)
-    return keys if largest * 2 <= max(len(keys), 2) else stems
+    if _many_groups(keys):
+        return keys
+    return stems if _many_groups(stems) or len({*names}) == 1 else _below_common_folders(names)
+
+
+def _many_groups(keys: Sequence[str]) -> bool:
+    return max(Counter(keys).values(), default=0) * 2 <= max(len(keys), 2)
+
+
+def _below_common_folders(names: Sequence[str]) -> list[str]:
+    parts = [PurePosixPath(name).parts for name in names]
+    shortest = min(len(own) for own in parts) - 1
+    common = next((at for at in range(shortest) if len({own[at] for own in parts}) > 1), shortest)
+    return ["/".join(own[common:]) for own in parts]
 
 
 def _has_suffix(name: str) -> bool:
