@@ -148,10 +148,11 @@ def test_corners_in_the_wrong_order_are_swapped(coco_set, box, sides):
 
 
 @pytest.mark.parametrize("near", [False, True])
-@pytest.mark.parametrize("names", [("train", "val"), ("train", "test"), ("val", "test")])
+@pytest.mark.parametrize("names", [("train", "val"), ("train", "test"), ("val", "test"), ("training", "testing"),
+                                   ("training", "validate"), ("Train", "Val"), ("eval", "Testing")])  # fmt: skip
 def test_a_picture_in_two_splits_stays_in_the_earlier_one(tmp_path, write_voc, voc_xml, names, near):
     box = ("cat", [4, 4, 40, 40])
-    stems_of = {"train": ["0", "1"], "val": ["2", "3"], "test": ["4", "5"]}
+    stems_of = {names[0]: ["0", "1"], names[1]: ["2", "3"], "more" if "rain" in names[0] else "train": ["4", "5"]}
     xmls = {str(k): voc_xml([box], filename=f"{k}.png") for k in range(6)}
     root = write_voc(tmp_path / "set", xmls, stems_of)
     for k in range(6):
