@@ -15,7 +15,9 @@ import singleshot
 from singleshot.api.options import duration_words, parse_bytes, parse_duration
 from singleshot.api.report import report
 from singleshot.api.train import TrainOptions, prepare, resolve
-from singleshot.datasets import open_dataset
+from singleshot.api.train_data import open_train, open_validation
+from singleshot.datasets import open_dataset, open_source
+from singleshot.datasets.writers.shards import read_contents, write_shards
 from singleshot.errors import CheckpointError, ConfigError, DataError, SingleshotError
 from singleshot.metrics.operating_points import operating_points
 from singleshot.training.reports import Reporter
@@ -183,6 +185,21 @@ def test_of_one_image_none_can_be_held_out(scenes: Path, tmp_path: Path) -> None
     listed.write_text(listed.read_text().split()[0])
     with pytest.raises(ConfigError, match="has one image, so that none can be held out"):
         prepare(resolve(TrainOptions.of({"data": root, "out": tmp_path / "x", "val_split": "25%"})))
+
+
+def test_shards_without_validation_are_not_offered_what_they_refuse(scenes: Path, tmp_path: Path, caplog) -> None:
+    shutil.copytree(scenes, tmp_path / "set")
+    for name in ("val", "test", "trainval"):
+        (tmp_path / "set" / "ImageSets" / "Main" / f"{name}.txt").unlink(missing_ok=True)
+    write_shards(read_contents(open_source(tmp_path / "set")), tmp_path / "shards")
+    for data, offered in ((tmp_path / "set", True), (tmp_path / "shards", False)):
+        options = TrainOptions.of({"data": data})
+        assert open_validation(options, open_train(options)) is None
+        assert "training without validation" in caplog.text
+        assert ("--val-split 10%" in caplog.text) == offered
+        caplog.clear()
+    with pytest.raises(ConfigError, match=r"--val-split 10%: .* is shards"):
+        open_train(replace(options, val_split="10%"))
 
 
 def test_a_part_of_the_training_images_is_held_out_to_validate_on(scenes: Path, tmp_path: Path) -> None:

@@ -345,8 +345,20 @@ def test_the_last_lines_name_no_data_that_were_trained_on(scenes: Path, run, tmp
     for path in (data / "ImageSets" / "Main").iterdir():
         if path.stem not in there:
             path.unlink()
-    done = run("train", data, "--val-split", "25%", "--backbone-weights", "none", "--epochs", 1, "--size", 96,
-               "--batch", 2, "--workers", 0, "--no-tensorboard", "--model", "singleshot-n", "--out", tmp_path / "run")  # fmt: skip
+    options = [
+        "--backbone-weights",
+        "none",
+        "--epochs",
+        1,
+        "--size",
+        96,
+        "--batch",
+        2,
+        "--workers",
+        0,
+        "--no-tensorboard",
+    ]
+    done = run("train", data, "--val-split", "25%", "--model", "singleshot-n", *options, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     evaluate = next(line for line in done.stdout.splitlines() if line.startswith("evaluate: singleshot "))
     assert evaluate.endswith(f" {wanted}")
