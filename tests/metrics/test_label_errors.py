@@ -55,6 +55,17 @@ def test_right_labels_are_not_suspected() -> None:
     assert suspects(*scene()) == []
 
 
+@pytest.mark.parametrize("region", [[0, 0, 600, 300], [0, 0, 45, 70]])
+@pytest.mark.parametrize("label", [0, 1])
+def test_what_is_found_in_a_crowd_of_its_class_is_no_missing_label(region: list[float], label: int) -> None:
+    detections, truth = scene()
+    spoil("missing", truth)  # of class 0, which the crowd has or has not
+    boxes, labels = truth[2]
+    crowd = np.arange(OBJECTS) == OBJECTS - 1
+    truth[2] = [np.concatenate([boxes, [region]]), np.append(labels, label), np.zeros(OBJECTS, bool), crowd]
+    assert [one.kind for one in suspects(detections, truth)] == ["missing"] * (label == 1)
+
+
 @pytest.mark.parametrize("kind", LABEL_KINDS)
 def test_each_kind_is_found_as_what_it_is_and_nothing_else(kind: str) -> None:
     detections, truth = scene()

@@ -96,6 +96,9 @@ class _Image:
         self._ignored = truth.ignored[theirs]
         self._overlap = pairwise_iou(self._boxes, self._labels)
         self._same = found.labels[mine, None] == truth.labels[None, theirs]
+        # A crowd may be much larger than what is in it.
+        part = pairwise_iou(self._boxes, self._labels, of_box=True)
+        self._in_crowd = ((part >= _ON) & self._same & truth.crowd[None, theirs]).any(axis=1)
         self._truth_same = truth.labels[theirs, None] == truth.labels[None, theirs]
 
     def suspects(self, habits: _Habits) -> list[LabelSuspect]:
@@ -112,6 +115,7 @@ class _Image:
         # A detection that another label explains supports no second one.
         supporting = same & free_found[:, None]
         support = self._best(on & supporting)
+        free_found &= ~self._in_crowd
         result = [self._one("doubled", suspicion, label=j) for j, suspicion in doubled]
         right = self._scores * np.array([habits.labelled(row) for row in self._mine.tolist()])
         result += self._pairs("class", on & ~same, (free_found, free_label), right, support)
