@@ -98,8 +98,9 @@ def _forward(layer: _BatchNorm, world: World) -> Callable[[_BatchNorm, Tensor], 
 
 def _synced(layer: _BatchNorm, x: Tensor, world: World) -> Tensor:
     """As `layer`, with the mean and variance of all processes' values."""
-    weight: Tensor = layer.weight if layer.affine else torch.ones(x.shape[1])
-    bias: Tensor = layer.bias if layer.affine else torch.zeros(x.shape[1])
+    kind = torch.promote_types(x.dtype, torch.float32)
+    weight: Tensor = layer.weight if layer.affine else torch.ones(x.shape[1], dtype=kind)
+    bias: Tensor = layer.bias if layer.affine else torch.zeros(x.shape[1], dtype=kind)
     out, mean, variance = _Normalise.apply(x, weight, bias, layer.eps, world)
     if layer.track_running_stats:
         _update(layer, mean, variance, world.size * x.numel() // len(mean))
