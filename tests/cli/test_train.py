@@ -186,7 +186,7 @@ def test_rules_for_the_input_travel_in_the_model(few: Path, run, tmp_path: Path)
         (["DATA", "--time", "5m", "--epochs", "3"], "exclude each other"),
         (["DATA", "--split", "training"], "training"),
         (["DATA", "--val-split", "dev"], "dev"),
-        (["DATA", "--val-split", "60%"], "--val-split 60%: want more than 0 % and at most 50%"),
+        (["DATA", "--val-split", "60%"], "--val-split 60%: want more than 0% and at most 50%"),
         (["DATA", "--val-split", "0%"], "--val-split 0%"),
         (["DATA", "--device", "cuda:99"], "--device cuda:99"),
         (["DATA", "--precision", "float16"], "--precision float16"),
