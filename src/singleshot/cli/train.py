@@ -277,11 +277,14 @@ def _data_to_evaluate(options: TrainOptions) -> str:
     from singleshot.datasets import available_splits, find_split
 
     there = available_splits(options.data, options.follow_links)
-    held_out, trained = held_out_share(options.val_split) is not None, options.split or "train"
-    names = ("test", "val") if held_out else ("test", options.val_split or "val", trained)
-    found = (find_split(name, there) for name in names)
-    name = next((name for name in found if name not in (None, find_split(trained, there) if held_out else None)), None)
-    if name is None and held_out:
-        return "OTHER_DATA"
+    trained = options.split or "train"
+    if held_out_share(options.val_split) is None:
+        found = [find_split(name, there) for name in ("test", options.val_split or "val", trained)]
+        name = next((name for name in found if name is not None), None)
+    else:
+        taken = {None, find_split(trained, there)}
+        name = next((name for name in (find_split("test", there), find_split("val", there)) if name not in taken), None)
+        if name is None:
+            return "OTHER_DATA"
     data = shlex.quote(options.data) + " --follow-links" * options.follow_links
     return data + ("" if name is None else f" --split {shlex.quote(name)}")

@@ -368,8 +368,10 @@ def _repair_splits(result: CheckResult, kept: list[bool], log: _Log) -> dict[str
 def _groups(result: CheckResult) -> np.ndarray:
     """int64 [files]: the same number for files that show the same picture, exactly or nearly."""
     group_of = np.arange(len(result.pictures.paths))
-    for first, *others in (*result.exact, *result.near):
-        group_of[np.isin(group_of, group_of[others])] = group_of[first]
+    for group in result.exact:  # which have no file in common
+        group_of[group] = group[0]
+    for first, second in result.near:
+        group_of[group_of == group_of[second]] = group_of[first]
     return group_of
 
 
