@@ -61,6 +61,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # PyTorch refuses a backward pass in the fork of a process that has made one.
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
     if not config.getoption("--slow"):
         for item in items:
             if item.get_closest_marker("slow"):

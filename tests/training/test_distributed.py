@@ -27,7 +27,7 @@ from singleshot.training.state import read_about
 sys.path.insert(0, str(Path(__file__).parent))  # a helper, which pytest imports by no name of its own
 from together import run_together
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals")
+pytestmark = [pytest.mark.skipif(not hasattr(os, "fork"), reason="signals"), pytest.mark.first]
 FILES = (loop.BEST, loop.LAST, loop.STATE)
 
 
