@@ -31,8 +31,8 @@ demo: $(STAMP)
 # Two runs side by side, each with one thread: threads of several processes would wait for each other. What loads the
 # engines (OpenVINO, ONNX Runtime, LiteRT) runs apart from what forks; the longest comes first, and both sides take about
 # as long. glibc keeps freed memory: a tenth of the time went into asking for pages anew. Modules stay compiled: commands
-# start by the hundred.
-PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000 $(BIN)/python -m pytest -q
+# start by the hundred. COVERAGE_FILE: a part that ends would take in, and one that begins erase, what others have counted.
+PYTEST = COVERAGE_FILE=$(CURDIR)/.coverage-$@ PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000 $(BIN)/python -m pytest -q
 ENGINES := tests/bench tests/deploy tests/runtime tests/serve tests/weights
 DATA_ROOMS := tests/datasets tests/images tests/scenes tests/training
 
@@ -70,9 +70,9 @@ test-latest:
 # The same tests, counting the lines of src that they run; commands' own processes count too. Without test_disk.py: on its
 # full disks coverage cannot write its own file either.
 coverage: $(STAMP)
-	$(BIN)/coverage erase
+	rm -f .coverage*
 	@$(MAKE) --no-print-directory -j2 $(TEST_PARTS) ARGS="--cov --cov-report= --ignore=tests/cli/test_disk.py $(ARGS)"
-	$(BIN)/coverage combine -q
+	$(BIN)/coverage combine -q .coverage-*
 	$(BIN)/coverage report --skip-covered --sort=cover | tail -60
 
 # Formatting, lint, types; the import law is one of the tests.

@@ -43,10 +43,11 @@ SHORTER = {
     "--time 20m": "--epochs 1",
     "--time 40m": "--epochs 2",
     "--epochs 100": "--epochs 1",
-    'time="20m"': "epochs=1",
+    'time="20m"': "epochs=1, size=160",
+    "--size 288x512": "--size 96x160",
     "path/to/data/JPEGImages --no-draw": "photos --no-draw",
     "(320, 320))  # the sides of the model's input": "(160, 160))",
-    "epochs=100": "epochs=1",
+    "epochs=100": "epochs=1, size=160",
 }
 
 
