@@ -46,12 +46,12 @@ class LocalExchange:
         try:
             for peer in self._peers:
                 if peer is not None:
-                    peer.sendall(own)
+                    peer.sendall(own.data)
             for rank, peer in enumerate(self._peers):
                 if peer is None:
                     rows[rank] = own
                 else:
-                    _receive(peer, memoryview(rows[rank : rank + 1]).cast("B"))
+                    _receive(peer, rows[rank : rank + 1].data.cast("B"))
         except OSError as error:
             raise RuntimeError(f"the connection to another process of this machine failed ({error})") from error
         return rows
