@@ -60,7 +60,7 @@ def run(words: list[str]) -> tuple[float, list[float]]:
 def fifths(values: list[float]) -> str:
     """The most in each fifth of a run, such as 900, 905, ..."""
     step = max(1, len(values) // 5)
-    return ", ".join(f"{max(values[start : start + step]):.0f}" for start in range(0, step * 5, step))
+    return ", ".join(f"{max(values[start : start + step]):.0f}" for start in range(0, min(step * 5, len(values)), step))
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
     python benchmarks/sharing.py path/to/data [--model singleshot-n] [--seconds 60] [--rounds 3]
 
 Each row is `singleshot train` on the processor for that long, in turns, without validation; images a second by its own
-count. Processes: as many as there are cores, with one thread each, by torchrun (gloo). Wanted: processes alone at 90 %
+count. Processes: as many as there are cores, with one thread each, by torchrun. Wanted: processes alone at 90 %
 of all threads alone; next to one busy core 80 % of what one thread does alone. Run it with nothing else on the machine.
 """
 

@@ -6,6 +6,7 @@ import csv
 import json
 from collections import Counter
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import fsspec
 import pytest
@@ -17,7 +18,7 @@ from singleshot.cli.detect import detect
 from singleshot.cluster.addresses import Input, list_inputs
 from singleshot.cluster.job import Folder, Job, PartCounts
 from singleshot.cluster.part_detector import PartDetector
-from singleshot.cluster.run import ClusterOptions, run_on_cluster
+from singleshot.cluster.run import ClusterOptions, _run, run_on_cluster
 from singleshot.errors import ConfigError, DataError
 from singleshot.runtime import Detector
 
@@ -261,6 +262,19 @@ def test_options_that_a_cluster_does_not_have(changes, message):
     values = options(["photos"], "out").to_dict() | changes
     with pytest.raises(ConfigError, match=message):
         run_on_cluster(DetectOptions.from_dict(values), ClusterOptions("local"))
+
+
+@pytest.mark.parametrize(("actors", "parts", "started"), [(None, 9, 4), (3, 9, 3), (8, 2, 2)])
+def test_all_actors_start_at_once(job, actors, parts, started):
+    """Ray Data waits for the first part before it lets a pool grow."""
+    ray, pools = MagicMock(), []
+    ray.cluster_resources.return_value = {"CPU": 4.0}
+    ray.data.ActorPoolStrategy = lambda **sizes: pools.append(sizes)
+    done = ray.data.from_items.return_value.map_batches.return_value
+    done.iter_rows.return_value = [{"images": 6, "objects": 7, "failures": 0}]
+    found = list(_run(ray, {"device": "cpu", "threads": 1}, job, list(range(parts)), actors))
+    assert found == [PartCounts(6, 7, 0)]
+    assert pools == [{"min_size": started, "max_size": started}]
 
 
 def test_numbers_out_of_range():

@@ -14,8 +14,10 @@ import singleshot
 from singleshot.devices import cores, has_bfloat16, processor_name
 from singleshot.errors import CheckpointError, ConfigError, MissingExtraError
 from singleshot.runtime import Detections
+from singleshot.runtime.engines import openvino
 from singleshot.runtime.engines.onnx_runtime import OnnxRuntimeEngine
 from singleshot.runtime.engines.openvino import OpenVINOEngine
+from singleshot.runtime.engines.table import EngineOptions
 
 FILES = [
     ("openvino", "model.onnx"),
@@ -212,6 +214,17 @@ while engines:
 os.kill(os.getpid(), signal.SIGUSR1)
 assert caught == [signal.SIGUSR1]
 """
+
+
+def test_threads_of_a_part_of_the_cores_are_bound_to_none(exported, monkeypatch) -> None:
+    """Several processes would otherwise compute on the same first cores."""
+    monkeypatch.setattr(openvino, "cores", lambda: 2)
+    engine = OpenVINOEngine(exported("model.onnx"), EngineOptions(threads=1))
+    for many in (False, True):
+        compiled = engine._prepared(many)[0].get_compiled_model()
+        assert compiled.get_property("ENABLE_CPU_PINNING") is False
+    every = OpenVINOEngine(exported("model.onnx"), EngineOptions(threads=2))
+    assert "ENABLE_CPU_PINNING" not in every._settings  # as is usual there
 
 
 def test_signals_are_survived_after_engines_are_gone(exported) -> None:

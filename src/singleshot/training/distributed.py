@@ -1,8 +1,8 @@
 """Several processes that train together, as torchrun starts them: what they agree on, and what they gather.
 
-Tensors of a step go by the backend of the device (gloo or NCCL); what the processes agree on goes by gloo in a group of
-its own, so that a process that fails between two steps still reaches the others. Messages are JSON and plain tensors:
-nothing that comes from the network is unpickled.
+Tensors of a step go by the backend of the device (gloo or NCCL), on the cores of one machine by `local_exchange`; what
+the processes agree on goes by gloo in a group of its own, so that a process that fails between two steps still reaches
+the others. Messages are JSON and plain tensors: nothing that comes from the network is unpickled.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from singleshot.errors import (
     printable,
 )
 from singleshot.losses import SharedBatch
+from singleshot.training import local_exchange
 from singleshot.training.failures import TrainingStoppedError, describe
 
 # Longer than a loader's worker may hang before it is replaced (`loading.workers`), which the others wait for.
@@ -67,6 +68,7 @@ class World:
         self.now: Callable[[], float] = time.monotonic
         self.asked_to_stop: Callable[[], bool] = lambda: False
         self.seconds, self.ended, self.lost = 0.0, False, False
+        self.local: local_exchange.LocalExchange | None = None
 
     @property
     def leads(self) -> bool:
@@ -159,6 +161,10 @@ class World:
             messages.append(Message(json.loads(found.pop(_TEXT).numpy().tobytes()), found))
         return messages
 
+    def values(self, own: Any) -> list[Any]:
+        """Plain values of all processes, by rank."""
+        return [message.values for message in self.gather(own)]
+
     def _gather(self, own: Tensor) -> list[Tensor]:
         parts = [torch.empty_like(own) for _ in range(self.size)]
         with self.reached():
@@ -198,16 +204,21 @@ class World:
         return SharedBatch(self._rows, slice(self.rank * images, (self.rank + 1) * images))
 
     def _rows(self, own: Tensor) -> Tensor:
+        return self.each_of(own).flatten(0, 1)
+
+    def each_of(self, own: Tensor) -> Tensor:
+        """[...] -> [size, ...], those of all processes by rank: the same bits in each of them."""
+        local = self._local_for(own)
+        if local is not None and own.nbytes <= local_exchange.MOST_BYTES:
+            return torch.from_numpy(local.exchange(own.detach().numpy()))
         own = own.contiguous()
         parts = [torch.empty_like(own) for _ in range(self.size)]
         dist.all_gather(parts, own)
-        return torch.cat(parts)
+        return torch.stack(parts)
 
     def sum(self, value: Tensor) -> Tensor:
         """Over all processes."""
-        value = value.clone()
-        dist.all_reduce(value)
-        return value
+        return self.each_of(value).sum(dim=0)
 
     @torch.no_grad()
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
@@ -219,11 +230,23 @@ class World:
         work = []
         for bucket in _buckets([one.grad for one in parameters if one.grad is not None]):
             flat = torch.cat([one.reshape(-1) for one in bucket])
-            work.append((flat, bucket, dist.all_reduce(flat, async_op=True)))
+            work.append((flat, bucket, self._start_sum(flat)))
         for flat, bucket, handle in work:
-            handle.wait()
+            if handle is not None:
+                handle.wait()
             parts = torch.split(flat, [one.numel() for one in bucket])
             torch._foreach_copy_(bucket, [part.view(one.shape) for part, one in zip(parts, bucket, strict=True)])
+
+    def _start_sum(self, flat: Tensor) -> dist.Work | None:
+        """Over all processes, in place; None where it is done."""
+        local = self._local_for(flat)
+        if local is None:
+            return dist.all_reduce(flat, async_op=True)
+        local.add_up(flat.numpy())
+        return None
+
+    def _local_for(self, value: Tensor) -> local_exchange.LocalExchange | None:
+        return None if value.dtype is torch.bfloat16 else self.local  # numpy has no such numbers
 
 
 def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
@@ -272,6 +295,8 @@ def joined(launch: Launch, device: torch.device) -> Iterator[World]:
         who = f"process {launch.rank} of {launch.size}"
         raise ConfigError(f"{who}: does not reach the others ({_reason(error)})") from error
     world = World(launch, device, control)
+    if device.type == "cpu" and launch.local_size == launch.size:
+        world.local = local_exchange.connect(world.rank, world.size, world.values, PATIENCE_SECONDS)
     ours = logging.getLogger("singleshot")
     level = ours.level
     if not world.leads:
@@ -287,9 +312,12 @@ def joined(launch: Launch, device: torch.device) -> Iterator[World]:
 
 def _part(world: World, done: bool) -> None:
     """Wait for the first process, which may still have to save: torchrun ends all as soon as one has ended."""
-    if world.lost:  # what still waits for it would be waited for
-        return
-    if done or world.ended:
+    agreed = not world.lost and (done or world.ended)  # else what still waits for it would be waited for
+    if agreed:
         with contextlib.suppress(RuntimeError):  # whoever is gone is not waited for
             dist.barrier(group=world.control)
+    if world.local is not None:
+        world.local.close()
+    if world.lost:
+        return
     dist.destroy_process_group()

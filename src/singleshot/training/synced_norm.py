@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -29,16 +28,13 @@ class _Normalise(torch.autograd.Function):
         sums of squares would lose the digits that a large mean takes.
         """
         unused = torch.zeros_like(weight)  # statistics in the weights' format, whatever that of the map is
-        own = torch.stack(torch.batch_norm_update_stats(x, unused, unused.clone(), 0.0))
-        rows = own.new_zeros(world.size, *own.shape)
-        rows[world.rank] = own
-        dist.all_reduce(rows)
-        means, variances = rows.unbind(1)
-        mean = means.mean(dim=0)
-        variance = (variances + (means - mean).square()).mean(dim=0)
+        own = torch.stack(torch.batch_norm_update_stats(x, unused, unused, 0.0))
+        means, variances = world.each_of(own).unbind(1)
+        spread, mean = torch.var_mean(means, dim=0, correction=0)
+        variance = variances.mean(dim=0) + spread
         out = torch.native_batch_norm(x, weight, bias, mean, variance, False, 0.0, eps)[0]
         ctx.save_for_backward(x, weight, mean, variance)
-        ctx.eps, ctx.count = eps, world.size * x.numel() // x.shape[1]
+        ctx.eps, ctx.count, ctx.world = eps, world.size * x.numel() // x.shape[1], world
         ctx.mark_non_differentiable(mean, variance)
         return out, mean, variance
 
@@ -50,17 +46,13 @@ class _Normalise(torch.autograd.Function):
         sums = torch.ops.aten.native_batch_norm_backward(
             gradient, x, weight, mean, variance, None, None, False, ctx.eps, [False, True, True]
         )[1:]
-        total = torch.stack(sums)
-        dist.all_reduce(total)
-        slope, level = (total / ctx.count).unbind()
-        scale = (variance + ctx.eps).rsqrt()
-        # weight * scale * (gradient - level - normalised x * slope)
-        factor = -weight * scale.square() * slope
-        offset = -factor * mean - weight * scale * level
-        zero, one = torch.zeros_like(mean), torch.ones_like(mean)
-        given = torch.native_batch_norm(x, factor, offset, zero, one, False, 0.0, 0.0)[0]
-        shape = [1, -1, *[1] * (x.ndim - 2)]
-        return given.add_(gradient * (weight * scale).to(gradient.dtype).view(shape)), *sums, None, None
+        total = ctx.world.sum(torch.stack(sums))
+        scale = weight * (variance + ctx.eps).rsqrt()
+        # scale * (gradient - level - normalised x * slope), where slope and level are the means of `total`
+        slope, level = (total * (scale / -ctx.count)).unbind()
+        given = torch.native_batch_norm(x, slope, level, mean, variance, False, 0.0, ctx.eps)[0]
+        given.addcmul_(gradient, scale.to(gradient.dtype).view(1, -1, *[1] * (x.ndim - 2)))
+        return given, *sums, None, None
 
 
 def synchronise_norms(model: nn.Module, world: World) -> None:

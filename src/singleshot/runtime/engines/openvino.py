@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from singleshot.devices import cores
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.model_info import KEY
 from singleshot.records import ImageDetections
@@ -58,6 +59,10 @@ class OpenVINOEngine:
         self._settings: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": PRECISIONS[self.precision]}
         if options.threads is not None and self._device == "CPU":
             self._settings["INFERENCE_NUM_THREADS"] = options.threads
+            if options.threads < cores():
+                # OpenVINO binds its threads to the first cores, in each process to the same ones: several processes
+                # of one thread would all compute on core 0.
+                self._settings["ENABLE_CPU_PINNING"] = False
         if options.cache is not None:
             self._settings["CACHE_DIR"] = str(options.cache)
         self._lock = threading.Lock()
