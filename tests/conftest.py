@@ -37,6 +37,7 @@ MAY_SKIP = (
     "no index of packages is reached",
     "signals",  # not on Windows
     "glibc only",
+    "no posix_fallocate",  # not on macOS
     "no CUDA device",
     "no /proc/cpuinfo here",
     "counts processes by /proc",
@@ -65,9 +66,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Put the tests' folders into memory where that has room (they take up to 3 GB): some 100,000 files are written and
     removed, and a disk takes longer over that than the tests over the rest. PYTEST_DEBUG_TEMPROOT names another place.
     """
-    if "PYTEST_DEBUG_TEMPROOT" not in os.environ and os.access(MEMORY_DISK, os.W_OK | os.X_OK):
-        if min(shutil.disk_usage(MEMORY_DISK).free, free_memory()) > ROOM:
-            os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY_DISK)
+    if "PYTEST_DEBUG_TEMPROOT" in os.environ or not os.access(MEMORY_DISK, os.W_OK | os.X_OK):
+        return
+    if min(shutil.disk_usage(MEMORY_DISK).free, free_memory()) > ROOM:
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY_DISK)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

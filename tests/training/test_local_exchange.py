@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from together import run_together
 
 from singleshot.training import local_exchange
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="not on this system")
+pytestmark = [pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no posix_fallocate"), pytest.mark.first]
 
 
 def own(rank: int, length: int) -> np.ndarray:
@@ -46,6 +47,28 @@ def test_each_has_all_rows_and_the_sum_in_order(tmp_path, size):
         for one in found:
             np.testing.assert_array_equal(one.ravel(), wanted)
         np.testing.assert_array_equal(halves, [[rank] * 2 for rank in range(size)])
+
+
+def test_a_fast_process_leaves_a_slow_one_what_it_still_reads(tmp_path, monkeypatch):
+    """Sums of one chunk follow each other, and one process is late to read each of them."""
+    meet = local_exchange.LocalExchange.exchange
+
+    def late(self, values):
+        rows = meet(self, values)
+        if os.environ["RANK"] == "1":
+            time.sleep(0.02)
+        return rows
+
+    monkeypatch.setattr(local_exchange.LocalExchange, "exchange", late)
+
+    def work(world):
+        values = [np.full(5, 10.0**k * (world.rank + 1), np.float32) for k in range(4)]
+        for one in values:
+            world.local.add_up(one)
+        return values
+
+    for values in run_together(tmp_path, 2, work):
+        np.testing.assert_array_equal(values, [np.full(5, 3 * 10.0**k, np.float32) for k in range(4)])
 
 
 def test_one_that_ends_is_noticed_by_those_that_wait(tmp_path):

@@ -35,6 +35,7 @@ class LocalExchange:
         self._peers = peers
         self._own = next((rank for rank, peer in enumerate(peers) if peer is None), 0)
         self._boards = [np.frombuffer(board, np.uint8).reshape(2, _CHUNK) for board in boards]
+        self._turn = 0  # goes on from one sum to the next: a slower process may still read the last chunk
 
     def exchange(self, own: np.ndarray) -> np.ndarray:
         """[...] of at most MOST_BYTES -> [size, ...], every process' by its rank.
@@ -62,10 +63,11 @@ class LocalExchange:
         Raises as `exchange`.
         """
         step = _CHUNK // values.itemsize
-        for number, start in enumerate(range(0, len(values), step)):
+        for start in range(0, len(values), step):
             part = values[start : start + step]
             # Whoever is at the next chunk but one, which has this one's place, has met the others in between.
-            rows = [board[number % 2, : part.nbytes].view(values.dtype) for board in self._boards]
+            rows = [board[self._turn, : part.nbytes].view(values.dtype) for board in self._boards]
+            self._turn = 1 - self._turn
             rows[self._own][:] = part
             self.exchange(_SIGN)
             np.add(rows[0], rows[1], out=part)
