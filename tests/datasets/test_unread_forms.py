@@ -117,6 +117,13 @@ def test_a_table_that_is_no_csv_of_boxes_says_its_columns(folder, one_line):
     assert "data/x.csv" not in one_line(open_source, root)
 
 
+def test_a_second_labelling_of_the_same_images_is_reported(folder, findings, voc_xml):
+    xml = voc_xml([("cat", (2, 2, 8, 8))])
+    root = folder({"annotations/a.xml": xml, "checked/a.xml": xml, "other/b.xml": xml, "notes/a.txt": "x"}, ["a.png"])
+    (one,) = findings(root)["labels-unread"]
+    assert one.message == "the same images have other labels, which are not read: checked"
+
+
 def test_what_nobody_knows_and_what_leads_out(folder, tmp_path):
     (tmp_path / "away").mkdir()
     (tmp_path / "away" / "x.tfrecord").write_bytes(b"secret")

@@ -20,7 +20,12 @@ from singleshot.datasets.joined_splits import divide_as, join_sets, join_splits
 from singleshot.datasets.raw import RawSet, above_score, cut_hulls
 from singleshot.datasets.readers import coco_layout
 from singleshot.datasets.readers.label_files import PEEK_BYTES
-from singleshot.datasets.readers.unread_forms import find_unread_form, find_unread_labels, unread_tables
+from singleshot.datasets.readers.unread_forms import (
+    find_second_labels,
+    find_unread_form,
+    find_unread_labels,
+    unread_tables,
+)
 from singleshot.datasets.search import choose, describe, sets_beside
 from singleshot.datasets.shard_index import INDEX, is_pattern
 from singleshot.datasets.stated_sizes import fit_to_images
@@ -35,6 +40,7 @@ _MODEL_SUFFIXES = ("safetensors", "onnx", "pth", "pt", "ckpt", "h5", "tflite", "
 # Folders of labels whose images may lie beside the folder; the last ones only where none lie in it.
 _LABEL_FOLDERS = ("annotations", "labels")
 _FURTHER_FOLDERS = ("annotation", "label", "csv", "data")
+_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,13 @@ class Source:
         used = {name[start:] for image in raw.images for name in (image.path, image.file)}
         kinds = {form.about: form.is_label for form in self.formats.values() if form.is_label is not None}
         found = find_unread_labels(self.tree, used, kinds)
-        return f"read as {self.format.about}; there are labels of other images too: {found}" if found else ""
+        if found:
+            return f"read as {self.format.about}; there are labels of other images too: {found}"
+        is_label = self.format.is_label
+        second = find_second_labels(self.tree, used, is_label) if is_label is not None else []
+        shown = ", ".join(printable(folder or "the folder itself", 80) for folder in second[:_SHOWN])
+        more = f" and {len(second) - _SHOWN} more" if len(second) > _SHOWN else ""
+        return f"the same images have other labels, which are not read: {shown}{more}" if second else ""
 
     @property
     def splits(self) -> tuple[str, ...]:

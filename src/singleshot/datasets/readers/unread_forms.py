@@ -164,6 +164,24 @@ def find_unread_form(tree: Tree) -> str | None:
     return None
 
 
+def find_second_labels(tree: Tree, used: Collection[str], is_label: Callable[[bytes], bool]) -> list[str]:
+    """Folders of which nothing is read that hold labels of images that are read: another labelling of them, or a copy.
+
+    used: images and label files that are read; is_label: whether the first bytes of a file are a label of one image.
+    """
+    images = {_stem(name) for name in used if is_image(name)}
+    read = {name.rpartition("/")[0] for name in used if not is_image(name)}
+    looked: Counter[str] = Counter()
+    found: dict[str, None] = {}
+    for name in _files(tree):
+        folder, suffix = name.rpartition("/")[0], name[name.rfind(".") :].lower()
+        if suffix in _ONE_IMAGE and _stem(name) in images and folder not in read:
+            looked[folder] += 1
+            if looked[folder] <= _FEW and is_label(_head(tree, name)):
+                found[folder] = None
+    return list(found)
+
+
 def find_unread_labels(tree: Tree, used: Collection[str], is_label: Mapping[str, Callable[[bytes], bool]]) -> str:
     """The first label file of an image that is not read, in a folder of which nothing is: "test/Labels/1.txt is ICDAR's
     form ..."; "" for none. A split or a part whose labels lie or are written unlike the rest would else be lost unseen.
