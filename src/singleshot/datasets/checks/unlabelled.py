@@ -45,7 +45,7 @@ def check_strays(source: Source, raw: RawSet, known: Sequence[Finding], problems
         if left:
             count = f"{len(left)} images" if len(left) > 1 else "1 image"
             first = printable(min(left).rpartition("/")[2], 80)
-            fault = f"holds {count} that no label mentions ({first}); label them, or remove them"
+            fault = f"holds {count} of which no label is read ({first}); label them, or remove them"
             problems.add("folder-unlabelled", tree.path(place), fault)
     for place in places:
         if own is not None:
