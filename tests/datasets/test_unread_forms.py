@@ -57,6 +57,12 @@ def test_what_is_not_read_is_named_with_what_to_do(folder, name):
     assert "\n" not in said
 
 
+def test_four_corners_of_text_are_no_tracks(folder):
+    """CRAFT's, one file for each image."""
+    said = find_unread_form(open_tree(folder({"found/res_a.txt": "57,69,390,69,390,357,57,357\n"})))
+    assert "MOTChallenge" not in (said or "")
+
+
 def test_every_row_has_a_case():
     said = {find for _, find in FILES.values()}
     assert all(any(row.about.startswith(one) for one in said) for row in UNREAD_FORMS)

@@ -41,8 +41,9 @@ def _with(*marks: bytes) -> Callable[[bytes], bool]:
     return lambda head: all(mark in head for mark in marks)
 
 
-# MOTChallenge: frame, id, box, confidence and three numbers more.
-_MOT = re.compile(rb"\A\d{1,9},-?\d{1,9}(?:,-?\d{1,9}(?:\.\d{1,12})?){5,8}\s")
+# MOTChallenge: frame, id, box, confidence and two or three numbers more; eight in all are four corners (CRAFT's).
+_MORE = rb"(?:,-?\d{1,9}(?:\.\d{1,12})?)"
+_MOT = re.compile(rb"\A\d{1,9},-?\d{1,9}%b{5}(?:%b{2,3})?\s" % (_MORE, _MORE))
 # DOTA's rows: the four corners of a turned box, a class, how difficult; two lines about the image may come first.
 _DOTA = re.compile(
     rb"\A(?:(?:imagesource|gsd):[^\n]{0,200}\n){0,2}(?:-?\d{1,9}(?:\.\d{1,12})? ){8}[A-Za-z][\w-]{0,99}(?: \d)?\s"
