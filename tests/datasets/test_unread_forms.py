@@ -127,7 +127,14 @@ def test_a_second_labelling_of_the_same_images_is_reported(folder, findings, voc
     xml = voc_xml([("cat", (2, 2, 8, 8))])
     root = folder({"annotations/a.xml": xml, "checked/a.xml": xml, "other/b.xml": xml, "notes/a.txt": "x"}, ["a.png"])
     (one,) = findings(root)["labels-unread"]
-    assert one.message == "the same images have other labels, which are not read: checked"
+    assert one.message == "the same images have other labels, which are not read: checked (Pascal VOC)"
+
+
+def test_labels_of_another_form_that_are_of_no_use_are_reported_too(folder, findings, voc_xml):
+    xml = voc_xml([("cat", (2, 2, 8, 8))]).replace("bndbox", "bnbox")
+    root = folder({"images/a.xml": xml, "images_text/a.txt": "0 0.5 0.5 0.1 0.1\n"}, ["images/a.png"])
+    (one,) = findings(root)["labels-unread"]
+    assert one.message == "the same images have other labels, which are not read: images (Pascal VOC)"
 
 
 def test_what_nobody_knows_and_what_leads_out(folder, tmp_path):

@@ -165,22 +165,27 @@ def find_unread_form(tree: Tree) -> str | None:
     return None
 
 
-def find_second_labels(tree: Tree, used: Collection[str], is_label: Callable[[bytes], bool]) -> list[str]:
-    """Folders of which nothing is read that hold labels of images that are read: another labelling of them, or a copy.
-
-    used: images and label files that are read; is_label: whether the first bytes of a file are a label of one image.
-    """
+def find_second_labels(
+    tree: Tree, used: Collection[str], is_label: Mapping[str, Callable[[bytes], bool]]
+) -> dict[str, str]:
+    """Folder of which no label is read -> the form of labels in it of images that are read: another labelling of them,
+    or a copy. used and is_label: as for `find_unread_labels`."""
+    names = list(_files(tree))
     images = {_stem(name) for name in used if is_image(name)}
+    # A label next to another image of its name is of that one.
+    others = {name.rpartition(".")[0] for name in names if is_image(name) and name not in used}
     read = {name.rpartition("/")[0] for name in used if not is_image(name)}
     looked: Counter[str] = Counter()
-    found: dict[str, None] = {}
-    for name in _files(tree):
+    found: dict[str, str] = {}
+    for name in names:
         folder, suffix = name.rpartition("/")[0], name[name.rfind(".") :].lower()
-        if suffix in _ONE_IMAGE and _stem(name) in images and folder not in read:
-            looked[folder] += 1
-            if looked[folder] <= _FEW and is_label(_head(tree, name)):
-                found[folder] = None
-    return list(found)
+        if suffix not in _ONE_IMAGE or _stem(name) not in images or folder in read or name[: -len(suffix)] in others:
+            continue
+        looked[folder] += 1
+        head = _head(tree, name) if looked[folder] <= _FEW else b""
+        if form := next((form for form, is_one in is_label.items() if head and is_one(head)), ""):
+            found.setdefault(folder, form)
+    return found
 
 
 def find_unread_labels(tree: Tree, used: Collection[str], is_label: Mapping[str, Callable[[bytes], bool]]) -> str:
