@@ -100,6 +100,22 @@ def test_nothing_labelled_and_empty_splits(voc, kinds):
     assert kinds(root) == {"split-left-out": 1, "image-without-objects": 1}
 
 
+def test_folders_of_splits_whose_labels_are_lost_are_named(tmp_path, coco, write_coco, write_image, findings):
+    box = {"id": 1, "image_id": 20, "category_id": 3, "bbox": [1, 2, 30, 20]}
+    for split in ("train", "valid"):
+        write_coco(tmp_path / split / "_annotations.coco.json", coco([box]))
+    for name in ("test/a.png", "test/c.png", "extra/a.png"):
+        write_image(tmp_path / name, 64, 48)
+    (finding,) = findings(tmp_path)["folder-unlabelled"]
+    assert (finding.file, "2 images" in finding.message) == (str(tmp_path / "test"), True)
+    # What the file of a split says is of another folder's images does not label its own.
+    (tmp_path / "test" / "a.png").rename(tmp_path / "test" / "d.png")
+    write_coco(tmp_path / "test" / "_annotations.coco.json", coco([box]), tmp_path / "train")
+    (finding,) = findings(tmp_path)["folder-unlabelled"]
+    assert (finding.file, "2 images" in finding.message) == (str(tmp_path / "test"), True)
+    assert not any("train" in one.message for one in findings(tmp_path).get("labels-unread", []))
+
+
 def test_images_that_nobody_mentions(voc, findings, kinds):
     root = voc({"a": [("cat", BOX)], "b": [("cat", BOX)], "c": [("cat", BOX)]}, {"train": ["a", "b"]})
     cv2.imwrite(str(root / "JPEGImages" / "stray.png"), scene(9))

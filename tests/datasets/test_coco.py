@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from singleshot.datasets import available_splits, open_dataset, open_source
 from singleshot.datasets.findings import CollectErrors
-from singleshot.datasets.readers.coco import MAX_JSON_BYTES
+from singleshot.datasets.readers.coco import MAX_JSON_BYTES, read_ids
 from singleshot.errors import DataError
 from singleshot.images import decode as image_module
 
@@ -139,7 +139,6 @@ BAD_LISTS = {
     "no images": ({"images": []}, r"list of images is empty"),
     "no classes": ({"categories": []}, r"list of categories is empty"),
     "class twice": ({"categories": [CAT, {"id": 7, "name": "x"}]}, r"category 1 \(x\): id 7 is 'cat' already"),
-    "name twice": ({"categories": [CAT, {"id": 8, "name": "cat"}]}, r"category 1: name 'cat' is taken"),
     "class id": ({"categories": [{"id": "7th", "name": "cat"}]}, r"category 0: id '7th'; want a whole number"),
     "class name": ({"categories": [{"id": 7, "name": ""}]}, r"category 0 \(id 7\): name ''; want a name"),
     "not COCO": ({"images": None, "categories": 3}, r"is not COCO: no list images, categories \(it holds images, ann"),
@@ -354,10 +353,17 @@ def test_a_root_of_categories_may_be_called_as_one_of_them(opened, root, classes
     assert opened([note([1, 2, 3, 4])], categories=categories).class_names == classes
 
 
-def test_two_categories_of_one_name_are_refused(opened):
-    categories = [{"id": 1, "name": "cat", "supercategory": "cat"}, {"id": 3, "name": "cat", "supercategory": "cat"}]
-    with pytest.raises(DataError, match="name 'cat' is taken by another id"):
-        opened([note([1, 2, 3, 4]), note([1, 2, 3, 4], id=6, category_id=1)], categories=categories)
+def test_two_categories_of_one_name_are_one_class(tmp_path, coco, write_coco, one_line):
+    notes = [note([1, 2, 3, 4]), note([5, 2, 3, 4], id=6, category_id=1)]
+    content = coco(notes, categories=[{"id": number, "name": name} for number, name in ((1, "cat"), (3, "cat"))])
+    path = write_coco(tmp_path / "annotations" / "instances_train.json", content, tmp_path / "train")
+    found = CollectErrors()
+    raw = open_source(tmp_path).read(None, found)
+    assert (raw.class_names, raw.ids) == (("cat",), None)
+    assert [obj.name for image in raw.images for obj in image.objects] == ["cat", "cat"]
+    (finding,) = found.findings
+    assert (finding.kind, finding.file, "'cat' (1, 3)" in finding.message) == ("class-doubled", str(path), True)
+    assert "'cat'" in one_line(read_ids, str(path))
 
 
 @pytest.mark.parametrize("folder", ["train_masks", "SegmentationClass", "gt"])

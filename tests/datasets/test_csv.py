@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from pathlib import Path
 
@@ -205,6 +206,20 @@ def test_a_bbox_that_is_none_is_said(folder, text):
     assert f"xmin {text!r} is not a number; want pixels" in found.message
 
 
+def test_all_boxes_of_an_image_in_one_cell(folder):
+    """As in Kaggle's balloons, written by pandas."""
+    boxes = "[{'xmin': 1, 'ymin': 2, 'xmax': 10, 'ymax': 20}, {'xmin': 3, 'ymin': 4.5, 'xmax': 6, 'ymax': 8}]"
+    raw, _ = read(folder({"data.csv": f'fname,bbox,num\na.png,"{boxes}",2\nb.png,[],0\n'}))
+    found = {image.ident: [(obj.name, obj.box) for obj in image.objects] for image in raw.images}
+    assert found == {"a": [("object", (1, 2, 10, 20)), ("object", (3, 4.5, 6, 8))], "b": []}
+
+
+@pytest.mark.parametrize("box", ["[{'x': 1, 'y': 2}]", "[{'xmin': 1, 'ymin': 2, 'xmax': 'a', 'ymax': 4}]"])
+def test_a_cell_of_boxes_without_corners_is_said(folder, box):
+    _, findings = read(folder({"data.csv": f'fname,bbox,class\na.png,"{box}",cat\n'}))
+    assert [(found.kind, found.line) for found in findings] == [("annotation-malformed", 2)]
+
+
 def test_assumed_columns_are_said(folder, caplog):
     caplog.set_level("INFO")
     root = folder({"train.csv": "a.png,1,2,10,20,cat\n"})
@@ -223,6 +238,12 @@ def test_a_csv_beside_voc_is_said(folder, voc_xml, place):
     source = open_source(root)
     assert (source.form, source.unread) == (
         "voc", "read as Pascal VOC; the folder holds CSV labels too, which are not read")  # fmt: skip
+
+
+def test_a_manifest_of_pages_is_no_coco_file(folder):
+    """IIIF's, whose items have lists of annotations, next to the pages' boxes."""
+    pages = {"@context": "http://iiif.io/api/presentation/3/context.json", "items": [{"annotations": [{}] * 40_000}]}
+    assert open_source(folder({"labels.csv": CAT, "pages.json": json.dumps(pages)})).unread == ""
 
 
 def test_a_header_like_openimages_with_pixels_is_pixels(folder):

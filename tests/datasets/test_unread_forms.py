@@ -57,6 +57,12 @@ def test_what_is_not_read_is_named_with_what_to_do(folder, name):
     assert "\n" not in said
 
 
+def test_four_corners_of_text_are_no_tracks(folder):
+    """CRAFT's, one file for each image."""
+    said = find_unread_form(open_tree(folder({"found/res_a.txt": "57,69,390,69,390,357,57,357\n"})))
+    assert "MOTChallenge" not in (said or "")
+
+
 def test_every_row_has_a_case():
     said = {find for _, find in FILES.values()}
     assert all(any(row.about.startswith(one) for one in said) for row in UNREAD_FORMS)
@@ -115,6 +121,20 @@ def test_a_table_that_is_no_csv_of_boxes_says_its_columns(folder, one_line):
     assert len(said) < 500
     (root / "data/x.csv").write_text("epoch,train/box_loss,lr\n1,2,3\n")
     assert "data/x.csv" not in one_line(open_source, root)
+
+
+def test_a_second_labelling_of_the_same_images_is_reported(folder, findings, voc_xml):
+    xml = voc_xml([("cat", (2, 2, 8, 8))])
+    root = folder({"annotations/a.xml": xml, "checked/a.xml": xml, "other/b.xml": xml, "notes/a.txt": "x"}, ["a.png"])
+    (one,) = findings(root)["labels-unread"]
+    assert one.message == "the same images have other labels, which are not read: checked (Pascal VOC)"
+
+
+def test_labels_of_another_form_that_are_of_no_use_are_reported_too(folder, findings, voc_xml):
+    xml = voc_xml([("cat", (2, 2, 8, 8))]).replace("bndbox", "bnbox")
+    root = folder({"images/a.xml": xml, "images_text/a.txt": "0 0.5 0.5 0.1 0.1\n"}, ["images/a.png"])
+    (one,) = findings(root)["labels-unread"]
+    assert one.message == "the same images have other labels, which are not read: images (Pascal VOC)"
 
 
 def test_what_nobody_knows_and_what_leads_out(folder, tmp_path):

@@ -115,6 +115,7 @@ def test_shapes_become_boxes(folder, case):
     ("attributes", "want"),
     [
         ([{"fruit": "apple"}], "apple"),
+        ([{"shapes": "apple"}], "apple"),  # as LabelMe calls its list
         ([{"colour": "red", "Label": "apple"}], "apple"),
         ([{"type": "round", "name": "apple"}], "apple"),
         ([{"name": "x", "class": "apple"}], "apple"),

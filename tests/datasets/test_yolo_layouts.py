@@ -184,6 +184,16 @@ def test_lists_name_what_is_not_there(yolo, problems, one_line):
     assert "train.txt:2: 'images/gone.png' is no image in" in one_line(open_dataset, yolo(files))
 
 
+def test_lists_of_folders_that_are_gone_mean_darknets(yolo):
+    images = {f"obj/{k}.png": "" for k in "abc"} | {f"obj/{k}.txt": ROW for k in "abc"}
+    lists = {f"{split}.txt": f"/content/{split}/{k}.png" for split, k in (("train", "a"), ("test", "b"))}
+    root = yolo({**images, **lists, "obj.names": "cat", "test/b.png": ""})
+    raw = open_source(root).read()
+    read = {split: [Path(raw.images[at].path).relative_to(root).as_posix() for at in raw.splits[split]]
+            for split in raw.splits}  # fmt: skip
+    assert read == {"train": ["obj/a.png"], "test": ["obj/b.png"]}
+
+
 def test_idents_are_short_and_one_for_each_image_of_a_split(yolo):
     assert ident_of("images/train/x/a.b.png") == "x/a.b"
     assert ident_of("images/old/images/val2017/a.png") == "a"

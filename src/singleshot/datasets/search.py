@@ -127,11 +127,15 @@ def sets_beside(tree: Tree, formats: Mapping[str, Format], raw: RawSet) -> list[
     start = len(tree.path("x")) - 1
     read = {image.file[start:].rpartition("/")[0] for image in raw.images}
     used = {"/".join(parts[:n]) for parts in (name.split("/") for name in read) for n in range(1, len(parts) + 1)}
+    # Of two files that say the same of images only the first is theirs.
+    pictured = {image.path[start:].rpartition("/")[0] for image in raw.images}
     below = _sets_below(tree, formats, has_parts=False, used={"", *used})
     others = {key: form for key, form in formats.items() if key != raw.form}
     same = [_set_in(tree.below(folder), folder, others, is_counted=True) for folder in sorted(read - {""})[:_SHOWN]]
     return [one for one in same if one and one.labelled != 0] + [
-        one for one in below if one.labelled != 0 and one.folder not in used
+        one
+        for one in below
+        if one.labelled != 0 and one.folder not in used and not (one.form == raw.form and one.folder in pictured)
     ]
 
 

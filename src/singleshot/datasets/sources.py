@@ -6,7 +6,7 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +20,12 @@ from singleshot.datasets.joined_splits import divide_as, join_sets, join_splits
 from singleshot.datasets.raw import RawSet, above_score, cut_hulls
 from singleshot.datasets.readers import coco_layout
 from singleshot.datasets.readers.label_files import PEEK_BYTES
-from singleshot.datasets.readers.unread_forms import find_unread_form, find_unread_labels, unread_tables
+from singleshot.datasets.readers.unread_forms import (
+    find_second_labels,
+    find_unread_form,
+    find_unread_labels,
+    unread_tables,
+)
 from singleshot.datasets.search import choose, describe, sets_beside
 from singleshot.datasets.shard_index import INDEX, is_pattern
 from singleshot.datasets.stated_sizes import fit_to_images
@@ -35,6 +40,7 @@ _MODEL_SUFFIXES = ("safetensors", "onnx", "pth", "pt", "ckpt", "h5", "tflite", "
 # Folders of labels whose images may lie beside the folder; the last ones only where none lie in it.
 _LABEL_FOLDERS = ("annotations", "labels")
 _FURTHER_FOLDERS = ("annotation", "label", "csv", "data")
+_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -87,11 +93,35 @@ class Source:
         none."""
         if is_remote(self.tree.root):
             return ""
-        start = len(self.tree.path("x")) - 1
-        used = {name[start:] for image in raw.images for name in (image.path, image.file)}
-        kinds = {form.about: form.is_label for form in self.formats.values() if form.is_label is not None}
-        found = find_unread_labels(self.tree, used, kinds)
+        found = find_unread_labels(self.tree, self._used(raw), self._labels_of_images())
         return f"read as {self.format.about}; there are labels of other images too: {found}" if found else ""
+
+    def second_labels(self, raw: RawSet, said: str) -> str:
+        """The message about folders with other labels of the images that are read, but for those that are `said`
+        already; "" where there are none."""
+        if is_remote(self.tree.root):
+            return ""
+        kinds = self._labels_of_images()
+        if self.unread:  # which names the other forms
+            kinds = {about: is_label for about, is_label in kinds.items() if about == self.format.about}
+        found = find_second_labels(self.tree, self._used(raw), kinds)
+        shown = []
+        for folder, form in found.items():
+            parts = folder.split("/")
+            above = [printable("/".join(parts[:n]) or "the folder itself", 80) for n in range(1, len(parts) + 1)]
+            if not any(f"{place} (" in said for place in above):
+                shown.append(f"{above[-1]} ({form})")
+        more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+        listed = ", ".join(shown[:_SHOWN])
+        return f"the same images have other labels, which are not read: {listed}{more}" if shown else ""
+
+    def _used(self, raw: RawSet) -> set[str]:
+        """The images and label files that are read, relative to the folder."""
+        start = len(self.tree.path("x")) - 1
+        return {name[start:] for image in raw.images for name in (image.path, image.file)}
+
+    def _labels_of_images(self) -> dict[str, Callable[[bytes], bool]]:
+        return {form.about: form.is_label for form in self.formats.values() if form.is_label is not None}
 
     @property
     def splits(self) -> tuple[str, ...]:

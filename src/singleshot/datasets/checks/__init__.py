@@ -124,6 +124,8 @@ def check_source(
         problems.add("labels-unread", raw.source, f"{beside}; to read one of them, name its folder")
     elif unread := source.unread_labels(raw) if whole else "":
         problems.add("labels-unread", raw.source, unread)
+    if second := source.second_labels(raw, beside) if whole else "":
+        problems.add("labels-unread", raw.source, second)
     check_left_out(source, problems)
     _check_archives(source, problems)
     read = list(problems.findings)

@@ -10,10 +10,13 @@ from urllib.parse import unquote
 from singleshot.datasets.findings import Finding, RaiseErrors
 from singleshot.datasets.raw import RawSet
 from singleshot.datasets.sources import Source
+from singleshot.datasets.splits import KNOWN_SPLITS, split_of
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
 
+# What is said of folders of splits by the readers.
+_OF_FOLDERS = ("split-left-out", "split-unusable", "labels-unread")
 _MOST = 1000  # label files without an image that are looked at, in one folder
 
 
@@ -30,7 +33,21 @@ def check_strays(source: Source, raw: RawSet, known: Sequence[Finding], problems
     labels = tree.files(*source.format.label_folder) if source.format.label_folder else []
     labelled = {name.rpartition(".")[0] for name in labels}
     own = source.format.own_labels
-    for place in _folders(tree, used):
+
+    def has_label(name: str) -> bool:
+        stem = name.rpartition("/")[2].rpartition(".")[0]
+        return stem in labelled or (own is not None and own.of(tree, name) is not None)
+
+    places = _folders(tree, used)
+    for place in [] if source.file else _other_splits(tree, places, known):
+        names = [join(place, name) for name in _files(tree, place) if is_image(name)]
+        left = [name for name in names if tree.path(name) not in used and not has_label(name)]
+        if left:
+            count = f"{len(left)} images" if len(left) > 1 else "1 image"
+            first = printable(min(left).rpartition("/")[2], 80)
+            fault = f"holds {count} of which no label is read ({first}); label them, or remove them"
+            problems.add("folder-unlabelled", tree.path(place), fault)
+    for place in places:
         if own is not None:
             _check_orphans(tree, own.without_image(tree, place, _MOST), problems)
         for name in _files(tree, place):
@@ -41,12 +58,28 @@ def check_strays(source: Source, raw: RawSet, known: Sequence[Finding], problems
             stem = name.rpartition(".")[0]
             if name in spoken or stem in spoken:
                 continue
-            if stem in labelled or (own is not None and own.of(tree, join(place, name)) is not None):
+            if has_label(join(place, name)):
                 fault = "has a label file, but no split lists it; add it to one, or remove it"
                 problems.add("image-unused", path, fault)
             else:
                 fault = "no label mentions it; label it, say that it shows nothing, or remove it"
                 problems.add("image-unlabelled", path, fault)
+
+
+def _other_splits(tree: Tree, places: list[str], known: Sequence[Finding]) -> list[str]:
+    """The folders that those of the images would be in other splits, test/images for train/images, without those below
+    which some are and those of which the readers say something."""
+    said = [finding.message for finding in known if finding.kind in _OF_FOLDERS]
+    words = set(re.findall(r"\w+", " ".join(said)))
+    found: dict[str, None] = {}
+    for place in places:
+        parts = place.split("/")
+        for k, part in enumerate(parts):
+            others = tree.open_folders("/".join(parts[:k])) if split_of(part) in KNOWN_SPLITS else ()
+            for name in others:
+                if split_of(name) in KNOWN_SPLITS and name != part and name not in words:
+                    found["/".join([*parts[:k], name, *parts[k + 1 :]])] = None
+    return [place for place in found if not any(f"{read}/".startswith(f"{place}/") for read in places)]
 
 
 def _check_orphans(tree: Tree, labels: list[str], problems: RaiseErrors) -> None:

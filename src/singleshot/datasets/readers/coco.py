@@ -47,10 +47,12 @@ class _Images(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """One file: class names and their ids, in the order of the ids; whether image ids are numbers; the images."""
+    """One file: class names and their ids, in the order of the ids; whether image ids are numbers; the images; whether
+    a name has two ids."""
 
     ids: DatasetIds
     images: list[RawImage]
+    is_doubled: bool
 
 
 def sniff(tree: Tree) -> bool:
@@ -83,6 +85,7 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     unique = UniqueImages()
     splits_of: dict[str, list[int]] = {}
     again: dict[str, str] = {}
+    is_doubled = False
     for one in files:
         found = _read_file(tree, one, problems)
         if found is None:
@@ -91,6 +94,7 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
             found = _left_for_train(tree, one, found, [other for other in every if other is not one], problems)
         names += [name for name in found.ids.categories if name not in names]
         ids.append(found.ids)
+        is_doubled |= found.is_doubled
         # Two files of one split are told apart by their whole names.
         split = one.split if one.split not in splits_of else one.tag
         again |= {split: one.split} if split != one.split else {}
@@ -103,7 +107,8 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
         splits_of = divide(tree, [image.path for image in unique.images], wanted)
     source = tree.path(files[0].name) if len(files) == 1 else tree.root
     shown = Notation(_show_item, _show_box)
-    return RawSet("coco", source, tuple(names), unique.images, splits_of, made, True, shown, _joined(ids))
+    joined = None if is_doubled else _joined(ids)
+    return RawSet("coco", source, tuple(names), unique.images, splits_of, made, True, shown, joined)
 
 
 def _left_for_train(tree: Tree, file: CocoFile, found: _Read, others: list[CocoFile], problems: RaiseErrors) -> _Read:
@@ -147,6 +152,7 @@ def _read_file(tree: Tree, file: CocoFile, problems: RaiseErrors) -> _Read | Non
     except DataError as error:
         problems.add_unreadable(path, error)
         return None
+    _report_doubled(order, path, problems)
     listed = _images(content["images"], path, problems)
     objects: list[list[RawObject]] = [[] for _ in listed.files]
     passed = Counter[str]()
@@ -166,7 +172,22 @@ def _read_file(tree: Tree, file: CocoFile, problems: RaiseErrors) -> _Read | Non
     ]
     _report_twice(images, path, problems)
     whole_ids = all(isinstance(ident, int) for ident in listed.position)
-    return _Read(DatasetIds({name: ident for ident, name in order.items()}, whole_ids), images)
+    categories: dict[str, int] = {}
+    for ident, name in order.items():
+        categories.setdefault(name, ident)
+    return _Read(DatasetIds(categories, whole_ids), images, len(categories) < len(order))
+
+
+def _report_doubled(order: dict[int, str], path: str, problems: RaiseErrors) -> None:
+    """Names of several ids, as a tool writes them whose classes were imported twice: a class is its name."""
+    doubled = [name for name, count in Counter(order.values()).items() if count > 1]
+    if doubled:
+        shown = ", ".join(
+            f"{printable(name, 60)!r} ({', '.join(str(ident) for ident, own in order.items() if own == name)})"
+            for name in doubled[:8]
+        )
+        message = f"several ids have one name: {shown}{', ...' * (len(doubled) > 8)}; each name is read as one class"
+        problems.add("class-doubled", path, f"{message}: rename one of them if two classes are meant")
 
 
 def _report_twice(images: list[RawImage], path: str, problems: RaiseErrors) -> None:
@@ -206,7 +227,11 @@ def read_ids(path: str) -> tuple[dict[str, int], dict[str, int | str]]:
     tree = open_tree(folder or ("/" if path.startswith("/") else "."))
     content = load_json(tree, name)
     listed = _images(content["images"], path, RAISE_ERRORS)
-    categories = {label: ident for ident, label in _classes(_without_root(content, path), printable(path)).items()}
+    order = _classes(_without_root(content, path), printable(path))
+    categories = {label: ident for ident, label in order.items()}
+    if len(categories) < len(order):
+        name = next(name for name, count in Counter(order.values()).items() if count > 1)
+        raise DataError(f"{printable(path)}: several categories are called {printable(name)!r}; want each name once")
     return categories, {listed.files[at]: ident for ident, at in listed.position.items()}
 
 
@@ -299,8 +324,6 @@ def _classes(items: list[Any], where: str) -> dict[int, str]:
             raise DataError(f"{here} (id {ident}): name {printable(repr(name), 60)}; want a name")
         if ident in names:
             raise DataError(f"{here} ({printable(name)}): id {ident} is {printable(names[ident])!r} already")
-        if name.strip() in names.values():
-            raise DataError(f"{here}: name {printable(name)!r} is taken by another id; want each name once")
         names[ident] = name.strip()
     return {ident: names[ident] for ident in sorted(names)}
 

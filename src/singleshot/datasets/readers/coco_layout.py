@@ -128,7 +128,7 @@ def _is_coco(tree: Tree, name: str, usual: bool) -> bool:
     if start is None:
         return usual
     text = utf8_head(start).lstrip()
-    if results.is_one(text) or coco_results.is_one(text):
+    if results.is_one(text) or coco_results.is_one(text) or b'"@context"' in text:  # JSON-LD: IIIF has annotations too
         return False
     if has_lists(text) and not text.startswith(b"[") and b'"schema_ref"' not in text:  # Darwin's
         # Of a longer file the other lists may come later; Label Studio's notes.json has categories alone.

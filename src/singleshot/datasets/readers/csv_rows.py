@@ -28,6 +28,7 @@ MAX_CSV_BYTES = 4 * 2**30
 # Classes of rows without a box that say that there is nothing (VinDr's), in small letters.
 _NOTHING = ("no finding", "none", "nothing", "normal", "negative", "background")
 _NEGATED = re.compile(r"(?:not?|non)\b", re.IGNORECASE)  # "Not Garbage", where the class is Garbage
+_PAIR = re.compile(r"""['"](\w+)['"]\s*:\s*([^\s,{}]+)""")
 # OpenImages writes -1 where it was not looked at.
 _FLAG = {"": False, "0": False, "1": True, "-1": False, "false": False, "true": True}
 
@@ -204,7 +205,15 @@ class _Table:
             self._take_size(image, sizes[0], sizes[1], key, line)
         if self.has_splits and (row[columns.split] != image.split_text or not image.split):
             self._take_split(image, row[columns.split], key, line)
-        label, texts = row[columns.name] if columns.name >= 0 else "", self._sides(row)
+        if columns.bbox >= 0 and (several := _boxes(row[columns.bbox])) is not None:
+            for texts in several:
+                self._take_object(image, row, texts, number, line)
+        else:
+            self._take_object(image, row, self._sides(row), number, line)
+
+    def _take_object(self, image: CsvImage, row: list[str], texts: tuple[str, ...], number: int, line: int) -> None:
+        columns = self._columns
+        label = row[columns.name] if columns.name >= 0 else ""
         try:
             x0, y0, x1, y1 = map(float, texts)
             if "_" in "".join(texts):  # Python's own way to write 1_000
@@ -300,6 +309,17 @@ class _Table:
             self._problems.add("split-unusable", self._path, message, f"image {printable(key, 120)}", line=line)
         else:
             image.split, image.split_text = split, text
+
+
+def _boxes(text: str) -> list[tuple[str, ...]] | None:
+    """The corners of each box of "[{'xmin': 1, 'ymin': 2, 'xmax': 3, 'ymax': 4}, ...]", all boxes of an image in one
+    cell, none of "[]"; None where it is no such list."""
+    if re.fullmatch(r"\s*\[\s*\]\s*", text):
+        return []
+    boxes = [dict(_PAIR.findall(part)) for part in re.findall(r"\{([^{}]*)\}", text)]
+    if not boxes or not all(box.keys() >= {*SIDES} for box in boxes):
+        return None
+    return [tuple(box[side] for side in SIDES) for box in boxes]
 
 
 def _corners(text: str) -> tuple[str, ...]:

@@ -41,8 +41,9 @@ def _with(*marks: bytes) -> Callable[[bytes], bool]:
     return lambda head: all(mark in head for mark in marks)
 
 
-# MOTChallenge: frame, id, box, confidence and three numbers more.
-_MOT = re.compile(rb"\A\d{1,9},-?\d{1,9}(?:,-?\d{1,9}(?:\.\d{1,12})?){5,8}\s")
+# MOTChallenge: frame, id, box, confidence and two or three numbers more; eight in all are four corners (CRAFT's).
+_MORE = rb"(?:,-?\d{1,9}(?:\.\d{1,12})?)"
+_MOT = re.compile(rb"\A\d{1,9},-?\d{1,9}%b{5}(?:%b{2,3})?\s" % (_MORE, _MORE))
 # DOTA's rows: the four corners of a turned box, a class, how difficult; two lines about the image may come first.
 _DOTA = re.compile(
     rb"\A(?:(?:imagesource|gsd):[^\n]{0,200}\n){0,2}(?:-?\d{1,9}(?:\.\d{1,12})? ){8}[A-Za-z][\w-]{0,99}(?: \d)?\s"
@@ -162,6 +163,29 @@ def find_unread_form(tree: Tree) -> str | None:
             " voc --classes NAME,NAME, or any tool that writes COCO or VOC"
         )
     return None
+
+
+def find_second_labels(
+    tree: Tree, used: Collection[str], is_label: Mapping[str, Callable[[bytes], bool]]
+) -> dict[str, str]:
+    """Folder of which no label is read -> the form of labels in it of images that are read: another labelling of them,
+    or a copy. used and is_label: as for `find_unread_labels`."""
+    names = list(_files(tree))
+    images = {_stem(name) for name in used if is_image(name)}
+    # A label next to another image of its name is of that one.
+    others = {name.rpartition(".")[0] for name in names if is_image(name) and name not in used}
+    read = {name.rpartition("/")[0] for name in used if not is_image(name)}
+    looked: Counter[str] = Counter()
+    found: dict[str, str] = {}
+    for name in names:
+        folder, suffix = name.rpartition("/")[0], name[name.rfind(".") :].lower()
+        if suffix not in _ONE_IMAGE or _stem(name) not in images or folder in read or name[: -len(suffix)] in others:
+            continue
+        looked[folder] += 1
+        head = _head(tree, name) if looked[folder] <= _FEW else b""
+        if form := next((form for form, is_one in is_label.items() if head and is_one(head)), ""):
+            found.setdefault(folder, form)
+    return found
 
 
 def find_unread_labels(tree: Tree, used: Collection[str], is_label: Mapping[str, Callable[[bytes], bool]]) -> str:

@@ -35,7 +35,7 @@ _NEEDED = {
     "polygon": (), "polyline": (),
 }  # fmt: skip
 _FEWEST = {"polygon": 3, "polyline": 2}
-_LABELME = re.compile(rb'"shapes"\s*:')
+_LABELME = re.compile(rb'"shapes"\s*:\s*\[')  # a list; VIA may have an attribute of that name
 _VIA_3 = (b'"__VIA_PROJECT_ID__"', b'"vid_list"')
 
 

@@ -228,7 +228,8 @@ def _listed_images(tree: Tree, file: str, problems: RaiseErrors) -> list[str]:
 
 
 def find_listed(tree: Tree, folder: str, line: str) -> str | None:
-    """The image that a line of a list in `folder` means: from that folder, else the longest end that is in the tree."""
+    """The image that a line of a list in `folder` means: from that folder, else the longest end that is in the tree; in
+    place of none, or of one without a label, that of its name in Darknet's folder of images and labels."""
     if len(line) > _MAX_PATH or "\0" in line:
         return None
     parts = split_path(line)[0]
@@ -237,7 +238,11 @@ def find_listed(tree: Tree, folder: str, line: str) -> str | None:
     found = tree.find(folder, "/".join(parts))
     for i in range(len(parts)):
         found = found or tree.find("", "/".join(parts[i:]))
-    return found
+    if found is not None and label_of(tree, found) is not None:
+        return found
+    places = [name for name in tree.folders() if name.lower() in _DATA]
+    named = [image for place in places if (image := tree.find(place, parts[-1])) and label_of(tree, image) is not None]
+    return named[0] if len(named) == 1 else found
 
 
 def label_of(tree: Tree, image: str) -> str | None:
