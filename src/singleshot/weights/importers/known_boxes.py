@@ -44,7 +44,8 @@ def known_boxes(
     """
     found: list[KnownBoxes] = []
     for name, convention in CONVENTIONS.items():
-        for network, named in convention.priors.items():
+        own_size = {network: convention.prior_spec(network).image == image for network in convention.priors}
+        for network, named in sorted(convention.priors.items(), key=lambda row: not own_size[row[0]]):
             spec = convention.prior_spec(network)
             own = convention.inputs.get(network) or convention.inputs.get(network.partition("-")[0])
             if own is None or spec.order != "location":
