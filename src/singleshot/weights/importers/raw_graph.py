@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
+
 from singleshot.errors import CheckpointError
 from singleshot.inputs import InputSpec
 from singleshot.prior_boxes import PriorSpec
@@ -126,6 +128,8 @@ def _convert(tensors: ForeignState) -> ImportedModel:
     run_heads(net, list(reading.heads), num_classes, reading.columns)
     tensors.ignore(*tensors)
     model = net.assembly.build(num_classes, priors, spec, "custom")
+    if not all(bool(torch.isfinite(values).all()) for values in model.parameters()):
+        raise CheckpointError(f"{tensors.where}: weights become infinite; the file is damaged")
     names = usual_names(num_classes)
     if names is None:
         names, assumed = names_by_project(known, num_classes)

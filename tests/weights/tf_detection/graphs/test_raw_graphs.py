@@ -90,16 +90,19 @@ def _frozen(graph, arrays: dict[str, np.ndarray], tables) -> None:
         graph.node(f"{name}/BiasAdd", "BiasAdd", y, values[f"{name}/bias"])
 
 
-def _keras(path, arrays: dict[str, np.ndarray], sides=SIDES) -> None:
+def _keras(path, arrays: dict[str, np.ndarray], sides=SIDES, three: bool = False) -> None:
+    """three: as Keras 3 writes it."""
     layers = []
 
     def layer(kind: str, name: str, *inputs: str, **config) -> str:
         nodes = [[[i, 0, 0, {}] for i in inputs]] if inputs else []
+        if three and inputs:
+            nodes = [{"args": [{"class_name": "__keras_tensor__", "config": {"keras_history": [inputs[0], 0, 0]}}]}]
         layers.append({"class_name": kind, "name": name, "config": {"name": name, **config}, "inbound_nodes": nodes})
         return name
 
     conv = {"padding": "valid", "data_format": "channels_last", "activation": "linear", "use_bias": False}
-    layer("InputLayer", "input_1", batch_input_shape=[None, *sides, 3])
+    layer("InputLayer", "input_1", **{"batch_shape" if three else "batch_input_shape": [None, *sides, 3]})
     x = layer("ZeroPadding2D", "pad_0", "input_1", padding=[[1, 1], [1, 1]])
     x = layer("Conv2D", "first", x, strides=[2, 2], **conv)
     x = layer("BatchNormalization", "norm_0", x, epsilon=1e-5)
@@ -120,17 +123,17 @@ def _keras(path, arrays: dict[str, np.ndarray], sides=SIDES) -> None:
         group = file.create_group("model_weights")
         for name, value in arrays.items():
             scope, part = name.split("/")
-            group[f"{scope}/{scope}/{part}:0"] = value
+            group[f"{scope}/{scope}/{part.removeprefix('depthwise_') if three else part}:0"] = value
 
 
-@pytest.mark.parametrize("kind", ["frozen", "keras"])
+@pytest.mark.parametrize("kind", ["frozen", "keras", "keras 3"])
 def test_raw_graph(kind, graph, arrays, tables, tmp_path):
     path = tmp_path / ("face.pb" if kind == "frozen" else "face.h5")
     if kind == "frozen":
         _frozen(graph, arrays, tables)
         path.write_bytes(graph.data)
     else:
-        _keras(path, arrays)
+        _keras(path, arrays, three=kind == "keras 3")
     found = import_foreign(path)
     spec = found.model.input_spec
     images = torch.rand(1, 3, *SIDES) * 255
@@ -177,3 +180,27 @@ def test_pairs_that_do_not_fit(graph, tables, imported):
         graph.node(name, "Conv2D", "image", kernel)
     with pytest.raises(CheckpointError, match="no pairs of boxes and scores"):
         imported(graph)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {"class_name": "Node", "config": {"name": "pool_1"}},
+        {"config": {}},
+        {"config": {"name": "pool_1", "pool_size": "ab", "padding": "valid"}},
+        {"config": {"name": "pool_0", "pool_size": [2, 2], "padding": "valid"}},
+        {"inbound_nodes": [{"args": 3}]},
+    ],
+)
+def test_layers_that_cannot_be_followed_are_refused_in_one_line(layer, arrays, tmp_path):
+    path = tmp_path / "face.h5"
+    _keras(path, arrays)
+    with h5py.File(path, "r+") as file:
+        text = json.loads(file.attrs["model_config"])
+        text["config"]["layers"] = [
+            {**one, **layer} if one["name"] == "pool_1" else one for one in text["config"]["layers"]
+        ]
+        file.attrs["model_config"] = json.dumps(text)
+    with pytest.raises(CheckpointError) as caught:
+        import_foreign(path)
+    assert "\n" not in str(caught.value)
