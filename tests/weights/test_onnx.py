@@ -17,6 +17,7 @@ from singleshot.errors import CheckpointError
 from singleshot.prior_boxes import from_shapes, prior_table
 from singleshot.prior_tables import prior_spec
 from singleshot.weights.import_settings import ImportSettings
+from singleshot.weights.importers.known_boxes import known_boxes
 from singleshot.weights.importing import import_foreign
 
 onnx = pytest.importorskip("onnx")
@@ -277,9 +278,14 @@ def _unknown(b: Builder) -> list[str]:
     return [scores, b.add("Round", boxes)]
 
 
+def _together(b: Builder) -> list[str]:
+    return [b.heads(16)]
+
+
 @pytest.mark.parametrize(
     ("ends", "match"),
     [
+        (_together, "boxes and scores in one output of 16 columns"),
         (_raw, "offsets as they are, and its default boxes are not in the file: give --priors"),
         (_linear, "in another way than an SSD's"),
         (_wrong_axis, "softmax goes over something other"),
@@ -485,6 +491,12 @@ def test_an_export_of_torchvision(batch, tmp_path):
     assert (ours.offsets - wanted.offsets).abs().max() < 1e-5
     assert (ours.logits - wanted.logits).abs().max() < 1e-5
     assert "divided by 255" in " ".join(foreign.notes)
+
+
+def test_known_default_boxes_are_those_of_the_same_size():
+    """UltraFace's of 320 pixels, at 640, are its own of 640: these are named."""
+    spec = prior_spec("ultraface640")
+    assert [known.table for known in known_boxes(spec.grids, spec.per_cell, (480, 640))][:1] == ["ultraface640"]
 
 
 def test_known_default_boxes_at_another_size(tmp_path):

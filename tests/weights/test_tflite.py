@@ -166,6 +166,27 @@ class Tiny(Writer):
                 self.op("RESHAPE", [x, self.tensor(f"up/shape{y}", shape.shape, shape, 2)], [y])
                 if y == wide:
                     self.op("MUL", [wide, ones], [spread], "MulOptions", fusedActivationFunction=0)
+        elif enlarge in ("int16", "uint8"):  # a RESHAPE copies whole numbers, which count otherwise behind it
+            steps = (
+                [(2e-4, 0), (3e-4, 0), (1.5e-4, 0)] if enlarge == "int16" else [(0.02, 100), (0.03, 90), (0.015, 90)]
+            )
+            forms = ((1, 6, 6, 12), (1, 6, 6, 12), (1, 6, 6, 2, 12), (1, 6, 2, 6, 2, 12), (1, 12, 12, 12))
+            last = two
+            for i, form in enumerate(forms):
+                out = self.tensor(f"form{i}", form, dtype={"int16": 7, "uint8": 3}[enlarge])
+                scale, zero = steps[(0, 1, 1, 1, 2)[i]]
+                one_of = schema.QuantizationParametersT()
+                one_of.scale, one_of.zeroPoint = [scale], [zero]
+                self.graph.tensors[out].quantization = one_of
+                if i in (2, 3):
+                    self.op("PACK", [last, last], [out], "PackOptions", axis=5 - i, valuesCount=2)
+                elif i:
+                    shape = np.array(form, np.int32)
+                    self.op("RESHAPE", [last, self.tensor(f"up/shape{i}", shape.shape, shape, 2)], [out])
+                else:
+                    self.op("QUANTIZE", [last], [out])
+                last = out
+            self.op("DEQUANTIZE", [last], [up])
         else:  # utils/ops.py, nearest_neighbor_upsampling
             forms = (1, 6, 6, 2, 12), (1, 6, 12, 12), (1, 6, 2, 12, 12), (1, 12, 12, 12)
             last = two
@@ -246,6 +267,29 @@ def test_a_float_network_gives_the_outputs_of_litert(tmp_path, half, enlarge, li
     assert np.abs(raw.offsets[0].numpy() - wanted["boxes"][0][:, [1, 0, 3, 2]]).max() < 1e-4
     assert np.abs(raw.logits[0].numpy() - wanted["logits"][0]).max() < 1e-4
     assert np.abs(foreign.model.priors.numpy() - tiny_anchors()[:, [1, 0, 3, 2]]).max() < 1e-6
+
+
+@pytest.mark.parametrize(("enlarge", "most"), [("int16", 5e-3), ("uint8", 0.15)])
+def test_what_a_reshape_counts_otherwise_changes(tmp_path, enlarge, most, litert):
+    """LiteRT copies the whole numbers, whatever these stand for before and behind it."""
+    path = Tiny(enlarge=enlarge).write(tmp_path / "tiny.tflite")
+    image = np.random.default_rng(1).integers(0, 256, (48, 48, 3), np.uint8)
+    wanted = litert(path, {"image": (image[None] / 127.5 - 1).astype(np.float32)})
+    raw = raw_of(import_checkpoint(path), image)
+    assert np.abs(raw.offsets[0].numpy() - wanted["boxes"][0][:, [1, 0, 3, 2]]).max() < most
+    assert np.abs(raw.logits[0].numpy() - wanted["logits"][0]).max() < most
+
+
+def test_ranges_that_were_not_measured_are_named(tmp_path):
+    """toco's --default_ranges_min=0 --default_ranges_max=255."""
+    tiny = Tiny()
+    for one in tiny.graph.tensors:
+        if one.name in ("head0/5", "head1/5"):
+            one.type, one.quantization = 3, schema.QuantizationParametersT()
+            one.quantization.scale, one.quantization.zeroPoint = [1.0], [0]
+    notes = import_foreign(tiny.write(tmp_path / "tiny.tflite")).notes
+    assert any("all scores are 0.5 at least" in note for note in notes)
+    assert not any("at least" in note for note in import_foreign(Tiny().write(tmp_path / "plain.tflite")).notes)
 
 
 def test_a_tensor_may_have_no_name_of_its_own_first(tmp_path):

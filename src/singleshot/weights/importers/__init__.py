@@ -19,6 +19,7 @@ from singleshot.weights.importers import (
     nvidia,
     openvino,
     qfgaohao,
+    raw_graph,
     retinaface,
     s3fd,
     sgrvinod,
@@ -58,4 +59,5 @@ IMPORTERS = (
     *s3fd.IMPORTERS,
     *sgrvinod.IMPORTERS,
     *ultraface.IMPORTERS,
+    *raw_graph.IMPORTERS,
 )

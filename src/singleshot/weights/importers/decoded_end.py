@@ -133,6 +133,11 @@ class EndReader:
             self.bare = len(plain) == 1
             active = plain if self.bare else []
         other = [p for p in touched if p not in active and values[p].shape[-1:] == (4,) and values[p].size > 4]
+        if self.bare and not other:
+            raise self._refused(
+                f"gives boxes and scores in one output of {values[active[0]].shape[-1]} columns, and which are which is"
+                " in its project's code"
+            )
         if len(active) != 1 or len(other) != 1:
             raise self._refused(
                 f"ends in {len(active)} outputs of scores and {len(other)} of boxes, not one of each as an SSD"

@@ -48,8 +48,8 @@ class GraphHeads(NamedTuple):
     operations: tuple[Operation, ...]
 
 
-def heads_of(graph: GraphDef, size: int, ends: Sequence[str], image: str = "") -> GraphHeads:
-    """The network up to these convolutions, for an image of `size` pixels.
+def heads_of(graph: GraphDef, size: int | tuple[int, int], ends: Sequence[str], image: str = "") -> GraphHeads:
+    """The network up to these convolutions, for an image of `size` pixels: of each side, or height and width.
 
     ends: names of nodes; image: that of the node which gives the image, or "" for what the first convolutions take,
     those of three inputs. Raises CheckpointError for a node that is not understood, by name.
@@ -64,9 +64,10 @@ def heads_of(graph: GraphDef, size: int, ends: Sequence[str], image: str = "") -
 
 
 class _Converter:
-    def __init__(self, graph: GraphDef, size: int, image: str) -> None:
+    def __init__(self, graph: GraphDef, size: int | tuple[int, int], image: str) -> None:
         self.graph, self.where, self.image = graph, graph.where, image
-        self.values: list[Value] = [Value("image", (1, size, size, 3), "<f4")]
+        sides = (size, size) if isinstance(size, int) else size
+        self.values: list[Value] = [Value("image", (1, *sides, 3), "<f4")]
         self.operations: list[Operation] = []
         self.places: dict[str, int] = {}  # name of a node -> index of the value that it gives
         self.convs: dict[int, int] = {}  # value -> the operation of a convolution that may take in what follows

@@ -44,20 +44,33 @@ def known_boxes(
     """
     found: list[KnownBoxes] = []
     for name, convention in CONVENTIONS.items():
-        for network, named in convention.priors.items():
+        own_size = {network: convention.prior_spec(network).image == image for network in convention.priors}
+        for network, named in sorted(convention.priors.items(), key=lambda row: not own_size[row[0]]):
             spec = convention.prior_spec(network)
             own = convention.inputs.get(network) or convention.inputs.get(network.partition("-")[0])
-            if own is None or spec.per_cell != per_cell or spec.order != "location":
+            if own is None or spec.order != "location":
                 continue
             if name in FACES:
-                spec, own = _of_size(spec, image, grids), replace(own, height=image[0], width=image[1])
-            if spec.grids != grids or spec.image != image:
+                spec = _some_maps(_of_size(spec, image, grids), grids, per_cell)
+                own = replace(own, height=image[0], width=image[1])
+            if (spec.grids, spec.per_cell, spec.image) != (grids, per_cell, image):
                 continue
             if all((own, spec) != (other.input, other.priors) for other in found):
                 lite = [key for key in convention.detection if key.endswith("-lite") and network.startswith("ssdlite")]
                 rule = convention.detection.get(next(iter([*lite, *convention.detection]), ""))
                 found.append(KnownBoxes(name, convention.project, named, spec, own, rule))
     return sorted(found, key=lambda known: (known.name in _WITH_POINTS) != points)
+
+
+def _some_maps(spec: PriorSpec, grids: tuple[tuple[int, int], ...], per_cell: tuple[int, ...]) -> PriorSpec:
+    """The default boxes of those of its maps that a smaller network has, where it has them all."""
+    rows = list(zip(spec.grids, spec.per_cell, strict=True))
+    wanted = list(zip(grids, per_cell, strict=True))
+    if len(wanted) >= len(rows) or not spec.shapes or not all(row in rows for row in wanted):
+        return spec
+    kept = [rows.index(row) for row in wanted]
+    steps = None if spec.steps is None else tuple(spec.steps[i] for i in kept)
+    return replace(spec, maps=grids, shapes=tuple(spec.shapes[i] for i in kept), steps=steps)
 
 
 def _of_size(spec: PriorSpec, image: tuple[int, int], grids: tuple[tuple[int, int], ...]) -> PriorSpec:

@@ -6,6 +6,7 @@ encodings ty tx th tw, the scores of background and classes, the anchors y x h w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -37,6 +38,7 @@ _MANY_BOXES = 1000  # in one output with all that there is of them: a YOLO
 _MOST_ROUNDED = 0.01  # of quantised anchors: those that may be a step away from their grid
 # object_detection/models/*mobilenet*: preprocess() brings 0..255 to -1..1.
 _USUAL_MEAN = 127.5
+_LEAST_LOGIT = -1.0  # above which a range leaves out what most boxes have: toco's --default_ranges_min=0
 
 
 def _convert(tensors: ForeignState) -> ImportedModel:
@@ -71,6 +73,12 @@ def _detector(graph: GraphImport, op: Operation) -> ImportedModel:
     priors, off = (ours.priors, "") if ours else _prior_spec(anchors, quantum, heads, spec.size, variances, where)
     run_heads(graph, heads, num_classes, columns[0], scales)
     thresholds, more = (ours.thresholds, ()) if ours else _thresholds(options, activation, where)
+    least = min(graph.value(head.confidence.outputs[0]).limits[0] for head in heads)
+    if activation == "sigmoid" and least > _LEAST_LOGIT:
+        more += (
+            f"the file keeps its logits at {least:g} and more, a range that was not measured, so that all scores are"
+            f" {1 / (1 + math.exp(-least)):.2g} at least in TensorFlow Lite; here they are not kept within it",
+        )
     graph.tensors.ignore(*graph.tensors)  # a file may hold more than its network uses
     graph.tensors.finish("an SSD of TensorFlow's Object Detection API")
     model = graph.assembly.build(num_classes, priors, spec, "custom")

@@ -37,7 +37,7 @@ class GraphImport:
         self.layers: dict[int, str] = {self.network.inputs[0]: GraphBuilder.image} if self.network.inputs else {}
         self._padded: dict[int, tuple[int, Pads]] = {}
         self._steps: dict[int, tuple[int, int]] = {}  # behind SPACE_TO_BATCH_ND: the dilation that it stands for
-        self._spread: dict[int, int] = {}  # a map of shape [1, H, 1, W, 1, C] -> the map itself
+        self._spread: dict[int, int] = {}  # a map of shape [1, H, 1, W, 1, C] -> the tensor whose layer it is
         self._stacked: dict[int, int] = {}  # a map in rows or columns that repeat -> the map itself
         self._names: set[str] = set()
         self._lengths: dict[int, str] = {}  # on the way to the length of a map's channels: of which layer
@@ -370,13 +370,30 @@ class GraphImport:
 
     def _enlarged(self, index: int, op: Operation) -> None:
         """The output as the map of that index in whole multiples."""
-        (height, width, channels), (rows, columns, same) = self.side(index), self.side(op.outputs[0])
+        (height, width, channels), (rows, columns, same) = self._cells(index), self.side(op.outputs[0])
         if rows % height or columns % width or channels != same:
             raise CheckpointError(
                 f"{self.where}: {op.kind} of {height} x {width} to {rows} x {columns}: want multiples"
             )
-        scale = rows // height, columns // width
-        self._done(op, self.assembly.add(self._name(op), "upsample", self._layer(index, op), scale=scale))
+        x, scale = self._layer(index, op), (rows // height, columns // width)
+        x = self.assembly.add(self._name(op), "upsample", x, scale=scale)
+        self._done(op, self._recounted(x, op))
+
+    def _cells(self, index: int) -> tuple[int, int, int]:
+        """As `side`, of a map of shape [1, H, 1, W, 1, C] too."""
+        shape = self.value(index).shape
+        return (shape[1], shape[3], shape[5]) if len(shape) == 6 else self.side(index)
+
+    def _recounted(self, x: str, op: Operation) -> str:
+        """Behind a RESHAPE, which copies whole numbers: real ones change where they count otherwise than before."""
+        before, after = self.value(op.inputs[0]), self.value(op.outputs[0])
+        if op.kind != "RESHAPE" or math.inf in (before.limits[1], after.limits[1]):
+            return x
+        ones, step = torch.ones(self.assembly.channels[x]), float(after.scales[0])
+        factor, shift = step / float(before.scales[0]), (int(before.zeros[0]) - int(after.zeros[0])) * step
+        if (factor, shift) == (1, 0):
+            return x
+        return self.assembly.scale(self._unique(f"{x}|steps"), x, ones * factor, ones * shift)
 
     def _pack(self, op: Operation) -> None:
         """ops.nearest_neighbor_upsampling of the Object Detection API: a map put next to itself in columns, reshaped,
@@ -394,10 +411,10 @@ class GraphImport:
                 shapes = [tuple(n for n in shape if n != 1) for shape in shapes]
             if shapes[0] != shapes[1]:
                 raise CheckpointError(f"{self.where}: a RESHAPE between maps cannot be imported")
-            self.layers[op.outputs[0]] = self._layer(index, op)
+            self.layers[op.outputs[0]] = self._recounted(self._layer(index, op), op)
             if len(self.value(op.outputs[0]).shape) == 6:
-                self._spread[op.outputs[0]] = index
-        elif len(self.value(index).shape) == 5 and self.side(op.outputs[0])[0] == self.side(self._stacked[index])[0]:
+                self._spread[op.outputs[0]] = op.outputs[0]
+        elif len(self.value(index).shape) == 5 and self.side(op.outputs[0])[0] == self._cells(self._stacked[index])[0]:
             self._stacked[op.outputs[0]] = self._stacked[index]  # columns are there, rows follow
         else:
             self._enlarged(self._stacked[index], op)
