@@ -78,6 +78,18 @@ def test_the_same_boxes_as_detect(running, picture) -> None:
     assert [one.to_dict()["detections"] for one in several] == [wanted.to_dict()["detections"]] * 6
 
 
+@pytest.mark.parametrize(("path", "status"), [("/healthz", 200), ("/readyz", 200), ("/", 200), ("/v1/detect", 405)])
+def test_balancers_may_ask_without_a_body(running, path: str, status: int) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", running[0].port, timeout=10)
+    answers = []
+    for method in ("GET", "HEAD"):
+        connection.request(method, path)
+        answer = connection.getresponse()
+        answers.append((answer.status, answer.headers["Content-Length"]))
+        assert bool(answer.read()) is (method == "GET")
+    assert answers == [(status, answers[0][1])] * 2  # on one connection: nothing of the first body is left in it
+
+
 def test_no_request_is_lost_when_a_worker_is_killed(running, picture) -> None:
     service, _ = running
     (before,) = service.workers
