@@ -227,7 +227,7 @@ def test_logs_are_json_without_names_or_contents(running, picture) -> None:
         (["absent.onnx"], "absent.onnx: no such file"),
         (["MODEL", "MODEL"], "a second model called model"),
         (["MODEL", "--workers", "0"], "--workers 0"),
-        (["MODEL", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),
+        (["MODEL", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1 port 0 ("),
         (["MODEL", "--allow-origin", "*"], "--allow-origin *"),
         (["MODEL", "--api-key-file", "absent"], "absent: no API key"),
         (["MODEL", "--api-key-file", "short.txt"], "SINGLESHOT_API_KEY) has 5 characters; want 16 or more of ASCII"),
@@ -245,6 +245,7 @@ def test_mistakes_end_in_one_line(exported: Path, tmp_path: Path, monkeypatch, w
     assert isinstance(done.exception, SingleshotError)
     assert says in str(done.exception)
     assert "\n" not in str(done.exception)
+    assert str(done.exception).count("192.0.2.1") <= 1
 
 
 def test_an_answer_comes_in_one_go(running) -> None:
