@@ -77,3 +77,19 @@ def test_a_fault_of_the_disk_names_the_file_whoever_wrote(tmp_path: Path) -> Non
         assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match=r"^other$"), atomic_write(tmp_path / "there"):
         raise ValueError("other")
+
+
+def test_the_disk_has_a_durable_file_before_its_name_and_then_the_name(tmp_path: Path, monkeypatch) -> None:
+    """What a power failure must find: the old file or the new one, never a name without its bytes."""
+    path, seen = tmp_path / "state", []
+
+    def fsync(handle: int) -> None:
+        seen.append((Path(f"/proc/self/fd/{handle}").readlink().is_dir(), path.read_text()))
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("counts processes by /proc")
+    path.write_text("old")
+    monkeypatch.setattr(os, "fsync", fsync)
+    with atomic_write(path, durable=True) as temporary:
+        temporary.write_text("new")
+    assert seen == [(False, "old"), (True, "new")]
