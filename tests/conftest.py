@@ -46,6 +46,7 @@ MAY_SKIP = (
     "supervision is not installed: it brings parts under the GPL",
     "OpenCV 5 reads no Caffe files; 4 does",
     "s3fs and moto are not installed",  # moto brings 30 packages: pip install 'singleshot[s3]' 'moto[server]'
+    "no network namespaces here",  # root and iproute2
     "ray is not installed",  # pip install 'singleshot[ray]'
 )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from singleshot.errors import ConfigError, printable
-from singleshot.files import atomic_folder, atomic_write, try_folder
+from singleshot.files import atomic_folder, atomic_write, numbered_folder, try_folder
 
 
 def test_it_appears_whole_with_the_mode_of_any_new_file(tmp_path: Path) -> None:
@@ -77,3 +77,32 @@ def test_a_fault_of_the_disk_names_the_file_whoever_wrote(tmp_path: Path) -> Non
         assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match=r"^other$"), atomic_write(tmp_path / "there"):
         raise ValueError("other")
+
+
+def test_the_disk_has_a_durable_file_before_its_name_and_then_the_name(tmp_path: Path, monkeypatch) -> None:
+    """What a power failure must find: the old file or the new one, never a name without its bytes."""
+    path, seen = tmp_path / "state", []
+
+    def fsync(handle: int) -> None:
+        seen.append((Path(f"/proc/self/fd/{handle}").readlink().is_dir(), path.read_text()))
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("counts processes by /proc")
+    path.write_text("old")
+    monkeypatch.setattr(os, "fsync", fsync)
+    with atomic_write(path, durable=True) as temporary:
+        temporary.write_text("new")
+    assert seen == [(False, "old"), (True, "new")]
+
+
+def test_nobody_gets_the_numbered_folder_of_another(tmp_path: Path, monkeypatch) -> None:
+    """Also of one that makes it in the same moment."""
+    mkdir = Path.mkdir
+
+    def after_another(path: Path, *args: bool, **options: bool) -> None:
+        if path.name == "train-2" and not path.is_dir():
+            mkdir(path)
+        mkdir(path, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", after_another)
+    assert [numbered_folder(tmp_path / "runs", "train").name for _ in range(2)] == ["train-1", "train-3"]

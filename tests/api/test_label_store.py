@@ -493,6 +493,9 @@ def test_forms_that_are_not_written_in_place(tmp_path: Path, write_image, one_li
     (tmp_path / "labels.csv").write_text("filename,xmin,ymin,xmax,ymax,class\na.png,1,2,30,40,cat\n")
     message = one_line(open_store, tmp_path)
     assert f"singleshot data convert {tmp_path} DIR --to voc" in message
+    copy = tmp_path.with_name(f"{tmp_path.name}-copy")  # nor is one of them copied for it
+    assert one_line(open_store, tmp_path, out=str(copy)) == message
+    assert not copy.exists()
     folder = write_set("yolo", tmp_path / "yolo", write_image)
     (folder / "classes.txt").unlink()
     assert "has no list of class names" in one_line(open_store, folder, classes=("cow",))

@@ -65,6 +65,8 @@ def test_mistakes(model: Path, scenes: Path, shared: Path, refused, tmp_path: Pa
     assert "want one of voc07" in refused("eval", model, scenes, "--metric", "map")
     assert "no such file" in refused("eval", "none.safetensors", scenes)
     assert "testing" in refused("eval", model, scenes, "--split", "testing")
+    assert "want a folder" in refused("eval", model, scenes, "--out", tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
     other = tmp_path / "other.safetensors"
     other.write_bytes(b"PK\x03\x04 something else")
     assert "not a safetensors file" in refused("eval", other, scenes)

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 import singleshot
+from singleshot.api.train_options import TrainOptions, resolve
+from singleshot.cli.train import _data_to_evaluate
 from singleshot.files import locked_folder
 from singleshot.weights.checkpoint import read_info
 
@@ -337,31 +339,26 @@ def test_the_last_lines_name_what_exists(shared: Path, run, tmp_path: Path) -> N
     assert run(*words).returncode == 0
 
 
-@pytest.mark.parametrize(("there", "wanted"), [(("train",), "OTHER_DATA"), (("train", "val"), "--split val")])
-def test_the_last_lines_name_no_data_that_were_trained_on(scenes: Path, run, tmp_path: Path, there, wanted) -> None:
+@pytest.mark.parametrize(
+    ("there", "val_split", "wanted"),
+    [
+        (("train",), "25%", "OTHER_DATA"),
+        (("train",), "none", "OTHER_DATA"),
+        (("train", "val"), "25%", "{} --split val"),
+        (("train", "val"), "none", "{} --split val"),
+    ],
+)
+def test_the_last_lines_name_no_data_that_were_trained_on(
+    scenes: Path, tmp_path: Path, there, val_split, wanted
+) -> None:
     """Of a share that is held out nobody can name the images."""
     data = tmp_path / "data"
     shutil.copytree(scenes, data)
     for path in (data / "ImageSets" / "Main").iterdir():
         if path.stem not in there:
             path.unlink()
-    options = [
-        "--backbone-weights",
-        "none",
-        "--epochs",
-        1,
-        "--size",
-        96,
-        "--batch",
-        2,
-        "--workers",
-        0,
-        "--no-tensorboard",
-    ]
-    done = run("train", data, "--val-split", "25%", "--model", "singleshot-n", *options, "--out", tmp_path / "run")
-    assert done.returncode == 0, done.stderr
-    evaluate = next(line for line in done.stdout.splitlines() if line.startswith("evaluate: singleshot "))
-    assert evaluate.endswith(f" {wanted}")
+    options = resolve(TrainOptions(str(data), val_split=val_split, out=str(tmp_path / "run")))
+    assert _data_to_evaluate(options) == wanted.format(options.data)
 
 
 @pytest.mark.parametrize("out", ["file/run", "n" * 300, "ro/run"])

@@ -220,8 +220,8 @@ def test_no_default_box_in_a_region_is_shown_as_a_hard_negative(explainer: Expla
 def test_the_objects_of_an_image_in_a_data_set(explainer: Explainer, write_voc, voc_xml, tmp_path: Path) -> None:
     xmls = {"a": voc_xml([("dog", (10, 10, 30, 30)), ("sofa", (1, 1, 9, 9)), ("cat", (20, 5, 60, 40), 1)])}
     data = write_voc(tmp_path / "voc", {**xmls, "b": voc_xml()}, {"train": ["b"], "test": ["a"]})
-    truth, ignored = explainer.find_objects(data, data / "JPEGImages" / "a.png")
-    assert ignored is None
+    truth, ignored, notes = explainer.find_objects(data, data / "JPEGImages" / "a.png")
+    assert (ignored, notes) == (None, ("not classes of the model, so not explained (objects): sofa (1)",))
     assert truth.labels.tolist() == [1, 0]
     assert truth.difficult.tolist() == [False, True]
     assert truth.boxes[0].tolist() == [9, 9, 30, 30]
@@ -230,8 +230,11 @@ def test_the_objects_of_an_image_in_a_data_set(explainer: Explainer, write_voc, 
     assert explainer.find_objects(data, copy)[0].labels.tolist() == [1, 0]
     xml = data / "Annotations" / "a.xml"
     xml.write_text(xml.read_text().replace("<name>dog</name>", "<name>dog</name><crowd>1</crowd>"))
-    truth, ignored = explainer.find_objects(data, copy)
+    truth, ignored, notes = explainer.find_objects(data, copy)
+    assert notes[1].endswith("neither as right nor as wrong (regions): 1")
     assert (truth.labels.tolist(), ignored.tolist()) == ([0], [[9, 9, 30, 30]])
+    done = singleshot.explain(explainer._path, copy, labels=data, gradients=0)
+    assert done.notes[: len(notes)] == notes  # neither is left out in silence
     with pytest.raises(DataError, match=r"c\.png: is not in .*voc"):
         explainer.find_objects(data, tmp_path / "c.png")
 

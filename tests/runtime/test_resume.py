@@ -77,6 +77,8 @@ def test_stopped_and_resumed_is_as_never_stopped(run, sources, stop_at, form, st
         else:
             with pytest.raises(RuntimeError, match="gone"):
                 run(*options, "--out", "found", *resume)
+        with pytest.raises(ConfigError, match="go on with the run that was stopped there: --resume"):
+            run(*options, "--out", "found")
         left = content(Path("found"))
         assert json.loads(left[UNFINISHED].split(b"\n")[0])["complete"] is False
         if form == "json":

@@ -83,6 +83,7 @@ def test_options_are_honoured(served, picture) -> None:
         ("score_min=0.1&score_min=0.2", 422, "twice"),
         ("model=brigth", 404, "did you mean bright?"),
         ("model=" + "x" * 200, 422, "model"),
+        ("model=", 422, "model"),
     ],
 )
 def test_options_that_cannot_be_honoured_are_refused(served, picture, query: str, status: int, says: str) -> None:
@@ -157,6 +158,8 @@ def test_the_page_and_the_description_of_the_interface(served) -> None:
     assert set(described["paths"]) == {"/v1/detect", "/v1/explain", "/v1/models", "/healthz", "/readyz", "/metrics"}
     body = described["paths"]["/v1/detect"]["post"]["requestBody"]["content"]
     assert {"multipart/form-data", "application/json", "application/octet-stream", "image/*"} == set(body)
+    closed = [body[kind]["schema"]["additionalProperties"] for kind in ("multipart/form-data", "application/json")]
+    assert closed == [False, False]  # other fields and keys are refused
     assert json.dumps(described).count('"$ref"') > 5
     text = client.get("/docs").text
     assert all(word in text for word in ("POST /v1/detect", "score_min", "multipart/form-data", "DetectedObject"))

@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +20,8 @@ from singleshot.serve.bodies import HeldBytes, RequestError
 from singleshot.serve.metrics import Metrics
 from singleshot.serve.options import ServeOptions
 from singleshot.serve.pool import MOST_ATTEMPTS, Pool
-from singleshot.serve.wire import ImageRefusedError
-from singleshot.serve.worker_process import Worker, WorkerDiedError
+from singleshot.serve.wire import ImageRefusedError, read_message
+from singleshot.serve.worker_process import Worker, WorkerDiedError, config_of
 
 ONE = Question("m", "a")
 
@@ -214,6 +218,32 @@ def test_a_worker_that_does_not_answer_is_killed(tmp_path, monkeypatch) -> None:
     asyncio.run(run())
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
+
+
+COMPILES = """
+from singleshot.serve import worker
+
+class Compiling(worker.Models):
+    def prepare_batches(self):
+        while True:
+            for detector in self._detectors.values():
+                detector.engine._compiled(True)
+worker.Models = Compiling
+worker.main()
+"""
+
+
+def test_a_worker_that_still_compiles_ends_in_order(exported: Path) -> None:
+    """Its interpreter would go away under OpenVINO's threads, which ends a process by a signal."""
+    config = json.dumps(config_of(options(batch=4, engine="openvino"), {"m": str(exported)}))
+    with subprocess.Popen(
+        [sys.executable, "-c", COMPILES, config], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdin and process.stdout and process.stderr
+        read_message(process.stdout)
+        time.sleep(0.3)
+        process.stdin.close()
+        assert (process.wait(20), process.stderr.read()) == (0, b"")
 
 
 def test_bodies_together_are_bounded() -> None:

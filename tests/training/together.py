@@ -18,14 +18,21 @@ from singleshot.devices import read_launch
 from singleshot.training.distributed import World, joined
 
 
-def run_together(folder: Path, size: int, work: Callable[[World], Any], patience: float = 120) -> list[Any]:
-    """What `work` gave or raised in each process, by rank; the exit code of one that died."""
+def run_together(
+    folder: Path,
+    size: int,
+    work: Callable[[World], Any],
+    patience: float = 120,
+    enter: Callable[[int], dict[str, str]] = lambda rank: {},
+) -> list[Any]:
+    """What `work` gave or raised in each process, by rank; the exit code of one that died. enter: called in each before
+    it meets the others; what it gives goes into its environment."""
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_child, args=(folder, rank, size, port, work)) for rank in range(size)]
+    processes = [context.Process(target=_child, args=(folder, rank, size, port, work, enter)) for rank in range(size)]
     for process in processes:
         process.start()
     for process in processes:
@@ -40,10 +47,12 @@ def run_together(folder: Path, size: int, work: Callable[[World], Any], patience
     ]
 
 
-def _child(folder: Path, rank: int, size: int, port: int, work: Callable[[World], Any]) -> None:
+def _child(
+    folder: Path, rank: int, size: int, port: int, work: Callable[[World], Any], enter: Callable[[int], dict[str, str]]
+) -> None:
     torch.set_num_threads(1)  # a fork has none of its parent's
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size),
-                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **enter(rank)}  # fmt: skip
     result: Any
     try:
         with joined(read_launch(), torch.device("cpu")) as world:

@@ -145,6 +145,7 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
         CheckpointError, MissingExtraError: As `load`.
     """
     from singleshot.api.load import load
+    from singleshot.runtime.journal import UNFINISHED
     from singleshot.runtime.result_files import FORMATS
     from singleshot.runtime.sources import first_still, open_sources
 
@@ -156,7 +157,7 @@ def run_detection(options: DetectOptions, stream: TextIO | None = None, listener
     if options.out is not None and is_remote(options.out):
         raise ConfigError(f"--out {printable(options.out)}: an address goes with --cluster; give a folder")
     if options.out is not None and not options.resume:
-        check_results_folder("--out", options.out)
+        check_results_folder("--out", options.out, UNFINISHED)
     classes = None if options.classes is None else read_groups(options.classes)
     keep = (options.draw or options.crop) and options.out is not None
     open_sources(list(options.sources))  # a wrong one is said before the model is loaded; nothing is read yet

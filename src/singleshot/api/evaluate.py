@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from singleshot.api.class_names import read_groups
-from singleshot.api.options import Options, Progress, check_range, check_results_folder, no_progress
+from singleshot.api.options import Options, Progress, check_folder_name, check_range, check_results_folder, no_progress
 from singleshot.api.tile_option import chosen_tiling
 from singleshot.class_selection import Classes
 from singleshot.errors import ConfigError, printable
@@ -158,6 +158,7 @@ def run_evaluation(options: EvaluateOptions, progress: Progress = no_progress) -
     if options.form not in (None, *FORMATS):
         raise ConfigError(f"--format {printable(options.form)}: want one of {', '.join(FORMATS)}")
     if options.out is not None:
+        check_folder_name("--out", options.out)
         require("report", "--out: report.html and curves.png", "matplotlib", "jinja2")
     if options.save is not None:
         check_results_folder("--save", options.save)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from singleshot.files import atomic_write
 from singleshot.hub import local_model
 
 if TYPE_CHECKING:
+    from singleshot.api.explain_labels import LabelledImage
     from singleshot.explaining import Scene
     from singleshot.model_info import ModelInfo
     from singleshot.models.receptive_field import Cell, ReceptiveFields
@@ -100,12 +100,10 @@ def run_explanation(options: ExplainOptions) -> Explanation:
     if Path(options.image).is_dir():
         raise DataError(f"{printable(options.image)}: a folder; want one image file")
     explainer = Explainer(options.model, options.device, options.rule)
-    truth = ignored_px = None
+    labels: dict[str, Any] = {}
     if options.labels is not None:
-        truth, ignored_px = explainer.find_objects(options.labels, options.image, options.follow_links)
-    explanation = explainer.explain(
-        options.image, truth, ignored_px=ignored_px, score_min=options.score_min, gradients=options.gradients
-    )
+        labels = explainer.find_objects(options.labels, options.image, options.follow_links)._asdict()
+    explanation = explainer.explain(options.image, score_min=options.score_min, gradients=options.gradients, **labels)
     if options.out is not None:
         _write_picture(explanation, Path(options.out))
     return explanation
@@ -177,6 +175,7 @@ class Explainer:
         truth: ImageTruth | None = None,
         *,
         ignored_px: np.ndarray | None = None,
+        notes: Sequence[str] = (),
         score_min: float | None = None,
         gradients: int = GRADIENTS,
         receptive_fields: bool = True,
@@ -184,8 +183,9 @@ class Explainer:
         """Everything about one image, as `Detector.detect` takes it.
 
         truth: what is labelled in it, boxes in its pixels and the model's labels; ignored_px: [K, 4], regions in which
-        training takes no default box for a negative; receptive_fields: whether they are measured, for which the network
-        is taken apart once, in some two seconds; the rest as in `explain`.
+        training takes no default box for a negative; notes: what else is labelled, a line each; receptive_fields:
+        whether they are measured, for which the network is taken apart once, in some two seconds; the rest as in
+        `explain`.
         """
         from singleshot.report.explain_image import Source, explain_boxes, explain_image
 
@@ -195,7 +195,7 @@ class Explainer:
         seen = self._see(square)
         rows, found = self._shown(seen, name, place, shown)
         if seen.raw is None or seen.kept is None:
-            return explain_boxes(self._path, self._info, pixels, found, truth, shown)
+            return explain_boxes(self._path, self._info, pixels, found, truth, shown, notes)
         import torch
 
         from singleshot.postprocess import Traced
@@ -205,29 +205,15 @@ class Explainer:
         source = Source(self._path, pixels, self._info.priors, self._info.class_names, place, scene, kept, found)
         labels = None if truth is None else self._labels(source, truth, ignored_px)
         fields = self._fields_of(square, gradients) if receptive_fields else None
-        return explain_image(source, labels, fields, self._notes(truth))
+        return explain_image(source, labels, fields, (*notes, *self._notes(truth)))
 
-    def find_objects(
-        self, data: str | Path, image: str | Path, follow_links: bool = False
-    ) -> tuple[ImageTruth, np.ndarray | None]:
-        """The objects of an image in a data set, by its path, or else by its file's name; those of classes that the
-        model has, under its labels; and the regions that training ignores, as in Sample. Raises DataError where it is
-        not there, or there twice."""
-        from singleshot.datasets import open_source
-        from singleshot.datasets.build_dataset import build_dataset
-        from singleshot.evaluation.measured_classes import ModelClasses, meet_classes
-        from singleshot.images.decode import image_size
-        from singleshot.records import ImageTruth
+    def find_objects(self, data: str | Path, image: str | Path, follow_links: bool = False) -> LabelledImage:
+        """What is labelled in an image of a data set. Raises DataError where it is not there, or there twice."""
+        from singleshot.api.explain_labels import find_objects
+        from singleshot.evaluation.measured_classes import ModelClasses
 
-        raw = open_source(data, follow_links=follow_links).read()
-        number = _find_image(raw.images, str(image), raw.source)
-        only = raw._replace(images=[raw.images[number]], splits={"one": [0]})
-        names = self._info.class_names
-        classes = meet_classes(ModelClasses(names, self.detector.learnt), raw.class_names, None, printable(raw.source))
-        dataset = build_dataset(only, "one", None, True, classes.data)
-        boxes, labels, difficult, ignored_px = dataset.objects(0, *image_size(str(image)))
-        own = {measured: label for label, measured in enumerate(classes.labels) if measured >= 0}
-        return ImageTruth(boxes, np.array([own[label] for label in labels.tolist()], np.int64), difficult), ignored_px
+        model = ModelClasses(self._info.class_names, self.detector.learnt)
+        return find_objects(model, data, image, follow_links)
 
     def _prepare(self, image: Image) -> tuple[str, np.ndarray, np.ndarray, ImagePlace]:
         """Name and pixels of the image, the network's input, and where the image lies in it, as in detection."""
@@ -395,14 +381,3 @@ def _recipe_of(info: ModelInfo) -> tuple[Recipe, str]:
         except (ValidationError, ConfigError, TypeError, AttributeError):
             log.warning("the recipe in the checkpoint cannot be read; matching and mining go by Caffe's rules")
     return Recipe.model_validate({}), "Caffe"
-
-
-def _find_image(images: Sequence[Any], path: str, source: str) -> int:
-    """The place of an image in a data set."""
-    whole = os.path.realpath(path)
-    same = [i for i, one in enumerate(images) if os.path.realpath(one.path) == whole]
-    same = same or [i for i, one in enumerate(images) if Path(one.path).name == Path(path).name]
-    if len(same) != 1:
-        what = "is not in" if not same else f"is there {len(same)} times, in other folders, in"
-        raise DataError(f"{printable(path)}: {what} {printable(source)}; give the path that it has there")
-    return same[0]

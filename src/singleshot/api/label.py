@@ -76,32 +76,23 @@ def open_labels(options: LabelOptions) -> Labels:
     from singleshot.api.label_orders import ModelViews
     from singleshot.api.label_store import LabelStore, RefusedError
     from singleshot.datasets.archives import is_archive
-    from singleshot.datasets.joined_splits import made_splits_unsaid
 
     if is_remote(options.data):
         raise DataError(f"{printable(options.data)}: an address; labels are changed in place on this machine alone")
     if is_archive(options.data):
         raise DataError(f"{printable(options.data)}: an archive; unpack it, and give the folder")
     detector = None if options.model is None else _detector(options)
-    data = options.data if options.out is None else _copy(options.data, options.out)
     wanted = read_classes(*options.classes) if options.classes else ()
-    new = None if options.form is None or _is_set(data) else options.form
-    if new is not None:
-        tree, images, editor, classes = _new_set(data, new, wanted, detector)
-        form = new
-    else:
-        source = _open(data, options.form)
-        tree, form = source.tree, source.form
-        with made_splits_unsaid():
-            images, editor, classes = _opened(source, _read(source))
-    if not images:
-        raise DataError(f"{printable(data)}: no images; add some")
+    opened = _open_set(options.data, options.form, wanted, detector)
+    if options.out is not None:  # only what can be labelled is copied
+        opened = _open_set(_copy(options.data, options.out), options.form, wanted, detector)
+    form, new, tree, images, editor, classes = opened
     store = LabelStore(tree, sorted(images, key=lambda image: image.path), editor, classes)
     more = [name for name in wanted if name not in store.classes]
-    if new is not None or more:
+    if new or more:
         with store.held():  # what another process is labelling stays as it is
-            if new is not None:
-                _write_list(tree, new, classes)
+            if new:
+                _write_list(tree, form, classes)
             for name in more:
                 try:
                     store.add_class(name)
@@ -109,6 +100,32 @@ def open_labels(options: LabelOptions) -> Labels:
                     raise ConfigError(f"--classes: {error}") from error
     return Labels({"voc": "Pascal VOC", "coco": "COCO", "yolo": "YOLO"}[form], store,
                   None if detector is None else ModelViews(store, detector))  # fmt: skip
+
+
+class _OpenedSet(NamedTuple):
+    """form: voc, coco or yolo; new: whether its list of classes is still to be written."""
+
+    form: str
+    new: bool
+    tree: Tree
+    images: list[RawImage]
+    editor: Editor
+    classes: tuple[str, ...]
+
+
+def _open_set(data: str, form: str | None, wanted: Sequence[str], detector: Detector | None) -> _OpenedSet:
+    """A data set, or a folder of images as a new one; nothing is written."""
+    from singleshot.datasets.joined_splits import made_splits_unsaid
+
+    if form is not None and not _is_set(data):
+        opened = _OpenedSet(form, True, *_new_set(data, form, wanted, detector))
+    else:
+        source = _open(data, form)
+        with made_splits_unsaid():
+            opened = _OpenedSet(source.form, False, source.tree, *_opened(source, _read(source)))
+    if not opened.images:
+        raise DataError(f"{printable(data)}: no images; add some")
+    return opened
 
 
 def _detector(options: LabelOptions) -> Detector:

@@ -20,7 +20,7 @@ Progress = Callable[[int, str], AbstractContextManager[Callable[[], None]]]
 DEFAULT_MODEL = "singleshot-n"
 PRETRAINED_MODEL = "ssd320-lite0"
 GRADIENTS = 6  # detections whose gradient `explain` computes where nobody says
-_RESULT_SUFFIXES = {".json", ".csv", ".xml", ".txt", ".jpg", ".jpeg", ".png", ".mp4"}
+_RESULT_SUFFIXES = {".json", ".csv", ".xml", ".txt", ".jpg", ".jpeg", ".png", ".mp4", ".html", ".htm"}
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -74,14 +74,23 @@ def refuse_place(path: Path, *suffixes: str, others: Mapping[str, str] | None = 
             raise ConfigError(f"{printable(file)}: is there already; give another --out, or remove it")
 
 
-def check_results_folder(option: str, out: str) -> None:
-    """Raise ConfigError unless it is a new or an empty folder."""
+def check_folder_name(option: str, out: str) -> None:
+    """Raise ConfigError for a name that is meant for a file, unless there is such a folder."""
     folder = Path(out)
     if folder.suffix.lower() in _RESULT_SUFFIXES and not folder.is_dir():
         raise ConfigError(f"{option} {printable(out)}: want a folder; the results file goes into it")
+
+
+def check_results_folder(option: str, out: str, stopped: str = "") -> None:
+    """Raise ConfigError unless it is a new or an empty folder. stopped: the file that a run that was stopped and can be
+    resumed leaves in it."""
+    check_folder_name(option, out)
+    folder = Path(out)
     if not is_free(folder):
         what = "is not empty" if folder.is_dir() else "is a file"
-        raise ConfigError(f"{option} {printable(out)}: {what}; give a new or empty folder")
+        goes_on = bool(stopped) and (folder / stopped).is_file()
+        other = ", or go on with the run that was stopped there: --resume" if goes_on else ""
+        raise ConfigError(f"{option} {printable(out)}: {what}; give a new or empty folder{other}")
 
 
 def parse_duration(text: str | float, option: str = "--time") -> float:

@@ -271,20 +271,15 @@ def _print_end(run: Run, options: TrainOptions, world: World | None) -> None:
 
 
 def _data_to_evaluate(options: TrainOptions) -> str:
-    """The data and a split of it that is there, as the command line wants them; a placeholder where all that is there
-    was trained on but for a part that has no name."""
-    from singleshot.api.held_out import held_out_share
+    """The data and a split of it that is there and was not trained on, as the command line wants them; a placeholder
+    where there is none."""
     from singleshot.datasets import available_splits, find_split
 
     there = available_splits(options.data, options.follow_links)
-    trained = options.split or "train"
-    if held_out_share(options.val_split) is None:
-        found = [find_split(name, there) for name in ("test", options.val_split or "val", trained)]
-        name = next((name for name in found if name is not None), None)
-    else:
-        taken = {None, find_split(trained, there)}
-        name = next((name for name in (find_split("test", there), find_split("val", there)) if name not in taken), None)
-        if name is None:
-            return "OTHER_DATA"
+    trained = find_split(options.split or "train", there)
+    found = (find_split(name, there) for name in ("test", options.val_split or "val", "val"))
+    name = next((name for name in found if name not in (None, trained)), None)
+    if name is None:
+        return "OTHER_DATA"
     data = shlex.quote(options.data) + " --follow-links" * options.follow_links
-    return data + ("" if name is None else f" --split {shlex.quote(name)}")
+    return f"{data} --split {shlex.quote(name)}"

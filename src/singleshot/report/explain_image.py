@@ -133,9 +133,15 @@ def explain_image(
 
 
 def explain_boxes(
-    model: str, info: ModelInfo, pixels: np.ndarray, found: Detections, truth: ImageTruth | None, score_min: float
+    model: str,
+    info: ModelInfo,
+    pixels: np.ndarray,
+    found: Detections,
+    truth: ImageTruth | None,
+    score_min: float,
+    notes: Sequence[str] = (),
 ) -> Explanation:
-    """What can be said of an image by a file that has decoding and NMS inside."""
+    """What can be said of an image by a file that has decoding and NMS inside; notes: what else is to be noted."""
     objects, owner = None, {}
     if truth is not None:
         boxes, own = torch.from_numpy(truth.boxes), torch.from_numpy(found.boxes)
@@ -159,7 +165,7 @@ def explain_boxes(
     rows = explained_detections(found, owner, None)
     maps = () if info.prior_spec is None else info.prior_spec.grids
     spec = info.input_spec.to_dict()
-    return Explanation(model, pixels, found, spec, thresholds, maps, {}, rows, objects, None, None, (note,))
+    return Explanation(model, pixels, found, spec, thresholds, maps, {}, rows, objects, None, None, (*notes, note))
 
 
 def explained_detections(

@@ -29,7 +29,7 @@ _STYLED = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'
 PAGE = Path(__file__).with_name("page")
 _PAGE_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
-Model = Annotated[str | None, Query(max_length=100, description="A name of /v1/models.")]
+Model = Annotated[str | None, Query(min_length=1, max_length=100, description="A name of /v1/models.")]
 Share = Annotated[float | None, Query(ge=0, le=1, allow_inf_nan=False)]
 
 

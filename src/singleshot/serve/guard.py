@@ -47,8 +47,9 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 500
-        scope.setdefault("state", {})
+        started, status, method = time.perf_counter(), 500, scope["method"]
+        # The server leaves the body out of what it answers HEAD with; routes know GET alone. Balancers ask so.
+        scope = {**scope, "method": "GET" if method == "HEAD" else method, "state": scope.get("state", {})}
 
         async def send_on(message: Message) -> None:
             nonlocal status
@@ -63,7 +64,7 @@ class Guard:
             refusal = self._refusal(scope)
             await (self._app if refusal is None else refusal)(scope, receive, send_on)
         finally:
-            self._note(scope, status, time.perf_counter() - started)
+            self._note(scope, method, status, time.perf_counter() - started)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         headers = Headers(scope=scope)
@@ -87,12 +88,12 @@ class Guard:
         token = token.strip() if scheme.lower() == b"bearer" else given.get(b"x-api-key", b"")
         return hmac.compare_digest(token, self._key)
 
-    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+    def _note(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", None) or "none"
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.seconds.labels(route).observe(seconds)
         fields: dict[str, Any] = {
-            "method": printable(scope["method"], 20),
+            "method": printable(method, 20),
             "route": route,
             "status": status,
             "ms": round(1000 * seconds, 2),

@@ -204,19 +204,16 @@ def request_body(bytes_type: str, form_type: str, json_type: str) -> dict[str, A
         "additionalProperties": False,
     }
     images = {"type": "array", "items": {"anyOf": [encoded, named]}, "minItems": 1}
+
+    def only(name: str, values: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "object", "properties": {name: values}, "required": [name], "additionalProperties": False}
+
     return {
         "required": True,
         "content": {
             "image/*": raw,
             bytes_type: raw,
-            form_type: {"schema": {"type": "object", "properties": {"file": files}, "required": ["file"]}},
-            json_type: {
-                "schema": {
-                    "type": "object",
-                    "properties": {"images": images},
-                    "required": ["images"],
-                    "additionalProperties": False,
-                }
-            },
+            form_type: {"schema": only("file", files)},
+            json_type: {"schema": only("images", images)},
         },
     }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -25,8 +26,11 @@ def listen(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=1024)
     except OSError as error:
+        # A name that is not found has a number of its own; Python adds the address to the others' words.
+        number = None if isinstance(error, socket.gaierror) else error.errno
+        reason = error.strerror if number is None else os.strerror(number)
         raise ConfigError(
-            f"cannot listen on {printable(host, 60)} port {port} ({error.strerror}); give another --port or --host"
+            f"cannot listen on {printable(host, 60)} port {port} ({reason}); give another --port or --host"
         ) from error
 
 

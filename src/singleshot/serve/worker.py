@@ -284,6 +284,10 @@ def main() -> None:
     with ThreadPoolExecutor(PIPELINED, "batch") as batches:
         while (message := connection.receive()) is not None:
             batches.submit(answer, message)
+    # Every answer is written. An orderly exit takes seconds where PyTorch is loaded, longer than the service waits, and
+    # a network that is still being compiled then ends it by C++'s `terminate`.
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _SHOWN = 20  # classes in a line
-_SAVE_EVERY = 60.0  # seconds between two saved states, in the middle of an epoch too
+# Seconds between two saved states, in the middle of an epoch too: with a step and the write less than a minute is lost.
+_SAVE_EVERY = 50.0
 _PASSED_ON = 5.0  # seconds in which torchrun passes a signal on that its processes may have had already
 _SAVE_BEFORE_VALIDATION = 2.0  # seconds of work that a validation which ends badly may cost
 
