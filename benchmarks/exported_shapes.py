@@ -4,7 +4,7 @@
 
 Each preset is trained for a few steps on drawn scenes in its own shape, a quarter wider, and a quarter higher with one
 channel; MODEL: checkpoints that are trained already. `export` compares its file with PyTorch on eight drawn scenes in
-each engine, and writes none that differs by more than 0.5 px or 0.001 in a score. The table has the largest differences.
+each engine, and writes none that differs by more than 0.5 px or 0.001 in a score; these differences are shown.
 """
 
 from __future__ import annotations
