@@ -190,6 +190,8 @@ def test_pairs_that_do_not_fit(graph, tables, imported):
         {"config": {"name": "pool_1", "pool_size": "ab", "padding": "valid"}},
         {"config": {"name": "pool_0", "pool_size": [2, 2], "padding": "valid"}},
         {"inbound_nodes": [{"args": 3}]},
+        {"config": {"name": "pool_1", "pool_size": [2, float("inf")], "padding": "valid"}},
+        {"class_name": "ZeroPadding2D", "config": {"name": "pool_1", "padding": [[0, 10**30], [0, 0]]}},
     ],
 )
 def test_layers_that_cannot_be_followed_are_refused_in_one_line(layer, arrays, tmp_path):
