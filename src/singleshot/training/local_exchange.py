@@ -43,14 +43,14 @@ class LocalExchange:
         Raises RuntimeError for one that is gone or does not answer, as gloo does.
         """
         rows = np.empty((len(self._peers), own.nbytes), np.uint8)
-        data = np.frombuffer(own.tobytes(), np.uint8)
+        data = own.tobytes()
         try:
             for peer in self._peers:
                 if peer is not None:
                     peer.sendall(data)
             for rank, peer in enumerate(self._peers):
                 if peer is None:
-                    rows[rank] = data
+                    rows[rank] = np.frombuffer(data, np.uint8)
                 else:
                     _receive(peer, rows[rank].data)
         except OSError as error:
