@@ -195,6 +195,16 @@ def test_lists_of_folders_that_are_gone_mean_darknets(yolo):
     assert read == {"train": ["obj/a.png"], "test": ["obj/b.png"]}
 
 
+def test_an_image_without_a_label_that_a_list_names_is_that_image(yolo):
+    files = {"none/a.png": "", "obj/a.png": "", "obj/a.txt": ROW, "obj/b.png": "", "obj/b.txt": ROW}
+    root = yolo({**files, "obj.names": "cat", "train.txt": "none/a.png\nobj/b.png", "test.txt": "obj/a.png"})
+    raw = open_source(root).read()
+    assert [Path(raw.images[at].path).relative_to(root).as_posix() for at in raw.splits["train"]] == [
+        "none/a.png",
+        "obj/b.png",
+    ]
+
+
 def test_folders_are_not_listed_anew_for_each_line(yolo, monkeypatch):
     """In a folder of so many images, of which many have no label, each listing takes as long as all lines should."""
     images = {f"{k}.png": "" for k in range(300)}

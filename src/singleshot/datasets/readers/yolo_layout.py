@@ -235,13 +235,16 @@ def _darknet_folders(tree: Tree) -> list[str]:
 
 def find_listed(tree: Tree, folder: str, line: str, darknet: Sequence[str] = ()) -> str | None:
     """The image that a line of a list in `folder` means: from that folder, else the longest end that is in the tree; in
-    place of none, or of one without a label, that of its name in one of Darknet's folders of images and labels."""
+    place of none, or of one without a label and elsewhere than the line says, that of its name in one of Darknet's
+    folders of images and labels."""
     if len(line) > _MAX_PATH or "\0" in line:
         return None
     parts = split_path(line)[0]
     if not 0 < len(parts) <= MAX_PARTS:
         return None
     found = tree.find(folder, "/".join(parts))
+    if found is not None and not line.startswith(("/", "\\")):
+        return found
     for i in range(len(parts)):
         found = found or tree.find("", "/".join(parts[i:]))
     if not darknet or (found is not None and label_of(tree, found) is not None):
