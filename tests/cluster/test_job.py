@@ -264,9 +264,11 @@ def test_options_that_a_cluster_does_not_have(changes, message):
         run_on_cluster(DetectOptions.from_dict(values), ClusterOptions("local"))
 
 
-@pytest.mark.parametrize(("actors", "parts", "started"), [(None, 9, 4), (3, 9, 3), (8, 2, 2)])
-def test_all_actors_start_at_once(job, actors, parts, started):
-    """Ray Data waits for the first part before it lets a pool grow."""
+@pytest.mark.parametrize(
+    ("actors", "parts", "started", "most"), [(None, 9, 4, 4), (3, 9, 3, 3), (8, 2, 2, 2), (8, 9, 4, 8)]
+)
+def test_all_actors_start_at_once(job, actors, parts, started, most):
+    """Ray Data waits for the first part before it lets a pool grow; more than there is room for are not demanded."""
     ray, pools = MagicMock(), []
     ray.cluster_resources.return_value = {"CPU": 4.0}
     ray.data.ActorPoolStrategy = lambda **sizes: pools.append(sizes)
@@ -274,7 +276,7 @@ def test_all_actors_start_at_once(job, actors, parts, started):
     done.iter_rows.return_value = [{"images": 6, "objects": 7, "failures": 0}]
     found = list(_run(ray, {"device": "cpu", "threads": 1}, job, list(range(parts)), actors))
     assert found == [PartCounts(6, 7, 0)]
-    assert pools == [{"min_size": started, "max_size": started}]
+    assert pools == [{"min_size": started, "max_size": most}]
 
 
 def test_numbers_out_of_range():

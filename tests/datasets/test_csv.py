@@ -214,7 +214,14 @@ def test_all_boxes_of_an_image_in_one_cell(folder):
     assert found == {"a": [("object", (1, 2, 10, 20)), ("object", (3, 4.5, 6, 8))], "b": []}
 
 
-@pytest.mark.parametrize("box", ["[{'x': 1, 'y': 2}]", "[{'xmin': 1, 'ymin': 2, 'xmax': 'a', 'ymax': 4}]"])
+@pytest.mark.parametrize(
+    "box",
+    [
+        "[{'x': 1, 'y': 2}]",
+        "[{'xmin': 1, 'ymin': 2, 'xmax': 'a', 'ymax': 4}]",
+        "[{'xmin': 1, 'ymin': 2, 'xmax': 3, 'ymax': 4, 'class': 'dog'}]",
+    ],
+)
 def test_a_cell_of_boxes_without_corners_is_said(folder, box):
     _, findings = read(folder({"data.csv": f'fname,bbox,class\na.png,"{box}",cat\n'}))
     assert [(found.kind, found.line) for found in findings] == [("annotation-malformed", 2)]

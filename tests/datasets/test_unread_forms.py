@@ -130,6 +130,14 @@ def test_a_second_labelling_of_the_same_images_is_reported(folder, findings, voc
     assert one.message == "the same images have other labels, which are not read: checked (Pascal VOC)"
 
 
+def test_a_folder_whose_name_ends_another_one_is_reported_too(folder, voc_xml):
+    xml = voc_xml([("cat", (2, 2, 8, 8))])
+    source = open_source(folder({"annotations/a.xml": xml, "ed/a.xml": xml}, ["images/a.png"]))
+    raw = source.read()
+    assert source.second_labels(raw, "also there and not read: checked (CSV, 1)").endswith("not read: ed (Pascal VOC)")
+    assert not source.second_labels(raw, "also there and not read: ed (CSV, 1)")
+
+
 def test_labels_of_another_form_that_are_of_no_use_are_reported_too(folder, findings, voc_xml):
     xml = voc_xml([("cat", (2, 2, 8, 8))]).replace("bndbox", "bnbox")
     root = folder({"images/a.xml": xml, "images_text/a.txt": "0 0.5 0.5 0.1 0.1\n"}, ["images/a.png"])

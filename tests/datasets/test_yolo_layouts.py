@@ -9,6 +9,7 @@ import pytest
 
 from singleshot.datasets import available_splits, open_dataset, open_source
 from singleshot.datasets.readers.yolo_layout import ident_of, split_path
+from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError
 
 NAMES = "names: [cat, dog]\n"
@@ -192,6 +193,31 @@ def test_lists_of_folders_that_are_gone_mean_darknets(yolo):
     read = {split: [Path(raw.images[at].path).relative_to(root).as_posix() for at in raw.splits[split]]
             for split in raw.splits}  # fmt: skip
     assert read == {"train": ["obj/a.png"], "test": ["obj/b.png"]}
+
+
+def test_an_image_without_a_label_that_a_list_names_is_that_image(yolo):
+    files = {"none/a.png": "", "obj/a.png": "", "obj/a.txt": ROW, "obj/b.png": "", "obj/b.txt": ROW}
+    root = yolo({**files, "obj.names": "cat", "train.txt": "none/a.png\nobj/b.png", "test.txt": "obj/a.png"})
+    raw = open_source(root).read()
+    assert [Path(raw.images[at].path).relative_to(root).as_posix() for at in raw.splits["train"]] == [
+        "none/a.png",
+        "obj/b.png",
+    ]
+
+
+def test_folders_are_not_listed_anew_for_each_line(yolo, monkeypatch):
+    """In a folder of so many images, of which many have no label, each listing takes as long as all lines should."""
+    images = {f"{k}.png": "" for k in range(300)}
+    root = yolo({**images, "0.txt": ROW, "obj.names": "cat", "train.txt": "\n".join(images)})
+    listed, folders = [], Tree.folders
+
+    def counted(self, folder=""):
+        listed.append(folder)
+        return folders(self, folder)
+
+    monkeypatch.setattr(Tree, "folders", counted)
+    assert len(open_source(root).read().images) == 300
+    assert len(listed) < 100
 
 
 def test_idents_are_short_and_one_for_each_image_of_a_split(yolo):

@@ -37,6 +37,8 @@ def test_each_has_all_rows_and_the_sum_in_order(tmp_path, size):
             parameter.grad = torch.from_numpy(own(world.rank, 700_021)).view(7, 100_003)
             world.sum_gradients([parameter])
             found.append(parameter.grad.numpy().copy())
+        single, none = world.each_of(torch.tensor(float(world.rank))), world.each_of(torch.ones(2, 0))
+        assert (single.tolist(), none.shape) == ([*range(size)], (size, 2, 0))
         halves = world.each_of(torch.full((2,), world.rank, dtype=torch.bfloat16)).float().numpy()
         return rows, found, halves
 
@@ -69,6 +71,18 @@ def test_a_fast_process_leaves_a_slow_one_what_it_still_reads(tmp_path, monkeypa
 
     for values in run_together(tmp_path, 2, work):
         np.testing.assert_array_equal(values, [np.full(5, 3 * 10.0**k, np.float32) for k in range(4)])
+
+
+def test_processes_that_know_their_local_rank_alone_agree(tmp_path):
+    """Not every launcher says LOCAL_WORLD_SIZE."""
+    found = run_together(
+        tmp_path,
+        2,
+        lambda world: (world.local is not None, world.sum(torch.ones(2)).tolist()),
+        patience=30,
+        enter=lambda rank: {"LOCAL_WORLD_SIZE": ""},
+    )
+    assert found == [(True, [2.0, 2.0])] * 2
 
 
 def test_one_that_ends_is_noticed_by_those_that_wait(tmp_path):

@@ -133,7 +133,7 @@ def _run(ray: Any, values: dict[str, Any], job: Job, left: list[int], actors: in
     room = int(ray.cluster_resources().get("GPU" if "num_gpus" in share else "CPU", 1)) // int(*share.values())
     most = max(1, min(actors or max(1, room), len(left)))
     # Of a pool that may grow, Ray Data starts one actor and the others after its first part.
-    pool = ray.data.ActorPoolStrategy(min_size=most, max_size=most)
+    pool = ray.data.ActorPoolStrategy(min_size=max(1, min(most, room)), max_size=most)
     parts = ray.data.from_items([{"part": part} for part in left], override_num_blocks=len(left))
     done = parts.map_batches(
         PartDetector,

@@ -109,7 +109,7 @@ class Source:
         for folder, form in found.items():
             parts = folder.split("/")
             above = [printable("/".join(parts[:n]) or "the folder itself", 80) for n in range(1, len(parts) + 1)]
-            if not any(f"{place} (" in said for place in above):
+            if not any(f" {place} (" in said for place in above):
                 shown.append(f"{above[-1]} ({form})")
         more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
         listed = ", ".join(shown[:_SHOWN])

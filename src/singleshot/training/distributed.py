@@ -295,7 +295,8 @@ def joined(launch: Launch, device: torch.device) -> Iterator[World]:
         who = f"process {launch.rank} of {launch.size}"
         raise ConfigError(f"{who}: does not reach the others ({_reason(error)})") from error
     world = World(launch, device, control)
-    if device.type == "cpu" and launch.local_size == launch.size:
+    # Where no LOCAL_WORLD_SIZE is there, each knows of those up to its own LOCAL_RANK alone.
+    if device.type == "cpu" and max(world.values(launch.local_size)) == launch.size:
         world.local = local_exchange.connect(world.rank, world.size, world.values, PATIENCE_SECONDS)
     ours = logging.getLogger("singleshot")
     level = ours.level

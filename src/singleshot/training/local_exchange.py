@@ -42,20 +42,20 @@ class LocalExchange:
 
         Raises RuntimeError for one that is gone or does not answer, as gloo does.
         """
-        rows = np.empty((len(self._peers), *own.shape), own.dtype)
-        own = np.ascontiguousarray(own)
+        rows = np.empty((len(self._peers), own.nbytes), np.uint8)
+        data = own.tobytes()
         try:
             for peer in self._peers:
                 if peer is not None:
-                    peer.sendall(own.data)
+                    peer.sendall(data)
             for rank, peer in enumerate(self._peers):
                 if peer is None:
-                    rows[rank] = own
+                    rows[rank] = np.frombuffer(data, np.uint8)
                 else:
-                    _receive(peer, rows[rank : rank + 1].data.cast("B"))
+                    _receive(peer, rows[rank].data)
         except OSError as error:
             raise RuntimeError(f"the connection to another process of this machine failed ({error})") from error
-        return rows
+        return rows.reshape(-1).view(own.dtype).reshape(len(rows), *own.shape)
 
     def add_up(self, values: np.ndarray) -> None:
         """[N] of any length, in place: the sum over all processes in the order of their ranks, the same bits in each.

@@ -79,7 +79,8 @@ def _other_splits(tree: Tree, places: list[str], known: Sequence[Finding]) -> li
             for name in others:
                 if split_of(name) in KNOWN_SPLITS and name != part and name not in words:
                     found["/".join([*parts[:k], name, *parts[k + 1 :]])] = None
-    return [place for place in found if not any(f"{read}/".startswith(f"{place}/") for read in places)]
+    above = {"/".join(parts[:n]) for parts in (place.split("/") for place in places) for n in range(1, len(parts) + 1)}
+    return [place for place in found if place not in above]
 
 
 def _check_orphans(tree: Tree, labels: list[str], problems: RaiseErrors) -> None:

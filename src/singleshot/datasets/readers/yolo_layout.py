@@ -7,7 +7,7 @@ Nothing is taken from outside the folder, whatever a path in a yaml or a list sa
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -155,7 +155,8 @@ def _is_image_list(tree: Tree, name: str) -> bool:
     if name not in tree.files() or name[:-4] in images_by_stem(tree, ""):
         return False
     first = islice((line for _, line in _lines(tree, name) if line), _FEW)
-    found = (find_listed(tree, "", line) for line in first if is_image(line))
+    darknet = _darknet_folders(tree)
+    found = (find_listed(tree, "", line, darknet) for line in first if is_image(line))
     return any(image is not None and label_of(tree, image) is not None for image in found)
 
 
@@ -193,7 +194,8 @@ def is_labelled(tree: Tree, place: Place) -> bool:
     try:
         if place.listed:
             lines = (line for _, line in _lines(tree, place.name) if line and is_image(line))
-            names: Iterable[str | None] = (find_listed(tree, folder, line) for line in lines)
+            darknet = _darknet_folders(tree)
+            names: Iterable[str | None] = (find_listed(tree, folder, line, darknet) for line in lines)
         elif place.deep:
             names = tree.walk(place.name)
         else:
@@ -205,12 +207,12 @@ def is_labelled(tree: Tree, place: Place) -> bool:
 
 def _listed_images(tree: Tree, file: str, problems: RaiseErrors) -> list[str]:
     found: dict[str, None] = {}
-    path, folder = tree.path(file), file.rpartition("/")[0]
+    path, folder, darknet = tree.path(file), file.rpartition("/")[0], _darknet_folders(tree)
     for number, line in _lines(tree, file):
         if not line:
             continue
         try:
-            name = find_listed(tree, folder, line) if is_image(line) else None
+            name = find_listed(tree, folder, line, darknet) if is_image(line) else None
         except DataError as error:
             problems.add("image-missing", path, f"image {error}", line=number)
             continue
@@ -227,21 +229,27 @@ def _listed_images(tree: Tree, file: str, problems: RaiseErrors) -> list[str]:
     return list(found)
 
 
-def find_listed(tree: Tree, folder: str, line: str) -> str | None:
+def _darknet_folders(tree: Tree) -> list[str]:
+    return [name for name in tree.folders() if name.lower() in _DATA]
+
+
+def find_listed(tree: Tree, folder: str, line: str, darknet: Sequence[str] = ()) -> str | None:
     """The image that a line of a list in `folder` means: from that folder, else the longest end that is in the tree; in
-    place of none, or of one without a label, that of its name in Darknet's folder of images and labels."""
+    place of none, or of one without a label and elsewhere than the line says, that of its name in one of Darknet's
+    folders of images and labels."""
     if len(line) > _MAX_PATH or "\0" in line:
         return None
     parts = split_path(line)[0]
     if not 0 < len(parts) <= MAX_PARTS:
         return None
     found = tree.find(folder, "/".join(parts))
+    if found is not None and not line.startswith(("/", "\\")):
+        return found
     for i in range(len(parts)):
         found = found or tree.find("", "/".join(parts[i:]))
-    if found is not None and label_of(tree, found) is not None:
+    if not darknet or (found is not None and label_of(tree, found) is not None):
         return found
-    places = [name for name in tree.folders() if name.lower() in _DATA]
-    named = [image for place in places if (image := tree.find(place, parts[-1])) and label_of(tree, image) is not None]
+    named = [image for place in darknet if (image := tree.find(place, parts[-1])) and label_of(tree, image) is not None]
     return named[0] if len(named) == 1 else found
 
 

@@ -18,7 +18,7 @@ _CONSTANT = "Const"
 _ACTIVATIONS = {"relu": "Relu", "relu6": "Relu6", "sigmoid": "Sigmoid", "softmax": "Softmax", "tanh": "Tanh"}
 _PASSED = ("Dropout", "SpatialDropout2D")
 _MIN_EPS = 1.001e-5  # TensorFlow, python/ops/nn_impl.py: fused_batch_norm takes no less
-_DAMAGE = (LookupError, ValueError, TypeError, AttributeError)
+_DAMAGE = (LookupError, ValueError, TypeError, ArithmeticError, AttributeError)
 
 
 class KerasGraph(GraphDef):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from singleshot.errors import CheckpointError
+from singleshot.errors import CheckpointError, printable
 from singleshot.inputs import InputSpec
 from singleshot.prior_boxes import PriorSpec
 from singleshot.prior_files import read_priors
@@ -21,12 +21,13 @@ from singleshot.weights.importers.keras_graph import KerasGraph
 from singleshot.weights.importers.known_boxes import KnownBoxes, boxes_note, known_boxes, names_by_project
 from singleshot.weights.importers.tf_detection_settings import Settings
 from singleshot.weights.importers.tflite_heads import Head, run_heads
-from singleshot.weights.readers.graphdef import GraphDef, shape_of
+from singleshot.weights.readers.graphdef import GraphDef, Node, shape_of
 from singleshot.weights.readers.tf_companions import Companions
 from singleshot.weights.readers.tflite import Operation
 
 _CONVS = ("Conv2D", "DepthwiseConv2dNative")
 _BOXES = ("loc", "reg", "box", "offset")  # what heads of boxes are called
+_KEPT = ("Identity", "Pad", "PadV2", "Cast")  # before the first convolutions: what leaves pixels as they are
 _HALF = 127.5
 _MAX_ENDS = 64
 
@@ -61,9 +62,36 @@ def _sides(graph: GraphDef) -> tuple[int, int] | None:
     """Height and width of the image; None where the file does not say."""
     if isinstance(graph, KerasGraph):
         return graph.network.sides()
-    shapes = [shape_of(node) for node in graph.of("Placeholder")]
-    found = [shape[1:3] for shape in shapes if shape is not None and len(shape) == 4 and shape[3] == 3]
-    return (found[0][0], found[0][1]) if len(found) == 1 and min(found[0]) > 0 else None
+    found = [shape for node in _images(graph) if (shape := shape_of(node)) is not None]
+    return (found[0][1], found[0][2]) if len(found) == 1 and min(found[0][1:3]) > 0 else None
+
+
+def _images(graph: GraphDef) -> list[Node]:
+    """The nodes that an image goes into."""
+    found = list(graph.of("Placeholder"))
+    if isinstance(graph, KerasGraph):
+        return found
+    shapes = [shape_of(node) for node in found]
+    return [n for n, shape in zip(found, shapes, strict=True) if shape and len(shape) == 4 and shape[3] == 3]
+
+
+def _of_pixels(graph: GraphDef) -> list[str]:
+    """Kinds of the nodes between the image and the first convolutions, which are left out."""
+    behind: set[str] = set()
+    stack = [node.name for node in _images(graph)]
+    while stack:
+        more = [n.name for n in graph.consumers.get(stack.pop(), ()) if n.name not in behind and n.op not in _CONVS]
+        behind.update(more)
+        stack += more
+    stack = [name for node in graph.nodes.values() if node.op in _CONVS for name in node.inputs[:1]]
+    kinds: dict[str, None] = {}
+    while stack:
+        name = stack.pop()
+        if name in behind:
+            behind.remove(name)
+            kinds[graph.nodes[name].op.removeprefix("Keras ")] = None
+            stack += graph.nodes[name].inputs
+    return [kind for kind in kinds if kind not in _KEPT]
 
 
 def _ends(graph: GraphDef) -> list[str]:
@@ -122,7 +150,9 @@ def _convert(tensors: ForeignState) -> ImportedModel:
     spec = known[0].input if known else InputSpec(height=sides[0], width=sides[1], mean=(_HALF,) * 3, std=(_HALF,) * 3)
     whose = f"come as those of {known[0].project}" if known else "be -1..1, red first"
     notes = boxes_note(known, given)
-    notes.append(f"pixels are assumed to {whose}, since the file does not say (--mean, --std, --colour-order)")
+    unread = printable(", ".join(_of_pixels(graph)), 80)
+    why = f"what the file does with them first is not read ({unread})" if unread else "the file does not say"
+    notes.append(f"pixels are assumed to {whose}, since {why} (--mean, --std, --colour-order)")
     rule = known[0].thresholds if known else None
     notes.append("the file does not suppress boxes: " + ("the same project's thresholds" if rule else "common ones"))
     run_heads(net, list(reading.heads), num_classes, reading.columns)

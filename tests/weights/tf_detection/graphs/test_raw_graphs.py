@@ -146,6 +146,7 @@ def test_raw_graph(kind, graph, arrays, tables, tmp_path):
     assert (spec.mean, spec.std, spec.colour_order) == ((127.0,) * 3, (128.0,) * 3, "rgb")
     assert found.class_names == ("face",)
     assert any("no default boxes" in note for note in found.notes)
+    assert any("since the file does not say (--mean" in note for note in found.notes)
 
 
 def _ultralight() -> np.ndarray:
@@ -156,6 +157,21 @@ def _ultralight() -> np.ndarray:
             for x in range(across):
                 rows += [((x + 0.5) / across, (y + 0.5) / down, side / 320, min(side / 240, 1)) for side in sides]
     return np.array(rows, np.float32)
+
+
+def test_what_is_done_with_pixels_first_is_noted(arrays, tmp_path):
+    path = tmp_path / "face.h5"
+    _keras(path, arrays)
+    with h5py.File(path, "r+") as file:
+        text = json.loads(file.attrs["model_config"])
+        image, pad, *rest = text["config"]["layers"]
+        scaled = {"class_name": "Rescaling", "name": "half", "config": {"name": "half", "scale": 0.5, "offset": -1.0}}
+        layers = [image, {**scaled, "inbound_nodes": pad["inbound_nodes"]}, pad, *rest]
+        pad["inbound_nodes"] = [[["half", 0, 0, {}]]]
+        text["config"]["layers"] = layers
+        file.attrs["model_config"] = json.dumps(text)
+    notes = import_foreign(path).notes
+    assert any("does with them first is not read (Rescaling) (--mean" in note for note in notes)
 
 
 def test_other_sizes_ask_for_default_boxes(arrays, tmp_path):
@@ -190,6 +206,8 @@ def test_pairs_that_do_not_fit(graph, tables, imported):
         {"config": {"name": "pool_1", "pool_size": "ab", "padding": "valid"}},
         {"config": {"name": "pool_0", "pool_size": [2, 2], "padding": "valid"}},
         {"inbound_nodes": [{"args": 3}]},
+        {"config": {"name": "pool_1", "pool_size": [2, float("inf")], "padding": "valid"}},
+        {"class_name": "ZeroPadding2D", "config": {"name": "pool_1", "padding": [[0, 10**30], [0, 0]]}},
     ],
 )
 def test_layers_that_cannot_be_followed_are_refused_in_one_line(layer, arrays, tmp_path):
