@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-# Of a message. A socket's buffer holds 208 KiB on Linux: every process can send before any has read.
+# Of a message. A socket's buffer holds two of them, so that every process can send before any has read.
 MOST_BYTES = 1 << 15
+_SOCKET_BYTES = 4 * MOST_BYTES  # what the system keeps for each message counts too
 _CHUNK = 1 << 20  # bytes that are added at once; each process has two in shared memory
 _SHARED_MEMORY = Path("/dev/shm")
 _MEET_SECONDS = 60.0
@@ -126,6 +127,7 @@ def connect(rank: int, size: int, gather: Callable[[Any], list[Any]], patience: 
     for peer in peers:
         if peer is not None:
             peer.settimeout(patience)
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
     return LocalExchange(peers, boards)
 
 

@@ -130,6 +130,8 @@ class KerasGraph(GraphDef):
         return self._node(name, op, inputs, **attrs)
 
     def _norm(self, name: str, config: Mapping[str, Any], inputs: list[str]) -> str:
+        if config.get("axis", -1) not in (-1, 3, [-1], [3]):
+            raise ValueError(f"{name[:80]} is normalised along axis {str(config['axis'])[:20]}, not its channels")
         means = [self._weights(name, part) for part in ("moving_mean", "moving_variance")]
         count = self.tensors.shape(self.names[f"{name}/moving_mean"])
         parts = [

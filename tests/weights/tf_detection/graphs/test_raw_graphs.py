@@ -208,6 +208,7 @@ def test_pairs_that_do_not_fit(graph, tables, imported):
         {"inbound_nodes": [{"args": 3}]},
         {"config": {"name": "pool_1", "pool_size": [2, float("inf")], "padding": "valid"}},
         {"class_name": "ZeroPadding2D", "config": {"name": "pool_1", "padding": [[0, 10**30], [0, 0]]}},
+        {"class_name": "BatchNormalization", "config": {"name": "pool_1", "axis": 1, "epsilon": 0.001}},
     ],
 )
 def test_layers_that_cannot_be_followed_are_refused_in_one_line(layer, arrays, tmp_path):
