@@ -208,18 +208,27 @@ def test_pairs_that_do_not_fit(graph, tables, imported):
         {"inbound_nodes": [{"args": 3}]},
         {"config": {"name": "pool_1", "pool_size": [2, float("inf")], "padding": "valid"}},
         {"class_name": "ZeroPadding2D", "config": {"name": "pool_1", "padding": [[0, 10**30], [0, 0]]}},
-        {"class_name": "BatchNormalization", "config": {"name": "pool_1", "axis": 1, "epsilon": 0.001}},
     ],
 )
 def test_layers_that_cannot_be_followed_are_refused_in_one_line(layer, arrays, tmp_path):
-    path = tmp_path / "face.h5"
-    _keras(path, arrays)
-    with h5py.File(path, "r+") as file:
-        text = json.loads(file.attrs["model_config"])
-        text["config"]["layers"] = [
-            {**one, **layer} if one["name"] == "pool_1" else one for one in text["config"]["layers"]
-        ]
-        file.attrs["model_config"] = json.dumps(text)
+    path = _changed(tmp_path, arrays, "pool_1", lambda one: {**one, **layer})
     with pytest.raises(CheckpointError) as caught:
         import_foreign(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_norm_along_another_axis_is_refused(arrays, tmp_path):
+    path = _changed(tmp_path, arrays, "norm_0", lambda one: {**one, "config": {**one["config"], "axis": 1}})
+    with pytest.raises(CheckpointError):
+        import_foreign(path)
+
+
+def _changed(folder, arrays, name, change):
+    """A whole Keras model with another description of a layer."""
+    path = folder / "face.h5"
+    _keras(path, arrays)
+    with h5py.File(path, "r+") as file:
+        text = json.loads(file.attrs["model_config"])
+        text["config"]["layers"] = [change(one) if one["name"] == name else one for one in text["config"]["layers"]]
+        file.attrs["model_config"] = json.dumps(text)
+    return path
