@@ -352,7 +352,8 @@ class Trainer:
         progress.pending = None
         for reporter in self.reporters:
             reporter.on_epoch(row)
-        if self._now() - self._last_save >= _SAVE_EVERY or progress.epoch == 1:
+        is_due = self._now() - self._last_save >= _SAVE_EVERY or progress.epoch == 1
+        if is_due and self.done < 1.0:  # the end saves too
             self._save()
 
     def _validate(self) -> dict[str, Any]:
