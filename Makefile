@@ -73,7 +73,7 @@ coverage: $(STAMP)
 	rm -f .coverage*
 	@$(MAKE) --no-print-directory -j2 $(TEST_PARTS) ARGS="--cov --cov-report= --ignore=tests/cli/test_disk.py $(ARGS)"
 	$(BIN)/coverage combine -q .coverage-*
-	$(BIN)/coverage report --skip-covered --sort=cover | tail -60
+	$(BIN)/coverage report --skip-covered --sort=-cover | tail -60
 
 # Formatting, lint, types; the import law is one of the tests.
 check: $(STAMP)
