@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
@@ -171,20 +171,13 @@ def find_second_labels(
     """Folder of which no label is read -> the form of labels in it of images that are read: another labelling of them,
     or a copy. used and is_label: as for `find_unread_labels`."""
     names = list(_files(tree))
-    images = {_stem(name) for name in used if is_image(name)}
     # A label next to another image of its name is of that one.
     others = {name.rpartition(".")[0] for name in names if is_image(name) and name not in used}
-    read = {name.rpartition("/")[0] for name in used if not is_image(name)}
-    looked: Counter[str] = Counter()
+    free = (name for name in names if name.rpartition(".")[0] not in others)
     found: dict[str, str] = {}
-    for name in names:
-        folder, suffix = name.rpartition("/")[0], name[name.rfind(".") :].lower()
-        if suffix not in _ONE_IMAGE or _stem(name) not in images or folder in read or name[: -len(suffix)] in others:
-            continue
-        looked[folder] += 1
-        head = _head(tree, name) if looked[folder] <= _FEW else b""
-        if form := next((form for form, is_one in is_label.items() if head and is_one(head)), ""):
-            found.setdefault(folder, form)
+    for name in _first_labels(free, used, {_stem(name) for name in used if is_image(name)}):
+        if form := _form_of(tree, name, is_label):
+            found.setdefault(name.rpartition("/")[0], form)
     return found
 
 
@@ -197,21 +190,34 @@ def find_unread_labels(tree: Tree, used: Collection[str], is_label: Mapping[str,
     """
     names = list(_files(tree))
     left = {_stem(name) for name in names if is_image(name) and name not in used}
-    read = {name.rpartition("/")[0] for name in used if not is_image(name)}
-    looked: Counter[str] = Counter()
-    for name in names if left else ():
-        folder, suffix = name.rpartition("/")[0], name[name.rfind(".") :].lower()
-        if suffix not in _ONE_IMAGE or _stem(name) not in left or folder in read:
-            continue
-        looked[folder] += 1
-        if looked[folder] > _FEW:
-            continue
-        if about := _known(tree, name, suffix):
+    for name in _first_labels(names, used, left) if left else ():
+        if about := _known(tree, name, _suffix(name)):
             return f"{printable(name)} is {about}"
-        head = _head(tree, name)
-        if form := next((form for form, is_one in is_label.items() if head and is_one(head)), ""):
+        if form := _form_of(tree, name, is_label):
             return f"{printable(name)} is {form}'s; put it into the folder of the others"
     return ""
+
+
+def _first_labels(names: Iterable[str], used: Collection[str], stems: Collection[str]) -> Iterator[str]:
+    """Of each folder of which no label is read, the first files that may be labels of images with these stems."""
+    read = {name.rpartition("/")[0] for name in used if not is_image(name)}
+    looked: Counter[str] = Counter()
+    for name in names:
+        folder = name.rpartition("/")[0]
+        if _suffix(name) in _ONE_IMAGE and _stem(name) in stems and folder not in read:
+            looked[folder] += 1
+            if looked[folder] <= _FEW:
+                yield name
+
+
+def _form_of(tree: Tree, name: str, is_label: Mapping[str, Callable[[bytes], bool]]) -> str:
+    """The form of which a file is the label of one image; "" for none."""
+    head = _head(tree, name)
+    return next((form for form, is_one in is_label.items() if head and is_one(head)), "")
+
+
+def _suffix(name: str) -> str:
+    return name[name.rfind(".") :].lower()
 
 
 def _head(tree: Tree, name: str) -> bytes:
