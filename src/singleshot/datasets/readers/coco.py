@@ -152,7 +152,8 @@ def _read_file(tree: Tree, file: CocoFile, problems: RaiseErrors) -> _Read | Non
     except DataError as error:
         problems.add_unreadable(path, error)
         return None
-    _report_doubled(order, path, problems)
+    doubled = _doubled(order)
+    _report_doubled(order, doubled, path, problems)
     listed = _images(content["images"], path, problems)
     objects: list[list[RawObject]] = [[] for _ in listed.files]
     passed = Counter[str]()
@@ -175,12 +176,16 @@ def _read_file(tree: Tree, file: CocoFile, problems: RaiseErrors) -> _Read | Non
     categories: dict[str, int] = {}
     for ident, name in order.items():
         categories.setdefault(name, ident)
-    return _Read(DatasetIds(categories, whole_ids), images, len(categories) < len(order))
+    return _Read(DatasetIds(categories, whole_ids), images, bool(doubled))
 
 
-def _report_doubled(order: dict[int, str], path: str, problems: RaiseErrors) -> None:
+def _doubled(order: dict[int, str]) -> list[str]:
+    """Names that several ids have."""
+    return [name for name, count in Counter(order.values()).items() if count > 1]
+
+
+def _report_doubled(order: dict[int, str], doubled: list[str], path: str, problems: RaiseErrors) -> None:
     """Names of several ids, as a tool writes them whose classes were imported twice: a class is its name."""
-    doubled = [name for name, count in Counter(order.values()).items() if count > 1]
     if doubled:
         shown = ", ".join(
             f"{printable(name, 60)!r} ({', '.join(str(ident) for ident, own in order.items() if own == name)})"
@@ -229,9 +234,9 @@ def read_ids(path: str) -> tuple[dict[str, int], dict[str, int | str]]:
     listed = _images(content["images"], path, RAISE_ERRORS)
     order = _classes(_without_root(content, path), printable(path))
     categories = {label: ident for ident, label in order.items()}
-    if len(categories) < len(order):
-        name = next(name for name, count in Counter(order.values()).items() if count > 1)
-        raise DataError(f"{printable(path)}: several categories are called {printable(name)!r}; want each name once")
+    if doubled := _doubled(order):
+        where, shown = printable(path), printable(doubled[0])
+        raise DataError(f"{where}: several categories are called {shown!r}; want each name once")
     return categories, {listed.files[at]: ident for ident, at in listed.position.items()}
 
 

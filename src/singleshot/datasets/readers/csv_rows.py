@@ -314,8 +314,8 @@ class _Table:
 def _boxes(text: str) -> list[tuple[str, ...]] | None:
     """The corners of each box of "[{'xmin': 1, 'ymin': 2, 'xmax': 3, 'ymax': 4}, ...]", all boxes of an image in one
     cell, none of "[]"; None where it is no such list, or says more of a box, as its class, which would be lost."""
-    if re.fullmatch(r"\s*\[\s*\]\s*", text):
-        return []
+    if "{" not in text:  # most cells, of which there may be millions
+        return [] if re.fullmatch(r"\s*\[\s*\]\s*", text) else None
     boxes = [dict(_PAIR.findall(part)) for part in re.findall(r"\{([^{}]*)\}", text)]
     if not boxes or not all(box.keys() == {*SIDES} for box in boxes):
         return None
