@@ -279,7 +279,7 @@ def _reason(error: Exception) -> str:
 def joined(launch: Launch, device: torch.device) -> Iterator[World]:
     """Meet the other processes, and part from them at the end: only the first one logs.
 
-    Raises ConfigError where they do not meet.
+    Raises ConfigError where they do not meet, LostProcessError where one is lost at once.
     """
     if dist.is_initialized():
         raise ConfigError(
@@ -295,15 +295,15 @@ def joined(launch: Launch, device: torch.device) -> Iterator[World]:
         who = f"process {launch.rank} of {launch.size}"
         raise ConfigError(f"{who}: does not reach the others ({_reason(error)})") from error
     world = World(launch, device, control)
-    # Where no LOCAL_WORLD_SIZE is there, each knows of those up to its own LOCAL_RANK alone.
-    if device.type == "cpu" and max(world.values(launch.local_size)) == launch.size:
-        world.local = local_exchange.connect(world.rank, world.size, world.values, PATIENCE_SECONDS)
     ours = logging.getLogger("singleshot")
     level = ours.level
     if not world.leads:
         ours.setLevel(logging.CRITICAL + 1)
     done = False
     try:
+        # Where no LOCAL_WORLD_SIZE is there, each knows of those up to its own LOCAL_RANK alone.
+        if device.type == "cpu" and max(world.values(launch.local_size)) == launch.size:
+            world.local = local_exchange.connect(world.rank, world.size, world.values, PATIENCE_SECONDS)
         yield world
         done = True
     finally:
