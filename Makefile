@@ -70,7 +70,7 @@ test-latest:
 # The same tests, counting the lines of src that they run; commands' own processes count too. Without test_disk.py: on its
 # full disks coverage cannot write its own file either.
 coverage: $(STAMP)
-	rm -f .coverage*
+	rm -f .coverage .coverage-*
 	@$(MAKE) --no-print-directory -j2 $(TEST_PARTS) ARGS="--cov --cov-report= --ignore=tests/cli/test_disk.py $(ARGS)"
 	$(BIN)/coverage combine -q .coverage-*
 	$(BIN)/coverage report --skip-covered --sort=-cover | tail -60

@@ -59,11 +59,11 @@ def main() -> None:
                 (f"{long}x{side} grey", ("--size", f"{long}x{side}", "--grey")),
             ):
                 run = out / f"{name}-{shape}"
-                command("train", out / "scenes", "--model", name, *STEPS, *options,
-                                  "--out", run, "--no-tensorboard")  # fmt: skip
-                for engine, words in compared(run / "last.safetensors", out / f"{name}-{shape}.onnx").items():
-                    result[f"{name}, {shape}, {engine}"] = words
-                    print(f"{name}, {shape}, {engine}: {words}", file=sys.stderr, flush=True)
+                words = ("--model", name, *STEPS, *options, "--out", run, "--no-tensorboard")
+                command("train", out / "scenes", *words)
+                for engine, found in compared(run / "last.safetensors", out / f"{name}-{shape}.onnx").items():
+                    result[f"{name}, {shape}, {engine}"] = found
+                    print(f"{name}, {shape}, {engine}: {found}", file=sys.stderr, flush=True)
                 shutil.rmtree(run)
     tell("Exported files against PyTorch", result)
 
