@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -264,6 +265,20 @@ def test_importing_does_nothing_and_is_light() -> None:
 def test_files_stay_short() -> None:
     long = {str(p.relative_to(ROOT)): n for p in FILES if (n := len(p.read_text().splitlines())) > 420}
     assert not long
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_public_functions_have_a_docstring(path: Path) -> None:
+    def bare(node: ast.AST) -> Iterator[str]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and child.name[0] != "_":
+                is_overload = any(ast.unparse(one).endswith("overload") for one in child.decorator_list)
+                if not isinstance(child, ast.ClassDef) and not ast.get_docstring(child) and not is_overload:
+                    yield child.name
+                if isinstance(child, ast.ClassDef):
+                    yield from bare(child)
+
+    assert not list(bare(parsed(path)))
 
 
 def test_the_tree_in_the_docs_is_the_tree() -> None:

@@ -124,6 +124,7 @@ class SetLabels(NamedTuple):
 
 
 def labels_of(form: Format, tree: Tree) -> SetLabels:
+    """The labels of a set of this form, up to a bound; none where it cannot be read."""
     found = SetLabels([], defaultdict(list), defaultdict(list), False, False)
     try:
         with quiet():
@@ -143,6 +144,7 @@ def is_unnamed(class_names: Iterable[str]) -> bool:
 
 
 def name_of(image: RawImage) -> str:
+    """The file's name without its folders."""
     return image.path.rpartition("/")[2]
 
 
@@ -173,6 +175,7 @@ def same_labels(image: RawImage, other: RawImage, named: bool, near: bool) -> bo
 
 
 def same_bytes(tree: Tree, path: str, other: str) -> bool:
+    """Whether two files of the tree hold the same bytes; False where one cannot be read."""
     start = len(tree.path("x")) - 1
     try:
         first, second = (tree.read(one[start:], MAX_FILE_BYTES, "image") for one in (path, other))

@@ -33,6 +33,7 @@ class StoredMap(NamedTuple):
 
     @property
     def stored(self) -> tuple[int, ...]:
+        """The shape that is written, channels last where the map is so."""
         return tuple(self.shape[i] for i in TO_LAST) if self.last else self.shape
 
 

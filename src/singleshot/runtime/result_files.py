@@ -10,7 +10,6 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from types import TracebackType
 from typing import IO, Any, NamedTuple
 from xml.etree import ElementTree
 
@@ -44,12 +43,7 @@ class Writer:
     def __enter__(self) -> Writer:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None or isinstance(error, KeyboardInterrupt):
             self.close(complete=error is None)
         else:
@@ -192,11 +186,13 @@ class CocoWriter(_FileWriter):
         return "\n]\n"
 
     def close(self, complete: bool = True) -> None:
+        """As of every writer; the names of images and classes next to it too."""
         super().close(complete)
         if self._info is not None:
             self._info.close(complete)
 
     def discard(self) -> None:
+        """As of every writer; the names of images and classes next to it too."""
         super().discard()
         if self._info is not None:
             self._info.discard()
@@ -255,6 +251,7 @@ class CocoLabelsWriter(_FileWriter):
         yield "\n]}\n"
 
     def discard(self) -> None:
+        """As of every writer; the list of images that is kept aside goes too."""
         super().discard()
         self._images.close()
 

@@ -61,6 +61,7 @@ class Job:
     attempts: int = 0
 
     def header(self) -> dict[str, Any]:
+        """The question as plain values for a worker."""
         return self.question._asdict()
 
 

@@ -59,6 +59,7 @@ class HeldBytes:
         self.now += count
 
     def release(self, count: int) -> None:
+        """Give back bytes that are held no longer."""
         self.now -= count
 
 

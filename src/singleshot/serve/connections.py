@@ -128,6 +128,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Signals are the service's own: uvicorn takes none."""
         yield
 
     def stop(self, *_: object) -> None:

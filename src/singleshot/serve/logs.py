@@ -12,6 +12,7 @@ class JsonFormatter(logging.Formatter):
     """A record as JSON: time, level, event and the fields that it was logged with."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """One line of JSON: time, level, event and the record's fields."""
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         values = {
             "time": f"{moment}.{int(record.msecs):03d}Z",

@@ -32,4 +32,5 @@ class Metrics:
         self.workers = Gauge(f"{name}_workers", "Workers that are ready", registry=own)
 
     def text(self) -> bytes:
+        """All figures in Prometheus' text form."""
         return generate_latest(self._registry)

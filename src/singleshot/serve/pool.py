@@ -32,6 +32,7 @@ class Slot:
         self.gate = asyncio.Lock()  # held by who takes the next batch for it
 
     def put(self, worker: Worker | None) -> None:
+        """Fill the place, or empty it with None."""
         self.worker = worker
         if worker is None:
             self.filled.clear()
@@ -63,6 +64,7 @@ class Pool:
 
     @property
     def pids(self) -> list[int]:
+        """Process ids of the workers that are there."""
         return [slot.worker.pid for slot in self._slots if slot.worker is not None]
 
     def fill(self, workers: Sequence[Worker]) -> None:

@@ -21,6 +21,7 @@ class ImageRefusedError(Exception):
         self.status, self.code = status, code
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain values for a message."""
         return {"status": self.status, "code": self.code, "message": str(self)}
 
 

@@ -247,9 +247,11 @@ class Connection:
         self._lock = threading.Lock()
 
     def receive(self) -> Message | None:
+        """The next message; None where the service has closed its end."""
         return read_message(self._input)
 
     def send(self, header: dict[str, Any], blobs: Iterable[bytes] = ()) -> None:
+        """Write one message; several threads may."""
         with self._lock:
             self._output.writelines(packed(header, list(blobs)))
             self._output.flush()

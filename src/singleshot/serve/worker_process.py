@@ -83,6 +83,7 @@ class Worker:
 
     @property
     def pid(self) -> int:
+        """Its process id."""
         return self._process.pid
 
     async def run(self, jobs: Sequence[Job], seconds: float) -> tuple[list[Any], list[bytes]]:

@@ -40,18 +40,16 @@ class Edit(NamedTuple):
 
 
 class Editor(Protocol):
-    """Label files of one form.
+    """Label files of one form, as bytes. DataError for a file that cannot be changed in place."""
 
-    objects(data, image): the objects of an image in the bytes of its label file, those that can be read; own(data,
-    image): the part of the bytes that is about this image; apply(data, image, edit): the file after the edit; the same
-    bytes for an empty one. DataError for a file that cannot be changed in place.
-    """
+    def objects(self, data: bytes, image: RawImage) -> list[LabelObject]:
+        """The objects of an image in its label file, those that can be read."""
 
-    def objects(self, data: bytes, image: RawImage) -> list[LabelObject]: ...
+    def own(self, data: bytes, image: RawImage) -> bytes:
+        """The part of the bytes that is about this image."""
 
-    def own(self, data: bytes, image: RawImage) -> bytes: ...
-
-    def apply(self, data: bytes, image: RawImage, edit: Edit) -> bytes: ...
+    def apply(self, data: bytes, image: RawImage, edit: Edit) -> bytes:
+        """The file after the edit; the same bytes for an empty one."""
 
     def blank(self, image: RawImage) -> bytes:
         """A label file for an image that has none; its size is known. DataError where the form has no such files."""

@@ -38,6 +38,7 @@ class VocSplits(NamedTuple):
 
 
 def read_splits(tree: Tree, layout: Layout, problems: RaiseErrors) -> VocSplits:
+    """The splits by lists of stems or by folders, or made where there are none."""
     folder, listed = _lists(tree, layout)
     stems_of: dict[str, list[str]] = {}
     left_out: dict[str, str] = {}
@@ -165,6 +166,7 @@ def _listed_stem(line: str, xmls: Mapping[str, str], lasts: Mapping[str, str]) -
 def require_annotations(
     tree: Tree, split: str, stems: list[str], xmls: Mapping[str, str], problems: RaiseErrors
 ) -> list[str]:
+    """The stems of a split that have an annotation; what is missing is reported."""
     missing = [stem for stem in stems if stem not in xmls]
     for stem in missing:
         problems.add(

@@ -88,6 +88,7 @@ def _text(path: Path) -> str:
 
 
 def is_label_map(text: str) -> bool:
+    """Whether a text is a label map of the Object Detection API (.pbtxt)."""
     return re.search(r"^\s*item\s*:?\s*[{<]", text, re.MULTILINE) is not None
 
 
