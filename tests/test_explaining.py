@@ -23,6 +23,7 @@ RULES = [
     Thresholds(score_min=0.05, class_agnostic=True, background_competes=False),
     Thresholds(score_min=0.05, best_class=True, candidates=30),
     Thresholds(score_min=0.3, activation="sigmoid"),
+    Thresholds(score_min=0.02, box_voting=0.5),
 ]
 
 
@@ -43,6 +44,8 @@ def test_a_trace_is_the_detections_with_their_priors(rules: Thresholds) -> None:
     assert len(traced.scores) > 3
     for ours, theirs in zip(traced, plain, strict=False):
         assert torch.equal(ours, theirs)
+    if rules.box_voting is not None:  # its boxes: tests/test_box_voting.py
+        (traced,) = trace_detections(raw, priors, VARIANCES, replace(rules, box_voting=None))
     boxes = decode(raw.offsets[0, traced.priors], priors[traced.priors], VARIANCES)
     assert torch.equal(boxes.clamp(0, 1) if rules.clip else boxes, traced.boxes)
     logits = raw.logits[0, traced.priors]
@@ -77,8 +80,9 @@ def test_runners_up_agree_with_the_slow_loop(rules: Thresholds) -> None:
     raw, priors = made(4)
     (candidates,) = trace_candidates(raw, priors, VARIANCES, rules)
     (kept,) = trace_detections(raw, priors, VARIANCES, rules)
-    first = Traced(*(values[:4] for values in kept))
-    found = runners_up(candidates, first, rules)
+    found = runners_up(candidates, Traced(*(values[:4] for values in kept)), rules)
+    (plain,) = trace_detections(raw, priors, VARIANCES, replace(rules, box_voting=None))
+    first = Traced(*(values[:4] for values in plain))
     expected = {}
     itself = {(int(p), int(c)) for p, c in zip(first.priors, first.labels, strict=True)}
     for row in range(len(candidates.scores)):

@@ -50,9 +50,12 @@ def confirm(made: Scene, objects: Objects, g: int, one: Outcome) -> None:
     for left_out in (None, *range(len(one.causes))):
         state = made
         for number, cause in enumerate(one.causes):
-            if number != left_out:
-                added = cause.change.get("prior", 0) >= len(state.priors)  # of a prior that was left out
-                state = state if added else changed(state, cause.change)
+            change = dict(cause.change)
+            if number == left_out and len(change) > 1:  # box voting is switched off whatever the first cause is
+                change = {name: change[name] for name in ("box_voting",) if name in change}
+            if number != left_out or ("box_voting" in change and cause.kind != "box-voting"):
+                added = change.get("prior", 0) >= len(state.priors)  # of a prior that was left out
+                state = state if added else changed(state, change)
         found = state.visible(state.trace())
         row = holders(found, objects)[g]
         assert (row is not None) == (left_out is None), (one.causes, left_out)
@@ -92,6 +95,17 @@ def test_nms() -> None:
     assert found[0].detection == 0
     assert kinds(found[1]) == ["nms"]
     assert found[1].causes[0].detail == {"prior": 0, "label": 0, "iou": pytest.approx(0.7391, abs=1e-3)}
+
+
+def test_box_voting() -> None:
+    """A box that has the object by a little is moved off it by two that hardly score less."""
+    wide, wider = [0.1, 0.1, 0.48, 0.3], [0.1, 0.1, 0.56, 0.3]
+    rows = [(wide, [0.1, 0.9, 0.0]), (wider, [0.12, 0.88, 0.0]), (wider, [0.13, 0.87, 0.0])]
+    (one,) = why(scene(rows, box_voting=0.5), [A], [0])
+    assert kinds(one) == ["box-voting"]
+    (low,) = why(scene([(wide, [0.8, 0.2, 0.0]), (wider, [0.81, 0.19, 0.0])], box_voting=0.5), [A], [0])
+    assert kinds(low) == ["low-score"]
+    assert low.causes[0].change["box_voting"] is None
 
 
 def test_nms_across_classes() -> None:
@@ -165,7 +179,8 @@ def test_what_no_change_brings_is_unknown() -> None:
 @pytest.mark.parametrize(
     "rules",
     [{}, {"class_agnostic": True}, {"best_class": True, "clip": True}, {"activation": "sigmoid"},
-     {"keep": 2, "per_class": 4, "candidates": 6, "keep_per_class": 1}],
+     {"keep": 2, "per_class": 4, "candidates": 6, "keep_per_class": 1}, {"box_voting": 0.4},
+     {"box_voting": 0.2, "class_agnostic": True, "keep": 3}],
     ids=str,
 )  # fmt: skip
 def test_causes_of_random_scenes_hold(seed: int, rules: dict) -> None:

@@ -17,7 +17,7 @@ from singleshot.boxes import Variances, iou
 from singleshot.postprocess import Traced, trace_detections
 from singleshot.prior_boxes import PriorSpec
 from singleshot.records import RawOutput
-from singleshot.thresholds import Thresholds
+from singleshot.thresholds import VOTE_SHARE, Thresholds
 
 
 class Scene(NamedTuple):
@@ -37,12 +37,20 @@ class Scene(NamedTuple):
     def trace(self, wanted: Sequence[int] | None = None) -> Traced:
         """The detections that score at least `show_min`, not cut to the image.
 
-        Weaker ones are not looked at: neither greedy suppression nor a limit on the best of them depends on those.
+        Weaker ones are not looked at: neither greedy suppression nor a limit on the best of them depends on those, and
+        a box not on what scores less than a share of it.
         """
-        least = torch.nextafter(torch.tensor(self.show_min), torch.tensor(-1.0)).item()
-        rules = replace(self.rules, score_min=max(self.rules.score_min, least, 0.0))
+        share = 1.0 if self.rules.box_voting is None else VOTE_SHARE
+        rules = replace(self.rules, score_min=max(self.rules.score_min, self._least(share)))
         (found,) = trace_detections(self.raw, self.priors, self.variances, rules, wanted)
-        return found
+        if self.rules.box_voting is None:
+            return found
+        shown = int((found.scores > max(self.rules.score_min, self._least(1.0))).sum())  # best first
+        return Traced(*(values[:shown] for values in found))
+
+    def _least(self, share: float) -> float:
+        """The number before that share of `show_min`, which a score must be over."""
+        return max(torch.nextafter(torch.tensor(self.show_min * share), torch.tensor(-1.0)).item(), 0.0)
 
     def visible(self, found: Traced) -> Traced:
         """Those that score at least `show_min` and have an area once they are cut to the image (`runtime.pixels`)."""
@@ -68,11 +76,15 @@ def runners_up(candidates: Traced, kept: Traced, rules: Thresholds) -> RunnersUp
     """Which of the candidates each kept detection removed: the best one that a candidate overlaps too much with.
 
     candidates: of `postprocess.trace_candidates` by these rules; kept: the detections, or the first of them. Candidates
-    that none of them removed are left out.
+    that none of them removed are left out. Suppression comes before box voting: IoUs are those of the boxes before it.
     """
     width = 1 + int(torch.cat([candidates.labels, kept.labels]).max()) if len(candidates.labels) else 1
-    itself = torch.isin(candidates.priors * width + candidates.labels, kept.priors * width + kept.labels)
-    overlaps = iou(kept.boxes, candidates.boxes)
+    entered, stayed = (one.priors * width + one.labels for one in (candidates, kept))
+    itself = torch.isin(entered, stayed)
+    own = kept.boxes
+    if rules.box_voting is not None and len(own):
+        own = candidates.boxes[(stayed.unsqueeze(1) == entered).byte().argmax(dim=1)]
+    overlaps = iou(own, candidates.boxes)
     clash = (overlaps > rules.nms_iou) & (kept.scores.unsqueeze(1) >= candidates.scores) & ~itself
     if not rules.class_agnostic:
         clash &= kept.labels.unsqueeze(1) == candidates.labels

@@ -9,7 +9,7 @@ several causes none could be left out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from singleshot.boxes import decode, encode, iou, to_centres, to_corners
+from singleshot.counterfactuals import changed
 from singleshot.explaining import Scene
 from singleshot.postprocess import Traced
-from singleshot.records import RawOutput
 from singleshot.survivors import ClassSuppression, Predicted, predict
 from singleshot.thresholds import NO_CAP, Thresholds
 
@@ -30,6 +30,7 @@ CAUSES = {
     "low-score": "its score is too low",
     "limits": "cut by the limits on the number of detections",
     "nms": "removed by non-maximum suppression",
+    "box-voting": "box voting moved the box that had it",
     "unknown": "none of the changes that are tried makes it appear",
 }
 # What is tried, alone first and then together. Of causes that would each do, the one that the object came farthest by
@@ -38,8 +39,8 @@ _TRIED = ("limits", "nms", "wrong-class", "location", "low-score")
 _LIMITS: dict[str, Any] = {"per_class": NO_CAP, "candidates": None, "keep_per_class": None, "keep": NO_CAP}
 # Two limits count what NMS leaves: without it they would count the duplicates.
 _NO_NMS = {"nms_iou": 1.0, "keep": NO_CAP, "keep_per_class": None}
+_NO_VOTING: dict[str, Any] = {"box_voting": None}
 _NEAR = 0.1  # IoU from which a detection is near an object (TIDE, section 3.1)
-_RULES = {field.name for field in fields(Thresholds)}
 
 
 class Objects(NamedTuple):
@@ -82,32 +83,6 @@ class Outcome(NamedTuple):
     proof: Proof | None = None
 
 
-def changed(scene: Scene, change: Mapping[str, Any]) -> Scene:
-    """The scene with a counterfactual's change.
-
-    {"add_prior": cx cy w h, "logits_of": prior}: one more prior, whose offsets are 0 and whose logits are those of that
-    prior. {"prior": number, "offsets": four}: that prior's offsets. {"prior": number, "swap": two labels}: the logits
-    of two classes change places at that prior. Anything else: fields of Thresholds (show_min: of the scene).
-    """
-    offsets, logits = scene.raw
-    if "add_prior" in change:
-        prior = scene.priors.new_tensor([change["add_prior"]])
-        offsets = torch.cat([offsets, offsets.new_zeros(1, 1, 4)], dim=1)
-        logits = torch.cat([logits, logits[:, [change["logits_of"]]]], dim=1)
-        return scene._replace(raw=RawOutput(offsets, logits), priors=torch.cat([scene.priors, prior]))
-    if "offsets" in change:
-        offsets = offsets.clone()
-        offsets[0, change["prior"]] = offsets.new_tensor(change["offsets"])
-        return scene._replace(raw=RawOutput(offsets, logits))
-    if "swap" in change:
-        a, b = (label + 1 for label in change["swap"])
-        logits = logits.clone()
-        logits[0, change["prior"], [a, b]] = scene.raw.logits[0, change["prior"], [b, a]]
-        return scene._replace(raw=RawOutput(offsets, logits))
-    rules = replace(scene.rules, **{name: value for name, value in change.items() if name in _RULES})
-    return scene._replace(rules=rules, show_min=change.get("show_min", scene.show_min))
-
-
 def holders(found: Traced, objects: Objects, iou_min: float = 0.5) -> list[int | None]:
     """The detection that has each object, or None: VOC's rule (VOCevaldet.m). Each detection claims the object of its
     class that it overlaps most, from `iou_min` on; the best one that claims an object has it."""
@@ -138,8 +113,30 @@ def outcomes(scene: Scene, found: Traced, objects: Objects, prior_iou: float, io
     has = holders(found, objects, iou_min)
     if None not in has:
         return [Outcome(row) for row in has]
+    if scene.rules.box_voting is not None:
+        plain = changed(scene, _NO_VOTING)
+        shown = plain.visible(plain.trace())
+        causes = outcomes(plain, shown, objects, prior_iou, iou_min)
+        return [
+            Outcome(row) if row is not None else _unvoted(causes[g], shown, objects.boxes[[g]])
+            for g, row in enumerate(has)
+        ]
     search = _Search(scene, found, objects, (prior_iou, iou_min), {row for row in has if row is not None})
     return [Outcome(row) if row is not None else search.explain(g) for g, row in enumerate(has)]
+
+
+def _unvoted(plain: Outcome, shown: Traced, box: Tensor) -> Outcome:
+    """The outcome of a missed object [1, 4], from that without box voting, which is switched off with the first change:
+    then boxes are those of single default boxes. shown: the detections without it."""
+    if plain.detection is not None:
+        row = plain.detection
+        overlap = float(iou(shown.boxes[[row]], box))
+        proof = Proof(float(shown.scores[row]), overlap, int(shown.priors[row]))
+        return Outcome(None, (Cause("box-voting", _NO_VOTING, {}),), proof)
+    first, *rest = plain.causes
+    if first.kind == "unknown":
+        return plain
+    return plain._replace(causes=(first._replace(change={**_NO_VOTING, **first.change}), *rest))
 
 
 class _Search:

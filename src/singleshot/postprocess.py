@@ -16,10 +16,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from singleshot.box_voting import vote
 from singleshot.boxes import VARIANCES, Variances, decode, iou
 from singleshot.errors import ConfigError
 from singleshot.records import RawOutput
-from singleshot.thresholds import ACTIVATIONS, NO_CAP, Thresholds, first_column
+from singleshot.thresholds import ACTIVATIONS, NO_CAP, VOTE_LEAST, Thresholds, first_column
 
 _BLOCK = 400
 
@@ -55,6 +56,7 @@ class _Rules(NamedTuple):
     keep_per_class: int | None
     best_class: bool
     background_competes: bool
+    box_voting: float | None
 
 
 class _Candidates(NamedTuple):
@@ -125,6 +127,7 @@ def to_detections(
     keep_per_class: int | None = None,
     best_class: bool = False,
     background_competes: bool = True,
+    box_voting: float | None = None,
     wanted: Sequence[int] | None = None,
 ) -> list[Found]:
     """Detections of each image of the batch; conventions.DETECTION holds the settings of the public implementations.
@@ -144,12 +147,15 @@ def to_detections(
     or "sigmoid" for networks that were trained so (TensorFlow's Object Detection API), where the background's logit
     says nothing. Raises ConfigError for another.
 
+    box_voting: the IoU from which what entered NMS moves a detection's box (see box_voting.py), None for boxes as they
+    are. It changes neither which boxes stay nor their scores.
+
     wanted: the labels to look for, None for all. The result is that of all classes without caps on boxes of several
     classes (`candidates`, `keep`), cut to these labels, and then to the caps: boxes of other classes push out none of
     them. With class_agnostic they still suppress, and count for `candidates`.
     """
     values = score_min, nms_iou, per_class, keep, class_agnostic, activation, clip, candidates, keep_per_class
-    rules = _Rules(*values, best_class, background_competes)
+    rules = _Rules(*values, best_class, background_competes, box_voting)
     return [Found(*one[:3]) for one in _trace(raw, priors, variances, rules, wanted)]
 
 
@@ -204,6 +210,11 @@ def _trace(
             if not bool(complete.all()):
                 found = _suppress(entry.every(), entry.geometry, entry.limits)
         every = _traced(found, entry.geometry)
+        if rules.box_voting is not None:
+            left_out = chosen.scores.shape[1] == quick < entry.cap and bool((chosen.scores[:, -1] > VOTE_LEAST).any())
+            voters = entry.every() if left_out else chosen
+            voters = _without_rest(voters.over(VOTE_LEAST))
+            every = _voted(every, _traced(voters, entry.geometry), rules.box_voting, entry.limits.by_class)
         if wanted is None or not rules.class_agnostic:
             return every
         return [Traced(*(values[_is_one(one.labels, wanted)][: rules.keep] for values in one)) for one in every]
@@ -238,6 +249,16 @@ def _traced(found: _Candidates, geometry: _Geometry) -> list[Traced]:
     counts = (found.scores > 0).sum(dim=1).tolist()
     rows = zip(geometry.boxes(found.priors), found.scores, found.labels, found.priors, counts, strict=True)
     return [Traced(b[:n], s[:n], c[:n], p[:n]) for b, s, c, p, n in rows]
+
+
+def _voted(found: list[Traced], entered: list[Traced], iou_min: float, by_class: bool) -> list[Traced]:
+    """The detections of each image with the boxes that those which entered NMS vote for."""
+    moved = []
+    for one, voters in zip(found, entered, strict=True):
+        groups, theirs = (v.labels if by_class else torch.zeros_like(v.labels) for v in (one, voters))
+        boxes = vote(one.boxes, one.scores, groups, (voters.boxes, voters.scores, theirs), iou_min)
+        moved.append(one._replace(boxes=boxes))
+    return moved
 
 
 def _is_one(labels: Tensor, wanted: Sequence[int]) -> Tensor:

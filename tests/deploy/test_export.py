@@ -32,6 +32,10 @@ RULES = {
     "class-agnostic sigmoid": Thresholds(class_agnostic=True, activation="sigmoid"),
     "best class, clipped": Thresholds(best_class=True, clip=True, nms_iou=0.6),
     "nothing found": Thresholds(score_min=0.999),
+    "box voting": Thresholds(box_voting=0.5),
+    "box voting, class-agnostic": Thresholds(box_voting=0.3, class_agnostic=True),
+    "box voting under caps": Thresholds(box_voting=0.5, per_class=40, candidates=60, keep=20, score_min=0.0001),
+    "box voting, nothing found": Thresholds(box_voting=0.5, score_min=0.999),
 }
 
 
@@ -47,7 +51,7 @@ def test_both_engines_agree_with_pytorch(mini, engines, rules: Thresholds, tmp_p
             assert (found.boxes > 0) == (rules.score_min < 0.9)
 
 
-@pytest.mark.parametrize("rules", ["caffe", "cap of each class", "cap of all", "class-agnostic"])
+@pytest.mark.parametrize("rules", ["caffe", "cap of each class", "cap of all", "class-agnostic", "box voting"])
 def test_without_branches_too(mini, engines, rules: str, tmp_path: Path) -> None:
     info = mini.file(RULES[rules], tmp_path / "m.onnx", tensorrt_compatible=True)
     assert compare(mini.model, info, engines(tmp_path / "m.onnx")["onnxruntime"], mini.images).good()

@@ -20,8 +20,8 @@ SIDES = torch.tensor([320.0, 200.0, 320.0, 200.0])
 def farthest(truth: _Truth, box: np.ndarray, score: float, label: int, limits: Limits) -> list[float]:
     """By the loop: in units of the limits, how far each prior is."""
     found = []
-    for prior in range(len(truth.boxes)):
-        own = truth.boxes[prior].numpy()
+    for prior in range(truth.boxes.shape[1]):
+        own = truth.boxes[label, prior].numpy()
         reach = max(1.0, float(np.abs(own).max()))
         px = max(abs(float(own[k]) - float(box[k])) * float(SIDES[k]) for k in range(4)) / reach
         off = abs(score - float(truth.scores[prior, label]))
@@ -36,13 +36,14 @@ def test_the_nearest_prior_is_that_of_a_loop(limits: Limits) -> None:
     random = np.random.default_rng(5)
     corners = np.sort(random.random((60, 2, 2)), axis=1).reshape(60, 4).astype(np.float32)
     corners[7] *= 40.0  # beyond the input
+    of_class = np.stack([corners, corners + np.float32(0.01), corners])
     scores = random.random((60, 3)).astype(np.float32)
-    corners[20], scores[20] = corners[19], scores[19]
+    corners[20], of_class[:, 20], scores[20] = corners[19], of_class[:, 19], scores[19]
     kept = ImageDetections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
-    truth = _Truth(torch.from_numpy(corners), torch.from_numpy(scores), kept)
+    truth = _Truth(torch.from_numpy(of_class), torch.from_numpy(scores), kept, torch.from_numpy(corners))
     taken = random.integers(0, 60, 40)
     labels = random.integers(0, 3, 40)
-    boxes = corners[taken] + random.choice([0, 1e-4, 0.02], (40, 1)).astype(np.float32)
+    boxes = of_class[labels, taken] + random.choice([0, 1e-4, 0.02], (40, 1)).astype(np.float32)
     own = (scores[taken, labels] + random.choice([0, 5e-4, 0.05], 40)).astype(np.float32)
     boxes[3], own[4], boxes[5] = np.nan, np.nan, np.inf
     found = ImageDetections(boxes, own, labels)

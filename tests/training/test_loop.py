@@ -113,11 +113,11 @@ class StopAfter:
     def __getattr__(self, name: str):
         return getattr(self.__dict__["inner"], name)
 
-    def __call__(self, batch, factor):
+    def __call__(self, batch, factor, phase):
         if self.steps == 0:
             raise KeyboardInterrupt
         self.steps -= 1
-        return self.inner(batch, factor)
+        return self.inner(batch, factor, phase)
 
 
 @pytest.mark.parametrize("stop", [1, 4, 7])

@@ -235,6 +235,12 @@ def _export_for_engines(options: ExportOptions, path: Path, on_line: Callable[[s
     report: Report | None = None
     if form.to == "tflite" and not form.raw:
         check_thresholds(info.thresholds)
+        if info.thresholds.box_voting is not None:
+            on_line(
+                "boxes come as they are, without box voting, which TFLite's operator cannot; a --raw file has it when"
+                " singleshot runs it"
+            )
+            info = replace(info, thresholds=replace(info.thresholds, box_voting=None))
     if data is not None:
         if form.to == "tflite":
             from singleshot.deploy.tflite_int8 import quantise_tflite

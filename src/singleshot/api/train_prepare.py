@@ -91,7 +91,7 @@ def _decide(options: TrainOptions, train_set: Dataset | ShardStream) -> Decided:
     """Build the model, and decide what the options leave open."""
     import torch
 
-    from singleshot.api.train_recipe import recipe_of
+    from singleshot.api.train_recipe import fit_phases, recipe_of
     from singleshot.loading.few_greys import warn_of_few_greys
     from singleshot.models.prior_probability import set_class_bias
     from singleshot.sigmoid_losses import prior_bias
@@ -108,7 +108,7 @@ def _decide(options: TrainOptions, train_set: Dataset | ShardStream) -> Decided:
     if options.recipe is None:
         chosen["recipe"] = choose_recipe(model, pretrained)
         options = replace(options, recipe=chosen["recipe"].value)
-    recipe = recipe_of(options)
+    recipe = fit_phases(recipe_of(options), options, sized, model.input_spec)
     if pretrained == "nothing" and (recipe.freeze or (recipe.freeze is None and recipe.freeze_stride)):
         raise ConfigError(
             f"recipe {printable(options.recipe, 60)}: keeps parts of the backbone as they are, and this one starts from"

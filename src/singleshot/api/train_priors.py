@@ -53,12 +53,12 @@ class PriorChoice:
             chosen = _for_model(options.priors, own)
         elif options.fit_priors:
             data = self._with_labels()
-            boxes = self._boxes(data, inputs)
+            boxes = boxes_in_inputs(options, data, inputs)
             if not len(boxes):
                 raise ConfigError(f"--fit-priors: {printable(data.source)} has no object to fit default boxes to")
             return self._fit(own, boxes)
         if not options.resume and isinstance(self.train_set, Dataset):
-            boxes = self._boxes(self.train_set, inputs)
+            boxes = boxes_in_inputs(options, self.train_set, inputs)
             if len(boxes) and (matched := self._matched(boxes, chosen)) < MATCHED_ENOUGH:
                 if self._may_fit and len(boxes) >= FITTED_FROM:
                     return self._fit(own, boxes, "; --no-fit-priors keeps the model's own")
@@ -102,23 +102,24 @@ class PriorChoice:
         selection, names = self.train_set.selection, self.train_set.class_names
         return build_dataset(raw, name, names, options.clip_boxes, selection)
 
-    def _boxes(self, data: Dataset, inputs: InputSpec) -> np.ndarray:
-        """float64 [M, 4] the objects in parts of the input, without crowds.
-
-        Where more than _MOST images are to be measured, those of so many. Raises DataError for an image that cannot be
-        measured, unless `skip_broken`: its objects are left out.
-        """
-        data = measured(data, only_with_objects=True, skip_broken=self.options.skip_broken, most=_MOST)
-        boxes, sizes = placed_objects(data)
-        tiling = tiling_of(self.options.tile)
-        if tiling is not None:
-            boxes, sizes = parts_in_tiles(boxes, sizes, tiling.sides(inputs.sides), np.random.default_rng(0))
-        return boxes_in_input(boxes, sizes, inputs)
-
     def _matched(self, boxes: np.ndarray, table: PriorSpec) -> float:
         if len(boxes) > _MOST:
             boxes = np.random.default_rng(0).choice(boxes, _MOST, replace=False)
         return float((best_iou(boxes, prior_grids(table)) >= self.iou_min).mean())
+
+
+def boxes_in_inputs(options: TrainOptions, data: Dataset, inputs: InputSpec) -> np.ndarray:
+    """float64 [M, 4] the objects in parts of the input, without crowds.
+
+    Where more than _MOST images are to be measured, those of so many. Raises DataError for an image that cannot be
+    measured, unless `skip_broken`: its objects are left out.
+    """
+    data = measured(data, only_with_objects=True, skip_broken=options.skip_broken, most=_MOST)
+    boxes, sizes = placed_objects(data)
+    tiling = tiling_of(options.tile)
+    if tiling is not None:
+        boxes, sizes = parts_in_tiles(boxes, sizes, tiling.sides(inputs.sides), np.random.default_rng(0))
+    return boxes_in_input(boxes, sizes, inputs)
 
 
 def _for_model(name: str, own: PriorSpec) -> PriorSpec:

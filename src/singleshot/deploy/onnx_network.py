@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from singleshot.deploy.onnx_post import IR_VERSION, OPSET
+from singleshot.deploy.onnx_builder import IR_VERSION, OPSET
 from singleshot.models import SSD
 from singleshot.models.blocks import DepthwiseConv2d, HalvingConv2d
 from singleshot.models.heads import Head

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from singleshot.deploy.onnx_post import OPSET
+from singleshot.deploy.onnx_builder import OPSET
 from singleshot.errors import ConfigError, printable
 
 if TYPE_CHECKING:

@@ -11,58 +11,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from singleshot.deploy.onnx_builder import Builder
+from singleshot.deploy.onnx_vote import add_vote
 from singleshot.errors import ConfigError
 from singleshot.thresholds import Thresholds
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
+    from onnx import ModelProto, ValueInfoProto
 
-OPSET = 18
-IR_VERSION = 9
 # From so many detections an image on, the file gives as many rows as the batch needs instead of always that many.
 MAX_ROWS = 1000
 # The most that TensorRT's TopK sorts out (onnx-tensorrt docs/operators.md: K less than 3840).
 TENSORRT_TOP_K = 3839
 
 
-class _Builder:
-    """Collects the nodes and constants of a graph."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.nodes: list[NodeProto] = []
-        self.constants: dict[str, TensorProto] = {}
-
-    def const(self, name: str, value: npt.ArrayLike, dtype: npt.DTypeLike = np.int64) -> str:
-        """Adds a constant; its name."""
-        from onnx import numpy_helper
-
-        self.constants[name] = numpy_helper.from_array(np.asarray(value, dtype), name)
-        return name
-
-    def op(self, kind: str, inputs: list[str], *outputs: str, **attributes: Any) -> str:
-        """Adds a node; the name of its first output."""
-        from onnx import helper
-
-        name = f"{self.name}/{outputs[0]}"
-        self.nodes.append(helper.make_node(kind, inputs, list(outputs), name=name, **attributes))
-        return outputs[0]
-
-    def model(self, inputs: list[ValueInfoProto], outputs: list[ValueInfoProto]) -> ModelProto:
-        """The onnx.ModelProto of what was added."""
-        from onnx import helper
-
-        graph = helper.make_graph(self.nodes, self.name, inputs, outputs, list(self.constants.values()))
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-
-
 def decode_model(priors: np.ndarray, variances: tuple[float, float], classes: int, rules: Thresholds) -> ModelProto:
     """The graph of offsets [N, P, 4], logits [N, P, C + 1] -> all_boxes [N, P, 4] in corner form, all_scores
     [N, C, P] of the real classes; where rules.class_agnostic, the score of each prior's likeliest class [N, 1, P], and
     all_labels int64 [N, P]. priors: cx cy w h [P, 4]."""
-    b, count = _Builder("decode"), len(priors)
+    b, count = Builder("decode"), len(priors)
     width = classes + 1
 
     # Priors last: vector units want rows of thousands of numbers, not of four, or of a few classes.
@@ -139,7 +107,7 @@ def select_model(priors: int, classes: int, rules: Thresholds, plain: bool = Fal
     most = min(rules.keep, rules.candidates or rules.keep, classes * min(per_class, of_class))
     if plain:
         _check_plain(most, per_class if per_class < priors else 0, rules.candidates or 0)
-    b = _Builder("select")
+    b = Builder("select")
     b.const("first", [0])
     second, last = b.const("second", [1]), b.const("last", [2])
     zero, limit = b.const("zero", 0, np.float32), b.const("score_min", [rules.score_min], np.float32)
@@ -161,9 +129,12 @@ def select_model(priors: int, classes: int, rules: Thresholds, plain: bool = Fal
         b.op("Squeeze", [f"{name}_column", second], f"{name}_list")
         b.op("Gather", [f"{name}_list", "slot"], "labels" if name == "class" else name)
     b.op("Unsqueeze", ["prior", last], "prior_rows")
-    b.op("GatherND", ["all_boxes", "prior_rows"], "boxes", batch_dims=1)
+    voting = rules.box_voting is not None
+    b.op("GatherND", ["all_boxes", "prior_rows"], "own_boxes" if voting else "boxes", batch_dims=1)
     if not by_class:
         b.op("GatherND", ["all_labels", "prior_rows"], "labels", batch_dims=1)
+    if rules.box_voting is not None:
+        add_vote(b, candidates, rules.box_voting, by_class, TENSORRT_TOP_K if plain else None)
     b.op("Greater", ["scores", zero], "found")
     b.op("Cast", ["found"], "found_numbers", to=7)  # int64
     b.op("ReduceSum", ["found_numbers", second], "counts", keepdims=0)
@@ -178,7 +149,7 @@ def select_model(priors: int, classes: int, rules: Thresholds, plain: bool = Fal
     return b.model(_decoded(priors, classes, not by_class), outputs)
 
 
-def _scores_of_images(b: _Builder) -> None:
+def _scores_of_images(b: Builder) -> None:
     """Make "own_scores", a row per image over what was chosen of all, 0 where it is another's; and the mask "own"."""
     b.op("GatherND", ["all_scores", "chosen"], "chosen_scores")
     b.op("Split", ["chosen", b.const("thirds", [1, 1, 1])], "chosen_image", "chosen_class", "chosen_prior", axis=1)
@@ -191,7 +162,7 @@ def _scores_of_images(b: _Builder) -> None:
     b.op("Where", ["own", "chosen_scores", "zero"], "own_scores")
 
 
-def _rows(b: _Builder, most: int, plain: bool) -> int:
+def _rows(b: Builder, most: int, plain: bool) -> int:
     """Make "most", the number of rows to give; returns how many rows to put behind what was chosen."""
     if plain or most <= MAX_ROWS:
         b.const("most", [most])
@@ -213,7 +184,7 @@ def _check_plain(most: int, per_class: int, candidates: int) -> None:
         )
 
 
-def _best(b: _Builder, scores: str, name: str, count: int, shape: tuple[int, int], plain: bool) -> str:
+def _best(b: Builder, scores: str, name: str, count: int, shape: tuple[int, int], plain: bool) -> str:
     """The scores with zeros for those under the count-th best, of each class or ("of_all") of all classes together.
 
     The branch that sorts runs only when more than `count` are over the limit; it gives no more than the count-th best

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from singleshot.box_voting import vote
 from singleshot.boxes import decode, iou
 from singleshot.errors import ConfigError
 from singleshot.models import SSD
-from singleshot.postprocess import to_detections
+from singleshot.postprocess import Traced, to_detections, trace_candidates
 from singleshot.records import ImageDetections, RawOutput
 from singleshot.thresholds import Thresholds
 from singleshot.weights.checkpoint import ModelInfo
@@ -64,12 +65,13 @@ class Agreement(NamedTuple):
 
 
 class _Truth(NamedTuple):
-    """One image by PyTorch: boxes [P, 4] and scores [P, C] of every prior (zero where it may not speak), and what
-    stays of them."""
+    """One image by PyTorch: boxes [C, P, 4] that a file may give for each class, scores [P, C] of every prior (zero
+    where it may not speak), what stays of them, and boxes [P, 4] as NMS compares them, before any vote."""
 
     boxes: Tensor
     scores: Tensor
     kept: ImageDetections
+    own: Tensor
 
 
 def refuse_unless_good(agreement: Agreement, what: str, limits: Limits = EXACT) -> None:
@@ -183,7 +185,21 @@ def _truths(model: SSD, rules: Thresholds, images: np.ndarray) -> list[_Truth]:
         best = scores[..., rules.first_column :].amax(dim=-1, keepdim=True)
         scores = torch.where(scores >= best - EXACT.score, scores, 0.0)
     found = [ImageDetections(*(values.numpy() for values in image)) for image in kept]
-    return [_Truth(*parts) for parts in zip(boxes, scores[..., 1:], found, strict=True)]
+    of_class = [own.expand(scores.shape[2] - 1, -1, -1) for own in boxes]
+    if rules.box_voting is not None:
+        entered = trace_candidates(raw, model.priors, model.prior_spec.variances, rules)
+        of_class = [_voted(*parts, rules) for parts in zip(of_class, entered, strict=True)]
+    return [_Truth(*parts) for parts in zip(of_class, scores[..., 1:], found, boxes, strict=True)]
+
+
+def _voted(boxes: Tensor, entered: Traced, rules: Thresholds) -> Tensor:
+    """Boxes [C, P, 4] with those that each candidate would have if it stayed."""
+    groups = torch.zeros_like(entered.labels) if rules.class_agnostic else entered.labels
+    assert rules.box_voting is not None
+    moved = vote(entered.boxes, entered.scores, groups, (entered.boxes, entered.scores, groups), rules.box_voting)
+    boxes = boxes.clone()
+    boxes[entered.labels, entered.priors] = moved
+    return boxes
 
 
 def _compare_one(truth: _Truth, found: ImageDetections, rules: Thresholds, sides: Tensor, limits: Limits) -> Agreement:
@@ -197,6 +213,8 @@ def _compare_one(truth: _Truth, found: ImageDetections, rules: Thresholds, sides
     floor = _floor(truth, found, rules) + limits.score
     either = rules.class_agnostic
     lost = swapped = 0
+    if rules.box_voting is not None:  # NMS compared them before the vote
+        boxes, kept_boxes = truth.own[prior], truth.own[kept_prior]
     here = (boxes, labels, torch.from_numpy(found.scores), prior)
     there = (kept_boxes, kept_labels, torch.from_numpy(truth.kept.scores), kept_prior)
     for one, other in ((here, there), (there, here)):
@@ -226,23 +244,27 @@ def _nearest(truth: _Truth, found: ImageDetections, sides: Tensor, limits: Limit
     for start in range(0, len(boxes), _ROWS):
         some = slice(start, start + _ROWS)
         box, score = boxes[some], (scores[some, None] - truth.scores.T[labels[some]]).abs()  # [_ROWS, P]
-        nearest, sure = _within_limits(truth, box, score, sides, limits)
+        nearest, sure = _within_limits(truth, box, labels[some], score, sides, limits)
         rest = (~sure).nonzero()[:, 0]
-        worst = _worst(_difference_px(truth.boxes[None], box[rest, None], sides), score[rest], limits)
+        of_class = truth.boxes[labels[some][rest]]
+        worst = _worst(_difference_px(of_class, box[rest, None], sides), score[rest], limits)
         nearest[rest] = torch.nan_to_num(worst, nan=float("inf"), posinf=float("inf")).argmin(dim=1)
         rows = torch.arange(len(nearest))
-        parts.append((nearest, _difference_px(truth.boxes[nearest], box, sides), score[rows, nearest]))
+        parts.append((nearest, _difference_px(truth.boxes[labels[some], nearest], box, sides), score[rows, nearest]))
     if not parts:
         return labels, scores, scores
     nearest, box_px, score = (torch.cat(column) for column in zip(*parts, strict=True))
     return nearest, box_px, score
 
 
-def _within_limits(truth: _Truth, boxes: Tensor, score: Tensor, sides: Tensor, limits: Limits) -> tuple[Tensor, Tensor]:
-    """The nearest prior of each of boxes [N, 4], and whether it is within the limits; another may be nearer where not.
-    Few priors have a score that is, and only their boxes are looked at. score: [N, P], as `_nearest` has it."""
+def _within_limits(
+    truth: _Truth, boxes: Tensor, labels: Tensor, score: Tensor, sides: Tensor, limits: Limits
+) -> tuple[Tensor, Tensor]:
+    """The nearest prior of each of boxes [N, 4] of classes [N], and whether it is within the limits; another may be
+    nearer where not. Few priors have a score that is, and only their boxes are looked at. score: [N, P], as `_nearest`
+    has it."""
     row, prior = (score <= limits.score).nonzero(as_tuple=True)
-    worst = _worst(_difference_px(truth.boxes[prior], boxes[row], sides), score[row, prior], limits)
+    worst = _worst(_difference_px(truth.boxes[labels[row], prior], boxes[row], sides), score[row, prior], limits)
     best = torch.full((len(boxes),), float("inf")).scatter_reduce(0, row, worst, "amin")
     first = worst == best[row]
     nearest = torch.full((len(boxes),), score.shape[1] - 1).scatter_reduce(0, row[first], prior[first], "amin")

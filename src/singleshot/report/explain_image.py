@@ -336,6 +336,8 @@ def _why(source: Source, cause: Cause) -> WhyMissed:
             detail["detection"] = rows[0] if rows else None
             reason = f" for {name}, IoU {detail['iou']:.2f}"
         tried = "switched off"
+    elif cause.kind == "box-voting":
+        tried = "switched off"
     why = f"{CAUSES[cause.kind]}{reason}" + (f" (tried: {tried})" if tried else "")
     return WhyMissed(cause.kind, why, dict(cause.change), detail)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from singleshot.prior_boxes import PriorSpec, prior_table
 from singleshot.records import ImageDetections
-from singleshot.thresholds import NO_CAP, Thresholds
+from singleshot.thresholds import NO_CAP, VOTE_LEAST, VOTE_REACH, VOTE_SHARE, Thresholds
 
 
 class RawDecoder:
@@ -37,7 +37,8 @@ class RawDecoder:
         else:  # boxes of other classes suppress those that are wanted, but do not count
             kept = suppress(boxes, labels, replace(rules, keep=NO_CAP))
             kept = kept[np.isin(labels[kept], wanted)][: rules.keep]
-        return ImageDetections(boxes[kept], scores[kept], labels[kept]), priors[kept]
+        found = boxes[kept] if rules.box_voting is None else vote(boxes, scores, labels, kept, rules)
+        return ImageDetections(found, scores[kept], labels[kept]), priors[kept]
 
 
 def probabilities(logits: np.ndarray, activation: str) -> np.ndarray:
@@ -118,3 +119,22 @@ def suppress(boxes: np.ndarray, labels: np.ndarray, rules: Thresholds) -> np.nda
             dropped = own if of_class[label] == rules.keep_per_class else dropped & own
         alive[rest] &= ~dropped
     return np.array(kept, np.int64)
+
+
+def vote(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, kept: np.ndarray, rules: Thresholds) -> np.ndarray:
+    """Boxes float32 [N, 4] of the kept rows after the vote of all [M] that entered NMS (box_voting.vote)."""
+    assert rules.box_voting is not None
+    reach = boxes.clip(-VOTE_REACH, VOTE_REACH)
+    voted: np.ndarray = boxes[kept]
+    areas = (reach[:, 2:] - reach[:, :2]).clip(min=0).prod(axis=1)
+    for row, of in enumerate(kept):
+        low, high = np.maximum(reach[:, :2], reach[of, :2]), np.minimum(reach[:, 2:], reach[of, 2:])
+        overlap = (high - low).clip(min=0).prod(axis=1)
+        union = np.maximum(areas + areas[of] - overlap, np.finfo(np.float32).tiny)
+        weights = (overlap / union - np.float32(rules.box_voting)).clip(min=0)
+        weights *= (scores - max(np.float32(VOTE_LEAST), np.float32(VOTE_SHARE) * scores[of])).clip(min=0)
+        if not rules.class_agnostic:
+            weights *= labels == labels[of]
+        if (total := weights.sum()) > 0:
+            voted[row] = weights @ reach / total
+    return voted

@@ -21,6 +21,7 @@ from singleshot.training.clock import RunClock
 from singleshot.training.distributed import World
 from singleshot.training.failures import TrainingStoppedError, describe
 from singleshot.training.meter import Meter, layer_weights, update_ratios
+from singleshot.training.progressive import phase_at
 from singleshot.training.recipes import Recipe
 from singleshot.training.reports import COLUMNS, Reporter
 from singleshot.training.schedule import lr_factor
@@ -318,7 +319,8 @@ class Trainer:
         self._note_files(batch)
         if not self.seen_images:
             self.seen_images = seen_images(batch)
-        losses = self.stepper(batch, factor)
+        phase = None if self.settings.seconds is None else phase_at(self.stepper.phases, done)
+        losses = self.stepper(batch, factor, phase)
         progress.parts = self.stepper.parts
         if self._world is None:
             progress.note_skipped(batch.skipped)

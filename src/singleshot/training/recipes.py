@@ -69,8 +69,16 @@ class Recipe(BaseModel):
     min_negatives: int = Field(0, ge=0, le=10_000)
     alpha: float = Field(1.0, ge=0, le=1000)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    box_voting: float | None = Field(
+        None, ge=0, lt=1, description="detections: IoU from which removed boxes move the one that stays"
+    )
     box_loss: str = "smooth-l1"
     class_weights: dict[str, float] = Field(default={}, description="factors on classes' confidence loss, by name")
+    progressive: tuple[tuple[float, float], ...] = Field(
+        (),
+        max_length=8,
+        description="--time: (until, part); until that part of it inputs have that part of a side",
+    )
     sampling: Literal["uniform", "repeat"] = "uniform"
     repeat_threshold: float = Field(
         0.001, gt=0, le=1, description="repeat: classes in a smaller part of the images are shown more often"
@@ -128,6 +136,16 @@ class Recipe(BaseModel):
         for key, rule in unused.items():
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ConfigError(f"{key}: says nothing with {rule}; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _phases_rise(self) -> Recipe:
+        ends = [until for until, _ in self.progressive]
+        if ends != sorted(set(ends)) or not all(0 < end <= 1 and 0.2 <= part < 1 for end, part in self.progressive):
+            raise ValueError(
+                "progressive: want pairs (until, part of the side), the former rising and up to 1, the latter from 0.2"
+                " to less than 1"
+            )
         return self
 
     @model_validator(mode="after")

@@ -16,12 +16,14 @@ from singleshot.errors import ConfigError, SingleshotError, did_you_mean, printa
 from singleshot.losses import LOSS_RULES, BoxLoss, SharedBatch, multibox_loss
 from singleshot.matching import RULES, match
 from singleshot.models import SSD
+from singleshot.priors import PriorSpec, make_priors
 from singleshot.records import Batch, Losses, RawOutput, Targets
 from singleshot.sigmoid_losses import sigmoid_loss
 from singleshot.thresholds import Thresholds
 from singleshot.training.distributed import World
 from singleshot.training.failures import is_out_of_memory
 from singleshot.training.optimizers import ModelEMA, make_optimizer, set_lr
+from singleshot.training.progressive import Phase, phases_of, resized
 from singleshot.training.recipes import Recipe
 
 log = logging.getLogger(__name__)
@@ -47,9 +49,13 @@ class Objective:
     regions [B, K, 4] of a Batch, None where it has none; all on the model's device.
     """
 
-    def __init__(self, model: SSD, recipe: Recipe, class_names: Sequence[str] = ()) -> None:
-        """class_names: by label, for a recipe with class_weights. Raises ConfigError for weights of other classes."""
-        self._model, self._recipe = model, recipe
+    def __init__(
+        self, model: SSD, recipe: Recipe, class_names: Sequence[str] = (), priors: PriorSpec | None = None
+    ) -> None:
+        """class_names: by label, for a recipe with class_weights; priors: of inputs of another size, None for the
+        model's own. Raises ConfigError for weights of other classes."""
+        self._recipe, self._spec = recipe, priors or model.prior_spec
+        self._priors = model.priors if priors is None else make_priors(priors).to(model.priors.device)
         self._box_loss = BoxLoss(recipe.box_loss, self._boxes_px)
         self._class_weights = _class_weights(recipe.class_weights, class_names, model.priors.device)
 
@@ -60,16 +66,16 @@ class Objective:
     @torch.no_grad()
     def match(self, boxes: Tensor, labels: Tensor, raw: RawOutput | None, ignored: Tensor | None = None) -> Targets:
         """Targets of a batch by the recipe's rule of matching; raw: for rules that go by predictions."""
-        model, recipe = self._model, self._recipe
+        recipe, spec = self._recipe, self._spec
         return match(
-            model.priors,
+            self._priors,
             boxes,
             labels,
             recipe.iou_min,
             recipe.matching,
-            model.prior_spec.variances,
+            spec.variances,
             ignore_from=recipe.ignore_from,
-            spec=model.prior_spec,
+            spec=spec,
             raw=None if raw is None else RawOutput(*(values.detach() for values in raw)),
             activation=recipe.activation,
             ignored=ignored,
@@ -94,9 +100,8 @@ class Objective:
         return multibox_loss(raw, targets, recipe.loss, *factors, positives, box_loss, weights, shared)
 
     def _boxes_px(self, offsets: Tensor) -> Tensor:
-        model = self._model
-        height, width = model.prior_spec.image
-        boxes = decode(offsets, model.priors, model.prior_spec.variances)
+        height, width = self._spec.image
+        boxes = decode(offsets, self._priors, self._spec.variances)
         return torch.stack([v * side for v, side in zip(boxes.unbind(-1), (width, height) * 2, strict=True)], dim=-1)
 
 
@@ -153,7 +158,10 @@ class Stepper:
         self.average = ModelEMA(model, recipe.ema) if recipe.ema > 0 else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
         self.objective = Objective(model, recipe, class_names)
-        self.thresholds = Thresholds(activation=recipe.activation)
+        self.phases = phases_of(model, recipe.progressive)
+        self._small = {phase: Objective(model, recipe, class_names, phase.priors) for phase in self.phases}
+        self._phase: Phase | None = None
+        self.thresholds = Thresholds(activation=recipe.activation, box_voting=recipe.box_voting)
         self.forward = torch.compile(model) if compiled else model
         # Asking an accelerator for a number stops its queue, so there many steps share one look.
         self.check_every = 1 if device.type == "cpu" else 50
@@ -165,13 +173,15 @@ class Stepper:
         self._autocast = autocast(device, dtype)
         self._pending: list[_Pending] = []
 
-    def __call__(self, batch: Batch, factor: float) -> Losses:
-        """Train on a batch at `factor` of the learning rate; the losses stay on the device.
+    def __call__(self, batch: Batch, factor: float, phase: Phase | None = None) -> Losses:
+        """Train on a batch at `factor` of the learning rate; the losses stay on the device. phase: of `phases`, whose
+        size the images are made; None for their own.
 
         Where memory has no room for it, it is trained in twice as many parts, whose gradients are summed, from then on.
         Raises NonFiniteLossError, on a CPU before the weights are touched.
         """
         set_lr(self.optimizer, self.lr * factor)
+        self._phase = phase
         if self._world is not None:
             return self._shared_step(batch, self._world)
         while (losses := self._gradients(batch)) is None:
@@ -198,8 +208,9 @@ class Stepper:
             images, boxes, labels, ignored = self._to_device(batch)
             with self._autocast:
                 raw = self.forward(images)
-            targets = self.objective.match(boxes, labels, raw, ignored)
-            own = self.objective.loss(raw, targets, shared=world.shared(len(images)))
+            objective = self._objective
+            targets = objective.match(boxes, labels, raw, ignored)
+            own = objective.loss(raw, targets, shared=world.shared(len(images)))
             self._backward(own.total)
             world.sum_gradients([p for group in self.optimizer.param_groups for p in group["params"]])
             losses = Losses(*world.sum(torch.stack([value.detach().double() for value in own])).unbind())
@@ -229,7 +240,7 @@ class Stepper:
         images, boxes, labels, ignored = self._to_device(batch)
         with self._autocast:
             raw = self.forward(images)
-        losses = self.objective(raw, boxes, labels, ignored)
+        losses = self._objective(raw, boxes, labels, ignored)
         self._backward(losses.total)
         return losses
 
@@ -242,7 +253,8 @@ class Stepper:
     def _in_parts(self, batch: Batch) -> Losses:
         """As of the whole batch, but for normalisation and for negatives that images compete for."""
         images, boxes, labels, ignored = self._to_device(batch)
-        targets = self.objective.match(boxes, labels, None, ignored)
+        objective = self._objective
+        targets = objective.match(boxes, labels, None, ignored)
         matches = (targets.labels > 0).sum(dim=1)
         positives = matches.sum()
         weigh = LOSS_RULES[self.recipe.loss].weigh
@@ -251,7 +263,7 @@ class Stepper:
         for part in torch.arange(len(images), device=matches.device).chunk(self.parts):
             with self._autocast:
                 raw = self.forward(images[part])
-            losses = self.objective.loss(raw, Targets(targets.labels[part], targets.offsets[part]), positives)
+            losses = objective.loss(raw, Targets(targets.labels[part], targets.offsets[part]), positives)
             # What the rule divides a part by, against what it divides the batch by.
             own = weigh(matches[part].float(), positives)
             share = weights[part].sum() / own.sum().clamp(min=1e-12)
@@ -260,11 +272,17 @@ class Stepper:
             found.append(Losses(total.detach(), location.detach(), confidence.detach(), losses.positives))
         return Losses(*(torch.stack(values).sum() for values in zip(*found, strict=True)))
 
+    @property
+    def _objective(self) -> Objective:
+        return self.objective if self._phase is None else self._small[self._phase]
+
     def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         images, boxes, labels = (
             value.to(self.device, non_blocking=True) for value in (batch.images, batch.boxes, batch.labels)
         )
         ignored = None if batch.ignored is None else batch.ignored.to(self.device, non_blocking=True)
+        if self._phase is not None:
+            images = resized(images, self._phase.sides)
         return images, boxes, labels, ignored
 
     def _backward(self, loss: Tensor) -> None:
