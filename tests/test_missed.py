@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from singleshot.boxes import encode, to_centres, to_corners
+from singleshot.counterfactuals import changed
 from singleshot.explaining import Scene
 from singleshot.metrics import evaluate
-from singleshot.missed import CAUSES, Objects, Outcome, changed, holders, outcomes
+from singleshot.missed import CAUSES, Objects, Outcome, holders, outcomes
 from singleshot.postprocess import trace_detections
 from singleshot.records import RawOutput
 from singleshot.survivors import ClassSuppression, predict
@@ -47,15 +48,14 @@ def confirm(made: Scene, objects: Objects, g: int, one: Outcome) -> None:
     if not one.causes or one.causes[0].kind == "unknown":
         assert one.proof is None
         return
+    if "box_voting" in one.causes[0].change and one.causes[0].kind != "box-voting":
+        made = changed(made, {"box_voting": None})  # off whatever the cause is
     for left_out in (None, *range(len(one.causes))):
         state = made
         for number, cause in enumerate(one.causes):
-            change = dict(cause.change)
-            if number == left_out and len(change) > 1:  # box voting is switched off whatever the first cause is
-                change = {name: change[name] for name in ("box_voting",) if name in change}
-            if number != left_out or ("box_voting" in change and cause.kind != "box-voting"):
-                added = change.get("prior", 0) >= len(state.priors)  # of a prior that was left out
-                state = state if added else changed(state, change)
+            if number != left_out:
+                added = cause.change.get("prior", 0) >= len(state.priors)  # of a prior that was left out
+                state = state if added else changed(state, cause.change)
         found = state.visible(state.trace())
         row = holders(found, objects)[g]
         assert (row is not None) == (left_out is None), (one.causes, left_out)

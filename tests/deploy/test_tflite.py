@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import singleshot
-from singleshot.api.export import ExportOptions
+from singleshot.api.export import ExportOptions, run_export
 from singleshot.deploy import export
 from singleshot.deploy import tflite_int8 as q
 from singleshot.deploy.export import Form, export_model
@@ -255,6 +255,16 @@ def test_thresholds_that_the_operator_has_not(square, rules: Thresholds, says: s
     with pytest.raises(ConfigError, match=f"{says}.*export with --raw"):
         square.write(tmp_path / "m.tflite", rules)
     square.write(tmp_path / "m.tflite", rules, raw=True)
+
+
+def test_box_voting_is_left_out_and_said(square, tmp_path: Path, monkeypatch) -> None:
+    info, lines = ModelInfo.of(square.model, CLASSES, thresholds=Thresholds(box_voting=0.5)), list[str]()
+    monkeypatch.setattr("singleshot.weights.open_model.open_model", lambda path: (square.model, info))
+    done = run_export(ExportOptions("m.safetensors", to="tflite", out=str(tmp_path / "m.tflite")), lines.append)
+    assert [line for line in lines if "box voting" in line]
+    assert done.info.thresholds == Thresholds()
+    written = ModelInfo.from_json(str(tflite_description(done.files[0])), "m")
+    assert written.thresholds == Thresholds()
 
 
 def test_other_layers_are_named(square, tmp_path: Path) -> None:
