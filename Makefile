@@ -36,7 +36,7 @@ PYTEST = COVERAGE_FILE=$(CURDIR)/.coverage-$@ PYTHONDONTWRITEBYTECODE= OMP_NUM_T
 ENGINES := tests/bench tests/deploy tests/runtime tests/serve tests/weights
 DATA_ROOMS := tests/datasets tests/images tests/scenes tests/training
 
-TEST_PARTS := test-commands test-engines test-data test-core
+TEST_PARTS := test-engines test-commands test-data test-core
 
 # The linters and types come last, and keep the side that is first ready busy.
 test: $(STAMP)
