@@ -75,6 +75,7 @@ def run() -> int:
     except BaseException:
         traceback.print_exc()
         code = 1
+    gc.collect()  # what an error still held, such as a file that is removed when its writer is
     threading._shutdown()  # waits for threads that are not daemons
     atexit._run_exitfuncs()
     sys.stdout.flush()
