@@ -1,7 +1,8 @@
 """Every code block of the README, CONTRIBUTING.md and docs runs, in a folder that holds what the pages name.
 
-A block runs after those above it on its page. One that cannot run here has a comment above its fence,
-`<!-- not run: REASON -->`, with one of the reasons below; its commands must still be ones that the command line takes.
+A block runs after those above it on its page; the command by which a fixture exported the trained model is not run
+again for another name of the file. One that cannot run here has a comment above its fence, `<!-- not run: REASON -->`,
+with one of the reasons below; its commands must still be ones that the command line takes.
 """
 
 from __future__ import annotations
