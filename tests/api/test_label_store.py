@@ -17,6 +17,7 @@ from singleshot.api.label import LabelOptions, open_labels
 from singleshot.api.label_store import FOLDER, LabelStore, RefusedError, Shown, StaleError, WantedObject
 from singleshot.datasets import open_source
 from singleshot.datasets.editing.yolo_list import with_name
+from singleshot.datasets.sources import Source
 from singleshot.errors import ConfigError, DataError
 
 VOC = """<?xml version="1.0"?>
@@ -514,6 +515,18 @@ def test_a_copy_is_labelled_in_place_of_the_set(form: str, folder: Path, tmp_pat
         open_store(folder, out=str(tmp_path / "copy"))
     with pytest.raises(ConfigError, match="lies in"):
         open_store(folder, out=str(folder / "copy"))
+
+
+def test_labels_of_a_set_that_is_copied_are_read_once(form: str, folder: Path, tmp_path: Path, monkeypatch) -> None:
+    """The copy is opened as one that is read anew."""
+    reads = []
+    read = Source.read_as_written
+    monkeypatch.setattr(Source, "read_as_written", lambda self, *args: reads.append(self) or read(self, *args))
+    copied = open_store(folder, out=str(tmp_path / "copy"))
+    assert len(reads) == 1
+    anew = open_store(tmp_path / "copy")
+    assert [copied.show(i) for i in (0, 1)] == [anew.show(i) for i in (0, 1)]
+    assert copied.classes == anew.classes
 
 
 def test_a_copy_for_a_named_file_has_the_images(tmp_path: Path, write_image) -> None:

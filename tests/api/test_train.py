@@ -15,8 +15,9 @@ import singleshot
 from singleshot.api.options import duration_words, parse_bytes, parse_duration
 from singleshot.api.report import report
 from singleshot.api.train import TrainOptions, prepare, resolve
-from singleshot.api.train_data import open_train, open_validation
-from singleshot.datasets import open_dataset, open_source
+from singleshot.api.train_data import open_sets
+from singleshot.datasets import Dataset, open_dataset, open_source
+from singleshot.datasets.sources import Source
 from singleshot.datasets.writers.shards import read_contents, write_shards
 from singleshot.errors import CheckpointError, ConfigError, DataError, SingleshotError
 from singleshot.metrics.operating_points import operating_points
@@ -194,12 +195,33 @@ def test_shards_without_validation_are_not_offered_what_they_refuse(scenes: Path
     write_shards(read_contents(open_source(tmp_path / "set")), tmp_path / "shards")
     for data, offered in ((tmp_path / "set", True), (tmp_path / "shards", False)):
         options = TrainOptions.of({"data": data})
-        assert open_validation(options, open_train(options)) is None
+        assert open_sets(options)[1] is None
         assert "training without validation" in caplog.text
         assert ("--val-split 10%" in caplog.text) == offered
         caplog.clear()
     with pytest.raises(ConfigError, match=r"--val-split 10%: .* is shards"):
-        open_train(replace(options, val_split="10%"))
+        open_sets(replace(options, val_split="10%"))
+
+
+def test_labels_of_which_a_part_is_held_out_are_read_once(scenes: Path, monkeypatch, caplog) -> None:
+    reads = []
+    read = Source.read
+    monkeypatch.setattr(Source, "read", lambda self, *args: reads.append(args) or read(self, *args))
+    caplog.set_level("INFO")
+    train_set, val_set = open_sets(TrainOptions.of({"data": scenes, "val_split": "25%", "classes": ["ring", "star"]}))
+    assert reads == [("train",)]
+    assert "held out to validate on: 2 of 8 images" in caplog.text
+    assert val_set is not None
+    assert train_set.class_names == val_set.class_names == ("ring", "star")
+    # Each image has the labels that it has in the whole.
+    whole, _ = open_sets(TrainOptions.of({"data": scenes, "val_split": "none", "classes": ["ring", "star"]}))
+    found, want = ([boxes_by_name(one) for one in sets] for sets in ((train_set, val_set), (whole,)))
+    assert {**found[0], **found[1]} == want[0]
+    assert not found[0].keys() & found[1].keys()
+
+
+def boxes_by_name(data: Dataset) -> dict[str, list[list[float]]]:
+    return {name: data.boxes_px[slice(*data.ptr[i : i + 2])].tolist() for i, name in enumerate(data.names)}
 
 
 def test_a_part_of_the_training_images_is_held_out_to_validate_on(scenes: Path, tmp_path: Path) -> None:

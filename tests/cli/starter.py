@@ -6,6 +6,8 @@ Packages that are named as arguments are not to be found in it: an environment w
 from __future__ import annotations
 
 import atexit
+import contextlib
+import functools
 import gc
 import importlib
 import json
@@ -16,13 +18,16 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from typing import Any
 
 # What commands import when they need it, and what takes long; all of singleshot is loaded too. No engine: theirs start
 # threads, which a fork loses.
 HEAVY = ("torch", "torchvision", "matplotlib.figure", "matplotlib.backends.backend_agg", "onnx", "onnxscript",
          "rich.live", "torch.export", "torch.onnx._internal.exporter._core", "torch._export.non_strict_utils",
-         "torch._functorch.aot_autograd", "onnxscript.function_libs.torch_lib.ops")  # fmt: skip
+         "torch._functorch.aot_autograd", "onnxscript.function_libs.torch_lib.ops", "torch.utils.tensorboard",
+         "absl.logging", "jinja2", "faster_coco_eval", "PIL.JpegImagePlugin", "rich.progress", "typer._adapters",
+         "multiprocessing.pool", "multiprocessing.popen_fork", "numpy.ctypeslib", "xml.dom.minidom")  # fmt: skip
 
 
 def become(job: dict[str, Any]) -> None:
@@ -70,6 +75,7 @@ def run() -> int:
     except BaseException:
         traceback.print_exc()
         code = 1
+    gc.collect()  # what an error still held, such as a file that is removed when its writer is
     threading._shutdown()  # waits for threads that are not daemons
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -103,10 +109,41 @@ def load(absent: list[str]) -> None:
         names = [*HEAVY, *(name for name in ours if not name.endswith("__main__"))]
     for name in (*names, "singleshot.cli"):
         importlib.import_module(name)
+    work_out(absent)
+
+
+def work_out(absent: list[str]) -> None:
+    """What each command would work out anew: options of all commands, ONNX's operators (see tests/conftest.py), and
+    default boxes of the inputs that tests train on."""
+    from typer.testing import CliRunner
+
+    CliRunner().invoke(sys.modules["singleshot.cli"].app, ["--help"])
+    if absent:
+        return
+    from singleshot.models.zoo import usual_priors
+
+    with contextlib.suppress(ImportError):
+        from torch.onnx._internal._lazy_import import onnxscript_apis
+
+        onnxscript_apis.get_torchlib_ops = functools.cache(onnxscript_apis.get_torchlib_ops)
+        onnxscript_apis.get_torchlib_ops()
+    for name in ("ssd320-mini", "ssd320-lite0"):
+        for side in (128, 160):
+            usual_priors(name, (side, side))
+
+
+def keep_what_is_loaded() -> None:
+    """Modules take down at a process's end what they set up: 50 MB of memory that a fork would first have to copy. What
+    a command itself sets up is taken down as ever."""
+    for one in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        one.atexit = False
+    if dynamo := sys.modules.get("torch._dynamo.utils"):
+        atexit.unregister(dynamo.dump_compile_times)  # which imports what lays out an empty table
 
 
 def main() -> None:
     load(sys.argv[1:])
+    keep_what_is_loaded()
     os.fsync = lambda handle: None  # tests stop processes, not machines
     gc.collect()
     gc.freeze()  # a child that collects garbage copies no pages of these modules

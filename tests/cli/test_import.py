@@ -72,19 +72,6 @@ def test_says_what_it_was_and_tries_it(run, foreign, photo, tmp_path):
     assert "is there already" in run("import", foreign, "--classes", "cat,dog,cow", cwd=tmp_path).stderr
 
 
-@pytest.mark.parametrize(
-    "data",
-    [b"BACKGROUND\ncat\ndog\ncow\n", b"\xef\xbb\xbfcat\ndog\ncow\n\n", "cat\ndog\ncow\n".encode("utf-16")],
-    ids=["background first", "mark", "utf-16"],
-)
-def test_lists_of_classes_as_people_have_them(run, foreign, tmp_path, data):
-    (tmp_path / "labels.txt").write_bytes(data)
-    out = tmp_path / "m.safetensors"
-    done = run("import", foreign, "--classes", tmp_path / "labels.txt", "--out", out, "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["classes"] == ["cat", "dog", "cow"]
-
-
 def test_a_list_in_another_encoding_is_refused(refused, foreign, tmp_path):
     (tmp_path / "labels.txt").write_bytes("cat\ndög\ncow\n".encode("cp1252"))
     assert "labels.txt:2: is not UTF-8" in refused("import", foreign, "--classes", tmp_path / "labels.txt")

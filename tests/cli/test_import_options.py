@@ -54,6 +54,16 @@ def test_a_training_of_pytorch_ssd_with_its_labels(run, checkpoint, tmp_path):
     assert "assumed: input 300 x 300 and default boxes ssd300-mobilenet-qfgaohao, the source's own" in done.stdout
 
 
+@pytest.mark.parametrize(
+    "data",
+    [b"BACKGROUND\ncat\ndog\ncow\n", b"\xef\xbb\xbfcat\ndog\ncow\n\n", "cat\ndog\ncow\n".encode("utf-16")],
+    ids=["background first", "mark", "utf-16"],
+)
+def test_lists_of_classes_as_people_have_them(run, checkpoint, tmp_path, data):
+    (tmp_path / "names.txt").write_bytes(data)
+    assert read(run, checkpoint, "--classes", "names.txt", cwd=tmp_path)["classes"] == ["cat", "dog", "cow"]
+
+
 def test_another_resolution_and_normalisation(run, checkpoint, tmp_path):
     options = ("--size", 512, "--mean", "123,117,104", "--std", 1, "--colour-order", "bgr", "--classes", "numbered")
     report = read(run, checkpoint, *options, cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""Commands as a user starts them: a new Python each time."""
+"""Commands as a user starts them, a new Python each time, and what all of them have."""
 
 from __future__ import annotations
 
@@ -16,8 +16,15 @@ def start(*words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "command", ["train", "eval", "detect", "export", "import", "bench", "demo", "data check", "priors show"]
 )
-def test_help_has_an_example(command):
-    done = start(*command.split(), "--help")
+def test_help_has_an_example(command, run):
+    help_with_an_example(command, run(*command.split(), "--help"))
+
+
+def test_help_needs_no_process_that_has_everything():
+    help_with_an_example("data check", start("data", "check", "--help"))
+
+
+def help_with_an_example(command: str, done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 0
     assert f"Example: singleshot {command}" in done.stdout or f"singleshot {command} " in done.stdout
     assert done.stderr == ""

@@ -202,7 +202,7 @@ def test_files_of_the_other_annotation_programs(raw, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("name", ["valid", "Validation", "val"])
+@pytest.mark.parametrize("name", ["valid", "Validation", "val", "dev"])
 def test_other_readers_find_val_under_its_usual_name(raw, tmp_path, name):
     raw.splits[name] = raw.splits.pop("val")
     write_dataset(raw, tmp_path / "c", "yolo")

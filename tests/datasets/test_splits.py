@@ -8,11 +8,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from singleshot.datasets.splits import (
+    ROLES,
     find_split,
     group_keys,
     hold_out,
     make_splits,
     resolve_split,
+    role,
     split_of,
     usual_split,
 )
@@ -229,12 +231,24 @@ def test_splits_are_found_by_name_and_alias():
     assert find_split("train", ["Train", "train"]) == "train"
     assert find_split("val", ["TRAIN", "Validation"]) == "Validation"
     assert find_split("test", ["Testing"]) == "Testing"
+    assert find_split("val", ["train", "dev"]) == "dev"
+    assert find_split("val", ["dev", "valid"]) == "valid"
+    assert find_split("dev", ["val"]) is None
     assert find_split("train", ["default"]) is None
     assert resolve_split("validation", ["val"], "here") == "val"
     with pytest.raises(DataError, match=r"h\\nere: no split 'tr\\\\nain' \(there are: a, b\\n\); name one"):
         resolve_split("tr\nain", ["b\n", "a"], "h\nere")
     with pytest.raises(DataError, match=r"there are: none"):
         resolve_split("train", [], "here")
+
+
+def test_one_table_says_what_splits_are_for():
+    for kind, names in ROLES.items():
+        for name in names:
+            assert role(name.upper()) == kind
+            assert usual_split(name) in ("", *names)
+            assert find_split(kind, ["other", name]) == name
+    assert role("My part") == "My part"
 
 
 @pytest.mark.parametrize(
@@ -244,6 +258,8 @@ def test_splits_are_found_by_name_and_alias():
         (" TRAINING ", " TRAINING ", "train"),
         ("Testing", "testing", "test"),
         ("Validation", "validation", "validation"),
+        ("validate", "validate", "val"),
+        ("dev", "dev", "dev"),
         ("2017", "2017", ""),
         ("fold3", "fold3", ""),
         ("", "", ""),

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from singleshot import remote_file
-from singleshot.api.train_data import open_train
+from singleshot.api.train_data import open_sets
 from singleshot.api.train_options import TrainOptions
 from singleshot.datasets.shard_cache import ShardCache
 from singleshot.errors import ConfigError, DataError
@@ -270,15 +270,15 @@ def test_the_cache_keeps_its_size_and_its_own(tmp_path):
 
 def test_options_of_a_training(remote, shards, tmp_path):
     _, address = remote()
-    options = TrainOptions(data=address, cache=str(tmp_path / "kept"), cache_size="1M")
-    assert open_train(options).cache.limit == 2**20
-    assert open_train(TrainOptions(data=address)).cache is None
+    options = TrainOptions(data=address, cache=str(tmp_path / "kept"), cache_size="1M", val_split="none")
+    assert open_sets(options)[0].cache.limit == 2**20
+    assert open_sets(TrainOptions(data=address, val_split="none"))[0].cache is None
     for data, cache, message in (
         (shards, str(tmp_path), "lie on a disk already"),
         (address, "ram", "read in a stream"),
     ):
         with pytest.raises(ConfigError, match=message):
-            open_train(TrainOptions(data=str(data), cache=cache))
+            open_sets(TrainOptions(data=str(data), cache=cache))
 
 
 # ---------------------------------------------------------------------------------------------- pauses, S3

@@ -14,7 +14,7 @@ import fsspec
 import pytest
 import torch
 
-from singleshot.api.train_data import open_train
+from singleshot.api.train_data import open_sets
 from singleshot.api.train_options import TrainOptions
 from singleshot.errors import ConfigError, DataError
 from singleshot.inputs import InputSpec
@@ -171,7 +171,7 @@ def test_opening_reads_the_index_only(copy, plain, one_line):
 
 def test_shards_are_streamed_and_folders_are_not(plain, shards):
     for path, streamed in ((plain, False), (shards, True)):
-        train_set = open_train(TrainOptions(data=str(path)))
+        train_set, _ = open_sets(TrainOptions(data=str(path), val_split="none"))
         assert len(train_set) == COUNT
         assert train_set.class_names == ("cat", "dog")
         assert isinstance(train_set, ShardStream) == streamed

@@ -120,10 +120,16 @@ class StopAfter:
         return self.inner(batch, factor, phase)
 
 
+@pytest.fixture(scope="module")
+def straight(trainer_of, tmp_path_factory) -> loop.Trainer:
+    """Three epochs that nothing stopped."""
+    trainer = trainer_of(tmp_path_factory.mktemp("runs") / "straight", epochs=3)
+    trainer.run()
+    return trainer
+
+
 @pytest.mark.parametrize("stop", [1, 4, 7])
-def test_a_stopped_training_goes_on_bit_for_bit(make, tmp_path: Path, stop: int) -> None:
-    straight = make(tmp_path / "straight", epochs=3)
-    straight.run()
+def test_a_stopped_training_goes_on_bit_for_bit(make, straight: loop.Trainer, tmp_path: Path, stop: int) -> None:
     first = make(tmp_path / "broken", epochs=3)
     inner = first.stepper
     StopAfter(first, stop)

@@ -85,8 +85,9 @@ def open_labels(options: LabelOptions) -> Labels:
     wanted = read_classes(*options.classes) if options.classes else ()
     opened = _open_set(options.data, options.form, wanted, detector)
     if options.out is not None:  # only what can be labelled is copied
-        opened = _open_set(_copy(options.data, options.out), options.form, wanted, detector)
-    form, new, tree, images, editor, classes = opened
+        copy = _copy(options.data, options.out)
+        opened = _open_copy(opened, copy) or _open_set(copy, options.form, wanted, detector)
+    form, new, tree, images, editor, classes, _ = opened
     store = LabelStore(tree, sorted(images, key=lambda image: image.path), editor, classes)
     more = [name for name in wanted if name not in store.classes]
     if new or more:
@@ -103,7 +104,8 @@ def open_labels(options: LabelOptions) -> Labels:
 
 
 class _OpenedSet(NamedTuple):
-    """form: voc, coco or yolo; new: whether its list of classes is still to be written."""
+    """form: voc, coco or yolo; new: whether its list of classes is still to be written; raw: its labels, None where
+    there are none yet."""
 
     form: str
     new: bool
@@ -111,6 +113,7 @@ class _OpenedSet(NamedTuple):
     images: list[RawImage]
     editor: Editor
     classes: tuple[str, ...]
+    raw: RawSet | None = None
 
 
 def _open_set(data: str, form: str | None, wanted: Sequence[str], detector: Detector | None) -> _OpenedSet:
@@ -122,10 +125,27 @@ def _open_set(data: str, form: str | None, wanted: Sequence[str], detector: Dete
     else:
         source = _open(data, form)
         with made_splits_unsaid():
-            opened = _OpenedSet(source.form, False, source.tree, *_opened(source, _read(source)))
+            raw = _read(source)
+            opened = _OpenedSet(source.form, False, source.tree, *_opened(source, raw), raw)
     if not opened.images:
         raise DataError(f"{printable(data)}: no images; add some")
     return opened
+
+
+def _open_copy(first: _OpenedSet, data: str) -> _OpenedSet | None:
+    """The same set in a copy of its folder, whose labels were read there; None for a new set, and for one of which a
+    file lies elsewhere."""
+    if first.raw is None:
+        return None
+    source = _open(data, first.form)
+    here, there = first.tree.path("x")[:-1], source.tree.path("x")[:-1]
+    paths = {path for image in first.raw.images for path in (image.path, image.file)}
+    if not all(path.startswith(here) for path in paths):
+        return None
+    moved = {path: there + path.removeprefix(here) for path in paths}
+    images = [image._replace(path=moved[image.path], file=moved[image.file]) for image in first.raw.images]
+    raw = first.raw._replace(source=data, images=images)
+    return _OpenedSet(source.form, False, source.tree, *_opened(source, raw), raw)
 
 
 def _detector(options: LabelOptions) -> Detector:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -25,11 +25,24 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def open_train(options: TrainOptions) -> Dataset | ShardStream:
-    """The split to train on, of it the classes that were asked for; the log says what is left out.
+class _HeldOut(NamedTuple):
+    """What is held out to validate on, of how many images."""
+
+    raw: RawSet
+    whole: int
+
+
+def open_sets(options: TrainOptions) -> tuple[Dataset | ShardStream, Dataset | None]:
+    """The split to train on, of it the classes that were asked for, and the one to validate on with the same classes,
+    None where there is none; the log says what is left out. Labels of which a part is held out are read once.
 
     Raises DataError, and ConfigError for a class that the data does not have, or an option that shards cannot meet.
     """
+    train_set, held = _open_train(options)
+    return train_set, _open_validation(options, train_set, held)
+
+
+def _open_train(options: TrainOptions) -> tuple[Dataset | ShardStream, _HeldOut | None]:
     split = options.split or "train"
     source = open_source(options.data, score_min=options.score_min, follow_links=options.follow_links)
     if source.form == "shards":
@@ -38,17 +51,28 @@ def open_train(options: TrainOptions) -> Dataset | ShardStream:
                 f"--val-split {options.val_split}: {printable(options.data)} is shards, which are read in a stream;"
                 " name a split, or give none"
             )
-        return _open_shards(options, split)
-    raw, _ = _divide(source.read(split), options.val_split)
+        return _open_shards(options, split), None
+    raw, held = _divide(source.read(split), options.val_split)
     (name,) = raw.splits
     if options.classes is None or not raw.class_names:  # no object at all, which is what to say
-        return build_dataset(raw, name, None, options.clip_boxes)
+        return build_dataset(raw, name, None, options.clip_boxes), held
     selection = _select(options, options.classes, raw.class_names, f"{raw.source} ({name})")
-    return _said(build_dataset(raw, name, None, options.clip_boxes, selection))
+    return _said(build_dataset(raw, name, None, options.clip_boxes, selection)), held
 
 
-def open_validation(options: TrainOptions, train_set: Dataset | ShardStream) -> Dataset | None:
-    """The split to validate on, with the classes of the training; None where there is none. Raises DataError."""
+def _open_validation(options: TrainOptions, train_set: Dataset | ShardStream, held: _HeldOut | None) -> Dataset | None:
+    raw = _read_validation(options) if held is None else held.raw
+    if raw is None:
+        return None
+    if held is not None:
+        images = len(raw.images)
+        log.info("%s: held out to validate on: %d of %d images", printable(options.data), images, held.whole)
+    (name,) = raw.splits
+    return _said(build_dataset(raw, name, train_set.class_names, options.clip_boxes, train_set.selection))
+
+
+def _read_validation(options: TrainOptions) -> RawSet | None:
+    """The split that is named, or val where there is one."""
     wanted = options.val_split or "val"
     if wanted == "none":
         return None
@@ -57,23 +81,17 @@ def open_validation(options: TrainOptions, train_set: Dataset | ShardStream) -> 
         share = "" if source.form == "shards" else "--val-split 10% holds out a tenth of the training images; or "
         log.warning("no split 'val' in the data: training without validation (%sname a split)", share)
         return None
-    if held_out_share(wanted) is None:
-        raw = source.read(wanted)
-    else:
-        kept, raw = _divide(source.read(options.split or "train"), wanted)
-        held, whole = len(raw.images), len(raw.images) + len(kept.images)
-        log.info("%s: held out to validate on: %d of %d images", printable(options.data), held, whole)
+    raw = source.read(wanted)
     if options.score_min is not None and has_scores(raw):  # labels made by hand validate what detections teach
         raw = above_score(raw, options.score_min)
-    (name,) = raw.splits
-    return _said(build_dataset(raw, name, train_set.class_names, options.clip_boxes, train_set.selection))
+    return raw
 
 
-def _divide(raw: RawSet, val_split: str | None) -> tuple[RawSet, RawSet]:
-    """A split to train on, and what of it is held out to validate on: the same twice where nothing is."""
+def _divide(raw: RawSet, val_split: str | None) -> tuple[RawSet, _HeldOut | None]:
+    """A split to train on, and what of it is held out to validate on."""
     share = held_out_share(val_split)
     if share is None:
-        return raw, raw
+        return raw, None
     ((name, members),) = raw.splits.items()
     images = [raw.images[i] for i in members]
     stay, held = hold_out([image.path for image in images], share)
@@ -87,7 +105,7 @@ def _divide(raw: RawSet, val_split: str | None) -> tuple[RawSet, RawSet]:
     first, second = (
         raw._replace(images=[images[i] for i in rows], splits={part: list(range(len(rows)))}) for part, rows in parts
     )
-    return first, second
+    return first, _HeldOut(second, len(images))
 
 
 def _open_shards(options: TrainOptions, split: str) -> ShardStream:

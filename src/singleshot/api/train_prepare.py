@@ -47,7 +47,7 @@ def prepare(options: TrainOptions, world: World | None = None) -> tuple[Trainer,
     """Open the data, build the model; gives the trainer, the options with what was still open decided, and words about
     the initial weights. Writes nothing. world: the processes that train together, the first of which decides."""
     from singleshot.api.run_folder import check_folder
-    from singleshot.api.train_data import open_train, open_validation
+    from singleshot.api.train_data import open_sets
     from singleshot.devices import pick_device
     from singleshot.training import loop
     from singleshot.training.checkpoints import has_state
@@ -62,11 +62,7 @@ def prepare(options: TrainOptions, world: World | None = None) -> tuple[Trainer,
 
     place = on_each(world, lambda: pick_device(options.device))
 
-    def open_data() -> tuple[Dataset | ShardStream, Dataset | None]:
-        train_set = open_train(options)
-        return train_set, open_validation(options, train_set)
-
-    train_set, val_set = on_each(world, open_data)
+    train_set, val_set = on_each(world, lambda: open_sets(options))
     decided = _decide(options, train_set) if world is None else _decide_together(options, train_set, world)
     model, recipe, options, initial, chosen = decided
     settings = on_each(world, lambda: _settings(options, recipe, place, world))

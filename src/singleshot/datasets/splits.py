@@ -11,19 +11,26 @@ from pathlib import PurePosixPath
 
 from singleshot.errors import DataError, printable
 
-# The only names that stand for each other; nothing else is guessed.
+# What splits are for, and all names of each, the likelier first: the only ones that stand for each other; nothing else
+# is guessed.
+ROLES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "validate", "eval", "evaluation", "dev"),
+    "test": ("test", "testing"),
+}
+# Of a split that is asked for, the names that it may have instead.
 SPLIT_ALIASES = {
-    "train": ("training",),
-    "val": ("valid", "validation", "validate", "eval", "evaluation"),
-    "valid": ("val", "validation", "validate"),
-    "validation": ("val", "valid", "validate"),
-    "validate": ("val", "valid", "validation"),
-    "test": ("testing",),
+    name: tuple(other for other in names if other != name)
+    for names in ROLES.values()
+    for name in names
+    if name in ("train", "val", "valid", "validation", "validate", "test")
 }
 KNOWN_SPLITS = (
     *("train", "val", "valid", "validation", "test", "trainval", "dev", "minival", "unlabeled"),
     *("training", "testing", "validate"),
 )
+# Those that stay no names of splits: data sets that have them mean the shorter one.
+_LONGER = ("training", "testing", "validate")
 # Words in names of label files that say no split, and those that say all of it.
 _LABEL_WORDS = {"annotations", "annotation", "labels", "label", "instances", "boxes", "bboxes", "data", "dataset"}
 _LABEL_WORDS |= {"all", "full", "whole", "complete", "total", "combined"}
@@ -55,9 +62,14 @@ def split_of(name: str) -> str:
 def usual_split(name: str) -> str:
     """The usual split that a text or folder means, under its shortest name: "train" for " Training"; "" for others."""
     split = name.strip().lower()
-    return (
-        {"training": "train", "testing": "test", "validate": "val"}.get(split, split) if split in KNOWN_SPLITS else ""
-    )
+    if split not in KNOWN_SPLITS:
+        return ""
+    return role(split) if split in _LONGER else split
+
+
+def role(split: str) -> str:
+    """train, val or test, by any of their names and in any letter case; other names as they are."""
+    return next((kind for kind, names in ROLES.items() if split.lower() in names), split)
 
 
 def word_split(name: str) -> str:

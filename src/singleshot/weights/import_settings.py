@@ -14,7 +14,7 @@ from singleshot.prior_boxes import PriorSpec
 from singleshot.prior_files import read_priors
 from singleshot.prior_tables import PRIORS
 from singleshot.weights.checkpoint import build_model
-from singleshot.weights.imported_model import ImportedModel, SizedPriors
+from singleshot.weights.imported_model import ImportedModel, SizedPriors, square_sides
 
 _SAME_STEP = 0.1  # the most that a layer's stride differs from size / map, as a part of it, and is kept
 Numbers = float | Sequence[float]
@@ -149,11 +149,10 @@ def _priors(foreign: ImportedModel, spec: InputSpec, settings: ImportSettings) -
         if settings.size is None or spec.sides == own.image:
             return own, f"default boxes {known}" if known else "its default boxes"
         rule = foreign.sized_priors or SizedPriors(
-            lambda size, maps: scaled(own, size, maps),
+            lambda size, grids: scaled(own, size, square_sides(grids)),
             f"those of {known or 'its source'}, scaled from {own.image[0]} px (--priors names others)",
         )
-        made = rule.make(settings.size, (maps_of if rule.sides is None else grids_of)(foreign.model, spec))
-        return made, f"default boxes: {rule.about}"
+        return rule.make(settings.size, grids_of(foreign.model, spec)), f"default boxes: {rule.about}"
     table, about = read_priors(settings.priors), f"default boxes {printable(settings.priors, 60)}"
     if settings.priors in PRIORS:
         table = replace(table, variances=own.variances)
@@ -161,7 +160,7 @@ def _priors(foreign: ImportedModel, spec: InputSpec, settings: ImportSettings) -
         if table.image[0] != table.image[1] or spec.height != spec.width:
             size = printable(settings.priors, 60)
             raise ConfigError(f"--priors {size}: for an input of {table.image_size} px, which --size scales of squares")
-        maps = maps_of(foreign.model, spec)
+        maps = square_sides(grids_of(foreign.model, spec))
         _same_maps(settings, table, len(maps))
         return scaled(table, settings.size, maps), f"{about}, scaled from {table.image[0]} px"
     return table, about
@@ -192,11 +191,6 @@ def scaled(table: PriorSpec, size: int, maps: Sequence[int]) -> PriorSpec:
 
 
 # ---------------------------------------------------------------------------------------------------------- network
-
-
-def maps_of(model: SSD, spec: InputSpec) -> tuple[int, ...]:
-    """Sides of the model's maps for that square input. Raises ConfigError where its layers cannot take one."""
-    return tuple(columns for _, columns in grids_of(model, spec))
 
 
 def grids_of(model: SSD, spec: InputSpec) -> tuple[tuple[int, int], ...]:

@@ -6,7 +6,7 @@ An importer knows one layout: a few names that identify it (its signature), and 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from singleshot.errors import CheckpointError
 from singleshot.importable import importable
@@ -15,15 +15,21 @@ from singleshot.prior_boxes import PriorSpec
 from singleshot.thresholds import Thresholds
 from singleshot.weights.foreign_state import ForeignState
 
+Grids = Sequence[tuple[int, int]]  # rows and columns of each map
+
 
 class SizedPriors(NamedTuple):
-    """How a source makes default boxes for an input of any size. make: side of the input and of each map -> the boxes;
-    about: whose rule it is; sides: height and width of the input by its size, None for a square, and then `make` takes
-    rows and columns of each map."""
+    """How a source makes default boxes for an input of any size. make: size of the input, rows and columns of each map
+    -> the boxes; about: whose rule it is; sides: height and width of the input by its size, None for a square."""
 
-    make: Callable[[int, Sequence[Any]], PriorSpec]
+    make: Callable[[int, Grids], PriorSpec]
     about: str
     sides: Callable[[int], tuple[int, int]] | None = None
+
+
+def square_sides(grids: Grids) -> tuple[int, ...]:
+    """The side of each map of a square input."""
+    return tuple(columns for _, columns in grids)
 
 
 class ImportedModel(NamedTuple):

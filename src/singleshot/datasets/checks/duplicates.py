@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 
 from singleshot.datasets.checks.images import THUMB, Pictures
-from singleshot.datasets.checks.labels import role
 from singleshot.datasets.checks.process_pool import spread
 from singleshot.datasets.findings import RaiseErrors
+from singleshot.datasets.splits import role
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import MAX_FILE_BYTES, check_image, decode_unscaled
 from singleshot.images.samples import stretched

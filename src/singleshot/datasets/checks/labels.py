@@ -14,7 +14,7 @@ from singleshot.datasets.box_rules import NON_FINITE, SWAPPED, ValidatedBoxes, s
 from singleshot.datasets.dataset import unknown_class
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.raw import RawObject, RawSet
-from singleshot.datasets.splits import SPLIT_ALIASES, usual_split
+from singleshot.datasets.splits import usual_split
 from singleshot.errors import printable
 
 # Smaller than this after the image was resized into SSD300's square, a box is less than half a cell of the finest
@@ -297,14 +297,6 @@ def base_splits(splits: dict[str, list[int]]) -> dict[str, list[int]]:
         if not ((len(parts) > 1 and united == own) or name in ("trainval", "all")):
             base[name] = members
     return base or dict(splits)
-
-
-def role(split: str) -> str:
-    """train, val or test, by any of their names and in any letter case; other names as they are."""
-    name = split.lower()
-    if name == "dev":
-        return "val"
-    return next((kind for kind in ("train", "val", "test") if name in (kind, *SPLIT_ALIASES[kind])), split)
 
 
 def check_empty(table: Table, raw: RawSet, class_names: Sequence[str] | None, problems: RaiseErrors) -> None:

@@ -17,12 +17,13 @@ import numpy as np
 
 from singleshot.datasets.box_rules import swapped_corners
 from singleshot.datasets.checks import CheckResult, Progress
-from singleshot.datasets.checks.labels import Table, base_splits, duplicated_boxes, role, tabulate, turned
+from singleshot.datasets.checks.labels import Table, base_splits, duplicated_boxes, tabulate, turned
 from singleshot.datasets.checks.left_out import write_left_out
 from singleshot.datasets.findings import Finding
 from singleshot.datasets.formats import FORMATS, Format, written_formats
 from singleshot.datasets.plausible import first_pixel, implausible
 from singleshot.datasets.raw import Box, RawImage, RawObject, RawSet
+from singleshot.datasets.splits import role
 from singleshot.datasets.writing import write_dataset
 from singleshot.errors import DataError, printable
 from singleshot.images.decode import MAX_FILE_BYTES

@@ -13,7 +13,7 @@ from singleshot.prior_boxes import PriorSpec
 from singleshot.prior_files import read_priors
 from singleshot.thresholds import Thresholds
 from singleshot.weights.foreign_state import ForeignState
-from singleshot.weights.imported_model import ImportedModel, SizedPriors
+from singleshot.weights.imported_model import Grids, ImportedModel, SizedPriors, square_sides
 from singleshot.weights.importers.batch_statistics import mean_pixel
 from singleshot.weights.importers.mobilenet_blocks import add_head
 from singleshot.weights.importers.torch_blocks import TorchBuilder
@@ -117,7 +117,7 @@ def seen_colours(tensors: ForeignState, spec: InputSpec, conv: str, norm: str) -
 def _same_pixels(priors: PriorSpec) -> SizedPriors:
     """Their rule for other inputs: anchors and steps are so many pixels, whatever the size of the image."""
 
-    def make(size: int, maps: Sequence[int]) -> PriorSpec:
-        return replace(priors, image_size=size, maps=tuple(maps))
+    def make(size: int, grids: Grids) -> PriorSpec:
+        return replace(priors, image_size=size, maps=square_sides(grids))
 
     return SizedPriors(make, "its own, of the same sizes in pixels")

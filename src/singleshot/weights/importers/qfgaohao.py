@@ -4,13 +4,13 @@ mb3-small-ssd-lite (vision/ssd, vision/nn)."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from singleshot.conventions import QFGAOHAO
 from singleshot.prior_boxes import PriorSpec
 from singleshot.weights.class_names import usual_names
 from singleshot.weights.foreign_state import ForeignState
-from singleshot.weights.imported_model import ImportedModel, Importer, SizedPriors
+from singleshot.weights.imported_model import Grids, ImportedModel, Importer, SizedPriors, square_sides
 from singleshot.weights.importers.mobilenet_blocks import (
     EXPAND_14,
     V1_STRIDES,
@@ -130,14 +130,15 @@ def _extra(net: TorchBuilder, x: str, name: str, stride: int, padding: int) -> s
     return net.conv_bias(x, f"{name}.2.2", kernel=1)
 
 
-def boxes_by_resolution(size: int, maps: Sequence[int]) -> PriorSpec:
+def boxes_by_resolution(size: int, grids: Grids) -> PriorSpec:
     """dusty-nv/pytorch-ssd, train_ssd.py --resolution: set_image_size(size, min_ratio=20, max_ratio=90) of
     vision/ssd/config/mobilenetv1_ssd_config.py, which keeps the usual table for 300 pixels."""
+    maps = square_sides(grids)
     step = (90 - 20) // (len(maps) - 2)
     ratios = [10, *range(20, 91, step)][: len(maps)]
     return PriorSpec(
         image_size=size,
-        maps=tuple(maps),
+        maps=maps,
         min_sizes=tuple(size * ratio / 100 for ratio in ratios),
         max_sizes=tuple(size * ratio / 100 for ratio in [20, *(ratio + step for ratio in ratios[1:])]),
         ratios=((2.0, 3.0),) * len(maps),

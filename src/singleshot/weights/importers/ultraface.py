@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 from singleshot.conventions_faces import ULTRAFACE
 from singleshot.prior_boxes import PriorSpec
 from singleshot.weights.foreign_state import ForeignState
-from singleshot.weights.imported_model import ImportedModel, Importer, SizedPriors
+from singleshot.weights.imported_model import Grids, ImportedModel, Importer, SizedPriors
 from singleshot.weights.importers.faces import add_heads, face_model
 from singleshot.weights.importers.mobilenet_blocks import depthwise_bias
 from singleshot.weights.importers.torch_blocks import TorchBuilder
@@ -80,8 +79,8 @@ def _sides(width: int) -> tuple[int, int]:
     return width * 3 // 4, width
 
 
-def _sized(width: int, maps: Sequence[tuple[int, int]]) -> PriorSpec:
-    return replace(ULTRAFACE.prior_spec("ultraface320"), image_size=_sides(width), maps=tuple(maps))
+def _sized(width: int, grids: Grids) -> PriorSpec:
+    return replace(ULTRAFACE.prior_spec("ultraface320"), image_size=_sides(width), maps=tuple(grids))
 
 
 # Both sizes have the same tensors; 320 x 240, which is its own default, comes first.
