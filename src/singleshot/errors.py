@@ -17,6 +17,10 @@ class DataError(SingleshotError):
     """A data set, an annotation or an image cannot be used."""
 
 
+class TooFewImagesError(DataError):
+    """A data set without splits has too few images for the one to be made that was asked for."""
+
+
 class CheckpointError(SingleshotError):
     """A model file cannot be used."""
 

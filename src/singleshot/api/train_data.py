@@ -17,7 +17,7 @@ from singleshot.datasets import Dataset, find_split, open_source
 from singleshot.datasets.build_dataset import build_dataset
 from singleshot.datasets.raw import RawSet, above_score, has_scores
 from singleshot.datasets.splits import hold_out
-from singleshot.errors import ConfigError, printable
+from singleshot.errors import ConfigError, DataError, TooFewImagesError, printable
 
 if TYPE_CHECKING:
     from singleshot.loading.shard_stream import ShardStream
@@ -42,9 +42,26 @@ def open_train(options: TrainOptions) -> Dataset | ShardStream:
     raw, _ = _divide(source.read(split), options.val_split)
     (name,) = raw.splits
     if options.classes is None or not raw.class_names:  # no object at all, which is what to say
-        return build_dataset(raw, name, None, options.clip_boxes)
+        return _with_objects(options, build_dataset(raw, name, None, options.clip_boxes))
     selection = _select(options, options.classes, raw.class_names, f"{raw.source} ({name})")
-    return _said(build_dataset(raw, name, None, options.clip_boxes, selection))
+    return _with_objects(options, _said(build_dataset(raw, name, None, options.clip_boxes, selection)))
+
+
+def _with_objects(options: TrainOptions, data: Dataset) -> Dataset:
+    """The same; the log names the classes of which nothing can be learnt. Raises DataError where that is all of them;
+    the data of a run that goes on was looked at when it began."""
+    if options.resume or not len(data):
+        return data
+    counts = np.bincount(data.labels[~data.crowd], minlength=len(data.class_names))
+    if not counts.any():
+        raise DataError(
+            f"{printable(data.source)}: {len(data)} images and no object in any of them: there is nothing to learn;"
+            " label some before training"
+        )
+    absent = [name for name, count in zip(data.class_names, counts, strict=True) if not count]
+    if absent:
+        log.warning("%s: no object of %s: nothing of it can be learnt", printable(data.source), list_names(absent))
+    return data
 
 
 def open_validation(options: TrainOptions, train_set: Dataset | ShardStream) -> Dataset | None:
@@ -58,7 +75,11 @@ def open_validation(options: TrainOptions, train_set: Dataset | ShardStream) -> 
         log.warning("no split 'val' in the data: training without validation (%sname a split)", share)
         return None
     if held_out_share(wanted) is None:
-        raw = source.read(wanted)
+        try:
+            raw = source.read(wanted)
+        except TooFewImagesError as error:
+            log.warning("%s: training without validation", str(error).partition(";")[0])
+            return None
     else:
         kept, raw = _divide(source.read(options.split or "train"), wanted)
         held, whole = len(raw.images), len(raw.images) + len(kept.images)

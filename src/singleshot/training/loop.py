@@ -6,7 +6,6 @@ import contextlib
 import functools
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import isnan
 from typing import Any
 
@@ -25,7 +24,7 @@ from singleshot.training.recipes import Recipe
 from singleshot.training.reports import COLUMNS, Reporter
 from singleshot.training.schedule import lr_factor
 from singleshot.training.seen import Validated, seen_images
-from singleshot.training.settings import Settings
+from singleshot.training.settings import Result, Settings
 from singleshot.training.state import Progress, share_state
 from singleshot.training.step import NonFiniteLossError
 from singleshot.training.stopping import StopRequest
@@ -50,18 +49,6 @@ _SHOWN = 20  # classes in a line
 _SAVE_EVERY = 50.0
 _PASSED_ON = 5.0  # seconds in which torchrun passes a signal on that its processes may have had already
 _SAVE_BEFORE_VALIDATION = 2.0  # seconds of work that a validation which ends badly may cost
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a training ended. interrupted: by Ctrl-C; best_map is None when there was nothing to validate on."""
-
-    epochs: int
-    steps: int
-    seconds: float
-    best_map: float | None
-    interrupted: bool
-    images_per_second: float
 
 
 class Trainer:
@@ -90,6 +77,7 @@ class Trainer:
         self.dtype = self.stepper.dtype
         self.progress = Progress()
         self.validated: Validated | None = None
+        self._validated_step: int | None = None
         self.seen_images: list[SeenImage] = []
         self._stop, self._clock = StopRequest(), RunClock()
         if self._world is not None:
@@ -98,7 +86,7 @@ class Trainer:
         if self.evaluator is not None:
             self.evaluator.now = self._now
         self._meter = self._new_meter()
-        self._before = 0.0
+        self._before, self._first_step = 0.0, 0
         self._started = self._last_save = self._now()
 
     def resume(self, accept_changes: bool = False) -> None:
@@ -162,7 +150,7 @@ class Trainer:
         if self._world is not None:
             self._world.meet()
         self._started = self._last_save = self._now()
-        first_step = self.progress.step
+        self._first_step = first_step = self.progress.step
         interrupted = False
         self.model.train()
         with self._stop, self._clock:
@@ -299,13 +287,21 @@ class Trainer:
         self._finish_epoch()
 
     def _finish_epoch(self) -> None:
-        """The row of an epoch whose steps are done, all or as many as the training has; then its end."""
+        """The row of an epoch whose steps are done, all or as many as the training has; then its end.
+
+        Where time was over before its first step, there is a row only if the last weights have to be validated yet.
+        """
         progress, meter = self.progress, self._meter
+        values: dict[str, float | None] = dict(meter.values())
+        if meter.state()[1] == 0:
+            if self.evaluator is None or self._validated_step == progress.step:
+                return
+            values = dict.fromkeys(values)
         if progress.batch >= len(self.loader):
             progress.epoch, progress.batch = progress.epoch + 1, 0
-        progress.pending = {**meter.values(), **self._position()}
-        progress.pending["whole"] = progress.batch == 0
-        progress.pending["epoch"] = progress.epoch - progress.pending["whole"]
+        progress.pending = {**values, **self._position()}
+        progress.pending["whole"] = whole = progress.batch == 0 and progress.epoch > 0
+        progress.pending["epoch"] = progress.epoch - whole
         self._meter = self._new_meter()
         self._end_epoch()
 
@@ -323,7 +319,10 @@ class Trainer:
         if self._world is None:
             progress.note_skipped(batch.skipped)
         progress.step, progress.batch = progress.step + 1, progress.batch + 1
-        progress.lr = self.stepper.optimizer.param_groups[0]["lr"]
+        if self.evaluator is not None and self.evaluator.seconds == 0.0:
+            an_image = (self._now() - self._started) / ((progress.step - self._first_step) * self.settings.batch)
+            self.budget.expect(an_image * self.evaluator.samples)
+        progress.lr = self.stepper.lr * factor  # of what learns at the recipe's rate: a backbone may have a part of it
         meter.add(losses)
         if due:
             values = {**meter.values(), **self._position()}
@@ -358,11 +357,11 @@ class Trainer:
 
     def _validate(self) -> dict[str, Any]:
         assert self.evaluator is not None
-        progress = self.progress
+        progress, started = self.progress, self._now()
         found = self.evaluator(self._check_stop)
         score, result = found.mean_ap, found.validation
         progress.note_skipped(self.evaluator.skipped)
-        self.budget.reserve = self.evaluator.seconds
+        self._validated_step = progress.step
         progress.last_map, progress.measurable = score, score is not None
         progress.show_min = found.show_min
         best = score is not None and score > progress.best
@@ -375,6 +374,11 @@ class Trainer:
             pictures = self.evaluator.pictures(found)
             for reporter in self.reporters:
                 reporter.on_pictures(progress.step, pictures)
+        self.budget.reserve = spent = self.evaluator.count_time(started)
+        if self.budget.is_late(self.seconds):
+            log.warning(
+                "the last validation took %.0f s, more than was left: fewer images to validate on end in time", spent
+            )
         return {
             "val_loss_location": result.location,
             "val_loss_confidence": result.confidence,

@@ -114,7 +114,10 @@ class TensorBoardReporter(Reporter):
 
 def _numbers(values: Mapping[str, Any], score: float | None) -> str:
     """score: mAP50, where one is to be shown."""
-    parts = [f"loss {values['loss']:.3f} (loc {values['loss_location']:.3f} conf {values['loss_confidence']:.3f})"]
+    parts = []
+    if values.get("loss") is not None:  # of an epoch without a step, which ends with a validation, there is none
+        losses = (values[name] for name in ("loss", "loss_location", "loss_confidence"))
+        parts.append("loss {:.3f} (loc {:.3f} conf {:.3f})".format(*losses))
     if values.get("images_per_second") is not None:  # of an epoch that ends after a resume it is not known
         parts.append(f"{values['images_per_second']:.1f} img/s")
     if score is not None:
