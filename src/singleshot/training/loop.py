@@ -18,7 +18,7 @@ from singleshot.training.build import build_parts
 from singleshot.training.checkpoints import BEST, LAST, LOG, STATE
 from singleshot.training.clock import RunClock
 from singleshot.training.distributed import World
-from singleshot.training.failures import TrainingStoppedError, describe
+from singleshot.training.failures import StoppedAtOnceError, TrainingStoppedError, describe
 from singleshot.training.meter import Meter, layer_weights, update_ratios
 from singleshot.training.recipes import Recipe
 from singleshot.training.reports import COLUMNS, Reporter
@@ -220,12 +220,12 @@ class Trainer:
         self.progress.seconds = self.seconds
         if interrupted:
             if self._stop.twice:  # at once, in the middle of whatever it was
-                raise TrainingStoppedError("stopped at once, by a second signal")
+                raise StoppedAtOnceError("stopped at once, by a second signal")
             self.stepper.check()
             self._keep_losses()
             self.checkpoints.save_if_whole(self.progress)
             if self.saved_step != self.progress.step:
-                raise TrainingStoppedError("stopped in the middle of a step")
+                raise StoppedAtOnceError("stopped in the middle of a step")
         else:
             self.progress.finished = self._length
             self._save()
