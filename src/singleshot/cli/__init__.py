@@ -119,7 +119,7 @@ def _show_our_log() -> None:
 
 
 def main() -> None:
-    """Entry point of `singleshot`: exit code 0 done, 2 the user's input is wrong, 130 Ctrl-C (twice too), 1 our fault."""
+    """Entry point of `singleshot`: exit code 0 done, 2 the user's input is wrong, 130 stopped, 1 our fault."""
     _show_our_log()
     try:
         code = app(standalone_mode=False)
