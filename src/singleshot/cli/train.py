@@ -270,7 +270,7 @@ def _print_end(run: Run, options: TrainOptions, world: World | None) -> None:
         print(f"detect:   singleshot detect {model} IMAGES")
 
 
-def _data_to_evaluate(options: TrainOptions, validated: bool) -> str:
+def _data_to_evaluate(options: TrainOptions, validated: bool = True) -> str:
     """The data and a split of it that is there and was not trained on, as the command line wants them; a placeholder
     where there is none. validated: whether there were objects to measure on, without which splits may be empty."""
     from singleshot.datasets import find_split, open_source

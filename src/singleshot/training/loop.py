@@ -86,7 +86,8 @@ class Trainer:
         if self.evaluator is not None:
             self.evaluator.now = self._now
         self._meter = self._new_meter()
-        self._before, self._first_step = 0.0, 0
+        self._before = 0.0
+        self._first_step_done: tuple[int, float] | None = None
         self._started = self._last_save = self._now()
 
     def resume(self, accept_changes: bool = False) -> None:
@@ -150,7 +151,7 @@ class Trainer:
         if self._world is not None:
             self._world.meet()
         self._started = self._last_save = self._now()
-        self._first_step = first_step = self.progress.step
+        first_step = self.progress.step
         interrupted = False
         self.model.train()
         with self._stop, self._clock:
@@ -320,8 +321,12 @@ class Trainer:
             progress.note_skipped(batch.skipped)
         progress.step, progress.batch = progress.step + 1, progress.batch + 1
         if self.evaluator is not None and self.evaluator.seconds == 0.0:
-            an_image = (self._now() - self._started) / ((progress.step - self._first_step) * self.settings.batch)
-            self.budget.expect(an_image * self.evaluator.samples)
+            first, now = self._first_step_done, self._now()
+            if first is None:  # the first step starts workers and compiles, and shows no speed
+                self._first_step_done = progress.step, now
+            else:
+                an_image = (now - first[1]) / ((progress.step - first[0]) * self.settings.batch)
+                self.budget.expect(an_image * self.evaluator.samples)
         progress.lr = self.stepper.lr * factor  # of what learns at the recipe's rate: a backbone may have a part of it
         meter.add(losses)
         if due:
@@ -375,7 +380,7 @@ class Trainer:
             for reporter in self.reporters:
                 reporter.on_pictures(progress.step, pictures)
         self.budget.reserve = spent = self.evaluator.count_time(started)
-        if self.budget.is_late(self.seconds):
+        if self.budget.is_late(self.seconds, spent):
             log.warning(
                 "the last validation took %.0f s, more than was left: fewer images to validate on end in time", spent
             )

@@ -55,9 +55,10 @@ class Budget:
         if self.seconds is not None:
             self.reserve = min(seconds, _MOST_EXPECTED * self.seconds)
 
-    def is_late(self, seconds: float) -> bool:
-        """Whether `seconds` are well past the budget of time."""
-        return self.seconds is not None and seconds > (1 + _LATE) * self.seconds
+    def is_late(self, seconds: float, spent: float) -> bool:
+        """Whether `seconds` are well past the budget of time for a validation that took the last `spent` of them."""
+        late = seconds - self.seconds if self.seconds is not None else 0.0
+        return self.seconds is not None and late > _LATE * self.seconds and spent > late / 2
 
     def seconds_left(self, progress: float, seconds: float) -> float | None:
         """What is still to come after `seconds`; None where it is too early to tell."""
