@@ -100,9 +100,10 @@ def hint_small(options: TrainOptions, train_set: Dataset | ShardStream, spec: In
     parts = boxes_in_input(boxes, sizes, spec)
     side, share = (np.sqrt((one[:, 2:] - one[:, :2]).astype(np.float64).clip(0).prod(axis=1)) for one in (boxes, parts))
     known = train_set.sizes[(train_set.sizes > 0).all(axis=1)]
-    of_images = np.median(known, axis=0).tolist()
+    width, height = np.median(known, axis=0).tolist()
+    half, most = np.quantile(side, (0.5, 0.95)).tolist()
     shape, _ = shape_of_pictures(known[:, 0] / known[:, 1])
-    extents = Extents(float(np.median(share)), *np.quantile(side, (0.5, 0.95)).tolist(), *of_images, shape)
+    extents = Extents(float(np.median(share)), half, most, width, height, shape)
     input_px = float(np.sqrt(np.prod(spec.sides)))
     sentence, helps = small_objects(extents, input_px), ways(extents, input_px)
     if sentence is not None and helps:
