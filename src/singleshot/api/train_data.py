@@ -36,7 +36,7 @@ def open_train(options: TrainOptions) -> Dataset | ShardStream:
         if held_out_share(options.val_split) is not None:
             raise ConfigError(
                 f"--val-split {options.val_split}: {printable(options.data)} is shards, which are read in a stream;"
-                " name a split, or give none"
+                " name a split, or give --val-split none"
             )
         return _open_shards(options, split)
     raw, _ = _divide(source.read(split), options.val_split)
@@ -102,7 +102,7 @@ def _divide(raw: RawSet, val_split: str | None) -> tuple[RawSet, RawSet]:
         what = "has one image" if len(images) == 1 else "all images are copies of one"
         raise ConfigError(
             f"--val-split {val_split}: {printable(raw.source)} ({printable(name)}): {what}, so that none can be held"
-            " out; name a split, or give none"
+            " out; name a split, or give --val-split none"
         )
     parts = ((name, stay), (f"{val_split} of {name}", held))
     first, second = (
