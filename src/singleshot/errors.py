@@ -1,6 +1,6 @@
 """What a user's mistake raises.
 
-Every one of these ends a command with a single line on standard error and exit code 2. Anything else that
+Every one of these ends a command with a single line on standard error and its exit code. Anything else that
 is raised is our own mistake and keeps its traceback.
 """
 
@@ -10,11 +10,20 @@ from collections.abc import Iterable
 
 
 class SingleshotError(Exception):
-    """The user's input is wrong: the message says where, what came and what to do."""
+    """The user's input is wrong: the message says where, what came and what to do.
+
+    exit_code: of a command that it ends.
+    """
+
+    exit_code = 2
 
 
 class DataError(SingleshotError):
     """A data set, an annotation or an image cannot be used."""
+
+
+class TooFewImagesError(DataError):
+    """A data set without splits has too few images for the one to be made that was asked for."""
 
 
 class CheckpointError(SingleshotError):

@@ -88,7 +88,7 @@ def suited_sides(
         own: The model's default boxes on its own input.
         smallest: The smallest side that its network takes.
     """
-    ratio, reason = _shape(pictures[:, 0] / pictures[:, 1])
+    ratio, reason = shape_of_pictures(pictures[:, 0] / pictures[:, 1])
     side, why = _side(pictures, objects, own)
     if ratio == 1.0 and own.image[0] == own.image[1] == side:
         sides = own.image
@@ -101,8 +101,11 @@ def suited_sides(
     return sides, f"{reason}; {why}"
 
 
-def _shape(ratios: np.ndarray) -> tuple[float, str]:
-    """Width to height of the input, for pictures of these."""
+def shape_of_pictures(ratios: np.ndarray) -> tuple[float, str]:
+    """Width to height of the input that suits pictures of these (1.0: a square), and the reason in words.
+
+    ratios: [n] width to height of each, one at least.
+    """
     middle = float(np.exp(np.median(np.log(ratios))))
     like = float((np.maximum(ratios / middle, middle / ratios) <= SAME_SHAPE).mean())
     if like < MOST_OF_ONE_SHAPE:

@@ -21,3 +21,8 @@ def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
             cells.append(cell + space if k == 0 or not rows[0][k] else space + cell)
         lines.append("  ".join(cells).rstrip())
     return lines
+
+
+def format_rate(rate: float) -> str:
+    """A number per second with a decimal, one under 1 with two digits that count: "12.3", "0.021"."""
+    return f"{rate:.1f}" if rate >= 1 or rate <= 0 else f"{rate:.2g}"

@@ -37,8 +37,8 @@ def advice_of(folder: Path) -> str:
 def test_values_for_the_data(tmp_path: Path, write_image) -> None:
     text = advice_of(voc(tmp_path / "data", 800, 600, 20, write_image))
     assert "under 2.9% of the side of their image, 9 px of 320" in text  # sqrt(20/800 * 20/600)
-    assert "train --size 640, 4.0 times the time per image" in text
-    size, tile = re.search(r"--size (\d+)", text), re.search(r"--tile (\d+), objects at (\d+)%", text)
+    assert "train --size 544x736, 3.9 times the time per image" in text  # 4 to 3, 640 * 640 but for the rounding
+    size, tile = re.search(r"--size (\w+)", text), re.search(r"--tile (\d+), objects at (\d+)%", text)
     assert size and tile
     side = int(tile[1])
     assert 20 / side == pytest.approx(int(tile[2]) / 100, abs=0.006)
@@ -66,5 +66,30 @@ def test_train_names_them_unless_it_was_given_them(
     lines = [line for line in caplog.messages if "half of the objects are under 2.9%" in line]
     assert len(lines) == said
     for line in lines:
-        assert "Try: --size 640" in line
+        assert "Try: --size 544x736" in line
         assert re.search(r"--tile (\d+), objects at (\d+)%", line)
+
+
+def test_the_size_has_the_shape_of_the_images(tmp_path: Path, write_image, caplog) -> None:
+    """A square would squeeze pictures of a camera, and `--size auto` takes their shape."""
+    data = voc(tmp_path / "data", 1920, 1080, 40, write_image, images=6)
+    text = advice_of(data)
+    assert "train --size 480x864, 4.0 times the time per image" in text  # 480 * 864 to 320 * 320
+    options = {"data": data, "out": tmp_path / "run", "epochs": 1, "backbone_weights": "none", "val_split": "none"}
+    with caplog.at_level("INFO"):
+        prepare(resolve(TrainOptions.of(options)))
+        assert "Try: --size 480x864, 4.0 times the time per image" in caplog.text
+        prepare(resolve(TrainOptions.of({**options, "size": "auto"})))
+    height, width = map(int, re.search(r"size auto: (\d+)x(\d+) \(height x width\)", caplog.text).groups())
+    assert width / height == pytest.approx(864 / 480, rel=0.1)
+
+
+def test_the_advice_for_panoramas_is_an_input_of_their_shape(tmp_path: Path, write_image) -> None:
+    def advice(width: int, height: int) -> str:
+        data = voc(tmp_path / f"{width}", width, height, 60, write_image)
+        found, _ = collect(str(data), "ssd320-mini", None, quiet=True)
+        return " ".join(format_info(found, str(data)).split())
+
+    shape = "or an input of the images' own shape (train --size auto) would match them."
+    assert shape in advice(150, 1200)
+    assert shape not in advice(600, 600)

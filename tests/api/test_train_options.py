@@ -230,3 +230,10 @@ def test_a_run_of_time_that_has_ended_is_over_though_validation_left_some_of_it(
     singleshot.train(scenes, batch=4, size=128, backbone_weights="none", **options)
     with pytest.raises(ConfigError, match=r"has trained for \d+ s already"):
         singleshot.train(out=folder, resume=True)
+
+
+@pytest.mark.parametrize("wrong", [{"time": "soon"}, {"time": "0s"}, {"cache_size": "much"}], ids=str)
+def test_a_wrong_value_is_said_before_anything_is_read(wrong: dict[str, str]) -> None:
+    (option,) = wrong
+    with pytest.raises(ConfigError, match=f"--{option.replace('_', '-')} .*: want "):
+        resolve(TrainOptions(data="/no/such/folder", **wrong))

@@ -166,7 +166,10 @@ def test_default_boxes_are_fitted_unless_something_speaks_against_it(scenes, thi
     for data, more, kept in against:
         is_own, fitted, lines = prepared(data, **more)
         assert (is_own, fitted) == (True, kept), (data, more)
-        assert ["no default box matches" in line for line in lines] == [True] * ("shards" not in str(data))
+        assert ["are matched by no default box" in line for line in lines] == [True] * ("shards" not in str(data))
+        advised = not more.keys() & {"fit_priors", "priors"}  # what was chosen is not advised against
+        assert ["--fit-priors fits them" in line for line in lines] == [advised] * len(lines)
+        assert ["of ssdlite320 (" in line for line in lines] == ["priors" in more] * len(lines)
 
 
 def test_a_run_that_was_fitted_unasked_goes_on_with_its_boxes(thin, tmp_path):

@@ -106,7 +106,7 @@ def test_text_for_a_terminal_that_knows_ascii_only():
 
 @pytest.mark.parametrize("reason", REASONS)
 def test_advice_sends_nobody_to_a_preset_that_is_no_better(reason):
-    told = _advice(reason, cover("small", 300, 3000, 0.8), better=False)
+    told = _advice(reason, cover("small", 300, 3000, 0.8), better=False, shape=1.0)
     assert "named above" not in told
     assert told.startswith("Between" if reason == "between" else f"Too {reason}")
 

@@ -82,3 +82,5 @@ def test_priors_show(run) -> None:
     assert models["ssd512-vgg16"]["count"] == 24564
     assert "42.4x21.2" in run("priors", "show", "ssd300-voc").stdout
     assert run("priors", "show", "ssd299").returncode == 2
+    table = run("priors", "show", "ssdlite320-fine").stdout
+    assert run("priors", "show", "singleshot-n").stdout == table  # a model's name stands for its table

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from singleshot import cli
+from singleshot.errors import ConfigError
 from singleshot.model_info import ModelInfo
 from singleshot.models import build
+from singleshot.training.failures import StoppedAtOnceError
 from singleshot.weights.checkpoint import save_checkpoint
 
 # Capitals stand for what lies in the folder of `fill`.
@@ -91,6 +94,7 @@ CASES = {
     "detect BEST IMAGE --classes satr": "did you mean star?",
     "data info SCENES --model ssd": "ssd300-vgg16",
     "priors show ssd": "ssd300",
+    "priors fit SCENES --size 512": "see --model; train --size N --fit-priors fits default boxes to another",
     # places
     "train /no/such/folder": "/no/such/folder: no such file or folder",
     "train IMAGE": "IMAGE: is an image, not a data set",
@@ -159,3 +163,15 @@ def test_a_command_whose_work_torchrun_does_not_share_is_refused(run, monkeypatc
     done = run("eval", "a.safetensors", "data")
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", lines)
     assert not lines or "torchrun's 2 processes (train's is); start it alone" in done.stderr
+
+
+@pytest.mark.parametrize(("kind", "code"), [(ConfigError, 2), (StoppedAtOnceError, 130)], ids=["wrong", "stopped"])
+def test_an_error_ends_a_command_with_its_own_exit_code(kind, code: int, monkeypatch, capsys) -> None:
+    def fail(**_: object) -> None:
+        raise kind("a line")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == code
+    assert capsys.readouterr().err == "singleshot: a line\n"

@@ -189,14 +189,15 @@ def test_errors_about_boxes_are_those_of_training(boxes, relative):
 
 
 def test_tiny_is_what_is_small_once_resized(tmp_path, voc_xml, write_voc, findings):
-    boxes = [(10, 10, 15, 60), (10, 10, 17, 60), (10, 10, 60, 13), (10, 10, 60, 15)]
+    boxes = [(10, 10, 14, 60), (10, 10, 16, 60), (10, 10, 60, 13), (10, 10, 60, 15)]
     xml = voc_xml([("cat", box) for box in boxes], size=(480, 360))
     root = write_voc(tmp_path, {"a": xml}, {"train": ["a"]})
     cv2.imwrite(str(root / "JPEGImages" / "a.png"), scene(0, 480, 360))
     found = findings(root)
     assert list(found) == ["box-tiny"]
     assert [f.number for f in found["box-tiny"]] == [0, 2]
-    assert "is 3.8 x 42.5 px once the image is 300 x 300" in found["box-tiny"][0].message
+    assert "is 3.3 x 45.3 px once the image is 320 x 320" in found["box-tiny"][0].message
+    assert "or train on tiles (--tile N) or at a larger --size" in found["box-tiny"][0].message
 
 
 def test_duplicated_boxes_want_one_class_and_one_image(voc, findings):

@@ -134,6 +134,16 @@ def test_a_picture_is_stretched_before_it_is_cut_into_tiles(tmp_path: Path) -> N
     assert (engine.seen[0][..., 0] == whole[:SIDE, :SIDE]).all()
 
 
+def test_a_training_that_would_see_next_to_nothing_of_some_images_is_told_so(data: Path, caplog) -> None:
+    """Of two cameras one has 12 bits: its images are black to the training, however many others there are."""
+    paths = sorted((data / "JPEGImages").iterdir())
+    for path in paths[1:]:
+        cv2.imwrite(str(path), np.full((SIDE, SIDE), 90, np.uint8))
+    warn_of_few_greys(opened(data))
+    (line,) = caplog.messages
+    assert "some of its images have 16 bits, of which 8 keep 3 grey values; give --sixteen-bit stretch" in line
+
+
 def test_a_training_that_would_see_next_to_nothing_is_told_so(data: Path, tmp_path: Path, caplog) -> None:
     write_shards(read_contents(open_source(data)), tmp_path / "shards")
     for images in (opened(data), open_stream(tmp_path / "shards")):

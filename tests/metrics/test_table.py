@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from singleshot.metrics import evaluate, format_table
 
 BOX, FAR = [0, 0, 10, 10], [50, 50, 60, 60]
@@ -39,6 +41,15 @@ def test_names_stay_on_their_line_and_columns_stay_aligned():
     assert lines[2][:end].endswith("1.000")
     # Three wide characters take six columns.
     assert lines[3][: end - 3].endswith("0.000")
+
+
+def test_objects_of_a_class_that_is_not_measured_are_not_in_the_mean():
+    found = evaluate([([BOX], [0.75], [0])], [([BOX, FAR], [0, 1])], "voc", ["cell", "platelet"])
+    cell, platelet = found.per_class
+    unknown = replace(platelet, ap=float("nan"))  # as of a class of the data that the model does not have
+    found = replace(found, per_class=(cell, unknown))
+    assert found.measured_truths == 1
+    assert format_table(found).splitlines()[-1].split()[2] == "1"
 
 
 def test_no_classes():

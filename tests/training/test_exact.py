@@ -114,8 +114,9 @@ def test_two_signals_stop_at_once_and_save_nothing(
         signal.raise_signal(signal.SIGINT)
 
     before_step(trainer, step, twice)
-    with pytest.raises(TrainingStoppedError, match="stopped at once"):
+    with pytest.raises(TrainingStoppedError, match="stopped at once") as caught:
         trainer.run()
+    assert caught.value.exit_code == 130  # as after one: the input is not what is wrong
     assert read_about(out / loop.STATE).progress.step == (0 if step == 0 else 3)
     make(out, seed=9).run()
     assert_equal_runs(out, straight)

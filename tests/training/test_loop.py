@@ -173,6 +173,103 @@ def test_a_budget_of_time_is_kept_and_annealed(make, tmp_path: Path) -> None:
     assert rows[-1]["val_map50"] is not None
 
 
+def by_its_own_clock(trainer, step: float, validation: float, pictures: float = 0.0) -> None:
+    """Have the trainer's clock advance by so many seconds with each step, validation and drawing."""
+    passed = [0.0]
+    forward, validate = trainer.stepper.forward, trainer.evaluator._validate
+
+    def after(seconds: float, work):
+        def timed(given):
+            passed[0] += seconds
+            return work(given)
+
+        return timed
+
+    class Drawing(PlainReporter):
+        wants_pictures = True
+
+        def on_pictures(self, step, drawn) -> None:
+            passed[0] += pictures
+
+    trainer._clock.now = lambda: passed[0]
+    trainer.stepper.forward, trainer.evaluator._validate = after(step, forward), after(validation, validate)
+    if pictures:
+        trainer.reporters.append(Drawing())
+
+
+def test_time_for_the_first_validation_is_kept_where_an_epoch_is_longer_than_the_budget(make, tmp_path: Path) -> None:
+    trainer = make(tmp_path / "run", epochs=10**6, seconds=10.0)
+    by_its_own_clock(trainer, step=3.5, validation=2.5)  # three steps an epoch; 8 images in each, and to validate on
+    result = trainer.run()
+    assert (result.steps, result.seconds) == (2, 9.5)
+
+
+def test_a_validation_that_makes_a_training_late_is_named(make, tmp_path: Path, caplog) -> None:
+    trainer = make(tmp_path / "run", epochs=10**6, seconds=10.0)
+    by_its_own_clock(trainer, step=4.0, validation=20.0)
+    assert trainer.run().seconds == 28.0  # half of the budget is for training
+    late = "the last validation took 20 s, more than was left: fewer images to validate on end in time"
+    assert caplog.messages.count(late) == 1
+
+
+@pytest.mark.parametrize("val_every", [1, 2], ids=["validated", "not yet validated"])
+def test_an_epoch_for_which_no_time_was_left_is_none(make, tmp_path: Path, val_every: int) -> None:
+    """The last batch of the epoch before takes it: there is a row with what is measured after it, or none."""
+    trainer = make(tmp_path / "run", epochs=10**6, seconds=10.0)
+    by_its_own_clock(trainer, step=1.0, validation=1.0)
+    trainer.evaluator.is_due = lambda done, epoch: done >= 1.0 or epoch % val_every == 0
+    epoch = trainer.loader.epoch
+
+    def late(number: int, first: int = 0):
+        if number == 1:  # its workers start slowly
+            trainer._clock.now = lambda: 10.5
+        return epoch(number, first)
+
+    trainer.loader.epoch = late
+    out = io.StringIO()
+    trainer.reporters += [CsvReporter(tmp_path / "log.csv", []), PlainReporter(out)]
+    result = trainer.run()
+    assert (result.epochs, result.steps) == (1, 3)
+    with (tmp_path / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["epoch"], row["step"], bool(row["loss"]), bool(row["val_map50"])) for row in rows] == (
+        [("0", "3", True, True)] if val_every == 1 else [("0", "3", True, False), ("0", "3", False, True)]
+    )
+    assert "nan" not in out.getvalue() + (tmp_path / "log.csv").read_text()
+
+
+def test_the_time_of_pictures_counts_as_that_of_the_validation(make, tmp_path: Path) -> None:
+    trainer = make(tmp_path / "run", epochs=1, pictures=1)
+    by_its_own_clock(trainer, step=1.0, validation=2.0, pictures=5.0)
+    trainer.run()
+    assert trainer.evaluator.seconds == trainer.budget.reserve == 7.0
+
+
+def test_drawn_validation_images_are_reduced(make, tmp_path: Path, monkeypatch) -> None:
+    from singleshot.training import evaluator
+
+    trainer = make(tmp_path / "run", pictures=2)
+    height, width = trainer.val_set.sample(0).image.shape[:2]
+    score = trainer.evaluator()
+    drawn = []
+    monkeypatch.setattr(evaluator, "draw_detections", lambda image, found: drawn.append((image, found)) or image)
+    trainer.evaluator.pictures(score._replace(show_min=0.0))
+    monkeypatch.setattr(evaluator, "MOST_PICTURE", max(height, width) // 2)
+    trainer.evaluator.pictures(score._replace(show_min=0.0))
+    (whole, found), (half, reduced) = drawn[0], drawn[2]
+    assert whole.shape[:2] == (height, width)
+    assert max(half.shape[:2]) == max(height, width) // 2 == max(reduced.width, reduced.height)
+    np.testing.assert_allclose(reduced.boxes, found.boxes / 2, rtol=1e-5)
+
+
+def test_the_rate_in_the_log_is_the_recipes_where_the_backbone_has_a_part_of_it(make, tmp_path: Path) -> None:
+    recipe = load_recipe("scratch").model_copy(update={"backbone_lr_factor": 0.03, "base_batch": 8, "warmup": 0.0})
+    trainer = make(tmp_path / "run", epochs=1, recipe=recipe)
+    trainer.run()
+    at_the_third = recipe.final_lr + (1 - recipe.final_lr) * 0.5 * (1 + math.cos(math.pi * 2 / 3))  # of three steps
+    assert trainer.progress.history[0]["lr"] == pytest.approx(recipe.lr * at_the_third)
+
+
 def test_a_loss_that_is_not_finite_names_the_files_and_saves(make, tmp_path: Path) -> None:
     trainer = make(tmp_path / "run")
     steps = iter(range(100))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from singleshot.text_table import format_rate
 from singleshot.training.clock import without_clock
 from singleshot.training.reports import (
     COLUMNS,
@@ -149,3 +150,17 @@ def test_a_reporter_may_care_for_nothing() -> None:
     reporter.on_epoch(ROW)
     reporter.on_pictures(0, [])
     reporter.close()
+
+
+def test_a_line_says_what_was_measured_alone() -> None:
+    out = io.StringIO()
+    nothing = dict.fromkeys(("loss", "loss_location", "loss_confidence", "images_per_second"))
+    PlainReporter(out).on_epoch({**ROW, **nothing, "progress": 1.0})  # of an epoch that had no step, but a validation
+    assert out.getvalue() == "100%  epoch 1 done  mAP50 0.1250  1:02:05 left  best so far\n"
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"), [(12.34, "12.3"), (0.0205, "0.021"), (0.7, "0.7"), (1.0, "1.0"), (0, "0.0")]
+)
+def test_a_slow_rate_is_not_none(rate: float, words: str) -> None:
+    assert format_rate(rate) == words

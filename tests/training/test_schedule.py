@@ -44,6 +44,19 @@ def test_budget_by_steps_and_by_seconds() -> None:
     assert budget.progress(0, 50.0) == 1.0
 
 
+def test_time_is_kept_for_a_validation_of_which_none_is_known() -> None:
+    budget = Budget(None, 60.0)
+    budget.expect(10.0)
+    assert budget.reserve == 10.0
+    budget.expect(1000.0)
+    assert budget.reserve == 30.0  # half is for training
+    assert [budget.is_late(seconds, 10.0) for seconds in (60.0, 65.0, 67.0)] == [False, False, True]
+    assert not budget.is_late(67.0, 1.0)  # a step took it
+    steps = Budget(100)
+    steps.expect(10.0)
+    assert (steps.reserve, steps.is_late(1e9, 1e9)) == (0.0, False)
+
+
 def test_time_left_by_steps_and_by_seconds() -> None:
     assert Budget(100).seconds_left(0.25, 50.0) == pytest.approx(150.0)
     assert Budget(100).seconds_left(0.001, 50.0) is None

@@ -6,6 +6,7 @@ import math
 from typing import NamedTuple
 
 from singleshot.errors import DataError
+from singleshot.input_shape import size_words
 
 # Objects under this part of their image's side are small: at 320 pixels they have 32, COCO's bound of small ones.
 SMALL = 0.10
@@ -21,7 +22,7 @@ class Extents(NamedTuple):
 
     share: the median object's side (root of the area) in parts of the input's. half_px, most_px: the side that half of
     the objects, and 95 % of them, do not exceed, in pixels of their images. width, height: of the median image, in
-    pixels.
+    pixels. shape: width to height of an input that suits the images, see `shape_of_pictures`.
     """
 
     share: float
@@ -29,6 +30,7 @@ class Extents(NamedTuple):
     most_px: float
     width: float
     height: float
+    shape: float = 1.0
 
 
 def small_objects(found: Extents, input_px: float) -> str | None:
@@ -48,12 +50,15 @@ def ways(found: Extents, input_px: float) -> list[str]:
 
 
 def _size(found: Extents, input_px: float) -> list[str]:
-    """A larger input, no larger than the images and twice the model's own."""
+    """A larger input of the images' shape, no larger than the images and twice the model's own."""
     wanted = input_px * min(SMALL / found.share, _MOST_SIZE)
     size = round(min(wanted, math.sqrt(found.width * found.height)) / _MULTIPLE) * _MULTIPLE
     if size <= input_px:
         return []
-    return [f"--size {size}, {(size / input_px) ** 2:.1f} times the time per image"]
+    root = math.sqrt(found.shape)
+    height, width = (max(round(side / _MULTIPLE), 1) * _MULTIPLE for side in (size / root, size * root))
+    cost = height * width / input_px**2
+    return [f"--size {size_words((height, width))}, {cost:.1f} times the time per image"]
 
 
 def _tile(found: Extents) -> list[str]:

@@ -327,6 +327,6 @@ def _started(trainer: Trainer, options: TrainOptions, initial: str) -> Started:
         batch=settings.batch,
         precision=str(trainer.dtype).removeprefix("torch."),
         device=str(settings.device),
-        length=duration_words(options.time) if options.time else f"{settings.epochs} epochs",
+        length=duration_words(options.time) if options.time else f"{settings.epochs} epoch{'s'[: settings.epochs > 1]}",
         input=trainer.model.input_spec.size_text + tiles,
     )

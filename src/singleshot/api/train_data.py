@@ -17,7 +17,7 @@ from singleshot.datasets import Dataset, find_split, open_source
 from singleshot.datasets.build_dataset import build_dataset
 from singleshot.datasets.raw import RawSet, above_score, has_scores
 from singleshot.datasets.splits import hold_out
-from singleshot.errors import ConfigError, printable
+from singleshot.errors import ConfigError, DataError, TooFewImagesError, printable
 
 if TYPE_CHECKING:
     from singleshot.loading.shard_stream import ShardStream
@@ -49,15 +49,32 @@ def _open_train(options: TrainOptions) -> tuple[Dataset | ShardStream, _HeldOut 
         if held_out_share(options.val_split) is not None:
             raise ConfigError(
                 f"--val-split {options.val_split}: {printable(options.data)} is shards, which are read in a stream;"
-                " name a split, or give none"
+                " name a split, or give --val-split none"
             )
         return _open_shards(options, split), None
     raw, held = _divide(source.read(split), options.val_split)
     (name,) = raw.splits
     if options.classes is None or not raw.class_names:  # no object at all, which is what to say
-        return build_dataset(raw, name, None, options.clip_boxes), held
+        return _with_objects(options, build_dataset(raw, name, None, options.clip_boxes)), held
     selection = _select(options, options.classes, raw.class_names, f"{raw.source} ({name})")
-    return _said(build_dataset(raw, name, None, options.clip_boxes, selection)), held
+    return _with_objects(options, _said(build_dataset(raw, name, None, options.clip_boxes, selection))), held
+
+
+def _with_objects(options: TrainOptions, data: Dataset) -> Dataset:
+    """The same; the log names the classes of which nothing can be learnt. Raises DataError where that is all of them;
+    the data of a run that goes on was looked at when it began."""
+    if options.resume or not len(data):
+        return data
+    counts = np.bincount(data.labels[~data.crowd], minlength=len(data.class_names))
+    if not counts.any():
+        raise DataError(
+            f"{printable(data.source)}: {len(data)} images and no object in any of them: there is nothing to learn;"
+            " label some before training"
+        )
+    absent = [name for name, count in zip(data.class_names, counts, strict=True) if not count]
+    if absent:
+        log.warning("%s: no object of %s: nothing of it can be learnt", printable(data.source), list_names(absent))
+    return data
 
 
 def _open_validation(options: TrainOptions, train_set: Dataset | ShardStream, held: _HeldOut | None) -> Dataset | None:
@@ -81,7 +98,11 @@ def _read_validation(options: TrainOptions) -> RawSet | None:
         share = "" if source.form == "shards" else "--val-split 10% holds out a tenth of the training images; or "
         log.warning("no split 'val' in the data: training without validation (%sname a split)", share)
         return None
-    raw = source.read(wanted)
+    try:
+        raw = source.read(wanted)
+    except TooFewImagesError as error:
+        log.warning("%s: training without validation", str(error).partition(";")[0])
+        return None
     if options.score_min is not None and has_scores(raw):  # labels made by hand validate what detections teach
         raw = above_score(raw, options.score_min)
     return raw
@@ -99,7 +120,7 @@ def _divide(raw: RawSet, val_split: str | None) -> tuple[RawSet, _HeldOut | None
         what = "has one image" if len(images) == 1 else "all images are copies of one"
         raise ConfigError(
             f"--val-split {val_split}: {printable(raw.source)} ({printable(name)}): {what}, so that none can be held"
-            " out; name a split, or give none"
+            " out; name a split, or give --val-split none"
         )
     parts = ((name, stay), (f"{val_split} of {name}", held))
     first, second = (

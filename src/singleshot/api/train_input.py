@@ -14,7 +14,7 @@ from singleshot.api.train_options import TrainOptions
 from singleshot.datasets.dataset import Dataset
 from singleshot.datasets.measure import measured, placed_objects
 from singleshot.errors import ConfigError, printable
-from singleshot.input_shape import AUTO, as_grey, sides_of_words, size_words, suited_sides
+from singleshot.input_shape import AUTO, as_grey, shape_of_pictures, sides_of_words, size_words, suited_sides
 from singleshot.inputs import InputSpec, boxes_in_input
 
 if TYPE_CHECKING:
@@ -100,8 +100,10 @@ def hint_small(options: TrainOptions, train_set: Dataset | ShardStream, spec: In
     parts = boxes_in_input(boxes, sizes, spec)
     side, share = (np.sqrt((one[:, 2:] - one[:, :2]).astype(np.float64).clip(0).prod(axis=1)) for one in (boxes, parts))
     known = train_set.sizes[(train_set.sizes > 0).all(axis=1)]
-    of_images = np.median(known, axis=0).tolist()
-    extents = Extents(float(np.median(share)), *np.quantile(side, (0.5, 0.95)).tolist(), *of_images)
+    width, height = np.median(known, axis=0).tolist()
+    half, most = np.quantile(side, (0.5, 0.95)).tolist()
+    shape, _ = shape_of_pictures(known[:, 0] / known[:, 1])
+    extents = Extents(float(np.median(share)), half, most, width, height, shape)
     input_px = float(np.sqrt(np.prod(spec.sides)))
     sentence, helps = small_objects(extents, input_px), ways(extents, input_px)
     if sentence is not None and helps:

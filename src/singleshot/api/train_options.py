@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from singleshot.api.class_names import read_groups
 from singleshot.api.held_out import val_split_text
-from singleshot.api.options import Options, check_range
+from singleshot.api.options import Options, check_range, parse_bytes, parse_duration
 from singleshot.class_selection import Classes, ClassSelection, select_classes
 from singleshot.errors import CheckpointError, ConfigError, printable
 from singleshot.extras import needs, require
@@ -157,6 +157,10 @@ def resolve(given: TrainOptions) -> TrainOptions:
         given = replace(given, tile=_tile_text(given.tile))
         if given.tile != NONE and given.size == AUTO:
             raise ConfigError("--size auto goes by whole pictures, and --tile by parts of them: give --size by number")
+    if given.time is not None:
+        parse_duration(given.time)  # a mistake is said before anything is read
+    if given.cache_size is not None:
+        parse_bytes(given.cache_size, "--cache-size")
     if given.time and given.epochs:
         raise ConfigError("--time and --epochs exclude each other: a budget of time decides the epochs")
     if given.start and given.backbone_weights and not given.resume:

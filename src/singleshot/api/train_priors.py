@@ -62,12 +62,15 @@ class PriorChoice:
             if len(boxes) and (matched := self._matched(boxes, chosen)) < MATCHED_ENOUGH:
                 if self._may_fit and len(boxes) >= FITTED_FROM:
                     return self._fit(own, boxes, "; --no-fit-priors keeps the model's own")
+                given = "" if options.priors is None else f" of {printable(options.priors, 60)}"
                 log.warning(
-                    "%s: no default box matches %.1f %% of the %d objects (IoU %g); --fit-priors fits them to it",
+                    "%s: %.1f %% of the %d objects are matched by no default box%s (IoU %g)%s",
                     printable(self.train_set.source),
                     100 * (1 - matched),
                     len(boxes),
+                    given,
                     self.iou_min,
+                    "; --fit-priors fits them to it" if options.priors is None and options.fit_priors is None else "",
                 )
         return chosen
 

@@ -119,7 +119,7 @@ def _show_our_log() -> None:
 
 
 def main() -> None:
-    """Entry point of `singleshot`: exit code 0 done, 2 the user's input is wrong, 130 Ctrl-C, 1 our fault."""
+    """Entry point of `singleshot`: exit code 0 done, 2 the user's input is wrong, 130 stopped, 1 our fault."""
     _show_our_log()
     try:
         code = app(standalone_mode=False)
@@ -127,7 +127,7 @@ def main() -> None:
         sys.exit(2)
     except SingleshotError as error:
         print(f"singleshot: {printable(error, 4000)}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except _UsageError as error:
         message = say_usage(error)
         if "\n" in message:  # a command without its arguments: the help itself

@@ -252,7 +252,8 @@ def _meaning(found: DataInfo) -> list[str]:
         )
         if missed >= _WORTH * chosen.all.objects:
             better = better_preset(chosen, found.covers) is not chosen
-            lines += [_advice(key, chosen, better) for key, count in reasons if count >= _COMMON * missed]
+            common = [key for key, count in reasons if count >= _COMMON * missed]
+            lines += [_advice(key, chosen, better, found.shape) for key in common]
     return _wrap([*lines, *_for_small_objects(found)])
 
 
@@ -267,7 +268,9 @@ def _for_small_objects(found: DataInfo) -> list[str]:
     half, most = POINTS.index(0.5), POINTS.index(0.95)
     width, height = (found.quantiles[name][half] for name in ("image_width", "image_height"))
     sides = found.quantiles["side"]
-    extents = Extents(found.quantiles["square_side"][half] / found.input_px, sides[half], sides[most], width, height)
+    extents = Extents(
+        found.quantiles["square_side"][half] / found.input_px, sides[half], sides[most], width, height, found.shape
+    )
     sentence = small_objects(extents, found.input_px)
     if sentence is None:
         return []
@@ -298,8 +301,9 @@ def verdict(model: str, chosen: Cover, covers: Sequence[Cover]) -> str:
     )
 
 
-def _advice(reason: str, cover: Cover, better: bool) -> str:
-    """What to do about objects that are not matched for a reason; better: there is a preset that matches more."""
+def _advice(reason: str, cover: Cover, better: bool, shape: float) -> str:
+    """What to do about objects that are not matched for a reason; better: there is a preset that matches more; shape:
+    of an input that suits the images."""
     own = "(singleshot priors fit finds them)"
     preset = "Take the preset named above, or" if better else "No preset does better:"
     if reason == "small":
@@ -310,7 +314,8 @@ def _advice(reason: str, cover: Cover, better: bool) -> str:
     if reason == "large":
         return f"Too large: its largest prior has {cover.largest_px:.0f} px. {preset} make larger priors {own}."
     if reason in ("wide", "tall"):
-        return f"Too {reason}, once stretched to the square: priors with longer ratios would match them {own}."
+        other = " or an input of the images' own shape (train --size auto)" if shape != 1.0 else ""
+        return f"Too {reason}, once stretched to the square: priors with longer ratios {own}{other} would match them."
     return (
         "Between the priors' places: shape and size are near those of a prior, but none lies near enough. "
         f"{preset} give the model more sizes and ratios {own}."

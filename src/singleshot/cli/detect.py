@@ -31,6 +31,7 @@ from singleshot.cli.common import (
 )
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.files import is_free
+from singleshot.text_table import format_rate
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -310,8 +311,8 @@ class RunPrinter:
     def end(self, done: Detected) -> None:
         """Sum up, and name what was written."""
         images, objects, skipped = done.counts
-        rate = (images - done.resumed) / max(done.seconds, 1e-9)
-        text = f"{'stopped after ' if done.interrupted else ''}{_counted(images, objects)}, {rate:.1f} images/s"
+        rate = format_rate((images - done.resumed) / max(done.seconds, 1e-9))
+        text = f"{'stopped after ' if done.interrupted else ''}{_counted(images, objects)}, {rate} images/s"
         text += f", {done.resumed} of the images from before" if done.resumed else ""
         self._print(f"{text}, {skipped} skipped" if skipped else text)
         codecs = f" (videos: {'; '.join(done.codecs)})" if done.codecs else ""

@@ -41,7 +41,8 @@ def _group() -> None:
 @priors_app.command()
 def show(
     name: Annotated[
-        str | None, typer.Argument(help="A table of default boxes, or a JSON file of one; without it, all there are.")
+        str | None,
+        typer.Argument(help="A table of default boxes, a model, or a JSON file of a table; without it, all there are."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -49,12 +50,11 @@ def show(
 
     Example: singleshot priors show ssd300-voc
     """
+    from singleshot.presets import MODELS
     from singleshot.prior_files import read_priors
     from singleshot.prior_tables import PRIORS, SOURCES, prior_spec
 
     if name is None:
-        from singleshot.presets import MODELS
-
         rows = {
             key: {"about": m.about, "priors": m.priors, "count": PRIORS[m.priors].count, "input": m.input_spec.size}
             for key, m in MODELS.items()
@@ -69,6 +69,8 @@ def show(
         for key, source in SOURCES.items():
             print(f"{key:<28} {PRIORS[key].image_size} px  {PRIORS[key].count:>6} priors  {source}")
         return
+    if name in MODELS and name not in PRIORS:
+        name = MODELS[name].priors
     spec = prior_spec(name) if name in PRIORS else read_priors(name)
     source = SOURCES.get(name, "this file")
     if as_json:

@@ -266,19 +266,26 @@ def _print_end(run: Run, options: TrainOptions, world: World | None) -> None:
         model = shlex.quote(str(run.best or run.last))
         if (run.folder / "report.html").is_file():
             print(f"report:   {run.folder / 'report.html'}")
-        print(f"evaluate: singleshot eval {model} {_data_to_evaluate(options)}")
+        print(f"evaluate: singleshot eval {model} {_data_to_evaluate(options, best is not None)}")
         print(f"detect:   singleshot detect {model} IMAGES")
 
 
-def _data_to_evaluate(options: TrainOptions) -> str:
+def _data_to_evaluate(options: TrainOptions, validated: bool = True) -> str:
     """The data and a split of it that is there and was not trained on, as the command line wants them; a placeholder
-    where there is none."""
-    from singleshot.datasets import available_splits, find_split
+    where there is none. validated: whether there were objects to measure on, without which splits may be empty."""
+    from singleshot.datasets import find_split, open_source
+    from singleshot.datasets.findings import CollectErrors
+    from singleshot.errors import TooFewImagesError
 
-    there = available_splits(options.data, options.follow_links)
-    trained = find_split(options.split or "train", there)
-    found = (find_split(name, there) for name in ("test", options.val_split or "val", "val"))
+    source = open_source(options.data, follow_links=options.follow_links)
+    trained = find_split(options.split or "train", source.splits)
+    found = (find_split(name, source.splits) for name in ("test", options.val_split or "val", "val"))
     name = next((name for name in found if name not in (None, trained)), None)
+    try:
+        if name is not None and not validated:
+            source.read_as_written(name, CollectErrors(0))
+    except TooFewImagesError:
+        name = None
     if name is None:
         return "OTHER_DATA"
     data = shlex.quote(options.data) + " --follow-links" * options.follow_links

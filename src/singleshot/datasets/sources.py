@@ -30,7 +30,7 @@ from singleshot.datasets.search import choose, describe, sets_beside
 from singleshot.datasets.shard_index import INDEX, is_pattern
 from singleshot.datasets.stated_sizes import fit_to_images
 from singleshot.datasets.tree import Tree, describe_contents, open_tree
-from singleshot.errors import DataError, printable
+from singleshot.errors import DataError, TooFewImagesError, printable
 from singleshot.images.suffixes import IMAGE_SUFFIXES, is_image
 from singleshot.storage import is_remote
 
@@ -136,7 +136,13 @@ class Source:
         """The same before boxes are held against the sizes of images, for `fit`."""
         if self.unread:
             logger.info("%s: %s", printable(self.tree.root), self.unread)
-        return self.format.read(self.tree, self.file, split, problems)
+        raw = self.format.read(self.tree, self.file, split, problems)
+        if split is not None and raw.made and not any(raw.splits.values()):
+            raise TooFewImagesError(
+                f"{printable(self.tree.root)}: too few images to make a split {printable(split)!r} of some of them;"
+                " label more, or name another split"
+            )
+        return raw
 
     def fit(self, raw: RawSet, true_sizes: np.ndarray | None, problems: RaiseErrors) -> RawSet:
         """What was read as written with boxes of the images' own sizes (see `fit_to_images`), and without detections

@@ -17,6 +17,7 @@ from singleshot.datasets.raw import RawImage, RawSet
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.images.decode import image_size
 from singleshot.images.samples import UnreadImageError
+from singleshot.input_shape import shape_of_pictures
 from singleshot.prior_boxes import PriorSpec
 from singleshot.prior_coverage import IOU_MIN, REASONS, best_iou, prior_grids, prior_shapes, why_unmatched
 
@@ -105,7 +106,8 @@ class Cover:
 @dataclass(frozen=True)
 class DataInfo:
     """The report of `data info`. quantiles: what -> its values at POINTS, none without objects; coco: share of objects
-    by COCO's sizes; covers: best first; compared and sampled: objects that were compared with priors, of how many."""
+    by COCO's sizes; shape: width to height of an input that suits the images; covers: best first; compared and
+    sampled: objects that were compared with priors, of how many."""
 
     source: str
     form: str
@@ -116,6 +118,7 @@ class DataInfo:
     imbalance: float | None
     image_sizes: tuple[tuple[int, int, int], ...]
     distinct_sizes: int
+    shape: float
     unmeasured: int
     quantiles: dict[str, tuple[float, ...]]
     coco: dict[str, float]
@@ -237,6 +240,7 @@ def describe(
         imbalance=max(present) / min(present) if present else None,
         image_sizes=tuple((w, h, n) for (w, h), n in common[:3]),
         distinct_sizes=len(common),
+        shape=shape_of_pictures(known[:, 0] / known[:, 1])[0] if len(known) else 1.0,
         unmeasured=len(table.sizes) - len(known),
         quantiles=_quantiles(table, known, input_px),
         coco=_coco_shares(table),

@@ -1,4 +1,5 @@
-"""A line before a training that would see next to nothing: 16-bit images of which 8 bits keep few grey values."""
+"""A line before a training that would see next to nothing of some images: those with 16 bits of which 8 keep few grey
+values."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ _LOOKED_AT = 16
 
 
 def warn_of_few_greys(data: Dataset | ShardStream) -> None:
-    """Say so in the log where it is so of most of some images, which are spread over a folder, or a shard's first.
+    """Say so in the log where it is so of most of the 16-bit images of some, spread over a folder or a shard's first.
 
     Images that cannot be read are passed over: whoever trains on them says it.
     """
@@ -32,14 +33,17 @@ def warn_of_few_greys(data: Dataset | ShardStream) -> None:
         found = [_greys(file) for file in _some_files(data)]
     except DataError:
         return
-    few = [greys.kept for greys in found if greys is not None and greys.few]
-    if 2 * len(few) <= len(found):
+    deep = [greys for greys in found if greys is not None]
+    few = [greys.kept for greys in deep if greys.few]
+    if 2 * len(few) <= len(deep):
         return
     values = f"{min(few)} to {max(few)}" if min(few) < max(few) else f"{min(few)}"
+    part = "most" if 2 * len(few) > len(found) else "some"
     logger.warning(
-        "%s: most of its images have 16 bits, of which 8 keep %s grey values; give --sixteen-bit stretch, or convert "
+        "%s: %s of its images have 16 bits, of which 8 keep %s grey values; give --sixteen-bit stretch, or convert "
         "them",
         printable(data.source),
+        part,
         values,
     )
 

@@ -63,6 +63,11 @@ class Evaluation:
     curves: tuple[Curve, ...] = field(repr=False)
     errors: ErrorAnalysis | None = field(default=None, repr=False)
 
+    @property
+    def measured_truths(self) -> int:
+        """Objects of the classes that are in the mean: those of a class that the model does not have are not."""
+        return sum(one.truths for one in self.per_class if not math.isnan(one.ap))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, nan as None; without the curves, which have a point per detection."""
         return {

@@ -53,7 +53,7 @@ def _cells(name: str, one: ClassResult, coco: bool) -> tuple[str, ...]:
 def _mean_cells(evaluation: Evaluation, coco: bool) -> tuple[str, ...]:
     every = evaluation.per_class
     ap50 = (_rate(evaluation.stats.get("AP50")),) if coco else ()
-    counts = (str(sum(one.truths for one in every)), str(sum(one.detections for one in every)))
+    counts = (str(evaluation.measured_truths), str(sum(one.detections for one in every)))
     rates = [mean_known([getattr(one, key) for one in every]) for key in ("precision", "recall", "f1")]
     # Classes have different best scores; their mean would be a threshold that gives none of these figures.
     return ("mean", _rate(evaluation.mean_ap), *ap50, *counts, *map(_rate, rates), "")

@@ -125,7 +125,7 @@ def class_section(measured: Measured) -> Section:
     every = evaluation.per_class
     means = [cell(mean_known([getattr(one, key) for one in every])) for key in ("precision", "recall", "f1")]
     ap50 = (cell(measured.coco["AP50"]),) if coco else ()
-    counts = sum(one.truths for one in every), sum(one.detections for one in every)
+    counts = evaluation.measured_truths, sum(one.detections for one in every)
     foot = ("mean", cell(evaluation.mean_ap), *ap50, *counts, *means, "")
     note = (
         f"The {_ROWS} classes with the most objects; eval.json has all {len(every)}. " if len(every) > _ROWS else ""

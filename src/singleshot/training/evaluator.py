@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ _VALIDATION_SHARE = 0.08
 _FIRST_VALIDATION = 0.1
 # Limits of the score from which detections are shown: an early model's best F1 may be anywhere.
 _LEAST_SHOWN, _MOST_SHOWN = 0.1, 0.6
+MOST_PICTURE = 800  # pixels of the longer side of a drawn validation image
 
 
 class Score(NamedTuple):
@@ -52,7 +54,8 @@ class Score(NamedTuple):
 class Evaluator:
     """Validates the weights that would be kept, the average where there is one.
 
-    seconds: how long the last validation took, 0 before the first; skipped: what is wrong with images left out.
+    seconds: how long the last validation took with its pictures, 0 before the first; skipped: what is wrong with images
+    left out.
     """
 
     def __init__(
@@ -197,14 +200,30 @@ class Evaluator:
             log.warning("nothing to measure on val: no object counts in the %s; best is the last", counted)
         self._said = True
 
+    @property
+    def samples(self) -> int:
+        """How many images or tiles a validation looks at."""
+        return self._loader.samples
+
+    def count_time(self, started: float) -> float:
+        """Count what came after the last validation, which began at `started`, as a part of it; its seconds."""
+        self._last = self.now()
+        self.seconds = max(self.seconds, self._last - started)
+        return self.seconds
+
     def pictures(self, score: Score) -> list[np.ndarray]:
-        """The first validation images, uint8 RGB [H, W, 3], with what was found on them."""
+        """The first validation images, uint8 RGB [H, W, 3], with what was found on them; large ones reduced to
+        MOST_PICTURE pixels a side, for they are compressed and kept at each validation."""
         result = score.validation
         shown = self._stepper.thresholds.show_min if score.show_min is None else score.show_min
         drawn = []
         for i in range(min(self._settings.pictures, len(self.dataset))):
             image, (boxes, scores, labels) = self.dataset.sample(i).image, result.detections[i]
             names = tuple(self.dataset.class_names[label] for label in labels)
+            reduced = min(MOST_PICTURE / max(image.shape[:2]), 1.0)
+            if reduced < 1.0:
+                image = cv2.resize(image, None, fx=reduced, fy=reduced, interpolation=cv2.INTER_AREA)
+                boxes = boxes * reduced
             height, width = image.shape[:2]
             found = Detections(boxes, scores, labels, names, self.dataset.names[i], width, height)
             drawn.append(draw_detections(image, found.above(shown)))

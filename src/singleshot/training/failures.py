@@ -15,6 +15,12 @@ class TrainingStoppedError(SingleshotError):
     """A training that could not go on, for a reason that is none of its input; its cause is chained."""
 
 
+class StoppedAtOnceError(TrainingStoppedError):
+    """A signal ended a training in the middle of what it did; the state that was saved last is kept."""
+
+    exit_code = 130
+
+
 def describe(error: BaseException) -> str:
     """One line: what happened, and what to do where that is known."""
     text = str(error)

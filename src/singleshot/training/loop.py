@@ -6,7 +6,6 @@ import contextlib
 import functools
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import isnan
 from typing import Any
 
@@ -19,14 +18,14 @@ from singleshot.training.build import build_parts
 from singleshot.training.checkpoints import BEST, LAST, LOG, STATE
 from singleshot.training.clock import RunClock
 from singleshot.training.distributed import World
-from singleshot.training.failures import TrainingStoppedError, describe
+from singleshot.training.failures import StoppedAtOnceError, TrainingStoppedError, describe
 from singleshot.training.meter import Meter, layer_weights, update_ratios
 from singleshot.training.progressive import phase_at
 from singleshot.training.recipes import Recipe
 from singleshot.training.reports import COLUMNS, Reporter
 from singleshot.training.schedule import lr_factor
 from singleshot.training.seen import Validated, seen_images
-from singleshot.training.settings import Settings
+from singleshot.training.settings import Result, Settings
 from singleshot.training.state import Progress, share_state
 from singleshot.training.step import NonFiniteLossError
 from singleshot.training.stopping import StopRequest
@@ -51,18 +50,6 @@ _SHOWN = 20  # classes in a line
 _SAVE_EVERY = 50.0
 _PASSED_ON = 5.0  # seconds in which torchrun passes a signal on that its processes may have had already
 _SAVE_BEFORE_VALIDATION = 2.0  # seconds of work that a validation which ends badly may cost
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a training ended. interrupted: by Ctrl-C; best_map is None when there was nothing to validate on."""
-
-    epochs: int
-    steps: int
-    seconds: float
-    best_map: float | None
-    interrupted: bool
-    images_per_second: float
 
 
 class Trainer:
@@ -91,6 +78,7 @@ class Trainer:
         self.dtype = self.stepper.dtype
         self.progress = Progress()
         self.validated: Validated | None = None
+        self._validated_step: int | None = None
         self.seen_images: list[SeenImage] = []
         self._stop, self._clock = StopRequest(), RunClock()
         if self._world is not None:
@@ -100,6 +88,7 @@ class Trainer:
             self.evaluator.now = self._now
         self._meter = self._new_meter()
         self._before = 0.0
+        self._first_step_done: tuple[int, float] | None = None
         self._started = self._last_save = self._now()
 
     def resume(self, accept_changes: bool = False) -> None:
@@ -233,12 +222,12 @@ class Trainer:
         self.progress.seconds = self.seconds
         if interrupted:
             if self._stop.twice:  # at once, in the middle of whatever it was
-                raise TrainingStoppedError("stopped at once, by a second signal")
+                raise StoppedAtOnceError("stopped at once, by a second signal")
             self.stepper.check()
             self._keep_losses()
             self.checkpoints.save_if_whole(self.progress)
             if self.saved_step != self.progress.step:
-                raise TrainingStoppedError("stopped in the middle of a step")
+                raise StoppedAtOnceError("stopped in the middle of a step")
         else:
             self.progress.finished = self._length
             self._save()
@@ -300,13 +289,21 @@ class Trainer:
         self._finish_epoch()
 
     def _finish_epoch(self) -> None:
-        """The row of an epoch whose steps are done, all or as many as the training has; then its end."""
+        """The row of an epoch whose steps are done, all or as many as the training has; then its end.
+
+        Where time was over before its first step, there is a row only if the last weights have to be validated yet.
+        """
         progress, meter = self.progress, self._meter
+        values: dict[str, float | None] = dict(meter.values())
+        if meter.state()[1] == 0:
+            if self.evaluator is None or self._validated_step == progress.step:
+                return
+            values = dict.fromkeys(values)
         if progress.batch >= len(self.loader):
             progress.epoch, progress.batch = progress.epoch + 1, 0
-        progress.pending = {**meter.values(), **self._position()}
-        progress.pending["whole"] = progress.batch == 0
-        progress.pending["epoch"] = progress.epoch - progress.pending["whole"]
+        progress.pending = {**values, **self._position()}
+        progress.pending["whole"] = whole = progress.batch == 0 and progress.epoch > 0
+        progress.pending["epoch"] = progress.epoch - whole
         self._meter = self._new_meter()
         self._end_epoch()
 
@@ -325,7 +322,14 @@ class Trainer:
         if self._world is None:
             progress.note_skipped(batch.skipped)
         progress.step, progress.batch = progress.step + 1, progress.batch + 1
-        progress.lr = self.stepper.optimizer.param_groups[0]["lr"]
+        if self.evaluator is not None and self.evaluator.seconds == 0.0:
+            first, now = self._first_step_done, self._now()
+            if first is None:  # the first step starts workers and compiles, and shows no speed
+                self._first_step_done = progress.step, now
+            else:
+                an_image = (now - first[1]) / ((progress.step - first[0]) * self.settings.batch)
+                self.budget.expect(an_image * self.evaluator.samples)
+        progress.lr = self.stepper.lr * factor  # of what learns at the recipe's rate: a backbone may have a part of it
         meter.add(losses)
         if due:
             values = {**meter.values(), **self._position()}
@@ -360,11 +364,11 @@ class Trainer:
 
     def _validate(self) -> dict[str, Any]:
         assert self.evaluator is not None
-        progress = self.progress
+        progress, started = self.progress, self._now()
         found = self.evaluator(self._check_stop)
         score, result = found.mean_ap, found.validation
         progress.note_skipped(self.evaluator.skipped)
-        self.budget.reserve = self.evaluator.seconds
+        self._validated_step = progress.step
         progress.last_map, progress.measurable = score, score is not None
         progress.show_min = found.show_min
         best = score is not None and score > progress.best
@@ -377,6 +381,11 @@ class Trainer:
             pictures = self.evaluator.pictures(found)
             for reporter in self.reporters:
                 reporter.on_pictures(progress.step, pictures)
+        self.budget.reserve = spent = self.evaluator.count_time(started)
+        if self.budget.is_late(self.seconds, spent):
+            log.warning(
+                "the last validation took %.0f s, more than was left: fewer images to validate on end in time", spent
+            )
         return {
             "val_loss_location": result.location,
             "val_loss_confidence": result.confidence,

@@ -13,6 +13,7 @@ import numpy as np
 
 from singleshot.errors import MissingExtraError
 from singleshot.files import atomic_write
+from singleshot.text_table import format_rate
 
 _TRAINING = ("epoch", "step", "seconds", "lr", "loss", "loss_location", "loss_confidence", "images_per_second")
 _VALIDATION = ("val_loss_location", "val_loss_confidence", "val_map50")
@@ -114,9 +115,12 @@ class TensorBoardReporter(Reporter):
 
 def _numbers(values: Mapping[str, Any], score: float | None) -> str:
     """score: mAP50, where one is to be shown."""
-    parts = [f"loss {values['loss']:.3f} (loc {values['loss_location']:.3f} conf {values['loss_confidence']:.3f})"]
+    parts = []
+    if values.get("loss") is not None:  # of an epoch without a step, which ends with a validation, there is none
+        losses = (values[name] for name in ("loss", "loss_location", "loss_confidence"))
+        parts.append("loss {:.3f} (loc {:.3f} conf {:.3f})".format(*losses))
     if values.get("images_per_second") is not None:  # of an epoch that ends after a resume it is not known
-        parts.append(f"{values['images_per_second']:.1f} img/s")
+        parts.append(f"{format_rate(values['images_per_second'])} img/s")
     if score is not None:
         parts.append(f"mAP50 {score:.4f}")
     if values.get("seconds_left") is not None:

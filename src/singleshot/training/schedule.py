@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+_MOST_EXPECTED = 0.5  # part of a budget of time that is kept for a validation of which no time is known yet
+_LATE = 0.1  # part of a budget by which a training may be late without a word
+
 
 def lr_factor(
     progress: float,
@@ -45,6 +48,17 @@ class Budget:
             return min(1.0, seconds / max(self.seconds - self.reserve, 1e-9))
         assert self.total_steps is not None
         return min(1.0, step / max(self.total_steps, 1))
+
+    def expect(self, seconds: float) -> None:
+        """Keep time back for a validation that may take so long, before the first one shows how long it takes: an epoch
+        may be longer than the whole budget. Half of the budget at least is for training."""
+        if self.seconds is not None:
+            self.reserve = min(seconds, _MOST_EXPECTED * self.seconds)
+
+    def is_late(self, seconds: float, spent: float) -> bool:
+        """Whether `seconds` are well past the budget of time for a validation that took the last `spent` of them."""
+        late = seconds - self.seconds if self.seconds is not None else 0.0
+        return self.seconds is not None and late > _LATE * self.seconds and spent > late / 2
 
     def seconds_left(self, progress: float, seconds: float) -> float | None:
         """What is still to come after `seconds`; None where it is too early to tell."""

@@ -1,4 +1,4 @@
-"""What a run is given besides model, data and recipe."""
+"""What a run is given besides model, data and recipe, and how it ended."""
 
 from __future__ import annotations
 
@@ -60,3 +60,15 @@ class Settings:
     skip_broken: bool = False
     world: World | None = None
     tiling: Tiling | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a training ended. interrupted: by Ctrl-C; best_map is None when there was nothing to validate on."""
+
+    epochs: int
+    steps: int
+    seconds: float
+    best_map: float | None
+    interrupted: bool
+    images_per_second: float

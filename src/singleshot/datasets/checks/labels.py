@@ -17,9 +17,9 @@ from singleshot.datasets.raw import RawObject, RawSet
 from singleshot.datasets.splits import usual_split
 from singleshot.errors import printable
 
-# Smaller than this after the image was resized into SSD300's square, a box is less than half a cell of the finest
-# feature map (300 / 38 = 7.9 px).
-_SQUARE, _TINY_PX = 300, 4.0
+# Smaller than this after the image was resized into the square of the default models, a box is less than half a cell of
+# their finest feature map (320 / 40 = 8 px).
+_SQUARE, _TINY_PX = 320, 4.0
 _HUGE = 0.98
 _SAME_IOU = 0.95
 _MANY, _MANY_PARTS = 10, 0.1  # images without a label file: more may be a mistake
@@ -143,7 +143,7 @@ def check_boxes(table: Table, problems: RaiseErrors) -> None:
     def tiny(j: int) -> str:
         return (
             f"{box(j)} is {shown[j, 0]:.1f} x {shown[j, 1]:.1f} px once the image is {_SQUARE} x {_SQUARE}; "
-            "too small to be learned at that size: correct it, cut the image into tiles, or train a larger model"
+            "too small to be learned at that size: correct it, or train on tiles (--tile N) or at a larger --size"
         )
 
     each("box-tiny", seen & (shown < _TINY_PX).any(axis=1), tiny)

@@ -144,8 +144,6 @@ def _members(
     if "" in layout.splits:
         names = _labelled(tree, "", layout.splits[""], problems)
         made = {split: [names[i] for i in at] for split, at in divide(tree, names, wanted).items()}
-        if wanted is not None and not any(made.values()):
-            raise DataError(f"{printable(tree.root)}: too few images ({len(names)}) for a split {printable(wanted)!r}")
         return made, True
     known, useless = [*layout.splits, *layout.broken], _useless(tree, layout)
     chosen = known if wanted is None else [resolve_split(wanted, known, tree.root)]

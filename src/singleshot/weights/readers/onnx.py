@@ -63,7 +63,8 @@ def read_onnx(path: Path, where: str) -> ForeignState:
     model = parse_binary("onnx.ModelProto", read_bytes(path, where, MAX_BIN), where)
     if model.producer_name == OURS or any(entry.key == OURS for entry in model.metadata_props):
         raise CheckpointError(
-            f"{where}: an ONNX file that singleshot exported; it is used as it is, by detect and eval"
+            f"{where}: an ONNX file that singleshot exported; it is used as it is, by detect and eval: to train on or"
+            " to export anew, give the checkpoint that it was made of"
         )
     if not model.graph.node:
         raise CheckpointError(f"{where}: an ONNX file without a network; it is damaged, or of another kind")
