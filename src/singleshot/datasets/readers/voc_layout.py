@@ -40,7 +40,17 @@ class Layout(NamedTuple):
 
 def sniff(tree: Tree) -> bool:
     """Whether the folder holds a VOC set."""
-    return bool(_has_labels(tree) or _label_folder(tree) or _has_annotations(tree, "") or _split_folders(tree))
+    return bool(_has_labels(tree) or _label_folder(tree) or _has_own(tree) or _split_folders(tree))
+
+
+def _has_own(tree: Tree) -> bool:
+    """Whether annotations lie in the folder itself: more than one or two without an image, which somebody left there
+    above sets in other folders."""
+    stems = [name[:-4] for name in tree.files("", (".xml",))]
+    if not stems or not _has_annotations(tree, ""):
+        return False
+    places = ImagePlaces(tree)
+    return len(stems) > _MANY_MORE or any(places.of_stem("", stem)[1] for stem in stems) or not tree.folders()
 
 
 def is_deep(tree: Tree) -> bool:
