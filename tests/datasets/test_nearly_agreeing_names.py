@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 
+import cv2
 import pytest
 
 from singleshot.datasets import open_dataset, open_source
 from singleshot.datasets.findings import CollectErrors
+from tests.datasets.conftest import scene
 from tests.datasets.test_parts_and_copies import coco, cvat, labelme, splits_of, table, voc, yolo
 
 BOX = (16.0, 12.0, 48.0, 36.0)
@@ -96,17 +98,19 @@ def test_of_two_numbered_folders_none_is_the_split(folder, form) -> None:
     assert list(open_source(root).read().splits) == ["val"]
 
 
-def test_folders_of_val_and_test_are_splits_without_train(folder) -> None:
+def test_folders_of_val_and_test_are_splits_without_train(folder, one_line) -> None:
     files = {"base_test/labels_test/a.json": labelme(), "base_val/labels_val/b.json": labelme()}
     root = folder(files, ["base_test/images_test/a.png", "base_val/images_val/b.png"])
     assert list(open_source(root).read().splits) == ["test", "val"]
+    (root / "base_val/labels_val/b.json").write_text(labelme().replace("cat", "dog"))
+    assert "sets below: " in one_line(open_source, root)
 
 
 # ---------------------------------------------------------------------------------------------- copies
 
 
 @pytest.mark.parametrize("suffix", [".jpg", "_55d94e8c.png"])  # a .png of it, and labelme2yolo's hash
-def test_a_copy_whose_images_were_written_again_is_no_second_set(folder, suffix) -> None:
+def test_a_copy_whose_images_were_written_again_is_no_second_set(folder, write_image, one_line, suffix) -> None:
     of = {"train": "a", "val": "b"}
     files = {f"json/{stem}.json": labelme(x0) for stem, x0 in (("a", 16), ("b", 20))}
     files |= {f"YOLODataset/labels/{split}/{stem}{suffix[:-4]}.txt": yolo(x0) for split, stem, x0 in
@@ -118,6 +122,9 @@ def test_a_copy_whose_images_were_written_again_is_no_second_set(folder, suffix)
     source = open_source(root)
     assert (source.form, sorted(source.read().splits)) == ("yolo", ["train", "val"])
     assert "json (LabelMe, 2)" in source.unread_beside(source.read())
+    cv2.imwrite(str(root / images[0]), scene(3))  # another picture with the same boxes
+    assert "sets below: " in one_line(open_source, root)
+    write_image(root / images[0], 64, 48)
     (root / "json/c.json").write_text(labelme(24))  # one more: the first set has all, the copy the splits
     (root / f"json/c{suffix[-4:]}").write_bytes((root / images[0]).read_bytes())
     raw = open_source(root).read()

@@ -224,7 +224,8 @@ def _splits_of_one(tree: Tree, formats: Mapping[str, Format], sets: list[Found])
 
 def _joined_splits(tree: Tree, formats: Mapping[str, Format], sets: list[Found]) -> list[Found]:
     """One set of several below whose folders are each called after another usual split, where all have the same form
-    and none has splits of its own ("train_set/labels.csv" and "test_set/labels.csv"); else []."""
+    and none has splits of its own ("train_set/labels.csv" and "test_set/labels.csv"), and without train the same
+    classes; else []."""
     if len(sets) < 2 or len({one.form for one in sets}) > 1:
         return []
     names = [one.folder.split("/") for one in sets]
@@ -239,9 +240,24 @@ def _joined_splits(tree: Tree, formats: Mapping[str, Format], sets: list[Found])
     own = [form.splits(tree.below(one.folder), "") for one in sets]
     if any(len(names) > 1 and names != MADE_SPLITS for names in own):
         return []
+    if "train" not in splits and not _have_same_classes(tree, form, sets):
+        return []
     parts = tuple(sorted(zip(splits, (one.folder for one in sets), strict=True), key=lambda part: part[0] != "train"))
     counts = [one.labelled for one in sets if one.labelled is not None]
     return [Found(sets[0].form, "", sum(counts) if len(counts) == len(sets) else None, parts)]
+
+
+def _have_same_classes(tree: Tree, form: Format, sets: list[Found]) -> bool:
+    """Whether the classes of each set are those of all, but for some that it lacks."""
+    if is_remote(tree.root):
+        return False
+    try:
+        with quiet():
+            parts = [form.read(tree.below(one.folder), "", None, CollectErrors(0)) for one in sets]
+    except DataError:
+        return False
+    most = max((set(part.class_names) for part in parts), key=len)
+    return all(most.issuperset(part.class_names) for part in parts)
 
 
 def _is_demo(folder: str) -> bool:

@@ -323,12 +323,12 @@ def parse_row(words: list[str], classes: Classes) -> Row | Wrong:
 
 
 def _are_two_points(words: list[str]) -> bool:
-    """Whether a row may be two points of a polygon as well as a box: where both are nearly the same, as segmentation
-    tools leave specks."""
+    """Whether a row may be two points of a polygon as well as a box: where they are nearly the same and not quite, as
+    segmentation tools leave specks."""
     if len(words) != _TWO_POINTS:
         return False
     x0, y0, x1, y1 = map(float, words[1:])
-    return max(abs(x1 - x0), abs(y1 - y0)) < _SPECK
+    return 0 < max(abs(x1 - x0), abs(y1 - y0)) < _SPECK
 
 
 def _has_polygon(text: str) -> bool:
