@@ -136,7 +136,7 @@ def last_parts(names: Iterable[str]) -> set[str]:
 
 
 def say_ending(meant: Mapping[int, str], names: Sequence[str]) -> str:
-    """What is said of the images that `other_endings` found."""
+    """The note on the images that `other_endings` found."""
     at = min(meant)
     return (
         f"{len(meant)} of {len(names)} images are there with another ending than it says and read so: "
