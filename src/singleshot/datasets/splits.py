@@ -71,7 +71,7 @@ def word_split(name: str) -> str:
 def with_numbered(
     found: Mapping[str, str], folders: Iterable[str], has_labels: Callable[[str], bool]
 ) -> dict[str, str]:
-    """Folder -> split: those found, and those that are called after another split with a number, "train1" next to "val",
+    """Folder -> split: those found, and those called after another split with a number, "train1" next to "val",
     where only one of that split has labels; of several nothing says what they are."""
     there, numbered = set(found.values()), dict[str, list[str]]()
     for name in folders if there else ():
