@@ -9,19 +9,24 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, permutations
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeVar, cast
+
+import numpy as np
 
 from singleshot.datasets.findings import CollectErrors
 from singleshot.datasets.formats import Format
 from singleshot.datasets.raw import Box, RawImage, RawObject, say_same
 from singleshot.datasets.tree import EnoughError, Tree
 from singleshot.errors import DataError
-from singleshot.images.decode import MAX_FILE_BYTES, image_size
+from singleshot.images.decode import MAX_FILE_BYTES, image_size, read_image
 from singleshot.storage import is_remote
 
+T = TypeVar("T")
 # What is read of a set to compare it.
 FILES, BYTES = 1500, 16 * 2**20
 _UNNAMED = re.compile(r"class \d+")  # what a number without a name is called
+_HASH = re.compile(r"_[0-9a-f]{8}$")  # labelme2yolo's, after the name of each image that it writes again
+_REWRITTEN = 8  # mean difference of 255 that another JPEG of an image makes, and no other image
 _DIVIDED = 0.95  # share of a set's labelled images that a copy has whose splits it takes
 _COMPARED, _IMAGES_COMPARED = 8, 3  # sets below that are held against each other, and images of each
 
@@ -59,12 +64,12 @@ def without_copies(tree: Tree, formats: Mapping[str, Format], sets: list[Found])
         named, near = mine.is_named and theirs.is_named, sets[at].form != sets[other].form
         pairs = []
         for image in mine.images:
-            rivals = (*theirs.called[name_of(image)], *theirs.saying[() if near else _objects_of(image)])
+            rivals = (*called_so(theirs.called, image.path), *theirs.saying[() if near else _objects_of(image)])
             pairs.append((image.path, [one.path for one in rivals if same_labels(image, one, named, near)][:_COMPARED]))
             if not pairs[-1][1]:
                 return False
         some = pairs[:: max(1, len(pairs) // _IMAGES_COMPARED)]
-        return all(any(same_bytes(tree, path, one) for one in paths) for path, paths in some)
+        return all(any(_same_picture(tree, path, one) for one in paths) for path, paths in some)
 
     return [one for at, one in enumerate(sets) if not any(is_copy(at, other) for other in range(len(sets)))]
 
@@ -77,7 +82,7 @@ def _divided_by_copy(tree: Tree, sets: list[Found], labels: list[SetLabels]) -> 
             continue
         pairs = _same_by_name(mine, theirs)
         some = pairs[:: max(1, len(pairs) // _IMAGES_COMPARED)]
-        if pairs and all(same_bytes(tree, image.path, own.path) for image, own in some):
+        if pairs and all(_same_picture(tree, image.path, own.path) for image, own in some):
             return one._replace(divided_as=(other.form, other.folder))
     return None
 
@@ -105,7 +110,7 @@ def _same_by_name(mine: SetLabels, theirs: SetLabels) -> list[tuple[RawImage, Ra
     named = mine.is_named and theirs.is_named
     pairs = []
     for image in theirs.images:
-        own = mine.called.get(name_of(image), [])
+        own = called_so(mine.called, image.path)
         if len(own) != 1 or not same_labels(image, own[0], named, True):
             return []
         pairs.append((image, own[0]))
@@ -133,7 +138,8 @@ def labels_of(form: Format, tree: Tree) -> SetLabels:
         return found
     for image in (image for image in raw.images if image.objects):
         found.images.append(image)
-        found.called[name_of(image)].append(image)
+        for name in _names_of(image.path):
+            found.called[name].append(image)
         found.saying[_objects_of(image)].append(image)
     return found._replace(is_named=not is_unnamed(raw.class_names), is_divided=not raw.made)
 
@@ -141,6 +147,27 @@ def labels_of(form: Format, tree: Tree) -> SetLabels:
 def is_unnamed(class_names: Iterable[str]) -> bool:
     """Whether classes are called after their numbers."""
     return all(map(_UNNAMED.fullmatch, class_names))
+
+
+def called_so(called: Mapping[str, list[T]], path: str) -> list[T]:
+    """What is called as an image is, or else but for the ending, or labelme2yolo's hash; called: by `_names_of`."""
+    return next((called[name] for name in _names_of(path) if called.get(name)), [])
+
+
+def by_names(paths: Iterable[str]) -> dict[str, list[int]]:
+    """Positions of images by what they may be called in a copy, for `called_so`."""
+    called: dict[str, list[int]] = defaultdict(list)
+    for at, path in enumerate(paths):
+        for name in _names_of(path):
+            called[name].append(at)
+    return called
+
+
+def _names_of(path: str) -> tuple[str, ...]:
+    """What an image may be called in a copy, the likeliest first: a program may have written it again."""
+    last = path.rpartition("/")[2]
+    stem = last.rpartition(".")[0]
+    return tuple(dict.fromkeys((last, stem, _HASH.sub("", stem))))
 
 
 def name_of(image: RawImage) -> str:
@@ -182,6 +209,23 @@ def same_bytes(tree: Tree, path: str, other: str) -> bool:
     except DataError:  # what cannot be read is no copy
         return False
     return first == second
+
+
+def _same_picture(tree: Tree, path: str, other: str) -> bool:
+    """Whether two images with the same labels are one: by their bytes; or by what they show, where one is called as a
+    program that wrote the other again would call it."""
+    if same_bytes(tree, path, other):
+        return True
+    one, two = _names_of(path), _names_of(other)
+    if one[0] == two[0] or not {*one[1:]} & {*two[1:]} or is_remote(tree.root):
+        return False
+    try:
+        first, second = read_image(path), read_image(other)
+    except DataError:
+        return False
+    if first.shape != second.shape:
+        return False
+    return float(np.abs(first.astype(np.int16) - second).mean()) <= _REWRITTEN
 
 
 @contextlib.contextmanager

@@ -77,6 +77,7 @@ KINDS = {
     "columns-assumed": Kind(NOTE, "a CSV whose columns, or names of classes, had to be assumed"),
     "rows-decided": Kind(NOTE, "rows of numbers whose meaning the images tell"),
     "splits-elsewhere": Kind(NOTE, "splits of a copy in another folder"),
+    "ending-differs": Kind(NOTE, "images with another ending than labelled"),
     "path-moved": Kind(NOTE, "a path that is not there, and what is read in its place"),
     "yaml-amended": Kind(WARNING, "a data.yaml with a mistake, and how it is read"),
     "yaml-chosen": Kind(NOTE, "one of several yaml files that is read"),

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 
+from singleshot.datasets.compared_sets import by_names, called_so
 from singleshot.datasets.findings import CollectErrors, RaiseErrors
 from singleshot.datasets.formats import Format
 from singleshot.datasets.raw import RawImage, RawSet
@@ -91,20 +92,18 @@ def divide_as(form: Format, copy: Format, there: Tree) -> Format:
         with made_splits_unsaid():
             raw = form.read(tree, "", None, problems)
         divided = copy.read(there, "", None, CollectErrors(0))
-        at = {image.path.rpartition("/")[2]: i for i, image in enumerate(raw.images)}
-        names = {
-            split: [divided.images[i].path.rpartition("/")[2] for i in positions]
+        called = by_names(image.path for image in raw.images)
+        places = {
+            split: [at for i in positions for at in called_so(called, divided.images[i].path)[:1]]
             for split, positions in divided.splits.items()
             if chosen in (None, split)
         }
         message = f"the splits are those of {copy.about} in {printable(there.root)}, which has the same boxes"
         problems.add("splits-elsewhere", tree.root, message)
-        unused = len(at.keys() - {name for several in names.values() for name in several})
+        unused = len(raw.images) - len({at for several in places.values() for at in several})
         if unused and chosen is None:
             problems.add("image-unused", there.root, f"{unused} labelled images are in no split there; add them to one")
-        return raw._replace(
-            splits={split: [at[n] for n in several if n in at] for split, several in names.items()}, made=False
-        )
+        return raw._replace(splits=places, made=False)
 
     return form._replace(splits=splits, read=read, is_divided=True)
 

@@ -74,7 +74,8 @@ def choose(tree: Tree, formats: Mapping[str, Format]) -> Choice | None:
         if group:
             read = {group[0].folder, *group[0].folders, *(folder for _, folder in group[0].parts)}
             others = [one for one in (*here, *below) if one.form != group[0].form or one.folder not in read]
-            return Choice(group[0], tuple(others))
+            is_plain = group[0].labelled and not group[0].parts and not group[0].folders and not group[0].divided_as
+            return Choice(divided_like(tree, formats, group[0], others) if is_plain else group[0], tuple(others))
     return None
 
 
@@ -222,9 +223,10 @@ def _splits_of_one(tree: Tree, formats: Mapping[str, Format], sets: list[Found])
 
 
 def _joined_splits(tree: Tree, formats: Mapping[str, Format], sets: list[Found]) -> list[Found]:
-    """One set of several below whose folders are each called after another usual split, one of them train, where all
-    have the same form and none has splits of its own ("train_set/labels.csv" and "test_set/labels.csv"); else []."""
-    if len(sets) < 2 or len({one.form for one in sets}) > 1 or any(one.labelled is None for one in sets):
+    """One set of several below whose folders are each called after another usual split, where all have the same form
+    and none has splits of its own ("train_set/labels.csv" and "test_set/labels.csv"), and without train the same
+    classes; else []."""
+    if len(sets) < 2 or len({one.form for one in sets}) > 1:
         return []
     names = [one.folder.split("/") for one in sets]
     shared = 0
@@ -233,13 +235,29 @@ def _joined_splits(tree: Tree, formats: Mapping[str, Format], sets: list[Found])
     # "TrainImages" is two words.
     words = [re.sub(r"(?<=[a-z])(?=[A-Z])", " ", " ".join(parts[shared:])) for parts in names]
     splits, form = [word_split(text) for text in words], formats[sets[0].form]
-    if "train" not in splits or "" in splits or len(set(splits)) < len(splits):
+    if "" in splits or len(set(splits)) < len(splits):
         return []
     own = [form.splits(tree.below(one.folder), "") for one in sets]
     if any(len(names) > 1 and names != MADE_SPLITS for names in own):
         return []
+    if "train" not in splits and not _have_same_classes(tree, form, sets):
+        return []
     parts = tuple(sorted(zip(splits, (one.folder for one in sets), strict=True), key=lambda part: part[0] != "train"))
-    return [Found(sets[0].form, "", sum(one.labelled or 0 for one in sets), parts)]
+    counts = [one.labelled for one in sets if one.labelled is not None]
+    return [Found(sets[0].form, "", sum(counts) if len(counts) == len(sets) else None, parts)]
+
+
+def _have_same_classes(tree: Tree, form: Format, sets: list[Found]) -> bool:
+    """Whether the classes of each set are those of all, but for some that it lacks."""
+    if is_remote(tree.root):
+        return False
+    try:
+        with quiet():
+            parts = [form.read(tree.below(one.folder), "", None, CollectErrors(0)) for one in sets]
+    except DataError:
+        return False
+    most = max((set(part.class_names) for part in parts), key=len)
+    return all(most.issuperset(part.class_names) for part in parts)
 
 
 def _is_demo(folder: str) -> bool:

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from singleshot.errors import DataError, printable
@@ -38,6 +38,8 @@ _LABEL_WORDS |= {"all", "full", "whole", "complete", "total", "combined"}
 _KINDS = dict.fromkeys(("images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "jpg", "png"), "images")
 _KINDS |= dict.fromkeys(("annotations", "annotation", "annots", "annot", "annos", "anno"), "labels")
 _KINDS |= dict.fromkeys(("labels", "label", "xmls", "xml", "jsons", "json"), "labels")
+# A split's name and a number that is no year.
+_NUMBERED = re.compile(r"([A-Za-z]{2,20})[ _-]?\d{1,2}")
 # Parts held back for val and for test where splits are made.
 HELD_BACK = 0.1
 
@@ -76,6 +78,20 @@ def word_split(name: str) -> str:
     """The only usual split among the words of a name: "train" for "labels-train.json"; "" for none and for several."""
     words = dict.fromkeys(filter(None, map(usual_split, re.findall(r"[A-Za-z]+", name))))
     return next(iter(words)) if len(words) == 1 else ""
+
+
+def with_numbered(
+    found: Mapping[str, str], folders: Iterable[str], has_labels: Callable[[str], bool]
+) -> dict[str, str]:
+    """Folder -> split: those found, and those called after another split with a number, "train1" next to "val",
+    where only one of that split has labels; of several nothing says what they are."""
+    there, numbered = set(found.values()), dict[str, list[str]]()
+    for name in folders if there else ():
+        match = _NUMBERED.fullmatch(name)
+        split = usual_split(match[1]) if match else ""
+        if split and find_split(split, there) is None and has_labels(name):
+            numbered.setdefault(split, []).append(name)
+    return dict(found) | {names[0]: split for split, names in numbered.items() if len(names) == 1}
 
 
 @functools.lru_cache(4096)

@@ -70,11 +70,11 @@ def build_parts(
     dtype = pick_precision(settings.precision, device)
     names = train_set.class_names
     stepper = Stepper(model, recipe, settings.batch, device, dtype, settings.compiled, world, names)
-    if settings.seconds is not None:
-        for phase in stepper.phases:
-            log.info(
-                "inputs of %d x %d px until %.0f %% of the time (progressive resizing)", *phase.sides, 100 * phase.until
-            )
+    if settings.seconds is None:
+        stepper.phases = ()
+    for phase in stepper.phases:
+        until = 100 * phase.until
+        log.info("inputs of %d x %d px until %.0f %% of the time (progressive resizing)", *phase.sides, until)
     cache = None
     if isinstance(train_set, Dataset):
         cache_bytes = settings.cache_bytes if world is None else settings.cache_bytes // world.local_size

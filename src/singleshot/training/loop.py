@@ -295,7 +295,7 @@ class Trainer:
         """
         progress, meter = self.progress, self._meter
         values: dict[str, float | None] = dict(meter.values())
-        if meter.state()[1] == 0:
+        if meter.state()[1] == 0 and progress.batch < len(self.loader):
             if self.evaluator is None or self._validated_step == progress.step:
                 return
             values = dict.fromkeys(values)
@@ -311,20 +311,18 @@ class Trainer:
         recipe, progress = self.recipe, self.progress
         warmup = self.budget.warmup(recipe.warmup, recipe.warmup_steps)
         factor = lr_factor(done, recipe.schedule, warmup, recipe.milestones, recipe.gamma, recipe.final_lr)
-        due = meter.due()
-        before = layer_weights(self.model) if due and self.settings.update_ratios else None
+        before = layer_weights(self.model) if (due := meter.due()) and self.settings.update_ratios else None
         self._note_files(batch)
         if not self.seen_images:
             self.seen_images = seen_images(batch)
-        phase = None if self.settings.seconds is None else phase_at(self.stepper.phases, done)
-        losses = self.stepper(batch, factor, phase)
+        losses = self.stepper(batch, factor, phase_at(self.stepper.phases, done))
         progress.parts = self.stepper.parts
         if self._world is None:
             progress.note_skipped(batch.skipped)
         progress.step, progress.batch = progress.step + 1, progress.batch + 1
         if self.evaluator is not None and self.evaluator.seconds == 0.0:
             first, now = self._first_step_done, self._now()
-            if first is None:  # the first step starts workers and compiles, and shows no speed
+            if first is None:  # it starts workers and compiles, and shows no speed
                 self._first_step_done = progress.step, now
             else:
                 an_image = (now - first[1]) / ((progress.step - first[0]) * self.settings.batch)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.raw import Box, Hull, RawImage, say_same
-from singleshot.datasets.readers.image_finder import ImageFinder
+from singleshot.datasets.readers.image_finder import ImageFinder, NamedImages, other_endings, say_ending
 from singleshot.datasets.splits import make_splits, resolve_split
 from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError, printable
@@ -123,9 +123,12 @@ def find_images(
     places: Iterable[str],
     find: Callable[[str, str], str | None],
     problems: RaiseErrors,
+    endings: bool = True,
+    used: NamedImages | None = None,
 ) -> list[str]:
     """Names in the tree of the images that a label file lists, "" where missing: in the first of the places that has
-    them all, or else in the one that has most; an image that is not there by its name alone, as ImageFinder does.
+    them all, or else in the one that has most; an image that is not there by its name alone, as ImageFinder does, and
+    with `endings` those that have another ending there (see `other_endings`, used too).
 
     wanted: names as written, each with the line that has it; find(place, name): the name in the tree, or None.
     """
@@ -157,6 +160,13 @@ def find_images(
                     best[i] = finder.find(name, [best_place, *places]) or ""
                 except DataError as error:
                     refused[name] = f"image {error}"
+        if (
+            endings
+            and "" in best
+            and (meant := other_endings(finder, names := [name for name, _ in wanted], best, used))
+        ):
+            best = [meant.get(i, there) for i, there in enumerate(best)]
+            problems.add("ending-differs", path, say_ending(meant, names))
         fewest = best.count("")
     where = f"not in {printable(tree.path(best_place))}); add the files there"
     if fewest == len(wanted):

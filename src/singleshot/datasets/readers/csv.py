@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from itertools import compress
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ from singleshot.datasets.readers.csv_rows import (
     split_name,
     without_gc,
 )
+from singleshot.datasets.readers.image_finder import NamedImages, last_parts
 from singleshot.datasets.readers.several_sets import NamedFile, refuse_several
 from singleshot.datasets.splits import (
     KNOWN_SPLITS,
@@ -159,7 +161,8 @@ def _read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> R
         groups = [groups[0]._replace(split=wanted)]
     elif wanted is not None and not made:
         groups = _choose(tree, groups, wanted)
-    images, splits_of = _gather(tree, groups, problems)
+    used = cache(lambda: last_parts(name for table in tables for name in table.images))
+    images, splits_of = _gather(tree, groups, used, problems)
     again = {group.split: group.file.split for group in groups if group.own and group.own != group.split}
     splits_of = without_repeated(splits_of, again, tree.root, problems)
     if made:
@@ -171,10 +174,10 @@ def _read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> R
 
 def _name_alike(files: list[CsvFile], tables: list[CsvTable]) -> list[CsvTable]:
     """With the class of the other files for objects of those without a column of classes, where it is only one."""
-    named = {name for one, table in zip(files, tables, strict=True) if one.columns.name >= 0 for name in table.names}
+    alike = [one.columns.name < 0 and not one.columns.only for one in files]
+    named = {name for table, yes in zip(tables, alike, strict=True) if not yes for name in table.names}
     if len(named) != 1:
         return tables
-    alike = [one.columns.name < 0 for one in files]
     for image in (image for table in compress(tables, alike) for image in table.images.values()):
         image.objects[:] = [obj._replace(name=min(named)) for obj in image.objects]
     return [table._replace(names=[*named]) if yes else table for table, yes in zip(tables, alike, strict=True)]
@@ -200,8 +203,9 @@ def _say_assumed(tree: Tree, files: list[CsvFile], tables: list[CsvTable], probl
             message = f"has no header: its columns are taken for {taken}; add it as line 1"
             problems.add("columns-assumed", path, message, line=1)
         elif file.columns.name < 0:
-            name = next(iter(table.names), ONLY_CLASS)
-            message = f"has no column of classes: all objects are of the class {name!r}; add a column 'class'"
+            name = printable(next(iter(table.names), ONLY_CLASS), 80)
+            why = ", after which the columns of its boxes are called" if file.columns.only else ""
+            message = f"has no column of classes: all objects are of the class {name!r}{why}; add a column 'class'"
             problems.add("columns-assumed", path, message, line=1)
         codes = [name for name in table.names if name.startswith("/")] if file.columns.coded else []
         if codes:
@@ -238,11 +242,13 @@ def _choose(tree: Tree, groups: list[_Group], wanted: str) -> list[_Group]:
     return rivals or [group for group in groups if group.split == name]
 
 
-def _gather(tree: Tree, groups: list[_Group], problems: RaiseErrors) -> tuple[list[RawImage], dict[str, list[int]]]:
+def _gather(
+    tree: Tree, groups: list[_Group], used: NamedImages, problems: RaiseErrors
+) -> tuple[list[RawImage], dict[str, list[int]]]:
     """The images that are there, each once, and which of them each split has."""
     unique = UniqueImages()
     splits_of: dict[str, list[int]] = {}
-    for group, found in _found_images(tree, groups, problems):
+    for group, found in _found_images(tree, groups, used, problems):
         label = tree.path(group.file.name)
         mine: dict[str, RawImage] = {}
         for (_, image), name in zip(group.images, found, strict=True):
@@ -333,9 +339,13 @@ def _descriptions(tree: Tree, file: CsvFile, problems: RaiseErrors) -> dict[str,
 # ---------------------------------------------------------------------------------------------- images
 
 
-def _found_images(tree: Tree, groups: list[_Group], problems: RaiseErrors) -> Iterator[tuple[_Group, list[str]]]:
-    """Each group with its images' names in the tree, "" where missing. A further file none of whose images is there,
-    next to one of a usual split whose images are, is left out with a note: of another time, as a.bmp for a.jpg."""
+def _found_images(
+    tree: Tree, groups: list[_Group], used: NamedImages, problems: RaiseErrors
+) -> Iterator[tuple[_Group, list[str]]]:
+    """Each group with its images' names in the tree, "" where missing; used: see `other_endings`.
+
+    A further file none of whose images is there, next to one of a usual split whose images are, is left out with a
+    note: of another time, as a.bmp for a.jpg."""
     found = []
     for group in groups:
         missing = CollectErrors(most=10**9)
@@ -346,13 +356,11 @@ def _found_images(tree: Tree, groups: list[_Group], problems: RaiseErrors) -> It
             message = f"none of its {len(names)} images is there, it is not read; add them, or remove the file"
             problems.add("labels-unread", tree.path(group.file.name), message)
             continue
-        for one in missing.findings:
-            problems.add(one.kind, one.file, one.message, one.item, line=one.line, number=one.number)
-        yield group, names
+        yield group, _find_images(tree, group, problems, used) if missing.findings else names
 
 
-def _find_images(tree: Tree, group: _Group, problems: RaiseErrors) -> list[str]:
-    """Names in the tree of the files, "" where missing."""
+def _find_images(tree: Tree, group: _Group, problems: RaiseErrors, used: NamedImages | None = None) -> list[str]:
+    """Names in the tree of the files, "" where missing; those with another ending where it is known which are used."""
     parent, split, bare = group.file.name.rpartition("/")[0], group.split, group.file.columns.bare
     tags = dict.fromkeys((split, *SPLIT_ALIASES.get(split, ()), split.lower()))
     places = [parent, "images", *(f"images/{tag}" for tag in tags), *tags, "JPEGImages", "data", ""]
@@ -373,4 +381,4 @@ def _find_images(tree: Tree, group: _Group, problems: RaiseErrors) -> list[str]:
         return None
 
     wanted = [(name, image.line) for name, image in group.images]
-    return find_images(tree, group.file.name, wanted, places, find, problems)
+    return find_images(tree, group.file.name, wanted, places, find, problems, used is not None, used)

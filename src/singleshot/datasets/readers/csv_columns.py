@@ -64,13 +64,21 @@ _SIZED = {
     "xmax": ("w", "bbox_width", "box_width"),
     "ymax": ("h", "bbox_height", "box_height"),
 }
+# The same with a word before or after it in all four: "ball_x1", "x1_ball", "bbox.xmin". One that says no more than
+# "box" is no class.
+_AFFIXED = (("xmin", "ymin", "xmax", "ymax"), ("x1", "y1", "x2", "y2"), ("x_min", "y_min", "x_max", "y_max"))
+_GENERAL = frozenset(
+    "bbox box bounding bounding_box boundingbox bb bndbox rect rectangle roi region coord coords object obj "  # noqa: SIM905
+    "annotation label gt ground_truth".split()
+)
+_APART = " _.-"
 
 
 class Columns(NamedTuple):
     """Where objects stand in a row, -1 where there is no such column. bare: images are named without their endings,
     as OpenImages does; coded: so are classes, by its codes; width_of_row: columns in all; header: line 1 names them;
     encoding: and its way with errors; bbox: one column of x, y, width and height, as Kaggle's sets have; sized: xmax
-    and ymax are width and height. Without a class (name -1) there is only one."""
+    and ymax are width and height. Without a class (name -1) there is only one, `only` if the columns say it."""
 
     image: int = 0
     xmin: int = 1
@@ -92,6 +100,7 @@ class Columns(NamedTuple):
     encoding: tuple[str, str] = PLAIN
     bbox: int = -1
     sized: bool = False
+    only: str = ""
 
 
 def sniff_columns(head: bytes) -> Columns | None:
@@ -121,6 +130,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 def _by_header(row: list[str], second: list[str], delimiter: str) -> Columns | None:
     cells = [_OWN.get(cell, cell) if "x0" in row else cell for cell in (cell.strip().lower() for cell in row)]
+    cells, word = _without_affix(row, cells)
     place = {key: next((cells.index(name) for name in names if name in cells), -1) for key, names in _CALLED.items()}
     sized = {key: next((cells.index(name) for name in names if name in cells), -1) for key, names in _SIZED.items()}
     is_sized = min(place["xmax"], place["ymax"]) < 0 <= min(sized.values())
@@ -130,7 +140,8 @@ def _by_header(row: list[str], second: list[str], delimiter: str) -> Columns | N
         place["name"] = -1 if place["name"] == images[0] else place["name"]
     has_sides = min(place[key] for key in SIDES) >= 0
     # A column that is not known may be that of the classes, unless the boxes are of Kaggle's kind.
-    has_classes = place["name"] >= 0 or set(cells) <= {name for names in _CALLED.values() for name in names}
+    only = word if place["name"] < 0 and word.lower() not in _GENERAL else ""
+    has_classes = only or place["name"] >= 0 or set(cells) <= {name for names in _CALLED.values() for name in names}
     if not 0 <= place["image"] < len(cells) or not ((has_sides and has_classes) or place["bbox"] >= 0):
         return None
     if has_sides:
@@ -146,7 +157,27 @@ def _by_header(row: list[str], second: list[str], delimiter: str) -> Columns | N
         header=True,
         delimiter=delimiter,
         encoding=PLAIN,
+        only=only,
     )
+
+
+def _without_affix(row: list[str], cells: list[str]) -> tuple[list[str], str]:
+    """The names of columns with those of a box's sides called as usual where all four have the same word before or
+    after them, and that word as written; the names as they are and "" where none have, or those of several boxes."""
+    found: dict[int, tuple[list[str], str]] = {}
+    for sides in _AFFIXED:
+        for at, cell in enumerate(cells):
+            before, mark, after = cell.partition(sides[0])
+            # One of the two, apart from the side.
+            if not mark or bool(before) == bool(after) or (before[-1:] or after[:1]) not in _APART:
+                continue
+            own = [before + side + after for side in sides]
+            if set(own) <= set(cells):
+                plain = [SIDES[own.index(cell)] if cell in own else cell for cell in cells]
+                text = row[at].strip()
+                word = text[: len(before)] if before else text[len(mark) :]
+                found[at] = plain, word.strip(_APART)
+    return next(iter(found.values())) if len(found) == 1 else (cells, "")
 
 
 def _without_header(row: list[str], delimiter: str) -> Columns | None:

@@ -224,7 +224,7 @@ class _Table:
             elif label.strip() or any(text.strip(" ,") for text in texts):
                 self._refuse_box(texts, label, line, number)
             return
-        label = label if columns.name >= 0 else ONLY_CLASS
+        label = label if columns.name >= 0 else columns.only or ONLY_CLASS
         name = self.classes.get(label)
         if name is None:
             name = self.classes[label] = self._name(label)

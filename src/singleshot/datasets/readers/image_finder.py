@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from urllib.parse import unquote
 
 from singleshot.datasets.tree import Tree
@@ -23,6 +23,7 @@ _MAX_CHARS, _MAX_PARTS = 4096, 64
 _MOST_COPIES = 4
 _MASKS = re.compile(r"(?:^|[/_ -])(?:masks?|segmentation\w*|ground_?truth|gt)(?:$|[/_ -])", re.IGNORECASE)
 Parts = tuple[str, ...]
+NamedImages = Callable[[], Collection[str]]  # see `other_endings`
 
 
 class ImageFinder:
@@ -102,6 +103,45 @@ class ImageFinder:
                 index.setdefault(parts[-1].rpartition(".")[0] if stems else parts[-1], []).append((parts, image))
             self._indexes[stems] = index
         return self._indexes[stems]
+
+
+def other_endings(
+    finder: ImageFinder, names: Sequence[str], found: Sequence[str], used: NamedImages | None = None
+) -> dict[int, str]:
+    """Position -> the image that one of the names of a label file means but for its ending, "a.png" where there is
+    a.jpg: no file of the set names it, and it lies in a folder of others that are found, or all others of the file are
+    called so too. found: the images of the names, "" where missing; used: gives `last_parts` of the names of all
+    files; None where they are not known, when all of one cannot be called so."""
+    folders = {one.rpartition("/")[0] for one in found if one}
+    named, taken = last_parts(names) if used is None else used(), {*found}
+    meant: dict[int, str] = {}
+    for at, name in enumerate(names):
+        if found[at]:
+            continue
+        try:
+            image = finder.of_stem(name.rpartition(".")[0], sorted(folders)) if is_image(name) else None
+        except DataError:  # it fits several
+            image = None
+        if image is None or image in taken or not last_parts([image]).isdisjoint(named):
+            continue
+        if not folders or image.rpartition("/")[0] in folders:
+            meant[at] = image
+            taken.add(image)
+    return meant if folders or (used is not None and len(meant) == len(names)) else {}
+
+
+def last_parts(names: Iterable[str]) -> set[str]:
+    """The last parts of paths, however they are spelled."""
+    return {parts[-1] for name in names for parts in _spellings(name)}
+
+
+def say_ending(meant: Mapping[int, str], names: Sequence[str]) -> str:
+    """The note on the images that `other_endings` found."""
+    at = min(meant)
+    return (
+        f"{len(meant)} of {len(names)} images are there with another ending than it says and read so: "
+        f"{printable(names[at], 80)!r} is {printable(meant[at], 80)}; correct the names"
+    )
 
 
 def _spellings(name: str) -> Iterator[Parts]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from typing import NamedTuple
 
@@ -23,10 +24,18 @@ from singleshot.datasets.readers.common import (
     parse_json,
     shorten_idents,
 )
-from singleshot.datasets.readers.image_finder import ImageFinder
+from singleshot.datasets.readers.image_finder import ImageFinder, NamedImages, last_parts, other_endings, say_ending
 from singleshot.datasets.readers.own_lists import listed_splits, read_class_list, read_split_lists
 from singleshot.datasets.readers.several_sets import NamedFile, refuse_several
-from singleshot.datasets.splits import left_for_train, name_train, resolve_split, say_held_back, usual_split, word_split
+from singleshot.datasets.splits import (
+    left_for_train,
+    name_train,
+    resolve_split,
+    say_held_back,
+    usual_split,
+    with_numbered,
+    word_split,
+)
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
@@ -159,8 +168,10 @@ class LabelForm:
             groups = [group for group in groups if group.split == chosen]
         finder, unique = ImageFinder(tree), UniqueImages()
         splits_of: dict[str, list[int]] = {}
+        listed = [image for one in parsed for image in one.images if not image.embedded]
+        used = cache(lambda: last_parts(image.names[0] for image in listed))
         for group in groups:
-            there = _find_images(tree, group.file, group.images, finder, problems)
+            there = _find_images(tree, group, finder, used, problems)
             key = "" if made else group.split
             splits_of.setdefault(group.split, []).extend(unique.place(key, there))
         unique.report(problems)
@@ -213,7 +224,12 @@ class LabelForm:
         """Those that belong to the folder itself: in it, in its folders of labels, in those of its splits. strict:
         DataError for one of these folders that is a link out of the tree; it tells no form otherwise."""
         special = [name for name in tree.folders() if name.lower() in _LABEL_FOLDERS or usual_split(name)]
-        return [file for folder in ("", *special) for file in self._files_in(tree, folder, strict)]
+        files = [file for folder in ("", *special) for file in self._files_in(tree, folder, strict)]
+        splits = {file.name.rpartition("/")[0]: file.split for file in files if usual_split(file.tag)}
+        numbered = with_numbered(splits, tree.folders(), lambda name: bool(self._files_in(tree, name, strict)))
+        for folder in numbered.keys() - splits.keys():
+            files += [LabelFile(file.name, numbered[folder], folder) for file in self._files_in(tree, folder, strict)]
+        return files
 
     def _files_below(self, tree: Tree) -> list[tuple[str, list[LabelFile]]]:
         found = [(name, self._files_in(tree, name, strict=False)) for name in islice(tree.folders(), _FOLDERS)]
@@ -335,25 +351,26 @@ def _is_undivided(files: Sequence[LabelFile], named: str, said: Iterable[list[st
 
 
 def _find_images(
-    tree: Tree, file: LabelFile, images: list[ListedImage], finder: ImageFinder, problems: RaiseErrors
+    tree: Tree, group: _Group, finder: ImageFinder, used: NamedImages, problems: RaiseErrors
 ) -> list[RawImage]:
-    """The images that are there, each once; what is labelled twice in a file has the objects of both."""
-    path, folder = tree.path(file.name), file.name.rpartition("/")[0]
+    """The images that are there, each once; what is labelled twice in a file has the objects of both. used: see
+    `other_endings`."""
+    path = tree.path(group.file.name)
     found: dict[str, RawImage] = {}
-    for image in images:
+    listed = [image for image in group.images if not image.embedded]
+    places, why = _look_up(tree, group.file, listed, finder)
+    if "" in places and (meant := other_endings(finder, names := [image.names[0] for image in listed], places, used)):
+        places = [meant.get(at, there) for at, there in enumerate(places)]
+        problems.add("ending-differs", path, say_ending(meant, names))
+    for image in group.images:
         if image.embedded:
-            ident, size = f"{file.name}/{image.names[0]}", (image.width, image.height)
-            found[image.embedded] = RawImage(image.embedded, ident, *size, image.objects, path, image.relative)
-            continue
-        tags = dict.fromkeys(filter(None, (image.split, file.split)))
-        places = [folder, join(folder, "images"), *(f"images/{tag}" for tag in tags), "images", *tags, ""]
-        try:
-            there = next(filter(None, (finder.find(name, places) for name in image.names)), None)
-            message = f"image {printable(image.names[0])!r} is missing; add the file below {printable(tree.root)}"
-        except DataError as error:
-            there, message = None, f"image {error}"
-        if there is None:
-            problems.add("image-missing", path, message, image.item, line=image.line)
+            ident = f"{group.file.name}/{image.names[0]}"
+            found[image.embedded] = RawImage(
+                image.embedded, ident, image.width, image.height, image.objects, path, image.relative
+            )
+    for at, (image, there) in enumerate(zip(listed, places, strict=True)):
+        if not there:
+            problems.add("image-missing", path, why[at], image.item, line=image.line)
         elif there in found:
             found[there].objects.extend(image.objects)
         else:
@@ -361,3 +378,25 @@ def _find_images(
                 tree.path(there), there, image.width, image.height, image.objects, path, image.relative
             )
     return list(found.values())
+
+
+def _look_up(
+    tree: Tree, file: LabelFile, images: list[ListedImage], finder: ImageFinder
+) -> tuple[list[str], list[str]]:
+    """Where the images are, "" where missing; and what to say of each then."""
+    folder = file.name.rpartition("/")[0]
+    found, why = [], []
+    for image in images:
+        tags = dict.fromkeys(filter(None, (image.split, file.split)))
+        places = [folder, join(folder, "images"), *(f"images/{tag}" for tag in tags), "images", *tags, ""]
+        there, message = (
+            "",
+            f"image {printable(image.names[0])!r} is missing; add the file below {printable(tree.root)}",
+        )
+        try:
+            there = next(filter(None, (finder.find(name, places) for name in image.names)), "")
+        except DataError as error:
+            message = f"image {error}"
+        found.append(there)
+        why.append(message)
+    return found, why

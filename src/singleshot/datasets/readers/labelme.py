@@ -30,7 +30,7 @@ from singleshot.datasets.readers.common import (
 from singleshot.datasets.readers.image_finder import ImageFinder
 from singleshot.datasets.readers.own_lists import listed_splits, read_class_list, read_split_lists
 from singleshot.datasets.readers.shapes import report_passed, show
-from singleshot.datasets.splits import KNOWN_SPLITS, folder_split, resolve_split
+from singleshot.datasets.splits import KNOWN_SPLITS, folder_split, resolve_split, with_numbered
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
@@ -100,7 +100,8 @@ def _split_folders(tree: Tree) -> dict[str, str]:
     where there are none."""
     found = {name: name for name in tree.folders() if name.lower() in KNOWN_SPLITS and _has_pairs(tree, name)}
     if found:
-        return found
+        numbered = with_numbered(found, tree.folders(), lambda name: _has_pairs(tree, name))
+        return {split: name for name, split in numbered.items()}
     named = [(*folder_split(name), name) for name in tree.open_folders()]
     alone = [(split, name) for split, kind, name in named if kind == "labels" and _has_labels(tree, name)]
     parts = {split or "train": name for split, name in alone}

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from singleshot.datasets.archives import ARCHIVES, is_archive
 from singleshot.datasets.readers import kitti, named_rows, tfrecord
 from singleshot.datasets.readers.coco_layout import OTHER_TASKS
-from singleshot.datasets.readers.csv_columns import sniff_columns
+from singleshot.datasets.readers.csv_columns import SIDES, sniff_columns
 from singleshot.datasets.readers.csv_layout import WANTED
 from singleshot.datasets.readers.row_meaning import COMMA_ROW
 from singleshot.datasets.tree import Tree, join
@@ -148,6 +148,8 @@ def find_unread_form(tree: Tree) -> str | None:
             return f"{printable(name)} is {about}"
     if task:
         return task
+    tables = [name for name in tables[:_MANY] if _first_line(tree, name)]
+    tables.sort(key=lambda name: not any(map(is_image, _second_row(tree, name))))  # those that name images first
     if about := next(filter(None, (_columns(tree, name) for name in tables[:_FEW])), ""):
         return about
     if archives:
@@ -261,7 +263,23 @@ def _columns(tree: Tree, name: str) -> str:
             f"{printable(name)} has x, y, width and height, where x and y may be a box's corner or its centre; call "
             "them xmin,ymin,w,h if they are the left upper corner, else convert them"
         )
+    if _is_of_whole_images(_second_row(tree, name)):
+        return f"{printable(name)} has classes of whole images, without boxes; label the objects"
     return f"{printable(name)} starts with {printable(line, 120)!r}; want {WANTED}"
+
+
+def _second_row(tree: Tree, name: str) -> list[str]:
+    """The cells of the second line of a table of images; [] where there is none."""
+    lines = _head(tree, name).decode("utf-8-sig", "replace").splitlines()[1:2]
+    return [cell.strip(" \"'") for cell in re.split(r"[,;\t]", lines[0])] if lines else []
+
+
+def _is_of_whole_images(row: list[str]) -> bool:
+    """Whether a row names an image and one class, or says of each class whether it is in it."""
+    others = [cell for cell in row if not is_image(cell)]
+    if len(others) + 1 != len(row) or not others:
+        return False
+    return set(others) <= {"0", "1"} or (len(others) == 1 and len(re.findall(r"\d+", others[0])) < len(SIDES))
 
 
 def _files(tree: Tree) -> Iterator[str]:

@@ -354,7 +354,8 @@ def _image_of(
     place, same = places.of_stem(folder, last)
     if same:  # of two images of one stem the annotation may say which
         return tree.find(place, filename if filename in same else min(same))
-    if filename and filename.rpartition(".")[0] not in xmls:
+    named = filename.rpartition(".")[0]
+    if filename and (named == last or named not in xmls):
         found = finder.find(filename, places.of(folder))
         if found is not None:
             return found

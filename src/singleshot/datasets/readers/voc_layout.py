@@ -8,7 +8,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from singleshot.datasets.readers.common import images_by_stem
-from singleshot.datasets.splits import KNOWN_SPLITS, folder_split, split_of
+from singleshot.datasets.splits import KNOWN_SPLITS, folder_split, split_of, with_numbered
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError
 
@@ -40,7 +40,17 @@ class Layout(NamedTuple):
 
 def sniff(tree: Tree) -> bool:
     """Whether the folder holds a VOC set."""
-    return bool(_has_labels(tree) or _label_folder(tree) or _has_annotations(tree, "") or _split_folders(tree))
+    return bool(_has_labels(tree) or _label_folder(tree) or _has_own(tree) or _split_folders(tree))
+
+
+def _has_own(tree: Tree) -> bool:
+    """Whether annotations lie in the folder itself: more than one or two without an image, which somebody left there
+    above sets in other folders."""
+    stems = [name[:-4] for name in tree.files("", (".xml",))]
+    if not stems or not _has_annotations(tree, ""):
+        return False
+    places = ImagePlaces(tree)
+    return len(stems) > _MANY_MORE or any(places.of_stem("", stem)[1] for stem in stems) or not tree.folders()
 
 
 def is_deep(tree: Tree) -> bool:
@@ -65,9 +75,9 @@ def find_layout(tree: Tree) -> Layout:
     xmls: dict[str, str] = {}
     folders = _split_folders(tree)
     if folders:
-        for name in folders:
+        for name, split in folders.items():
             mine = {file[:-4]: file for file in _annotated(tree, name)}
-            splits.setdefault(split_of(name), []).extend(mine)
+            splits.setdefault(split, []).extend(mine)
             xmls.update(mine)
         return Layout(xmls, splits, "")
     files = {name[:-4]: name for name in _annotated(tree, "")}
@@ -194,13 +204,15 @@ def _label_folder(tree: Tree) -> str:
     return ""
 
 
-def _split_folders(tree: Tree) -> list[str]:
-    """Folders that are splits by their names and hold annotations."""
-    return [
-        name
-        for name in tree.open_folders()
-        if split_of(name) in KNOWN_SPLITS and next(_annotated(tree, name), None) is not None
-    ]
+def _split_folders(tree: Tree) -> dict[str, str]:
+    """Folders that are splits by their names and hold annotations, each with its split."""
+
+    def has_labels(name: str) -> bool:
+        return next(_annotated(tree, name), None) is not None
+
+    folders = tree.open_folders()
+    named = {name: split_of(name) for name in folders if split_of(name) in KNOWN_SPLITS and has_labels(name)}
+    return with_numbered(named, folders, has_labels)
 
 
 def bare_number(stem: str) -> str:

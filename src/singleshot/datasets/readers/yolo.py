@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 MAX_FLAGS_BYTES = 256 * 2**20
 # The images with most objects that anyone labels have some thousands.
 MAX_OBJECTS = 100_000
+_TWO_POINTS, _SPECK = 5, 0.005  # numbers of such a row; how far they lie apart, in parts of the image
 MAX_VALUES = 100_001  # of one row: a polygon of 50,000 points
 # Exporters write this key whether there is such a folder or not.
 _ABSENT = "test"
@@ -255,6 +256,8 @@ def _read_rows(
             problems.add("annotation-unreadable", path, f"more than {MAX_OBJECTS} objects; want those of one image")
             return []
         row = parse_row(words, classes)
+        if not isinstance(row, Wrong) and _are_two_points(words) and _has_polygon(text):
+            row = Wrong("annotation-malformed", "two points of a polygon, as others here are; want three or more")
         if isinstance(row, Wrong):
             problems.add(row.kind, path, row.message, f"object {number}", line=line, number=number)
         else:
@@ -315,6 +318,19 @@ def parse_row(words: list[str], classes: Classes) -> Row | Wrong:
         return Wrong("class-unknown", classes.unknown(int(first)))
     box = _bounds(rest) if classes.rows == YOLO_ROWS else corners_of(rest, classes.rows.meaning)
     return Row(int(first), box, score)
+
+
+def _are_two_points(words: list[str]) -> bool:
+    """Whether a row may be two points of a polygon as well as a box: where they are nearly the same and not quite, as
+    segmentation tools leave specks."""
+    if len(words) != _TWO_POINTS:
+        return False
+    x0, y0, x1, y1 = map(float, words[1:])
+    return 0 < max(abs(x1 - x0), abs(y1 - y0)) < _SPECK
+
+
+def _has_polygon(text: str) -> bool:
+    return any(len(line.split(None, _TWO_POINTS + 1)) > _TWO_POINTS + 1 for line in text.split("\n"))
 
 
 def _is_box(more: list[float]) -> bool:

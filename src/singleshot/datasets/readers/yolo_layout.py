@@ -26,7 +26,7 @@ from singleshot.datasets.readers.yolo_places import MAX_PARTS, Place, split_path
 from singleshot.datasets.readers.yolo_yaml import (
     check_names,
 )
-from singleshot.datasets.splits import KNOWN_SPLITS, split_of
+from singleshot.datasets.splits import KNOWN_SPLITS, split_of, with_numbered
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
@@ -112,7 +112,11 @@ def _split_folders(tree: Tree, folder: str) -> dict[str, list[Place]]:
             found.setdefault(split, []).append(Place(join(folder, name)))
     if any(len(places) > 1 for places in found.values()):  # train2014 and train2017
         return {place.name.rpartition("/")[2]: [place] for places in found.values() for place in places}
-    return found
+    named = {place.name.rpartition("/")[2]: split for split, (place,) in found.items()}
+    numbered = with_numbered(
+        named, tree.folders(folder), lambda name: any(map(is_image, tree.walk(join(folder, name))))
+    )
+    return {split: [Place(join(folder, name))] for name, split in numbered.items()}
 
 
 def labelled(tree: Tree, folder: str) -> str:
