@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +22,7 @@ from singleshot.loading.shard_stream import ShardStream
 from singleshot.loading.workers import pick_workers
 from singleshot.memory import keep_freed_memory
 from singleshot.models import SSD
+from singleshot.thresholds import Thresholds
 from singleshot.tiling import Tiling
 from singleshot.training.checkpoints import Checkpoints, SilentCheckpoints
 from singleshot.training.evaluator import Evaluator
@@ -33,6 +36,9 @@ from singleshot.training.step import Stepper
 from singleshot.training.synced_norm import synchronise_norms
 
 log = logging.getLogger(__name__)
+
+_ROOM = 2  # detections for each object of the fullest image: a threshold of scores wants some to choose from
+MOST_KEPT = 3800  # what TensorRT sorts out, rounded down
 
 
 class Parts(NamedTuple):
@@ -75,6 +81,7 @@ def build_parts(
     for phase in stepper.phases:
         until = 100 * phase.until
         log.info("inputs of %d x %d px until %.0f %% of the time (progressive resizing)", *phase.sides, until)
+    stepper.thresholds = roomy(stepper.thresholds, train_set)
     cache = None
     if isinstance(train_set, Dataset):
         cache_bytes = settings.cache_bytes if world is None else settings.cache_bytes // world.local_size
@@ -114,6 +121,19 @@ def build_parts(
     checkpoints = kind(settings.out, stepper, fingerprint, about, train_set.selection, category_ids, settings.tiling)
     total = None if settings.seconds is not None else settings.epochs * len(loader)
     return Parts(stepper, cache, loader, evaluator, checkpoints, Budget(total, settings.seconds))
+
+
+def roomy(rules: Thresholds, data: Dataset | ShardStream) -> Thresholds:
+    """The rules with limits on the number of detections that leave room for twice the objects of the fullest image,
+    where those of `rules` do not; the log says so. Of shards, whose labels are not read ahead, `rules`."""
+    if not isinstance(data, Dataset) or not len(data):
+        return rules
+    most = int(np.bincount(data.image_of[~data.crowd], minlength=1).max())
+    keep = min(math.ceil(_ROOM * most / 100) * 100, MOST_KEPT)
+    if keep <= rules.keep:
+        return rules
+    log.info("an image has %d objects: the model keeps up to %d detections of an image, not %d", most, keep, rules.keep)
+    return replace(rules, keep=keep, per_class=max(rules.per_class, min(2 * keep, MOST_KEPT)))
 
 
 def _repeats(train_set: Dataset | ShardStream, recipe: Recipe, settings: Settings, shape: Size) -> np.ndarray | None:
