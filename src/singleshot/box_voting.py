@@ -2,8 +2,8 @@
 
 After Gidaris and Komodakis, "Object detection via a multi-region and semantic segmentation-aware CNN model" (2015),
 section 4.2: a detection keeps its score, and its box becomes the mean of the candidates of its class that overlap it,
-weighted by their scores. Weights here fall to 0 at the least IoU and at the least score, so that rounding, which may
-carry a candidate over either, changes nothing.
+weighted by their scores. Weights here fall to 0 at the least IoU and at the least score, and the detection's own box
+has its whole score, so that rounding, which may carry a candidate over either limit, hardly moves a box.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def vote(
     """The boxes of an image's detections after the vote.
 
     A candidate of the same group has the weight max(0, score - least) * max(0, IoU - iou_min), where least is the
-    greater of VOTE_LEAST and VOTE_SHARE times the detection's score. A detection that nothing votes for, not even
-    itself (a weak one, or a box without area), keeps its box.
+    greater of VOTE_LEAST and VOTE_SHARE times the detection's score. The detection's own box has score * (1 - iou_min)
+    in all. One that nothing else votes for keeps its box.
 
     Args:
         boxes, scores, groups: The detections: corner form normalised, score, and what is suppressed apart (the class,
@@ -54,10 +54,10 @@ def _mean(
     boxes: Tensor, scores: Tensor, voters: Tensor, votes: Tensor, iou_min: float, same: Tensor | None = None
 ) -> Tensor:
     """same: bool [N, M], None where all are of one group."""
-    reach = voters.clamp(-VOTE_REACH, VOTE_REACH)  # 0 times infinity is no number
-    weights = (iou(boxes.clamp(-VOTE_REACH, VOTE_REACH), reach) - iou_min).clamp_(min=0.0)
-    weights *= (votes - (VOTE_SHARE * scores).clamp(min=VOTE_LEAST).unsqueeze(1)).clamp_(min=0.0)
+    own, reach = (one.clamp(-VOTE_REACH, VOTE_REACH) for one in (boxes, voters))  # 0 times infinity is no number
+    least = (VOTE_SHARE * scores).clamp(min=VOTE_LEAST)
+    weights = (iou(own, reach) - iou_min).clamp_(min=0.0) * (votes - least.unsqueeze(1)).clamp_(min=0.0)
     if same is not None:
         weights *= same
-    total = weights.sum(dim=1, keepdim=True)
-    return torch.where(total > 0, (weights @ reach) / total.clamp(min=torch.finfo(total.dtype).tiny), boxes)
+    mine = (torch.minimum(least, scores) * (1.0 - iou_min)).unsqueeze(1)  # with what it has among the voters: all
+    return (weights @ reach + mine * own) / (weights.sum(dim=1, keepdim=True) + mine)

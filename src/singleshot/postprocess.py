@@ -202,17 +202,19 @@ def _trace(
         entry = _enter(raw, priors, variances, rules, wanted)
         most = entry.limits.keep
         quick = min(_BLOCK, entry.per_class, entry.cap)  # the best of all can hold no more of one class than that
+        every_one: _Candidates | None = None
         chosen = _best(entry.scores, entry.classes, quick).over(rules.score_min)
         found = _suppress(_without_rest(chosen), entry.geometry, entry.limits)
         enough = (found.scores > 0).sum(dim=1) >= most
         if chosen.scores.shape[1] == quick < entry.cap:
             complete = enough | (chosen.scores[:, -1] == 0)  # or nothing was left out
             if not bool(complete.all()):
-                found = _suppress(entry.every(), entry.geometry, entry.limits)
+                every_one = entry.every()
+                found = _suppress(every_one, entry.geometry, entry.limits)
         every = _traced(found, entry.geometry)
         if rules.box_voting is not None:
             left_out = chosen.scores.shape[1] == quick < entry.cap and bool((chosen.scores[:, -1] > VOTE_LEAST).any())
-            voters = entry.every() if left_out else chosen
+            voters = (every_one or entry.every()) if left_out else chosen
             voters = _without_rest(voters.over(VOTE_LEAST))
             every = _voted(every, _traced(voters, entry.geometry), rules.box_voting, entry.limits.by_class)
         if wanted is None or not rules.class_agnostic:

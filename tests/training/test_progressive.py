@@ -55,9 +55,9 @@ def test_a_size_that_the_layers_do_not_take_is_left_out() -> None:
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_step_is_that_of_the_smaller_input(tiny_ssd, parts: int) -> None:
     model, batch = tiny_ssd().eval(), make_batch()
-    stepper = Stepper(model, Recipe(progressive=((0.5, 0.67),), lr=1e-9), 4, CPU, torch.float32)
+    (phase,) = phases = phases_of(model, ((0.5, 0.67),))
+    stepper = Stepper(model, Recipe(lr=1e-9), 4, CPU, torch.float32, phases=phases)
     stepper.parts = parts
-    (phase,) = stepper.phases
     images, priors = resized(batch.images, (64, 64)), make_priors(phase.priors)
     targets = match(priors, batch.boxes, batch.labels, variances=phase.priors.variances)
     want = multibox_loss(model(images), targets).total.detach()
@@ -74,6 +74,16 @@ def test_pixels_are_means_of_areas() -> None:
     torch.testing.assert_close(flat, torch.full((2, 3, 64, 64), 9.0))
 
 
+@pytest.mark.parametrize("options", [{"batch": 1}, {"compiled": True}])
+def test_what_cannot_be_resized_is_not_and_says_so(trainer_of, options: dict, tmp_path: Path, caplog) -> None:
+    """A single image leaves one value a channel where maps get small; each size would be compiled."""
+    caplog.set_level("INFO", logger="singleshot")
+    recipe = load_recipe("scratch").model_copy(update={"progressive": ((0.5, 0.67),)})
+    trainer = trainer_of(tmp_path / "run", recipe=recipe, seconds=9.0, **options)
+    assert trainer.stepper.phases == ()
+    assert "progressive resizing" in caplog.text
+
+
 @pytest.mark.parametrize("seconds", [2.5, None])
 def test_only_a_training_of_a_given_time_begins_small(trainer_of, tmp_path: Path, seconds: float | None) -> None:
     recipe = load_recipe("scratch").model_copy(update={"progressive": ((0.5, 0.67),)})
@@ -85,6 +95,9 @@ def test_only_a_training_of_a_given_time_begins_small(trainer_of, tmp_path: Path
         return forward(images)
 
     trainer.stepper.forward = watched
+    if seconds is not None:
+        passed = iter(range(10**6))
+        trainer._clock.now = lambda: next(passed) / 20
     trainer.run()
     if seconds is None:
         assert set(seen) == {(96, 96)}

@@ -67,3 +67,14 @@ def test_warm_up_is_no_longer_than_its_steps() -> None:
     assert Budget(100_000).warmup(0.02, 500) == 0.005
     assert Budget(1000).warmup(0.02, 500) == 0.02
     assert Budget(None, 60.0).warmup(0.02, 500) == 0.02
+
+
+def test_what_falls_with_the_progress_does_not_rise_again() -> None:
+    """Less time has to be kept back for a validation than was expected."""
+    budget = Budget(None, seconds=100.0)
+    budget.expect(40.0)
+    assert budget.furthest(budget.progress(1, 48.0)) == 0.8
+    budget.reserve = 4.0
+    assert budget.progress(2, 52.8) == pytest.approx(0.55)
+    assert budget.furthest(budget.progress(2, 52.8)) == 0.8
+    assert budget.furthest(budget.progress(3, 90.0)) == pytest.approx(0.9375)

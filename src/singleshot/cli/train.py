@@ -275,7 +275,7 @@ def _data_to_evaluate(options: TrainOptions, validated: bool = True) -> str:
     where there is none. validated: whether there were objects to measure on, without which splits may be empty."""
     from singleshot.datasets import find_split, open_source
     from singleshot.datasets.findings import CollectErrors
-    from singleshot.errors import TooFewImagesError
+    from singleshot.errors import DataError
 
     source = open_source(options.data, follow_links=options.follow_links)
     trained = find_split(options.split or "train", source.splits)
@@ -284,7 +284,7 @@ def _data_to_evaluate(options: TrainOptions, validated: bool = True) -> str:
     try:
         if name is not None and not validated:
             source.read_as_written(name, CollectErrors(0))
-    except TooFewImagesError:
+    except DataError:  # which is the next command's to say
         name = None
     if name is None:
         return "OTHER_DATA"

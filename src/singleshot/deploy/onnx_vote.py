@@ -52,12 +52,15 @@ def add_vote(b: Builder, candidates: str, iou_min: float, by_class: bool, fixed:
         b.op("Unsqueeze", ["voter_class", "second"], "voter_class_row")
         b.op("Equal", ["label_column", "voter_class_row"], "same_class")
         b.op("Where", ["same_class", "any_weight", nothing], "weight")
-    b.op("ReduceSum", ["weight", "last"], "weight_sum", keepdims=1)
-    b.op("MatMul", ["weight", "voter_reach"], "weighted_boxes")
-    b.op("Max", ["weight_sum", tiny], "weight_sum_or_tiny")
-    b.op("Div", ["weighted_boxes", "weight_sum_or_tiny"], "mean_boxes")
-    b.op("Greater", ["weight_sum", nothing], "has_votes")
-    b.op("Where", ["has_votes", "mean_boxes", "own_boxes"], "boxes")
+    b.op("Min", ["least_vote", "score_column"], "own_vote")
+    b.op("Mul", ["own_vote", b.const("own_reach", 1 - iou_min, np.float32)], "own_weight")
+    b.op("ReduceSum", ["weight", "last"], "weight_of_others", keepdims=1)
+    b.op("Add", ["weight_of_others", "own_weight"], "weight_sum")
+    b.op("MatMul", ["weight", "voter_reach"], "boxes_of_others")
+    b.op("Mul", ["kept_boxes", "own_weight"], "own_share")
+    b.op("Add", ["boxes_of_others", "own_share"], "weighted_boxes")
+    b.op("Max", ["weight_sum", tiny], "weight_sum_or_tiny")  # 0 in rows that hold nothing
+    b.op("Div", ["weighted_boxes", "weight_sum_or_tiny"], "boxes")
 
 
 def _voters(b: Builder, candidates: str, by_class: bool, fixed: int | None) -> None:

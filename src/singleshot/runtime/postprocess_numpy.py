@@ -132,9 +132,10 @@ def vote(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, kept: np.nda
         overlap = (high - low).clip(min=0).prod(axis=1)
         union = np.maximum(areas + areas[of] - overlap, np.finfo(np.float32).tiny)
         weights = (overlap / union - np.float32(rules.box_voting)).clip(min=0)
-        weights *= (scores - max(np.float32(VOTE_LEAST), np.float32(VOTE_SHARE) * scores[of])).clip(min=0)
+        least = max(np.float32(VOTE_LEAST), np.float32(VOTE_SHARE) * scores[of])
+        weights *= (scores - least).clip(min=0)
         if not rules.class_agnostic:
             weights *= labels == labels[of]
-        if (total := weights.sum()) > 0:
-            voted[row] = weights @ reach / total
+        mine = min(least, scores[of]) * np.float32(1 - rules.box_voting)
+        voted[row] = (weights @ reach + mine * reach[of]) / (weights.sum() + mine)
     return voted

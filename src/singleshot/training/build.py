@@ -28,6 +28,7 @@ from singleshot.training.checkpoints import Checkpoints, SilentCheckpoints
 from singleshot.training.evaluator import Evaluator
 from singleshot.training.fingerprint import Fingerprint
 from singleshot.training.freezing import freeze_backbone
+from singleshot.training.progressive import Phase, phases_of
 from singleshot.training.recipes import Recipe
 from singleshot.training.schedule import Budget
 from singleshot.training.settings import Settings
@@ -75,12 +76,8 @@ def build_parts(
     use_running_statistics(model, settings.batch)
     dtype = pick_precision(settings.precision, device)
     names = train_set.class_names
-    stepper = Stepper(model, recipe, settings.batch, device, dtype, settings.compiled, world, names)
-    if settings.seconds is None:
-        stepper.phases = ()
-    for phase in stepper.phases:
-        until = 100 * phase.until
-        log.info("inputs of %d x %d px until %.0f %% of the time (progressive resizing)", *phase.sides, until)
+    phases = () if settings.seconds is None else _phases(model, recipe, settings)
+    stepper = Stepper(model, recipe, settings.batch, device, dtype, settings.compiled, world, names, phases)
     stepper.thresholds = roomy(stepper.thresholds, train_set)
     cache = None
     if isinstance(train_set, Dataset):
@@ -121,6 +118,25 @@ def build_parts(
     checkpoints = kind(settings.out, stepper, fingerprint, about, train_set.selection, category_ids, settings.tiling)
     total = None if settings.seconds is not None else settings.epochs * len(loader)
     return Parts(stepper, cache, loader, evaluator, checkpoints, Budget(total, settings.seconds))
+
+
+def _phases(model: SSD, recipe: Recipe, settings: Settings) -> tuple[Phase, ...]:
+    """Those of the recipe that can be, of a training of a given time; the log says which, and why others cannot."""
+    if not recipe.progressive:
+        return ()
+    if settings.batch == 1 or settings.compiled:
+        why = "--compile compiles for each size" if settings.compiled else "--batch 1 leaves a value a channel"
+        log.info("no smaller inputs to begin with (progressive resizing): %s", why)
+        return ()
+    phases = phases_of(model, recipe.progressive)
+    for phase in phases:
+        until = 100 * phase.until
+        log.info("inputs of %d x %d px until %.0f %% of the time (progressive resizing)", *phase.sides, until)
+    if len(phases) < len(recipe.progressive):
+        log.info(
+            "progressive resizing: of %d sizes %d can be, for %s", len(recipe.progressive), len(phases), model.name
+        )
+    return phases
 
 
 def roomy(rules: Thresholds, data: Dataset | ShardStream) -> Thresholds:

@@ -282,7 +282,7 @@ class Trainer:
                     break
                 self._stop.ignore_children()
                 self._check_stop()
-                self._step(batch, done, meter)
+                self._step(batch, self.budget.furthest(done), meter)
                 if self._now() - self._last_save >= _SAVE_EVERY:
                     self._save()
         self.stepper.check()

@@ -40,7 +40,13 @@ class Budget:
     def __init__(self, total_steps: int | None, seconds: float | None = None) -> None:
         assert (total_steps is None) != (seconds is None), "steps or seconds, one of the two"
         self.total_steps, self.seconds = total_steps, seconds
-        self.reserve = 0.0
+        self.reserve = self._furthest = 0.0
+
+    def furthest(self, progress: float) -> float:
+        """The greatest progress that was asked about: what falls with it never rises again where less time has to be
+        kept back than was expected."""
+        self._furthest = max(self._furthest, progress)
+        return self._furthest
 
     def progress(self, step: int, seconds: float) -> float:
         """0..1 after so many steps and seconds; 1 means that no further step should start."""

@@ -23,7 +23,7 @@ from singleshot.thresholds import Thresholds
 from singleshot.training.distributed import World
 from singleshot.training.failures import is_out_of_memory
 from singleshot.training.optimizers import ModelEMA, make_optimizer, set_lr
-from singleshot.training.progressive import Phase, phases_of, resized
+from singleshot.training.progressive import Phase, resized
 from singleshot.training.recipes import Recipe
 
 log = logging.getLogger(__name__)
@@ -139,6 +139,7 @@ class Stepper:
         compiled: bool = False,
         world: World | None = None,
         class_names: Sequence[str] = (),
+        phases: Sequence[Phase] = (),
     ) -> None:
         """Make the optimizer and what else the recipe wants.
 
@@ -151,6 +152,7 @@ class Stepper:
             compiled: Whether the network is compiled first.
             world: The processes that share a step, each with its part of a batch; None for one alone.
             class_names: By label, for a recipe with class_weights.
+            phases: Smaller inputs, of which a step may be.
         """
         self.model, self.recipe, self.device, self.dtype = model, recipe, device, dtype
         self.lr = recipe.learning_rate(batch_size)
@@ -158,7 +160,7 @@ class Stepper:
         self.average = ModelEMA(model, recipe.ema) if recipe.ema > 0 else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
         self.objective = Objective(model, recipe, class_names)
-        self.phases = phases_of(model, recipe.progressive)
+        self.phases = tuple(phases)
         self._small = {phase: Objective(model, recipe, class_names, phase.priors) for phase in self.phases}
         self._phase: Phase | None = None
         self.thresholds = Thresholds(activation=recipe.activation, box_voting=recipe.box_voting)

@@ -248,6 +248,7 @@ def _read_rows(
         return []
     found = []
     number = 0
+    polygons: bool | None = None  # whether a row has three points and more, looked for once
     for line, row_text in enumerate(io.StringIO(text), 1):
         words = classes.rows.words(row_text, MAX_VALUES)
         if not words:
@@ -256,7 +257,9 @@ def _read_rows(
             problems.add("annotation-unreadable", path, f"more than {MAX_OBJECTS} objects; want those of one image")
             return []
         row = parse_row(words, classes)
-        if not isinstance(row, Wrong) and _are_two_points(words) and _has_polygon(text):
+        if not isinstance(row, Wrong) and _are_two_points(words):
+            polygons = _has_polygon(text) if polygons is None else polygons
+        if not isinstance(row, Wrong) and polygons and _are_two_points(words):
             row = Wrong("annotation-malformed", "two points of a polygon, as others here are; want three or more")
         if isinstance(row, Wrong):
             problems.add(row.kind, path, row.message, f"object {number}", line=line, number=number)
