@@ -35,8 +35,6 @@ demo: $(STAMP)
 PYTEST = COVERAGE_FILE=$(CURDIR)/.coverage-$@ PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000 $(BIN)/python -m pytest -q
 ENGINES := tests/bench tests/deploy tests/runtime tests/serve tests/weights
 DATA_ROOMS := tests/datasets tests/training
-# Processes of its own, so that it may run in any part: in the one that is then as long as the other side.
-FUZZ := tests/datasets/fuzz
 
 TEST_PARTS := test-engines test-commands test-data test-core
 
@@ -51,10 +49,10 @@ test-pages: $(STAMP)
 	$(PYTEST) tests/cli/test_pages.py $(ARGS)
 
 test-data: $(STAMP)
-	$(PYTEST) $(DATA_ROOMS) --ignore=$(FUZZ) $(ARGS)
+	$(PYTEST) $(DATA_ROOMS) $(ARGS)
 
 test-engines: $(STAMP)
-	$(PYTEST) $(ENGINES) $(FUZZ) $(ARGS)
+	$(PYTEST) $(ENGINES) $(ARGS)
 
 test-core: $(STAMP)
 	$(PYTEST) tests --ignore=tests/cli $(DATA_ROOMS:%=--ignore=%) $(ENGINES:%=--ignore=%) $(ARGS)
