@@ -1,9 +1,10 @@
 """What box voting does to a model's average precision, and what it costs in the exported file.
 
-python benchmarks/box_voting.py MODEL DATA [--split test] [--least 0.3 0.5 0.7] [--threads 1] [--rounds 3]
+python benchmarks/box_voting.py MODEL DATA [--split test] [--least 0.5 0.3 0.7] [--threads 1] [--rounds 3]
 
 MODEL is a checkpoint of singleshot. Its rule is changed in copies of it: no vote, and votes from each least IoU on; the
-COCO metrics of each by PyTorch. Then both forms are exported and run in turn on the split's images, one at a time.
+COCO metrics of each by PyTorch. Then no vote and the first of these are exported and run in turn on the split's images,
+one at a time.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("data")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--least", type=float, nargs="+", default=[0.3, 0.5, 0.7])
+    parser.add_argument("--least", type=float, nargs="+", default=[0.5, 0.3, 0.7])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from singleshot.deploy.onnx_builder import Builder
+from singleshot.deploy.onnx_rows import most_of_an_image, scores_of_images, sort_rows
 from singleshot.deploy.onnx_vote import add_vote
 from singleshot.errors import ConfigError
 from singleshot.thresholds import Thresholds
@@ -119,21 +120,18 @@ def select_model(priors: int, classes: int, rules: Thresholds, plain: bool = Fal
         candidates = _best(b, candidates, "of_all", rules.candidates, (classes, priors), plain)
     limits = [b.const("most_of_class", [min(most, of_class)]), b.const("nms_iou", [rules.nms_iou], np.float32), limit]
     b.op("NonMaxSuppression", ["all_boxes", candidates, *limits], "chosen")  # [M, 3]: image, class, prior
-    _scores_of_images(b)
+    _number_images(b)
+    scores_of_images(b, "chosen", "all_scores")
+    parts = {"prior": "prior", "class": "labels"} if by_class else {"prior": "prior"}
     behind = _rows(b, most, plain)  # zeros behind, for when fewer than `most` were chosen
-    b.op("Pad", ["own_scores", b.const("columns_behind", [0, 0, 0, behind])], "score_table")
-    b.op("TopK", ["score_table", "most"], "scores", "slot", axis=1)
-    b.const("rows_behind", [0, 0, behind, 0])
-    for name in ("prior", "class") if by_class else ("prior",):
-        b.op("Pad", [f"chosen_{name}", "rows_behind"], f"{name}_column")
-        b.op("Squeeze", [f"{name}_column", second], f"{name}_list")
-        b.op("Gather", [f"{name}_list", "slot"], "labels" if name == "class" else name)
+    sort_rows(b, "chosen", "most", behind, "scores", parts)
     b.op("Unsqueeze", ["prior", last], "prior_rows")
-    voting = rules.box_voting is not None
-    b.op("GatherND", ["all_boxes", "prior_rows"], "own_boxes" if voting else "boxes", batch_dims=1)
     if not by_class:
         b.op("GatherND", ["all_labels", "prior_rows"], "labels", batch_dims=1)
-    if rules.box_voting is not None:
+    if rules.box_voting is None:
+        b.op("GatherND", ["all_boxes", "prior_rows"], "boxes", batch_dims=1)
+    else:
+        b.op("GatherND", ["all_boxes", "prior_rows"], "own_boxes", batch_dims=1)
         add_vote(b, candidates, rules.box_voting, by_class, TENSORRT_TOP_K if plain else None)
     b.op("Greater", ["scores", zero], "found")
     b.op("Cast", ["found"], "found_numbers", to=7)  # int64
@@ -149,17 +147,12 @@ def select_model(priors: int, classes: int, rules: Thresholds, plain: bool = Fal
     return b.model(_decoded(priors, classes, not by_class), outputs)
 
 
-def _scores_of_images(b: Builder) -> None:
-    """Make "own_scores", a row per image over what was chosen of all, 0 where it is another's; and the mask "own"."""
-    b.op("GatherND", ["all_scores", "chosen"], "chosen_scores")
-    b.op("Split", ["chosen", b.const("thirds", [1, 1, 1])], "chosen_image", "chosen_class", "chosen_prior", axis=1)
-    b.op("Transpose", ["chosen_image"], "image_row", perm=[1, 0])
+def _number_images(b: Builder) -> None:
+    """Make "image_column", the numbers of the batch's images [N, 1]."""
     b.op("Shape", ["all_scores"], "batch_size", start=0, end=1)
     b.op("Squeeze", ["batch_size", "first"], "batch_count")
     b.op("Range", [b.const("from", 0), "batch_count", b.const("step", 1)], "images_in_order")
     b.op("Unsqueeze", ["images_in_order", "second"], "image_column")
-    b.op("Equal", ["image_column", "image_row"], "own")
-    b.op("Where", ["own", "chosen_scores", "zero"], "own_scores")
 
 
 def _rows(b: Builder, most: int, plain: bool) -> int:
@@ -167,11 +160,7 @@ def _rows(b: Builder, most: int, plain: bool) -> int:
     if plain or most <= MAX_ROWS:
         b.const("most", [most])
         return most
-    b.op("Cast", ["own"], "own_numbers", to=7)
-    b.op("ReduceSum", ["own_numbers", "second"], "own_counts", keepdims=0)
-    b.op("ReduceMax", ["own_counts", "first"], "most_found", keepdims=1)
-    b.op("Max", ["most_found", b.const("at_least", [1])], "most_or_one")
-    b.op("Min", ["most_or_one", b.const("at_most", [most])], "most")
+    b.op("Min", [most_of_an_image(b, "chosen"), b.const("at_most", [most])], "most")
     return 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from singleshot.deploy.onnx_builder import Builder
+from singleshot.deploy.onnx_rows import most_of_an_image, scores_of_images, sort_rows
 from singleshot.thresholds import VOTE_LEAST, VOTE_REACH, VOTE_SHARE
 
 
@@ -70,25 +71,9 @@ def _voters(b: Builder, candidates: str, by_class: bool, fixed: int | None) -> N
     b.op("And", ["voting", "over_score_min"], "entering")
     b.op("NonZero", ["entering"], "entered_columns")
     b.op("Transpose", ["entered_columns"], "entered", perm=[1, 0])  # [M, 3]: image, class, prior
-    b.op("GatherND", [candidates, "entered"], "entered_scores")
-    b.op("Split", ["entered", "thirds"], "entered_image", "entered_class", "entered_prior", axis=1)
-    b.op("Transpose", ["entered_image"], "entered_image_row", perm=[1, 0])
-    b.op("Equal", ["image_column", "entered_image_row"], "entered_own")
-    b.op("Where", ["entered_own", "entered_scores", "zero"], "entered_own_scores")  # [N, M]
-    if fixed is None:
-        b.op("Cast", ["entered_own"], "entered_numbers", to=7)  # int64
-        b.op("ReduceSum", ["entered_numbers", "second"], "entered_counts", keepdims=0)
-        b.op("ReduceMax", ["entered_counts", "first"], "entered_most", keepdims=1)
-        b.op("Max", ["entered_most", b.const("one_voter", [1])], "voters")
-    else:
-        b.const("voters", [fixed])
-    behind = fixed or 1  # zeros, for when fewer entered
-    b.op("Pad", ["entered_own_scores", b.const("voters_behind", [0, 0, 0, behind])], "voter_table")
-    b.op("TopK", ["voter_table", "voters"], "voter_scores", "voter_slot", axis=1)
-    b.const("voter_rows_behind", [0, 0, behind, 0])
-    for name in ("prior", "class") if by_class else ("prior",):
-        b.op("Pad", [f"entered_{name}", "voter_rows_behind"], f"entered_{name}_column")
-        b.op("Squeeze", [f"entered_{name}_column", "second"], f"entered_{name}_list")
-        b.op("Gather", [f"entered_{name}_list", "voter_slot"], f"voter_{name}")
+    scores_of_images(b, "entered", candidates)
+    voters = most_of_an_image(b, "entered") if fixed is None else b.const("voters", [fixed])
+    parts = {"prior": "voter_prior", "class": "voter_class"} if by_class else {"prior": "voter_prior"}
+    sort_rows(b, "entered", voters, fixed or 1, "voter_scores", parts)
     b.op("Unsqueeze", ["voter_prior", "last"], "voter_prior_rows")
     b.op("GatherND", ["all_boxes", "voter_prior_rows"], "voter_boxes", batch_dims=1)

@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 
 from singleshot.errors import ConfigError
+from singleshot.input_shape import MULTIPLE
 from singleshot.models import SSD
 from singleshot.models.dry_run import priors_on
 from singleshot.priors import PriorSpec
-
-# Sides are whole multiples of it, the stride of the backbones' last maps.
-_MULTIPLE = 32
 
 
 class Phase(NamedTuple):
@@ -40,7 +38,7 @@ def phases_of(model: SSD, steps: Sequence[tuple[float, float]]) -> tuple[Phase, 
     """
     own, found = model.input_spec.sides, []
     for until, part in steps:
-        sides = tuple(max(_MULTIPLE, round(side * part / _MULTIPLE) * _MULTIPLE) for side in own)
+        sides = tuple(max(MULTIPLE, round(side * part / MULTIPLE) * MULTIPLE) for side in own)
         if sides[0] >= own[0] or sides[1] >= own[1]:
             continue
         try:

@@ -259,8 +259,8 @@ def _read_rows(
         row = parse_row(words, classes)
         if not isinstance(row, Wrong) and _are_two_points(words):
             polygons = _has_polygon(text) if polygons is None else polygons
-        if not isinstance(row, Wrong) and polygons and _are_two_points(words):
-            row = Wrong("annotation-malformed", "two points of a polygon, as others here are; want three or more")
+            if polygons:
+                row = Wrong("annotation-malformed", "two points of a polygon, as others here are; want three or more")
         if isinstance(row, Wrong):
             problems.add(row.kind, path, row.message, f"object {number}", line=line, number=number)
         else:
