@@ -354,3 +354,12 @@ def test_folders_without_end_of_few_links_are_refused(local, monkeypatch, one_li
 def test_addresses_have_no_links(memory, voc_set):
     with pytest.raises(ConfigError, match="--follow-links: for folders on this machine"):
         open_tree(memory(voc_set), follow_links=True)
+
+
+def test_names_that_were_asked_for_are_the_callers_own(tmp_path):
+    for name in ("b.JPG", "a.txt", "._a.txt"):
+        (tmp_path / name).touch()
+    there = LocalTree(tmp_path)
+    for suffixes, wanted in (((), ["a.txt", "b.JPG"]), ((".jpg",), ["b.JPG"])):
+        there.files("", suffixes).clear()
+        assert there.files("", suffixes) == wanted

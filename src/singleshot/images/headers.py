@@ -40,8 +40,10 @@ WIDTH, HEIGHT = 256, 257  # tags of a TIFF
 
 def ending_of(data: bytes) -> str:
     """The usual ending of the format that a file starts as, "jpg" or "png"; "" for what is not read here."""
-    ending = next((ending for magic, ending in _MAGIC.items() if data.startswith(magic)), "") or iso_ending(data)
-    return "" if ending == "webp" and data[8:12] != b"WEBP" else ending
+    for magic, ending in _MAGIC.items():  # asked for many times of each image
+        if data.startswith(magic):
+            return "" if ending == "webp" and data[8:12] != b"WEBP" else ending
+    return iso_ending(data)
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:

@@ -116,18 +116,18 @@ def check_source(
     whole = split is None
     with looking_ahead(source, workers, whole, prefetch_least) as early:
         raw = source.read_as_written(split, problems)
+        if source.unread:
+            problems.add("labels-unread", raw.source, f"{source.unread}; give them a folder of their own")
+        if beside := source.unread_beside(raw) if whole else "":
+            problems.add("labels-unread", raw.source, f"{beside}; to read one of them, name its folder")
+        elif unread := source.unread_labels(raw) if whole else "":
+            problems.add("labels-unread", raw.source, unread)
+        if second := source.second_labels(raw, beside) if whole else "":
+            problems.add("labels-unread", raw.source, second)
+        check_left_out(source, problems)
+        _check_archives(source, problems)
     if class_names is not None:
         class_names = tuple(dict.fromkeys((*class_names, *(name for name in new_names if name in raw.class_names))))
-    if source.unread:
-        problems.add("labels-unread", raw.source, f"{source.unread}; give them a folder of their own")
-    if beside := source.unread_beside(raw) if whole else "":
-        problems.add("labels-unread", raw.source, f"{beside}; to read one of them, name its folder")
-    elif unread := source.unread_labels(raw) if whole else "":
-        problems.add("labels-unread", raw.source, unread)
-    if second := source.second_labels(raw, beside) if whole else "":
-        problems.add("labels-unread", raw.source, second)
-    check_left_out(source, problems)
-    _check_archives(source, problems)
     read = list(problems.findings)
     paths = list(dict.fromkeys(image.path for image in raw.images))
     place = {path: k for k, path in enumerate(paths)}

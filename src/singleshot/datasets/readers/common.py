@@ -7,6 +7,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import cast
 
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.raw import Box, Hull, RawImage, say_same
@@ -108,12 +109,14 @@ def spread(names: Sequence[str], most: int) -> Sequence[str]:
 
 
 def images_by_stem(tree: Tree, folder: str) -> dict[str, list[str]]:
-    """Name without ending -> names of the images in a folder."""
-    stems: dict[str, list[str]] = {}
-    for name in tree.files(folder):
-        if is_image(name):
+    """Name without ending -> names of the images in a folder; not to be changed."""
+    key = f"images by stem {folder}"
+    if key not in tree.memo:
+        stems: dict[str, list[str]] = {}
+        for name in filter(is_image, tree.files(folder)):
             stems.setdefault(name.rpartition(".")[0], []).append(name)
-    return stems
+        tree.memo[key] = stems
+    return cast("dict[str, list[str]]", tree.memo[key])
 
 
 def find_images(
