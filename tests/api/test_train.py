@@ -21,6 +21,7 @@ from singleshot.datasets.sources import Source
 from singleshot.datasets.writers.shards import read_contents, write_shards
 from singleshot.errors import CheckpointError, ConfigError, DataError, SingleshotError
 from singleshot.metrics.operating_points import operating_points
+from singleshot.thresholds import Thresholds
 from singleshot.training.reports import Reporter
 from singleshot.weights.checkpoint import read_info
 
@@ -57,8 +58,8 @@ def test_it_loads_as_a_detector(run: singleshot.Run, scenes: Path) -> None:
 def test_a_model_shows_what_was_best_in_its_validation(run: singleshot.Run, scenes: Path) -> None:
     curves = singleshot.evaluate(run.best, scenes, split="val", device="cpu").curves
     best = operating_points(curves).best
-    assert best is not None
-    assert read_info(run.best).thresholds.show_min == min(max(best, 0.1), 0.6)
+    wanted = Thresholds().show_min if best is None else min(max(best, 0.1), 0.6)  # two epochs may find nothing
+    assert read_info(run.best).thresholds.show_min == wanted
     assert run.load("cpu").score_min == read_info(run.best).thresholds.show_min
 
 

@@ -13,6 +13,7 @@ import pytest
 
 import singleshot
 from singleshot.api.train import TrainOptions, prepare, resolve
+from singleshot.devices import has_bfloat16
 from singleshot.errors import CheckpointError, ConfigError
 from singleshot.prior_files import write_priors
 from singleshot.prior_tables import PRIORS
@@ -20,6 +21,8 @@ from singleshot.prior_tables import PRIORS
 REFUSED = object()
 # By option: a value that differs from the run's, and what shows that it is used: a path of attributes of the trainer
 # (or "options") and what is there then. REFUSED: an error that names the option.
+# Not what "auto" is here.
+OTHER_PRECISION = "float32" if has_bfloat16() else "bfloat16"
 SAME_FOR_BOTH: dict[str, Any] = {
     "data": ("OTHER", "train_set.source", lambda found: "other" in found),
     "epochs": (7, "settings.epochs", 7),
@@ -28,7 +31,7 @@ SAME_FOR_BOTH: dict[str, Any] = {
     "val_split": ("none", "val_set", None),
     "val_every": (3, "settings.val_every", 3),
     "device": ("cpu", "settings.device.type", "cpu"),
-    "precision": ("float32", "settings.precision", "float32"),
+    "precision": (OTHER_PRECISION, "settings.precision", OTHER_PRECISION),
     "compile": (True, "settings.compiled", True),
     "workers": (2, "loader.workers", 2),
     "tensorboard": (False, "options.tensorboard", False),
