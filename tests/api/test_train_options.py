@@ -18,11 +18,10 @@ from singleshot.errors import CheckpointError, ConfigError
 from singleshot.prior_files import write_priors
 from singleshot.prior_tables import PRIORS
 
+OTHER_PRECISION = "float32" if has_bfloat16() else "bfloat16"  # than "auto" is on this processor
 REFUSED = object()
 # By option: a value that differs from the run's, and what shows that it is used: a path of attributes of the trainer
 # (or "options") and what is there then. REFUSED: an error that names the option.
-# Not what "auto" is here.
-OTHER_PRECISION = "float32" if has_bfloat16() else "bfloat16"
 SAME_FOR_BOTH: dict[str, Any] = {
     "data": ("OTHER", "train_set.source", lambda found: "other" in found),
     "epochs": (7, "settings.epochs", 7),

@@ -66,7 +66,7 @@ class Tree:
         scheme, separator, rest = str(root).partition("://")
         self.root = scheme + separator + rest.rstrip("/") if separator else str(root)
         self._listed: dict[str, dict[str, bool]] = {}
-        self._files: dict[tuple[str, tuple[str, ...]], list[str]] = {}  # every form of labels asks for the same ones
+        self._sorted: dict[str, list[str]] = {}  # every form of labels asks for the same files
         self.memo: dict[str, object] = {}  # what readers found out of its names, by what it is
 
     def path(self, name: str) -> str:
@@ -129,10 +129,10 @@ class Tree:
     def files(self, folder: str = "", suffixes: tuple[str, ...] = ()) -> list[str]:
         """Sorted names of the files in a folder, of those with one of the suffixes (any case) if any are given; hidden
         ones are left out: macOS writes "._NAME" for each NAME into its archives."""
-        if (folder, suffixes) not in self._files:
-            there = sorted(name for name, below in self.names(folder).items() if not below and name[:2] != "._")
-            self._files[folder, suffixes] = [one for one in there if not suffixes or one.lower().endswith(suffixes)]
-        return self._files[folder, suffixes].copy()
+        if folder not in self._sorted:
+            there = self.names(folder).items()
+            self._sorted[folder] = sorted(name for name, below in there if not below and not name.startswith("._"))
+        return [name for name in self._sorted[folder] if not suffixes or name.lower().endswith(suffixes)]
 
     def folders(self, folder: str = "") -> list[str]:
         """Sorted names of the folders in a folder, hidden ones and what macOS adds left out."""

@@ -366,13 +366,10 @@ def _find_images(tree: Tree, group: _Group, problems: RaiseErrors, used: NamedIm
     places = [parent, "images", *(f"images/{tag}" for tag in tags), *tags, "JPEGImages", "data", ""]
     if bare:
         places += [*KNOWN_SPLITS, *(f"images/{known}" for known in KNOWN_SPLITS)]
-    stems: dict[str, dict[str, list[str]]] = {}
 
     def find(place: str, name: str) -> str | None:
         if bare:
-            if place not in stems:
-                stems[place] = images_by_stem(tree, place)
-            name = min(stems[place].get(name, [name]))
+            name = min(images_by_stem(tree, place).get(name, [name]))
         # As written; with Windows' separators; with blanks around it.
         for spelling in dict.fromkeys((name, name.replace("\\", "/"), name.strip())):
             there = tree.find(place, spelling)

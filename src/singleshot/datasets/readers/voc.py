@@ -226,8 +226,7 @@ def _object(element: Any, path: str, k: int, problems: RaiseErrors) -> RawObject
             return None
         flags.append(_FLAG[flag.lower()])
     # One pixel is given to what starts and ends on the same; an end one pixel or more before its start has no area.
-    score = score_of(parts["score"].text or "") if "score" in parts else math.nan
-    return RawObject(name, found, flags[0], flags[1], number=k, score=score)
+    return RawObject(name, found, flags[0], flags[1], number=k, score=score_of(_text(parts, "score")))
 
 
 def _parts(element: Any) -> dict[str, Any]:

@@ -226,7 +226,6 @@ class ImagePlaces:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._folders: dict[str, list[str]] = {}
-        self._stems: dict[str, dict[str, list[str]]] = {}
 
     def of(self, folder: str) -> list[str]:
         """Folders for annotations in `folder`: its own; of each folder above it the image folders, there with the same
@@ -255,19 +254,15 @@ class ImagePlaces:
     def of_stem(self, folder: str, stem: str) -> tuple[str, list[str]]:
         """The first of those folders that has images of that name, and their names in it."""
         for place in self.of(folder):
-            if same := self._in(place).get(stem):
+            if same := images_by_stem(self._tree, place).get(stem):
                 return place, same
         return "", []
 
     def of_number(self, folder: str, stem: str) -> tuple[str, list[str]]:
         """The same for a name that is a number, which may have other zeros before it: 1284 for 01284."""
         for place in self.of(folder) if stem.isdecimal() else ():
-            same = [names for own, names in self._in(place).items() if bare_number(own) == bare_number(stem)]
+            images = images_by_stem(self._tree, place).items()
+            same = [names for own, names in images if bare_number(own) == bare_number(stem)]
             if len(same) == 1:
                 return place, same[0]
         return "", []
-
-    def _in(self, place: str) -> dict[str, list[str]]:
-        if place not in self._stems:
-            self._stems[place] = images_by_stem(self._tree, place)
-        return self._stems[place]
