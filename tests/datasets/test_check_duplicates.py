@@ -88,9 +88,11 @@ def test_looking_ahead_changes_nothing(voc):
     (root / "JPEGImages" / "stray.png").write_bytes((root / "JPEGImages" / "a4.png").read_bytes())
     source = open_source(root)
     slow = check_source(source, workers=2).to_dict()
-    with looking_ahead(source, 2, least=1) as early:
-        pass
-    assert set(early) <= {str(path) for path in (root / "JPEGImages").iterdir()}
+    there = {str(path) for path in (root / "JPEGImages").iterdir()}
+    with looking_ahead(source, 2, least=1) as ahead:
+        assert {path for path, _ in ahead.looks(there)} == there
+    with looking_ahead(source, 2, least=1000) as ahead:
+        assert list(ahead.looks(there)) == []
     fast = check_source(source, workers=2, prefetch_least=1).to_dict()
     assert {**slow, "seconds": 0} == {**fast, "seconds": 0}
     assert slow["counts"]["image-unlabelled"] == slow["counts"]["image-corrupt"] == 1

@@ -13,8 +13,10 @@ import pytest
 
 from singleshot.datasets.checks.process_pool import MAX_DEATHS, Died, spread, take_stderr
 from singleshot.errors import DataError
+from singleshot.images.decode import decode_grey, decode_unscaled
 
 BOX = (5, 5, 30, 30)
+SIZE = (256, 192)
 
 
 def scene(seed: int, width: int = 64, height: int = 48) -> np.ndarray:
@@ -30,6 +32,22 @@ def _double(item: int) -> int:
         os.write(2, b"libpng error: words")
         return len(take_stderr())
     return 2 * item
+
+
+def _verdicts(data: bytes) -> list[tuple[bool, str]]:
+    """Whether a JPEG decodes and what the decoder says: in colour, then in grey at each of its scales."""
+    found = []
+    for least in (None, *(min(SIZE) // scale for scale in (1, 2, 4, 8))):
+        take_stderr()
+        try:
+            if least is None:
+                image = decode_unscaled(data, cv2.IMREAD_COLOR)
+            else:
+                image = decode_grey(data, SIZE, least)
+        except cv2.error:
+            image = None
+        found.append((image is None, take_stderr()))
+    return found
 
 
 def _die_once(path: str) -> str:
@@ -124,3 +142,32 @@ def test_coco_and_remote_sets(tmp_path, coco, write_coco, findings):
 )
 def test_real_sets_have_their_known_findings_and_no_false_ones(shared, name, want, kinds):
     assert kinds(shared / "data" / name) == want
+
+
+def test_a_damaged_jpeg_is_one_at_every_scale():
+    """`look` decodes in grey and smaller; a training decodes colours. What is damaged for one is so for the other."""
+    rng = np.random.default_rng(0)
+    options = ([], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_RST_INTERVAL, 4])
+    whole = [cv2.imencode(".jpg", scene(k, *SIZE), option)[1].tobytes() for k in range(4) for option in options]
+    damaged = []
+    for k in range(300):
+        data = bytearray(whole[k % len(whole)])
+        at = int(rng.integers(160, len(data) - 2))
+        if k % 3 == 0:
+            del data[at : at + int(rng.integers(1, 300))]
+        elif k % 3 == 1:
+            del data[at:-2]
+        else:
+            data[at] = int(rng.integers(256))
+        damaged.append(bytes(data))
+    verdicts = [found for _, found in spread(_verdicts, [*whole, *damaged], 2)]
+    assert all(len(set(found)) == 1 for found in verdicts)
+    bad = sum(gone or bool(words) for (gone, words), *_ in verdicts)
+    assert 150 < bad <= len(damaged)
+
+
+def test_grey_is_decoded_smaller_where_the_sides_allow():
+    data = cv2.imencode(".jpg", scene(0, *SIZE))[1].tobytes()
+    sides = {least: decode_grey(data, SIZE, least).shape for least in (193, 97, 96, 24, 1)}
+    assert sides == {193: (192, 256), 97: (192, 256), 96: (96, 128), 24: (24, 32), 1: (24, 32)}
+    assert decode_grey(cv2.imencode(".png", scene(0, *SIZE))[1].tobytes(), SIZE, 1).shape == (192, 256)

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from singleshot.datasets.readers.unread_forms import (
 from singleshot.datasets.search import choose, describe, sets_beside
 from singleshot.datasets.shard_index import INDEX, is_pattern
 from singleshot.datasets.stated_sizes import fit_to_images
-from singleshot.datasets.tree import Tree, describe_contents, open_tree
+from singleshot.datasets.tree import Tree, join, open_tree
 from singleshot.errors import DataError, TooFewImagesError, printable
 from singleshot.images.suffixes import IMAGE_SUFFIXES, is_image
 from singleshot.storage import is_remote
@@ -260,7 +260,7 @@ def _find(tree: Tree, where: str, formats: Mapping[str, Format]) -> Source:
         tree.refuse_links()  # what is not looked at may be all there is
         unread = find_unread_form(tree)
         why = unread if unread is not None else _wanted(formats)
-        raise DataError(f"{where}: no data set of a known form (found {describe_contents(tree)}): {why}")
+        raise DataError(f"{where}: no data set of a known form (found {_contents(tree)}): {why}")
     form = choice.chosen
     below = tree.below(form.folder) if form.folder else tree
     if form.folder or form.parts or form.folders:
@@ -271,3 +271,29 @@ def _find(tree: Tree, where: str, formats: Mapping[str, Format]) -> Source:
         copy, folder = form.divided_as
         row = divide_as(row, formats[copy], tree.below(folder) if folder else tree)
     return Source(form.form, below, "", row, formats, choice.others)
+
+
+def _contents(tree: Tree, most: int = 20_000) -> str:
+    """What lies in a folder and two levels below it, by file ending, for messages."""
+    counts: dict[str, int] = {}
+    level, seen = [""], 0
+    for _ in range(3):
+        below: list[str] = []
+        for folder in level:
+            try:
+                names = tree.names(folder)
+            except DataError:
+                continue
+            for name, is_folder in names.items():
+                seen += 1
+                if seen > most:
+                    break
+                if is_folder:
+                    below.append(join(folder, name))
+                else:
+                    suffix = PurePosixPath(name).suffix.lower()
+                    kind = "image" if suffix in IMAGE_SUFFIXES else suffix or "suffixless"
+                    counts[kind] = counts.get(kind, 0) + 1
+        level = below
+    kinds = sorted(counts.items(), key=lambda item: -item[1])[:4]
+    return ", ".join(f"{n} {printable(kind, 20)} file{'s' * (n > 1)}" for kind, n in kinds) or "nothing"

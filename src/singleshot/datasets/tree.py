@@ -12,13 +12,13 @@ import html
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from singleshot.errors import ConfigError, DataError, printable
 from singleshot.images.drawn_mark import CROPS, HEAD_BYTES, PICTURES, is_marked
-from singleshot.images.suffixes import IMAGE_SUFFIXES, is_image
+from singleshot.images.suffixes import is_image
 from singleshot.remote_file import check_folder
 from singleshot.storage import filesystem, is_remote, open_limited, read_limited, read_remote, reason_of
 
@@ -66,7 +66,7 @@ class Tree:
         scheme, separator, rest = str(root).partition("://")
         self.root = scheme + separator + rest.rstrip("/") if separator else str(root)
         self._listed: dict[str, dict[str, bool]] = {}
-        self._sorted: dict[str, list[str]] = {}  # every form of labels asks for the same files
+        self._sorted: dict[tuple[str, object], list[str]] = {}  # every form of labels asks for the same files
         self.memo: dict[str, object] = {}  # what readers found out of its names, by what it is
 
     def path(self, name: str) -> str:
@@ -129,16 +129,21 @@ class Tree:
     def files(self, folder: str = "", suffixes: tuple[str, ...] = ()) -> list[str]:
         """Sorted names of the files in a folder, of those with one of the suffixes (any case) if any are given; hidden
         ones are left out: macOS writes "._NAME" for each NAME into its archives."""
-        if folder not in self._sorted:
-            there = self.names(folder).items()
-            self._sorted[folder] = sorted(name for name, below in there if not below and not name.startswith("._"))
-        return [name for name in self._sorted[folder] if not suffixes or name.lower().endswith(suffixes)]
+        if not suffixes:
+            return self._names_of(folder, False, "._")
+        if (folder, suffixes) not in self._sorted:
+            self._sorted[folder, suffixes] = [k for k in self.files(folder) if k.lower().endswith(suffixes)]
+        return list(self._sorted[folder, suffixes])
 
     def folders(self, folder: str = "") -> list[str]:
         """Sorted names of the folders in a folder, hidden ones and what macOS adds left out."""
-        return sorted(
-            name for name, below in self.names(folder).items() if below and not name.startswith((".", "__MACOSX"))
-        )
+        return self._names_of(folder, True, (".", "__MACOSX"))
+
+    def _names_of(self, folder: str, below: bool, hidden: str | tuple[str, ...]) -> list[str]:
+        if (folder, below) not in self._sorted:
+            names = (name for name, is_folder in self.names(folder).items() if is_folder == below)
+            self._sorted[folder, below] = sorted(name for name in names if not name.startswith(hidden))
+        return list(self._sorted[folder, below])
 
     def open_folders(self, folder: str = "") -> list[str]:
         """As `folders`, without those that cannot be listed, lead out, or back to where they lie."""
@@ -392,29 +397,3 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link in a circle
         return False
-
-
-def describe_contents(tree: Tree, most: int = 20_000) -> str:
-    """What lies in a folder and two levels below it, by file ending, for messages."""
-    counts: dict[str, int] = {}
-    level, seen = [""], 0
-    for _ in range(3):
-        below: list[str] = []
-        for folder in level:
-            try:
-                names = tree.names(folder)
-            except DataError:
-                continue
-            for name, is_folder in names.items():
-                seen += 1
-                if seen > most:
-                    break
-                if is_folder:
-                    below.append(join(folder, name))
-                else:
-                    suffix = PurePosixPath(name).suffix.lower()
-                    kind = "image" if suffix in IMAGE_SUFFIXES else suffix or "suffixless"
-                    counts[kind] = counts.get(kind, 0) + 1
-        level = below
-    kinds = sorted(counts.items(), key=lambda item: -item[1])[:4]
-    return ", ".join(f"{n} {printable(kind, 20)} file{'s' * (n > 1)}" for kind, n in kinds) or "nothing"

@@ -39,6 +39,13 @@ FORMATS = "JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC or JPEG XL"
 _RGB = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # OpenCV names the reduced reading for BGR only; its flags are the sums.
 _READ = {1: _RGB, **{r: _RGB | (8 * r) for r in (2, 4, 8)}}
+# Scales of the sides that a JPEG's blocks allow, at less cost than the whole.
+_GREY = {
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    1: cv2.IMREAD_GRAYSCALE,
+}
 _DAMAGED = "damaged or cut short, does not decode; fetch it again or remove it from the data set"
 _HEADER_BYTES = 1 << 18  # previews inside a camera's EXIF are smaller
 
@@ -145,20 +152,19 @@ def upright_size(data: bytes, name: str) -> tuple[int, int]:
 def verify_image(data: bytes, name: str) -> tuple[int, int]:
     """As `upright_size`, of bytes that do decode, as far as is found out at little cost; else DataError."""
     size = upright_size(data, name)
-    # A JPEG of an eighth of the sides is read as a whole all the same; it takes a third of the time.
-    flag = cv2.IMREAD_REDUCED_GRAYSCALE_8 if data[:2] == b"\xff\xd8" else cv2.IMREAD_GRAYSCALE
     image = None
     if not ends_early(data):
         with contextlib.suppress(cv2.error), quiet_opencv():
-            image = decode_unscaled(data, flag)
+            image = decode_grey(data, size, 1)
     if image is None:
         raise DataError(f"{printable(name)}: {_DAMAGED}")
     return size
 
 
-def decode_unscaled(data: bytes, flag: int) -> np.ndarray | None:
+def decode_unscaled(data: bytes, flag: int, turn: int | None = None) -> np.ndarray | None:
     """Grey [H, W] or BGR [H, W, 3] by OpenCV's flag, upright, in 16 bits where a PNG or TIFF has more than 8, of bytes
-    that passed `check_image`; None where they do not decode. May raise cv2.error."""
+    that passed `check_image`; None where they do not decode. turn: their orientation, where it is known. May raise
+    cv2.error."""
     ending = ending_of(data)
     if is_extra(ending):
         image = decode_extra(data, ending)
@@ -166,7 +172,16 @@ def decode_unscaled(data: bytes, flag: int) -> np.ndarray | None:
         return None if image is None else cv2.cvtColor(image, as_asked)
     flag |= cv2.IMREAD_IGNORE_ORIENTATION | cv2.IMREAD_ANYDEPTH * bool(deep_bits(data))
     image = cv2.imdecode(np.frombuffer(without_premultiplying(data), np.uint8), flag)
-    return image if image is None or has_own_tag(data) else turned(image, orientation(data))
+    if image is None or has_own_tag(data):
+        return image
+    return turned(image, orientation(data) if turn is None else turn)
+
+
+def decode_grey(data: bytes, size: tuple[int, int], least: int, turn: int | None = None) -> np.ndarray | None:
+    """As `decode_unscaled`, grey. size: as `check_image` has it. A JPEG comes in the smallest of its own scales whose
+    sides have `least` pixels: all of the file is read, with the same words about damage, and less is computed."""
+    fits = (scale for scale in _GREY if scale == 1 or (data[:2] == b"\xff\xd8" and min(size) >= least * scale))
+    return decode_unscaled(data, _GREY[next(fits)], turn)
 
 
 class Encoded(NamedTuple):

@@ -51,10 +51,13 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
 
     Raises struct.error where the data ends within a length.
     """
-    at = 2
-    for _ in range(_MOST_SEGMENTS):
-        at = data.find(b"\xff", at)  # decoders skip stray bytes between segments
-        if at < 0 or at + 1 >= len(data):
+    at, length = 2, len(data)
+    for _ in range(_MOST_SEGMENTS):  # each image's are walked through several times: no more calls than it takes
+        if at >= length or data[at] != 0xFF:
+            at = data.find(b"\xff", at)  # decoders skip stray bytes between segments
+            if at < 0:
+                return
+        if at + 1 >= length:
             return
         marker = data[at + 1]
         if marker == 0xFF:
@@ -65,7 +68,9 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
             return  # the pixels, or the end
         else:
             yield marker, at + 4
-            at += 2 + struct.unpack_from(">H", data, at + 2)[0]
+            if at + 4 > length:
+                raise struct.error("the data ends within a length")
+            at += 2 + (data[at + 2] << 8) + data[at + 3]
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:

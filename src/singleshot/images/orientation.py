@@ -6,6 +6,7 @@ tiff:Orientation. AVIF and HEIC count by their own boxes alone, JPEG XL by its h
 
 from __future__ import annotations
 
+import contextlib
 import re
 import struct
 import zlib
@@ -56,7 +57,7 @@ def turn_of(data: bytes) -> Turn:
             return _turn_of_jpeg_xl(data)
     except (struct.error, IndexError):
         return UPRIGHT
-    for read in (_by_exif, _by_raw_profile, _by_xmp):
+    for read in (_in_jpeg,) if ending == "jpg" else (_by_exif, _by_raw_profile, _by_xmp):
         found = read(data, ending)
         if found is not None:
             return found if 1 <= found.value <= 8 else UPRIGHT
@@ -114,6 +115,24 @@ def _with_checksum(data: bytes, at: int) -> bytes:
 # ---------------------------------------------------------------------------------------------- where it is said
 
 
+def _in_jpeg(data: bytes, ending: str) -> Turn | None:
+    """By the first EXIF and the first XMP in it, found in one walk."""
+    exif, xmp = -1, -1
+    with contextlib.suppress(struct.error):  # it breaks off: what was found before counts
+        for marker, at in jpeg_segments(data):
+            if marker != 0xE1:
+                continue
+            if exif < 0 and data.startswith(_EXIF_PREFIX, at):
+                exif = at
+            elif xmp < 0 and data.startswith(_XMP_PREFIX, at):
+                xmp = at
+    found = _in_directory(data, _behind_prefix(data, exif)) if exif >= 0 else None
+    if found is None and xmp >= 0:
+        length = struct.unpack_from(">H", data, xmp - 2)[0]
+        found = _in_xmp(data[xmp : xmp - 2 + length], xmp)
+    return found
+
+
 def _by_exif(data: bytes, ending: str) -> Turn | None:
     start = _exif_block(data, ending)
     return None if start is None else _in_directory(data, start)
@@ -140,17 +159,19 @@ def _exif_block(data: bytes, ending: str) -> int | None:
     """Where the TIFF header of the EXIF data starts: at 0 in a TIFF, whose own directory says the same."""
     start = None
     try:
-        if ending == "jpg":
-            bodies = (at for marker, at in jpeg_segments(data) if marker == 0xE1 and data.startswith(_EXIF_PREFIX, at))
-            start = next(bodies, None)
-        elif ending in ("png", "webp"):
+        if ending in ("png", "webp"):
             chunks = png_chunks(data) if ending == "png" else riff_chunks(data)
             start = next((at for name, at, _ in chunks if name in _EXIF_CHUNKS), None)
         elif ending == "tif":
             return 0
     except struct.error:
         return None
-    while start is not None and data.startswith(_EXIF_PREFIX, start):  # which some write into a PNG and a WebP too
+    return None if start is None else _behind_prefix(data, start)
+
+
+def _behind_prefix(data: bytes, start: int) -> int:
+    """Where the TIFF header starts: some write EXIF's prefix twice, or into a PNG and a WebP too."""
+    while data.startswith(_EXIF_PREFIX, start):
         start += len(_EXIF_PREFIX)
     return start
 
@@ -193,12 +214,8 @@ def _in_xmp(text: bytes, place: int | None) -> Turn | None:
 
 
 def _xmp_place(data: bytes, ending: str) -> tuple[int, int] | None:
-    """Where the XMP of a JPEG, WebP or TIFF starts and ends."""
+    """Where the XMP of a WebP or TIFF starts and ends."""
     try:
-        if ending == "jpg":
-            for marker, at in jpeg_segments(data):
-                if marker == 0xE1 and data.startswith(_XMP_PREFIX, at):
-                    return at, at - 2 + struct.unpack_from(">H", data, at - 2)[0]
         if ending == "webp":
             return next(((at, at + length) for name, at, length in riff_chunks(data) if name == b"XMP "), None)
         if ending == "tif":

@@ -114,7 +114,7 @@ def check_source(
     problems = CollectErrors()
     # Of one split it is not known beforehand which images it has.
     whole = split is None
-    with looking_ahead(source, workers, whole, prefetch_least) as early:
+    with looking_ahead(source, workers, whole, prefetch_least) as ahead:
         raw = source.read_as_written(split, problems)
         if source.unread:
             problems.add("labels-unread", raw.source, f"{source.unread}; give them a folder of their own")
@@ -126,14 +126,14 @@ def check_source(
             problems.add("labels-unread", raw.source, second)
         check_left_out(source, problems)
         _check_archives(source, problems)
+        paths = list(dict.fromkeys(image.path for image in raw.images))
+        place = {path: k for k, path in enumerate(paths)}
+        file_of = np.array([place[image.path] for image in raw.images], np.int64)
+        with progress(len(paths), "images") if progress else contextlib.nullcontext(None) as advance:
+            pictures = look_at(paths, workers, advance, ahead.looks)
     if class_names is not None:
         class_names = tuple(dict.fromkeys((*class_names, *(name for name in new_names if name in raw.class_names))))
     read = list(problems.findings)
-    paths = list(dict.fromkeys(image.path for image in raw.images))
-    place = {path: k for k, path in enumerate(paths)}
-    file_of = np.array([place[image.path] for image in raw.images], np.int64)
-    with progress(len(paths), "images") if progress else contextlib.nullcontext(None) as advance:
-        pictures = look_at(paths, workers, advance, early)
     raw = source.fit(raw, pictures.sizes[file_of], problems)
     if (odd := implausible(raw)) is not None:
         problems.add(odd[0], raw.source, odd[1])

@@ -182,11 +182,11 @@ def hashes(thumbs: np.ndarray) -> np.ndarray:
     waves = np.cos(np.pi / THUMB * (at[None, :] + 0.5) * at[:9, None])  # [wave, place]
     row, column = np.divmod(np.arange(81), 9)
     chosen = np.argsort(row + column, kind="stable")[1:65]
+    planes = (waves[row[chosen], :, None] * waves[column[chosen], None, :]).reshape(64, THUMB * THUMB)
     codes = np.zeros((len(thumbs), 8), np.uint8)
     for start in range(0, len(thumbs), _AT_ONCE):
-        part = thumbs[start : start + _AT_ONCE].astype(np.float32)
-        low = np.einsum("uy,nyx,vx->nuv", waves, part, waves, optimize=True)
-        codes[start : start + _AT_ONCE] = np.packbits(low.reshape(len(part), 81)[:, chosen] > 0, axis=1)
+        part = thumbs[start : start + _AT_ONCE].reshape(-1, THUMB * THUMB).astype(np.float64)
+        codes[start : start + _AT_ONCE] = np.packbits(part @ planes.T > 0, axis=1)
     return codes.view(np.uint64).ravel()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Sequence
 
 from singleshot.datasets.checks.images import Look, look
 from singleshot.datasets.checks.process_pool import ProcessPool
@@ -18,26 +18,35 @@ LEAST, _FOLDERS, _MOST = 200, 100, 100_000
 _CHUNK = 16
 
 
+class Ahead:
+    """Images that are being looked at before it is known which of them have labels."""
+
+    def __init__(self, paths: Sequence[str] = (), pool: ProcessPool[str, Look] | None = None) -> None:
+        self._paths, self._pool = paths, pool
+
+    def looks(self, wanted: Collection[str]) -> Iterator[tuple[str, Look]]:
+        """(path, what it showed), in no order, of images that are wanted and of some that are not. Chunks that are not
+        begun and hold few that are wanted are left out, and after a process has died all that it had not done."""
+        if self._pool is not None:
+            there = {i for i, path in enumerate(self._paths) if path in wanted}
+            yield from ((self._paths[i], seen) for i, seen in self._pool.finished(there))
+
+
 @contextlib.contextmanager
-def looking_ahead(
-    source: Source, workers: int | None, worthwhile: bool = True, least: int = LEAST
-) -> Iterator[Mapping[str, Look]]:
-    """Look at images in the source's folder until the context ends; gives path -> Look, complete only then.
+def looking_ahead(source: Source, workers: int | None, worthwhile: bool = True, least: int = LEAST) -> Iterator[Ahead]:
+    """Look at images in the source's folder until the context ends.
 
     Which of them have labels is not known yet: one without costs a decode, and is found again by nobody. Only local
     folders are looked through, and only a few levels.
     """
     paths = [] if not worthwhile or source.file or is_remote(source.tree.root) else _images(source.tree)
-    found: dict[str, Look] = {}
     if len(paths) < least:
-        yield found
+        yield Ahead()
         return
     pool = ProcessPool(look, paths, range(len(paths)), workers, _CHUNK)
     try:
         pool.start()
-        yield found
-        # After a process has died some are missing; the pass over all images that follows finds out why.
-        found.update((paths[i], seen) for i, seen in pool.finished())
+        yield Ahead(paths, pool)
     finally:
         pool.close()
 

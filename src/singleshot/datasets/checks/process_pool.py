@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
@@ -122,10 +122,10 @@ class ProcessPool(Generic[Item, Result]):
                 raise RuntimeError(found)
             yield from zip(self._futures[future], found, strict=True)
 
-    def finished(self) -> Iterator[tuple[int, Result]]:
-        """Let the processes end what they have in hand, and nothing more; the results until then."""
-        for future in list(self._futures):
-            if future.cancel():
+    def finished(self, wanted: Collection[int]) -> Iterator[tuple[int, Result]]:
+        """The results of chunks that are done, in hand, or of wanted positions for the most part; no others begin."""
+        for future, chunk in list(self._futures.items()):
+            if 2 * sum(position in wanted for position in chunk) < len(chunk) and future.cancel():
                 del self._futures[future]
         return self.results()
 
