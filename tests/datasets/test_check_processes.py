@@ -40,10 +40,7 @@ def _verdicts(data: bytes) -> list[tuple[bool, str]]:
     for least in (None, *(min(SIZE) // scale for scale in (1, 2, 4, 8))):
         take_stderr()
         try:
-            if least is None:
-                image = decode_unscaled(data, cv2.IMREAD_COLOR)
-            else:
-                image = decode_grey(data, SIZE, least)
+            image = decode_unscaled(data, cv2.IMREAD_COLOR) if least is None else decode_grey(data, SIZE, least)
         except cv2.error:
             image = None
         found.append((image is None, take_stderr()))
