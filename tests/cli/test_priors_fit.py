@@ -59,6 +59,25 @@ def test_another_model_bound_and_split(run, scenes):
     assert (report["split"], report["input"]["resize"]) == ("val", "letterbox")
 
 
+def test_another_input(run, scenes, tmp_path):
+    """The boxes of a wide input are those that `train --size` would fit, and its training takes the file."""
+    out = tmp_path / "wide.json"
+    done = run(
+        "priors", "fit", scenes, "--model", "ssd320-mini", "--size", "96x160", "--resize", "letterbox", "--out", out
+    )
+    assert done.returncode == 0, done.stderr
+    assert "input 96 x 160 px, letterbox" in done.stdout
+    assert "--model ssd320-mini --size 96x160 --resize letterbox --priors" in done.stderr
+    table = read_priors(str(out))
+    assert table.image == (96, 160)
+    trained = run(
+        "train", scenes, "--model", "ssd320-mini", "--size", "96x160", "--resize", "letterbox", "--priors", out,
+        "--time", "1s", "--batch", 2, "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stderr
+    assert read_priors(str(tmp_path / "run" / "priors.json")) == table
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -67,6 +86,9 @@ def test_another_model_bound_and_split(run, scenes):
         (["--split", "none"], "no split 'none' (there are: "),
         (["--out", "priors.txt"], "want a name that ends in .json"),
         (["--resize", "crop"], "want one of stretch, letterbox"),
+        (["--size", "auto"], "--size auto: is chosen by train"),
+        (["--size", "288by512"], "--size '288by512': want 512, 288x512"),
+        (["--size", "64x512", "--model", "ssd300-vgg16"], "is too small for its layers"),
         (["--classes", "stra"], "stra"),
     ],
 )

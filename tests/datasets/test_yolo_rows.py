@@ -90,3 +90,11 @@ def test_a_meaning_is_certain_where_it_alone_fits() -> None:
     assert find_meaning([*boxes, *[((20, 20, 6, 6), (64.0, 48.0))] * 100], 2.0) is None  # few of many tell
     assert find_meaning([], 2.0) is None
     assert find_meaning([((float("nan"), 0, 1, 1), (64.0, 48.0))], 2.0) is None
+
+
+@pytest.mark.parametrize("row", [",", " , ", ", 1"])
+def test_a_row_of_separators_alone_is_a_broken_row(rows, row) -> None:
+    root = rows(BOXES, CORNERS, ",", more={"labels/1.txt": row + "\n"})
+    found = CollectErrors()
+    assert len(open_source(root).read(None, found).images) == len(BOXES)
+    assert "annotation-malformed" in {one.kind for one in found.findings}

@@ -17,8 +17,9 @@ from singleshot.datasets.findings import CollectErrors
 from singleshot.datasets.splits import resolve_split
 from singleshot.datasets.statistics import BoxTable, Cover, measure_cover, tabulate, to_measure
 from singleshot.errors import ConfigError, DataError, did_you_mean, printable
-from singleshot.extras import require
+from singleshot.extras import needs, require
 from singleshot.files import atomic_write
+from singleshot.input_shape import AUTO, sides_of_words, size_words
 from singleshot.inputs import InputSpec, boxes_in_input
 from singleshot.presets import MODELS
 from singleshot.prior_boxes import PriorSpec
@@ -37,6 +38,7 @@ class FitPriorsOptions(Options):
     data: str
     model: str = DEFAULT_MODEL
     split: str = "train"
+    size: str | int | tuple[int, ...] | None = None
     resize: str | None = None
     iou_min: float = IOU_MIN
     max_priors: int | None = None
@@ -47,6 +49,8 @@ class FitPriorsOptions(Options):
     out: str | None = None
 
     def __post_init__(self) -> None:
+        if self.size is not None and size_words(self.size) == AUTO:
+            raise ConfigError("--size auto: is chosen by train; give the size that it is to have, such as 288x512")
         check_range("--iou-min", self.iou_min, 0.05, 0.95)
         check_range("--seed", self.seed, 0, 2**31 - 1)
         if self.out is not None and Path(self.out).suffix.lower() != ".json":
@@ -124,6 +128,7 @@ def fit_priors(
     *,
     model: str = DEFAULT_MODEL,
     split: str = "train",
+    size: str | int | tuple[int, int] | None = None,
     resize: str | None = None,
     iou_min: float = IOU_MIN,
     max_priors: int | None = None,
@@ -139,6 +144,8 @@ def fit_priors(
         data: Folder, file or address in any form that `singleshot data check` reads.
         model: For which network, a key of singleshot.models.MODELS.
         split: To whose objects; all splits are measured.
+        size: Of the network's input, as the training is to have it: 512, (288, 512) for height and width, or "288x512";
+            None for the model's. Another size needs PyTorch.
         resize: "stretch" or "letterbox", as the training is to have it; None for the model's.
         iou_min: The IoU from which a prior matches, as the recipe is to have it.
         max_priors: The most that there may be; None for as many as the model has.
@@ -166,6 +173,10 @@ def run_fit(options: FitPriorsOptions, progress: Progress = no_progress) -> Prio
     preset = MODELS[options.model]
     old, inputs = PRIORS[preset.priors], preset.input_spec
     inputs = replace(inputs, resize=options.resize or inputs.resize)
+    if options.size is not None and (sides := sides_of_words(size_words(options.size))) != inputs.sides:
+        with needs("train", "--size: the maps of another input"):
+            from singleshot.models.zoo import usual_priors
+        old, inputs = usual_priors(options.model, sides), replace(inputs, height=sides[0], width=sides[1])
     source, table, splits = _read(options, progress)
     rows = {name: at[table.placed[at]] for name, at in splits.items()}
     first = next(iter(rows))

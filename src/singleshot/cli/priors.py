@@ -93,6 +93,10 @@ def fit(
     iou_min: Annotated[
         float, typer.Option(min=0.05, max=0.95, help="IoU from which a prior matches: the recipe's iou_min.")
     ] = 0.5,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="N|HxW", help="Of the input, as train is to have it: 512, or 288x512 (height x width)."),
+    ] = None,
     resize: Annotated[
         str | None, typer.Option(help="stretch or letterbox, as train is to have it. Default: the model's, stretch.")
     ] = None,
@@ -122,7 +126,8 @@ def fit(
         print("\n".join(fit_lines(found)))
     if out is not None and not quiet:
         print(f"written: {printable(out)}, {printable(out.with_suffix('.png'))}", file=sys.stderr)
-        words = ["singleshot", "train", data, "--model", model, *(["--resize", resize] if resize else [])]
+        given = [word for name, value in (("--size", size), ("--resize", resize)) if value for word in (name, value)]
+        words = ["singleshot", "train", data, "--model", model, *given]
         print(f"train:   {shlex.join([*words, '--priors', str(out)])}", file=sys.stderr)
 
 
@@ -147,7 +152,7 @@ def fit_lines(found: PriorFit) -> list[str]:
 
     first = found.splits[0]
     most = found.options.max_priors or found.old.count
-    px = found.input_spec.size
+    px = first.before.input_px
     rows = [["", "objects", "matched before", "after", "mean IoU before", "after"]]
     rows += [_row(f"split {one.name}", one.before.all, one.after.all) for one in found.splits]
     classes = sorted(zip(first.before.classes, first.after.classes, strict=True), key=lambda pair: -pair[0].objects)
@@ -161,8 +166,8 @@ def fit_lines(found: PriorFit) -> list[str]:
             rows.append(_row(f"side {before.name} px, {part}", before, after))
     more = [f"... {len(classes) - _CLASSES} classes more (--json)"] if len(classes) > _CLASSES else []
     return [
-        f"{printable(found.source)}, fitted to {printable(first.name)}; {found.options.model}, input {px} px, "
-        f"{found.input_spec.resize}, a prior matches from IoU {found.options.iou_min:g}",
+        f"{printable(found.source)}, fitted to {printable(first.name)}; {found.options.model}, input "
+        f"{found.input_spec.size_text}, {found.input_spec.resize}, a prior matches from IoU {found.options.iou_min:g}",
         f"{found.old.count} priors before, {found.table.count} after (at most {most}); classes and sizes are those of "
         f"{printable(first.name)}",
         "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -352,9 +353,9 @@ def _cover(table: BoxTable, rows: np.ndarray, models: tuple[str, ...], choice: C
 def measure_cover(
     table: BoxTable, rows: np.ndarray, spec: PriorSpec, boxes: np.ndarray, iou_min: float = IOU_MIN
 ) -> Cover:
-    """How well default boxes meet the objects at those rows. boxes: float [len(rows), 4], them in parts of the input,
-    which is square. models and priors are left empty."""
-    px = spec.image[0]
+    """How well default boxes meet the objects at those rows. boxes: float [len(rows), 4], them in parts of the input.
+    Pixels are those of the input, or of the square of its area. models and priors are left empty."""
+    px = math.sqrt(math.prod(spec.image))
     best = best_iou(boxes, prior_grids(spec))
     plain = ~table.difficult[rows]
     shapes = prior_shapes(spec)
@@ -376,7 +377,7 @@ def measure_cover(
         models=(),
         priors="",
         count=spec.count,
-        input_px=px,
+        input_px=round(px),
         all=part("all", plain),
         difficult=part("difficult", ~plain),
         sizes=tuple(part(name, plain & (side_px >= a) & (side_px < b)) for name, (a, b) in SIZES.items()),

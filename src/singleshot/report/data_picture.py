@@ -43,7 +43,7 @@ def draw_info(info: DataInfo, table: BoxTable, path: str | Path) -> None:
     boxes, plain = table.square[rows], ~table.difficult[rows]
     _draw_classes(top_left, info)
     px, label = info.input_px, f"priors of {info.model}"
-    draw_sizes(figure, top_right, boxes * px, prior_shapes(spec) * px, label, px)
+    draw_sizes(figure, top_right, boxes * px, prior_shapes(spec) * px, label, (px, px))
     matched = best_iou(boxes[plain], prior_grids(spec)) >= IOU_MIN
     draw_sides(low_left, boxes[plain] * px, matched, IOU_MIN, label)
     low_left.set_ylabel("objects" if not info.chosen.difficult.objects else "objects, without difficult ones")
@@ -83,14 +83,16 @@ def _draw_classes(axes: Axes, info: DataInfo) -> None:
 
 
 def draw_sizes(
-    figure: Figure, axes: Axes, boxes_px: np.ndarray, shapes_px: np.ndarray, label: str, input_px: int
+    figure: Figure, axes: Axes, boxes_px: np.ndarray, shapes_px: np.ndarray, label: str, sides: tuple[int, int]
 ) -> None:
-    """Width and height of boxes [M, 4] in pixels of the input, and over them the shapes [S, 2] of priors."""
+    """Width and height of boxes [M, 4] in pixels of the input, and over them the shapes [S, 2] of priors. sides: height
+    and width of the input."""
     from matplotlib.colors import LogNorm
 
+    longest = max(sides)
     width, height = (np.maximum(side, 1) for side in spans(boxes_px))
     low = min(float(side.min(initial=8)) for side in (width, height))
-    edges = np.geomspace(low, input_px, 61 if len(boxes_px) > 2000 else 31)
+    edges = np.geomspace(low, longest, 61 if len(boxes_px) > 2000 else 31)
     counts, _, _ = np.histogram2d(np.minimum(width, edges[-1]), np.minimum(height, edges[-1]), bins=(edges, edges))
     counts = np.ma.masked_equal(counts.T, 0)
     # From below 1, so that a single object is not white on white.
@@ -104,13 +106,14 @@ def draw_sizes(
     axes.plot(edges[[0, -1]], edges[[0, -1]], color="0.6", linewidth=0.8)
     for scale, ticks in ((axes.set_xscale, axes.set_xticks), (axes.set_yscale, axes.set_yticks)):
         scale("log")
-        ticks([tick for tick in _TICKS if low <= tick <= input_px], minor=False)
+        ticks([tick for tick in _TICKS if low <= tick <= longest], minor=False)
         ticks([], minor=True)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
-    limits = (low, max(float(shapes_px.max(initial=1)), input_px) * 1.06)
+    limits = (low, max(float(shapes_px.max(initial=1)), longest) * 1.06)
     axes.set(xlim=limits, ylim=limits, aspect="equal", xlabel="width (px)", ylabel="height (px)")
-    axes.set_title(f"box sizes in the square of {input_px} px")
+    where = f"square of {longest} px" if sides[0] == sides[1] else f"input of {sides[0]} x {sides[1]} px"
+    axes.set_title(f"box sizes in the {where}")
     axes.legend(loc="lower right", fontsize=9)
 
 
@@ -130,7 +133,7 @@ def draw_sides(axes: Axes, boxes_px: np.ndarray, matched: np.ndarray, iou_min: f
     axes.set_xticks([tick for tick in _TICKS if edges[0] <= tick <= edges[-1]])
     axes.set_xticks([], minor=True)
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("sqrt(width x height) in px of the square")
+    axes.set_xlabel("sqrt(width x height) in px of the input")
     axes.set_ylabel("objects")
     share = f": {matched.mean():.1%} matched" if len(matched) else ""
     axes.set_title(f"{title}{share}")

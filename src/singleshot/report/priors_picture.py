@@ -29,9 +29,10 @@ def draw_priors(
     figure = Figure(figsize=(12.0, 9.2), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     columns = figure.subplots(2, len(tables), squeeze=False).T
-    for (top, low), (table, cover), word in zip(columns, tables, ("before", "after"), strict=True):
-        px = cover.input_px
-        draw_sizes(figure, top, boxes * px, prior_shapes(table) * px, f"{word}: {table.count} priors", px)
-        draw_sides(low, boxes * px, best_iou(boxes, prior_grids(table)) >= iou_min, iou_min, word)
+    for (top, low), (table, _), word in zip(columns, tables, ("before", "after"), strict=True):
+        sides = np.array(table.image[::-1])
+        boxes_px = boxes * np.tile(sides, 2)
+        draw_sizes(figure, top, boxes_px, prior_shapes(table) * sides, f"{word}: {table.count} priors", table.image)
+        draw_sides(low, boxes_px, best_iou(boxes, prior_grids(table)) >= iou_min, iou_min, word)
     figure.suptitle(printable(title, 110), fontsize=13).set_parse_math(False)  # a "$" in a name is no formula
     figure.savefig(path, format="png")

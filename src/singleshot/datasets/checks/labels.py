@@ -159,7 +159,7 @@ def duplicated_boxes(table: Table) -> dict[int, int]:
     order = np.lexsort((boxes[:, 0], group))
     rows, boxes, group = rows[order], boxes[order], group[order]
     area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    found: dict[int, int] = {}
+    lowest = np.full(len(usable), len(usable))
     for step in range(1, min(_REACH, len(rows))):
         a, b = boxes[:-step], boxes[step:]
         # Of a same box the left side differs by less than the part of the width that IoU leaves.
@@ -170,10 +170,10 @@ def duplicated_boxes(table: Table) -> dict[int, int]:
         overlap = common.prod(axis=1)
         first, second = np.flatnonzero(near), np.flatnonzero(near) + step
         same = overlap > _SAME_IOU * (area[first] + area[second] - overlap)
-        for i, j in zip(rows[first[same]].tolist(), rows[second[same]].tolist(), strict=True):
-            low, high = min(i, j), max(i, j)
-            found[high] = min(found.get(high, low), low)
-    return dict(sorted(found.items()))
+        some, others = rows[first[same]], rows[second[same]]
+        np.minimum.at(lowest, np.maximum(some, others), np.minimum(some, others))
+    again = np.flatnonzero(lowest < len(usable))
+    return dict(zip(again.tolist(), lowest[again].tolist(), strict=True))
 
 
 # ---------------------------------------------------------------------------------------------- classes

@@ -44,8 +44,8 @@ YOLO_ROWS = RowKind()
 
 
 def class_word(row: str) -> str:
-    """The first word of a row, which is the class."""
-    return row.replace(",", " ", 1).split(None, 1)[0]
+    """The first word of a row, which is the class; "" of a row of nothing but a comma."""
+    return next(iter(row.replace(",", " ", 1).split(None, 1)), "")
 
 
 def find_rows(
