@@ -313,6 +313,21 @@ def test_folders_that_are_splits(folder):
         open_dataset(root, "test")
 
 
+def test_folders_of_splits_may_have_folders_of_parts(folder):
+    parts = ("train/0/a", "train/1/a", "train/1/more/b", "val/c")
+    files = {f"{name}.json": label(shape(), imagePath=f"{name[-1]}.png") for name in parts}
+    root = folder({**files, **{f"{name}.png": "" for name in parts}, "train/notes/x.txt": "x"})
+    raw = open_source(root).read()
+    assert raw.splits == {"train": [0, 1, 2], "val": [3]}
+    assert [image.ident for image in raw.images] == ["0/a", "1/a", "1/more/b", "c"]
+    assert [image.path for image in raw.images] == [str(root / f"{name}.png") for name in parts]
+    (root / "train/d.json").write_text(json.dumps(label(shape(), imagePath="d.png")))
+    (root / "val/c.png").rename(root / "train/d.png")
+    (root / "val/c.json").unlink()
+    raw = open_source(root).read()  # and pairs of its own, without another split
+    assert {name: len(at) for name, at in raw.splits.items()} == {"train": 4}
+
+
 def test_without_splits_they_are_made(folder):
     names = [f"p {i} 猫" for i in range(20)]
     files = {f"{n}.JPG": "" for n in names} | {f"{n}.json": label(shape(), imagePath=f"{n}.JPG") for n in names}

@@ -198,6 +198,36 @@ def stored(path: Path, way: int, box: tuple[int, int, int, int]) -> str:
 
 
 @pytest.mark.parametrize("way", [5, 6, 7, 8])
+def test_boxes_of_stored_images_are_turned_where_no_size_is_stated(tmp_path, way):
+    boxes = [(40, 8, 64, 24), (48, 16, 60, 40), (8, 4, 56, 12), (4, 4, 20, 20)]
+    images = [
+        RawImage(stored(tmp_path / f"{k}.jpg", way, box), str(k), 0, 0, [RawObject("cat", box)], "via.json")
+        for k, box in enumerate(boxes)
+    ]
+    images += [RawImage(picture(tmp_path / "b.png"), "b", 0, 0, [RawObject("cat", (1, 1, 5, 5))], "via.json")]
+    images += [RawImage(str(tmp_path / "gone.jpg"), "gone", 0, 0, [RawObject("cat", (1, 1, 5, 5))], "via.json")]
+    whole = RawSet("via", str(tmp_path), ("cat",), images, {"train": list(range(6))})
+    raw, problems = fit(whole)
+    assert problems.counts == {"boxes-turned": 1}
+    assert "labels of 4 of 6 images fit the image before EXIF's turn by a quarter, and of 3" in str(
+        problems.findings[0]
+    )
+    assert [image.objects[0].box for image in raw.images[4:]] == [(1, 1, 5, 5)] * 2
+    assert {(image.width, image.height) for image in raw.images} == {(0, 0)}
+    true = np.array([(48, 64)] * 4 + [SIZE, (0, 0)], np.int32)
+    assert fit_to_images(whole, true, CollectErrors()).images == raw.images
+    data = build_dataset(raw._replace(splits={"train": [0, 1, 2, 3]}), "train")
+    for i in range(4):
+        sample = data.sample(i)
+        x0, y0, x1, y1 = sample.boxes_px[0].astype(int)
+        inside = sample.image[y0:y1, x0:x1]
+        assert inside.mean() > 240  # JPEG blurs the edges
+        assert sample.image.sum() < 1.15 * inside.sum()
+    for few in ([0], [3, 4], [3]):  # a slip, or boxes that fit both
+        assert not fit(whole._replace(images=[images[i] for i in few], splits={}))[1].findings
+
+
+@pytest.mark.parametrize("way", [5, 6, 7, 8])
 def test_boxes_of_stored_images_are_turned_with_them(tmp_path, way):
     boxes = [(40, 8, 64, 24), (48, 16, 60, 40), (8, 4, 56, 12)]
     images = [

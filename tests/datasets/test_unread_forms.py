@@ -81,6 +81,21 @@ def test_labels_of_whole_images_are_no_boxes(folder):
     assert said == "train/_classes.csv has classes of whole images, without boxes; label the objects"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"pages": [{"image": "a.png", "frame": [{"x": 9, "y": 8, "w": 7, "h": 6}]}]}]',
+        '{"frames": {"a.png": {"things": [{"rect": [1, 2, 3, 4]}]}}}',
+        '[{"file": "a.png", "left": 1, "top": 2.5, "right": 3, "bottom": 4}]',
+    ],
+)
+def test_boxes_in_json_of_another_form_are_named(folder, one_line, text):
+    root = folder({"notes/own.json": text, "package.json": '{"width": 3}'}, ["images/ja/a.png"])
+    assert "notes/own.json has boxes in a form that is not read; write them as a table" in one_line(open_source, root)
+    (root / "notes/own.json").write_text('{"width": 64, "height": 48}')
+    assert "boxes in a form" not in one_line(open_source, root)
+
+
 def test_images_alone(folder):
     said = str(find_unread_form(open_tree(folder({"requirements.txt": "x", "package.json": "{}"}, ["a.png"]))))
     assert "there are images and no labels; draw boxes" in said

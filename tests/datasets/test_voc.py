@@ -139,6 +139,18 @@ def test_lists_of_other_classes_are_known_by_their_flags(folder, voc_xml):
     }
 
 
+def test_lists_of_plain_names_are_of_a_class_where_all_their_images_have_it(folder, voc_xml):
+    boxes = [("cola can", (1, 1, 5, 5)), ("dog", (1, 1, 5, 5))]
+    labels = {f"Annotations/{stem}.xml": voc_xml(boxes[: 1 + (stem == "b")]) for stem in "abc"}
+    lists = {"trainval": "a\nb\n", "test": "c\n", "cola can": "a\nb\nc\n", "cola can_trainval": "a\n", "dog": "a\nb\n"}
+    files = {f"ImageSets/Main/{name}.txt": text for name, text in lists.items()}
+    root = folder({**files, **labels}, [f"JPEGImages/{stem}.png" for stem in "abc"])
+    assert available_splits(root) == ("dog", "test", "trainval")  # a is in the list and has no dog
+    for name in ("trainval", "test"):
+        (root / f"ImageSets/Main/{name}.txt").unlink()
+    assert "cola can" in available_splits(root)  # there is no other split
+
+
 @pytest.mark.parametrize("place", ["Main", "ImageSets", ""])
 def test_lists_of_usual_names_may_lie_elsewhere_where_they_name_annotations(folder, voc_xml, place):
     def put(name, text):

@@ -366,3 +366,14 @@ def test_a_split_whose_first_labels_are_of_another_tool_is_read_and_they_are_err
     assert {split: len(positions) for split, positions in raw.splits.items()} == {"test": 400, "train": 1}
     assert sum(len(image.objects) for image in raw.images) == 201
     assert {one.kind for one in found} == {"annotation-malformed"}
+
+
+def test_folders_of_splits_may_have_folders_of_parts(folder):
+    names = ("train/0/a", "train/1/a", "train/1/more/b", "val/c")
+    root = folder({f"{name}.txt": ROW for name in names} | {"classes.txt": "cat\n"}, [f"{name}.png" for name in names])
+    raw = open_source(root).read()
+    assert raw.form == "yolo"
+    assert raw.splits == {"train": [0, 1, 2], "val": [3]}
+    assert [image.path for image in raw.images] == [str(root / f"{name}.png") for name in names]
+    assert len({image.ident for image in raw.images}) == 4
+    assert [len(image.objects) for image in raw.images] == [1] * 4

@@ -53,7 +53,10 @@ def fit_to_images(raw: RawSet, true_sizes: np.ndarray | None, problems: RaiseErr
     int32 [n, 2], 0 where an image does not decode; None: they are measured, by their headers.
     """
     stated = np.array([(image.width, image.height) for image in raw.images], np.int32).reshape(-1, 2)
-    if raw.form == "shards" or not stated.all(axis=1).any() or implausible(raw) is not None:
+    if raw.form == "shards" or implausible(raw) is not None:
+        return raw
+    raw = _turn_unstated(raw, stated, true_sizes, problems)
+    if not stated.all(axis=1).any():
         return raw
     true = _measured(raw.images, stated) if true_sizes is None else true_sizes
     where = np.flatnonzero(stated.all(axis=1) & true.all(axis=1) & (stated != true).any(axis=1))
@@ -89,7 +92,7 @@ def fit_to_images(raw: RawSet, true_sizes: np.ndarray | None, problems: RaiseErr
 def _turn_boxes(images: list[RawImage], group: _Differing) -> list[int]:
     """Turn the boxes of those images of a group with swapped sides whose files are stored turned by a quarter, in the
     list, where boxes tell that they belong to the stored images; the positions of these images."""
-    ways = {}
+    ways: dict[int, int] = {}
     for i in group.where.tolist():
         if not images[i].relative and not is_remote(images[i].path):
             with contextlib.suppress(DataError):
@@ -102,6 +105,47 @@ def _turn_boxes(images: list[RawImage], group: _Differing) -> list[int]:
         images[i] = images[i]._replace(objects=objects)
     found: list[int] = group.where[chosen].tolist()
     return found
+
+
+def _turn_unstated(raw: RawSet, stated: np.ndarray, true_sizes: np.ndarray | None, problems: RaiseErrors) -> RawSet:
+    """The set with boxes of images whose size is not stated turned with them, where boxes tell that they were drawn on
+    the stored images: VIA's and tables'. Only where one leaves its image and fits the stored one are the others asked
+    how they are turned."""
+    unstated = [
+        i
+        for i, image in enumerate(raw.images)
+        if not stated[i].all() and image.objects and not image.relative and not is_remote(image.path)
+    ]
+    if not unstated:
+        return raw
+    where = np.array(unstated)
+    if true_sizes is None:
+        true = np.array(header_sizes([raw.images[i].path for i in unstated], _size), np.float64).reshape(-1, 2)
+    else:
+        true = true_sizes[where].astype(np.float64)
+    known = true.all(axis=1) & (true[:, 0] != true[:, 1])
+    group = _Differing(where[known], true[known][:, ::-1], true[known])
+    out = [not (_ends(raw.images[i]) <= size + EDGE_PX).all() for i, size in zip(group.where, group.true, strict=True)]
+    if not any(out):
+        return raw
+    images = list(raw.images)
+    turned = _turn_boxes(images, group)
+    if not turned:
+        return raw
+    leaving = sum(1 for i, is_out in zip(group.where.tolist(), out, strict=True) if is_out and i in set(turned))
+    first = raw.images[min(turned)]
+    message = (
+        f"labels of {len(turned)} of {len(raw.images)} images fit the image before EXIF's turn by a quarter, and of "
+        f"{leaving} not as it is turned (first image: {printable(first.path)}): boxes are turned with the images"
+    )
+    problems.add("boxes-turned", raw.source, message)
+    return raw._replace(images=images)
+
+
+def _ends(image: RawImage) -> np.ndarray:
+    """float64 [n, 2] right and lower sides of the boxes that are finite."""
+    ends = np.array([obj.box[2:] for obj in image.objects], np.float64).reshape(-1, 2)
+    return ends[np.isfinite(ends).all(axis=1)]
 
 
 def _turned(box: Box, way: int, width: float, height: float) -> Box:
@@ -162,8 +206,7 @@ def _evidence(images: Sequence[RawImage], group: _Differing) -> float:
     """
     total = 0.0
     for i, stated, true in zip(group.where.tolist(), group.stated, group.true, strict=True):
-        ends = np.array([obj.box[2:] for obj in images[i].objects], np.float64).reshape(-1, 2)
-        ends = ends[np.isfinite(ends).all(axis=1)]
+        ends = _ends(images[i])
         if not len(ends):
             continue
         fits_stated, fits_true = (bool((ends <= size + EDGE_PX).all()) for size in (stated, true))

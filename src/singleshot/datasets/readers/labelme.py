@@ -42,6 +42,7 @@ MAX_JSON_BYTES = 512 * 2**20
 
 _PEEK_BYTES = 1 << 16
 _FEW = 5
+_DEPTH = 2  # of folders below that of a split
 # Shapes whose box surrounds their points, and the points that they need at least.
 _SURROUNDED = {"polygon": 3, "quadrilateral": 3, "rotation": 3, "linestrip": 3, "rectangle": 2, "mask": 2}
 _WITHOUT_AREA = ("point", "points", "line")
@@ -98,14 +99,21 @@ def is_label(head: bytes) -> bool:
 def _split_folders(tree: Tree) -> dict[str, str]:
     """Split -> its folder, of pairs or of labels alone, "train_json" and "valid json", where train may be "json"; {}
     where there are none."""
-    found = {name: name for name in tree.folders() if name.lower() in KNOWN_SPLITS and _has_pairs(tree, name)}
+    found = {name: name for name in tree.folders() if name.lower() in KNOWN_SPLITS and _parts(tree, name)}
     if found:
-        numbered = with_numbered(found, tree.folders(), lambda name: _has_pairs(tree, name))
+        numbered = with_numbered(found, tree.folders(), lambda name: bool(_parts(tree, name)))
         return {split: name for name, split in numbered.items()}
     named = [(*folder_split(name), name) for name in tree.open_folders()]
     alone = [(split, name) for split, kind, name in named if kind == "labels" and _has_labels(tree, name)]
     parts = {split or "train": name for split, name in alone}
     return parts if len(parts) == len(alone) > 1 and "train" in parts else {}
+
+
+def _parts(tree: Tree, folder: str, depth: int = _DEPTH) -> list[str]:
+    """The folders of pairs that make up the folder of a split: itself, and those below ("train/0", "train/1")."""
+    below = [join(folder, name) for name in tree.open_folders(folder)] if depth else []
+    own = bool(tree.files(folder, (".json",))) and _has_pairs(tree, folder)  # folders of classes may be thousands
+    return [folder] * own + [part for name in below for part in _parts(tree, name, depth - 1)]
 
 
 def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
@@ -126,7 +134,12 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     passed = Counter[str]()
     own = "" if folders or _has_pairs(tree, "") else _label_folder(tree)
     for split, folder in (folders or {"": own}).items():
-        found = [_image(tree, pair, problems, passed) for pair in _read_pairs(tree, folder, problems)]
+        parts = (_parts(tree, folder) if folders else []) or [folder]
+        found = [
+            _image(tree, part[len(folder) :].strip("/"), pair, problems, passed)
+            for part in parts
+            for pair in _read_pairs(tree, part, problems)
+        ]
         names |= {obj.name for image in found for obj in image.objects}
         if chosen in (None, split):
             splits_of[split] = list(range(len(images), len(images) + len(found)))
@@ -257,7 +270,8 @@ def _image_of(tree: Tree, folder: str, image_path: Any, same: list[str], stems: 
 # ---------------------------------------------------------------------------------------------- shapes
 
 
-def _image(tree: Tree, pair: _Pair, problems: RaiseErrors, passed: Counter[str]) -> RawImage:
+def _image(tree: Tree, part: str, pair: _Pair, problems: RaiseErrors, passed: Counter[str]) -> RawImage:
+    """The image of a pair; part: where it lies below the folder of its split, "" for there itself."""
     path = tree.path(pair.json)
     width, height = (_side(pair.content, key, path, problems) for key in ("imageWidth", "imageHeight"))
     if not (width and height):
@@ -277,7 +291,7 @@ def _image(tree: Tree, pair: _Pair, problems: RaiseErrors, passed: Counter[str])
             passed[_PARTS] += 1
             obj = _joined(objects[key], obj)
         objects[key] = obj
-    ident = pair.json.rpartition("/")[2][:-5]
+    ident = join(part, pair.json.rpartition("/")[2][:-5])
     return RawImage(tree.path(pair.image), ident, width, height, list(objects.values()), path)
 
 

@@ -53,6 +53,12 @@ _NUMBER = rb"-?\d{1,9}(?:\.\d{1,12})?"
 # ICDAR's: four corners and the text in them.
 _ICDAR = re.compile(rb"\A(?:\xef\xbb\xbf)?(?:%b, ?){8}[^\s\d-]" % _NUMBER)
 _WIDER = re.compile(rb"\A[^\n]{1,200}\.(?:jpg|jpeg|png)\r?\n\d{1,6}\r?\n(?:\d{1,9} ){9}\d", re.IGNORECASE)
+# Boxes in JSON of whatever form: a corner and a side or another corner by their usual names, or a list called box.
+_BOX_LIST = re.compile(rb'"(?:b?box|bounding_?box|bnd_?box|rect)"\s*:\s*[\[{]', re.IGNORECASE)
+_BOX_SIDES = tuple(
+    re.compile(rb'"(?:%b)"\s*:\s*-?\d' % names, re.IGNORECASE)
+    for names in (b"x|left|x_?min|x1", b"y|top|y_?min|y1", b"w|width|right|x_?max|x2", b"h|height|bottom|y_?max|y2")
+)
 _RECORDS = tfrecord.FORM.suffixes
 _LABEL_SUFFIXES = (".json", ".xml", ".txt", ".csv", ".yaml")
 _ONE_IMAGE = (".json", ".xml", ".txt")  # of files that label one image each
@@ -117,7 +123,7 @@ def find_unread_form(tree: Tree) -> str | None:
     None where that is not known either. Looks at a few files of each ending in the folder and three levels below."""
     images = labels = 0
     looked: Counter[tuple[str, str]] = Counter()
-    tables, task = [], ""
+    tables, task, own = [], "", ""
     image_folders, archives = set(), []
     for name in _files(tree):
         last = name.rpartition("/")[2].lower()
@@ -146,6 +152,8 @@ def find_unread_form(tree: Tree) -> str | None:
         is_first = looked[suffix, name.rpartition("/")[0]] <= _FEW and looked[suffix, ""] <= _MANY
         if is_first and (about := _known(tree, name, suffix)):
             return f"{printable(name)} is {about}"
+        if is_first and suffix == ".json" and not own and _has_boxes(_head(tree, name)):
+            own = name
     if task:
         return task
     tables = [name for name in tables[:_MANY] if _first_line(tree, name)]
@@ -158,6 +166,11 @@ def find_unread_form(tree: Tree) -> str | None:
             return f"{one} and {len(archives) - 1} more are archives; unpack them here"
         itself = f"give it, {printable(tree.path(one))}, or " if one.lower().endswith(ARCHIVES) else ""
         return f"{one} is an archive; {itself}unpack it here"
+    if images and own:
+        return (
+            f"{printable(own)} has boxes in a form that is not read; write them as a table:"
+            " file,xmin,ymin,xmax,ymax,class"
+        )
     if images and not labels:
         sorted_in = f" in {len(image_folders)} folders" if len(image_folders) > 1 else ""
         return (
@@ -165,6 +178,11 @@ def find_unread_form(tree: Tree) -> str | None:
             " voc --classes NAME,NAME, or any tool that writes COCO or VOC"
         )
     return None
+
+
+def _has_boxes(head: bytes) -> bool:
+    """Whether a JSON file seems to have boxes, by its keys."""
+    return _BOX_LIST.search(head) is not None or all(side.search(head) for side in _BOX_SIDES)
 
 
 def find_second_labels(

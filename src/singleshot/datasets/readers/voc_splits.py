@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from singleshot.images.suffixes import is_image
 from singleshot.text import decode_text
 
 MAX_LIST_BYTES = 256 * 2**20
-_PEEK_BYTES, _FEW = 1 << 14, 100
+_PEEK_BYTES, _FEW, _FEW_FILES = 1 << 14, 100, 8
 _FLAGS = ("1", "-1", "0")  # whether an image has an object of the class; 0: difficult ones only
 # Where lists lie besides, last the folder itself.
 _FURTHER_LISTS = ("ImageSets", "ImageSet/Main", "ImageSet", "Main", "main", "image_sets", "imagesets", "splits", "")
@@ -45,7 +46,7 @@ def read_splits(tree: Tree, layout: Layout, problems: RaiseErrors) -> VocSplits:
     if layout.splits and not _divide_further(listed, layout):
         return VocSplits({split: sorted(stems) for split, stems in layout.splits.items()}, made=False)
     if listed:
-        own = sorted(split for split in listed if not _is_of_class(tree, folder, split, listed))
+        own = sorted(split for split in listed if not _is_of_class(tree, folder, split, listed, layout))
         stems_of = {split: _read_list(tree, join(folder, listed[split]), layout, problems) for split in own}
         left_out = _useless(stems_of, layout.xmls)
         for split, message in left_out.items():
@@ -98,14 +99,30 @@ def _last_parts(xmls: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _is_of_class(tree: Tree, folder: str, name: str, listed: Mapping[str, str]) -> bool:
+def _is_of_class(tree: Tree, folder: str, name: str, listed: Mapping[str, str], layout: Layout) -> bool:
     """Whether a list is of one class, as the devkit has them besides: "aeroplane_train.txt" next to "train.txt", each
-    line with a 1, 0 or -1 at its end."""
+    line with a 1, 0 or -1 at its end, or the images alone that have the class which the list is called after."""
     before, _, split = name.rpartition("_")
     if name.partition("_")[0] in DEVKIT_CLASSES and before:
         return True
-    lines = _first_lines(tree, join(folder, listed[name])) if before and split in listed else []
-    return bool(lines) and all(line.rsplit(None, 1)[-1] in _FLAGS and " " in line for line in lines)
+    of_split = bool(before) and split in listed
+    lines = _first_lines(tree, join(folder, listed[name]))
+    if of_split and lines and all(line.rsplit(None, 1)[-1] in _FLAGS and " " in line for line in lines):
+        return True
+    if usual_split(name) or not any(map(usual_split, listed)):
+        return False
+    stems = [stem for line in lines if (stem := _listed_stem(line, layout.xmls, {})) in layout.xmls][:_FEW_FILES]
+    names = (name, before) if of_split else (name,)
+    return bool(stems) and any(all(_has_class(tree, layout.xmls[stem], one) for stem in stems) for one in names)
+
+
+def _has_class(tree: Tree, xml: str, name: str) -> bool:
+    """Whether an annotation has an object of a class, by its text."""
+    try:
+        head = tree.read(xml, MAX_LIST_BYTES, "annotation", most=_PEEK_BYTES)
+    except DataError:  # which reading it says
+        return False
+    return re.search(rb"<name>\s*" + re.escape(name.encode()) + rb"\s*</name>", head) is not None
 
 
 def _first_lines(tree: Tree, path: str) -> list[str]:

@@ -83,6 +83,8 @@ def plain_splits(tree: Tree) -> dict[str, list[Place]]:
             splits[split] = [Place(images)]
         elif has_labels_beside(tree, place.name):
             splits[split] = [Place(place.name, deep=False)]
+        elif parts := _labelled_parts(tree, place.name):
+            splits[split] = [Place(part, deep=False) for part in parts]
     if splits:
         return splits
     if has_labels_beside(tree, ""):
@@ -101,6 +103,16 @@ def plain_splits(tree: Tree) -> dict[str, list[Place]]:
                 for split, places in below.items()
             }
     return splits_of_pairs(tree)
+
+
+def _labelled_parts(tree: Tree, folder: str, depth: int = 2) -> list[str]:
+    """The folders below one whose images have labels next to them: "train/0" and "train/1"."""
+    found = []
+    for name in tree.open_folders(folder):
+        part = join(folder, name)
+        found += [part] if has_labels_beside(tree, part) else []
+        found += _labelled_parts(tree, part, depth - 1) if depth > 1 else []
+    return found
 
 
 def _split_folders(tree: Tree, folder: str) -> dict[str, list[Place]]:
