@@ -132,7 +132,7 @@ def _turn_unstated(raw: RawSet, stated: np.ndarray, true_sizes: np.ndarray | Non
     turned = _turn_boxes(images, group)
     if not turned:
         return raw
-    leaving = sum(1 for i, is_out in zip(group.where.tolist(), out, strict=True) if is_out and i in set(turned))
+    leaving = len({i for i, is_out in zip(group.where.tolist(), out, strict=True) if is_out} & set(turned))
     first = raw.images[min(turned)]
     message = (
         f"labels of {len(turned)} of {len(raw.images)} images fit the image before EXIF's turn by a quarter, and of "
