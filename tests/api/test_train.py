@@ -149,7 +149,7 @@ def test_an_error_in_training_saves_and_leaves_its_details(scenes: Path, tmp_pat
 @pytest.mark.parametrize(
     ("model", "weights", "recipe", "why"),
     [
-        ("ssd320-lite0", None, "finetune", "pretrained, with batch normalisation"),
+        ("ssd320-lite0", None, "finetune-small", "pretrained, with batch normalisation, and few images"),
         ("ssd320-lite0", "none", "scratch", "not pretrained"),
         ("ssd320-mini", None, "scratch", "there are no weights for it"),
     ],
@@ -161,7 +161,7 @@ def test_the_recipe_follows_from_the_weights(
     trainer, decided, _ = prepare(resolve(options))
     assert decided.recipe == recipe, why
     frozen = [p for p in trainer.model.parameters() if not p.requires_grad]
-    assert bool(frozen) == (recipe == "finetune")
+    assert bool(frozen) == (recipe == "finetune-small")
 
 
 def test_a_backbone_from_scratch_is_not_frozen(scenes: Path, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ CASES = {
     "detect BEST IMAGE --classes satr": "did you mean star?",
     "data info SCENES --model ssd": "ssd300-vgg16",
     "priors show ssd": "ssd300",
-    "priors fit SCENES --size 512": "see --model; train --size N --fit-priors fits default boxes to another",
+    "priors fit SCENES --imgsz 512": "use --size",
     # places
     "train /no/such/folder": "/no/such/folder: no such file or folder",
     "train IMAGE": "IMAGE: is an image, not a data set",

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
+from singleshot.datasets.checks.duplicates import hashes
+from singleshot.datasets.checks.images import look, thumbnail
 from singleshot.datasets.checks.process_pool import MAX_DEATHS, Died, spread, take_stderr
 from singleshot.errors import DataError
 from singleshot.images.decode import decode_grey, decode_unscaled
@@ -168,3 +170,35 @@ def test_grey_is_decoded_smaller_where_the_sides_allow():
     sides = {least: decode_grey(data, SIZE, least).shape for least in (193, 97, 96, 24, 1)}
     assert sides == {193: (192, 256), 97: (192, 256), 96: (96, 128), 24: (24, 32), 1: (24, 32)}
     assert decode_grey(cv2.imencode(".png", scene(0, *SIZE))[1].tobytes(), SIZE, 1).shape == (192, 256)
+
+
+@pytest.mark.parametrize("turn", [1, 3, 6, 8])
+def test_sizes_are_those_of_the_turned_picture(tmp_path, turn):
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    path = str(tmp_path / "a.jpg")
+    Image.fromarray(scene(1, 640, 400)).save(path, exif=exif)
+    seen = next(result for _, result in spread(look, [path], 1))
+    assert (seen.width, seen.height, seen.orientation) == ((400, 640, turn) if turn >= 5 else (640, 400, turn))
+
+
+def test_thin_pictures_keep_their_thumbnail_when_scaled():
+    wide = cv2.cvtColor(scene(3, 320, 48), cv2.COLOR_BGR2GRAY)[:12]
+    small = cv2.resize(wide, (240, 9), interpolation=cv2.INTER_AREA)
+    apart = np.abs(thumbnail(wide).astype(int) - thumbnail(small)).mean()
+    assert apart < 0.1 * wide.std()
+
+
+def test_waves_that_are_not_there_have_one_sign():
+    """A drawn picture has few of the waves that a hash looks at; a brighter copy of it has the same ones."""
+    thumbs = np.full((200, 16, 16), 90, np.uint8)
+    rng = np.random.default_rng(0)
+    for k in range(100):
+        y, x = rng.integers(0, 10, 2)
+        thumbs[k, y : y + 4, x : x + 4] = 200
+    thumbs[100:] = thumbs[:100] + 1
+    codes = hashes(thumbs)
+    assert (codes[:100] == codes[100:]).mean() > 0.9
+    assert np.array_equal(hashes(thumbs[:7]), codes[:7])

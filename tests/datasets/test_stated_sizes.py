@@ -197,6 +197,21 @@ def stored(path: Path, way: int, box: tuple[int, int, int, int]) -> str:
     return str(path)
 
 
+def test_slips_over_an_edge_turn_no_boxes(tmp_path):
+    """Boxes that are right as the pictures are shown, 48 x 64, some of which reach over the right edge."""
+    inside = (10, 20, 30, 40)
+    images = [
+        RawImage(
+            stored(tmp_path / f"{k}.jpg", 6, inside), str(k), 0, 0,
+            [RawObject("cat", (20, 20, 50, 40) if k < 6 else inside)], "table.csv",
+        )
+        for k in range(20)
+    ]  # fmt: skip
+    raw, problems = fit(RawSet("csv", str(tmp_path), ("cat",), images, {"train": list(range(20))}))
+    assert not problems.findings
+    assert raw.images == images
+
+
 @pytest.mark.parametrize("way", [5, 6, 7, 8])
 def test_boxes_of_stored_images_are_turned_where_no_size_is_stated(tmp_path, way):
     boxes = [(40, 8, 64, 24), (48, 16, 60, 40), (8, 4, 56, 12), (4, 4, 20, 20)]
@@ -223,7 +238,7 @@ def test_boxes_of_stored_images_are_turned_where_no_size_is_stated(tmp_path, way
         inside = sample.image[y0:y1, x0:x1]
         assert inside.mean() > 240  # JPEG blurs the edges
         assert sample.image.sum() < 1.15 * inside.sum()
-    for few in ([0], [3, 4], [3]):  # a slip, or boxes that fit both
+    for few in ([0], [0, 1], [3, 4], [3]):  # slips, or boxes that fit both
         assert not fit(whole._replace(images=[images[i] for i in few], splits={}))[1].findings
 
 

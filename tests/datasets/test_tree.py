@@ -363,3 +363,17 @@ def test_names_that_were_asked_for_are_the_callers_own(tmp_path):
     for suffixes, wanted in (((), ["a.txt", "b.JPG"]), ((".jpg",), ["b.JPG"])):
         there.files("", suffixes).clear()
         assert there.files("", suffixes) == wanted
+
+
+def test_lists_of_names_are_the_callers_own(tmp_path):
+    for name in ("b.txt", "a.TXT", "c.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "below").mkdir()
+    tree = LocalTree(tmp_path)
+    for names, wanted in (
+        (tree.files, ["a.TXT", "b.txt", "c.png"]),
+        (lambda: tree.files("", (".txt",)), ["a.TXT", "b.txt"]),
+        (tree.folders, ["below"]),
+    ):
+        names().clear()
+        assert names() == wanted

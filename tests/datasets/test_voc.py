@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from singleshot.datasets import available_splits, open_dataset, open_source
 from singleshot.datasets.findings import CollectErrors
 from singleshot.datasets.readers import voc as module
+from singleshot.datasets.readers.voc import parse_annotation
 from singleshot.errors import DataError
 
 INT = st.integers
@@ -146,6 +147,10 @@ def test_lists_of_plain_names_are_of_a_class_where_all_their_images_have_it(fold
     files = {f"ImageSets/Main/{name}.txt": text for name, text in lists.items()}
     root = folder({**files, **labels}, [f"JPEGImages/{stem}.png" for stem in "abc"])
     assert available_splits(root) == ("dog", "test", "trainval")  # a is in the list and has no dog
+    found = CollectErrors()
+    assert set(open_source(root).read(None, found).splits) == {"dog", "test", "trainval"}
+    assert [one.kind for one in found.findings] == ["split-left-out"] * 2
+    assert "split 'cola can_trainval' lists images of the class 'cola can' and is no split" in str(found.findings[1])
     for name in ("trainval", "test"):
         (root / f"ImageSets/Main/{name}.txt").unlink()
     assert "cola can" in available_splits(root)  # there is no other split
@@ -472,3 +477,20 @@ def test_a_few_labels_in_their_own_folder_do_not_stand_in_for_many_beside_the_im
     assert {image.ident for image in open_source(root).read().images} == {"b", "c", "d"}
     (root / "images/d.xml").unlink()
     assert [image.ident for image in open_source(root).read().images] == ["a"]
+
+
+def test_of_parts_that_are_there_twice_the_first_counts():
+    text = (
+        b"<annotation><size><depth>3</depth></size><size><width>64</width><height>48</height><width>9</width></size>"
+        b"<object><name>cat</name><name>dog</name><deleted>0</deleted>"
+        b"<bndbox><xmin>2</xmin><ymin>3</ymin><xmax>9</xmax><ymax>8</ymax><xmin>5</xmin></bndbox></object>"
+        b"<object><name>cat</name><deleted>1</deleted></object>"
+        b"<object><name>cow</name><bndbox><xmin>1.5</xmin><ymin>3</ymin><xmax>9</xmax><ymax>8</ymax></bndbox></object>"
+        b"</annotation>"
+    )
+    found = parse_annotation(text, "a.xml")
+    assert (found.width, found.height) == (64, 48)
+    assert [(obj.name, obj.box, obj.number) for obj in found.objects] == [
+        ("cat", (1.0, 2.0, 9.0, 8.0), 0),
+        ("cow", (0.5, 2.0, 9.0, 8.0), 2),
+    ]

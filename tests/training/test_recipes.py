@@ -25,7 +25,7 @@ def test_every_recipe_loads_and_survives_its_dict(name: str) -> None:
 
 
 def test_the_three_recipes_of_the_readme_exist() -> None:
-    assert {"paper", "scratch", "finetune", "finetune-sgd", "adapt", "extend"} <= set(recipe_names())
+    assert {"paper", "scratch", "finetune", "finetune-small", "finetune-sgd", "adapt", "extend"} <= set(recipe_names())
 
 
 @pytest.mark.parametrize(

@@ -144,8 +144,8 @@ def train(
         model: Which network, a key of singleshot.models.MODELS; None for what suits the weights that are
             installed.
         out: Folder of the run; None for runs/train-N.
-        recipe: "paper", "scratch", "finetune", "finetune-sgd", "adapt", "extend" or a TOML file; None for what suits
-            the weights that it starts from.
+        recipe: "paper", "scratch", "finetune", "finetune-small", "finetune-sgd", "adapt", "extend" or a TOML file; None
+            for what suits the weights that it starts from and the number of images.
         epochs: Times through the training images; None for the recipe's.
         time: Train for this long instead, such as "20m" or "1h30m", or seconds.
         batch: Images per step; None for the recipe's.

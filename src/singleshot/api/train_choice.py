@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 Pretrained = Literal["nothing", "backbone", "detector", "most"]
 
 
+FEW_IMAGES = 500
+
+
 class Choice(NamedTuple):
     """A value and why it was chosen, in words."""
 
@@ -43,8 +46,8 @@ def pretrained_by_start(kept: int, total: int) -> Pretrained:
     return "detector" if kept else "backbone"
 
 
-def choose_recipe(model: SSD, pretrained: Pretrained) -> Choice:
-    """The recipe for a model and the weights that it starts from."""
+def choose_recipe(model: SSD, pretrained: Pretrained, images: int | None) -> Choice:
+    """The recipe for a model, the weights that it starts from and how many images it learns from, None for unknown."""
     if pretrained == "nothing":
         return Choice("scratch", "nothing is pretrained")
     if pretrained == "most":
@@ -53,4 +56,6 @@ def choose_recipe(model: SSD, pretrained: Pretrained) -> Choice:
         return Choice("adapt", "the start knows classes of the data")
     if model.name in ("ssd300-vgg16", "ssd512-vgg16"):
         return Choice("finetune-sgd", "the weights are pretrained, without batch normalisation")
+    if images is not None and images <= FEW_IMAGES:
+        return Choice("finetune-small", f"the weights are pretrained, and the images ({images}) are few")
     return Choice("finetune", "the weights are pretrained")

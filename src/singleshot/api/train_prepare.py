@@ -83,8 +83,8 @@ def prepare(options: TrainOptions, world: World | None = None) -> tuple[Trainer,
     return trainer, options, initial
 
 
-def _decide(options: TrainOptions, train_set: Dataset | ShardStream) -> Decided:
-    """Build the model, and decide what the options leave open."""
+def _decide(options: TrainOptions, train_set: Dataset | ShardStream, alone: bool = True) -> Decided:
+    """Build the model, and decide what the options leave open. alone: no other process trains with this one."""
     import torch
 
     from singleshot.api.train_recipe import fit_phases, recipe_of
@@ -101,8 +101,11 @@ def _decide(options: TrainOptions, train_set: Dataset | ShardStream) -> Decided:
     model, initial, pretrained, fitted = first_model(options, train_set, sized)
     if model.input_spec.sixteen_bit == "scale" and not options.resume and not options.sixteen_bit:
         warn_of_few_greys(train_set)
+    tiling = tiling_of(options.tile)
     if options.recipe is None:
-        chosen["recipe"] = choose_recipe(model, pretrained)
+        # Tiles are many times as many; other batches, which several processes divide, were not measured.
+        images = len(train_set) if alone and tiling is None and options.batch is None else None
+        chosen["recipe"] = choose_recipe(model, pretrained, images)
         options = replace(options, recipe=chosen["recipe"].value)
     recipe = fit_phases(recipe_of(options), options, sized, model.input_spec)
     if pretrained == "nothing" and (recipe.freeze or (recipe.freeze is None and recipe.freeze_stride)):
@@ -112,7 +115,6 @@ def _decide(options: TrainOptions, train_set: Dataset | ShardStream) -> Decided:
         )
     if recipe.activation == "sigmoid" and not options.start:
         set_class_bias(model, prior_bias())  # a resume puts its own weights back
-    tiling = tiling_of(options.tile)
     check_tiles(tiling, train_set, model.input_spec.sides, options.skip_broken)
     if tiling is None:
         hint_small(options, sized, model.input_spec)
@@ -141,7 +143,7 @@ def _decide_together(options: TrainOptions, train_set: Dataset | ShardStream, wo
     found: list[Decided] = []
 
     def decide() -> Message:
-        found.append(decided := _decide(options, train_set))
+        found.append(decided := _decide(options, train_set, alone=False))
         info = ModelInfo.of(decided.model, train_set.class_names)
         values = {"options": decided.options.to_dict(), "recipe": decided.recipe.to_dict(), "info": info.to_json()}
         return Message({**values, "initial": decided.initial}, decided.model.state_dict())

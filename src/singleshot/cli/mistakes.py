@@ -141,8 +141,7 @@ def _option(name: str, command: Any) -> str:
     own = _own_options(command)
     ours = next((ours for ours, theirs in _OPTIONS.items() if name in theirs and ours in own), None)
     if ours == "--model" and name in ("--imgsz", "--img", "--img-size", "--size"):
-        fit = "; train --size N --fit-priors fits default boxes to another" if "--max-priors" in own else ""
-        return f"the input's size belongs to the model, see --model{fit}"
+        return "the input's size belongs to the model, see --model"
     if ours is not None:
         return f"use {ours}"
     if name in _ELSEWHERE and _ELSEWHERE[name][0] in ("", *own):

@@ -67,8 +67,9 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="paper, scratch, finetune, finetune-sgd, adapt, extend or a TOML file. Default: by what is pretrained:"
-            " nothing (scratch), the backbone (finetune), a whole detector (adapt), most of its classes (extend)."
+            help="paper, scratch, finetune, finetune-small, finetune-sgd, adapt, extend or a TOML file. Default: by"
+            " what is pretrained: nothing (scratch), the backbone (finetune; finetune-small for 500 images and fewer),"
+            " a whole detector (adapt), most of its classes (extend)."
         ),
     ] = None,
     epochs: Annotated[

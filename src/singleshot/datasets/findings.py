@@ -54,7 +54,7 @@ KINDS = {
     "class-absent": Kind(WARNING, "a class without objects in a split"),
     "nothing-labelled": Kind(ERROR, "no image has an object"),
     "split-unusable": Kind(ERROR, "a split that cannot be used", fixable=True),
-    "split-left-out": Kind(WARNING, "a split without images or without labels: it is none"),
+    "split-left-out": Kind(WARNING, "a list that is no split: without images, without labels, or of a class"),
     "split-train-missing": Kind(WARNING, "no split to train on"),
     "image-in-two-splits": Kind(WARNING, "the same image in two splits", fixable=True),
     "shapes-passed-over": Kind(NOTE, "shapes that are no objects: points, lines, what is to be ignored"),

@@ -29,6 +29,9 @@ _TURNED = math.log(100)  # the same where labels may have been made before EXIF'
 _HEADER_BYTES = 1 << 18  # of a file, which say how it is turned
 # Sides of resized images may differ by so much in how; less change than this may be a cut as well.
 _STRETCHED, _RESIZED = 0.01, 0.1
+# Where no size is stated: images that are looked at first; how far a box lies outside, in parts of the side; how many
+# such images there must be, and which share of those that are stored turned.
+_PROBED, _FAR, _LEAST_LEAVING, _LEAVING = 300, 0.05, 3, 0.1
 _MISTAKEN = 0.02  # of images with a box outside the size that the boxes belong to
 
 
@@ -109,8 +112,8 @@ def _turn_boxes(images: list[RawImage], group: _Differing) -> list[int]:
 
 def _turn_unstated(raw: RawSet, stated: np.ndarray, true_sizes: np.ndarray | None, problems: RaiseErrors) -> RawSet:
     """The set with boxes of images whose size is not stated turned with them, where boxes tell that they were drawn on
-    the stored images: VIA's and tables'. Only where one leaves its image and fits the stored one are the others asked
-    how they are turned."""
+    the stored images: VIA's and tables'. Some far outside of the image as it is shown, and inside of the stored one,
+    must say so: a slip or a shape that reaches over an edge does not."""
     unstated = [
         i
         for i, image in enumerate(raw.images)
@@ -118,21 +121,18 @@ def _turn_unstated(raw: RawSet, stated: np.ndarray, true_sizes: np.ndarray | Non
     ]
     if not unstated:
         return raw
-    where = np.array(unstated)
-    if true_sizes is None:
-        true = np.array(header_sizes([raw.images[i].path for i in unstated], _size), np.float64).reshape(-1, 2)
-    else:
-        true = true_sizes[where].astype(np.float64)
-    known = true.all(axis=1) & (true[:, 0] != true[:, 1])
-    group = _Differing(where[known], true[known][:, ::-1], true[known])
-    out = [not (_ends(raw.images[i]) <= size + EDGE_PX).all() for i, size in zip(group.where, group.true, strict=True)]
-    if not any(out):
+    few = [unstated[k] for k in np.unique(np.linspace(0, len(unstated) - 1, _PROBED).round().astype(int))]
+    if not _leaving(raw.images, _swapped(raw.images, few, true_sizes)).any():
         return raw
+    group = _swapped(raw.images, unstated, true_sizes)
+    out = _leaving(raw.images, group)
     images = list(raw.images)
-    turned = _turn_boxes(images, group)
-    if not turned:
+    if len(_turn_boxes(images[:], group.take(out))) < _LEAST_LEAVING:
         return raw
-    leaving = len({i for i, is_out in zip(group.where.tolist(), out, strict=True) if is_out} & set(turned))
+    turned = _turn_boxes(images, group)
+    leaving = len(set(group.where[out].tolist()) & set(turned))
+    if leaving < max(_LEAST_LEAVING, _LEAVING * len(turned)):
+        return raw
     first = raw.images[min(turned)]
     message = (
         f"labels of {len(turned)} of {len(raw.images)} images fit the image before EXIF's turn by a quarter, and of "
@@ -140,6 +140,25 @@ def _turn_unstated(raw: RawSet, stated: np.ndarray, true_sizes: np.ndarray | Non
     )
     problems.add("boxes-turned", raw.source, message)
     return raw._replace(images=images)
+
+
+def _swapped(images: Sequence[RawImage], where: list[int], true_sizes: np.ndarray | None) -> _Differing:
+    """Those of the images that are not square, with their sides exchanged as if that was stated."""
+    if true_sizes is None:
+        true = np.array(header_sizes([images[i].path for i in where], _size), np.float64).reshape(-1, 2)
+    else:
+        true = true_sizes[where].astype(np.float64)
+    known = true.all(axis=1) & (true[:, 0] != true[:, 1])
+    return _Differing(np.array(where)[known], true[known][:, ::-1], true[known])
+
+
+def _leaving(images: Sequence[RawImage], group: _Differing) -> np.ndarray:
+    """bool [n]: the images of a group with a box far outside of their true size, and all inside of the stated one."""
+    found = np.zeros(len(group.where), bool)
+    for k, (i, stated, true) in enumerate(zip(group.where.tolist(), group.stated, group.true, strict=True)):
+        ends = _ends(images[i])
+        found[k] = (ends > (1 + _FAR) * true).any() and bool((ends <= stated + EDGE_PX).all())
+    return found
 
 
 def _ends(image: RawImage) -> np.ndarray:

@@ -35,6 +35,7 @@ _MAX_CONFIRMED = 5_000
 _AT_ONCE = 8192  # thumbnails worked on together, for the sake of memory
 # Thumbnails flatter than this many grey levels (a blank wall) say nothing.
 _FLAT = 4.0
+_NO_WAVE = 1e-6  # what rounding leaves of a wave that is not there, as of most in a drawn picture, has any sign
 _THUMB_APART = 0.25
 # Comparing two files again: side of the grey squares, and the most that they may differ (in standard deviations of
 # the image) on the whole and in any small place. Copies that were encoded again, halved or brightened stay below .75
@@ -186,7 +187,7 @@ def hashes(thumbs: np.ndarray) -> np.ndarray:
     codes = np.zeros((len(thumbs), 8), np.uint8)
     for start in range(0, len(thumbs), _AT_ONCE):
         part = thumbs[start : start + _AT_ONCE].reshape(-1, THUMB * THUMB).astype(np.float64)
-        codes[start : start + _AT_ONCE] = np.packbits(part @ planes.T > 0, axis=1)
+        codes[start : start + _AT_ONCE] = np.packbits(part @ planes.T > _NO_WAVE, axis=1)
     return codes.view(np.uint64).ravel()
 
 

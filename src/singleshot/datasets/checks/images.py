@@ -211,7 +211,7 @@ def check_greys(pictures: Pictures, source: str, problems: RaiseErrors) -> None:
 def thumbnail(grey: np.ndarray) -> np.ndarray:
     """uint8 [16, 16] of a grey image: means, of a large one of 12 x 12 samples each for a third of what all pixels
     cost."""
-    if grey.size > 2 * (12 * THUMB) ** 2:
+    if grey.size > 2 * (12 * THUMB) ** 2 or min(grey.shape) < THUMB:  # where a side grows, only some places count
         grey = cv2.resize(grey, (12 * THUMB, 12 * THUMB), interpolation=cv2.INTER_LINEAR)
     return cv2.resize(grey, (THUMB, THUMB), interpolation=cv2.INTER_AREA)
 

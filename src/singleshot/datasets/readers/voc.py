@@ -184,8 +184,7 @@ def parse_annotation(data: bytes, path: str, problems: RaiseErrors = RAISE_ERROR
     if root.tag != "annotation":
         broken(f"starts with <{printable(root.tag, 40)}>; want a VOC <annotation>")
         return None
-    size = root.find("size")
-    sides = {} if size is None else _parts(size)
+    sides = {tag: part for size in reversed(root.findall("size")) for tag, part in _parts(size).items()}
     width, height = (_side(sides, key, path, problems) for key in ("width", "height"))
     objects = [_object(_parts(element), path, k, problems) for k, element in enumerate(root.findall("object"))]
     filename = (root.findtext("filename") or "").strip()

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
+from xml.sax.saxutils import escape
 
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.readers.voc_layout import LABELS, LISTS, Layout, bare_number
@@ -16,7 +17,7 @@ from singleshot.images.suffixes import is_image
 from singleshot.text import decode_text
 
 MAX_LIST_BYTES = 256 * 2**20
-_PEEK_BYTES, _FEW, _FEW_FILES = 1 << 14, 100, 8
+_PEEK_BYTES, _FEW = 1 << 14, 100
 _FLAGS = ("1", "-1", "0")  # whether an image has an object of the class; 0: difficult ones only
 # Where lists lie besides, last the folder itself.
 _FURTHER_LISTS = ("ImageSets", "ImageSet/Main", "ImageSet", "Main", "main", "image_sets", "imagesets", "splits", "")
@@ -46,9 +47,9 @@ def read_splits(tree: Tree, layout: Layout, problems: RaiseErrors) -> VocSplits:
     if layout.splits and not _divide_further(listed, layout):
         return VocSplits({split: sorted(stems) for split, stems in layout.splits.items()}, made=False)
     if listed:
-        own = sorted(split for split in listed if not _is_of_class(tree, folder, split, listed, layout))
+        own = sorted(split for split in listed if not _is_of_class(tree, folder, split, listed))
         stems_of = {split: _read_list(tree, join(folder, listed[split]), layout, problems) for split in own}
-        left_out = _useless(stems_of, layout.xmls)
+        left_out = {**_useless(stems_of, layout.xmls), **_called_after_class(tree, stems_of, layout)}
         for split, message in left_out.items():
             fault = f"split {printable(split)!r} {message}; training does without it"
             problems.add("split-left-out", tree.path(join(folder, listed[split])), fault)
@@ -99,21 +100,29 @@ def _last_parts(xmls: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _is_of_class(tree: Tree, folder: str, name: str, listed: Mapping[str, str], layout: Layout) -> bool:
+def _is_of_class(tree: Tree, folder: str, name: str, listed: Mapping[str, str]) -> bool:
     """Whether a list is of one class, as the devkit has them besides: "aeroplane_train.txt" next to "train.txt", each
-    line with a 1, 0 or -1 at its end, or the images alone that have the class which the list is called after."""
+    line with a 1, 0 or -1 at its end."""
     before, _, split = name.rpartition("_")
     if name.partition("_")[0] in DEVKIT_CLASSES and before:
         return True
-    of_split = bool(before) and split in listed
-    lines = _first_lines(tree, join(folder, listed[name]))
-    if of_split and lines and all(line.rsplit(None, 1)[-1] in _FLAGS and " " in line for line in lines):
-        return True
-    if usual_split(name) or not any(map(usual_split, listed)):
-        return False
-    stems = [stem for line in lines if (stem := _listed_stem(line, layout.xmls, {})) in layout.xmls][:_FEW_FILES]
-    names = (name, before) if of_split else (name,)
-    return bool(stems) and any(all(_has_class(tree, layout.xmls[stem], one) for stem in stems) for one in names)
+    lines = _first_lines(tree, join(folder, listed[name])) if before and split in listed else []
+    return bool(lines) and all(line.rsplit(None, 1)[-1] in _FLAGS and " " in line for line in lines)
+
+
+def _called_after_class(tree: Tree, stems_of: Mapping[str, list[str]], layout: Layout) -> dict[str, str]:
+    """Of lists next to usual splits those that name just images with the class that they are called after, and what to
+    say of each."""
+    if not any(map(usual_split, stems_of)):
+        return {}
+    found = {}
+    for split, stems in stems_of.items():
+        before, _, last = split.rpartition("_")
+        xmls = [layout.xmls[stem] for stem in stems if stem in layout.xmls] if not usual_split(split) else []
+        for name in (split, before) if last in stems_of else (split,):
+            if xmls and all(_has_class(tree, xml, name) for xml in xmls):
+                found[split] = f"lists images of the class {printable(name)!r} and is no split; rename it if it is one"
+    return found
 
 
 def _has_class(tree: Tree, xml: str, name: str) -> bool:
@@ -122,7 +131,8 @@ def _has_class(tree: Tree, xml: str, name: str) -> bool:
         head = tree.read(xml, MAX_LIST_BYTES, "annotation", most=_PEEK_BYTES)
     except DataError:  # which reading it says
         return False
-    return re.search(rb"<name>\s*" + re.escape(name.encode()) + rb"\s*</name>", head) is not None
+    written = escape(name).encode("utf-8", "surrogateescape")
+    return re.search(rb"<name>\s*" + re.escape(written) + rb"\s*</name>", head) is not None
 
 
 def _first_lines(tree: Tree, path: str) -> list[str]:

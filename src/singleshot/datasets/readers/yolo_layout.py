@@ -40,6 +40,7 @@ _DATA = ("data", "dataset", "obj")
 _LABEL_FOLDERS = (_LABELS, "label", "annotations", "annotation")
 _MAX_PATH = 4096  # more than any path has; ends the search through a hostile one
 _FEW, _PEEKED = 100, 5
+_DEEP = 5  # folders below that of a split
 _OUTNUMBERED = 10  # so many times as many labels of other forms: those of this one are not what the set is
 
 
@@ -105,7 +106,7 @@ def plain_splits(tree: Tree) -> dict[str, list[Place]]:
     return splits_of_pairs(tree)
 
 
-def _labelled_parts(tree: Tree, folder: str, depth: int = 2) -> list[str]:
+def _labelled_parts(tree: Tree, folder: str, depth: int = _DEEP) -> list[str]:
     """The folders below one whose images have labels next to them: "train/0" and "train/1"."""
     found = []
     for name in tree.open_folders(folder):
