@@ -30,6 +30,7 @@ def starter(folder: Path, *absent: str) -> Iterator[Run]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # a fork waits for ever for more, which it does not have
     )
     assert process.stdin is not None
     assert process.stdout is not None

@@ -128,8 +128,8 @@ def work_out(absent: list[str]) -> None:
         onnxscript_apis.get_torchlib_ops = functools.cache(onnxscript_apis.get_torchlib_ops)
         onnxscript_apis.get_torchlib_ops()
     for name in ("ssd320-mini", "ssd320-lite0"):
-        for side in (128, 160):
-            usual_priors(name, (side, side))
+        for sides in ((128, 128), (160, 160), (96, 160)):
+            usual_priors(name, sides)
 
 
 def keep_what_is_loaded() -> None:
