@@ -187,6 +187,14 @@ def test_of_remote_images_a_few_are_measured_first(tmp_path, monkeypatch, differ
     assert {(image.width, image.height) for image in fitted.images} == {SIZE}
 
 
+def check_box_is_white(sample, most: float) -> None:
+    """The first box holds all that is white: with what JPEG blurs, the image has `most` times as much at most."""
+    x0, y0, x1, y1 = sample.boxes_px[0].astype(int)
+    inside = sample.image[y0:y1, x0:x1]
+    assert inside.mean() > 240  # JPEG blurs the edges
+    assert sample.image.sum() < most * inside.sum()
+
+
 def stored(path: Path, way: int, box: tuple[int, int, int, int]) -> str:
     """A black JPEG of 64 x 48 stored pixels with a white box, that EXIF says to turn."""
     pixels = np.zeros((48, 64, 3), np.uint8)
@@ -233,11 +241,7 @@ def test_boxes_of_stored_images_are_turned_where_no_size_is_stated(tmp_path, way
     assert fit_to_images(whole, true, CollectErrors()).images == raw.images
     data = build_dataset(raw._replace(splits={"train": [0, 1, 2, 3]}), "train")
     for i in range(4):
-        sample = data.sample(i)
-        x0, y0, x1, y1 = sample.boxes_px[0].astype(int)
-        inside = sample.image[y0:y1, x0:x1]
-        assert inside.mean() > 240  # JPEG blurs the edges
-        assert sample.image.sum() < 1.15 * inside.sum()
+        check_box_is_white(data.sample(i), 1.15)
     for few in ([0], [0, 1], [3, 4], [3]):  # slips, or boxes that fit both
         assert not fit(whole._replace(images=[images[i] for i in few], splits={}))[1].findings
 
@@ -256,10 +260,6 @@ def test_boxes_of_stored_images_are_turned_with_them(tmp_path, way):
     )
     data = build_dataset(raw, "train")
     for i in range(3):
-        sample = data.sample(i)
-        x0, y0, x1, y1 = sample.boxes_px[0].astype(int)
-        inside = sample.image[y0:y1, x0:x1]
-        assert inside.mean() > 240  # JPEG blurs the edges
-        assert sample.image.sum() < 1.1 * inside.sum()
+        check_box_is_white(data.sample(i), 1.1)
     # A single box in the part that only the stored image has could be a slip: an error, which --fix repairs.
     assert not fit(raw._replace(images=images[:1], splits={"train": [0]}))[1].findings

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 # and more, but not for all.
 Pretrained = Literal["nothing", "backbone", "detector", "most"]
 
-
-FEW_IMAGES = 500
+FEW_IMAGES = 500  # to train on, which a training sees many times
 
 
 class Choice(NamedTuple):

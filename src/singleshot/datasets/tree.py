@@ -155,6 +155,12 @@ class Tree:
                     found.append(name)
         return found
 
+    def with_below(self, folder: str, levels: int) -> Iterator[str]:
+        """The folder and, so many levels deep, those below it as `open_folders` has them, each before its own."""
+        yield folder
+        for name in self.open_folders(folder) if levels > 0 else ():
+            yield from self.with_below(join(folder, name), levels - 1)
+
     def walk(self, folder: str = "", lenient: bool = False) -> Iterator[str]:
         """Names, relative to the root, of all files under a folder; hidden folders and drawn pictures are left out.
 

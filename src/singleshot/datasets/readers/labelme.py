@@ -42,7 +42,7 @@ MAX_JSON_BYTES = 512 * 2**20
 
 _PEEK_BYTES = 1 << 16
 _FEW = 5
-_DEPTH = 2  # of folders below that of a split
+_DEEP = 2  # folders below that of a split
 # Shapes whose box surrounds their points, and the points that they need at least.
 _SURROUNDED = {"polygon": 3, "quadrilateral": 3, "rotation": 3, "linestrip": 3, "rectangle": 2, "mask": 2}
 _WITHOUT_AREA = ("point", "points", "line")
@@ -109,11 +109,10 @@ def _split_folders(tree: Tree) -> dict[str, str]:
     return parts if len(parts) == len(alone) > 1 and "train" in parts else {}
 
 
-def _parts(tree: Tree, folder: str, depth: int = _DEPTH) -> list[str]:
+def _parts(tree: Tree, folder: str) -> list[str]:
     """The folders of pairs that make up the folder of a split: itself, and those below ("train/0", "train/1")."""
-    below = [join(folder, name) for name in tree.open_folders(folder)] if depth else []
-    own = bool(tree.files(folder, (".json",))) and _has_pairs(tree, folder)  # folders of classes may be thousands
-    return [folder] * own + [part for name in below for part in _parts(tree, name, depth - 1)]
+    labelled = (part for part in tree.with_below(folder, _DEEP) if tree.files(part, (".json",)))
+    return [part for part in labelled if _has_pairs(tree, part)]  # which costs more, of folders that may be thousands
 
 
 def splits(tree: Tree, file: str = "") -> tuple[str, ...]:

@@ -154,10 +154,7 @@ def _splits_of_images(tree: Tree, stems: Iterable[str]) -> dict[str, list[str]]:
 
 def _folders(tree: Tree, folder: str) -> Iterator[str]:
     """The folder and those below it, a few levels deep."""
-    yield folder
-    if folder.count("/") < _DEEP:
-        for below in tree.open_folders(folder):
-            yield from _folders(tree, join(folder, below))
+    return tree.with_below(folder, _DEEP - folder.count("/") + (not folder))
 
 
 def _xml_files(tree: Tree, folder: str) -> Iterator[str]:

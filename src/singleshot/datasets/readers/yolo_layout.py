@@ -106,14 +106,9 @@ def plain_splits(tree: Tree) -> dict[str, list[Place]]:
     return splits_of_pairs(tree)
 
 
-def _labelled_parts(tree: Tree, folder: str, depth: int = _DEEP) -> list[str]:
+def _labelled_parts(tree: Tree, folder: str) -> list[str]:
     """The folders below one whose images have labels next to them: "train/0" and "train/1"."""
-    found = []
-    for name in tree.open_folders(folder):
-        part = join(folder, name)
-        found += [part] if has_labels_beside(tree, part) else []
-        found += _labelled_parts(tree, part, depth - 1) if depth > 1 else []
-    return found
+    return [part for part in tree.with_below(folder, _DEEP) if part != folder and has_labels_beside(tree, part)]
 
 
 def _split_folders(tree: Tree, folder: str) -> dict[str, list[Place]]:
