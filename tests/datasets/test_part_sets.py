@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import cv2
 import pytest
 
@@ -100,3 +102,67 @@ def test_sets_that_may_be_others_are_listed(parts, one_line, case) -> None:
     assert text.endswith(f"; name one (not read as one: {why})" if why and "labels" not in why else "")
     assert why in text
     assert why or text.endswith("; name one")
+
+
+def test_folders_with_a_last_letter_are_parts(parts) -> None:
+    labels = {"road_B/a.xml": xml("dog"), "road_A/a.xml": xml(), "road_A/b.xml": xml("dog"), "road_C/a.xml": xml("dog")}
+    raw = open_source(parts(labels, {name.replace("xml", "png"): k for k, name in enumerate(labels)})).read()
+    assert [image.ident for image in raw.images] == ["road_A/a", "b", "road_B/a", "road_C/a"]
+    assert raw.class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(("one", "other"), [("cat", "car"), ("road_a", "road_c"), ("v_a", "v_b")])
+def test_other_last_letters_are_no_parts(parts, one_line, one, other) -> None:
+    labels = {f"{one}/a.xml": xml(), f"{other}/a.xml": xml()}
+    root = parts(labels, {name.replace("xml", "png"): k for k, name in enumerate(labels)})
+    assert one_line(open_source, root).endswith("; name one")
+
+
+HEADER = "filename,width,height,class,xmin,ymin,xmax,ymax\n"
+
+
+def coco(name, category="cat"):
+    images = [{"id": 1, "file_name": name, "width": 64, "height": 48}]
+    boxes = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [16, 12, 32, 24], "area": 768, "iscrowd": 0}]
+    categories = [{"id": 1, "name": category}]
+    return json.dumps({"images": images, "annotations": boxes, "categories": categories})
+
+
+def rows(name):
+    return f"{HEADER}{name},64,48,cat,16,12,48,36\n"
+
+
+@pytest.mark.parametrize(("make", "suffix"), [(coco, "json"), (rows, "csv")])
+@pytest.mark.parametrize("place", ["images", "{tag}"])
+def test_label_files_that_differ_in_a_number_are_one_set_without_splits(parts, make, suffix, place) -> None:
+    tags = ["part1", "part2", "part10"]
+    labels = {f"{tag}.{suffix}": make(f"{tag}_x.png") for tag in tags}
+    root = parts(labels, {f"{place.format(tag=tag)}/{tag}_x.png": k for k, tag in enumerate(tags)})
+    source = open_source(root)
+    raw = source.read()
+    assert raw.made
+    assert {image.path.rpartition("/")[2] for image in raw.images} == {f"{tag}_x.png" for tag in tags}
+    assert sorted(raw.splits["trainval"] + raw.splits["test"]) == [0, 1, 2]
+    assert [len(image.objects) for image in raw.images] == [1, 1, 1]
+    assert set(source.splits) == set(raw.splits)
+    one = open_source(root / f"part2.{suffix}").read()
+    assert [image.path.rpartition("/")[2] for image in one.images] == ["part2_x.png"]
+
+
+@pytest.mark.parametrize(("make", "suffix"), [(coco, "json"), (rows, "csv")])
+@pytest.mark.parametrize("names", [("fold1", "fold2"), ("v1", "v2"), ("anna", "bob")])
+def test_folds_versions_and_other_names_stay_splits(parts, make, suffix, names) -> None:
+    root = parts(
+        {f"{name}.{suffix}": make(f"{name}_x.png") for name in names},
+        {f"images/{name}_x.png": k for k, name in enumerate(names)},
+    )
+    raw = open_source(root).read()
+    assert not raw.made
+    assert {name: len(at) for name, at in raw.splits.items()} == dict.fromkeys(names, 1)
+
+
+def test_numbered_files_that_contradict_each_other_say_so(parts) -> None:
+    root = parts({"part1.json": coco("a.png"), "part2.json": coco("a.png", "dog")}, {"images/a.png": 0})
+    found = CollectErrors()
+    open_source(root).read(None, found)
+    assert "labels-contradict" in {one.kind for one in found.findings}

@@ -1,8 +1,9 @@
 """Sets in several folders that are parts of one: exported piece by piece into melon1/, melon2/, and so on.
 
 Joining sets that are none would teach wrong labels: of two versions of one set both, of two tasks the objects of one
-as background of the other. So everything has to speak for it: one form, folders that differ in a number alone which is
-no version, classes with names that agree, images that do not repeat, and splits of the same names, or none.
+as background of the other. So everything has to speak for it: one form, folders that differ in a number or a last
+letter which is no version, classes with names that agree, images that do not repeat, and splits of the same names, or
+none.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from singleshot.datasets.findings import CollectErrors
 from singleshot.datasets.formats import Format
 from singleshot.datasets.raw import RawImage, RawSet
 from singleshot.datasets.readers.common import ONLY_CLASS
-from singleshot.datasets.splits import plain_stem
+from singleshot.datasets.splits import are_numbered, plain_stem
 from singleshot.datasets.tree import EnoughError, Tree
 from singleshot.errors import DataError
 from singleshot.images.decode import MAX_FILE_BYTES
@@ -29,17 +30,12 @@ _FILES, _BYTES = 50_000, 512 * 2**20
 _REPEATED = 0.01
 _HEAD_BYTES = 4096
 _ROBOFLOW = ".rf."  # versions of a project have the same images under other hashes
-_YEAR = re.compile(r"\D*(?:19|20)\d\d\D*")
-_VERSION = re.compile(
-    r"(?:^|[^a-z])(?:v|ver|version|rev|release|exp|experiment|run|trial|attempt|copy|old|new|backup|bak|size|scale|res|"
-    r"yolov?|epochs?)[ ._-]*#|#[ ._-]*(?:px|x#|classe?s?\b)"
-)
 
 
 def join_parts(tree: Tree, formats: Mapping[str, Format], sets: Sequence[Found]) -> Found | str:
     """The one set that several are parts of; or why they are not read as one, "" where little speaks for it."""
     folders = [one.folder for one in sets]
-    if is_remote(tree.root) or len({one.form for one in sets}) > 1 or not _are_numbered(folders):
+    if is_remote(tree.root) or len({one.form for one in sets}) > 1 or not are_numbered(folders):
         return ""
     form = formats[sets[0].form]
     try:
@@ -52,17 +48,9 @@ def join_parts(tree: Tree, formats: Mapping[str, Format], sets: Sequence[Found])
     why = _differ(parts) or _repeat(tree, parts)
     if why:
         return why
-    order = sorted(folders, key=lambda folder: [int(part) for part in re.findall(r"\d+", folder)])
+    order = sorted(folders, key=lambda folder: ([int(part) for part in re.findall(r"\d+", folder)], folder.lower()))
     labelled = sum(bool(image.objects) for part in parts for image in part.images)
     return Found(sets[0].form, "", labelled, folders=tuple(order))
-
-
-def _are_numbered(folders: Sequence[str]) -> bool:
-    """Whether folders differ in numbers alone, which are no versions, sizes or years (VOC2007 and VOC2012)."""
-    if all(_YEAR.fullmatch(folder) for folder in folders):
-        return False
-    patterns = {re.sub(r"\d+", "#", folder.lower()) for folder in folders}
-    return len(patterns) == 1 and "#" in (pattern := next(iter(patterns))) and _VERSION.search(pattern) is None
 
 
 def _differ(parts: Sequence[RawSet]) -> str:

@@ -40,6 +40,14 @@ _KINDS |= dict.fromkeys(("annotations", "annotation", "annots", "annot", "annos"
 _KINDS |= dict.fromkeys(("labels", "label", "xmls", "xml", "jsons", "json"), "labels")
 # A split's name and a number that is no year.
 _NUMBERED = re.compile(r"([A-Za-z]{2,20})[ _-]?\d{1,2}")
+# Names of years alone, and those with a number that says a version, a size or the like.
+_YEAR = re.compile(r"\D*(?:19|20)\d\d\D*")
+_VERSION = re.compile(
+    r"(?:^|[^a-z])(?:v|ver|version|rev|release|exp|experiment|run|trial|attempt|copy|old|new|backup|bak|size|scale|res|"
+    r"yolov?|epochs?)[ ._-]*#|#[ ._-]*(?:px|x#|classe?s?\b)"
+)
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_FOLD = re.compile(r"(?:fold|split|cv)[ ._-]*#")
 # Parts held back for val and for test where splits are made.
 HELD_BACK = 0.1
 
@@ -115,6 +123,25 @@ def _apart(word: str) -> list[str]:
             if word in (split + kind, kind + split):
                 return [split, kind]
     return [word]
+
+
+def are_numbered(names: Sequence[str]) -> bool:
+    """Whether names differ in numbers alone, "melon1" and "melon2", or in a last letter from a on, "road_A" and
+    "road_B", which are no versions, sizes or years (VOC2007 and VOC2012)."""
+    if all(_YEAR.fullmatch(name) for name in names):
+        return False
+    plain = [name.lower() for name in names]
+    if sorted(name[-1:] for name in plain) == list(_LETTERS[: len(plain)]) and len(plain) > 1:
+        plain = [f"{name[:-1]}#" for name in plain]
+    patterns = {re.sub(r"\d+", "#", name) for name in plain}
+    return len(patterns) == 1 and "#" in (pattern := next(iter(patterns))) and _VERSION.search(pattern) is None
+
+
+def are_parts(files: Sequence[str]) -> bool:
+    """Whether label files are parts of one set without splits, "part1.json" and "part2.json": names that differ in
+    numbers alone, which are no folds of a cross-validation either."""
+    stems = [name.rpartition(".")[0] for name in files]
+    return len(files) > 1 and are_numbered(stems) and _FOLD.search(re.sub(r"\d+", "#", stems[0].lower())) is None
 
 
 def plain_stem(name: str) -> str:

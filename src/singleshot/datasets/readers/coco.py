@@ -74,7 +74,8 @@ def splits(tree: Tree, file: str = "") -> tuple[str, ...]:
 def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> RawSet:
     """Read a COCO folder, or the one `file` of it: the split `wanted`, or all of them.
 
-    A named file is one split, whatever is wanted. A folder's only file that names no split is divided here.
+    A named file is one split, whatever is wanted. A folder's only file that names no split, or its parts, are divided
+    here.
     """
     every = files = [coco_file(file)] if file else coco_files(tree)
     made = is_undivided(files, file)
@@ -96,7 +97,7 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
         ids.append(found.ids)
         is_doubled |= found.is_doubled
         # Two files of one split are told apart by their whole names.
-        split = one.split if one.split not in splits_of else one.tag
+        split = "" if made else one.split if one.split not in splits_of else one.tag
         again |= {split: one.split} if split != one.split else {}
         splits_of.setdefault(split, []).extend(unique.place(split, found.images))
     unique.report(problems)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from singleshot.datasets.readers import coco_results, results
 from singleshot.datasets.readers.common import images_by_stem
-from singleshot.datasets.splits import KNOWN_SPLITS, name_train, resolve_split, split_of, word_split
+from singleshot.datasets.splits import KNOWN_SPLITS, are_parts, name_train, resolve_split, split_of, word_split
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.text import utf8_head
@@ -158,8 +158,10 @@ def _head(tree: Tree, name: str) -> bytes | None:
 
 
 def is_undivided(files: list[CocoFile], named: str) -> bool:
-    """Whether the only file of a folder says no split by its name: CVAT's instances_default.json, annotations.json."""
-    return not named and len(files) == 1 and files[0].split not in KNOWN_SPLITS
+    """Whether the files of a folder say no split by their names: CVAT's instances_default.json or annotations.json
+    alone, and parts of one set."""
+    is_one = len(files) == 1 or are_parts([file.name for file in files])
+    return not named and is_one and not any(file.split in KNOWN_SPLITS for file in files)
 
 
 def choose_files(tree: Tree, files: list[CocoFile], split: str) -> list[CocoFile]:

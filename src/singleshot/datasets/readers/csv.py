@@ -42,6 +42,7 @@ from singleshot.datasets.readers.several_sets import NamedFile, refuse_several
 from singleshot.datasets.splits import (
     KNOWN_SPLITS,
     SPLIT_ALIASES,
+    are_parts,
     left_for_train,
     resolve_split,
     say_held_back,
@@ -113,7 +114,8 @@ def _own_split(file: CsvFile, taken: Iterable[str]) -> str:
 
 
 def _is_undivided(files: list[CsvFile], named: str, has_column: bool) -> bool:
-    return not named and len(files) == 1 and not files[0].split and not has_column
+    is_one = len(files) == 1 or are_parts([file.name for file in files])
+    return not named and is_one and not any(file.split for file in files) and not has_column
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -162,7 +164,7 @@ def _read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> R
     elif wanted is not None and not made:
         groups = _choose(tree, groups, wanted)
     used = cache(lambda: last_parts(name for table in tables for name in table.images))
-    images, splits_of = _gather(tree, groups, used, problems)
+    images, splits_of = _gather(tree, groups, used, problems, made)
     again = {group.split: group.file.split for group in groups if group.own and group.own != group.split}
     splits_of = without_repeated(splits_of, again, tree.root, problems)
     if made:
@@ -243,9 +245,9 @@ def _choose(tree: Tree, groups: list[_Group], wanted: str) -> list[_Group]:
 
 
 def _gather(
-    tree: Tree, groups: list[_Group], used: NamedImages, problems: RaiseErrors
+    tree: Tree, groups: list[_Group], used: NamedImages, problems: RaiseErrors, as_one: bool
 ) -> tuple[list[RawImage], dict[str, list[int]]]:
-    """The images that are there, each once, and which of them each split has."""
+    """The images that are there, each once, and which of them each split has; as_one: the groups are one split, ""."""
     unique = UniqueImages()
     splits_of: dict[str, list[int]] = {}
     for group, found in _found_images(tree, groups, used, problems):
@@ -258,7 +260,8 @@ def _gather(
                 # All of the name for now; its last part if that is enough.
                 ident = name.rpartition(".")[0]
                 mine[name] = RawImage(tree.path(name), ident, *image.size, image.objects, label, group.relative)
-        splits_of.setdefault(group.split, []).extend(unique.place(group.split, mine.values()))
+        split = "" if as_one else group.split
+        splits_of.setdefault(split, []).extend(unique.place(split, mine.values()))
     unique.report(problems)
     idents = shorten_idents([image.ident for image in unique.images])
     images = [image._replace(ident=ident) for image, ident in zip(unique.images, idents, strict=True)]
