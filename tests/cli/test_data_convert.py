@@ -55,6 +55,30 @@ def test_what_is_said(data: Path, run, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_several_sets_are_written_as_one(data: Path, run, tmp_path: Path) -> None:
+    write_scenes(tmp_path / "more", train=3, test=1, val=1, seed=1)
+    done = run("data", "convert", tmp_path / "more", tmp_path / "as coco", "--to", "coco")
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "joined"
+    done = run("data", "convert", data, tmp_path / "as coco", out, "--to", "yolo", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["data"], report["from"]) == ([str(data), str(tmp_path / "as coco")], "voc and coco")
+    assert report["splits"] == {"train": 9, "val": 3, "test": 3, "trainval": 12}
+    parts = [open_dataset(folder, "train") for folder in (data, tmp_path / "more", out)]
+    assert len(parts[0]) + len(parts[1]) == len(parts[2]) == 9
+    assert sum(len(part.labels) for part in parts[:2]) == len(parts[2].labels)
+
+    for place in (out / "new", data / "new"):
+        done = run("data", "convert", data, out, place, "--to", "coco")
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+        assert ": lies in the data set " in done.stderr
+    done = run("data", "convert", data, data, tmp_path / "twice", "--to", "coco")
+    assert done.returncode == 2
+    assert "sets that are joined have different images" in done.stderr
+    assert not (tmp_path / "twice").exists()
+
+
 def test_a_seed_makes_the_splits_anew(data: Path, run, tmp_path: Path) -> None:
     members = {}
     for seed in (1, 1, 2):

@@ -42,7 +42,10 @@ def test_a_nested_voc_folder_is_found_if_it_is_the_only_one(tmp_path, voc_set, b
     (again / "Annotations/a.xml").write_text((again / "Annotations/a.xml").read_text().replace("cat", "dog"))
     text = one_line(open_dataset, tmp_path)
     other = below.replace("2007", "2012")
-    assert text == f"{tmp_path}: sets below: {below} (Pascal VOC, 1), {other} (Pascal VOC, 1); name one"
+    assert text == (
+        f"{tmp_path}: sets below: {below} (Pascal VOC, 1), {other} (Pascal VOC, 1); name one, or join them with"
+        " `singleshot data convert`"
+    )
 
 
 def test_what_is_no_data_set_says_what_was_wanted_and_what_is_there(tmp_path, write_image, one_line):

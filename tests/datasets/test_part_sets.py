@@ -68,6 +68,7 @@ def test_parts_with_splits_keep_them(parts) -> None:
     assert {*open_source(raw.source).read("val").splits} == {"val"}
 
 
+NAME_ONE = "; name one, or join them with `singleshot data convert`"
 YOLO = "0 0.5 0.5 0.5 0.5\n"
 APART = {
     "other classes": ({"a1/x.xml": xml(), "a2/y.xml": xml("dog")}, "their classes differ"),
@@ -99,9 +100,9 @@ def test_sets_that_may_be_others_are_listed(parts, one_line, case) -> None:
     images = {f"{name[:-4]}.png": 0 if same else k for k, name in enumerate(labels)}
     text = one_line(open_source, parts(files, images))
     assert "sets below: " in text
-    assert text.endswith(f"; name one (not read as one: {why})" if why and "labels" not in why else "")
+    assert text.endswith(f"{NAME_ONE} (not read as one: {why})" if why and "labels" not in why else "")
     assert why in text
-    assert why or text.endswith("; name one")
+    assert why or text.endswith(NAME_ONE)
 
 
 def test_folders_with_a_last_letter_are_parts(parts) -> None:
@@ -115,7 +116,7 @@ def test_folders_with_a_last_letter_are_parts(parts) -> None:
 def test_other_last_letters_are_no_parts(parts, one_line, one, other) -> None:
     labels = {f"{one}/a.xml": xml(), f"{other}/a.xml": xml()}
     root = parts(labels, {name.replace("xml", "png"): k for k, name in enumerate(labels)})
-    assert one_line(open_source, root).endswith("; name one")
+    assert one_line(open_source, root).endswith(NAME_ONE)
 
 
 HEADER = "filename,width,height,class,xmin,ymin,xmax,ymax\n"

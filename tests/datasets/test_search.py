@@ -128,7 +128,10 @@ def test_several_below_are_listed_by_form_folder_and_number(folder, one_line) ->
     files = {"images/train/a.xml": VOC, "images/train/b.xml": VOC, "more/train.csv": more, "old/x.xml": EMPTY_VOC}
     root = folder({**README, **files}, ["images/train/a.png", "images/train/b.png", "more/a.png", "old/x.png"])
     said = one_line(open_source, root)
-    assert said == f"{root}: sets below: images (Pascal VOC, 2), more (CSV, 1); name one"
+    assert said == (
+        f"{root}: sets below: images (Pascal VOC, 2), more (CSV, 1); name one, or join them with"
+        " `singleshot data convert`"
+    )
     many = folder({f"s{i:02d}/train.csv": CSV for i in range(12)}, [f"s{i:02d}/a.png" for i in range(12)])
     assert "and 6 more; name one" in one_line(open_source, many)
 

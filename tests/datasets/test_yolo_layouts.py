@@ -51,6 +51,14 @@ LAYOUTS = {
     "darknet": {"obj_train_data/a.png": "", "obj_train_data/a.txt": ROW, "obj_train_data/b.png": "",
                 "obj_train_data/b.txt": "", "train.txt": "data/obj_train_data/a.png\n",
                 "valid.txt": "data/obj_train_data/b.png", "obj.names": "cat\ndog\n"},
+    "lists that Darknet's description names": {
+        "img/a.png": "", "img/a.txt": ROW, "img/b.png": "", "img/b.txt": "", "mine.txt": "img/a.png\n",
+        "lists/theirs.txt": "/home/me/set/img/b.png\n", "custom.names": "cat\ndog\n",
+        "cfg/obj.data": "classes=2\ntrain = /home/me/set/mine.txt\n valid=lists/theirs.txt\nnames=set/custom.names\n"},
+    "test.txt that the description calls valid": {
+        "img/a.png": "", "img/a.txt": ROW, "img/b.png": "", "img/b.txt": "", "train.txt": "img/a.png\n",
+        "test.txt": "img/b.png\n", "detector.data": "train = train.txt\nvalid = test.txt\nnames = custom.names\n",
+        "custom.names": "cat\ndog\n"},
     "names alone": {"images/train/a.png": "", "labels/train/a.txt": ROW, "images/val/b.png": "",
                     "labels/val/b.txt": "", "data.yaml": NAMES},
     "another name": {"images/train/a.png": "", "labels/train/a.txt": ROW, "images/val/b.png": "",
@@ -82,6 +90,29 @@ def test_layouts_with_splits(yolo, case):
     assert raw.declared
     assert not raw.made
     assert [image.ident.rpartition("/")[2] for image in raw.images] == ["a", "b"]
+
+
+def listed(root):
+    raw = open_source(root).read()
+    return {split: [raw.images[i].ident.rpartition("/")[2] for i in at] for split, at in raw.splits.items()}
+
+
+def test_lists_of_darknet_s_description(yolo):
+    images = {f"img/{name}.{suffix}": ROW if suffix == "txt" else "" for name in "abc" for suffix in ("png", "txt")}
+    lists = {"train.txt": "img/a.png\n", "test.txt": "img/b.png\n", "more.txt": "img/c.png\n", "obj.names": "cat\n"}
+    both = yolo({**images, **lists, "obj.data": "train = train.txt\nvalid = train.txt\nnames = obj.names\n"})
+    # val is the images of train, and test.txt is a split as it is without a description.
+    assert listed(both) == {"train": ["a"], "val": ["a"], "test": ["b"]}
+    assert listed(yolo({**images, **lists, "obj.data": "train = gone.txt\nvalid = more.txt\n"})) == {
+        "train": ["a"],
+        "test": ["b"],
+    }
+    assert listed(
+        yolo({**images, **lists, "a.data": "\0\xff", "b.data": "train = more.txt\nvalid = nowhere.txt\n"})
+    ) == {
+        "train": ["c"],
+        "test": ["b"],
+    }
 
 
 WITHOUT_SPLITS = {

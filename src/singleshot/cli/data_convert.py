@@ -17,7 +17,10 @@ from singleshot.files import is_free
 
 
 def convert(
-    data: Annotated[str, typer.Argument(metavar="A", help="The data set: a folder, file or address in any form.")],
+    data: Annotated[
+        list[str],
+        typer.Argument(metavar="A...", help="The data set: a folder, file or address in any form; several are joined."),
+    ],
     out: Annotated[Path, typer.Argument(metavar="B", help="A new folder for the converted one.")],
     to: Annotated[str, typer.Option("--to", help="voc, coco, yolo, csv, cvat, createml, via, labelstudio or labelme.")],
     split_seed: Annotated[
@@ -31,34 +34,40 @@ def convert(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Write a data set in another form: images, boxes, flags and splits. A is left as it is.
+    """Write a data set in another form, or several as one: images, boxes, flags and splits. A is left as it is.
 
     What data check calls an error is not written: it ends the command, and nothing is left of B. Splits that were made
-    while reading, where A has none, are written too and so are fixed from then on.
+    while reading, where A has none, are written too and so are fixed from then on. Several sets, of any forms, become
+    one: classes by name, splits by what they are for.
 
     Example: singleshot data convert path/to/VOC2007 voc-as-coco --to coco
+    Example: singleshot data convert mine theirs joined --to yolo
     """
     from singleshot.datasets import open_source
     from singleshot.datasets.checks.left_out import read_left_out, write_left_out
     from singleshot.datasets.formats import FORMATS, written_formats
+    from singleshot.datasets.merged_sets import merge_sets
     from singleshot.datasets.splits import make_splits
     from singleshot.datasets.writing import write_dataset
 
     if to not in written_formats():
         raise ConfigError(f"--to {printable(to)}: want one of {', '.join(written_formats())}")
     started = time.perf_counter()
-    _refuse_place(data, out)
-    source = open_source(data, score_min=score_min, follow_links=follow_links)
-    raw = source.read(None)
+    for one in data:
+        _refuse_place(one, out)
+    sources = [open_source(one, score_min=score_min, follow_links=follow_links) for one in data]
+    sets = [source.read(None) for source in sources]
+    raw = sets[0] if len(sets) == 1 else merge_sets(sets)
     if split_seed is not None:
         raw = raw._replace(splits=make_splits([image.path for image in raw.images], split_seed))
     used = {i for members in raw.splits.values() for i in members}
     with progress_bar(len(used), "images", quiet) as advance:
         done = write_dataset(raw, out, to, advance, strict=True, clip_boxes=clip_boxes)
-    write_left_out(out, read_left_out(source))
+    write_left_out(out, [message for source in sources for message in read_left_out(source)])
+    forms = " and ".join(dict.fromkeys(one.form for one in sets))
     seconds = round(time.perf_counter() - started, 2)
     if as_json:
-        places = {"data": data, "from": raw.form, "out": str(out), "to": to}
+        places = {"data": data[0] if len(data) == 1 else data, "from": forms, "out": str(out), "to": to}
         print(json.dumps({**places, **done._asdict(), "class_names": raw.class_names, "seconds": seconds}))
         return
     splits = ", ".join(f"{printable(name, 60)} {count}" for name, count in done.splits.items())
@@ -67,7 +76,7 @@ def convert(
         f" {count_of(done.objects, 'object')}"
     )
     if not quiet:
-        print(f"converted from {raw.form} in {seconds:.1f} s", file=sys.stderr)
+        print(f"converted from {forms} in {seconds:.1f} s", file=sys.stderr)
 
 
 def _refuse_place(data: str, out: Path) -> None:

@@ -69,7 +69,10 @@ def choose(tree: Tree, formats: Mapping[str, Format]) -> Choice | None:
             joined = join_parts(tree, formats, group)
             if isinstance(joined, str):
                 why = f" (not read as one: {joined})" if joined else ""
-                raise DataError(f"{printable(tree.root)}: sets below: {describe(group, formats)}; name one{why}")
+                raise DataError(
+                    f"{printable(tree.root)}: sets below: {describe(group, formats)}; name one, or join them"
+                    f" with `singleshot data convert`{why}"
+                )
             group = [joined]
         if group:
             read = {group[0].folder, *group[0].folders, *(folder for _, folder in group[0].parts)}

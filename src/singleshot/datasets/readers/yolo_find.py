@@ -6,7 +6,15 @@ import contextlib
 from itertools import chain, islice
 
 from singleshot.datasets.findings import CollectErrors
-from singleshot.datasets.readers.yolo_layout import Layout, images_of, label_of, names_in_files, plain_splits
+from singleshot.datasets.readers.yolo_layout import (
+    Layout,
+    described_lists,
+    images_of,
+    label_of,
+    names_in_files,
+    plain_splits,
+    read_names,
+)
 from singleshot.datasets.readers.yolo_pairs import MAX_NAMES_BYTES, unread_pairs
 from singleshot.datasets.readers.yolo_places import Place, described_splits, keep_empty, move, take_folders
 from singleshot.datasets.readers.yolo_rows import class_word
@@ -38,6 +46,8 @@ def find_layout(tree: Tree, file: str) -> Layout:
     names, declared_in = described.names, yaml
     if names is None:
         names, declared_in = names_in_files(tree, splits)
+    if names is None and (listed := described_lists(tree)[1]):
+        names, declared_in = read_names(tree, listed) or None, listed
     notes = [("yaml-amended", message) for message in described.amended]
     notes += [("path-moved", message) for message in moved]
     if not file and (others := [name for name in _described(tree) if name != yaml]) and yaml not in YAMLS:

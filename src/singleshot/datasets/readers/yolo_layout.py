@@ -14,6 +14,7 @@ from typing import NamedTuple
 from singleshot.datasets.findings import CollectErrors, RaiseErrors
 from singleshot.datasets.readers.common import images_by_stem, spread
 from singleshot.datasets.readers.unread_forms import is_unread_text
+from singleshot.datasets.readers.yolo_darknet import all_entries
 from singleshot.datasets.readers.yolo_pairs import (
     MAX_NAMES_BYTES,
     NAME_FILES,
@@ -65,9 +66,9 @@ class Layout(NamedTuple):
 
 def plain_splits(tree: Tree) -> dict[str, list[Place]]:
     """Splits by lists or folders alone; {"": ...} for images without splits; {} where nothing is labelled."""
-    lists = {name[:-4]: [Place(name, listed=True)] for name in _LISTS if _is_image_list(tree, name)}
+    lists = described_lists(tree)[0] or {name[:-4]: name for name in _LISTS if _is_image_list(tree, name)}
     if lists:
-        return lists
+        return {split: [Place(name, listed=True)] for split, name in lists.items()}
     if images := labelled(tree, ""):
         folders = _split_folders(tree, images)
         pairs = {} if folders else splits_of_pairs(tree, besides=images)
@@ -162,13 +163,29 @@ def has_labels_beside(tree: Tree, folder: str) -> bool:
     return any(starts_with_numbers(tree, join(folder, name)) for name in spread(own, _FEW))
 
 
+def described_lists(tree: Tree) -> tuple[dict[str, str], str]:
+    """Split -> list of images as Darknet's description says, where its train is there, with a list of another split
+    that it does not mention; and the names of classes that it says, "" for none."""
+    for folder, entries, names in all_entries(tree):
+        there = {split: find_listed(tree, folder, value) for split, value in entries.items()}
+        lists = {split: file for split, file in there.items() if file and _is_image_list(tree, file)}
+        if "train" in lists:
+            others = {split_of(name[:-4]): name for name in _LISTS if name not in lists.values()}
+            lists |= {
+                split: name for split, name in others.items() if split not in lists and _is_image_list(tree, name)
+            }
+            return lists, find_listed(tree, folder, names) or ""
+    return {}, ""
+
+
 def _is_image_list(tree: Tree, name: str) -> bool:
     """Whether it is there and one of its first lines names an image of this folder that has a label file."""
-    if name not in tree.files() or name[:-4] in images_by_stem(tree, ""):
+    folder, _, last = name.rpartition("/")
+    if last not in tree.files(folder) or last.rpartition(".")[0] in images_by_stem(tree, folder):
         return False
     first = islice((line for _, line in _lines(tree, name) if line), _FEW)
     darknet = _darknet_folders(tree)
-    found = (find_listed(tree, "", line, darknet) for line in first if is_image(line))
+    found = (find_listed(tree, folder, line, darknet) for line in first if is_image(line))
     return any(image is not None and label_of(tree, image) is not None for image in found)
 
 

@@ -10,16 +10,15 @@ from typing import NamedTuple
 
 from singleshot.datasets.findings import RaiseErrors
 from singleshot.datasets.readers.yolo_classes import numbers_in, other_images
+from singleshot.datasets.readers.yolo_darknet import read_entries
 from singleshot.datasets.readers.yolo_layout import Layout, find_listed, read_names
-from singleshot.datasets.readers.yolo_pairs import MAX_NAMES_BYTES, NAME_FILES
+from singleshot.datasets.readers.yolo_pairs import NAME_FILES
 from singleshot.datasets.readers.yolo_yaml import load_description
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
-from singleshot.text import decode_text
 
 _LEVELS, _FOLDERS, _FILES = 2, 200, 100
 _LIST = re.compile(r"(?:\w+[_-])?(?:class(?:es)?|labels?|names|class[_-]?names|obj[_-]names)\.txt|[^.].*\.names")
-_ENTRY = re.compile(r"^\s*(train|valid|val|test|names)\s*=\s*(\S.*?)\s*$", re.MULTILINE)
 _SHOWN = 4
 
 
@@ -97,9 +96,8 @@ def _lists(top: Tree, tree: Tree, layout: Layout) -> Iterator[_List]:
 
 def _described(top: Tree, folder: str, file: str, places: set[str]) -> Iterator[_List]:
     """The list that a Darknet description names, where one of its lists of images is one of these places."""
-    text = decode_text(top.read(file, MAX_NAMES_BYTES, "description"), top.path(file))
-    entries = dict(_ENTRY.findall(text))
-    names = find_listed(top, folder, entries.pop("names", ""))
+    entries, named = read_entries(top, file)
+    names = find_listed(top, folder, named)
     lists = (find_listed(top, folder, value) for value in entries.values())
     if names and any(one is not None and top.path(one) in places for one in lists):
         yield from (one._replace(is_own=True) for one in _checked(top, names))
