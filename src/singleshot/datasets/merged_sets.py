@@ -24,9 +24,9 @@ def merge_sets(sets: Sequence[RawSet]) -> RawSet:
 
     A class is its name: names come in the order of the sets. Splits of one purpose ("val" and "valid") are one, called
     as the first set calls it; a set without splits adds those that were made of it; where none has any they are made of
-    all images. trainval, where only some have it,
-    is made up of train and val of the others. Objects keep all that they have but COCO's ids. That a set lacks a class
-    of another, whose objects in its images would then be background, is said in the log.
+    all images. trainval, where only some have it, is made up of train and val of the others. Objects keep all that they
+    have but COCO's ids. That a set lacks a class of another, whose objects in its images would then be background, is
+    said in the log.
 
     Raises:
         DataError: classes that are numbers without names next to others, boxes that are no pixels, or an image that two
@@ -92,7 +92,7 @@ def _say_lacking(sets: Sequence[RawSet], names: Sequence[str]) -> None:
 def _splits(sets: Sequence[RawSet]) -> dict[str, list[int]]:
     has_whole = any("trainval" in one.splits and not one.made for one in sets)
     called: dict[str, str] = {}
-    merged: dict[str, list[int]] = {}
+    merged: dict[str, dict[int, None]] = {}
     start = 0
     for one in sets:
         own = {name: at for name, at in one.splits.items() if name != "trainval" or has_whole}
@@ -101,6 +101,6 @@ def _splits(sets: Sequence[RawSet]) -> dict[str, list[int]]:
             own["trainval"] = sorted({*roles.get("train", ()), *roles.get("val", ())})
         for name, at in own.items():
             split = called.setdefault(role(name), name)
-            merged.setdefault(split, []).extend(start + i for i in at)
+            merged.setdefault(split, {}).update(dict.fromkeys(start + i for i in at))
         start += len(one.images)
-    return merged
+    return {split: list(at) for split, at in merged.items()}

@@ -97,8 +97,9 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
         ids.append(found.ids)
         is_doubled |= found.is_doubled
         # Two files of one split are told apart by their whole names.
-        split = "" if made else one.split if one.split not in splits_of else one.tag
+        split = one.split if one.split not in splits_of else one.tag
         again |= {split: one.split} if split != one.split else {}
+        split = "" if made else split
         splits_of.setdefault(split, []).extend(unique.place(split, found.images))
     unique.report(problems)
     if file and wanted is not None:
