@@ -97,22 +97,25 @@ def listed(root):
     return {split: [raw.images[i].ident.rpartition("/")[2] for i in at] for split, at in raw.splits.items()}
 
 
-def test_lists_of_darknet_s_description(yolo):
+DARKNET = {
+    # val is the images of train, and test.txt is a split as it is without a description.
+    "val is train": ({"obj.data": "train = train.txt\nvalid = train.txt\nnames = obj.names\n"}, "a", "a", "b"),
+    "train is gone": ({"obj.data": "train = gone.txt\nvalid = more.txt\n"}, "a", None, "b"),
+    "not read": ({"a.data": "\0\xff", "b.data": "train = more.txt\nvalid = nowhere.txt\n"}, "c", None, "b"),
+    "another list next to train's": (
+        {"lists/train.txt": "img/b.png\n", "lists/valid.txt": "img/c.png\n", "cfg/a.data": "train = lists/train.txt\n"},
+        "b", "c", None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DARKNET)
+def test_lists_of_darknet_s_description(yolo, case):
     images = {f"img/{name}.{suffix}": ROW if suffix == "txt" else "" for name in "abc" for suffix in ("png", "txt")}
     lists = {"train.txt": "img/a.png\n", "test.txt": "img/b.png\n", "more.txt": "img/c.png\n", "obj.names": "cat\n"}
-    both = yolo({**images, **lists, "obj.data": "train = train.txt\nvalid = train.txt\nnames = obj.names\n"})
-    # val is the images of train, and test.txt is a split as it is without a description.
-    assert listed(both) == {"train": ["a"], "val": ["a"], "test": ["b"]}
-    assert listed(yolo({**images, **lists, "obj.data": "train = gone.txt\nvalid = more.txt\n"})) == {
-        "train": ["a"],
-        "test": ["b"],
-    }
-    assert listed(
-        yolo({**images, **lists, "a.data": "\0\xff", "b.data": "train = more.txt\nvalid = nowhere.txt\n"})
-    ) == {
-        "train": ["c"],
-        "test": ["b"],
-    }
+    files, *wanted = DARKNET[case]
+    splits = {split: [name] for split, name in zip(("train", "val", "test"), wanted, strict=True) if name}
+    assert listed(yolo({**images, **lists, **files})) == splits
 
 
 WITHOUT_SPLITS = {

@@ -27,7 +27,7 @@ from singleshot.datasets.readers.yolo_places import MAX_PARTS, Place, split_path
 from singleshot.datasets.readers.yolo_yaml import (
     check_names,
 )
-from singleshot.datasets.splits import KNOWN_SPLITS, split_of, with_numbered
+from singleshot.datasets.splits import KNOWN_SPLITS, role, split_of, with_numbered
 from singleshot.datasets.tree import Tree, join
 from singleshot.errors import DataError, printable
 from singleshot.images.suffixes import is_image
@@ -164,17 +164,18 @@ def has_labels_beside(tree: Tree, folder: str) -> bool:
 
 
 def described_lists(tree: Tree) -> tuple[dict[str, str], str]:
-    """Split -> list of images as Darknet's description says, where its train is there, with a list of another split
-    that it does not mention; and the names of classes that it says, "" for none."""
+    """Split -> list of images as Darknet's description says, where its train is there, with lists of other splits that
+    it does not mention and that lie next to it; and the names of classes that it says, "" for none."""
     for folder, entries, names in all_entries(tree):
         there = {split: find_listed(tree, folder, value) for split, value in entries.items()}
         lists = {split: file for split, file in there.items() if file and _is_image_list(tree, file)}
-        if "train" in lists:
-            others = {split_of(name[:-4]): name for name in _LISTS if name not in lists.values()}
-            lists |= {
-                split: name for split, name in others.items() if split not in lists and _is_image_list(tree, name)
-            }
-            return lists, find_listed(tree, folder, names) or ""
+        if "train" not in lists:
+            continue
+        for name in (join(lists["train"].rpartition("/")[0], last) for last in _LISTS):
+            split = role(name.rpartition("/")[2][:-4])
+            if split not in lists and name not in lists.values() and _is_image_list(tree, name):
+                lists[split] = name
+        return lists, find_listed(tree, folder, names) or ""
     return {}, ""
 
 
