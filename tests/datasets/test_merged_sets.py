@@ -111,10 +111,40 @@ def test_numbers_are_not_joined_with_names(csv_set, tmp_path, write_image) -> No
         )
 
 
-def test_an_image_of_two_sets_is_refused(csv_set) -> None:
-    one = csv_set("one", {"a.png": "cat"})
-    with pytest.raises(DataError, match=r"a\.png is an image of .* too; sets that are joined"):
+def test_an_image_of_two_sets_is_refused(csv_set, tmp_path) -> None:
+    one, two = csv_set("one", {"a.png": "cat"}), csv_set("two", {"b.png": "dog"})
+    with pytest.raises(DataError, match=r"a\.png is in both\); sets that are joined"):
         read(one, one)
+    (two / "b.png").write_bytes((one / "a.png").read_bytes())
+    with pytest.raises(DataError) as caught:
+        read(one, two)
+    assert str(caught.value) == (
+        f"{two / 'labels.csv'}: has images of {one / 'labels.csv'} too ({one / 'a.png'} and {two / 'b.png'} are one);"
+        " sets that are joined have different images: take them out of one of the two"
+    )
+
+
+def test_images_that_no_training_looks_at_are_said(csv_set, caplog) -> None:
+    one = csv_set("one", {"a.png": "cat", "b.png": "cat"}, {"trainval": ["a.png"], "test": ["b.png"]})
+    two = csv_set("two", {"a.png": "cat", "b.png": "cat"}, {"train": ["a.png"], "valid": ["b.png"]})
+    read(one, two)
+    assert [record.getMessage() for record in caplog.records if "in none of" in record.getMessage()] == [
+        f"{one}: 1 of its 2 images are in none of train, val and test of the joined set; --split-seed makes them anew"
+    ]
+
+
+def test_a_set_with_val_and_dev_keeps_both(csv_set) -> None:
+    names = ["train", "val", "dev"]
+    one = csv_set("one", {f"{name}.png": "cat" for name in names}, {name: [f"{name}.png"] for name in names})
+    two = csv_set("two", {"x.png": "cat", "y.png": "cat"}, {"train": ["x.png"], "val": ["y.png"]})
+    raw = read(one, two)
+    assert {split: len(at) for split, at in raw.splits.items()} == {"train": 2, "val": 2, "dev": 1}
+
+
+def test_a_class_that_is_called_object_is_a_name(csv_set, tmp_path) -> None:
+    two = csv_set("two", {"b.png": "object"})
+    write_dataset(open_source(two).read(), tmp_path / "coco", "coco")
+    assert read(csv_set("one", {"a.png": "cat"}), tmp_path / "coco").class_names == ("cat", "object")
 
 
 def test_background_alone_joins_names(csv_set) -> None:

@@ -112,7 +112,9 @@ def test_folders_with_a_last_letter_are_parts(parts) -> None:
     assert raw.class_names == ("cat", "dog")
 
 
-@pytest.mark.parametrize(("one", "other"), [("cat", "car"), ("road_a", "road_c"), ("v_a", "v_b")])
+@pytest.mark.parametrize(
+    ("one", "other"), [("cat", "car"), ("data", "datb"), ("road_a", "road_c"), ("v_a", "v_b"), ("testA", "testB")]
+)
 def test_other_last_letters_are_no_parts(parts, one_line, one, other) -> None:
     labels = {f"{one}/a.xml": xml(), f"{other}/a.xml": xml()}
     root = parts(labels, {name.replace("xml", "png"): k for k, name in enumerate(labels)})
@@ -148,10 +150,20 @@ def test_label_files_that_differ_in_a_number_are_one_set_without_splits(parts, m
     assert set(source.splits) == set(raw.splits)
     one = open_source(root / f"part2.{suffix}").read()
     assert [image.path.rpartition("/")[2] for image in one.images] == ["part2_x.png"]
+    part = source.read("part2")
+    assert [part.images[i].path.rpartition("/")[2] for i in part.splits["part2"]] == ["part2_x.png"]
+    found = CollectErrors()
+    source.read(None, found)
+    assert [finding.message for finding in found.findings if finding.kind == "sets-joined"] == [
+        f"part1.{suffix}, part10.{suffix}, part2.{suffix} are read as one set without splits; to read one of them, name"
+        " it"
+    ]
 
 
 @pytest.mark.parametrize(("make", "suffix"), [(coco, "json"), (rows, "csv")])
-@pytest.mark.parametrize("names", [("fold1", "fold2"), ("v1", "v2"), ("anna", "bob")])
+@pytest.mark.parametrize(
+    "names", [("fold1", "fold2"), ("fold_a", "fold_b"), ("v1", "v2"), ("data_80", "data_20"), ("anna", "bob")]
+)
 def test_folds_versions_and_other_names_stay_splits(parts, make, suffix, names) -> None:
     root = parts(
         {f"{name}.{suffix}": make(f"{name}_x.png") for name in names},
@@ -167,3 +179,11 @@ def test_numbered_files_that_contradict_each_other_say_so(parts) -> None:
     found = CollectErrors()
     open_source(root).read(None, found)
     assert "labels-contradict" in {one.kind for one in found.findings}
+
+
+@pytest.mark.parametrize("names", [("test1", "test2"), ("testA", "testB"), ("val_1", "val_2")])
+def test_files_of_a_split_are_no_parts(parts, names) -> None:
+    root = parts(
+        {f"{name}.json": coco(f"{name}_x.png") for name in names}, {f"images/{name}_x.png": 0 for name in names}
+    )
+    assert not open_source(root).read().made

@@ -227,7 +227,7 @@ def test_a_file_of_many_images_leaves_a_warning(coco_set):
     assert finding.message.endswith("; see to it, then remove this file")
     assert len(done.left) == 1
     copy = Path(finding.file).parent
-    convert(str(copy), copy.parent / "again", "yolo", quiet=True)
+    convert([str(copy)], copy.parent / "again", "yolo", quiet=True)
     assert check_source(open_source(copy.parent / "again")).counts["labels-left-out"] == 1
     Path(finding.file).unlink()
     assert check_source(open_source(Path(finding.file).parent)).counts == {"image-without-objects": 1}

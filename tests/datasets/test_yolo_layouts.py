@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from singleshot.datasets import available_splits, open_dataset, open_source
+from singleshot.datasets.findings import CollectErrors
 from singleshot.datasets.readers.yolo_layout import ident_of, split_path
 from singleshot.datasets.tree import Tree
 from singleshot.errors import DataError
@@ -98,8 +99,13 @@ def listed(root):
 
 
 DARKNET = {
-    # val is the images of train, and test.txt is a split as it is without a description.
-    "val is train": ({"obj.data": "train = train.txt\nvalid = train.txt\nnames = obj.names\n"}, "a", "a", "b"),
+    # train is no val; test.txt is a split as it is without a description.
+    "val is train": ({"obj.data": "train = train.txt\nvalid = train.txt\nnames = obj.names\n"}, "a", None, "b"),
+    "of a folder that is a set itself": (
+        {"old/obj.data": "train = train.txt\nvalid = train.txt\n", "old/train.txt": "x/a.png\n", "old/x/a.png": "",
+         "old/x/a.txt": ROW}, "a", None, "b",
+    ),
+    "two that differ": ({"a.data": "train = more.txt\n", "b.data": "train = test.txt\n"}, "a", None, "b"),
     "train is gone": ({"obj.data": "train = gone.txt\nvalid = more.txt\n"}, "a", None, "b"),
     "not read": ({"a.data": "\0\xff", "b.data": "train = more.txt\nvalid = nowhere.txt\n"}, "c", None, "b"),
     "another list next to train's": (
@@ -115,7 +121,12 @@ def test_lists_of_darknet_s_description(yolo, case):
     lists = {"train.txt": "img/a.png\n", "test.txt": "img/b.png\n", "more.txt": "img/c.png\n", "obj.names": "cat\n"}
     files, *wanted = DARKNET[case]
     splits = {split: [name] for split, name in zip(("train", "val", "test"), wanted, strict=True) if name}
-    assert listed(yolo({**images, **lists, **files})) == splits
+    root = yolo({**images, **lists, **files})
+    assert listed(root) == splits
+    found = CollectErrors()
+    open_source(root).read(None, found)
+    said = [one.message for one in found.findings if "Darknet" in one.message]
+    assert len(said) == (case == "val is train")
 
 
 WITHOUT_SPLITS = {

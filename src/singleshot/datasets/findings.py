@@ -81,7 +81,7 @@ KINDS = {
     "path-moved": Kind(NOTE, "a path that is not there, and what is read in its place"),
     "yaml-amended": Kind(WARNING, "a data.yaml with a mistake, and how it is read"),
     "yaml-chosen": Kind(NOTE, "one of several yaml files that is read"),
-    "sets-joined": Kind(NOTE, "sets of several folders that are parts of one"),
+    "sets-joined": Kind(NOTE, "sets of several folders or label files that are parts of one"),
     "folders-joined": Kind(NOTE, "images of several folders, read as one set"),
     "labels-unread": Kind(NOTE, "labels of another form, or another set, in the same folder"),
     "image-without-objects": Kind(NOTE, "an image labelled as background"),

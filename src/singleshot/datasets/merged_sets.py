@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 from singleshot.datasets.compared_sets import is_unnamed
 from singleshot.datasets.plausible import require_plausible
 from singleshot.datasets.raw import CORNERS, RawSet
 from singleshot.datasets.readers.common import ONLY_CLASS
-from singleshot.datasets.splits import make_splits, role
+from singleshot.datasets.splits import ROLES, make_splits, role
 from singleshot.datasets.writers.strict import FIX
 from singleshot.errors import DataError, printable
+from singleshot.storage import is_remote
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +39,10 @@ def merge_sets(sets: Sequence[RawSet]) -> RawSet:
     """
     names = list(dict.fromkeys(name for one in sets for name in one.class_names))
     named = [one for one in sets if one.class_names]  # a set of background alone has none
-    unnamed = [one for one in named if is_unnamed(one.class_names) or one.class_names == (ONLY_CLASS,)]
+    unnamed = [one for one in named if _has_no_names(one)]
     if unnamed and len(unnamed) < len(named):
         raise DataError(
-            f"{printable(unnamed[0].source)}: its classes have no names, those of {_other(named, unnamed[0])} have; put"
+            f"{printable(unnamed[0].source)}: its classes have no names, those of {_other(named)} have; put"
             " a list of names, such as classes.txt, into it"
         )
     for one in sets:
@@ -59,22 +64,50 @@ def merge_sets(sets: Sequence[RawSet]) -> RawSet:
     )
 
 
-def _other(sets: Sequence[RawSet], one: RawSet) -> str:
-    names = (other.source for other in sets if not is_unnamed(other.class_names) and other.class_names != (ONLY_CLASS,))
-    return printable(next(name for name in names if name != one.source))
+def _has_no_names(one: RawSet) -> bool:
+    return is_unnamed(one.class_names) or (one.class_names == (ONLY_CLASS,) and not one.declared)
+
+
+def _other(sets: Sequence[RawSet]) -> str:
+    return printable(next(other.source for other in sets if not _has_no_names(other)))
 
 
 def _refuse_shared(sets: Sequence[RawSet]) -> None:
-    """An image file in two sets would have the objects of one of them as background in the other."""
-    seen: dict[str, RawSet] = {}
+    """An image in two sets, as one file or as copies, would have the objects of one as background in the other, or be
+    trained on and tested."""
+    paths: dict[str, RawSet] = {}
+    sizes: dict[int, list[tuple[RawSet, str]]] = defaultdict(list)
     for one in sets:
-        for path in {os.path.realpath(image.path) if "://" not in image.path else image.path for image in one.images}:
-            if path in seen:
-                raise DataError(
-                    f"{printable(one.source)}: {printable(path)} is an image of {printable(seen[path].source)} too;"
-                    " sets that are joined have different images"
-                )
-            seen[path] = one
+        for path in dict.fromkeys(image.path for image in one.images):
+            place = path if is_remote(path) else os.path.realpath(path)
+            if paths.setdefault(place, one) is not one:
+                raise _shared(paths[place], one, path, path)
+            if not is_remote(path):
+                with contextlib.suppress(OSError):  # what is not there is said when it is copied
+                    sizes[Path(path).stat().st_size].append((one, path))
+    for group in sizes.values():
+        if len({id(one) for one, _ in group}) < 2:
+            continue
+        contents: dict[bytes, tuple[RawSet, str]] = {}
+        for one, path in group:
+            try:
+                with Path(path).open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").digest()
+            except OSError:  # said when it is copied
+                continue
+            first, other = contents.setdefault(digest, (one, path))
+            if first is not one:
+                raise _shared(first, one, other, path)
+
+
+def _shared(one: RawSet, other: RawSet, first: str, second: str) -> DataError:
+    same = (
+        f"{printable(first)} is in both" if first == second else f"{printable(first)} and {printable(second)} are one"
+    )
+    return DataError(
+        f"{printable(other.source)}: has images of {printable(one.source)} too ({same}); sets that are joined have"
+        " different images: take them out of one of the two"
+    )
 
 
 def _say_lacking(sets: Sequence[RawSet], names: Sequence[str]) -> None:
@@ -100,7 +133,29 @@ def _splits(sets: Sequence[RawSet]) -> dict[str, list[int]]:
         if has_whole and "trainval" not in own:
             own["trainval"] = sorted({*roles.get("train", ()), *roles.get("val", ())})
         for name, at in own.items():
-            split = called.setdefault(role(name), name)
+            # A set that has val and dev keeps both.
+            is_one = sum(role(other) == role(name) for other in own) == 1
+            split = called.setdefault(role(name), name) if is_one else name
             merged.setdefault(split, {}).update(dict.fromkeys(start + i for i in at))
         start += len(one.images)
+    if "train" in map(role, merged):
+        _say_idle(sets, {split: set(at) for split, at in merged.items()})
     return {split: list(at) for split, at in merged.items()}
+
+
+def _say_idle(sets: Sequence[RawSet], splits: dict[str, set[int]]) -> None:
+    """Say which images are in no split that a training looks at."""
+    used = set().union(*(at for split, at in splits.items() if role(split) in ROLES))
+    start = 0
+    for one in sets:
+        end = start + len(one.images)
+        idle = end - start - len(used.intersection(range(start, end)))
+        if idle:
+            logger.warning(
+                "%s: %d of its %d images are in none of train, val and test of the joined set; --split-seed makes"
+                " them anew",
+                printable(one.source),
+                idle,
+                len(one.images),
+            )
+        start = end

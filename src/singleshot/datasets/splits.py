@@ -44,10 +44,10 @@ _NUMBERED = re.compile(r"([A-Za-z]{2,20})[ _-]?\d{1,2}")
 _YEAR = re.compile(r"\D*(?:19|20)\d\d\D*")
 _VERSION = re.compile(
     r"(?:^|[^a-z])(?:v|ver|version|rev|release|exp|experiment|run|trial|attempt|copy|old|new|backup|bak|size|scale|res|"
-    r"yolov?|epochs?)[ ._-]*#|#[ ._-]*(?:px|x#|classe?s?\b)"
+    r"yolov?|epochs?|models?)[ ._-]*#|#[ ._-]*(?:px|x#|classe?s?\b)"
 )
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
-_FOLD = re.compile(r"(?:fold|split|cv)[ ._-]*#")
+_LETTERS, _LETTERED = "abcdefghijklmnopqrstuvwxyz", re.compile(r"(?:[ ._-][A-Za-z]|[a-z0-9][A-Z])$")
+_FOLDS, _WHOLE = ("fold", "folds", "kfold", "split", "splits", "cv", "k"), 100
 # Parts held back for val and for test where splits are made.
 HELD_BACK = 0.1
 
@@ -126,22 +126,30 @@ def _apart(word: str) -> list[str]:
 
 
 def are_numbered(names: Sequence[str]) -> bool:
-    """Whether names differ in numbers alone, "melon1" and "melon2", or in a last letter from a on, "road_A" and
-    "road_B", which are no versions, sizes or years (VOC2007 and VOC2012)."""
+    """Whether names differ in numbers alone, "melon1" and "melon2", or in a last letter from a on that stands apart,
+    "road_A" and "road_B" (no split's), which are no versions, sizes or years (VOC2007 and VOC2012)."""
     if all(_YEAR.fullmatch(name) for name in names):
         return False
     plain = [name.lower() for name in names]
-    if sorted(name[-1:] for name in plain) == list(_LETTERS[: len(plain)]) and len(plain) > 1:
+    letters = "".join(sorted(name[-1:] for name in plain))
+    if len(plain) > 1 and _LETTERS.startswith(letters) and all(map(_LETTERED.search, names)):
         plain = [f"{name[:-1]}#" for name in plain]
+        if any(word in KNOWN_SPLITS for name in plain for word in re.findall(r"[a-z]+", name)):
+            return False
     patterns = {re.sub(r"\d+", "#", name) for name in plain}
     return len(patterns) == 1 and "#" in (pattern := next(iter(patterns))) and _VERSION.search(pattern) is None
 
 
 def are_parts(files: Sequence[str]) -> bool:
     """Whether label files are parts of one set without splits, "part1.json" and "part2.json": names that differ in
-    numbers alone, which are no folds of a cross-validation either."""
-    stems = [name.rpartition(".")[0] for name in files]
-    return len(files) > 1 and are_numbered(stems) and _FOLD.search(re.sub(r"\d+", "#", stems[0].lower())) is None
+    numbers alone, which are no folds of a cross-validation, no shares of the whole ("data_80", "data_20") and not
+    called after a split ("test1", "testA")."""
+    stems = [name.rpartition(".")[0].rpartition("/")[2] for name in files]
+    if len(files) < 2 or len({name.rpartition("/")[0] for name in files}) > 1 or not are_numbered(stems):
+        return False
+    words = [word for stem in stems for word in re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])[A-Z]$", "", stem).lower())]
+    shares = sum(int(number) for stem in stems for number in re.findall(r"\d{1,3}", stem))
+    return shares != _WHOLE and not any(word in KNOWN_SPLITS or word in _FOLDS for word in words)
 
 
 def plain_stem(name: str) -> str:

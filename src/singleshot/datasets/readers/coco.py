@@ -23,6 +23,7 @@ from singleshot.datasets.readers.common import (
     find_images,
     line_of_item,
     parse_json,
+    say_parts,
     whole_side,
     without_repeated,
 )
@@ -75,10 +76,12 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     """Read a COCO folder, or the one `file` of it: the split `wanted`, or all of them.
 
     A named file is one split, whatever is wanted. A folder's only file that names no split, or its parts, are divided
-    here.
+    here; one part may be asked for by its name.
     """
     every = files = [coco_file(file)] if file else coco_files(tree)
-    made = is_undivided(files, file)
+    made = is_undivided(files, file) and (len(files) == 1 or wanted not in [one.tag for one in files])
+    if made and len(files) > 1:
+        say_parts(tree, [one.name for one in files], problems)
     if not (made or file or wanted is None):
         files = choose_files(tree, files, wanted)
     names: list[str] = []

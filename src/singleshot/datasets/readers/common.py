@@ -24,6 +24,7 @@ MAX_SIDE = 1_000_000
 ONLY_CLASS = "object"
 # The splits of a data set that has none, see `make_splits`.
 MADE_SPLITS = ("train", "val", "test", "trainval")
+_SHOWN = 8
 _BLANK = re.compile(r"[\s,]*")
 
 # ---------------------------------------------------------------------------------------------- numbers and boxes
@@ -245,6 +246,12 @@ class UniqueImages:
 
 
 # ---------------------------------------------------------------------------------------------- splits
+
+
+def say_parts(tree: Tree, files: Sequence[str], problems: RaiseErrors) -> None:
+    """Say which label files are read as one."""
+    shown = ", ".join(printable(name, 60) for name in files[:_SHOWN]) + ", ..." * (len(files) > _SHOWN)
+    problems.add("sets-joined", tree.root, f"{shown} are read as one set without splits; to read one of them, name it")
 
 
 def without_repeated(

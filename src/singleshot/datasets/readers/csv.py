@@ -23,6 +23,7 @@ from singleshot.datasets.readers.common import (
     divide,
     find_images,
     images_by_stem,
+    say_parts,
     shorten_idents,
     without_repeated,
 )
@@ -157,7 +158,9 @@ def _read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> R
     )
     _say_assumed(tree, files, tables, problems)
     divided = any(table.has_splits for table in tables)
-    made = _is_undivided(files, file, divided)
+    made = _is_undivided(files, file, divided) and (len(files) == 1 or wanted not in [one.tag for one in files])
+    if made and len(files) > 1:
+        say_parts(tree, [one.name for one in files], problems)
     groups = _groups(files, tables)
     if file and not divided and wanted is not None:
         groups = [groups[0]._replace(split=wanted)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from itertools import islice
 
 from singleshot.datasets.readers.yolo_pairs import MAX_NAMES_BYTES
 from singleshot.datasets.tree import Tree, join
@@ -13,7 +12,7 @@ from singleshot.errors import DataError
 from singleshot.text import decode_text
 
 _ENTRY = re.compile(r"^\s*(train|valid|val|test|names)\s*=\s*(\S.*?)\s*$", re.MULTILINE)
-_FOLDERS, _FILES = 50, 20
+_FOLDERS, _FILES = ("cfg", "config", "data"), 20
 _SPLITS = {"train": "train", "valid": "val", "val": "val", "test": "test"}
 
 
@@ -25,10 +24,10 @@ def read_entries(tree: Tree, file: str) -> tuple[dict[str, str], str]:
 
 
 def all_entries(tree: Tree) -> Iterator[tuple[str, dict[str, str], str]]:
-    """Of each description in the folder itself and those in it (cfg/, data/): its folder, and its entries; what cannot
-    be read is none."""
-    places = ("", *islice(tree.open_folders(), _FOLDERS))
-    files = (join(place, name) for place in places for name in tree.files(place, (".data",)))
-    for file in islice(files, _FILES):
-        with contextlib.suppress(DataError):
-            yield (file.rpartition("/")[0], *read_entries(tree, file))
+    """Of each description in the folder itself and in those that Darknet has for it (cfg/, data/): its folder, and its
+    entries; what cannot be read is none."""
+    places = ("", *(name for name, is_folder in tree.names().items() if is_folder and name.lower() in _FOLDERS))
+    for place in places:
+        for name in tree.files(place, (".data",))[:_FILES]:
+            with contextlib.suppress(DataError):
+                yield (place, *read_entries(tree, join(place, name)))

@@ -8,6 +8,7 @@ from itertools import chain, islice
 from singleshot.datasets.findings import CollectErrors
 from singleshot.datasets.readers.yolo_layout import (
     Layout,
+    Lists,
     described_lists,
     images_of,
     label_of,
@@ -46,10 +47,16 @@ def find_layout(tree: Tree, file: str) -> Layout:
     names, declared_in = described.names, yaml
     if names is None:
         names, declared_in = names_in_files(tree, splits)
-    if names is None and (listed := described_lists(tree)[1]):
-        names, declared_in = read_names(tree, listed) or None, listed
+    darknet = Lists({}) if described.splits else described_lists(tree)
+    if names is None and darknet.names:
+        names, declared_in = read_names(tree, darknet.names) or None, darknet.names
     notes = [("yaml-amended", message) for message in described.amended]
     notes += [("path-moved", message) for message in moved]
+    if darknet.repeats:
+        message = (
+            f"Darknet's description gives {printable(darknet.splits['train'], 80)} for another split than train too"
+        )
+        notes.append(("split-left-out", f"{message}: that is none; train --val-split 10% holds images back"))
     if not file and (others := [name for name in _described(tree) if name != yaml]) and yaml not in YAMLS:
         shown = ", ".join(printable(name, 60) for name in others[:8])
         notes.append(("yaml-chosen", f"of the yaml files with names the one that fits the folder; not read: {shown}"))

@@ -66,7 +66,7 @@ class Layout(NamedTuple):
 
 def plain_splits(tree: Tree) -> dict[str, list[Place]]:
     """Splits by lists or folders alone; {"": ...} for images without splits; {} where nothing is labelled."""
-    lists = described_lists(tree)[0] or {name[:-4]: name for name in _LISTS if _is_image_list(tree, name)}
+    lists = described_lists(tree).splits or {name[:-4]: name for name in _LISTS if _is_image_list(tree, name)}
     if lists:
         return {split: [Place(name, listed=True)] for split, name in lists.items()}
     if images := labelled(tree, ""):
@@ -163,20 +163,33 @@ def has_labels_beside(tree: Tree, folder: str) -> bool:
     return any(starts_with_numbers(tree, join(folder, name)) for name in spread(own, _FEW))
 
 
-def described_lists(tree: Tree) -> tuple[dict[str, str], str]:
-    """Split -> list of images as Darknet's description says, where its train is there, with lists of other splits that
-    it does not mention and that lie next to it; and the names of classes that it says, "" for none."""
+class Lists(NamedTuple):
+    """What Darknet's description says: split -> list of images, {} for none; the list of names, "" for none; whether
+    it gives train's list for another split too, which is none."""
+
+    splits: dict[str, str]
+    names: str = ""
+    repeats: bool = False
+
+
+def described_lists(tree: Tree) -> Lists:
+    """Of a description whose train is there, with lists of other splits that it does not mention and that lie next to
+    it. Of descriptions that say different things none counts."""
+    found = []
     for folder, entries, names in all_entries(tree):
         there = {split: find_listed(tree, folder, value) for split, value in entries.items()}
         lists = {split: file for split, file in there.items() if file and _is_image_list(tree, file)}
-        if "train" not in lists:
-            continue
-        for name in (join(lists["train"].rpartition("/")[0], last) for last in _LISTS):
-            split = role(name.rpartition("/")[2][:-4])
-            if split not in lists and name not in lists.values() and _is_image_list(tree, name):
-                lists[split] = name
-        return lists, find_listed(tree, folder, names) or ""
-    return {}, ""
+        if "train" in lists:
+            own = {split: file for split, file in lists.items() if split == "train" or file != lists["train"]}
+            found.append(Lists(own, find_listed(tree, folder, names) or "", len(own) < len(lists)))
+    if not found or any(one != found[0] for one in found[1:]):
+        return Lists({})
+    lists = found[0].splits
+    for name in (join(lists["train"].rpartition("/")[0], last) for last in _LISTS):
+        split = role(name.rpartition("/")[2][:-4])
+        if split not in lists and name not in lists.values() and _is_image_list(tree, name):
+            lists[split] = name
+    return found[0]
 
 
 def _is_image_list(tree: Tree, name: str) -> bool:
