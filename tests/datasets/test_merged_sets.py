@@ -8,8 +8,9 @@ import pytest
 
 from singleshot.datasets import open_source
 from singleshot.datasets.merged_sets import merge_sets
+from singleshot.datasets.raw import all_above_score
 from singleshot.datasets.writing import write_dataset
-from singleshot.errors import DataError
+from singleshot.errors import ConfigError, DataError
 
 HEADER = "filename,width,height,class,xmin,ymin,xmax,ymax\n"
 
@@ -151,3 +152,15 @@ def test_background_alone_joins_names(csv_set) -> None:
     raw = read(csv_set("one", {"a.png": "cat"}), csv_set("two", {"b.png": ""}))
     assert raw.class_names == ("cat",)
     assert [len(image.objects) for image in raw.images] == [1, 0]
+
+
+def test_a_least_score_is_for_the_sets_that_have_scores(csv_set) -> None:
+    labels = open_source(csv_set("one", {"a.png": "cat"})).read()
+    image = labels.images[0]
+    scored = [image.objects[0]._replace(score=score) for score in (0.2, 0.8)]
+    found = labels._replace(images=[image._replace(objects=scored)])
+    kept = all_above_score([labels, found], 0.5)
+    assert [[obj.score for obj in one.images[0].objects] for one in kept[1:]] == [[0.8]]
+    assert kept[0] is labels
+    with pytest.raises(ConfigError, match=r"--score-min 0\.5: no object of .*labels\.csv has a score"):
+        all_above_score([labels, labels], 0.5)

@@ -162,7 +162,15 @@ def test_label_files_that_differ_in_a_number_are_one_set_without_splits(parts, m
 
 @pytest.mark.parametrize(("make", "suffix"), [(coco, "json"), (rows, "csv")])
 @pytest.mark.parametrize(
-    "names", [("fold1", "fold2"), ("fold_a", "fold_b"), ("v1", "v2"), ("data_80", "data_20"), ("anna", "bob")]
+    "names",
+    [
+        ("fold1", "fold2"),
+        ("fold_a", "fold_b"),
+        ("foldA", "foldB"),
+        ("v1", "v2"),
+        ("data_80", "data_20"),
+        ("anna", "bob"),
+    ],
 )
 def test_folds_versions_and_other_names_stay_splits(parts, make, suffix, names) -> None:
     root = parts(

@@ -47,7 +47,7 @@ def convert(
     from singleshot.datasets.checks.left_out import read_left_out, write_left_out
     from singleshot.datasets.formats import FORMATS, written_formats
     from singleshot.datasets.merged_sets import merge_sets
-    from singleshot.datasets.raw import above_score, has_scores
+    from singleshot.datasets.raw import all_above_score
     from singleshot.datasets.splits import make_splits
     from singleshot.datasets.writing import write_dataset
 
@@ -58,12 +58,8 @@ def convert(
         _refuse_place(one, out)
     sources = [open_source(one, follow_links=follow_links) for one in data]
     sets = [source.read(None) for source in sources]
-    if score_min is not None:  # of several sets those that have scores
-        scored = [has_scores(one) for one in sets]
-        any_scored = any(scored)
-        sets = [
-            above_score(one, score_min) if yes or not any_scored else one for one, yes in zip(sets, scored, strict=True)
-        ]
+    if score_min is not None:
+        sets = all_above_score(sets, score_min)
     raw = sets[0] if len(sets) == 1 else merge_sets(sets)
     if split_seed is not None:
         raw = raw._replace(splits=make_splits([image.path for image in raw.images], split_seed))

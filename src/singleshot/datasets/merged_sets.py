@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
-import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from singleshot.datasets.compared_sets import is_unnamed
@@ -75,29 +73,35 @@ def _other(sets: Sequence[RawSet]) -> str:
 def _refuse_shared(sets: Sequence[RawSet]) -> None:
     """An image in two sets, as one file or as copies, would have the objects of one as background in the other, or be
     trained on and tested."""
-    paths: dict[str, RawSet] = {}
-    sizes: dict[int, list[tuple[RawSet, str]]] = defaultdict(list)
+    alike: dict[int | str, list[tuple[RawSet, str]]] = defaultdict(list)
     for one in sets:
         for path in dict.fromkeys(image.path for image in one.images):
-            place = path if is_remote(path) else os.path.realpath(path)
-            if paths.setdefault(place, one) is not one:
-                raise _shared(paths[place], one, path, path)
-            if not is_remote(path):
-                with contextlib.suppress(OSError):  # what is not there is said when it is copied
-                    sizes[Path(path).stat().st_size].append((one, path))
-    for group in sizes.values():
+            alike[_size(path)].append((one, path))
+    for key, group in alike.items():
         if len({id(one) for one, _ in group}) < 2:
             continue
-        contents: dict[bytes, tuple[RawSet, str]] = {}
+        contents: dict[bytes | str, tuple[RawSet, str]] = {}
         for one, path in group:
-            try:
-                with Path(path).open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").digest()
-            except OSError:  # said when it is copied
-                continue
-            first, other = contents.setdefault(digest, (one, path))
+            first, other = contents.setdefault(key if isinstance(key, str) else _digest(path), (one, path))
             if first is not one:
                 raise _shared(first, one, other, path)
+
+
+def _size(path: str) -> int | str:
+    """Bytes of a local file; of what is none, or an image within another file, the path."""
+    try:
+        return path if is_remote(path) else Path(path).stat().st_size
+    except OSError:
+        return path
+
+
+def _digest(path: str) -> bytes | str:
+    """Of the contents; what cannot be read is itself alone, and said when it is copied."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return path
 
 
 def _shared(one: RawSet, other: RawSet, first: str, second: str) -> DataError:
@@ -139,13 +143,13 @@ def _splits(sets: Sequence[RawSet]) -> dict[str, list[int]]:
             merged.setdefault(split, {}).update(dict.fromkeys(start + i for i in at))
         start += len(one.images)
     if "train" in map(role, merged):
-        _say_idle(sets, {split: set(at) for split, at in merged.items()})
+        _say_idle(sets, merged)
     return {split: list(at) for split, at in merged.items()}
 
 
-def _say_idle(sets: Sequence[RawSet], splits: dict[str, set[int]]) -> None:
-    """Say which images are in no split that a training looks at."""
-    used = set().union(*(at for split, at in splits.items() if role(split) in ROLES))
+def _say_idle(sets: Sequence[RawSet], splits: Mapping[str, Iterable[int]]) -> None:
+    """Say how many images are in no split that a training looks at."""
+    used = {i for split, at in splits.items() if role(split) in ROLES for i in at}
     start = 0
     for one in sets:
         end = start + len(one.images)

@@ -19,7 +19,7 @@ from singleshot.datasets.findings import CollectErrors
 from singleshot.datasets.formats import Format
 from singleshot.datasets.raw import RawImage, RawSet
 from singleshot.datasets.readers.common import ONLY_CLASS
-from singleshot.datasets.splits import are_numbered, plain_stem
+from singleshot.datasets.splits import plain_stem, shared_pattern
 from singleshot.datasets.tree import EnoughError, Tree
 from singleshot.errors import DataError
 from singleshot.images.decode import MAX_FILE_BYTES
@@ -35,7 +35,7 @@ _ROBOFLOW = ".rf."  # versions of a project have the same images under other has
 def join_parts(tree: Tree, formats: Mapping[str, Format], sets: Sequence[Found]) -> Found | str:
     """The one set that several are parts of; or why they are not read as one, "" where little speaks for it."""
     folders = [one.folder for one in sets]
-    if is_remote(tree.root) or len({one.form for one in sets}) > 1 or not are_numbered(folders):
+    if is_remote(tree.root) or len({one.form for one in sets}) > 1 or not shared_pattern(folders):
         return ""
     form = formats[sets[0].form]
     try:

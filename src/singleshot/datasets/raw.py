@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from singleshot.errors import ConfigError, printable
@@ -134,6 +134,13 @@ def _cut(obj: RawObject, width: float, height: float) -> RawObject:
     overlaps = inside[0] < inside[2] and inside[1] < inside[3]
     same = inside == obj.box or not overlaps or not all(map(math.isfinite, obj.box))
     return obj if same else obj._replace(box=inside)
+
+
+def all_above_score(sets: Sequence[RawSet], least: float) -> list[RawSet]:
+    """`above_score` of those sets that have scores, the others as they are. Raises ConfigError where none has one."""
+    scored = [has_scores(raw) for raw in sets]
+    is_wanted = scored if any(scored) else [True] * len(scored)  # which says the first
+    return [above_score(raw, least) if yes else raw for raw, yes in zip(sets, is_wanted, strict=True)]
 
 
 def has_scores(raw: RawSet) -> bool:

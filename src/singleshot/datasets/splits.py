@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
+from string import ascii_lowercase
 
 from singleshot.errors import DataError, printable
 
@@ -46,7 +47,7 @@ _VERSION = re.compile(
     r"(?:^|[^a-z])(?:v|ver|version|rev|release|exp|experiment|run|trial|attempt|copy|old|new|backup|bak|size|scale|res|"
     r"yolov?|epochs?|models?)[ ._-]*#|#[ ._-]*(?:px|x#|classe?s?\b)"
 )
-_LETTERS, _LETTERED = "abcdefghijklmnopqrstuvwxyz", re.compile(r"(?:[ ._-][A-Za-z]|[a-z0-9][A-Z])$")
+_LETTERED = re.compile(r"(?:[ ._-][A-Za-z]|[a-z0-9][A-Z])$")
 _FOLDS, _WHOLE = ("fold", "folds", "kfold", "split", "splits", "cv", "k"), 100
 # Parts held back for val and for test where splits are made.
 HELD_BACK = 0.1
@@ -125,31 +126,34 @@ def _apart(word: str) -> list[str]:
     return [word]
 
 
-def are_numbered(names: Sequence[str]) -> bool:
-    """Whether names differ in numbers alone, "melon1" and "melon2", or in a last letter from a on that stands apart,
-    "road_A" and "road_B" (no split's), which are no versions, sizes or years (VOC2007 and VOC2012)."""
+def shared_pattern(names: Sequence[str]) -> str:
+    """ "melon#" of "melon1" and "melon2": what names share that differ in numbers alone, or in a last letter from a on
+    that stands apart ("road_A" and "road_B", of no split); "" for others, and for versions, sizes and years (VOC2007
+    and VOC2012)."""
     if all(_YEAR.fullmatch(name) for name in names):
-        return False
+        return ""
     plain = [name.lower() for name in names]
     letters = "".join(sorted(name[-1:] for name in plain))
-    if len(plain) > 1 and _LETTERS.startswith(letters) and all(map(_LETTERED.search, names)):
+    if len(plain) > 1 and ascii_lowercase.startswith(letters) and all(map(_LETTERED.search, names)):
         plain = [f"{name[:-1]}#" for name in plain]
         if any(word in KNOWN_SPLITS for name in plain for word in re.findall(r"[a-z]+", name)):
-            return False
+            return ""
     patterns = {re.sub(r"\d+", "#", name) for name in plain}
-    return len(patterns) == 1 and "#" in (pattern := next(iter(patterns))) and _VERSION.search(pattern) is None
+    pattern = next(iter(patterns)) if len(patterns) == 1 else ""
+    return pattern if "#" in pattern and _VERSION.search(pattern) is None else ""
 
 
 def are_parts(files: Sequence[str]) -> bool:
-    """Whether label files are parts of one set without splits, "part1.json" and "part2.json": names that differ in
-    numbers alone, which are no folds of a cross-validation, no shares of the whole ("data_80", "data_20") and not
-    called after a split ("test1", "testA")."""
-    stems = [name.rpartition(".")[0].rpartition("/")[2] for name in files]
-    if len(files) < 2 or len({name.rpartition("/")[0] for name in files}) > 1 or not are_numbered(stems):
+    """Whether label files are parts of one set without splits, "part1.json" and "part2.json": of one folder and with a
+    `shared_pattern`, no folds of a cross-validation, no shares of the whole ("data_80", "data_20") and not called after
+    a split ("test1")."""
+    if len(files) < 2 or len({name.rpartition("/")[0] for name in files}) > 1:
         return False
-    words = [word for stem in stems for word in re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])[A-Z]$", "", stem).lower())]
+    stems = [name.rpartition(".")[0].rpartition("/")[2] for name in files]
+    pattern = shared_pattern(stems)
+    said = any(word in KNOWN_SPLITS or word in _FOLDS for word in re.findall(r"[a-z]+", pattern))
     shares = sum(int(number) for stem in stems for number in re.findall(r"\d{1,3}", stem))
-    return shares != _WHOLE and not any(word in KNOWN_SPLITS or word in _FOLDS for word in words)
+    return pattern != "" and not said and shares != _WHOLE
 
 
 def plain_stem(name: str) -> str:

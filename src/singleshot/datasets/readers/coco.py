@@ -79,8 +79,8 @@ def read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> Ra
     here; one part may be asked for by its name.
     """
     every = files = [coco_file(file)] if file else coco_files(tree)
-    made = is_undivided(files, file) and (len(files) == 1 or wanted not in [one.tag for one in files])
-    if made and len(files) > 1:
+    made = is_undivided(files, file, wanted)
+    if made:
         say_parts(tree, [one.name for one in files], problems)
     if not (made or file or wanted is None):
         files = choose_files(tree, files, wanted)

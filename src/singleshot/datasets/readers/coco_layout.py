@@ -157,10 +157,10 @@ def _head(tree: Tree, name: str) -> bytes | None:
         return None
 
 
-def is_undivided(files: list[CocoFile], named: str) -> bool:
+def is_undivided(files: list[CocoFile], named: str, wanted: str | None = None) -> bool:
     """Whether the files of a folder say no split by their names: CVAT's instances_default.json or annotations.json
-    alone, and parts of one set."""
-    is_one = len(files) == 1 or are_parts([file.name for file in files])
+    alone, and parts of one set of which none is wanted."""
+    is_one = len(files) == 1 or (are_parts([file.name for file in files]) and wanted not in [f.tag for f in files])
     return not named and is_one and not any(file.split in KNOWN_SPLITS for file in files)
 
 

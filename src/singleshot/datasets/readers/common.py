@@ -249,7 +249,9 @@ class UniqueImages:
 
 
 def say_parts(tree: Tree, files: Sequence[str], problems: RaiseErrors) -> None:
-    """Say which label files are read as one."""
+    """Say which label files are read as one, where they are several."""
+    if len(files) < 2:
+        return
     shown = ", ".join(printable(name, 60) for name in files[:_SHOWN]) + ", ..." * (len(files) > _SHOWN)
     problems.add("sets-joined", tree.root, f"{shown} are read as one set without splits; to read one of them, name it")
 

@@ -114,8 +114,9 @@ def _own_split(file: CsvFile, taken: Iterable[str]) -> str:
     return name if name not in taken else file.name[:-4]
 
 
-def _is_undivided(files: list[CsvFile], named: str, has_column: bool) -> bool:
-    is_one = len(files) == 1 or are_parts([file.name for file in files])
+def _is_undivided(files: list[CsvFile], named: str, has_column: bool, wanted: str | None = None) -> bool:
+    """Whether one file, or parts of one set of which none is wanted, say no split."""
+    is_one = len(files) == 1 or (are_parts([file.name for file in files]) and wanted not in [f.tag for f in files])
     return not named and is_one and not any(file.split for file in files) and not has_column
 
 
@@ -158,8 +159,8 @@ def _read(tree: Tree, file: str, wanted: str | None, problems: RaiseErrors) -> R
     )
     _say_assumed(tree, files, tables, problems)
     divided = any(table.has_splits for table in tables)
-    made = _is_undivided(files, file, divided) and (len(files) == 1 or wanted not in [one.tag for one in files])
-    if made and len(files) > 1:
+    made = _is_undivided(files, file, divided, wanted)
+    if made:
         say_parts(tree, [one.name for one in files], problems)
     groups = _groups(files, tables)
     if file and not divided and wanted is not None:

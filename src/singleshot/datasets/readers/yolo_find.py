@@ -37,8 +37,9 @@ def find_layout(tree: Tree, file: str) -> Layout:
     if broken and not home:
         moved += take_folders(described, splits, broken, plain_splits(tree))
     keep_empty(tree, home, described, splits, broken)
+    darknet = Lists({}) if described.splits else described_lists(tree)
     if not described.splits:
-        splits = plain_splits(tree)
+        splits = plain_splits(tree, darknet)
     if not splits and not broken:
         raise DataError(
             f"{printable(tree.path(yaml) if yaml else tree.root)}: no images of a YOLO data set; want train and val "
@@ -47,7 +48,6 @@ def find_layout(tree: Tree, file: str) -> Layout:
     names, declared_in = described.names, yaml
     if names is None:
         names, declared_in = names_in_files(tree, splits)
-    darknet = Lists({}) if described.splits else described_lists(tree)
     if names is None and darknet.names:
         names, declared_in = read_names(tree, darknet.names) or None, darknet.names
     notes = [("yaml-amended", message) for message in described.amended]

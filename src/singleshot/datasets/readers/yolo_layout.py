@@ -61,12 +61,24 @@ class Layout(NamedTuple):
     notes: tuple[tuple[str, str], ...] = ()
 
 
+class Lists(NamedTuple):
+    """What Darknet's description says: split -> list of images, {} for none; the list of names, "" for none; whether
+    it gives train's list for another split too, which is none."""
+
+    splits: dict[str, str]
+    names: str = ""
+    repeats: bool = False
+
+
 # ---------------------------------------------------------------------------------------------- folders and lists
 
 
-def plain_splits(tree: Tree) -> dict[str, list[Place]]:
-    """Splits by lists or folders alone; {"": ...} for images without splits; {} where nothing is labelled."""
-    lists = described_lists(tree).splits or {name[:-4]: name for name in _LISTS if _is_image_list(tree, name)}
+def plain_splits(tree: Tree, darknet: Lists | None = None) -> dict[str, list[Place]]:
+    """Splits by lists or folders alone; {"": ...} for images without splits; {} where nothing is labelled. darknet:
+    what `described_lists` says, where that is known already."""
+    lists = (darknet or described_lists(tree)).splits or {
+        name[:-4]: name for name in _LISTS if _is_image_list(tree, name)
+    }
     if lists:
         return {split: [Place(name, listed=True)] for split, name in lists.items()}
     if images := labelled(tree, ""):
@@ -161,15 +173,6 @@ def has_labels_beside(tree: Tree, folder: str) -> bool:
     if _OUTNUMBERED * len(own) < len(others & images.keys()):
         return False
     return any(starts_with_numbers(tree, join(folder, name)) for name in spread(own, _FEW))
-
-
-class Lists(NamedTuple):
-    """What Darknet's description says: split -> list of images, {} for none; the list of names, "" for none; whether
-    it gives train's list for another split too, which is none."""
-
-    splits: dict[str, str]
-    names: str = ""
-    repeats: bool = False
 
 
 def described_lists(tree: Tree) -> Lists:
