@@ -182,6 +182,13 @@ def test_folds_versions_and_other_names_stay_splits(parts, make, suffix, names) 
     assert {name: len(at) for name, at in raw.splits.items()} == dict.fromkeys(names, 1)
 
 
+@pytest.mark.parametrize("names", [("1", "2"), ("part_a", "part_b"), ("job 1", "job 12")])
+def test_other_names_of_parts(parts, names) -> None:
+    labels = {f"{name}.json": coco(f"{name}_x.png") for name in names}
+    root = parts(labels, {f"images/{name}_x.png": k for k, name in enumerate(names)})
+    assert open_source(root).read().made
+
+
 def test_numbered_files_that_contradict_each_other_say_so(parts) -> None:
     root = parts({"part1.json": coco("a.png"), "part2.json": coco("a.png", "dog")}, {"images/a.png": 0})
     found = CollectErrors()
